@@ -1,0 +1,1 @@
+"""Configuration as the services read it: the compiled revision, and the pure compiler that makes it."""

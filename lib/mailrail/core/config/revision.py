@@ -1,0 +1,368 @@
+"""The compiled configuration: one immutable, canonical document that every service swaps in whole.
+
+`compile()` (compiler.py) writes it, the config service stores it, services read it. It holds names and
+references already resolved, and no secret: a `SecretRef` names sealed values that travel beside it and only to
+the roles that use them (CFG-02). Equal input gives equal bytes: `encode` writes canonical JSON (sorted keys, no
+blanks), `checksum` is its SHA-256.
+
+Sequences are tuples in the order of evaluation. Domain names are lower-case A-labels throughout. Times are seconds.
+An absent value is None, never zero.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
+
+FORMAT = 1
+"""Version of this document's shape. A service that reads a newer one rejects it and keeps its last good revision."""
+
+
+class Role(StrEnum):
+    """Who reads a revision. Sealed secrets are delivered per role."""
+
+    INGRESS = "ingress"
+    QUEUE = "queue"
+    OUTBOUND = "outbound"
+    DMARC = "dmarc"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRef:
+    """Which resource something came from, as people name it: `kind namespace/name`."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Sealed values under `namespace/name/key`; the digest is a keyed HMAC of the content, so a rotation changes the bytes (CFG-02)."""
+
+    namespace: str
+    name: str
+    key: str
+    digest: str
+    key_id: str
+
+    @property
+    def path(self) -> str:
+        """The reference under which sealed values are stored and delivered."""
+        return f"{self.namespace}/{self.name}/{self.key}@{self.digest}"
+
+
+# --- gateway ---------------------------------------------------------------------------------------------------
+
+
+class Protocol(StrEnum):
+    """What a listener speaks."""
+
+    MX = "mx"  # port 25: mail from strangers, for our domains
+    SUBMISSION = "submission"  # 587: STARTTLS, AUTH required
+    SUBMISSIONS = "submissions"  # 465: TLS from the first byte (RFC 8314 3.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listening port of a gateway."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    certificate: SecretRef | None  # tls.crt + tls.key in one PEM; None: no STARTTLS offered
+    require_tls: bool = False  # private MX listeners may demand it (TLS-03); submission does for AUTH always
+    proxy_protocol: bool = False  # PRX-01
+    proxy_trusted_cidrs: tuple[str, ...] = ()
+    mechanisms: tuple[str, ...] = ()  # SASL names offered, strongest first; empty on MX
+    accept_any_recipient: bool = False  # captive local mode only (design 10)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySchedule:
+    """Delays before attempts 2, 3, ...; the last one repeats until `lifetime` is over (design 4, Retry)."""
+
+    delays: tuple[int, ...] = (450, 900, 1800, 3600, 7200, 14400, 28800, 43200)  # seconds
+    lifetime: int = 5 * 86400  # seconds after accept; the first failure after it is final, 4.4.7
+    null_sender_lifetime: int = 86400
+    max_attempts: int | None = None
+    delayed_dsn_after: int = 5  # failed attempts until the one delayed DSN of a recipient
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Bounds on what strangers may ask for."""
+
+    message_size: int = 100 * 1024 * 1024  # octets
+    recipients: int = 1000  # a transaction (RFC 5321 4.5.3.1.8 asks for at least 100)
+    connections: int = 10_000  # a process
+    connections_per_ip: int = 100
+    errors: int = 20  # bad commands of one session before 421 4.7.0
+    idle_timeout: int = 300  # seconds; RFC 5321 4.5.3.2.7 asks for at least 5 minutes
+    transaction_timeout: int = 1800  # seconds for DATA or BDAT as a whole
+    future_release: int = 5_184_000  # seconds; 60 days
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One installation or edge, and the global level of routing."""
+
+    ref: ObjectRef
+    hostname: str
+    listeners: tuple[Listener, ...]
+    postmaster: ObjectRef  # the MailAccount that gets mail to postmaster and owns our DSNs
+    postmaster_mailbox: str = "Postmaster"
+    require_tls_extension: bool = True
+    dmarc_reports: bool = True
+    tls_reports: bool = True
+    retry: RetrySchedule = field(default_factory=RetrySchedule)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+    history_days: int = 14
+    dsn_full_limit: int = 1024 * 1024  # octets; RET=FULL above it gives headers (design 9)
+
+
+# --- domains and accounts -----------------------------------------------------------------------------------------
+
+
+class Delivery(StrEnum):
+    """Where a domain's own recipients go (design 4, Where to)."""
+
+    MAILBOX = "mailbox"
+    TRANSPORT = "transport"
+    NONE = "none"  # a domain that we only send for
+
+
+class Recipients(StrEnum):
+    """Which recipients of a domain delivered by a transport exist."""
+
+    LISTED = "listed"
+    ANY = "any"
+    VERIFY = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class DkimKey:
+    """A signing key of a domain (signing itself comes later)."""
+
+    selector: str
+    algorithm: str
+    private_key: SecretRef
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A local part that stands for 1..n addresses. Cycles were refused by the compiler."""
+
+    local: str  # lower case
+    targets: tuple[str, ...]  # addresses, local or foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A domain that is ours."""
+
+    ref: ObjectRef
+    name: str
+    delivery: Delivery
+    transport: ObjectRef | None = None  # with Delivery.TRANSPORT; may name one that does not exist: mail is deferred
+    recipients: Recipients = Recipients.LISTED
+    listed: tuple[str, ...] = ()  # extra local parts that exist, lower case (delivery by transport)
+    aliases: tuple[Alias, ...] = ()
+    separators: str = "+"
+    catch_all: str | None = None  # an address
+    retry: RetrySchedule | None = None
+    dkim: tuple[DkimKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """Counted by the queue in the Enqueue transaction (ACC-08); None = no limit."""
+
+    messages_per_day: int | None = None
+    recipients_per_day: int | None = None
+    message_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A login and a mailbox."""
+
+    ref: ObjectRef
+    uid: str
+    domain: ObjectRef
+    login: str
+    addresses: tuple[str, ...]  # full addresses, received and sendable; `@domain` = any address of the domain
+    scram: tuple[tuple[str, SecretRef], ...] = ()  # (SCRAM-SHA-256 | SCRAM-SHA-1, sealed verifier): for ingress only
+    password: SecretRef | None = None  # sealed, for ingress only, and only where CRAM-MD5 is on (CFG-03)
+    limits: AccountLimits = field(default_factory=AccountLimits)
+
+
+# --- transports ---------------------------------------------------------------------------------------------------
+
+
+class TransportKind(StrEnum):
+    """The union member that a MailTransport sets."""
+
+    DIRECT = "direct"
+    SMTP = "smtp"
+    SUBMISSION = "submission"
+    SUBMISSIONS = "submissions"
+    SOCKS = "socks"
+    LMTP = "lmtp"
+    FAIL = "fail"
+
+
+class TlsMode(StrEnum):
+    """What a hop demands of TLS (design 5). There is no skip-verify."""
+
+    NONE = "none"
+    OPPORTUNISTIC = "opportunistic"
+    REQUIRED = "required"  # encrypted, not authenticated
+    VERIFIED = "verified"  # PKIX against the configured host name
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """Held cluster-wide by the queue. None = the default of the site."""
+
+    connections: int | None = None
+    connections_per_destination: int | None = None
+    messages_per_second: float | None = None
+    recipients_per_message: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How to deliver. Only the fields of its kind are set."""
+
+    ref: ObjectRef
+    kind: TransportKind
+    host: str | None = None  # smtp, submission(s), lmtp: name or address literal
+    port: int | None = None
+    tls: TlsMode = TlsMode.OPPORTUNISTIC
+    ca: SecretRef | None = None  # PEM certificates to trust besides the system's
+    username: str | None = None
+    password: SecretRef | None = None
+    mechanisms: tuple[str, ...] = ()  # SASL, in order of preference; empty = strongest offered first
+    families: tuple[str, ...] = ("ipv4", "ipv6")  # direct, socks
+    source_addresses: tuple[str, ...] = ()  # direct: at most one a family
+    proxy_host: str | None = None  # socks
+    proxy_port: int | None = None
+    remote_ips: tuple[str, ...] = ()  # socks: addresses that the world sees
+    remote_hostname: str | None = None  # socks: EHLO name
+    code: int | None = None  # fail
+    text: str | None = None  # fail
+    limits: TransportLimits = field(default_factory=TransportLimits)
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever anything that outbound would do differently changes (LSE-07)."""
+        return hashlib.sha256(_canonical(self)).hexdigest()[:16]
+
+
+# --- routes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """AND of the set fields; an empty one matches anything. `x.org` exact, `.x.org` it and below, `.` the empty domain."""
+
+    to_domains: tuple[str, ...] = ()
+    from_domains: tuple[str, ...] = ()
+    minimum_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a route: where matching mail goes. `transport` None = direct delivery to the MX."""
+
+    route: ObjectRef
+    index: int  # within the route, from 0
+    name: str  # as written, or the index
+    matches: tuple[Match, ...]  # OR; empty = any
+    transport: ObjectRef | None
+    missing: bool = False  # the transport is not there: matching mail is deferred (design 5)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLevel:
+    """The rules attached to one account, domain or gateway, in order of evaluation."""
+
+    parent: ObjectRef
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Everything the services need to know. Sorted by name where order has no meaning."""
+
+    format: int = FORMAT
+    gateways: tuple[Gateway, ...] = ()
+    domains: tuple[Domain, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    transports: tuple[Transport, ...] = ()
+    account_routes: tuple[RouteLevel, ...] = ()
+    domain_routes: tuple[RouteLevel, ...] = ()
+    global_routes: tuple[RouteLevel, ...] = ()  # one per gateway
+
+
+def secrets_for(revision: Revision, role: Role) -> frozenset[str]:
+    """The paths of the sealed values that `role` may hold (CFG-02, design 5)."""
+    refs: list[SecretRef | None] = []
+    if role is Role.INGRESS:
+        refs += [listener.certificate for g in revision.gateways for listener in g.listeners]
+        refs += [ref for a in revision.accounts for _, ref in a.scram]
+        refs += [a.password for a in revision.accounts]
+        refs += [k.private_key for d in revision.domains for k in d.dkim]
+    elif role is Role.OUTBOUND:
+        refs += [ref for t in revision.transports for ref in (t.password, t.ca)]
+    elif role in (Role.QUEUE, Role.DMARC):
+        refs += [k.private_key for d in revision.domains for k in d.dkim]
+    return frozenset(ref.path for ref in refs if ref is not None)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def encode(revision: Revision) -> bytes:
+    """The canonical bytes of a revision."""
+    return _canonical(revision)
+
+
+def checksum(encoded: bytes) -> str:
+    """SHA-256 of canonical bytes, lower-case hex: equal configuration, equal checksum."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+_adapter: TypeAdapter[Revision] = TypeAdapter(Revision)
+
+
+class UnreadableRevision(ValueError):
+    """The bytes are not a revision that this version understands."""
+
+
+def decode(encoded: bytes) -> Revision:
+    """Read canonical bytes back. Raises UnreadableRevision when they are broken or of a newer format."""
+    try:
+        revision = _adapter.validate_json(encoded)
+    except ValueError as error:
+        raise UnreadableRevision(str(error)) from error
+    if revision.format > FORMAT:
+        raise UnreadableRevision(f"configuration format {revision.format} is newer than {FORMAT}; upgrade this service")
+    return revision
