@@ -1,0 +1,229 @@
+"""Mail addresses and the paths that carry them: RFC 5321 4.1.2 and 4.1.3, with UTF-8 as RFC 6531 3.3 adds it.
+
+One value, `Address`, serves the whole of Mailrail: its local part is unquoted and keeps its spelling, its domain is
+always lower-case A-labels (or an address literal in one canonical spelling), so that two addresses that are the same
+to DNS are equal here. `str(address)` is the form for the wire, with the least quoting (RFC 5321 4.1.2).
+
+The parsers take what a stranger sent. They are linear in its length, bounded, and raise `AddressError` with a text
+that may be shown to that stranger; they never return part of a broken address.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+import idna
+
+LOCAL_PART_LIMIT: Final = 255
+"""Octets. RFC 5321 4.5.3.1.1 asks for 64; return paths that carry another address (VERP, SRS) are often longer."""
+DOMAIN_LIMIT: Final = 255
+"""Octets of the A-label form (RFC 5321 4.5.3.1.2)."""
+LABEL_LIMIT: Final = 63
+"""Octets of one label (RFC 1035 2.3.4)."""
+
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_UTF8 = "\u00a0-\U0010ffff"  # UTF8-non-ascii of RFC 6531 3.3, without the C1 controls
+# A label never starts or ends with a hyphen; written so that each character can match in one way only.
+_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+_dot_string_utf8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
+# qtextSMTP or a quoted pair; control characters are in neither, so a path cannot carry a line end.
+_quoted_string = re.compile(r'"((?:[ !#-\[\]-~]|\\[ -~])*)"')
+_quoted_string_utf8 = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
+_quoted_pair = re.compile(r"\\(.)", re.DOTALL)
+_domain = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_domain_utf8 = re.compile(rf"[A-Za-z0-9.{_UTF8}-]+")
+_literal = re.compile(r"\[([!-Z^-~]*)\]")
+_source_route = re.compile(rf"@(?:{_LABEL})(?:\.{_LABEL})*(?:,@(?:{_LABEL})(?:\.{_LABEL})*)*:")
+_plain_path = re.compile(rf"<([{_ATEXT}]+(?:\.[{_ATEXT}]+)*)@({_LABEL}(?:\.{_LABEL})*)>")
+
+
+class AddressError(ValueError):
+    """The text is not an address. The message is fit for an SMTP reply: ASCII, one line, no echo of the input."""
+
+
+class NonAsciiAddress(AddressError):
+    """The address needs SMTPUTF8 and it was not asked for (RFC 6531 3.4: 550 or 553 5.6.7)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A mailbox name. Build it with `parse_address` unless the parts are known to be valid."""
+
+    local: str
+    """Unquoted, spelling kept; may hold UTF-8."""
+    domain: str
+    """Lower-case A-labels, `[192.0.2.1]`, `[IPv6:2001:db8::1]`, or empty for the bare `Postmaster`."""
+
+    def __str__(self) -> str:
+        return f"{quote_local(self.local)}@{self.domain}" if self.domain else quote_local(self.local)
+
+    @property
+    def key(self) -> str:
+        """What equals for equal mailboxes: local parts compare case-insensitively (design 5)."""
+        return f"{self.local.casefold()}@{self.domain}"
+
+    @property
+    def is_ascii(self) -> bool:
+        """Whether the address travels without SMTPUTF8."""
+        return self.local.isascii()
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the domain is an address literal."""
+        return self.domain.startswith("[")
+
+    @property
+    def ip(self) -> IPv4Address | IPv6Address | None:
+        """The address of a literal, else None."""
+        if not self.is_literal:
+            return None
+        inner = self.domain[1:-1]
+        return IPv6Address(inner[5:]) if inner.startswith("IPv6:") else IPv4Address(inner)
+
+
+def quote_local(local: str) -> str:
+    """A local part as the wire wants it: bare where RFC 5321 4.1.2 allows, else a quoted string."""
+    if _dot_string_utf8.fullmatch(local):
+        return local
+    return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def domain_to_ascii(text: str, *, utf8: bool = True) -> str:
+    """A domain name as lower-case A-labels (RFC 5890; mapped by UTS 46 first, as people type it).
+
+    Raises AddressError for what is no host name (RFC 5321 4.1.2), NonAsciiAddress for U-labels while `utf8` is off.
+    """
+    if text.isascii():
+        if not _domain.fullmatch(text):
+            raise AddressError("domain name is not valid")
+        lowered = text.lower()
+    else:
+        if not utf8:
+            raise NonAsciiAddress("domain name has non-ASCII characters and SMTPUTF8 was not asked for")
+        # idna takes time quadratic in the length of a label, so a stranger's text is cut off first.
+        if len(text) > DOMAIN_LIMIT:
+            raise AddressError("domain name is too long")
+        try:
+            lowered = idna.encode(text, uts46=True).decode("ascii").lower()
+        except (idna.IDNAError, UnicodeError) as error:
+            raise AddressError("internationalized domain name is not valid") from error
+        if not _domain.fullmatch(lowered):
+            raise AddressError("internationalized domain name is not valid")
+    if len(lowered) > DOMAIN_LIMIT:
+        raise AddressError("domain name is too long")
+    if len(lowered) > LABEL_LIMIT and any(len(label) > LABEL_LIMIT for label in lowered.split(".")):
+        raise AddressError("a label of the domain name is too long")
+    return lowered
+
+
+def domain_to_unicode(domain: str) -> str:
+    """U-labels for people to read; a name that does not decode is returned as it is."""
+    try:
+        return idna.decode(domain)
+    except (idna.IDNAError, UnicodeError):
+        return domain
+
+
+def parse_literal(text: str) -> str:
+    """The canonical spelling of an address literal, brackets included (RFC 5321 4.1.3). Raises AddressError."""
+    match = _literal.fullmatch(text)
+    if match is None:
+        raise AddressError("address literal is not valid")
+    inner = match[1]
+    try:
+        if inner[:5].lower() == "ipv6:":
+            if "%" in inner:
+                raise AddressError("address literal is not valid")
+            return f"[IPv6:{IPv6Address(inner[5:]).compressed}]"
+        return f"[{IPv4Address(inner)}]"
+    except ValueError as error:
+        # General-address-literal needs a tag registered with IANA; there is none besides IPv6.
+        raise AddressError("address literal is not valid") from error
+
+
+def _local_part(text: str, start: int, utf8: bool) -> tuple[str, int]:
+    if text.startswith('"', start):
+        match = _quoted_string_utf8.match(text, start)
+        if match is None:
+            raise AddressError("quoted local part is not valid")
+        local = _quoted_pair.sub(r"\1", match[1])
+    else:
+        match = _dot_string_utf8.match(text, start)
+        if match is None:
+            raise AddressError("local part is not valid")
+        local = match[0]
+    if not local.isascii() and not utf8:
+        raise NonAsciiAddress("local part has non-ASCII characters and SMTPUTF8 was not asked for")
+    if len(local.encode()) > LOCAL_PART_LIMIT:
+        raise AddressError("local part is too long")
+    return local, match.end()
+
+
+def _mailbox(text: str, start: int, utf8: bool) -> tuple[Address, int]:
+    local, at = _local_part(text, start, utf8)
+    if not text.startswith("@", at):
+        raise AddressError("address has no domain" if at == len(text) or text[at] == ">" else "local part is not valid")
+    at += 1
+    if text.startswith("[", at):
+        match = _literal.match(text, at)
+        if match is None:
+            raise AddressError("address literal is not valid")
+        return Address(local, parse_literal(match[0])), match.end()
+    match = _domain_utf8.match(text, at)
+    if match is None:
+        raise AddressError("domain name is not valid")
+    return Address(local, domain_to_ascii(match[0], utf8=utf8)), match.end()
+
+
+def parse_address(text: str, *, utf8: bool = True) -> Address:
+    """`local@domain` with nothing before, after or between. Raises AddressError or NonAsciiAddress."""
+    address, end = _mailbox(text, 0, utf8)
+    if end != len(text):
+        raise AddressError("domain name is not valid")
+    return address
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise AddressError("address is not valid UTF-8") from error
+
+
+def _path(text: str, utf8: bool) -> tuple[Address, str]:
+    match = _plain_path.match(text)
+    if match is not None:
+        local, domain = match[1], match[2].lower()
+        if len(local) <= LOCAL_PART_LIMIT and len(domain) <= LABEL_LIMIT:
+            return Address(local, domain), text[match.end() :]
+    if not text.startswith("<"):
+        raise AddressError("address must be in angle brackets")
+    # RFC 5321 4.1.1.3 and appendix C: a source route is understood and ignored.
+    route = _source_route.match(text, 1)
+    address, end = _mailbox(text, route.end() if route else 1, utf8)
+    if not text.startswith(">", end):
+        raise AddressError("domain name is not valid" if ">" in text[end:] else "address has no closing angle bracket")
+    return address, text[end + 1 :]
+
+
+def parse_reverse_path(raw: bytes, *, utf8: bool = False) -> tuple[Address | None, str]:
+    """`<path>` at the start of what follows `MAIL FROM:`; None is the null path `<>`. Returns what follows it.
+
+    Raises AddressError (501 5.1.7) or NonAsciiAddress (550 5.6.7).
+    """
+    text = _decode(raw)
+    if text.startswith("<>"):
+        return None, text[2:]
+    return _path(text, utf8)
+
+
+def parse_forward_path(raw: bytes, *, utf8: bool = False) -> tuple[Address, str]:
+    """`<path>` at the start of what follows `RCPT TO:`, or `<Postmaster>` (RFC 5321 4.1.1.3), whose domain is empty.
+
+    Returns what follows it. Raises AddressError (501 5.1.3) or NonAsciiAddress (553 5.6.7).
+    """
+    text = _decode(raw)
+    if text[:12].lower() == "<postmaster>":
+        return Address(text[1:11], ""), text[12:]
+    return _path(text, utf8)
