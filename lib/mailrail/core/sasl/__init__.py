@@ -1,0 +1,1 @@
+"""SASL mechanisms, both ends (RFC 4954, 4616, 5802, 7677, 2195)."""
