@@ -1,0 +1,84 @@
+# The one way in: people and CI run the same targets. `make` alone lists them.
+#
+# Everything is installed into .venv from requirements.lock (exact versions, with hashes). The stamp file says that it
+# is up to date, so a second call of any target costs nothing.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS  ?= 2
+ARGS  ?=
+
+# What mypy reads: every package of the distribution, the scripts and the tests.
+TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard scripts) tests
+GENERATORS := $(sort $(wildcard scripts/generate_*.py))
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 run` names another one.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  ARGS=... is handed on: make test ARGS='tests/unit -k route', make run ARGS='--port-offset 100'"
+
+$(STAMP): requirements.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Mailrail needs Python 3.11 or newer, and found none. Install it (Debian: apt-get install python3 python3-venv)" >&2; \
+		echo "or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi
+	@if [ ! -x $(BIN)/python ]; then \
+		echo "making $(VENV) with $(PYTHON)"; \
+		$(PYTHON) -m venv $(VENV) || { \
+			rm -rf $(VENV); \
+			echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; fi
+	@echo "installing what requirements.lock names into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: install
+install: $(STAMP) ## install everything into .venv (the other targets do it by themselves)
+
+.PHONY: run
+run: $(STAMP) ## start all of Mailrail here, on an embedded Postgres, with the resources in ./mail.d
+	@exec $(BIN)/mailrail local $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## run every test that needs no cluster
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -rfE $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files up to date
+	@echo "ruff check";          $(BIN)/ruff check .
+	@echo "ruff format --check"; $(BIN)/ruff format --check .
+	@echo "mypy --strict";       $(BIN)/mypy $(TYPED)
+	@echo "lint-imports";        $(BIN)/lint-imports
+	@echo "buf lint";            $(BIN)/buf lint
+	@echo "generated files";     $(BIN)/python scripts/check_generated.py
+
+.PHONY: format
+format: $(STAMP) ## let ruff fix and format what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: proto
+proto: $(STAMP) ## generate lib/mailrail/pb from proto/
+	@$(BIN)/python scripts/generate_proto.py
+
+.PHONY: generate
+generate: $(STAMP) ## write every generated file anew (proto included)
+	@set -e; for generator in $(GENERATORS); do echo "$$generator"; $(BIN)/python "$$generator"; done
+
+.PHONY: bench
+bench: $(STAMP) ## measure Mailrail against Postfix on this machine, write docs/benchmarks.md
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: clean
+clean: ## remove .venv and every cache; queues and state folders are left alone
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

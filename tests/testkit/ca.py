@@ -1,0 +1,107 @@
+"""Certificates for tests: an own CA (ECDSA), and what it issues, right or deliberately wrong."""
+
+import datetime
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with its chain and private key."""
+
+    names: tuple[str, ...]
+    chain_pem: bytes
+    key_pem: bytes
+
+    @property
+    def pem(self) -> bytes:
+        """Key, certificate and chain in one text, as a Secret or a Postfix `chain_files` wants it."""
+        return self.key_pem + self.chain_pem
+
+    def write(self, folder: Path, stem: str = "server") -> Path:
+        """Write `STEM.pem` (key and chain, mode 600) into `folder` and answer its path."""
+        path = folder / f"{stem}.pem"
+        path.write_bytes(self.pem)
+        path.chmod(0o600)
+        return path
+
+    def server_context(self) -> ssl.SSLContext:
+        """A server's context that presents this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._load_into(context)
+        return context
+
+    def client_context(self, trusting: "Authority | None" = None) -> ssl.SSLContext:
+        """A client's context that presents this certificate, trusting `trusting` alone (or the system's)."""
+        context = trusting.client_context() if trusting is not None else ssl.create_default_context()
+        self._load_into(context)
+        return context
+
+    def _load_into(self, context: ssl.SSLContext) -> None:
+        # ssl reads certificates from files only
+        with tempfile.TemporaryDirectory() as folder:
+            context.load_cert_chain(self.write(Path(folder)))
+
+
+class Authority:
+    """A CA. Each instance is a different one: a test of distrust makes a second."""
+
+    def __init__(self) -> None:
+        self._ca = trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+    @property
+    def pem(self) -> bytes:
+        """The CA's own certificate, to trust."""
+        return self._ca.cert_pem.bytes()
+
+    def write(self, folder: Path, stem: str = "ca") -> Path:
+        """Write `STEM.pem` (the CA's certificate) into `folder` and answer its path."""
+        path = folder / f"{stem}.pem"
+        path.write_bytes(self.pem)
+        return path
+
+    def issue(self, *names: str, common_name: str | None = None, rsa: bool = False) -> Certificate:
+        """A valid certificate for DNS names (`*.example.org` too) and IP addresses; ECDSA unless `rsa`."""
+        return self._issue(names, common_name=common_name, rsa=rsa)
+
+    def issue_expired(self, *names: str) -> Certificate:
+        """A certificate that was valid until yesterday."""
+        now = datetime.datetime.now(datetime.UTC)
+        return self._issue(
+            names, not_before=now - datetime.timedelta(days=30), not_after=now - datetime.timedelta(days=1)
+        )
+
+    def issue_premature(self, *names: str) -> Certificate:
+        """A certificate that becomes valid tomorrow."""
+        now = datetime.datetime.now(datetime.UTC)
+        return self._issue(
+            names, not_before=now + datetime.timedelta(days=1), not_after=now + datetime.timedelta(days=30)
+        )
+
+    def client_context(self) -> ssl.SSLContext:
+        """A client's context that trusts this CA and nobody else, and checks names."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self.pem.decode("ascii"))
+        return context
+
+    def _issue(
+        self,
+        names: tuple[str, ...],
+        *,
+        common_name: str | None = None,
+        rsa: bool = False,
+        not_before: datetime.datetime | None = None,
+        not_after: datetime.datetime | None = None,
+    ) -> Certificate:
+        leaf = self._ca.issue_cert(
+            *names,
+            common_name=common_name,
+            not_before=not_before,
+            not_after=not_after,
+            key_type=trustme.KeyType.RSA if rsa else trustme.KeyType.ECDSA,
+        )
+        return Certificate(names, b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())

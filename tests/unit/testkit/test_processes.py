@@ -1,0 +1,59 @@
+"""Programs started by tests are watched, waited for and always ended, and waiting says what it waited for."""
+
+import asyncio
+import sys
+
+import psutil
+import pytest
+from testkit.conditions import NeverTrue, eventually, wait_until
+from testkit.ports import accepts, free_offset, free_port, loopback_address
+from testkit.processes import Ended, Program, run
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_stopped_program_takes_what_it_started_with_it() -> None:
+    with Program([sys.executable, "-c", PARENT], name="parent") as program:
+        child = int(program.wait_for_line(r"child (\d+)")[1])
+        assert psutil.pid_exists(child)
+    assert not program.running
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_program_that_ends_too_early_fails_the_wait_at_once_with_its_output() -> None:
+    with (
+        Program([sys.executable, "-c", "print('no configuration'); raise SystemExit(3)"], name="early") as program,
+        pytest.raises(Ended, match=r"ended with 3 before it printed /ready/(.|\n)*no configuration"),
+    ):
+        program.wait_for_line("ready", within=20)
+
+
+def test_a_program_that_fails_says_what_it_printed() -> None:
+    with pytest.raises(AssertionError, match="ended with 2, not 0; it printed\nbad option"):
+        run([sys.executable, "-c", "print('bad option'); raise SystemExit(2)"])
+
+
+def test_a_condition_that_stays_false_is_named_with_what_was_seen() -> None:
+    with pytest.raises(NeverTrue, match=r"not true within 0.05 s: the queue is empty \(last seen: 0\)"):
+        wait_until(lambda: 0, within=0.05, what="the queue is empty")
+    with pytest.raises(NeverTrue, match="it raised KeyError: 'x'"):
+        wait_until(lambda: dict[str, int]()["x"], within=0.05, what="x is there")
+
+
+async def test_waiting_in_an_event_loop_lets_it_run() -> None:
+    seen: list[int] = []
+    asyncio.get_running_loop().call_later(0.02, seen.append, 7)
+    assert await eventually(lambda: seen, within=5) == [7]
+
+
+def test_addresses_and_ports_are_free() -> None:
+    address = loopback_address()
+    assert address != loopback_address()
+    assert not accepts(address, free_port(address, udp=True))
+    offset = free_offset((1025, 1587))
+    assert 1587 + offset < 32_768
