@@ -1,0 +1,92 @@
+"""What routing is asked and what it answers (design 4, Where to and Route).
+
+A `Decision` carries its reason, so that the log, `explain` and a test all read the same words.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mailrail.core.config.revision import ObjectRef, Transport
+from mailrail.core.site import MAILBOX, Site, site_of, site_of_missing
+
+
+class Via(StrEnum):
+    """How a recipient is to be delivered at this attempt."""
+
+    TRANSPORT = "transport"  # by `Decision.transport`
+    DIRECT = "direct"  # to the MX of the recipient domain
+    MAILBOX = "mailbox"  # into the built-in mailbox
+    MISSING = "missing"  # deferred: what should deliver it is not there (4.3.5, never a bounce)
+
+
+class Level(StrEnum):
+    """Who decided. The values are in the order in which they are asked."""
+
+    MESSAGE = "message"  # transport set on this message by an administrator
+    DELIVERY = "delivery"  # the recipient's domain is ours and says where its mail goes
+    ACCOUNT = "account"
+    DOMAIN = "domain"
+    GLOBAL = "global"
+    DEFAULT = "default"  # no rule matched
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """One rule of a MailRoute, as people name it."""
+
+    route: ObjectRef
+    index: int  # within the route, from 0
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.route} rule {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The facts of a recipient that routing may look at. Domains are lower-case A-labels.
+
+    The header From is deliberately absent: it never decides.
+    """
+
+    recipient_domain: str
+    """Domain of the recipient, or an address literal in brackets."""
+    sender_domain: str = ""
+    """Domain of MAIL FROM; empty for a null sender."""
+    account: ObjectRef | None = None
+    """Authenticated account; for our own DSNs and reports the postmaster account; None for mail from strangers."""
+    ours: bool = False
+    """Submitted with authentication, or made by us: only then the MAIL FROM domain's routes are asked."""
+    local: bool = False
+    """Accepted for delivery to a domain of ours. Should that domain be gone, the mail waits, never to go to the MX."""
+    transport: ObjectRef | None = None
+    """Set on this message by an administrator; overrides everything."""
+    direct: bool = False
+    """An administrator set direct delivery on this message."""
+    gateway: ObjectRef | None = None
+    """The installation that accepted the message; None = the only one of the revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a recipient goes at this attempt, who said so and why."""
+
+    via: Via
+    level: Level
+    reason: str
+    transport: Transport | None = None
+    rule: RuleRef | None = None
+    missing: ObjectRef | None = None
+    """The transport that is not there, with `Via.MISSING`; None when a domain of ours is what is missing."""
+
+    def site(self, recipient_domain: str) -> Site:
+        """The site under whose window and backoff the attempt falls (SHD-03)."""
+        if self.via is Via.MAILBOX:
+            return MAILBOX
+        if self.via is Via.MISSING:
+            return site_of_missing(self.missing, recipient_domain)
+        return site_of(self.transport, recipient_domain)
+
+
+DIRECT = Decision(Via.DIRECT, Level.DEFAULT, "no route matches: direct delivery to the MX")
+"""What remains when nothing else applies."""

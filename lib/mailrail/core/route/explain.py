@@ -1,0 +1,161 @@
+"""Why a recipient goes where it goes: every rule tried, in order, with its reason (design 1.3).
+
+`explain` walks the rules as they are written, with a plain scan that knows nothing of the compiled maps. It is slow
+and meant for people; that its answer always equals `RouteTable.evaluate` is a property test, which makes it the
+judge of the maps. After the rule that decided come those that it hides, since they are what people wonder about.
+"""
+
+from dataclasses import dataclass
+
+from mailrail.core.config.revision import Match, Rule
+from mailrail.core.route.decision import DIRECT, Decision, Envelope, Level, RuleRef
+from mailrail.core.route.table import LevelIndex, RouteTable, decision_of
+
+EXPLAIN_LIMIT = 1000
+"""Steps kept in one explanation; the rules that did not match beyond it are counted, not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One thing that was asked: a rule, or a whole level that has nothing to say."""
+
+    level: Level
+    rule: RuleRef | None
+    matched: bool
+    """It decided. Only the last step before the hidden rules has it."""
+    reason: str
+    hidden: bool = False
+    """It would have matched, but a rule before it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision, and all that was tried until it fell."""
+
+    decision: Decision
+    attempts: int
+    tried: tuple[Tried, ...]
+    unlisted: int = 0
+    """Rules tried without a match that are not in `tried`, because of EXPLAIN_LIMIT."""
+
+
+def covers(pattern: str, domain: str) -> bool:
+    """Whether a pattern of a match covers a domain: `x.org` exact, `.x.org` it and below, `.` the empty domain."""
+    empty = not domain or domain.startswith("[")
+    if pattern == ".":
+        return empty
+    if empty:
+        return False
+    if pattern.startswith("."):
+        return domain == pattern[1:] or domain.endswith(pattern)
+    return domain == pattern
+
+
+def refusal(match: Match, envelope: Envelope, attempts: int) -> str | None:
+    """Why `match` does not apply, in words; None if it does."""
+    if attempts < match.minimum_attempts:
+        return f"from attempt {match.minimum_attempts + 1} on, and this is attempt {attempts + 1}"
+    for patterns, domain, what in (
+        (match.to_domains, envelope.recipient_domain, "recipient"),
+        (match.from_domains, envelope.sender_domain, "sender"),
+    ):
+        if patterns and not any(covers(p, domain) for p in patterns):
+            shown = ", ".join(patterns[:5]) + (f" and {len(patterns) - 5} more" if len(patterns) > 5 else "")
+            return f"{what} domain {domain or '(none)'} is not among {shown}"
+    return None
+
+
+def _try(rule: Rule, envelope: Envelope, attempts: int) -> tuple[bool, str]:
+    if not rule.matches:
+        return True, "matches anything"
+    refusals = [refusal(match, envelope, attempts) for match in rule.matches]
+    if None in refusals:
+        at = refusals.index(None)
+        return True, "matches" if len(refusals) == 1 else f"match {at + 1} of {len(refusals)} applies"
+    words = [r for r in refusals if r is not None]
+    return False, words[0] if len(words) == 1 else "; ".join(f"match {i + 1}: {w}" for i, w in enumerate(words[:5]))
+
+
+class _Steps:
+    def __init__(self, limit: int) -> None:
+        self.kept: list[Tried] = []
+        self.unlisted = 0
+        self._limit = limit
+
+    def add(self, level: Level, rule: RuleRef | None, matched: bool, reason: str, hidden: bool = False) -> None:
+        if matched or rule is None or len(self.kept) < self._limit:
+            self.kept.append(Tried(level, rule, matched, reason, hidden))
+        else:
+            self.unlisted += 1
+
+
+def explain(table: RouteTable, envelope: Envelope, attempts: int, limit: int = EXPLAIN_LIMIT) -> Explanation:
+    """Where this recipient would go at an attempt with `attempts` before it, and what every rule said on the way."""
+    steps = _Steps(limit)
+
+    def done(decision: Decision) -> Explanation:
+        return Explanation(decision, attempts, tuple(steps.kept), steps.unlisted)
+
+    for level, found in (
+        (Level.MESSAGE, table.message_decision(envelope)),
+        (Level.DELIVERY, table.delivery_decision(envelope)),
+    ):
+        if found is not None:
+            steps.add(level, None, True, found.reason)
+            return done(found)
+    steps.add(Level.MESSAGE, None, False, "no transport is set on this message")
+    own = table.by_name.get(envelope.recipient_domain)
+    steps.add(
+        Level.DELIVERY,
+        None,
+        False,
+        f"{own.ref} has delivery: none, so routes decide" if own else f"{envelope.recipient_domain} is not ours",
+    )
+
+    gateway = table.gateway_of(envelope)
+    levels: tuple[tuple[Level, LevelIndex | None, str], ...] = (
+        (Level.ACCOUNT, table.account_level(envelope), _no_account(envelope)),
+        (Level.DOMAIN, table.domain_level(envelope), _no_domain(table, envelope)),
+        (
+            Level.GLOBAL,
+            table.globals.get(gateway) if gateway else None,
+            f"no routes are attached to {gateway}" if gateway else "no gateway",
+        ),
+    )
+    decision: Decision | None = None
+    for level, index, absent in levels:
+        if index is None:
+            if decision is None:
+                steps.add(level, None, False, absent)
+            continue
+        for rule in index.source.rules:
+            matched, reason = _try(rule, envelope, attempts)
+            ref = RuleRef(rule.route, rule.index, rule.name)
+            if decision is None:
+                steps.add(level, ref, matched, reason)
+                if matched:
+                    decision = decision_of(rule, level, table.transports)
+            elif matched:
+                steps.add(level, ref, False, f"{reason}, but {decision.rule} comes first", hidden=True)
+    if decision is not None:
+        return done(decision)
+    final = table.lost_decision(envelope) or DIRECT
+    steps.add(final.level, None, True, final.reason)
+    return done(final)
+
+
+def _no_account(envelope: Envelope) -> str:
+    if envelope.account is None:
+        return "came without authentication, so no account's routes apply"
+    return f"no routes are attached to {envelope.account}"
+
+
+def _no_domain(table: RouteTable, envelope: Envelope) -> str:
+    if not envelope.sender_domain:
+        return "null sender: no domain's routes apply"
+    if not envelope.ours:
+        return "came without authentication, so no domain's routes apply"
+    domain = table.by_name.get(envelope.sender_domain)
+    if domain is None:
+        return f"no MailDomain has the MAIL FROM domain {envelope.sender_domain}"
+    return f"no routes are attached to {domain.ref}"
