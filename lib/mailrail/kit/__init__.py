@@ -1,0 +1,1 @@
+"""What every service shares: settings, logs, metrics, gRPC, Postgres, configuration, resolver, start and stop."""

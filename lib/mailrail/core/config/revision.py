@@ -45,7 +45,10 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
-    """Sealed values under `namespace/name/key`; the digest is a keyed HMAC of the content, so a rotation changes the bytes (CFG-02)."""
+    """Sealed values under `namespace/name/key` (CFG-02).
+
+    The digest is a keyed HMAC of the content, so a rotation changes the bytes of the revision.
+    """
 
     namespace: str
     name: str
@@ -272,7 +275,10 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """AND of the set fields; an empty one matches anything. `x.org` exact, `.x.org` it and below, `.` the empty domain."""
+    """AND of the set fields; an empty one matches anything.
+
+    `x.org` matches exactly, `.x.org` it and every subdomain, `.` the empty domain.
+    """
 
     to_domains: tuple[str, ...] = ()
     from_domains: tuple[str, ...] = ()

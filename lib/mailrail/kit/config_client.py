@@ -1,0 +1,210 @@
+"""A service's side of the config service: watch, swap, acknowledge, and keep the last good revision (CFG-05, CFG-07).
+
+`ConfigClient.current` is the revision in force, None before the first. A service registers `on_change` to build its own
+tables from a new revision; when that raises, the revision is reported as rejected and the one before stays in force.
+The sealed revision is kept in `cache_dir`, so that a restarted container serves while config is wholly down.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+
+from mailrail.core.config.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
+from mailrail.core.config.sealing import CannotOpen, Keyring
+from mailrail.kit import log, metrics, rpc
+from mailrail.kit.settings import BadSettings, ServiceSettings
+from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
+
+_REPORT_EVERY = 2.0  # seconds (CFG-05)
+_SILENCE = 15.0  # seconds without a word on the stream (heartbeats come every 5) before it is opened anew
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A revision in force, with the opened secrets of this role."""
+
+    number: int
+    checksum: str
+    revision: Revision
+    secrets: Mapping[str, bytes] = field(repr=False)
+
+    def secret(self, ref: SecretRef) -> bytes:
+        """The opened value behind a reference. Raises KeyError when it was not delivered to this role."""
+        return self.secrets[ref.path]
+
+
+OnChange = Callable[[Configuration], None]
+
+
+def keyring(settings: ServiceSettings) -> Keyring:
+    """The sealing keys in `sealing_keys_dir`. Raises BadSettings."""
+    folder = settings.sealing_keys_dir
+    if folder is None:
+        raise BadSettings("MAILRAIL_SEALING_KEYS_DIR is not set; it names the folder with the sealing keys")
+    try:
+        files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+        return Keyring({p.name: base64.b64decode(p.read_bytes().strip(), validate=True) for p in files})
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"sealing keys in {folder}: {error}") from error
+
+
+class ConfigClient:
+    """Keeps one service on the newest configuration."""
+
+    def __init__(self, settings: ServiceSettings, role: Role, on_change: OnChange) -> None:
+        self.current: Configuration | None = None
+        self._settings = settings
+        self._role = role
+        self._on_change = on_change
+        self._keys = keyring(settings)
+        self._arrived = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._rejected = 0
+        self._error = ""
+        self._heard = time.monotonic()
+        self._log = log.get_logger()
+
+    async def wait_first(self) -> Configuration:
+        """The first revision, as soon as there is one."""
+        await self._arrived.wait()
+        assert self.current is not None
+        return self.current
+
+    async def wait_for(self, number: int, within: float) -> bool:
+        """Whether at least revision `number` is in force within so many seconds (LSE-07)."""
+        try:
+            async with asyncio.timeout(within), self._changed:
+                await self._changed.wait_for(lambda: self.current is not None and self.current.number >= number)
+        except TimeoutError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["ConfigClient"]:
+        """Watch and report while the context lasts; says goodbye on the way out."""
+        await self._load_cached()
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._report())]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leave()
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError, BadSettings):
+                async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
+                    await self._watch_once(config_pb2_grpc.ConfigServiceStub(channel))
+            metrics.CONFIG_AGE.set(time.monotonic() - self._heard)
+            await asyncio.sleep(0.5)
+
+    async def _watch_once(self, stub: config_pb2_grpc.ConfigServiceAsyncStub) -> None:
+        have = self.current.number if self.current is not None else 0
+        call = stub.Watch(
+            config_pb2.WatchRequest(node_id=self._settings.node_id, role=self._role.value, have_revision=have)
+        )
+        stream = aiter(call)
+        while True:
+            async with asyncio.timeout(_SILENCE):
+                try:
+                    message = await anext(stream)
+                except StopAsyncIteration:
+                    return
+            self._heard = time.monotonic()
+            metrics.CONFIG_AGE.set(0)
+            if message.HasField("body"):
+                sealed = {value.path: value.sealed for value in message.sealed}
+                await self._take(message.revision, message.checksum, message.body, sealed)
+                if self.current is not None and self.current.number == message.revision:
+                    self._store(message)
+
+    async def _take(self, number: int, digest: str, body: bytes, sealed: Mapping[str, bytes]) -> None:
+        try:
+            if checksum(body) != digest:
+                raise UnreadableRevision("the checksum does not match the body")
+            revision = decode(body)
+            secrets = {path: self._keys.open(value, path, self._role.value) for path, value in sealed.items()}
+            configuration = Configuration(number, digest, revision, secrets)
+            self._on_change(configuration)
+        except Exception as error:  # whatever a service finds wrong: the one before stays in force
+            self._rejected, self._error = number, f"{type(error).__name__}: {error}"
+            known = isinstance(error, UnreadableRevision | CannotOpen)
+            self._log.error("configuration rejected", revision=number, error=str(error), exc_info=not known)
+            return
+        self.current = configuration
+        self._rejected, self._error = 0, ""
+        metrics.CONFIG_REVISION.set(number)
+        self._log.info("configuration in force", revision=number, checksum=digest[:12])
+        self._arrived.set()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _report(self) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError, BadSettings):
+                async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
+                    stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
+                    while True:
+                        await stub.Report(self._state(), timeout=5)
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(_REPORT_EVERY), self._changed:
+                                await self._changed.wait()  # a swap is reported at once, else by the clock
+            await asyncio.sleep(0.5)
+
+    def _state(self, leaving: bool = False) -> config_pb2.ReportRequest:
+        return config_pb2.ReportRequest(
+            node_id=self._settings.node_id,
+            role=self._role.value,
+            revision=self.current.number if self.current is not None else 0,
+            rejected=self._rejected,
+            error=self._error[:2000],
+            leaving=leaving,
+            version=version("mailrail"),
+        )
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, BadSettings):
+            async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
+                stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
+                await stub.Report(self._state(leaving=True), timeout=1)
+
+    # --- the last good revision on disk: as it came, secrets still sealed ---
+
+    def _cache_file(self) -> Path | None:
+        folder = self._settings.cache_dir
+        return None if folder is None else folder / f"revision-{self._role.value}.pb"
+
+    def _store(self, message: config_pb2.WatchResponse) -> None:
+        file = self._cache_file()
+        if file is None:
+            return
+        data = message.SerializeToString(deterministic=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_suffix(f".{hashlib.sha256(self._settings.node_id.encode()).hexdigest()[:8]}")
+            fresh.write_bytes(data)
+            fresh.replace(file)  # closed before it is renamed
+        except OSError as error:
+            self._log.warning("cannot keep the last good configuration", file=str(file), error=str(error))
+
+    async def _load_cached(self) -> None:
+        file = self._cache_file()
+        if file is None or not file.exists():
+            return
+        try:
+            message = config_pb2.WatchResponse.FromString(file.read_bytes())
+        except Exception as error:  # a damaged cache is no cache
+            self._log.warning("the kept configuration is unreadable", file=str(file), error=str(error))
+            return
+        await self._take(message.revision, message.checksum, message.body, {v.path: v.sealed for v in message.sealed})

@@ -1,0 +1,82 @@
+"""Postgres for a service: a pool of async connections that commit durably, and the check that they can (ACC-06).
+
+One URL and one role suffice (DBS-01). Every connection sets `synchronous_commit=on` itself and its own `search_path`,
+so neither a server's nor a role's default can weaken promise 1.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+
+class Unsafe(Exception):
+    """The server would answer a commit that a power cut can undo; the text says which setting."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What decides whether a commit is durable, and whether memory of before is still true."""
+
+    version: int  # as server_version_num: 150004
+    fsync: bool
+    full_page_writes: bool
+    timeline: int
+    system: str  # system identifier: another cluster altogether is another system
+
+    def check(self) -> None:
+        """Raises Unsafe when commits are not durable."""
+        if not self.fsync:
+            raise Unsafe("Postgres runs with fsync=off: a power cut loses accepted mail. Turn it on, or set unsafe")
+        if not self.full_page_writes:
+            raise Unsafe("Postgres runs with full_page_writes=off: a power cut tears pages. Turn it on, or set unsafe")
+
+
+async def server_state(connection: AsyncConnection[Any]) -> ServerState:
+    """Read fsync, full_page_writes, timeline and identity (ACC-06)."""
+    cursor = await connection.execute(
+        "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on',"
+        " current_setting('full_page_writes') = 'on', (pg_control_checkpoint()).timeline_id,"
+        " (pg_control_system()).system_identifier::text"
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return ServerState(*row)
+
+
+@asynccontextmanager
+async def pool(
+    url: str, schema: str, *, size: int = 8, application: str = "mailrail", timeout: float = 10.0
+) -> AsyncIterator[AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]]:
+    """A pool whose connections look into `schema` and commit durably. It opens even while Postgres is down.
+
+    `timeout`: seconds that a caller waits for a connection before psycopg_pool.PoolTimeout.
+    """
+
+    async def configure(connection: AsyncConnection[Any]) -> None:
+        await connection.set_autocommit(True)
+        await connection.execute("SET synchronous_commit = on")
+        await connection.execute(psycopg.sql.SQL("SET search_path = {}").format(psycopg.sql.Identifier(schema)))
+        await connection.execute("SET timezone = 'UTC'")
+        await connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+
+    made: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
+        url,
+        kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True},
+        configure=configure,
+        min_size=min(2, size),
+        max_size=size,
+        timeout=timeout,
+        max_lifetime=3600.0,
+        reconnect_timeout=5.0,
+        open=False,
+    )
+    await made.open(wait=False)
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -1,0 +1,92 @@
+"""Start and stop of a service process: event loop, signals, settings, logs, metrics; one way for all.
+
+A service's `__main__.main()` calls `run("queue", QueueSettings, start)`; `start(settings, stop)` runs the service until
+`stop` is set and then winds down. Exit status: 0 after a clean stop, 2 for bad settings, 1 for anything else.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
+
+from mailrail.kit import log, metrics
+from mailrail.kit.settings import BadSettings, S, load
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it exists; on Windows the selector loop, since async psycopg refuses Proactor."""
+    if sys.platform == "win32":
+        return asyncio.SelectorEventLoop()
+    import uvloop  # not for Windows
+
+    return uvloop.new_event_loop()
+
+
+def run(service: str, kind: type[S], start: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+    """Run a service to its end; returns the exit status."""
+    try:
+        settings = load(kind, service)
+        if not settings.node_id:
+            settings = replace(settings, node_id=f"{socket.gethostname()}-{os.getpid()}")
+        log.setup(service, settings.node_id, settings.log_format, settings.log_level)
+    except BadSettings as error:
+        print(f"mailrail {service}: {error}", file=sys.stderr)
+        return 2
+    logger = log.get_logger()
+    metrics.BUILD.info({"version": version("mailrail"), "service": service})
+
+    async def whole() -> None:
+        stop = asyncio.Event()
+        _stop_on_signals(stop)
+        if settings.stop_with_parent:
+            _stop_on_closed_stdin(stop)
+        with metrics.serve(settings.metrics_listen):
+            logger.info("starting", version=version("mailrail"), pid=os.getpid())
+            await start(settings, stop)
+            logger.info("stopped")
+
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(whole())
+    except BadSettings as error:
+        logger.error("cannot start", error=str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    except Exception:
+        logger.exception("crashed")
+        return 1
+    return 0
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    names = ["SIGINT", "SIGTERM", "SIGBREAK"]  # SIGBREAK: Ctrl-Break on Windows, what a supervisor can send there
+    for number in (getattr(signal, n) for n in names if hasattr(signal, n)):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def _stop_on_closed_stdin(stop: asyncio.Event) -> None:
+    """The parent holds our standard input open; when it dies, however it dies, the pipe closes. Portable, no pid."""
+    loop = asyncio.get_running_loop()
+
+    def wait() -> None:
+        try:
+            while os.read(0, 4096):
+                pass
+        except OSError:
+            pass
+        try:
+            loop.call_soon_threadsafe(stop.set)
+        except RuntimeError:  # the loop is closed already
+            return
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -1,0 +1,116 @@
+"""Settings of a process, read from the environment into a frozen dataclass.
+
+A field `grpc_listen` of service `queue` is read from `MAILRAIL_QUEUE_GRPC_LISTEN`, else from `MAILRAIL_GRPC_LISTEN`,
+else it keeps its default. Every default starts a working service. A value that cannot be read stops the process with
+the variable's name and what it takes; an unknown `MAILRAIL_<SERVICE>_*` variable does too: a typo is never silent.
+"""
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+
+class BadSettings(Exception):
+    """The environment says something that the settings cannot take; the text names the variable."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What every service needs to know."""
+
+    node_id: str = ""
+    """Name of this process among its replicas; default host name and process id."""
+    grpc_listen: str = "127.0.0.1:0"
+    """HOST:PORT of the gRPC server."""
+    health_listen: str = ""
+    """HOST:PORT of a plaintext gRPC health server for probes, which speak no TLS; empty = none."""
+    metrics_listen: str = ""
+    """HOST:PORT of the Prometheus endpoint; empty = none."""
+    tls_dir: Path | None = None
+    """Folder with tls.crt, tls.key and ca.crt for mutual TLS between services (the layout that cert-manager writes)."""
+    plaintext: bool = False
+    """Speak gRPC without TLS when `tls_dir` is not given. For tests; without it such a process refuses to start."""
+    config_target: str = "127.0.0.1:7001"
+    """Target of the config service."""
+    sealing_keys_dir: Path | None = None
+    """Folder of sealing keys: file name = key id, content = 32 octets in base64; the greatest seals (CFG-02)."""
+    cache_dir: Path | None = None
+    """Where the sealed last good revision is kept for a restart while config is down (CFG-07); None = not kept."""
+    log_format: str = "json"
+    """`json` or `console`."""
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+    stop_with_parent: bool = False
+    """Stop when standard input closes, as it does when the parent dies. Local mode's children set it."""
+    stop_grace: float = 10.0
+    """Seconds for work in progress once the process is told to stop."""
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(kind: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:
+    """Settings of `service` from the environment. Raises BadSettings."""
+    env = os.environ if environment is None else environment
+    hints = typing.get_type_hints(kind)
+    own = f"MAILRAIL_{service.upper()}_"
+    names = {f.name.upper(): f for f in dataclasses.fields(kind)}
+    unknown = sorted(v for v in env if v.startswith(own) and v.removeprefix(own) not in names)
+    if unknown:
+        raise BadSettings(
+            f"{unknown[0]}: {service} has no such setting; it has {', '.join(sorted(own + n for n in names))}"
+        )
+    values: dict[str, Any] = {}
+    for upper, field in names.items():
+        for variable in (own + upper, "MAILRAIL_" + upper):
+            if variable in env:
+                try:
+                    values[field.name] = _read(hints[field.name], env[variable])
+                except ValueError as error:
+                    raise BadSettings(f"{variable}={env[variable]!r}: {error}") from None
+                break
+    return kind(**values)
+
+
+def _read(kind: Any, text: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        inner = [a for a in typing.get_args(kind) if a is not type(None)]
+        return None if text == "" else _read(inner[0], text)
+    if origin is tuple:
+        inner_kind = typing.get_args(kind)[0]
+        return tuple(_read(inner_kind, part.strip()) for part in text.split(",") if part.strip())
+    if kind is bool:
+        lowered = text.strip().lower()
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off", ""):
+            return False
+        raise ValueError("takes true or false")
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError("takes a whole number") from None
+    if kind is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError("takes a number") from None
+    if kind is Path:
+        return Path(text)
+    if kind is str:
+        return text
+    raise TypeError(f"settings cannot hold {kind!r}")
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` or `[IPv6]:PORT`. Raises BadSettings."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise BadSettings(f"{text!r}: takes HOST:PORT")
+    return host.strip("[]"), int(port)
