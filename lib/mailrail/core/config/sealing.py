@@ -1,9 +1,9 @@
 """Sealing of secrets: AES-256-GCM under a key that the services mount (CFG-02).
 
 A sealed value is 1 octet length of the key id, the key id, 12 octets nonce, ciphertext and tag; the reference and the
-role are authenticated with it, so that a value cannot be passed off under another name or to another role. Several keys
-may be held: the newest (greatest id) seals, any opens. The nonce is derived from the key, the reference and the
-content, so that sealing the same value twice gives the same bytes (equal input, equal revision), and no nonce serves two contents.
+role are authenticated with it, so that a value cannot be passed off under another name or to another role. Several
+keys may be held: the newest (greatest id) seals, any opens. The nonce is derived from the key, the reference and the
+content: the same value sealed twice gives the same bytes (equal input, equal revision), and no nonce serves two values.
 """
 
 import hashlib

@@ -1,0 +1,120 @@
+"""gRPC between services: mutual TLS, a role per caller, health on its own port, certificates that rotate."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mailrail.kit import rpc
+from mailrail.kit.settings import BadSettings, ServiceSettings
+from mailrail.pb.queue.v1 import peer_pb2, peer_pb2_grpc
+
+PEER = "mailrail.queue.v1.PeerService"
+
+
+def issue(ca: trustme.CA, folder: Path, role: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    certificate = ca.issue_cert(role + rpc.ROLE_SUFFIX, "localhost")
+    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    (folder / "tls.key").write_bytes(certificate.private_key_pem.bytes())
+    (folder / "ca.crt").write_bytes(ca.cert_pem.bytes())
+    return folder
+
+
+class Peer(peer_pb2_grpc.PeerServiceServicer):
+    async def Wake(self, request: peer_pb2.WakeRequest, context: object) -> peer_pb2.WakeResponse:  # noqa: N802
+        return peer_pb2.WakeResponse()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: ServiceSettings) -> AsyncIterator[rpc.Server]:
+    services = {PEER: (Peer(), peer_pb2_grpc.add_PeerServiceServicer_to_server)}
+    async with rpc.serve(settings, services, {PEER: frozenset({"queue"})}) as server:
+        yield server
+
+
+async def wake(identity: Path, port: int, expected_role: str = "queue") -> grpc.StatusCode:
+    settings = ServiceSettings(tls_dir=identity)
+    async with rpc.channel(settings, f"127.0.0.1:{port}", expected_role) as channel:
+        stub: peer_pb2_grpc.PeerServiceAsyncStub = peer_pb2_grpc.PeerServiceStub(channel)
+        try:
+            await stub.Wake(peer_pb2.WakeRequest(), timeout=5)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.fixture
+def ca() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+async def test_a_caller_gets_only_what_its_role_may_use(ca: trustme.CA, tmp_path: Path) -> None:
+    async with running(ServiceSettings(tls_dir=issue(ca, tmp_path / "queue", "queue"))) as server:
+        assert await wake(issue(ca, tmp_path / "peer", "queue"), server.port) is grpc.StatusCode.OK
+        refused = await wake(issue(ca, tmp_path / "ingress", "ingress"), server.port)
+        assert refused is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_caller_from_another_ca_gets_nothing(ca: trustme.CA, tmp_path: Path) -> None:
+    async with running(ServiceSettings(tls_dir=issue(ca, tmp_path / "queue", "queue"))) as server:
+        stranger = issue(trustme.CA(key_type=trustme.KeyType.ECDSA), tmp_path / "stranger", "queue")
+        assert await wake(stranger, server.port) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_caller_refuses_a_server_of_another_role(ca: trustme.CA, tmp_path: Path) -> None:
+    async with running(ServiceSettings(tls_dir=issue(ca, tmp_path / "queue", "queue"))) as server:
+        caller = issue(ca, tmp_path / "ingress", "ingress")
+        assert await wake(caller, server.port, expected_role="config") is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_rotated_certificate_serves_without_a_restart(ca: trustme.CA, tmp_path: Path) -> None:
+    folder = issue(ca, tmp_path / "queue", "queue")
+    async with running(ServiceSettings(tls_dir=folder)) as server:
+        other = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        caller = issue(other, tmp_path / "caller", "queue")
+        assert await wake(caller, server.port) is grpc.StatusCode.UNAVAILABLE
+        issue(other, folder, "queue")
+        assert await wake(caller, server.port) is grpc.StatusCode.OK
+
+
+async def test_probes_reach_health_in_plaintext_on_a_port_of_its_own(ca: trustme.CA, tmp_path: Path) -> None:
+    settings = ServiceSettings(tls_dir=issue(ca, tmp_path / "queue", "queue"), health_listen="127.0.0.1:0")
+    async with running(settings) as server:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            async def status(name: str) -> int:
+                return (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+
+            assert await status("") == health_pb2.HealthCheckResponse.SERVING
+            assert await status(PEER) == health_pb2.HealthCheckResponse.NOT_SERVING
+            await server.health.set(True)
+            assert await status(PEER) == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_without_a_certificate_it_refuses_to_start_unless_plaintext_is_said() -> None:
+    with pytest.raises(BadSettings, match="MAILRAIL_TLS_DIR"):
+        async with running(ServiceSettings()):
+            pass
+    async with running(ServiceSettings(plaintext=True)):
+        pass
+
+
+async def test_a_taken_port_is_named(ca: trustme.CA, tmp_path: Path) -> None:
+    async with running(ServiceSettings(plaintext=True)) as server:
+        with pytest.raises(BadSettings, match=f"cannot listen on 127.0.0.1:{server.port}"):
+            async with running(ServiceSettings(plaintext=True, grpc_listen=f"127.0.0.1:{server.port}")):
+                pass
+
+
+async def test_endpoints_are_every_address_behind_the_names() -> None:
+    assert await rpc.endpoints("127.0.0.2:1,127.0.0.1:2") == ["127.0.0.1:2", "127.0.0.2:1"]
+    assert await rpc.endpoints("[::1]:3") == ["[::1]:3"]
+    assert await rpc.endpoints("no-such-name.invalid:3") == []
+    await asyncio.sleep(0)

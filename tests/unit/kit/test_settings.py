@@ -1,0 +1,67 @@
+"""Settings from the environment: defaults that work, and no silent typo."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mailrail.kit.settings import BadSettings, ServiceSettings, host_port, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(ServiceSettings):
+    limit: int = 5
+    names: tuple[str, ...] = ()
+    ratio: float = 0.5
+    folder: Path | None = None
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert load(Example, "example", {}) == Example()
+
+
+def test_values_of_every_type_are_read() -> None:
+    settings = load(
+        Example,
+        "example",
+        {
+            "MAILRAIL_EXAMPLE_LIMIT": "7",
+            "MAILRAIL_EXAMPLE_NAMES": "a, b,",
+            "MAILRAIL_EXAMPLE_RATIO": "0.25",
+            "MAILRAIL_EXAMPLE_FOLDER": "/x",
+            "MAILRAIL_EXAMPLE_PLAINTEXT": "yes",
+        },
+    )
+    assert settings == Example(limit=7, names=("a", "b"), ratio=0.25, folder=Path("/x"), plaintext=True)
+
+
+def test_a_services_own_variable_wins_over_the_common_one() -> None:
+    env = {"MAILRAIL_LOG_LEVEL": "error", "MAILRAIL_EXAMPLE_LOG_LEVEL": "debug"}
+    assert load(Example, "example", env).log_level == "debug"
+    assert load(Example, "other", env).log_level == "error"
+
+
+def test_an_empty_optional_is_absent() -> None:
+    assert load(Example, "example", {"MAILRAIL_EXAMPLE_FOLDER": ""}).folder is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("MAILRAIL_EXAMPLE_LIMIT", "many", "MAILRAIL_EXAMPLE_LIMIT='many': takes a whole number"),
+        ("MAILRAIL_EXAMPLE_RATIO", "x", "takes a number"),
+        ("MAILRAIL_EXAMPLE_PLAINTEXT", "perhaps", "takes true or false"),
+        ("MAILRAIL_EXAMPLE_LIMTI", "7", "MAILRAIL_EXAMPLE_LIMTI: example has no such setting; it has"),
+    ],
+)
+def test_a_bad_value_or_name_is_refused_with_what_it_takes(variable: str, value: str, words: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        load(Example, "example", {variable: value})
+    assert words in str(caught.value)
+
+
+def test_addresses_are_split_and_refused_with_their_text() -> None:
+    assert host_port("127.0.0.1:25") == ("127.0.0.1", 25)
+    assert host_port("[::1]:25") == ("::1", 25)
+    with pytest.raises(BadSettings, match="takes HOST:PORT"):
+        host_port("localhost")
