@@ -158,11 +158,12 @@ class Program:
         if self.running:
             self._process.kill()
             self._process.wait(10)
-        _, alive = psutil.wait_procs(family, timeout=2)
-        for left in alive:
+        for left in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()
-        psutil.wait_procs(alive, timeout=5)
+        wait_until(
+            lambda: not any(_alive(left) for left in family), 10, f"everything that {self.name} started has ended"
+        )
         self._reader.join(timeout=5)
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
@@ -174,6 +175,13 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 _running: weakref.WeakSet[Program] = weakref.WeakSet()
