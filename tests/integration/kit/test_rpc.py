@@ -27,7 +27,7 @@ def issue(ca: trustme.CA, folder: Path, role: str) -> Path:
 
 
 class Peer(peer_pb2_grpc.PeerServiceServicer):
-    async def Wake(self, request: peer_pb2.WakeRequest, context: object) -> peer_pb2.WakeResponse:  # noqa: N802
+    async def Wake(self, request: peer_pb2.WakeRequest, context: object) -> peer_pb2.WakeResponse:
         return peer_pb2.WakeResponse()
 
 
@@ -85,17 +85,16 @@ async def test_a_rotated_certificate_serves_without_a_restart(ca: trustme.CA, tm
 
 async def test_probes_reach_health_in_plaintext_on_a_port_of_its_own(ca: trustme.CA, tmp_path: Path) -> None:
     settings = ServiceSettings(tls_dir=issue(ca, tmp_path / "queue", "queue"), health_listen="127.0.0.1:0")
-    async with running(settings) as server:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+    async with running(settings) as server, grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
 
-            async def status(name: str) -> int:
-                return (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+        async def status(name: str) -> int:
+            return int((await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status)
 
-            assert await status("") == health_pb2.HealthCheckResponse.SERVING
-            assert await status(PEER) == health_pb2.HealthCheckResponse.NOT_SERVING
-            await server.health.set(True)
-            assert await status(PEER) == health_pb2.HealthCheckResponse.SERVING
+        assert await status("") == health_pb2.HealthCheckResponse.SERVING
+        assert await status(PEER) == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.health.set(True)
+        assert await status(PEER) == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_without_a_certificate_it_refuses_to_start_unless_plaintext_is_said() -> None:
