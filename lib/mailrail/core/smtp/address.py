@@ -28,7 +28,6 @@ _UTF8 = "\u00a0-\U0010ffff"  # UTF8-non-ascii of RFC 6531 3.3, without the C1 co
 _LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 _dot_string_utf8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
 # qtextSMTP or a quoted pair; control characters are in neither, so a path cannot carry a line end.
-_quoted_string = re.compile(r'"((?:[ !#-\[\]-~]|\\[ -~])*)"')
 _quoted_string_utf8 = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
 _quoted_pair = re.compile(r"\\(.)", re.DOTALL)
 _domain = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
