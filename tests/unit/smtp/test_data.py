@@ -1,5 +1,7 @@
 """Where a message ends: SIN-02, SIN-03, SIN-04, and text in BDAT chunks."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,7 +80,7 @@ def test_no_split_changes_what_is_read(parts: list[bytes], cuts: list[int]) -> N
     wire = b"".join(parts) + b"\r\n.\r\nNOOP\r\n"
     whole, scanner = scan(wire)
     places = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
-    pieces = [wire[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [wire[a:b] for a, b in pairwise(places)]
     again, other = scan(*pieces)
     assert (again, other.rest, other.bare_line_end) == (whole, scanner.rest, scanner.bare_line_end)
 

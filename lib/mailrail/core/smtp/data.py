@@ -3,7 +3,7 @@
 DATA ends with CRLF.CRLF and with nothing else (SIN-02): every sender and every relay must agree on where a message
 ends, or one message smuggles another past the checks of the first. So a CR or LF that stands alone is no line end
 anywhere, and the scanner reports it; what to do with such content is the session's decision (SIN-03). Dots that the
-sender stuffed are removed (RFC 5321 4.5.2, SIN-04). BDAT counts (RFC 3030 2); its text is watched for bare line ends too.
+sender stuffed are removed (RFC 5321 4.5.2, SIN-04). BDAT counts (RFC 3030 2); its text is watched likewise.
 """
 
 from typing import Final
