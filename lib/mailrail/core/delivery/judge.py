@@ -1,0 +1,107 @@
+"""What becomes of a recipient when an attempt ends: final or tried again, when, and whether the sender is told.
+
+Brings `outcome`, `schedule` and the DSN matrix together in one pure function, so that the queue only writes down what
+it says (design 4 Retry and 9; FIN-01). Also the rule of interrupted attempts (LSE-04).
+"""
+
+from dataclasses import dataclass
+
+from mailrail.core.config.revision import RetrySchedule
+from mailrail.core.delivery.outcome import Outcome, Verdict
+from mailrail.core.delivery.schedule import is_last, retry_delay, will_retry_until
+from mailrail.core.dsn.due import DsnKind, Notify, due
+from mailrail.core.smtp.reply import EnhancedCode
+
+EXPIRED = EnhancedCode(4, 4, 7)
+"""Delivery time expired (RFC 3463 3.5); final with class 4, as RFC 3464 2.3.4 allows (DSN-17)."""
+INTERRUPTIONS_FORGIVEN = 10
+"""Attempts cut off by a lost lease that raise no count of a recipient (LSE-04); those beyond do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a recipient stands when an attempt ends. Times are Unix seconds."""
+
+    accepted: float
+    attempts: int
+    """Counted attempts, this one included."""
+    paused: float = 0.0
+    """Seconds spent on hold or before a FUTURERELEASE time."""
+    null_sender: bool = False
+    vouched: bool = True
+    """The reverse-path is known to be the sender's (see `dsn.due`)."""
+    notify: Notify = Notify.UNSET
+    delayed_sent: bool = False
+    quiet: bool = False
+    """A report of ours: no delayed notification (reference D2)."""
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is to be written down."""
+
+    outcome: Outcome
+    status: EnhancedCode
+    retry_in: float | None
+    """Seconds until the next attempt; None when final."""
+    dsn: DsnKind | None
+    """The notification that is due now, if any."""
+    will_retry_until: float | None = None
+    """With `DsnKind.DELAYED`: the time of the last attempt to come."""
+    tell_postmaster: bool = False
+    """A failed message with null sender: no mail is made, a copy goes to the postmaster's mailbox (DSN-10, DSN-24)."""
+
+    @property
+    def final(self) -> bool:
+        """The recipient is done."""
+        return self.retry_in is None
+
+
+def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now: float, jitter: float) -> Judgement:
+    """What becomes of a recipient with this verdict. `jitter` in -1..1."""
+    asked = standing.notify
+    told = {"null_sender": standing.null_sender, "vouched": standing.vouched}
+    if verdict.outcome in (Outcome.DELIVERED, Outcome.RELAYED):
+        kind = DsnKind.DELIVERED if verdict.outcome is Outcome.DELIVERED else DsnKind.RELAYED
+        dsn = kind if not verdict.dsn_passed_on and due(kind, asked, **told) else None
+        return Judgement(verdict.outcome, verdict.status, None, dsn)
+    last = verdict.outcome is Outcome.FAILED or is_last(
+        schedule,
+        attempts=standing.attempts,
+        now=now,
+        accepted=standing.accepted,
+        paused=standing.paused,
+        null_sender=standing.null_sender,
+        max_attempts=standing.max_attempts,
+    )
+    if last:
+        status = verdict.status if verdict.outcome is Outcome.FAILED else EXPIRED
+        dsn = DsnKind.FAILED if due(DsnKind.FAILED, asked, **told) else None
+        return Judgement(Outcome.FAILED, status, None, dsn, tell_postmaster=standing.null_sender)
+    delayed = (
+        not standing.delayed_sent
+        and not standing.quiet
+        and standing.attempts >= schedule.delayed_dsn_after
+        and due(DsnKind.DELAYED, asked, **told)
+    )
+    until = None
+    if delayed:
+        until = will_retry_until(
+            schedule,
+            attempts=standing.attempts,
+            last_attempt=now,
+            accepted=standing.accepted,
+            paused=standing.paused,
+            null_sender=standing.null_sender,
+            max_attempts=standing.max_attempts,
+        )
+    retry_in = retry_delay(schedule, standing.attempts, jitter)
+    return Judgement(
+        Outcome.DEFERRED, verdict.status, retry_in, DsnKind.DELAYED if delayed else None, will_retry_until=until
+    )
+
+
+def counted_attempts(attempts: int, interruptions: int) -> int:
+    """Attempts as routes, the delayed DSN and expiry count them: the first 10 interrupted ones do not (LSE-04)."""
+    return max(0, attempts - min(interruptions, INTERRUPTIONS_FORGIVEN))

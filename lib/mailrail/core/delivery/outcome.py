@@ -1,0 +1,183 @@
+"""What a reply or a failure means for a recipient, and whose trouble it was (RFC 5321 4.2.1, 4.5.4; SOUT-10, -13).
+
+A 4yz, a timeout or a refused connection is a value here, never an exception. Two questions are answered at once: what
+becomes of the recipient (`Outcome`), and who else should be spared (`Scope`): a greeting of 421 says nothing about the
+recipient and all about the site; 535 from our own smarthost says nothing about the destination, so it never bounces
+anybody's mail (AUTH-09, reference H29): it is a temporary 4.3.5 of the transport.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+
+
+class Outcome(StrEnum):
+    """What an attempt did to a recipient."""
+
+    DELIVERED = "delivered"  # final delivery (mailbox, LMTP), or a hop that took over our DSN parameters
+    RELAYED = "relayed"  # taken by a next hop without DSN (RFC 3461 6.2)
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+class Scope(StrEnum):
+    """Whose trouble a failure is."""
+
+    RECIPIENT = "recipient"
+    SITE = "site"  # its window shrinks, then it backs off (SHD-04, SHD-05)
+    TRANSPORT = "transport"  # the whole transport backs off, one probe at a time (design 4, Attempt)
+
+
+class Stage(IntEnum):
+    """How far a delivery had come."""
+
+    RESOLVE = 0
+    CONNECT = 1
+    GREETING = 2
+    EHLO = 3
+    TLS = 4
+    AUTH = 5
+    MAIL = 6
+    RCPT = 7
+    DATA = 8
+    DOT = 9  # the final dot or BDAT LAST was sent
+
+
+class Hop(StrEnum):
+    """What kind of server answered."""
+
+    FOREIGN = "foreign"  # an MX, dialled directly or through a proxy: its word on policy is the destination's
+    OWN = "own"  # a smarthost or submission server that our configuration names
+    FINAL = "final"  # LMTP: delivery there is final delivery
+
+
+class Trouble(StrEnum):
+    """Failures without a reply of a server that could be quoted."""
+
+    DNS_FAILED = "dns-failed"
+    NO_SUCH_DOMAIN = "no-such-domain"
+    NULL_MX = "null-mx"
+    NO_USABLE_MX = "no-usable-mx"
+    LOOP = "loop"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed-out"
+    LOST = "lost"
+    GARBAGE = "garbage"
+    TLS_FAILED = "tls-failed"
+    REQUIRETLS_UNSUPPORTED = "requiretls-unsupported"
+    TLS_UNAVAILABLE = "tls-unavailable"
+    AUTH_IMPOSSIBLE = "auth-impossible"
+    PROXY_FAILED = "proxy-failed"
+    TOO_LARGE = "too-large"
+    NEEDS_SMTPUTF8 = "needs-smtputf8"
+    UNCONVERTIBLE = "unconvertible"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    status: EnhancedCode
+    text: str
+    scope: Scope = Scope.RECIPIENT
+
+
+def _means(status: str, text: str, scope: Scope = Scope.RECIPIENT) -> _Meaning:
+    return _Meaning(EnhancedCode.parse(status), text, scope)
+
+
+_MEANINGS: dict[Trouble, _Meaning] = {
+    Trouble.DNS_FAILED: _means("4.4.3", "the DNS did not answer for the destination", Scope.SITE),
+    Trouble.NO_SUCH_DOMAIN: _means("5.1.2", "the destination domain does not exist"),
+    Trouble.NULL_MX: _means("5.1.10", "the destination domain says that it takes no mail (null MX)"),
+    Trouble.NO_USABLE_MX: _means("5.4.4", "none of the destination's MX hosts can be used"),
+    Trouble.LOOP: _means("5.4.6", "the destination's MX is this system: mail would loop"),
+    Trouble.UNREACHABLE: _means("4.4.1", "no connection to the next hop", Scope.SITE),
+    Trouble.TIMED_OUT: _means("4.4.2", "the next hop did not answer in time", Scope.SITE),
+    Trouble.LOST: _means("4.4.2", "the next hop closed the connection", Scope.SITE),
+    Trouble.GARBAGE: _means("4.4.2", "the next hop does not speak SMTP", Scope.SITE),
+    Trouble.TLS_FAILED: _means("4.7.5", "TLS with the next hop could not be made or proven", Scope.SITE),
+    Trouble.REQUIRETLS_UNSUPPORTED: _means("5.7.30", "no server of the destination supports REQUIRETLS"),
+    Trouble.TLS_UNAVAILABLE: _means("5.7.10", "the TLS that this message requires cannot be had"),
+    Trouble.AUTH_IMPOSSIBLE: _means("4.3.5", "no SASL mechanism in common with our next hop", Scope.TRANSPORT),
+    Trouble.PROXY_FAILED: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
+    Trouble.TOO_LARGE: _means("5.3.4", "the message is larger than the next hop takes"),
+    Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),
+    Trouble.UNCONVERTIBLE: _means("5.6.3", "the content cannot be converted to what the next hop takes"),
+    Trouble.MISSING: _means("4.3.5", "the transport that should deliver this does not exist"),
+}
+
+_OUR_FAULT = EnhancedCode(4, 3, 5)
+_AUTHENTICATION_CODES = frozenset({530, 534, 535, 538})
+_GENERAL_REFUSALS = frozenset({521, 554})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt means for one recipient."""
+
+    outcome: Outcome
+    status: EnhancedCode
+    text: str
+    """In words, for people; not sanitised where it quotes a server."""
+    reply: Reply | None = None
+    """What the remote server said, if one did; the DSN's Diagnostic-Code."""
+    scope: Scope = Scope.RECIPIENT
+    dsn_passed_on: bool = False
+    """The hop announced DSN and took our parameters: success notifications are its business (DSN-04)."""
+
+    @property
+    def final(self) -> bool:
+        """Nothing more is tried."""
+        return self.outcome is not Outcome.DEFERRED
+
+
+def of_trouble(trouble: Trouble, *, stage: Stage = Stage.CONNECT, hop: Hop = Hop.FOREIGN, detail: str = "") -> Verdict:
+    """The verdict on a failure that no server put into a reply."""
+    meaning = _MEANINGS[trouble]
+    status, scope = meaning.status, meaning.scope
+    if hop is not Hop.FOREIGN and trouble in (Trouble.TLS_FAILED, Trouble.AUTH_IMPOSSIBLE):
+        status, scope = _OUR_FAULT, Scope.TRANSPORT  # design 4: bad TLS of our own smarthost is never a bounce
+    elif scope is Scope.SITE and stage > Stage.MAIL:
+        # Lost while this message was under way: perhaps the message did it, and the site is well for all others.
+        scope = Scope.RECIPIENT
+    outcome = Outcome.FAILED if status.category == 5 else Outcome.DEFERRED
+    return Verdict(outcome, status, f"{meaning.text}: {detail}" if detail else meaning.text, scope=scope)
+
+
+def of_reply(
+    reply: Reply,
+    *,
+    stage: Stage,
+    hop: Hop = Hop.FOREIGN,
+    passes_dsn: bool = False,
+    every_host: bool = False,
+) -> Verdict:
+    """The verdict on the reply that decided about a recipient.
+
+    `passes_dsn`: the hop announced DSN. `every_host`: before MAIL, all hosts of the destination answered 521 or 554,
+    the only greetings that are final (SOUT-13). A positive reply counts as delivery at any stage; callers give the
+    final one (a 250 or 251 to RCPT decides nothing and is not asked about).
+    """
+    if reply.positive:
+        if hop is Hop.FINAL or passes_dsn:
+            return Verdict(Outcome.DELIVERED, reply.status, reply.text, reply, dsn_passed_on=passes_dsn)
+        return Verdict(Outcome.RELAYED, reply.status, reply.text, reply)
+    if hop is not Hop.FOREIGN and (stage in (Stage.TLS, Stage.AUTH) or reply.code in _AUTHENTICATION_CODES):
+        return Verdict(Outcome.DEFERRED, _OUR_FAULT, f"our next hop refuses us: {reply}", reply, Scope.TRANSPORT)
+    if reply.code == 421:
+        return _deferred(reply, Scope.SITE)
+    if stage < Stage.MAIL:
+        if every_host and reply.code in _GENERAL_REFUSALS and hop is Hop.FOREIGN:
+            return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
+        return _deferred(reply, Scope.SITE)
+    if reply.transient or (stage is Stage.RCPT and reply.code == 552):  # 552: too many recipients, by history
+        return _deferred(reply, Scope.RECIPIENT)
+    return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
+
+
+def _deferred(reply: Reply, scope: Scope) -> Verdict:
+    status = reply.status
+    if status.category == 5:  # temporary by our rules: class and permanence agree (reference H42)
+        status = EnhancedCode(4, status.subject, status.detail)
+    return Verdict(Outcome.DEFERRED, status, reply.text, reply, scope)

@@ -1,0 +1,70 @@
+"""Whether a delivery status notification is due at all: NOTIFY, the null sender, and who may be answered.
+
+RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07 to DSN-10, DSN-24, DSN-26. One pure function, `due`, holds the matrix.
+"""
+
+from collections.abc import Iterable
+from enum import IntFlag, StrEnum
+
+
+class DsnKind(StrEnum):
+    """What a notification says; the values are the Action words of RFC 3464 2.3.3."""
+
+    FAILED = "failed"
+    DELAYED = "delayed"
+    RELAYED = "relayed"
+    DELIVERED = "delivered"
+    EXPANDED = "expanded"
+
+
+class Notify(IntFlag):
+    """NOTIFY of RCPT (RFC 3461 4.1). UNSET: the client said nothing, which is not the same as NEVER."""
+
+    UNSET = 0
+    NEVER = 1
+    SUCCESS = 2
+    FAILURE = 4
+    DELAY = 8
+
+    @classmethod
+    def of(cls, keywords: Iterable[str]) -> "Notify":
+        """From the keywords, in any case. Raises ValueError for an unknown one, or NEVER beside another (DSN-01)."""
+        found = cls.UNSET
+        for keyword in keywords:
+            try:
+                found |= cls[keyword.upper()]
+            except KeyError:
+                raise ValueError(f"{keyword!r} is not a NOTIFY keyword") from None
+        if found & cls.NEVER and found != cls.NEVER:
+            raise ValueError("NEVER stands alone in NOTIFY")
+        return found
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The keywords in upper case, in the order of RFC 3461; empty when unset."""
+        return tuple(n.name for n in Notify if n in self and n.name is not None)
+
+
+_ASKED: dict[DsnKind, Notify] = {
+    DsnKind.FAILED: Notify.FAILURE,
+    DsnKind.DELAYED: Notify.DELAY,
+    DsnKind.RELAYED: Notify.SUCCESS,
+    DsnKind.DELIVERED: Notify.SUCCESS,
+    DsnKind.EXPANDED: Notify.SUCCESS,
+}
+_UNASKED = frozenset({DsnKind.FAILED, DsnKind.DELAYED})
+"""What RFC 3461 6.2 lets a recipient without NOTIFY expect."""
+
+
+def due(kind: DsnKind, notify: Notify, *, null_sender: bool, vouched: bool) -> bool:
+    """Whether the sender is told.
+
+    A null sender is never answered, whatever is asked (DSN-10, DSN-24). `vouched` is that the reverse-path is known
+    to be the sender's: submitted with authentication, made by us, or authenticated by SPF or DMARC. Without it only
+    failures of our own after 250 are told, so that forged mail makes no backscatter (DSN-26).
+    """
+    if null_sender or not (vouched or kind is DsnKind.FAILED):
+        return False
+    if notify is Notify.UNSET:
+        return kind in _UNASKED
+    return bool(_ASKED[kind] & notify)

@@ -1,0 +1,99 @@
+"""What becomes of a recipient when an attempt ends (design 4 Retry and 9; DSN-05 to DSN-10; LSE-04)."""
+
+import itertools
+
+import pytest
+
+from mailrail.core.config.revision import RetrySchedule
+from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
+from mailrail.core.delivery.outcome import Hop, Outcome, Stage, Trouble, of_reply, of_trouble
+from mailrail.core.dsn.due import DsnKind, Notify, due
+from mailrail.core.smtp.reply import Reply
+
+SCHEDULE = RetrySchedule()
+BUSY = of_reply(Reply.of(450, "4.2.0", "later"), stage=Stage.RCPT)
+GONE = of_reply(Reply.of(550, "5.1.1", "who?"), stage=Stage.RCPT)
+TAKEN = of_reply(Reply(250), stage=Stage.DOT)
+
+
+def after(verdict: object, now: float = 10.0, **facts: object) -> Judgement:
+    standing = Standing(**{"accepted": 0.0, "attempts": 1, **facts})  # type: ignore[arg-type]
+    return judge(verdict, standing, SCHEDULE, now=now, jitter=0.0)  # type: ignore[arg-type]
+
+
+def test_a_temporary_failure_waits_for_the_next_attempt() -> None:
+    found = after(BUSY)
+    assert (found.outcome, found.retry_in, found.dsn) == (Outcome.DEFERRED, 450.0, None)
+
+
+def test_a_permanent_failure_is_final_at_any_attempt_and_answered() -> None:
+    found = after(GONE)
+    assert (found.outcome, found.final, found.dsn, str(found.status)) == (Outcome.FAILED, True, DsnKind.FAILED, "5.1.1")
+
+
+def test_the_delayed_notification_comes_once_after_the_failed_fifth_attempt_DSN_09() -> None:
+    told = [after(BUSY, attempts=n, delayed_sent=n > 5).dsn for n in range(1, 9)]
+    assert told == [None, None, None, None, DsnKind.DELAYED, None, None, None]
+    assert after(BUSY, attempts=5).will_retry_until is not None
+    assert after(BUSY, attempts=5, quiet=True).dsn is None
+
+
+def test_an_expired_message_fails_with_4_4_7_DSN_17() -> None:
+    found = after(BUSY, now=5 * 86400.0, attempts=20)
+    assert (found.final, found.status, found.dsn) == (True, EXPIRED, DsnKind.FAILED)
+
+
+def test_missing_transports_and_refused_passwords_are_counted_attempts_and_never_bounces() -> None:
+    for verdict in (
+        of_trouble(Trouble.MISSING),
+        of_reply(Reply.of(535, "5.7.8", "no"), stage=Stage.AUTH, hop=Hop.OWN),
+        of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=Hop.OWN),
+    ):
+        found = after(verdict)
+        assert (found.outcome, str(found.status), found.dsn) == (Outcome.DEFERRED, "4.3.5", None)
+
+
+def test_a_null_sender_is_never_answered_and_the_postmaster_is_told_DSN_10_DSN_24() -> None:
+    found = after(GONE, null_sender=True)
+    assert (found.final, found.dsn, found.tell_postmaster) == (True, None, True)
+    assert after(BUSY, attempts=5, null_sender=True).dsn is None
+    assert after(TAKEN, null_sender=True, notify=Notify.SUCCESS).dsn is None
+
+
+def test_a_hop_without_dsn_makes_us_say_relayed_and_one_with_dsn_does_not_DSN_05() -> None:
+    assert after(TAKEN, notify=Notify.SUCCESS).dsn is DsnKind.RELAYED
+    assert after(TAKEN).dsn is None
+    passed = of_reply(Reply(250), stage=Stage.DOT, passes_dsn=True)
+    assert after(passed, notify=Notify.SUCCESS).dsn is None
+    lmtp = of_reply(Reply(250), stage=Stage.DOT, hop=Hop.FINAL)
+    assert after(lmtp, notify=Notify.SUCCESS).dsn is DsnKind.DELIVERED
+
+
+COMBINATIONS = [Notify.UNSET, Notify.NEVER] + [
+    Notify.of(words) for n in (1, 2, 3) for words in itertools.combinations(("SUCCESS", "FAILURE", "DELAY"), n)
+]
+
+
+@pytest.mark.parametrize("notify", COMBINATIONS)
+@pytest.mark.parametrize("kind", list(DsnKind))
+def test_the_matrix_of_notify_DSN_05_DSN_07_DSN_08_DSN_09(notify: Notify, kind: DsnKind) -> None:
+    keyword = {DsnKind.FAILED: "FAILURE", DsnKind.DELAYED: "DELAY"}.get(kind, "SUCCESS")
+    expected = keyword in notify.keywords if notify else kind in (DsnKind.FAILED, DsnKind.DELAYED)
+    assert due(kind, notify, null_sender=False, vouched=True) is expected
+    assert due(kind, notify, null_sender=True, vouched=True) is False
+    assert due(kind, notify, null_sender=False, vouched=False) is (expected and kind is DsnKind.FAILED)
+
+
+def test_notify_keywords_are_read_in_any_case_and_never_stands_alone_DSN_01() -> None:
+    assert Notify.of(["success", "Delay"]).keywords == ("SUCCESS", "DELAY")
+    assert Notify.of([]) is Notify.UNSET
+    with pytest.raises(ValueError, match="alone"):
+        Notify.of(["NEVER", "SUCCESS"])
+    with pytest.raises(ValueError, match="not a NOTIFY keyword"):
+        Notify.of(["SOMETIMES"])
+
+
+def test_the_first_ten_interruptions_raise_no_count_LSE_04() -> None:
+    assert counted_attempts(3, 2) == 1
+    assert counted_attempts(15, 10) == 5
+    assert counted_attempts(16, 11) == 6

@@ -1,0 +1,125 @@
+"""The window of a site: slow start, feedback by cohort, rest and probe (SHD-04, SHD-05)."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.delivery.window import INITIAL, LIMIT, REST_FIRST, REST_LIMIT, SiteWindow
+
+
+def drive(window: SiteWindow, successes: int) -> None:
+    for _ in range(successes):
+        window.start()
+        window.succeed()
+
+
+def test_a_new_site_doubles_with_each_round_of_successes_SHD_04() -> None:
+    window = SiteWindow()
+    assert window.room(0.0) == int(INITIAL)
+    drive(window, 5)
+    assert window.size == 2 * INITIAL
+    drive(window, 100)
+    assert window.size == LIMIT
+
+
+def test_after_a_failure_a_cohort_of_successes_adds_one_SHD_04() -> None:
+    window = SiteWindow(size=10.0)
+    window.start()
+    window.fail(0.0, "450")
+    before = window.size
+    drive(window, round(before))
+    assert 0.9 < window.size - before < 1.1
+
+
+def test_a_cohort_of_failures_in_a_row_is_a_dead_site_SHD_05() -> None:
+    window = SiteWindow()
+    rested = []
+    for _ in range(int(INITIAL)):
+        window.start()
+        rested.append(window.fail(100.0, "no connection"))
+    assert rested == [False, False, False, False, True]
+    assert window.resting(100.0 + REST_FIRST - 1)
+    assert window.room(101.0) == 0
+    assert window.last_error == "no connection"
+
+
+def test_a_success_between_forgets_the_failures() -> None:
+    window = SiteWindow()
+    for _ in range(20):
+        window.start()
+        assert not window.fail(0.0, "x")
+        drive(window, 1)
+
+
+def test_after_the_rest_one_probe_goes_at_a_time_and_failing_it_doubles_the_rest() -> None:
+    window = SiteWindow()
+    window.start()
+    assert window.fail(0.0, "535 refused", transport=True)
+    now, rests = 0.0, []
+    for _ in range(9):
+        assert window.resting_until is not None
+        rests.append(window.resting_until - now)
+        now = window.resting_until
+        assert window.room(now) == 1
+        window.start()
+        assert window.room(now) == 0
+        assert window.fail(now, "535 refused", transport=True)
+    assert rests[:4] == [REST_FIRST, 2 * REST_FIRST, 4 * REST_FIRST, 8 * REST_FIRST]
+    assert rests[-1] == REST_LIMIT
+
+
+def test_a_probe_that_succeeds_opens_the_window_again() -> None:
+    window = SiteWindow()
+    window.start()
+    window.fail(0.0, "x", transport=True)
+    window.start()
+    window.succeed()
+    assert (window.resting_until, window.room(0.0)) == (None, int(INITIAL))
+
+
+def test_stragglers_of_the_cohort_that_died_do_not_lengthen_the_rest() -> None:
+    window = SiteWindow(size=10.0)
+    for _ in range(10):
+        window.start()
+    for _ in range(10):
+        window.fail(5.0, "x")
+    first = window.resting_until
+    assert first is not None
+    window.fail(6.0, "x")
+    assert window.resting_until == first
+
+
+def test_waking_a_site_ends_its_rest_and_still_probes_first_ADM_03() -> None:
+    window = SiteWindow()
+    window.start()
+    window.fail(50.0, "x", transport=True)
+    window.wake()
+    assert not window.resting(51.0)
+    assert window.room(51.0) == 1
+
+
+def test_a_limit_of_one_is_kept() -> None:
+    window = SiteWindow(limit=1)
+    drive(window, 10)
+    assert window.room(0.0) == 1
+
+
+@given(st.lists(st.sampled_from(["start", "ok", "bad", "own", "undo", "tick"]), max_size=200), st.floats(1, 50))
+def test_the_window_stays_within_its_bounds_whatever_happens(events: list[str], limit: float) -> None:
+    window, now = SiteWindow(limit=limit), 0.0
+    for event in events:
+        if event == "start" and window.room(now):
+            window.start()
+        elif event == "ok":
+            window.succeed()
+        elif event in ("bad", "own"):
+            window.fail(now, event, transport=event == "own", jitter=0.5)
+        elif event == "undo":
+            window.undo()
+        else:
+            now += 45.0
+        assert 1.0 <= window.size <= max(limit, 1.0)
+        assert window.in_flight >= 0
+        assert 0 <= window.room(now) <= max(limit, 1.0)
+        if window.resting(now):
+            assert window.resting_until is not None
+            assert window.resting_until <= now + REST_LIMIT * 1.1
