@@ -1,0 +1,254 @@
+"""What every resource type is made of: field types with bounds, references, and the base model.
+
+Each field type says its length, range and pattern, because the API server estimates the cost of CEL rules from them
+and because local mode reads files that anybody may have written. Patterns are RE2 (no look-around), so that the same
+text works in a CRD. Each pattern has a sentence that people read in its place.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from mailrail.core.resources.rules import AtMostOneOf, Condition, FieldRule
+
+API_VERSION: Final = "mailrail.dev/v1alpha1"
+"""The only version there is; changes are additive until there is a second."""
+
+PATTERN_MEANINGS: dict[str, str] = {}
+"""Pattern → how people should write the value."""
+
+
+def _text(pattern: str, meaning: str, limit: int) -> StringConstraints:
+    PATTERN_MEANINGS[pattern] = meaning
+    return StringConstraints(pattern=pattern, min_length=1, max_length=limit)
+
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = rf"{_LABEL}(\.{_LABEL})*"
+_OBJECT_NAME = rf"{_LABEL}(?:\.{_LABEL})*"  # the same language, another text: each pattern has its own sentence
+_LOCAL = r"[^\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}"
+_HEX = r"[0-9A-Fa-f]"
+
+ObjectName = Annotated[
+    str, _text(rf"^{_OBJECT_NAME}$", "lower-case letters, digits, - and ., with a letter or digit at both ends", 253)
+]
+"""metadata.name: RFC 1123 subdomain, as Kubernetes has it."""
+LabelName = Annotated[
+    str, _text(rf"^{_LABEL}$", "lower-case letters, digits and -, with a letter or digit at both ends", 63)
+]
+"""Names of list entries and namespaces: RFC 1123 label."""
+SecretKey = Annotated[str, _text(r"^[-._a-zA-Z0-9]+$", "letters, digits, -, _ and .", 253)]
+"""A key in a Secret."""
+DomainName = Annotated[str, _text(rf"^{_NAME}$", "a domain name in lower-case A-labels, like example.org", 253)]
+"""A domain name as DNS has it; no trailing dot."""
+DomainPattern = Annotated[
+    str,
+    _text(
+        rf"^(\.|\.?{_NAME})$",
+        "example.org for that domain, .example.org for it and every subdomain, or . for the empty domain",
+        254,
+    ),
+]
+"""What a route compares: exact, with subdomains, or the empty domain (null sender, address literal)."""
+HostName = Annotated[
+    str,
+    _text(
+        rf"^({_NAME}|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]+\]?)$", "a host name in lower-case A-labels or an IP address", 253
+    ),
+]
+"""A host to dial: a name or an address (IPv6 with or without brackets)."""
+HostPort = Annotated[
+    str,
+    _text(
+        rf"^({_NAME}|\[[0-9a-fA-F:.]+\]):[0-9]{{1,5}}$",
+        "host:port, like proxy.example.org:1080 or [2001:db8::1]:1080",
+        260,
+    ),
+]
+"""Where a proxy listens."""
+IpAddress = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}$", "an IPv4 or IPv6 address, without brackets", 45)]
+"""An address of ours."""
+Cidr = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$", "a network, like 10.0.0.0/8 or 2001:db8::/32", 49)]
+"""A network."""
+LocalPart = Annotated[
+    str, _text(rf"^{_LOCAL}$", "the part of an address before the @, without blanks, quotes or any of (),:;<>@[\\]", 64)
+]
+"""A local part as people write it; compared case-insensitively."""
+AddressOrLocalPart = Annotated[
+    str, _text(rf"^{_LOCAL}(@{_NAME})?$", "an address like alice@example.org, or only the part before the @", 318)
+]
+"""An address; without `@` it is one of the domain that the field belongs to."""
+AccountAddress = Annotated[
+    str,
+    _text(
+        rf"^({_LOCAL}(@{_NAME})?|@({_NAME})?)$",
+        "the part of an address before the @, an address of the account's domain, or @ for every address of it",
+        318,
+    ),
+]
+"""An address of an account; `@` stands for any address of its domain."""
+Login = Annotated[str, _text(r"^[^\x00-\x20\x7f]{1,255}$", "a name without blanks, up to 255 characters", 255)]
+"""What a user types; compared case-insensitively."""
+PrintableAscii = Annotated[str, _text(r"^[ -~]+$", "printable ASCII on one line", 256)]
+"""Text that goes into an SMTP reply."""
+Port = Annotated[int, Field(ge=1, le=65535)]
+Priority = Annotated[int, Field(ge=0, le=1_000_000)]
+Seconds = Annotated[int, Field(ge=1, le=60 * 86400)]
+
+
+class Part(BaseModel):
+    """Base of every resource and every part of one: camelCase outside, strict, frozen, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=False,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+    )
+    RULES: ClassVar[tuple[FieldRule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keeps_its_rules(self) -> Self:
+        for rule in self.RULES:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message})
+        return self
+
+    @classmethod
+    def known_fields(cls) -> tuple[str, ...]:
+        """The names as written in documents, in the order of the reference page."""
+        return tuple(info.alias or name for name, info in cls.model_fields.items())
+
+
+class LocalRef(Part):
+    """A reference to an object of the same namespace."""
+
+    name: ObjectName = Field(description="Name of the object.")
+
+
+class NamespacedRef(Part):
+    """A reference that may cross namespaces, if the target's `allowedNamespaces` lets it."""
+
+    name: ObjectName = Field(description="Name of the object.")
+    namespace: LabelName | None = Field(default=None, description="Its namespace; the referring object's if absent.")
+
+
+class SecretKeyRef(Part):
+    """One key of a Secret of the same namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret.")
+    key: SecretKey | None = Field(default=None, description="Key in the Secret, where the usual one is not meant.")
+
+
+class LabelSelector(Part):
+    """Which namespaces, by their labels."""
+
+    match_labels: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=317)],
+        Annotated[str, StringConstraints(max_length=63)],
+    ] = Field(min_length=1, max_length=16, description="Labels that a namespace must carry, all of them.")
+
+
+class AllowedNamespaces(Part):
+    """From which namespaces objects may refer here. `Same` is only the object's own."""
+
+    RULES = (
+        Condition(
+            "selector goes with from: Selector, and only with it",
+            "has(self.selector) == (self.from == 'Selector')",
+            lambda m: (m.selector is not None) == (m.from_ == "Selector"),
+        ),
+    )
+    from_: Literal["Same", "All", "Selector"] = Field(
+        default="Same", alias="from", description="Same (own namespace only), All, or Selector."
+    )
+    selector: LabelSelector | None = Field(default=None, description="With from: Selector, which namespaces.")
+
+
+class Metadata(BaseModel):
+    """The part of Kubernetes' ObjectMeta that we read; whatever else is there is Kubernetes' business."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    name: ObjectName
+    namespace: LabelName = "default"
+    uid: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    generation: int | None = None
+
+
+class Resource(BaseModel):
+    """A whole document. `status` belongs to the operator and is not read."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+    # What a CRD needs besides the schema: plural, short name, and the columns of `kubectl get`.
+    PLURAL: ClassVar[str]
+    SHORT: ClassVar[str]
+    api_version: Literal["mailrail.dev/v1alpha1"]
+    metadata: Metadata
+    status: Any = Field(default=None, exclude=True)
+
+
+def parts_of(model: type[Part]) -> Iterator[type[Part]]:
+    """The model and every model below it, each once, in order of first mention."""
+    seen: dict[type[Part], None] = {}
+
+    def visit(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, Part):
+            if kind in seen:
+                return
+            seen[kind] = None
+            for info in kind.model_fields.values():
+                visit(info.annotation)
+            return
+        for inner in getattr(kind, "__args__", ()):
+            visit(inner)
+
+    visit(model)
+    return iter(seen)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a field type's pattern accepts the text; for hints in messages."""
+    return re.fullmatch(pattern, text) is not None
+
+
+class TransportTls(Part):
+    """What a hop demands of TLS. There is no way to skip verification where a mode asks for it."""
+
+    RULES = (AtMostOneOf(("ca_secret_ref", "ca_file")),)
+    mode: Literal["none", "opportunistic", "required", "verified"] | None = Field(
+        default=None,
+        description="none; opportunistic: STARTTLS if offered; required: encrypted, whoever it is; "
+        "verified: the certificate must be good for the host.",
+    )
+    ca_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="PEM certificates to trust besides the system's; key ca.crt."
+    )
+    ca_file: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+        default=None,
+        description="The same from a file, relative to the folder of resources; local mode only.",
+        json_schema_extra={"x-mailrail-local": True},
+    )
+
+
+class Retry(Part):
+    """When a failed attempt is repeated, and when to give up."""
+
+    delays_seconds: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Seconds before attempts 2, 3, ...; the last repeats until the lifetime is over."
+    )
+    lifetime_seconds: Seconds | None = Field(
+        default=None, description="Seconds after accept; the first failure after that is final."
+    )
+    null_sender_lifetime_seconds: Seconds | None = Field(default=None, description="The same for mail from <>.")
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Give up after so many attempts, if that comes before the lifetime is over."
+    )
+    delayed_dsn_after: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Tell the sender that mail is delayed after so many failed attempts."
+    )

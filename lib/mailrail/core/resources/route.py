@@ -1,0 +1,74 @@
+"""MailRoute: ordered rules that name the transport of matching mail, attached to an account, a domain or a gateway."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mailrail.core.resources.base import DomainPattern, LabelName, NamespacedRef, Part, Priority, Resource
+from mailrail.core.resources.rules import ExactlyOneOf, UniqueBy
+
+
+class ParentRef(NamespacedRef):
+    """What the route attaches to; the kind decides the level."""
+
+    kind: Literal["MailAccount", "MailDomain", "MailGateway"] = Field(
+        description="MailAccount: mail that this account submits. MailDomain: mail submitted with a sender of this "
+        "domain. MailGateway: all mail."
+    )
+
+
+class DirectRoute(Part):
+    """Delivery to the MX of the recipient's domain. Nothing to say about it yet."""
+
+
+class MatchSpec(Part):
+    """All set fields must match; an empty list matches anything."""
+
+    to_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
+        default=(), description="Domains of the recipient."
+    )
+    from_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
+        default=(), description="Domains of the envelope sender (MAIL FROM; header From never decides)."
+    )
+    minimum_attempts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0, description="Attempts already made: 3 matches from the 4th attempt on."
+    )
+
+
+class RuleSpec(Part):
+    """Where matching mail goes."""
+
+    RULES = (ExactlyOneOf(("transport_ref", "direct")),)
+    name: LabelName | None = Field(default=None, description="Name for explain, logs and status; else its position.")
+    matches: Annotated[tuple[MatchSpec, ...], Field(max_length=64)] = Field(
+        default=(), description="One of these must match. Empty: any mail."
+    )
+    transport_ref: NamespacedRef | None = Field(
+        default=None,
+        description="The MailTransport. While it is missing, matching mail is deferred, never handed to the next rule.",
+    )
+    direct: DirectRoute | None = Field(default=None, description="{}: to the MX, without a transport.")
+
+
+class MailRouteSpec(Part):
+    """Ordered rules."""
+
+    RULES = (UniqueBy("rules", "name"),)
+    parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=16)] = Field(
+        description="What the rules apply to."
+    )
+    priority: Priority = Field(
+        default=1000, description="Lower goes first among the routes of one parent; equal ones go by namespace/name."
+    )
+    rules: Annotated[tuple[RuleSpec, ...], Field(min_length=1, max_length=64)] = Field(
+        description="Tried in this order; the first that matches decides."
+    )
+
+
+class MailRoute(Resource):
+    """Ordered rules that name the transport of matching mail."""
+
+    PLURAL = "mailroutes"
+    SHORT = "mroute"
+    kind: Literal["MailRoute"]
+    spec: MailRouteSpec

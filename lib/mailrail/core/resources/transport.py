@@ -1,0 +1,200 @@
+"""MailTransport: one way to deliver mail (design 5). Exactly one of its seven members is set."""
+
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from mailrail.core.resources.base import (
+    AllowedNamespaces,
+    DomainName,
+    HostName,
+    HostPort,
+    IpAddress,
+    LocalRef,
+    Login,
+    Part,
+    Port,
+    PrintableAscii,
+    Resource,
+    TransportTls,
+)
+from mailrail.core.resources.rules import Condition, ExactlyOneOf, UniqueBy
+
+ClientMechanism = Literal[
+    "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
+]
+"""SASL mechanisms that we can log in with."""
+Family = Literal["ipv4", "ipv6"]
+
+
+def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ip_address(value)
+        except ValueError as error:
+            raise PydanticCustomError("address", "{value} is not an IP address", {"value": value}) from error
+    return values
+
+
+class DirectSpec(Part):
+    """To the MX of the recipient's domain."""
+
+    RULES = (UniqueBy("ip_families"), UniqueBy("source_addresses"))
+    ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
+        default=("ipv4", "ipv6"), description="Address families to dial."
+    )
+    source_addresses: Annotated[tuple[IpAddress, ...], Field(max_length=2)] = Field(
+        default=(), description="Own addresses to dial from, at most one a family."
+    )
+
+    @field_validator("source_addresses")
+    @classmethod
+    def _one_a_family(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len({ip_address(v).version for v in _addresses(values)}) != len(values):
+            raise PydanticCustomError("families", "give at most one source address of each family")
+        return values
+
+
+class AuthSpec(Part):
+    """Credentials for the next hop."""
+
+    RULES = (UniqueBy("mechanisms"),)
+    secret_ref: LocalRef = Field(description="Secret with username and password (kubernetes.io/basic-auth).")
+    username: Login | None = Field(default=None, description="User name, if not in the Secret.")
+    mechanisms: Annotated[tuple[ClientMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
+        default=None,
+        description="SASL mechanisms in order of preference. Default: the strongest that the server offers.",
+    )
+
+
+class SmtpSpec(Part):
+    """A smarthost without authentication."""
+
+    host: HostName = Field(description="Host to dial; its MX is not asked for.")
+    port: Port = Field(default=25, description="Port.")
+    tls: TransportTls | None = Field(default=None, description="Default: mode opportunistic.")
+
+
+class SubmissionSpec(Part):
+    """A submission server: STARTTLS with a verified certificate."""
+
+    RULES = (
+        Condition(
+            "tls.mode is always verified here: credentials never travel to a host that did not prove its name",
+            "!has(self.tls) || !has(self.tls.mode) || self.tls.mode == 'verified'",
+            lambda m: m.tls is None or m.tls.mode in (None, "verified"),
+        ),
+    )
+    host: HostName = Field(description="Host to dial; the certificate must be good for it.")
+    port: Port = Field(default=587, description="Port.")
+    auth: AuthSpec | None = Field(default=None, description="Credentials; without them no AUTH is sent.")
+    tls: TransportTls | None = Field(default=None, description="Only for further certificates to trust.")
+
+
+class SubmissionsSpec(SubmissionSpec):
+    """A submission server with TLS from the first byte (RFC 8314)."""
+
+    port: Port = Field(default=465, description="Port.")
+
+
+class SocksAuth(Part):
+    """User name and password for the proxy (RFC 1929)."""
+
+    secret_ref: LocalRef = Field(description="Secret with username and password, each up to 255 octets.")
+
+
+class SocksSpec(Part):
+    """To the MX of the recipient's domain, through a SOCKS5 proxy."""
+
+    RULES = (UniqueBy("ip_families"), UniqueBy("remote_ips"))
+    address: HostPort = Field(description="Where the proxy listens.")
+    remote_ips: Annotated[tuple[IpAddress, ...], Field(min_length=1, max_length=16)] = Field(
+        alias="remoteIPs", description="Addresses that the world sees; SPF must name them."
+    )
+    remote_hostname: DomainName = Field(description="Name for EHLO; it should resolve to the remote addresses.")
+    ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
+        default=("ipv4", "ipv6"), description="Address families to dial through the proxy."
+    )
+    auth: SocksAuth | None = Field(default=None, description="Credentials for the proxy.")
+
+    @field_validator("remote_ips")
+    @classmethod
+    def _are_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return _addresses(values)
+
+    @field_validator("address")
+    @classmethod
+    def _port_in_range(cls, value: str) -> str:
+        if not 1 <= int(value.rpartition(":")[2]) <= 65535:
+            raise PydanticCustomError("port", "the port must be between 1 and 65535")
+        return value
+
+
+class LmtpSpec(Part):
+    """A mail store (RFC 2033)."""
+
+    host: HostName = Field(description="Host to dial.")
+    port: Port = Field(default=24, description="Port.")
+    tls: TransportTls | None = Field(default=None, description="Default: mode none.")
+
+
+class FailSpec(Part):
+    """Delivery fails, by intent: a code 4yz is retried, a code 5yz is final."""
+
+    code: Annotated[int, Field(ge=400, le=599)] = Field(default=554, description="SMTP code, 400 to 599.")
+    text: PrintableAscii = Field(
+        default="Delivery is blocked by configuration", description="Text of the reply, as the sender's DSN shows it."
+    )
+
+
+class TransportLimitsSpec(Part):
+    """Held over all replicas."""
+
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Connections at a time."
+    )
+    max_connections_per_destination: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Connections at a time to one recipient domain (direct and socks)."
+    )
+    messages_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None, description="Messages a second, on average."
+    )
+    recipients_per_message: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description="Recipients a transaction."
+    )
+
+    @field_validator("messages_per_second", mode="before")
+    @classmethod
+    def _whole_numbers_too(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class MailTransportSpec(Part):
+    """How to deliver: exactly one member."""
+
+    RULES = (ExactlyOneOf(("direct", "smtp", "submission", "submissions", "socks", "lmtp", "fail")),)
+    direct: DirectSpec | None = Field(default=None, description="To the MX of the recipient's domain.")
+    smtp: SmtpSpec | None = Field(default=None, description="A smarthost without authentication.")
+    submission: SubmissionSpec | None = Field(default=None, description="A submission server, STARTTLS.")
+    submissions: SubmissionsSpec | None = Field(
+        default=None, description="A submission server, TLS from the first byte."
+    )
+    socks: SocksSpec | None = Field(default=None, description="To the MX, through a SOCKS5 proxy.")
+    lmtp: LmtpSpec | None = Field(default=None, description="A mail store.")
+    fail: FailSpec | None = Field(default=None, description="Fail by intent.")
+    limits: TransportLimitsSpec | None = Field(default=None, description="Held over all replicas.")
+    allowed_namespaces: AllowedNamespaces = Field(
+        default=AllowedNamespaces.model_validate({}),
+        description="From which namespaces MailRoutes and MailDomains may refer to it.",
+    )
+
+
+class MailTransport(Resource):
+    """How to deliver."""
+
+    PLURAL = "mailtransports"
+    SHORT = "mtrans"
+    kind: Literal["MailTransport"]
+    spec: MailTransportSpec
