@@ -1,0 +1,298 @@
+-- The queue's own schema. Rules cited (ACC-, SHD-, LSE-, FIN-, ADM-) are those of docs/message-life.md.
+--
+-- What shapes it: small recipient rows apart from bodies; a fresh message is stored with its first lease and is in
+-- no index of waiting rows; no statement of the message path scans a backlog; every index names the query it serves.
+-- `envelope`, `rcpt`, `data` and `last` hold messages of mailrail.queue.v1 (Envelope, EnvelopeRecipient, Attempt):
+-- they grow by protobuf's rules, and what a query asks for has a column of its own beside them.
+-- Object references are written `namespace/name`. Times are by this server's clock.
+
+-- Ids of recipients and fencing tokens of leases are handed to processes in blocks of 1000, so that a batch needs no
+-- answer from the database to know them: nextval = first id of a block.
+CREATE SEQUENCE queue.recipient_block INCREMENT BY 1000 MINVALUE 1000 START WITH 1000;
+CREATE SEQUENCE queue.token_block INCREMENT BY 1000 MINVALUE 1000 START WITH 1000;
+
+-- --- messages -------------------------------------------------------------------------------------------------------
+
+-- Envelope and content, written once. Never updated: an update would copy the content.
+CREATE TABLE queue.message (
+    id        uuid PRIMARY KEY,                    -- chosen by ingress before DATA (ACC-04); also serves every join
+    accepted  timestamptz NOT NULL DEFAULT now(),
+    barred    boolean     NOT NULL DEFAULT false,  -- no message: its outcome was asked for before it came, and it may not come later (ACC-04)
+    mail_from text        NOT NULL DEFAULT '',     -- empty: null reverse-path
+    account   text,                                -- whose mail it is; NULL: a stranger's
+    size      bigint      NOT NULL DEFAULT 0,      -- octets of prefix and body
+    chunks    integer     NOT NULL DEFAULT 0,      -- 0: the body is inline; else it is this many rows of queue.chunk
+    envelope  bytea       NOT NULL DEFAULT '',     -- mailrail.queue.v1.Envelope
+    prefix    bytea       NOT NULL DEFAULT '',     -- what we added above the content (ACC-01)
+    body      bytea,
+    CONSTRAINT message_has_a_body CHECK (barred OR (body IS NULL) = (chunks > 0))
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.05);
+-- Mail compresses badly and is read once: pglz would cost more than it saves.
+ALTER TABLE queue.message
+    ALTER COLUMN envelope SET STORAGE EXTERNAL,
+    ALTER COLUMN prefix SET STORAGE EXTERNAL,
+    ALTER COLUMN body SET STORAGE EXTERNAL;
+-- The sweeper forgets bars that nobody can run into any more.
+CREATE INDEX message_barred ON queue.message (accepted) WHERE barred;
+
+-- Large bodies, 256 KiB a row (ACC-02).
+CREATE TABLE queue.chunk (
+    message_id uuid    NOT NULL,
+    number     integer NOT NULL,  -- from 0
+    data       bytea   NOT NULL,
+    PRIMARY KEY (message_id, number)  -- read in order from an offset; deleted by message
+);
+ALTER TABLE queue.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Bodies on their way in. The commit takes the row away; the sweeper takes it and the chunks after 1 h (ACC-02).
+-- Whoever deletes the row owns the chunks, so a commit and the sweeper never both do.
+CREATE TABLE queue.upload (
+    message_id uuid PRIMARY KEY,
+    started    timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX upload_started ON queue.upload (started);  -- the sweeper's search for orphans
+
+-- --- recipients -----------------------------------------------------------------------------------------------------
+
+-- A live recipient: waiting (token NULL), leased (token set) or on hold (held set). A final one is a row of history.
+CREATE TABLE queue.recipient (
+    id            bigint PRIMARY KEY,
+    message_id    uuid        NOT NULL,  -- no foreign key: it would cost a look-up a row, and only the sweeper deletes messages (FIN-02)
+    shard         smallint    NOT NULL,  -- CRC-32 of the domain modulo 256 (SHD-01)
+    site          text        NOT NULL,  -- SHD-03
+    due           timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
+    token         bigint,                -- fencing token of the lease (LSE-01); NULL: not leased
+    lease_until   timestamptz,
+    node          text,                  -- the outbound process that works on it
+    held          timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
+    hold_reason   text,
+    attempts      smallint    NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
+    interrupted   smallint    NOT NULL DEFAULT 0,  -- leases that ran out (LSE-04)
+    version       integer     NOT NULL DEFAULT 1,  -- bumped by every administrative change (ADM-01)
+    request       smallint    NOT NULL DEFAULT 0,  -- of a leased one: 1 fail, 2 drop, as soon as the attempt ends without delivery (ADM-02)
+    request_reason text,
+    after_due     timestamptz,           -- of a leased one: due of the next attempt, by an administrator's word (ADM-02)
+    delayed       boolean     NOT NULL DEFAULT false,  -- its delayed DSN is decided on (once per recipient)
+    tls           smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
+    origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
+    queued        timestamptz NOT NULL DEFAULT now(),
+    paused        double precision NOT NULL DEFAULT 0,  -- seconds that count for no lifetime: before release, on hold (until unhold adds them)
+    last_attempt  timestamptz,           -- start of the newest attempt
+    address       text        NOT NULL,
+    gateway       text,                  -- what routing asks for, so that it need not read the message
+    account       text,                  -- NULL: a stranger's mail
+    from_domain   text        NOT NULL DEFAULT '',  -- empty: null reverse-path
+    local         boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
+    own_transport text,                  -- set by an administrator, overrides routes
+    rcpt          bytea       NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
+    last          bytea,                 -- mailrail.queue.v1.Attempt: the newest finished attempt
+    dialled       bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled` set
+    CONSTRAINT recipient_lease_whole CHECK ((token IS NULL) = (lease_until IS NULL)),
+    CONSTRAINT recipient_shard CHECK (shard BETWEEN 0 AND 255),
+    CONSTRAINT recipient_request CHECK (request BETWEEN 0 AND 2)
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2);
+-- The owner fetches due recipients of a site, oldest first (SHD-03). Leased and held rows are not in it, so they cost nothing here.
+CREATE INDEX recipient_due ON queue.recipient (shard, site, due) WHERE token IS NULL AND held IS NULL;
+-- The sweep for leases that ran out (LSE-04); a process that looks for its leases by node.
+CREATE INDEX recipient_lease ON queue.recipient (lease_until) WHERE token IS NOT NULL;
+-- Other recipients of a message: grouping, the content sweeper (FIN-02), GetMessage.
+CREATE INDEX recipient_message ON queue.recipient (message_id);
+-- The owner's search for fail and drop requests on leased recipients (ADM-02).
+CREATE INDEX recipient_requested ON queue.recipient (shard) WHERE request <> 0;
+-- ListRecipients: waiting and held ones by due time, in pages. Leased ones are found by recipient_lease.
+CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
+
+-- Finished attempts of live recipients but the newest (that is recipient.last); history takes them over (FIN-03).
+CREATE TABLE queue.attempt (
+    recipient_id bigint NOT NULL,
+    id           bigint GENERATED ALWAYS AS IDENTITY,
+    data         bytea  NOT NULL,  -- mailrail.queue.v1.Attempt
+    PRIMARY KEY (recipient_id, id)  -- the timeline of a recipient, in order
+);
+
+-- --- sites, shards, processes ---------------------------------------------------------------------------------------
+
+-- When a site of a shard next has waiting recipients due: the owner walks these, not the recipients (SHD-03). The time may be too early
+-- (then a look finds nothing and moves it), never too late but for a race that the owner's second look and slow round find.
+CREATE TABLE queue.site_due (
+    shard    smallint    NOT NULL,
+    site     text        NOT NULL,
+    next_due timestamptz NOT NULL,
+    PRIMARY KEY (shard, site)  -- moved by whoever stores or finishes
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX site_due_next ON queue.site_due (shard, next_due);  -- what is due in my shards?
+
+-- What is known of a site beyond one attempt. No row: nothing ever went wrong there.
+CREATE TABLE queue.site (
+    name         text PRIMARY KEY,
+    failures     integer     NOT NULL DEFAULT 0,  -- in a row; 0: healthy
+    paused_until timestamptz,
+    probe_token  bigint,                          -- one probe at a time, by whichever owner took it
+    probe_until  timestamptz,
+    last_error   bytea,                           -- mailrail.queue.v1.Attempt that paused it
+    mx_group     text,                            -- digest of its MX set, as outbound found it
+    changed      timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 70);
+CREATE INDEX site_changed ON queue.site (changed);      -- owners learn what the others saw of shared sites
+
+-- Who owns a shard. Every lease and scheduling write compares owner and epoch in its own statement (SHD-01).
+CREATE TABLE queue.shard (
+    number smallint PRIMARY KEY,
+    owner  text,
+    epoch  bigint      NOT NULL DEFAULT 0,
+    since  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT shard_number CHECK (number BETWEEN 0 AND 255)
+) WITH (fillfactor = 50);
+INSERT INTO queue.shard (number) SELECT generate_series(0, 255);
+
+-- Queue processes alive. `id` is one run of a process, `name` outlives it.
+CREATE TABLE queue.node (
+    id      text PRIMARY KEY,
+    name    text        NOT NULL,
+    address text        NOT NULL,  -- of its PeerService; empty: none
+    started timestamptz NOT NULL DEFAULT now(),
+    seen    timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+-- --- limits and holds -----------------------------------------------------------------------------------------------
+
+-- What an account sent in an hour; limits are counted over the last 24 of them in the Enqueue transaction (ACC-08).
+CREATE TABLE queue.account_usage (
+    account    text        NOT NULL,
+    hour       timestamptz NOT NULL,
+    messages   integer     NOT NULL DEFAULT 0,
+    recipients integer     NOT NULL DEFAULT 0,
+    PRIMARY KEY (account, hour)  -- summed by account, swept by hour
+);
+
+-- Mail that matches is put on hold as it comes. AND of the set columns; all NULL: everything.
+CREATE TABLE queue.hold_rule (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account     text,
+    from_domain text,  -- '' is the null reverse-path
+    to_domain   text,
+    created     timestamptz NOT NULL DEFAULT now(),
+    comment     text        NOT NULL DEFAULT ''
+);
+-- Bumped with every change of hold_rule, in its transaction: a process that stored mail under an older version looks again before it hands it on.
+CREATE TABLE queue.hold_version (
+    one     boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version bigint  NOT NULL DEFAULT 0
+);
+INSERT INTO queue.hold_version DEFAULT VALUES;
+
+-- --- finish ---------------------------------------------------------------------------------------------------------
+
+-- Final recipients, by the day they became so (FIN-03). Refers to nothing; partitions are made ahead and dropped whole.
+CREATE TABLE queue.history (
+    finished    timestamptz NOT NULL DEFAULT now(),
+    id          bigint      NOT NULL,  -- of the recipient
+    message_id  uuid        NOT NULL,
+    state       smallint    NOT NULL,  -- mailrail.queue.v1.RecipientState
+    outcome     smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
+    attempts    smallint    NOT NULL,
+    tls         smallint    NOT NULL,
+    origin      smallint    NOT NULL,
+    queued      timestamptz NOT NULL,
+    size        bigint      NOT NULL,
+    address     text        NOT NULL,
+    mail_from   text        NOT NULL,
+    account     text,
+    site        text        NOT NULL,
+    envelope    bytea       NOT NULL,
+    rcpt        bytea       NOT NULL,
+    last        bytea,                 -- mailrail.queue.v1.Attempt: the one that ended it
+    timeline    bytea[]                -- those before, in order
+) PARTITION BY RANGE (finished);
+ALTER TABLE queue.history ALTER COLUMN envelope SET STORAGE EXTERNAL;
+-- ListHistory, newest first; the content sweeper, oldest first (FIN-02).
+CREATE INDEX history_finished ON queue.history (finished, id);
+-- GetMessage.
+CREATE INDEX history_message ON queue.history (message_id);
+
+-- Partitions from yesterday on, one a UTC day, `ahead` days into the future. Safe from several processes at once.
+CREATE FUNCTION queue.make_history_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    day  date;
+    name text;
+    made integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('mailrail.queue.history'));
+    FOR day IN SELECT generate_series((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + ahead, '1 day')::date LOOP
+        name := 'history_' || to_char(day, 'YYYYMMDD');
+        IF to_regclass('queue.' || name) IS NULL THEN
+            -- Made apart and attached: attaching takes no lock that writers of other partitions wait for.
+            EXECUTE format('CREATE TABLE queue.%I (LIKE queue.history INCLUDING ALL)', name);
+            EXECUTE format('ALTER TABLE queue.history ATTACH PARTITION queue.%I FOR VALUES FROM (%L) TO (%L)',
+                           name, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00');
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END $$;
+SELECT queue.make_history_partitions(7);
+
+-- DSNs made, so that a recipient gets one of a kind at most (FIN-01).
+CREATE TABLE queue.dsn (
+    recipient_id bigint      NOT NULL,
+    kind         smallint    NOT NULL,  -- mailrail_queue.dsn.Kind
+    message_id   uuid        NOT NULL,  -- of the DSN
+    made         timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (recipient_id, kind)
+);
+CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with their history
+
+-- What others may want to hear of, in the order it happened; written in the transaction that made it so (FIN-01).
+CREATE TABLE queue.event (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- read in order
+    at           timestamptz NOT NULL DEFAULT now(),
+    kind         smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
+    recipient_id bigint      NOT NULL,
+    message_id   uuid        NOT NULL,
+    data         bytea       NOT NULL DEFAULT ''  -- mailrail.queue.v1.Attempt
+);
+
+-- Messages that lost a reader other than a recipient (a mailbox): the sweeper looks whether anyone still names them.
+CREATE TABLE queue.sweep (
+    message_id uuid PRIMARY KEY,
+    due        timestamptz NOT NULL DEFAULT now() + interval '10 minutes'
+);
+-- How far a maintenance job has come; its row is its lock.
+CREATE TABLE queue.job (
+    name     text PRIMARY KEY,
+    position timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO queue.job (name) VALUES ('content');
+
+-- --- the built-in mailbox -------------------------------------------------------------------------------------------
+
+CREATE TABLE queue.mailbox (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account text NOT NULL,
+    path    text NOT NULL,  -- `/` between levels
+    UNIQUE (account, path)
+);
+
+-- A message in a mailbox. Its content is that of queue.message, shared with its recipients and its copies.
+CREATE TABLE queue.mailbox_message (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    mailbox_id        bigint      NOT NULL REFERENCES queue.mailbox (id),
+    recipient_id      bigint UNIQUE,  -- one delivery a recipient (FIN-01); NULL: written straight into the mailbox
+    message_id        uuid        NOT NULL,
+    received          timestamptz NOT NULL DEFAULT now(),
+    flags             text[]      NOT NULL DEFAULT '{}',
+    size              bigint      NOT NULL,
+    prefix            bytea       NOT NULL DEFAULT '',  -- lines added at delivery (Return-Path, Delivered-To), above the message's own prefix
+    header_from       text        NOT NULL DEFAULT '',
+    header_to         text        NOT NULL DEFAULT '',
+    subject           text        NOT NULL DEFAULT '',
+    header_message_id text        NOT NULL DEFAULT '',
+    in_reply_to       text        NOT NULL DEFAULT '',
+    refs              text[]      NOT NULL DEFAULT '{}',
+    recipient         text        NOT NULL DEFAULT '',  -- envelope
+    reverse_path      text        NOT NULL DEFAULT '',
+    dsn               boolean     NOT NULL DEFAULT false,
+    note              text        NOT NULL DEFAULT ''
+);
+CREATE INDEX mailbox_message_listed ON queue.mailbox_message (mailbox_id, id);  -- ListMessages, newest first
+CREATE INDEX mailbox_message_content ON queue.mailbox_message (message_id);     -- the content sweeper: does a mailbox still name it?
