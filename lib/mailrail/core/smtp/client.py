@@ -1,0 +1,902 @@
+"""The client's end of SMTP and LMTP as a state machine: bytes in, events and bytes out (RFC 5321, RFC 2033).
+
+One `Dialogue` is one connection. The shell around it moves octets, makes the TLS handshake and keeps time; what may be
+said when, and what an answer means for which recipient, is decided here. Extensions: PIPELINING (RFC 2920), CHUNKING
+and BINARYMIME (RFC 3030), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
+(RFC 9422), AUTH (RFC 4954), STARTTLS (RFC 3207). What was learned before TLS is forgotten before the second EHLO
+(TLS-02, reference H24).
+
+The life of a session, by the command whose reply is awaited:
+
+    GREETING ─► HELLO ─┬─► STARTTLS ─► handshake (shell) ─► HELLO ─┬─► AUTH ─► idle
+                       └───────────────────────────────────────────┴────────► idle
+    idle ─► MAIL ─► RCPT… ─┬─► DATA ─► content (shell) ─► END ─► idle ─► QUIT
+                           └─► BDAT… (shell) ─► END ─► idle
+
+With PIPELINING the group MAIL, RCPT…, DATA is one write, and it may follow the final dot of the message before it in
+the same write (RFC 2920 3.1), so a busy connection spends one round trip and a half a message.
+
+A reply is never an exception here, whatever it says: it becomes the `Answer` of the recipients that it decides.
+"""
+
+import base64
+import binascii
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from mailrail.core.sasl.client import (
+    ChannelBinding,
+    Credentials,
+    Exchange,
+    Mechanism,
+    NoMechanism,
+    SaltedPasswords,
+    SaslError,
+    choose,
+)
+from mailrail.core.sasl.client import start as start_sasl
+from mailrail.core.smtp.reply import BadReply, Reply, ReplyParser
+
+MAX_COMMAND = 512
+"""Octets of a command line with CRLF (RFC 5321 4.5.3.1.4); an AUTH line that would exceed it goes without its initial
+response (RFC 4954 4, AUTH-10)."""
+CHUNKS_IN_FLIGHT = 4
+"""BDAT chunks sent ahead of their replies where the server pipelines."""
+
+
+class Protocol(StrEnum):
+    """What the other end speaks."""
+
+    SMTP = "smtp"
+    LMTP = "lmtp"
+
+
+class Stage(StrEnum):
+    """What a session was doing when something happened: the command whose reply was awaited."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    PROXY = "proxy"
+    GREETING = "greeting"
+    HELLO = "hello"
+    STARTTLS = "starttls"
+    HANDSHAKE = "handshake"
+    AUTH = "auth"
+    PLAN = "plan"  # no command: we saw ourselves that the message does not fit this server
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    CONTENT = "content"
+    END = "end"  # the final dot, or BDAT LAST
+    RSET = "rset"
+    QUIT = "quit"
+
+
+class Trouble(StrEnum):
+    """Why there is no reply to go by."""
+
+    DNS = "dns"
+    UNREACHABLE = "unreachable"  # refused, reset, no route, timed out before the greeting
+    PROXY = "proxy"
+    CLOSED = "closed"
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"  # what came is no SMTP
+    TLS = "tls"
+    AUTH = "auth"
+    LIMIT = "limit"  # the server's EHLO says that it cannot take this message
+    LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
+    CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What decided the fate of a recipient on one connection, or of a session."""
+
+    stage: Stage
+    reply: Reply | None = None
+    """What the server said; with `trouble` set, our own words in its form, or None."""
+    trouble: Trouble | None = None
+    detail: str = ""
+    """In words, for logs and people. Never holds credentials."""
+    uncertain: bool = False
+    """The final dot was sent whole and nothing came back: the server may have the message (LSE-08 a)."""
+
+    @property
+    def accepted(self) -> bool:
+        """The server took responsibility for the message for this recipient."""
+        return self.stage is Stage.END and self.reply is not None and self.reply.completed and self.trouble is None
+
+    @property
+    def remote(self) -> bool:
+        """A remote server really said it."""
+        return self.reply is not None and self.trouble is None
+
+
+# --- what the server can do ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What EHLO or LHLO told; all empty after HELO (SIN-20 from the other side)."""
+
+    name: str = ""
+    extended: bool = False
+    pipelining: bool = False
+    chunking: bool = False
+    eight_bit_mime: bool = False
+    binary_mime: bool = False
+    smtputf8: bool = False
+    dsn: bool = False
+    starttls: bool = False
+    require_tls: bool = False
+    size_offered: bool = False
+    size: int | None = None
+    """Octets; None = no limit was declared. SIZE 0 means none too (RFC 1870 4, reference H10)."""
+    auth: tuple[str, ...] = ()
+    max_recipients: int | None = None
+    """LIMITS RCPTMAX (RFC 9422)."""
+    max_transactions: int | None = None
+    """LIMITS MAILMAX."""
+
+
+def read_capabilities(reply: Reply) -> Capabilities:
+    """Read an EHLO reply. Keywords in any case; unknown ones and nonsense are ignored (RFC 5321 4.1.1.1)."""
+    return _capabilities(reply.lines)
+
+
+@lru_cache(maxsize=256)
+def _capabilities(lines: tuple[str, ...]) -> Capabilities:
+    keywords: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        words = line.split()
+        if not words:
+            continue
+        # AUTH=LOGIN: an old spelling that some servers send beside the right one.
+        keyword = words[0].upper()
+        if keyword.startswith("AUTH="):
+            words[1:1] = [keyword[5:]]
+            keyword = "AUTH"
+        keywords.setdefault(keyword, []).extend(word.upper() for word in words[1:])
+    size = keywords.get("SIZE", [])
+    limits = dict(word.split("=", 1) for word in keywords.get("LIMITS", []) if "=" in word)
+    return Capabilities(
+        name=lines[0].split(" ", 1)[0],
+        extended=True,
+        pipelining="PIPELINING" in keywords,
+        chunking="CHUNKING" in keywords,
+        eight_bit_mime="8BITMIME" in keywords,
+        binary_mime="BINARYMIME" in keywords and "CHUNKING" in keywords,
+        smtputf8="SMTPUTF8" in keywords,
+        dsn="DSN" in keywords,
+        starttls="STARTTLS" in keywords,
+        require_tls="REQUIRETLS" in keywords,
+        size_offered="SIZE" in keywords,
+        size=_positive(size[0]) if size else None,
+        auth=tuple(dict.fromkeys(keywords.get("AUTH", []))),
+        max_recipients=_positive(limits.get("RCPTMAX", "")),
+        max_transactions=_positive(limits.get("MAILMAX", "")),
+    )
+
+
+def _positive(text: str) -> int | None:
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+# --- what we want of the session -----------------------------------------------------------------------------------
+
+
+class StartTls(StrEnum):
+    """What to do about STARTTLS. The policy that decides is core/tlspolicy."""
+
+    NEVER = "never"  # also where TLS runs already
+    IF_OFFERED = "if-offered"
+    ALWAYS = "always"  # the session fails where it is not offered: the offer may have been removed on the way (TLS-08)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to authenticate. `nonce` gives fresh randomness for SCRAM, at least 18 octets' worth of printable ASCII."""
+
+    credentials: Credentials
+    nonce: Callable[[], str]
+    mechanisms: tuple[str, ...] = ()
+    salted: SaltedPasswords | None = None
+
+
+class Transaction:
+    """One mail transaction: the lines to send, and per recipient the answer once there is one.
+
+    `answers[i]` belongs to `rcpt_lines[i]`. Made by `core/outbound/envelope.py`, filled by the dialogue.
+    """
+
+    __slots__ = ("_chunks", "_waiting", "answers", "bdat", "content_sent", "mail_line", "rcpt_lines", "tag", "touched")
+
+    def __init__(
+        self, mail_line: bytes, rcpt_lines: Sequence[bytes], *, bdat: bool = False, tag: object = None
+    ) -> None:
+        if not rcpt_lines:
+            raise ValueError("a transaction has at least one recipient")
+        self.mail_line = mail_line
+        self.rcpt_lines = tuple(rcpt_lines)
+        self.bdat = bdat
+        self.tag = tag
+        self.answers: list[Answer | None] = [None] * len(self.rcpt_lines)
+        self.content_sent = False
+        self.touched = False
+        """Whether any reply belonged to it: if not, a reused connection was merely stale."""
+        self._waiting: list[int] = []  # indexes of accepted RCPTs, in order
+        self._chunks = 0  # BDAT chunks whose reply is awaited
+
+    @property
+    def accepted(self) -> int:
+        """How many RCPTs the server has taken so far and not yet decided."""
+        return len(self._waiting)
+
+    def _decide_rest(self, answer: Answer) -> None:
+        for i, known in enumerate(self.answers):
+            if known is None:
+                self.answers[i] = answer
+        self._waiting = []
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NeedTls:
+    """Make the handshake now, then call `tls_started`. Plaintext that came after the 220 was dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The session is set up: transactions may begin."""
+
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailed:
+    """No transaction can run on this connection. QUIT is already among the bytes to send where it is fitting."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class ContentWanted:
+    """Send content now: all of it for DATA (354 came), the next chunk for BDAT."""
+
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Each recipient of the transaction has its answer."""
+
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The session is over: close the socket. Transactions that were open were finished before this event."""
+
+    answer: Answer
+
+
+Event = NeedTls | Ready | SessionFailed | ContentWanted | Finished | Gone
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+_CRLF = b"\r\n"
+
+
+class Dialogue:
+    """One session. Feed it with `receive`; take what to write from `take`; act on the events in order.
+
+    Methods return the events they cause. After `Gone` everything is over. Calls that the state does not allow raise
+    RuntimeError: they are our own mistakes.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_content",
+        "_exchange",
+        "_expected",
+        "_failed_mechanisms",
+        "_hello_name",
+        "_initial_owed",
+        "_login",
+        "_out",
+        "_parser",
+        "_protocol",
+        "_queue",
+        "_quitting",
+        "_reset_needed",
+        "_starttls",
+        "authenticated",
+        "binding",
+        "capabilities",
+        "gone",
+        "last_reply",
+        "ready",
+        "replies",
+        "starttls_offered",
+        "tls",
+        "tls_verified",
+        "transactions",
+    )
+
+    def __init__(
+        self,
+        hello_name: str,
+        *,
+        protocol: Protocol = Protocol.SMTP,
+        starttls: StartTls = StartTls.NEVER,
+        login: Login | None = None,
+        tls: bool = False,
+        tls_verified: bool = False,
+        binding: ChannelBinding | None = None,
+    ) -> None:
+        """`tls` and what follows it describe a connection that began with TLS (RFC 8314 3.3)."""
+        self._hello_name = hello_name.encode("ascii")
+        self._protocol = protocol
+        self._starttls = starttls
+        self._login = login
+        self.tls = tls
+        self.tls_verified = tls_verified
+        self.binding = binding
+        self.capabilities = Capabilities()
+        self.starttls_offered = False
+        self.authenticated: Mechanism | None = None
+        self.ready = False
+        self.gone = False
+        self.replies = 0
+        """Replies seen so far: the shell's clock restarts when it grows, not when octets drip in."""
+        self.transactions = 0
+        """Transactions begun on this connection."""
+        self.last_reply: Reply | None = None
+        self._parser = ReplyParser()
+        self._out: list[bytes] = []
+        # What each coming reply answers, in order; commands that wait for an empty pipeline stand in _queue.
+        self._expected: deque[tuple[Stage, Transaction | None, int]] = deque([(Stage.GREETING, None, 0)])
+        self._queue: deque[tuple[bytes, Stage, Transaction | None, int]] = deque()
+        self._content: Transaction | None = None  # whose content is being sent
+        self._exchange: Exchange | None = None
+        self._failed_mechanisms: set[Mechanism] = set()
+        self._initial_owed: bytes | None = None  # an initial response too long for the AUTH line (AUTH-10)
+        self._cancelled: Answer | None = None  # we said `*`, and why
+        self._reset_needed = False
+        self._quitting = False
+
+    # --- what the shell asks -----------------------------------------------------------------------------------
+
+    @property
+    def awaiting(self) -> Stage | None:
+        """The command whose reply comes next; None when idle or while content is being sent without one awaited."""
+        if self._expected:
+            return self._expected[0][0]
+        return Stage.CONTENT if self._content is not None else None
+
+    @property
+    def idle(self) -> bool:
+        """Ready and with nothing under way."""
+        return self.ready and not self._expected and not self._queue and self._content is None and not self._quitting
+
+    @property
+    def accepts_transaction(self) -> bool:
+        """Whether `begin` may be called: idle, or one transaction whose content is sent and a server that pipelines."""
+        if not self.ready or self._quitting or self.gone or self._content is not None or self._queue:
+            return False
+        limit = self.capabilities.max_transactions
+        if limit is not None and self.transactions >= limit:
+            return False
+        if not self._expected:
+            return True
+        return self.capabilities.pipelining and all(stage is Stage.END for stage, _, _ in self._expected)
+
+    def take(self) -> bytes:
+        """The bytes to write now."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    # --- what the shell does -----------------------------------------------------------------------------------
+
+    def begin(self, transaction: Transaction) -> None:
+        """Begin a transaction. Raises RuntimeError unless `accepts_transaction`."""
+        if not self.accepts_transaction:
+            raise RuntimeError(f"no transaction can begin while {self.awaiting} is awaited")
+        self.transactions += 1
+        if self._reset_needed:
+            self._reset_needed = False
+            self._command(b"RSET\r\n", Stage.RSET, None, 0)
+        if self.capabilities.pipelining:
+            # The hot path: one write for the whole group.
+            out, expected = self._out, self._expected
+            out.append(transaction.mail_line)
+            out.extend(transaction.rcpt_lines)
+            expected.append((Stage.MAIL, transaction, 0))
+            for i in range(len(transaction.rcpt_lines)):
+                expected.append((Stage.RCPT, transaction, i))
+            if not transaction.bdat:
+                out.append(b"DATA\r\n")
+                expected.append((Stage.DATA, transaction, 0))
+        else:
+            self._command(transaction.mail_line, Stage.MAIL, transaction, 0)
+
+    def content(self, data: bytes, *, last: bool) -> None:
+        """Send content of the transaction that asked for it.
+
+        For DATA: dot-stuffed octets, with the final dot in them when `last` (see `stuff`). For BDAT: one chunk as it
+        is. With `last` the recipients become uncertain until the reply comes.
+        """
+        transaction = self._content
+        if transaction is None:
+            raise RuntimeError("no content was asked for")
+        if transaction.bdat:
+            self._out.append(b"BDAT %d%s\r\n" % (len(data), b" LAST" if last else b""))
+            if not last:
+                self._expected.append((Stage.CONTENT, transaction, 0))
+                transaction._chunks += 1
+        self._out.append(data)
+        if last:
+            transaction.content_sent = True
+            self._content = None
+            if self._protocol is Protocol.LMTP:
+                # RFC 2033 4.2: one reply for each recipient that RCPT accepted, in order (LMTP-02).
+                for i in transaction._waiting:
+                    self._expected.append((Stage.END, transaction, i))
+            else:
+                self._expected.append((Stage.END, transaction, -1))
+
+    def wants_chunk(self) -> bool:
+        """Whether the next BDAT chunk may be sent now (RFC 3030 4.2: ahead of replies only with PIPELINING)."""
+        transaction = self._content
+        if transaction is None or not transaction.bdat:
+            return False
+        return transaction._chunks < (CHUNKS_IN_FLIGHT if self.capabilities.pipelining else 1)
+
+    def quit(self) -> None:
+        """Say QUIT once what runs is answered; at once where the server pipelines (SOUT-17)."""
+        if self._quitting or self.gone:
+            return
+        if self._content is not None:
+            raise RuntimeError("QUIT would become part of the content")
+        self._quitting = True
+        if not self._expected or (self.ready and self.capabilities.pipelining and not self._queue):
+            self._out.append(b"QUIT\r\n")
+            self._expected.append((Stage.QUIT, None, 0))
+        else:
+            self._queue.append((b"QUIT\r\n", Stage.QUIT, None, 0))
+
+    def tls_started(self, *, verified: bool, binding: ChannelBinding | None = None) -> None:
+        """The handshake succeeded: forget everything and say hello again (RFC 3207 4.2, TLS-02)."""
+        self.tls = True
+        self.tls_verified = verified
+        self.binding = binding
+        self.capabilities = Capabilities()
+        self._parser.clear()
+        self._starttls = StartTls.NEVER
+        self._hello()
+
+    def lost(self, trouble: Trouble, detail: str) -> list[Event]:
+        """The connection ended, or the shell ends it: by the peer, a timeout, a broken TLS stream, our own decision."""
+        if self.gone:
+            return []
+        stage = self.awaiting or Stage.QUIT
+        return self._end(Answer(stage, None, trouble, detail))
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Octets from the server."""
+        if self.gone:
+            return []
+        fault: BadReply | None = None
+        try:
+            replies = self._parser.feed(data)
+        except BadReply as error:
+            replies, fault = list(error.complete), error
+        events: list[Event] = []
+        for reply in replies:
+            self.replies += 1
+            self.last_reply = reply
+            self._reply(reply, events)
+            if self.gone or (events and isinstance(events[-1], NeedTls)):
+                # Whatever else came in plaintext was said before TLS: it must not count after it (TLS-02).
+                return events
+        if fault is not None:
+            stage = self.awaiting or Stage.QUIT
+            events += self._end(Answer(stage, None, Trouble.PROTOCOL, f"the server sent {fault.reason}"))
+        elif self._queue and not self._expected:
+            self._next_command()
+        return events
+
+    # --- commands and replies ----------------------------------------------------------------------------------
+
+    def _command(self, line: bytes, stage: Stage, transaction: Transaction | None, index: int) -> None:
+        if self._expected or self._queue:
+            self._queue.append((line, stage, transaction, index))
+        else:
+            self._out.append(line)
+            self._expected.append((stage, transaction, index))
+
+    def _next_command(self) -> None:
+        line, stage, transaction, index = self._queue.popleft()
+        self._out.append(line)
+        self._expected.append((stage, transaction, index))
+
+    def _hello(self) -> None:
+        verb = b"LHLO " if self._protocol is Protocol.LMTP else b"EHLO "
+        self._out.append(verb + self._hello_name + _CRLF)
+        self._expected.append((Stage.HELLO, None, 0))
+
+    def _reply(self, reply: Reply, events: list[Event]) -> None:
+        if not self._expected:
+            self._unasked(reply, events)
+            return
+        stage, transaction, index = self._expected.popleft()
+        if transaction is not None:
+            self._transaction_reply(stage, transaction, index, reply, events)
+        elif stage is Stage.GREETING:
+            self._greeting(reply, events)
+        elif stage is Stage.HELLO:
+            self._hello_reply(index, reply, events)
+        elif stage is Stage.STARTTLS:
+            self._starttls_reply(reply, events)
+        elif stage is Stage.AUTH:
+            self._auth_reply(reply, events)
+        elif stage is Stage.QUIT:
+            events += self._end(Answer(Stage.QUIT, reply))
+        elif reply.code == 421 or not reply.completed:  # RSET refused: this server's state is unknown
+            events += self._end(Answer(stage, reply))
+
+    def _unasked(self, reply: Reply, events: list[Event]) -> None:
+        # A reply that nothing asked for: 421 of a server that shuts down, or a verdict before the content is sent.
+        transaction = self._content
+        if transaction is not None and reply.code >= 400:
+            events += self._end(Answer(Stage.CONTENT, reply))
+        elif reply.code >= 400:
+            events += self._end(Answer(Stage.QUIT, reply))
+        else:
+            detail = f"the server sent a reply that nothing asked for: {reply.code}"
+            events += self._end(Answer(self.awaiting or Stage.QUIT, None, Trouble.PROTOCOL, detail))
+
+    def _greeting(self, reply: Reply, events: list[Event]) -> None:
+        if reply.code == 220:
+            self._hello()
+        else:
+            self._fail_session(Answer(Stage.GREETING, reply), events)
+
+    def _hello_reply(self, helo: int, reply: Reply, events: list[Event]) -> None:
+        if reply.completed:
+            self.capabilities = Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply)
+            self._set_up(events)
+        elif reply.permanent and not helo and not self.tls and self._protocol is Protocol.SMTP:
+            # SOUT-11: a server from before 1995. Not after TLS: no such server speaks it.
+            self._out.append(b"HELO " + self._hello_name + _CRLF)
+            self._expected.append((Stage.HELLO, None, 1))
+        else:
+            self._fail_session(Answer(Stage.HELLO, reply), events)
+
+    def _set_up(self, events: list[Event]) -> None:
+        if not self.tls:
+            self.starttls_offered = self.capabilities.starttls
+            if self._starttls is not StartTls.NEVER and self.capabilities.starttls:
+                self._out.append(b"STARTTLS\r\n")
+                self._expected.append((Stage.STARTTLS, None, 0))
+                return
+            if self._starttls is StartTls.ALWAYS:
+                detail = "TLS is required and the server does not offer STARTTLS"
+                self._fail_session(Answer(Stage.STARTTLS, None, Trouble.TLS, detail), events)
+                return
+        if self._login is not None:
+            self._authenticate(events)
+        else:
+            self._become_ready(events)
+
+    def _become_ready(self, events: list[Event]) -> None:
+        self.ready = True
+        events.append(Ready(self.capabilities))
+
+    def _starttls_reply(self, reply: Reply, events: list[Event]) -> None:
+        if reply.code == 220:
+            self._parser.clear()
+            events.append(NeedTls())
+        else:
+            answer = Answer(Stage.STARTTLS, reply, Trouble.TLS, f"the server refused STARTTLS that it offered: {reply}")
+            self._fail_session(answer, events)
+
+    def _fail_session(self, answer: Answer, events: list[Event]) -> None:
+        events.append(SessionFailed(answer))
+        if answer.reply is not None and answer.reply.code == 421:
+            self._quitting = True
+            events += self._end(answer)
+        else:
+            self._queue.clear()
+            self._expected.clear()
+            self.quit()
+
+    # --- AUTH ----------------------------------------------------------------------------------------------------
+
+    def _authenticate(self, events: list[Event]) -> None:
+        login = self._login
+        assert login is not None
+        offered = self.capabilities.auth
+        try:
+            mechanism = choose(
+                offered,
+                preference=login.mechanisms,
+                binding=self.binding,
+                password_may_be_shown=self.tls_verified,
+                without=self._failed_mechanisms,
+            )
+        except NoMechanism as error:
+            self._fail_session(Answer(Stage.AUTH, None, Trouble.AUTH, str(error)), events)
+            return
+        plus = Mechanism.SCRAM_SHA_256_PLUS if "256" in mechanism else Mechanism.SCRAM_SHA_1_PLUS
+        self._exchange = start_sasl(
+            mechanism,
+            login.credentials,
+            nonce=login.nonce(),
+            binding=self.binding,
+            server_offered_plus=plus.value in offered,
+            salted=login.salted,
+        )
+        line = b"AUTH " + mechanism.encode("ascii")
+        first = self._exchange.initial()
+        if first is not None:
+            response = base64.b64encode(first) or b"="
+            if len(line) + 1 + len(response) + 2 <= MAX_COMMAND:
+                line += b" " + response
+            else:
+                self._initial_owed = first
+        self._auth_line(line)
+
+    def _auth_line(self, line: bytes) -> None:
+        self._out.append(line + _CRLF)
+        self._expected.append((Stage.AUTH, None, 0))
+
+    def _auth_reply(self, reply: Reply, events: list[Event]) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if self._cancelled is not None:
+            answer, self._cancelled = self._cancelled, None
+            self._auth_refused(exchange, answer, events)
+        elif reply.code == 334:
+            self._challenge(exchange, reply)
+        elif reply.code == 235:
+            try:
+                exchange.verify_success()
+            except SaslError as error:
+                self._fail_session(Answer(Stage.AUTH, None, Trouble.AUTH, str(error)), events)
+                return
+            self.authenticated = exchange.mechanism
+            self._exchange = None
+            self._become_ready(events)
+        elif reply.positive:
+            detail = f"the server answered AUTH with {reply.code}"
+            self._fail_session(Answer(Stage.AUTH, None, Trouble.AUTH, detail), events)
+        else:
+            self._auth_refused(exchange, Answer(Stage.AUTH, reply), events)
+
+    def _auth_refused(self, exchange: Exchange, answer: Answer, events: list[Event]) -> None:
+        # A server that binds only by a type that we cannot compute refuses -PLUS before any proof is sent; then, and
+        # only then, another mechanism is tried. A wrong password is tried once, lest the account be locked.
+        self._initial_owed = None
+        final = answer.reply is None or answer.reply.permanent
+        if exchange.mechanism.binds_channel and not exchange.proof_sent and final:
+            self._failed_mechanisms.add(exchange.mechanism)
+            self._authenticate(events)
+        else:
+            self._fail_session(answer, events)
+
+    def _challenge(self, exchange: Exchange, reply: Reply) -> None:
+        try:
+            challenge = _decode_challenge(reply)
+            if self._initial_owed is not None:
+                if challenge:
+                    raise SaslError("the server sent a challenge where it should wait for our first message")
+                response, self._initial_owed = self._initial_owed, None
+            else:
+                response = exchange.respond(challenge)
+        except SaslError as error:
+            # RFC 4954 4: `*` cancels; the server answers 501.
+            self._cancelled = Answer(Stage.AUTH, None, Trouble.AUTH, str(error))
+            self._auth_line(b"*")
+            return
+        self._auth_line(base64.b64encode(response))
+
+    # --- transactions ----------------------------------------------------------------------------------------------
+
+    def _transaction_reply(self, stage: Stage, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+        tx.touched = True
+        if reply.code == 421:
+            # RFC 5321 3.8: the server closes. For this transaction it is the answer, for those behind it too.
+            self._expected.appendleft((stage, tx, index))
+            tx._decide_rest(Answer(stage, reply))
+            events += self._end(Answer(stage, reply))
+            return
+        if not reply.completed and reply.positive and stage is not Stage.DATA:
+            detail = f"the server answered {stage.upper()} with {reply.code}"
+            self._expected.appendleft((stage, tx, index))
+            events += self._end(Answer(stage, None, Trouble.PROTOCOL, detail))
+            return
+        match stage:
+            case Stage.MAIL:
+                if not reply.completed:
+                    tx._decide_rest(Answer(stage, reply))
+                    self._settle(tx, events)
+                elif not self.capabilities.pipelining:
+                    self._command(tx.rcpt_lines[0], Stage.RCPT, tx, 0)
+            case Stage.RCPT:
+                self._rcpt_reply(tx, index, reply, events)
+            case Stage.DATA:
+                self._data_reply(tx, reply, events)
+            case Stage.CONTENT:
+                tx._chunks -= 1
+                if not reply.completed:
+                    tx._decide_rest(Answer(stage, reply))
+                    if self._content is tx:
+                        self._content = None
+                    self._reset_needed = True
+                    self._settle(tx, events)
+                elif self._content is tx:
+                    events.append(ContentWanted(tx))
+            case _:
+                self._end_reply(tx, index, reply, events)
+
+    def _rcpt_reply(self, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+        if tx.answers[index] is None:  # else MAIL was refused, and this is only its echo
+            if reply.completed:  # 250, and 251: it forwards (SOUT-13, reference H30)
+                tx._waiting.append(index)
+            else:
+                tx.answers[index] = Answer(Stage.RCPT, reply)
+        following = index + 1
+        if following < len(tx.rcpt_lines):
+            if not self.capabilities.pipelining:
+                self._command(tx.rcpt_lines[following], Stage.RCPT, tx, following)
+        elif not tx._waiting:
+            self._settle(tx, events)  # with DATA pipelined: once its reply has come
+        elif tx.bdat:
+            self._content = tx
+            events.append(ContentWanted(tx))
+        elif not self.capabilities.pipelining:
+            self._command(b"DATA\r\n", Stage.DATA, tx, 0)
+
+    def _data_reply(self, tx: Transaction, reply: Reply, events: list[Event]) -> None:
+        if reply.code // 100 == 3:
+            if tx._waiting:
+                self._content = tx
+                events.append(ContentWanted(tx))
+            else:
+                # RFC 2920 3.1: a server that says 354 without a valid recipient wants a lone dot (EXT-04).
+                self._out.append(b".\r\n")
+                self._expected.append((Stage.END, tx, -1))
+        elif reply.completed:
+            answer = Answer(Stage.DATA, None, Trouble.PROTOCOL, f"the server answered DATA with {reply.code}")
+            self._expected.appendleft((Stage.DATA, tx, 0))
+            events += self._end(answer)
+        else:
+            tx._decide_rest(Answer(Stage.DATA, reply))
+            self._settle(tx, events)
+
+    def _end_reply(self, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+        if index < 0:
+            answer = Answer(Stage.END, reply)
+            for i in tx._waiting:
+                tx.answers[i] = answer
+            tx._waiting = []
+        elif tx.answers[index] is None:
+            tx.answers[index] = Answer(Stage.END, reply)
+        if not self._expected or self._expected[0][1] is not tx:
+            tx._waiting = []
+            events.append(Finished(tx))
+
+    def _settle(self, tx: Transaction, events: list[Event]) -> None:
+        # Every recipient is decided without content; the transaction is over once its last reply has come.
+        if any(other is tx for _, other, _ in self._expected):
+            return
+        self._reset_needed = True
+        events.append(Finished(tx))
+
+    def _end(self, answer: Answer) -> list[Event]:
+        events: list[Event] = []
+        self.gone = True
+        open_ones: list[Transaction] = []
+        steps = [tx for _, tx, _ in self._expected] + [tx for _, _, tx, _ in self._queue] + [self._content]
+        for tx in steps:
+            if tx is not None and tx not in open_ones:
+                open_ones.append(tx)
+        self._expected.clear()
+        self._queue.clear()
+        self._content = None
+        for tx in open_ones:
+            if tx.content_sent:
+                trouble = answer.trouble or Trouble.CLOSED
+                detail = answer.detail or f"the server closed: {answer.reply}"
+                tx._decide_rest(Answer(Stage.END, None, trouble, detail, uncertain=True))
+            elif tx.touched:
+                tx._decide_rest(answer)
+            else:
+                tx._decide_rest(Answer(Stage.MAIL, answer.reply, answer.trouble, answer.detail))
+            events.append(Finished(tx))
+        if not self.ready and not self._quitting:
+            events.append(SessionFailed(answer))
+        self.ready = False
+        events.append(Gone(answer))
+        return events
+
+
+def _decode_challenge(reply: Reply) -> bytes:
+    text = reply.lines[0].strip()
+    if len(reply.lines) != 1 or not _BASE64.fullmatch(text):
+        raise SaslError("the server's challenge is not base64")
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise SaslError("the server's challenge is not base64") from error
+
+
+# --- content -------------------------------------------------------------------------------------------------------
+
+_BARE = re.compile(rb"\r\n|\r|\n")
+
+
+def has_bare_line_ends(content: bytes) -> bool:
+    """Whether a CR or LF stands alone somewhere: such content must not be sent by DATA as it is (SOUT-12)."""
+    pairs = content.count(b"\r\n")
+    return pairs != content.count(b"\n") or pairs != content.count(b"\r")
+
+
+def stuff(content: bytes) -> bytes:
+    """Whole content made ready for DATA: dots doubled at line starts, CRLF and the final dot at its end.
+
+    Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, which the re-encoder leaves in header fields at most,
+    becomes CRLF, so that stored bytes can never end the data or begin a command.
+    """
+    if has_bare_line_ends(content):
+        content = _BARE.sub(b"\r\n", content)
+    if b"\r\n." in content:
+        content = content.replace(b"\r\n.", b"\r\n..")
+    if content.startswith(b"."):
+        content = b"." + content
+    if content.endswith(b"\r\n") or not content:
+        return content + b".\r\n"
+    return content + b"\r\n.\r\n"
+
+
+class Stuffer:
+    """`stuff` for content that comes in pieces, split anywhere."""
+
+    __slots__ = ("_held", "_line_start")
+
+    def __init__(self) -> None:
+        self._line_start = True
+        self._held = b""  # a CR whose LF may come with the next piece
+
+    def feed(self, piece: bytes) -> bytes:
+        """The octets to write for this piece."""
+        data = self._held + piece
+        self._held = b""
+        if data.endswith(b"\r"):
+            data, self._held = data[:-1], b"\r"
+        if not data:
+            return b""
+        if has_bare_line_ends(data):
+            data = _BARE.sub(b"\r\n", data)
+        starts = self._line_start and data.startswith(b".")
+        self._line_start = data.endswith(b"\r\n")
+        if b"\r\n." in data:
+            data = data.replace(b"\r\n.", b"\r\n..")
+        return b"." + data if starts else data
+
+    def finish(self) -> bytes:
+        """What closes the data: the rest of the last line and the final dot."""
+        if self._held:
+            self._held, self._line_start = b"", True
+            return b"\r\n.\r\n"
+        return b".\r\n" if self._line_start else b"\r\n.\r\n"

@@ -1,0 +1,679 @@
+"""The client's dialogue, command by command, without a socket (SOUT, EXT, LMTP, AUTH, TLS-02)."""
+
+import base64
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.sasl.client import ChannelBinding, Credentials
+from mailrail.core.smtp.client import (
+    Answer,
+    ContentWanted,
+    Dialogue,
+    Event,
+    Finished,
+    Gone,
+    Login,
+    NeedTls,
+    Protocol,
+    Ready,
+    SessionFailed,
+    Stage,
+    StartTls,
+    Stuffer,
+    Transaction,
+    Trouble,
+    read_capabilities,
+    stuff,
+)
+from mailrail.core.smtp.reply import Reply
+
+PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
+PLAIN_HELLO = b"250 mx.example\r\n"
+
+
+def session(hello: bytes = PIPELINING, **settings: object) -> Dialogue:
+    """A dialogue that is ready for its first transaction."""
+    dialogue = Dialogue("client.example", **settings)  # type: ignore[arg-type]
+    assert dialogue.receive(b"220 mx.example ESMTP\r\n") == []
+    assert dialogue.take().split(b" ")[1] == b"client.example\r\n"
+    (ready,) = dialogue.receive(hello)
+    assert isinstance(ready, Ready)
+    return dialogue
+
+
+def transaction(recipients: int = 1, *, bdat: bool = False) -> Transaction:
+    lines = [b"RCPT TO:<r%d@example.org>\r\n" % i for i in range(recipients)]
+    return Transaction(b"MAIL FROM:<s@example.com>\r\n", lines, bdat=bdat)
+
+
+def answers(tx: Transaction) -> list[Answer]:
+    assert all(answer is not None for answer in tx.answers)
+    return [answer for answer in tx.answers if answer is not None]
+
+
+def kinds(events: Sequence[Event]) -> list[type]:
+    return [type(event) for event in events]
+
+
+# --- set-up of the session -----------------------------------------------------------------------------------------
+
+
+def test_ehlo_comes_first_and_helo_only_when_it_is_refused_SOUT_11() -> None:
+    dialogue = Dialogue("client.example")
+    dialogue.receive(b"220 hi\r\n")
+    assert dialogue.take() == b"EHLO client.example\r\n"
+    assert dialogue.receive(b"502 what\r\n") == []
+    assert dialogue.take() == b"HELO client.example\r\n"
+    (ready,) = dialogue.receive(b"250-old.example\r\n250 PIPELINING\r\n")
+    assert isinstance(ready, Ready)
+    assert not ready.capabilities.extended
+    assert not ready.capabilities.pipelining
+
+
+def test_a_refused_helo_too_fails_the_session() -> None:
+    dialogue = Dialogue("client.example")
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.receive(b"502 what\r\n")
+    dialogue.take()
+    (failed,) = dialogue.receive(b"550 go away\r\n")
+    assert failed == SessionFailed(Answer(Stage.HELLO, Reply(550, ("go away",))))
+    assert dialogue.take() == b"QUIT\r\n"
+    assert kinds(dialogue.receive(b"221 bye\r\n")) == [Gone]
+
+
+@pytest.mark.parametrize("greeting", [b"554 no\r\n", b"450 later\r\n", b"250 hm\r\n"])
+def test_a_greeting_other_than_220_fails_the_session(greeting: bytes) -> None:
+    dialogue = Dialogue("client.example")
+    (failed,) = dialogue.receive(greeting)
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.stage is Stage.GREETING
+    assert dialogue.take() == b"QUIT\r\n"
+
+
+def test_421_at_the_greeting_ends_the_session_without_quit() -> None:
+    dialogue = Dialogue("client.example")
+    assert kinds(dialogue.receive(b"421 busy\r\n")) == [SessionFailed, Gone]
+    assert dialogue.take() == b""
+
+
+def test_capabilities_are_read_in_any_case_and_nonsense_is_ignored() -> None:
+    capabilities = read_capabilities(
+        Reply(
+            250,
+            (
+                "mx.example at your service",
+                "size 1000",
+                "8bitMIME",
+                "AUTH PLAIN login",
+                "AUTH=CRAM-MD5",
+                "LIMITS RCPTMAX=5 MAILMAX=x FOO",
+                "",
+                "CHUNKING",
+                "BINARYMIME",
+                "XWHATEVER ***",
+            ),
+        )
+    )
+    assert capabilities.name == "mx.example"
+    assert capabilities.size == 1000
+    assert capabilities.eight_bit_mime
+    assert capabilities.auth == ("PLAIN", "LOGIN", "CRAM-MD5")
+    assert capabilities.max_recipients == 5
+    assert capabilities.max_transactions is None
+    assert capabilities.binary_mime
+
+
+@pytest.mark.parametrize("size", ["SIZE", "SIZE 0", "SIZE -1", "SIZE 9999999999999999999", "SIZE ²"])
+def test_size_without_a_positive_number_is_no_limit_H10(size: str) -> None:
+    capabilities = read_capabilities(Reply(250, ("mx", size)))
+    assert capabilities.size_offered
+    assert capabilities.size is None
+
+
+def test_binarymime_without_chunking_is_no_use_EXT_08() -> None:
+    assert not read_capabilities(Reply(250, ("mx", "BINARYMIME"))).binary_mime
+
+
+def test_lmtp_says_lhlo_and_never_falls_back_LMTP_01() -> None:
+    dialogue = Dialogue("client.example", protocol=Protocol.LMTP)
+    dialogue.receive(b"220 hi\r\n")
+    assert dialogue.take() == b"LHLO client.example\r\n"
+    (failed,) = dialogue.receive(b"500 what\r\n")
+    assert isinstance(failed, SessionFailed)
+
+
+# --- STARTTLS ---------------------------------------------------------------------------------
+
+
+def test_capabilities_from_before_tls_are_forgotten_TLS_02_H24() -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.take()
+    assert dialogue.receive(b"250-mx\r\n250-STARTTLS\r\n250-REQUIRETLS\r\n250 AUTH PLAIN\r\n") == []
+    assert dialogue.take() == b"STARTTLS\r\n"
+    assert kinds(dialogue.receive(b"220 go\r\n")) == [NeedTls]
+    dialogue.tls_started(verified=True)
+    assert not dialogue.capabilities.require_tls
+    assert dialogue.capabilities.auth == ()
+    assert dialogue.take() == b"EHLO client.example\r\n"
+    (ready,) = dialogue.receive(b"250 mx\r\n")
+    assert ready == Ready(dialogue.capabilities)
+    assert dialogue.starttls_offered
+    assert dialogue.tls
+
+
+def test_plaintext_injected_behind_the_starttls_reply_is_dropped_TLS_02() -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.receive(b"250-mx\r\n250 STARTTLS\r\n")
+    assert kinds(dialogue.receive(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n250-more")) == [NeedTls]
+    dialogue.tls_started(verified=True)
+    dialogue.take()
+    (ready,) = dialogue.receive(b"250 mx\r\n")
+    assert isinstance(ready, Ready)
+    assert ready.capabilities.name == "mx"
+
+
+def test_a_stripped_starttls_fails_a_session_that_requires_tls_TLS_08() -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    dialogue.receive(b"220 hi\r\n")
+    (failed,) = dialogue.receive(PIPELINING)
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.trouble is Trouble.TLS
+
+
+def test_a_refused_starttls_is_a_tls_failure_with_its_reply() -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.receive(b"250-mx\r\n250 STARTTLS\r\n")
+    (failed,) = dialogue.receive(b"454 not now\r\n")
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.trouble is Trouble.TLS
+    assert failed.answer.reply == Reply(454, ("not now",))
+
+
+# --- transactions, pipelined ---------------------------------------------------------------------------------------
+
+
+def test_a_pipelined_group_is_one_write_and_ends_at_data_EXT_04() -> None:
+    dialogue = session()
+    tx = transaction(2)
+    dialogue.begin(tx)
+    assert dialogue.take() == (
+        b"MAIL FROM:<s@example.com>\r\nRCPT TO:<r0@example.org>\r\nRCPT TO:<r1@example.org>\r\nDATA\r\n"
+    )
+    assert dialogue.receive(b"250 ok\r\n250 ok\r\n251 forwards\r\n354 go\r\n") == [ContentWanted(tx)]
+    dialogue.content(stuff(b"A: b\r\n\r\nhi\r\n"), last=True)
+    assert dialogue.take() == b"A: b\r\n\r\nhi\r\n.\r\n"
+    assert dialogue.receive(b"250 2.0.0 queued\r\n") == [Finished(tx)]
+    assert all(answer.accepted for answer in answers(tx))
+    assert dialogue.idle
+
+
+def test_each_recipient_keeps_its_own_result_SOUT_10() -> None:
+    dialogue = session()
+    tx = transaction(3)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n452 4.5.3 too many\r\n354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    assert dialogue.receive(b"250 done\r\n") == [Finished(tx)]
+    ok, refused, later = answers(tx)
+    assert ok.accepted
+    assert (refused.stage, refused.reply and refused.reply.code) == (Stage.RCPT, 550)
+    assert (later.stage, later.reply and later.reply.code) == (Stage.RCPT, 452)
+
+
+def test_a_refused_mail_decides_all_and_its_echoes_are_ignored() -> None:
+    dialogue = session()
+    tx = transaction(2)
+    dialogue.begin(tx)
+    assert dialogue.receive(b"550 5.7.1 not you\r\n") == []
+    assert dialogue.receive(b"503 no mail\r\n503 no mail\r\n503 no rcpt\r\n") == [Finished(tx)]
+    assert [(a.stage, a.reply and a.reply.code) for a in answers(tx)] == [(Stage.MAIL, 550)] * 2
+    again = transaction()
+    dialogue.take()
+    dialogue.begin(again)
+    assert dialogue.take().startswith(b"RSET\r\nMAIL FROM")
+
+
+def test_354_without_a_recipient_is_answered_with_a_lone_dot_EXT_04() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.take()
+    assert dialogue.receive(b"250 ok\r\n550 no\r\n354 go\r\n") == []
+    assert dialogue.take() == b".\r\n"
+    assert dialogue.receive(b"554 no valid recipients\r\n") == [Finished(tx)]
+    assert answers(tx)[0].reply == Reply(550, ("no",))
+    assert dialogue.idle
+
+
+def test_a_server_that_accepts_the_lone_dot_has_still_refused_the_recipient() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n550 no\r\n354 go\r\n250 thanks\r\n")
+    assert not answers(tx)[0].accepted
+
+
+def test_a_refused_data_decides_those_that_rcpt_took() -> None:
+    dialogue = session()
+    tx = transaction(2)
+    dialogue.begin(tx)
+    assert dialogue.receive(b"250 ok\r\n250 ok\r\n550 no\r\n451 disk\r\n") == [Finished(tx)]
+    assert [(a.stage, a.reply and a.reply.code) for a in answers(tx)] == [(Stage.DATA, 451), (Stage.RCPT, 550)]
+
+
+def test_the_next_transaction_follows_the_final_dot_in_the_same_write() -> None:
+    dialogue = session()
+    first, second = transaction(), transaction()
+    dialogue.begin(first)
+    assert not dialogue.accepts_transaction
+    dialogue.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    dialogue.take()
+    dialogue.content(b"x\r\n.\r\n", last=True)
+    assert dialogue.accepts_transaction
+    dialogue.begin(second)
+    assert dialogue.take() == b"x\r\n.\r\nMAIL FROM:<s@example.com>\r\nRCPT TO:<r0@example.org>\r\nDATA\r\n"
+    events = dialogue.receive(b"250 first\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+    assert events == [Finished(first), ContentWanted(second)]
+
+
+def test_quit_goes_with_the_final_dot_where_the_server_pipelines() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    dialogue.take()
+    dialogue.content(b"x\r\n.\r\n", last=True)
+    dialogue.quit()
+    assert dialogue.take() == b"x\r\n.\r\nQUIT\r\n"
+    assert kinds(dialogue.receive(b"250 ok\r\n221 bye\r\n")) == [Finished, Gone]
+
+
+# --- transactions, one command at a time -----------------------------------------------------------------------------
+
+
+def test_without_pipelining_each_command_waits_for_its_reply_EXT_04() -> None:
+    dialogue = session(PLAIN_HELLO)
+    tx = transaction(2)
+    dialogue.begin(tx)
+    assert dialogue.take() == b"MAIL FROM:<s@example.com>\r\n"
+    dialogue.receive(b"250 ok\r\n")
+    assert dialogue.take() == b"RCPT TO:<r0@example.org>\r\n"
+    dialogue.receive(b"250 ok\r\n")
+    assert dialogue.take() == b"RCPT TO:<r1@example.org>\r\n"
+    dialogue.receive(b"250 ok\r\n")
+    assert dialogue.take() == b"DATA\r\n"
+    assert dialogue.receive(b"354 go\r\n") == [ContentWanted(tx)]
+    dialogue.content(b"x\r\n.\r\n", last=True)
+    dialogue.quit()
+    assert dialogue.take() == b"x\r\n.\r\n"
+    assert dialogue.receive(b"250 ok\r\n") == [Finished(tx)]
+    assert dialogue.take() == b"QUIT\r\n"
+
+
+def test_without_pipelining_data_is_not_sent_when_every_rcpt_is_refused_SOUT_17() -> None:
+    dialogue = session(PLAIN_HELLO)
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n")
+    dialogue.take()
+    assert dialogue.receive(b"550 no\r\n") == [Finished(tx)]
+    assert dialogue.take() == b""
+    dialogue.begin(transaction())
+    assert dialogue.take() == b"RSET\r\n"
+    dialogue.receive(b"250 ok\r\n")
+    assert dialogue.take() == b"MAIL FROM:<s@example.com>\r\n"
+
+
+def test_mailmax_ends_the_use_of_a_connection() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 LIMITS MAILMAX=1\r\n")
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    dialogue.receive(b"250 ok\r\n")
+    assert not dialogue.accepts_transaction
+
+
+# --- BDAT ---------------------------------------------------------------------------------------------------------------
+
+
+def test_bdat_sends_chunks_and_waits_for_no_354() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    assert dialogue.take().endswith(b"RCPT TO:<r0@example.org>\r\n")
+    assert dialogue.receive(b"250 ok\r\n250 ok\r\n") == [ContentWanted(tx)]
+    dialogue.content(b".\n\0", last=False)
+    assert dialogue.take() == b"BDAT 3\r\n.\n\0"
+    assert dialogue.wants_chunk()
+    dialogue.content(b"", last=True)
+    assert dialogue.take() == b"BDAT 0 LAST\r\n"
+    assert dialogue.receive(b"250 3 octets\r\n") == []
+    assert dialogue.receive(b"250 ok\r\n") == [Finished(tx)]
+    assert answers(tx)[0].accepted
+
+
+def test_a_failed_chunk_ends_the_transaction_and_nothing_more_is_sent() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n")
+    dialogue.content(b"a", last=False)
+    dialogue.content(b"b", last=False)
+    assert dialogue.receive(b"552 too big\r\n") == []
+    assert not dialogue.wants_chunk()
+    assert dialogue.receive(b"503 failed before\r\n") == [Finished(tx)]
+    assert answers(tx)[0] == Answer(Stage.CONTENT, Reply(552, ("too big",)))
+    dialogue.take()
+    dialogue.begin(transaction())
+    assert dialogue.take().startswith(b"RSET\r\n")
+
+
+def test_without_pipelining_one_chunk_is_in_flight() -> None:
+    dialogue = session(b"250-mx\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n")
+    assert dialogue.receive(b"250 ok\r\n") == [ContentWanted(tx)]
+    dialogue.content(b"a", last=False)
+    assert not dialogue.wants_chunk()
+    assert dialogue.receive(b"250 ok\r\n") == [ContentWanted(tx)]
+
+
+# --- LMTP ---------------------------------------------------------------------------------------------------------------
+
+
+def test_lmtp_gives_one_reply_for_each_accepted_recipient_LMTP_02() -> None:
+    dialogue = session(protocol=Protocol.LMTP)
+    tx = transaction(3)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    assert dialogue.receive(b"250 delivered\r\n") == []
+    assert dialogue.receive(b"452 full\r\n") == [Finished(tx)]
+    first, refused, full = answers(tx)
+    assert first.accepted
+    assert refused.stage is Stage.RCPT
+    assert (full.stage, full.reply and full.reply.code) == (Stage.END, 452)
+
+
+def test_a_connection_lost_midway_leaves_only_the_unanswered_in_doubt_LMTP_03() -> None:
+    dialogue = session(protocol=Protocol.LMTP)
+    tx = transaction(3)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    dialogue.receive(b"250 one\r\n250 two\r\n")
+    assert kinds(dialogue.lost(Trouble.CLOSED, "closed")) == [Finished, Gone]
+    assert [a.accepted for a in answers(tx)] == [True, True, False]
+    assert [a.uncertain for a in answers(tx)] == [False, False, True]
+
+
+# --- the connection breaks ---------------------------------------------------------------------------------
+
+_STEPS = [b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"]
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_connection_lost_before_the_dot_is_certain_and_after_it_uncertain_SOUT_14(step: int) -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    for reply in _STEPS[:step]:
+        dialogue.receive(reply)
+    if step == 3:
+        dialogue.content(b".\r\n", last=True)
+    assert kinds(dialogue.lost(Trouble.CLOSED, "reset")) == [Finished, Gone]
+    (answer,) = answers(tx)
+    assert answer.trouble is Trouble.CLOSED
+    assert answer.uncertain == (step == 3)
+    assert tx.touched == (step > 0)
+
+
+def test_a_server_that_closes_after_refusing_mail_is_answered_by_its_reply_H10() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"550 5.7.1 spam\r\n")
+    dialogue.lost(Trouble.CLOSED, "reset")
+    assert answers(tx)[0].reply == Reply.of(550, "5.7.1", "spam")
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_421_anywhere_is_the_answer_and_the_end_SOUT_13(step: int) -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    for reply in _STEPS[:step]:
+        dialogue.receive(reply)
+    if step == 3:
+        dialogue.content(b".\r\n", last=True)
+    assert kinds(dialogue.receive(b"421 4.3.2 bye\r\n")) == [Finished, Gone]
+    (answer,) = answers(tx)
+    assert answer.reply is not None
+    assert answer.reply.code == 421
+    assert not answer.uncertain
+
+
+def test_421_for_one_message_leaves_the_pipelined_next_one_untouched() -> None:
+    dialogue = session()
+    first, second = transaction(), transaction()
+    dialogue.begin(first)
+    dialogue.receive(b"".join(_STEPS))
+    dialogue.content(b".\r\n", last=True)
+    dialogue.begin(second)
+    dialogue.receive(b"421 bye\r\n")
+    assert answers(first)[0].stage is Stage.END
+    assert answers(second)[0].stage is Stage.MAIL
+    assert not second.touched
+
+
+def test_garbage_ends_the_session_and_good_replies_before_it_count() -> None:
+    dialogue = session()
+    tx = transaction(2)
+    dialogue.begin(tx)
+    events = dialogue.receive(b"250 ok\r\n550 no\r\n\x00\x01\r\n")
+    assert kinds(events) == [Finished, Gone]
+    refused, broken = answers(tx)
+    assert refused.reply is not None
+    assert broken.trouble is Trouble.PROTOCOL
+
+
+def test_a_verdict_in_the_middle_of_the_content_is_the_answer() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"".join(_STEPS))
+    dialogue.content(b"half", last=False)
+    assert kinds(dialogue.receive(b"552 5.3.4 too big\r\n")) == [Finished, Gone]
+    assert answers(tx)[0] == Answer(Stage.CONTENT, Reply.of(552, "5.3.4", "too big"))
+
+
+@pytest.mark.parametrize("reply", [b"354 what\r\n", b"399 hm\r\n"])
+def test_a_3yz_where_none_belongs_is_no_acceptance(reply: bytes) -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"".join(_STEPS))
+    dialogue.content(b".\r\n", last=True)
+    dialogue.receive(reply)
+    assert not answers(tx)[0].accepted
+
+
+def test_a_lease_that_runs_low_before_the_dot_leaves_certainty_LSE_02() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"".join(_STEPS))
+    dialogue.lost(Trouble.LEASE, "12 s of lease left")
+    assert answers(tx)[0] == Answer(Stage.CONTENT, None, Trouble.LEASE, "12 s of lease left")
+
+
+def test_a_transaction_cannot_begin_inside_another() -> None:
+    dialogue = session()
+    dialogue.begin(transaction())
+    with pytest.raises(RuntimeError):
+        dialogue.begin(transaction())
+
+
+def test_a_server_that_says_goodbye_while_idle_ends_the_session() -> None:
+    assert kinds(session().receive(b"421 idle too long\r\n")) == [Gone]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=12), st.integers(1, 3))
+def test_no_bytes_of_a_server_break_the_dialogue_SOUT_15(chunks: list[bytes], recipients: int) -> None:
+    dialogue = session()
+    tx = transaction(recipients)
+    dialogue.begin(tx)
+    finished = 0
+    for chunk in [*chunks, b"250 ok\r\n"]:
+        for event in dialogue.receive(chunk):
+            if isinstance(event, ContentWanted):
+                dialogue.content(b".\r\n", last=True)
+            finished += isinstance(event, Finished)
+    finished += sum(isinstance(event, Finished) for event in dialogue.lost(Trouble.CLOSED, "end"))
+    assert finished == 1
+    assert all(answer is not None for answer in tx.answers)
+
+
+# --- AUTH -------------------------------------------------------------------------------------------------------------
+
+
+def _login(mechanisms: tuple[str, ...] = ()) -> Login:
+    return Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", mechanisms)
+
+
+def _authenticating(offer: bytes, login: Login | None = None, **settings: object) -> Dialogue:
+    dialogue = Dialogue("c.example", login=login or _login(), tls=True, tls_verified=True, **settings)  # type: ignore[arg-type]
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.take()
+    dialogue.receive(b"250-mx\r\n250 AUTH " + offer + b"\r\n")
+    return dialogue
+
+
+def test_plain_goes_in_one_line_over_verified_tls() -> None:
+    dialogue = _authenticating(b"PLAIN LOGIN")
+    assert dialogue.take() == b"AUTH PLAIN " + base64.b64encode(b"\0user\0pencil") + b"\r\n"
+    assert kinds(dialogue.receive(b"235 ok\r\n")) == [Ready]
+    assert dialogue.authenticated == "PLAIN"
+
+
+def test_the_offer_is_the_one_read_after_tls_AUTH_08() -> None:
+    dialogue = Dialogue("c.example", login=_login(), starttls=StartTls.ALWAYS)
+    dialogue.receive(b"220 hi\r\n")
+    dialogue.receive(b"250-mx\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n")
+    dialogue.receive(b"220 go\r\n")
+    dialogue.tls_started(verified=True)
+    dialogue.take()
+    dialogue.receive(b"250-mx\r\n250 AUTH LOGIN\r\n")
+    assert dialogue.take() == b"AUTH LOGIN\r\n"
+    dialogue.receive(b"334 VXNlcm5hbWU6\r\n")
+    assert dialogue.take() == base64.b64encode(b"user") + b"\r\n"
+    dialogue.receive(b"334 UGFzc3dvcmQ6\r\n")
+    assert dialogue.take() == base64.b64encode(b"pencil") + b"\r\n"
+    assert kinds(dialogue.receive(b"235 ok\r\n")) == [Ready]
+
+
+def test_scram_verifies_the_server_before_mail_SCR_01() -> None:
+    dialogue = _authenticating(b"SCRAM-SHA-256 PLAIN")
+    assert dialogue.take().startswith(b"AUTH SCRAM-SHA-256 ")
+    first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    dialogue.receive(b"334 " + base64.b64encode(first) + b"\r\n")
+    dialogue.take()
+    dialogue.receive(b"334 " + base64.b64encode(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=") + b"\r\n")
+    assert dialogue.take() == b"\r\n"  # SCR-02: an empty line, then 235
+    assert kinds(dialogue.receive(b"235 ok\r\n")) == [Ready]
+
+
+def test_an_early_235_is_not_believed_by_scram_SCR_01() -> None:
+    dialogue = _authenticating(b"SCRAM-SHA-256")
+    (failed,) = dialogue.receive(b"235 welcome\r\n")
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.trouble is Trouble.AUTH
+
+
+def test_an_initial_response_that_does_not_fit_goes_after_a_334_AUTH_10() -> None:
+    login = Login(Credentials("u" * 400, "p"), lambda: "nonce")
+    dialogue = _authenticating(b"PLAIN", login)
+    assert dialogue.take() == b"AUTH PLAIN\r\n"
+    dialogue.receive(b"334 \r\n")
+    assert dialogue.take() == base64.b64encode(b"\0" + b"u" * 400 + b"\0p") + b"\r\n"
+
+
+def test_a_bad_challenge_is_cancelled_with_a_star() -> None:
+    dialogue = _authenticating(b"CRAM-MD5")
+    dialogue.take()
+    assert dialogue.receive(b"334 ***\r\n") == []
+    assert dialogue.take() == b"*\r\n"
+    (failed,) = dialogue.receive(b"501 cancelled\r\n")
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.trouble is Trouble.AUTH
+    assert dialogue.take() == b"QUIT\r\n"
+
+
+def test_535_is_the_answer_and_the_password_is_tried_once() -> None:
+    dialogue = _authenticating(b"SCRAM-SHA-256 PLAIN", _login(("PLAIN", "SCRAM-SHA-256")))
+    dialogue.take()
+    (failed,) = dialogue.receive(b"535 5.7.8 wrong\r\n")
+    assert failed == SessionFailed(Answer(Stage.AUTH, Reply.of(535, "5.7.8", "wrong")))
+    assert dialogue.take() == b"QUIT\r\n"
+
+
+def test_a_refused_channel_binding_falls_back_before_any_proof_was_sent() -> None:
+    binding = ChannelBinding("tls-server-end-point", b"x" * 32)
+    dialogue = _authenticating(b"SCRAM-SHA-256-PLUS SCRAM-SHA-256", binding=binding)
+    assert dialogue.take().startswith(b"AUTH SCRAM-SHA-256-PLUS ")
+    assert dialogue.receive(b"535 5.7.8 unsupported channel binding\r\n") == []
+    line = dialogue.take()
+    assert line.startswith(b"AUTH SCRAM-SHA-256 ")
+    assert base64.b64decode(line.split()[2]).startswith(b"n,,")
+
+
+def test_no_offer_fails_a_session_that_must_log_in() -> None:
+    dialogue = Dialogue("c.example", login=_login(), tls=True, tls_verified=True)
+    dialogue.receive(b"220 hi\r\n")
+    (failed,) = dialogue.receive(b"250 mx\r\n")
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.stage is Stage.AUTH
+    assert "offers nothing" in failed.answer.detail
+
+
+# --- content ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "wire"),
+    [
+        (b"", b".\r\n"),
+        (b"a\r\n", b"a\r\n.\r\n"),
+        (b"a", b"a\r\n.\r\n"),
+        (b".\r\n", b"..\r\n.\r\n"),
+        (b"a\r\n.\r\nMAIL\r\n", b"a\r\n..\r\nMAIL\r\n.\r\n"),
+        (b"a\n.\nb\r\n", b"a\r\n..\r\nb\r\n.\r\n"),
+        (b"a\r.\rb\r\n", b"a\r\n..\r\nb\r\n.\r\n"),
+        (b"a\r\n.\nb", b"a\r\n..\r\nb\r\n.\r\n"),
+        (b"a\r\r\n.\r\r\n", b"a\r\n\r\n..\r\n\r\n.\r\n"),
+    ],
+)
+def test_stored_bytes_can_neither_end_the_data_nor_smuggle_SOUT_12(content: bytes, wire: bytes) -> None:
+    assert stuff(content) == wire
+
+
+@given(st.lists(st.text(alphabet="a.\r\n", max_size=6), max_size=8))
+def test_pieces_are_stuffed_as_the_whole_is(pieces: list[str]) -> None:
+    parts = [piece.encode() for piece in pieces]
+    stuffer = Stuffer()
+    assert b"".join(map(stuffer.feed, parts)) + stuffer.finish() == stuff(b"".join(parts))
+
+
+@given(st.text(alphabet="a.\r\n", max_size=40))
+def test_the_final_dot_is_the_only_one(text: str) -> None:
+    wire = b"\r\n" + stuff(text.encode())
+    assert wire.count(b"\r\n.\r\n") == 1
+    assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
