@@ -5,11 +5,11 @@ Fixtures (registered in `tests/conftest.py`):
 - `postgres`: the server of this pytest process (an xdist worker has its own). Do not stop or kill it.
 - `database`: the URL of a fresh database with the migrations of every service, owned by a role that is no superuser.
 - `empty_database`: the URL of a fresh database without any schema.
-- `database_for`: `database_for("queue")` gives a fresh database with only that service's schema; call it as often as needed.
+- `database_for`: `database_for("queue")` gives a fresh database with only that service's schema, at each call another.
 - `disposable_postgres`: a server of the test's own, to be killed and started again.
 
-A database is copied from a template, some 40 ms; the template is migrated once a process. Databases are dropped after the
-test, by force when connections are left open.
+A database is copied from a template, some 40 ms; the template is migrated once a process. Databases are dropped after
+the test, by force when connections are left open.
 """
 
 import contextlib

