@@ -1,5 +1,8 @@
-"""Fixtures for every kind of test."""
+"""Fixtures for every kind of test; peer programs that are missing skip a test with the reason, or fail it in CI."""
 
+import pytest
+
+from testkit.peers import require_peer
 from testkit.postgres import (  # fixtures are found by being here
     _databases,
     database,
@@ -10,3 +13,10 @@ from testkit.postgres import (  # fixtures are found by being here
 )
 
 __all__ = ["_databases", "database", "database_for", "disposable_postgres", "empty_database", "postgres"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.peer("postfix")`: the test needs that program."""
+    for marker in item.iter_markers("peer"):
+        for name in marker.args:
+            require_peer(name)
