@@ -63,7 +63,6 @@ CREATE TABLE queue.recipient (
     due           timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
     token         bigint,                -- fencing token of the lease (LSE-01); NULL: not leased
     lease_until   timestamptz,
-    node          text,                  -- the outbound process that works on it
     held          timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
     hold_reason   text,
     attempts      smallint    NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
@@ -75,6 +74,7 @@ CREATE TABLE queue.recipient (
     delayed       boolean     NOT NULL DEFAULT false,  -- its delayed DSN is decided on (once per recipient)
     tls           smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
     origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
+    vouched       boolean     NOT NULL DEFAULT false,  -- the reverse-path is known to be the sender's (DSN-26)
     queued        timestamptz NOT NULL DEFAULT now(),
     paused        double precision NOT NULL DEFAULT 0,  -- seconds that count for no lifetime: before release, on hold (until unhold adds them)
     last_attempt  timestamptz,           -- start of the newest attempt
@@ -93,7 +93,7 @@ CREATE TABLE queue.recipient (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2);
 -- The owner fetches due recipients of a site, oldest first (SHD-03). Leased and held rows are not in it, so they cost nothing here.
 CREATE INDEX recipient_due ON queue.recipient (shard, site, due) WHERE token IS NULL AND held IS NULL;
--- The sweep for leases that ran out (LSE-04); a process that looks for its leases by node.
+-- The sweep for leases that ran out (LSE-04).
 CREATE INDEX recipient_lease ON queue.recipient (lease_until) WHERE token IS NOT NULL;
 -- Other recipients of a message: grouping, the content sweeper (FIN-02), GetMessage.
 CREATE INDEX recipient_message ON queue.recipient (message_id);
@@ -102,7 +102,7 @@ CREATE INDEX recipient_requested ON queue.recipient (shard) WHERE request <> 0;
 -- ListRecipients: waiting and held ones by due time, in pages. Leased ones are found by recipient_lease.
 CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
 
--- Finished attempts of live recipients but the newest (that is recipient.last); history takes them over (FIN-03).
+-- Finished attempts of live recipients; the newest is in recipient.last too. History takes them over (FIN-03).
 CREATE TABLE queue.attempt (
     recipient_id bigint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
@@ -130,7 +130,6 @@ CREATE TABLE queue.site (
     probe_token  bigint,                          -- one probe at a time, by whichever owner took it
     probe_until  timestamptz,
     last_error   bytea,                           -- mailrail.queue.v1.Attempt that paused it
-    mx_group     text,                            -- digest of its MX set, as outbound found it
     changed      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 CREATE INDEX site_changed ON queue.site (changed);      -- owners learn what the others saw of shared sites
