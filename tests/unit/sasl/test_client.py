@@ -3,6 +3,7 @@
 import base64
 
 import pytest
+
 from mailrail.core.sasl.client import (
     MAX_ITERATIONS,
     ChannelBinding,

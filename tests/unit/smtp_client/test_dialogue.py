@@ -340,7 +340,7 @@ def test_mailmax_ends_the_use_of_a_connection() -> None:
     assert not dialogue.accepts_transaction
 
 
-# --- BDAT ---------------------------------------------------------------------------------------------------------------
+# --- BDAT ------------------------------------------------------------
 
 
 def test_bdat_sends_chunks_and_waits_for_no_354() -> None:
@@ -386,7 +386,7 @@ def test_without_pipelining_one_chunk_is_in_flight() -> None:
     assert dialogue.receive(b"250 ok\r\n") == [ContentWanted(tx)]
 
 
-# --- LMTP ---------------------------------------------------------------------------------------------------------------
+# --- LMTP ------------------------------------------------------------
 
 
 def test_lmtp_gives_one_reply_for_each_accepted_recipient_LMTP_02() -> None:

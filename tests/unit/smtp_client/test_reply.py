@@ -5,6 +5,7 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mailrail.core.smtp.reply import BadReply, EnhancedCode, Reply, ReplyParser, Severity
 
 

@@ -87,7 +87,9 @@ class Trouble(StrEnum):
     PROTOCOL = "protocol"  # what came is no SMTP
     TLS = "tls"
     AUTH = "auth"
-    LIMIT = "limit"  # the server's EHLO says that it cannot take this message
+    TOO_LARGE = "too-large"  # the server's SIZE says that it cannot take this message
+    NEEDS_SMTPUTF8 = "needs-smtputf8"  # it does not offer what an address or the header needs
+    UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
     LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
     CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
 
@@ -210,16 +212,35 @@ class Login:
 class Transaction:
     """One mail transaction: the lines to send, and per recipient the answer once there is one.
 
-    `answers[i]` belongs to `rcpt_lines[i]`. Made by `core/outbound/envelope.py`, filled by the dialogue.
+    `answers[i]` belongs to `rcpt_lines[i]`. Made from an `outbound.envelope.Plan`, filled by the dialogue.
     """
 
-    __slots__ = ("_chunks", "_waiting", "answers", "bdat", "content_sent", "mail_line", "rcpt_lines", "tag", "touched")
+    __slots__ = (
+        "_chunks",
+        "_waiting",
+        "answers",
+        "bdat",
+        "content_sent",
+        "mail_line",
+        "probe",
+        "rcpt_lines",
+        "tag",
+        "touched",
+    )
 
     def __init__(
-        self, mail_line: bytes, rcpt_lines: Sequence[bytes], *, bdat: bool = False, tag: object = None
+        self,
+        mail_line: bytes,
+        rcpt_lines: Sequence[bytes],
+        *,
+        bdat: bool = False,
+        probe: bool = False,
+        tag: object = None,
     ) -> None:
+        """`probe`: only asks whether the recipients would be taken; it ends after the last RCPT, without content."""
         if not rcpt_lines:
             raise ValueError("a transaction has at least one recipient")
+        self.probe = probe
         self.mail_line = mail_line
         self.rcpt_lines = tuple(rcpt_lines)
         self.bdat = bdat
@@ -423,7 +444,7 @@ class Dialogue:
             expected.append((Stage.MAIL, transaction, 0))
             for i in range(len(transaction.rcpt_lines)):
                 expected.append((Stage.RCPT, transaction, i))
-            if not transaction.bdat:
+            if not transaction.bdat and not transaction.probe:
                 out.append(b"DATA\r\n")
                 expected.append((Stage.DATA, transaction, 0))
         else:
@@ -751,7 +772,7 @@ class Dialogue:
 
     def _rcpt_reply(self, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
         if tx.answers[index] is None:  # else MAIL was refused, and this is only its echo
-            if reply.completed:  # 250, and 251: it forwards (SOUT-13, reference H30)
+            if reply.completed and not tx.probe:  # 250, and 251: it forwards (SOUT-13, reference H30)
                 tx._waiting.append(index)
             else:
                 tx.answers[index] = Answer(Stage.RCPT, reply)

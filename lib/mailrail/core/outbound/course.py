@@ -1,0 +1,184 @@
+"""The course of one delivery over several hosts: who is done, who tries the next host, and with what verdict it ends.
+
+The host-failover matrix (SOUT-13) in one place:
+
+| what happened                                        | the recipients concerned            |
+|------------------------------------------------------|-------------------------------------|
+| no connection, 4yz/5yz greeting or EHLO, TLS failure | next host                           |
+| 421 anywhere, connection lost before the dot         | next host                           |
+| our own limits: SIZE, SMTPUTF8 (H43)                 | next host                           |
+| 4yz to MAIL, DATA or the final dot                   | next host                           |
+| 5yz to MAIL, RCPT (but 552), DATA or the final dot   | final                               |
+| 4yz or 552 to RCPT                                   | one further host, then deferred     |
+| 452 or 552 to RCPT after others were accepted        | another transaction, same connection|
+| no reply to the final dot                            | deferred, no other host (LSE-08)    |
+| lease low, cancelled                                 | nothing more in this attempt        |
+
+Refused everywhere at the greeting is final only if every host said 521 or 554. What one host refuses for its own
+reasons, while another cannot be asked, stays temporary.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mailrail.core.delivery import outcome
+from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Verdict, of_reply, of_trouble
+from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.smtp.reply import EnhancedCode
+
+_STAGES: dict[Stage, outcome.Stage] = {
+    Stage.DNS: outcome.Stage.RESOLVE,
+    Stage.CONNECT: outcome.Stage.CONNECT,
+    Stage.PROXY: outcome.Stage.CONNECT,
+    Stage.GREETING: outcome.Stage.GREETING,
+    Stage.HELLO: outcome.Stage.EHLO,
+    Stage.STARTTLS: outcome.Stage.TLS,
+    Stage.HANDSHAKE: outcome.Stage.TLS,
+    Stage.AUTH: outcome.Stage.AUTH,
+    Stage.PLAN: outcome.Stage.MAIL,
+    Stage.MAIL: outcome.Stage.MAIL,
+    Stage.RCPT: outcome.Stage.RCPT,
+    Stage.DATA: outcome.Stage.DATA,
+    Stage.CONTENT: outcome.Stage.DATA,
+    Stage.END: outcome.Stage.DOT,
+    Stage.RSET: outcome.Stage.MAIL,
+    Stage.QUIT: outcome.Stage.MAIL,
+}
+_TROUBLES: dict[Trouble, outcome.Trouble] = {
+    Trouble.DNS: outcome.Trouble.DNS_FAILED,
+    Trouble.UNREACHABLE: outcome.Trouble.UNREACHABLE,
+    Trouble.PROXY: outcome.Trouble.PROXY_FAILED,
+    Trouble.CLOSED: outcome.Trouble.LOST,
+    Trouble.TIMEOUT: outcome.Trouble.TIMED_OUT,
+    Trouble.PROTOCOL: outcome.Trouble.GARBAGE,
+    Trouble.TLS: outcome.Trouble.TLS_FAILED,
+    Trouble.AUTH: outcome.Trouble.AUTH_IMPOSSIBLE,
+    Trouble.TOO_LARGE: outcome.Trouble.TOO_LARGE,
+    Trouble.NEEDS_SMTPUTF8: outcome.Trouble.NEEDS_SMTPUTF8,
+    Trouble.UNCONVERTIBLE: outcome.Trouble.UNCONVERTIBLE,
+}
+_SET_UP = frozenset(
+    {Stage.DNS, Stage.CONNECT, Stage.PROXY, Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH}
+)
+_GENERAL_REFUSALS = frozenset({521, 554})
+_TOO_MANY = frozenset({452, 552})
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The result for one recipient."""
+
+    verdict: Verdict
+    answer: Answer
+    cancelled: bool = False
+
+
+def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host: bool = False) -> Verdict:
+    """What an answer means by itself (core/delivery/outcome.py says it for replies and for troubles)."""
+    stage = _STAGES[answer.stage]
+    if answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+        return Verdict(Outcome.DEFERRED, EnhancedCode(4, 4, 5), answer.detail, scope=Scope.RECIPIENT)
+    if answer.reply is not None and answer.trouble in (None, Trouble.TLS, Trouble.AUTH):
+        return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
+    trouble = _TROUBLES[answer.trouble or Trouble.CLOSED]
+    return of_trouble(trouble, stage=stage, hop=hop, detail=answer.detail)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A recipient that is not settled yet."""
+
+    answers: list[Answer] = field(default_factory=list)
+    rcpt_tries: int = 0
+
+
+class Course:
+    """The recipients 0..n-1 of one delivery on their way over the hosts."""
+
+    __slots__ = ("_greeted", "_open", "hop", "settled")
+
+    def __init__(self, recipients: int, *, hop: Hop) -> None:
+        self.hop = hop
+        self.settled: dict[int, Settled] = {}
+        self._open = {i: _Open() for i in range(recipients)}
+        self._greeted: list[Answer] = []  # how each host that let no session begin refused
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """Recipients that want another host."""
+        return tuple(self._open)
+
+    def session_failed(self, answer: Answer) -> None:
+        """A host gave no session to any of the open recipients."""
+        self._greeted.append(answer)
+        for state in self._open.values():
+            state.answers.append(answer)
+        if answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+            for i in list(self._open):
+                self._settle(i, answer)
+
+    def refused_by_plan(self, refused: Iterable[tuple[int, Answer]]) -> None:
+        """Our own limits with this host: other hosts may be better (H43)."""
+        for i, answer in refused:
+            if i in self._open:
+                self._open[i].answers.append(answer)
+
+    def answered(self, indexes: Sequence[int], answers: Sequence[Answer], *, passes_dsn: bool) -> tuple[int, ...]:
+        """A transaction ended. Returns the recipients that go into a further one on the same connection at once."""
+        again: list[int] = []
+        some_taken = False
+        for i, answer in zip(indexes, answers, strict=True):
+            reply = answer.reply
+            if answer.stage is Stage.RCPT and reply is not None and answer.trouble is None:
+                if some_taken and reply.code in _TOO_MANY:  # RFC 5321 4.5.3.1.10
+                    again.append(i)
+                    continue
+            else:
+                some_taken = True
+            self._one(i, answer, passes_dsn)
+        return tuple(again)
+
+    def _one(self, i: int, answer: Answer, passes_dsn: bool) -> None:
+        reply = answer.reply
+        state = self._open[i]
+        state.answers.append(answer)
+        if answer.accepted or answer.uncertain or answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+            self._settle(i, answer, passes_dsn)
+        elif answer.trouble is None and reply is not None:
+            temporary = reply.transient or (answer.stage is Stage.RCPT and reply.code == 552)
+            if not temporary:
+                self._settle(i, answer, passes_dsn)
+            elif answer.stage is Stage.RCPT and reply.code != 421:
+                state.rcpt_tries += 1
+                if state.rcpt_tries > 1:
+                    self._settle(i, answer, passes_dsn)
+
+    def _settle(self, i: int, answer: Answer, passes_dsn: bool = False) -> None:
+        del self._open[i]
+        verdict = verdict_on(answer, hop=self.hop, passes_dsn=passes_dsn)
+        self.settled[i] = Settled(verdict, answer, cancelled=answer.trouble is Trouble.CANCELLED)
+
+    def conclude(self) -> dict[int, Settled]:
+        """No host is left: settle whoever is open and return all results."""
+        every = bool(self._greeted) and all(
+            a.trouble is None
+            and a.reply is not None
+            and a.reply.code in _GENERAL_REFUSALS
+            and a.stage in (Stage.GREETING, Stage.HELLO)
+            for a in self._greeted
+        )
+        for i, state in self._open.items():
+            found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in state.answers]
+            # A temporary failure anywhere leaves hope; among equals the last word is the most telling, but one that
+            # quotes a server tells more than one that does not.
+            hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or found
+            quoted = [pair for pair in hopeful if pair[1].remote] or hopeful
+            verdict, answer = quoted[-1]
+            self.settled[i] = Settled(verdict, answer)
+        self._open = {}
+        return self.settled
+
+
+def failed_before_mail(answer: Answer) -> bool:
+    """Whether a host let no session begin, as opposed to refusing this message."""
+    return answer.stage in _SET_UP

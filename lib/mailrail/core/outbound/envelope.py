@@ -1,0 +1,208 @@
+"""How one message is put to one server: the lines of MAIL and RCPT, the form of its content, and what cannot be done.
+
+The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08, SOUT-18);
+with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05); SMTPUTF8 only
+where an address or the header needs it (EXT-11); SIZE where it is offered, and no transaction at all where the declared
+limit is smaller (RFC 1870 6.1). What a server cannot take is told per recipient, so that other hosts can be asked
+first (reference H43).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mailrail.core.smtp.client import Answer, Capabilities, Stage, Trouble, has_bare_line_ends
+from mailrail.core.smtp.parameters import Body
+
+BDAT_ABOVE = 65536
+"""Octets above which content goes by BDAT where CHUNKING is offered: no dot-stuffing of large bodies. Small content
+goes by DATA, whose 354 is where a server refuses early."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f<>]")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One recipient with its DSN parameters (RFC 3461), as received."""
+
+    address: str
+    notify: tuple[str, ...] = ()
+    orcpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What MAIL says. Texts are in wire form: xtext stays xtext."""
+
+    sender: str
+    """Without angle brackets; empty = null reverse-path."""
+    body: Body | None = None
+    smtputf8: bool = False
+    ret: str | None = None
+    envid: str | None = None
+    auth: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What matters about the content. For content that streams, the flags of the envelope stand in."""
+
+    size: int
+    """Octets as they will be sent, before dot-stuffing; an estimate for what is re-encoded on the way."""
+    eight_bit: bool
+    binary: bool
+    """NUL, or a CR or LF alone: not fit for DATA as it is (SOUT-12)."""
+    header_eight_bit: bool
+
+
+class Form(StrEnum):
+    """What is done to the content."""
+
+    AS_IS = "as-is"
+    EIGHT_BIT = "8bit"  # binary parts become base64, text may keep its octets
+    SEVEN_BIT = "7bit"  # 8-bit parts become quoted-printable or base64
+
+
+def inspect(content: bytes, *, declared: Body | None = None) -> Content:
+    """The facts about content that is at hand."""
+    if content.isascii():
+        binary = b"\0" in content or has_bare_line_ends(content)
+        return Content(len(content), False, binary or declared is Body.BINARY_MIME, False)
+    head = content[: _header_end(content)]
+    binary = declared is Body.BINARY_MIME or b"\0" in content or has_bare_line_ends(content)
+    return Content(len(content), True, binary, not head.isascii())
+
+
+def _header_end(content: bytes) -> int:
+    end = content.find(b"\r\n\r\n")
+    return len(content) if end < 0 else end
+
+
+def form_for(content: Content, capabilities: Capabilities) -> Form:
+    """What this server can take of this content without loss (EXT-08)."""
+    if content.binary:
+        if capabilities.binary_mime:
+            return Form.AS_IS
+        return Form.EIGHT_BIT if capabilities.eight_bit_mime else Form.SEVEN_BIT
+    if content.eight_bit and not capabilities.eight_bit_mime:
+        return Form.SEVEN_BIT
+    return Form.AS_IS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One transaction to be. `indexes[i]` says which recipient `rcpt_lines[i]` is for."""
+
+    mail_line: bytes
+    rcpt_lines: tuple[bytes, ...]
+    indexes: tuple[int, ...]
+    bdat: bool
+    dsn: bool
+    """DSN parameters were handed to a hop that knows them."""
+    refused: tuple[tuple[int, Answer], ...] = ()
+    """Recipients that this server cannot take, and why. They may all be here: then there is no transaction."""
+
+
+def plan(
+    envelope: Envelope,
+    recipients: Sequence[tuple[int, Recipient]],
+    content: Content,
+    capabilities: Capabilities,
+    *,
+    form: Form,
+    authenticated: bool = False,
+) -> Plan:
+    """The lines for these recipients, given as (index, recipient), at most `capabilities.max_recipients` of them.
+
+    `content.size` is the size of what is sent, after re-encoding. `authenticated`: AUTH= may be passed on (RFC 4954 5).
+    """
+    limit = capabilities.size
+    if limit is not None and content.size > limit:
+        detail = f"the message has {content.size} octets and the server takes {limit}"
+        return _none(recipients, Answer(Stage.PLAN, None, Trouble.TOO_LARGE, detail))
+    header_utf8 = envelope.smtputf8 and content.header_eight_bit
+    sender_utf8 = not envelope.sender.isascii()
+    if (header_utf8 or sender_utf8) and not capabilities.smtputf8:
+        what = "the sender's address" if sender_utf8 else "the header"
+        detail = f"{what} has UTF-8 and the server does not offer SMTPUTF8"
+        return _none(recipients, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail))
+    lines: list[bytes] = []
+    indexes: list[int] = []
+    refused: list[tuple[int, Answer]] = []
+    utf8 = header_utf8 or sender_utf8
+    taken: list[Recipient] = []
+    for index, recipient in recipients:
+        if not recipient.address.isascii():
+            if not capabilities.smtputf8:
+                detail = "the recipient's address has UTF-8 and the server does not offer SMTPUTF8"
+                refused.append((index, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail)))
+                continue
+            utf8 = True
+        if _CONTROL.search(recipient.address) or _CONTROL.search(envelope.sender):
+            detail = "an address with control characters cannot be sent"
+            refused.append((index, Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, detail)))
+            continue
+        indexes.append(index)
+        taken.append(recipient)
+    lines = [_rcpt(recipient, dsn=capabilities.dsn, utf8=utf8) for recipient in taken]
+    if not lines:
+        return Plan(b"", (), (), False, False, tuple(refused))
+    binary = content.binary and form is Form.AS_IS
+    return Plan(
+        mail_line=_mail(envelope, content, capabilities, form=form, utf8=utf8, authenticated=authenticated),
+        rcpt_lines=tuple(lines),
+        indexes=tuple(indexes),
+        bdat=binary or (capabilities.chunking and content.size > BDAT_ABOVE),
+        dsn=capabilities.dsn,
+        refused=tuple(refused),
+    )
+
+
+def _none(recipients: Sequence[tuple[int, Recipient]], answer: Answer) -> Plan:
+    return Plan(b"", (), (), False, False, tuple((index, answer) for index, _ in recipients))
+
+
+def _mail(
+    envelope: Envelope, content: Content, capabilities: Capabilities, *, form: Form, utf8: bool, authenticated: bool
+) -> bytes:
+    line = f"MAIL FROM:<{envelope.sender}>"
+    if capabilities.size_offered:
+        line += f" SIZE={content.size}"
+    if form is Form.AS_IS and content.binary:
+        line += " BODY=BINARYMIME"
+    elif capabilities.eight_bit_mime:
+        eight = content.eight_bit and form is not Form.SEVEN_BIT
+        if eight or envelope.body is Body.EIGHT_BIT_MIME:
+            line += " BODY=8BITMIME"
+        elif envelope.body is Body.SEVEN_BIT:
+            line += " BODY=7BIT"
+    if utf8:
+        line += " SMTPUTF8"
+    if capabilities.dsn:
+        if envelope.ret is not None:
+            line += f" RET={envelope.ret}"
+        if envelope.envid is not None:
+            line += f" ENVID={_harmless(envelope.envid)}"
+    if authenticated and envelope.auth is not None and capabilities.auth:
+        line += f" AUTH={_harmless(envelope.auth)}"
+    return line.encode() + b"\r\n"
+
+
+def _rcpt(recipient: Recipient, *, dsn: bool, utf8: bool) -> bytes:
+    line = f"RCPT TO:<{recipient.address}>"
+    if dsn:
+        if recipient.notify:
+            line += f" NOTIFY={','.join(recipient.notify)}"
+        if recipient.orcpt is not None:
+            orcpt = _harmless(recipient.orcpt)
+            if not utf8 and not orcpt.isascii():
+                # RFC 6533 3: the form for hops without SMTPUTF8 (DSN-27).
+                orcpt = "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in orcpt)
+            line += f" ORCPT={orcpt}"
+    return line.encode() + b"\r\n"
+
+
+def _harmless(parameter: str) -> str:
+    # Ingress checked these when they came in; a line end that slipped through some other way must not become a command.
+    return re.sub(r"[\x00-\x20\x7f]", "", parameter)
