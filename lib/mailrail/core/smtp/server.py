@@ -1,0 +1,1012 @@
+"""The server's side of an SMTP session, without I/O: octets in, events and octets out (RFC 5321 and extensions).
+
+    session = ServerSession(options)
+    session.receive(octets, now)
+    while (event := session.next_event()) is not None: ...   # act; answer those that ask
+    transport.write(session.data_to_send())
+
+The session knows the protocol: order of commands, syntax, limits, pipelining, where content ends. It decides nothing
+about mail: senders, recipients, credentials and content are put as events, and the session stands still until
+`accept`, `refuse` or their like answer, at once or later. While it stands still it may be fed; it only keeps what
+comes (bounded by `wants_data`). Everything that one `receive` brought is answered in one write, in order (RFC 2920
+3.2, EXT-03).
+
+Extensions: SIZE (1870), PIPELINING (2920), CHUNKING and BINARYMIME (3030), 8BITMIME (6152), SMTPUTF8 (6531), DSN
+(3461), ENHANCEDSTATUSCODES (2034), STARTTLS (3207), AUTH (4954), LIMITS (9422), FUTURERELEASE (4865). Further ones,
+REQUIRETLS first, are added at `_offer` (what EHLO says), `Options.extensions` (what MAIL takes) and parameters.py
+(what it means).
+
+What would let two readers disagree about where something ends (a bare CR or LF, SIN-02/03) ends the session.
+"""
+
+import re
+from base64 import b64encode
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Final
+
+from mailrail.core.smtp.address import Address, AddressError, parse_forward_path, parse_reverse_path
+from mailrail.core.smtp.data import DataScanner, LineEndWatch
+from mailrail.core.smtp.parameters import (
+    Body,
+    Extension,
+    MailParameters,
+    ParameterError,
+    RcptParameters,
+    parse_mail_parameters,
+    parse_rcpt_parameters,
+)
+from mailrail.core.smtp.reply import Reply
+
+COMMAND_LIMIT: Final = 4096
+"""Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512; DSN-03 for 1036 and more."""
+AUTH_LINE_LIMIT: Final = 12288
+"""Octets of an AUTH command or response line (RFC 4954 4)."""
+SKIP_LIMIT: Final = 1024 * 1024
+"""Octets of a line that are thrown away in the hope of its end; whoever sends more is no mail client."""
+WAITING_LIMIT: Final = 65536
+"""Octets kept while an answer is awaited; past them the shell stops reading."""
+AUTH_FAILURE_LIMIT: Final = 5
+"""Failed authentications until 421: RFC 4954 4 asks for a limit against guessing."""
+PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
+"""Mechanisms that hand over the password: only inside TLS (AUTH-01)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the handshake gave, for EHLO, Received and the log."""
+
+    version: str  # "TLSv1.3"
+    cipher: str  # OpenSSL's name
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one listener offers. A new configuration is put in place by assigning `session.options`."""
+
+    hostname: str
+    submission: bool = False
+    size_limit: int = 100 * 1024 * 1024  # octets
+    recipient_limit: int = 1000
+    starttls: bool = False  # a certificate is configured
+    starttls_ready: bool = True  # and could be loaded; else 454 (TLS-01)
+    require_tls: bool = False  # TLS-03
+    mechanisms: tuple[str, ...] = ()  # in the order that EHLO lists them; empty: no AUTH
+    longest_hold: int = 5_184_000  # seconds, FUTURERELEASE
+    error_limit: int = 20
+    repair_chunks: bool = False  # BDAT text with bare line ends: repair rather than refuse (SIN-03)
+
+    @property
+    def extensions(self) -> frozenset[Extension]:
+        """The extensions whose parameters MAIL and RCPT take after EHLO."""
+        return _SUBMISSION_EXTENSIONS if self.submission else _MX_EXTENSIONS
+
+
+_MX_EXTENSIONS: Final = frozenset(Extension) - {Extension.AUTH, Extension.FUTURE_RELEASE}
+_SUBMISSION_EXTENSIONS: Final = frozenset(Extension)
+_NO_EXTENSIONS: Final[frozenset[Extension]] = frozenset()
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SenderGiven:
+    """MAIL was said well. Answer with `accept` or `refuse`. The sender is None for the null path."""
+
+    sender: Address | None
+    parameters: MailParameters
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientGiven:
+    """RCPT was said well. Answer with `accept` or `refuse`."""
+
+    recipient: Address
+    parameters: RcptParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ContentStarted:
+    """DATA or the first BDAT. Answer with `accept` or `refuse`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The next octets of the message, dots unstuffed."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContentEnded:
+    """The message is whole. Answer with `finish`, after the commit (SIN-01)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The transaction is over without a message: RSET, EHLO, QUIT, a refusal. Nothing to answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRequested:
+    """AUTH with an offered mechanism; None = no initial response. Answer: `challenge`, `authenticated` or `refuse`."""
+
+    mechanism: str
+    initial: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResponse:
+    """The client's answer to a challenge. Answer as for AuthRequested."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuthCancelled:
+    """The exchange that was going on is over; its state can be dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsRequested:
+    """Send what is to be sent, then do the handshake, then `tls_started`. Octets that came before it are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Send what is to be sent and close. With `linger` the client may still be sending: read and drop for a while."""
+
+    reason: str
+    linger: bool = False
+
+
+Event = (
+    SenderGiven
+    | RecipientGiven
+    | ContentStarted
+    | Content
+    | ContentEnded
+    | Abandoned
+    | AuthRequested
+    | AuthResponse
+    | AuthCancelled
+    | TlsRequested
+    | Closing
+)
+
+
+# --- replies ----------------------------------------------------------------------------------------------------
+
+
+def _say(code: int, enhanced: str | None, text: str) -> bytes:
+    return Reply.of(code, enhanced, text).encode()
+
+
+_OK = _say(250, "2.0.0", "ok")
+_SENDER_OK = _say(250, "2.1.0", "sender ok")
+_RECIPIENT_OK = _say(250, "2.1.5", "recipient ok")
+_CONTENT_OK = _say(250, "2.6.0", "message accepted")
+_GO_AHEAD = _say(354, None, "end data with <CRLF>.<CRLF>")
+_TLS_GO_AHEAD = _say(220, "2.0.0", "ready to start TLS")
+_GOODBYE = _say(221, "2.0.0", "goodbye")
+_HELP = _say(214, "2.0.0", "see RFC 5321")
+_VERIFY = _say(252, "2.0.0", "cannot verify a user, but mail to it can be tried")
+_AUTHENTICATED = _say(235, "2.7.0", "authenticated")
+
+_UNKNOWN = _say(500, "5.5.1", "unknown command")
+_LINE_TOO_LONG = _say(500, "5.5.2", "line too long")
+_AUTH_LINE_TOO_LONG = _say(500, "5.5.6", "authentication line too long")
+_BARE_LINE_END = _say(500, "5.5.2", "lines end with CRLF; a CR or LF alone is not allowed")
+_NO_ARGUMENT = _say(501, "5.5.4", "this command takes no argument")
+_ARGUMENT = _say(501, "5.5.4", "this command takes an argument")
+_BAD_HELLO = _say(501, "5.5.4", "give the name or address literal of your host")
+_BAD_MAIL = _say(501, "5.5.4", "syntax is MAIL FROM:<address>")
+_BAD_RCPT = _say(501, "5.5.4", "syntax is RCPT TO:<address>")
+_BAD_BDAT = _say(501, "5.5.4", "syntax is BDAT octets [LAST]")
+_BAD_BASE64 = _say(501, "5.5.2", "not base64")
+_CANCELLED = _say(501, "5.7.0", "authentication cancelled")
+_OFF = _say(502, "5.5.1", "command not offered here")
+_HELLO_FIRST = _say(503, "5.5.1", "send EHLO first")
+_NESTED_MAIL = _say(503, "5.5.1", "a transaction is open already")
+_MAIL_FIRST = _say(503, "5.5.1", "send MAIL first")
+_CHUNKS_BEGUN = _say(503, "5.5.1", "the message is being sent with BDAT")
+_BINARY_NEEDS_BDAT = _say(503, "5.5.1", "BODY=BINARYMIME is sent with BDAT")
+_NO_RECIPIENT = _say(554, "5.5.1", "no valid recipients")
+_TLS_ALREADY = _say(503, "5.5.1", "TLS is up already")
+_TLS_UNAVAILABLE = _say(454, "4.7.0", "TLS is not available for now")
+_TLS_NEEDED = _say(530, "5.7.0", "send STARTTLS first")
+_AUTH_NEEDED = _say(530, "5.7.0", "authentication required")
+_AUTH_ALREADY = _say(503, "5.5.1", "authenticated already")
+_AUTH_IN_TRANSACTION = _say(503, "5.5.1", "no authentication inside a transaction")
+_AUTH_NEEDS_TLS = _say(538, "5.7.11", "this mechanism needs TLS")
+_AUTH_UNKNOWN = _say(504, "5.5.4", "mechanism not offered")
+_TOO_MANY_RECIPIENTS = _say(452, "4.5.3", "too many recipients; send the others in a further transaction")
+_TOO_MANY_ERRORS = _say(421, "4.7.0", "too many errors")
+_TIMED_OUT = _say(421, "4.4.2", "timed out waiting for you")
+_SHUTTING_DOWN = _say(421, "4.3.2", "shutting down; try again shortly")
+_BARE_CONTENT = _say(550, "5.6.0", "the message has a CR or LF that stands alone; lines end with CRLF")
+_CHUNK_OK = _say(250, "2.0.0", "chunk received")
+
+
+def too_big(limit: int) -> Reply:
+    """What is said of a message above `limit` octets (EXT-01)."""
+    return Reply.of(552, "5.3.4", f"the message exceeds the limit of {limit} octets")
+
+
+# --- the session ------------------------------------------------------------------------------------------------
+
+
+class _Stage(Enum):
+    COMMAND = "command"
+    AUTH = "auth"  # the next line answers a challenge
+    DATA = "data"
+    CHUNK = "chunk"
+    TLS = "tls"  # nothing counts until the handshake is done
+    CLOSED = "closed"
+
+
+class _Awaited(Enum):
+    NOTHING = 0
+    SENDER = 1
+    RECIPIENT = 2
+    CONTENT_START = 3
+    COMMIT = 4
+    AUTH = 5
+
+
+@dataclass(slots=True)
+class _Transaction:
+    parameters: MailParameters
+    size_limit: int
+    recipients: int = 0
+    octets: int = 0
+    content: bool = False  # content has begun; the app holds something for it
+    chunks: "LineEndWatch | None" = None  # BDAT has begun with text
+    chunked: bool = False
+    refusal: bytes | None = None  # the content is read to its end and then refused with this (EXT-01)
+
+
+_hello_argument = re.compile(rb"[!-~]{1,255}")
+_bdat = re.compile(rb"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE)
+_base64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_mechanism = re.compile(rb"[A-Za-z0-9_-]{1,20}")
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """What has come and is not read yet."""
+
+    data: bytes = b""
+    at: int = 0
+
+    def __len__(self) -> int:
+        return len(self.data) - self.at
+
+    def add(self, data: bytes) -> None:
+        self.data = self.data[self.at :] + data if self.at < len(self.data) else data
+        self.at = 0
+
+    def take(self, most: int | None = None) -> bytes:
+        end = len(self.data) if most is None else min(len(self.data), self.at + most)
+        taken = self.data[self.at : end] if self.at or end < len(self.data) else self.data
+        self.at = end
+        return taken
+
+    def clear(self) -> None:
+        self.data = b""
+        self.at = 0
+
+
+class ServerSession:
+    """One session from the greeting to its end. Not for several threads."""
+
+    __slots__ = (
+        "_awaited",
+        "_buffer",
+        "_chunk_last",
+        "_chunk_left",
+        "_chunk_reply",
+        "_errors",
+        "_events",
+        "_failed_logins",
+        "_now",
+        "_out",
+        "_scanner",
+        "_skipped",
+        "_skipped_auth",
+        "_stage",
+        "_transaction",
+        "extended",
+        "hello",
+        "login",
+        "messages",
+        "options",
+        "tls",
+        "verb",
+    )
+
+    def __init__(self, options: Options, *, tls: TlsFacts | None = None) -> None:
+        self.options = options
+        self.tls = tls
+        self.hello: str | None = None
+        """The argument of EHLO or HELO, printable ASCII; None before it."""
+        self.extended = False
+        """The client said EHLO rather than HELO."""
+        self.login: str | None = None
+        self.messages = 0
+        """Messages accepted in this session."""
+        self.verb = ""
+        """The command being handled, for logs."""
+        self._stage = _Stage.COMMAND
+        self._awaited = _Awaited.NOTHING
+        self._buffer = _Buffer()
+        self._skipped = 0
+        self._skipped_auth = False
+        self._events: deque[Event] = deque()
+        self._out: list[bytes] = [f"220 {options.hostname} ESMTP Mailrail\r\n".encode()]
+        self._transaction: _Transaction | None = None
+        self._scanner: DataScanner | None = None
+        self._chunk_left = 0
+        self._chunk_last = False
+        self._chunk_reply: bytes | None = None
+        self._errors = 0
+        self._failed_logins = 0
+        self._now = 0.0
+
+    # --- octets ---
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up."""
+        if self._stage in _DEAF:
+            return
+        self._now = now
+        self._buffer.add(data)
+
+    def data_to_send(self) -> bytes:
+        """What to write now; empty when nothing is."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    @property
+    def wants_data(self) -> bool:
+        """False while an answer is awaited and enough has come meanwhile: stop reading the socket."""
+        return self._awaited is _Awaited.NOTHING or len(self._buffer) < WAITING_LIMIT
+
+    @property
+    def awaiting(self) -> bool:
+        """An answer is due from the app."""
+        return self._awaited is not _Awaited.NOTHING
+
+    @property
+    def in_content(self) -> bool:
+        """Content of a message is being received."""
+        return self._transaction is not None and self._transaction.content
+
+    @property
+    def closed(self) -> bool:
+        """The session is over; nothing that comes is looked at."""
+        return self._stage is _Stage.CLOSED
+
+    @property
+    def state(self) -> str:
+        """One word for people: what the session is doing."""
+        if self._awaited is not _Awaited.NOTHING:
+            return f"awaiting {self._awaited.name.lower().replace('_', ' ')}"
+        return self._stage.value
+
+    def next_event(self) -> Event | None:
+        """The next thing that happened; None when more octets, or an answer, are needed first."""
+        events = self._events
+        while True:
+            if events:
+                return events.popleft()
+            if self._awaited is not _Awaited.NOTHING:
+                return None
+            stage = self._stage
+            if stage is _Stage.COMMAND or stage is _Stage.AUTH:
+                if not self._line():
+                    return None
+            elif stage is _Stage.DATA:
+                if not len(self._buffer):
+                    return None
+                self._read_data()
+            elif stage is _Stage.CHUNK:
+                if not len(self._buffer) and self._chunk_left:
+                    return None
+                self._read_chunk()
+            else:
+                return None
+
+    # --- answers ---
+
+    def accept(self, reply: Reply | None = None, *, size_limit: int | None = None) -> None:
+        """Yes to SenderGiven, RecipientGiven or ContentStarted. `size_limit` lowers the limit of this transaction."""
+        awaited, self._awaited = self._awaited, _Awaited.NOTHING
+        if self._stage is _Stage.CLOSED:
+            return  # the session ended while the answer was on its way
+        transaction = self._transaction
+        assert transaction is not None
+        if awaited is _Awaited.RECIPIENT:
+            transaction.recipients += 1
+            self._out.append(_RECIPIENT_OK if reply is None else reply.encode())
+        elif awaited is _Awaited.SENDER:
+            if size_limit is not None:
+                transaction.size_limit = min(size_limit, transaction.size_limit)
+            self._out.append(_SENDER_OK if reply is None else reply.encode())
+        elif awaited is _Awaited.CONTENT_START:
+            transaction.content = True
+            if transaction.chunked:
+                self._stage = _Stage.CHUNK
+            else:
+                self._out.append(_GO_AHEAD)
+                self._scanner = DataScanner()
+                self._stage = _Stage.DATA
+        else:
+            raise RuntimeError(f"nothing to accept while awaiting {awaited.name}")
+
+    def refuse(self, reply: Reply) -> None:
+        """No to SenderGiven, RecipientGiven, ContentStarted or an authentication."""
+        awaited, self._awaited = self._awaited, _Awaited.NOTHING
+        if self._stage is _Stage.CLOSED:
+            return
+        if awaited is _Awaited.CONTENT_START:
+            transaction = self._transaction
+            assert transaction is not None
+            if transaction.chunked:  # its octets come all the same (EXT-05)
+                self._chunk_reply = reply.encode()
+                self._stage = _Stage.CHUNK
+            else:
+                self._out.append(reply.encode())
+            self._transaction = None
+            return
+        if awaited is _Awaited.NOTHING or awaited is _Awaited.COMMIT:
+            raise RuntimeError("nothing to refuse")
+        self._out.append(reply.encode())
+        if awaited is _Awaited.SENDER:
+            self._transaction = None
+        elif awaited is _Awaited.AUTH:
+            self._stage = _Stage.COMMAND
+            if reply.permanent:
+                self._failed_logins += 1
+                if self._failed_logins >= AUTH_FAILURE_LIMIT:
+                    self._out.append(_TOO_MANY_ERRORS)
+                    self._close("too many failed logins", linger=True)
+
+    def finish(self, reply: Reply | None = None) -> None:
+        """The answer to ContentEnded: after the commit, or why there is none."""
+        if self._stage is _Stage.CLOSED:
+            return
+        if self._awaited is not _Awaited.COMMIT:
+            raise RuntimeError("no message awaits its answer")
+        self._awaited = _Awaited.NOTHING
+        self._transaction = None
+        if reply is None or reply.completed:
+            self.messages += 1
+        self._out.append(_CONTENT_OK if reply is None else reply.encode())
+
+    def challenge(self, data: bytes) -> None:
+        """Ask the client on; an empty challenge is `334 ` (AUTH-04)."""
+        if self._stage is _Stage.CLOSED:
+            return
+        if self._awaited is not _Awaited.AUTH:
+            raise RuntimeError("no authentication is going on")
+        self._awaited = _Awaited.NOTHING
+        self._stage = _Stage.AUTH
+        self._out.append(b"334 " + b64encode(data) + b"\r\n")
+
+    def authenticated(self, login: str) -> None:
+        """The client proved to be `login`."""
+        if self._stage is _Stage.CLOSED:
+            return
+        if self._awaited is not _Awaited.AUTH:
+            raise RuntimeError("no authentication is going on")
+        self._awaited = _Awaited.NOTHING
+        self._stage = _Stage.COMMAND
+        self.login = login
+        self._out.append(_AUTHENTICATED)
+
+    def tls_started(self, facts: TlsFacts) -> None:
+        """The handshake after TlsRequested is done: all knowledge from before it is gone (RFC 3207 4.2, AUTH-07)."""
+        if self._stage is not _Stage.TLS:
+            raise RuntimeError("no TLS was asked for")
+        self.tls = facts
+        self.hello = None
+        self.extended = False
+        self.login = None
+        self._buffer.clear()
+        self._stage = _Stage.COMMAND
+
+    def time_out(self) -> None:
+        """The client was silent, or slow, for too long (SIN-17)."""
+        self._end(_TIMED_OUT, "timeout")
+
+    def shut_down(self) -> None:
+        """The server stops (SIN-17)."""
+        self._end(_SHUTTING_DOWN, "shutdown")
+
+    def _end(self, reply: bytes, reason: str) -> None:
+        if self._stage is _Stage.CLOSED:
+            return
+        if self._stage is not _Stage.TLS:
+            self._out.append(reply)
+        self._awaited = _Awaited.NOTHING
+        self._close(reason, linger=True)
+
+    # --- lines ---
+
+    def _line(self) -> bool:
+        """Handle the next whole line, if there is one."""
+        buffer = self._buffer
+        data, at = buffer.data, buffer.at
+        end = data.find(b"\n", at)
+        if end < 0:
+            waiting = len(data) - at
+            if waiting + self._skipped > SKIP_LIMIT:
+                self._fatal(_LINE_TOO_LONG, "endless line")
+            elif waiting > AUTH_LINE_LIMIT:
+                # Too long whatever it is. The last octet stays, to tell CRLF from a bare LF.
+                if not self._skipped:
+                    self._skipped_auth = data[at : at + 5].upper() == b"AUTH "
+                self._skipped += waiting - 1
+                buffer.at = len(data) - 1
+            return False
+        buffer.at = end + 1
+        if end == at or data[end - 1] != 13:
+            self._fatal(_BARE_LINE_END, "bare line feed")
+            return True
+        length = end + 1 - at + self._skipped
+        in_auth = self._stage is _Stage.AUTH
+        if length > COMMAND_LIMIT:
+            auth = in_auth or (self._skipped_auth if self._skipped else data[at : at + 5].upper() == b"AUTH ")
+            self._skipped = 0
+            if length > SKIP_LIMIT:
+                self._fatal(_LINE_TOO_LONG, "endless line")
+                return True
+            if length > AUTH_LINE_LIMIT or not auth:
+                if in_auth:
+                    self._stop_auth()
+                self._error(_AUTH_LINE_TOO_LONG if auth else _LINE_TOO_LONG)
+                return True
+        line = data[at : end - 1]
+        if b"\r" in line:
+            if in_auth:
+                self._stop_auth()
+            self._fatal(_BARE_LINE_END, "bare carriage return")
+        elif in_auth:
+            self._auth_line(line)
+        else:
+            self._command(line)
+        return True
+
+    def _command(self, line: bytes) -> None:
+        verb, _, argument = line.partition(b" ")
+        handler = _COMMANDS.get(verb)
+        if handler is None:
+            verb = verb.rstrip().upper()
+            handler = _COMMANDS.get(verb)
+            if handler is None:
+                self.verb = "unknown"
+                self._error(_OFF if verb in _KNOWN_BUT_OFF else _UNKNOWN)
+                return
+        self.verb = handler.verb
+        if self.options.require_tls and self.tls is None and not handler.without_tls:
+            if verb == b"BDAT":
+                self._swallow(argument, _TLS_NEEDED)
+            else:
+                self._error(_TLS_NEEDED)
+            return
+        handler.act(self, argument.strip(b" \t"))
+
+    def _error(self, reply: bytes) -> None:
+        """Answer a command that was wrong, and count it (SIN-17)."""
+        self._out.append(reply)
+        self._errors += 1
+        if self._errors >= self.options.error_limit:
+            self._out.append(_TOO_MANY_ERRORS)
+            self._close("too many errors", linger=True)
+
+    def _fatal(self, reply: bytes, reason: str) -> None:
+        self._out.append(reply)
+        self._close(reason, linger=True)
+
+    def _close(self, reason: str, *, linger: bool = False) -> None:
+        self._abandon(reason)
+        self._stage = _Stage.CLOSED
+        self._buffer.clear()
+        self._events.append(Closing(reason, linger))
+
+    def _abandon(self, reason: str) -> None:
+        if self._transaction is not None:
+            if self._transaction.refusal is None:  # else it was said when the refusal was found
+                self._events.append(Abandoned(reason))
+            self._transaction = None
+        self._scanner = None
+
+    # --- commands ---
+
+    def _ehlo(self, argument: bytes) -> None:
+        if not _hello_argument.fullmatch(argument):
+            self._error(_BAD_HELLO)
+            return
+        self._abandon("EHLO")
+        self.hello = argument.decode("ascii")
+        self.extended = True
+        lines = [self.options.hostname, *self._offer()]
+        last = len(lines) - 1
+        self._out.append("".join(f"250{' ' if i == last else '-'}{line}\r\n" for i, line in enumerate(lines)).encode())
+
+    def _offer(self) -> list[str]:
+        options = self.options
+        offer = ["PIPELINING", f"SIZE {options.size_limit}"]
+        if options.starttls and options.starttls_ready and self.tls is None:
+            offer.append("STARTTLS")
+        mechanisms = self._mechanisms()
+        if mechanisms and self.login is None:
+            offer.append("AUTH " + " ".join(mechanisms))
+        offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
+        offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")
+        if options.submission:
+            until = datetime.fromtimestamp(self._now, UTC) + timedelta(seconds=options.longest_hold)
+            offer.append(f"FUTURERELEASE {options.longest_hold} {until:%Y-%m-%dT%H:%M:%SZ}")
+        return offer
+
+    def _mechanisms(self) -> tuple[str, ...]:
+        if self.tls is not None:
+            return self.options.mechanisms
+        return tuple(
+            name for name in self.options.mechanisms if name not in PLAINTEXT_MECHANISMS and not name.endswith("-PLUS")
+        )
+
+    def _helo(self, argument: bytes) -> None:
+        if not _hello_argument.fullmatch(argument):
+            self._error(_BAD_HELLO)
+            return
+        self._abandon("HELO")
+        self.hello = argument.decode("ascii")
+        self.extended = False
+        self._out.append(f"250 {self.options.hostname}\r\n".encode())
+
+    def _mail(self, argument: bytes) -> None:
+        options = self.options
+        if self.hello is None:
+            self._error(_HELLO_FIRST)
+            return
+        if options.submission and self.login is None:
+            self._error(_AUTH_NEEDED)
+            return
+        if self._transaction is not None:
+            self._error(_NESTED_MAIL)
+            return
+        if argument[:5].upper() != b"FROM:":
+            self._error(_BAD_MAIL)
+            return
+        try:
+            sender, rest = parse_reverse_path(argument[5:].lstrip(b" "), utf8=True)
+        except AddressError as error:
+            self._error(_say(501, "5.1.7", str(error)))
+            return
+        try:
+            parameters = parse_mail_parameters(
+                rest,
+                options.extensions if self.extended else _NO_EXTENSIONS,
+                now=datetime.fromtimestamp(self._now, UTC),
+                longest_hold=options.longest_hold,
+            )
+        except ParameterError as error:
+            self._error(_say(error.code, "5.5.4", str(error)))
+            return
+        if not parameters.smtputf8 and not argument.isascii():
+            self._error(_say(550, "5.6.7", "the address needs SMTPUTF8"))
+            return
+        if parameters.size is not None and parameters.size > options.size_limit:
+            self._out.append(too_big(options.size_limit).encode())
+            return
+        self._transaction = _Transaction(parameters, options.size_limit)
+        self._awaited = _Awaited.SENDER
+        self._events.append(SenderGiven(sender, parameters))
+
+    def _rcpt(self, argument: bytes) -> None:
+        transaction = self._transaction
+        if transaction is None:
+            self._error(_MAIL_FIRST)
+            return
+        if transaction.chunked:
+            self._error(_CHUNKS_BEGUN)
+            return
+        if argument[:3].upper() != b"TO:":
+            self._error(_BAD_RCPT)
+            return
+        try:
+            recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
+        except AddressError as error:
+            self._error(_say(501, "5.1.3", str(error)))
+            return
+        smtputf8 = transaction.parameters.smtputf8
+        try:
+            parameters = parse_rcpt_parameters(
+                rest, self.options.extensions if self.extended else _NO_EXTENSIONS, utf8=smtputf8
+            )
+        except ParameterError as error:
+            self._error(_say(error.code, "5.5.4", str(error)))
+            return
+        if not smtputf8 and not argument.isascii():
+            self._error(_say(553, "5.6.7", "the address needs SMTPUTF8"))
+            return
+        if transaction.recipients >= self.options.recipient_limit:
+            self._out.append(_TOO_MANY_RECIPIENTS)
+            return
+        self._awaited = _Awaited.RECIPIENT
+        self._events.append(RecipientGiven(recipient, parameters))
+
+    def _data(self, argument: bytes) -> None:
+        transaction = self._transaction
+        if argument:
+            self._error(_NO_ARGUMENT)
+        elif transaction is None:
+            self._error(_MAIL_FIRST)
+        elif transaction.chunked:
+            self._error(_CHUNKS_BEGUN)
+        elif transaction.parameters.body is Body.BINARY_MIME:
+            self._error(_BINARY_NEEDS_BDAT)
+        elif not transaction.recipients:
+            self._error(_NO_RECIPIENT)
+        else:
+            self._awaited = _Awaited.CONTENT_START
+            self._events.append(ContentStarted())
+
+    def _bdat(self, argument: bytes) -> None:
+        found = _bdat.fullmatch(argument)
+        if found is None:
+            self._error(_BAD_BDAT)
+            return
+        transaction = self._transaction
+        if not self.extended:
+            self._swallow(argument, _HELLO_FIRST)
+            return
+        if transaction is None:
+            self._swallow(argument, _MAIL_FIRST)
+            return
+        if not transaction.recipients:
+            self._swallow(argument, _NO_RECIPIENT)
+            return
+        octets = int(found[1])
+        self._chunk_left = octets
+        self._chunk_last = found[2] is not None
+        self._chunk_reply = None
+        if transaction.octets + octets > transaction.size_limit:
+            self._chunk_reply = too_big(transaction.size_limit).encode()
+            self._stage = _Stage.CHUNK
+            self._abandon("too big")
+        elif not transaction.chunked:
+            transaction.chunked = True
+            if transaction.parameters.body is not Body.BINARY_MIME:
+                transaction.chunks = LineEndWatch(repair=self.options.repair_chunks)
+            self._awaited = _Awaited.CONTENT_START
+            self._events.append(ContentStarted())
+        else:
+            self._stage = _Stage.CHUNK
+
+    def _swallow(self, argument: bytes, reply: bytes) -> None:
+        """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05)."""
+        found = _bdat.fullmatch(argument.strip(b" \t"))
+        if found is None:
+            self._error(_BAD_BDAT)
+            return
+        self._chunk_left = int(found[1])
+        self._chunk_last = False
+        self._chunk_reply = reply
+        self._errors += 1
+        self._stage = _Stage.CHUNK
+
+    def _rset(self, argument: bytes) -> None:
+        if argument:
+            self._error(_NO_ARGUMENT)
+            return
+        self._abandon("RSET")
+        self._out.append(_OK)
+
+    def _noop(self, _: bytes) -> None:
+        self._out.append(_OK)
+
+    def _quit(self, argument: bytes) -> None:
+        if argument:
+            self._error(_NO_ARGUMENT)
+            return
+        self._out.append(_GOODBYE)
+        self._close("QUIT")
+
+    def _vrfy(self, argument: bytes) -> None:
+        if not argument:
+            self._error(_ARGUMENT)
+            return
+        self._out.append(_VERIFY)
+
+    def _help(self, _: bytes) -> None:
+        self._out.append(_HELP)
+
+    def _starttls(self, argument: bytes) -> None:
+        options = self.options
+        if argument:
+            self._error(_NO_ARGUMENT)
+        elif self.tls is not None:
+            self._error(_TLS_ALREADY)
+        elif not options.starttls:
+            self._error(_OFF)
+        elif not self.extended:
+            self._error(_HELLO_FIRST)
+        elif not options.starttls_ready:
+            self._out.append(_TLS_UNAVAILABLE)
+        else:
+            self._abandon("STARTTLS")
+            self._out.append(_TLS_GO_AHEAD)
+            # TLS-02: what came behind the command in plaintext was not said by whom the handshake will prove.
+            self._buffer.clear()
+            self._stage = _Stage.TLS
+            self._events.append(TlsRequested())
+
+    # --- authentication ---
+
+    def _auth(self, argument: bytes) -> None:
+        if not self.options.mechanisms:
+            self._error(_OFF)
+            return
+        if not self.extended:
+            self._error(_HELLO_FIRST)
+            return
+        if self.login is not None:
+            self._error(_AUTH_ALREADY)
+            return
+        if self._transaction is not None:
+            self._error(_AUTH_IN_TRANSACTION)
+            return
+        name, _, initial = argument.partition(b" ")
+        if not name:
+            self._error(_ARGUMENT)
+            return
+        mechanism = name.decode("ascii", "replace").upper()
+        if not _mechanism.fullmatch(name) or mechanism not in self.options.mechanisms:
+            self._error(_AUTH_UNKNOWN)
+            return
+        if self.tls is None and mechanism not in self._mechanisms():
+            self._error(_AUTH_NEEDS_TLS)
+            return
+        response: bytes | None = None
+        if initial:
+            response = b"" if initial == b"=" else _from_base64(initial)
+            if response is None:
+                self._error(_BAD_BASE64)
+                return
+        self._awaited = _Awaited.AUTH
+        self._events.append(AuthRequested(mechanism, response))
+
+    def _auth_line(self, line: bytes) -> None:
+        if line == b"*":
+            self._stop_auth()
+            self._error(_CANCELLED)
+            return
+        response = _from_base64(line)
+        if response is None:
+            self._stop_auth()
+            self._error(_BAD_BASE64)
+            return
+        self._awaited = _Awaited.AUTH
+        self._events.append(AuthResponse(response))
+
+    def _stop_auth(self) -> None:
+        self._stage = _Stage.COMMAND
+        self._events.append(AuthCancelled())
+
+    # --- content ---
+
+    def _read_data(self) -> None:
+        scanner, transaction = self._scanner, self._transaction
+        assert scanner is not None
+        assert transaction is not None
+        self._take_content(scanner.feed(self._buffer.take()), transaction)
+        if scanner.bare_line_end:
+            self._fatal(_BARE_CONTENT, "bare line end in content")
+        elif scanner.finished:
+            self._buffer.add(scanner.rest)
+            self._scanner = None
+            self._stage = _Stage.COMMAND
+            self._content_complete(transaction)
+
+    def _take_content(self, content: bytes, transaction: _Transaction) -> None:
+        transaction.octets += len(content)
+        if transaction.refusal is not None:
+            return
+        if transaction.octets > transaction.size_limit:
+            self._refuse_content(transaction, too_big(transaction.size_limit).encode(), "too big")
+        elif content:
+            self._events.append(Content(content))
+
+    def _refuse_content(self, transaction: _Transaction, refusal: bytes, reason: str) -> None:
+        """The app can drop what it has now; the client is told when it has sent everything."""
+        transaction.refusal = refusal
+        self._events.append(Abandoned(reason))
+
+    def _content_complete(self, transaction: _Transaction) -> None:
+        if transaction.refusal is not None:
+            self._out.append(transaction.refusal)
+            self._transaction = None
+        else:
+            self._awaited = _Awaited.COMMIT
+            self._events.append(ContentEnded())
+
+    def _read_chunk(self) -> None:
+        transaction = self._transaction
+        octets = self._buffer.take(self._chunk_left)
+        self._chunk_left -= len(octets)
+        if self._chunk_reply is None and transaction is not None:
+            watch = transaction.chunks
+            content = octets if watch is None else watch.feed(octets)
+            if watch is not None and self._chunk_last and not self._chunk_left:
+                content += watch.finish()
+            if watch is not None and watch.bare_line_end and not watch.repair and transaction.refusal is None:
+                self._refuse_content(transaction, _BARE_CONTENT, "bare line end in content")
+            self._take_content(content, transaction)
+        if self._chunk_left:
+            return
+        self._stage = _Stage.COMMAND
+        if self._chunk_reply is not None:
+            self._out.append(self._chunk_reply)
+            if self._errors >= self.options.error_limit:
+                self._fatal(_TOO_MANY_ERRORS, "too many errors")
+        elif transaction is not None:
+            if self._chunk_last or transaction.refusal is not None:
+                self._content_complete(transaction)
+            else:
+                self._out.append(_CHUNK_OK)
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    # The alphabet and the padding are checked first: the decoder itself skips what it does not know (AUTH-03).
+    if not _base64.fullmatch(text):
+        return None
+    try:
+        return a2b_base64(text)
+    except Base64Error:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    verb: str
+    act: Callable[[ServerSession, bytes], None]
+    without_tls: bool = False  # allowed before STARTTLS where TLS is demanded (RFC 3207 4)
+
+
+# The session's own methods, so that the table is the list of what is understood.
+_COMMANDS: Final = {
+    command.verb.encode(): command
+    for command in (
+        _Command("EHLO", ServerSession._ehlo, without_tls=True),
+        _Command("HELO", ServerSession._helo),
+        _Command("MAIL", ServerSession._mail),
+        _Command("RCPT", ServerSession._rcpt),
+        _Command("DATA", ServerSession._data),
+        _Command("BDAT", ServerSession._bdat),
+        _Command("RSET", ServerSession._rset),
+        _Command("NOOP", ServerSession._noop, without_tls=True),
+        _Command("QUIT", ServerSession._quit, without_tls=True),
+        _Command("VRFY", ServerSession._vrfy),
+        _Command("HELP", ServerSession._help),
+        _Command("STARTTLS", ServerSession._starttls, without_tls=True),
+        _Command("AUTH", ServerSession._auth),
+    )
+}
+
+_DEAF: Final = frozenset({_Stage.TLS, _Stage.CLOSED})
+_KNOWN_BUT_OFF: Final = frozenset({b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML"})
