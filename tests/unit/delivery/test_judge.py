@@ -7,7 +7,7 @@ import pytest
 from mailrail.core.config.revision import RetrySchedule
 from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
 from mailrail.core.delivery.outcome import Hop, Outcome, Stage, Trouble, of_reply, of_trouble
-from mailrail.core.dsn.due import DsnKind, Notify, due
+from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.smtp.reply import Reply
 
 SCHEDULE = RetrySchedule()
@@ -57,26 +57,26 @@ def test_a_null_sender_is_never_answered_and_the_postmaster_is_told_DSN_10_DSN_2
     found = after(GONE, null_sender=True)
     assert (found.final, found.dsn, found.tell_postmaster) == (True, None, True)
     assert after(BUSY, attempts=5, null_sender=True).dsn is None
-    assert after(TAKEN, null_sender=True, notify=Notify.SUCCESS).dsn is None
+    assert after(TAKEN, null_sender=True, notify=Asked.SUCCESS).dsn is None
 
 
 def test_a_hop_without_dsn_makes_us_say_relayed_and_one_with_dsn_does_not_DSN_05() -> None:
-    assert after(TAKEN, notify=Notify.SUCCESS).dsn is DsnKind.RELAYED
+    assert after(TAKEN, notify=Asked.SUCCESS).dsn is DsnKind.RELAYED
     assert after(TAKEN).dsn is None
     passed = of_reply(Reply(250), stage=Stage.DOT, passes_dsn=True)
-    assert after(passed, notify=Notify.SUCCESS).dsn is None
+    assert after(passed, notify=Asked.SUCCESS).dsn is None
     lmtp = of_reply(Reply(250), stage=Stage.DOT, hop=Hop.FINAL)
-    assert after(lmtp, notify=Notify.SUCCESS).dsn is DsnKind.DELIVERED
+    assert after(lmtp, notify=Asked.SUCCESS).dsn is DsnKind.DELIVERED
 
 
-COMBINATIONS = [Notify.UNSET, Notify.NEVER] + [
-    Notify.of(words) for n in (1, 2, 3) for words in itertools.combinations(("SUCCESS", "FAILURE", "DELAY"), n)
+COMBINATIONS = [Asked.UNSET, Asked.NEVER] + [
+    Asked.of(words) for n in (1, 2, 3) for words in itertools.combinations(("SUCCESS", "FAILURE", "DELAY"), n)
 ]
 
 
 @pytest.mark.parametrize("notify", COMBINATIONS)
 @pytest.mark.parametrize("kind", list(DsnKind))
-def test_the_matrix_of_notify_DSN_05_DSN_07_DSN_08_DSN_09(notify: Notify, kind: DsnKind) -> None:
+def test_the_matrix_of_notify_DSN_05_DSN_07_DSN_08_DSN_09(notify: Asked, kind: DsnKind) -> None:
     keyword = {DsnKind.FAILED: "FAILURE", DsnKind.DELAYED: "DELAY"}.get(kind, "SUCCESS")
     expected = keyword in notify.keywords if notify else kind in (DsnKind.FAILED, DsnKind.DELAYED)
     assert due(kind, notify, null_sender=False, vouched=True) is expected
@@ -85,12 +85,12 @@ def test_the_matrix_of_notify_DSN_05_DSN_07_DSN_08_DSN_09(notify: Notify, kind: 
 
 
 def test_notify_keywords_are_read_in_any_case_and_never_stands_alone_DSN_01() -> None:
-    assert Notify.of(["success", "Delay"]).keywords == ("SUCCESS", "DELAY")
-    assert Notify.of([]) is Notify.UNSET
+    assert Asked.of(["success", "Delay"]).keywords == ("SUCCESS", "DELAY")
+    assert Asked.of([]) is Asked.UNSET
     with pytest.raises(ValueError, match="alone"):
-        Notify.of(["NEVER", "SUCCESS"])
+        Asked.of(["NEVER", "SUCCESS"])
     with pytest.raises(ValueError, match="not a NOTIFY keyword"):
-        Notify.of(["SOMETIMES"])
+        Asked.of(["SOMETIMES"])
 
 
 def test_the_first_ten_interruptions_raise_no_count_LSE_04() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mailrail.core.config.revision import RetrySchedule
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.delivery.schedule import is_last, retry_delay, will_retry_until
-from mailrail.core.dsn.due import DsnKind, Notify, due
+from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.smtp.reply import EnhancedCode
 
 EXPIRED = EnhancedCode(4, 4, 7)
@@ -30,7 +30,7 @@ class Standing:
     null_sender: bool = False
     vouched: bool = True
     """The reverse-path is known to be the sender's (see `dsn.due`)."""
-    notify: Notify = Notify.UNSET
+    notify: Asked = Asked.UNSET
     delayed_sent: bool = False
     quiet: bool = False
     """A report of ours: no delayed notification (reference D2)."""

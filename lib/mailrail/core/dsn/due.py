@@ -17,8 +17,11 @@ class DsnKind(StrEnum):
     EXPANDED = "expanded"
 
 
-class Notify(IntFlag):
-    """NOTIFY of RCPT (RFC 3461 4.1). UNSET: the client said nothing, which is not the same as NEVER."""
+class Asked(IntFlag):
+    """What NOTIFY of RCPT asked for, as one small number to store (RFC 3461 4.1).
+
+    UNSET: the client said nothing, which is not the same as NEVER.
+    """
 
     UNSET = 0
     NEVER = 1
@@ -27,7 +30,7 @@ class Notify(IntFlag):
     DELAY = 8
 
     @classmethod
-    def of(cls, keywords: Iterable[str]) -> "Notify":
+    def of(cls, keywords: Iterable[str]) -> "Asked":
         """From the keywords, in any case. Raises ValueError for an unknown one, or NEVER beside another (DSN-01)."""
         found = cls.UNSET
         for keyword in keywords:
@@ -42,21 +45,21 @@ class Notify(IntFlag):
     @property
     def keywords(self) -> tuple[str, ...]:
         """The keywords in upper case, in the order of RFC 3461; empty when unset."""
-        return tuple(n.name for n in Notify if n in self and n.name is not None)
+        return tuple(n.name for n in Asked if n in self and n.name is not None)
 
 
-_ASKED: dict[DsnKind, Notify] = {
-    DsnKind.FAILED: Notify.FAILURE,
-    DsnKind.DELAYED: Notify.DELAY,
-    DsnKind.RELAYED: Notify.SUCCESS,
-    DsnKind.DELIVERED: Notify.SUCCESS,
-    DsnKind.EXPANDED: Notify.SUCCESS,
+_ASKED: dict[DsnKind, Asked] = {
+    DsnKind.FAILED: Asked.FAILURE,
+    DsnKind.DELAYED: Asked.DELAY,
+    DsnKind.RELAYED: Asked.SUCCESS,
+    DsnKind.DELIVERED: Asked.SUCCESS,
+    DsnKind.EXPANDED: Asked.SUCCESS,
 }
 _UNASKED = frozenset({DsnKind.FAILED, DsnKind.DELAYED})
 """What RFC 3461 6.2 lets a recipient without NOTIFY expect."""
 
 
-def due(kind: DsnKind, notify: Notify, *, null_sender: bool, vouched: bool) -> bool:
+def due(kind: DsnKind, notify: Asked, *, null_sender: bool, vouched: bool) -> bool:
     """Whether the sender is told.
 
     A null sender is never answered, whatever is asked (DSN-10, DSN-24). `vouched` is that the reverse-path is known
@@ -65,6 +68,6 @@ def due(kind: DsnKind, notify: Notify, *, null_sender: bool, vouched: bool) -> b
     """
     if null_sender or not (vouched or kind is DsnKind.FAILED):
         return False
-    if notify is Notify.UNSET:
+    if notify is Asked.UNSET:
         return kind in _UNASKED
     return bool(_ASKED[kind] & notify)
