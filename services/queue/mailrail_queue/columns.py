@@ -1,0 +1,160 @@
+"""Columns of a batch as binary Postgres arrays, packed in one go.
+
+A batch goes to the server as one array a column and comes apart there with `unnest`. psycopg would dump each element
+through a Python-level dumper; for some twenty columns a message that alone would cost more than all the rest of a
+commit. These few functions write the array format of the wire protocol (postgres/src/backend/utils/adt/arrayfuncs.c,
+array_recv: dimensions, null flag, element type, length and lower bound, then length and bytes of each element).
+"""
+
+import struct
+from collections.abc import Sequence
+
+from psycopg.adapt import AdaptersMap, Buffer, Dumper
+from psycopg.pq import Format
+
+_HEADER = struct.Struct(">iiIii")
+_LENGTH = struct.Struct(">i").pack
+_NULL = _LENGTH(-1)
+
+
+class Column:
+    """An array ready for the wire. Its class says the element type."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class UuidColumn(Column):
+    """uuid[]"""
+
+    __slots__ = ()
+
+
+class BytesColumn(Column):
+    """bytea[]"""
+
+    __slots__ = ()
+
+
+class TextColumn(Column):
+    """text[]"""
+
+    __slots__ = ()
+
+
+class BigintColumn(Column):
+    """bigint[]"""
+
+    __slots__ = ()
+
+
+class SmallintColumn(Column):
+    """smallint[]"""
+
+    __slots__ = ()
+
+
+class FloatColumn(Column):
+    """double precision[]"""
+
+    __slots__ = ()
+
+
+class BooleanColumn(Column):
+    """boolean[]"""
+
+    __slots__ = ()
+
+
+# (class, type of the element, type of the array): pg_type.dat, fixed for ever
+_TYPES: tuple[tuple[type[Column], int, int], ...] = (
+    (UuidColumn, 2950, 2951),
+    (BytesColumn, 17, 1001),
+    (TextColumn, 25, 1009),
+    (BigintColumn, 20, 1016),
+    (SmallintColumn, 21, 1005),
+    (FloatColumn, 701, 1022),
+    (BooleanColumn, 16, 1000),
+)
+_ELEMENT = {kind: element for kind, element, _ in _TYPES}
+
+
+def _array(kind: type[Column], count: int, nulls: bool, body: bytes) -> bytes:
+    if not count:
+        return struct.pack(">iiI", 0, 0, _ELEMENT[kind])
+    return _HEADER.pack(1, 1 if nulls else 0, _ELEMENT[kind], count, 1) + body
+
+
+def _fixed(kind: type[Column], code: str, width: int, values: Sequence[int] | Sequence[float]) -> bytes:
+    count = len(values)
+    flat: list[int | float] = [width] * (2 * count)
+    flat[1::2] = values
+    return _array(kind, count, False, struct.pack(">" + ("i" + code) * count, *flat))
+
+
+def _varying(kind: type[Column], values: Sequence[bytes | None]) -> bytes:
+    parts: list[bytes] = []
+    nulls = False
+    for value in values:
+        if value is None:
+            nulls = True
+            parts.append(_NULL)
+        else:
+            parts.append(_LENGTH(len(value)))
+            parts.append(value)
+    return _array(kind, len(values), nulls, b"".join(parts))
+
+
+def uuids(values: Sequence[bytes]) -> UuidColumn:
+    """From 16 octets each."""
+    prefix = _LENGTH(16)
+    return UuidColumn(_array(UuidColumn, len(values), False, prefix + prefix.join(values) if values else b""))
+
+
+def octets(values: Sequence[bytes | None]) -> BytesColumn:
+    """bytea[]"""
+    return BytesColumn(_varying(BytesColumn, values))
+
+
+def texts(values: Sequence[str | None]) -> TextColumn:
+    """text[]. Raises UnicodeEncodeError for lone surrogates, which Postgres could not hold."""
+    return TextColumn(_varying(TextColumn, [None if v is None else v.encode() for v in values]))
+
+
+def bigints(values: Sequence[int]) -> BigintColumn:
+    """bigint[]"""
+    return BigintColumn(_fixed(BigintColumn, "q", 8, values))
+
+
+def smallints(values: Sequence[int]) -> SmallintColumn:
+    """smallint[]"""
+    return SmallintColumn(_fixed(SmallintColumn, "h", 2, values))
+
+
+def floats(values: Sequence[float]) -> FloatColumn:
+    """double precision[]"""
+    return FloatColumn(_fixed(FloatColumn, "d", 8, values))
+
+
+def booleans(values: Sequence[bool]) -> BooleanColumn:
+    """boolean[]"""
+    return BooleanColumn(_fixed(BooleanColumn, "?", 1, values))
+
+
+def register(adapters: AdaptersMap) -> None:
+    """Teach a connection to send columns."""
+    for kind, _, array in _TYPES:
+        adapters.register_dumper(kind, _dumper(array))
+
+
+def _dumper(array: int) -> type[Dumper]:
+    class ColumnDumper(Dumper):
+        format = Format.BINARY
+        oid = array
+
+        def dump(self, obj: Column) -> Buffer | None:
+            return obj.data
+
+    return ColumnDumper

@@ -1,0 +1,54 @@
+"""Settings of the queue service: `MAILRAIL_QUEUE_*` in the environment."""
+
+from dataclasses import dataclass
+
+from mailrail.kit.settings import ServiceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSettings(ServiceSettings):
+    """What the queue needs besides what every service does. Every default starts a working service."""
+
+    database_url: str = "postgresql://localhost/mailrail"
+    """Where messages live. One URL and one role suffice for all services (DBS-01)."""
+    unsafe: bool = False
+    """Serve although Postgres runs with fsync or full_page_writes off, so that accepted mail may be lost (ACC-06)."""
+    peer_address: str = ""
+    """HOST:PORT under which other queue replicas reach this one; empty: the address of `grpc_listen`."""
+    admin_connections: int = 6
+    """Most database connections of administration and mailbox calls; the message path has its own five."""
+
+    batch_messages: int = 256
+    """Most messages that share one commit."""
+    batch_bytes: int = 4 * 1024 * 1024
+    """Most octets of content that share one commit (ACC-03)."""
+    linger: float = 0.001
+    """Seconds that a commit waits for company while mail comes in steadily; none when idle (performance rule 2)."""
+    stream_credit: int = 32 * 1024 * 1024
+    """Octets that a caller of Enqueue may have under way on one stream (ACC-07)."""
+
+    lease_seconds: float = 120.0
+    """How long a lease lasts (LSE-01)."""
+    handout_seconds: float = 60.0
+    """A lease with less left is not handed on (LSE-01)."""
+    born_leased_bytes: int = 64 * 1024 * 1024
+    """Content in memory that waits for outbound; past it mail is stored due (LSE-06)."""
+    born_leased_rounds: int = 30
+    """Windows full of fresh mail that may wait in memory for one site; past it mail is stored due."""
+
+    look_seconds: float = 1.0
+    """An owner looks for due work this often, whatever it was told (SHD-02)."""
+    heartbeat_seconds: float = 2.0
+    """How often a queue process says that it lives, and looks who else does."""
+    dead_seconds: float = 10.0
+    """A process silent for so long loses its shards (SHD-01)."""
+    sweep_seconds: float = 10.0
+    """How often leases that ran out are looked for; within 30 s by contract (LSE-04)."""
+    goodbye_seconds: float = 3.0
+    """How long an outbound process that is back may take to list what it works on; the rest is due again (LSE-02)."""
+    keep_content_seconds: float = 600.0
+    """Content outlives its last recipient by at least this (FIN-02)."""
+    keep_upload_seconds: float = 3600.0
+    """Bodies whose commit never came are swept after this (ACC-02)."""
+    upkeep_seconds: float = 30.0
+    """How often the sweepers run."""

@@ -1,0 +1,840 @@
+"""Named statements of the queue and the typed rows that they give. What each is for is in the comment above it.
+
+Rules that hold for all: one statement a batch (`unnest` of columns); every write that leases or schedules compares
+owner and epoch of the shard in the same statement (`own`, SHD-01); every write to a leased recipient names its token
+(LSE-03); rows are reached by index only; nothing reads content but CONTENT and CHUNKS.
+"""
+
+# ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of this module alone
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from mailrail_queue import columns as c
+from mailrail_queue.database import Row, run
+
+Connection = AsyncConnection[Row]
+
+CHUNK = 256 * 1024
+"""Octets of a row of a large body; the last one may be shorter (ACC-02)."""
+INLINE = 64 * 1024
+"""Bodies up to this many octets are stored in the message's row and travel with the lease (ACC-02, LSE-06)."""
+
+DELIVERED: Final = 3  # RecipientState
+FAILED: Final = 4
+CANCELLED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """This process as an owner: what fenced statements compare. `epochs`: shard → epoch under which it is held."""
+
+    owner: str
+    epochs: Mapping[int, int]
+
+    def parameters(self, shards: Iterable[int]) -> dict[str, Any]:
+        """The parameters `owner`, `own_shards`, `own_epochs` for those of `shards` that are held."""
+        held = [s for s in set(shards) if s in self.epochs]
+        return {
+            "owner": self.owner,
+            "own_shards": c.smallints(held),
+            "own_epochs": c.bigints([self.epochs[s] for s in held]),
+        }
+
+
+_OWN: Final = """own AS (
+    SELECT s.number FROM unnest(%(own_shards)s, %(own_epochs)s) AS o (number, epoch)
+    JOIN shard s ON s.number = o.number AND s.owner = %(owner)s AND s.epoch = o.epoch
+)"""
+
+# The sites that `stored` rows (shard, site, due, waits) made due earlier than their row says. Most often that is none, and then nothing
+# is written or locked. In order, so that two batches never wait for each other in a ring.
+_NOTE: Final = """INSERT INTO site_due (shard, site, next_due)
+    SELECT n.shard, n.site, min(n.due) AS due FROM stored n
+    WHERE n.waits AND NOT EXISTS (SELECT FROM site_due d WHERE d.shard = n.shard AND d.site = n.site AND d.next_due <= n.due)
+    GROUP BY n.shard, n.site ORDER BY n.shard, n.site
+    ON CONFLICT (shard, site) DO UPDATE SET next_due = LEAST(site_due.next_due, excluded.next_due)"""
+
+
+# --- accept ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class NewMessage:
+    """A message about to be stored."""
+
+    id: bytes
+    mail_from: str
+    account: str | None
+    size: int
+    chunks: int
+    envelope: bytes
+    prefix: bytes
+    body: bytes | None
+
+
+@dataclass(slots=True)
+class NewRecipient:
+    """A recipient about to be stored; with a token it is born leased."""
+
+    id: int
+    message_id: bytes
+    shard: int
+    site: str
+    token: int  # 0: stored due
+    release: float  # Unix seconds before which nothing is tried; 0: none
+    hold_reason: str | None  # set: on hold
+    tls: int
+    origin: int
+    vouched: bool
+    address: str
+    gateway: str | None
+    account: str | None
+    from_domain: str
+    local: bool
+    rcpt: bytes
+
+
+# The group commit: messages and their recipients, in one statement (ACC-02, SHD-02). An id that exists (or is barred, ACC-04) is left alone
+# with all its recipients. A recipient is born leased only if its shard is still held under the epoch that the batch was made with.
+STORE: Final[LiteralString] = f"""WITH stored_message AS (
+    INSERT INTO message (id, mail_from, account, size, chunks, envelope, prefix, body)
+    SELECT * FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s)
+    ON CONFLICT (id) DO NOTHING RETURNING id
+), {_OWN}, stored AS (
+    INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
+                           tls, origin, vouched, paused, address, gateway, account, from_domain, local, rcpt)
+    SELECT x.id, x.message_id, x.shard, x.site, GREATEST(now(), to_timestamp(x.release)),
+           CASE WHEN own.number IS NOT NULL THEN x.token END,
+           CASE WHEN own.number IS NOT NULL THEN now() + %(lease)s * interval '1 second' END,
+           CASE WHEN x.hold_reason IS NOT NULL THEN now() END, x.hold_reason,
+           CASE WHEN own.number IS NOT NULL THEN 1 ELSE 0 END,
+           CASE WHEN own.number IS NOT NULL THEN now() END,
+           x.tls, x.origin, x.vouched, GREATEST(0, x.release - extract(epoch FROM now())),
+           x.address, x.gateway, x.account, x.from_domain, x.local, x.rcpt
+    FROM unnest(%(r_id)s, %(r_message)s, %(r_shard)s, %(r_site)s, %(r_token)s, %(r_release)s, %(r_hold)s, %(r_tls)s, %(r_origin)s,
+                %(r_vouched)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s, %(r_rcpt)s)
+         AS x (id, message_id, shard, site, token, release, hold_reason, tls, origin, vouched, address, gateway, account,
+               from_domain, local, rcpt)
+    JOIN stored_message m ON m.id = x.message_id
+    LEFT JOIN own ON x.token <> 0 AND own.number = x.shard
+    RETURNING shard, site, due, token IS NULL AND held IS NULL AS waits
+), noted AS (
+    {_NOTE}
+)
+SELECT (SELECT count(*) FROM stored_message), (SELECT array_agg(number) FROM own),
+       (SELECT version FROM hold_version), extract(epoch FROM now())::float8"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a group commit did."""
+
+    messages: int
+    """How many were new; fewer than given: ask EXISTING which."""
+    owned: frozenset[int]
+    """Shards under whose epoch recipients were born leased."""
+    hold_version: int
+    now: float
+
+
+async def store(
+    connection: Connection,
+    ownership: Ownership,
+    lease: float,
+    messages: Sequence[NewMessage],
+    recipients: Sequence[NewRecipient],
+) -> Stored:
+    """Store a batch (STORE). Raises psycopg.Error; UnicodeEncodeError when a text cannot be UTF-8."""
+    rows = await run(
+        connection,
+        STORE,
+        {
+            "id": c.uuids([m.id for m in messages]),
+            "mail_from": c.texts([m.mail_from for m in messages]),
+            "account": c.texts([m.account for m in messages]),
+            "size": c.bigints([m.size for m in messages]),
+            "chunks": c.bigints([m.chunks for m in messages]),
+            "envelope": c.octets([m.envelope for m in messages]),
+            "prefix": c.octets([m.prefix for m in messages]),
+            "body": c.octets([m.body for m in messages]),
+            "r_id": c.bigints([r.id for r in recipients]),
+            "r_message": c.uuids([r.message_id for r in recipients]),
+            "r_shard": c.smallints([r.shard for r in recipients]),
+            "r_site": c.texts([r.site for r in recipients]),
+            "r_token": c.bigints([r.token for r in recipients]),
+            "r_release": c.floats([r.release for r in recipients]),
+            "r_hold": c.texts([r.hold_reason for r in recipients]),
+            "r_tls": c.smallints([r.tls for r in recipients]),
+            "r_origin": c.smallints([r.origin for r in recipients]),
+            "r_vouched": c.booleans([r.vouched for r in recipients]),
+            "r_address": c.texts([r.address for r in recipients]),
+            "r_gateway": c.texts([r.gateway for r in recipients]),
+            "r_account": c.texts([r.account for r in recipients]),
+            "r_from": c.texts([r.from_domain for r in recipients]),
+            "r_local": c.booleans([r.local for r in recipients]),
+            "r_rcpt": c.octets([r.rcpt for r in recipients]),
+            "lease": lease,
+            **ownership.parameters(r.shard for r in recipients if r.token),
+        },
+    )
+    count, owned, version, now = rows[0]
+    return Stored(count, frozenset(owned or ()), version, now)
+
+
+# Which of these ids are there, and whether as a message or as a bar (ACC-04).
+EXISTING: Final[LiteralString] = "SELECT id, barred FROM message WHERE id = ANY(%(id)s)"
+
+
+async def existing(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, bool]:
+    """Message id → barred, of those that exist."""
+    return {row[0].bytes: row[1] for row in await run(connection, EXISTING, {"id": c.uuids(ids)})}
+
+
+# Asks after a message and bars it if it is not there. The insert waits for a commit of the same id that is under way (ACC-04).
+BAR: Final[LiteralString] = "INSERT INTO message (id, barred) VALUES (%(id)s, true) ON CONFLICT (id) DO NOTHING"
+OUTCOME: Final[LiteralString] = (
+    "SELECT extract(epoch FROM accepted)::float8 FROM message WHERE id = ANY(%(id)s) AND NOT barred"
+)
+
+
+async def outcome(connection: Connection, message_id: bytes) -> float | None:
+    """When the message was accepted; None: it was not and never will be, by this very call (ACC-04)."""
+    await run(connection, BAR, {"id": UUID(bytes=message_id)})
+    rows = await run(connection, OUTCOME, {"id": c.uuids([message_id])})
+    return float(rows[0][0]) if rows else None
+
+
+# A part of a large body, before its commit (ACC-02). A later part needs the upload's row: the sweeper may have taken it.
+FIRST_CHUNK: Final[LiteralString] = """WITH u AS (
+    INSERT INTO upload (message_id) SELECT unnest(%(id)s) ON CONFLICT (message_id) DO UPDATE SET started = now() RETURNING message_id
+) INSERT INTO chunk (message_id, number, data) SELECT message_id, %(number)s, %(data)s FROM u
+  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data"""
+CHUNK_MORE: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
+    SELECT message_id, %(number)s, %(data)s FROM upload WHERE message_id = ANY(%(id)s)
+    ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
+
+
+async def add_chunk(connection: Connection, message_id: bytes, number: int, data: bytes) -> bool:
+    """Store chunk `number` (from 0). False: the upload was swept meanwhile."""
+    parameters = {"id": c.uuids([message_id]), "number": number, "data": data}
+    if number == 0:
+        await run(connection, FIRST_CHUNK, parameters)
+        return True
+    return bool(await run(connection, CHUNK_MORE, parameters))
+
+
+# The commit of a large body takes its upload away, in the transaction that names the chunks.
+CLAIM_UPLOADS: Final[LiteralString] = "DELETE FROM upload WHERE message_id = ANY(%(id)s) RETURNING message_id"
+ABORT_UPLOADS: Final[
+    LiteralString
+] = """WITH u AS (DELETE FROM upload WHERE message_id = ANY(%(id)s) RETURNING message_id)
+    DELETE FROM chunk USING u WHERE chunk.message_id = u.message_id"""
+
+
+async def claim_uploads(connection: Connection, ids: Sequence[bytes]) -> set[bytes]:
+    """Those of `ids` whose chunks are there; they are the caller's now, if its transaction commits."""
+    return {row[0].bytes for row in await run(connection, CLAIM_UPLOADS, {"id": c.uuids(ids)})}
+
+
+async def abort_uploads(connection: Connection, ids: Sequence[bytes]) -> None:
+    """Forget bodies whose commit will not come."""
+    await run(connection, ABORT_UPLOADS, {"id": c.uuids(ids)})
+
+
+# What an account sent in the last 24 hours, under a lock that ends with the transaction (ACC-08).
+LOCK_ACCOUNT: Final[LiteralString] = (
+    "SELECT pg_advisory_xact_lock(hashtextextended('mailrail.queue.account:' || %(account)s, 0))"
+)
+USAGE: Final[LiteralString] = """SELECT coalesce(sum(messages), 0)::bigint, coalesce(sum(recipients), 0)::bigint
+    FROM account_usage WHERE account = %(account)s AND hour > now() - interval '24 hours'"""
+COUNT_USAGE: Final[LiteralString] = """INSERT INTO account_usage (account, hour, messages, recipients)
+    VALUES (%(account)s, date_trunc('hour', now()), %(messages)s, %(recipients)s)
+    ON CONFLICT (account, hour) DO UPDATE SET messages = account_usage.messages + excluded.messages,
+                                              recipients = account_usage.recipients + excluded.recipients"""
+
+
+async def lock_usage(connection: Connection, account: str) -> tuple[int, int]:
+    """Messages and recipients of the last 24 hours; nobody else counts this account until the transaction ends."""
+    await run(connection, LOCK_ACCOUNT, {"account": account})
+    rows = await run(connection, USAGE, {"account": account})
+    return rows[0][0], rows[0][1]
+
+
+async def count_usage(connection: Connection, account: str, messages: int, recipients: int) -> None:
+    """Add to what the account sent."""
+    await run(connection, COUNT_USAGE, {"account": account, "messages": messages, "recipients": recipients})
+
+
+# A block of 1000 ids each for recipients and tokens.
+BLOCKS: Final[LiteralString] = "SELECT nextval('recipient_block'), nextval('token_block')"
+BLOCK = 1000
+
+HOLD_RULES: Final[LiteralString] = """SELECT v.version, r.id, r.account, r.from_domain, r.to_domain, r.comment
+    FROM hold_version v LEFT JOIN hold_rule r ON true ORDER BY r.id"""
+# Fresh recipients that a newer rule holds: back from their first lease, which was never handed on (ACC, ADM-01).
+HOLD_FRESH: Final[
+    LiteralString
+] = """UPDATE recipient r SET held = now(), hold_reason = x.reason, token = NULL, lease_until = NULL,
+        attempts = CASE WHEN r.token IS NULL THEN r.attempts ELSE r.attempts - 1 END
+    FROM unnest(%(id)s, %(token)s, %(reason)s) AS x (id, token, reason)
+    WHERE r.id = x.id AND coalesce(r.token, 0) = x.token AND r.held IS NULL"""
+
+
+# --- due work -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A live recipient without its message: all that routing and judging need."""
+
+    id: int
+    message_id: bytes
+    shard: int
+    site: str
+    version: int
+    attempts: int
+    interrupted: int
+    tls: int
+    origin: int
+    vouched: bool
+    queued: float  # Unix seconds, as all times here
+    paused: float
+    delayed: bool
+    address: str
+    gateway: str | None
+    account: str | None
+    from_domain: str
+    local: bool
+    own_transport: str | None
+    rcpt: bytes
+    dialled: bytes | None
+    token: int | None
+    remaining: float  # seconds of the lease; 0 when there is none
+    request: int
+    request_reason: str | None
+    started: float  # of the newest attempt; 0 before the first
+
+
+_WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.vouched,
+    extract(epoch FROM r.queued)::float8, r.paused, r.delayed, r.address, r.gateway, r.account, r.from_domain, r.local,
+    r.own_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
+    r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt), 0)::float8"""
+
+
+def _waiting(row: Row) -> Waiting:
+    return Waiting(row[0], row[1].bytes, *row[2:])
+
+
+# Due recipients of some sites, oldest first, each by its own walk of recipient_due (SHD-03).
+FETCH_DUE: Final[LiteralString] = f"""SELECT {_WAITING}
+    FROM unnest(%(shard)s, %(site)s, %(count)s) AS w (shard, site, count)
+    CROSS JOIN LATERAL (
+        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL AND t.due <= now()
+        ORDER BY t.due LIMIT w.count
+    ) r"""
+
+
+async def fetch_due(connection: Connection, wanted: Sequence[tuple[int, str, int]]) -> list[Waiting]:
+    """Due recipients of each (shard, site), so many at most each."""
+    rows = await run(
+        connection,
+        FETCH_DUE,
+        {
+            "shard": c.smallints([w[0] for w in wanted]),
+            "site": c.texts([w[1] for w in wanted]),
+            "count": c.bigints([w[2] for w in wanted]),
+        },
+    )
+    return [_waiting(row) for row in rows]
+
+
+# Live recipients by id: after a restart, to adopt leases and to judge results of attempts that this process did not hand out (LSE-02, LSE-03).
+LIVE: Final[LiteralString] = f"SELECT {_WAITING} FROM recipient r WHERE r.id = ANY(%(id)s)"
+# Fail and drop requests (ADM-02), leased or not.
+REQUESTED: Final[LiteralString] = f"""SELECT {_WAITING} FROM recipient r
+    WHERE r.request <> 0 AND r.shard = ANY(%(shard)s) LIMIT 500"""
+
+
+async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
+    """Those of `ids` that are not final."""
+    return [_waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
+
+
+async def requested(connection: Connection, shards: Sequence[int]) -> list[Waiting]:
+    """Recipients that an administrator wants failed or dropped."""
+    return [_waiting(row) for row in await run(connection, REQUESTED, {"shard": c.smallints(shards)})]
+
+
+# The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).
+LEASE: Final[LiteralString] = f"""WITH {_OWN}
+    UPDATE recipient r SET token = x.token, lease_until = now() + %(lease)s * interval '1 second', attempts = r.attempts + 1,
+        last_attempt = now(), site = x.site
+    FROM unnest(%(id)s, %(version)s, %(token)s, %(site)s) AS x (id, version, token, site)
+    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
+      AND r.shard IN (SELECT number FROM own)
+    RETURNING r.id, extract(epoch FROM now())::float8"""
+
+
+async def lease(
+    connection: Connection, ownership: Ownership, seconds: float, wanted: Sequence[tuple[Waiting, int, str]]
+) -> tuple[set[int], float]:
+    """Lease recipients under (token, site). Returns the ids that were still free, and Postgres's time."""
+    rows = await run(
+        connection,
+        LEASE,
+        {
+            "id": c.bigints([w.id for w, _, _ in wanted]),
+            "version": c.bigints([w.version for w, _, _ in wanted]),
+            "token": c.bigints([token for _, token, _ in wanted]),
+            "site": c.texts([site for _, _, site in wanted]),
+            "lease": seconds,
+            **ownership.parameters(w.shard for w, _, _ in wanted),
+        },
+    )
+    return {row[0] for row in rows}, (rows[0][1] if rows else 0.0)
+
+
+@dataclass(slots=True)
+class Content:
+    """A message as a lease carries it."""
+
+    id: bytes
+    envelope: bytes
+    prefix: bytes
+    body: bytes | None  # None: in chunks
+    size: int
+
+
+CONTENT: Final[LiteralString] = (
+    "SELECT id, envelope, prefix, body, size FROM message WHERE id = ANY(%(id)s) AND NOT barred"
+)
+CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
+    WHERE message_id = ANY(%(id)s) AND number >= %(first)s ORDER BY number LIMIT %(count)s"""
+
+
+async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Content]:
+    """Messages with their inline bodies."""
+    rows = await run(connection, CONTENT, {"id": c.uuids(list(ids))})
+    return {row[0].bytes: Content(row[0].bytes, *row[1:]) for row in rows}
+
+
+async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes | None:
+    """One chunk of a large body; None past the end."""
+    rows = await run(connection, CHUNKS, {"id": c.uuids([message_id]), "first": number, "count": 1})
+    return bytes(rows[0][1]) if rows and rows[0][0] == number else None
+
+
+# Leases that live on (LSE-01). One that ran out is not revived: it may be another's by now.
+RENEW: Final[LiteralString] = """UPDATE recipient r SET lease_until = now() + %(lease)s * interval '1 second'
+    FROM unnest(%(id)s, %(token)s) AS x (id, token)
+    WHERE r.id = x.id AND r.token = x.token AND r.lease_until > now() RETURNING r.id"""
+
+
+async def renew(connection: Connection, seconds: float, leases: Sequence[tuple[int, int]]) -> set[int]:
+    """Renew (recipient id, token). Returns the ids whose lease still stood."""
+    rows = await run(
+        connection,
+        RENEW,
+        {"id": c.bigints([i for i, _ in leases]), "token": c.bigints([t for _, t in leases]), "lease": seconds},
+    )
+    return {row[0] for row in rows}
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Ending:
+    """A recipient to be made final."""
+
+    id: int
+    token: int  # of the lease; 0: it is not leased and `version` must fit
+    version: int
+    state: int  # RecipientState
+    outcome: int
+    last: bytes | None  # Attempt
+    counted: int = 0
+    """1 when this was an attempt without a lease (SHD-05), to be counted."""
+
+
+# Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
+# (FIN-01, LSE-03). History takes what it shows (FIN-03).
+FINISH: Final[LiteralString] = f"""WITH x AS (
+    SELECT * FROM unnest(%(id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last)s, %(counted)s)
+        AS x (id, token, version, state, outcome, last, counted)
+), gone AS (
+    DELETE FROM recipient r USING x
+    WHERE r.id = x.id AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
+                           OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
+    RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
+              x.state, x.outcome, x.last, x.counted
+), forgotten AS (
+    DELETE FROM attempt a USING gone g WHERE g.attempts + g.interrupted > 1 AND a.recipient_id = g.id
+)
+INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, envelope,
+                     rcpt, last, timeline)
+SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.origin, g.queued, coalesce(m.size, 0), g.address,
+       coalesce(m.mail_from, ''), g.account, g.site, coalesce(m.envelope, ''), g.rcpt, g.last,
+       CASE WHEN g.attempts + g.interrupted > 1
+            THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
+FROM gone g LEFT JOIN message m ON m.id = g.message_id
+RETURNING id"""
+
+
+async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
+    """Make recipients final (FINISH). Returns the ids that became so by this call."""
+    rows = await run(
+        connection,
+        FINISH,
+        {
+            "id": c.bigints([f.id for f in finals]),
+            "token": c.bigints([f.token for f in finals]),
+            "version": c.bigints([f.version for f in finals]),
+            "state": c.smallints([f.state for f in finals]),
+            "outcome": c.smallints([f.outcome for f in finals]),
+            "last": c.octets([f.last for f in finals]),
+            "counted": c.smallints([f.counted for f in finals]),
+        },
+    )
+    return {row[0] for row in rows}
+
+
+@dataclass(slots=True)
+class Deferral:
+    """A recipient to be tried again."""
+
+    id: int
+    token: int  # of the lease; 0: it is not leased and `version` must fit (SHD-05: an attempt without a dial)
+    version: int
+    retry_in: float  # seconds
+    last: bytes | None  # Attempt; None: the attempt is undone, it was not dialled (LSE-04)
+    delayed: bool = False
+    dialled: bytes | None = None
+    shard: int = 0
+
+
+# Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02).
+DEFER: Final[LiteralString] = f"""WITH x AS (
+    SELECT * FROM unnest(%(id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s)
+        AS x (id, token, retry, last, delayed, dialled)
+), stored AS (
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now() + x.retry * interval '1 second'),
+        after_due = NULL, last = coalesce(x.last, r.last), delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
+        attempts = CASE WHEN x.last IS NULL THEN r.attempts - 1 ELSE r.attempts END
+    FROM x WHERE r.id = x.id AND r.token = x.token
+    RETURNING r.id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last
+), recorded AS (
+    INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored WHERE last IS NOT NULL
+), noted AS (
+    {_NOTE}
+)
+SELECT id, shard, request FROM stored"""
+
+# A counted attempt without a dial (SHD-05; design 4, Attempt): its site is in backoff, or its transport is missing.
+BACK_OFF: Final[LiteralString] = f"""WITH {_OWN}, x AS (
+    SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last)s, %(delayed)s) AS x (id, version, retry, last, delayed)
+), stored AS (
+    UPDATE recipient r SET due = now() + x.retry * interval '1 second', last = x.last, delayed = r.delayed OR x.delayed,
+        attempts = r.attempts + 1, last_attempt = now()
+    FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
+      AND r.shard IN (SELECT number FROM own)
+    RETURNING r.id, x.last
+), recorded AS (
+    INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored
+)
+SELECT id FROM stored"""
+
+
+async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[tuple[int, int, int]]:
+    """Put leased recipients back (DEFER). Returns (id, shard, request) of those whose token still stood."""
+    rows = await run(
+        connection,
+        DEFER,
+        {
+            "id": c.bigints([d.id for d in deferrals]),
+            "token": c.bigints([d.token for d in deferrals]),
+            "retry": c.floats([d.retry_in for d in deferrals]),
+            "last": c.octets([d.last for d in deferrals]),
+            "delayed": c.booleans([d.delayed for d in deferrals]),
+            "dialled": c.octets([d.dialled for d in deferrals]),
+        },
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def back_off(connection: Connection, ownership: Ownership, deferrals: Sequence[Deferral]) -> set[int]:
+    """Count an attempt without a dial (BACK_OFF). Returns the ids that it applied to."""
+    rows = await run(
+        connection,
+        BACK_OFF,
+        {
+            "id": c.bigints([d.id for d in deferrals]),
+            "version": c.bigints([d.version for d in deferrals]),
+            "retry": c.floats([d.retry_in for d in deferrals]),
+            "last": c.octets([d.last for d in deferrals]),
+            "delayed": c.booleans([d.delayed for d in deferrals]),
+            **ownership.parameters(d.shard for d in deferrals),
+        },
+    )
+    return {row[0] for row in rows}
+
+
+# Leases that ran out (LSE-04): due again at once; the first ten of a recipient raise no count.
+EXPIRED: Final[LiteralString] = f"""WITH found AS (
+    SELECT id, token FROM recipient
+    WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
+    ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
+), {_OWN}, stored AS (
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
+        interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
+    FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
+    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request
+), noted AS (
+    {_NOTE}
+)
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request FROM stored"""
+# The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
+LOST: Final[LiteralString] = f"""WITH stored AS (
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
+        interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
+    FROM unnest(%(id)s, %(token)s) AS x (id, token) WHERE r.id = x.id AND r.token = x.token
+    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request
+), noted AS (
+    {_NOTE}
+)
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request FROM stored"""
+RECORD: Final[LiteralString] = "INSERT INTO attempt (recipient_id, data) SELECT * FROM unnest(%(id)s, %(data)s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A lease that was lost."""
+
+    id: int
+    token: int
+    attempts: int
+    started: float
+    request: int
+
+
+async def expire(
+    connection: Connection, ownership: Ownership, shards: Sequence[int], since: float, count: int
+) -> list[Expired]:
+    """Take back leases that ran out after `since` (EXPIRED), `count` at most."""
+    parameters = {
+        "shard": c.smallints(shards),
+        "since": since,
+        "count": count,
+        **ownership.parameters(shards),
+    }
+    return [Expired(*row) for row in await run(connection, EXPIRED, parameters)]
+
+
+async def lose(connection: Connection, leases: Sequence[tuple[int, int]]) -> list[Expired]:
+    """Take back leases (recipient id, token) that nobody works on (LOST)."""
+    parameters = {"id": c.bigints([i for i, _ in leases]), "token": c.bigints([t for _, t in leases])}
+    return [Expired(*row) for row in await run(connection, LOST, parameters)]
+
+
+async def record(connection: Connection, attempts: Sequence[tuple[int, bytes]]) -> None:
+    """Add finished attempts to the timeline of live recipients."""
+    await run(
+        connection, RECORD, {"id": c.bigints([i for i, _ in attempts]), "data": c.octets([d for _, d in attempts])}
+    )
+
+
+# --- sites ----------------------------------------------------------------------------------------------------------
+
+# Sites of my shards that are due, so many a shard, from where the last look ended (SHD-03).
+DUE_SITES: Final[LiteralString] = """SELECT d.shard, d.site, extract(epoch FROM d.next_due)::float8
+    FROM unnest(%(shard)s, %(after)s) AS w (shard, after)
+    CROSS JOIN LATERAL (
+        SELECT * FROM site_due t WHERE t.shard = w.shard AND t.next_due > to_timestamp(w.after) AND t.next_due <= now()
+        ORDER BY t.next_due LIMIT %(count)s
+    ) d"""
+
+
+async def due_sites(connection: Connection, cursors: Mapping[int, float], count: int) -> list[tuple[int, str, float]]:
+    """(shard, site, next due) of due sites, `count` at most a shard; `cursors`: shard → time after which to look."""
+    rows = await run(
+        connection,
+        DUE_SITES,
+        {"shard": c.smallints(list(cursors)), "after": c.floats(list(cursors.values())), "count": count},
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+# A site of a shard has nothing more that is due: when will it have? The first time (`again`) no later than in 5 s, for a transaction that
+# stored more may have looked at this row before it was moved, and may not be visible yet.
+SETTLE: Final[LiteralString] = f"""WITH {_OWN}, x AS (
+    SELECT w.shard, w.site, w.again, (
+        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
+        ORDER BY t.due LIMIT 1
+    ) AS due
+    FROM unnest(%(shard)s, %(site)s, %(again)s) AS w (shard, site, again) JOIN own ON own.number = w.shard
+), emptied AS (
+    DELETE FROM site_due d USING x WHERE d.shard = x.shard AND d.site = x.site AND x.due IS NULL AND NOT x.again
+)
+UPDATE site_due d SET next_due = CASE WHEN x.again THEN LEAST(x.due, now() + interval '5 seconds') ELSE x.due END
+FROM x WHERE d.shard = x.shard AND d.site = x.site AND (x.again OR x.due IS NOT NULL)
+RETURNING d.shard, d.site, d.next_due <= now()"""
+
+
+async def settle(
+    connection: Connection, ownership: Ownership, looked: Sequence[tuple[int, str, bool]]
+) -> set[tuple[int, str]]:
+    """Move the next due time of (shard, site, again). Returns those that turned out to be due after all."""
+    rows = await run(
+        connection,
+        SETTLE,
+        {
+            "shard": c.smallints([s for s, _, _ in looked]),
+            "site": c.texts([n for _, n, _ in looked]),
+            "again": c.booleans([a for _, _, a in looked]),
+            **ownership.parameters(s for s, _, _ in looked),
+        },
+    )
+    return {(row[0], row[1]) for row in rows if row[2]}
+
+
+# The slow round: every site of a shard with its earliest due time, by a loose walk of recipient_due (one step a site, not a row),
+# against what site_due says.
+VERIFY: Final[LiteralString] = f"""WITH RECURSIVE w AS (
+    (SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL
+     ORDER BY t.site, t.due LIMIT 1)
+    UNION ALL
+    SELECT n.site, n.due FROM w CROSS JOIN LATERAL (
+        SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL AND t.site > w.site
+        ORDER BY t.site, t.due LIMIT 1) n
+), stored AS (SELECT %(number)s::smallint AS shard, site, due, true AS waits FROM w)
+{_NOTE} RETURNING shard"""
+
+
+async def verify(connection: Connection, number: int) -> int:
+    """Compare a shard's sites with its recipients; how many were wrong (and are right now)."""
+    return len(await run(connection, VERIFY, {"number": number}))
+
+
+# Routing changed where these go (SHD-04).
+RE_KEY: Final[LiteralString] = f"""WITH {_OWN}, stored AS (
+    UPDATE recipient r SET site = x.site FROM unnest(%(id)s, %(version)s, %(site)s) AS x (id, version, site)
+    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.shard IN (SELECT number FROM own)
+    RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
+), noted AS (
+    {_NOTE}
+)
+SELECT DISTINCT shard, site FROM stored"""
+
+
+async def re_key(
+    connection: Connection, ownership: Ownership, moved: Sequence[tuple[Waiting, str]]
+) -> list[tuple[int, str]]:
+    """Move recipients to another site. Returns the (shard, site) that have more now."""
+    rows = await run(
+        connection,
+        RE_KEY,
+        {
+            "id": c.bigints([w.id for w, _ in moved]),
+            "version": c.bigints([w.version for w, _ in moved]),
+            "site": c.texts([s for _, s in moved]),
+            **ownership.parameters(w.shard for w, _ in moved),
+        },
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+# Recipients of a site are due now, a bounded batch of them (ADM-03: what they waited for is there).
+WAKE_SITE: Final[LiteralString] = f"""WITH {_OWN}, found AS (
+    SELECT f.id FROM own CROSS JOIN LATERAL (
+        SELECT t.id FROM recipient t WHERE t.shard = own.number AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
+          AND t.due > now() ORDER BY t.due LIMIT 500
+    ) f LIMIT 500
+), stored AS (
+    UPDATE recipient r SET due = now() FROM found f WHERE r.id = f.id AND r.token IS NULL RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
+), noted AS ({_NOTE})
+SELECT DISTINCT shard FROM stored"""
+# Which sites wait for something that is missing? A step a site, as in VERIFY.
+MISSING_SITES: Final[LiteralString] = (
+    """SELECT DISTINCT site FROM site_due WHERE shard = ANY(%(shard)s) AND site LIKE 'missing:%%'"""
+)
+
+
+async def wake_site(connection: Connection, ownership: Ownership, site: str) -> list[int]:
+    """Make up to 500 recipients of a site due now; the shards concerned, empty when none is left."""
+    rows = await run(connection, WAKE_SITE, {"site": site, **ownership.parameters(ownership.epochs)})
+    return [row[0] for row in rows]
+
+
+async def missing_sites(connection: Connection, shards: Sequence[int]) -> list[str]:
+    """Keys of the sites of these shards that wait for a missing transport or domain."""
+    return [row[0] for row in await run(connection, MISSING_SITES, {"shard": c.smallints(shards)})]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """What is known of a site beyond one attempt."""
+
+    name: str
+    failures: int
+    paused_for: float | None  # seconds from now; None: not paused
+    last_error: bytes | None
+    changed: float
+
+
+REST: Final[LiteralString] = """INSERT INTO site (name, failures, paused_until, last_error)
+    VALUES (%(name)s, %(failures)s, now() + %(seconds)s * interval '1 second', %(error)s)
+    ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, paused_until = excluded.paused_until, last_error = excluded.last_error,
+        probe_token = NULL, probe_until = NULL, changed = clock_timestamp()"""
+RECOVER: Final[
+    LiteralString
+] = """UPDATE site SET failures = 0, paused_until = NULL, probe_token = NULL, probe_until = NULL,
+    changed = clock_timestamp() WHERE name = %(name)s AND failures > 0"""
+SITES_CHANGED: Final[
+    LiteralString
+] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
+    extract(epoch FROM changed)::float8 FROM site WHERE changed > to_timestamp(%(after)s) ORDER BY changed LIMIT 1000"""
+SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
+    extract(epoch FROM changed)::float8 FROM site WHERE name = ANY(%(name)s) AND failures > 0"""
+# The right to probe a site that several owners share: one at a time (design 4, Attempt).
+CLAIM_PROBE: Final[
+    LiteralString
+] = """UPDATE site SET probe_token = %(token)s, probe_until = now() + %(seconds)s * interval '1 second'
+    WHERE name = %(name)s AND (probe_until IS NULL OR probe_until < now()) RETURNING name"""
+
+
+async def sites_changed(connection: Connection, after: float) -> list[SiteRow]:
+    """Sites that somebody paused or found well since (Unix seconds)."""
+    return [SiteRow(*row) for row in await run(connection, SITES_CHANGED, {"after": after})]
+
+
+async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
+    """Those of these sites that have failed."""
+    return [SiteRow(*row) for row in await run(connection, SITE, {"name": c.texts(names)})]
+
+
+# --- shards and processes -------------------------------------------------------------------------------------------
+
+HEARTBEAT: Final[LiteralString] = """WITH mine AS (
+    INSERT INTO node (id, name, address) VALUES (%(id)s, %(name)s, %(address)s)
+    ON CONFLICT (id) DO UPDATE SET seen = now(), address = excluded.address
+), replaced AS (
+    DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz) OR seen < now() - interval '1 hour'
+)
+SELECT id, address, extract(epoch FROM now())::float8 FROM node
+WHERE id <> %(id)s AND NOT (name = %(name)s AND started < %(started)s::timestamptz)
+  AND seen > now() - %(dead)s * interval '1 second' ORDER BY id"""
+STARTED: Final[LiteralString] = "SELECT now()"
+LEAVE: Final[LiteralString] = """WITH left_ AS (DELETE FROM node WHERE id = %(id)s)
+    UPDATE shard SET owner = NULL WHERE owner = %(id)s"""
+MINE: Final[LiteralString] = "SELECT number, epoch FROM shard WHERE owner = %(id)s"
+# Shards of nobody, or of a process that is no more; each acquisition is a new epoch (SHD-01).
+ACQUIRE: Final[LiteralString] = """UPDATE shard SET owner = %(id)s, epoch = epoch + 1, since = now()
+    WHERE number IN (
+        SELECT number FROM shard WHERE owner IS NULL OR NOT (owner = ANY(%(live)s)) ORDER BY number LIMIT %(count)s FOR UPDATE SKIP LOCKED
+    ) RETURNING number, epoch"""
+RELEASE: Final[LiteralString] = "UPDATE shard SET owner = NULL WHERE owner = %(id)s AND number = ANY(%(number)s)"
