@@ -1,0 +1,133 @@
+"""What the application needs from outside, as it sees it: work, names, content, and somebody to report to."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.outbound.targets import Mx
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.decision import Requirement
+
+
+class Result(StrEnum):
+    """What became of a recipient in this attempt."""
+
+    DELIVERED = "delivered"
+    RELAYED = "relayed"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    CAPTURED = "captured"
+    NOT_DIALLED = "not_dialled"
+    CANCELLED = "cancelled"
+
+
+class Lease:
+    """How long we may go on, and whether we still should. Times are the event loop's (monotonic)."""
+
+    __slots__ = ("cancelled", "deadline", "token")
+
+    def __init__(self, token: int, deadline: float) -> None:
+        self.token = token
+        self.deadline = deadline
+        self.cancelled = False
+
+
+class ContentGone(Exception):
+    """The content of a delivery cannot be read: its lease was lost, or the queue is out of reach."""
+
+
+class Body(Protocol):
+    """The content of a message below our prefix."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body from its start, in pieces of 256 KiB at most. Raises ContentGone."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One piece of work: recipients of one message for one next hop."""
+
+    lease: Lease
+    message_id: bytes
+    config_revision: int
+    transport: ObjectRef | None
+    transport_digest: str
+    domain: str
+    envelope: Envelope
+    requirement: Requirement
+    recipients: tuple[Recipient, ...]
+    recipient_ids: tuple[int, ...]
+    simulate: tuple[str, ...]
+    prefix: bytes
+    body: bytes | Body
+    size: int
+    eight_bit: bool
+    attempt: int
+    gateway: ObjectRef | None
+    dialled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsReport:
+    """TLS of the connection that gave the result."""
+
+    version: str
+    cipher: str
+    verified: bool
+    verdict: str
+    offered: bool
+
+
+@dataclass(slots=True)
+class RecipientReport:
+    """The result for one recipient."""
+
+    recipient_id: int
+    result: Result
+    status: EnhancedCode
+    text: str
+    reply: Reply | None = None
+    remote: bool = False
+    host: str = ""
+    ip: str = ""
+    local_ip: str = ""
+    tls: TlsReport | None = None
+    dialled: bool = False
+    dsn_passed_on: bool = False
+    site_failure: bool = False
+    transport_failure: bool = False
+    uncertain: bool = False
+
+
+@dataclass(slots=True)
+class DeliveryReport:
+    """The results of one delivery, complete."""
+
+    token: int
+    started: datetime
+    ended: datetime
+    recipients: list[RecipientReport]
+    dialled: dict[str, list[str]]
+    mx_hosts: tuple[str, ...]
+
+
+class LookupFailed(Exception):
+    """The DNS gave no answer that could be believed: SERVFAIL, timeout, broken packet. Temporary (SOUT-01)."""
+
+
+class NoSuchDomain(Exception):
+    """NXDOMAIN."""
+
+
+class Resolver(Protocol):
+    """Names to addresses, by DNS."""
+
+    async def mx(self, domain: str) -> Sequence[Mx]:
+        """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
+
+    async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
+        """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""

@@ -1,0 +1,94 @@
+"""Settings of an outbound process. Every field has a default that works; units are in the texts."""
+
+from dataclasses import dataclass
+
+from mailrail.kit.settings import ServiceSettings
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds until a server has answered, by what is awaited (RFC 5321 4.5.3.2, SOUT-06)."""
+
+    connect: float = 30.0
+    """One TCP connection, or one through a proxy. The kernel alone would take two minutes a dead address."""
+    greeting: float = 300.0
+    hello: float = 300.0
+    starttls: float = 120.0
+    handshake: float = 60.0
+    auth: float = 120.0
+    mail: float = 300.0
+    rcpt: float = 300.0
+    data: float = 120.0
+    block: float = 180.0
+    """Until the server reads on while content is sent."""
+    end: float = 600.0
+    """After the final dot. RFC 5321 4.5.3.2.6: 10 minutes, so that no server takes a message twice."""
+    quit: float = 5.0
+    """QUIT awaits 221 briefly (SOUT-17): nothing depends on it."""
+    content: float = 3600.0
+    """All content of one message: a server that drips its window open holds nothing for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboundSettings(ServiceSettings):
+    """What an outbound process needs to know."""
+
+    queue_target: str = "127.0.0.1:7002"
+    """Target of the queue's replicas: HOST:PORT, several separated by commas, each name with all its addresses."""
+    capacity: int = 1000
+    """Deliveries worked on at once. Content up to 64 KiB each is in memory, so this bounds it to 64 MiB."""
+    connections: int = 1000
+    """Open connections to next hops."""
+    connections_per_destination: int = 20
+    """To one next hop, where its transport does not say; the queue's windows are usually smaller."""
+    messages_per_connection: int = 100
+    """Transactions on one connection, then QUIT: servers dislike endless sessions."""
+    idle_seconds: float = 5.0
+    """An unused connection is kept so long for the next message."""
+    captive: bool = False
+    """Dial loopback addresses only and report everything else as captured (design 10)."""
+    resolver: str = ""
+    """HOST:PORT of the DNS server to ask; empty = those of the system. Captive mode asks only one given here."""
+    direct_port: int = 25
+    """Port of MX hosts. For tests and local mode; the Internet has 25."""
+    own_mx: tuple[str, ...] = ()
+    """IP:PORT of our own MX listeners as seen from here: direct delivery refuses to dial them (SOUT-04)."""
+    hello_name: str = ""
+    """EHLO name where the transport gives none; empty = the gateway's host name."""
+    lease_margin: float = 30.0
+    """The final dot is sent only with so many seconds of lease left (LSE-02)."""
+    revision_wait: float = 5.0
+    """How long a delivery waits for its configuration revision (LSE-07)."""
+    alive_seconds: float = 20.0
+    """How often the queue is told what still runs (LSE-01)."""
+    tick: float = 0.25
+    """Seconds between looks at the deadlines of connections."""
+    connect_timeout: float = 30.0
+    greeting_timeout: float = 300.0
+    command_timeout: float = 300.0
+    """EHLO, MAIL and RCPT."""
+    data_timeout: float = 120.0
+    block_timeout: float = 180.0
+    end_timeout: float = 600.0
+    tls_timeout: float = 60.0
+    """STARTTLS and the handshake, each."""
+    auth_timeout: float = 120.0
+    dns_timeout: float = 15.0
+    """All queries for one name together."""
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The table that connections go by."""
+        return Timeouts(
+            connect=self.connect_timeout,
+            greeting=self.greeting_timeout,
+            hello=self.command_timeout,
+            starttls=self.tls_timeout,
+            handshake=self.tls_timeout,
+            auth=self.auth_timeout,
+            mail=self.command_timeout,
+            rcpt=self.command_timeout,
+            data=self.data_timeout,
+            block=self.block_timeout,
+            end=self.end_timeout,
+        )

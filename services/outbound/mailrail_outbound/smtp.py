@@ -1,0 +1,640 @@
+"""The socket around core.smtp.client: octets, TLS, the proxy's handshake, time, and backpressure. It decides nothing.
+
+One `Connection` runs the jobs that the pool hands it, one after the other; where the server pipelines, the next job's
+commands leave with the final dot of the one before. All work happens in `data_received`, one write per read: no task,
+no future, no stream reader. Only content above 64 KiB, which must wait for the peer and for the queue, has a task.
+
+`Deadlines` is the one timer: it looks at every connection a few times a second, so that setting a deadline is storing
+a number. A deadline moves when a whole reply came, never because octets dripped in.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+from mailrail.core.outbound.envelope import Form
+from mailrail.core.outbound.socks5 import ProxyError, Socks5
+from mailrail.core.outbound.targets import ConnectionKey
+from mailrail.core.smtp.client import (
+    Answer,
+    ContentWanted,
+    Dialogue,
+    Event,
+    Finished,
+    Gone,
+    NeedTls,
+    Ready,
+    SessionFailed,
+    Stage,
+    Stuffer,
+    Transaction,
+    Trouble,
+)
+from mailrail_outbound import metrics
+from mailrail_outbound.ports import ContentGone
+from mailrail_outbound.settings import Timeouts
+from mailrail_outbound.tls import TlsFacts, TlsStream
+
+_CHUNK = 262144  # octets of one BDAT chunk at most
+
+
+class Job(Interface):
+    """What a connection needs of a piece of work (app.Job)."""
+
+    def transaction(self, connection: "Connection") -> Transaction | None:
+        """The next transaction on this connection; None: nothing can be sent here, and the job knows why."""
+
+    def may_finish(self) -> Trouble | None:
+        """None if the final dot may be sent, else what forbids it (LSE-02, ADM-02)."""
+
+    def content_at_hand(self, form: Form) -> bytes | None:
+        """All content in this form, dot-stuffed and with its final dot; None: it must be streamed."""
+
+    def content(self, form: Form) -> AsyncIterator[bytes]:
+        """The content in this form, in pieces, neither stuffed nor chunked. Raises ContentGone."""
+
+    def content_in_chunks(self, form: Form) -> bytes | None:
+        """All content in this form for one BDAT LAST; None: it must be streamed."""
+
+    def finished(self, transaction: Transaction, connection: "Connection") -> bool:
+        """A transaction of this job ended. True: another one follows, on this connection if it can take it."""
+
+    @property
+    def form(self) -> Form:
+        """The form that was chosen for the current transaction."""
+
+
+class Owner(Interface):
+    """Whom a connection tells what becomes of it (pool.Pool)."""
+
+    def next_job(self, connection: "Connection") -> Job | None:
+        """Work for a connection that can begin a transaction; None: nothing waits."""
+
+    def ready(self, connection: "Connection") -> None:
+        """The session is set up."""
+
+    def idle(self, connection: "Connection") -> None:
+        """Nothing to do."""
+
+    def failed(self, connection: "Connection", answer: Answer) -> None:
+        """No session came about."""
+
+    def unfinished(self, job: Job, connection: "Connection") -> None:
+        """The connection ended and this job has more to do."""
+
+    def gone(self, connection: "Connection") -> None:
+        """It is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPlan:
+    """How to make TLS on a connection, when it is to be made."""
+
+    context: ssl.SSLContext
+    server_name: str
+    verified: bool
+    implicit: bool
+
+
+class Deadlines:
+    """Looks after the deadlines of all connections."""
+
+    def __init__(self, tick: float) -> None:
+        self._tick = tick
+        self._loop = asyncio.get_running_loop()
+        self._watched: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def add(self, connection: "Connection") -> None:
+        """Watch a connection until `remove`."""
+        self._watched.add(connection)
+        if self._timer is None and not self._stopped:
+            self._timer = self._loop.call_later(self._tick, self._look)
+
+    def remove(self, connection: "Connection") -> None:
+        """No longer."""
+        self._watched.discard(connection)
+
+    def stop(self) -> None:
+        """No more looks."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for connection in [c for c in self._watched if c.deadline <= now]:
+            connection.timed_out()
+        self._timer = self._loop.call_later(self._tick, self._look) if self._watched and not self._stopped else None
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a next hop, from the TCP handshake to its end."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        key: ConnectionKey,
+        dialogue: Dialogue,
+        *,
+        tls: TlsPlan | None,
+        proxy: Socks5 | None,
+        timeouts: Timeouts,
+        deadlines: Deadlines,
+        message_limit: int,
+        host: str,
+        ip: str,
+    ) -> None:
+        self.owner = owner
+        self.key = key
+        self.dialogue = dialogue
+        self.host = host
+        self.ip = ip
+        self.local_ip = ""
+        self.deadline = 0.0
+        self.opened = 0.0
+        self.tls_facts: TlsFacts | None = None
+        self.answer: Answer | None = None
+        """How it ended, once it did."""
+        self._loop = asyncio.get_running_loop()
+        self._tls_plan = tls
+        self._tls: TlsStream | None = None
+        self._handshaking = False
+        self._proxy = proxy
+        self._timeouts = timeouts
+        self._deadlines = deadlines
+        self._message_limit = message_limit
+        self._transport: asyncio.Transport | None = None
+        self._replies = 0
+        self._may_write: asyncio.Event | None = None  # made by the first large content
+        self._wake: asyncio.Event | None = None  # a chunk's reply came
+        self._streaming: asyncio.Task[None] | None = None
+        self._owned = True  # the owner still counts on us
+
+    # --- the owner's side ------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether transactions can run on it."""
+        return self.dialogue.ready and not self.dialogue.gone
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way."""
+        return not self.dialogue.idle
+
+    def work(self) -> None:
+        """Take what waits, if anything can be begun now."""
+        if self._begin_next():
+            self._flush()
+
+    def quit(self) -> None:
+        """Say goodbye and close."""
+        if self.dialogue.ready and self.dialogue.idle:
+            self.dialogue.quit()
+            self._flush()
+        elif not self.dialogue.gone:
+            self.abort(Trouble.CLOSED, "closed by us")
+
+    def abort(self, trouble: Trouble, detail: str) -> None:
+        """Close at once. Open transactions end with this trouble."""
+        self._act(self.dialogue.lost(trouble, detail))
+        self._close()
+
+    def timed_out(self) -> None:
+        """The deadline is over (called by Deadlines)."""
+        stage = Stage.HANDSHAKE if self._handshaking else Stage.PROXY if self._proxy else self.dialogue.awaiting
+        if stage is None:  # idle: not wanted any longer
+            self.quit()
+            self.deadline = self._loop.time() + self._timeouts.quit
+        elif stage is Stage.PROXY:
+            self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy did not answer in time"))
+        elif stage is Stage.HANDSHAKE:
+            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, "the TLS handshake took too long"))
+        else:
+            self.abort(Trouble.TIMEOUT, f"no reply to {stage.upper()} in time")
+
+    # --- asyncio's side ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.opened = self._loop.time()
+        local = transport.get_extra_info("sockname")
+        if local:
+            self.local_ip = str(local[0])
+        self._deadlines.add(self)
+        if self._proxy is not None:
+            self._wait_for(self._timeouts.connect)
+            transport.write(self._proxy.start())
+        else:
+            self._connected()
+
+    def data_received(self, data: bytes) -> None:
+        """Octets came."""
+        if self._proxy is not None:
+            data = self._from_proxy(self._proxy, data)
+            if not data:
+                return
+        if self._tls is None:
+            self._from_server(data)
+        elif self._handshaking:
+            self._shake_hands(data)
+        else:
+            self._encrypted(data)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: neither do we."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._deadlines.remove(self)
+        detail = f"the connection was lost: {exc}" if exc is not None else "the server closed the connection"
+        if self._handshaking:
+            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"{detail} during the TLS handshake"))
+        elif self._proxy is not None:
+            self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
+        else:
+            self._act(self.dialogue.lost(Trouble.CLOSED, detail))
+        self._ended()
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        if self._may_write is not None:
+            self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        """There is room again: the peer reads on."""
+        if self._may_write is not None:
+            self._may_write.set()
+
+    # --- layers under SMTP -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        if self._tls_plan is not None and self._tls_plan.implicit:
+            self._start_tls()
+        else:
+            self._wait_for(self._timeouts.greeting)
+
+    def _from_proxy(self, proxy: Socks5, data: bytes) -> bytes:
+        assert self._transport is not None
+        try:
+            answer = proxy.feed(data)
+        except ProxyError as error:
+            stage, trouble = (Stage.CONNECT, Trouble.UNREACHABLE) if error.destination else (Stage.PROXY, Trouble.PROXY)
+            self._fail(Answer(stage, None, trouble, str(error)))
+            return b""
+        if answer:
+            self._transport.write(answer)
+        if not proxy.done:
+            return b""
+        self._proxy = None
+        self._connected()
+        return proxy.rest
+
+    def _start_tls(self) -> None:
+        plan = self._tls_plan
+        assert plan is not None
+        self._wait_for(self._timeouts.handshake)
+        self._handshaking = True
+        self._tls = TlsStream(plan.context, plan.server_name, verified=plan.verified)
+        self._shake_hands(b"")
+
+    def _shake_hands(self, data: bytes) -> None:
+        tls, plan = self._tls, self._tls_plan
+        assert tls is not None
+        assert plan is not None
+        try:
+            done = tls.handshake(data)
+        except ssl.SSLError as error:
+            self._write_raw(tls.outgoing())  # the alert, so that the peer's log has the reason too
+            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"TLS handshake: {_tls_error(error)}"))
+            return
+        self._write_raw(tls.outgoing())
+        if not done:
+            return
+        self._handshaking = False
+        self.tls_facts = tls.facts()
+        binding = tls.binding() if self.key.identity else None
+        dialogue = self.dialogue
+        if plan.implicit:
+            dialogue.tls, dialogue.tls_verified, dialogue.binding = True, plan.verified, binding
+            self._wait_for(self._timeouts.greeting)
+        else:
+            dialogue.tls_started(verified=plan.verified, binding=binding)
+            self._wait_for(self._timeouts.hello)
+            self._flush()
+        self._encrypted(b"")
+
+    def _encrypted(self, data: bytes) -> None:
+        tls = self._tls
+        assert tls is not None
+        try:
+            plain = tls.decrypt(data)
+        except ssl.SSLError as error:
+            detail = f"TLS: {_tls_error(error)}"
+            # Before the first reply over TLS this is the handshake's late half (RFC 8446 2: client authentication).
+            self.abort(Trouble.TLS if self.dialogue.awaiting is Stage.HELLO else Trouble.CLOSED, detail)
+            return
+        if plain:
+            self._from_server(plain)
+        else:
+            self._write_raw(tls.outgoing())
+        if tls.closed and not self.dialogue.gone:
+            self.abort(Trouble.CLOSED, "the server closed the TLS session")
+
+    def _write_raw(self, data: bytes) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    # --- SMTP ------------------------------------------------------------------------------------------------------
+
+    def _from_server(self, data: bytes) -> None:
+        dialogue = self.dialogue
+        self._act(dialogue.receive(data))
+        if dialogue.replies != self._replies:
+            self._replies = dialogue.replies
+            self._wait_for(self._time_for(dialogue.awaiting))
+        self._flush()
+        if dialogue.gone:
+            self._close()
+
+    def _act(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case ContentWanted(transaction):
+                    self._send_content(transaction)
+                case Finished(transaction):
+                    self._transaction_ended(transaction)
+                case Ready():
+                    self._became_ready()
+                case NeedTls():
+                    self._flush()
+                    self._start_tls()
+                case SessionFailed(answer):
+                    self.answer = answer
+                    self._tell_failed(answer)
+                case Gone(answer):
+                    self.answer = self.answer or answer
+
+    def _became_ready(self) -> None:
+        facts = self.tls_facts
+        version = facts.version if facts is not None else "none"
+        verified = "yes" if facts is not None and facts.verified_name is not None else "no"
+        metrics.TLS.labels(version, verified).inc()
+        metrics.CONNECTIONS.labels("ready").inc()
+        self.owner.ready(self)
+        self._begin_next()
+
+    def _transaction_ended(self, transaction: Transaction) -> None:
+        job: Job = transaction.tag  # type: ignore[assignment]
+        more = job.finished(transaction, self)
+        if self.dialogue.gone:
+            if more:
+                self.owner.unfinished(job, self)
+            return
+        if more and self.dialogue.accepts_transaction and self._begin(job):
+            return
+        if more and self._still_wanted(job):
+            self.owner.unfinished(job, self)
+        self._begin_next()
+
+    def _still_wanted(self, job: Job) -> bool:
+        # _begin said no: either nothing could be sent here, and the job has settled, or the dialogue takes no more.
+        return not self.dialogue.accepts_transaction
+
+    def _begin_next(self) -> bool:
+        """Begin the next waiting job if the dialogue can take one. Says whether there is anything to write."""
+        dialogue = self.dialogue
+        if dialogue.transactions >= self._message_limit:
+            if dialogue.idle:
+                dialogue.quit()
+                return True
+            return False
+        while dialogue.accepts_transaction:
+            job = self.owner.next_job(self)
+            if job is None:
+                if dialogue.idle:
+                    self.owner.idle(self)
+                return False
+            if self._begin(job):
+                return True
+        if dialogue.idle:  # LIMITS MAILMAX is reached
+            dialogue.quit()
+            return True
+        return False
+
+    def _begin(self, job: Job) -> bool:
+        transaction = job.transaction(self)
+        if transaction is None:
+            return False
+        transaction.tag = job
+        if self.dialogue.transactions:
+            metrics.REUSES.inc()
+        if self.dialogue.idle:
+            self._wait_for(self._timeouts.mail)
+        self.dialogue.begin(transaction)
+        return True
+
+    def _send_content(self, transaction: Transaction) -> None:
+        job: Job = transaction.tag  # type: ignore[assignment]
+        if self._streaming is not None and not self._streaming.done():
+            if self._wake is not None:
+                self._wake.set()
+            return
+        forbidden = job.may_finish()
+        if forbidden is not None:
+            self._break_off(forbidden)
+            return
+        form = job.form
+        data = job.content_in_chunks(form) if transaction.bdat else job.content_at_hand(form)
+        if data is None:
+            self._streaming = self._loop.create_task(self._stream(job, transaction, form))
+            return
+        metrics.OCTETS.inc(len(data))
+        self.dialogue.content(data, last=True)
+        self._wait_for(self._timeouts.end)
+        if self.dialogue.transactions >= self._message_limit:
+            self.dialogue.quit()  # leaves with the final dot where the server pipelines
+        elif self.dialogue.accepts_transaction:
+            self._begin_next()
+
+    def _break_off(self, trouble: Trouble) -> None:
+        if trouble is Trouble.LEASE:
+            metrics.LEASES_LOW.inc()
+            detail = "too little of the lease was left to send the final dot; it is tried again"
+        else:
+            detail = "cancelled by an administrator before the final dot"
+        self.abort(trouble, detail)
+
+    async def _stream(self, job: Job, transaction: Transaction, form: Form) -> None:
+        dialogue = self.dialogue
+        self._may_write = self._may_write or asyncio.Event()
+        self._may_write.set()
+        stuffer = Stuffer()
+        over = self._loop.time() + self._timeouts.content
+        held: bytes | None = None  # BDAT: the piece that is LAST if no other comes
+        try:
+            async for piece in job.content(form):
+                for start in range(0, len(piece), _CHUNK):
+                    part = piece[start : start + _CHUNK]
+                    if transaction.bdat:
+                        part, held = held or b"", part
+                        if not part:
+                            continue
+                    if not await self._room(over) or transaction.content_sent:
+                        return
+                    cancelled = job.may_finish()
+                    if cancelled is Trouble.CANCELLED:
+                        self._break_off(cancelled)
+                        return
+                    self._write_content(part if transaction.bdat else stuffer.feed(part), last=False)
+            if not await self._room(over):
+                return
+        except ContentGone as error:
+            self.abort(Trouble.LEASE, f"the content could not be read to its end: {error}")
+            return
+        forbidden = job.may_finish()
+        if forbidden is not None:
+            self._break_off(forbidden)
+            return
+        self._write_content((held or b"") if transaction.bdat else stuffer.finish(), last=True)
+        self._wait_for(self._timeouts.end)
+        if dialogue.transactions >= self._message_limit:
+            dialogue.quit()
+        self._flush()
+
+    async def _room(self, over: float) -> bool:
+        """Wait until content may be written; False when the transaction is over."""
+        assert self._may_write is not None
+        self._wait_for(min(self._timeouts.block, max(over - self._loop.time(), 0.0)))
+        while not self.dialogue.gone:
+            await self._may_write.wait()
+            if self.dialogue._content is None:
+                return False
+            if not self.dialogue._content.bdat or self.dialogue.wants_chunk():
+                return True
+            self._wake = self._wake or asyncio.Event()
+            self._wake.clear()
+            await self._wake.wait()
+        return False
+
+    def _write_content(self, data: bytes, *, last: bool) -> None:
+        if not data and not last:
+            return
+        metrics.OCTETS.inc(len(data))
+        self.dialogue.content(data, last=last)
+        self._flush()
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        data = self.dialogue.take()
+        if self._tls is not None:
+            if self._handshaking:
+                return
+            if data:
+                try:
+                    self._tls.encrypt(data)
+                except ssl.SSLError as error:
+                    self.abort(Trouble.CLOSED, f"TLS: {_tls_error(error)}")
+                    return
+            data = self._tls.outgoing()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _wait_for(self, seconds: float) -> None:
+        self.deadline = self._loop.time() + seconds
+
+    def keep_idle(self, seconds: float) -> None:
+        """Stay open for so long without work."""
+        self._wait_for(seconds)
+
+    def _time_for(self, stage: Stage | None) -> float:
+        times = self._timeouts
+        match stage:
+            case Stage.MAIL | Stage.RSET:
+                return times.mail
+            case Stage.RCPT:
+                return times.rcpt
+            case Stage.DATA:
+                return times.data
+            case Stage.CONTENT:
+                return times.block
+            case Stage.END:
+                return times.end
+            case Stage.HELLO:
+                return times.hello
+            case Stage.STARTTLS:
+                return times.starttls
+            case Stage.AUTH:
+                return times.auth
+            case Stage.QUIT:
+                return times.quit
+            case Stage.GREETING:
+                return times.greeting
+            case _:
+                return max(self.deadline - self._loop.time(), 0.0)
+
+    def _fail(self, answer: Answer) -> None:
+        """A layer below SMTP failed."""
+        handshaking, self._handshaking, self._proxy = self._handshaking, False, None
+        if handshaking and self._tls_plan is not None and not self._tls_plan.implicit:
+            # The dialogue waits for nothing: the session ends without another word from it.
+            self.dialogue.gone = True
+        else:
+            self.dialogue.lost(answer.trouble or Trouble.CLOSED, answer.detail)
+        if self.answer is None:
+            self.answer = answer
+            self._tell_failed(answer)
+        self._close()
+
+    def _tell_failed(self, answer: Answer) -> None:
+        metrics.CONNECTIONS.labels(_result(answer)).inc()
+        self.owner.failed(self, answer)
+
+    def _close(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            if self.dialogue.gone and self.answer is not None and self.answer.trouble is None:
+                self._transport.close()
+            else:
+                self._transport.abort()
+        self._ended()
+
+    def _ended(self) -> None:
+        if not self._owned:
+            return
+        self._owned = False
+        self._deadlines.remove(self)
+        for event in (self._may_write, self._wake):
+            if event is not None:
+                event.set()
+        self.owner.gone(self)
+
+
+def _result(answer: Answer) -> str:
+    match answer.stage:
+        case Stage.CONNECT:
+            return "unreachable"
+        case Stage.PROXY:
+            return "proxy"
+        case Stage.STARTTLS | Stage.HANDSHAKE:
+            return "tls"
+        case Stage.AUTH:
+            return "auth"
+        case _:
+            return "refused" if answer.remote else "broken"
+
+
+def _tls_error(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not valid: {error.verify_message}"
+    return error.reason or str(error)
+
+

@@ -1,0 +1,125 @@
+"""TLS of the client as a filter over octets, on `ssl`'s memory BIOs: no transport of its own, no task per handshake.
+
+The connection's callback feeds what came and writes what comes out, so STARTTLS happens between two reads, and what
+was buffered in plaintext before the handshake cannot reach what follows it (TLS-02). Nothing below TLS 1.2 is
+negotiated (TLS-05).
+"""
+
+import hashlib
+import ssl
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from mailrail.core.sasl.client import ChannelBinding
+
+_READ = 262144
+
+
+@lru_cache(maxsize=64)
+def client_context(*, verify: bool, ca: bytes = b"") -> ssl.SSLContext:
+    """A context; `verify`: PKIX against the system's trust and `ca` (PEM). Raises ssl.SSLError for an unusable `ca`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # RFC 9325 4: no renegotiation games, no compression (Python never enables it).
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if verify:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if ca:
+            context.load_verify_locations(cadata=ca.decode("ascii"))
+    else:
+        # Opportunistic: encryption against those who only listen; whoever acts was not kept out by plaintext either.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the handshake gave."""
+
+    version: str
+    cipher: str
+    verified_name: str | None
+
+
+class TlsStream:
+    """One TLS session. `handshake`, then `decrypt` and `encrypt`; `outgoing` is what must be written to the socket."""
+
+    __slots__ = ("_incoming", "_object", "_outgoing", "_verified_name", "closed")
+
+    def __init__(self, context: ssl.SSLContext, server_name: str, *, verified: bool) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self._verified_name = server_name if verified else None
+        self.closed = False
+        """The peer said close_notify."""
+
+    def handshake(self, data: bytes = b"") -> bool:
+        """Go on with the handshake. True once it is done. Raises ssl.SSLError (ssl.CertificateError included)."""
+        if data:
+            self._incoming.write(data)
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def decrypt(self, data: bytes) -> bytes:
+        """Plaintext from the peer's octets. Raises ssl.SSLError."""
+        if data:
+            self._incoming.write(data)
+        parts: list[bytes] = []
+        try:
+            while True:
+                part = self._object.read(_READ)
+                if not part:
+                    self.closed = True
+                    break
+                parts.append(part)
+                if not self._incoming.pending and not self._object.pending():
+                    break
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.closed = True
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def encrypt(self, data: bytes) -> None:
+        """Take plaintext; its ciphertext is in `outgoing`. Raises ssl.SSLError."""
+        view = memoryview(data)
+        while view:  # OpenSSL takes a record at a time
+            view = view[self._object.write(view) :]
+
+    def outgoing(self) -> bytes:
+        """What must be written to the socket now."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    def facts(self) -> TlsFacts:
+        """Version, cipher, and the name that was verified."""
+        cipher = self._object.cipher()
+        return TlsFacts(self._object.version() or "", cipher[0] if cipher else "", self._verified_name)
+
+    def binding(self) -> ChannelBinding | None:
+        """The tls-server-end-point binding (RFC 5929 4): a hash of the server's certificate. None: not computable."""
+        der = self._object.getpeercert(binary_form=True)
+        return None if der is None else end_point_binding(der)
+
+
+@lru_cache(maxsize=256)
+def end_point_binding(der: bytes) -> ChannelBinding | None:
+    """RFC 5929 4.1: the hash of the certificate's signature, SHA-256 in place of MD5 and SHA-1."""
+    try:
+        algorithm = x509.load_der_x509_certificate(der).signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if algorithm is None:  # Ed25519 and the like use no single hash: RFC 5929 leaves the binding undefined
+        return None
+    name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name
+    try:
+        return ChannelBinding("tls-server-end-point", hashlib.new(name, der).digest())
+    except ValueError:
+        return None
