@@ -260,6 +260,8 @@ class EmbeddedPostgres:
         self._data: Path | None = None
         self._port: int | None = None
         self._passwords: dict[str, str] = {}
+        self._changing = threading.RLock()  # starts and stops, which may come from two threads
+        self._halting = threading.Event()
 
     # --- what it is ---------------------------------------------------------------------------------------------
 
@@ -323,6 +325,28 @@ class EmbeddedPostgres:
         """
         if self.running:
             return self
+        self._halting.clear()
+        with self._changing:
+            self._start(timeout)
+        return self
+
+    def restart(self, *, timeout: float = 600.0) -> None:
+        """Start again, on the same port, after the server ended by itself; recovery may take long.
+
+        Raises PostgresUnavailable; the folder stays ours, so it can be tried again. `halt` from another thread ends it.
+        """
+        with self._changing:
+            if self.running or self._halting.is_set():
+                return
+            try:
+                self._clear_the_way()
+                if not self._try_port(self.port, time.monotonic() + timeout):
+                    raise PostgresUnavailable(self._explain(f"port {self.port} of Postgres was taken meanwhile"))
+            except BaseException:
+                self._end(5)
+                raise
+
+    def _start(self, timeout: float) -> None:
         self.prepare()
         try:
             self._clear_the_way()
@@ -343,9 +367,9 @@ class EmbeddedPostgres:
             (self.folder / "postgres.json").write_text(json.dumps({"port": self._port, "data": str(self.data)}))
             self._make_database()
         except BaseException:
-            self.stop(timeout=5)
+            self._end(5)
+            self._release()
             raise
-        return self
 
     def stop(self, *, timeout: float = 30.0) -> None:
         """Stop the server (fast shutdown: sessions end, everything committed is kept) and free the folder."""
@@ -354,6 +378,11 @@ class EmbeddedPostgres:
 
     def halt(self, *, timeout: float = 30.0) -> None:
         """Stop the server and keep the folder ours, for a restart."""
+        self._halting.set()
+        with self._changing:
+            self._end(timeout)
+
+    def _end(self, timeout: float) -> None:
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
@@ -499,7 +528,7 @@ class EmbeddedPostgres:
         self._port = port
         self._tail.clear()
         self._spawn(port)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._halting.is_set():
             if not self.running:
                 if self._reader is not None:
                     self._reader.join(timeout=5)  # its last words
@@ -517,6 +546,8 @@ class EmbeddedPostgres:
                 if "authentication failed" in str(error):
                     return False  # somebody else's server answers on this port
                 time.sleep(0.03)
+        if self._halting.is_set():
+            raise PostgresUnavailable("Postgres was told to stop while it was starting")
         raise PostgresUnavailable(self._explain("Postgres did not accept connections in time"))
 
     def _spawn(self, port: int) -> None:
