@@ -3,6 +3,7 @@
 import ssl
 
 import pytest
+
 from testkit.ca import Authority, Certificate
 
 

@@ -9,6 +9,7 @@ import dns.query
 import dns.rcode
 import dns.resolver
 import pytest
+
 from testkit.dns import DnsServer, Failure
 
 

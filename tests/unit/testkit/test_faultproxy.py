@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+
 from testkit.conditions import eventually
 from testkit.faultproxy import Direction, FaultProxy
 from testkit.servers import serve

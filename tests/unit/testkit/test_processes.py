@@ -5,6 +5,7 @@ import sys
 
 import psutil
 import pytest
+
 from testkit.conditions import NeverTrue, eventually, wait_until
 from testkit.ports import accepts, free_offset, free_port, loopback_address
 from testkit.processes import Ended, Program, run

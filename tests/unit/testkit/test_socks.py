@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
 from python_socks.async_.asyncio import Proxy
+
 from testkit.servers import serve
 from testkit.socks import Moment, Refusal, SocksProxy, Trouble
 

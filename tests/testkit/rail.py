@@ -1,0 +1,314 @@
+"""All of Mailrail as a user runs it: `mailrail local` on folders and ports of its own.
+
+    with Rail(documents=[*basics(), transport("hop", smtp={"host": sink.address, "port": sink.port}), ...]) as rail:
+        swaks(*rail.mx, "--to", "someone@example.net")
+        rail.kill("outbound")
+        rail.queue()               # what `mailrail queue list --json` says
+
+Captive as by default: only loopback addresses are dialled, which the fakes and peers of the testkit have.
+"""
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import psutil
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
+
+from testkit.conditions import wait_until
+from testkit.ports import accepts, free_offset
+from testkit.processes import Program, run
+
+API_VERSION = "mailrail.dev/v1alpha1"
+GATEWAY = "local"
+POSTMASTER = "postmaster@example.org"
+LOGIN = "alice@example.org"
+PASSWORD = "correct horse battery"
+
+SERVICES = ("ingress", "queue", "outbound", "config")
+_PORTS = {"mx": 1025, "submission": 1587, "submissions": 1465, "console": 1080, "metrics": 1081}
+_INTERNAL_PORTS = tuple(range(1082, 1110))
+
+Document = dict[str, Any]
+
+
+def document(kind: str, name: str, spec: Mapping[str, Any]) -> Document:
+    """A resource as people write it."""
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
+
+
+def secret(name: str, **values: str) -> Document:
+    """A Secret; underscores in keys stand for the dots and dashes of usual keys."""
+    keys = {"tls_crt": "tls.crt", "tls_key": "tls.key", "ca_crt": "ca.crt"}
+    data = {keys.get(key, key): value for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+
+
+def gateway(**changes: Any) -> Document:
+    """The gateway of local mode, with a retry schedule of seconds instead of minutes unless told otherwise."""
+    spec: dict[str, Any] = {
+        "hostname": "rail.example.org",
+        "listeners": [
+            {"name": "mx", "protocol": "mx", "port": 1025, "tls": {"certificateSecretRef": {"name": "local-tls"}}},
+            {
+                "name": "submission",
+                "protocol": "submission",
+                "port": 1587,
+                "tls": {"certificateSecretRef": {"name": "local-tls"}},
+            },
+            {
+                "name": "submissions",
+                "protocol": "submissions",
+                "port": 1465,
+                "tls": {"certificateSecretRef": {"name": "local-tls"}},
+            },
+        ],
+        "postmaster": {"accountRef": {"name": "postmaster"}},
+        "retry": {"delaysSeconds": [1, 1, 1, 1, 2], "lifetimeSeconds": 600},
+    }
+    return document("MailGateway", GATEWAY, spec | changes)
+
+
+def domain(name: str, domain_name: str, delivery: Any = "mailbox", **more: Any) -> Document:
+    """A MailDomain."""
+    return document(
+        "MailDomain", name, {"domainName": domain_name, "gatewayRef": {"name": GATEWAY}, "delivery": delivery} | more
+    )
+
+
+def account(name: str, domain_name: str, *addresses: str, credentials: str | None = None, **more: Any) -> Document:
+    """A MailAccount; `credentials` names its Secret."""
+    spec: dict[str, Any] = {"domainRef": {"name": domain_name}, "addresses": list(addresses)}
+    if credentials is not None:
+        spec["credentialsSecretRef"] = {"name": credentials}
+    return document("MailAccount", name, spec | more)
+
+
+def transport(name: str, **member: Any) -> Document:
+    """A MailTransport: exactly one member (`smtp={...}`), and perhaps `limits`."""
+    return document("MailTransport", name, member)
+
+
+def route(name: str, parent: tuple[str, str], *rules: Mapping[str, Any], **more: Any) -> Document:
+    """A MailRoute on a parent (kind, name) with rules (see `rule`)."""
+    kind, parent_name = parent
+    return document(
+        "MailRoute",
+        name,
+        {"parentRefs": [{"kind": kind, "name": parent_name}], "rules": [dict(one) for one in rules]} | more,
+    )
+
+
+def rule(
+    name: str,
+    transport_name: str | None,
+    *,
+    to: Sequence[str] = (),
+    sender: Sequence[str] = (),
+    minimum_attempts: int = 0,
+) -> Document:
+    """One rule of a route; without a transport it says `direct`."""
+    match: dict[str, Any] = {}
+    if to:
+        match["toDomains"] = list(to)
+    if sender:
+        match["fromDomains"] = list(sender)
+    if minimum_attempts:
+        match["minimumAttempts"] = minimum_attempts
+    one: dict[str, Any] = {"name": name}
+    if match:
+        one["matches"] = [match]
+    return one | ({"transportRef": {"name": transport_name}} if transport_name is not None else {"direct": {}})
+
+
+def basics() -> list[Document]:
+    """A gateway, the domain example.org with mailboxes, alice who may log in, and the postmaster."""
+    return [
+        gateway(),
+        domain("example-org", "example.org"),
+        account("alice", "example-org", "alice", credentials="alice-login"),
+        account("postmaster", "example-org", "postmaster"),
+        secret("alice-login", password=PASSWORD),
+    ]
+
+
+class Rail:
+    """A running `mailrail local`. Use as a context manager, or call `stop()`."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document] | None = None,
+        *,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Start it with these documents in one file (default: `basics()`; None of them at all: its own example).
+
+        `options` are further ones of `mailrail local`. Waits for its line with `ready`, unless told not to.
+        """
+        # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
+        self.folder = Path(tempfile.mkdtemp(prefix="mailrail-rail-"))
+        self.folder.chmod(0o755)
+        self.state = self.folder / "state"
+        self.resources = self.folder / "mail.d"
+        self.offset = free_offset((*_PORTS.values(), *_INTERNAL_PORTS))
+        self._options = list(options)
+        self._env = dict(env or {})
+        if documents is not None:
+            self.resources.mkdir()
+            self.write("all.yaml", documents)
+        self.program = self._start()
+        try:
+            if wait:
+                self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    # --- where it is ---
+
+    @property
+    def mx(self) -> tuple[str, int]:
+        """Address and port of SMTP, as strangers use it."""
+        return self._where("mx")
+
+    @property
+    def submission(self) -> tuple[str, int]:
+        """Address and port of submission with STARTTLS."""
+        return self._where("submission")
+
+    @property
+    def submissions(self) -> tuple[str, int]:
+        """Address and port of submission with TLS from the first byte."""
+        return self._where("submissions")
+
+    @property
+    def metrics(self) -> str:
+        """`HOST:PORT` of the metrics of all services."""
+        return "{}:{}".format(*self._where("metrics"))
+
+    def _where(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", _PORTS[name] + self.offset
+
+    # --- its life ---
+
+    def _start(self) -> Program:
+        command = [sys.executable, "-m", "mailrail.cli", "local", "--state", str(self.state)]
+        command += ["--resources", str(self.resources), "--port-offset", str(self.offset)]
+        return Program([*command, *self._options], name="mailrail", env=self._env)
+
+    def wait_until_ready(self, within: float = 90.0) -> None:
+        """Wait for its line with `ready`."""
+        self.program.wait_for_line(r"\bready\b: ", within)
+
+    def restart(self) -> None:
+        """Stop it cleanly and start it again on the same folders and ports."""
+        self.program.stop(within=60)
+        self.program = self._start()
+        self.wait_until_ready()
+
+    def pid(self, service: str) -> int:
+        """The process id of a service, or of `postgres` (its postmaster)."""
+        return int((self.state / "run" / f"{service}.pid").read_text())
+
+    def kill(self, service: str) -> int:
+        """SIGKILL to a service (`postgres`: to the postmaster and every backend). Answers the process id it had."""
+        pid = self.pid(service)
+        victims = [psutil.Process(pid)]
+        if service == "postgres":
+            victims += victims[0].children(recursive=True)
+        for victim in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+        return pid
+
+    def wait_until_back(self, service: str, after: int, within: float = 60.0) -> None:
+        """Wait until a killed service runs as another process, and ingress accepts connections again."""
+        wait_until(
+            lambda: self.pid(service) != after and psutil.pid_exists(self.pid(service)) and accepts(*self.mx),
+            within,
+            lambda: f"{service} is back\n{self.program.tail()}",
+        )
+
+    def stop(self) -> None:
+        """Stop it and remove its folders."""
+        self.program.stop(within=60)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- its resources ---
+
+    def write(self, name: str, documents: Iterable[Document]) -> Path:
+        """Write documents into a file of the resource folder, at once as editors do (a new file renamed over)."""
+        return self.write_text(name, yaml.safe_dump_all(list(documents), sort_keys=False))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the resource folder as it is."""
+        path = self.resources / name
+        fresh = self.folder / f"{name}.new"
+        fresh.write_text(text)
+        fresh.replace(path)
+        return path
+
+    # --- its command line ---
+
+    def cli(self, *arguments: str, status: int | None = 0, within: float = 60.0) -> str:
+        """Run `mailrail ARGUMENTS` against it; answers what it printed. Raises AssertionError on another status."""
+        command = [sys.executable, "-m", "mailrail.cli", *arguments]
+        return run(command, env=self._env | {"MAILRAIL_STATE": str(self.state)}, status=status, within=within)
+
+    def cli_json(self, *arguments: str) -> Any:
+        """Run a command with `--json` and parse its answer."""
+        return json.loads(self.cli(*arguments, "--json"))
+
+    # --- its gRPC API, for waiting without starting a command each time ---
+
+    def channel(self, service: str) -> grpc.Channel:
+        """A channel to a service with the rights of the command line; to be closed."""
+        client = json.loads((self.state / "client.json").read_text())
+        keys = Path(client["tls_dir"])
+        credentials = grpc.ssl_channel_credentials(
+            (keys / "ca.crt").read_bytes(), (keys / "tls.key").read_bytes(), (keys / "tls.crt").read_bytes()
+        )
+        options = [("grpc.ssl_target_name_override", f"{service}.mailrail.internal"), ("grpc.enable_http_proxy", 0)]
+        return grpc.secure_channel(client["targets"][service], credentials, options)
+
+    def serving(self, service: str, name: str = "") -> bool:
+        """What the health service of a service says."""
+        with self.channel(service) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def stats(self) -> admin_pb2.GetStatsResponse:
+        """Counts of the queue."""
+        with self.channel("queue") as channel:
+            return admin_pb2_grpc.QueueAdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=10)
+
+    def queued(self) -> int:
+        """Recipients in the queue that are not final."""
+        return int(self.stats().queued)
+
+    def wait_until_empty(self, within: float = 60.0) -> None:
+        """Wait until no recipient is left in the queue."""
+        wait_until(
+            lambda: self.queued() == 0,
+            within,
+            lambda: f"the queue is empty; it holds\n{self.cli('queue', 'list', status=None)}\n{self.program.tail()}",
+            ignoring=(OSError, AssertionError, LookupError, grpc.RpcError),
+        )
