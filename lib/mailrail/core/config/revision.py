@@ -182,6 +182,7 @@ class Domain:
     catch_all: str | None = None  # an address
     retry: RetrySchedule | None = None
     dkim: tuple[DkimKey, ...] = ()
+    gateway: ObjectRef | None = None  # that it attaches to; its limits, retry schedule and postmaster apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,7 @@ class Transport:
     @property
     def digest(self) -> str:
         """Changes whenever anything that outbound would do differently changes (LSE-07)."""
-        return hashlib.sha256(_canonical(self)).hexdigest()[:16]
+        return hashlib.sha256(canonical_json(self)).hexdigest()[:16]
 
 
 # --- routes -------------------------------------------------------------------------------------------------------
@@ -342,13 +343,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
+    """Canonical JSON of a dataclass: sorted keys, no blanks, UTF-8."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def encode(revision: Revision) -> bytes:
     """The canonical bytes of a revision."""
-    return _canonical(revision)
+    return canonical_json(revision)
 
 
 def checksum(encoded: bytes) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mailrail.core.resources.base import AccountAddress, LocalRef, Login, NamespacedRef, Part, Resource
-from mailrail.core.resources.rules import UniqueBy
+from mailrail.core.resources.rules import Condition, UniqueBy
 
 
 class AccountLimitsSpec(Part):
@@ -25,7 +25,14 @@ class AccountLimitsSpec(Part):
 class MailAccountSpec(Part):
     """A login and a mailbox."""
 
-    RULES = (UniqueBy("addresses"),)
+    RULES = (
+        UniqueBy("addresses"),
+        Condition(
+            "login is required, for no address says how to log in",
+            "has(self.login) || self.addresses.exists(a, !a.startsWith('@'))",
+            lambda m: m.login is not None or any(not a.startswith("@") for a in m.addresses),
+        ),
+    )
     domain_ref: NamespacedRef = Field(description="The MailDomain of its addresses.")
     login: Login | None = Field(default=None, description="Name to log in with. Default: the first full address.")
     addresses: Annotated[tuple[AccountAddress, ...], Field(min_length=1, max_length=256)] = Field(

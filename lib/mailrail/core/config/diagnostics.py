@@ -1,0 +1,265 @@
+"""What the compiler says about each object: conditions with reasons from a closed list, and findings for a console.
+
+Conditions follow the habits of the Gateway API: positive ones are always present, `Shadowed` and `Ambiguous` only while
+true. The reasons are part of the interface (design 5): scripts may compare them, so each is listed here with what it
+means and what to do, and the reference page is made from this list.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mailrail.core.config.revision import ObjectRef, Role
+
+
+class ConditionType(StrEnum):
+    """What a condition speaks of."""
+
+    ACCEPTED = "Accepted"  # this version of the object is valid, and is what the revision was made of
+    RESOLVED_REFS = "ResolvedRefs"  # everything that it names is there and may be used
+    PROGRAMMED = "Programmed"  # every live service that reads it runs it
+    SHADOWED = "Shadowed"  # only while true: part of it can never apply
+    AMBIGUOUS = "Ambiguous"  # only while true: a mere name decides between two rules
+    READY = "Ready"  # the sum of the positive ones
+
+
+class Status(StrEnum):
+    """Kubernetes' three values."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Reason(StrEnum):
+    """Why a condition is what it is. Closed: a new reason is a change of the interface."""
+
+    ACCEPTED = "Accepted"
+    INVALID = "Invalid"
+    UNREADABLE = "Unreadable"
+    DUPLICATE = "Duplicate"
+    CONFLICTED = "Conflicted"
+    ALIAS_CYCLE = "AliasCycle"
+    POSTMASTER_NOT_FOUND = "PostmasterNotFound"
+    RESOLVED_REFS = "ResolvedRefs"
+    PARENT_NOT_FOUND = "ParentNotFound"
+    TRANSPORT_NOT_FOUND = "TransportNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - the name of a reason
+    SECRET_INVALID = "SecretInvalid"  # noqa: S105 - the name of a reason
+    FILE_NOT_FOUND = "FileNotFound"
+    REF_NOT_PERMITTED = "RefNotPermitted"
+    TARGET_NOT_FOUND = "TargetNotFound"
+    HIDDEN_BY_RULE = "HiddenByRule"
+    NEVER_MATCHES = "NeverMatches"
+    HIDDEN_BY_ACCOUNT = "HiddenByAccount"
+    SAME_PRIORITY = "SamePriority"
+    PENDING = "Pending"
+    PROGRAMMED = "Programmed"
+    REJECTED = "Rejected"
+    PINNED = "Pinned"
+    READY = "Ready"
+    NOT_READY = "NotReady"
+
+
+REASONS: Final[dict[Reason, str]] = {
+    Reason.ACCEPTED: "The document is valid and in use.",
+    Reason.INVALID: "The document breaks a rule of its type; the message says where. Its last accepted version serves "
+    "on; one never accepted is left out.",
+    Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
+    Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
+    Reason.CONFLICTED: "Another object claimed the same domain name, address or login before; it keeps it.",
+    Reason.ALIAS_CYCLE: "Following an alias or a catch-all leads back to where it began.",
+    Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or that domain's gateway is not there.",
+    Reason.RESOLVED_REFS: "Everything that the object names is there.",
+    Reason.PARENT_NOT_FOUND: "The object that this one attaches to is not there; it waits for it.",
+    Reason.TRANSPORT_NOT_FOUND: "A transport is not there, or cannot be used; mail for it is deferred, never sent by "
+    "another way.",
+    Reason.SECRET_NOT_FOUND: "A Secret, or the key in it, is not there. What needs it does not work until it is.",
+    Reason.SECRET_INVALID: "A Secret is there, and its content cannot be used.",
+    Reason.FILE_NOT_FOUND: "A caFile is not there, or files are not available (they are in local mode only).",
+    Reason.REF_NOT_PERMITTED: "The target's allowedNamespaces does not let this namespace refer to it.",
+    Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist.",
+    Reason.HIDDEN_BY_RULE: "An earlier rule of the same level takes all the mail that this one would match.",
+    Reason.NEVER_MATCHES: "No mail can match: the level or the recipient's domain rules it out.",
+    Reason.HIDDEN_BY_ACCOUNT: "An account has the address of this alias; accounts are asked first.",
+    Reason.SAME_PRIORITY: "A rule of another route with equal priority matches the same mail and names another "
+    "transport; only the names of the routes decide.",
+    Reason.PENDING: "Not every live service runs a revision with it yet.",
+    Reason.PROGRAMMED: "Every live service that reads it runs a revision with it.",
+    Reason.REJECTED: "A service could not use the revision and keeps its last good one.",
+    Reason.PINNED: "Head is pinned to an older revision; unpin to activate newer ones.",
+    Reason.READY: "Accepted, resolved and programmed.",
+    Reason.NOT_READY: "One of the other conditions is not true.",
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a document is: a file and a line counted from 1. Empty and 0 for objects that came from an API server."""
+
+    origin: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.origin}:{self.line}" if self.line else self.origin
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of one object, or of its attachment to one parent."""
+
+    type: ConditionType
+    status: Status
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """All that is to say about an object: conditions of its own, and per parent for what attaches."""
+
+    ref: ObjectRef
+    generation: int | None
+    conditions: tuple[Condition, ...]
+    parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
+
+    def condition(self, kind: ConditionType, parent: ObjectRef | None = None) -> Condition | None:
+        """The condition of that type, of the object or of one parent."""
+        conditions = self.conditions if parent is None else dict(self.parents).get(parent, ())
+        return next((c for c in conditions if c.type is kind), None)
+
+
+class Severity(StrEnum):
+    """Whether something was refused, does not work for now, or works and is probably not meant."""
+
+    ERROR = "error"
+    WAITING = "waiting"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line for a console: where, what, why. Nothing secret is ever in it."""
+
+    place: Place
+    severity: Severity
+    reason: Reason
+    message: str
+    ref: ObjectRef | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place.origin else ""
+        who = f"{self.ref}: " if self.ref else ""
+        return f"{where}{who}{self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """The compiler's verdict: the state of every object, and the findings in order of place."""
+
+    objects: tuple[ObjectStatus, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def of(self, kind: str, name: str, namespace: str = "default") -> ObjectStatus:
+        """The status of one object. Raises KeyError when the compiler never saw it."""
+        wanted = ObjectRef(kind, namespace, name)
+        for status in self.objects:
+            if status.ref == wanted:
+                return status
+        raise KeyError(str(wanted))
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What was refused."""
+        return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+    def encode(self) -> str:
+        """The findings as a JSON list, as they are stored with a revision."""
+        return json.dumps(
+            [
+                {
+                    "object": str(f.ref) if f.ref else None,
+                    "origin": f.place.origin or None,
+                    "line": f.place.line or None,
+                    "severity": f.severity,
+                    "reason": f.reason,
+                    "message": f.message,
+                }
+                for f in self.findings
+            ],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """What one process reported: which revision it runs, and one that it could not use."""
+
+    node: str
+    role: Role
+    revision: int
+    rejected: int = 0
+    error: str = ""
+    live: bool = True
+
+
+ROLES_OF_KIND: Final[dict[str, tuple[Role, ...]]] = {
+    "MailGateway": (Role.INGRESS, Role.QUEUE),
+    "MailDomain": (Role.INGRESS, Role.QUEUE),
+    "MailAccount": (Role.INGRESS, Role.QUEUE),
+    "MailTransport": (Role.QUEUE, Role.OUTBOUND),
+    "MailRoute": (Role.QUEUE,),
+}
+"""Which services must run a revision before an object of that kind counts as programmed."""
+
+
+def programmed(
+    consumers: Iterable[ConsumerState], first: int, roles: Sequence[Role], *, pinned: int | None = None
+) -> Condition:
+    """`Programmed` of an object that first appeared, as it is now, in revision `first` (CFG-05).
+
+    A role without live consumers does not block and is named; a process cut off from the config service may still run
+    an older revision, and the message claims nothing else.
+    """
+    if pinned is not None and pinned < first:
+        return Condition(
+            ConditionType.PROGRAMMED,
+            Status.FALSE,
+            Reason.PINNED,
+            f"head is pinned to revision {pinned}; this needs revision {first}: unpin to activate it",
+        )
+    live = sorted((c for c in consumers if c.live and c.role in roles), key=lambda c: (c.role, c.node))
+    for consumer in live:
+        if consumer.rejected >= first and consumer.revision < first:
+            return Condition(
+                ConditionType.PROGRAMMED,
+                Status.FALSE,
+                Reason.REJECTED,
+                f"{consumer.role} {consumer.node} rejected revision {consumer.rejected}: {consumer.error}",
+            )
+    behind = [f"{c.role} {c.node}" for c in live if c.revision < first]
+    if behind:
+        more = f" and {len(behind) - 3} more" if len(behind) > 3 else ""
+        return Condition(
+            ConditionType.PROGRAMMED,
+            Status.UNKNOWN,
+            Reason.PENDING,
+            f"revision {first} is not yet run by {', '.join(behind[:3])}{more}",
+        )
+    absent = [role for role in roles if all(c.role is not role for c in live)]
+    message = f"revision {first} is run by every live service that reads it"
+    if absent:
+        message += f"; no live {' or '.join(absent)}"
+    return Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED, message)
+
+
+def ready(conditions: Sequence[Condition]) -> Condition:
+    """`Ready`, the sum of the positive conditions. What somebody must do outside (DNS) is no part of it."""
+    for condition in conditions:
+        positive = condition.type in (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED)
+        if positive and condition.status is not Status.TRUE:
+            return Condition(ConditionType.READY, condition.status, Reason.NOT_READY, condition.message)
+    return Condition(ConditionType.READY, Status.TRUE, Reason.READY)

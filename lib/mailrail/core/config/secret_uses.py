@@ -1,0 +1,354 @@
+"""What objects take from Secrets while they are compiled: references into the revision, values aside (CFG-02, CFG-03).
+
+A Secret's content never becomes part of a revision, a diagnostic or the stored state. Each use gives a SecretRef whose
+digest changes with the content, and a way to make the value when the publisher seals it.
+
+A Secret that cannot be read for a while (its file does not parse, or its document is broken) counts as unchanged: the
+references of the last revision stay. A Secret that is gone revokes what it gave, with one exception: a listener
+keeps its last certificate, because closing port 25 is worse than a certificate that grows old.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from mailrail.core.config.credentials import (
+    MECHANISMS,
+    InvalidCredentials,
+    ScramVerifier,
+    derive_verifier,
+    read_password,
+)
+from mailrail.core.config.diagnostics import Reason
+from mailrail.core.config.revision import ObjectRef, SecretRef
+from mailrail.core.config.sealing import VALUE_LIMIT, Keyring
+from mailrail.core.config.state import SecretUse
+
+_key = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_username = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+
+
+class SecretProblem(ValueError):
+    """A use of a Secret that fails, with the reason for the condition. The message never holds a value."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretDocument:
+    """A Secret as read: its values, decoded."""
+
+    namespace: str
+    name: str
+    values: Mapping[str, bytes] = field(repr=False)
+    origin: str = ""
+
+
+def read_secret(content: Mapping[str, Any], namespace: str, name: str, origin: str) -> SecretDocument:
+    """A Secret in Kubernetes' shape: `data` in base64, `stringData` as text. Raises SecretProblem."""
+
+    def wrong(message: str) -> SecretProblem:
+        return SecretProblem(Reason.INVALID, message)
+
+    values: dict[str, bytes] = {}
+    for field_name in ("data", "stringData"):
+        entries = content.get(field_name)
+        if entries is None:
+            continue
+        if not isinstance(entries, Mapping):
+            raise wrong(f"{field_name}: must be a mapping of keys to values")
+        for key, value in entries.items():
+            if not _key.fullmatch(key):
+                raise wrong(f"{field_name}: a key has letters, digits, -, _ and . only")
+            if not isinstance(value, str):
+                raise wrong(f"{field_name}.{key}: must be text; put numbers in quotes")
+            if field_name == "stringData":
+                values[key] = value.encode()
+                continue
+            try:
+                values[key] = base64.b64decode("".join(value.split()), validate=True)
+            except binascii.Error:
+                raise wrong(f"data.{key}: is not base64; write it under stringData as it is") from None
+    if sum(len(v) for v in values.values()) > VALUE_LIMIT:
+        raise wrong(f"a Secret has at most {VALUE_LIMIT} octets")
+    unknown = sorted(set(content) - {"apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable"})
+    if unknown:
+        raise wrong(f"{unknown[0]}: there is no such field; values go under data or stringData")
+    return SecretDocument(namespace, name, values, origin)
+
+
+@lru_cache(maxsize=64)
+def _check_certificate(certificate: bytes, key: bytes) -> str:
+    """What is wrong with a certificate and its key; empty if nothing."""
+    try:
+        chain = x509.load_pem_x509_certificates(certificate)
+    except ValueError:
+        return "tls.crt is not a PEM certificate"
+    try:
+        private = serialization.load_pem_private_key(key, None)
+    except (ValueError, TypeError):
+        return "tls.key is not an unencrypted PEM private key"
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if chain[0].public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
+        return "tls.key is not the key of the first certificate in tls.crt"
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _check_authorities(pem: bytes) -> str:
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return "there is no PEM certificate in it"
+    return ""
+
+
+@lru_cache(maxsize=8192)
+def _check_dkim_key(pem: bytes, algorithm: str) -> str:
+    try:
+        key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
+    except (ValueError, TypeError):
+        return "it is not an unencrypted PEM private key"
+    if algorithm == "ed25519-sha256":
+        return "" if isinstance(key, ed25519.Ed25519PrivateKey) else "algorithm ed25519-sha256 needs an Ed25519 key"
+    if not isinstance(key, rsa.RSAPrivateKey):
+        return "algorithm rsa-sha256 needs an RSA key"
+    return "" if key.key_size >= 1024 else "an RSA key needs at least 1024 bits (RFC 8301)"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """User name and sealed password of a next hop."""
+
+    username: str
+    password: SecretRef
+
+
+@dataclass(frozen=True, slots=True)
+class AccountCredentials:
+    """What an account logs in with."""
+
+    scram: tuple[tuple[str, SecretRef], ...] = ()
+    password: SecretRef | None = None
+
+
+Value = Callable[[], bytes]
+"""Makes the octets to seal. A verifier costs a millisecond, so it is made only when it is not stored yet."""
+
+_CERTIFICATE_KEYS: Final = ("tls.crt", "tls.key")
+
+
+class SecretUses:
+    """The Secrets of one compilation, those of the last one, and what was taken from them."""
+
+    def __init__(
+        self,
+        documents: Mapping[tuple[str, str], SecretDocument],
+        broken: Mapping[tuple[str, str], str],
+        files: Mapping[str, bytes] | None,
+        previous: Iterable[SecretUse],
+        unreadable: frozenset[str],
+        keys: Keyring,
+    ) -> None:
+        self._documents, self._broken, self._files, self._keys = documents, broken, files, keys
+        self._previous = {(u.owner, u.purpose): u for u in previous}
+        self._unreadable = unreadable
+        self._digest, self._key_id, self._salt_key = keys.digester(), keys.newest, keys.salt_key
+        self.uses: dict[tuple[ObjectRef, str], SecretUse] = {}
+        self.values: dict[str, Value] = {}
+
+    def _last(self, owner: ObjectRef, purpose: str, name: str) -> SecretUse | None:
+        use = self._previous.get((owner, purpose))
+        return use if use is not None and use.secret == name else None
+
+    def _unchanged(self, owner: ObjectRef, purpose: str, name: str) -> SecretUse | None:
+        """The last use, if the Secret is there and cannot be read for now."""
+        use = self._last(owner, purpose, name)
+        if use is None or (owner.namespace, name) in self._documents:
+            return None
+        if (owner.namespace, name) in self._broken or (use.origin and use.origin in self._unreadable):
+            return use
+        return None
+
+    def _document(self, namespace: str, name: str) -> SecretDocument:
+        document = self._documents.get((namespace, name))
+        if document is not None:
+            return document
+        if (namespace, name) in self._broken:
+            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {namespace}/{name} is broken: see there")
+        raise SecretProblem(Reason.SECRET_NOT_FOUND, f"Secret {namespace}/{name} is not there")
+
+    def _value(self, document: SecretDocument, key: str) -> bytes:
+        value = document.values.get(key)
+        if value is None:
+            raise SecretProblem(
+                Reason.SECRET_NOT_FOUND, f"Secret {document.namespace}/{document.name} has no key {key}"
+            )
+        return value
+
+    def _keep(self, use: SecretUse) -> SecretRef:
+        self.uses[(use.owner, use.purpose)] = use
+        return use.ref
+
+    def _use(
+        self,
+        owner: ObjectRef,
+        purpose: str,
+        document: SecretDocument,
+        key: str,
+        digest: str,
+        value: Value,
+        username: str | None = None,
+    ) -> SecretRef:
+        ref = SecretRef(owner.namespace, document.name, key, digest, self._key_id)
+        self.values[ref.path] = value
+        return self._keep(SecretUse(owner, purpose, document.name, document.origin, ref, username))
+
+    def certificate(self, owner: ObjectRef, listener: str, name: str) -> tuple[SecretRef | None, SecretProblem | None]:
+        """A listener's certificate and key as one PEM; on a problem the last one, if there was one."""
+        purpose = f"certificate {listener}"
+        unchanged = self._unchanged(owner, purpose, name)
+        if unchanged is not None:
+            return self._keep(unchanged), None
+        try:
+            document = self._document(owner.namespace, name)
+            certificate, key = (self._value(document, k) for k in _CERTIFICATE_KEYS)
+            wrong = _check_certificate(certificate, key)
+            if wrong:
+                raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}: {wrong}")
+        except SecretProblem as problem:
+            last = self._last(owner, purpose, name)
+            return (self._keep(last) if last is not None else None), problem
+        pem = certificate.rstrip() + b"\n" + key.rstrip() + b"\n"
+        return self._use(owner, purpose, document, "tls.pem", self._digest(b"pem", pem), lambda: pem), None
+
+    def authorities(self, owner: ObjectRef, name: str, key: str | None) -> SecretRef:
+        """Certificates to trust. Raises SecretProblem."""
+        unchanged = self._unchanged(owner, "ca", name)
+        if unchanged is not None:
+            return self._keep(unchanged)
+        document = self._document(owner.namespace, name)
+        key = key or "ca.crt"
+        pem = self._value(document, key)
+        wrong = _check_authorities(pem)
+        if wrong:
+            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}, key {key}: {wrong}")
+        return self._use(owner, "ca", document, key, self._digest(b"pem", pem), lambda: pem)
+
+    def authorities_file(self, owner: ObjectRef, path: str) -> SecretRef:
+        """The same from a file of local mode. Raises SecretProblem."""
+        if self._files is None:
+            raise SecretProblem(Reason.FILE_NOT_FOUND, "caFile works in local mode only; use caSecretRef")
+        pem = self._files.get(path)
+        if pem is None:
+            raise SecretProblem(Reason.FILE_NOT_FOUND, f"the file {path} is not there or cannot be read")
+        wrong = _check_authorities(pem)
+        if wrong:
+            raise SecretProblem(Reason.SECRET_INVALID, f"the file {path}: {wrong}")
+        document = SecretDocument(owner.namespace, f"file:{path}", {})
+        return self._use(owner, "ca", document, "ca.crt", self._digest(b"pem", pem), lambda: pem)
+
+    def login(self, owner: ObjectRef, name: str, username: str | None) -> Login:
+        """User name and password for a next hop or a proxy. Raises SecretProblem."""
+        unchanged = self._unchanged(owner, "login", name)
+        if unchanged is not None and (username or unchanged.username):
+            return Login(username or unchanged.username or "", self._keep(unchanged))
+        document = self._document(owner.namespace, name)
+        if username is None:
+            try:
+                username = self._value(document, "username").decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError:
+                username = ""
+            if not _username.fullmatch(username):
+                raise SecretProblem(
+                    Reason.SECRET_INVALID,
+                    f"Secret {owner.namespace}/{name}: username must be up to 255 characters of one line of UTF-8",
+                )
+        password = self._password(document)
+        octets = password.encode()
+        digest = self._digest(b"login", document.name.encode(), octets)
+        return Login(username, self._use(owner, "login", document, "password", digest, lambda: octets, username))
+
+    def _password(self, document: SecretDocument) -> str:
+        try:
+            return read_password(self._value(document, "password"))
+        except InvalidCredentials as error:
+            raise SecretProblem(
+                Reason.SECRET_INVALID, f"Secret {document.namespace}/{document.name}: {error}"
+            ) from None
+
+    def dkim_key(self, owner: ObjectRef, selector: str, algorithm: str, name: str, key: str | None) -> SecretRef:
+        """A private key that signs. Raises SecretProblem."""
+        purpose = f"dkim {selector}"
+        unchanged = self._unchanged(owner, purpose, name)
+        if unchanged is not None:
+            return self._keep(unchanged)
+        document = self._document(owner.namespace, name)
+        key = key or "private.pem"
+        pem = self._value(document, key)
+        wrong = _check_dkim_key(pem, algorithm)
+        if wrong:
+            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}, key {key}: {wrong}")
+        return self._use(owner, purpose, document, key, self._digest(b"pem", pem), lambda: pem)
+
+    def account(self, owner: ObjectRef, name: str, uid: str, *, clear_text: bool) -> AccountCredentials:
+        """Verifiers of an account, and its sealed password where a listener offers CRAM-MD5. Raises SecretProblem."""
+        scram: list[tuple[str, SecretRef]] = []
+        unchanged = [(m, self._unchanged(owner, m, name)) for m in MECHANISMS]
+        if any(use is not None for _, use in unchanged):
+            scram = [(m, self._keep(use)) for m, use in unchanged if use is not None]
+            clear = self._unchanged(owner, "password", name) if clear_text else None
+            return AccountCredentials(tuple(scram), self._keep(clear) if clear is not None else None)
+        document = self._document(owner.namespace, name)
+        if "password" not in document.values:
+            for mechanism in MECHANISMS:
+                text = document.values.get(mechanism.lower())
+                if text is not None:
+                    scram.append((mechanism, self._given_verifier(owner, document, mechanism, text)))
+            if not scram:
+                raise SecretProblem(
+                    Reason.SECRET_NOT_FOUND,
+                    f"Secret {owner.namespace}/{name} has no password and no scram-sha-256 or scram-sha-1",
+                )
+            return AccountCredentials(tuple(scram))
+        password = self._password(document)
+        octets, salt_key = password.encode(), self._salt_key
+        for mechanism in MECHANISMS:
+
+            def verifier(mechanism: str = mechanism) -> bytes:
+                return str(derive_verifier(mechanism, password, uid, salt_key)).encode()
+
+            digest = self._digest(b"verifier", mechanism.encode(), uid.encode(), octets)
+            scram.append((mechanism, self._use(owner, mechanism, document, mechanism.lower(), digest, verifier)))
+        clear_ref = None
+        if clear_text:
+            digest = self._digest(b"login", document.name.encode(), octets)
+            clear_ref = self._use(owner, "password", document, "password", digest, lambda: octets)
+        return AccountCredentials(tuple(scram), clear_ref)
+
+    def _given_verifier(self, owner: ObjectRef, document: SecretDocument, mechanism: str, text: bytes) -> SecretRef:
+        try:
+            verifier = ScramVerifier.parse(text.decode("ascii", "replace"))
+        except InvalidCredentials as error:
+            raise SecretProblem(
+                Reason.SECRET_INVALID,
+                f"Secret {document.namespace}/{document.name}, key {mechanism.lower()}: {error}",
+            ) from None
+        if verifier.mechanism != mechanism:
+            raise SecretProblem(
+                Reason.SECRET_INVALID,
+                f"Secret {document.namespace}/{document.name}: {mechanism.lower()} is a {verifier.mechanism} verifier",
+            )
+        octets = str(verifier).encode()
+        digest = self._digest(b"given", octets)
+        return self._use(owner, mechanism, document, mechanism.lower(), digest, lambda: octets)

@@ -1,0 +1,87 @@
+"""What one compilation hands to the next: `previous` of CFG-01.
+
+It is stored with each revision and read back before the first compile after a start, so that a broken document finds
+the version that was accepted before, and a name stays with whom it belonged to. It holds no secret: of a Secret only
+the references that were made from it are kept.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from mailrail.core.config.revision import ObjectRef, SecretRef, canonical_json
+
+FORMAT: Final = 1
+SIZE_LIMIT: Final = 256 * 1024 * 1024
+"""Octets of the unpacked form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The last accepted source of one object, as canonical JSON, and the file that it came from."""
+
+    ref: ObjectRef
+    source: str
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who wants a name, the oldest first. The first one that may have it, has it."""
+
+    key: str
+    claimants: tuple[ObjectRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretUse:
+    """What an object got from a Secret: enough to go on when the Secret cannot be read for a while."""
+
+    owner: ObjectRef
+    purpose: str
+    secret: str  # name, in the namespace of the owner
+    origin: str  # the file of the Secret
+    ref: SecretRef
+    username: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Accepted sources, claims and uses of Secrets. The empty one is that of the first start."""
+
+    format: int = FORMAT
+    accepted: tuple[Accepted, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    uses: tuple[SecretUse, ...] = field(default=())
+
+
+class UnreadableState(ValueError):
+    """The stored bytes are not a state that this version understands."""
+
+
+_adapter: TypeAdapter[State] = TypeAdapter(State)
+
+
+def encode_state(state: State) -> bytes:
+    """Packed bytes, equal for equal states."""
+    return zlib.compress(canonical_json(state), 1)
+
+
+def decode_state(packed: bytes) -> State:
+    """Read packed bytes back; no bytes are the empty state. Raises UnreadableState."""
+    if not packed:
+        return State()
+    try:
+        unpacker = zlib.decompressobj()
+        plain = unpacker.decompress(packed, SIZE_LIMIT)
+        if unpacker.unconsumed_tail:
+            raise UnreadableState("the state of the last compilation is too large")
+        state = _adapter.validate_json(plain)
+    except (zlib.error, json.JSONDecodeError, ValueError) as error:
+        raise UnreadableState(f"the state of the last compilation cannot be read: {error}") from error
+    if state.format > FORMAT:
+        raise UnreadableState(f"state format {state.format} is newer than {FORMAT}; upgrade this publisher")
+    return state
