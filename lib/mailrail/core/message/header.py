@@ -1,0 +1,353 @@
+"""The header of a message as octets: find fields, take some out, read the few that decide something, write ours.
+
+Nothing here rewrites a field: what is kept is kept octet for octet (SIN-13), since signatures cover it. The block is
+bounded (`HEADER_LIMIT`) and every pass over it is linear. Syntax is RFC 5322 2.2 and 3.4 with the obsolete forms that
+real mail has; where an address decides about rights, what cannot be read for certain is an error, not a guess.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import format_datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_literal
+from mailrail.core.smtp.server import TlsFacts
+
+HEADER_LIMIT: Final = 256 * 1024
+"""Octets of a header block. It is held in memory while a message arrives; real ones stay under 64 KiB."""
+MESSAGE_ID_LIMIT: Final = 900
+"""Octets: what fits a line of References with its name (design 9)."""
+ADDRESSES_LIMIT: Final = 1000
+"""Addresses read of one message's From fields."""
+SUBJECT_LIMIT: Final = 200
+"""Characters kept of a subject, for people."""
+RECEIVED_LIMIT: Final = 100
+"""Received fields that a message may bring (SIN-15)."""
+
+# Name, colon, the rest of the line, and lines that begin with a blank.
+_field = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
+_fold = re.compile(rb"\r?\n(?=[ \t])")
+_message_id = re.compile(rb"<[!-;=?A-~]+@[!-;=?A-~]+>")
+
+
+class HeaderError(ValueError):
+    """A field that decides something cannot be read. The message is fit for a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One header field and where it stands in its block."""
+
+    name: bytes  # lower case
+    start: int
+    end: int  # after its line end
+    value: bytes  # what follows the colon, folds and all
+
+    @property
+    def text(self) -> str:
+        """The value unfolded and trimmed; octets that are not UTF-8 stay recognisable."""
+        return _fold.sub(b"", self.value).strip().decode("utf-8", "backslashreplace")
+
+
+class Header:
+    """The fields at the head of a message. Reading stops at the first line that is neither field nor continuation."""
+
+    __slots__ = ("block", "fields")
+
+    def __init__(self, content: bytes) -> None:
+        fields: list[Field] = []
+        at = 0
+        while (found := _field.match(content, at)) is not None:
+            fields.append(Field(found[1].lower(), at, found.end(), found[2]))
+            at = found.end()
+        self.fields: tuple[Field, ...] = tuple(fields)
+        self.block = content[:at]
+        """The octets of the fields, without the empty line after them."""
+
+    def named(self, name: bytes) -> Iterator[Field]:
+        """The fields of this lower-case name, in order."""
+        return (field for field in self.fields if field.name == name)
+
+    def count(self, name: bytes) -> int:
+        """How many fields have this lower-case name."""
+        return sum(1 for field in self.fields if field.name == name)
+
+    def has(self, name: bytes) -> bool:
+        """Whether a field of this lower-case name is there."""
+        return any(field.name == name for field in self.fields)
+
+    def without(self, unwanted: Collection[Field]) -> bytes:
+        """The block with these fields taken out and every other octet as it was."""
+        if not unwanted:
+            return self.block
+        kept: list[bytes] = []
+        at = 0
+        for field in sorted(unwanted, key=lambda f: f.start):
+            kept.append(self.block[at : field.start])
+            at = field.end
+        kept.append(self.block[at:])
+        return b"".join(kept)
+
+
+def header_end(content: bytes | bytearray, start: int = 0) -> int:
+    """Where the empty line after the header begins, searched from `start`; -1 while it has not come."""
+    if content[:2] == b"\r\n":
+        return 0
+    found = content.find(b"\r\n\r\n", max(0, start - 3))
+    return found + 2 if found >= 0 else -1
+
+
+# --- reading fields -----------------------------------------------------------------------------------------------
+
+
+def message_id(header: Header) -> str | None:
+    """The Message-ID with its brackets, if there is exactly one field and it parses (design 9)."""
+    fields = list(header.named(b"message-id"))
+    if len(fields) != 1:
+        return None
+    value = _fold.sub(b"", fields[0].value).strip()
+    if len(value) > MESSAGE_ID_LIMIT or not _message_id.fullmatch(value):
+        return None
+    return value.decode("ascii")
+
+
+def subject(header: Header) -> str | None:
+    """The first Subject, decoded (RFC 2047) and cut to SUBJECT_LIMIT characters, without control characters."""
+    field = next(header.named(b"subject"), None)
+    if field is None:
+        return None
+    text = field.text
+    if "=?" in text:
+        # A stranger's encoded words are decoded as far as they go; ten times the limit is enough of them.
+        try:
+            text = str(make_header(decode_header(text[: 10 * SUBJECT_LIMIT])))
+        except (HeaderParseError, LookupError, UnicodeError, ValueError):
+            pass
+    return "".join(c if c.isprintable() else " " for c in text[:SUBJECT_LIMIT])
+
+
+_token = re.compile(
+    r"(?P<blank>[ \t\r\n]+)"
+    r'|(?P<quoted>"(?:[^"\\\r\n]|\\[^\r\n])*")'
+    r"|(?P<literal>\[[^\[\]\\\r\n]*\])"
+    r"|(?P<special>[<>,;:@.])"
+    r'|(?P<atom>[^\x00-\x20\x7f()<>\[\]:;@\\,."]+)'
+)
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    """Lexical tokens of RFC 5322 3.2 without blanks and comments. Raises HeaderError."""
+    tokens: list[tuple[str, str]] = []
+    at, depth, end = 0, 0, len(text)
+    while at < end:
+        char = text[at]
+        if char == "(":
+            depth += 1
+            at += 1
+        elif depth:
+            if char == "\\":
+                at += 1
+            elif char == ")":
+                depth -= 1
+            at += 1
+        else:
+            found = _token.match(text, at)
+            if found is None:
+                raise HeaderError("a character is out of place")
+            if found.lastgroup != "blank":
+                tokens.append((found.lastgroup or "", found[0]))
+            at = found.end()
+    if depth:
+        raise HeaderError("a comment has no end")
+    return tokens
+
+
+class _Addresses:
+    """A mailbox list with groups (RFC 5322 3.4, RFC 6854), read from tokens."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _tokens(text)
+        self._at = 0
+        self.found: list[Address] = []
+
+    def _peek(self) -> str:
+        """The special character that is next, or its token's kind, or an empty string at the end."""
+        if self._at >= len(self._tokens):
+            return ""
+        kind, text = self._tokens[self._at]
+        return text if kind == "special" else kind
+
+    def _words(self) -> str:
+        start = self._at
+        while self._peek() in ("atom", "quoted", "."):
+            self._at += 1
+        return "".join(text for _, text in self._tokens[start : self._at])
+
+    def _spec(self, local: str) -> None:
+        """What follows a local part: `@` and the domain."""
+        if self._peek() != "@":
+            raise HeaderError("an address has no domain")
+        self._at += 1
+        if self._peek() == "literal":
+            domain = self._tokens[self._at][1]
+            self._at += 1
+        else:
+            domain = self._words()
+        try:
+            self.found.append(parse_address(f"{local}@{domain}"))
+        except AddressError as error:
+            raise HeaderError(str(error)) from error
+        if len(self.found) > ADDRESSES_LIMIT:
+            raise HeaderError("there are too many addresses")
+
+    def _angle(self) -> None:
+        self._at += 1
+        while self._peek() == "@":  # an obsolete route (RFC 5322 4.4): its domains say nothing about the mailbox
+            self._at += 1
+            self._words()
+            while self._peek() == ",":
+                self._at += 1
+            if self._peek() == ":":
+                self._at += 1
+                break
+        self._spec(self._words())
+        if self._peek() != ">":
+            raise HeaderError("an angle bracket is not closed")
+        self._at += 1
+
+    def read(self) -> list[Address]:
+        in_group = False
+        while True:
+            while self._peek() == ",":  # obsolete lists have empty members
+                self._at += 1
+            if self._peek() == ";" and in_group:
+                in_group = False
+                self._at += 1
+            elif self._peek() == "":
+                if in_group:
+                    raise HeaderError("a group has no end")
+                return self.found
+            else:
+                words = self._words()
+                after = self._peek()
+                if after == "<":
+                    self._angle()
+                elif after == "@" and words:
+                    self._spec(words)
+                elif after == ":" and words and not in_group:
+                    in_group = True
+                    self._at += 1
+                    continue
+                else:
+                    raise HeaderError("an address is not valid")
+            if self._peek() not in ("", ",", ";"):
+                raise HeaderError("addresses are separated by commas")
+
+
+def author_addresses(header: Header) -> list[Address]:
+    """Every address of every From field. Raises HeaderError when one cannot be read for certain."""
+    found: list[Address] = []
+    for field in header.named(b"from"):
+        found += _Addresses(_fold.sub(b"", field.value).decode("utf-8", "surrogateescape")).read()
+    return found
+
+
+def foreign_results(header: Header, identity: str) -> list[Field]:
+    """Authentication-Results fields that pretend to be ours: their authserv-id is `identity` (RFC 8601 5)."""
+    ours: list[Field] = []
+    for field in header.named(b"authentication-results"):
+        try:
+            tokens = _tokens(_fold.sub(b"", field.value).decode("utf-8", "surrogateescape"))
+        except HeaderError:
+            tokens = []
+        name = ""
+        for kind, text in tokens:
+            if kind == "quoted":
+                name += re.sub(r"\\(.)", r"\1", text[1:-1])
+            elif kind == "atom" or text == ".":
+                name += text
+            else:
+                break
+            if kind == "atom" and "=" in text:
+                break
+        # One that cannot be read at all might still be believed by somebody.
+        if not tokens or _starts_with_identity(name, identity):
+            ours.append(field)
+    return ours
+
+
+def _starts_with_identity(name: str, identity: str) -> bool:
+    # Blanks between the id and its version were dropped with the tokens: `mx.example.org1` is ours as well.
+    name, identity = name.lower(), identity.lower()
+    return name == identity or (name.startswith(identity) and name[len(identity) :].isdigit())
+
+
+HIDDEN: Final = frozenset({b"bcc", b"resent-bcc"})
+"""Fields that submission takes out (SUB-05): who else gets the message is not for its recipients."""
+
+
+# --- writing fields -------------------------------------------------------------------------------------------------
+
+# OpenSSL's names of the TLS 1.2 suites that BCP 195 leaves, and IANA's, which RFC 8314 4.3 asks for. Those of
+# TLS 1.3 agree.
+_IANA: Final = {
+    "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+}
+_host = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def with_keyword(*, extended: bool, tls: bool, authenticated: bool, smtputf8: bool) -> str:
+    """The `with` of Received (RFC 3848, RFC 6531 4.3, SIN-14). After HELO it is SMTP whatever else was used."""
+    if not extended:
+        return "SMTP"
+    return ("UTF8SMTP" if smtputf8 else "ESMTP") + ("S" if tls else "") + ("A" if authenticated else "")
+
+
+def _greeting_name(hello: str) -> str:
+    """The EHLO argument as Received may carry it: a name, a literal, or its harmless characters."""
+    if hello.startswith("["):
+        try:
+            return parse_literal(hello)
+        except AddressError:
+            pass
+    return hello if _host.fullmatch(hello) else re.sub(r"[^A-Za-z0-9._-]", "?", hello)
+
+
+def received(
+    *,
+    hello: str,
+    client: IPv4Address | IPv6Address,
+    by: str,
+    protocol: str,
+    identifier: str,
+    recipient: Address | None,
+    tls: TlsFacts | None,
+    now: datetime,
+) -> bytes:
+    """A Received field (RFC 5321 4.4, SIN-13), with the `tls` clause of RFC 8314; `recipient` only if it is the only one."""
+    literal = f"[IPv6:{client.compressed}]" if isinstance(client, IPv6Address) else f"[{client}]"
+    lines = [
+        f"Received: from {_greeting_name(hello)} ({literal})",
+        f"\tby {by} (Mailrail) with {protocol}",
+        f"\tid {identifier}",
+    ]
+    if recipient is not None:
+        lines.append(f"\tfor <{recipient}>")
+    if tls is not None:
+        lines.append(f"\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})")
+    return ("\r\n".join(lines) + f";\r\n\t{date(now)}\r\n").encode()
+
+
+def date(now: datetime) -> str:
+    """A date as RFC 5322 3.3 writes it, in UTC with a numeric zone."""
+    return format_datetime(now.astimezone(UTC))

@@ -1,0 +1,80 @@
+"""A message on its way in: its header is held back until it is whole, then the rest streams past (ACC-01).
+
+Submission takes fields out and puts fields in, loops are found by counting Received, and rights are judged by From:
+all of that needs the header and none of it the body. So at most `HEADER_LIMIT` octets are held, however large the
+message is.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from mailrail.core.message.header import HEADER_LIMIT, Header, header_end
+from mailrail.core.smtp.reply import Reply
+
+HEADER_TOO_BIG: Final = Reply.of(552, "5.3.4", f"the message header exceeds the limit of {HEADER_LIMIT} octets")
+
+Edit = Callable[[Header], "bytes | Reply"]
+"""What to keep as header block (fields with their line ends), or why the message is refused."""
+
+
+class Intake:
+    """Content in, octets to store out. After a refusal nothing more comes out."""
+
+    __slots__ = ("_edit", "_held", "_searched", "eight_bit", "needs_separator", "refusal", "size")
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+        self._held: bytearray | None = bytearray()
+        self._searched = 0
+        self.refusal: Reply | None = None
+        self.size = 0
+        """Octets that came out."""
+        self.eight_bit = False
+        """An octet above 127 came in (EXT-09)."""
+        self.needs_separator = False
+        """The content does not begin with a header field: an empty line must follow what is put above it."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next octets of the message; returns those that are to be stored by now."""
+        if self.refusal is not None:
+            return b""
+        if not self.eight_bit and not data.isascii():
+            self.eight_bit = True
+        held = self._held
+        if held is None:
+            self.size += len(data)
+            return data
+        held += data
+        end = header_end(held, self._searched)
+        if end < 0:
+            self._searched = len(held)
+            if len(held) > HEADER_LIMIT:
+                self._refuse(HEADER_TOO_BIG)
+            return b""
+        if end > HEADER_LIMIT:
+            self._refuse(HEADER_TOO_BIG)
+            return b""
+        return self._open(bytes(held))
+
+    def finish(self) -> bytes:
+        """The message has ended: what was still held back."""
+        if self._held is None or self.refusal is not None:
+            return b""
+        return self._open(bytes(self._held))
+
+    def _open(self, content: bytes) -> bytes:
+        self._held = None
+        header = Header(content)
+        edited = self._edit(header)
+        if isinstance(edited, Reply):
+            self._refuse(edited)
+            return b""
+        rest = content[len(header.block) :]
+        self.needs_separator = not edited and bool(rest) and not rest.startswith(b"\r\n")
+        stored = content if edited == header.block else edited + rest
+        self.size += len(stored)
+        return stored
+
+    def _refuse(self, reply: Reply) -> None:
+        self.refusal = reply
+        self._held = None

@@ -1,0 +1,240 @@
+"""The server's side of SASL: each mechanism's exchange as octets in and steps out (RFC 4954 frames it, not here).
+
+SCRAM-SHA-256, SCRAM-SHA-1 and their -PLUS forms (RFC 5802, RFC 7677) by the scramp library; PLAIN (RFC 4616), LOGIN,
+CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `Credentials` port for a verifier or a password, and
+gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05, SCR-03).
+
+-PLUS needs a channel binding that is right for the connection. Which types are offered, and why no more, is told in
+docs/decisions/0010-channel-binding-of-submission.md.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from scramp import ScramException, ScramMechanism
+from scramp.utils import saslprep
+
+from mailrail.core.config.credentials import ITERATIONS, ScramVerifier
+
+MESSAGE_LIMIT: Final = 9216
+"""Octets of one decoded message: what a line of 12288 octets carries (RFC 4954 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Ask the client on."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPassword:
+    """PLAIN and LOGIN: whether this password is the login's is for the app to find out; it costs a millisecond."""
+
+    login: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The client is this login."""
+
+    login: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The exchange is over. The reason is for the log; the client learns no more than 535."""
+
+    reason: str
+    login: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnexpectedInitialResponse:
+    """The mechanism begins with a challenge and the client did not wait for it (RFC 4954 4: 501 5.7.0)."""
+
+
+Step = Challenge | CheckPassword | Success | Failure | UnexpectedInitialResponse
+
+
+class Credentials(Protocol):
+    """What the mechanisms ask for. It answers for any login; where there is none, with something that fits nobody."""
+
+    def verifier(self, login: str, mechanism: str) -> ScramVerifier:
+        """The verifier of SCRAM-SHA-256 or SCRAM-SHA-1."""
+        ...
+
+    def password(self, login: str) -> str:
+        """The clear password, for CRAM-MD5 alone."""
+        ...
+
+
+class Mechanism(Protocol):
+    """One exchange."""
+
+    def start(self, initial: bytes | None) -> Step:
+        """The client chose the mechanism; `initial` is its initial response, None when it sent none."""
+        ...
+
+    def respond(self, response: bytes) -> Step:
+        """The client answered a challenge."""
+        ...
+
+
+def prepared(login: str) -> str:
+    """A login as it is compared: SASLprep (RFC 4013), then without case. Empty when it cannot be one."""
+    try:
+        return str(saslprep(login)).casefold()
+    except ScramException:
+        return ""
+
+
+def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
+    """A verifier for a login that does not exist: the same salt each time, and keys that fit no password."""
+    seed = hmac.digest(key, f"{mechanism}\0{login}".encode("utf-8", "surrogatepass"), "sha512")
+    size = hashlib.new("sha256" if mechanism == "SCRAM-SHA-256" else "sha1").digest_size
+    return ScramVerifier(
+        mechanism,
+        ITERATIONS,
+        seed[:16],
+        hmac.digest(seed, b"stored", "sha512")[:size],
+        hmac.digest(seed, b"server", "sha512")[:size],
+    )
+
+
+class Plain:
+    """RFC 4616: authorization identity, login and password in one message."""
+
+    def start(self, initial: bytes | None) -> Step:
+        """The message may come as initial response."""
+        return Challenge(b"") if initial is None else self.respond(initial)
+
+    def respond(self, response: bytes) -> Step:
+        """`[authzid] NUL authcid NUL passwd`."""
+        parts = response.split(b"\0")
+        if len(parts) != 3 or len(response) > MESSAGE_LIMIT:
+            return Failure("malformed PLAIN message")
+        try:
+            identity, login, password = (part.decode() for part in parts)
+        except UnicodeDecodeError:
+            return Failure("PLAIN message is not UTF-8")
+        if not login or not password:
+            return Failure("empty login or password")
+        if identity and prepared(identity) != prepared(login):
+            return Failure("acting for another identity is not supported", login)
+        return CheckPassword(login, password)
+
+
+class Login:
+    """LOGIN: never standardised, asked for by old clients. Two prompts."""
+
+    def __init__(self) -> None:
+        self._login: str | None = None
+
+    def start(self, initial: bytes | None) -> Step:
+        """Some clients send the login as initial response."""
+        return Challenge(b"Username:") if initial is None else self.respond(initial)
+
+    def respond(self, response: bytes) -> Step:
+        """First the login, then the password."""
+        try:
+            text = response.decode()
+        except UnicodeDecodeError:
+            return Failure("LOGIN response is not UTF-8")
+        if not text or "\0" in text or len(response) > MESSAGE_LIMIT:
+            return Failure("empty login or password", self._login or "")
+        if self._login is None:
+            self._login = text
+            return Challenge(b"Password:")
+        return CheckPassword(self._login, text)
+
+
+class CramMd5:
+    """RFC 2195: a keyed digest of our challenge. Needs the clear password, proves nothing about us; off by default."""
+
+    def __init__(self, credentials: Credentials, challenge: str) -> None:
+        self._credentials = credentials
+        self._challenge = challenge.encode("ascii")
+
+    def start(self, initial: bytes | None) -> Step:
+        """The server speaks first."""
+        return Challenge(self._challenge) if initial is None else UnexpectedInitialResponse()
+
+    def respond(self, response: bytes) -> Step:
+        """`login SP 32 lower-case hex digits`."""
+        name, _, digest = response.rpartition(b" ")
+        try:
+            login = name.decode()
+        except UnicodeDecodeError:
+            return Failure("CRAM-MD5 response is not UTF-8")
+        expected = hmac.new(self._credentials.password(login).encode(), self._challenge, "md5").hexdigest()
+        if not hmac.compare_digest(expected.encode(), digest) or not login:
+            return Failure("wrong digest", login)
+        return Success(login)
+
+
+class Scram:
+    """RFC 5802. `bindings`: the channel bindings that we hold for this connection, by type. `plus_offered`: EHLO named
+    a -PLUS mechanism, so a client that says `y` is being deceived by somebody (SCR-04)."""
+
+    def __init__(
+        self, name: str, credentials: Credentials, nonce: str, bindings: Mapping[str, bytes], *, plus_offered: bool
+    ) -> None:
+        self._name = name
+        self._hash = name.removesuffix("-PLUS")
+        self._credentials = credentials
+        self._nonce = nonce
+        self._bindings = bindings
+        self._plus_offered = plus_offered
+        self._login = ""
+        self._server: Any = None  # scramp's, untyped
+        self._proven = False
+
+    def start(self, initial: bytes | None) -> Step:
+        """The client speaks first: without an initial response it is asked for it (RFC 4954 4)."""
+        return Challenge(b"") if initial is None else self.respond(initial)
+
+    def respond(self, response: bytes) -> Step:
+        """client-first, client-final, then the empty answer to our proof (SCR-02)."""
+        if self._proven:
+            return Success(self._login) if not response else Failure("an answer to the server's proof", self._login)
+        if len(response) > MESSAGE_LIMIT:
+            return Failure("message too long", self._login)
+        try:
+            text = response.decode()
+            return self._first(text) if self._server is None else self._final(text)
+        except UnicodeDecodeError:
+            return Failure("message is not UTF-8", self._login)
+        except ScramException as error:
+            return Failure(str(error), self._login)
+
+    def _first(self, message: str) -> Step:
+        flag = message.partition(",")[0]
+        binding: tuple[str, bytes] | None = None
+        if flag.startswith("p="):
+            data = self._bindings.get(flag[2:])
+            if data is None:
+                return Failure("a channel binding type that is not offered")
+            binding = (flag[2:], data)
+        elif flag == "y" and self._plus_offered:
+            return Failure("the client saw no -PLUS mechanism though one was offered: somebody removed it")
+        if self._name.endswith("-PLUS") != flag.startswith("p="):
+            return Failure("the channel binding flag does not fit the mechanism")
+        server = ScramMechanism(self._name).make_server(self._look_up, channel_binding=binding, s_nonce=self._nonce)
+        server.set_client_first(message)
+        self._server = server
+        return Challenge(server.get_server_first().encode())
+
+    def _look_up(self, login: str) -> tuple[bytes, bytes, bytes, int]:
+        self._login = login
+        verifier = self._credentials.verifier(login, self._hash)
+        return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
+
+    def _final(self, message: str) -> Step:
+        self._server.set_client_final(message)
+        self._proven = True
+        return Challenge(self._server.get_server_final().encode())
