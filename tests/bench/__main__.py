@@ -21,7 +21,7 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="make bench ARGS='...'",
-        description="Measure Mailrail against Postfix on this machine. It loads all cores for some minutes, and nothing else.",
+        description="Measure Mailrail against Postfix on this machine: all its cores, for some minutes.",
     )
     parser.add_argument("what", nargs="*", help=f"what to measure: {', '.join(WHAT)} (default: all)")
     parser.add_argument("--messages", type=int, default=5000, help="messages a run (default 5000, at most 1,000,000)")
@@ -95,9 +95,11 @@ def measure_throughput(
             for system in systems:
                 run = throughput(system, sink, load)
                 result.throughput.append(run)
+                parts = ", ".join(f"{name} {used:.2f}" for name, used in run.cpu_ms.items() if used >= 0.005)
+                kind = "reuse " if reuse else "1/conn"
                 say(
-                    f"{system.name:9} {'reuse ' if reuse else '1/conn'} run {number + 1}: {run.delivered_per_s:6.0f} msg/s, "
-                    f"{run.total_ms:.2f} ms CPU ({', '.join(f'{k} {v:.2f}' for k, v in run.cpu_ms.items() if v >= 0.005)})"
+                    f"{system.name:9} {kind} run {number + 1}: "
+                    f"{run.delivered_per_s:6.0f} msg/s, {run.total_ms:.2f} ms CPU ({parts})"
                 )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from testkit.peers import find_program
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -81,16 +83,22 @@ def machine() -> dict[str, str]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    postfix = subprocess.run(["/usr/sbin/postconf", "-dh", "mail_version"], capture_output=True, text=True)
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": f"{os.cpu_count()} × {model}",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "postfix": postfix.stdout.strip(),
-        "commit": commit.stdout.strip(),
+        "postfix": _said(find_program("postconf"), "-dh", "mail_version"),
+        "commit": _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
     }
+
+
+def _said(*command: str | None) -> str:
+    """What a program prints on one line; nothing when it is not there."""
+    parts = [part for part in command if part is not None]
+    if len(parts) != len(command):
+        return "none"
+    return subprocess.run(parts, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _spread(values: list[float]) -> str:
@@ -104,8 +112,8 @@ def tables(result: Result) -> str:
     lines = [
         f"Measured {result.machine['date']} at commit {result.machine['commit']}: {result.machine['cpu']}, "
         f"{result.machine['system']}, Python {result.machine['python']}, Postfix {result.machine['postfix']}; "
-        f"{result.options['messages']} messages of {result.options['size']} octets a run, {result.options['sessions']} sessions, "
-        f"{result.options['runs']} runs each in turn (ranges). CPU is user and system, in ms a message.",
+        f"{result.options['messages']} messages of {result.options['size']} octets a run, "
+        f"{result.options['sessions']} sessions, {result.options['runs']} runs each in turn (ranges). CPU is user and system, in ms a message.",
         "",
     ]
     parts = list(dict.fromkeys(part for run in result.throughput for part in run.cpu_ms))
@@ -131,9 +139,10 @@ def tables(result: Result) -> str:
             ours, theirs = result.best("Mailrail", reuse), result.best("Postfix", reuse)
             if ours is not None and theirs is not None:
                 speed = result.fastest("Mailrail", reuse) / result.fastest("Postfix", reuse)
+                kind = "Connection reuse" if reuse else "One message a connection"
                 lines.append(
-                    f"- {'Connection reuse' if reuse else 'One message a connection'}: **{speed:.1f} × Postfix's messages a second** "
-                    f"(aim: {wanted}), for {theirs.total_ms / ours.total_ms:.1f} × less CPU a message."
+                    f"- {kind}: **{speed:.1f} × Postfix's messages a second** (aim: {wanted}), "
+                    f"for {theirs.total_ms / ours.total_ms:.1f} × less CPU a message."
                 )
         lines.append("")
     if result.alone:
@@ -162,7 +171,10 @@ def write_json(result: Result, path: Path) -> None:
 
 
 def write_page(result: Result) -> None:
-    """Replace the measured section of docs/benchmarks.md; the words around it stay. Raises LookupError without markers."""
+    """Replace the measured section of docs/benchmarks.md; the words around it stay.
+
+    Raises LookupError when the page lacks the markers.
+    """
     text = PAGE.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
