@@ -157,9 +157,11 @@ class Connection(asyncio.Protocol):
         self.local_ip = ""
         self.deadline = 0.0
         self.opened = 0.0
+        self.setting_up = True
+        """The owner's mark: no session has come about yet."""
         self.tls_facts: TlsFacts | None = None
         self.answer: Answer | None = None
-        """How it ended, once it did."""
+        """Why no session came about, or how it ended."""
         self._loop = asyncio.get_running_loop()
         self._tls_plan = tls
         self._tls: TlsStream | None = None
@@ -173,6 +175,7 @@ class Connection(asyncio.Protocol):
         self._may_write: asyncio.Event | None = None  # made by the first large content
         self._wake: asyncio.Event | None = None  # a chunk's reply came
         self._streaming: asyncio.Task[None] | None = None
+        self._streamed: Transaction | None = None
         self._owned = True  # the owner still counts on us
 
     # --- the owner's side ------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ class Connection(asyncio.Protocol):
     @property
     def ready(self) -> bool:
         """Whether transactions can run on it."""
-        return self.dialogue.ready and not self.dialogue.gone
+        return self.dialogue.ready and not self.dialogue.quitting
 
     @property
     def busy(self) -> bool:
@@ -394,20 +397,17 @@ class Connection(asyncio.Protocol):
 
     def _transaction_ended(self, transaction: Transaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
+        if self._streamed is transaction:
+            self._streamed = None
+            self._wake_up()
         more = job.finished(transaction, self)
-        if self.dialogue.gone:
-            if more:
+        if more:
+            if self.dialogue.gone or not self.dialogue.accepts_transaction:
                 self.owner.unfinished(job, self)
-            return
-        if more and self.dialogue.accepts_transaction and self._begin(job):
-            return
-        if more and self._still_wanted(job):
-            self.owner.unfinished(job, self)
-        self._begin_next()
-
-    def _still_wanted(self, job: Job) -> bool:
-        # _begin said no: either nothing could be sent here, and the job has settled, or the dialogue takes no more.
-        return not self.dialogue.accepts_transaction
+            elif self._begin(job):
+                return
+        if not self.dialogue.gone:
+            self._begin_next()
 
     def _begin_next(self) -> bool:
         """Begin the next waiting job if the dialogue can take one. Says whether there is anything to write."""
@@ -444,9 +444,8 @@ class Connection(asyncio.Protocol):
 
     def _send_content(self, transaction: Transaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
-        if self._streaming is not None and not self._streaming.done():
-            if self._wake is not None:
-                self._wake.set()
+        if self._streamed is transaction:
+            self._wake_up()
             return
         forbidden = job.may_finish()
         if forbidden is not None:
@@ -455,7 +454,9 @@ class Connection(asyncio.Protocol):
         form = job.form
         data = job.content_in_chunks(form) if transaction.bdat else job.content_at_hand(form)
         if data is None:
+            self._streamed = transaction
             self._streaming = self._loop.create_task(self._stream(job, transaction, form))
+            self._streaming.add_done_callback(self._streaming_ended)
             return
         metrics.OCTETS.inc(len(data))
         self.dialogue.content(data, last=True)
@@ -488,14 +489,14 @@ class Connection(asyncio.Protocol):
                         part, held = held or b"", part
                         if not part:
                             continue
-                    if not await self._room(over) or transaction.content_sent:
+                    if not await self._room(transaction, over):
                         return
                     cancelled = job.may_finish()
                     if cancelled is Trouble.CANCELLED:
                         self._break_off(cancelled)
                         return
                     self._write_content(part if transaction.bdat else stuffer.feed(part), last=False)
-            if not await self._room(over):
+            if not await self._room(transaction, over):
                 return
         except ContentGone as error:
             self.abort(Trouble.LEASE, f"the content could not be read to its end: {error}")
@@ -510,20 +511,29 @@ class Connection(asyncio.Protocol):
             dialogue.quit()
         self._flush()
 
-    async def _room(self, over: float) -> bool:
-        """Wait until content may be written; False when the transaction is over."""
+    def _streaming_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.abort(Trouble.LEASE, f"the content could not be sent: {task.exception()!r}")
+
+    async def _room(self, transaction: Transaction, over: float) -> bool:
+        """Wait until more content of the transaction may be written; False when it is over."""
         assert self._may_write is not None
         self._wait_for(min(self._timeouts.block, max(over - self._loop.time(), 0.0)))
-        while not self.dialogue.gone:
-            await self._may_write.wait()
-            if self.dialogue._content is None:
-                return False
-            if not self.dialogue._content.bdat or self.dialogue.wants_chunk():
+        while self.dialogue.sending is transaction:
+            if not self._may_write.is_set():
+                await self._may_write.wait()
+            elif not transaction.bdat or self.dialogue.wants_chunk():
                 return True
-            self._wake = self._wake or asyncio.Event()
-            self._wake.clear()
-            await self._wake.wait()
+            else:
+                self._wake = self._wake or asyncio.Event()
+                self._wake.clear()
+                await self._wake.wait()
         return False
+
+    def _wake_up(self) -> None:
+        for event in (self._may_write, self._wake):
+            if event is not None:
+                event.set()
 
     def _write_content(self, data: bytes, *, last: bool) -> None:
         if not data and not last:
@@ -612,9 +622,7 @@ class Connection(asyncio.Protocol):
             return
         self._owned = False
         self._deadlines.remove(self)
-        for event in (self._may_write, self._wake):
-            if event is not None:
-                event.set()
+        self._wake_up()
         self.owner.gone(self)
 
 

@@ -406,6 +406,16 @@ class Dialogue:
         return self.ready and not self._expected and not self._queue and self._content is None and not self._quitting
 
     @property
+    def quitting(self) -> bool:
+        """QUIT was said or is due: nothing more begins."""
+        return self._quitting or self.gone
+
+    @property
+    def sending(self) -> Transaction | None:
+        """The transaction whose content is wanted or under way."""
+        return self._content
+
+    @property
     def accepts_transaction(self) -> bool:
         """Whether `begin` may be called: idle, or one transaction whose content is sent and a server that pipelines."""
         if not self.ready or self._quitting or self.gone or self._content is not None or self._queue:

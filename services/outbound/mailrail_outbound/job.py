@@ -1,0 +1,311 @@
+"""One message for one host, as the pool and the connections see it: transactions, content, and who is left.
+
+A job runs as many transactions as its recipients need on a server (RCPTMAX, "too many recipients"), one after the
+other on the same connection. What each answer means is decided in core/outbound/course.py.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from mailrail.core.message.reencode import Reencoder, Target, reencode
+from mailrail.core.outbound.course import Course
+from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
+from mailrail.core.outbound.envelope import Plan as EnvelopePlan
+from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble, stuff
+from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail_outbound import metrics
+from mailrail_outbound.pool import Dial, PoolJob
+from mailrail_outbound.ports import Delivery, TlsReport
+from mailrail_outbound.smtp import Connection
+
+_PROBE = Envelope("")
+_NOTHING = Content(0, False, False, False)
+
+MAX_RECIPIENTS = 100
+"""RCPTs of one transaction where the server says no less (SOUT-09)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of the connection that gave a recipient its answer."""
+
+    host: str
+    ip: str
+    local_ip: str
+    tls: TlsReport | None
+
+
+class Message:
+    """The content of a delivery in the forms that servers need, each made once."""
+
+    __slots__ = ("_body", "_forms", "_stuffed", "facts", "prefix")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.prefix = delivery.prefix
+        self._body = delivery.body
+        self._forms: dict[Form, bytes] = {}
+        self._stuffed: dict[Form, bytes] = {}
+        declared = delivery.envelope.body
+        if isinstance(delivery.body, bytes):
+            whole = delivery.prefix + delivery.body if delivery.prefix else delivery.body
+            self._forms[Form.AS_IS] = whole
+            self.facts = inspect(whole, declared=declared)
+        else:
+            binary = declared is BodyType.BINARY_MIME
+            utf8 = delivery.envelope.smtputf8
+            self.facts = Content(delivery.size, delivery.eight_bit or binary, binary, utf8 and delivery.eight_bit)
+
+    def size(self, form: Form) -> int:
+        """Octets in this form; an estimate for what is re-encoded while it streams."""
+        if form is Form.AS_IS:
+            return self.facts.size
+        whole = self.whole(form)
+        return len(whole) if whole is not None else self.facts.size + self.facts.size * 2 // 5
+
+    def whole(self, form: Form) -> bytes | None:
+        """All of it, None where it must stream."""
+        made = self._forms.get(form)
+        if made is None and isinstance(self._body, bytes):
+            metrics.REENCODED.labels(form.value).inc()
+            made = self._forms[form] = reencode(self._forms[Form.AS_IS], _TARGETS[form])
+        return made
+
+    def stuffed(self, form: Form) -> bytes | None:
+        """All of it for DATA, None where it must stream."""
+        made = self._stuffed.get(form)
+        if made is None:
+            whole = self.whole(form)
+            if whole is None:
+                return None
+            made = self._stuffed[form] = stuff(whole)
+        return made
+
+    async def pieces(self, form: Form) -> AsyncIterator[bytes]:
+        """The content from its start. Raises ContentGone."""
+        body = self._body
+        assert not isinstance(body, bytes)
+        if form is Form.AS_IS:
+            if self.prefix:
+                yield self.prefix
+            async for chunk in body.chunks():
+                yield chunk
+            return
+        metrics.REENCODED.labels(form.value).inc()
+        encoder = Reencoder(_TARGETS[form])
+        yield encoder.feed(self.prefix)
+        async for chunk in body.chunks():
+            yield encoder.feed(chunk)
+        yield encoder.finish()
+
+
+_TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}
+
+
+class HostJob(PoolJob):
+    """The open recipients of a course, on one host."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        message: Message,
+        course: Course,
+        dial: Dial,
+        *,
+        lease_margin: float,
+        now: Callable[[], float],
+        verdict: str,
+        seen: dict[int, Seen],
+        done: "asyncio.Future[Answer | None]",
+    ) -> None:
+        self.dial = dial
+        self.dialled: list[str] = []
+        self.fresh_only = False
+        self.done = done
+        """Set when the job is over: None, or the answer of a host that gave no session."""
+        self._delivery = delivery
+        self._message = message
+        self._course = course
+        self._pending = list(course.open)
+        self._plan: EnvelopePlan | None = None
+        self._form = Form.AS_IS
+        self._margin = lease_margin
+        self._now = now
+        self._verdict = verdict
+        self._seen = seen
+        self._connection: Connection | None = None
+        self._connection_seen: Seen | None = None
+
+    # --- for connections (smtp.Job) ------------------------------------------------------------------------------
+
+    @property
+    def form(self) -> Form:
+        """See smtp.Job."""
+        return self._form
+
+    def transaction(self, connection: Connection) -> Transaction | None:
+        """See smtp.Job."""
+        dialogue = connection.dialogue
+        capabilities = dialogue.capabilities
+        delivery = self._delivery
+        facts = self._message.facts
+        form = self._form = form_for(facts, capabilities)
+        if form is not Form.AS_IS:
+            facts = Content(self._message.size(form), facts.eight_bit, facts.binary, facts.header_eight_bit)
+        most = min(capabilities.max_recipients or MAX_RECIPIENTS, MAX_RECIPIENTS)
+        while self._pending:
+            batch = self._pending[:most]
+            made = plan(
+                delivery.envelope,
+                [(i, delivery.recipients[i]) for i in batch],
+                facts,
+                capabilities,
+                form=form,
+                authenticated=dialogue.authenticated is not None,
+            )
+            if made.refused:
+                self._course.refused_by_plan(made.refused)
+                for i, _ in made.refused:
+                    self._note(i, connection)
+                    self._pending.remove(i)
+            if made.rcpt_lines:
+                self._plan = made
+                return Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat)
+        self._over()
+        return None
+
+    def may_finish(self) -> Trouble | None:
+        """See smtp.Job."""
+        lease = self._delivery.lease
+        if lease.cancelled:
+            return Trouble.CANCELLED
+        return Trouble.LEASE if lease.deadline - self._now() < self._margin else None
+
+    def content_at_hand(self, form: Form) -> bytes | None:
+        """See smtp.Job."""
+        return self._message.stuffed(form)
+
+    def content_in_chunks(self, form: Form) -> bytes | None:
+        """See smtp.Job."""
+        return self._message.whole(form)
+
+    def content(self, form: Form) -> AsyncIterator[bytes]:
+        """See smtp.Job."""
+        return self._message.pieces(form)
+
+    def finished(self, transaction: Transaction, connection: Connection) -> bool:
+        """See smtp.Job."""
+        made = self._plan
+        assert made is not None
+        self._plan = None
+        answers = [answer for answer in transaction.answers if answer is not None]
+        stale = not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only
+        if stale and answers[0].trouble in (None, Trouble.CLOSED):
+            # The server had gone before it saw this message: not an answer to it.
+            self.fresh_only = True
+            return True
+        again = self._course.answered(made.indexes, answers, passes_dsn=made.dsn)
+        for i in made.indexes:
+            self._note(i, connection)
+        asked = set(made.indexes)
+        self._pending = [*again, *(i for i in self._pending if i not in asked)]
+        last = answers[-1]
+        if self._pending and last.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+            self._course.answered(self._pending, [last] * len(self._pending), passes_dsn=False)
+            self._pending = []
+        if not self._pending:
+            self._over()
+            return False
+        return True
+
+    # --- for the pool -------------------------------------------------------------------------------------------------
+
+    def failed(self, answer: Answer, connection: Connection | None) -> None:
+        """See pool.PoolJob."""
+        for i in self._pending:
+            if connection is not None:
+                self._note(i, connection)
+            else:
+                ip = self.dialled[-1] if self.dialled else ""
+                self._seen[i] = Seen(self.dial.host, ip, "", None)
+        self._over(answer)
+
+    def cancelled(self) -> None:
+        """An administrator's word came while it waited for a connection."""
+        self._over(Answer(Stage.CONNECT, None, Trouble.CANCELLED, "cancelled by an administrator"))
+
+    def _over(self, answer: Answer | None = None) -> None:
+        if not self.done.done():
+            self.done.set_result(answer)
+
+    def _note(self, index: int, connection: Connection) -> None:
+        if self._connection is not connection:
+            self._connection = connection
+            if connection.ip not in self.dialled:
+                self.dialled.append(connection.ip)
+            facts = connection.tls_facts
+            dialogue = connection.dialogue
+            tls = TlsReport(
+                version=facts.version if facts else "",
+                cipher=facts.cipher if facts else "",
+                verified=facts is not None and facts.verified_name is not None,
+                verdict=self._verdict,
+                offered=dialogue.starttls_offered or facts is not None,
+            )
+            self._connection_seen = Seen(connection.host, connection.ip, connection.local_ip, tls)
+        assert self._connection_seen is not None
+        self._seen[index] = self._connection_seen
+
+
+class ProbeJob(PoolJob):
+    """Asks a host whether it would take a recipient, without sending anything (recipients: verify, design 5)."""
+
+    form = Form.AS_IS
+
+    def __init__(self, recipient: Recipient, dial: Dial, done: "asyncio.Future[Answer]") -> None:
+        self.dial = dial
+        self.dialled: list[str] = []
+        self.fresh_only = False
+        self.done = done
+        self._recipient = recipient
+
+    def transaction(self, connection: Connection) -> Transaction | None:
+        """See smtp.Job."""
+        capabilities = connection.dialogue.capabilities
+        made = plan(_PROBE, [(0, self._recipient)], _NOTHING, capabilities, form=Form.AS_IS)
+        if made.rcpt_lines:
+            return Transaction(b"MAIL FROM:<>\r\n", made.rcpt_lines, probe=True)
+        self._over(made.refused[0][1])
+        return None
+
+    def finished(self, transaction: Transaction, connection: Connection) -> bool:
+        """See smtp.Job."""
+        answer = transaction.answers[0]
+        assert answer is not None
+        if not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only:
+            self.fresh_only = True
+            return True
+        self._over(answer)
+        return False
+
+    def failed(self, answer: Answer, connection: Connection | None) -> None:
+        """See pool.PoolJob."""
+        self._over(answer)
+
+    def _over(self, answer: Answer) -> None:
+        if not self.done.done():
+            self.done.set_result(answer)
+
+    def may_finish(self) -> Trouble | None:
+        """Never asked: a probe has no content."""
+        return Trouble.CANCELLED
+
+    def content_at_hand(self, form: Form) -> bytes | None:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")
+
+    content_in_chunks = content_at_hand
+
+    def content(self, form: Form) -> AsyncIterator[bytes]:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")

@@ -1,0 +1,318 @@
+"""Connections by the key that they are reused under, and the jobs that wait for one (design 4, Deliver).
+
+A job goes to an idle connection of its key; else a new one is dialled, up to the destination's limit and the process's;
+else it waits. A connection that has finished takes the next waiting job of its key. When a new connection fails while
+others of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, the
+failure is everybody's who waits for that host.
+
+Connections that a server closed behind our back are found out by a transaction that no reply touched: such a job goes
+once to a fresh connection, in the same attempt.
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mailrail.core.outbound.socks5 import Socks5
+from mailrail.core.outbound.targets import ConnectionKey
+from mailrail.core.smtp.client import Answer, Dialogue, Stage, Trouble
+from mailrail_outbound import metrics
+from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import Connection, Deadlines, Job, TlsPlan
+
+_FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections is respected
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """How to make a connection of one key."""
+
+    key: ConnectionKey
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    """IP addresses in order; all are tried until one connects. For a proxy: what it is asked to connect to."""
+    dialogue: Callable[[], Dialogue]
+    tls: TlsPlan | None
+    sources: tuple[str, ...] = ()
+    """Local addresses to bind, at most one a family."""
+    proxy: tuple[str, int] | None = None
+    """IP and port of a SOCKS5 proxy."""
+    socks: Callable[[str, int], Socks5] | None = None
+    limit: int | None = None
+    """Connections to this destination; None = the process's default."""
+
+
+class PoolJob(Job):
+    """What the pool needs of a job besides what a connection needs."""
+
+    dial: Dial
+    dialled: list[str]
+    """IPs that were dialled for it, in order; the pool adds to it."""
+    fresh_only: bool
+    """Wants a connection that has carried nothing yet."""
+
+    def failed(self, answer: Answer, connection: Connection | None) -> None:
+        """No connection came about."""
+
+
+class _Destination:
+    """Everything of one key."""
+
+    __slots__ = ("connecting", "fewer", "fewer_until", "idle", "live", "total", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[PoolJob] = deque()
+        self.total = 0  # connections, from the decision to dial to their end
+        self.connecting = 0  # those of them whose session is not set up
+        self.live: set[Connection] = set()  # those of them whose socket is connected, or nearly
+        self.idle: list[Connection] = []
+        self.fewer: int | None = None
+        self.fewer_until = 0.0
+
+
+class Pool:
+    """All connections of a process (smtp.Owner)."""
+
+    def __init__(self, settings: OutboundSettings) -> None:
+        self._settings = settings
+        self._timeouts = settings.timeouts
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(settings.tick)
+        self._destinations: dict[ConnectionKey, _Destination] = {}
+        self._dials: set[asyncio.Task[None]] = set()
+        self._open = 0
+        self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
+        self._closing = False
+
+    # --- for the application -----------------------------------------------------------------------------------
+
+    def submit(self, job: PoolJob) -> None:
+        """Run a job on a connection of its key. It hears of its end through `failed` and `finished`."""
+        destination = self._destinations.get(job.dial.key)
+        if destination is None:
+            destination = self._destinations[job.dial.key] = _Destination()
+        if destination.idle and not job.fresh_only and not destination.waiting:
+            connection = destination.idle.pop()
+            destination.waiting.appendleft(job)
+            connection.work()
+        else:
+            destination.waiting.append(job)
+        if destination.waiting:
+            self._dial_more(job.dial.key, destination)
+
+    def withdraw(self, job: PoolJob) -> bool:
+        """Take back a job that still waits. False: it runs already."""
+        destination = self._destinations.get(job.dial.key)
+        if destination is None:
+            return False
+        try:
+            destination.waiting.remove(job)
+        except ValueError:
+            return False
+        self._forget_if_empty(job.dial.key, destination)
+        return True
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open now."""
+        return [c for d in self._destinations.values() for c in d.live]
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a connection."""
+        return sum(len(d.waiting) for d in self._destinations.values())
+
+    def close_idle(self) -> None:
+        """Say goodbye on every connection that does nothing."""
+        for destination in list(self._destinations.values()):
+            for connection in list(destination.idle):
+                connection.quit()
+
+    async def close(self) -> None:
+        """End everything now; what runs ends as broken."""
+        self._closing = True
+        for connection in self.connections:
+            connection.abort(Trouble.CLOSED, "this process stops")
+        for task in list(self._dials):
+            task.cancel()
+        await asyncio.gather(*self._dials, return_exceptions=True)
+        self._deadlines.stop()
+
+    # --- dialling --------------------------------------------------------------------------------------------------
+
+    def _limit(self, job: PoolJob, destination: _Destination) -> int:
+        limit = job.dial.limit or self._settings.connections_per_destination
+        if destination.fewer is not None:
+            if self._loop.time() < destination.fewer_until:
+                return min(limit, destination.fewer)
+            destination.fewer = None
+        return limit
+
+    def _dial_more(self, key: ConnectionKey, destination: _Destination) -> None:
+        while len(destination.waiting) > destination.connecting and not self._closing:
+            job = destination.waiting[destination.connecting]
+            if destination.total >= self._limit(job, destination):
+                return
+            if self._open >= self._settings.connections and not self._close_one_idle():
+                if key not in self._starved:
+                    self._starved.append(key)
+                return
+            destination.connecting += 1
+            destination.total += 1
+            self._count(1)
+            task = self._loop.create_task(self._dial(job, destination))
+            self._dials.add(task)
+            task.add_done_callback(self._dials.discard)
+
+    def _close_one_idle(self) -> bool:
+        for destination in self._destinations.values():
+            if destination.idle:
+                destination.idle[0].quit()
+                return True
+        return False
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        metrics.OPEN.set(self._open)
+
+    async def _dial(self, job: PoolJob, destination: _Destination) -> None:
+        dial = job.dial
+        failures: list[str] = []
+        try:
+            for address in dial.addresses:
+                connection = Connection(
+                    self,
+                    dial.key,
+                    dial.dialogue(),
+                    tls=dial.tls,
+                    proxy=dial.socks(address, dial.port) if dial.socks is not None else None,
+                    timeouts=self._timeouts,
+                    deadlines=self._deadlines,
+                    message_limit=self._settings.messages_per_connection,
+                    host=dial.host,
+                    ip=address,
+                )
+                peer, port = dial.proxy or (address, dial.port)
+                job.dialled.append(address)
+                destination.live.add(connection)
+                try:
+                    async with asyncio.timeout(self._timeouts.connect):
+                        await self._loop.create_connection(
+                            lambda connection=connection: connection, peer, port, local_addr=_source(dial.sources, peer)
+                        )
+                except (OSError, TimeoutError) as error:
+                    destination.live.discard(connection)
+                    failures.append(f"{address} port {dial.port}: {_in_words(error)}")
+                    continue
+                return
+        except asyncio.CancelledError:
+            self._ended(destination, connecting=True)
+            raise
+        self._ended(destination, connecting=True)
+        metrics.CONNECTIONS.labels("proxy" if dial.proxy else "unreachable").inc()
+        stage, trouble = (Stage.PROXY, Trouble.PROXY) if dial.proxy else (Stage.CONNECT, Trouble.UNREACHABLE)
+        self._dial_failed(dial.key, destination, Answer(stage, None, trouble, "; ".join(failures)), None)
+
+    def _ended(self, destination: _Destination, *, connecting: bool) -> None:
+        destination.total -= 1
+        destination.connecting -= connecting
+        self._count(-1)
+
+    def _dial_failed(
+        self, key: ConnectionKey, destination: _Destination, answer: Answer, connection: Connection | None
+    ) -> None:
+        others = destination.connecting + sum(c.ready for c in destination.live)
+        if others:
+            destination.fewer = others
+            destination.fewer_until = self._loop.time() + _FEWER_FOR
+        else:
+            jobs, destination.waiting = destination.waiting, deque()
+            for job in jobs:
+                job.failed(answer, connection)
+        self._forget_if_empty(key, destination)
+        self._feed_starved()
+
+    # --- what connections tell ---------------------------------------------------------------------------------------
+
+    def next_job(self, connection: Connection) -> PoolJob | None:
+        """See smtp.Owner."""
+        destination = self._destinations.get(connection.key)
+        if destination is None or not destination.waiting:
+            return None
+        used = connection.dialogue.transactions > 0
+        if used and destination.waiting[0].fresh_only:
+            for job in itertools.islice(destination.waiting, 1, 20):
+                if not job.fresh_only:
+                    destination.waiting.remove(job)
+                    return job
+            return None
+        return destination.waiting.popleft()
+
+    def ready(self, connection: Connection) -> None:
+        """See smtp.Owner."""
+        connection.setting_up = False
+        self._destinations[connection.key].connecting -= 1
+
+    def idle(self, connection: Connection) -> None:
+        """See smtp.Owner."""
+        destination = self._destinations[connection.key]
+        if self._closing or self._starved:
+            connection.quit()
+        elif connection not in destination.idle:
+            destination.idle.append(connection)
+            connection.keep_idle(self._settings.idle_seconds)
+
+    def failed(self, connection: Connection, answer: Answer) -> None:
+        """See smtp.Owner."""
+        destination = self._destinations[connection.key]
+        if connection.setting_up:
+            connection.setting_up = False
+            destination.connecting -= 1
+        self._dial_failed(connection.key, destination, answer, connection)
+
+    def unfinished(self, job: Job, connection: Connection) -> None:
+        """See smtp.Owner."""
+        assert isinstance(job, PoolJob)
+        self.submit(job)
+
+    def gone(self, connection: Connection) -> None:
+        """See smtp.Owner."""
+        destination = self._destinations[connection.key]
+        self._ended(destination, connecting=connection.setting_up)
+        connection.setting_up = False
+        destination.live.discard(connection)
+        if connection in destination.idle:
+            destination.idle.remove(connection)
+        if destination.waiting:
+            self._dial_more(connection.key, destination)
+        self._forget_if_empty(connection.key, destination)
+        self._feed_starved()
+
+    def _feed_starved(self) -> None:
+        while self._starved and self._open < self._settings.connections:
+            key = self._starved.popleft()
+            destination = self._destinations.get(key)
+            if destination is not None:
+                self._dial_more(key, destination)
+
+    def _forget_if_empty(self, key: ConnectionKey, destination: _Destination) -> None:
+        if not destination.waiting and not destination.total:
+            self._destinations.pop(key, None)
+
+
+def _source(sources: tuple[str, ...], peer: str) -> tuple[str, int] | None:
+    for source in sources:
+        if (":" in source) == (":" in peer):
+            return (source, 0)
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
