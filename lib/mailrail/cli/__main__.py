@@ -1,0 +1,5 @@
+"""`python -m mailrail.cli` is the `mailrail` command."""
+
+from mailrail.cli import main
+
+main()

@@ -1,0 +1,205 @@
+"""The commands of `mailrail`, put together; exit statuses are in mailrail/cli/__init__.py."""
+
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+
+from mailrail.cli import arguments as a
+from mailrail.cli import configuration, inspect, mailbox, output, queue
+from mailrail.cli.connection import PLACE
+from mailrail.cli.explain import explain
+from mailrail.cli.serve import SERVICES
+from mailrail.cli.serve import serve as run_service
+from mailrail.kit import migrations
+from mailrail.local.state import default_state
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Mail transport: routes and transports as resources, every message accounted for.",
+    epilog="Exit status: 0 done; 1 refused, not found, nothing matched; 2 the command is wrong; 3 nobody answers.",
+)
+app.add_typer(queue.app, name="queue")
+app.add_typer(mailbox.app, name="mailbox")
+app.add_typer(configuration.app, name="config")
+app.add_typer(inspect.ingress, name="ingress")
+app.add_typer(inspect.outbound, name="outbound")
+
+
+@app.callback()
+def place(
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            envvar="MAILRAIL_STATE",
+            help="State folder of local mode.",
+            show_default="the user's data folder",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            envvar="MAILRAIL_SERVER",
+            metavar="HOST:PORT",
+            help="The service to speak to, or queue=HOST:PORT,config=HOST:PORT; in place of local mode's.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-dir",
+            envvar="MAILRAIL_TLS_DIR",
+            help="Folder with tls.crt, tls.key and ca.crt, for --server.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Where to look; every subcommand heeds it."""
+    PLACE.state, PLACE.server, PLACE.tls_dir = state, server, tls_dir
+
+
+@app.command()
+def local(
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="Where everything is kept.", show_default="the user's data folder"),
+    ] = None,
+    resources: Annotated[
+        Path, typer.Option("--resources", help="Resource documents; a working example is made when there is none.")
+    ] = Path("mail.d"),
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port_offset: Annotated[
+        int, typer.Option("--port-offset", metavar="N", min=0, max=60000, help="Added to every port.")
+    ] = 0,
+    resolver: Annotated[
+        str | None,
+        typer.Option("--resolver", metavar="HOST:PORT", help="DNS server for direct delivery.", show_default=False),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            envvar="MAILRAIL_DATABASE_URL",
+            metavar="URL",
+            help="A Postgres (15 or newer) in place of the embedded one.",
+            show_default=False,
+        ),
+    ] = None,
+    deliver: Annotated[
+        bool, typer.Option("--deliver", help="Send to the world; else mail for it is captured.")
+    ] = False,
+    log_format: Annotated[
+        str, typer.Option("--log-format", metavar="console|json", help="Form of the log.")
+    ] = "console",
+    log_level: Annotated[
+        str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Run all of Mailrail here: every service, an embedded Postgres, resources from a folder. Ctrl-C stops it."""
+    from mailrail.kit.settings import BadSettings, host_port
+    from mailrail.local.supervisor import CannotRun, Options, Supervisor
+
+    if log_format not in ("console", "json"):
+        output.stop(f"--log-format {log_format!r}: write console or json", output.USAGE)
+    if log_level not in ("debug", "info", "warning", "error"):
+        output.stop(f"--log-level {log_level!r}: write debug, info, warning or error", output.USAGE)
+    if resolver is not None:
+        try:
+            host_port(resolver)
+        except BadSettings as error:
+            output.stop(f"--resolver {error}", output.USAGE)
+    options = Options(
+        state=state or PLACE.state or default_state(),
+        resources=resources,
+        listen=listen,
+        port_offset=port_offset,
+        resolver=resolver,
+        database_url=database_url,
+        deliver=deliver,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    try:
+        Supervisor(options).run()
+    except CannotRun as error:
+        output.stop(str(error))
+
+
+@app.command()
+def migrate(
+    url: Annotated[
+        str | None,
+        typer.Option("--database-url", envvar="MAILRAIL_DATABASE_URL", metavar="URL", help="The database."),
+    ] = None,
+    direct_url: Annotated[
+        str | None,
+        typer.Option(
+            "--direct-url",
+            envvar="MAILRAIL_DIRECT_URL",
+            metavar="URL",
+            help="Postgres itself, where a pooler stands behind --database-url.",
+            show_default=False,
+        ),
+    ] = None,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Also make a role for each service, with rights in its schema alone.")
+    ] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for another migration.")] = 600.0,
+    json: a.Json = False,
+) -> None:
+    """Bring the schemas of a database up to date. Safe from several processes at once; repeatable."""
+    if not url:
+        output.stop("name the database: --database-url, or the variable MAILRAIL_DATABASE_URL", output.USAGE)
+
+    def progress(line: str) -> None:
+        print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
+
+    try:
+        done = migrations.migrate(url, direct_url=direct_url, timeout=timeout, say=progress)
+        made = []
+        if roles:
+            schemas = list(dict.fromkeys(m.schema for m in migrations.load_all()))
+            made = migrations.grant_roles(direct_url or url, schemas, say=progress)
+    except migrations.MigrationError as error:
+        output.stop(str(error))
+    except psycopg.ProgrammingError as error:
+        output.stop(f"the database refused: {error}".strip())
+    except psycopg.OperationalError as error:
+        output.stop(f"the database is out of reach: {error}".strip(), output.UNREACHABLE)
+    if json:
+        steps = [{"step": d.migration.label, "seconds": round(d.seconds, 3)} for d in done]
+        output.print_json({"applied": steps, "roles": made})
+    elif not done:
+        output.say("the database is up to date")
+
+
+@app.command()
+def serve(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help=f"One of {', '.join(SERVICES)}.")],
+) -> None:
+    """Run one service in this process, as a pod does. Its settings are MAILRAIL_* variables."""
+    raise typer.Exit(run_service(service))
+
+
+app.command()(explain)
+
+
+@app.command()
+def version(json: a.Json = False) -> None:
+    """The version of this software."""
+    number = version_of("mailrail")
+    if json:
+        output.print_json(
+            {"version": number, "python": sys.version.split()[0], "platform": sys.platform, "os": os.name}
+        )
+    else:
+        print(f"mailrail {number}")

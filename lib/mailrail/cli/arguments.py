@@ -1,0 +1,182 @@
+"""What people type as ids, times and durations, and the options that choose recipients of the queue."""
+
+import datetime
+import functools
+import inspect
+import re
+import uuid
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mailrail.cli.output import USAGE, stop
+from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNORECASE)
+
+
+def duration(text: str) -> datetime.timedelta:
+    """`90s`, `5m`, `1h30m`, `2d`; a bare number is seconds. Ends the command on anything else."""
+    sign = -1 if text.startswith("-") else 1
+    bare = text.strip().lstrip("+-")
+    if bare.isdigit():
+        return sign * datetime.timedelta(seconds=int(bare))
+    match = _DURATION.fullmatch(bare)
+    if not bare or match is None:
+        stop(f"{text!r} is no duration; write 90s, 5m, 1h30m or 2d", USAGE)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return sign * datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def moment(text: str, now: datetime.datetime | None = None) -> datetime.datetime:
+    """A time: ISO 8601 (local unless it names a zone), `now`, `-2h` (ago) or `+30m`. Ends the command otherwise."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    if text == "now":
+        return now
+    if text[:1] in "+-":
+        return now + duration(text)
+    try:
+        return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    except ValueError:
+        stop(f"{text!r} is no time; write 2026-11-22T18:00, 2026-11-22T18:00:00Z, -2h or +30m", USAGE)
+
+
+def stamp(value: datetime.datetime) -> Timestamp:
+    """A time as the API carries it."""
+    made = Timestamp()
+    made.FromDatetime(value.astimezone(datetime.UTC).replace(tzinfo=None))
+    return made
+
+
+def message_id(text: str) -> bytes:
+    """The 16 octets of a message id typed as a UUID. Ends the command on anything else."""
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError:
+        stop(f"{text!r} is no message id; `mailrail queue list --json` shows them", USAGE)
+
+
+def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
+    """`namespace/name`, or `name` in the namespace `default`."""
+    namespace, _, name = text.rpartition("/")
+    if not name or "/" in namespace:
+        stop(f"{text!r} names no {kind}; write NAMESPACE/NAME", USAGE)
+    return types_pb2.ObjectRef(kind=kind, namespace=namespace or "default", name=name)
+
+
+def qualified(text: str) -> str:
+    """`namespace/name` from either spelling; empty stays empty."""
+    return text if not text or "/" in text or "@" in text else f"default/{text}"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 = all.")]
+FromDomain = Annotated[str, typer.Option("--from-domain", metavar="DOMAIN", help="The sender's domain, exactly.")]
+ToDomain = Annotated[str, typer.Option("--to-domain", metavar="DOMAIN", help="The recipient's domain, exactly.")]
+Account = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="The account that submitted it.")]
+All = Annotated[bool, typer.Option("--all", help="Every recipient in the queue.")]
+
+
+# --- choosing recipients ----------------------------------------------------------------------------------------------
+
+
+class Choice(Enum):
+    """What a command does with the recipients that its options choose."""
+
+    LIVE = "looks at the queue"
+    FINISHED = "looks at the history"
+    TO_CHANGE = "changes them"
+
+
+LIVE, FINISHED, TO_CHANGE = Choice
+
+_IDS = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID", help="Recipients (numbers) or messages (UUIDs).", show_default=False),
+]
+_HOLD = Annotated[bool | None, typer.Option("--on-hold/--not-on-hold", help="On hold, or not.", show_default=False)]
+_SUBMITTED = Annotated[
+    bool | None, typer.Option("--submitted/--not-submitted", help="Submitted with a login, or not.", show_default=False)
+]
+
+
+def _text(option: str, metavar: str, text: str) -> Any:
+    return Annotated[str, typer.Option(option, metavar=metavar, help=text, show_default=False)]
+
+
+def _option(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+_EVERYWHERE = (
+    _option("from_", _text("--from", "TEXT", "Part of the sender's address."), ""),
+    _option("to", _text("--to", "TEXT", "Part of the recipient's address."), ""),
+    _option("from_domain", FromDomain, ""),
+    _option("to_domain", ToDomain, ""),
+    _option("account", Account, ""),
+    _option("submitted_only", _SUBMITTED, None),
+    _option("queued_before", _text("--queued-before", "TIME", "Accepted before: 2026-11-22T18:00, -2h."), ""),
+    _option("queued_after", _text("--queued-after", "TIME", "Accepted after."), ""),
+)
+_QUEUED_ONLY = (
+    _option("on_hold", _HOLD, None),
+    _option("transport", _text("--transport", "NS/NAME", "With this transport set by an administrator."), ""),
+    _option("due_before", _text("--due-before", "TIME", "Next attempt before."), ""),
+    _option("due_after", _text("--due-after", "TIME", "Next attempt after."), ""),
+)
+
+
+def choosing(choice: Choice) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the ids and options that choose recipients; it gets them as one argument, `chosen`.
+
+    A command that changes something ends when nothing was chosen: a forgotten option must not reach the whole queue.
+    """
+    options = [*_EVERYWHERE, *(() if choice is FINISHED else _QUEUED_ONLY)]
+    if choice is TO_CHANGE:
+        options.append(_option("all", All, False))
+
+    def dress(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values() if p.name != "chosen"
+        ]
+        ids = _option("ids", _IDS, None)
+        # Arguments in the order of typing: the command's own first, then the ids.
+        arguments = [p for p in own if p.default is p.empty]
+        rest = [p for p in own if p.default is not p.empty]
+
+        @functools.wraps(command)
+        def dressed(**given: Any) -> None:
+            chosen = selection(given.pop("ids"), **{p.name: given.pop(p.name) for p in options})
+            if choice is TO_CHANGE and chosen == admin_pb2.Filter():
+                stop("say which recipients: ids, options such as --to-domain, or --all", USAGE)
+            command(chosen=chosen, **given)
+
+        parameters = [*arguments, ids, *rest, *options]
+        parameters.sort(key=lambda p: p.name == "json")  # the last of the options, as everywhere
+        vars(dressed)["__signature__"] = inspect.Signature(parameters)
+        dressed.__annotations__ = {p.name: p.annotation for p in parameters}
+        return dressed
+
+    return dress
+
+
+def selection(ids: list[str] | None, **options: Any) -> admin_pb2.Filter:
+    """The filter that ids and options describe; all that is set must hold. Ends the command on a bad value."""
+    chosen = admin_pb2.Filter()
+    for text in ids or []:
+        if text.isdigit() and len(text) < 20:
+            chosen.recipient_ids.append(int(text))
+        else:
+            chosen.message_ids.append(message_id(text))
+    for name, value in options.items():
+        field = name.rstrip("_")
+        if value in ("", None) or (field == "all" and not value):
+            continue
+        if field in ("queued_before", "queued_after", "due_before", "due_after"):
+            getattr(chosen, field).CopyFrom(stamp(moment(value)))
+        else:
+            setattr(chosen, field, qualified(value) if field in ("account", "transport") else value)
+    return chosen

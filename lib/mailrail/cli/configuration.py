@@ -1,0 +1,213 @@
+"""`mailrail config`: which configuration runs where, its history, rolling back, and checking a folder beforehand."""
+
+import datetime
+import json as json_module
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mailrail.cli import arguments as a
+from mailrail.cli import output
+from mailrail.cli.connection import TIMEOUT, ask
+from mailrail.core.config.compiler import Sources, compile
+from mailrail.core.config.diagnostics import Severity
+from mailrail.core.config.loader import Loaded, load
+from mailrail.core.config.sealing import KEY_SIZE, Keyring
+from mailrail.core.config.state import State
+from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
+
+app = typer.Typer(no_args_is_help=True, help="See, check and roll back the configuration.")
+
+SERVICE = "config"
+
+
+def _stub(channel: Any) -> "config_pb2_grpc.ConfigServiceAsyncStub":
+    stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
+    return stub
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20, json: a.Json = False
+) -> None:
+    """Revisions, the newest first, with what the compiler said of each."""
+
+    async def question(channel: Any) -> config_pb2.ListRevisionsResponse:
+        return await _stub(channel).ListRevisions(config_pb2.ListRevisionsRequest(limit=limit), timeout=TIMEOUT)
+
+    found = list(ask(SERVICE, question).revisions)
+    if json:
+        output.print_json([_with_findings(r) for r in found])
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    output.table(
+        ("REVISION", "", "CREATED", "PUBLISHER", "CONTENT", "FINDINGS"),
+        (
+            (
+                str(r.revision),
+                "pinned" if r.pinned else "head" if r.head else "",
+                output.when(r, "created", now),
+                r.publisher,
+                r.summary,
+                str(len(_findings(r.diagnostics)) or ""),
+            )
+            for r in found
+        ),
+        none="nothing has been published yet",
+    )
+
+
+def _findings(diagnostics: str) -> list[dict[str, Any]]:
+    try:
+        found = json_module.loads(diagnostics) if diagnostics else []
+    except ValueError:
+        return []
+    return [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
+
+
+def _with_findings(revision: config_pb2.RevisionInfo) -> dict[str, Any]:
+    plain: dict[str, Any] = output.plain(revision)
+    return plain | {"diagnostics": _findings(revision.diagnostics)}
+
+
+@app.command()
+def show(
+    revision: Annotated[int, typer.Argument(metavar="REVISION", min=0, help="Default: the one in force.")] = 0,
+) -> None:
+    """The compiled configuration of a revision, as JSON. It holds references to secrets, never secrets."""
+
+    async def question(channel: Any) -> config_pb2.GetRevisionResponse:
+        return await _stub(channel).GetRevision(config_pb2.GetRevisionRequest(revision=revision), timeout=TIMEOUT)
+
+    found = ask(SERVICE, question)
+    if not found.body:
+        output.stop("nothing has been published yet" if revision == 0 else f"there is no revision {revision}")
+    print(json_module.dumps(json_module.loads(found.body), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def status(json: a.Json = False) -> None:
+    """Which revision is in force, who runs it, who refused it, and what the compiler found in its documents."""
+
+    async def question(channel: Any) -> tuple[config_pb2.ListConsumersResponse, config_pb2.ListRevisionsResponse]:
+        stub = _stub(channel)
+        consumers = await stub.ListConsumers(config_pb2.ListConsumersRequest(), timeout=TIMEOUT)
+        revisions = await stub.ListRevisions(config_pb2.ListRevisionsRequest(limit=20), timeout=TIMEOUT)
+        return consumers, revisions
+
+    consumers, revisions = ask(SERVICE, question)
+    newest = revisions.revisions[0] if revisions.revisions else None
+    findings = _findings(newest.diagnostics) if newest is not None else []
+    if json:
+        output.print_json(
+            {
+                "head": consumers.head,
+                "pinned": consumers.pinned,
+                "consumers": list(consumers.consumers),
+                "findings": findings,
+            }
+        )
+        return
+    if newest is None:
+        output.say("nothing has been published yet")
+    else:
+        pinned = "; pinned: newer ones are stored and not activated until `mailrail config unpin`"
+        output.say(f"revision {consumers.head} is in force{pinned if consumers.pinned else ''}: {newest.summary}")
+    print()
+    now = datetime.datetime.now(datetime.UTC)
+    output.table(
+        ("NODE", "ROLE", "RUNS", "SEEN", "PROBLEM"),
+        (
+            (
+                c.node_id,
+                c.role,
+                str(c.revision) if c.revision == consumers.head else f"{c.revision} (behind)",
+                output.when(c, "seen", now) if c.live else f"{output.when(c, 'seen', now)}, silent",
+                f"refused {c.rejected}: {c.error}" if c.rejected else "",
+            )
+            for c in consumers.consumers
+        ),
+        none="no service has reported yet",
+    )
+    if findings:
+        print()
+        for finding in findings:
+            where = f"{finding.get('origin')}:{finding.get('line')}: " if finding.get("origin") else ""
+            who = f"{finding['object']}: " if finding.get("object") else ""
+            output.say(f"{where}{finding.get('severity', '')}: {who}{finding.get('message', '')}")
+
+
+@app.command()
+def rollback(
+    revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="From `mailrail config history`.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks later.")] = "",
+    json: a.Json = False,
+) -> None:
+    """Put an older revision in force and pin it; newer ones wait until `mailrail config unpin`."""
+
+    async def question(channel: Any) -> config_pb2.RollbackResponse:
+        request = config_pb2.RollbackRequest(revision=revision, reason=reason)
+        return await _stub(channel).Rollback(request, timeout=TIMEOUT)
+
+    found = ask(SERVICE, question)
+    if json:
+        output.print_json(found.head)
+        return
+    output.say(
+        f"revision {found.head.revision} is in force and pinned; `mailrail config unpin` goes on with the newest"
+    )
+
+
+@app.command()
+def unpin(json: a.Json = False) -> None:
+    """End a rollback: the newest revision comes into force."""
+
+    async def question(channel: Any) -> config_pb2.UnpinResponse:
+        return await _stub(channel).Unpin(config_pb2.UnpinRequest(), timeout=TIMEOUT)
+
+    found = ask(SERVICE, question)
+    if json:
+        output.print_json(found.head)
+        return
+    output.say(f"revision {found.head.revision} is in force")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder with resource documents, or one file.")] = Path("mail.d"),
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings and missing references count as errors.")] = False,
+    json: a.Json = False,
+) -> None:
+    """Compile documents without using them, and print what is wrong as FILE:LINE. Needs no running Mailrail."""
+    if not folder.exists():
+        output.stop(f"{folder} does not exist; name a folder with resource documents", output.USAGE)
+    compiled = compile(_sources(folder), State(), Keyring({"check": secrets.token_bytes(KEY_SIZE)}))
+    findings = compiled.diagnostics.findings
+    bad = [f for f in findings if strict or f.severity is Severity.ERROR]
+    if json:
+        output.print_json(
+            {"ok": not bad, "summary": compiled.summary, "findings": json_module.loads(compiled.diagnostics.encode())}
+        )
+    else:
+        for finding in findings:
+            where = f"{finding.place}: " if finding.place.origin else ""
+            who = f"{finding.ref}: " if finding.ref else ""
+            output.say(f"{where}{finding.severity}: {who}{finding.message}")
+        output.say(f"{compiled.summary}: {'refused' if bad else 'fine'}")
+    if bad:
+        raise typer.Exit(output.REFUSED)
+
+
+def _sources(folder: Path) -> Sources:
+    """What the folder watcher of local mode would read."""
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".yml"))
+    loaded: list[Loaded] = []
+    contents: dict[str, bytes] = {}
+    for path in files:
+        try:
+            loaded.append(load(path.read_bytes(), str(path)))
+        except OSError as error:
+            output.stop(f"{path} cannot be read: {error.strerror or error}", output.USAGE)
+    return Sources.of(*loaded, files=contents)

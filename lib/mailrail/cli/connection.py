@@ -1,0 +1,128 @@
+"""Reaching the services: where they are, who we are, and what to say when nobody answers.
+
+By default STATE/client.json, which `mailrail local` writes, says where each service is and which certificate to show.
+`--server` (MAILRAIL_SERVER) names another place: HOST:PORT for the service that the command speaks to, or a list
+`queue=HOST:PORT,config=HOST:PORT`; then `--tls-dir` (MAILRAIL_TLS_DIR) names a folder with tls.crt, tls.key and ca.crt.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from mailrail.cli.output import REFUSED, UNREACHABLE, USAGE, stop
+from mailrail.kit import rpc
+from mailrail.kit.settings import BadSettings, host_port
+from mailrail.local.state import Client, NoInstallation, State, default_state
+
+T = TypeVar("T")
+
+TIMEOUT = 30.0  # seconds for one call
+
+
+@dataclass
+class Place:
+    """Where the command line was told to look; filled by the options before the subcommand."""
+
+    state: Path | None = None
+    server: str | None = None
+    tls_dir: Path | None = None
+
+    def target(self, service: str) -> str:
+        """HOST:PORT of a service. Ends the command when nobody said."""
+        if self.server:
+            parts = dict(p.split("=", 1) for p in self.server.split(",") if "=" in p)
+            target = parts.get(service, "") if parts else self.server
+            if not target:
+                stop(f"--server does not say where {service} is; add {service}=HOST:PORT", USAGE)
+            try:
+                host_port(target)
+            except BadSettings as error:
+                stop(f"--server {error}", USAGE)
+            return target
+        targets = self._state().targets
+        if service not in targets:
+            stop(f"the installation in {self.state or default_state()} has no {service}", REFUSED)
+        return targets[service]
+
+    def identity(self) -> rpc.Identity:
+        """The certificate to show. Ends the command when there is none."""
+        if self.tls_dir is not None:
+            folder = self.tls_dir
+        elif self.server:
+            stop("with --server also give --tls-dir, a folder with tls.crt, tls.key and ca.crt", USAGE)
+        else:
+            folder = Path(self._state().tls_dir)
+        try:
+            return rpc.Identity.read(folder)
+        except BadSettings as error:
+            stop(str(error), UNREACHABLE)
+
+    def _state(self) -> Client:
+        try:
+            return State(self.state or default_state()).read_client()
+        except NoInstallation as error:
+            stop(str(error), UNREACHABLE)
+
+
+PLACE = Place()
+"""What the options before the subcommand said."""
+
+
+def ask(service: str, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Open a channel to a service, run `question` with it, and answer its result.
+
+    Ends the command with a sentence and an exit status when the service is out of reach or says no.
+    """
+    target, identity = PLACE.target(service), PLACE.identity()
+
+    async def run() -> T:
+        async with rpc.identity_channel(identity, target, service) as channel:
+            return await question(channel)
+
+    try:
+        return asyncio.run(run())
+    except grpc.aio.AioRpcError as error:
+        explain_failure(error, service, target)
+        raise  # explain_failure never returns; mypy wants to hear it
+    except KeyboardInterrupt:
+        stop("interrupted", REFUSED)
+
+
+def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> None:
+    """End the command with what a failed call means for who typed it."""
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE if PLACE.server:
+            stop(f"{service} at {target} does not answer: {_short(details)}", UNREACHABLE)
+        case grpc.StatusCode.UNAVAILABLE:
+            stop(f"{service} at {target} does not answer: is `mailrail local` still running?", UNREACHABLE)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            stop(f"{service} at {target} did not answer in time; try again, or look at its log", UNREACHABLE)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            stop(details or "the request makes no sense", USAGE)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            stop(f"{service} at {target} does not know this call: it runs another version", REFUSED)
+        case code:
+            stop(details or code.name.lower().replace("_", " "), REFUSED)
+
+
+def _short(details: str) -> str:
+    return details.splitlines()[0][:200] if details else "no connection"
+
+
+async def pages(
+    fetch: Callable[[int, str], Awaitable[tuple[list[T], str]]], limit: int, *, page: int = 500
+) -> tuple[list[T], bool]:
+    """Up to `limit` items (0 = all) of a paged list, and whether there are more. `fetch(size, token)` gets one page."""
+    found: list[T] = []
+    token = ""
+    while True:
+        size = page if limit == 0 else min(page, limit - len(found))
+        items, token = await fetch(size, token)
+        found += items
+        if not token or (limit and len(found) >= limit):
+            return (found[:limit] if limit else found), bool(token)

@@ -1,0 +1,80 @@
+"""`mailrail explain`: where a message would go at attempt n, and why (promise 3)."""
+
+import datetime
+from typing import Annotated, Any
+
+import typer
+
+from mailrail.cli import arguments as a
+from mailrail.cli import output
+from mailrail.cli.connection import TIMEOUT, ask
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
+
+
+def explain(
+    recipient: Annotated[
+        int | None, typer.Argument(metavar="ID", min=1, help="A recipient in the queue, from `mailrail queue list`.")
+    ] = None,
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; empty: the null sender.")] = "",
+    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")] = "",
+    account: Annotated[
+        str, typer.Option("--account", metavar="NS/NAME", help="Who submits it, NS/NAME or login; none: a stranger.")
+    ] = "",
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, help="The attempt to explain, from 1.", show_default=False)
+    ] = None,
+    json: a.Json = False,
+) -> None:
+    """Where a message would go, and why: every rule that was asked, in order, and what it said."""
+    if (recipient is None) == (not to):
+        output.stop("give the number of a recipient in the queue, or --to (with --from and --account)", output.USAGE)
+    request = admin_pb2.ExplainRequest(recipient_id=recipient, to=to, account=a.qualified(account), attempt=attempt)
+    setattr(request, "from", sender)  # a keyword in Python, a field in the API
+
+    async def question(channel: Any) -> admin_pb2.ExplainResponse:
+        stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
+        return await stub.Explain(request, timeout=TIMEOUT)
+
+    found = ask("queue", question)
+    if json:
+        output.print_json(found)
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    output.facts(
+        (
+            ("goes to", _where(found.decision)),
+            ("because", found.decision.reason),
+            ("attempt", str(found.attempt)),
+            ("site", found.site),
+            ("paused", output.when(found, "site_paused_until", now)),
+            ("revision", str(found.config_revision)),
+        )
+    )
+    if found.tried:
+        print()
+        output.table(
+            ("", "LEVEL", "RULE", "WHY"),
+            (("→" if r.matched else " ", r.level, _rule(r), r.reason) for r in found.tried),
+            none="",
+        )
+    if found.planned:
+        print()
+        output.table(
+            ("FROM ATTEMPT", "DUE", "GOES TO", "BECAUSE"),
+            (
+                (str(p.attempt), output.when(p, "due", now), _where(p.decision), p.decision.reason)
+                for p in found.planned
+            ),
+            none="",
+        )
+
+
+def _where(decision: admin_pb2.Decision) -> str:
+    kind = output.name_of(decision, "kind").replace("_", " ")
+    transport = output.ref(decision, "transport")
+    return f"{kind} {transport}".strip()
+
+
+def _rule(tried: admin_pb2.RuleTried) -> str:
+    name = f"{tried.route.namespace}/{tried.route.name}" if tried.HasField("route") else ""
+    return f"{name}[{tried.rule or tried.rule_index}]" if name else tried.rule

@@ -1,0 +1,178 @@
+"""What commands print: tables and sentences for people, JSON for programs.
+
+Texts of strangers (subjects, replies of servers) reach a terminal only without control characters: an escape sequence
+in a subject must not repaint an administrator's screen.
+"""
+
+import datetime
+import json
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+"""Exit statuses; mailrail/cli/__init__.py says what they mean."""
+
+
+def stop(text: str, status: int = REFUSED) -> NoReturn:
+    """End the command with a sentence on standard error."""
+    print(f"mailrail: {clean(text)}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def say(text: str) -> None:
+    """One sentence on standard output."""
+    print(clean(text))
+
+
+def clean(text: str, *, keep: str = "\n\t") -> str:
+    """`text` without control characters, which are shown as `\\xNN`; those in `keep` stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str) -> None:
+    """A table for people; the sentence `none` when it would be empty."""
+    found = [list(row) for row in rows]
+    if not found:
+        print(none)
+        return
+    shown = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        shown.add_column(name, overflow="fold", no_wrap=number == 0)
+    for row in found:
+        shown.add_row(*(Text(clean(cell, keep="")) for cell in row))
+    console().print(shown)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one pair a line; pairs without a value are left out."""
+    given = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in given), default=0)
+    for name, value in given:
+        lines = clean(value).split("\n")
+        print(f"{name:<{width}}  {lines[0]}")
+        for line in lines[1:]:
+            print(f"{'':<{width}}  {line}")
+
+
+def console() -> Console:
+    """Standard output for rich. Wide when nobody looks, so that piped rows stay on one line."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(value: Any) -> None:
+    """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as UUID."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """A protobuf message, or a structure of them, as JSON takes it. Absent optional fields are null."""
+    if isinstance(value, Timestamp):
+        return instant(value)
+    if isinstance(value, Duration):
+        return value.seconds + value.nanos / 1e9
+    if isinstance(value, Message):
+        return {field.name: _field(value, field) for field in value.DESCRIPTOR.fields if _shown(value, field)}
+    if isinstance(value, bytes):
+        return str(uuid.UUID(bytes=value)) if len(value) == 16 else value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def _shown(message: Message, field: Any) -> bool:
+    # Of a oneof only what is set; a plain `optional` is a oneof of its own and stays, as null.
+    union = field.containing_oneof
+    return union is None or len(union.fields) == 1 or message.HasField(field.name)
+
+
+def _field(message: Message, field: Any) -> Any:
+    if not field.is_repeated and field.has_presence and not message.HasField(field.name):
+        return None
+    value = getattr(message, field.name)
+    if field.enum_type is not None:
+        names = field.enum_type.values_by_number
+        if field.is_repeated:
+            return [_enum_name(field, names[v].name) if v in names else v for v in value]
+        return _enum_name(field, names[value].name) if value in names else value
+    if field.is_repeated:
+        return [plain(v) for v in value]
+    return plain(value)
+
+
+def _enum_name(field: Any, name: str) -> str:
+    prefix = "".join(f"_{c}" if c.isupper() and i else c for i, c in enumerate(field.enum_type.name)).upper() + "_"
+    return name.removeprefix(prefix).lower()
+
+
+def name_of(message: Message, field: str) -> str:
+    """The value of an enum field in words; empty when it is unspecified."""
+    value = _field(message, message.DESCRIPTOR.fields_by_name[field])
+    return "" if value in (None, "unspecified") else str(value)
+
+
+def instant(stamp: Timestamp) -> str:
+    """A time in ISO 8601, UTC, to the millisecond."""
+    moment = stamp.ToDatetime(tzinfo=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def when(message: Message, field: str, now: datetime.datetime) -> str:
+    """A time for people: `12:04:05 (in 5m)`; empty when the field is absent."""
+    if not message.HasField(field):
+        return ""
+    moment: datetime.datetime = getattr(message, field).ToDatetime(tzinfo=datetime.UTC)
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({distance((moment - now).total_seconds())})"
+
+
+def distance(seconds: float) -> str:
+    """How far a moment lies from now: `in 7m`, `3h ago`, `now`."""
+    span = abs(seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        if span >= size:
+            whole = f"{int(span // size)}{unit}"
+            return f"in {whole}" if seconds > 0 else f"{whole} ago"
+    return "now"
+
+
+def size_of(octets: int) -> str:
+    """A size for people: `532 B`, `1.4 MiB`."""
+    if octets < 1024:
+        return f"{octets} B"
+    value = float(octets)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1024 or unit == "TiB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def ref(message: Message, field: str) -> str:
+    """`namespace/name` of an object; empty when it is absent."""
+    if not message.HasField(field):
+        return ""
+    found = getattr(message, field)
+    return f"{found.namespace}/{found.name}"
+
+
+def message_id(value: bytes) -> str:
+    """A message's id as people read and type it."""
+    return str(uuid.UUID(bytes=value)) if len(value) == 16 else value.hex()

@@ -1,0 +1,513 @@
+"""`mailrail queue`: what is in the queue, why, and what to do about it (ADM-01, ADM-02)."""
+
+import datetime
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+
+from mailrail.cli import arguments as a
+from mailrail.cli import output
+from mailrail.cli.connection import TIMEOUT, ask, pages
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+
+app = typer.Typer(no_args_is_help=True, help="See and change what is in the queue.")
+holds = typer.Typer(no_args_is_help=True, help="Rules that put matching mail on hold, now and as it comes.")
+app.add_typer(holds, name="holds")
+
+SERVICE = "queue"
+
+
+def _stub(channel: Any) -> "admin_pb2_grpc.QueueAdminServiceAsyncStub":
+    stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
+    return stub
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+@a.choosing(a.LIVE)
+def list_recipients(
+    chosen: admin_pb2.Filter,
+    limit: a.Limit = 50,
+    json: a.Json = False,
+) -> None:
+    """Recipients in the queue, the next due first. All options given must hold."""
+
+    async def question(channel: Any) -> tuple[list[admin_pb2.Recipient], bool]:
+        stub = _stub(channel)
+
+        async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Recipient], str]:
+            request = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=size, page_token=token)
+            answer = await stub.ListRecipients(request, timeout=TIMEOUT)
+            return list(answer.recipients), answer.next_page_token
+
+        return await pages(fetch, limit)
+
+    found, more = ask(SERVICE, question)
+    if json:
+        output.print_json(found)
+        return
+    now = _now()
+    output.table(
+        ("ID", "FROM", "TO", "STATE", "TRIES", "NEXT", "LAST REPLY"),
+        (
+            (
+                str(r.id),
+                r.mail_from or "<>",
+                r.address,
+                _state(r),
+                str(r.attempts),
+                "on hold" if r.on_hold else output.when(r, "next_attempt", now),
+                _reply(r.last.reply) if r.HasField("last") else "",
+            )
+            for r in found
+        ),
+        none="the queue is empty" if chosen == admin_pb2.Filter() else "nothing in the queue matches",
+    )
+    if more:
+        output.say(f"... more than {limit}; --limit 0 shows all")
+
+
+def _state(recipient: admin_pb2.Recipient) -> str:
+    if recipient.on_hold:
+        return "held"
+    return output.name_of(recipient, "state")
+
+
+def _reply(reply: types_pb2.Reply) -> str:
+    words = " ".join(reply.lines)
+    return " ".join(part for part in (str(reply.code) if reply.code else "", reply.enhanced, words) if part)[:200]
+
+
+@app.command()
+def show(
+    message: Annotated[str, typer.Argument(metavar="ID", help="A message (UUID) or one of its recipients (number).")],
+    json: a.Json = False,
+) -> None:
+    """One message whole: envelope, recipients, every attempt with its reply and its reason."""
+
+    async def question(channel: Any) -> admin_pb2.GetMessageResponse:
+        stub = _stub(channel)
+        return await stub.GetMessage(
+            admin_pb2.GetMessageRequest(message_id=await _message_of(stub, message)), timeout=TIMEOUT
+        )
+
+    found = ask(SERVICE, question)
+    if json:
+        output.print_json(found)
+        return
+    envelope, now = found.envelope, _now()
+    output.facts(
+        (
+            ("From", envelope.mail_from or "<>"),
+            ("Subject", envelope.subject),
+            ("Message-ID", envelope.message_id),
+            ("Received", output.when(envelope, "received", now)),
+            ("Client", " ".join(p for p in (envelope.client_name, envelope.client_ip) if p)),
+            ("Account", output.ref(envelope, "account")),
+            ("Origin", output.name_of(envelope, "origin")),
+            ("Size", output.size_of(found.size)),
+            ("Not before", output.when(envelope, "release", now)),
+            ("TLS", output.name_of(envelope, "tls_requirement")),
+            ("ENVID", envelope.envelope_id),
+        )
+    )
+    for timeline in found.recipients:
+        r = timeline.recipient
+        print()
+        output.facts(
+            (
+                (f"#{r.id}", r.address),
+                ("state", _state(r)),
+                ("outcome", output.name_of(r, "outcome")),
+                ("hold", r.hold_reason),
+                ("next", "" if r.on_hold else output.when(r, "next_attempt", now)),
+                ("finished", output.when(r, "finished", now)),
+                ("expires", output.when(r, "expires", now)),
+                ("own transport", output.ref(r, "own_transport")),
+                ("site", r.site),
+            )
+        )
+        for attempt in timeline.attempts:
+            way = output.ref(attempt, "transport") or "direct"
+            peer = " ".join(p for p in (attempt.mx_host, attempt.remote_ip) if p)
+            print()
+            output.facts(
+                (
+                    (f"  attempt {attempt.number}", output.when(attempt, "started", now)),
+                    ("  outcome", output.name_of(attempt, "outcome")),
+                    ("  by", " to ".join(p for p in (way, peer) if p)),
+                    ("  because", attempt.reason),
+                    ("  TLS", attempt.tls.verdict if attempt.HasField("tls") else ""),
+                    ("  reply", _reply(attempt.reply)),
+                )
+            )
+
+
+async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: str) -> bytes:
+    """The message id that a UUID or the number of a recipient means."""
+    if not (text.isdigit() and len(text) < 20):
+        return a.message_id(text)
+    chosen = admin_pb2.Filter(recipient_ids=[int(text)])
+    live = await stub.ListRecipients(admin_pb2.ListRecipientsRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
+    done = await stub.ListHistory(admin_pb2.ListHistoryRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
+    found = [r.message_id for r in (*live.recipients, *done.recipients)]
+    if not found:
+        output.stop(f"no recipient {text} in the queue or in its history")
+    return found[0]
+
+
+@app.command()
+def content(
+    message: Annotated[str, typer.Argument(metavar="ID", help="A message (UUID) or one of its recipients (number).")],
+) -> None:
+    """The message itself, octet for octet, on standard output."""
+
+    async def question(channel: Any) -> None:
+        stub = _stub(channel)
+        request = admin_pb2.GetContentRequest(message_id=await _message_of(stub, message))
+        async for part in stub.GetContent(request):
+            sys.stdout.buffer.write(part.data)
+        sys.stdout.buffer.flush()
+
+    ask(SERVICE, question)
+
+
+@app.command()
+@a.choosing(a.FINISHED)
+def history(
+    chosen: admin_pb2.Filter,
+    limit: a.Limit = 50,
+    json: a.Json = False,
+) -> None:
+    """Recipients that are final: delivered, failed or dropped, the newest first."""
+
+    async def question(channel: Any) -> tuple[list[admin_pb2.Recipient], bool]:
+        stub = _stub(channel)
+
+        async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Recipient], str]:
+            request = admin_pb2.ListHistoryRequest(filter=chosen, page_size=size, page_token=token)
+            answer = await stub.ListHistory(request, timeout=TIMEOUT)
+            return list(answer.recipients), answer.next_page_token
+
+        return await pages(fetch, limit)
+
+    found, more = ask(SERVICE, question)
+    if json:
+        output.print_json(found)
+        return
+    now = _now()
+    output.table(
+        ("ID", "FROM", "TO", "OUTCOME", "TRIES", "FINISHED", "REPLY"),
+        (
+            (
+                str(r.id),
+                r.mail_from or "<>",
+                r.address,
+                output.name_of(r, "outcome") or output.name_of(r, "state"),
+                str(r.attempts),
+                output.when(r, "finished", now),
+                _reply(r.last.reply) if r.HasField("last") else "",
+            )
+            for r in found
+        ),
+        none="nothing has been finished yet" if chosen == admin_pb2.Filter() else "nothing in the history matches",
+    )
+    if more:
+        output.say(f"... more than {limit}; --limit 0 shows all")
+
+
+@app.command()
+def stats(json: a.Json = False) -> None:
+    """Counts: queued, due, under way, on hold."""
+
+    async def question(channel: Any) -> admin_pb2.GetStatsResponse:
+        return await _stub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT)
+
+    found = ask(SERVICE, question)
+    if json:
+        output.print_json(found)
+        return
+    output.facts(
+        (
+            ("queued", f"{found.queued} recipients of {found.messages} messages, {output.size_of(found.bytes)}"),
+            ("due", str(found.due)),
+            ("under way", str(found.leased)),
+            ("on hold", str(found.on_hold)),
+            ("oldest", output.when(found, "oldest", _now())),
+            ("shards", f"{found.shards_owned} owned by this queue process"),
+            ("outbound", f"{found.outbound_nodes} processes connected"),
+        )
+    )
+
+
+@app.command()
+def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
+    """Next hops with mail: what waits for each, what is under way, which are paused and why."""
+
+    async def question(channel: Any) -> tuple[list[admin_pb2.Site], bool]:
+        stub = _stub(channel)
+
+        async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Site], str]:
+            answer = await stub.ListSites(admin_pb2.ListSitesRequest(page_size=size, page_token=token), timeout=TIMEOUT)
+            return list(answer.sites), answer.next_page_token
+
+        return await pages(fetch, limit)
+
+    found, more = ask(SERVICE, question)
+    if json:
+        output.print_json(found)
+        return
+    now = _now()
+    output.table(
+        ("SITE", "QUEUED", "UNDER WAY", "WINDOW", "NEXT", "PAUSED UNTIL", "LAST ERROR"),
+        (
+            (
+                s.name,
+                str(s.queued),
+                str(s.in_flight),
+                str(s.window),
+                output.when(s, "next_due", now),
+                output.when(s, "paused_until", now),
+                s.last_error[:160],
+            )
+            for s in found
+        ),
+        none="no next hop has mail waiting",
+    )
+    if more:
+        output.say(f"... more than {limit}; --limit 0 shows all")
+
+
+# --- changing ---------------------------------------------------------------------------------------------------------
+
+
+def _tell(changes: Sequence[admin_pb2.Change], done: str, json: bool) -> None:
+    """Say what a change did; exit status 1 when it met nobody."""
+    if json:
+        output.print_json(list(changes))
+    elif changes:
+        pending = sum(c.pending for c in changes)
+        tail = f"; for {pending} of them when the attempt that runs has ended" if pending else ""
+        output.say(f"{len(changes)} {'recipient' if len(changes) == 1 else 'recipients'} {done}{tail}")
+    if not changes:
+        if json:
+            raise typer.Exit(output.REFUSED)
+        output.stop("no recipient matches")
+
+
+def _change(method: str, request: Any, done: str, json: bool) -> None:
+    async def question(channel: Any) -> Any:
+        return await getattr(_stub(channel), method)(request, timeout=TIMEOUT)
+
+    _tell(ask(SERVICE, question).changes, done, json)
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
+    """Ask before something final is done to the whole queue; without a terminal --yes must say it."""
+    if not chosen.all or yes:
+        return
+    if not sys.stdin.isatty():
+        output.stop(f"this would {what} every recipient in the queue; add --yes to say so", output.USAGE)
+    if not typer.confirm(f"{what} every recipient in the queue?"):
+        output.stop("nothing was changed")
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def hold(
+    chosen: admin_pb2.Filter,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks later.")] = "",
+    json: a.Json = False,
+) -> None:
+    """Keep recipients from being tried. Time on hold counts for neither attempts nor lifetime."""
+    _change("Hold", admin_pb2.HoldRequest(filter=chosen, reason=reason), "put on hold", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def unhold(
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Let held recipients go on."""
+    _change("Unhold", admin_pb2.UnholdRequest(filter=chosen), "released", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def kick(
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Try now instead of at the planned time."""
+    _change("Kick", admin_pb2.KickRequest(filter=chosen), "due now", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def schedule(
+    chosen: admin_pb2.Filter,
+    at: Annotated[str, typer.Option("--at", metavar="TIME", help="Next attempt at this time.")] = "",
+    within: Annotated[str, typer.Option("--in", metavar="DURATION", help="Next attempt so long from now.")] = "",
+    later: Annotated[
+        str, typer.Option("--later", metavar="DURATION", help="So much later than planned; -1h: earlier.")
+    ] = "",
+    json: a.Json = False,
+) -> None:
+    """Move the next attempt: exactly one of --at, --in and --later."""
+    if sum(map(bool, (at, within, later))) != 1:
+        output.stop("give exactly one of --at, --in and --later", output.USAGE)
+    request = admin_pb2.ScheduleRequest(filter=chosen)
+    if at:
+        request.at.CopyFrom(a.stamp(a.moment(at)))
+    else:
+        span = Duration()
+        span.FromTimedelta(a.duration(within or later))
+        (request.from_now if within else request.from_scheduled).CopyFrom(span)
+    _change("Schedule", request, "rescheduled", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def fail(
+    chosen: admin_pb2.Filter,
+    reason: Annotated[str, typer.Option("--reason", help="What the sender reads in the notification.")] = "",
+    yes: Yes = False,
+    json: a.Json = False,
+) -> None:
+    """Give up now and tell the sender. A delivery that succeeds meanwhile wins."""
+    _sure(chosen, yes, "fail")
+    _change("Fail", admin_pb2.FailRequest(filter=chosen, reason=reason), "failed", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def drop(
+    chosen: admin_pb2.Filter,
+    yes: Yes = False,
+    json: a.Json = False,
+) -> None:
+    """Remove now and tell nobody. A delivery that succeeds meanwhile wins."""
+    _sure(chosen, yes, "drop")
+    _change("Drop", admin_pb2.DropRequest(filter=chosen), "dropped", json)
+
+
+@app.command("set-transport")
+@a.choosing(a.TO_CHANGE)
+def set_transport(
+    target: Annotated[
+        str, typer.Argument(metavar="NS/NAME", help="A MailTransport, or `routes`: let the routes decide again.")
+    ],
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Send by this transport, whatever the routes say."""
+    request = admin_pb2.SetTransportRequest(filter=chosen)
+    if target != "routes":
+        request.transport.CopyFrom(a.object_ref("MailTransport", target))
+    done = (
+        "routed by the routes again"
+        if target == "routes"
+        else f"bound to {request.transport.namespace}/{request.transport.name}"
+    )
+    _change("SetTransport", request, done, json)
+
+
+@app.command("set-tls")
+@a.choosing(a.TO_CHANGE)
+def set_tls(
+    requirement: Annotated[str, typer.Argument(metavar="required|default|no", help="What to demand of TLS.")],
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Change what queued messages demand of TLS (RFC 8689)."""
+    values = {
+        "required": types_pb2.TLS_REQUIREMENT_REQUIRED,
+        "default": types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+        "no": types_pb2.TLS_REQUIREMENT_NO,
+    }
+    if requirement not in values:
+        output.stop(f"{requirement!r}: write required, default or no", output.USAGE)
+    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement])
+    _change("SetTlsRequirement", request, f"set to TLS {requirement}", json)
+
+
+# --- hold rules -------------------------------------------------------------------------------------------------------
+
+
+@holds.command("list")
+def list_hold_rules(json: a.Json = False) -> None:
+    """The rules that hold mail."""
+
+    async def question(channel: Any) -> admin_pb2.ListHoldRulesResponse:
+        return await _stub(channel).ListHoldRules(admin_pb2.ListHoldRulesRequest(), timeout=TIMEOUT)
+
+    found = list(ask(SERVICE, question).rules)
+    if json:
+        output.print_json(found)
+        return
+    now = _now()
+    output.table(
+        ("ID", "ACCOUNT", "FROM DOMAIN", "TO DOMAIN", "SINCE", "COMMENT"),
+        (
+            (
+                str(r.id),
+                r.account or "any",
+                r.from_domain or "any",
+                r.to_domain or "any",
+                output.when(r, "created", now),
+                r.comment,
+            )
+            for r in found
+        ),
+        none="no hold rules",
+    )
+
+
+@holds.command("add")
+def add_hold_rule(
+    account: a.Account = "",
+    from_domain: a.FromDomain = "",
+    to_domain: a.ToDomain = "",
+    everything: a.All = False,
+    comment: Annotated[str, typer.Option("--comment", help="Why, for whoever looks later.")] = "",
+    json: a.Json = False,
+) -> None:
+    """Hold what matches, now and as it comes. All options given must hold; --all alone holds everything."""
+    if not (account or from_domain or to_domain or everything):
+        output.stop("say what to hold: --account, --from-domain, --to-domain, or --all", output.USAGE)
+    rule = admin_pb2.HoldRule(
+        account=a.qualified(account), from_domain=from_domain, to_domain=to_domain, comment=comment
+    )
+
+    async def question(channel: Any) -> admin_pb2.CreateHoldRuleResponse:
+        return await _stub(channel).CreateHoldRule(admin_pb2.CreateHoldRuleRequest(rule=rule), timeout=TIMEOUT)
+
+    made = ask(SERVICE, question)
+    if json:
+        output.print_json(made)
+        return
+    output.say(f"hold rule {made.rule.id} made; {made.held} queued recipients put on hold")
+
+
+@holds.command("remove")
+def remove_hold_rule(rule: Annotated[int, typer.Argument(metavar="ID", min=1, help="From `holds list`.")]) -> None:
+    """Remove a rule. What it held stays held until `mailrail queue unhold`."""
+
+    async def question(channel: Any) -> None:
+        await _stub(channel).DeleteHoldRule(admin_pb2.DeleteHoldRuleRequest(id=rule), timeout=TIMEOUT)
+
+    ask(SERVICE, question)
+    output.say(f"hold rule {rule} removed; what it held stays held until `mailrail queue unhold`")
