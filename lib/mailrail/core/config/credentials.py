@@ -14,10 +14,13 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from scramp import ScramException, ScramMechanism
 from scramp.utils import saslprep
+
+from mailrail.core.config.sealing import Keyring
 
 ITERATIONS: Final = 4096
 """RFC 7677 section 4: at least 4096. Each PLAIN login costs ingress as many hashes."""
@@ -94,6 +97,7 @@ def _derive(mechanism: str, password: str, salt: bytes, iterations: int) -> Scra
     return ScramVerifier(mechanism, count, made_salt, stored_key, server_key)
 
 
+@lru_cache(maxsize=16_384)  # each compilation asks for all of them again
 def read_password(value: bytes) -> str:
     """A password from a Secret. One line end after it is dropped: it comes from `echo`, never from a user.
 
@@ -117,11 +121,11 @@ def read_password(value: bytes) -> str:
     return text
 
 
-def derive_verifier(mechanism: str, password: str, account_uid: str, salt_key: bytes) -> ScramVerifier:
+def derive_verifier(mechanism: str, password: str, account_uid: str, keys: Keyring) -> ScramVerifier:
     """The verifier of a password, always the same for the same account, password and key (CFG-03).
 
     Raises InvalidCredentials when SASLprep refuses the password. Costs about a millisecond.
     """
     secret_hash = hashlib.sha256(password.encode()).digest()
-    salt = hmac.digest(salt_key, b"\0".join((mechanism.encode(), account_uid.encode(), secret_hash)), "sha256")[:16]
+    salt = keys.derive(b"scram salt", b"\0".join((mechanism.encode(), account_uid.encode(), secret_hash)))[:16]
     return _derive(mechanism, password, salt, ITERATIONS)

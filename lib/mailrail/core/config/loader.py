@@ -52,19 +52,19 @@ class Document:
 
     def place_of(self, path: Path) -> Place:
         """The line of a field, or of the nearest one above that is there."""
-        if not self.text:
+        if not self.text or not path:
             return self.place
         try:
             node = yaml.compose(self.text, Loader=_Loader)
         except yaml.YAMLError:
             return self.place
-        line = _first_line(node)
+        first = line = _first_line(node)
         for step in path:
             found = _step(node, step)
             if found is None:
                 break
             line, node = found
-        return Place(self.place.origin, self.place.line + line - _first_line(yaml.compose(self.text, Loader=_Loader)))
+        return Place(self.place.origin, self.place.line + line - first)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,144 +1,84 @@
-"""Sealed secrets: AES-256-GCM under keys that only our services mount (CFG-02).
+"""Sealing of secrets: AES-256-GCM under a key that the services mount (CFG-02).
 
-A sealed value is stored and carried apart from the revision that refers to it, once for each role that may open it.
-Reference and role are authenticated with it, so a value moved to another reference, or handed to another role, does
-not open. The key ring holds several keys by id: the newest seals, any opens, so that keys rotate without a pause.
-
-Text form of a key ring: a mapping of key id to 32 octets, base64. The newest is the greatest id in the order of the
-alphabet, so ids that are dates (`2026-11-01`) or numbered (`key-002`) rotate by adding one.
+A sealed value is 1 octet length of the key id, the key id, 12 octets nonce, ciphertext and tag; the reference and the
+role are authenticated with it, so that a value cannot be passed off under another name or to another role. Several
+keys may be held: the newest (greatest id) seals, any opens. The nonce is derived from the key, the reference and the
+content: the same value sealed twice gives the same bytes (equal input, equal revision), and no nonce serves two values.
 """
 
-import base64
-import binascii
-import hashlib
 import hmac
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_SIZE: Final = 32
-NONCE_SIZE: Final = 12
-VALUE_LIMIT: Final = 1024 * 1024
+KEY_LENGTH = 32
+KEY_SIZE = KEY_LENGTH
+"""Octets of a key."""
+VALUE_LIMIT = 1024 * 1024
 """Octets of one secret value; Kubernetes allows no larger Secret."""
-
-_VERSION: Final = b"\x01"
-_key_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NONCE = 12
 
 
-class SealingError(ValueError):
-    """A value that does not open, or a key ring that cannot be read. The message says which key id, never a value."""
+class CannotOpen(ValueError):
+    """A sealed value that no held key opens: unknown key id, another reference or role, or damaged bytes."""
 
 
-class UnknownKey(SealingError):
-    """Sealed under a key that this ring does not hold (any more, or not yet)."""
-
-    def __init__(self, key_id: str) -> None:
-        self.key_id = key_id
-        super().__init__(f"sealed under key {key_id!r}, which is not in the key ring")
-
-
-def _associated(path: str, role: str) -> bytes:
-    return b"mailrail sealed v1\0" + path.encode() + b"\0" + role.encode()
-
-
-@dataclass(frozen=True, slots=True, repr=False)
 class Keyring:
-    """Keys by id. Purposes (sealing, digests, salts) use keys derived from each, never the key itself."""
+    """The sealing keys of a process: key id → 32 octets. Raises ValueError for an empty ring or a bad length."""
 
-    keys: Mapping[str, bytes]
-
-    def __post_init__(self) -> None:
-        if not self.keys:
-            raise SealingError("the key ring is empty: give it at least one key of 32 octets, base64")
-        for key_id, key in self.keys.items():
-            if not _key_id.fullmatch(key_id):
-                raise SealingError(f"key id {key_id!r}: use letters, digits, '.', '_' and '-', up to 63 characters")
-            if len(key) != KEY_SIZE:
-                raise SealingError(f"key {key_id!r} has {len(key)} octets; a key has {KEY_SIZE}")
-
-    def __repr__(self) -> str:
-        return f"Keyring({', '.join(sorted(self.keys))})"
-
-    @classmethod
-    def parse(cls, texts: Mapping[str, str | bytes]) -> "Keyring":
-        """A ring from base64 texts by key id, as a mounted Secret gives them. Raises SealingError."""
-        keys: dict[str, bytes] = {}
-        for key_id, text in texts.items():
-            try:
-                keys[key_id] = base64.b64decode(text.strip(), validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise SealingError(f"key {key_id!r} is not base64") from error
-        return cls(keys)
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        if not keys:
+            raise ValueError("no sealing key: mount at least one (32 octets, base64, file name = key id)")
+        for key_id, key in keys.items():
+            if len(key) != KEY_LENGTH:
+                raise ValueError(f"sealing key {key_id!r} has {len(key)} octets; it needs {KEY_LENGTH}")
+            if not 0 < len(key_id.encode()) < 256:
+                raise ValueError(f"sealing key id {key_id!r} needs 1 to 255 octets")
+        self._keys = dict(keys)
+        self.newest = max(self._keys)
 
     @property
-    def newest(self) -> str:
-        """The id of the key that seals."""
-        return max(self.keys)
+    def ids(self) -> frozenset[str]:
+        """Ids of the keys held."""
+        return frozenset(self._keys)
 
-    def _derived(self, key_id: str, purpose: bytes) -> bytes:
-        return hmac.digest(self.keys[key_id], b"mailrail " + purpose, "sha256")
+    def digest(self, content: bytes) -> str:
+        """Keyed HMAC-SHA-256 of a secret's content, hex, for SecretRef.digest: says whether it changed, no more."""
+        return hmac.digest(self._subkey(self.newest, b"digest"), content, "sha256").hex()[:32]
 
-    def digester(self) -> Callable[..., str]:
-        """A function from contents (octets, each counted with its length) to their keyed HMAC under the newest key.
+    def derive(self, purpose: bytes, data: bytes) -> bytes:
+        """32 octets that are stable under the newest key; for salts of verifiers (CFG-03)."""
+        return hmac.digest(self._subkey(self.newest, purpose), data, "sha256")
 
-        The digest changes when a content does, and tells nothing about it (CFG-02): an unkeyed hash of a weak password
-        could be searched for.
-        """
-        begun = hmac.new(self._derived(self.newest, b"digest v1"), digestmod=hashlib.sha256)
-
-        def digest(*parts: bytes) -> str:
-            mac = begun.copy()
-            for part in parts:
-                mac.update(len(part).to_bytes(8, "big") + part)
-            return mac.hexdigest()[:32]
-
-        return digest
-
-    @property
-    def salt_key(self) -> bytes:
-        """The key of SCRAM salts (CFG-03)."""
-        return self._derived(self.newest, b"scram salt v1")
-
-    def seal(self, value: bytes, path: str, role: str, nonce: bytes) -> bytes:
-        """Key id, nonce and ciphertext. The caller draws `nonce` afresh: NONCE_SIZE random octets.
-
-        Raises SealingError for values over VALUE_LIMIT.
-        """
-        if len(value) > VALUE_LIMIT:
-            raise SealingError(f"a secret value has at most {VALUE_LIMIT} octets")
-        if len(nonce) != NONCE_SIZE:
-            raise SealingError(f"the nonce has {NONCE_SIZE} octets")
-        key_id = self.newest
-        sealed = AESGCM(self._derived(key_id, b"seal v1")).encrypt(nonce, value, _associated(path, role))
-        return b"".join((_VERSION, bytes((len(key_id),)), key_id.encode(), nonce, sealed))
+    def seal(self, content: bytes, path: str, role: str) -> bytes:
+        """Seal `content` for `role` under the reference `path`."""
+        key = self._keys[self.newest]
+        aad = _aad(path, role)
+        nonce = hmac.digest(self._subkey(self.newest, b"nonce"), aad + content, "sha256")[:_NONCE]
+        key_id = self.newest.encode()
+        return bytes([len(key_id)]) + key_id + nonce + AESGCM(key).encrypt(nonce, content, aad)
 
     def open(self, sealed: bytes, path: str, role: str) -> bytes:
-        """The value sealed for this reference and role. Raises UnknownKey or SealingError."""
-        key_id = key_id_of(sealed)
-        if key_id not in self.keys:
-            raise UnknownKey(key_id)
-        start = 2 + len(key_id)
-        nonce, ciphertext = sealed[start : start + NONCE_SIZE], sealed[start + NONCE_SIZE :]
+        """The content again. Raises CannotOpen."""
+        length = sealed[0] if sealed else 0
+        key = self._keys.get(sealed[1 : 1 + length].decode(errors="replace"))
+        if key is None:
+            raise CannotOpen(f"{path} is sealed with a key that is not held here ({key_of(sealed)})")
+        nonce, ciphertext = sealed[1 + length : 1 + length + _NONCE], sealed[1 + length + _NONCE :]
         try:
-            return AESGCM(self._derived(key_id, b"seal v1")).decrypt(nonce, ciphertext, _associated(path, role))
+            return AESGCM(key).decrypt(nonce, ciphertext, _aad(path, role))
         except (InvalidTag, ValueError) as error:
-            raise SealingError(
-                f"the sealed value of {path} for {role} does not open: altered, or not for us"
-            ) from error
+            raise CannotOpen(f"{path} does not open for {role}: damaged, or sealed for another name or role") from error
+
+    def _subkey(self, key_id: str, purpose: bytes) -> bytes:
+        return hmac.digest(self._keys[key_id], b"mailrail " + purpose, "sha256")
 
 
-def key_id_of(sealed: bytes) -> str:
-    """The id of the key that sealed it. Raises SealingError when the bytes are not a sealed value."""
-    if len(sealed) < 2 or sealed[:1] != _VERSION or len(sealed) < 2 + sealed[1] + NONCE_SIZE:
-        raise SealingError("this is not a sealed value of a version that we know")
-    try:
-        key_id = sealed[2 : 2 + sealed[1]].decode("ascii")
-    except UnicodeDecodeError as error:
-        raise SealingError("this is not a sealed value of a version that we know") from error
-    if not _key_id.fullmatch(key_id):
-        raise SealingError("this is not a sealed value of a version that we know")
-    return key_id
+def key_of(sealed: bytes) -> str:
+    """Id of the key that sealed a value."""
+    return sealed[1 : 1 + sealed[0]].decode(errors="replace") if sealed else ""
+
+
+def _aad(path: str, role: str) -> bytes:
+    return f"{role}\0{path}".encode()

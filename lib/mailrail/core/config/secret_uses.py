@@ -163,9 +163,13 @@ class SecretUses:
         self._documents, self._broken, self._files, self._keys = documents, broken, files, keys
         self._previous = {(u.owner, u.purpose): u for u in previous}
         self._unreadable = unreadable
-        self._digest, self._key_id, self._salt_key = keys.digester(), keys.newest, keys.salt_key
+        self._key_id = keys.newest
         self.uses: dict[tuple[ObjectRef, str], SecretUse] = {}
         self.values: dict[str, Value] = {}
+
+    def _digest(self, *parts: bytes) -> str:
+        """Keyed HMAC of parts, each with its length, so that no two lists of parts are the same octets."""
+        return self._keys.digest(b"".join(len(part).to_bytes(8, "big") + part for part in parts))
 
     def _last(self, owner: ObjectRef, purpose: str, name: str) -> SecretUse | None:
         use = self._previous.get((owner, purpose))
@@ -322,11 +326,11 @@ class SecretUses:
                 )
             return AccountCredentials(tuple(scram))
         password = self._password(document)
-        octets, salt_key = password.encode(), self._salt_key
+        octets, keys = password.encode(), self._keys
         for mechanism in MECHANISMS:
 
             def verifier(mechanism: str = mechanism) -> bytes:
-                return str(derive_verifier(mechanism, password, uid, salt_key)).encode()
+                return str(derive_verifier(mechanism, password, uid, keys)).encode()
 
             digest = self._digest(b"verifier", mechanism.encode(), uid.encode(), octets)
             scram.append((mechanism, self._use(owner, mechanism, document, mechanism.lower(), digest, verifier)))
