@@ -113,7 +113,8 @@ def tables(result: Result) -> str:
         f"Measured {result.machine['date']} at commit {result.machine['commit']}: {result.machine['cpu']}, "
         f"{result.machine['system']}, Python {result.machine['python']}, Postfix {result.machine['postfix']}; "
         f"{result.options['messages']} messages of {result.options['size']} octets a run, "
-        f"{result.options['sessions']} sessions, {result.options['runs']} runs each in turn (ranges). CPU is user and system, in ms a message.",
+        f"{result.options['sessions']} sessions, {result.options['runs']} runs each in turn (ranges). "
+        "CPU is user and system, in ms a message.",
         "",
     ]
     parts = list(dict.fromkeys(part for run in result.throughput for part in run.cpu_ms))

@@ -14,16 +14,17 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 import psutil
 import yaml
+from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 
 from testkit.conditions import wait_until
 from testkit.ports import accepts, free_offset
@@ -151,11 +152,13 @@ class Rail:
         *,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
         wait: bool = True,
     ) -> None:
         """Start it with these documents in one file (default: `basics()`; None of them at all: its own example).
 
-        `options` are further ones of `mailrail local`. Waits for its line with `ready`, unless told not to.
+        `options` are further ones of `mailrail local`, `files` lie beside the documents. Waits for its line with
+        `ready`, unless told not to.
         """
         # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
         self.folder = Path(tempfile.mkdtemp(prefix="mailrail-rail-"))
@@ -167,6 +170,8 @@ class Rail:
         self._env = dict(env or {})
         if documents is not None:
             self.resources.mkdir()
+            for name, content in (files or {}).items():
+                (self.resources / name).write_bytes(content)
             self.write("all.yaml", documents)
         self.program = self._start()
         try:
@@ -215,6 +220,10 @@ class Rail:
     def restart(self) -> None:
         """Stop it cleanly and start it again on the same folders and ports."""
         self.program.stop(within=60)
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it on the same folders and ports after it ended."""
         self.program = self._start()
         self.wait_until_ready()
 
@@ -303,6 +312,55 @@ class Rail:
     def queued(self) -> int:
         """Recipients in the queue that are not final."""
         return int(self.stats().queued)
+
+    def recipients(self, address: str = "") -> list[dict[str, Any]]:
+        """Recipients in the queue whose address holds this text, as the API names their fields."""
+        request = admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(to=address), page_size=1000)
+        with self.channel("queue") as channel:
+            answer = admin_pb2_grpc.QueueAdminServiceStub(channel).ListRecipients(request, timeout=10)
+        return [
+            MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+            for one in answer.recipients
+        ]
+
+    def wait_for_recipient(
+        self, address: str, condition: Callable[[dict[str, Any]], object], within: float = 30.0
+    ) -> dict[str, Any]:
+        """Wait until a queued recipient fulfils a condition; answers it."""
+        return wait_until(
+            lambda: next((one for one in self.recipients(address) if condition(one)), None),
+            within,
+            lambda: f"{address} in the queue as wanted; there is\n{self.recipients(address)}\n{self.program.tail()}",
+            ignoring=(OSError, AssertionError, LookupError, grpc.RpcError),
+        )
+
+    def mailbox(self, login: str, path: str = "") -> list[dict[str, Any]]:
+        """Messages in a built-in mailbox (all mailboxes of the account without `path`), newest first."""
+        request = mailbox_pb2.ListMessagesRequest(account=login, path=path, page_size=500)
+        with self.channel("queue") as channel:
+            answer = mailbox_pb2_grpc.MailboxServiceStub(channel).ListMessages(request, timeout=10)
+        return [
+            MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+            for one in answer.messages
+        ]
+
+    def read(self, message: Mapping[str, Any]) -> bytes:
+        """The content of a message in a built-in mailbox."""
+        request = mailbox_pb2.ReadMessageRequest(id=int(message["id"]))
+        with self.channel("queue") as channel:
+            parts = mailbox_pb2_grpc.MailboxServiceStub(channel).ReadMessage(request, timeout=30)
+            return b"".join(part.data for part in parts)
+
+    def wait_for_mail(
+        self, login: str, condition: Callable[[dict[str, Any]], object], within: float = 30.0
+    ) -> dict[str, Any]:
+        """Wait until a message in a mailbox of the account fulfils a condition; answers it."""
+        return wait_until(
+            lambda: next((one for one in self.mailbox(login) if condition(one)), None),
+            within,
+            lambda: f"mail for {login} as wanted; there is\n{self.mailbox(login)}\n{self.program.tail()}",
+            ignoring=(OSError, AssertionError, LookupError, grpc.RpcError),
+        )
 
     def wait_until_empty(self, within: float = 60.0) -> None:
         """Wait until no recipient is left in the queue."""

@@ -1,0 +1,105 @@
+"""Mail from an ordinary client: swaks to the MX port, and to both submission ports with AUTH (issue 3, "Shown by").
+
+The hop behind is smtp-sink's kin from the testkit: what was accepted arrives there, once, as it was sent.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from testkit.collector import Collector
+from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
+from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, route, rule, transport
+
+pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def hop() -> Iterator[Collector]:
+    with Collector() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def rail(hop: Collector) -> Iterator[Rail]:
+    documents = [
+        *basics(),
+        domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
+        transport("hop", smtp={"host": hop.address, "port": hop.port}),
+        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+    ]
+    with Rail(documents) as running:
+        yield running
+
+
+def login(mechanism: str = "PLAIN", password: str = PASSWORD) -> tuple[str, ...]:
+    return ("--auth", mechanism, "--auth-user", LOGIN, "--auth-password", password)
+
+
+def test_a_stranger_reaches_a_mailbox_on_the_mx_port(rail: Rail) -> None:
+    said = swaks(*rail.mx, "--from", "bob@elsewhere.test", "--to", LOGIN, "--header", "Subject: to alice")
+    assert said.accepted, said.text
+    rail.wait_until_empty()
+    assert any(message["subject"] == "to alice" for message in rail.mailbox(LOGIN))
+
+
+def test_a_stranger_reaches_the_next_hop_of_a_listed_recipient_and_nobody_else_there(
+    rail: Rail, hop: Collector
+) -> None:
+    said = swaks(*rail.mx, "--from", "bob@elsewhere.test", "--to", "known@listed.example.org")
+    assert said.accepted, said.text
+    receipt = hop.wait_for_recipient("known@listed.example.org")
+    assert receipt.sender == "bob@elsewhere.test"
+    assert receipt.helo == "rail.example.org"
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_an_account_submits_over_starttls(rail: Rail, hop: Collector, mechanism: str) -> None:
+    recipient = f"{mechanism.lower()}@partner.test"
+    said = swaks(*rail.submission, "--tls", *login(mechanism), "--from", LOGIN, "--to", recipient)
+    assert said.accepted, said.text
+    receipt = hop.wait_for_recipient(recipient)
+    assert receipt.sender == LOGIN
+    # Received says how it came: over TLS, authenticated (RFC 3848)
+    assert "with ESMTPSA" in " ".join(receipt.message.get_all("Received", [])[0].split())
+
+
+def test_an_account_submits_over_implicit_tls(rail: Rail, hop: Collector) -> None:
+    said = swaks(*rail.submissions, "--tls-on-connect", *login(), "--from", LOGIN, "--to", "implicit@partner.test")
+    assert said.accepted, said.text
+    hop.wait_for_recipient("implicit@partner.test")
+
+
+def test_a_submission_without_date_and_message_id_gets_both_and_loses_bcc(rail: Rail, hop: Collector) -> None:
+    data = f"From: <{LOGIN}>\\nTo: <bare@partner.test>\\nBcc: <secret@partner.test>\\nSubject: bare\\n\\nbody\\n"
+    said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", "bare@partner.test", "--data", data)
+    assert said.accepted, said.text
+    message = hop.wait_for_recipient("bare@partner.test").message
+    assert message["Message-ID"]
+    assert message["Date"]
+    assert message["Bcc"] is None
+
+
+def test_a_wrong_password_is_refused(rail: Rail) -> None:
+    wrong = login(password="not it")
+    said = swaks(*rail.submission, "--tls", *wrong, "--from", LOGIN, "--to", "x@partner.test")
+    assert said.status == AUTH_FAILED, said.text
+    assert any(reply.startswith("535 5.7.8") for reply in said.replies), said.text
+
+
+def test_nothing_is_taken_on_submission_without_authentication(rail: Rail) -> None:
+    said = swaks(*rail.submission, "--tls", "--from", LOGIN, "--to", "x@partner.test")
+    assert not said.accepted
+    assert any(reply.startswith("530 5.7.0") for reply in said.replies), said.text
+
+
+def test_an_account_may_not_send_as_somebody_else(rail: Rail) -> None:
+    said = swaks(*rail.submission, "--tls", *login(), "--from", "boss@example.org", "--to", "x@partner.test")
+    assert not said.accepted
+    assert any(reply.startswith(("550 5.7.", "553 5.7.")) for reply in said.replies), said.text
+
+
+def test_an_unknown_recipient_of_a_listed_domain_is_refused_on_submission(rail: Rail) -> None:
+    said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", "unknown@listed.example.org")
+    assert said.status == RCPT_REFUSED, said.text
+    assert any(reply.startswith("550 5.1.1") for reply in said.replies), said.text
