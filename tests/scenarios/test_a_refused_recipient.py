@@ -106,11 +106,11 @@ def test_the_command_line_shows_the_mailbox_with_the_dsn(rail: Rail, hop: Collec
     hop.refuse("shown@partner.test", "550 5.1.1 gone")
     submit(rail, "shown@partner.test", "<refused-2@example.org>")
     notification(rail, "<refused-2@example.org>", "failed")
-    listed = json.loads(rail.cli("mailbox", "list", LOGIN, "--json"))
+    listed = json.loads(rail.cli("mailbox", "list", "--account", LOGIN, "--json"))
     dsn = next(one for one in listed if one["in_reply_to"] == "<refused-2@example.org>")
     assert dsn["dsn"] is True
     assert "shown@partner.test" in rail.cli("mailbox", "read", str(dsn["id"]))
-    assert rail.cli("mailbox", "list", LOGIN)
+    assert "INBOX" in rail.cli("mailbox", "boxes", "--account", LOGIN).upper()
 
 
 def test_the_good_recipients_of_a_message_get_it_and_the_refused_one_is_reported(rail: Rail, hop: Collector) -> None:
