@@ -1,7 +1,7 @@
 """`mailrail local`: the whole of Mailrail on one machine, as processes that this one starts, watches and stops.
 
 Order of start: the state folder's lock, keys, Postgres, migrations, then all services at once and the folder watcher
-that publishes the resources; services wait for each other by themselves. `ready` is printed when every listener accepts.
+that publishes the resources; services wait for each other by themselves. `ready` is said when every listener accepts.
 Order of stop: who takes mail first, Postgres last, so that what is under way can still be committed.
 
 Whatever ends is started again, with growing pauses; Postgres too, on the same port. Nothing here needs POSIX: children
@@ -210,9 +210,9 @@ class Supervisor:
             problem = _cannot_listen(self.options.listen, self.options.port(planned))
             if problem is not None:
                 raise CannotRun(
-                    f"cannot listen on {self.options.address(planned)} for {what}: {problem}. Is another `mailrail local`"
-                    " or mail server running? Stop it, or choose other ports with --port-offset, or another address with"
-                    " --listen"
+                    f"cannot listen on {self.options.address(planned)} for {what}: {problem}. Is another"
+                    " `mailrail local` or mail server running? Stop it, or choose other ports with --port-offset, or"
+                    " another address with --listen"
                 )
 
     def _database(self) -> str:
@@ -313,7 +313,34 @@ class Supervisor:
 
     def _special(self, name: str, url: str, keys: pki.Pki) -> dict[str, str]:
         """Settings that only this child has."""
-        return {}
+        options = self.options
+        match name:
+            case "config":
+                return {"database_url": url}
+            case "queue":
+                return {"database_url": url}
+            case "ingress":
+                return {
+                    "queue_target": self._targets["queue"],
+                    "outbound_target": self._targets["outbound"],
+                    "smtp_listen": options.listen,
+                    "resolver": options.resolver or "",
+                }
+            case "outbound":
+                return {
+                    "queue_target": self._targets["queue"],
+                    "captive": str(not options.deliver).lower(),
+                    "resolver": options.resolver or "",
+                    "own_mx": options.address(SMTP),
+                }
+            case _:
+                return {
+                    "resources": str(options.resources.absolute()),
+                    "captive": str(not options.deliver and options.loopback_only).lower(),
+                    "port_offset": str(options.port_offset),
+                    "certificate": str(keys.smtp_certificate),
+                    "certificate_key": str(keys.smtp_key),
+                }
 
     def _give_up(self, name: str) -> None:
         self._fail(f"{name} refuses its settings; what it said is above")
