@@ -1,4 +1,4 @@
-"""A newcomer: `mailrail local` in an empty folder, its example, a swaks line, the queue, the mailbox, Ctrl-C (design 10)."""
+"""A newcomer: `mailrail local` in an empty folder, its example, swaks, the queue, the mailbox, Ctrl-C (design 10)."""
 
 import json
 import re
@@ -74,14 +74,7 @@ def test_a_suffix_of_the_local_part_shows_retries_and_failures(
     with smtplib.SMTP(*rail.submission) as client:
         client.starttls(context=context)
         client.login(user, password)
-        try:
-            client.sendmail(user, [recipient], f"From: <{user}>\r\nSubject: {suffix}\r\n\r\nbody\r\n")
-        except smtplib.SMTPResponseException as refused:
-            assert refused.smtp_code == code
-            return
-        except smtplib.SMTPRecipientsRefused as refused:
-            assert refused.recipients[recipient][0] == code
-            return
+        client.sendmail(user, [recipient], f"From: <{user}>\r\nSubject: {suffix}\r\n\r\nbody\r\n")
     if code < 500:
         waiting = rail.wait_for_recipient(recipient, lambda one: one["attempts"] >= 1)
         assert waiting["last"]["reply"]["code"] == code

@@ -162,10 +162,10 @@ class Program:
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()
         wait_until(
-            lambda: not any(_alive(left) for left in family), 10, f"everything that {self.name} started has ended"
+            lambda: not any(alive(left) for left in family), 10, f"everything that {self.name} started has ended"
         )
         self._reader.join(timeout=5)
-        if self._process.stdout is not None and not self._reader.is_alive():
+        if self._process.stdout is not None and not self._reader.isalive():
             self._process.stdout.close()
         _running.discard(self)
         return self.status
@@ -177,7 +177,8 @@ class Program:
         self.stop()
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that has ended and that nobody has asked after does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
