@@ -30,6 +30,8 @@ class Dial:
     """How to make a connection of one key."""
 
     key: ConnectionKey
+    transport_name: str
+    """`namespace/name`, or `direct`: for people."""
     host: str
     port: int
     addresses: tuple[str, ...]
@@ -194,6 +196,7 @@ class Pool:
                     message_limit=self._settings.messages_per_connection,
                     host=dial.host,
                     ip=address,
+                    transport_name=dial.transport_name,
                 )
                 peer, port = dial.proxy or (address, dial.port)
                 job.dialled.append(address)

@@ -131,3 +131,20 @@ class Resolver(Protocol):
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
         """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
+
+
+class Worker(Protocol):
+    """Who carries out deliveries."""
+
+    def take(self, delivery: Delivery) -> None:
+        """Begin a delivery; its report comes later."""
+
+    def renew(self, token: int, remaining: float) -> None:
+        """Its lease lasts so many seconds from now."""
+
+    def cancel(self, token: int) -> None:
+        """Break it off if the final dot is not sent (ADM-02)."""
+
+    @property
+    def running(self) -> dict[int, tuple[int, ...]]:
+        """Token → recipient ids of everything in progress."""

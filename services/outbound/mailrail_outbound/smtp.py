@@ -148,12 +148,14 @@ class Connection(asyncio.Protocol):
         message_limit: int,
         host: str,
         ip: str,
+        transport_name: str,
     ) -> None:
         self.owner = owner
         self.key = key
         self.dialogue = dialogue
         self.host = host
         self.ip = ip
+        self.transport_name = transport_name
         self.local_ip = ""
         self.deadline = 0.0
         self.opened = 0.0
@@ -644,5 +646,3 @@ def _tls_error(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not valid: {error.verify_message}"
     return error.reason or str(error)
-
-

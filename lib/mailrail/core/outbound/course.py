@@ -46,6 +46,7 @@ _STAGES: dict[Stage, outcome.Stage] = {
 }
 _TROUBLES: dict[Trouble, outcome.Trouble] = {
     Trouble.DNS: outcome.Trouble.DNS_FAILED,
+    Trouble.NO_ADDRESS: outcome.Trouble.NO_USABLE_MX,
     Trouble.UNREACHABLE: outcome.Trouble.UNREACHABLE,
     Trouble.PROXY: outcome.Trouble.PROXY_FAILED,
     Trouble.CLOSED: outcome.Trouble.LOST,
@@ -80,6 +81,9 @@ def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host
         return Verdict(Outcome.DEFERRED, EnhancedCode(4, 4, 5), answer.detail, scope=Scope.RECIPIENT)
     if answer.reply is not None and answer.trouble in (None, Trouble.TLS, Trouble.AUTH):
         return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
+    if hop is not Hop.FOREIGN and answer.trouble is Trouble.NO_ADDRESS:
+        # A name in our own configuration: our fault, never a bounce (design 4, Attempt).
+        return Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), answer.detail, scope=Scope.TRANSPORT)
     trouble = _TROUBLES[answer.trouble or Trouble.CLOSED]
     return of_trouble(trouble, stage=stage, hop=hop, detail=answer.detail)
 
@@ -107,6 +111,16 @@ class Course:
     def open(self) -> tuple[int, ...]:
         """Recipients that want another host."""
         return tuple(self._open)
+
+    @property
+    def tried(self) -> bool:
+        """Whether any host was heard of: a session refused, or a recipient answered."""
+        return bool(self._greeted or self.settled or any(state.answers for state in self._open.values()))
+
+    def leave_out(self, indexes: Iterable[int]) -> None:
+        """These recipients were settled by other means."""
+        for i in indexes:
+            self._open.pop(i, None)
 
     def session_failed(self, answer: Answer) -> None:
         """A host gave no session to any of the open recipients."""

@@ -80,6 +80,7 @@ class Trouble(StrEnum):
     """Why there is no reply to go by."""
 
     DNS = "dns"
+    NO_ADDRESS = "no-address"  # the DNS has none for the host
     UNREACHABLE = "unreachable"  # refused, reset, no route, timed out before the greeting
     PROXY = "proxy"
     CLOSED = "closed"

@@ -105,6 +105,11 @@ class Reply:
         return " ".join(part for part in (_without_enhanced(line) for line in self.lines) if part)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The lines without the enhanced code at the head of each."""
+        return tuple(_without_enhanced(line) for line in self.lines)
+
+    @property
     def status(self) -> EnhancedCode:
         """The enhanced code, or `class.0.0` of the reply code where the server gave none (DSN-17)."""
         return self.enhanced or EnhancedCode(min(self.code // 100, 5) if self.code >= 200 else 2, 0, 0)

@@ -1,0 +1,69 @@
+"""Wires the outbound service together; the only module that names concrete adapters."""
+
+import asyncio
+import sys
+
+from mailrail.core.config.revision import Role
+from mailrail.kit import log, rpc
+from mailrail.kit.config_client import ConfigClient, Configuration
+from mailrail.kit.run import run
+from mailrail.pb.outbound.v1 import outbound_pb2_grpc
+from mailrail_outbound.app import Outbound, Tables
+from mailrail_outbound.clients import QueueClient
+from mailrail_outbound.dns import DnsResolver
+from mailrail_outbound.pool import Pool
+from mailrail_outbound.rpc import SERVICE, OutboundServicer
+from mailrail_outbound.settings import OutboundSettings
+
+_CALLERS = {SERVICE: frozenset({"ingress", "console", "cli", "local"})}
+
+
+async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set, then finish what is under way."""
+    logger = log.get_logger()
+    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout)
+    pool = Pool(settings)
+    app: Outbound | None = None
+
+    def configured(configuration: Configuration) -> None:
+        assert app is not None
+        app.tables = Tables.of(configuration.number, configuration.revision, configuration.secret)
+
+    config = ConfigClient(settings, Role.OUTBOUND, configured)
+    queue = QueueClient(settings, lambda: config.current.number if config.current is not None else 0)
+    app = Outbound(settings, resolver=resolver, pool=pool, report=queue.report, wait_for_revision=config.wait_for)
+    services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
+    async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
+        logger.info("listening", port=server.port)
+        waiting = asyncio.create_task(config.wait_first())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            link = asyncio.create_task(queue.run(app))
+            try:
+                while not stop.is_set():
+                    await server.health.set(queue.connected)
+                    await asyncio.wait((stopping, link), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                    if link.done():
+                        link.result()
+                await server.health.set(False)
+                queue.drain()
+                pool.close_idle()
+                await app.drained(settings.stop_grace)
+                await app.close()
+                await queue.flushed(2.0)
+            finally:
+                link.cancel()
+                await asyncio.gather(link, return_exceptions=True)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await app.close()
+
+
+def main() -> int:
+    """The `mailrail outbound` command."""
+    return run("outbound", OutboundSettings, start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

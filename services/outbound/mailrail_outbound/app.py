@@ -1,0 +1,716 @@
+"""Outbound: takes deliveries, finds out where they go, has them sent, and reports what became of each recipient.
+
+One task a delivery: wait for its configuration (LSE-07) → the transport → the hosts → for each host the TLS decision,
+the addresses, a job in the pool → the report. Every decision is asked of the core; this module only carries out.
+"""
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from mailrail.core.config.revision import (
+    Gateway,
+    ObjectRef,
+    Protocol,
+    Revision,
+    SecretRef,
+    TlsMode,
+    Transport,
+    TransportKind,
+)
+from mailrail.core.delivery import outcome
+from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Verdict, of_trouble
+from mailrail.core.outbound.captive import is_loopback, simulated_reply
+from mailrail.core.outbound.course import Course, Settled
+from mailrail.core.outbound.envelope import Recipient
+from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
+from mailrail.core.outbound.targets import ConnectionKey, NoHosts, address_order, mx_hosts
+from mailrail.core.sasl.client import Credentials, SaltedPasswords
+from mailrail.core.smtp.address import AddressError, parse_address
+from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
+from mailrail.core.smtp.client import Protocol as Speech
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.decision import Decision, decide
+from mailrail.core.tlspolicy.decision import Hop as TlsHop
+from mailrail.kit import log
+from mailrail_outbound import metrics
+from mailrail_outbound.dns import DnsResolver
+from mailrail_outbound.job import HostJob, Message, ProbeJob, Seen
+from mailrail_outbound.pool import Dial, Pool
+from mailrail_outbound.ports import (
+    Delivery,
+    DeliveryReport,
+    LookupFailed,
+    NoSuchDomain,
+    RecipientReport,
+    Result,
+    Worker,
+)
+from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import TlsPlan
+from mailrail_outbound.tls import client_context
+
+_PORTS = {
+    TransportKind.SMTP: 25,
+    TransportKind.SUBMISSION: 587,
+    TransportKind.SUBMISSIONS: 465,
+    TransportKind.LMTP: 24,  # LMTP-04: never 25; the configuration demands one, this is what IANA gives it
+}
+_DIRECT = Transport(ObjectRef("MailTransport", "", ""), TransportKind.DIRECT)
+_RESULTS = {
+    Outcome.DELIVERED: Result.DELIVERED,
+    Outcome.RELAYED: Result.RELAYED,
+    Outcome.DEFERRED: Result.DEFERRED,
+    Outcome.FAILED: Result.FAILED,
+}
+_OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A configuration, arranged for lookups."""
+
+    number: int
+    transports: dict[ObjectRef, Transport]
+    gateways: dict[ObjectRef, Gateway]
+    names: frozenset[str]
+    mx_ports: frozenset[int]
+    hello_name: str
+    secret: Callable[[SecretRef], bytes] = field(repr=False)
+
+    @classmethod
+    def of(cls, number: int, revision: Revision, secret: Callable[[SecretRef], bytes]) -> "Tables":
+        """Arrange a revision."""
+        listeners = [listener for gateway in revision.gateways for listener in gateway.listeners]
+        return cls(
+            number=number,
+            transports={transport.ref: transport for transport in revision.transports},
+            gateways={gateway.ref: gateway for gateway in revision.gateways},
+            names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
+            mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
+            hello_name=revision.gateways[0].hostname if revision.gateways else "",
+            secret=secret,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """Captive mode kept a delivery on this machine."""
+
+    why: str
+
+
+class NotDialled(Exception):
+    """The attempt is to be undone (LSE-04); the text says why."""
+
+
+class Outbound(Worker):
+    """The application of one process."""
+
+    def __init__(
+        self,
+        settings: OutboundSettings,
+        *,
+        resolver: DnsResolver,
+        pool: Pool,
+        report: Callable[[DeliveryReport], None],
+        wait_for_revision: Callable[[int, float], Awaitable[bool]],
+    ) -> None:
+        self.tables: Tables | None = None
+        self._settings = settings
+        self._resolver = resolver
+        self._pool = pool
+        self._report = report
+        self._wait_for_revision = wait_for_revision
+        self._loop = asyncio.get_running_loop()
+        self._salted = SaltedPasswords()
+        self._running: dict[int, _Run] = {}
+        self._own_addresses: dict[str, bool] = {}
+        self._log = log.get_logger()
+
+    # --- for those who hand out work ------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery) -> None:
+        """Begin a delivery; its report comes later. A token that runs already is not begun again."""
+        token = delivery.lease.token
+        if token in self._running:
+            return
+        run = _Run(delivery)
+        self._running[token] = run
+        metrics.RUNNING.set(len(self._running))
+        run.task = self._loop.create_task(self._deliver(run))
+
+    def renew(self, token: int, remaining: float) -> None:
+        """A lease lasts longer: so many seconds from now."""
+        run = self._running.get(token)
+        if run is not None:
+            lease = run.delivery.lease
+            lease.deadline = max(lease.deadline, self._loop.time() + remaining)
+
+    def cancel(self, token: int) -> None:
+        """Break a delivery off if its final dot is not sent (ADM-02)."""
+        run = self._running.get(token)
+        if run is None:
+            return
+        run.delivery.lease.cancelled = True
+        if run.job is not None and self._pool.withdraw(run.job):
+            run.job.cancelled()
+
+    @property
+    def running(self) -> dict[int, tuple[int, ...]]:
+        """Token → recipient ids of everything in progress."""
+        return {token: run.delivery.recipient_ids for token, run in self._running.items()}
+
+    async def drained(self, within: float) -> bool:
+        """Wait until nothing runs, so many seconds at most."""
+        tasks = [run.task for run in self._running.values() if run.task is not None]
+        if not tasks:
+            return True
+        _, pending = await asyncio.wait(tasks, timeout=within)
+        return not pending
+
+    async def close(self) -> None:
+        """Break off what runs; nothing of it is reported, its leases run out."""
+        for run in list(self._running.values()):
+            if run.task is not None:
+                run.task.cancel()
+        tasks = [run.task for run in self._running.values() if run.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pool.close()
+
+    # --- one delivery ---------------------------------------------------------------------------------------
+
+    async def _deliver(self, run: "_Run") -> None:
+        delivery = run.delivery
+        started = datetime.now(UTC)
+        clock = self._loop.time()
+        try:
+            try:
+                reports = await self._attempt(run)
+            except NotDialled as reason:
+                status = EnhancedCode(4, 3, 5)
+                reports = [RecipientReport(i, Result.NOT_DIALLED, status, str(reason)) for i in delivery.recipient_ids]
+                self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
+            except Exception:
+                message_id = delivery.message_id.hex()
+                self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
+                status, text = EnhancedCode(4, 3, 0), "an internal error of outbound; it is in its log"
+                reports = [RecipientReport(i, Result.DEFERRED, status, text) for i in delivery.recipient_ids]
+        finally:
+            del self._running[delivery.lease.token]
+            metrics.RUNNING.set(len(self._running))
+        metrics.SECONDS.observe(self._loop.time() - clock)
+        kind = run.transport.kind.value
+        for report in reports:
+            metrics.DELIVERIES.labels(kind, report.result.value).inc()
+        self._log_delivery(run, reports, self._loop.time() - clock)
+        ended = datetime.now(UTC)
+        token = delivery.lease.token
+        self._report(DeliveryReport(token, started, ended, reports, run.dialled, run.mx_hosts))
+
+    def _log_delivery(self, run: "_Run", reports: list[RecipientReport], seconds: float) -> None:
+        # One line for recipients that fared alike, which nearly always is all of them.
+        delivery = run.delivery
+        groups: dict[tuple[Result, str, str], list[int]] = {}
+        for index, report in enumerate(reports):
+            groups.setdefault((report.result, report.text, report.ip), []).append(index)
+        for (result, text, ip), indexes in groups.items():
+            first = reports[indexes[0]]
+            self._log.info(
+                "delivery " + result.value,
+                message_id=delivery.message_id.hex(),
+                token=delivery.lease.token,
+                attempt=delivery.attempt,
+                transport=str(delivery.transport.name) if delivery.transport else "direct",
+                to=[delivery.recipients[i].address for i in indexes[:20]],
+                recipients=len(indexes),
+                host=first.host,
+                ip=ip,
+                tls=first.tls.version if first.tls else "",
+                verified=first.tls.verified if first.tls else False,
+                status=str(first.status),
+                reply=str(first.reply) if first.reply is not None else text,
+                uncertain=first.uncertain,
+                seconds=round(seconds, 4),
+            )
+
+    async def _attempt(self, run: "_Run") -> list[RecipientReport]:
+        delivery = run.delivery
+        tables = await self._configured(delivery)
+        transport = self._transport(tables, delivery)
+        run.transport = transport
+        reports: dict[int, RecipientReport] = {}
+        if self._settings.captive:
+            for i, recipient in enumerate(delivery.recipients):
+                reply = simulated_reply(recipient.address.rpartition("@")[0], delivery.simulate[i])
+                if reply is not None:
+                    reports[i] = _own_words(delivery.recipient_ids[i], reply)
+        open_ones = [i for i in range(len(delivery.recipients)) if i not in reports]
+        if not open_ones:
+            return [reports[i] for i in range(len(delivery.recipients))]
+        if transport.kind is TransportKind.FAIL:
+            code = transport.code or 554
+            text = transport.text or "delivery refused by configuration"
+            for i in open_ones:
+                reply = Reply.of(code, f"{code // 100}.7.0", text)
+                reports[i] = _own_words(delivery.recipient_ids[i], reply)
+            return [reports[i] for i in range(len(delivery.recipients))]
+        hop = _hop(transport)
+        course = Course(len(delivery.recipients), hop=hop)
+        course.leave_out(reports)
+        stopped = await self._visit_hosts(run, tables, transport, course)
+        if isinstance(stopped, Captured):
+            for i in course.open:
+                reports[i] = RecipientReport(
+                    delivery.recipient_ids[i], Result.CAPTURED, EnhancedCode(2, 0, 0), stopped.why
+                )
+            course.leave_out(reports)
+        elif stopped is not None:
+            for i in course.open:
+                reports[i] = _report(delivery.recipient_ids[i], stopped, None, run.seen.get(i))
+            course.leave_out(reports)
+        for i, settled in course.conclude().items():
+            reports[i] = _report(delivery.recipient_ids[i], settled.verdict, settled, run.seen.get(i))
+        return [reports[i] for i in range(len(delivery.recipients))]
+
+    async def _configured(self, delivery: Delivery) -> Tables:
+        tables = self.tables
+        if tables is None or tables.number < delivery.config_revision:
+            if not await self._wait_for_revision(delivery.config_revision, self._settings.revision_wait):
+                raise NotDialled(f"configuration revision {delivery.config_revision} has not come here in time")
+            tables = self.tables
+            assert tables is not None
+        return tables
+
+    def _transport(self, tables: Tables, delivery: Delivery) -> Transport:
+        if delivery.transport is None:
+            return _DIRECT
+        transport = tables.transports.get(delivery.transport)
+        if transport is None:
+            raise NotDialled(f"transport {delivery.transport} is not in revision {tables.number}")
+        if delivery.transport_digest and transport.digest != delivery.transport_digest:
+            raise NotDialled(f"transport {delivery.transport} is another in revision {tables.number}")
+        return transport
+
+    async def _visit_hosts(
+        self, run: "_Run", tables: Tables, transport: Transport, course: Course
+    ) -> Captured | Verdict | None:
+        """Go over the hosts until everybody is settled or no host is left."""
+        delivery, settings = run.delivery, self._settings
+        by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
+        if by_mx:
+            if settings.captive and not settings.resolver and not delivery.domain.startswith("["):
+                return Captured(f"captive: mail for {delivery.domain} would go to its MX")
+            hosts = await self._mx(tables, delivery.domain)
+            if isinstance(hosts, NoHosts):
+                return of_trouble(hosts.trouble, stage=outcome.Stage.RESOLVE, detail=hosts.detail)
+            run.mx_hosts = hosts.names
+            names = hosts.names
+            port = settings.direct_port
+            if settings.captive and transport.kind is TransportKind.SOCKS and not await self._proxy_is_here(transport):
+                return Captured(f"captive: the proxy {transport.proxy_host} is not on this machine")
+        else:
+            names = (transport.host or "",)
+            port = transport.port or _PORTS[transport.kind]
+        looped = False
+        for name in names:
+            if not course.open:
+                break
+            if delivery.lease.cancelled:
+                course.session_failed(Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator"))
+                break
+            if delivery.lease.deadline - self._loop.time() < settings.lease_margin:
+                if not run.dialled:
+                    raise NotDialled("too little of the lease is left to begin")
+                course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
+                break
+            addresses = await self._addresses(name, transport, course, by_mx=by_mx)
+            if not addresses:
+                if settings.captive and not by_mx:
+                    return Captured(f"captive: {name} port {port} would be dialled; it has no address here")
+                continue
+            if settings.captive:
+                local = tuple(a for a in addresses if is_loopback(a))
+                if not local:
+                    return Captured(f"captive: {name} port {port} at {addresses[0]} would be dialled")
+                addresses = local
+            if by_mx:
+                foreign = tuple(a for a in addresses if not self._is_own_mx(tables, a, port))
+                if not foreign:
+                    looped = True
+                    continue
+                addresses = foreign
+            await self._visit(run, tables, transport, course, name, port, addresses)
+        if looped and not course.tried:
+            return of_trouble(outcome.Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
+        return None
+
+    async def _mx(self, tables: Tables, domain: str) -> "NoHosts | _Hosts":
+        if domain.startswith("["):
+            try:
+                literal = parse_address(f"x@{domain}").ip
+            except AddressError:
+                literal = None
+            if literal is None:
+                return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
+            return _Hosts((str(literal),))
+        try:
+            records = await self._resolver.mx(domain)
+        except NoSuchDomain as error:
+            return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, str(error))
+        except LookupFailed as error:
+            return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
+        random = secrets.SystemRandom().random
+        hosts = mx_hosts(domain, records, own_names=tables.names, random=random)
+        if isinstance(hosts, NoHosts):
+            return hosts
+        if hosts.implicit:
+            # SOUT-01: the domain itself must have an address, else there is nowhere to go (5.1.2, 5.4.4).
+            try:
+                if not await self._resolver.addresses(domain, ("ipv4", "ipv6")):
+                    return NoHosts(outcome.Trouble.NO_USABLE_MX, f"{domain} has neither MX nor address records")
+            except LookupFailed as error:
+                return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
+        return _Hosts(hosts.names)
+
+    async def _addresses(self, name: str, transport: Transport, course: Course, *, by_mx: bool) -> tuple[str, ...]:
+        try:
+            if by_mx and not _is_address(name):
+                found = tuple(await self._resolver.addresses(name, transport.families))
+            else:
+                found = tuple(await self._resolver.host_addresses(name))
+        except LookupFailed as error:
+            course.session_failed(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
+            return ()
+        if by_mx:
+            found = tuple(a for a in found if ("ipv6" if ":" in a else "ipv4") in transport.families)
+        if not found:
+            # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
+            text = f"{name} has no address" + ("" if len(transport.families) == 2 else " of the families allowed")
+            course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, text))
+        return found
+
+    def _is_own_mx(self, tables: Tables, address: str, port: int) -> bool:
+        """Whether direct delivery would dial our own MX listener (SOUT-04)."""
+        shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        if shown in self._settings.own_mx:
+            return True
+        return port in tables.mx_ports and self._is_own_address(address)
+
+    def _is_own_address(self, address: str) -> bool:
+        # Only an address of this machine can be bound; a pod's own address is the one that its mail could loop to.
+        known = self._own_addresses.get(address)
+        if known is None:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.bind((address, 0))
+                    known = True
+                except OSError as error:
+                    known = error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, 10049)
+            if len(self._own_addresses) > 10_000:
+                self._own_addresses.clear()
+            self._own_addresses[address] = known
+        return known
+
+    async def _visit(
+        self,
+        run: "_Run",
+        tables: Tables,
+        transport: Transport,
+        course: Course,
+        host: str,
+        port: int,
+        addresses: tuple[str, ...],
+    ) -> None:
+        """Everything that is open goes to one host."""
+        delivery = run.delivery
+        by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
+        decision = decide(
+            TlsHop(
+                host=host,
+                configured=None if by_mx else transport.tls,
+                implicit=transport.kind is TransportKind.SUBMISSIONS,
+                carries_credentials=transport.username is not None and not by_mx,
+                requirement=delivery.requirement,
+            )
+        )
+        if decision.refusal is not None:
+            course.session_failed(Answer(Stage.STARTTLS, None, Trouble.TLS, decision.refusal))
+            return
+        ordered = address_order(addresses, delivery.dialled.get(host, ()))
+        answer = await self._run(run, tables, transport, course, decision, host, port, ordered, plaintext=False)
+        failed_tls = answer is not None and answer.trouble is Trouble.TLS
+        if failed_tls and decision.plaintext_may_follow:
+            # TLS-07: on a new connection, and the history says so.
+            assert answer is not None
+            self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
+            answer = await self._run(run, tables, transport, course, decision, host, port, ordered, plaintext=True)
+        if answer is not None:
+            course.session_failed(answer)
+
+    async def _run(
+        self,
+        run: "_Run",
+        tables: Tables,
+        transport: Transport,
+        course: Course,
+        decision: Decision,
+        host: str,
+        port: int,
+        addresses: tuple[str, ...],
+        *,
+        plaintext: bool,
+    ) -> Answer | None:
+        """One job. None: the host had a session for it; else why not."""
+        delivery = run.delivery
+        try:
+            dial = await self._dial(tables, transport, decision, delivery.gateway, host, port, addresses, plaintext)
+        except CannotDial as error:
+            return error.answer
+        verdict = decision.reason + ("; it failed, so without" if plaintext else "")
+        job = HostJob(
+            delivery,
+            run.message,
+            course,
+            dial,
+            lease_margin=self._settings.lease_margin,
+            now=self._loop.time,
+            verdict=verdict,
+            seen=run.seen,
+            done=self._loop.create_future(),
+        )
+        run.job = job
+        self._pool.submit(job)
+        try:
+            answer = await job.done
+        except asyncio.CancelledError:
+            self._pool.withdraw(job)
+            raise
+        finally:
+            run.job = None
+            if job.dialled:
+                known = run.dialled.setdefault(host, [])
+                known += [ip for ip in job.dialled if ip not in known]
+        return answer
+
+    # --- how to dial ----------------------------------------------------------------------------------------
+
+    async def _dial(
+        self,
+        tables: Tables,
+        transport: Transport,
+        decision: Decision,
+        gateway: ObjectRef | None,
+        host: str,
+        port: int,
+        addresses: tuple[str, ...],
+        plaintext: bool,
+    ) -> Dial:
+        named = tables.gateways.get(gateway) if gateway is not None else None
+        hello = (
+            transport.remote_hostname
+            or self._settings.hello_name
+            or (named.hostname if named is not None else tables.hello_name)
+            or socket.getfqdn()
+        )
+        mode = TlsMode.NONE if plaintext else decision.mode
+        proxy: tuple[str, int] | None = None
+        login: ProxyLogin | None = None
+        if transport.kind is TransportKind.SOCKS:
+            proxy = (await self._proxy_address(transport), transport.proxy_port or 1080)
+            if transport.username is not None:
+                login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
+        speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
+        sasl: Login | None = None
+        if transport.username is not None and transport.kind is not TransportKind.SOCKS:
+            password = self._secret(tables, transport.password, Stage.AUTH)
+            sasl = Login(
+                Credentials(transport.username, password),
+                lambda: secrets.token_urlsafe(24),
+                transport.mechanisms,
+                self._salted,
+            )
+        key = ConnectionKey(
+            transport=transport.digest if transport is not _DIRECT else "",
+            host=host,
+            port=port,
+            protocol=speech,
+            hello_name=hello,
+            source=f"{proxy[0]}:{proxy[1]}" if proxy else ",".join(transport.source_addresses),
+            identity=transport.username if sasl is not None and transport.username else "",
+            tls=mode,
+            implicit_tls=decision.implicit,
+            verified=decision.verify_name or "",
+        )
+        starttls = StartTls.NEVER
+        if mode is not TlsMode.NONE and not decision.implicit:
+            starttls = StartTls.IF_OFFERED if mode is TlsMode.OPPORTUNISTIC else StartTls.ALWAYS
+        return Dial(
+            key=key,
+            transport_name="direct" if transport is _DIRECT else f"{transport.ref.namespace}/{transport.ref.name}",
+            host=host,
+            port=port,
+            addresses=addresses,
+            dialogue=lambda: Dialogue(hello, protocol=speech, starttls=starttls, login=sasl),
+            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
+            sources=transport.source_addresses,
+            proxy=proxy,
+            socks=(lambda ip, port: Socks5(ip, port, login)) if proxy else None,
+            limit=transport.limits.connections_per_destination or transport.limits.connections,
+        )
+
+    def _tls(self, tables: Tables, transport: Transport, decision: Decision, host: str) -> TlsPlan:
+        verify = decision.verify_name is not None
+        try:
+            ca = tables.secret(transport.ca) if transport.ca is not None else b""
+            context = client_context(verify=verify, ca=ca if verify else b"")
+        except (KeyError, ValueError, ssl.SSLError) as error:
+            detail = f"the CA certificates of transport {transport.ref.name} cannot be used: {error}"
+            raise CannotDial(Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail)) from error
+        return TlsPlan(context, decision.verify_name or host, verify, decision.implicit)
+
+    def _secret(self, tables: Tables, ref: SecretRef | None, stage: Stage) -> str:
+        trouble = Trouble.PROXY if stage is Stage.PROXY else Trouble.AUTH
+        if ref is None:
+            raise CannotDial(Answer(stage, None, trouble, "the transport has a user name and no password"))
+        try:
+            return tables.secret(ref).decode()
+        except (KeyError, UnicodeDecodeError) as error:
+            detail = f"the password in {ref.namespace}/{ref.name} is not here"
+            raise CannotDial(Answer(stage, None, trouble, detail)) from error
+
+    async def _proxy_is_here(self, transport: Transport) -> bool:
+        try:
+            return is_loopback(await self._proxy_address(transport))
+        except CannotDial:
+            return False
+
+    async def _proxy_address(self, transport: Transport) -> str:
+        try:
+            found = await self._resolver.host_addresses(transport.proxy_host or "")
+        except LookupFailed as error:
+            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, str(error))) from error
+        if not found:
+            detail = f"the proxy {transport.proxy_host} has no address"
+            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
+        return found[0]
+
+    # --- recipient verification -----------------------------------------------------------------------------
+
+    async def verify(self, address: str, ref: ObjectRef) -> Answer:
+        """Ask the next hop of a transport about a recipient (recipients: verify, design 5)."""
+        tables = self.tables
+        transport = tables.transports.get(ref) if tables is not None else None
+        if tables is None or transport is None or transport.host is None:
+            return Answer(Stage.DNS, None, Trouble.UNREACHABLE, f"transport {ref} has no host to ask")
+        host, port = transport.host, transport.port or _PORTS[transport.kind]
+        try:
+            addresses = tuple(await self._resolver.host_addresses(host))
+            if self._settings.captive:
+                addresses = tuple(a for a in addresses if is_loopback(a))
+            if not addresses:
+                return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{host} has no address that may be dialled")
+            decision = decide(
+                TlsHop(
+                    host=host,
+                    configured=transport.tls,
+                    implicit=transport.kind is TransportKind.SUBMISSIONS,
+                    carries_credentials=transport.username is not None,
+                )
+            )
+            dial = await self._dial(tables, transport, decision, None, host, port, addresses, False)
+        except LookupFailed as error:
+            return Answer(Stage.DNS, None, Trouble.DNS, str(error))
+        except CannotDial as error:
+            return error.answer
+        job = ProbeJob(Recipient(address), dial, self._loop.create_future())
+        self._pool.submit(job)
+        try:
+            async with asyncio.timeout(60):
+                return await job.done
+        except TimeoutError:
+            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{host} did not answer in time")
+        finally:
+            with contextlib.suppress(ValueError):
+                self._pool.withdraw(job)
+
+
+class CannotDial(Exception):
+    """Nothing can be dialled, for a reason of our own."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.detail)
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosts:
+    names: tuple[str, ...]
+
+
+class _Run:
+    """A delivery in progress."""
+
+    __slots__ = ("delivery", "dialled", "job", "message", "mx_hosts", "seen", "task", "transport")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.message = Message(delivery)
+        self.dialled: dict[str, list[str]] = {}
+        self.seen: dict[int, Seen] = {}
+        self.mx_hosts: tuple[str, ...] = ()
+        self.job: HostJob | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.transport = _DIRECT
+
+
+def _hop(transport: Transport) -> Hop:
+    if transport.kind is TransportKind.LMTP:
+        return Hop.FINAL
+    return Hop.OWN if transport.kind in _OURS else Hop.FOREIGN
+
+
+def _is_address(name: str) -> bool:
+    return ":" in name or name.replace(".", "").isdigit()
+
+
+def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:
+    result = Result.FAILED if reply.permanent else Result.DEFERRED
+    return RecipientReport(recipient_id, result, reply.status, reply.text, reply=reply)
+
+
+def _what(answer: Answer) -> str:
+    if answer.trouble is not None:
+        return answer.trouble.value
+    return f"{answer.reply.code // 100}yz" if answer.reply is not None else "none"
+
+
+def _report(recipient_id: int, verdict: Verdict, settled: Settled | None, seen: Seen | None) -> RecipientReport:
+    answer = settled.answer if settled is not None else None
+    if answer is not None:
+        metrics.ANSWERS.labels(answer.stage.value, _what(answer)).inc()
+    cancelled = settled is not None and settled.cancelled
+    return RecipientReport(
+        recipient_id=recipient_id,
+        result=Result.CANCELLED if cancelled else _RESULTS[verdict.outcome],
+        status=verdict.status,
+        text=verdict.text,
+        reply=verdict.reply,
+        remote=verdict.reply is not None,
+        host=seen.host if seen is not None else "",
+        ip=seen.ip if seen is not None else "",
+        local_ip=seen.local_ip if seen is not None else "",
+        tls=seen.tls if seen is not None else None,
+        dialled=seen is not None,
+        dsn_passed_on=verdict.dsn_passed_on,
+        site_failure=verdict.scope is Scope.SITE,
+        transport_failure=verdict.scope is Scope.TRANSPORT,
+        uncertain=answer is not None and answer.uncertain,
+    )

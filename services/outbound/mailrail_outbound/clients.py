@@ -1,0 +1,419 @@
+"""The queue, seen from outbound: one Lease stream to each replica, deliveries in, results out (LSE-01..08).
+
+Everything is batched by what is waiting: one gRPC message carries all results that are ready, the credit that they gave
+back, and every 20 s the tokens that still run. A stream that breaks is opened again and told what is worked on; results
+that were not acknowledged go out again, to another replica if theirs does not come back.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.kit import log, rpc
+from mailrail.kit.settings import BadSettings
+from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
+from mailrail_outbound import metrics
+from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Worker
+from mailrail_outbound.settings import OutboundSettings
+
+_LINGER = 0.001  # seconds that a batch of results waits for more; docs/benchmarks.md
+_LOOK_AGAIN = 2.0  # seconds between looks for replicas
+_GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
+_BATCH = 500  # results in one gRPC message
+
+_BODIES = {
+    types_pb2.BODY_TYPE_SEVEN_BIT: BodyType.SEVEN_BIT,
+    types_pb2.BODY_TYPE_EIGHT_BIT_MIME: BodyType.EIGHT_BIT_MIME,
+    types_pb2.BODY_TYPE_BINARY_MIME: BodyType.BINARY_MIME,
+}
+_RETURNS = {types_pb2.DSN_RETURN_FULL: "FULL", types_pb2.DSN_RETURN_HEADERS: "HDRS"}
+_REQUIREMENTS = {
+    types_pb2.TLS_REQUIREMENT_REQUIRED: Requirement.REQUIRED,
+    types_pb2.TLS_REQUIREMENT_NO: Requirement.NO,
+}
+_OUTCOMES = {
+    Result.DELIVERED: types_pb2.OUTCOME_DELIVERED,
+    Result.RELAYED: types_pb2.OUTCOME_RELAYED,
+    Result.DEFERRED: types_pb2.OUTCOME_DEFERRED,
+    Result.FAILED: types_pb2.OUTCOME_FAILED,
+    Result.CAPTURED: types_pb2.OUTCOME_CAPTURED,
+    Result.NOT_DIALLED: types_pb2.OUTCOME_NOT_DIALLED,
+    Result.CANCELLED: types_pb2.OUTCOME_CANCELLED,
+}
+_MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
+
+
+class QueueClient:
+    """The streams to all queue replicas."""
+
+    def __init__(self, settings: OutboundSettings, revision: Callable[[], int]) -> None:
+        self._settings = settings
+        self._revision = revision
+        self._links: dict[str, _Link] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._homes: dict[int, _Link] = {}  # token → the link that it came by
+        self._worker: Worker | None = None
+        self._draining = False
+        self._acknowledged = asyncio.Event()
+        self._node = settings.node_id
+        self._log = log.get_logger()
+
+    async def run(self, worker: Worker) -> None:
+        """Keep a stream to each replica, until cancelled."""
+        self._worker = worker
+        try:
+            while True:
+                found = await rpc.endpoints(self._settings.queue_target)
+                for endpoint in found:
+                    task = self._tasks.get(endpoint)
+                    if task is None or task.done():
+                        link = self._links.get(endpoint)
+                        if link is None:
+                            link = self._links[endpoint] = _Link(self, self._settings, endpoint, worker)
+                        self._tasks[endpoint] = asyncio.create_task(link.run(max(1, len(found))))
+                for endpoint in [e for e in self._tasks if e not in found]:
+                    if not self._links[endpoint].connected:
+                        self._tasks.pop(endpoint).cancel()
+                self._move_results()
+                metrics.QUEUES.set(sum(link.connected for link in self._links.values()))
+                await asyncio.sleep(_LOOK_AGAIN)
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            metrics.QUEUES.set(0)
+
+    @property
+    def connected(self) -> bool:
+        """Whether any replica can hand us work."""
+        return any(link.connected for link in self._links.values())
+
+    def report(self, report: DeliveryReport) -> None:
+        """Hand a result to the replica that the delivery came from."""
+        link = self._homes.pop(report.token, None)
+        if link is None or (not link.connected and self._settled(link)):
+            link = next((each for each in self._links.values() if each.connected), link)
+        if link is None:
+            return
+        link.add_result(result_to_wire(report, self._node))
+
+    def drain(self) -> None:
+        """Take no more work."""
+        self._draining = True
+        for link in self._links.values():
+            link.wake()
+
+    async def flushed(self, within: float) -> bool:
+        """Wait until every result is acknowledged, so many seconds at most."""
+        try:
+            async with asyncio.timeout(within):
+                while any(link.unacknowledged for link in self._links.values()):
+                    self._acknowledged.clear()
+                    await self._acknowledged.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused."""
+        return self._draining
+
+    def took(self, token: int, link: "_Link") -> None:
+        """A delivery came by this link."""
+        self._homes[token] = link
+
+    def acknowledged(self) -> None:
+        """The queue wrote results down."""
+        self._acknowledged.set()
+
+    def home_of(self, token: int) -> "_Link | None":
+        """The link that a running delivery came by."""
+        return self._homes.get(token)
+
+    @property
+    def revision(self) -> int:
+        """The configuration revision in force here."""
+        return self._revision()
+
+    def _settled(self, link: "_Link") -> bool:
+        return time.monotonic() - link.lost_at > _GONE_AFTER
+
+    def _move_results(self) -> None:
+        """Results whose replica stays away go to another: any can write them down (LSE-03)."""
+        alive = [link for link in self._links.values() if link.connected]
+        if not alive:
+            return
+        for link in self._links.values():
+            if not link.connected and link.unacknowledged and self._settled(link):
+                for result in link.give_up():
+                    alive[0].add_result(result)
+
+
+class _Link:
+    """One Lease stream."""
+
+    def __init__(self, client: QueueClient, settings: OutboundSettings, endpoint: str, worker: Worker) -> None:
+        self.connected = False
+        self.lost_at = time.monotonic()
+        self._client = client
+        self._settings = settings
+        self._endpoint = endpoint
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._ready: list[lease_pb2.DeliveryResult] = []  # not sent on the present stream
+        self._sent: dict[int, lease_pb2.DeliveryResult] = {}  # sent, not acknowledged
+        self._credit = 0  # to give back
+        self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
+        self._log = log.get_logger(queue=endpoint)
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    @property
+    def unacknowledged(self) -> int:
+        """Results that the queue has not said it wrote down."""
+        return len(self._ready) + len(self._sent)
+
+    def add_result(self, result: lease_pb2.DeliveryResult) -> None:
+        """To be sent with the next batch."""
+        self._ready.append(result)
+        self._credit += 1
+        self._wake.set()
+
+    def give_up(self) -> list[lease_pb2.DeliveryResult]:
+        """Everything unacknowledged, for another link."""
+        results = [*self._sent.values(), *self._ready]
+        self._sent.clear()
+        self._ready.clear()
+        return results
+
+    def wake(self) -> None:
+        """Something is to be said."""
+        self._wake.set()
+
+    # --- the stream ---------------------------------------------------------------------------------------------------
+
+    async def run(self, replicas: int) -> None:
+        """Open the stream, once; ends when it breaks."""
+        try:
+            async with rpc.channel(self._settings, self._endpoint, "queue") as channel:
+                self._stub = lease_pb2_grpc.LeaseServiceStub(channel)
+                await self._stream(self._stub, replicas)
+        except grpc.aio.AioRpcError as error:
+            if self.connected or error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                self._log.warning("queue stream ended", code=error.code().name, detail=error.details())
+        except BadSettings as error:
+            self._log.error("cannot speak to the queue", error=str(error))
+        finally:
+            if self.connected:
+                self.lost_at = time.monotonic()
+            self.connected = False
+            self._stub = None
+
+    async def _stream(self, stub: "lease_pb2_grpc.LeaseServiceAsyncStub", replicas: int) -> None:
+        # What was sent on the stream before may or may not have been written down: say it again (idempotent by token).
+        self._ready = [*self._sent.values(), *self._ready]
+        self._sent = {}
+        self._credit = 0
+        leaving = asyncio.Event()
+        call = stub.Lease(self._requests(replicas, leaving), wait_for_ready=True)
+        async for response in call:
+            if not self.connected:
+                self.connected = True
+                metrics.QUEUES.inc()
+                self._log.info("queue stream open")
+            self._take_in(response)
+            if response.go_away:
+                leaving.set()
+                self._wake.set()
+
+    def _take_in(self, response: lease_pb2.LeaseResponse) -> None:
+        now = self._loop.time()
+        for token in response.committed:
+            self._sent.pop(token, None)
+        if response.committed:
+            self._client.acknowledged()
+        for renewal in response.renewals:
+            self._worker.renew(renewal.token, renewal.remaining_seconds)
+        for token in response.cancel:
+            self._worker.cancel(token)
+        for delivery in response.deliveries:
+            self._client.took(delivery.token, self)
+            self._worker.take(self.delivery_from_wire(delivery, now))
+
+    async def _requests(self, replicas: int, leaving: asyncio.Event) -> AsyncIterator[lease_pb2.LeaseRequest]:
+        settings, client = self._settings, self._client
+        hello = lease_pb2.Hello(node_id=settings.node_id, config_revision=client.revision)
+        running = self._worker.running
+        for token, recipient_ids in running.items():
+            if client.home_of(token) is self:
+                hello.working.add(token=token, recipient_ids=recipient_ids)
+        share = max(1, settings.capacity // replicas)
+        credit = 0 if client.draining else max(0, share - len(hello.working))
+        yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining)
+        said_goodbye = client.draining
+        alive_at = self._loop.time() + settings.alive_seconds
+        while True:
+            if not self._ready and not (client.draining and not said_goodbye):
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, alive_at - self._loop.time())):
+                        await self._wake.wait()
+                if len(self._ready) > 1 or len(self._worker.running) > 1:
+                    await asyncio.sleep(_LINGER)
+            request = lease_pb2.LeaseRequest()
+            batch, self._ready = self._ready[:_BATCH], self._ready[_BATCH:]
+            for result in batch:
+                self._sent[result.token] = result
+            request.results.extend(batch)
+            if client.draining:
+                said_goodbye = True
+                request.go_away = True
+            elif not leaving.is_set():
+                request.credit, self._credit = self._credit, 0
+            if self._loop.time() >= alive_at:
+                alive_at = self._loop.time() + settings.alive_seconds
+                request.alive.extend(token for token in self._worker.running if client.home_of(token) is self)
+            yield request
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def delivery_from_wire(self, wire: lease_pb2.Delivery, now: float) -> Delivery:
+        """A delivery as the application knows it. `now` is the loop's time at which it came."""
+        envelope = wire.envelope
+        transport = wire.transport
+        return Delivery(
+            lease=Lease(wire.token, now + wire.remaining_seconds),
+            message_id=wire.message_id,
+            config_revision=wire.config_revision,
+            transport=ObjectRef(transport.kind, transport.namespace, transport.name)
+            if wire.HasField("transport")
+            else None,
+            transport_digest=wire.transport_digest,
+            domain=wire.domain,
+            envelope=Envelope(
+                sender=envelope.mail_from,
+                body=_BODIES.get(envelope.body_type),
+                smtputf8=envelope.smtputf8,
+                ret=_RETURNS.get(envelope.dsn_return),
+                envid=envelope.envelope_id if envelope.HasField("envelope_id") else None,
+                auth=envelope.auth if envelope.HasField("auth") else None,
+            ),
+            requirement=_REQUIREMENTS.get(envelope.tls_requirement, Requirement.DEFAULT),
+            recipients=tuple(
+                Recipient(
+                    recipient.address,
+                    tuple(recipient.notify),
+                    recipient.original_recipient if recipient.HasField("original_recipient") else None,
+                )
+                for recipient in wire.recipients
+            ),
+            recipient_ids=tuple(recipient.id for recipient in wire.recipients),
+            simulate=tuple(recipient.simulate for recipient in wire.recipients),
+            prefix=wire.prefix,
+            body=wire.body if wire.HasField("body") else _RemoteBody(self, wire.token, wire.message_id),
+            size=wire.size,
+            eight_bit=envelope.eight_bit,
+            attempt=wire.attempt,
+            gateway=ObjectRef(envelope.gateway.kind, envelope.gateway.namespace, envelope.gateway.name)
+            if envelope.HasField("gateway")
+            else None,
+            dialled={host.host: tuple(host.ips) for host in wire.dialled},
+        )
+
+    async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncIterator[bytes]:
+        """The body from an offset. Raises ContentGone."""
+        stub = self._stub
+        if stub is None:
+            raise ContentGone("the queue is out of reach")
+        request = lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset)
+        try:
+            async for response in stub.FetchContent(request):
+                yield response.data
+        except grpc.aio.AioRpcError as error:
+            raise ContentGone(f"{error.code().name}: {error.details()}") from error
+
+
+class _RemoteBody:
+    """A body that stays with the queue until it is sent (ports.Body)."""
+
+    __slots__ = ("_link", "_message_id", "_token")
+
+    def __init__(self, link: _Link, token: int, message_id: bytes) -> None:
+        self._link = link
+        self._token = token
+        self._message_id = message_id
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See ports.Body."""
+        async for chunk in self._link.fetch(self._token, self._message_id, 0):
+            yield chunk
+
+
+def _timestamp(when: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(when)
+    return stamp
+
+
+def result_to_wire(report: DeliveryReport, node: str) -> lease_pb2.DeliveryResult:
+    """A report as the queue gets it."""
+    started, ended = _timestamp(report.started), _timestamp(report.ended)
+    result = lease_pb2.DeliveryResult(token=report.token, done=True, mx_hosts=report.mx_hosts)
+    for host, ips in report.dialled.items():
+        result.dialled.add(host=host, ips=ips)
+    for recipient in report.recipients:
+        result.recipients.append(_recipient_to_wire(recipient, started, ended, node))
+    return result
+
+
+def _recipient_to_wire(
+    recipient: RecipientReport, started: Timestamp, ended: Timestamp, node: str
+) -> lease_pb2.RecipientResult:
+    attempt = types_pb2.Attempt(
+        started=started,
+        ended=ended,
+        outcome=_OUTCOMES[recipient.result],
+        mx_host=recipient.host,
+        remote_ip=recipient.ip,
+        local_ip=recipient.local_ip,
+        dialled=recipient.dialled,
+        node=node,
+    )
+    reply = attempt.reply
+    reply.remote = recipient.remote
+    if recipient.reply is not None:
+        reply.code = recipient.reply.code
+        if recipient.reply.enhanced is not None:
+            reply.enhanced = str(recipient.reply.enhanced)
+        reply.lines.extend(line[:_MAX_LINE] for line in recipient.reply.texts[:_MAX_LINES])
+        if not recipient.remote:
+            reply.enhanced = str(recipient.status)
+    else:
+        reply.enhanced = str(recipient.status)
+        reply.lines.append(recipient.text[:_MAX_LINE])
+    if recipient.tls is not None:
+        attempt.tls.version = recipient.tls.version
+        attempt.tls.cipher = recipient.tls.cipher
+        attempt.tls.verified = recipient.tls.verified
+        attempt.tls.verdict = recipient.tls.verdict
+        attempt.tls.offered = recipient.tls.offered
+    return lease_pb2.RecipientResult(
+        id=recipient.recipient_id,
+        attempt=attempt,
+        dsn_passed_on=recipient.dsn_passed_on,
+        site_failure=recipient.site_failure,
+        transport_failure=recipient.transport_failure,
+        uncertain=recipient.uncertain,
+    )

@@ -1,0 +1,96 @@
+"""gRPC in: what outbound tells about itself, and recipient verification. Messages to domain types, no decisions."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.smtp.client import Answer, Stage
+from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
+from mailrail_outbound.app import Outbound
+from mailrail_outbound.pool import Pool
+
+SERVICE = "mailrail.outbound.v1.OutboundService"
+
+_KEEP = {
+    outbound_pb2.VerifyRecipientResponse.VERDICT_ACCEPTED: 3600.0,
+    outbound_pb2.VerifyRecipientResponse.VERDICT_REFUSED: 600.0,
+    outbound_pb2.VerifyRecipientResponse.VERDICT_OUT_OF_REACH: 10.0,
+}
+_ENTRIES = 50_000
+
+
+class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
+    """outbound.proto, OutboundService."""
+
+    def __init__(self, app: Outbound, pool: Pool) -> None:
+        self._app = app
+        self._pool = pool
+        self._known: OrderedDict[tuple[str, str], tuple[float, outbound_pb2.VerifyRecipientResponse]] = OrderedDict()
+        self._asking: dict[tuple[str, str], asyncio.Task[outbound_pb2.VerifyRecipientResponse]] = {}
+
+    async def VerifyRecipient(  # noqa: N802, RUF100
+        self, request: outbound_pb2.VerifyRecipientRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> outbound_pb2.VerifyRecipientResponse:
+        """Cached: an hour when accepted, ten minutes when refused, moments when out of reach."""
+        key = (request.transport, request.address)
+        known = self._known.get(key)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = asyncio.create_task(self._ask(request))
+            self._asking[key] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        response = await asyncio.shield(asking)
+        self._known[key] = (time.monotonic() + _KEEP[response.verdict], response)
+        self._known.move_to_end(key)
+        while len(self._known) > _ENTRIES:
+            self._known.popitem(last=False)
+        return response
+
+    async def _ask(self, request: outbound_pb2.VerifyRecipientRequest) -> outbound_pb2.VerifyRecipientResponse:
+        namespace, _, name = request.transport.rpartition("/")
+        answer = await self._app.verify(request.address, ObjectRef("MailTransport", namespace, name))
+        reply = answer.reply
+        return outbound_pb2.VerifyRecipientResponse(
+            verdict=_verdict(answer),
+            code=reply.code if reply is not None else 0,
+            enhanced=str(reply.enhanced) if reply is not None and reply.enhanced is not None else "",
+            text=reply.text[:512] if reply is not None else answer.detail[:512],
+        )
+
+    async def ListConnections(  # noqa: N802, RUF100
+        self, request: outbound_pb2.ListConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> outbound_pb2.ListConnectionsResponse:
+        """Every open connection."""
+        response = outbound_pb2.ListConnectionsResponse()
+        now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
+        for connection in self._pool.connections:
+            facts = connection.tls_facts
+            entry = response.connections.add(
+                transport=connection.transport_name,
+                host=connection.host,
+                ip=connection.ip,
+                port=connection.key.port,
+                tls=f"{facts.version} {facts.cipher}" if facts is not None else "",
+                identity=connection.key.identity,
+                busy=connection.busy,
+                messages=connection.dialogue.transactions,
+            )
+            entry.opened.FromDatetime(wall - timedelta(seconds=now - connection.opened))
+        return response
+
+
+def _verdict(answer: Answer) -> outbound_pb2.VerifyRecipientResponse.Verdict.ValueType:
+    if answer.stage is Stage.RCPT and answer.remote and answer.reply is not None:
+        if answer.reply.completed:
+            return outbound_pb2.VerifyRecipientResponse.VERDICT_ACCEPTED
+        # 552 is "too many recipients" by history: it says nothing about this one.
+        if answer.reply.permanent and answer.reply.code != 552:
+            return outbound_pb2.VerifyRecipientResponse.VERDICT_REFUSED
+    return outbound_pb2.VerifyRecipientResponse.VERDICT_OUT_OF_REACH
