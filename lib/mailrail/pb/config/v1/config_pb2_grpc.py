@@ -80,6 +80,11 @@ class ConfigServiceStub:
                 request_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.SerializeToString,
                 response_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.FromString,
                 _registered_method=True)
+        self.ListSealingKeys = channel.unary_unary(
+                '/mailrail.config.v1.ConfigService/ListSealingKeys',
+                request_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysRequest.SerializeToString,
+                response_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysResponse.FromString,
+                _registered_method=True)
 
 
 class ConfigServiceServicer:
@@ -145,6 +150,13 @@ class ConfigServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSealingKeys(self, request, context):
+        """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConfigServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -192,6 +204,11 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     servicer.Unpin,
                     request_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.FromString,
                     response_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.SerializeToString,
+            ),
+            'ListSealingKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSealingKeys,
+                    request_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysRequest.FromString,
+                    response_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -438,6 +455,33 @@ class ConfigService:
             '/mailrail.config.v1.ConfigService/Unpin',
             mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.SerializeToString,
             mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSealingKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailrail.config.v1.ConfigService/ListSealingKeys',
+            mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysRequest.SerializeToString,
+            mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

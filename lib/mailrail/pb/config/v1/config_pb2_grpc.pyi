@@ -51,6 +51,8 @@ class ConfigServiceStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_config_pb2.RollbackRequest, _config_pb2.RollbackResponse]
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _grpc.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]
+    ListSealingKeys: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]
+    """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
 @_typing.type_check_only
 class ConfigServiceAsyncStub(ConfigServiceStub):
@@ -71,6 +73,8 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_config_pb2.RollbackRequest, _config_pb2.RollbackResponse]  # type: ignore[assignment]
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _aio.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]  # type: ignore[assignment]
+    ListSealingKeys: _aio.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]  # type: ignore[assignment]
+    """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     """Publishers: the operator, or local mode's folder watcher. Readers: every service."""
@@ -142,5 +146,13 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _config_pb2.UnpinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_config_pb2.UnpinResponse, _abc.Awaitable[_config_pb2.UnpinResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSealingKeys(
+        self,
+        request: _config_pb2.ListSealingKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_pb2.ListSealingKeysResponse, _abc.Awaitable[_config_pb2.ListSealingKeysResponse]]:
+        """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
 def add_ConfigServiceServicer_to_server(servicer: ConfigServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
