@@ -14,7 +14,7 @@ JOBS  ?= 2
 ARGS  ?=
 
 # What mypy reads: every package of the distribution, the scripts and the tests.
-TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard scripts) tests
+TYPED := lib/mailrail $(wildcard services/*/mailrail_*) operator/mailrail_operator $(wildcard scripts) tests
 GENERATORS := $(sort $(wildcard scripts/generate_*.py))
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 run` names another one.
@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 .PHONY: help
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  ARGS=... is handed on: make test ARGS='tests/unit -k route', make run ARGS='--port-offset 100'"
 
@@ -52,6 +52,12 @@ run: $(STAMP) ## start all of Mailrail here, on an embedded Postgres, with the r
 .PHONY: test
 test: $(STAMP) ## run every test that needs no cluster
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -rfE $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## run the tests that need Kubernetes: CRDs, operator; KUBECONFIG names a cluster for tests alone (kind will do)
+	@if [ -z "$$KUBECONFIG" ]; then \
+		echo "KUBECONFIG does not name a cluster. A local one: kind create cluster --kubeconfig k.yaml; KUBECONFIG=k.yaml make test-cluster" >&2; exit 1; fi
+	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files up to date

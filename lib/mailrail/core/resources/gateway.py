@@ -1,8 +1,10 @@
 """MailGateway: one installation or edge, its listeners, its postmaster, and the global level of routing (design 5)."""
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
 
 from mailrail.core.config.revision import Protocol
 from mailrail.core.resources.base import (
@@ -33,6 +35,18 @@ class ProxyProtocol(Part):
     trusted_cidrs: Annotated[tuple[Cidr, ...], Field(min_length=1, max_length=64)] = Field(
         alias="trustedCIDRs", description="Networks of the load balancers that send the header."
     )
+
+    @field_validator("trusted_cidrs")
+    @classmethod
+    def _are_networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                ip_network(value, strict=False)
+            except ValueError as error:
+                raise PydanticCustomError(
+                    "network", "{value} is not a network, like 10.0.0.0/8 or 2001:db8::/32", {"value": value}
+                ) from error
+        return values
 
 
 class ListenerTls(Part):

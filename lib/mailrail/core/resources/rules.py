@@ -95,8 +95,12 @@ class UniqueBy:
     @property
     def cel(self) -> str:
         """Each entry exists once."""
-        name, dot = to_camel(self.field), f".{to_camel(self.key)}" if self.key else ""
-        return f"!has(self.{name}) || self.{name}.all(a, self.{name}.exists_one(b, b{dot} == a{dot}))"
+        name = to_camel(self.field)
+        if self.key is None:
+            return f"!has(self.{name}) || self.{name}.all(a, self.{name}.exists_one(b, b == a))"
+        key = to_camel(self.key)  # entries without it do not count
+        same = f"self.{name}.exists_one(b, has(b.{key}) && b.{key} == a.{key})"
+        return f"!has(self.{name}) || self.{name}.all(a, !has(a.{key}) || {same})"
 
     def holds(self, model: Any) -> bool:
         """The set of values is as long as the list."""

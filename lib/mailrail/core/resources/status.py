@@ -1,0 +1,237 @@
+"""What the operator writes into the status of each kind, as models: the CRDs' status schemas come from them.
+
+Status says conditions, never a phase; facts that change for every object at once (revision numbers, who runs what) live
+on MailGateway alone, so that one publish does not rewrite thousands of objects. Nothing secret, and nothing copied from
+a referenced object, is ever in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, StringConstraints
+
+from mailrail.core.resources.base import Part
+
+MESSAGE_LIMIT: Final = 4096
+"""Characters of a condition's message; longer ones are cut."""
+DNS_RECORDS_LIMIT: Final = 64
+"""Records that the status of a domain lists."""
+
+_Name = Annotated[str, StringConstraints(max_length=253)]
+_Time = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
+
+
+class ConditionStatus(Part):
+    """One condition, in the shape of `metav1.Condition`."""
+
+    type: Annotated[str, StringConstraints(min_length=1, max_length=316)] = Field(description="What it speaks of.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The metadata.generation that was judged."
+    )
+    last_transition_time: _Time = Field(description="When the status last changed.")
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="Why, from a closed list; see the reference page."
+    )
+    message: Annotated[str, StringConstraints(max_length=MESSAGE_LIMIT)] = Field(description="The same for people.")
+
+
+class ParentReference(Part):
+    """An object that this one attaches to."""
+
+    kind: _Name = Field(description="Its kind.")
+    namespace: _Name = Field(description="Its namespace.")
+    name: _Name = Field(description="Its name.")
+
+
+class ParentStatus(Part):
+    """How the object fares with one of those that it attaches to."""
+
+    parent_ref: ParentReference = Field(description="The other object.")
+    controller_name: _Name = Field(description="Who wrote this: mailrail.dev/operator, or the name given to it.")
+    conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Accepted, ResolvedRefs and Programmed; while true Shadowed and Ambiguous.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class CommonStatus(Part):
+    """What every kind has."""
+
+    conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Accepted, ResolvedRefs, Programmed and Ready; while true Shadowed and Ambiguous.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class AttachedStatus(CommonStatus):
+    """What every kind has that attaches to another."""
+
+    parents: Annotated[tuple[ParentStatus, ...], Field(max_length=16)] = Field(
+        default=(), description="The same for each object that this one attaches to."
+    )
+
+
+class ConfigStatus(Part):
+    """The configuration as services run it: the only place with revision numbers."""
+
+    revision: Annotated[int, Field(ge=0)] = Field(description="Head: the revision that services should run.")
+    newest: Annotated[int, Field(ge=0)] = Field(description="The newest stored one; greater while head is pinned.")
+    checksum: Annotated[str, StringConstraints(max_length=71)] = Field(description="SHA-256 of the newest one.")
+    pinned: bool = Field(description="Whether head is pinned by a rollback.")
+    consumers: Annotated[int, Field(ge=0)] = Field(description="Live processes that read it.")
+    up_to_date: Annotated[int, Field(ge=0)] = Field(description="Those that run head.")
+    rejecting: Annotated[int, Field(ge=0)] = Field(description="Those that could not use it.")
+
+
+class MailGatewayStatus(CommonStatus):
+    """Of a gateway."""
+
+    domains: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Attached MailDomains.")
+    config: ConfigStatus | None = Field(default=None, description="The configuration as services run it.")
+
+
+class DnsRecordStatus(Part):
+    """A DNS record that the domain needs."""
+
+    purpose: Literal["SPF", "DKIM", "DMARC", "MTA-STS", "TLSRPT", "MX", "PTR"] = Field(description="What for.")
+    type: Literal["TXT", "MX", "PTR", "A"] = Field(description="Record type.")
+    name: Annotated[str, StringConstraints(max_length=255)] = Field(description="Owner name.")
+    value: Annotated[str, StringConstraints(max_length=4096)] = Field(description="What to publish.")
+    state: Literal["Match", "Missing", "Mismatch", "Unknown"] = Field(
+        description="Match; Missing: there is none; Mismatch: another is there; Unknown: the lookup failed."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] = Field(default="", description="What is wrong.")
+
+
+class MailDomainStatus(AttachedStatus):
+    """Of a domain. Its conditions have DNSConfigured besides, which is no part of Ready."""
+
+    accounts: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Attached MailAccounts.")
+    dns_records: Annotated[tuple[DnsRecordStatus, ...], Field(max_length=DNS_RECORDS_LIMIT)] | None = Field(
+        default=None, description="DNS records that the domain needs, and whether they are there."
+    )
+
+
+class MailAccountStatus(AttachedStatus):
+    """Of an account."""
+
+    address_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Addresses of its own.")
+
+
+class MailTransportStatus(CommonStatus):
+    """Of a transport."""
+
+    type: _Name | None = Field(default=None, description="Which member is set.")
+    endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(default=None, description="Next hop.")
+    referenced_by: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="MailRoutes and MailDomains that name it."
+    )
+
+
+class MailRouteStatus(AttachedStatus):
+    """Of a route."""
+
+    level: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="Account, Domain or Global; several with commas."
+    )
+    rule_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Rules.")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`; `wide` ones are shown with `-o wide` only."""
+
+    name: str
+    path: str
+    type: str = "string"
+    wide: bool = False
+
+
+def _condition(kind: str, field: str = "status") -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
+_READY: Final = Column("Ready", _condition("Ready"))
+_AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+_WHY: Final = (
+    Column("Accepted", _condition("Accepted", "reason"), wide=True),
+    Column("References", _condition("ResolvedRefs", "reason"), wide=True),
+    Column("Message", _condition("Ready", "message"), wide=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """What a CRD needs besides the schema of `spec`."""
+
+    status: type[CommonStatus]
+    columns: tuple[Column, ...]
+    selectable: tuple[str, ...] = ()
+
+
+KIND_INFO: Final[Mapping[str, KindInfo]] = {
+    "MailGateway": KindInfo(
+        MailGatewayStatus,
+        (
+            _READY,
+            Column("Hostname", ".spec.hostname"),
+            Column("Domains", ".status.domains", "integer"),
+            Column("Revision", ".status.config.revision", "integer"),
+            Column("Consumers", ".status.config.consumers", "integer", wide=True),
+            Column("UpToDate", ".status.config.upToDate", "integer", wide=True),
+            *_WHY,
+            _AGE,
+        ),
+        (".spec.hostname",),
+    ),
+    "MailDomain": KindInfo(
+        MailDomainStatus,
+        (
+            _READY,
+            Column("Domain", ".spec.domainName"),
+            Column("Accounts", ".status.accounts", "integer"),
+            Column("DNS", _condition("DNSConfigured")),
+            *_WHY,
+            _AGE,
+        ),
+        (".spec.domainName", ".spec.gatewayRef.name"),
+    ),
+    "MailAccount": KindInfo(
+        MailAccountStatus,
+        (
+            _READY,
+            Column("Domain", ".spec.domainRef.name"),
+            Column("Addresses", ".status.addressCount", "integer"),
+            *_WHY,
+            _AGE,
+        ),
+        (".spec.domainRef.name", ".spec.login"),
+    ),
+    "MailTransport": KindInfo(
+        MailTransportStatus,
+        (
+            _READY,
+            Column("Type", ".status.type"),
+            Column("Endpoint", ".status.endpoint"),
+            Column("Refs", ".status.referencedBy", "integer"),
+            *_WHY,
+            _AGE,
+        ),
+    ),
+    "MailRoute": KindInfo(
+        MailRouteStatus,
+        (
+            _READY,
+            Column("Level", ".status.level"),
+            Column("Priority", ".spec.priority", "integer"),
+            Column("Rules", ".status.ruleCount", "integer"),
+            *_WHY,
+            _AGE,
+        ),
+    ),
+}
+"""Columns begin with Ready and end with Age; a reader sees first what does not work."""

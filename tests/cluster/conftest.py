@@ -1,0 +1,67 @@
+"""Tests against a real Kubernetes API. They run under `make test-cluster` alone.
+
+`KUBECONFIG` names the cluster. It is not enough: a developer's shell may name a cluster that mail needs, so nothing
+here is even collected unless `MAILRAIL_TEST_CLUSTER` is set, which `make test-cluster` does. Each test has a namespace
+of its own; the CRDs are applied once and stay.
+"""
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+collect_ignore_glob = [] if os.environ.get("MAILRAIL_TEST_CLUSTER") else ["test_*.py"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CRDS = ROOT / "deploy/helm/mailrail/files/crds"
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, namespace: str = "default") -> None:
+        self.namespace = namespace
+
+    def try_(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it; the caller looks at the status."""
+        return subprocess.run(
+            ["kubectl", "--namespace", self.namespace, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run it; it must succeed. Returns its output."""
+        done = self.try_(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def apply(self, manifest: str) -> None:
+        """Apply YAML text."""
+        self("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", stdin=manifest)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Kubectl:
+    """A cluster with our CRDs, established."""
+    assert os.environ.get("KUBECONFIG"), "KUBECONFIG does not name a cluster"
+    assert shutil.which("kubectl"), "kubectl is not on the PATH"
+    kubectl = Kubectl()
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRDS))
+    return kubectl
+
+
+@pytest.fixture
+def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a fresh namespace, which is deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    cluster("create", "namespace", name)
+    yield Kubectl(name)
+    cluster("delete", "namespace", name, "--wait=false")
