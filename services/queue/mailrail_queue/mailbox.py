@@ -21,7 +21,7 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import columns as c
 from mailrail_queue.addresses import INBOX, Addresses
 from mailrail_queue.database import Row, run
-from mailrail_queue.ports import Arrival
+from mailrail_queue.ports import Arrival, Passenger
 from mailrail_queue.routing import Router, object_pb, reference_text
 
 Connection = AsyncConnection[Row]
@@ -161,36 +161,49 @@ class MailboxDelivery:
             self._addresses = (router.number, Addresses(router.revision))
         return self._addresses[1]
 
-    def place(self, arrival: Arrival) -> tuple[str, str]:
+    def refusal(self, passenger: Passenger) -> types_pb2.Reply | None:
+        """Why no mailbox takes it now, as the reply of an attempt; None: one does.
+
+        Mail whose account or address was taken away waits for it to come back (FIN-04). A notification of ours to
+        an address that never was anybody's is refused for good.
+        """
+        try:
+            self.place(passenger)
+        except NoSuchAccount as error:
+            rcpt = types_pb2.EnvelopeRecipient.FromString(passenger.rcpt)
+            if rcpt.HasField("mailbox_account") or not passenger.null_sender or not passenger.facts.ours:
+                return types_pb2.Reply(code=451, enhanced="4.3.5", lines=[str(error)])
+            return types_pb2.Reply(code=550, enhanced="5.1.1", lines=[str(error)])
+        return None
+
+    def place(self, passenger: Passenger) -> tuple[str, str]:
         """The account and path that take it. Raises NoSuchAccount.
 
         The account was found when the mail was accepted. Should it be gone, whoever has the address now takes it.
         """
         addresses = self.addresses()
-        rcpt = types_pb2.EnvelopeRecipient.FromString(arrival.passenger.rcpt)
-        if arrival.attempt.outcome == types_pb2.OUTCOME_CAPTURED:
-            return self._captor(arrival), CAPTURED
+        rcpt = types_pb2.EnvelopeRecipient.FromString(passenger.rcpt)
         if rcpt.HasField("mailbox_account"):
             account = ObjectRef("MailAccount", rcpt.mailbox_account.namespace, rcpt.mailbox_account.name)
             if account in addresses.accounts:
                 return reference_text(account), rcpt.mailbox or INBOX
-        for found in addresses.resolve(arrival.passenger.address):
+        for found in addresses.resolve(passenger.address):
             if found.account is not None and found.account in addresses.accounts:
                 return reference_text(found.account), rcpt.mailbox or found.mailbox
-        raise NoSuchAccount(f"no account has the address {arrival.passenger.address} now")
+        raise NoSuchAccount(f"no account has the address {passenger.address} now")
 
-    def _captor(self, arrival: Arrival) -> str:
+    def _captor(self, passenger: Passenger) -> str:
         """Captured mail goes to whoever submitted it, else to the postmaster (design 10)."""
-        account = arrival.passenger.facts.account
+        account = passenger.facts.account
         if account is not None and self.addresses().account(account) is not None:
             return account
-        gateway = self._router().gateway(arrival.passenger.facts.gateway)
+        gateway = self._router().gateway(passenger.facts.gateway)
         if gateway is None:
             raise NoSuchAccount("there is no gateway whose postmaster could take captured mail")
         return reference_text(gateway.postmaster)
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
-        """Put each into its mailbox, once. Raises NoSuchAccount; ask `place` before."""
+        """Put each into its mailbox, once. Raises NoSuchAccount; ask `refusal` before."""
         found = await heads(connection, {a.passenger.message_id for a in arrivals})
         entries = []
         for arrival in arrivals:
@@ -198,8 +211,8 @@ class MailboxDelivery:
             head = found.get(passenger.message_id)
             if head is None:
                 continue
-            account, path = self.place(arrival)
             captured = arrival.attempt.outcome == types_pb2.OUTCOME_CAPTURED
+            account, path = (self._captor(passenger), CAPTURED) if captured else self.place(passenger)
             envelope = types_pb2.Envelope.FromString(head.envelope)
             entries.append(
                 Entry(
