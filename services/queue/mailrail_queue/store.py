@@ -277,12 +277,12 @@ BLOCK = 1000
 HOLD_RULES: Final[LiteralString] = """SELECT v.version, r.id, r.account, r.from_domain, r.to_domain, r.comment
     FROM hold_version v LEFT JOIN hold_rule r ON true ORDER BY r.id"""
 # Fresh recipients that a newer rule holds: back from their first lease, which was never handed on (ACC, ADM-01).
-HOLD_FRESH: Final[
-    LiteralString
-] = """UPDATE recipient r SET held = now(), hold_reason = x.reason, token = NULL, lease_until = NULL,
-        attempts = CASE WHEN r.token IS NULL THEN r.attempts ELSE r.attempts - 1 END
+HOLD_FRESH: Final[LiteralString] = """UPDATE recipient r SET held = now(), hold_reason = x.reason,
+        token = CASE WHEN r.token = x.token THEN NULL ELSE r.token END,
+        lease_until = CASE WHEN r.token = x.token THEN NULL ELSE r.lease_until END,
+        attempts = CASE WHEN r.token = x.token THEN r.attempts - 1 ELSE r.attempts END
     FROM unnest(%(id)s, %(token)s, %(reason)s) AS x (id, token, reason)
-    WHERE r.id = x.id AND coalesce(r.token, 0) = x.token AND r.held IS NULL"""
+    WHERE r.id = x.id AND r.held IS NULL"""
 
 
 # --- due work -------------------------------------------------------------------------------------------------------
@@ -820,7 +820,7 @@ async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
 # --- shards and processes -------------------------------------------------------------------------------------------
 
 HEARTBEAT: Final[LiteralString] = """WITH mine AS (
-    INSERT INTO node (id, name, address) VALUES (%(id)s, %(name)s, %(address)s)
+    INSERT INTO node (id, name, address, started) VALUES (%(id)s, %(name)s, %(address)s, %(started)s::timestamptz)
     ON CONFLICT (id) DO UPDATE SET seen = now(), address = excluded.address
 ), replaced AS (
     DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz) OR seen < now() - interval '1 hour'
@@ -838,3 +838,9 @@ ACQUIRE: Final[LiteralString] = """UPDATE shard SET owner = %(id)s, epoch = epoc
         SELECT number FROM shard WHERE owner IS NULL OR NOT (owner = ANY(%(live)s)) ORDER BY number LIMIT %(count)s FOR UPDATE SKIP LOCKED
     ) RETURNING number, epoch"""
 RELEASE: Final[LiteralString] = "UPDATE shard SET owner = NULL WHERE owner = %(id)s AND number = ANY(%(number)s)"
+OWNERS: Final[LiteralString] = "SELECT number, owner FROM shard WHERE owner IS NOT NULL"
+
+
+def shard_column(numbers: Sequence[int]) -> c.Column:
+    """Shard numbers as a parameter."""
+    return c.smallints(numbers)

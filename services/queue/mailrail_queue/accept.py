@@ -1,0 +1,703 @@
+"""Mail comes in: bodies in chunks, commits in groups, one answer each, and never one before it is true (ACC).
+
+A commit waits here only until a lane is free; what gathered meanwhile shares the next transaction. While mail comes in
+steadily a batch waits a millisecond for company, when idle not at all. Fresh mail whose site can take it soon is
+stored with its first lease and leaves from memory once the commit has returned (SHD-02, LSE-06).
+
+How it fails: a batch that Postgres refuses for its data is split until the guilty message stands alone (ACC-03). A
+connection lost in the middle leaves the outcome open; the batch is stored again, which is harmless, since ids that are
+there are left alone. Only when that goes on for too long does the caller get no answer, and asks `GetOutcome`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import psycopg
+
+from mailrail.core.delivery.judge import Judgement
+from mailrail.core.delivery.outcome import Outcome
+from mailrail.core.dsn.due import Asked, DsnKind
+from mailrail.core.hold import HoldRule, first_match
+from mailrail.core.site import shard
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2, types_pb2
+from mailrail_queue import columns as c
+from mailrail_queue import metrics, store
+from mailrail_queue.database import Database, Lane, NotDurable, run
+from mailrail_queue.dispatch import Dispatcher, Flight
+from mailrail_queue.finish import asked_of
+from mailrail_queue.ports import Notice, Notifications, Passenger
+from mailrail_queue.routing import Facts, Plan, Router, domain_of, reference_text
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import Connection, Deferral, NewMessage, NewRecipient, Ownership
+
+MAX_RECIPIENTS = 100_000
+"""Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""
+PER_DELIVERY = 100
+"""Recipients of one transaction (RFC 5321 4.5.3.1.8; design 4, Deliver)."""
+_REFUSE_AFTER = 10.0
+"""Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
+_GIVE_UP_AFTER = 60.0
+"""Seconds after which a commit of unknown outcome is left without an answer; ingress asks GetOutcome (ACC-04)."""
+_SIDEWAYS = 64
+"""Octets counted for a message besides its content."""
+
+_OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
+_EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)
+
+
+def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
+    """A reply for the client, in our own words."""
+    return types_pb2.Reply(code=code, enhanced=enhanced, lines=[text])
+
+
+UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
+BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
+UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
+UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
+BROKEN = refusal(451, "4.3.0", "the message could not be stored")
+OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
+
+
+_Member = tuple[NewRecipient, Passenger, types_pb2.EnvelopeRecipient]
+
+
+class Caller(Protocol):
+    """The stream that a commit came on."""
+
+    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
+        """The commit is durable, or refused."""
+
+    def lost(self, message_id: bytes) -> None:
+        """Nobody knows: the stream ends without an answer, and its other end asks GetOutcome."""
+
+
+@dataclass(slots=True, eq=False)
+class Arriving:
+    """A message whose commit frame is here."""
+
+    id: bytes
+    commit: enqueue_pb2.Commit
+    chunks: int
+    caller: Caller
+    size: int  # octets held in memory
+    since: float
+    sent: bool = False  # to Postgres, so that it may be committed without our knowing
+    doubles: list[Caller] = field(default_factory=list)
+    """Others that committed the same id in the same batch: they get the same answer."""
+    new: NewMessage | None = None
+    recipients: list[NewRecipient] = field(default_factory=list)
+    flights: list[Flight] = field(default_factory=list)
+    expanded: list[types_pb2.EnvelopeRecipient] = field(default_factory=list)
+    earlier: list[NewRecipient] = field(default_factory=list)
+    """Born leased by a try of which nobody knows whether it was committed."""
+
+    def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
+        """Tell everybody who waits for this id."""
+        for caller in (self.caller, *self.doubles):
+            caller.answer(self.id, accepted, reply)
+
+    def lost(self) -> None:
+        """Tell nobody anything."""
+        for caller in (self.caller, *self.doubles):
+            caller.lost(self.id)
+
+
+class Ids:
+    """Ids for recipients and tokens, in blocks of 1000 from Postgres."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._lock = asyncio.Lock()
+        self._recipients: deque[range] = deque()
+        self._tokens: deque[range] = deque()
+        self.forget()
+
+    def forget(self) -> None:
+        """What was handed out under another timeline may be handed out again there: start anew (ACC-06)."""
+        self._recipients.clear()
+        self._tokens.clear()
+        self._recipient: Iterator[int] = iter(())
+        self._token: Iterator[int] = iter(())
+        self._left_recipients = self._left_tokens = 0
+
+    async def ensure(self, recipients: int, tokens: int, connection: Connection | None = None) -> None:
+        """Have so many of each at hand. Raises psycopg.Error."""
+        while self._left_recipients < recipients or self._left_tokens < tokens:
+            async with self._lock:
+                if self._left_recipients >= recipients and self._left_tokens >= tokens:
+                    return
+                if connection is None:
+                    rows = await self._lane.run(store.BLOCKS)
+                else:
+                    rows = await run(connection, store.BLOCKS)
+                self._extend(rows[0][0], rows[0][1])
+
+    def _extend(self, recipient: int, token: int) -> None:
+        self._recipients.append(range(recipient, recipient + store.BLOCK))
+        self._tokens.append(range(token, token + store.BLOCK))
+        self._left_recipients += store.BLOCK
+        self._left_tokens += store.BLOCK
+
+    def recipient(self) -> int:
+        """The next recipient id; `ensure` was called."""
+        self._left_recipients -= 1
+        for value in self._recipient:
+            return value
+        self._recipient = iter(self._recipients.popleft())
+        return next(self._recipient)
+
+    def token(self) -> int:
+        """The next token; `ensure` was called."""
+        self._left_tokens -= 1
+        for value in self._token:
+            return value
+        self._token = iter(self._tokens.popleft())
+        return next(self._token)
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """The hold rules as of a version."""
+
+    version: int = 0
+    rules: tuple[HoldRule, ...] = ()
+
+
+async def read_holds(connection: Connection) -> Holds:
+    """The hold rules now."""
+    rows = await run(connection, store.HOLD_RULES)
+    return Holds(rows[0][0], tuple(HoldRule(*row[1:]) for row in rows if row[1] is not None))
+
+
+class Intake:
+    """Takes commits, groups them, stores them, answers."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        router: Callable[[], Router],
+        ownership: Callable[[], Ownership],
+        *,
+        notifications: Notifications | None = None,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._router = router
+        self._ownership = ownership
+        self.notifications = notifications
+        self._lanes = [database.lane("accept 1"), database.lane("accept 2")]
+        self._upload_lane = database.lane("upload")
+        self.ids = Ids(database.lane("ids"))
+        self.holds = Holds()
+        self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
+        """Told (shard, site) of recipients that were stored due."""
+        self._waiting: deque[Arriving] = deque()
+        self._wake = asyncio.Event()
+        self._busy = 0
+        self._down_since: float | None = None
+        self._steady = 0.0
+        self._log = log.get_logger()
+
+    # --- in ---
+
+    @property
+    def idle(self) -> bool:
+        """No commit waits for its answer."""
+        return not self._waiting and not self._busy
+
+    def submit(self, arriving: Arriving) -> None:
+        """Take a commit; its caller is answered."""
+        self._waiting.append(arriving)
+        self._wake.set()
+
+    async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
+        """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
+        async with self._upload_lane.use() as connection:
+            return await store.add_chunk(connection, message_id, number, data)
+
+    async def abort(self, ids: Sequence[bytes]) -> None:
+        """Forget bodies whose commit will not come; the sweeper finds what this misses."""
+        try:
+            async with self._upload_lane.use() as connection:
+                await store.abort_uploads(connection, ids)
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.info("an upload is left to the sweeper", error=str(error).strip())
+
+    async def outcome(self, message_id: bytes) -> float | None:
+        """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error."""
+        async with self._upload_lane.use() as connection:
+            return await store.outcome(connection, message_id)
+
+    # --- batches ---
+
+    async def run(self) -> None:
+        """Store batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(self._work(lane))
+
+    async def _work(self, lane: Lane) -> None:
+        linger = self._settings.linger
+        while True:
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            if linger and time.monotonic() - self._steady < 0.05 and len(self._waiting) < 16:
+                await asyncio.sleep(linger)
+            batch = self._take()
+            if not batch:
+                continue
+            if len(batch) > 1:
+                self._steady = time.monotonic()
+            self._busy += 1
+            try:
+                await self._store(lane, batch)
+            except Exception:
+                self._log.exception("a batch failed in a way that nobody foresaw", messages=len(batch))
+                for arriving in batch:
+                    arriving.lost()
+            finally:
+                self._busy -= 1
+
+    def _take(self) -> list[Arriving]:
+        batch: dict[bytes, Arriving] = {}
+        room = self._settings.batch_bytes
+        while self._waiting and len(batch) < self._settings.batch_messages:
+            if batch and self._waiting[0].size > room:
+                break
+            arriving = self._waiting.popleft()
+            first = batch.setdefault(arriving.id, arriving)
+            if first is not arriving:
+                first.doubles.append(arriving.caller)
+            room -= arriving.size
+        return list(batch.values())
+
+    async def _store(self, lane: Lane, batch: list[Arriving]) -> None:
+        delay = 0.1
+        while batch:
+            attempted = False
+            try:
+                async with lane.use() as connection:
+                    attempted = True
+                    await self._store_once(connection, batch)
+                self._down_since = None
+                return
+            except (UnicodeEncodeError, psycopg.Error, NotDurable, OSError) as error:
+                if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
+                    for arriving in batch:
+                        arriving.sent = arriving.sent or attempted
+                    batch = self._not_for_ever(batch, error)
+                    await asyncio.sleep(delay)
+                    delay = min(2.0, delay * 2)
+                    continue
+                if len(batch) > 1:  # ACC-03: one by one, so that only the guilty one is refused
+                    for arriving in batch:
+                        await self._store(lane, [arriving])
+                    return
+                self._refuse_guilty(batch[0], error)
+                return
+
+    def _not_for_ever(self, batch: list[Arriving], error: Exception) -> list[Arriving]:
+        """Postgres is out of reach: those of the batch that wait on."""
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+            self._log.warning("postgres is out of reach, mail waits", error=str(error).strip(), messages=len(batch))
+        keep: list[Arriving] = []
+        for arriving in batch:
+            if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
+                metrics.REFUSED.labels(reason="unavailable").inc()
+                arriving.answer(False, UNAVAILABLE)
+            elif arriving.sent and now - arriving.since > _GIVE_UP_AFTER:
+                arriving.lost()
+            else:
+                keep.append(arriving)
+        return keep
+
+    def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
+        data = isinstance(error, psycopg.DataError | psycopg.IntegrityError | UnicodeEncodeError)
+        self._log.error(
+            "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data
+        )
+        metrics.REFUSED.labels(reason="data").inc()
+        arriving.answer(False, UNSTORABLE if data else BROKEN)
+
+    async def _store_once(self, connection: Connection, batch: list[Arriving]) -> None:
+        again = any(a.sent for a in batch)
+        count = sum(len(a.commit.recipients) for a in batch)
+        await self.ids.ensure(count, count, connection)
+        router, ownership, holds = self._router(), self._ownership(), self.holds
+        for arriving in batch:
+            if arriving.new is None or again:
+                self._prepare(arriving, router, ownership, holds)
+        before = self._dispatcher.clock()
+        large = [a for a in batch if a.chunks]
+        limited = [a for a in batch if a.new is not None and a.new.account in router.limits]
+        expanded = [a for a in batch if a.expanded]
+        refused: dict[bytes, types_pb2.Reply] = {}
+        chosen = batch
+        for arriving in batch:
+            arriving.sent = True
+        if large or limited or expanded:
+            async with connection.transaction():
+                if large:
+                    claimed = await store.claim_uploads(connection, [a.id for a in large])
+                    refused.update({a.id: UPLOAD_GONE for a in large if a.id not in claimed})
+                if limited:
+                    refused.update(await self._over_limit(connection, router, limited, refused))
+                chosen = [a for a in batch if a.id not in refused]
+                done = await self._insert(connection, ownership, chosen)
+                if expanded and self.notifications is not None:
+                    there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
+                    notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]
+                    await self.notifications.notify(connection, notices)
+            if expanded and self.notifications is not None:
+                self.notifications.stored()
+        else:
+            done = await self._insert(connection, ownership, chosen)
+        metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
+        metrics.BATCH.observe(len(batch))
+        self._database.heard(done.now)
+        conflicts: dict[bytes, bool] = {}
+        if done.messages < len(chosen) or refused:
+            conflicts = await store.existing(connection, [a.id for a in batch])
+            if done.messages == len(chosen):
+                conflicts = {i: barred for i, barred in conflicts.items() if i in refused}
+            else:
+                conflicts = await self._sort_conflicts(connection, chosen, conflicts, refused)
+        if again:
+            await self._give_back(connection, [a for a in batch if a.id in conflicts and a.earlier])
+        if done.hold_version != holds.version and chosen:
+            await self._hold_late(connection, [a for a in chosen if a.id not in conflicts])
+        self._hand_on(batch, refused, conflicts, done, before)
+
+    async def _insert(self, connection: Connection, ownership: Ownership, chosen: list[Arriving]) -> store.Stored:
+        return await store.store(
+            connection,
+            ownership,
+            self._settings.lease_seconds,
+            [a.new for a in chosen if a.new is not None],
+            [r for a in chosen for r in a.recipients],
+        )
+
+    async def _conflicts(self, connection: Connection, chosen: list[Arriving], done: store.Stored) -> dict[bytes, bool]:
+        """Ids that were there before this statement: those none of whose recipients it stored."""
+        ours = {w.id for w in await store.live(connection, [a.recipients[0].id for a in chosen if a.recipients])}
+        return {a.id: False for a in chosen if a.recipients and a.recipients[0].id not in ours}
+
+    async def _sort_conflicts(
+        self,
+        connection: Connection,
+        chosen: list[Arriving],
+        existing: dict[bytes, bool],
+        refused: dict[bytes, types_pb2.Reply],
+    ) -> dict[bytes, bool]:
+        """Of the ids that exist now, those that were there before: message id → barred.
+
+        Which they are shows by the recipients: ours bear the ids that we gave them.
+        """
+        fresh = {w.id for w in await store.live(connection, [r.id for a in chosen for r in a.recipients[:1]])}
+        found: dict[bytes, bool] = {}
+        for arriving in chosen:
+            if arriving.id in existing and not (arriving.recipients and arriving.recipients[0].id in fresh):
+                found[arriving.id] = existing[arriving.id]
+        for message_id in refused:
+            if message_id in existing:
+                found[message_id] = existing[message_id]
+        return found
+
+    async def _give_back(self, connection: Connection, arrivings: Sequence[Arriving]) -> None:
+        """An earlier try was committed after all, under leases that were never handed on: due again at once."""
+        earlier = [r for a in arrivings for r in a.earlier]
+        if earlier:
+            await store.defer(connection, [Deferral(r.id, r.token, 1, 0.0, None) for r in earlier])
+            self.stored_due({(r.shard, r.site) for r in earlier})
+
+    async def _over_limit(
+        self,
+        connection: Connection,
+        router: Router,
+        limited: list[Arriving],
+        refused: dict[bytes, types_pb2.Reply],
+    ) -> dict[bytes, types_pb2.Reply]:
+        """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
+        over: dict[bytes, types_pb2.Reply] = {}
+        there = await store.existing(connection, [a.id for a in limited])
+        by_account: dict[str, list[Arriving]] = {}
+        for arriving in limited:
+            if arriving.id not in refused and arriving.id not in there:  # what is committed already was counted then
+                assert arriving.new is not None
+                by_account.setdefault(arriving.new.account or "", []).append(arriving)
+        for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
+            limits = router.limits[account]
+            messages, recipients = await store.lock_usage(connection, account)
+            new_messages = new_recipients = 0
+            for arriving in by_account[account]:
+                count = len(arriving.commit.recipients)
+                too_many = limits.messages_per_day is not None and messages + new_messages + 1 > limits.messages_per_day
+                too_wide = (
+                    limits.recipients_per_day is not None
+                    and recipients + new_recipients + count > limits.recipients_per_day
+                )
+                if too_many or too_wide:
+                    over[arriving.id] = OVER_LIMIT
+                else:
+                    new_messages += 1
+                    new_recipients += count
+            if new_messages:
+                await store.count_usage(connection, account, new_messages, new_recipients)
+        return over
+
+    # --- one message ---
+
+    def _prepare(self, arriving: Arriving, router: Router, ownership: Ownership, holds: Holds) -> None:
+        """Rows and flights of a message; nothing is reserved and nothing leaves before the commit."""
+        commit = arriving.commit
+        envelope = commit.envelope
+        mail_from = envelope.mail_from
+        from_domain = domain_of(mail_from) or (mail_from and "localhost")
+        account = reference_text(envelope.account) if envelope.HasField("account") else None
+        gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
+        ours = envelope.origin in _OURS
+        vouched = ours or envelope.sender_authenticated
+        release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
+        inline = arriving.chunks == 0
+        arriving.new = NewMessage(
+            arriving.id,
+            mail_from,
+            account,
+            commit.size or len(commit.prefix) + len(commit.body),
+            arriving.chunks,
+            envelope.SerializeToString(),
+            commit.prefix,
+            commit.body if inline else None,
+        )
+        arriving.earlier += [r for r in arriving.recipients if r.token]
+        arriving.recipients = []
+        arriving.flights = []
+        arriving.expanded = []
+        groups: dict[tuple[tuple[str, str], str], tuple[Plan, list[_Member]]] = {}
+        now = self._dispatcher.clock()
+        accepted = self._database.now()
+        for rcpt in commit.recipients:
+            domain = domain_of(rcpt.address)
+            facts = Facts(domain, from_domain, account, ours, rcpt.HasField("domain"), gateway)
+            plan = router.plan(facts, 0)
+            number = shard(domain)
+            hold_reason = None
+            if holds.rules:
+                rule = first_match(holds.rules, account=account, sender_domain=from_domain, recipient_domain=domain)
+                hold_reason = rule.reason if rule is not None else None
+            data = rcpt.SerializeToString()
+            new = NewRecipient(
+                self.ids.recipient(),
+                arriving.id,
+                number,
+                plan.key,
+                0,
+                release,
+                hold_reason,
+                envelope.tls_requirement,
+                envelope.origin,
+                vouched,
+                rcpt.address,
+                gateway,
+                account,
+                from_domain,
+                facts.local,
+                data,
+            )
+            arriving.recipients.append(new)
+            if rcpt.expanded:
+                arriving.expanded.append(rcpt)
+            if hold_reason is None and not release and inline and not plan.missing and number in ownership.epochs:
+                passenger = Passenger(
+                    id=new.id,
+                    message_id=arriving.id,
+                    shard=number,
+                    version=1,
+                    attempts=1,
+                    interrupted=0,
+                    accepted=accepted,
+                    paused=0.0,
+                    null_sender=from_domain == "",
+                    vouched=vouched,
+                    delayed=False,
+                    tls=envelope.tls_requirement,
+                    address=rcpt.address,
+                    facts=facts,
+                    notify=asked_of(rcpt.notify) if rcpt.notify else 0,
+                    rcpt=data,
+                )
+                group = groups.setdefault((plan.grouping, plan.template.domain), (plan, []))
+                group[1].append((new, passenger, rcpt))
+        content = len(commit.prefix) + len(commit.body) + _SIDEWAYS
+        for plan, members in groups.values():
+            site = self._dispatcher.site(plan)
+            if not self._dispatcher.accepts_fresh(site, content, now):
+                continue
+            limit = min(PER_DELIVERY, plan.transport.limits.recipients_per_message if plan.transport else PER_DELIVERY)
+            for start in range(0, len(members), max(1, limit)):
+                part = members[start : start + max(1, limit)]
+                token = self.ids.token()
+                delivery = lease_pb2.Delivery()
+                delivery.MergeFrom(plan.template)
+                delivery.token = token
+                delivery.message_id = arriving.id
+                delivery.envelope.CopyFrom(envelope)
+                delivery.prefix = commit.prefix
+                delivery.body = commit.body
+                delivery.size = arriving.new.size
+                delivery.attempt = 1
+                for new, _, rcpt in part:
+                    new.token = token
+                    add_recipient(delivery, new.id, rcpt)
+                passengers = [p for _, p, _ in part]
+                arriving.flights.append(
+                    Flight(token, arriving.id, plan, site, passengers, content, 0.0, accepted, 1, delivery)
+                )
+
+    async def _hold_late(self, connection: Connection, chosen: Iterable[Arriving]) -> None:
+        """A rule came while the batch was under way: what it matches is held before anything is handed on."""
+        holds = self.holds = await read_holds(connection)
+        ids: list[int] = []
+        tokens: list[int] = []
+        reasons: list[str] = []
+        for arriving in chosen:
+            for new in arriving.recipients:
+                rule = first_match(
+                    holds.rules,
+                    account=new.account,
+                    sender_domain=new.from_domain,
+                    recipient_domain=domain_of(new.address),
+                )
+                if rule is not None and new.hold_reason is None:
+                    new.hold_reason = rule.reason
+                    ids.append(new.id)
+                    tokens.append(new.token)
+                    reasons.append(rule.reason)
+        if ids:
+            await run(
+                connection,
+                store.HOLD_FRESH,
+                {"id": c.bigints(ids), "token": c.bigints(tokens), "reason": c.texts(reasons)},
+            )
+
+    def _hand_on(
+        self,
+        batch: Sequence[Arriving],
+        refused: dict[bytes, types_pb2.Reply],
+        conflicts: dict[bytes, bool],
+        done: store.Stored,
+        before: float,
+    ) -> None:
+        """The commit has returned: answer, and let what was born leased go."""
+        deadline = before + self._settings.lease_seconds
+        due: set[tuple[int, str]] = set()
+        origins: list[int] = []
+        born = waiting = held = later = 0
+        for arriving in batch:
+            message_id = arriving.id
+            if message_id in conflicts:
+                barred = conflicts[message_id]
+                if barred:
+                    metrics.REFUSED.labels(reason="barred").inc()
+                arriving.answer(not barred, BARRED if barred else None)
+                continue
+            if message_id in refused:
+                reply = refused[message_id]
+                metrics.REFUSED.labels(reason="limit" if reply is OVER_LIMIT else "upload").inc()
+                arriving.answer(False, reply)
+                continue
+            origins.append(arriving.commit.envelope.origin)
+            owned: set[int] = set()
+            for new in arriving.recipients:
+                if new.hold_reason is not None:
+                    held += 1
+                elif new.token and new.shard in done.owned:
+                    born += 1
+                    owned.add(new.id)
+                elif new.release:
+                    later += 1
+                else:
+                    waiting += 1
+                    due.add((new.shard, new.site))
+            for flight in arriving.flights:
+                if len(owned) < len(arriving.recipients):
+                    self._leave_behind(flight, owned)
+                if flight.passengers:
+                    flight.deadline = deadline
+                    flight.started = done.now
+                    for passenger in flight.passengers:
+                        passenger.accepted = done.now
+                    self._dispatcher.add(flight)
+            arriving.answer(True, None)
+        metrics.count_accepted(origins)
+        for way, count in (("born_leased", born), ("due", waiting), ("held", held), ("released_later", later)):
+            if count:
+                metrics.RECIPIENTS.labels(way=way).inc(count)
+        if born:
+            self._dispatcher.pump()
+        if due:
+            self.stored_due(due)
+
+    @staticmethod
+    def _leave_behind(flight: Flight, owned: set[int]) -> None:
+        """Recipients that were stored due after all do not fly."""
+        staying = {p.id for p in flight.passengers if p.id not in owned}
+        if staying and flight.delivery is not None:
+            flight.passengers = [p for p in flight.passengers if p.id not in staying]
+            kept = [r for r in flight.delivery.recipients if r.id not in staying]
+            del flight.delivery.recipients[:]
+            flight.delivery.recipients.extend(kept)
+
+
+def add_recipient(delivery: lease_pb2.Delivery, number: int, rcpt: types_pb2.EnvelopeRecipient) -> None:
+    """Put a recipient into a delivery."""
+    to = delivery.recipients.add()
+    to.id = number
+    to.address = rcpt.address
+    if rcpt.HasField("original_recipient"):
+        to.original_recipient = rcpt.original_recipient
+    if rcpt.notify:
+        to.notify.extend(rcpt.notify)
+    if rcpt.simulate:
+        to.simulate = rcpt.simulate
+
+
+def _expanded(arriving: Arriving) -> list[Notice]:
+    """Notices of lists that were expanded: one for each address that was given (DSN-23)."""
+    notices: dict[str, Notice] = {}
+    for new, rcpt in zip(arriving.recipients, arriving.commit.recipients, strict=True):
+        if rcpt.expanded and rcpt.given_address not in notices:
+            attempt = types_pb2.Attempt(number=0)
+            facts = Facts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
+            passenger = Passenger(
+                id=new.id,
+                message_id=arriving.id,
+                shard=new.shard,
+                version=1,
+                attempts=0,
+                interrupted=0,
+                accepted=0.0,
+                paused=0.0,
+                null_sender=new.from_domain == "",
+                vouched=new.vouched,
+                delayed=False,
+                tls=new.tls,
+                address=rcpt.given_address or rcpt.address,
+                facts=facts,
+                notify=int(Asked.SUCCESS),
+                rcpt=new.rcpt,
+            )
+            notices[rcpt.given_address] = Notice(passenger, _EXPANDED, attempt)
+    return [n for n in notices.values() if not n.passenger.null_sender]

@@ -1,0 +1,457 @@
+"""From what happened to what is written: results of attempts, judged and committed in batches (FIN-01, LSE-03, LSE-04).
+
+Each recipient's result becomes an *ending* (final), a *deferral* (tried again), an *undoing* (it was not dialled) or a
+mere *record* (too late to count). Most mail is delivered at once and nobody asked to be told: such endings share one
+statement. What makes notifications or goes into the built-in mailbox shares a transaction with its endings, so that
+the state and what follows from it are one.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+
+from mailrail.core.delivery import judge as judging
+from mailrail.core.delivery.judge import Judgement, Standing
+from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
+from mailrail.core.dsn.due import Asked
+from mailrail.core.site import SiteKind
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import metrics, store
+from mailrail_queue.database import Database, Lane, NotDurable
+from mailrail_queue.dispatch import Dispatcher, Flight
+from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
+from mailrail_queue.routing import Facts, Plan, Router, domain_of
+from mailrail_queue.store import Connection, Deferral, Ending, Expired, Waiting
+
+_BATCH = 256
+"""Deliveries whose results share a transaction."""
+_NOT_DIALLED_DELAY = 1.0
+"""Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
+_RETRY_AFTER = 0.5
+"""Seconds until a batch is tried again after Postgres failed."""
+_ADMIN = EnhancedCode(5, 7, 0)
+_FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
+
+REQUEST_FAIL = 1
+REQUEST_DROP = 2
+
+
+def facts_of(waiting: Waiting) -> Facts:
+    """What routing may look at, of a stored recipient."""
+    return Facts(
+        domain_of(waiting.address),
+        waiting.from_domain,
+        waiting.account,
+        waiting.origin in (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM),
+        waiting.local,
+        waiting.gateway,
+        waiting.own_transport,
+    )
+
+
+def asked_of(keywords: Iterable[str]) -> int:
+    """NOTIFY as a number; words that nobody knows count for nothing, the queue is not where they are refused."""
+    asked = Asked.UNSET
+    for word in keywords:
+        asked |= Asked.__members__.get(word.upper(), Asked.UNSET)
+    return int(asked)
+
+
+def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
+    """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
+    rcpt = types_pb2.EnvelopeRecipient.FromString(waiting.rcpt)
+    return Passenger(
+        id=waiting.id,
+        message_id=waiting.message_id,
+        shard=waiting.shard,
+        version=waiting.version,
+        attempts=waiting.attempts if attempts is None else attempts,
+        interrupted=waiting.interrupted,
+        accepted=waiting.queued,
+        paused=waiting.paused,
+        null_sender=waiting.from_domain == "",
+        vouched=waiting.vouched,
+        delayed=waiting.delayed,
+        tls=waiting.tls,
+        address=waiting.address,
+        facts=facts_of(waiting),
+        notify=asked_of(rcpt.notify),
+        rcpt=waiting.rcpt,
+        request=waiting.request,
+        request_reason=waiting.request_reason,
+    )
+
+
+def status_of(reply: types_pb2.Reply, fallback: str) -> EnhancedCode:
+    """The enhanced code of a reply, or one that fits."""
+    try:
+        return EnhancedCode.parse(reply.enhanced)
+    except ValueError:
+        return EnhancedCode.parse(fallback)
+
+
+def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
+    """What outbound found, as the core judges it."""
+    attempt = result.attempt
+    match attempt.outcome:
+        case types_pb2.OUTCOME_DELIVERED | types_pb2.OUTCOME_CAPTURED:
+            outcome, fallback = Outcome.DELIVERED, "2.0.0"
+        case types_pb2.OUTCOME_RELAYED:
+            outcome, fallback = Outcome.RELAYED, "2.0.0"
+        case types_pb2.OUTCOME_FAILED:
+            outcome, fallback = Outcome.FAILED, "5.0.0"
+        case _:
+            outcome, fallback = Outcome.DEFERRED, "4.0.0"
+    scope = Scope.SITE if result.site_failure else Scope.TRANSPORT if result.transport_failure else Scope.RECIPIENT
+    text = " ".join(attempt.reply.lines)
+    return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
+
+
+async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
+    """Say in the timeline of these recipients that an attempt was cut off (LSE-04)."""
+    records: list[tuple[int, bytes]] = []
+    for row in rows:
+        attempt = types_pb2.Attempt(
+            number=max(1, row.attempts),
+            outcome=types_pb2.OUTCOME_INTERRUPTED,
+            reason="the lease ran out before a result came",
+        )
+        attempt.started.FromNanoseconds(int(row.started * 1e9))
+        attempt.ended.FromNanoseconds(int(now * 1e9))
+        records.append((row.id, attempt.SerializeToString()))
+    if records:
+        await store.record(connection, records)
+
+
+@dataclass(slots=True)
+class Result:
+    """The results of one delivery, as they came."""
+
+    token: int
+    message: lease_pb2.DeliveryResult
+    flight: Flight | None
+    node: str
+    committed: Callable[[int], None]
+    """Called with the token once all of it is in the database (outbound may forget it then)."""
+    plan: Plan | None = None
+
+
+@dataclass(slots=True)
+class _Work:
+    """A batch, sorted by what is to be written."""
+
+    plain: list[Ending] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    deferrals: list[Deferral] = field(default_factory=list)
+    notices: dict[int, Notice] = field(default_factory=dict)
+    arrivals: dict[int, Arrival] = field(default_factory=dict)
+    records: list[tuple[int, bytes]] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    outcomes: list[int] = field(default_factory=list)
+
+
+class Finisher:
+    """Judges and commits results; two batches may be under way at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        router: Callable[[], Router],
+        *,
+        notifications: Notifications | None = None,
+        mailboxes: Mailboxes | None = None,
+    ) -> None:
+        self._database = database
+        self._lanes = [database.lane("finish 1"), database.lane("finish 2")]
+        self._dispatcher = dispatcher
+        self._router = router
+        self.notifications = notifications
+        self.mailboxes = mailboxes
+        self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
+        """Told (shard, request) of recipients that went back to the schedule."""
+        self._waiting: list[Result] = []
+        self._wake = asyncio.Event()
+        self._busy = 0
+        self._log = log.get_logger()
+        self._dice = random.Random()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting to be written."""
+        return not self._waiting and not self._busy
+
+    def submit(self, result: Result) -> None:
+        """Take a result; it is written with the next batch."""
+        self._waiting.append(result)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(self._work(lane))
+
+    async def _work(self, lane: Lane) -> None:
+        while True:
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            self._busy += 1
+            try:
+                await self._write(lane, batch)
+            finally:
+                self._busy -= 1
+            if len(batch) > 1 and len(self._waiting) < len(batch) // 2:
+                await asyncio.sleep(0.001)  # company is on its way (performance rule 2)
+
+    async def _write(self, lane: Lane, batch: list[Result]) -> None:
+        delay = _RETRY_AFTER
+        while True:
+            try:
+                await self._commit(lane, batch)
+                break
+            except (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError) as error:
+                # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
+                self._log.warning("results wait for postgres", error=str(error).strip(), deliveries=len(batch))
+                await asyncio.sleep(delay)
+                delay = min(5.0, delay * 2)
+            except Exception as error:
+                if len(batch) > 1:
+                    for result in batch:
+                        await self._write(lane, [result])
+                    return
+                # This one alone cannot be written: its lease runs out and it is tried again, visibly.
+                self._log.error("result cannot be written", token=batch[0].token, error=str(error), exc_info=True)
+                return
+        for result in batch:
+            if result.message.done:
+                result.committed(result.token)
+
+    async def _commit(self, lane: Lane, batch: list[Result]) -> None:
+        work = _Work()
+        strangers = [r for r in batch if r.flight is None]
+        known: dict[int, Waiting] = {}
+        if strangers:
+            async with lane.use() as connection:
+                ids = [rr.id for r in strangers for rr in r.message.recipients]
+                known = {w.id: w for w in await store.live(connection, ids)}
+        for result in batch:
+            if result.flight is not None:
+                self._sort_flight(work, result, result.flight)
+            else:
+                self._sort_stranger(work, result, known)
+        if work.plain:
+            async with lane.use() as connection:
+                await store.finish(connection, work.plain)
+        if work.endings or work.notices or work.arrivals:
+            await self._commit_told(lane, work)
+        elif work.deferrals:
+            async with lane.use() as connection:
+                self._went_back(await store.defer(connection, work.deferrals))
+        if work.records or work.lost:
+            async with lane.use() as connection:
+                if work.records:
+                    await store.record(connection, work.records)
+                if work.lost:
+                    await store.lose(connection, work.lost)
+        metrics.count_attempts(work.outcomes)
+
+    def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        if rows:
+            self.deferred([(shard, request) for _, shard, request in rows])
+
+    async def _commit_told(self, lane: Lane, work: _Work) -> None:
+        told = False
+        async with lane.use() as connection:
+            async with connection.transaction():
+                done = await store.finish(connection, work.endings) if work.endings else set()
+                back = await store.defer(connection, work.deferrals) if work.deferrals else []
+                done |= {row[0] for row in back}
+                arrivals = [a for i, a in work.arrivals.items() if i in done]
+                if arrivals:
+                    assert self.mailboxes is not None, "mail for the mailbox is deferred while there is none"
+                    await self.mailboxes.deliver(connection, arrivals)
+                notices = [n for i, n in work.notices.items() if i in done]
+                if notices and self.notifications is not None:
+                    await self.notifications.notify(connection, notices)
+                    told = True
+            if told and self.notifications is not None:
+                self.notifications.stored()
+        self._went_back(back)
+
+    # --- judging ---
+
+    def _sort_flight(self, work: _Work, result: Result, flight: Flight) -> None:
+        passengers = {p.id: p for p in flight.passengers}
+        token = flight.token
+        for found in result.message.recipients:
+            passenger = passengers.get(found.id)
+            if passenger is None:
+                continue  # not of this delivery: nothing may be said of it
+            attempt = found.attempt
+            attempt.number = passenger.attempts
+            flight.plan.describe(attempt)
+            self._complete(attempt, flight.started, result.node)
+            self._sort(work, passenger, token, found, flight.plan, result)
+        if result.message.done:
+            answered = {r.id for r in result.message.recipients} | flight.answered
+            work.lost += [(p.id, token) for p in flight.passengers if p.id not in answered]
+
+    def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting]) -> None:
+        """A result of a delivery that this process did not hand out: from before a restart, or from another owner."""
+        for found in result.message.recipients:
+            waiting = known.get(found.id)
+            if waiting is None:
+                continue  # final already
+            current = waiting.token == result.token
+            newer = self._dispatcher.flights.get(waiting.token) if waiting.token and not current else None
+            if newer is not None and newer.stream is not None and found.attempt.outcome in _FORGIVEN:
+                newer.stream.cancel(newer.token)  # LSE-03: the newer lease is revoked
+            attempt = found.attempt
+            attempt.number = max(1, waiting.attempts)
+            self._complete(attempt, waiting.started or self._database.now(), result.node)
+            if not current and attempt.outcome not in _FORGIVEN:
+                work.records.append((waiting.id, attempt.SerializeToString()))  # LSE-03: recorded, no more
+                continue
+            self._sort(work, passenger_of(waiting), result.token, found, None, result)
+
+    def _complete(self, attempt: types_pb2.Attempt, started: float, node: str) -> None:
+        if not attempt.HasField("started"):
+            attempt.started.FromNanoseconds(int(started * 1e9))
+        if not attempt.HasField("ended"):
+            attempt.ended.FromNanoseconds(int(self._database.now() * 1e9))
+        if not attempt.node:
+            attempt.node = node
+
+    def _sort(
+        self,
+        work: _Work,
+        passenger: Passenger,
+        token: int,
+        found: lease_pb2.RecipientResult,
+        plan: Plan | None,
+        result: Result,
+    ) -> None:
+        attempt = found.attempt
+        outcome = attempt.outcome
+        work.outcomes.append(outcome)
+        if outcome in _FORGIVEN:
+            ending = Ending(
+                passenger.id, token, passenger.version, store.DELIVERED, outcome, attempt.SerializeToString()
+            )
+            arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
+            if not arrives and not passenger.notify & Asked.SUCCESS:
+                work.plain.append(ending)
+                return
+            work.endings.append(ending)
+            if arrives:
+                work.arrivals[passenger.id] = Arrival(passenger, plan, attempt)
+            judgement = self.judge(verdict_of(found), passenger)
+            if judgement.dsn is not None:
+                work.notices[passenger.id] = Notice(passenger, judgement, attempt, found.dsn_passed_on)
+            return
+        dialled = None
+        if result.message.dialled:
+            dialled = lease_pb2.DeliveryResult(dialled=result.message.dialled).SerializeToString()
+        if outcome == types_pb2.OUTCOME_NOT_DIALLED:
+            work.deferrals.append(Deferral(passenger.id, token, passenger.version, _NOT_DIALLED_DELAY, None))
+            return
+        if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
+            data = attempt.SerializeToString()
+            work.deferrals.append(Deferral(passenger.id, token, passenger.version, 0.0, data, dialled=dialled))
+            return
+        judgement = self.judge(verdict_of(found), passenger)
+        if judgement.final:
+            attempt.outcome = types_pb2.OUTCOME_FAILED
+            data = attempt.SerializeToString()
+            work.endings.append(
+                Ending(passenger.id, token, passenger.version, store.FAILED, types_pb2.OUTCOME_FAILED, data)
+            )
+            if judgement.dsn is not None or judgement.tell_postmaster:
+                work.notices[passenger.id] = Notice(passenger, judgement, attempt)
+            return
+        attempt.outcome = types_pb2.OUTCOME_DEFERRED
+        assert judgement.retry_in is not None
+        work.deferrals.append(
+            Deferral(
+                passenger.id,
+                token,
+                passenger.version,
+                judgement.retry_in,
+                attempt.SerializeToString(),
+                judgement.dsn is not None,
+                dialled,
+            )
+        )
+        if judgement.dsn is not None:
+            work.notices[passenger.id] = Notice(passenger, judgement, attempt)
+
+    def judge(self, verdict: Verdict, passenger: Passenger) -> Judgement:
+        """What becomes of a recipient after this attempt."""
+        standing = Standing(
+            accepted=passenger.accepted,
+            attempts=passenger.attempts,
+            paused=passenger.paused,
+            null_sender=passenger.null_sender,
+            vouched=passenger.vouched,
+            notify=Asked(passenger.notify),
+            delayed_sent=passenger.delayed,
+        )
+        schedule = self._router().schedule(passenger.facts)
+        return judging.judge(
+            verdict, standing, schedule, now=self._database.now(), jitter=self._dice.uniform(-1.0, 1.0)
+        )
+
+    # --- endings without a lease ---
+
+    async def end_waiting(
+        self,
+        lane: Lane,
+        waiting: Sequence[tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]],
+    ) -> int:
+        """Make recipients final that are not leased: (recipient, attempt, judgement, whether it was an attempt).
+
+        Without a judgement it is dropped: cancelled, and nobody is told (ADM-02). Returns how many became final.
+        """
+        endings: list[Ending] = []
+        notices: dict[int, Notice] = {}
+        for row, attempt, judgement, counted in waiting:
+            attempt.outcome = types_pb2.OUTCOME_CANCELLED if judgement is None else types_pb2.OUTCOME_FAILED
+            state = store.CANCELLED if judgement is None else store.FAILED
+            data = attempt.SerializeToString()
+            endings.append(Ending(row.id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0))
+            if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
+                passenger = passenger_of(row, attempts=row.attempts + (1 if counted else 0))
+                notices[row.id] = Notice(passenger, judgement, attempt)
+        async with lane.use() as connection:
+            async with connection.transaction():
+                done = await store.finish(connection, endings)
+                told = [n for i, n in notices.items() if i in done]
+                if told and self.notifications is not None:
+                    await self.notifications.notify(connection, told)
+            if told and self.notifications is not None:
+                self.notifications.stored()
+        metrics.count_attempts([e.outcome for e in endings if e.id in done])
+        return len(done)
+
+    def by_administrator(self, row: Waiting) -> tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]:
+        """What a fail or drop request makes of a recipient that is not leased (ADM-02)."""
+        reason = row.request_reason or "delivery cancelled by an administrator"
+        attempt = types_pb2.Attempt(number=row.attempts, reason=reason)
+        now = int(self._database.now() * 1e9)
+        attempt.started.FromNanoseconds(now)
+        attempt.ended.FromNanoseconds(now)
+        if row.request == REQUEST_DROP:
+            return row, attempt, None, False
+        attempt.reply.enhanced = str(_ADMIN)
+        attempt.reply.code = 554
+        attempt.reply.lines.append(reason)
+        verdict = Verdict(Outcome.FAILED, _ADMIN, reason)
+        return row, attempt, self.judge(verdict, passenger_of(row)), False

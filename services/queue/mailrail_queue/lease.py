@@ -1,0 +1,420 @@
+"""The desk where outbound processes take deliveries and bring results (LSE-01 to LSE-07).
+
+A process opens one stream to each queue replica, says who it is and what it still works on, and gives credit. The desk
+keeps account of each stream, renews the leases of what is reported alive, tells the site's window how a delivery went
+the moment its result is in, and passes the result on to be written.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import psycopg
+
+from mailrail.core.site import SiteKind
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import metrics, store
+from mailrail_queue.database import Database, NotDurable
+from mailrail_queue.dispatch import Dispatcher, Flight, SiteState, TransportState
+from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of, record_interrupted
+from mailrail_queue.ports import Passenger
+from mailrail_queue.routing import Router
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import Deferral, SiteRow, Waiting
+
+_MAX_WORKING = 100_000
+"""Tokens that a Hello may list; more is a mistake of the other side."""
+_RENEW_BELOW = 95.0
+"""Seconds left below which a lease is renewed; most deliveries end long before."""
+_MOST_MX_HOSTS = 32
+
+
+class OutboundStream:
+    """One outbound process, connected. What is to be said gathers until the stream takes it."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.credit = 0
+        self.ready = asyncio.Event()
+        self.closing = False
+        self._deliveries: list[lease_pb2.Delivery] = []
+        self._committed: list[int] = []
+        self._cancel: list[int] = []
+        self._renewals: list[lease_pb2.Renewal] = []
+        self._go_away = False
+
+    def send(self, delivery: lease_pb2.Delivery) -> None:
+        """Hand on a delivery with the next batch."""
+        self._deliveries.append(delivery)
+        self.ready.set()
+
+    def cancel(self, token: int) -> None:
+        """Ask that a delivery be aborted if its final dot is not sent."""
+        self._cancel.append(token)
+        self.ready.set()
+
+    def committed(self, token: int) -> None:
+        """The results under this token are in the database."""
+        self._committed.append(token)
+        self.ready.set()
+
+    def renewed(self, token: int, remaining: float) -> None:
+        """The lease lasts so many seconds from now."""
+        self._renewals.append(lease_pb2.Renewal(token=token, remaining_seconds=remaining))
+        self.ready.set()
+
+    def go_away(self) -> None:
+        """This replica stops: nothing more is handed out, what runs finishes."""
+        self._go_away = True
+        self.ready.set()
+
+    def close(self) -> None:
+        """The other side is gone."""
+        self.closing = True
+        self.ready.set()
+
+    def take(self) -> list[lease_pb2.LeaseResponse]:
+        """What is to be said now, in messages of bounded size."""
+        self.ready.clear()
+        responses: list[lease_pb2.LeaseResponse] = []
+        current = lease_pb2.LeaseResponse(
+            committed=self._committed, cancel=self._cancel, renewals=self._renewals, go_away=self._go_away
+        )
+        said = bool(self._committed or self._cancel or self._renewals or self._go_away)
+        self._committed, self._cancel, self._renewals, self._go_away = [], [], [], False
+        deliveries, self._deliveries = self._deliveries, []
+        size = 0
+        for delivery in deliveries:
+            current.deliveries.append(delivery)
+            said = True
+            size += len(delivery.body) + len(delivery.prefix)
+            if size > 2 * 1024 * 1024:
+                responses.append(current)
+                current, size, said = lease_pb2.LeaseResponse(), 0, False
+        if said:
+            responses.append(current)
+        return responses
+
+
+class Desk:
+    """All outbound streams of a process, and what their messages do."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        router: Callable[[], Router],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._finisher = finisher
+        self._router = router
+        self._lane = database.lane("lease")
+        self._dice = random.Random()
+        self._renewals: dict[int, tuple[Flight | None, OutboundStream, list[tuple[int, int]]]] = {}
+        self._renew = asyncio.Event()
+        self._undo: list[Deferral] = []
+        self._lost: list[tuple[int, int]] = []
+        self._rests: dict[str, tuple[int, float, bytes] | None] = {}
+        self.went_back: Callable[[], None] = lambda: None
+        """Recipients are due again."""
+        self._log = log.get_logger()
+        dispatcher.too_old = self._too_old
+
+    # --- streams ---
+
+    async def hello(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
+        """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not."""
+        listed = {w.token: list(w.recipient_ids) for w in hello.working[:_MAX_WORKING]}
+        await self._adopt(stream, listed)
+        missing = [
+            f
+            for f in self._dispatcher.flights.values()
+            if f.node == stream.node and f.token not in listed and f.stream is not stream
+        ]
+        if missing:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._settings.goodbye_seconds, self._forsaken, [f.token for f in missing], stream)
+        self._log.info("outbound connected", outbound=stream.node, working=len(listed), missing=len(missing))
+
+    def joined(self, stream: OutboundStream) -> None:
+        """From now on it is handed deliveries, as its credit allows."""
+        before = self._dispatcher.streams.get(stream.node)
+        self._dispatcher.connect(stream)
+        if isinstance(before, OutboundStream) and before is not stream:
+            before.close()  # the same process came back before we noticed that it was gone
+        metrics.OUTBOUND.set(len(self._dispatcher.streams))
+        self._dispatcher.pump()
+
+    def left(self, stream: OutboundStream) -> None:
+        """It is gone; what it works on stays leased."""
+        self._dispatcher.disconnect(stream)
+        metrics.OUTBOUND.set(len(self._dispatcher.streams))
+        self._log.info("outbound left", outbound=stream.node)
+
+    async def _adopt(self, stream: OutboundStream, listed: dict[int, list[int]]) -> None:
+        strangers: list[int] = []
+        for token in listed:
+            flight = self._dispatcher.flights.get(token)
+            if flight is not None:
+                flight.stream, flight.node = stream, stream.node
+            else:
+                strangers.append(token)
+        if not strangers:
+            return
+        ids = [i for token in strangers for i in listed[token]]
+        before = self._dispatcher.clock()
+        try:
+            async with self._lane.use() as connection:
+                rows = [
+                    w
+                    for start in range(0, len(ids), 1000)
+                    for w in await store.live(connection, ids[start : start + 1000])
+                ]
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.warning("cannot adopt leases", outbound=stream.node, error=str(error).strip())
+            return
+        by_token: dict[int, list[Waiting]] = {}
+        for row in rows:
+            if row.token is not None and row.remaining > 0:
+                by_token.setdefault(row.token, []).append(row)
+        for token in strangers:
+            found = by_token.get(token)
+            if found:
+                self._dispatcher.adopt(self._flight_of(token, found, before), stream)
+            else:
+                stream.cancel(token)  # lost: another may have it already
+
+    def _flight_of(self, token: int, rows: Sequence[Waiting], before: float) -> Flight:
+        first = rows[0]
+        plan = self._router().plan(facts_of(first), max(0, first.attempts - 1))
+        site = self._dispatcher.site(plan)
+        passengers: list[Passenger] = [passenger_of(row) for row in rows]
+        return Flight(
+            token,
+            first.message_id,
+            plan,
+            site,
+            passengers,
+            0,
+            before + first.remaining,
+            first.started or self._database.now(),
+            first.attempts,
+            None,
+        )
+
+    def _forsaken(self, tokens: Iterable[int], stream: OutboundStream) -> None:
+        """The process that had these is back, had its time to speak, and does not have them."""
+        for token in tokens:
+            flight = self._dispatcher.flights.get(token)
+            if flight is None or flight.stream is stream or flight.node != stream.node:
+                continue
+            flight.site.window.undo()
+            self._dispatcher.land(flight)
+            self._lost += [(p.id, token) for p in flight.passengers]
+        self._renew.set()
+
+    # --- what they say ---
+
+    def credit(self, stream: OutboundStream, more: int) -> None:
+        """It takes so many more deliveries."""
+        stream.credit += min(more, 100_000)
+        self._dispatcher.credit_came()
+        self._dispatcher.pump()
+
+    def alive(self, stream: OutboundStream, tokens: Iterable[int]) -> None:
+        """It still works on these: renew their leases (LSE-01)."""
+        now = self._dispatcher.clock()
+        for token in tokens:
+            flight = self._dispatcher.flights.get(token)
+            if flight is None:
+                stream.cancel(token)  # its lease is lost (or its results are in)
+            elif flight.deadline - now < _RENEW_BELOW:
+                self._renewals[token] = (flight, stream, [(p.id, token) for p in flight.passengers])
+        if self._renewals:
+            self._renew.set()
+
+    def results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
+        """How deliveries went: the windows hear it now, the database with the next batch."""
+        flights = self._dispatcher.flights
+        for message in results:
+            flight = flights.get(message.token)
+            if flight is not None:
+                if message.done:
+                    self._judge_site(flight, message)
+                    self._dispatcher.land(flight)
+                else:
+                    flight.answered.update(r.id for r in message.recipients)
+            self._finisher.submit(Result(message.token, message, flight, stream.node, stream.committed))
+        self._dispatcher.pump()
+
+    def _judge_site(self, flight: Flight, message: lease_pb2.DeliveryResult) -> None:
+        site = flight.site
+        window = site.window
+        site.claimed = False
+        if message.mx_hosts and site.kind is SiteKind.DOMAIN:
+            hosts = sorted({h.lower() for h in message.mx_hosts[:_MOST_MX_HOSTS]})
+            self._dispatcher.regroup(site, ",".join(hosts))
+        blamed: types_pb2.Attempt | None = None
+        transport_failed = False
+        dialled = False
+        for result in message.recipients:
+            if result.attempt.outcome not in (types_pb2.OUTCOME_NOT_DIALLED, types_pb2.OUTCOME_CANCELLED):
+                dialled = True
+            if result.transport_failure or result.site_failure:
+                blamed = result.attempt
+                transport_failed = transport_failed or result.transport_failure
+        if not dialled:
+            window.undo()
+            return
+        now = self._dispatcher.clock()
+        if blamed is None:
+            rested = window.resting_until is not None
+            window.succeed()
+            transport = site.transport
+            if transport is not None and transport.window.resting_until is not None:
+                transport.window.succeed()
+                self._rests[f"{SiteKind.TRANSPORT}:{transport.name}"] = None
+            if rested:
+                site.last_error = b""
+                self._rests[site.key] = None
+                self._dispatcher.wake_all()
+            if rested or self._rests:
+                self._renew.set()
+            return
+        error = " ".join(blamed.reply.lines)[:500] or blamed.reason
+        site.last_error = blamed.SerializeToString()
+        if transport_failed and site.kind is not SiteKind.TRANSPORT and site.transport is not None:
+            window.undo()
+            self._rest_transport(site.transport, error, site.last_error, now)
+            return
+        if window.fail(now, error, jitter=self._dice.uniform(-1, 1), transport=transport_failed):
+            self._note_rest(site, now)
+
+    def _rest_transport(self, transport: TransportState, error: str, last: bytes, now: float) -> None:
+        transport.window.start()
+        transport.window.fail(now, error, jitter=self._dice.uniform(-1, 1), transport=True)
+        until = transport.window.resting_until or now
+        self._rests[f"{SiteKind.TRANSPORT}:{transport.name}"] = (transport.window._rests, until - now, last)
+        self._renew.set()
+
+    def _note_rest(self, site: SiteState, now: float) -> None:
+        until = site.window.resting_until or now
+        self._rests[site.key] = (site.window._rests, max(0.0, until - now), site.last_error)
+        self._log.info("site rests", site=site.key, seconds=round(until - now), error=site.window.last_error[:200])
+        self._renew.set()
+        if site.pending:  # leased, but not to be dialled now: back, undone (LSE-04)
+            pending = [f for f in site.pending if not f.gone]
+            site.pending.clear()
+            for flight in pending:
+                self._dispatcher.land(flight)
+            self._too_old(pending)
+
+    def learn_rest(self, row: SiteRow, now: float) -> None:
+        """What another owner, or this one before a restart, wrote of a site."""
+        site = self._dispatcher.sites.get(row.name)
+        window = site.window if site is not None else None
+        if window is None and row.name.startswith(f"{SiteKind.TRANSPORT}:"):
+            transport = self._dispatcher.transports.get(row.name.removeprefix(f"{SiteKind.TRANSPORT}:"))
+            window = transport.window if transport is not None else None
+        if window is None:
+            return
+        if row.failures == 0:
+            if window.resting_until is not None:
+                window.in_flight += 1  # what `succeed` ends
+                window.succeed()
+                self._dispatcher.wake_all()
+        elif not window.resting(now) and row.paused_for is not None:
+            window.resting_until = now + row.paused_for
+            window._rests = row.failures
+            if site is not None and row.last_error:
+                site.last_error = row.last_error
+
+    def cancel(self, rows: Iterable[Waiting]) -> None:
+        """An administrator wants these leased recipients failed or dropped: abort what can be aborted (ADM-02)."""
+        for row in rows:
+            flight = self._dispatcher.flights.get(row.token) if row.token is not None else None
+            if flight is None:
+                continue
+            if flight.stream is not None:
+                flight.stream.cancel(flight.token)
+            elif flight.delivery is not None:
+                self._dispatcher.land(flight)
+                self._too_old([flight])
+
+    # --- the database's side ---
+
+    def _too_old(self, flights: list[Flight]) -> None:
+        """Leases that will not be handed on: the attempts are undone (LSE-04)."""
+        for flight in flights:
+            if not flight.gone:
+                self._dispatcher.land(flight)
+            self._undo += [Deferral(p.id, flight.token, p.version, 0.0, None) for p in flight.passengers]
+        self._renew.set()
+
+    async def run(self) -> None:
+        """Renew, take back and note, in batches, until cancelled."""
+        while True:
+            await self._renew.wait()
+            self._renew.clear()
+            try:
+                await self._write()
+            except (psycopg.Error, NotDurable, OSError) as error:
+                self._log.warning("leases wait for postgres", error=str(error).strip())
+                self._renew.set()
+                await asyncio.sleep(0.5)
+
+    async def _write(self) -> None:
+        if self._renewals:
+            batch, self._renewals = self._renewals, {}
+            before = self._dispatcher.clock()
+            async with self._lane.use() as connection:
+                pairs = [pair for _, _, found in batch.values() for pair in found]
+                kept = await store.renew(connection, self._settings.lease_seconds, pairs)
+            for token, (flight, stream, found) in batch.items():
+                if all(i in kept for i, _ in found):
+                    if flight is not None:
+                        flight.deadline = before + self._settings.lease_seconds
+                    remaining = before + self._settings.lease_seconds - self._dispatcher.clock()
+                    stream.renewed(token, remaining)
+                elif not any(i in kept for i, _ in found):
+                    stream.cancel(token)
+        while self._undo:
+            undo = self._undo[:500]
+            async with self._lane.use() as connection:
+                rows = await store.defer(connection, undo)
+            del self._undo[: len(undo)]
+            metrics.count_attempts([types_pb2.OUTCOME_NOT_DIALLED] * len(rows))
+            self.went_back()
+        while self._lost:
+            lost = self._lost[:500]
+            async with self._lane.use() as connection:
+                await record_interrupted(connection, await store.lose(connection, lost), self._database.now())
+            del self._lost[: len(lost)]
+            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(lost))
+            self.went_back()
+        while self._rests:
+            name, rest = next(iter(self._rests.items()))
+            if rest is None:
+                await self._lane.run(store.RECOVER, {"name": name})
+            else:
+                await self._lane.run(
+                    store.REST, {"name": name, "failures": rest[0], "seconds": rest[1], "error": rest[2]}
+                )
+            if self._rests.get(name) == rest:
+                del self._rests[name]
+
+    async def release_all(self) -> None:
+        """A clean stop: give back what was never handed on, so that nobody waits for leases to run out."""
+        self._too_old(self._dispatcher.drop_pending())
+        deadline = time.monotonic() + 5.0
+        while (self._undo or self._lost) and time.monotonic() < deadline:
+            try:
+                await self._write()
+            except (psycopg.Error, NotDurable, OSError):
+                await asyncio.sleep(0.2)

@@ -1,0 +1,61 @@
+"""Every series of the queue, with what its labels may say."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from mailrail.pb.queue.v1 import types_pb2
+
+ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by where they came from", ["origin"])
+"""origin: mx, submission, system."""
+REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
+"""reason: barred, data, limit, upload, unavailable."""
+RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how", ["way"])
+"""way: born_leased, due, held, released_later."""
+ATTEMPTS = Counter("mailrail_queue_attempts_total", "Attempts that ended, a recipient each, by outcome", ["outcome"])
+"""outcome: delivered, relayed, deferred, failed, captured, not_dialled, interrupted, cancelled."""
+BATCH = Histogram(
+    "mailrail_queue_commit_messages", "Messages that shared a commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+COMMIT_SECONDS = Histogram(
+    "mailrail_queue_commit_seconds",
+    "Duration of a group commit",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+PENDING = Gauge("mailrail_queue_pending_deliveries", "Deliveries leased and not handed on yet")
+PENDING_BYTES = Gauge("mailrail_queue_pending_bytes", "Content in memory that waits to be handed on (LSE-06)")
+IN_FLIGHT = Gauge("mailrail_queue_deliveries_in_flight", "Deliveries that outbound works on")
+SITES = Gauge("mailrail_queue_sites", "Sites that this process keeps in mind", ["state"])
+"""state: active, resting."""
+SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256")
+OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
+POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably")
+SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
+"""what: message, upload, bar, usage, dsn, event, history_partition."""
+
+DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
+"""kind: failed, delayed, relayed, delivered, expanded, postmaster."""
+
+_OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
+_ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
+_by_outcome: dict[int, Counter] = {number: ATTEMPTS.labels(outcome=name) for number, name in _OUTCOMES.items()}
+_by_origin: dict[int, Counter] = {number: ACCEPTED.labels(origin=name) for number, name in _ORIGINS.items()}
+
+
+def count_attempts(outcomes: Iterable[int]) -> None:
+    """Attempts that ended so."""
+    for outcome, count in Tally(outcomes).items():
+        if outcome in _by_outcome:
+            _by_outcome[outcome].inc(count)
+
+
+def count_accepted(origins: Iterable[int]) -> None:
+    """Messages that were committed."""
+    for origin, count in Tally(origins).items():
+        _by_origin.get(origin, _by_origin[types_pb2.ORIGIN_MX]).inc(count)
+
+
+def count_dsn(kind: str) -> None:
+    """A notification was made."""
+    DSNS.labels(kind=kind).inc()

@@ -1,0 +1,772 @@
+"""Ownership of shards, and what an owner does: it walks the sites that are due (SHD-01 to SHD-05).
+
+Every two seconds a process says that it lives and sees who else does; shards of the dead are taken over under a new
+epoch, surplus ones are let go. What is due is found by site, never by row: an index of (shard, site, next due) is asked
+each second and whenever something woke us. Sites with room are fetched from in turn, a bounded number of recipients
+each; a site in backoff has its due recipients counted set-wise, without content and without a dial.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import psycopg
+
+from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
+from mailrail.core.delivery.schedule import is_last
+from mailrail.core.site import SiteKind
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import metrics, store
+from mailrail_queue.accept import PER_DELIVERY, Intake, add_recipient, read_holds
+from mailrail_queue.database import Database, NotDurable, run
+from mailrail_queue.dispatch import Dispatcher, Flight, SiteState
+from mailrail_queue.finish import Finisher, facts_of, passenger_of, record_interrupted, status_of
+from mailrail_queue.lease import Desk
+from mailrail_queue.peers import Peers
+from mailrail_queue.ports import Notice, Passenger
+from mailrail_queue.routing import Facts, Plan, Router
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import Deferral, Ownership, Waiting
+
+SHARDS = 256
+_FETCH = 200
+"""Recipients fetched of one site at once (SHD-03)."""
+_ROUND = 1000
+"""Recipients fetched of all sites in one step."""
+_BACKOFF = 500
+"""Recipients of a resting site counted in one statement (SHD-05)."""
+_PER_SHARD = 100
+"""Due sites of a shard that one look reads; the next look goes on from there."""
+_PROBE_SECONDS = 130.0
+"""For how long the right to probe a shared site is kept from other owners."""
+_DATABASE_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
+
+
+class Owner:
+    """This process as an owner of shards."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        finisher: Finisher,
+        desk: Desk,
+        peers: Peers,
+        router: Callable[[], Router],
+        *,
+        run_id: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._finisher = finisher
+        self._desk = desk
+        self._peers = peers
+        self._router = router
+        self._run_id = run_id
+        self._lane = database.lane("owner")
+        self._work_lane = database.lane("work")
+        self._beat_lane = database.lane("heartbeat")
+        self.ownership = Ownership(run_id, {})
+        self.address = ""
+        self.healthy = False
+        """Postgres answered the last heartbeat."""
+        self._started: str | None = None
+        self._cursors: dict[int, float] = {}
+        self._turn: dict[str, None] = {}
+        """Keys of sites with due work in the database, in the order of their turns."""
+        self._emptied: dict[tuple[int, str], float] = {}
+        self._unverified: list[int] = []
+        self._sites_seen = 0.0
+        self._requests = False
+        self._swept_until = 0.0
+        self._sweeps = 0
+        self._wake = asyncio.Event()
+        self._claiming: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dice = random.Random()
+        self._log = log.get_logger()
+        dispatcher.hungry = self._hungry
+        dispatcher.claim = self._claim
+        intake.stored_due = self.stored_due
+        finisher.deferred = self._deferred
+        desk.went_back = self._wake.set
+
+    # --- being told ---
+
+    def stored_due(self, where: set[tuple[int, str]]) -> None:
+        """Recipients were stored due in these (shard, site): ours are looked at, the owners of others are woken."""
+        others: set[int] = set()
+        for number, key in where:
+            if number in self.ownership.epochs:
+                self._note(number, key)
+            else:
+                others.add(number)
+        if others:
+            self._peers.wake(others)
+        self._wake.set()
+
+    def woken(self, shards: Iterable[int]) -> None:
+        """Somebody says that there is work, or an administrator's request, in these shards."""
+        for number in shards:
+            if number in self._cursors:
+                self._cursors[number] = 0.0
+        self._requests = True
+        self._wake.set()
+
+    def administered(self, shards: Iterable[int]) -> None:
+        """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
+        found = set(shards)
+        self.woken(found)
+        self._peers.wake_everybody(found)
+
+    def _deferred(self, rows: Sequence[tuple[int, int]]) -> None:
+        if any(request for _, request in rows):
+            self._requests = True
+            self._wake.set()
+
+    def _hungry(self, site: SiteState) -> None:
+        self._turn.setdefault(site.key)
+        self._wake.set()
+
+    def _note(self, number: int, key: str) -> None:
+        site = self._dispatcher.site_of_key(key, self._router())
+        site.due.setdefault(number, False)
+        self._turn.setdefault(key)
+
+    # --- shards ---
+
+    async def beat(self) -> None:
+        """One heartbeat: say that we live, see who else does, take and let go of shards (SHD-01)."""
+        settings = self._settings
+        async with self._beat_lane.use() as connection:
+            if self._started is None:
+                rows = await run(connection, store.STARTED)
+                self._started = str(rows[0][0].isoformat())
+            rows = await run(
+                connection,
+                store.HEARTBEAT,
+                {
+                    "id": self._run_id,
+                    "name": settings.node_id,
+                    "address": self.address,
+                    "started": self._started,
+                    "dead": settings.dead_seconds,
+                },
+            )
+            others: dict[str, str] = {row[0]: row[1] for row in rows}
+            if rows:
+                self._database.heard(rows[0][2])
+            live = sorted([self._run_id, *others])
+            mine = {row[0]: row[1] for row in await run(connection, store.MINE, {"id": self._run_id})}
+            fair = -(-SHARDS // len(live))
+            if len(mine) > fair:
+                surplus = sorted(mine)[fair:]
+                await run(connection, store.RELEASE, {"id": self._run_id, "number": store.shard_column(surplus)})
+                for number in surplus:
+                    del mine[number]
+            elif len(mine) < fair:
+                taken = await run(
+                    connection, store.ACQUIRE, {"id": self._run_id, "live": live, "count": fair - len(mine)}
+                )
+                for number, epoch in taken:
+                    mine[number] = epoch
+                    self._unverified.append(number)
+            owners = {row[0]: row[1] for row in await run(connection, store.OWNERS)} if others else {}
+            holds = await read_holds(connection)
+        self._intake.holds = holds
+        self._own(mine)
+        self._peers.learn(
+            {n: others[o] for n, o in owners.items() if others.get(o)},
+            frozenset(a for a in others.values() if a),
+        )
+        self._dispatcher.owners = len(live)
+        self._dispatcher.owner_index = live.index(self._run_id)
+        self._dispatcher.configure(self._router().transports())
+        self.healthy = True
+        metrics.POSTGRES_UP.set(1)
+        await self._learn_sites()
+
+    def _own(self, mine: dict[int, int]) -> None:
+        before = self.ownership.epochs
+        if mine == before:
+            return
+        gained = [n for n, e in mine.items() if before.get(n) != e]
+        gone = [n for n in before if n not in mine]
+        self.ownership = Ownership(self._run_id, mine)
+        self._cursors = {n: self._cursors.get(n, 0.0) if n in before else 0.0 for n in mine}
+        for site in self._dispatcher.sites.values():
+            for number in gone:
+                site.due.pop(number, None)
+        metrics.SHARDS.set(len(mine))
+        self._log.info("shards changed", owned=len(mine), gained=len(gained), released=len(gone))
+        self._swept_until = 0.0
+        self._requests = True
+        self._wake.set()
+
+    async def _learn_sites(self) -> None:
+        """What other owners, or this process before a restart, saw of sites."""
+        async with self._beat_lane.use() as connection:
+            rows = await store.sites_changed(connection, self._sites_seen)
+        now = self._dispatcher.clock()
+        for row in rows:
+            self._sites_seen = max(self._sites_seen, row.changed)
+            if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < 20_000:
+                self._dispatcher.site_of_key(row.name, self._router())
+            self._desk.learn_rest(row, now)
+
+    async def leave(self) -> None:
+        """A clean stop: others may take the shards at once."""
+        self.ownership = Ownership(self._run_id, {})
+        self._cursors = {}
+        try:
+            async with asyncio.timeout(3):
+                await self._beat_lane.run(store.LEAVE, {"id": self._run_id})
+        except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
+            self._log.info("left without a word", error=str(error))
+
+    # --- loops ---
+
+    async def run(self) -> None:
+        """Everything that an owner does, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beats())
+            group.create_task(self._looks())
+            group.create_task(self._sweeps_loop())
+            group.create_task(self._timers())
+
+    async def _beats(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except _DATABASE_TROUBLE as error:
+                if self.healthy:
+                    self._log.warning("heartbeat failed", error=str(error).strip())
+                self.healthy = False
+                metrics.POSTGRES_UP.set(0)
+            self._measure()
+            await asyncio.sleep(self._settings.heartbeat_seconds * self._dice.uniform(0.9, 1.1))
+
+    def _measure(self) -> None:
+        dispatcher = self._dispatcher
+        now = dispatcher.clock()
+        metrics.PENDING.set(dispatcher.pending_flights)
+        metrics.PENDING_BYTES.set(dispatcher.pending_bytes)
+        metrics.IN_FLIGHT.set(len(dispatcher.flights) - dispatcher.pending_flights)
+        resting = sum(1 for s in dispatcher.sites.values() if s.window.resting(now))
+        metrics.SITES.labels(state="resting").set(resting)
+        metrics.SITES.labels(state="active").set(len(dispatcher.sites) - resting)
+        dispatcher.forget_idle(now - 600.0)
+
+    async def _timers(self) -> None:
+        """Wake sites whose rate, rest or turn lets them go on."""
+        while True:
+            at = self._dispatcher.next_timer()
+            now = self._dispatcher.clock()
+            await asyncio.sleep(0.2 if at is None else min(0.2, max(0.002, at - now)))
+            if at is not None and at <= self._dispatcher.clock():
+                self._dispatcher.pump()
+
+    async def _looks(self) -> None:
+        last = 0.0
+        while True:
+            try:
+                if time.monotonic() - last >= self._settings.look_seconds or self._stale():
+                    last = time.monotonic()
+                    await self._look()
+                if self._requests:
+                    self._requests = False
+                    await self._grant_requests()
+                progress = await self._step()
+            except _DATABASE_TROUBLE as error:
+                self._log.warning("due work waits for postgres", error=str(error).strip())
+                await asyncio.sleep(0.5)
+                continue
+            except Exception:
+                self._log.exception("a step of the owner failed")
+                await asyncio.sleep(0.5)
+                continue
+            if not progress:
+                try:
+                    async with asyncio.timeout(max(0.01, self._settings.look_seconds - (time.monotonic() - last))):
+                        await self._wake.wait()
+                except TimeoutError:
+                    self._dispatcher.wake_all()
+                    self._dispatcher.pump()
+                self._wake.clear()
+
+    def _stale(self) -> bool:
+        return any(cursor == 0.0 for cursor in self._cursors.values()) and bool(self._cursors)
+
+    async def _look(self) -> None:
+        """Which sites of our shards are due? From where the last look ended, so that none waits behind others."""
+        if not self._cursors:
+            return
+        async with self._lane.use() as connection:
+            rows = await store.due_sites(connection, self._cursors, _PER_SHARD)
+        counts: dict[int, int] = {}
+        latest: dict[int, float] = {}
+        for number, key, due in rows:
+            counts[number] = counts.get(number, 0) + 1
+            latest[number] = max(latest.get(number, 0.0), due)
+            self._note(number, key)
+        for number in self._cursors:
+            # A full answer goes on from its end at the next look; else begin anew. 1.0: looked at, nothing special.
+            self._cursors[number] = latest[number] if counts.get(number, 0) >= _PER_SHARD else 1.0
+        if self._unverified:
+            await self._verify(self._unverified.pop())
+        elif self._dice.random() < 0.5:
+            await self._verify(self._dice.choice(list(self._cursors)))
+
+    async def _verify(self, number: int) -> None:
+        """The slow round: does a shard know of all its sites?"""
+        if number not in self.ownership.epochs:
+            return
+        async with self._lane.use() as connection:
+            wrong = await store.verify(connection, number)
+        if wrong:
+            self._log.info("sites found by the slow round", shard=number, sites=wrong)
+            self._cursors[number] = 0.0
+
+    # --- due work ---
+
+    async def _step(self) -> bool:
+        """Work on the sites whose turn it is. Returns whether there is more to do at once."""
+        dispatcher = self._dispatcher
+        now = dispatcher.clock()
+        wanted: list[tuple[int, str, int]] = []
+        resting: list[SiteState] = []
+        room_left = _ROUND
+        for key in list(self._turn):
+            site = dispatcher.sites.get(key)
+            if site is None or not site.due:
+                self._turn.pop(key, None)
+                continue
+            if site.kind is SiteKind.MISSING or site.resting(now):
+                self._turn.pop(key, None)
+                resting.append(site)
+                if len(resting) >= 20:
+                    break
+                continue
+            take = self._appetite(site, now)
+            if take <= 0:
+                self._turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
+                continue
+            self._turn.pop(key, None)
+            shards = [n for n in site.due if n in self.ownership.epochs]
+            self._dice.shuffle(shards)
+            each = max(1, take // max(1, len(shards)))
+            for number in shards[:take]:
+                wanted.append((number, key, each))
+                room_left -= each
+            if room_left <= 0:
+                break
+        for site in resting:
+            await self._back_off(site)
+        if wanted:
+            await self._fetch(wanted)
+        return bool(self._turn)
+
+    def _appetite(self, site: SiteState, now: float) -> int:
+        """Recipients to fetch of a site now; 0: it has no room."""
+        dispatcher = self._dispatcher
+        if site.here:
+            return _FETCH if dispatcher.pending_bytes < self._settings.born_leased_bytes else 0
+        if not dispatcher.streams or dispatcher.pending_bytes >= self._settings.born_leased_bytes:
+            return 0
+        room = dispatcher.room(site, now)
+        if room <= 0:
+            return 0
+        if site.window.resting_until is not None and site.shared and dispatcher.owners > 1 and not site.claimed:
+            self._claim(site)
+            return 0
+        groups = 2 * room - len(site.pending)
+        if groups <= 0:
+            return 0
+        return _FETCH if site.grouped else min(_FETCH, max(16, 2 * groups))
+
+    async def _fetch(self, wanted: list[tuple[int, str, int]]) -> None:
+        dispatcher = self._dispatcher
+        router = self._router()
+        before = dispatcher.clock()
+        async with self._work_lane.use() as connection:
+            rows = await store.fetch_due(connection, wanted)
+        found: dict[tuple[int, str], int] = {}
+        groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
+        moved: list[tuple[Waiting, str]] = []
+        missing: list[tuple[Waiting, Plan]] = []
+        for row in rows:
+            where = (row.shard, row.site)
+            found[where] = found.get(where, 0) + 1
+            if row.request:
+                self._requests = True
+                continue
+            plan = router.plan(facts_of(row), row.attempts)
+            if plan.missing:
+                missing.append((row, plan))
+            elif plan.key != row.site:
+                moved.append((row, plan.key))
+            else:
+                group = (row.message_id, plan.grouping, plan.template.domain, row.tls, row.attempts)
+                groups.setdefault(group, (plan, []))[1].append(row)
+        left = await self._lease_groups(router, list(groups.values()), before)
+        if moved:
+            async with self._work_lane.use() as connection:
+                for number, key in await store.re_key(connection, self.ownership, moved):
+                    self._note(number, key)
+        if missing:
+            await self._count_undialled(router, [(row, plan, b"") for row, plan in missing])
+        drained = [
+            (number, key)
+            for number, key, count in wanted
+            if found.get((number, key), 0) < count and (number, key) not in left
+        ]
+        await self._settle(drained)
+        for number, key, _ in wanted:
+            if (number, key) not in drained:
+                self._turn.setdefault(key)
+        dispatcher.pump()
+
+    async def _lease_groups(
+        self, router: Router, groups: list[tuple[Plan, list[Waiting]]], before: float
+    ) -> set[tuple[int, str]]:
+        """Lease what the sites have room for. Returns the (shard, site) of which some were left where they are."""
+        dispatcher = self._dispatcher
+        now = dispatcher.clock()
+        allowed: dict[str, int] = {}
+        chosen: list[tuple[Plan, SiteState, list[Waiting]]] = []
+        left: set[tuple[int, str]] = set()
+        for plan, members in groups:
+            site = dispatcher.site(plan)
+            site.grouped = site.grouped or len(members) > 1
+            if plan.key not in allowed:
+                room = 2 * dispatcher.room(site, now) - len(site.pending)
+                allowed[plan.key] = _FETCH if site.here else max(0, room)
+            limit = plan.transport.limits.recipients_per_message if plan.transport is not None else PER_DELIVERY
+            limit = max(1, min(PER_DELIVERY, limit))
+            for start in range(0, len(members), limit):
+                part = members[start : start + limit]
+                if allowed[plan.key] <= 0:
+                    left.update((row.shard, row.site) for row in part)
+                    continue
+                allowed[plan.key] -= 1
+                chosen.append((plan, site, part))
+        if not chosen:
+            return left
+        count = len(chosen)
+        await self._intake.ids.ensure(0, count)
+        tokens = [self._intake.ids.token() for _ in chosen]
+        wanted = [(row, token, plan.key) for (plan, _, part), token in zip(chosen, tokens, strict=True) for row in part]
+        before = dispatcher.clock()
+        async with self._work_lane.use() as connection:
+            leased, moment = await store.lease(connection, self.ownership, self._settings.lease_seconds, wanted)
+            if not leased:
+                return left
+            ids = {row.message_id for row, _, _ in wanted if row.id in leased}
+            contents = await store.contents(connection, ids)
+        self._database.heard(moment)
+        lost: list[tuple[int, int]] = []
+        for (plan, site, part), token in zip(chosen, tokens, strict=True):
+            members = [row for row in part if row.id in leased]
+            if not members:
+                continue
+            content = contents.get(members[0].message_id)
+            if content is None:  # cannot be: only the sweeper deletes content, and never that of a live recipient
+                self._log.error("content is missing", message_id=members[0].message_id.hex())
+                lost += [(row.id, token) for row in members]
+                continue
+            flight = self._flight(router, plan, site, token, members, content, moment)
+            flight.deadline = before + self._settings.lease_seconds
+            dispatcher.add(flight)
+        return left
+
+    def _flight(
+        self,
+        router: Router,
+        plan: Plan,
+        site: SiteState,
+        token: int,
+        members: list[Waiting],
+        content: store.Content,
+        moment: float,
+    ) -> Flight:
+        first = members[0]
+        attempt = first.attempts + 1
+        delivery = lease_pb2.Delivery()
+        delivery.MergeFrom(plan.template)
+        delivery.token = token
+        delivery.message_id = first.message_id
+        delivery.envelope.ParseFromString(content.envelope)
+        delivery.envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
+        delivery.prefix = content.prefix
+        if content.body is not None:
+            delivery.body = content.body
+        delivery.size = content.size
+        delivery.attempt = attempt
+        schedule = router.schedule(facts_of(first))
+        delivery.last_attempt = is_last(
+            schedule,
+            attempts=attempt,
+            now=moment,
+            accepted=first.queued,
+            paused=first.paused,
+            null_sender=first.from_domain == "",
+        )
+        passengers: list[Passenger] = []
+        hosts: dict[str, list[str]] = {}
+        for row in members:
+            passenger = passenger_of(row, attempts=row.attempts + 1)
+            passengers.append(passenger)
+            add_recipient(delivery, row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt))
+            if row.dialled:
+                for host in lease_pb2.DeliveryResult.FromString(row.dialled).dialled:
+                    known = hosts.setdefault(host.host, [])
+                    known += [ip for ip in host.ips if ip not in known]
+        for name, ips in hosts.items():
+            delivery.dialled.add(host=name, ips=ips)
+        size = len(content.prefix) + len(content.body or b"")
+        return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, delivery)
+
+    async def _settle(self, drained: list[tuple[int, str]]) -> None:
+        """These (shard, site) had nothing more that is due."""
+        if not drained:
+            return
+        now = self._dispatcher.clock()
+        looked: list[tuple[int, str, bool]] = []
+        for number, key in drained:
+            site = self._dispatcher.sites.get(key)
+            if site is not None:
+                site.due.pop(number, None)
+            first = self._emptied.get((number, key))
+            again = first is None or now - first > 60.0
+            if again:
+                self._emptied[(number, key)] = now
+            else:
+                del self._emptied[(number, key)]
+            looked.append((number, key, again))
+        if len(self._emptied) > 50_000:
+            self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
+        async with self._lane.use() as connection:
+            still = await store.settle(connection, self.ownership, looked)
+        for number, key in still:
+            self._note(number, key)
+
+    # --- attempts without a dial ---
+
+    async def _back_off(self, site: SiteState) -> None:
+        """The due recipients of a site that rests, or whose transport is missing (SHD-05; design 4, Attempt)."""
+        router = self._router()
+        shards = [n for n in site.due if n in self.ownership.epochs]
+        wanted = [(n, site.key, max(1, _BACKOFF // max(1, len(shards)))) for n in shards]
+        if not wanted:
+            site.due.clear()
+            return
+        async with self._work_lane.use() as connection:
+            rows = await store.fetch_due(connection, wanted)
+        counted: list[tuple[Waiting, Plan, bytes]] = []
+        moved: list[tuple[Waiting, str]] = []
+        found: dict[int, int] = {}
+        for row in rows:
+            found[row.shard] = found.get(row.shard, 0) + 1
+            if row.request:
+                self._requests = True
+                continue
+            plan = router.plan(facts_of(row), row.attempts)
+            if plan.key != row.site:
+                moved.append((row, plan.key))
+            else:
+                counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
+        if moved:
+            async with self._work_lane.use() as connection:
+                for number, key in await store.re_key(connection, self.ownership, moved):
+                    self._note(number, key)
+        if counted:
+            await self._count_undialled(router, counted)
+        await self._settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
+        if site.due:
+            self._turn.setdefault(site.key)
+
+    def _last_error(self, site: SiteState) -> bytes:
+        if site.last_error:
+            return site.last_error
+        attempt = types_pb2.Attempt()
+        attempt.reply.enhanced = "4.4.1"
+        transport = site.transport.window.last_error if site.transport is not None else ""
+        attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
+        return attempt.SerializeToString()
+
+    async def _count_undialled(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+        """A counted attempt for each, with the last error and without a dial."""
+        deferrals: list[Deferral] = []
+        notices: dict[int, Notice] = {}
+        finals = []
+        now = self._database.now()
+        for row, plan, last in counted:
+            attempt = types_pb2.Attempt.FromString(last) if last else types_pb2.Attempt()
+            attempt.number = row.attempts + 1
+            attempt.outcome = types_pb2.OUTCOME_DEFERRED
+            attempt.dialled = False
+            plan.describe(attempt)
+            attempt.started.FromNanoseconds(int(now * 1e9))
+            attempt.ended.CopyFrom(attempt.started)
+            if plan.missing:
+                verdict = of_trouble(Trouble.MISSING, detail=plan.decision.reason)
+                attempt.reply.enhanced = str(verdict.status)
+                attempt.reply.lines.append(verdict.text)
+            else:
+                text = " ".join(attempt.reply.lines)
+                status = status_of(attempt.reply, "4.4.1")
+                verdict = Verdict(Outcome.DEFERRED, status, text, None, Scope.SITE)
+            passenger = passenger_of(row, attempts=row.attempts + 1)
+            judgement = self._finisher.judge(verdict, passenger)
+            if judgement.final:
+                finals.append((row, attempt, judgement, True))
+                continue
+            assert judgement.retry_in is not None
+            deferrals.append(
+                Deferral(
+                    row.id,
+                    0,
+                    row.version,
+                    judgement.retry_in,
+                    attempt.SerializeToString(),
+                    judgement.dsn is not None,
+                    None,
+                    row.shard,
+                )
+            )
+            if judgement.dsn is not None:
+                notices[row.id] = Notice(passenger, judgement, attempt)
+        if finals:
+            await self._finisher.end_waiting(self._work_lane, finals)
+        if not deferrals:
+            return
+        async with self._work_lane.use() as connection:
+            async with connection.transaction():
+                done = await store.back_off(connection, self.ownership, deferrals)
+                told = [n for i, n in notices.items() if i in done]
+                if told and self._finisher.notifications is not None:
+                    await self._finisher.notifications.notify(connection, told)
+            if told and self._finisher.notifications is not None:
+                self._finisher.notifications.stored()
+        metrics.count_attempts([types_pb2.OUTCOME_DEFERRED] * len(done))
+
+    # --- requests, probes, missing transports ---
+
+    async def _grant_requests(self) -> None:
+        """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
+        shards = list(self.ownership.epochs)
+        async with self._lane.use() as connection:
+            everywhere = await store.requested(connection, range(SHARDS) if self._dispatcher.flights else shards)
+        self._desk.cancel(row for row in everywhere if row.token is not None)
+        free = [row for row in everywhere if row.token is None and row.shard in self.ownership.epochs]
+        if free:
+            await self._finisher.end_waiting(self._lane, [self._finisher.by_administrator(row) for row in free])
+            if len(everywhere) >= 500:
+                self._requests = True
+
+    def _claim(self, site: SiteState) -> None:
+        """Ask for the right to probe a site that several owners share."""
+        if site.key in self._claiming:
+            return
+        self._claiming.add(site.key)
+        task = asyncio.get_running_loop().create_task(self._claim_now(site))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claim_now(self, site: SiteState) -> None:
+        try:
+            parameters = {"name": site.key, "token": self._dice.getrandbits(62), "seconds": _PROBE_SECONDS}
+            rows = await self._lane.run(store.CLAIM_PROBE, parameters)
+            if rows:
+                site.claimed = True
+                self._turn.setdefault(site.key)
+                self._wake.set()
+                self._dispatcher.wake_all()
+                self._dispatcher.pump()
+            else:
+                await asyncio.sleep(2.0)
+        except _DATABASE_TROUBLE:
+            await asyncio.sleep(1.0)
+        finally:
+            self._claiming.discard(site.key)
+
+    async def reconsider_missing(self) -> None:
+        """A new revision is in force: what waited for something that is there now is due at once (ADM-03)."""
+        shards = list(self.ownership.epochs)
+        if not shards:
+            return
+        router = self._router()
+        async with self._lane.use() as connection:
+            names = await store.missing_sites(connection, shards)
+        for name in names:
+            if not self._is_back(router, name):
+                continue
+            while True:
+                async with self._lane.use() as connection:
+                    woken = await store.wake_site(connection, self.ownership, name)
+                if not woken:
+                    break
+                for number in woken:
+                    self._note(number, name)
+                self._wake.set()
+        self._cursors = dict.fromkeys(self._cursors, 0.0)
+        self._wake.set()
+
+    @staticmethod
+    def _is_back(router: Router, name: str) -> bool:
+        what = name.removeprefix(f"{SiteKind.MISSING}:")
+        return router.has(what) if "/" in what else what in router.table.by_name
+
+    # --- leases that ran out ---
+
+    async def _sweeps_loop(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except _DATABASE_TROUBLE as error:
+                self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+            await asyncio.sleep(self._settings.sweep_seconds * self._dice.uniform(0.8, 1.0))
+
+    async def sweep(self) -> int:
+        """Take back leases that ran out (LSE-04). Returns how many."""
+        shards = list(self.ownership.epochs)
+        if not shards:
+            return 0
+        # Dead entries of the index lie before the last sweep; every sixth sweep looks at all the same.
+        since = 0.0 if self._sweeps % 6 == 0 else max(0.0, self._swept_until - 60.0)
+        self._sweeps += 1
+        started = self._database.now()
+        total = 0
+        while True:
+            async with self._lane.use() as connection, connection.transaction():
+                rows = await store.expire(connection, self.ownership, shards, since, 500)
+                await record_interrupted(connection, rows, self._database.now())
+            for row in rows:
+                flight = self._dispatcher.flights.get(row.token)
+                if flight is not None:
+                    if flight.stream is not None:
+                        flight.stream.cancel(flight.token)
+                        flight.site.window.undo()
+                    self._dispatcher.land(flight)
+            total += len(rows)
+            if any(row.request for row in rows):
+                self._requests = True
+            if len(rows) < 500:
+                break
+        self._swept_until = started
+        if total:
+            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * total)
+            self._log.info("leases ran out", recipients=total)
+            self._cursors = dict.fromkeys(self._cursors, 0.0)
+            self._wake.set()
+        return total
+
+    def facts(self, row: Waiting) -> Facts:
+        """Routing facts of a stored recipient (for explanations)."""
+        return facts_of(row)
