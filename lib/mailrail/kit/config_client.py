@@ -110,9 +110,13 @@ class ConfigClient:
             await asyncio.sleep(0.5)
 
     async def _watch_once(self, stub: config_pb2_grpc.ConfigServiceAsyncStub) -> None:
-        have = self.current.number if self.current is not None else 0
         call = stub.Watch(
-            config_pb2.WatchRequest(node_id=self._settings.node_id, role=self._role.value, have_revision=have)
+            config_pb2.WatchRequest(
+                node_id=self._settings.node_id,
+                role=self._role.value,
+                have_revision=self.current.number if self.current is not None else 0,
+                have_checksum=self.current.checksum if self.current is not None else "",
+            )
         )
         stream = aiter(call)
         while True:

@@ -222,20 +222,24 @@ class WatchRequest(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     HAVE_REVISION_FIELD_NUMBER: _builtins.int
+    HAVE_CHECKSUM_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     role: _builtins.str
     have_revision: _builtins.int
     """0: none"""
+    have_checksum: _builtins.str
+    """of it: a database that was made anew uses numbers again"""
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         role: _builtins.str = ...,
         have_revision: _builtins.int = ...,
+        have_checksum: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_revision", b"have_revision", "node_id", b"node_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_checksum", b"have_checksum", "have_revision", b"have_revision", "node_id", b"node_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

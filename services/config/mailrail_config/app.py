@@ -1,0 +1,227 @@
+"""What the config service does: follow head, serve it to watchers by role, take in revisions, keep order.
+
+    HeadFollower    one task per process: LISTEN, and a look at head each second in case a notification got lost
+                    (CFG-06). It holds head's body and sealed values in memory, so that watchers cost no query, and so
+                    that Postgres may be away while services go on watching.
+    Publishing      checks a revision before the store decides about epoch and head (CFG-04).
+    upkeep          prunes history and values that nothing refers to; counts consumers.
+
+Replicas share nothing but Postgres: any of them may take a publish, all of them see head move.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import PoolTimeout
+
+from mailrail.core.config.revision import Revision, Role, UnreadableRevision, checksum, decode, secrets_for
+from mailrail.core.config.sealing import key_of
+from mailrail.kit import log, migrations
+from mailrail_config import metrics
+from mailrail_config.settings import ConfigSettings
+from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, Sealed, Store
+
+DATABASE_ERRORS = (psycopg.Error, PoolTimeout, OSError)
+"""Postgres is out of reach or refuses; the caller may try again."""
+DIAGNOSTICS_LIMIT = 4 * 1024 * 1024
+"""Octets of diagnostics that are stored with a revision."""
+
+ROLES = tuple(Role)
+
+
+class BadRevision(ValueError):
+    """A publisher handed in something that no service could use; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Head as one role gets it."""
+
+    revision: int
+    checksum: str
+    body: bytes = field(repr=False)
+    sealed: tuple[Sealed, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is in force, in memory."""
+
+    revision: int = 0
+    pinned: bool = False
+    pin_reason: str = ""
+    deliveries: Mapping[Role, Delivery] = field(default_factory=dict)
+
+
+class HeadFollower:
+    """Keeps `head` at what Postgres says, and wakes watchers when it moves."""
+
+    def __init__(self, settings: ConfigSettings, store: Store, ready: Callable[[bool], Awaitable[None]]) -> None:
+        self.head = Head()
+        self._settings, self._store, self._ready = settings, store, ready
+        self._moved = asyncio.Condition()
+        self._log = log.get_logger()
+
+    async def wait(self, than: int, within: float) -> Head:
+        """Head as soon as it is another revision than `than`, or as it is after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within), self._moved:
+                await self._moved.wait_for(lambda: self.head.revision != than)
+        return self.head
+
+    async def run(self) -> None:
+        """Follow head until cancelled. Without Postgres the last head is served on, and readiness is withdrawn."""
+        trouble = ""
+        while True:
+            try:
+                async with await AsyncConnection.connect(
+                    self._settings.database_url,
+                    autocommit=True,
+                    connect_timeout=5,
+                    application_name="mailrail config follower",
+                ) as connection:
+                    await migrations.check(connection, "config")
+                    await self._follow(connection)
+            except migrations.SchemaOutdated as error:
+                problem = str(error)
+            except DATABASE_ERRORS as error:
+                problem = f"Postgres is out of reach: {str(error).strip()}"
+            await self._ready(False)
+            if problem != trouble:
+                self._log.warning("configuration cannot be followed", reason=problem)
+                trouble = problem
+            await asyncio.sleep(0.5)
+
+    async def _follow(self, connection: AsyncConnection[tuple[object, ...]]) -> None:
+        # Behind a pooler in transaction mode LISTEN has no effect, and the look each second remains.
+        await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
+        while True:
+            await self.look()
+            await self._ready(True)
+            async for _ in connection.notifies(timeout=self._settings.poll_seconds, stop_after=1):
+                pass
+
+    async def look(self) -> None:
+        """Read head, and its content if it moved. Raises psycopg errors."""
+        row = await self._store.head()
+        number = row.revision or 0
+        if number != self.head.revision:
+            deliveries = await self._load(number) if number else {}
+            if deliveries is None:
+                return  # it moved on while it was read
+        else:
+            deliveries = self.head.deliveries
+        moved = number != self.head.revision
+        self.head = Head(number, row.pinned, row.pin_reason, deliveries)
+        metrics.HEAD.set(number)
+        metrics.PINNED.set(row.pinned)
+        if moved:
+            self._log.info("head moved", revision=number, pinned=row.pinned)
+            async with self._moved:
+                self._moved.notify_all()
+
+    async def _load(self, number: int) -> Mapping[Role, Delivery] | None:
+        info, body = await self._store.info(number), await self._store.body(number)
+        if info is None or body is None:
+            return None
+        revision = await asyncio.to_thread(decode, body)
+        deliveries: dict[Role, Delivery] = {}
+        for role in ROLES:
+            paths = secrets_for(revision, role)
+            sealed = await self._store.sealed(role.value, sorted(paths)) if paths else []
+            deliveries[role] = Delivery(number, info.checksum, body, tuple(sealed))
+        return deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A publish request as it came."""
+
+    epoch: int
+    expected_head: int
+    body: bytes
+    previous: bytes
+    diagnostics: str
+    summary: str
+    sealed: Sequence[tuple[str, str, bytes]]  # path, role, octets
+
+
+def needed_values(revision: Revision) -> dict[str, frozenset[str]]:
+    """The paths of sealed values that each role must get with a revision."""
+    return {role.value: secrets_for(revision, role) for role in ROLES}
+
+
+def _sealed(path: str, role: str, octets: bytes) -> Sealed:
+    if role not in [r.value for r in ROLES]:
+        raise BadRevision(f"{role!r} is no role; there are {', '.join(ROLES)}")
+    key_id = key_of(octets)
+    if not path or not key_id or len(octets) <= len(key_id) + 1:
+        raise BadRevision(f"the sealed value of {path or 'an empty path'} is not one")
+    return Sealed(path, role, key_id, octets)
+
+
+async def publish(store: Store, submission: Submission) -> Published:
+    """Check and store a revision (CFG-04). Raises BadRevision, Refused, or psycopg errors."""
+    try:
+        revision = await asyncio.to_thread(decode, submission.body)
+        if submission.diagnostics:
+            json.loads(submission.diagnostics)
+        if len(submission.diagnostics) > DIAGNOSTICS_LIMIT:
+            raise BadRevision(f"diagnostics are larger than {DIAGNOSTICS_LIMIT} octets")
+        needed = needed_values(revision)
+        new = NewRevision(
+            checksum(submission.body),
+            submission.body,
+            submission.previous,
+            submission.diagnostics,
+            submission.summary[:1000],
+            tuple(sorted(frozenset().union(*needed.values()))),
+        )
+        sealed = [_sealed(*value) for value in submission.sealed]
+        published = await store.publish(submission.epoch, submission.expected_head, new, sealed, needed)
+    except (UnreadableRevision, json.JSONDecodeError) as error:
+        metrics.PUBLISHES.labels("refused").inc()
+        raise BadRevision(f"the revision cannot be read: {error}") from error
+    except (BadRevision, Refused):
+        metrics.PUBLISHES.labels("refused").inc()
+        raise
+    result = "unchanged" if published.unchanged else "activated" if published.activated else "stored"
+    metrics.PUBLISHES.labels(result).inc()
+    return published
+
+
+async def keep_up(settings: ConfigSettings, store: Store, follower: HeadFollower) -> None:
+    """Count consumers, and prune now and then, until cancelled. Trouble with Postgres only postpones it."""
+    logger = log.get_logger()
+    loop = asyncio.get_running_loop()
+    prune_at = loop.time() + min(60.0, settings.upkeep_seconds)
+    while True:
+        await asyncio.sleep(min(5.0, settings.upkeep_seconds))
+        with contextlib.suppress(*DATABASE_ERRORS):
+            await _count(store, follower.head.revision)
+            if loop.time() >= prune_at:
+                prune_at = loop.time() + settings.upkeep_seconds
+                revisions, values = await store.prune(settings.history)
+                if revisions or values:
+                    logger.info("history pruned", revisions=revisions, sealed_values=values)
+
+
+async def _count(store: Store, head: int) -> None:
+    states = dict.fromkeys(((role.value, state) for role in ROLES for state in ("current", "behind", "rejecting")), 0)
+    for consumer in await store.consumers():
+        if not consumer.live:
+            continue
+        if consumer.revision == head:
+            state = "current"
+        else:
+            state = "rejecting" if consumer.rejected == head and head else "behind"
+        key = (consumer.role, state)
+        if key in states:
+            states[key] += 1
+    for (role, state), count in states.items():
+        metrics.CONSUMERS.labels(role, state).set(count)

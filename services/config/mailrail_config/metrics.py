@@ -1,0 +1,18 @@
+"""Series of the config service. Labels: `role` is one of revision.Role; the others list their values here."""
+
+from prometheus_client import Counter, Gauge
+
+HEAD = Gauge("mailrail_config_head_revision", "Revision that services should run; 0 before the first")
+PINNED = Gauge("mailrail_config_head_pinned", "1 while head is pinned to an older revision, else 0")
+WATCHERS = Gauge("mailrail_config_watchers", "Open Watch streams of this process", ["role"])
+CONSUMERS = Gauge(
+    "mailrail_config_consumers",
+    "Live consumers; state is `current` (runs head), `behind`, or `rejecting` (could not use head)",
+    ["role", "state"],
+)
+PUBLISHES = Counter(
+    "mailrail_config_publishes_total",
+    "Publish calls; result is `activated`, `stored` (head is pinned), `unchanged` or `refused`",
+    ["result"],
+)
+"""`refused`: stale epoch, another head, missing values, or an unreadable body."""
