@@ -20,6 +20,7 @@ import pytest
 
 from testkit.collector import Collector
 from testkit.conditions import wait_until
+from testkit.processes import alive
 from testkit.rail import Rail, basics, route, rule, transport
 from testkit.traffic import Fate, Sender
 
@@ -155,9 +156,7 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_delivers(rail:
         sender.finish(60)
         family = rail.program.descendants()
         rail.program.kill()
-        wait_until(
-            lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 60, "no child is left"
-        )
+        wait_until(lambda: not any(map(alive, family)), 60, "no child is left")
         hop.accept("@later.test")
         rail.start_again()
         rail.wait_until_empty(LEASE + 60)

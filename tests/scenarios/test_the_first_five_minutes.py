@@ -12,6 +12,7 @@ import pytest
 from testkit.conditions import wait_until
 from testkit.peers.prometheus import Prometheus
 from testkit.peers.swaks import swaks
+from testkit.processes import alive
 from testkit.rail import Rail
 
 pytestmark = pytest.mark.timeout(300)
@@ -115,7 +116,5 @@ def test_ctrl_c_ends_it_cleanly_with_everything_that_it_started() -> None:
         assert len(family) > 5
         running.program.interrupt()
         assert running.program.wait(60) == 0
-        wait_until(
-            lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 10, "no child is left"
-        )
+        wait_until(lambda: not any(map(alive, family)), 10, "no child is left")
         assert "Traceback" not in running.program.tail(2000)

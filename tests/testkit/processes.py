@@ -165,7 +165,7 @@ class Program:
             lambda: not any(alive(left) for left in family), 10, f"everything that {self.name} started has ended"
         )
         self._reader.join(timeout=5)
-        if self._process.stdout is not None and not self._reader.isalive():
+        if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
         _running.discard(self)
         return self.status
