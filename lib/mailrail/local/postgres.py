@@ -540,11 +540,14 @@ class EmbeddedPostgres:
             try:
                 with psycopg.connect(self.superuser_url(), connect_timeout=2, autocommit=True) as connection:
                     found = connection.execute("SHOW data_directory").fetchone()
-                # Else somebody else's server is on this port, with our password: another copy of this folder.
-                return found is not None and Path(found[0]) == self.data
+                if found is not None and Path(found[0]) == self.data:
+                    return True
+                self._end(5)  # somebody else's server is on this port, with our password: a copy of this folder
+                return False
             except psycopg.OperationalError as error:
                 if "authentication failed" in str(error):
-                    return False  # somebody else's server answers on this port
+                    self._end(5)  # somebody else's server answers on this port
+                    return False
                 time.sleep(0.03)
         if self._halting.is_set():
             raise PostgresUnavailable("Postgres was told to stop while it was starting")
@@ -645,6 +648,7 @@ class EmbeddedPostgres:
 
         We hold the folder's lock, so nobody else can be starting a server on it.
         """
+        self._end(5)  # our own last one, when it ended by itself
         pid = self._recorded_pid()
         if pid is None or not _alive(pid):
             return
