@@ -104,6 +104,7 @@ class Directory:
                 frozenset(domain.listed),
                 _addresses((domain.catch_all,)) if domain.catch_all else (),
             )
+        self._transports = {domain.ref: domain.transport for domain in revision.domains}
         self._accounts: dict[ObjectRef, Account] = {account.ref: account for account in revision.accounts}
         self._sendable: dict[ObjectRef, tuple[frozenset[str], frozenset[str]]] = {}
         for account in revision.accounts:
@@ -137,6 +138,10 @@ class Directory:
         """Whether the domain has a MailDomain, received or not."""
         return domain in self._domains
 
+    def transport(self, domain: ObjectRef | None) -> ObjectRef | None:
+        """The delivery transport of one of our domains, None when it has none."""
+        return self._transports.get(domain) if domain is not None else None
+
     def account(self, ref: ObjectRef) -> Account | None:
         """The account behind a reference."""
         return self._accounts.get(ref)
@@ -146,7 +151,7 @@ class Directory:
     def resolve(self, recipient: Address, *, authenticated: bool, captive: bool = False) -> Resolution | Reply:
         """Where mail for `recipient` goes, or what to say to RCPT instead.
 
-        `authenticated`: the client logged in and may relay. `captive`: local mode, which takes any recipient (design 10).
+        `authenticated`: the client logged in and may relay. `captive`: local mode takes any recipient (design 10).
         """
         if not recipient.domain:
             ends = self._postmaster_ends()

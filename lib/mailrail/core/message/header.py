@@ -334,7 +334,7 @@ def received(
     tls: TlsFacts | None,
     now: datetime,
 ) -> bytes:
-    """A Received field (RFC 5321 4.4, SIN-13), with the `tls` clause of RFC 8314; `recipient` only if it is the only one."""
+    """A Received field (RFC 5321 4.4, SIN-13) with the `tls` clause of RFC 8314. `recipient`: only if there is one."""
     literal = f"[IPv6:{client.compressed}]" if isinstance(client, IPv6Address) else f"[{client}]"
     lines = [
         f"Received: from {_greeting_name(hello)} ({literal})",

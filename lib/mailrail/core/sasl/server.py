@@ -87,6 +87,8 @@ class Mechanism(Protocol):
 
 def prepared(login: str) -> str:
     """A login as it is compared: SASLprep (RFC 4013), then without case. Empty when it cannot be one."""
+    if login.isascii() and login.isprintable():
+        return login.casefold()  # SASLprep changes nothing about these, and most logins are such
     try:
         return str(saslprep(login)).casefold()
     except ScramException:

@@ -1,8 +1,9 @@
-"""The PROXY protocol, versions 1 and 2: what a load balancer says about the client before the client speaks (PRX-01..04).
+"""The PROXY protocol, versions 1 and 2: what a load balancer says about a client before it speaks (PRX-01..04).
 
 aiosmtpd has a parser, but it pulls from an asyncio stream, octet by octet; a listener that parses in its read callback
 needs one that takes what has come and says whether that is a header, part of one, or none. This one is bounded: at most
-107 octets (version 1) or `V2_LIMIT` (version 2) are ever waited for.
+107 octets (version 1) or `V2_LIMIT` (version 2) are ever waited for. What follows the header may be the first octets of
+a TLS handshake, which nobody can give back to a socket, so `may_read` tells how much can be read without touching it.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ V1_LIMIT: Final = 107
 """Octets of the longest version 1 line with its end."""
 V2_LIMIT: Final = 4096
 """Octets of a version 2 header with its TLVs. The format allows 65551; balancers send some hundred."""
+_SHORTEST: Final = len(b"PROXY UNKNOWN\r\n")
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 
 _STREAM: Final = 1
@@ -41,6 +43,15 @@ def parse(data: bytes) -> Proxied | None:
     if not data.startswith(b"PROXY "[: len(data)]):
         raise ProxyError("no PROXY header")
     return _version_1(data)
+
+
+def may_read(data: bytes) -> int:
+    """How many octets can be read next without reading past the header that `data` begins; at least 1."""
+    if len(data) < _SHORTEST:
+        return _SHORTEST - len(data)
+    if data[:1] != b"\r" or len(data) < 16:
+        return 1  # the end of a line is found by looking at each octet
+    return max(1, min(16 + int.from_bytes(data[14:16], "big"), V2_LIMIT) - len(data))
 
 
 def _version_1(data: bytes) -> Proxied | None:

@@ -536,6 +536,15 @@ class ServerSession:
         """The server stops (SIN-17)."""
         self._end(_SHUTTING_DOWN, "shutdown")
 
+    def hang_up(self) -> None:
+        """The connection is gone: there is nobody to tell anything. Answers that still come are ignored."""
+        self._awaited = _Awaited.NOTHING
+        self._stage = _Stage.CLOSED
+        self._transaction = None
+        self._buffer.clear()
+        self._events.clear()
+        self._out.clear()
+
     def _end(self, reply: bytes, reason: str) -> None:
         if self._stage is _Stage.CLOSED:
             return

@@ -1,0 +1,109 @@
+"""Starts ingress: configuration client, queue stream, listeners, gRPC; the only place that names concrete adapters."""
+
+import asyncio
+import contextlib
+import sys
+from typing import Any
+
+from mailrail.core.config.revision import Role
+from mailrail.kit import log, rpc, run
+from mailrail.kit.config_client import ConfigClient, Configuration, keyring
+from mailrail.pb.ingress.v1 import ingress_pb2_grpc
+from mailrail_ingress.app import Reception
+from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
+from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.rpc import SERVICE, IngressServicer
+from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.smtp import Sessions
+from mailrail_ingress.timers import Wheel
+
+
+async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
+    """Run until `stop`; then accept nobody, let messages that are under way end, say 421 to the rest."""
+    async with contextlib.AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(QueueClient(settings).running())
+        verification = None
+        if settings.outbound_target:
+            channel = await stack.enter_async_context(rpc.channel(settings, settings.outbound_target, "outbound"))
+            verification = OutboundVerification(channel)
+        reception = Reception(
+            settings,
+            queue,
+            fake_key=keyring(settings).derive(b"fake verifiers", b""),
+            senders=SenderDns(settings) if settings.resolver else None,
+            verification=verification,
+        )
+        sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
+        listeners = Listeners(settings, reception, sessions)
+
+        def swap(configuration: Configuration) -> None:
+            reception.configure(configuration.revision, configuration.number, configuration.secrets)
+            sessions.rebase()
+            listeners.update()
+
+        server = await stack.enter_async_context(
+            rpc.serve(
+                settings,
+                {
+                    SERVICE: (
+                        IngressServicer(reception, sessions),
+                        ingress_pb2_grpc.add_IngressServiceServicer_to_server,
+                    )
+                },
+                {SERVICE: frozenset({"console", "cli"})},
+            )
+        )
+        config = ConfigClient(settings, Role.INGRESS, swap)
+        await stack.enter_async_context(config.running())
+        log.get_logger().info("serving gRPC", port=server.port)
+        tasks = [
+            asyncio.create_task(listeners.run()),
+            asyncio.create_task(_keep_health(server.health, listeners)),
+        ]
+        waiting = asyncio.create_task(stop.wait())
+        everything: list[asyncio.Task[Any]] = [waiting, *tasks]
+        try:
+            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()  # neither ends by itself: this raises what ended it
+        finally:
+            await server.health.set(False)
+            for one in everything:
+                one.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+            listeners.close()
+            await _drain(sessions, settings.stop_grace)
+
+
+async def _keep_health(health: rpc.Health, listeners: Listeners) -> None:
+    """Ready while every configured listener is open."""
+    while True:
+        await health.set(listeners.complete.is_set())
+        if listeners.complete.is_set():
+            await asyncio.sleep(0.5)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await listeners.complete.wait()
+
+
+async def _drain(sessions: Sessions, grace: float) -> None:
+    """Sessions between messages hear 421 at once, the others when their message or the grace has ended."""
+    sessions.stopping = True
+    loop = asyncio.get_running_loop()
+    until = loop.time() + grace
+    while sessions.open and loop.time() < until:
+        sessions.shut_down(all_of_them=False)
+        await asyncio.sleep(0.05)
+    sessions.shut_down(all_of_them=True)
+    await asyncio.sleep(0)
+
+
+def main() -> int:
+    """Entry point of the process; returns the exit status."""
+    return run.run("ingress", IngressSettings, start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

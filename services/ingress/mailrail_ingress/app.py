@@ -1,0 +1,840 @@
+"""What ingress decides: senders, recipients, logins and content, for one client at a time.
+
+`Reception` holds what a configuration revision means for each listener (`Desk`), and swaps it whole. A `Visit` goes
+with one SMTP session: it answers the session's events from the desk, collects the transaction, streams the content to
+the queue and answers 250 when the queue has committed (SIN-01, ACC-01..07). Nothing here knows sockets; the shell that
+does is told to go on (`Wire.pump`), to stop reading and to read again.
+"""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Protocol
+
+from mailrail.core.config.revision import Account, Gateway, Listener, ObjectRef, Revision
+from mailrail.core.config.revision import Protocol as ListenerProtocol
+from mailrail.core.message.header import (
+    HIDDEN,
+    RECEIVED_LIMIT,
+    Header,
+    HeaderError,
+    author_addresses,
+    date,
+    foreign_results,
+    message_id,
+    received,
+    subject,
+    with_keyword,
+)
+from mailrail.core.message.intake import Intake
+from mailrail.core.recipients import (
+    NOT_YOUR_ADDRESS,
+    VERIFICATION_UNAVAILABLE,
+    Directory,
+    Resolution,
+    passed_on,
+)
+from mailrail.core.sasl.server import (
+    Challenge,
+    CheckPassword,
+    CramMd5,
+    Failure,
+    Login,
+    Mechanism,
+    Plain,
+    Scram,
+    Step,
+    Success,
+    UnexpectedInitialResponse,
+)
+from mailrail.core.smtp.address import Address, AddressError, parse_address
+from mailrail.core.smtp.parameters import MailParameters, RcptParameters, xtext_decode
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.server import (
+    Abandoned,
+    AuthCancelled,
+    AuthRequested,
+    AuthResponse,
+    Content,
+    ContentEnded,
+    ContentStarted,
+    Event,
+    Options,
+    RecipientGiven,
+    SenderGiven,
+    ServerSession,
+    too_big,
+)
+from mailrail.kit import log
+from mailrail_ingress import metrics
+from mailrail_ingress.accounts import Accounts
+from mailrail_ingress.ports import (
+    FRAME_LIMIT,
+    INLINE_LIMIT,
+    Answer,
+    Message,
+    Origin,
+    Queue,
+    Recipient,
+    SenderDomain,
+    SenderDomains,
+    Upload,
+    Verification,
+)
+from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.throttle import Throttle, neighbourhood
+from mailrail_ingress.tls import BadCertificate, Identity, load
+
+QUEUE_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
+NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again later")
+LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
+BAD_AUTHOR: Final = Reply.of(550, "5.6.0", "the From field cannot be read, so nobody can tell whose it is")
+NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address of the From field")
+WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
+WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
+NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
+TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
+COPIES_LIMIT: Final = 20_000
+"""Recipients of one message, aliases expanded."""
+_SENDER_FACTS: Final = {
+    SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
+    SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
+    SenderDomain.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
+}
+_PROTOCOLS: Final = {
+    ListenerProtocol.MX: Origin.MX,
+    ListenerProtocol.SUBMISSION: Origin.SUBMISSION,
+    ListenerProtocol.SUBMISSIONS: Origin.SUBMISSION,
+}
+
+
+class Wire(Protocol):
+    """The shell around a session, as far as a visit needs it."""
+
+    def pump(self) -> None:
+        """An answer was given out of turn: go on with what has come meanwhile."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading the client (ACC-07)."""
+        ...
+
+    def resume(self) -> None:
+        """Read again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Door:
+    """Which listener of which gateway; stays the same over revisions."""
+
+    gateway: ObjectRef
+    listener: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What one listener offers under one revision, indexed and ready."""
+
+    door: Door
+    gateway: Gateway
+    listener: Listener
+    options: Options
+    directory: Directory
+    accounts: Accounts
+    identity: Identity | None
+    bindings: Mapping[str, bytes]
+    revision: int
+
+    @property
+    def origin(self) -> Origin:
+        """What mail that comes in here is."""
+        return _PROTOCOLS[self.listener.protocol]
+
+    @property
+    def label(self) -> str:
+        """The `origin` label of metrics."""
+        return self.origin.name.lower()
+
+
+class Reception:
+    """All desks of the revision in force."""
+
+    def __init__(
+        self,
+        settings: IngressSettings,
+        queue: Queue,
+        *,
+        fake_key: bytes,
+        senders: SenderDomains | None = None,
+        verification: Verification | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.queue = queue
+        self.senders = senders
+        self.verification = verification
+        self.clock = clock
+        self.throttle = Throttle()
+        self.desks: dict[Door, Desk] = {}
+        self.log = log.get_logger()
+        self._fake_key = fake_key
+        self._identities: dict[str, Identity | None] = {}
+        self._accounts: Accounts | None = None
+
+    def configure(self, revision: Revision, number: int, secrets: Mapping[str, bytes]) -> None:
+        """Swap to a revision. Raises ValueError when there is no gateway of the configured name in it."""
+        gateways = [g for g in revision.gateways if self.settings.gateway in ("", f"{g.ref.namespace}/{g.ref.name}")]
+        if self.settings.gateway and not gateways:
+            raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
+        accounts = Accounts(revision, secrets, self._fake_key)
+        identities: dict[str, Identity | None] = {}
+        desks: dict[Door, Desk] = {}
+        for gateway in gateways:
+            directory = Directory(revision, gateway)
+            for listener in gateway.listeners:
+                identity = self._identity(listener, secrets, identities)
+                desk = self._desk(gateway, listener, directory, accounts, identity, number)
+                desks[desk.door] = desk
+        self._identities = identities
+        self.desks = desks
+
+    def _identity(
+        self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, Identity | None]
+    ) -> Identity | None:
+        if listener.certificate is None:
+            return None
+        path = listener.certificate.path
+        if path not in identities:
+            identities[path] = self._identities.get(path)
+            if identities[path] is None:
+                try:
+                    identities[path] = load(secrets[path])
+                except (KeyError, BadCertificate) as error:
+                    # The listener serves without it: STARTTLS is answered 454, and the log says why (TLS-01).
+                    reason = "it was not delivered" if isinstance(error, KeyError) else str(error)
+                    self.log.error("certificate unusable", listener=listener.name, error=reason)
+        return identities[path]
+
+    def _desk(
+        self,
+        gateway: Gateway,
+        listener: Listener,
+        directory: Directory,
+        accounts: Accounts,
+        identity: Identity | None,
+        number: int,
+    ) -> Desk:
+        bindings: dict[str, bytes] = {}
+        if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
+            bindings["tls-server-end-point"] = identity.end_point
+        mechanisms = tuple(
+            name for name in listener.mechanisms if name in accounts.usable and (bindings or not name.endswith("-PLUS"))
+        )
+        submission = _PROTOCOLS[listener.protocol] is Origin.SUBMISSION
+        limits = gateway.limits
+        options = Options(
+            hostname=gateway.hostname,
+            submission=submission,
+            size_limit=limits.message_size,
+            recipient_limit=limits.recipients,
+            starttls=listener.certificate is not None,
+            starttls_ready=identity is not None,
+            require_tls=listener.require_tls,
+            mechanisms=mechanisms if submission else (),  # AUTH is never offered to strangers (design 5)
+            longest_hold=limits.future_release,
+            error_limit=limits.errors,
+            repair_chunks=self.settings.repair_chunks,
+        )
+        door = Door(gateway.ref, listener.name)
+        return Desk(door, gateway, listener, options, directory, accounts, identity, bindings, number)
+
+    def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
+        """How RCPT would be answered, for administrators (IngressService.ResolveRecipient)."""
+        if not self.desks:
+            return QUEUE_AWAY
+        desk = next(iter(sorted(self.desks.values(), key=lambda d: d.door)))
+        return desk.directory.resolve(address, authenticated=account is not None)
+
+
+@dataclass(slots=True)
+class _Given:
+    """A recipient that was accepted, with what it stands for."""
+
+    address: Address
+    parameters: RcptParameters
+    resolution: Resolution
+
+
+class _Transaction:
+    """From MAIL to the answer after the content."""
+
+    __slots__ = (
+        "copies",
+        "ended",
+        "given",
+        "id",
+        "intake",
+        "message_id",
+        "parameters",
+        "parts",
+        "refusal",
+        "sender",
+        "stored",
+        "subject",
+        "upload",
+    )
+
+    def __init__(self, sender: Address | None, parameters: MailParameters) -> None:
+        self.sender = sender
+        self.parameters = parameters
+        self.given: list[_Given] = []
+        self.copies = 0
+        self.id = b""
+        self.intake: Intake | None = None
+        self.parts: list[bytes] = []
+        self.stored = 0  # octets in `parts`
+        self.upload: Upload | None = None
+        self.refusal: Reply | None = None
+        self.message_id: str | None = None
+        self.subject: str | None = None
+        self.ended = 0.0
+
+    def drop(self) -> None:
+        """Nothing of it will be committed."""
+        self.parts.clear()
+        self.stored = 0
+        if self.upload is not None:
+            self.upload.abort()
+            self.upload = None
+
+
+def new_message_id(now: float) -> bytes:
+    """16 octets, unique, sorted by time (UUID version 7), so that rows made together lie together (ACC-04)."""
+    made = bytearray(int(now * 1000).to_bytes(6, "big") + os.urandom(10))
+    made[6] = 0x70 | (made[6] & 0x0F)
+    made[8] = 0x80 | (made[8] & 0x3F)
+    return bytes(made)
+
+
+class Visit:
+    """One client's session, seen from what is decided about it."""
+
+    def __init__(
+        self, reception: Reception, desk: Desk, session: ServerSession, wire: Wire, client: IPv4Address | IPv6Address
+    ) -> None:
+        self.reception = reception
+        self.desk = desk
+        self.session = session
+        self.client = client
+        self.account: Account | None = None
+        self.stalled = False
+        """The content waits for credit of the queue."""
+        self._wire = wire
+        self._transaction: _Transaction | None = None
+        self._mechanism: Mechanism | None = None
+        self._mechanism_name = ""
+        self._answering = False  # inside `handle`: the shell goes on by itself
+
+    def rebase(self, desk: Desk) -> None:
+        """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
+        self.desk = desk
+        self.session.options = desk.options
+        if self.account is not None:
+            self.account = desk.directory.account(self.account.ref) or self.account
+
+    def handle(self, event: Event) -> None:
+        """Answer an event of the session, now or later."""
+        self._answering = True
+        try:
+            _HANDLERS[type(event)](self, event)
+        finally:
+            self._answering = False
+
+    def _go_on(self) -> None:
+        """An answer was given: outside of `handle` the shell has to be told."""
+        if not self._answering:
+            self._wire.pump()
+
+    def gone(self) -> None:
+        """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and not transaction.ended:
+            if transaction.intake is not None:
+                metrics.MESSAGES.labels(self.desk.label, "abandoned").inc()
+            transaction.drop()
+
+    # --- senders ---
+
+    def _sender(self, event: SenderGiven) -> None:
+        sender, parameters = event.sender, event.parameters
+        desk = self.desk
+        limit = None
+        if self.account is not None:
+            limit = self.account.limits.message_size
+            if limit is not None and (parameters.size or 0) > limit:
+                self._refuse_sender(sender, too_big(limit))
+                return
+            if sender is not None and not desk.directory.may_send(self.account.ref, sender):
+                self._refuse_sender(sender, NOT_YOUR_ADDRESS)
+                return
+        if not self.reception.queue.available:
+            self._refuse_sender(sender, QUEUE_AWAY)
+            return
+        look_up = (
+            self.reception.senders is not None
+            and desk.origin is Origin.MX
+            and not desk.listener.accept_any_recipient
+            and sender is not None
+            and not sender.is_literal
+            and not desk.directory.is_ours(sender.domain)
+        )
+        if not look_up:
+            self._accept_sender(sender, parameters, limit)
+            return
+        assert self.reception.senders is not None
+        assert sender is not None
+
+        def done(facts: SenderDomain) -> None:
+            if self.session.closed:
+                return
+            refusal = _SENDER_FACTS.get(facts)
+            if refusal is None:
+                self._accept_sender(sender, parameters, limit)
+            else:
+                self._refuse_sender(sender, refusal)
+            self._go_on()
+
+        self.reception.senders.look_up(sender.domain, done)
+
+    def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
+        self._transaction = _Transaction(sender, parameters)
+        metrics.SENDERS.labels(self.desk.label, "accepted").inc()
+        self.session.accept(size_limit=limit)
+
+    def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
+        metrics.SENDERS.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        self._log("sender refused", sender=str(sender or ""), reply=str(reply))
+        self.session.refuse(reply)
+
+    # --- recipients ---
+
+    def _recipient(self, event: RecipientGiven) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        desk = self.desk
+        found = desk.directory.resolve(
+            event.recipient, authenticated=self.account is not None, captive=desk.listener.accept_any_recipient
+        )
+        if isinstance(found, Reply):
+            self._refuse_recipient(event.recipient, found)
+            return
+        unsure = [d for d in found.destinations if d.verify]
+        if not unsure:
+            self._accept_recipient(transaction, event, found)
+            return
+        # An alias may lead to several such addresses; the one that was written is what the client can be told about.
+        verification = self.reception.verification
+        transport = desk.directory.transport(unsure[0].domain)
+        if verification is None or transport is None:
+            self._refuse_recipient(event.recipient, VERIFICATION_UNAVAILABLE)
+            return
+
+        def done(refusal: Reply | None) -> None:
+            if self.session.closed or self._transaction is not transaction:
+                return
+            if refusal is None:
+                self._accept_recipient(transaction, event, found)
+            else:
+                self._refuse_recipient(event.recipient, refusal)
+            self._go_on()
+
+        verification.verify(str(unsure[0].address), transport, done)
+
+    def _accept_recipient(self, transaction: _Transaction, event: RecipientGiven, found: Resolution) -> None:
+        transaction.copies += len(found.destinations)
+        if transaction.copies > COPIES_LIMIT and transaction.given:
+            self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
+            return
+        transaction.given.append(_Given(event.recipient, event.parameters, found))
+        metrics.RECIPIENTS.labels(self.desk.label, "accepted").inc()
+        self.session.accept()
+
+    def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
+        metrics.RECIPIENTS.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        self._log("recipient refused", recipient=str(recipient), reply=str(reply))
+        self.session.refuse(reply)
+
+    # --- content ---
+
+    def _begin(self, _: ContentStarted) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        if not self.reception.queue.available:
+            self._transaction = None
+            self.session.refuse(QUEUE_AWAY)
+            return
+        transaction.id = new_message_id(self.reception.clock())
+        transaction.intake = Intake(self._edit)
+        self.session.accept()
+
+    def _edit(self, header: Header) -> bytes | Reply:
+        """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03..05)."""
+        transaction = self._transaction
+        assert transaction is not None
+        if header.count(b"received") > RECEIVED_LIMIT:
+            return LOOP
+        transaction.subject = subject(header)
+        unwanted = foreign_results(header, self.desk.gateway.hostname)
+        if self.account is None:
+            transaction.message_id = message_id(header)
+            return header.without(unwanted)
+        try:
+            authors = author_addresses(header)
+        except HeaderError:
+            return BAD_AUTHOR
+        if not all(self.desk.directory.may_send(self.account.ref, author) for author in authors):
+            return NOT_YOUR_AUTHOR
+        block = header.without([*unwanted, *(field for field in header.fields if field.name in HIDDEN)])
+        added = b""
+        if not header.has(b"date"):
+            added += f"Date: {date(self._now())}\r\n".encode()
+        transaction.message_id = message_id(header)
+        if not header.has(b"message-id"):
+            transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.desk.gateway.hostname}>"
+            added += f"Message-ID: {transaction.message_id}\r\n".encode()
+        return block + added
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.reception.clock(), UTC)
+
+    def _content(self, event: Content) -> None:
+        transaction = self._transaction
+        if transaction is None or transaction.refusal is not None:
+            return
+        assert transaction.intake is not None
+        self._store(transaction, transaction.intake.feed(event.data))
+        self._check(transaction)
+
+    def _check(self, transaction: _Transaction) -> None:
+        assert transaction.intake is not None
+        if transaction.intake.refusal is not None:
+            self._refuse_content(transaction, transaction.intake.refusal)
+
+    def _refuse_content(self, transaction: _Transaction, reply: Reply) -> None:
+        """It is read to its end all the same, and refused there (EXT-01, ACC-05)."""
+        if transaction.refusal is None:
+            transaction.refusal = reply
+        transaction.drop()
+        if self.stalled:
+            self.stalled = False
+            self._wire.resume()
+
+    def _store(self, transaction: _Transaction, data: bytes) -> None:
+        if not data:
+            return
+        transaction.parts.append(data)
+        transaction.stored += len(data)
+        if transaction.upload is None:
+            if transaction.stored <= INLINE_LIMIT:
+                return
+            transaction.upload = self.reception.queue.upload(
+                transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
+            )
+        if transaction.stored >= FRAME_LIMIT:
+            self._send(transaction, last=False)
+
+    def _send(self, transaction: _Transaction, *, last: bool) -> None:
+        """Frames of FRAME_LIMIT octets; the last one may be shorter."""
+        waiting = b"".join(transaction.parts)
+        transaction.parts.clear()
+        upload = transaction.upload
+        assert upload is not None
+        at = 0
+        more = True
+        while len(waiting) - at >= FRAME_LIMIT or (last and at < len(waiting)):
+            more = upload.send(waiting[at : at + FRAME_LIMIT])
+            at += FRAME_LIMIT
+        rest = waiting[at:]
+        transaction.stored = len(rest)
+        if rest:
+            transaction.parts.append(rest)
+        if not more and not last and not self.stalled:
+            self.stalled = True
+            self._wire.pause()
+
+    def _credit(self, transaction: _Transaction) -> None:
+        """The queue takes more."""
+        if self._transaction is transaction and self.stalled:
+            self.stalled = False
+            self._wire.resume()
+
+    def _lost(self, transaction: _Transaction) -> None:
+        """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
+        if self._transaction is transaction:
+            transaction.upload = None
+            self._refuse_content(transaction, QUEUE_AWAY)
+
+    def out_of_credit(self) -> None:
+        """No credit came for too long (ACC-07)."""
+        if self._transaction is not None:
+            self._refuse_content(self._transaction, NO_CREDIT)
+
+    def _end(self, _: ContentEnded) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        intake = transaction.intake
+        assert intake is not None
+        if transaction.refusal is None:
+            self._store(transaction, intake.finish())
+            self._check(transaction)
+        if transaction.refusal is not None:
+            self._transaction = None
+            self._finish_refused(transaction, transaction.refusal)
+            return
+        if transaction.upload is not None:
+            self._send(transaction, last=True)
+            body = None
+        else:
+            body = b"".join(transaction.parts)
+        transaction.ended = self.reception.clock()
+        message = self._message(transaction, intake, body)
+        transaction.parts.clear()
+        self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))
+
+    def _finish_refused(self, transaction: _Transaction, reply: Reply) -> None:
+        metrics.MESSAGES.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        self._log("message refused", id=transaction.id.hex(), sender=str(transaction.sender or ""), reply=str(reply))
+        self.session.finish(reply)
+
+    def _message(self, transaction: _Transaction, intake: Intake, body: bytes | None) -> Message:
+        desk, session, parameters = self.desk, self.session, transaction.parameters
+        now = self._now()
+        given = transaction.given
+        prefix = received(
+            hello=session.hello or "unknown",
+            client=self.client,
+            by=desk.gateway.hostname,
+            protocol=with_keyword(
+                extended=session.extended,
+                tls=session.tls is not None,
+                authenticated=self.account is not None,
+                smtputf8=parameters.smtputf8,
+            ),
+            identifier=transaction.id.hex(),
+            recipient=given[0].address if len(given) == 1 else None,
+            tls=session.tls,
+            now=now,
+        )
+        if intake.needs_separator:
+            prefix += b"\r\n"
+        return Message(
+            id=transaction.id,
+            sender=transaction.sender,
+            parameters=parameters,
+            auth=self._trusted_auth(parameters.auth),
+            origin=desk.origin,
+            gateway=desk.gateway.ref,
+            account=self.account.ref if self.account is not None else None,
+            message_id=transaction.message_id,
+            subject=transaction.subject,
+            received=now,
+            client_ip=str(self.client),
+            client_name=session.hello or "",
+            eight_bit=intake.eight_bit,
+            revision=desk.revision,
+            recipients=_recipients(given),
+            prefix=prefix,
+            body=body,
+            size=len(prefix) + intake.size,
+        )
+
+    def _trusted_auth(self, auth: str | None) -> str | None:
+        """AUTH= of MAIL: kept where the account owns the mailbox that it names, else `<>` (RFC 4954 5, AUTH-06)."""
+        if auth is None or auth == "<>":
+            return auth
+        try:
+            address = parse_address(xtext_decode(auth))
+        except (AddressError, ValueError):
+            return "<>"
+        owned = self.account is not None and self.desk.directory.may_send(self.account.ref, address)
+        return auth if owned else "<>"
+
+    def _committed(self, transaction: _Transaction, message: Message, answer: Answer) -> None:
+        metrics.COMMIT_SECONDS.observe(max(0.0, self.reception.clock() - transaction.ended))
+        label = self.desk.label
+        heard = self._transaction is transaction and not self.session.closed
+        if answer.accepted:
+            metrics.MESSAGES.labels(label, "accepted").inc()
+            metrics.OCTETS.labels(label).inc(message.size)
+            reply = Reply.of(250, "2.6.0", f"accepted as {message.id.hex()}")
+        else:
+            reply = answer.refusal or QUEUE_AWAY
+            metrics.MESSAGES.labels(label, "refused" if reply.permanent else "deferred").inc()
+        if self.reception.settings.log_messages:
+            self._log(
+                "message accepted" if answer.accepted else "message refused",
+                id=message.id.hex(),
+                sender=str(message.sender or ""),
+                recipients=len(message.recipients),
+                size=message.size,
+                header_id=message.message_id,
+                heard=heard,
+                **({} if answer.accepted else {"reply": str(reply)}),
+            )
+        if heard:
+            self._transaction = None
+            self.session.finish(reply)
+            self._go_on()
+
+    def _abandoned(self, event: Abandoned) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and not transaction.ended:
+            if transaction.intake is not None:
+                metrics.MESSAGES.labels(self.desk.label, "abandoned").inc()
+                self._log("message abandoned", id=transaction.id.hex(), reason=event.reason)
+            self._transaction = transaction
+            self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
+            self._transaction = None
+
+    # --- logins ---
+
+    def _login(self, event: AuthRequested) -> None:
+        name = event.mechanism
+        if self.reception.throttle.blocks(neighbourhood(self.client), asyncio.get_running_loop().time()):
+            metrics.LOGINS.labels(name, "throttled").inc()
+            self.session.refuse(WAIT_TO_LOGIN)
+            return
+        self._mechanism_name = name
+        self._mechanism = self._make_mechanism(name)
+        self._step(self._mechanism.start(event.initial))
+
+    def _make_mechanism(self, name: str) -> Mechanism:
+        desk = self.desk
+        if name == "PLAIN":
+            return Plain()
+        if name == "LOGIN":
+            return Login()
+        if name == "CRAM-MD5":
+            now = self.reception.clock()
+            number = int.from_bytes(os.urandom(8), "big")
+            return CramMd5(desk.accounts, f"<{number}.{now:.6f}@{desk.gateway.hostname}>")
+        plus = self.session.tls is not None and any(m.endswith("-PLUS") for m in desk.options.mechanisms)
+        bindings = desk.bindings if self.session.tls is not None else {}
+        return Scram(name, desk.accounts, os.urandom(18).hex(), bindings, plus_offered=plus)
+
+    def _response(self, event: AuthResponse) -> None:
+        assert self._mechanism is not None
+        self._step(self._mechanism.respond(event.data))
+
+    def _step(self, step: Step) -> None:
+        match step:
+            case Challenge(data):
+                self.session.challenge(data)
+            case Success(login):
+                self._logged_in(login)
+            case CheckPassword(login, password):
+                self._check_password(login, password)
+            case UnexpectedInitialResponse():
+                metrics.LOGINS.labels(self._mechanism_name, "malformed").inc()
+                self.session.refuse(NO_INITIAL_RESPONSE)
+            case Failure(reason, login):
+                self._not_logged_in(login, reason)
+
+    def _check_password(self, login: str, password: str) -> None:
+        accounts = self.desk.accounts
+        if accounts.recall(login, password):
+            self._logged_in(login)
+            return
+
+        def done(checked: "asyncio.Future[bool]") -> None:
+            if self.session.closed:
+                return
+            if not checked.cancelled() and checked.exception() is None and checked.result():
+                accounts.remember(login, password)
+                self._logged_in(login)
+            else:
+                self._not_logged_in(login, "wrong login or password")
+            self._go_on()
+
+        # A millisecond of hashing without the GIL: in a thread, so that other clients do not wait for it.
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, accounts.admits, login, password).add_done_callback(done)
+
+    def _logged_in(self, login: str) -> None:
+        self._mechanism = None
+        account = self.desk.accounts.find(login)
+        if account is None:  # the account went away between the exchange's steps
+            self._not_logged_in(login, "no such account any more")
+            return
+        self.account = account
+        metrics.LOGINS.labels(self._mechanism_name, "accepted").inc()
+        self._log("logged in", mechanism=self._mechanism_name)
+        self.session.authenticated(account.login)
+
+    def _not_logged_in(self, login: str, reason: str) -> None:
+        self._mechanism = None
+        self.reception.throttle.failed(neighbourhood(self.client), asyncio.get_running_loop().time())
+        metrics.LOGINS.labels(self._mechanism_name, "refused").inc()
+        self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason=reason)
+        self.session.refuse(WRONG_CREDENTIALS)
+
+    def _login_cancelled(self, _: AuthCancelled) -> None:
+        self._mechanism = None
+
+    def tls_started(self) -> None:
+        """Whatever was known of the client before TLS is void (AUTH-07)."""
+        self.account = None
+        self._mechanism = None
+
+    def _log(self, event: str, **fields: object) -> None:
+        self.reception.log.info(
+            event,
+            listener=self.desk.listener.name,
+            client=str(self.client),
+            hello=self.session.hello,
+            login=self.account.login if self.account is not None else None,
+            tls=self.session.tls.version if self.session.tls is not None else None,
+            **fields,
+        )
+
+
+def _recipients(given: list[_Given]) -> tuple[Recipient, ...]:
+    """Every destination once; the first mention decides about its DSN parameters."""
+    found: dict[tuple[str, ObjectRef | None, str], Recipient] = {}
+    for one in given:
+        parameters, expanded = passed_on(one.parameters, one.resolution)
+        for destination in one.resolution.destinations:
+            key = (destination.address.key, destination.account, destination.mailbox)
+            if key in found:
+                continue
+            found[key] = Recipient(
+                address=str(destination.address),
+                given=str(one.address),
+                notify=parameters.notify,
+                orcpt=parameters.orcpt,
+                expanded=expanded,
+                domain=destination.domain,
+                account=destination.account,
+                mailbox=destination.mailbox,
+            )
+            expanded = False  # one DSN tells of the expansion, not one a copy (DSN-23)
+    return tuple(found.values())
+
+
+_HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {
+    SenderGiven: Visit._sender,  # type: ignore[dict-item]
+    RecipientGiven: Visit._recipient,  # type: ignore[dict-item]
+    ContentStarted: Visit._begin,  # type: ignore[dict-item]
+    Content: Visit._content,  # type: ignore[dict-item]
+    ContentEnded: Visit._end,  # type: ignore[dict-item]
+    Abandoned: Visit._abandoned,  # type: ignore[dict-item]
+    AuthRequested: Visit._login,  # type: ignore[dict-item]
+    AuthResponse: Visit._response,  # type: ignore[dict-item]
+    AuthCancelled: Visit._login_cancelled,  # type: ignore[dict-item]
+}

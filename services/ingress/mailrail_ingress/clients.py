@@ -1,0 +1,594 @@
+"""The neighbours of ingress behind its ports: the queue's Enqueue stream, DNS, outbound's verification.
+
+The queue: one long-lived stream carries all messages; whatever waits goes out in one gRPC message, after about a
+millisecond of linger while others are under way and at once when alone (performance rule 2). Octets are sent only on
+credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
+written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.rdatatype
+import dns.resolver
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.smtp.parameters import Body, Return
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.kit import log, rpc
+from mailrail.kit.settings import host_port
+from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
+from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
+from mailrail_ingress import metrics
+from mailrail_ingress.ports import FRAME_LIMIT, Answer, Message, Origin, SenderDomain, Upload
+from mailrail_ingress.settings import IngressSettings
+
+BATCH_OCTETS: Final = 1024 * 1024
+"""Content of one gRPC message."""
+BATCH_FRAMES: Final = 256
+MESSAGE_CREDIT: Final = 1024 * 1024
+"""Octets of one message that may wait to be sent, so that one upload does not take all credit (ACC-07)."""
+RECONNECT_DELAY: Final = 0.2
+"""Seconds between attempts to open a stream."""
+PATIENCE: Final = 5.0
+"""Seconds that a commit which was never written waits for a new stream."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds until the queue must have given its first credit on a stream."""
+_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
+
+_BODY: Final = {
+    None: types_pb2.BODY_TYPE_UNSPECIFIED,
+    Body.SEVEN_BIT: types_pb2.BODY_TYPE_SEVEN_BIT,
+    Body.EIGHT_BIT_MIME: types_pb2.BODY_TYPE_EIGHT_BIT_MIME,
+    Body.BINARY_MIME: types_pb2.BODY_TYPE_BINARY_MIME,
+}
+_RETURN: Final = {
+    None: types_pb2.DSN_RETURN_UNSPECIFIED,
+    Return.FULL: types_pb2.DSN_RETURN_FULL,
+    Return.HEADERS: types_pb2.DSN_RETURN_HEADERS,
+}
+_ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION}
+
+
+def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
+    return None if ref is None else types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole = int(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1_000_000) * 1000)
+
+
+def commit_frame(message: Message) -> enqueue_pb2.EnqueueFrame:
+    """A message as the queue takes it."""
+    parameters = message.parameters
+    release = parameters.release
+    envelope = types_pb2.Envelope(
+        mail_from=str(message.sender) if message.sender is not None else "",
+        body_type=_BODY[parameters.body],
+        smtputf8=parameters.smtputf8,
+        envelope_id=parameters.envid,
+        dsn_return=_RETURN[parameters.ret],
+        auth=message.auth,
+        origin=_ORIGIN[message.origin],
+        gateway=_ref(message.gateway),
+        account=_ref(message.account),
+        message_id=message.message_id,
+        subject=message.subject,
+        received=_timestamp(message.received.timestamp()),
+        release=_timestamp(release.at.timestamp()) if release is not None else None,
+        future_release_request=release.request if release is not None else None,
+        client_ip=message.client_ip,
+        client_name=message.client_name,
+        eight_bit=message.eight_bit,
+        config_revision=message.revision,
+    )
+    recipients = [
+        types_pb2.EnvelopeRecipient(
+            address=recipient.address,
+            original_recipient=recipient.orcpt,
+            notify=[word.value for word in recipient.notify],
+            given_address=recipient.given,
+            expanded=recipient.expanded,
+            mailbox_account=_ref(recipient.account),
+            mailbox=recipient.mailbox,
+            domain=_ref(recipient.domain),
+        )
+        for recipient in message.recipients
+    ]
+    commit = enqueue_pb2.Commit(
+        envelope=envelope, recipients=recipients, prefix=message.prefix, body=message.body, size=message.size
+    )
+    return enqueue_pb2.EnqueueFrame(message_id=message.id, commit=commit)
+
+
+def read_reply(reply: types_pb2.Reply) -> Reply:
+    """A refusal of the queue as it is told to the client: printable ASCII, one code, at most the bounds of SMTP."""
+    code = int(reply.code)
+    if not 400 <= code <= 599:
+        return _AWAY
+    try:
+        enhanced = EnhancedCode.parse(reply.enhanced)
+        if enhanced.category != code // 100:
+            raise ValueError(reply.enhanced)
+    except ValueError:
+        enhanced = EnhancedCode(code // 100, 0, 0)
+    texts = ["".join(c if " " <= c <= "~" else "?" for c in line)[:400] for line in reply.lines[:10]]
+    return Reply.of(code, enhanced, *(texts or ["refused"]))
+
+
+_Call = grpc.aio.StreamStreamCall[enqueue_pb2.EnqueueRequest, enqueue_pb2.EnqueueResponse]
+
+
+class _Commit:
+    """A commit that was handed over and not answered."""
+
+    __slots__ = ("done", "frame", "octets", "uploaded")
+
+    def __init__(
+        self, frame: enqueue_pb2.EnqueueFrame, octets: int, done: Callable[[Answer], None], *, uploaded: bool
+    ) -> None:
+        self.frame = frame
+        self.octets = octets
+        self.done = done
+        self.uploaded = uploaded
+
+
+class _Upload:
+    """A body above the inline limit: chunks that wait for their turn on the stream."""
+
+    __slots__ = ("chunks", "closed", "id", "lost", "resume", "stream", "waiting", "wants_credit")
+
+    def __init__(
+        self, stream: "_Stream", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        self.stream = stream
+        self.id = message_id
+        self.resume = resume
+        self.lost = lost
+        self.chunks: deque[bytes] = deque()
+        self.waiting = 0
+        self.wants_credit = False
+        self.closed = False
+
+    def send(self, data: bytes) -> bool:
+        """See ports.Upload."""
+        if self.closed:
+            return True  # lost: the visit knows, and what still comes is dropped
+        for at in range(0, len(data), FRAME_LIMIT):
+            self.chunks.append(data[at : at + FRAME_LIMIT])
+        self.waiting += len(data)
+        self.stream.work.set()
+        self.wants_credit = self.waiting >= MESSAGE_CREDIT
+        return not self.wants_credit
+
+    def abort(self) -> None:
+        """See ports.Upload."""
+        if not self.closed:
+            self.close()
+            if self.stream.uploads.pop(self.id, None) is not None:
+                self.stream.aborts.append(self.id)
+                self.stream.work.set()
+
+    def close(self) -> None:
+        """Nothing more is sent of it."""
+        self.closed = True
+        self.chunks.clear()
+        self.waiting = 0
+
+
+class _Nowhere:
+    """The upload of a message that began when no stream was open."""
+
+    def send(self, data: bytes) -> bool:
+        """Its loss is about to be told."""
+        return True
+
+    def abort(self) -> None:
+        """There is nothing to forget."""
+
+
+class _Stream:
+    """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
+
+    def __init__(self, call: _Call, credit: int, linger: float, answer: Callable[[_Commit, Answer], None]) -> None:
+        self.work = asyncio.Event()
+        self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
+        self.aborts: deque[bytes] = deque()
+        self.unwritten: OrderedDict[bytes, _Commit] = OrderedDict()
+        self.written: dict[bytes, _Commit] = {}
+        self.draining = asyncio.Event()
+        """The queue said GoAway: nothing new starts here (ACC-07)."""
+        self._call = call
+        self._credit = credit
+        self._linger = linger
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Read and write until the stream breaks, or until it has drained."""
+        reader = asyncio.create_task(self._read())
+        try:
+            await self._write(reader)
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(response := await self._call.read(), enqueue_pb2.EnqueueResponse):
+                for result in response.results:
+                    commit = self.written.pop(result.message_id, None)
+                    if commit is not None:
+                        accepted = result.accepted
+                        self._answer(commit, Answer(accepted, None if accepted else read_reply(result.refusal)))
+                if response.credit:
+                    self._credit += int(response.credit)
+                    self.work.set()
+                if response.go_away:
+                    self.draining.set()
+                    self.work.set()
+                elif self.draining.is_set() and not self.written:
+                    self.work.set()
+        except grpc.aio.AioRpcError as error:
+            self._log.warning("queue stream broke", code=error.code().name, details=(error.details() or "")[:300])
+        finally:
+            self.work.set()
+
+    async def _write(self, reader: "asyncio.Task[None]") -> None:
+        while not reader.done():
+            self.work.clear()
+            frames = self._batch()
+            if frames:
+                await self._call.write(enqueue_pb2.EnqueueRequest(frames=frames))
+                continue
+            if self.draining.is_set() and not (self.uploads or self.written or self.unwritten):
+                await self._call.done_writing()
+                return
+            await self.work.wait()
+            # Alone: at once. With others under way, a moment's wait brings several into one gRPC message.
+            if self._linger and len(self.written) + len(self.unwritten) > 1:
+                await asyncio.sleep(self._linger)
+
+    def _batch(self) -> list[enqueue_pb2.EnqueueFrame]:
+        """What may go out now, within credit and bounds: aborts, a chunk of each upload in turn, commits."""
+        frames: list[enqueue_pb2.EnqueueFrame] = []
+        octets = 0
+        while self.aborts:
+            frames.append(enqueue_pb2.EnqueueFrame(message_id=self.aborts.popleft(), abort=enqueue_pb2.Abort()))
+        for message_id, upload in list(self.uploads.items()):
+            if not upload.chunks or octets >= BATCH_OCTETS:
+                continue
+            size = len(upload.chunks[0])
+            if size > self._credit:
+                break
+            data = upload.chunks.popleft()
+            self._credit -= size
+            octets += size
+            upload.waiting -= size
+            frames.append(enqueue_pb2.EnqueueFrame(message_id=message_id, chunk=enqueue_pb2.BodyChunk(data=data)))
+            self.uploads.move_to_end(message_id)  # the next round begins with another
+            if upload.wants_credit and upload.waiting <= MESSAGE_CREDIT // 2:
+                upload.wants_credit = False
+                self._loop.call_soon(upload.resume)
+        for message_id, commit in list(self.unwritten.items()):
+            if len(frames) >= BATCH_FRAMES or octets >= BATCH_OCTETS:
+                break
+            if commit.uploaded and self.uploads[message_id].chunks:
+                continue  # its body goes first
+            if commit.octets > self._credit:
+                break
+            self._credit -= commit.octets
+            octets += commit.octets
+            if commit.uploaded:
+                self.uploads.pop(message_id).close()
+            del self.unwritten[message_id]
+            self.written[message_id] = commit
+            frames.append(commit.frame)
+        return frames
+
+
+class QueueClient:
+    """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._log = log.get_logger()
+        self._stream: _Stream | None = None
+        self._homeless: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
+        self._streams: list[_Stream] = []  # the open one and those that drain
+        self._pending = 0
+        self._answered = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- ports.Queue ---
+
+    @property
+    def available(self) -> bool:
+        """A stream is open. See ports.Queue."""
+        return self._stream is not None
+
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+        """See ports.Queue."""
+        stream = self._stream
+        if stream is None:
+            self._loop.call_soon(lost)
+            return _Nowhere()
+        upload = _Upload(stream, message_id, resume, lost)
+        stream.uploads[message_id] = upload
+        return upload
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        """See ports.Queue."""
+        octets = len(message.prefix) + len(message.body or b"")
+        uploaded = message.body is None
+        commit = _Commit(commit_frame(message), octets, done, uploaded=uploaded)
+        self._pending += 1
+        metrics.QUEUE_PENDING.inc()
+        stream = self._stream
+        if uploaded:
+            stream = next((s for s in self._streams if message.id in s.uploads), None)
+            if stream is None:
+                self._answer(commit, Answer(False, _AWAY))
+                return
+        if stream is None:
+            self._take_in(message.id, commit)
+        else:
+            stream.unwritten[message.id] = commit
+            stream.work.set()
+
+    def _take_in(self, message_id: bytes, commit: _Commit) -> None:
+        """No stream is open: it waits for the next one, a little while."""
+        self._homeless[message_id] = commit
+        self._loop.call_later(PATIENCE, self._give_up, message_id)
+
+    def _give_up(self, message_id: bytes) -> None:
+        commit = self._homeless.pop(message_id, None)
+        if commit is not None:
+            self._answer(commit, Answer(False, _AWAY))
+
+    def _answer(self, commit: _Commit, answer: Answer) -> None:
+        self._pending -= 1
+        metrics.QUEUE_PENDING.dec()
+        self._answered.set()
+        commit.done(answer)
+
+    # --- streams ---
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["QueueClient"]:
+        """Keep a stream open while the context lasts; on the way out, await answers that are due within the grace."""
+        task = asyncio.create_task(self._keep_open())
+        try:
+            yield self
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.stop_grace):
+                    while self._pending:
+                        self._answered.clear()
+                        await self._answered.wait()
+            everything = [task, *self._tasks]
+            for one in everything:
+                one.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+
+    async def _keep_open(self) -> None:
+        """Open a stream whenever there is none, or the one there is drains."""
+        while True:
+            opened = asyncio.Event()
+            running = self._start(self._stream_once(opened))
+            wake = [asyncio.ensure_future(opened.wait()), running]
+            await asyncio.wait(wake, return_when=asyncio.FIRST_COMPLETED)
+            wake[0].cancel()
+            if self._stream is not None:
+                draining = asyncio.ensure_future(self._stream.draining.wait())
+                await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
+                draining.cancel()
+                if not running.done():
+                    self._stream = None
+                    metrics.QUEUE_STREAM.set(0)
+                    continue  # GoAway: the next stream opens while this one finishes what it has
+            await asyncio.sleep(RECONNECT_DELAY)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _stream_once(self, opened: asyncio.Event) -> None:
+        """One stream from its first credit to its end."""
+        stream: _Stream | None = None
+        try:
+            async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
+                call: _Call = stub.Enqueue()
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    first = await call.read()
+                if not isinstance(first, enqueue_pb2.EnqueueResponse):
+                    return
+                stream = _Stream(call, int(first.credit), self._settings.linger, self._answer)
+                self._open(stream)
+                opened.set()
+                await stream.run()
+                call.cancel()
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError, OSError) as error:
+            self._log.debug("queue stream failed", error=str(error))
+        finally:
+            if stream is not None:
+                self._broken(stream)
+
+    def _open(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._streams.append(stream)
+        metrics.QUEUE_STREAM.set(1)
+        self._log.info("queue stream open", target=self._settings.queue_target)
+        stream.unwritten.update(self._homeless)
+        self._homeless.clear()
+        stream.work.set()
+
+    def _broken(self, stream: _Stream) -> None:
+        """A stream has ended: say what is lost, ask after what may have been done, keep what was never said."""
+        self._streams.remove(stream)
+        if self._stream is stream:
+            self._stream = None
+            metrics.QUEUE_STREAM.set(0)
+        for message_id, commit in stream.unwritten.items():
+            if commit.uploaded:
+                self._answer(commit, Answer(False, _AWAY))
+            elif self._stream is not None:
+                self._stream.unwritten[message_id] = commit
+                self._stream.work.set()
+            else:
+                self._take_in(message_id, commit)
+        stream.unwritten.clear()
+        for upload in list(stream.uploads.values()):
+            if not upload.closed:
+                upload.close()
+                upload.lost()
+        stream.uploads.clear()
+        for message_id, commit in stream.written.items():
+            self._start(self._ask(message_id, commit))
+        stream.written.clear()
+
+    async def _ask(self, message_id: bytes, commit: _Commit) -> None:
+        """What became of a commit whose answer was lost (ACC-04). Asking also bars it from being committed later."""
+        answer = Answer(False, _AWAY)
+        try:
+            async with asyncio.timeout(self._settings.answer_timeout):
+                while True:
+                    try:
+                        async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                            stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(
+                                channel
+                            )
+                            outcome = await stub.GetOutcome(
+                                enqueue_pb2.GetOutcomeRequest(message_id=message_id), timeout=5
+                            )
+                        answer = Answer(outcome.accepted, None if outcome.accepted else _AWAY)
+                        break
+                    except grpc.aio.AioRpcError:
+                        await asyncio.sleep(RECONNECT_DELAY)
+        except TimeoutError:
+            self._log.warning("fate of a message unknown", id=message_id.hex())
+        finally:
+            self._answer(commit, answer)
+
+
+class SenderDns:
+    """`ports.SenderDomains` over dnspython, with answers kept by their TTL."""
+
+    KEPT = 10_000
+    LONGEST = 3600.0  # seconds that an answer is kept at most
+    NEGATIVE = 60.0  # seconds that the absence of a domain is kept
+
+    def __init__(self, settings: IngressSettings) -> None:
+        if settings.resolver == "system":
+            self._resolver = dns.asyncresolver.Resolver()
+        else:
+            host, port = host_port(settings.resolver)
+            self._resolver = dns.asyncresolver.Resolver(configure=False)
+            self._resolver.nameservers = [host]
+            self._resolver.port = port
+        self._resolver.lifetime = settings.dns_timeout
+        self._loop = asyncio.get_running_loop()
+        self._known: OrderedDict[str, tuple[float, SenderDomain]] = OrderedDict()
+        self._asking: dict[str, list[Callable[[SenderDomain], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+        """See ports.SenderDomains."""
+        known = self._known.get(domain)
+        if known is not None and known[0] > self._loop.time():
+            done(known[1])
+            return
+        waiting = self._asking.get(domain)
+        if waiting is not None:
+            waiting.append(done)
+            return
+        self._asking[domain] = [done]
+        task = self._loop.create_task(self._find(domain))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, domain: str) -> None:
+        facts, ttl = SenderDomain.UNKNOWN, 0.0
+        try:
+            facts, ttl = await self._ask(domain)
+        except (dns.exception.DNSException, OSError):
+            pass
+        finally:
+            if ttl > 0:
+                self._known[domain] = (self._loop.time() + min(ttl, self.LONGEST), facts)
+                while len(self._known) > self.KEPT:
+                    self._known.popitem(last=False)
+            for done in self._asking.pop(domain):
+                done(facts)
+
+    async def _ask(self, domain: str) -> tuple[SenderDomain, float]:
+        name = dns.name.from_text(domain)
+        try:
+            answer = await self._resolver.resolve(name, dns.rdatatype.MX, search=False)
+        except dns.resolver.NXDOMAIN:
+            return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+        except dns.resolver.NoAnswer:
+            pass
+        else:
+            ttl = float(answer.rrset.ttl) if answer.rrset is not None else 0.0
+            exchanges = [record.exchange for record in answer]
+            null = len(exchanges) == 1 and exchanges[0] == dns.name.root  # RFC 7505 3
+            return (SenderDomain.NULL_MX if null else SenderDomain.RESOLVES), ttl
+        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):  # the implicit MX of RFC 5321 5.1
+            try:
+                answer = await self._resolver.resolve(name, kind, search=False)
+            except dns.resolver.NXDOMAIN:
+                return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+            except dns.resolver.NoAnswer:
+                continue
+            return SenderDomain.RESOLVES, float(answer.rrset.ttl) if answer.rrset is not None else 0.0
+        return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+
+
+class OutboundVerification:
+    """`ports.Verification`: outbound asks the next hop, and keeps what it learned."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(channel)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        """See ports.Verification."""
+        task = self._loop.create_task(self._ask(address, transport, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        verdicts = outbound_pb2.VerifyRecipientResponse
+        away = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
+        refusal: Reply | None = away
+        try:
+            response = await self._stub.VerifyRecipient(
+                outbound_pb2.VerifyRecipientRequest(
+                    address=address, transport=f"{transport.namespace}/{transport.name}"
+                ),
+                timeout=60,
+            )
+            if response.verdict == verdicts.VERDICT_ACCEPTED:
+                refusal = None
+            elif response.verdict == verdicts.VERDICT_REFUSED:
+                refusal = Reply.of(550, "5.1.1", "no such user here")
+        except grpc.aio.AioRpcError:
+            refusal = away
+        done(refusal)

@@ -1,0 +1,118 @@
+"""Opens and closes listening sockets as the configuration says, without touching those that stay."""
+
+import asyncio
+from dataclasses import dataclass
+
+from mailrail.kit import log
+from mailrail_ingress.app import Door, Reception
+from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.smtp import Connection, Sessions
+
+RETRY = 2.0
+"""Seconds until a port that could not be opened is tried again."""
+BACKLOG = 1024
+"""Connections that the kernel completes while the loop is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One socket: which listener, where."""
+
+    door: Door
+    address: str
+    port: int  # as configured; 0 = chosen by the system
+
+
+class Listeners:
+    """The listening sockets of the process."""
+
+    def __init__(self, settings: IngressSettings, reception: Reception, sessions: Sessions) -> None:
+        self._settings = settings
+        self._reception = reception
+        self._sessions = sessions
+        self._servers: dict[Place, asyncio.Server] = {}
+        self._changed = asyncio.Event()
+        self._complained: set[Place] = set()
+        self._log = log.get_logger()
+        self.complete = asyncio.Event()
+        """Set while every configured listener is open."""
+
+    def update(self) -> None:
+        """The reception has new desks."""
+        self._changed.set()
+
+    def ports(self) -> dict[str, int]:
+        """The real port of each listener by name; for tests and people."""
+        return {
+            place.door.listener: int(socket.getsockname()[1])
+            for place, server in self._servers.items()
+            for socket in server.sockets
+        }
+
+    async def run(self) -> None:
+        """Keep the sockets as the configuration wants them, until cancelled."""
+        try:
+            while True:
+                self._changed.clear()
+                missing = await self._apply()
+                if missing:
+                    self.complete.clear()
+                elif self._reception.desks:
+                    self.complete.set()
+                try:
+                    async with asyncio.timeout(RETRY if missing else None):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        self.complete.clear()
+
+    def _wanted(self) -> set[Place]:
+        wanted: set[Place] = set()
+        for door, desk in self._reception.desks.items():
+            port = desk.listener.port
+            for address in self._settings.smtp_listen:
+                wanted.add(Place(door, address, port + self._settings.port_offset if port else 0))
+        return wanted
+
+    async def _apply(self) -> int:
+        """Open what is missing, close what is not wanted; returns how many could not be opened."""
+        wanted = self._wanted()
+        for place in [place for place in self._servers if place not in wanted]:
+            self._servers.pop(place).close()
+            self._log.info("listener closed", listener=place.door.listener, address=place.address, port=place.port)
+        failed = 0
+        loop = asyncio.get_running_loop()
+        for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.door, p.address)):
+            door = place.door
+            try:
+                server = await loop.create_server(
+                    lambda door=door: Connection(self._sessions, door),  # type: ignore[misc]
+                    place.address,
+                    place.port,
+                    backlog=BACKLOG,
+                )
+            except OSError as error:
+                failed += 1
+                if place not in self._complained:
+                    self._complained.add(place)
+                    self._log.error(
+                        "cannot listen; trying again",
+                        listener=door.listener,
+                        address=place.address,
+                        port=place.port,
+                        error=str(error),
+                    )
+                continue
+            self._complained.discard(place)
+            self._servers[place] = server
+            port = server.sockets[0].getsockname()[1]
+            self._log.info("listening", listener=door.listener, address=place.address, port=port)
+        return failed

@@ -1,0 +1,128 @@
+"""What the app needs of the world: a queue that takes messages, DNS facts about senders, a next hop to ask.
+
+Answers come through callbacks, not futures: a message costs one call, and whoever implements a port may answer at
+once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import Protocol
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.parameters import MailParameters, Notify
+from mailrail.core.smtp.reply import Reply
+
+INLINE_LIMIT = 64 * 1024
+"""Octets: a body up to this travels inside the commit (ACC-02)."""
+FRAME_LIMIT = 256 * 1024
+"""Octets of one frame of a larger body (ACC-07)."""
+
+
+class Origin(Enum):
+    """Where a message came from (design 4, Route)."""
+
+    MX = auto()
+    SUBMISSION = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One recipient of a message, aliases expanded."""
+
+    address: str
+    given: str  # as the client wrote it
+    notify: tuple[Notify, ...]
+    orcpt: str | None
+    expanded: bool
+    domain: ObjectRef | None
+    account: ObjectRef | None  # whose built-in mailbox takes it
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Everything that is known of a message when it is whole (ACC-01)."""
+
+    id: bytes  # 16 octets
+    sender: Address | None
+    parameters: MailParameters
+    auth: str | None  # what AUTH= may say onwards: "<>" or xtext (AUTH-06)
+    origin: Origin
+    gateway: ObjectRef
+    account: ObjectRef | None
+    message_id: str | None
+    subject: str | None
+    received: datetime
+    client_ip: str
+    client_name: str
+    eight_bit: bool
+    revision: int
+    recipients: tuple[Recipient, ...]
+    prefix: bytes
+    body: bytes | None  # None: it was uploaded
+    size: int  # octets of prefix and body
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a commit."""
+
+    accepted: bool
+    refusal: Reply | None = None  # when not accepted
+
+
+class Upload(Protocol):
+    """A body above INLINE_LIMIT on its way."""
+
+    def send(self, data: bytes) -> bool:
+        """Pass on the next frame, at most FRAME_LIMIT octets. False: send nothing more until `resume` is called."""
+        ...
+
+    def abort(self) -> None:
+        """There will be no commit. Idempotent."""
+        ...
+
+
+class Queue(Protocol):
+    """The queue as ingress sees it."""
+
+    @property
+    def available(self) -> bool:
+        """Whether a message that begins now has a chance (ACC-05)."""
+        ...
+
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+        """Begin a body. `resume`: there is credit again. `lost`: the body is gone, and so is the message (ACC-05)."""
+        ...
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        """Hand over a message; `done` is called once, after the commit or when its fate is known (ACC-04)."""
+        ...
+
+
+class SenderDomain(Enum):
+    """What DNS says about the domain of a sender (SIN-23)."""
+
+    RESOLVES = auto()
+    NULL_MX = auto()  # RFC 7505: it sends no mail
+    DOES_NOT_EXIST = auto()
+    UNKNOWN = auto()  # DNS failed; ask again later
+
+
+class SenderDomains(Protocol):
+    """Looks sender domains up."""
+
+    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+        """Call `done` with the facts, at once if they are known."""
+        ...
+
+
+class Verification(Protocol):
+    """Asks a domain's next hop whether a recipient exists (recipients: verify)."""
+
+    def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        """Call `done` with None when it exists, else with what to say."""
+        ...

@@ -1,0 +1,85 @@
+"""gRPC in: what ingress tells about itself. Messages to domain types and back, no decisions."""
+
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mailrail.core.smtp.address import AddressError, parse_address, parse_forward_path
+from mailrail.core.smtp.reply import Reply
+from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
+from mailrail_ingress.app import Reception
+from mailrail_ingress.smtp import Connection, Sessions
+
+SERVICE = "mailrail.ingress.v1.IngressService"
+DEFAULT_LIMIT = 100
+LIMIT = 10_000
+
+
+class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
+    """Answers administrators."""
+
+    def __init__(self, reception: Reception, sessions: Sessions) -> None:
+        self._reception = reception
+        self._sessions = sessions
+
+    async def ListSessions(
+        self, request: ingress_pb2.ListSessionsRequest, context: Any
+    ) -> ingress_pb2.ListSessionsResponse:
+        """Sessions open now, oldest first."""
+        limit = min(request.limit or DEFAULT_LIMIT, LIMIT)
+        found = sorted(self._sessions.open, key=lambda connection: connection.started)
+        return ingress_pb2.ListSessionsResponse(
+            sessions=[_session(connection) for connection in found[:limit]], total=len(found)
+        )
+
+    async def ResolveRecipient(
+        self, request: ingress_pb2.ResolveRecipientRequest, context: Any
+    ) -> ingress_pb2.ResolveRecipientResponse:
+        """How RCPT would be answered."""
+        try:
+            bare = request.address.casefold() == "postmaster"
+            address = parse_forward_path(b"<Postmaster>")[0] if bare else parse_address(request.address)
+        except AddressError as error:
+            return _refusal(Reply.of(501, "5.1.3", str(error)))
+        account = None
+        if request.login:
+            desk = next(iter(self._reception.desks.values()), None)
+            account = desk.accounts.find(request.login) if desk is not None else None
+            if account is None:
+                return _refusal(Reply.of(535, "5.7.8", "no such login"))
+        found = self._reception.resolve(address, account)
+        if isinstance(found, Reply):
+            return _refusal(found)
+        return ingress_pb2.ResolveRecipientResponse(
+            code=250,
+            enhanced="2.1.5",
+            text="recipient ok",
+            recipients=[
+                ingress_pb2.ResolvedRecipient(
+                    address=str(destination.address), how=found.how.value, account=str(destination.account or "")
+                )
+                for destination in found.destinations
+            ],
+        )
+
+
+def _refusal(reply: Reply) -> ingress_pb2.ResolveRecipientResponse:
+    return ingress_pb2.ResolveRecipientResponse(code=reply.code, enhanced=str(reply.status), text=reply.text)
+
+
+def _session(connection: Connection) -> ingress_pb2.Session:
+    session = connection.session
+    started = Timestamp()
+    started.FromMilliseconds(int(connection.started * 1000))
+    tls = session.tls if session is not None else None
+    return ingress_pb2.Session(
+        id=f"{id(connection):x}",
+        listener=connection.door.listener,
+        client_ip=str(connection.client),
+        client_name=(session.hello if session is not None else None) or "",
+        login=(session.login if session is not None else None) or "",
+        tls=f"{tls.version} {tls.cipher}" if tls is not None else "",
+        state=session.state if session is not None else "connecting",
+        messages=session.messages if session is not None else 0,
+        started=started,
+    )

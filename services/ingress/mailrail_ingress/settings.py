@@ -1,0 +1,44 @@
+"""Settings of the ingress service: `MAILRAIL_INGRESS_*` in the environment."""
+
+from dataclasses import dataclass
+
+from mailrail.kit.settings import ServiceSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngressSettings(ServiceSettings):
+    """What ingress needs besides what every service does. Every default starts a working service."""
+
+    queue_target: str = "127.0.0.1:7002"
+    """Target of the queue: HOST:PORT or any gRPC target."""
+    outbound_target: str = ""
+    """Target of outbound, asked where a domain says `recipients: verify`; empty: such recipients get 451."""
+    gateway: str = ""
+    """NAMESPACE/NAME of the one gateway to serve; empty: the listeners of all gateways in the configuration."""
+    smtp_listen: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses that the gateway's listeners are opened on, each with the listener's port."""
+    port_offset: int = 0
+    """Added to every listener's port, except 0 (which the system chooses)."""
+    resolver: str = ""
+    """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up."""
+    dns_timeout: float = 5.0
+    """Seconds for all queries about one sender domain together; past them the sender is asked to come back (451)."""
+    linger: float = 0.001
+    """Seconds that a commit waits for company on its way to the queue while others are under way; none when alone."""
+    answer_timeout: float = 30.0
+    """Seconds that the fate of a commit is asked for after its stream broke (ACC-04)."""
+    credit_timeout: float = 60.0
+    """Seconds that a message waits for the queue to take more of it, then 452 4.3.1 (ACC-07)."""
+    proxy_timeout: float = 5.0
+    """Seconds until a PROXY header must be there (PRX-01)."""
+    tls_timeout: float = 60.0
+    """Seconds for a TLS handshake."""
+    linger_close: float = 5.0
+    """Seconds that a connection which we end is still read, so that the client sees our last reply and no reset."""
+    bind_server_end_point: bool = False
+    """Offer SCRAM-*-PLUS with the tls-server-end-point binding where a listener's mechanisms name it. Off, because a
+    client that binds with tls-exporter, as most do over TLS 1.3, would then fail to log in (decision 0010)."""
+    repair_chunks: bool = False
+    """BDAT text with a bare CR or LF: repair it to CRLF rather than refuse it (SIN-03)."""
+    log_messages: bool = True
+    """A log line for each message accepted or refused."""

@@ -1,0 +1,446 @@
+"""The socket around an SMTP session: octets in and out, TLS, PROXY headers, deadlines, backpressure; no decisions.
+
+One `Connection` is one asyncio protocol. It parses in the read callback and writes once for all that one read brought;
+there is no task, future or timer a command or a connection (TLS handshakes excepted). All connections of a process read
+into one buffer, since each is done with it before the next is called; a loop that lends buffers to the kernel ahead of
+time (Proactor on Windows) would need one each, and is not used by services.
+"""
+
+import asyncio
+import ssl
+import time
+from collections import Counter
+from enum import Enum, auto
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final, cast
+
+from mailrail.core.config.revision import Protocol
+from mailrail.core.smtp.proxy import ProxyError, may_read, parse
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.server import Closing, ServerSession, TlsFacts, TlsRequested
+from mailrail.kit import log
+from mailrail_ingress import metrics
+from mailrail_ingress.app import Desk, Door, Reception, Visit
+from mailrail_ingress.throttle import neighbourhood
+from mailrail_ingress.timers import NEVER, Wheel
+
+READ_SIZE: Final = 64 * 1024
+"""Octets of one read."""
+_TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
+_NOT_CONFIGURED: Final = Reply.of(421, "4.3.2", "not configured yet; try again later").encode()
+
+
+class _Hold:
+    """Reasons for not reading, as bits: reading goes on when none is left."""
+
+    BACKLOG = 1  # the session has kept enough while it awaits an answer
+    CREDIT = 2  # the queue takes no more of this message
+    WRITING = 4  # the client does not read our replies
+
+
+class _State(Enum):
+    PROXY = auto()  # a PROXY header is to come
+    HANDSHAKE = auto()
+    OPEN = auto()
+    LINGERING = auto()  # we have said our last word and drop what still comes
+    GONE = auto()
+
+
+_ENDS: Final = {
+    "QUIT": "quit",
+    "timeout": "timeout",
+    "shutdown": "shutdown",
+    "too many errors": "errors",
+}
+
+
+class Sessions:
+    """What the connections of a process share, and how many there are."""
+
+    def __init__(self, reception: Reception, wheel: Wheel) -> None:
+        self.reception = reception
+        self.wheel = wheel
+        self.loop = asyncio.get_running_loop()
+        self.buffer = bytearray(READ_SIZE)
+        self.view = memoryview(self.buffer)
+        self.open: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        self._by_client: Counter[str] = Counter()
+
+    def admit(self, connection: "Connection", desk: Desk) -> bool:
+        """Count a connection, unless there are too many of the process or of the client."""
+        limits = desk.gateway.limits
+        client = neighbourhood(connection.client)
+        if len(self.open) >= limits.connections or self._by_client[client] >= limits.connections_per_ip:
+            return False
+        self.open.add(connection)
+        self._by_client[client] += 1
+        return True
+
+    def forget(self, connection: "Connection") -> None:
+        """The connection is gone."""
+        if connection in self.open:
+            self.open.discard(connection)
+            client = neighbourhood(connection.client)
+            self._by_client[client] -= 1
+            if self._by_client[client] <= 0:
+                del self._by_client[client]
+
+    def rebase(self) -> None:
+        """A new revision is in force: sessions that are open go on under it (CFG-06)."""
+        for connection in self.open:
+            desk = self.reception.desks.get(connection.door)
+            if desk is not None and connection.visit is not None:
+                connection.visit.rebase(desk)
+
+    def shut_down(self, *, all_of_them: bool) -> None:
+        """Say 421 to sessions: those that are in no message, or all (SIN-17)."""
+        for connection in list(self.open):
+            connection.shut_down(even_busy=all_of_them)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client."""
+
+    def __init__(self, sessions: Sessions, door: Door) -> None:
+        self.door = door
+        self.client: IPv4Address | IPv6Address = IPv4Address(0)
+        self.session: ServerSession | None = None
+        self.visit: Visit | None = None
+        self.deadline = NEVER
+        self.started = time.time()
+        self._sessions = sessions
+        self._loop = sessions.loop
+        self._transport: asyncio.Transport | None = None
+        self._state = _State.OPEN
+        self._holds = 0
+        self._pumping = False
+        self._client_done = False  # it has closed its sending side and may still read
+        self._tls = False
+        self._preface = b""  # PROXY header so far
+        self._idle = 300.0
+        self._content_until: float | None = None
+        self._stalled_until: float | None = None
+        self._end = "lost"
+        self._label = ""
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        desk = self._sessions.reception.desks.get(self.door)
+        peer = transport.get_extra_info("peername")
+        if desk is None or not peer:
+            self._transport.write(_NOT_CONFIGURED)
+            self._transport.close()
+            return
+        self.client = _address(peer[0])
+        self._idle = float(desk.gateway.limits.idle_timeout)
+        self._label = desk.listener.protocol.value
+        if desk.listener.proxy_protocol:
+            trusted = any(self.client in ip_network(cidr, strict=False) for cidr in desk.listener.proxy_trusted_cidrs)
+            if not trusted:
+                self._refuse("proxy")
+                return
+            self._state = _State.PROXY
+            self.deadline = self._loop.time() + self._sessions.reception.settings.proxy_timeout
+            self._sessions.wheel.add(self)
+            return
+        self._admit(desk)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next octets go: the buffer that all share, no more of it than may be read now."""
+        if self._state is _State.PROXY:
+            return self._sessions.view[: may_read(self._preface)]
+        return self._sessions.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Octets have come."""
+        data = bytes(self._sessions.view[:nbytes])
+        state = self._state
+        if state is _State.OPEN:
+            session = self.session
+            if session is not None:
+                session.receive(data, time.time())
+                self.deadline = self._loop.time() + self._idle
+                self.pump()
+        elif state is _State.PROXY:
+            self._proxy_octets(data)
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more. An answer that is due is still given, where TLS does not forbid it."""
+        if self.session is not None and self.session.awaiting and not self._tls:
+            self._client_done = True
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not read: it gets no further replies to ignore."""
+        self._hold(_Hold.WRITING)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._release(_Hold.WRITING)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone, by whomever."""
+        self._forget()
+
+    # --- the start: PROXY header, limits, TLS, greeting ---
+
+    def _proxy_octets(self, data: bytes) -> None:
+        self._preface += data
+        try:
+            header = parse(self._preface)
+        except ProxyError:
+            self._refuse("proxy")
+            return
+        if header is None:
+            return
+        self._preface = b""
+        if header.client is not None:
+            self.client = _plain(header.client)
+        self._sessions.wheel.remove(self)
+        desk = self._sessions.reception.desks.get(self.door)
+        if desk is None:
+            self._refuse("proxy")
+            return
+        self._state = _State.OPEN
+        self._admit(desk)
+
+    def _refuse(self, result: str) -> None:
+        """No session: close without a word (PRX-01)."""
+        metrics.CONNECTIONS.labels(self._label, result).inc()
+        self._state = _State.GONE
+        self._sessions.wheel.remove(self)
+        self.deadline = NEVER
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _admit(self, desk: Desk) -> None:
+        assert self._transport is not None
+        implicit = desk.listener.protocol is Protocol.SUBMISSIONS
+        if self._sessions.stopping or not self._sessions.admit(self, desk):
+            if not implicit:
+                self._transport.write(_TOO_MANY)
+            metrics.CONNECTIONS.labels(self._label, "too-many").inc()
+            self._state = _State.GONE
+            self._transport.close()
+            return
+        metrics.CONNECTIONS.labels(self._label, "accepted").inc()
+        metrics.OPEN.labels(self._label).inc()
+        self.deadline = self._loop.time() + self._idle
+        self._sessions.wheel.add(self)
+        if implicit:
+            self._handshake(desk)
+        else:
+            self._greet(desk, None)
+
+    def _greet(self, desk: Desk, tls: TlsFacts | None) -> None:
+        self.session = ServerSession(desk.options, tls=tls)
+        self.visit = Visit(self._sessions.reception, desk, self.session, self, self.client)
+        self.pump()
+
+    def _handshake(self, desk: Desk) -> None:
+        assert self._transport is not None
+        if desk.identity is None:  # 465 without a usable certificate: nothing can be said there
+            self._end = "tls"
+            self._transport.close()
+            return
+        self._state = _State.HANDSHAKE
+        # Nothing may be read between here and the switch: it would be the handshake's.
+        self._transport.pause_reading()
+        task = self._loop.create_task(self._do_handshake(desk, desk.identity.context))
+        self._sessions.tasks.add(task)
+        task.add_done_callback(self._sessions.tasks.discard)
+
+    async def _do_handshake(self, desk: Desk, context: ssl.SSLContext) -> None:
+        assert self._transport is not None
+        timeout = self._sessions.reception.settings.tls_timeout
+        self.deadline = self._loop.time() + timeout + self._idle  # the handshake has its own limit
+        try:
+            transport = await self._loop.start_tls(
+                self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout
+            )
+        except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
+            transport = None
+        if transport is None or self._state is not _State.HANDSHAKE:
+            metrics.TLS.labels("none").inc()
+            self._end = "tls"
+            if self._transport is not None:
+                self._transport.abort()
+            self._forget()
+            return
+        self._transport = transport
+        self._tls = True
+        secured = cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
+        cipher = secured.cipher()
+        facts = TlsFacts(secured.version() or "", cipher[0] if cipher else "")
+        metrics.TLS.labels(facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none").inc()
+        self._state = _State.OPEN
+        self.deadline = self._loop.time() + self._idle
+        self._sessions.wheel.hasten(self)
+        if self.session is None:
+            self._greet(desk, facts)
+            return
+        self.session.tls_started(facts)
+        if self.visit is not None:
+            self.visit.tls_started()
+        self.pump()
+
+    # --- the session ---
+
+    def pump(self) -> None:
+        """Let the session go on with what it has, and send what it says."""
+        session, visit, transport = self.session, self.visit, self._transport
+        if self._pumping or session is None or visit is None or transport is None or self._state is not _State.OPEN:
+            return
+        self._pumping = True
+        closing: Closing | None = None
+        secure = False
+        try:
+            while (event := session.next_event()) is not None:
+                if isinstance(event, Closing):
+                    closing = event
+                elif isinstance(event, TlsRequested):
+                    secure = True
+                else:
+                    visit.handle(event)
+        except Exception:
+            # A mistake of ours costs this client its connection, and nobody else anything.
+            log.get_logger().exception("session failed", client=str(self.client), command=session.verb)
+            session.shut_down()
+            closing = Closing("shutdown")
+        finally:
+            self._pumping = False
+        out = session.data_to_send()
+        if out:
+            transport.write(out)
+        if closing is not None:
+            self._end = _ENDS.get(closing.reason, "refused")
+            self._close(linger=closing.linger)
+            return
+        if secure:
+            self._handshake(visit.desk)
+            return
+        if session.awaiting:
+            if not session.wants_data:
+                self._hold(_Hold.BACKLOG)
+        else:
+            if self._holds & _Hold.BACKLOG:
+                self._release(_Hold.BACKLOG)
+            if self._client_done:
+                self._close(linger=False)
+                return
+        if session.in_content:
+            if self._content_until is None:
+                self._content_until = self._loop.time() + visit.desk.gateway.limits.transaction_timeout
+            if self._content_until < self.deadline:
+                self.deadline = self._content_until
+                self._sessions.wheel.hasten(self)
+        else:
+            self._content_until = None
+
+    def pause(self) -> None:
+        """The queue takes no more of this message for now (ACC-07)."""
+        self._stalled_until = self._loop.time() + self._sessions.reception.settings.credit_timeout
+        self._hold(_Hold.CREDIT)
+        self.deadline = min(self.deadline, self._stalled_until)
+        self._sessions.wheel.hasten(self)
+
+    def resume(self) -> None:
+        """There is credit again."""
+        self._stalled_until = None
+        self.deadline = self._loop.time() + self._idle
+        self._release(_Hold.CREDIT)
+
+    def _hold(self, reason: int) -> None:
+        if not self._holds and self._state is _State.OPEN and self._transport is not None:
+            self._transport.pause_reading()
+        self._holds |= reason
+
+    def _release(self, reason: int) -> None:
+        if not self._holds & reason:
+            return
+        self._holds &= ~reason
+        if not self._holds and self._state is _State.OPEN and self._transport is not None:
+            self._transport.resume_reading()
+
+    # --- the end ---
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed (SIN-17)."""
+        if self._state is _State.PROXY:
+            self._refuse("proxy")
+        elif self._state is _State.LINGERING:
+            self.deadline = NEVER
+            if self._transport is not None:
+                self._transport.abort()
+        elif self._state is _State.OPEN and self.session is not None and self.visit is not None:
+            if self._stalled_until is not None and now >= self._stalled_until:
+                self._stalled_until = None
+                self.deadline = now + self._idle
+                self.visit.out_of_credit()
+            elif self.session.awaiting:
+                self.deadline = now + self._idle  # it waits for us, not we for it
+            else:
+                self.session.time_out()
+                self.pump()
+                if self._state is _State.OPEN:  # nothing left to say it to
+                    self.deadline = NEVER
+        else:
+            self.deadline = now + self._idle
+
+    def shut_down(self, *, even_busy: bool) -> None:
+        """The process stops."""
+        if self.session is None or self._state is not _State.OPEN:
+            if even_busy and self._transport is not None:
+                self._transport.abort()
+            return
+        if even_busy or not (self.session.awaiting or self.session.in_content):
+            self.session.shut_down()
+            self.pump()
+
+    def _close(self, *, linger: bool) -> None:
+        transport = self._transport
+        assert transport is not None
+        if linger and not self._tls and transport.can_write_eof() and not transport.is_closing():
+            # The client may still be sending; closing now would answer that with a reset, and lose our reply.
+            self._state = _State.LINGERING
+            if self._holds:
+                self._holds = 0
+                transport.resume_reading()
+            transport.write_eof()
+            self.deadline = self._loop.time() + self._sessions.reception.settings.linger_close
+            self._sessions.wheel.hasten(self)
+        else:
+            self._state = _State.GONE
+            transport.close()
+
+    def _forget(self) -> None:
+        if self.deadline != NEVER or self in self._sessions.open:
+            self._sessions.wheel.remove(self)
+            self.deadline = NEVER
+        self._state = _State.GONE
+        if self in self._sessions.open:
+            self._sessions.forget(self)
+            metrics.OPEN.labels(self._label).dec()
+            metrics.ENDS.labels(self._end).inc()
+        self._transport = None
+        if self.session is not None:
+            self.session.hang_up()
+        if self.visit is not None:
+            self.visit.gone()
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    return _plain(ip_address(text.partition("%")[0]))
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """An IPv4 address that a dual-stack socket shows as IPv6 is an IPv4 address."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
