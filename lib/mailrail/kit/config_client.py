@@ -109,7 +109,7 @@ class ConfigClient:
             metrics.CONFIG_AGE.set(time.monotonic() - self._heard)
             await asyncio.sleep(0.5)
 
-    async def _watch_once(self, stub: config_pb2_grpc.ConfigServiceAsyncStub) -> None:
+    async def _watch_once(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
         call = stub.Watch(
             config_pb2.WatchRequest(
                 node_id=self._settings.node_id,

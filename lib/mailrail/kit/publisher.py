@@ -87,7 +87,7 @@ class Publisher:
                 return Outcome(compiled, response.info.revision, response.activated, response.unchanged)
             raise Superseded("head keeps moving: somebody else is changing the configuration at the same time")
 
-    async def _acquire(self, stub: config_pb2_grpc.ConfigServiceAsyncStub) -> None:
+    async def _acquire(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
         response = await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity=self._identity), timeout=10)
         self._previous = decode_state(response.previous)
         self._stored = frozenset(use.ref.path for use in self._previous.uses)
