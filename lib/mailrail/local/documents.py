@@ -1,0 +1,163 @@
+"""A folder of resource documents, read as local mode and `mailrail config check` read it.
+
+Files are `*.yaml`, `*.yml` and `*.json` below the folder, hidden ones and editors' leavings aside. What cannot be read
+is reported with its place and counts as unchanged (CFG-01); one file never keeps another from being used. Contents for
+`caFile` come along, so that the compiler itself touches no file.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mailrail.core.config.compiler import Sources
+from mailrail.core.config.diagnostics import Place
+from mailrail.core.config.loader import FILE_LIMIT, Cache, Document, Loaded, Unreadable, load
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+FILES_LIMIT: Final = 10_000
+DEPTH_LIMIT: Final = 8
+CA_FILE_LIMIT: Final = 1024 * 1024
+LOCAL_TLS: Final = "local-tls"
+"""The Secret with the certificate that local mode makes; every folder may refer to it."""
+
+Stamp = tuple[int, int, int]
+Snapshot = dict[str, Stamp]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A document file: its path, and how people name it."""
+
+    path: Path
+    origin: str
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class Folder:
+    """One folder of documents (or one file). Keeps parsed documents, so that a change costs what changed."""
+
+    def __init__(self, path: Path, certificate: Path | None = None, certificate_key: Path | None = None) -> None:
+        self.path = path
+        self._certificate = (certificate, certificate_key)
+        self._ca_files: frozenset[str] = frozenset()
+        self._cache: Cache = {}
+
+    def exists(self) -> bool:
+        """Whether there is anything to read. A folder that vanished says nothing about the objects that were in it."""
+        return self.path.exists()
+
+    def snapshot(self) -> Snapshot:
+        """Time, size and identity of every file that counts; two equal snapshots mean that nothing changed."""
+        found: Snapshot = {}
+        for file in self._files():
+            found[str(file.path)] = _stamp(file.path) or (0, 0, 0)
+        extra = [self.path.parent / c if self.path.is_file() else self.path / c for c in self._ca_files]
+        for path in (*extra, *(p for p in self._certificate if p is not None)):
+            found[str(path)] = _stamp(path) or (0, 0, 0)
+        return found
+
+    def _files(self) -> Iterator[_File]:
+        if self.path.is_file():
+            yield _File(self.path, str(self.path))
+            return
+        count = 0
+        for where, folders, names in os.walk(self.path):
+            here = Path(where)
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            if len(here.relative_to(self.path).parts) >= DEPTH_LIMIT:
+                folders.clear()
+            for name in sorted(names):
+                if name.startswith((".", "#", "~")) or not name.endswith(SUFFIXES):
+                    continue
+                count += 1
+                if count > FILES_LIMIT:
+                    return
+                path = here / name
+                yield _File(path, f"{self.path.name}/{path.relative_to(self.path).as_posix()}")
+
+    def read(self) -> Sources:
+        """All documents as they are now. Raises nothing: what cannot be read is in the answer."""
+        fresh: Cache = {}
+        loaded: list[Loaded] = []
+        for file in self._files():
+            loaded.append(self._load(file, fresh))
+        self._cache = fresh
+        documents = tuple(d for one in loaded for d in one.documents)
+        unreadable = tuple(u for one in loaded for u in one.unreadable)
+        self._ca_files = frozenset(_ca_files(documents))
+        files = {name: content for name in sorted(self._ca_files) if (content := self._ca_file(name)) is not None}
+        secret = self._local_tls()
+        return Sources((*documents, *((secret,) if secret is not None else ())), unreadable, files=files)
+
+    def _load(self, file: _File, fresh: Cache) -> Loaded:
+        try:
+            with file.path.open("rb") as stream:
+                content = stream.read(FILE_LIMIT + 1)
+        except OSError as error:
+            reason = f"the file cannot be read: {error.strerror or error}"
+            return Loaded(file.origin, (), (Unreadable(Place(file.origin, 1), reason),))
+        one: Cache = _Both(self._cache, fresh)
+        return load(content, file.origin, one)
+
+    def _ca_file(self, name: str) -> bytes | None:
+        base = self.path.parent if self.path.is_file() else self.path
+        try:
+            with (base / name).open("rb") as stream:
+                content = stream.read(CA_FILE_LIMIT + 1)
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return None
+        return content if len(content) <= CA_FILE_LIMIT else None
+
+    def _local_tls(self) -> Document | None:
+        """The certificate that local mode made, as a Secret like any other."""
+        certificate, key = self._certificate
+        if certificate is None or key is None:
+            return None
+        try:
+            data = {"tls.crt": certificate.read_text("ascii"), "tls.key": key.read_text("ascii")}
+        except (OSError, ValueError):
+            return None
+        return Document(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOCAL_TLS}, "stringData": data}, Place()
+        )
+
+
+class _Both(dict[str, Any]):
+    """The cache of the last reading, of which only what this reading used is kept."""
+
+    def __init__(self, last: Cache, fresh: Cache) -> None:
+        super().__init__()
+        self._last, self._fresh = last, fresh
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = self._fresh.get(key)
+        if found is None:
+            found = self._last.get(key)
+            if found is not None:
+                self._fresh[key] = found
+        return default if found is None else found
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._fresh[key] = value
+
+
+def _ca_files(documents: tuple[Document, ...]) -> Iterator[str]:
+    """Every caFile that a transport names, valid or not as the rest of it may be."""
+    for document in documents:
+        if document.content.get("kind") != "MailTransport":
+            continue
+        spec = document.content.get("spec")
+        for member in spec.values() if isinstance(spec, dict) else ():
+            tls = member.get("tls") if isinstance(member, dict) else None
+            name = tls.get("caFile") if isinstance(tls, dict) else None
+            if isinstance(name, str) and 0 < len(name) <= 1024:
+                yield name

@@ -1,0 +1,179 @@
+"""Local mode's publisher: watches the folder of resources and publishes what it says, in the operator's place.
+
+A changed file is live within 2 s (CFG-06): the folder is looked at four times a second, which works on every file
+system and every desktop; a change is taken up once nothing has moved for one look, so a file that an editor is still
+writing is not read half. What is refused is said with file, line and reason; everything else goes live (CFG-01).
+
+The folder is made with a working example when it is not there at the first start. A folder that vanishes later changes
+nothing: only a file that is gone from a folder that is there means that its objects are gone.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from mailrail.core.config.compiler import Options
+from mailrail.core.config.diagnostics import Finding, Severity
+from mailrail.kit import log
+from mailrail.kit.config_client import keyring
+from mailrail.kit.publisher import Outcome, Publisher, Superseded
+from mailrail.kit.run import run
+from mailrail.kit.settings import ServiceSettings
+from mailrail.local import example
+from mailrail.local.documents import Folder, Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(ServiceSettings):
+    """Settings of the watcher: `MAILRAIL_FOLDER_*` in the environment."""
+
+    resources: Path = Path("mail.d")
+    """The folder."""
+    captive: bool = True
+    """Whether the MX listener takes any recipient (design 10)."""
+    port_offset: int = 0
+    """Added to the port of every listener."""
+    certificate: Path | None = None
+    """PEM certificate for the listeners; with the key it becomes the Secret `local-tls`."""
+    certificate_key: Path | None = None
+    """Its key."""
+    look_seconds: float = 0.25
+    """How often the folder is looked at."""
+
+
+class Reporter:
+    """Says what is wrong, once: a finding is repeated only after it was gone."""
+
+    def __init__(self, log_format: str, write: Callable[[str], object] | None = None) -> None:
+        self._json = log_format == "json"
+        self._write = write or _to_console
+        self._said: frozenset[str] = frozenset()
+        self._log = log.get_logger()
+
+    def findings(self, findings: Iterable[Finding]) -> None:
+        """The findings of one compilation."""
+        now = [(str(finding), finding) for finding in findings]
+        for text, finding in now:
+            if text in self._said:
+                continue
+            if self._json:
+                place = str(finding.place)
+                self._log.warning(
+                    "resource", place=place, severity=finding.severity, reason=finding.reason, message=text
+                )
+            else:
+                self._write(f"{_WORDS[finding.severity]}{text}")
+        self._said = frozenset(text for text, _ in now)
+
+    def published(self, outcome: Outcome) -> None:
+        """That a change is on its way to the services."""
+        if outcome.unchanged:
+            return
+        if outcome.activated:
+            self._log.info("resources published", revision=outcome.revision, content=outcome.compiled.summary)
+        else:
+            self._log.warning(
+                "resources stored, not in force: head is pinned; `mailrail config unpin` lets them in",
+                revision=outcome.revision,
+            )
+
+
+_WORDS = {Severity.ERROR: "refused: ", Severity.WAITING: "waiting: ", Severity.WARNING: "warning: "}
+
+
+def _to_console(text: str) -> None:
+    print("".join(c if c.isprintable() else "?" for c in text), flush=True)
+
+
+class Watcher:
+    """Looks, reads, publishes; one change at a time."""
+
+    def __init__(self, settings: FolderSettings, publisher: Publisher, reporter: Reporter) -> None:
+        self._settings, self._publisher, self._reporter = settings, publisher, reporter
+        self._folder = Folder(settings.resources, settings.certificate, settings.certificate_key)
+        self._options = Options(captive=settings.captive, port_offset=settings.port_offset)
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        published: Snapshot | None = None
+        while True:
+            snapshot = await self._settled(published)
+            if await self._publish():
+                published = snapshot
+
+    async def _settled(self, published: Snapshot | None) -> Snapshot:
+        """The next snapshot that differs from the published one and stayed the same for one look."""
+        before = published
+        gone = False
+        while True:
+            if not self._folder.exists():
+                if not gone:
+                    self._log.error(
+                        "the folder of resources is gone; what it said stays in force until it is back",
+                        folder=str(self._settings.resources),
+                    )
+                gone = True
+            else:
+                gone = False
+                now = await asyncio.to_thread(self._folder.snapshot)
+                if now != published and (now == before or published is None):
+                    return now
+                before = now
+            await asyncio.sleep(self._settings.look_seconds)
+
+    async def _publish(self) -> bool:
+        """Read and publish. False when it must be tried again."""
+        sources = await asyncio.to_thread(self._folder.read)
+        try:
+            outcome = await self._publisher.publish(sources, self._options)
+        except Superseded as error:
+            self._log.warning(
+                "somebody else publishes configuration now; the next change here takes over", who=str(error)
+            )
+            return True
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                self._log.error("configuration refused", reason=error.details())
+            await asyncio.sleep(0.5)
+            return False
+        self._reporter.findings(outcome.compiled.diagnostics.findings)
+        self._reporter.published(outcome)
+        return True
+
+
+def prepare(settings: FolderSettings) -> None:
+    """Make the folder with the example, if there is none."""
+    if settings.resources.exists():
+        return
+    example.write(settings.resources)
+    log.get_logger().info("made a folder of example resources", folder=str(settings.resources))
+
+
+async def start(settings: FolderSettings, stop: asyncio.Event) -> None:
+    """Publish the folder until `stop` is set."""
+    prepare(settings)
+    publisher = Publisher(settings, keyring(settings), f"folder {settings.resources.name} on {settings.node_id}")
+    watching = asyncio.create_task(Watcher(settings, publisher, Reporter(settings.log_format)).run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            watching.result()
+    finally:
+        for task in (watching, stopping):
+            task.cancel()
+        await asyncio.gather(watching, stopping, return_exceptions=True)
+
+
+def main() -> int:
+    """Run the process; returns its exit status."""
+    return run("folder", FolderSettings, start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
