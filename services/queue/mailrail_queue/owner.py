@@ -119,6 +119,14 @@ class Owner:
         self._requests = True
         self._wake.set()
 
+    def woken_or_peer(self, shards: Iterable[int]) -> None:
+        """Mail of our own making was stored due in these shards: ours are looked at, owners of others are woken."""
+        found = set(shards)
+        self.woken(found)
+        others = {n for n in found if n not in self.ownership.epochs}
+        if others:
+            self._peers.wake(others)
+
     def administered(self, shards: Iterable[int]) -> None:
         """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
         found = set(shards)

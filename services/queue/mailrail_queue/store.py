@@ -417,6 +417,17 @@ CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
     WHERE message_id = ANY(%(id)s) AND number >= %(first)s ORDER BY number LIMIT %(count)s"""
 
 
+# Content is handed out under a lease that stands.
+IS_LEASED: Final[LiteralString] = (
+    "SELECT FROM recipient WHERE message_id = ANY(%(id)s) AND token = %(token)s AND lease_until > now() LIMIT 1"
+)
+
+
+async def is_leased(connection: Connection, message_id: bytes, token: int) -> bool:
+    """Whether a recipient of the message is leased under this token."""
+    return bool(await run(connection, IS_LEASED, {"id": c.uuids([message_id]), "token": token}))
+
+
 async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Content]:
     """Messages with their inline bodies."""
     rows = await run(connection, CONTENT, {"id": c.uuids(list(ids))})

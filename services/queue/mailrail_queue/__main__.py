@@ -1,0 +1,86 @@
+"""Wires the queue service together; the only module that names concrete adapters."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mailrail.core.config.revision import Role
+from mailrail.kit import log, rpc
+from mailrail.kit.config_client import ConfigClient
+from mailrail.kit.run import run
+from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
+from mailrail_queue.app import Queue
+from mailrail_queue.dsn import Notifier
+from mailrail_queue.mailbox import MailboxDelivery
+from mailrail_queue.rpc import EnqueueServicer, LeaseServicer, PeerServicer
+from mailrail_queue.settings import QueueSettings
+
+ENQUEUE = "mailrail.queue.v1.EnqueueService"
+LEASE = "mailrail.queue.v1.LeaseService"
+PEER = "mailrail.queue.v1.PeerService"
+CALLERS = {
+    ENQUEUE: frozenset({"ingress", "dmarc", "console", "cli"}),
+    LEASE: frozenset({"outbound"}),
+    PEER: frozenset({"queue"}),
+}
+
+Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
+
+
+def assemble(settings: QueueSettings) -> tuple[Queue, Services]:
+    """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
+    queue = Queue(settings)
+    mailboxes = MailboxDelivery(queue.router)
+    queue.use(Notifier(queue.router, mailboxes, queue.owner.woken_or_peer), mailboxes)
+    services: Services = {
+        ENQUEUE: (EnqueueServicer(queue), enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server),
+        LEASE: (LeaseServicer(queue), lease_pb2_grpc.add_LeaseServiceServicer_to_server),
+        PEER: (PeerServicer(queue), peer_pb2_grpc.add_PeerServiceServicer_to_server),
+    }
+    return queue, services
+
+
+async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set, then finish what is under way."""
+    logger = log.get_logger()
+    queue, services = assemble(settings)
+    config = ConfigClient(settings, Role.QUEUE, queue.configure)
+    async with config.running(), rpc.serve(settings, services, CALLERS) as server:
+        host = settings.grpc_listen.rpartition(":")[0]
+        queue.owner.address = settings.peer_address or f"{host}:{server.port}"
+        logger.info("listening", port=server.port)
+        stopping = asyncio.create_task(stop.wait())
+        preparing = asyncio.create_task(prepare(queue, config))
+        await asyncio.wait((preparing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if preparing.done():
+                preparing.result()
+                while not stop.is_set():
+                    await server.health.set(queue.serving)
+                    if (error := queue.failed()) is not None:
+                        raise error
+                    await asyncio.wait((stopping,), timeout=0.5)
+        finally:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
+            await server.health.set(False)
+            if queue.ready:
+                await queue.stop(settings.stop_grace)
+            stopping.cancel()
+
+
+async def prepare(queue: Queue, config: ConfigClient) -> None:
+    """Everything that must be there before mail is taken."""
+    await queue.prepare()
+    await config.wait_first()
+    await queue.start()
+
+
+def main() -> int:
+    """Entry point of `mailrail serve queue`."""
+    return run("queue", QueueSettings, start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

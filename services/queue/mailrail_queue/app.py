@@ -1,0 +1,215 @@
+"""The queue as a whole: its parts, in the order in which they need each other, and how they start and stop.
+
+Mail enters by `accept`, leaves by `lease`, comes back by `finish`, and waits under `owner`; `dispatch` stands between
+them and holds what is in memory. See the README for the way of a message through these.
+"""
+
+import asyncio
+import time
+from uuid import uuid4
+
+import psycopg
+
+from mailrail.core.site import SiteKind
+from mailrail.kit import log, migrations
+from mailrail.kit.config_client import Configuration
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue.accept import Intake
+from mailrail_queue.database import Database, NotDurable
+from mailrail_queue.dispatch import Dispatcher, Flight
+from mailrail_queue.finish import Finisher, Result
+from mailrail_queue.lease import Desk
+from mailrail_queue.owner import Owner
+from mailrail_queue.peers import Peers
+from mailrail_queue.ports import Mailboxes, Notifications
+from mailrail_queue.routing import Router
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.upkeep import Upkeep
+
+
+class NotConfigured(Exception):
+    """No configuration revision has come yet."""
+
+
+class Queue:
+    """One queue process."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self.settings = settings
+        self.run_id = f"{settings.node_id}/{uuid4().hex[:12]}"
+        self._router: Router | None = None
+        self._log = log.get_logger()
+        self.database = Database(settings.database_url, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
+        self.dispatcher = Dispatcher(
+            time.monotonic,
+            handout_seconds=settings.handout_seconds,
+            content_budget=settings.born_leased_bytes,
+            rounds=settings.born_leased_rounds,
+        )
+        self.peers = Peers(settings)
+        self.finisher = Finisher(self.database, self.dispatcher, self.router)
+        self.intake = Intake(settings, self.database, self.dispatcher, self.router, lambda: self.owner.ownership)
+        self.desk = Desk(settings, self.database, self.dispatcher, self.finisher, self.router)
+        self.owner = Owner(
+            settings,
+            self.database,
+            self.dispatcher,
+            self.intake,
+            self.finisher,
+            self.desk,
+            self.peers,
+            self.router,
+            run_id=self.run_id,
+        )
+        self.upkeep = Upkeep(settings, self.database, self.history_days)
+        self.dispatcher.deliver_here = self._deliver_here
+        self.database.on_new_timeline = self._new_timeline
+        self.stopping = asyncio.Event()
+        self.ready = False
+        self._running: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def use(self, notifications: Notifications, mailboxes: Mailboxes) -> None:
+        """Who makes DSNs and who takes local mail."""
+        self.finisher.notifications = self.intake.notifications = notifications
+        self.finisher.mailboxes = mailboxes
+
+    # --- configuration ---
+
+    def router(self) -> Router:
+        """The revision in force. Raises NotConfigured before the first."""
+        if self._router is None:
+            raise NotConfigured("no configuration revision has come yet")
+        return self._router
+
+    def configure(self, configuration: Configuration) -> None:
+        """Swap in a revision, whole (design 2). Recipients are routed by it from their next attempt on."""
+        self._router = Router(configuration.number, configuration.revision)
+        self.dispatcher.configure(configuration.revision.transports)
+        if self._running is not None:
+            task = asyncio.get_running_loop().create_task(self._reconsider())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reconsider(self) -> None:
+        try:
+            await self.owner.reconsider_missing()
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.warning("waiting mail was not looked at under the new revision", error=str(error).strip())
+
+    def history_days(self) -> int:
+        """How long history is kept: the longest that any gateway says."""
+        if self._router is None:
+            return 14
+        return max((g.history_days for g in self._router.revision.gateways), default=14)
+
+    # --- start and stop ---
+
+    async def prepare(self) -> None:
+        """Wait for a database that is durable and new enough; says why it waits."""
+        said = ""
+        lane = self.database.lane("start")
+        while True:
+            try:
+                async with lane.use() as connection:
+                    await migrations.check(connection, "queue")
+                    return
+            except (psycopg.Error, NotDurable, OSError, migrations.SchemaOutdated) as error:
+                if str(error) != said:
+                    said = str(error)
+                    self._log.warning("waiting for the database", error=said.strip())
+                await asyncio.sleep(0.5)
+
+    async def start(self) -> None:
+        """Take part: own shards, take mail, hand it out. `prepare` and the first revision came before."""
+        await self.upkeep.start()
+        while True:
+            try:
+                await self.owner.beat()
+                break
+            except (psycopg.Error, NotDurable, OSError) as error:
+                self._log.warning("waiting for the database", error=str(error).strip())
+                await asyncio.sleep(0.5)
+        self._running = asyncio.get_running_loop().create_task(self._run())
+        self.ready = True
+
+    @property
+    def serving(self) -> bool:
+        """Whether mail can be taken durably now."""
+        return self.ready and self.owner.healthy and not self.stopping.is_set()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in (self.intake.run, self.finisher.run, self.desk.run, self.owner.run, self.peers.run):
+                group.create_task(part())
+            group.create_task(self.upkeep.run())
+
+    def failed(self) -> BaseException | None:
+        """Why the parts stopped running, if they did: a mistake of ours that a restart may heal."""
+        if self._running is not None and self._running.done() and not self._running.cancelled():
+            return self._running.exception()
+        return None
+
+    async def stop(self, grace: float) -> None:
+        """Start nothing new, finish what runs, give back what was not handed on, let go of the shards."""
+        self.stopping.set()
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline:
+            if (
+                self.intake.idle
+                and self.finisher.idle
+                and len(self.dispatcher.flights) == (self.dispatcher.pending_flights)
+            ):
+                break
+            await asyncio.sleep(0.02)
+        await self.owner.leave()
+        await self.desk.release_all()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self.database.close()
+
+    # --- the rest ---
+
+    def _new_timeline(self) -> None:
+        """Postgres is another than it was: leases that were not handed on may not exist there (ACC-06)."""
+        self.intake.ids.forget()
+        dropped = self.dispatcher.drop_pending()
+        if dropped:
+            self._log.warning("deliveries dropped from memory for the new timeline", deliveries=len(dropped))
+
+    def _deliver_here(self, flight: Flight) -> None:
+        """Mail for the built-in mailbox, and what a `fail` transport refuses: no outbound process takes part."""
+        message = lease_pb2.DeliveryResult(token=flight.token, done=True)
+        for passenger in flight.passengers:
+            result = message.recipients.add(id=passenger.id)
+            attempt = result.attempt
+            attempt.dialled = False
+            if flight.plan.site.kind is SiteKind.MAILBOX:
+                mailboxes = self.finisher.mailboxes
+                refusal = (
+                    mailboxes.refusal(passenger)
+                    if mailboxes is not None
+                    else types_pb2.Reply(code=451, enhanced="4.3.5", lines=["there is no built-in mailbox"])
+                )
+                if refusal is None:
+                    attempt.outcome = types_pb2.OUTCOME_DELIVERED
+                    attempt.reply.CopyFrom(
+                        types_pb2.Reply(code=250, enhanced="2.1.5", lines=["delivered to the built-in mailbox"])
+                    )
+                    continue
+                attempt.reply.CopyFrom(refusal)
+            else:
+                transport = flight.plan.transport
+                code = transport.code if transport is not None and transport.code is not None else 554
+                text = transport.text if transport is not None and transport.text else "delivery is refused by a route"
+                first, _, rest = text.partition(" ")
+                enhanced = first if first[:2] in ("4.", "5.") and first.count(".") == 2 else f"{code // 100}.7.0"
+                attempt.reply.CopyFrom(
+                    types_pb2.Reply(code=code, enhanced=enhanced, lines=[rest if first == enhanced and rest else text])
+                )
+            permanent = attempt.reply.code >= 500
+            attempt.outcome = types_pb2.OUTCOME_FAILED if permanent else types_pb2.OUTCOME_DEFERRED
+        self.finisher.submit(Result(flight.token, message, flight, "", lambda _: None))
+        self.dispatcher.land(flight)

@@ -1,0 +1,168 @@
+"""The sweepers: what nobody needs any more goes away in small steps (ACC-02, FIN-02, FIN-03).
+
+Several replicas may run this at once: each step takes its rows under locks that the others skip. Content goes by the
+order in which recipients became final, which history knows; so no row of a message is ever updated for it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final, LiteralString
+
+import psycopg
+
+from mailrail.kit import log
+from mailrail_queue import metrics
+from mailrail_queue.database import Database, NotDurable, run
+from mailrail_queue.settings import QueueSettings
+
+# ruff: noqa: E501 -- statements keep their own lines
+
+PARTITIONS_AHEAD = 7
+"""Days for which history has a partition, should nobody run for a while."""
+_KEEP_BAR = 86_400.0
+"""Seconds for which a bar stays; callers give up within a minute (ACC-04)."""
+_KEEP_EVENT = 7 * 86_400.0
+_STEP: Final = 500
+
+# How far the content sweeper may go: the row is locked, so that one replica sweeps at a time.
+_POSITION: Final[LiteralString] = "SELECT position FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"
+# Messages whose recipients became final in a stretch of time, oldest first; all those with the same time together, so that none is left out.
+_STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
+    SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'
+    ORDER BY finished, id LIMIT %(count)s) h"""
+# Those of them that nobody names any more; the row is locked while we look (FIN-02).
+_UNNAMED: Final[LiteralString] = """SELECT m.id FROM message m
+    WHERE m.id IN (SELECT message_id FROM history WHERE finished > %(position)s AND finished <= %(until)s)
+      AND NOT EXISTS (SELECT FROM recipient r WHERE r.message_id = m.id)
+      AND NOT EXISTS (SELECT FROM mailbox_message b WHERE b.message_id = m.id)
+    FOR UPDATE OF m SKIP LOCKED"""
+_DELETE: Final[LiteralString] = """WITH m AS (
+        DELETE FROM message m WHERE m.id = ANY(%(id)s) AND NOT EXISTS (SELECT FROM recipient r WHERE r.message_id = m.id)
+          AND NOT EXISTS (SELECT FROM mailbox_message b WHERE b.message_id = m.id) RETURNING m.id, m.chunks
+    ), c AS (DELETE FROM chunk c USING m WHERE m.chunks > 0 AND c.message_id = m.id)
+    SELECT count(*) FROM m"""
+_ADVANCE: Final[LiteralString] = "UPDATE job SET position = %(until)s WHERE name = 'content'"
+# Messages that lost a mailbox (and others that were named to us).
+_NAMED: Final[LiteralString] = """DELETE FROM sweep WHERE message_id IN (
+    SELECT message_id FROM sweep WHERE due < now() LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING message_id"""
+_UPLOADS: Final[LiteralString] = """WITH u AS (
+        DELETE FROM upload WHERE message_id IN (
+            SELECT message_id FROM upload WHERE started < now() - %(keep)s * interval '1 second' ORDER BY started LIMIT 20 FOR UPDATE SKIP LOCKED
+        ) RETURNING message_id
+    ), c AS (DELETE FROM chunk c USING u WHERE c.message_id = u.message_id)
+    SELECT count(*) FROM u"""
+_BARS: Final[LiteralString] = """WITH d AS (DELETE FROM message WHERE id IN (
+        SELECT id FROM message WHERE barred AND accepted < now() - %(keep)s * interval '1 second' LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING id)
+    SELECT count(*) FROM d"""
+_USAGE: Final[
+    LiteralString
+] = """WITH d AS (DELETE FROM account_usage WHERE hour < now() - interval '3 days' RETURNING account)
+    SELECT count(*) FROM d"""
+_DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind) IN (
+        SELECT recipient_id, kind FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
+    SELECT count(*) FROM d"""
+_EVENTS: Final[LiteralString] = """WITH d AS (DELETE FROM event WHERE id IN (
+        SELECT id FROM event ORDER BY id LIMIT 500) AND at < now() - %(keep)s * interval '1 second' RETURNING id)
+    SELECT count(*) FROM d"""
+_MAKE: Final[LiteralString] = "SELECT queue.make_history_partitions(%(ahead)s)"
+_OLD: Final[LiteralString] = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'queue.history'::regclass
+      AND c.relname < 'history_' || to_char((now() AT TIME ZONE 'UTC')::date - %(days)s::int, 'YYYYMMDD')"""
+
+
+class Upkeep:
+    """Runs the sweepers of a process."""
+
+    def __init__(self, settings: QueueSettings, database: Database, history_days: Callable[[], int]) -> None:
+        self._settings = settings
+        self._lane = database.lane("upkeep")
+        self._history_days = history_days
+        self._dice = random.Random()
+        self._log = log.get_logger()
+
+    async def start(self) -> None:
+        """What must be there before the first recipient becomes final: today's partition of history."""
+        try:
+            await self._lane.run(_MAKE, {"ahead": PARTITIONS_AHEAD})
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.warning("partitions of history were not made", error=str(error).strip())
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        turns = 0
+        while True:
+            try:
+                await self.sweep(everything=turns % 20 == 0)
+            except (psycopg.Error, NotDurable, OSError) as error:
+                self._log.warning("sweeping waits", error=str(error).strip())
+            turns += 1
+            await asyncio.sleep(self._settings.upkeep_seconds * self._dice.uniform(0.8, 1.2))
+
+    async def sweep(self, *, everything: bool = True) -> None:
+        """One round; `everything`: also what need not be looked at often."""
+        while await self.sweep_content():  # noqa: ASYNC110 -- steps of work, not waiting
+            await asyncio.sleep(0.01)  # others come between
+        await self._sweep_named()
+        keep = self._settings.keep_upload_seconds
+        while await self._count("upload", _UPLOADS, keep) >= 20:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if everything:
+            days = max(1, self._history_days())
+            await self._count("bar", _BARS, _KEEP_BAR)
+            await self._count("usage", _USAGE, 0.0)
+            await self._count("dsn", _DSNS, (days + 30) * 86_400.0)
+            await self._count("event", _EVENTS, _KEEP_EVENT)
+            await self._partitions(days)
+
+    async def _count(self, what: str, statement: LiteralString, keep: float) -> int:
+        rows = await self._lane.run(statement, {"keep": keep} if "%(keep)s" in statement else None)
+        count = int(rows[0][0])
+        if count:
+            metrics.SWEPT.labels(what=what).inc(count)
+        return count
+
+    async def sweep_content(self) -> int:
+        """One step of the content sweeper (FIN-02). Returns how many final recipients it passed."""
+        async with self._lane.use() as connection, connection.transaction():
+            rows = await run(connection, _POSITION)
+            if not rows:
+                return 0  # another replica is at it
+            position = rows[0][0]
+            parameters = {"position": position, "keep": self._settings.keep_content_seconds, "count": _STEP}
+            (until, count), *_ = await run(connection, _STRETCH, parameters)
+            if not count:
+                return 0
+            unnamed = [row[0] for row in await run(connection, _UNNAMED, {"position": position, "until": until})]
+            deleted = 0
+            if unnamed:
+                (deleted,), *_ = await run(connection, _DELETE, {"id": unnamed})
+            await run(connection, _ADVANCE, {"until": until})
+        if deleted:
+            metrics.SWEPT.labels(what="message").inc(deleted)
+        return int(count)
+
+    async def _sweep_named(self) -> None:
+        while True:
+            async with self._lane.use() as connection, connection.transaction():
+                ids = [row[0] for row in await run(connection, _NAMED)]
+                if not ids:
+                    return
+                (deleted,), *_ = await run(connection, _DELETE, {"id": ids})
+            metrics.SWEPT.labels(what="message").inc(deleted)
+
+    async def _partitions(self, days: int) -> None:
+        """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""
+        await self._lane.run(_MAKE, {"ahead": PARTITIONS_AHEAD})
+        for (name,) in await self._lane.run(_OLD, {"days": days}):
+            async with self._lane.use() as connection:
+                # Detached first: that takes no lock that writers of today's partition would wait for.
+                statement = psycopg.sql.SQL("ALTER TABLE queue.history DETACH PARTITION {} CONCURRENTLY")
+                table = psycopg.sql.Identifier("queue", name)
+                try:
+                    await connection.execute(statement.format(table))
+                except psycopg.errors.ObjectInUse:  # another replica is at it
+                    continue
+                await connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+            metrics.SWEPT.labels(what="history_partition").inc()
+            self._log.info("history dropped", partition=name)
