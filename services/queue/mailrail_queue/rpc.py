@@ -307,6 +307,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         stream = OutboundStream(first.hello.node_id)
         await queue.desk.hello(stream, first.hello)
         queue.desk.joined(stream)
+        yield lease_pb2.LeaseResponse()  # so that an idle outbound knows at once that its stream stands
         reader = asyncio.create_task(self._read(stream, first, requests))
         leaving = False
         try:
