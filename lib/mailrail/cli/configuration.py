@@ -3,6 +3,7 @@
 import datetime
 import json as json_module
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,12 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
-from mailrail.core.config.compiler import Sources, compile
+from mailrail.core.config.compiler import compile
 from mailrail.core.config.diagnostics import Severity
-from mailrail.core.config.loader import Loaded, load
 from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
+from mailrail.local import pki
+from mailrail.local.documents import Folder
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="See, check and roll back the configuration.")
@@ -183,7 +185,12 @@ def check(
     """Compile documents without using them, and print what is wrong as FILE:LINE. Needs no running Mailrail."""
     if not folder.exists():
         output.stop(f"{folder} does not exist; name a folder with resource documents", output.USAGE)
-    compiled = compile(_sources(folder), State(), Keyring({"check": secrets.token_bytes(KEY_SIZE)}))
+    keyring = Keyring({"check": secrets.token_bytes(KEY_SIZE)})
+    with tempfile.TemporaryDirectory(prefix="mailrail-check-") as keys:
+        # What local mode itself adds (the certificate of its listeners) is no fault of the documents.
+        made = pki.ensure(Path(keys))
+        sources = Folder(folder, made.smtp_certificate, made.smtp_key).read()
+    compiled = compile(sources, State(), keyring)
     findings = compiled.diagnostics.findings
     bad = [f for f in findings if strict or f.severity is Severity.ERROR]
     if json:
@@ -198,16 +205,3 @@ def check(
         output.say(f"{compiled.summary}: {'refused' if bad else 'fine'}")
     if bad:
         raise typer.Exit(output.REFUSED)
-
-
-def _sources(folder: Path) -> Sources:
-    """What the folder watcher of local mode would read."""
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".yml"))
-    loaded: list[Loaded] = []
-    contents: dict[str, bytes] = {}
-    for path in files:
-        try:
-            loaded.append(load(path.read_bytes(), str(path)))
-        except OSError as error:
-            output.stop(f"{path} cannot be read: {error.strerror or error}", output.USAGE)
-    return Sources.of(*loaded, files=contents)

@@ -31,7 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mailrail.core.config.revision import Protocol, Revision, UnreadableRevision, decode
 from mailrail.kit import migrations, rpc
 from mailrail.kit.run import new_event_loop
-from mailrail.local import pki
+from mailrail.local import example, pki
 from mailrail.local.children import Backoff, Child
 from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
@@ -57,7 +57,7 @@ INTERNAL_METRICS = {"config": 1191, "queue": 1192, "outbound": 1193, "ingress": 
 
 HEALTH_NAMES = {
     "config": "mailrail.config.v1.ConfigService",
-    "queue": "mailrail.queue.v1.QueueAdminService",
+    "queue": "mailrail.queue.v1.EnqueueService",
     "outbound": "mailrail.outbound.v1.OutboundService",
     "ingress": "mailrail.ingress.v1.IngressService",
 }
@@ -395,14 +395,18 @@ class Supervisor:
     async def _waiting_for(self, keys: pki.Pki) -> list[str]:
         """What is not there yet, in words; empty when everything accepts."""
         identity = rpc.Identity.read(keys.role("cli"))
-        waiting = [s for s in SERVICES if s != "ingress" and not await self._serving(identity, s)]
-        if waiting:
-            return waiting
+        if not await self._serving(identity, "config"):
+            return ["config"]
         revision = await self._revision_in_force(identity)
         if revision is None:
             return [f"a first configuration from {self.options.resources}"]
-        if not await self._serving(identity, "ingress"):
-            return ["ingress"]
+        waiting = [s for s in SERVICES if not await self._serving(identity, s)]
+        if waiting:
+            return waiting
+        if not any(gateway.listeners for gateway in revision.gateways):
+            return [
+                f"a MailGateway with a listener in {self.options.resources}; `mailrail config check` says what is wrong"
+            ]
         self._listeners = self._listeners_of(revision)
         closed = [where for where in self._listeners.values() if not _accepts(where)]
         return [f"a listener on {where}" for where in closed]
@@ -439,6 +443,9 @@ class Supervisor:
             else "captive: only this machine is dialled, other mail is kept in mailboxes `Captured`; --deliver sends it"
         )
         self.output.announce(mode)
+        login = example.login(self.options.resources)
+        if login is not None:
+            self.output.announce(f"login of the example account: {login.login}, password {login.password}")
         places = ", ".join(f"{name} {where}" for name, where in self._listeners.items())
         metrics = f"metrics http://{_host_port(_dialled(self.options.listen), self.options.port(METRICS))}/metrics"
         self.output.announce(f"mailrail {version('mailrail')} ready: {places}, {metrics}")
