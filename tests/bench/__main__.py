@@ -3,18 +3,17 @@
 import argparse
 import contextlib
 import sys
-import time
 from pathlib import Path
 
-from bench import report
+from bench import alone, report
 from bench.load import CountingSink, Load, counting_sink, send
-from bench.measure import cpu_ms, rss_mb
+from bench.measure import cpu_ms, rss_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Mailrail, System, idle_sessions, mailrail, postfix
 
 from testkit.conditions import wait_until
 from testkit.peers import missing
 
-WHAT = ("postfix", "mailrail", "memory")
+WHAT = ("postfix", "mailrail", "ingress", "outbound", "memory")
 
 
 def options() -> argparse.Namespace:
@@ -70,18 +69,6 @@ def throughput(system: System, sink: CountingSink, load: Load) -> report.Through
     )
 
 
-def settle(parts: dict[str, list[int]]) -> None:
-    """Wait until the system has done what it does after the last delivery (results, history, clean-up), 5 s at most."""
-    deadline = time.monotonic() + 5
-    used = sum(cpu_ms(parts).values())
-    while time.monotonic() < deadline:
-        time.sleep(0.5)
-        now = sum(cpu_ms(parts).values())
-        if now - used < 25:  # under 5 % of one core
-            return
-        used = now
-
-
 def measure_throughput(
     result: report.Result, systems: list[System], sink: CountingSink, chosen: argparse.Namespace
 ) -> None:
@@ -101,6 +88,21 @@ def measure_throughput(
                     f"{system.name:9} {kind} run {number + 1}: "
                     f"{run.delivered_per_s:6.0f} msg/s, {run.total_ms:.2f} ms CPU ({parts})"
                 )
+
+
+def measure_alone(result: report.Result, sink: CountingSink, chosen: argparse.Namespace) -> None:
+    """Ingress and outbound, each by itself."""
+    for service, measured in (("ingress", alone.ingress), ("outbound", alone.outbound)):
+        if service not in chosen.what:
+            continue
+        for reuse in (False, True):
+            load = Load(
+                chosen.messages, chosen.sessions, chosen.size, reuse, "source@source.test", f"sink@{SINK_DOMAIN}"
+            )
+            for run in measured(load, sink, chosen.runs):
+                result.alone.append(run)
+                kind = "reuse " if reuse else "1/conn"
+                say(f"{service:9} {kind} alone: {run.per_s:6.0f} msg/s, {run.cpu_ms:.2f} ms CPU")
 
 
 def measure_memory(result: report.Result, system: Mailrail, chosen: argparse.Namespace) -> None:
@@ -139,6 +141,7 @@ def main() -> int:
             systems.append(stack.enter_context(postfix(sink)))
         if systems:
             measure_throughput(result, systems, sink, chosen)
+        measure_alone(result, sink, chosen)
         if ours is not None and "memory" in chosen.what:
             measure_memory(result, ours, chosen)
     print(report.tables(result))

@@ -1,6 +1,7 @@
 """CPU time and memory of trees of processes, from Linux's /proc."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,18 @@ def rss_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+
+
+def settle(parts: Mapping[str, Iterable[int]]) -> None:
+    """Wait until the system has done what it does after the last delivery (results, history, clean-up), 5 s at most."""
+    deadline = time.monotonic() + 5
+    used = sum(cpu_ms(parts).values())
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        now = sum(cpu_ms(parts).values())
+        if now - used < 25:  # under 5 % of one core
+            return
+        used = now
 
 
 def _pss_kb(pid: int) -> int:
