@@ -26,7 +26,9 @@ _KEEP_EVENT = 7 * 86_400.0
 _STEP: Final = 500
 
 # How far the content sweeper may go: the row is locked, so that one replica sweeps at a time.
-_POSITION: Final[LiteralString] = "SELECT position FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"
+_POSITION: Final[LiteralString] = (
+    "SELECT greatest(position, to_timestamp(0)) FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"
+)
 # Messages whose recipients became final in a stretch of time, oldest first; all those with the same time together, so that none is left out.
 _STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
     SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'

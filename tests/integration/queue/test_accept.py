@@ -1,0 +1,377 @@
+"""Mail comes in: the rules of acceptance (message-life ACC), on a real Postgres and over real gRPC."""
+
+import asyncio
+
+import grpc
+import psycopg
+import pytest
+
+from mailrail.core.config import revision as rev
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_queue.database import Database, NotDurable
+from mailrail_queue.store import CHUNK
+
+from testkit.conditions import eventually
+from testkit.faultproxy import FaultProxy
+from testkit.queue import a_revision, commit_of, message_id, running_queue, sql
+
+
+async def test_content_is_the_prefix_of_the_commit_frame_and_the_body_ACC_01(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = await ingress.accept("bob@away.example", prefix=b"Received: us\r\n", body=b"A: b\r\n\r\nx\r\n")
+        rows = await q.sql("SELECT prefix, body, size FROM message WHERE id::text = %s", str_id(number))
+        assert rows == [(b"Received: us\r\n", b"A: b\r\n\r\nx\r\n", 25)]
+
+
+async def test_a_large_body_is_stored_in_rows_of_256_kib_that_nobody_sees_before_the_commit_ACC_02(
+    database: str,
+) -> None:
+    body = bytes(range(256)) * 2800  # 700 KiB
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        for start in range(0, len(body), 100_000):
+            ingress.chunk(number, body[start : start + 100_000])
+
+        async def two_rows() -> bool:
+            return bool(await q.one("SELECT count(*) = 2 FROM chunk"))
+
+        await eventually(two_rows)
+        assert await q.one("SELECT count(*) FROM message") == 0
+        (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+        assert (await future).accepted
+        sizes = await q.sql("SELECT number, length(data) FROM chunk ORDER BY number")
+        assert sizes == [(0, CHUNK), (1, CHUNK), (2, len(body) - 2 * CHUNK)]
+        assert await q.one("SELECT chunks FROM message") == 3
+        assert await q.one("SELECT count(*) FROM upload") == 0
+        await eventually(lambda: ingress.credit >= 32 * 1024 * 1024 - 300_000, what="credit comes back")
+
+
+async def test_bodies_whose_commit_never_comes_are_swept_ACC_02(database: str) -> None:
+    async with running_queue(database, keep_upload_seconds=3600.0) as q:
+        ingress = await q.ingress()
+        old, young = message_id(), message_id()
+        ingress.chunk(old, b"x" * CHUNK)
+        ingress.chunk(young, b"y" * CHUNK)
+
+        async def both() -> bool:
+            return bool(await q.one("SELECT count(*) = 2 FROM upload"))
+
+        await eventually(both)
+        await q.sql(
+            "UPDATE upload SET started = now() - interval '61 minutes' WHERE message_id::text = %s", str_id(old)
+        )
+        await q.queue.upkeep.sweep()
+        assert await q.sql("SELECT message_id::text FROM chunk") == [(str_id(young),)]
+        (late,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[old])
+        answer = await late
+        assert not answer.accepted
+        assert answer.refusal.code == 451
+
+
+async def test_an_aborted_body_is_forgotten_at_once(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        ingress.chunk(number, b"x" * (CHUNK + 5))
+
+        async def count(wanted: int) -> bool:
+            return bool(await q.one("SELECT count(*) = %s FROM chunk", wanted))
+
+        await eventually(lambda: count(1))
+        ingress.send(enqueue_pb2.EnqueueFrame(message_id=number, abort=enqueue_pb2.Abort()))
+        await eventually(lambda: count(0))
+
+
+async def test_a_broken_stream_leaves_nothing_of_a_body_behind_ACC_05(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        ingress.chunk(message_id(), b"x" * (CHUNK + 5))
+
+        async def count(wanted: int) -> bool:
+            return bool(await q.one("SELECT count(*) = %s FROM chunk", wanted))
+
+        await eventually(lambda: count(1))
+        await ingress.close()
+        await eventually(lambda: count(0))
+
+
+async def test_of_a_batch_that_fails_for_its_data_only_the_guilty_message_is_refused_ACC_03(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        good = [commit_of(f"user{n}@away.example") for n in range(5)]
+        guilty = commit_of("bob@away.example")
+        guilty.recipients[0].address = "bo\0b@away.example"  # no text of Postgres holds a NUL
+        answers = await asyncio.gather(*ingress.commit(*good[:3], guilty, *good[3:]))
+        assert [a.accepted for a in answers] == [True, True, True, False, True, True]
+        assert answers[3].refusal.code == 554
+        assert await q.one("SELECT count(*) FROM message") == 5
+
+
+async def test_a_batch_holds_no_more_than_its_bytes_ACC_03(database: str) -> None:
+    async with running_queue(database, batch_bytes=100_000) as q:
+        ingress = await q.ingress()
+        commits = [commit_of(f"user{n}@away.example", body=b"x" * 60_000) for n in range(6)]
+        answers = await asyncio.gather(*ingress.commit(*commits))
+        assert all(a.accepted for a in answers)
+        assert await q.one("SELECT count(DISTINCT xmin::text) FROM message") == 6
+
+
+async def test_messages_that_wait_together_share_a_commit(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        answers = await asyncio.gather(*ingress.commit(*(commit_of(f"user{n}@away.example") for n in range(50))))
+        assert all(a.accepted for a in answers)
+        assert await q.one("SELECT count(DISTINCT xmin::text) FROM message") < 10
+
+
+async def test_a_repeated_commit_answers_as_the_first_and_stores_nothing_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = await ingress.accept("bob@away.example", "eve@away.example")
+        again = await q.ingress()
+        assert await again.accept("bob@away.example", "eve@away.example", id=number) == number
+        assert await q.one("SELECT count(*) FROM recipient") == 2
+
+
+async def test_the_same_id_twice_in_one_batch_is_stored_once_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        frame = enqueue_pb2.EnqueueFrame(message_id=number, commit=commit_of("bob@away.example"))
+        (future,) = ingress.commit(commit_of("bob@away.example"), ids=[number])
+        ingress.send(frame, frame)
+        assert (await future).accepted
+        await ingress.accept("last@away.example")
+        assert await q.one("SELECT count(*) FROM recipient WHERE address = 'bob@away.example'") == 1
+
+
+async def test_asking_for_the_outcome_bars_a_later_commit_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        outcome = await ingress.stub.GetOutcome(enqueue_pb2.GetOutcomeRequest(message_id=number))
+        assert not outcome.accepted
+        (future,) = ingress.commit(commit_of("bob@away.example"), ids=[number])
+        answer = await future
+        assert not answer.accepted
+        assert answer.refusal.code == 451
+        assert await q.one("SELECT count(*) FROM recipient") == 0
+
+
+async def test_the_outcome_of_what_was_committed_is_told_by_any_replica_ACC_04(database: str) -> None:
+    async with running_queue(database) as one, running_queue(database) as other:
+        number = await (await one.ingress()).accept("bob@away.example")
+        stub = (await other.ingress()).stub
+        outcome = await stub.GetOutcome(enqueue_pb2.GetOutcomeRequest(message_id=number))
+        assert outcome.accepted
+        assert outcome.accepted_at.seconds > 0
+
+
+async def test_the_outcome_waits_for_a_commit_that_is_under_way_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            await other.execute("INSERT INTO queue.message (id, body) VALUES (%s::uuid, '')", (str_id(number),))
+            asking = ingress.stub.GetOutcome(enqueue_pb2.GetOutcomeRequest(message_id=number))
+            await eventually(lambda: waits_for_lock(database))
+            assert not asking.done()
+            await other.commit()
+            assert (await asking).accepted
+
+
+async def waits_for_lock(url: str) -> bool:
+    return bool(
+        (
+            await sql(
+                url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%%'"
+            )
+        )[0][0]
+    )
+
+
+async def test_a_server_without_fsync_is_not_written_to_ACC_06(database: str) -> None:
+    from mailrail.kit.postgres import ServerState
+
+    opened = Database(database, "test")
+    for state in (ServerState(180000, False, True, 1, "x"), ServerState(180000, True, False, 1, "x")):
+        with pytest.raises(NotDurable, match="off"):
+            opened._judge(state)
+    Database(database, "test", unsafe=True)._judge(ServerState(180000, False, True, 1, "x"))
+
+
+async def test_every_connection_commits_synchronously_by_its_own_word_ACC_06(database: str) -> None:
+    name = database.rpartition("/")[2].partition("?")[0]
+    await sql(database, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    opened = Database(database, "test")
+    assert await opened.lane("x").run("SHOW synchronous_commit") == [("on",)]
+    await opened.close()
+
+
+async def test_a_new_timeline_drops_what_is_in_memory_and_not_handed_on_ACC_06(database: str) -> None:
+    from dataclasses import replace
+
+    async with running_queue(database) as q:
+        outbound = await q.outbound(credit=0)
+        ingress = await q.ingress()
+        await ingress.accept("bob@away.example")
+        assert q.queue.dispatcher.pending_flights == 1
+        state = q.queue.database.state
+        assert state is not None
+        q.queue.database._judge(replace(state, timeline=state.timeline + 1))
+        assert q.queue.dispatcher.pending_flights == 0
+        outbound.send(credit=10)
+        await ingress.accept("eve@away.example")
+        await eventually(lambda: outbound.deliveries)
+        assert [r.address for d in outbound.deliveries for r in d.recipients] == ["eve@away.example"]
+
+
+async def test_credit_counts_bytes_and_comes_back_as_they_are_dealt_with_ACC_07(database: str) -> None:
+    async with running_queue(database, stream_credit=1_000_000) as q:
+        ingress = await q.ingress()
+        assert ingress.credit == 1_000_000
+        await ingress.accept("bob@away.example", body=b"x" * 50_000)
+        for n in range(10):
+            await ingress.accept(f"user{n}@away.example", body=b"x" * 60_000)
+        await eventually(lambda: ingress.credit > 700_000)
+
+
+async def test_one_slow_upload_blocks_no_other_message_of_its_stream_ACC_07(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        slow = message_id()
+        ingress.chunk(slow, b"x" * 100_000)  # and no more for now
+        await ingress.accept("quick@away.example")
+        ingress.chunk(slow, b"y" * 100_000)
+        (future,) = ingress.commit(commit_of("slow@away.example", body=None), ids=[slow])
+        assert (await future).accepted
+
+
+async def test_a_caller_that_takes_no_notice_of_credit_loses_its_stream_ACC_07(database: str) -> None:
+    async with running_queue(database, stream_credit=300_000) as q:
+        ingress = await q.ingress()
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            await other.execute("LOCK TABLE queue.upload")  # nothing is written, so no credit comes back
+            number = message_id()
+            for _ in range(12):
+                ingress.chunk(number, b"x" * 100_000)
+            await eventually(lambda: ingress.broken is not None)
+        assert ingress.broken is not None
+        assert ingress.broken.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_replica_that_stops_says_go_away_and_finishes_what_runs_ACC_07(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        ingress.chunk(number, b"x" * 400_000)
+        q.queue.stopping.set()
+        await eventually(lambda: ingress.go_away)
+        (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+        assert (await future).accepted
+        late = await q.ingress()
+        assert late.broken is not None
+
+
+LIMITED = a_revision(limits=rev.AccountLimits(messages_per_day=3, recipients_per_day=5))
+
+
+async def test_limits_of_an_account_hold_over_all_replicas_ACC_08(database: str) -> None:
+    async with running_queue(database, LIMITED) as one, running_queue(database, LIMITED) as other:
+        first, second = await one.ingress(), await other.ingress()
+        answers = await asyncio.gather(
+            *first.commit(*(commit_of(f"a{n}@away.example", submitted=True) for n in range(4))),
+            *second.commit(*(commit_of(f"b{n}@away.example", submitted=True) for n in range(4))),
+        )
+        assert sum(a.accepted for a in answers) == 3
+        assert {a.refusal.code for a in answers if not a.accepted} == {452}
+        await first.accept("stranger@away.example")  # another's limit is not theirs
+
+
+async def test_recipients_count_too_and_the_answer_to_a_repeated_commit_does_not_ACC_08(database: str) -> None:
+    async with running_queue(database, LIMITED) as q:
+        ingress = await q.ingress()
+        number = await ingress.accept("a@away.example", "b@away.example", "c@away.example", submitted=True)
+        await ingress.accept("a@away.example", "b@away.example", "c@away.example", submitted=True, id=number)
+        (wide,) = ingress.commit(commit_of(*(f"r{n}@away.example" for n in range(3)), submitted=True))
+        assert not (await wide).accepted
+        await ingress.accept("d@away.example", "e@away.example", submitted=True)
+        assert await q.sql("SELECT sum(messages)::int, sum(recipients)::int FROM account_usage") == [(2, 5)]
+
+
+async def test_a_message_without_recipients_or_with_a_strange_id_is_refused(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        nobody, short = ingress.commit(commit_of(), commit_of("bob@away.example"), ids=[message_id(), b"short"])
+        assert (await nobody).refusal.code == 554
+        assert (await short).refusal.code == 554
+
+
+async def test_a_body_too_long_for_a_row_is_stored_in_chunks_however_it_came(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        await ingress.accept("bob@away.example", body=b"x" * 300_000)
+        assert await q.sql("SELECT chunks, body FROM message") == [(2, None)]
+
+
+async def test_a_hold_rule_holds_what_it_matches_before_anything_is_handed_on(database: str) -> None:
+    async with running_queue(database, heartbeat_seconds=60.0) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        # The process read the rules before this one came: the commit itself tells it to look again.
+        await q.sql("INSERT INTO hold_rule (to_domain, comment) VALUES ('held.example', 'under investigation')")
+        await q.sql("UPDATE hold_version SET version = version + 1")
+        await ingress.accept("bob@held.example", "eve@away.example")
+        await eventually(lambda: outbound.deliveries)
+        rows = await q.sql(
+            "SELECT held IS NOT NULL, hold_reason, token, attempts FROM recipient WHERE address LIKE 'bob%%'"
+        )
+        assert rows == [(True, "hold rule 1: under investigation", None, 0)]
+        await ingress.accept("again@held.example")
+        assert await q.one("SELECT count(*) FROM recipient WHERE held IS NOT NULL") == 2
+        assert [d.domain for d in outbound.deliveries] == ["away.example"]
+
+
+async def test_nothing_is_tried_before_its_release_time_which_counts_for_no_lifetime_OPT_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        now = float(await q.one("SELECT extract(epoch FROM now())::float8"))
+        commit = commit_of("later@away.example", submitted=True)
+        commit.envelope.release.FromSeconds(int(now) + 3600)
+        (future,) = ingress.commit(commit)
+        assert (await future).accepted
+        await ingress.accept("now@away.example")
+        await eventually(lambda: outbound.deliveries)
+        assert [r.address for d in outbound.deliveries for r in d.recipients] == ["now@away.example"]
+        ((due, paused),) = await q.sql(
+            "SELECT extract(epoch FROM due - now())::int, paused::int FROM recipient WHERE address LIKE 'later%%'"
+        )
+        assert 3590 < due <= 3600
+        assert 3590 < paused <= 3600
+
+
+async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(database: str) -> None:
+    parts = psycopg.conninfo.conninfo_to_dict(database)
+    with FaultProxy((str(parts["host"]), int(str(parts["port"])))) as proxy:
+        url = psycopg.conninfo.make_conninfo(database, host=proxy.address, port=proxy.port)
+        async with running_queue(url) as q:
+            ingress = await q.ingress()
+            await ingress.accept("before@away.example")
+            proxy.cut()
+            futures = ingress.commit(*(commit_of(f"user{n}@away.example") for n in range(20)))
+            answers = await asyncio.wait_for(asyncio.gather(*futures), 20)
+            assert all(a.accepted for a in answers)
+            assert (await sql(database, "SELECT count(*) FROM message"))[0][0] == 21
+            assert (await sql(database, "SELECT count(*) FROM recipient"))[0][0] == 21
+
+
+def str_id(number: bytes) -> str:
+    from uuid import UUID
+
+    return str(UUID(bytes=number))
+
+
+assert types_pb2
