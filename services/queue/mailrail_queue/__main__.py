@@ -1,15 +1,17 @@
 """Wires the queue service together; the only module that names concrete adapters."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from mailrail.core.config.revision import Role
-from mailrail.kit import log, rpc
+from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient
 from mailrail.kit.run import run
 from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
+from mailrail_queue import admin_rpc
 from mailrail_queue.app import Queue
 from mailrail_queue.dsn import Notifier
 from mailrail_queue.mailbox import MailboxDelivery
@@ -23,6 +25,7 @@ CALLERS = {
     ENQUEUE: frozenset({"ingress", "dmarc", "console", "cli"}),
     LEASE: frozenset({"outbound"}),
     PEER: frozenset({"queue"}),
+    **admin_rpc.CALLERS,
 }
 
 Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
@@ -46,7 +49,12 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     logger = log.get_logger()
     queue, services = assemble(settings)
     config = ConfigClient(settings, Role.QUEUE, queue.configure)
-    async with config.running(), rpc.serve(settings, services, CALLERS) as server:
+    administrators = postgres.pool(
+        settings.database_url, "queue", size=settings.admin_connections, application="mailrail queue administration"
+    )
+    async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:
+        services |= admin_rpc.administration_services(queue, pool)
+        server = await stack.enter_async_context(rpc.serve(settings, services, CALLERS))
         host = settings.grpc_listen.rpartition(":")[0]
         queue.owner.address = settings.peer_address or f"{host}:{server.port}"
         logger.info("listening", port=server.port)

@@ -10,6 +10,7 @@ one message at most (FIN-01). What is removed here is swept with its content lat
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
@@ -273,7 +274,7 @@ class Listed:
     id: int
     account: str
     path: str
-    received: object  # datetime
+    received: datetime
     flags: list[str]
     size: int
     header_from: str
