@@ -1,1 +1,94 @@
-"""To be filled in by the next change."""
+"""What the operator read, and what it is to write: values between the decisions (plan, dnscheck) and the shells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.revision import ObjectRef
+
+CONTROLLER_NAME: Final = "mailrail.dev/operator"
+"""Who wrote a status; another name for a second installation in one cluster."""
+FIELD_MANAGER: Final = "mailrail-operator"
+"""Owner of the status fields that server-side apply writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One custom resource as last read."""
+
+    ref: ObjectRef
+    uid: str
+    generation: int
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "Observed":
+        """From an object of the API server. Raises KeyError or TypeError when it is none of ours."""
+        metadata = body["metadata"]
+        return cls(
+            ObjectRef(body["kind"], metadata["namespace"], metadata["name"]),
+            metadata["uid"],
+            int(metadata.get("generation", 0)),
+            body.get("spec") or {},
+            body.get("status") or {},
+            body,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """Since which revision services can know an object as it is now, and whether all of them once said so."""
+
+    fingerprint: str
+    first: int
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The configuration as the config service knows it."""
+
+    newest: int = 0  # revision that was published last
+    checksum: str = ""
+    head: int = 0  # revision that services should run
+    pinned: bool = False
+    consumers: tuple[ConsumerState, ...] = ()
+
+
+class EventType(StrEnum):
+    """Kubernetes' two types."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A Kubernetes event to record: a condition changed."""
+
+    type: EventType
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A status to write, whole, and the events that go with it."""
+
+    ref: ObjectRef
+    uid: str
+    status: Mapping[str, Any]
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be written, and what is to be remembered until next time."""
+
+    changes: tuple[Change, ...]
+    tracked: Mapping[ObjectRef, Tracked]
+    counts: Mapping[tuple[str, str], int]  # (kind, value of Ready) → objects

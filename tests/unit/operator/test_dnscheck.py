@@ -1,0 +1,240 @@
+"""Which DNS records a domain needs: every verdict from answers alone, no resolver."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.config.revision import (
+    Delivery,
+    DkimKey,
+    Domain,
+    Gateway,
+    Match,
+    ObjectRef,
+    Revision,
+    RouteLevel,
+    Rule,
+    SecretRef,
+    Transport,
+    TransportKind,
+)
+from mailrail_operator.dnscheck import (
+    Answer,
+    DnsReason,
+    Egress,
+    Needs,
+    Question,
+    Record,
+    State,
+    Verdict,
+    check,
+    needs_of,
+)
+
+HOST = "mx1.example.org"
+NEEDS = Needs("example.org", True, HOST, (Egress("192.0.2.1", HOST),), (("s1", "v=DKIM1; k=ed25519; p=QUJD"),))
+ZONE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("TXT", "example.org"): ("some-verification=1", "v=spf1 ip4:192.0.2.0/24 -all"),
+    ("TXT", "s1._domainkey.example.org"): ("v=DKIM1; k=ed25519; p=QU JD",),
+    ("TXT", "_dmarc.example.org"): ("v=DMARC1; p=reject",),
+    ("MX", "example.org"): ("10 mx1.example.org.",),
+    ("TXT", "_mta-sts.example.org"): ("v=STSv1; id=20260101",),
+    ("A", "mta-sts.example.org"): ("192.0.2.9",),
+    ("TXT", "_smtp._tls.example.org"): ("v=TLSRPTv1; rua=mailto:a@example.org",),
+    ("PTR", "192.0.2.1"): ("mx1.example.org.",),
+    ("A", HOST): ("192.0.2.1",),
+}
+
+
+def judged(needs: Needs, zone: dict[tuple[str, str], tuple[str, ...]], failing: tuple[str, ...] = ()) -> Verdict:
+    """Ask until there is a verdict, as the shell does; the rounds must end."""
+    known: dict[Question, Answer] = {}
+    for _ in range(20):
+        result = check(needs, known)
+        if isinstance(result, Verdict):
+            return result
+        assert result.isdisjoint(known)
+        known |= {q: Answer(zone.get((q.type, q.name), ()), failed=q.name in failing) for q in result}
+    raise AssertionError("the questions never end")
+
+
+def record(verdict: Verdict, purpose: str) -> Record:
+    return next(r for r in verdict.records if r.purpose == purpose)
+
+
+def test_a_domain_with_every_record_is_configured() -> None:
+    verdict = judged(NEEDS, ZONE)
+    assert (verdict.status, verdict.reason) == ("True", DnsReason.CONFIGURED)
+    assert {r.purpose for r in verdict.records} == {"SPF", "DKIM", "DMARC", "MX", "MTA-STS", "TLSRPT", "PTR"}
+    assert {r.state for r in verdict.records} == {State.MATCH}
+
+
+def test_an_empty_zone_says_what_to_publish() -> None:
+    verdict = judged(NEEDS, {})
+    assert (verdict.status, verdict.reason) == ("False", DnsReason.RECORDS_MISSING)
+    assert 'SPF: publish TXT example.org "v=spf1 ip4:192.0.2.1 -all"' in verdict.message
+    assert 'DKIM: publish TXT s1._domainkey.example.org "v=DKIM1; k=ed25519; p=QUJD"' in verdict.message
+    assert "MX: publish MX example.org 10 mx1.example.org." in verdict.message
+    assert "PTR: publish PTR 1.2.0.192.in-addr.arpa mx1.example.org." in verdict.message
+    assert "MTA-STS: publish TXT _mta-sts.example.org" in verdict.message
+    assert "TLSRPT: publish TXT _smtp._tls.example.org" in verdict.message
+    assert "DMARC: publish TXT _dmarc.example.org" in verdict.message
+
+
+def test_a_domain_that_only_sends_needs_no_mx_mta_sts_or_tlsrpt() -> None:
+    verdict = judged(replace(NEEDS, receives=False), ZONE)
+    assert {r.purpose for r in verdict.records} == {"SPF", "DKIM", "DMARC", "PTR"}
+
+
+def test_spf_must_cover_the_addresses_of_socks_proxies_too() -> None:
+    needs = replace(NEEDS, egress=(*NEEDS.egress, Egress("198.51.100.7", "out1.example.org")))
+    verdict = judged(needs, ZONE)
+    spf = record(verdict, "SPF")
+    assert (spf.state, spf.message) == (State.MISMATCH, "it does not pass 198.51.100.7; add ip4:198.51.100.7")
+    assert "ip4:192.0.2.1 ip4:198.51.100.7" in spf.value
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("v=spf1 mx -all", State.MATCH),
+        ("v=spf1 a:mx1.example.org -all", State.MATCH),
+        ("v=spf1 a:mx1.example.org/24 ~all", State.MATCH),
+        ("v=spf1 include:_spf.example.net -all", State.MATCH),
+        ("v=spf1 redirect=_spf.example.net", State.MATCH),
+        ("v=spf1 exists:mx1.example.org -all", State.MATCH),
+        ("v=spf1 -ip4:192.0.2.1 +all", State.MISMATCH),
+        ("v=spf1 ?all", State.MISMATCH),
+        ("v=spf1", State.MISMATCH),
+        ("v=spf1 ip6:2001:db8::/32 -all", State.MISMATCH),
+        ("v=spf1 include:nowhere.example -all", State.MISMATCH),
+        ("v=spf1 nonsense:x -all", State.MISMATCH),
+        ("v=spf1 ip4:300.0.0.1 -all", State.MISMATCH),
+        ("v=spf1 include:loop.example -all", State.MISMATCH),
+        ("v=spf1 exists:%{i}.example.net -all", State.UNKNOWN),
+        ("v=spf1 include:broken.example -all", State.UNKNOWN),
+    ],
+)
+def test_spf_is_judged_by_its_first_term_that_matches(text: str, state: State) -> None:
+    zone = ZONE | {
+        ("TXT", "example.org"): (text,),
+        ("TXT", "_spf.example.net"): ("v=spf1 ip4:192.0.2.1 ~all",),
+        ("TXT", "loop.example"): ("v=spf1 include:loop.example -all",),
+    }
+    spf = record(judged(NEEDS, zone, failing=("broken.example",)), "SPF")
+    assert spf.state is state
+    assert (spf.message == "") == (state is State.MATCH)
+
+
+def test_two_spf_records_are_an_error_for_receivers() -> None:
+    spf = record(judged(NEEDS, ZONE | {("TXT", "example.org"): ("v=spf1 +all", "v=spf1 -all")}), "SPF")
+    assert spf.state is State.MISMATCH
+    assert "more than one" in spf.message
+
+
+@pytest.mark.parametrize(
+    ("published", "words"), [("v=DKIM1; p=", "revoked"), ("v=DKIM1; k=ed25519; p=WFla", "not the key that signs")]
+)
+def test_another_dkim_key_or_a_revoked_one_is_told_apart(published: str, words: str) -> None:
+    verdict = judged(NEEDS, ZONE | {("TXT", "s1._domainkey.example.org"): (published,)})
+    assert words in record(verdict, "DKIM").message
+
+
+def test_a_policy_of_the_organisational_domain_counts_for_dmarc() -> None:
+    zone = ZONE | {("TXT", "_dmarc.example.org"): ("v=DMARC1; p=reject; sp=none",)}
+    assert record(judged(replace(NEEDS, domain="news.example.org"), zone), "DMARC").state is State.MATCH
+
+
+def test_a_dmarc_record_without_a_policy_is_wrong() -> None:
+    assert record(judged(NEEDS, ZONE | {("TXT", "_dmarc.example.org"): ("v=DMARC1; p=yes",)}), "DMARC").message
+
+
+def test_an_mx_that_leads_elsewhere_is_named() -> None:
+    mx = record(judged(NEEDS, ZONE | {("MX", "example.org"): ("5 mail.elsewhere.example.",)}), "MX")
+    assert (mx.state, mx.message) == (State.MISMATCH, "it leads to mail.elsewhere.example, not to mx1.example.org")
+
+
+def test_a_ptr_must_lead_back_to_the_address_and_need_not_be_the_ehlo_name() -> None:
+    other = ZONE | {("PTR", "192.0.2.1"): ("pool-1.isp.example.",)}
+    assert record(judged(NEEDS, other), "PTR").state is State.MISMATCH
+    back = record(judged(NEEDS, other | {("A", "pool-1.isp.example"): ("192.0.2.1",)}), "PTR")
+    assert back.state is State.MATCH
+    assert "EHLO name would be better" in back.message
+
+
+def test_a_policy_host_without_an_address_is_missing() -> None:
+    zone = {k: v for k, v in ZONE.items() if k != ("A", "mta-sts.example.org")}
+    missing = [r for r in judged(NEEDS, zone).records if r.state is State.MISSING]
+    assert [r.name for r in missing] == ["mta-sts.example.org"]
+
+
+def test_a_resolver_that_fails_leaves_the_verdict_open_and_accuses_nobody() -> None:
+    verdict = judged(NEEDS, {}, failing=tuple(name for _, name in ZONE))
+    assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.LOOKUP_FAILED)
+    assert {r.state for r in verdict.records} == {State.UNKNOWN}
+
+
+@given(st.text(max_size=80), st.lists(st.text(max_size=40), max_size=3))
+def test_hostile_records_give_a_verdict_and_never_an_exception(spf: str, others: list[str]) -> None:
+    zone = {key: tuple(others) for key in ZONE if key[0] in ("TXT", "MX", "PTR")} | {
+        ("TXT", "example.org"): (f"v=spf1 {spf}",),
+        ("A", HOST): ("192.0.2.1",),
+    }
+    assert judged(NEEDS, zone).status in ("True", "False", "Unknown")
+
+
+# --- what is needed ---------------------------------------------------------------------------------------------
+
+
+def _ref(kind: str, name: str) -> ObjectRef:
+    return ObjectRef(kind, "mail", name)
+
+
+GATEWAY = Gateway(_ref("MailGateway", "mx1"), HOST, (), _ref("MailAccount", "postmaster"))
+KEY = DkimKey("s1", "ed25519-sha256", SecretRef("mail", "dkim", "private.pem", "d", "k"))
+DOMAIN = Domain(_ref("MailDomain", "org"), "example.org", Delivery.MAILBOX, dkim=(KEY,), gateway=GATEWAY.ref)
+PROXY = Transport(
+    _ref("MailTransport", "proxy"),
+    TransportKind.SOCKS,
+    remote_ips=("198.51.100.7", "2001:db8::7"),
+    remote_hostname="out1.example.org",
+)
+RELAY = Transport(_ref("MailTransport", "relay"), TransportKind.SMTP, host="relay.example.org")
+
+
+def _revision(*rules: Rule) -> Revision:
+    level = RouteLevel(GATEWAY.ref, rules)
+    return Revision(gateways=(GATEWAY,), domains=(DOMAIN,), transports=(PROXY, RELAY), global_routes=(level,))
+
+
+def _rule(transport: ObjectRef | None, *matches: Match) -> Rule:
+    return Rule(_ref("MailRoute", "r"), 0, "r", matches, transport)
+
+
+def test_mail_can_leave_from_proxies_that_rules_name_and_directly_when_no_rule_takes_all() -> None:
+    revision = _revision(_rule(PROXY.ref, Match(to_domains=("example.net",))))
+    needs = needs_of(DOMAIN, revision, {"s1": "v=DKIM1; p=QUJD"}, ("192.0.2.1",))
+    assert needs is not None
+    assert [e.address for e in needs.egress] == ["192.0.2.1", "198.51.100.7", "2001:db8::7"]
+    assert [e.hostname for e in needs.egress] == [HOST, "out1.example.org", "out1.example.org"]
+    assert needs.dkim == (("s1", "v=DKIM1; p=QUJD"),)
+    assert not needs.notes
+
+
+def test_a_rule_that_takes_everything_leaves_no_direct_delivery() -> None:
+    needs = needs_of(DOMAIN, _revision(_rule(RELAY.ref), _rule(PROXY.ref)), {}, ("192.0.2.1",))
+    assert needs is not None
+    assert needs.egress == ()
+    assert not needs.notes
+
+
+def test_unknown_addresses_of_direct_delivery_are_said_and_not_guessed() -> None:
+    needs = needs_of(DOMAIN, _revision(), {}, ())
+    assert needs is not None
+    assert "not known" in needs.notes[0]
+
+
+def test_a_domain_without_its_gateway_needs_nothing_yet() -> None:
+    assert needs_of(replace(DOMAIN, gateway=_ref("MailGateway", "gone")), _revision(), {}, ()) is None

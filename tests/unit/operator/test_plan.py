@@ -1,0 +1,401 @@
+"""The operator's plan: what is read goes in, what is to be written comes out; no API server, no clock."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.config.compiler import Compiled, Sources, compile
+from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.loader import Document
+from mailrail.core.config.revision import ObjectRef, Role
+from mailrail.core.config.sealing import Keyring
+from mailrail.core.config.state import State
+from mailrail.core.resources.status import KIND_INFO
+from mailrail_operator.dnscheck import DnsReason, Record, Verdict
+from mailrail_operator.dnscheck import State as RecordState
+from mailrail_operator.model import Change, EventType, Observed, Plan, Running, Tracked
+from mailrail_operator.plan import plan
+
+KEYS = Keyring({"k1": b"0" * 32})
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
+ALL_ROLES = (Role.INGRESS, Role.QUEUE, Role.OUTBOUND)
+
+
+def body(kind: str, name: str, spec: Mapping[str, Any], generation: int = 1) -> dict[str, Any]:
+    return {
+        "apiVersion": "mailrail.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "mail", "uid": f"uid-{kind}-{name}", "generation": generation},
+        "spec": dict(spec),
+    }
+
+
+def ref(kind: str, name: str) -> ObjectRef:
+    return ObjectRef(kind, "mail", name)
+
+
+GATEWAY = body(
+    "MailGateway",
+    "mx1",
+    {
+        "hostname": "mx1.example.org",
+        "listeners": [{"name": "mx", "protocol": "mx", "port": 2525}],
+        "postmaster": {"accountRef": {"name": "postmaster"}},
+    },
+)
+DOMAIN = body("MailDomain", "org", {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"})
+ACCOUNT = body("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster", "abuse"]})
+RELAY = body("MailTransport", "relay", {"smtp": {"host": "relay.example.org", "port": 2526}})
+ROUTE = body(
+    "MailRoute",
+    "all",
+    {
+        "parentRefs": [{"kind": "MailGateway", "name": "mx1"}],
+        "rules": [{"name": "relay", "transportRef": {"name": "relay"}}],
+    },
+)
+EVERYTHING = (GATEWAY, DOMAIN, ACCOUNT, RELAY, ROUTE)
+
+
+def consumers(revision: int, roles: Iterable[Role] = ALL_ROLES, rejected: int = 0) -> tuple[ConsumerState, ...]:
+    return tuple(ConsumerState(f"{role}-1", role, revision, rejected, "boom" if rejected else "") for role in roles)
+
+
+@dataclass
+class Cluster:
+    """The API server and the leader's memory, as far as the plan sees them."""
+
+    bodies: dict[ObjectRef, dict[str, Any]]
+    state: State = field(default_factory=State)
+    tracked: Mapping[ObjectRef, Tracked] = field(default_factory=dict)
+    revision: int = 0
+    checksum: str = ""
+    compiled: Compiled | None = None
+
+    @classmethod
+    def of(cls, *bodies: Mapping[str, Any]) -> "Cluster":
+        made = cls({})
+        for one in bodies:
+            made.put(one)
+        return made
+
+    def put(self, one: Mapping[str, Any]) -> None:
+        """A write to spec: status stays."""
+        observed = Observed.of(one)
+        status = self.bodies.get(observed.ref, {}).get("status")
+        self.bodies[observed.ref] = copy.deepcopy(dict(one)) | ({"status": status} if status else {})
+
+    def publish(self) -> None:
+        """Compile and publish, as the config service would number it."""
+        self.compiled = compile(Sources(tuple(Document(b) for b in self.bodies.values())), self.state, KEYS)
+        self.state = self.compiled.state
+        if self.compiled.checksum != self.checksum:
+            self.revision, self.checksum = self.revision + 1, self.compiled.checksum
+
+    def plan(
+        self, running: Running, now: str = NOW, dns: Mapping[ObjectRef, Verdict] | None = None, **more: Any
+    ) -> Plan:
+        """Plan, write what it says, and remember."""
+        observed = {ref: Observed.of(one) for ref, one in self.bodies.items()}
+        assert self.compiled is not None
+        made = plan(
+            observed, self.compiled.diagnostics, self.compiled.state.uses, running, self.tracked, dns or {}, now, **more
+        )
+        self.tracked = made.tracked
+        for change in made.changes:
+            self.bodies[change.ref]["status"] = copy.deepcopy(dict(change.status))
+        return made
+
+    def running(self, at: int | None = None, **more: Any) -> Running:
+        """Services that all run one revision; the newest if none is given."""
+        at = self.revision if at is None else at
+        return replace(Running(self.revision, self.checksum, self.revision, False, consumers(at)), **more)
+
+    def condition(self, kind: str, name: str, condition: str) -> dict[str, Any]:
+        rows = self.bodies[ref(kind, name)]["status"]["conditions"]
+        return dict(next(row for row in rows if row["type"] == condition))
+
+
+def settled() -> Cluster:
+    """Everything is there, and every service runs it."""
+    cluster = Cluster.of(*EVERYTHING)
+    cluster.publish()
+    cluster.plan(cluster.running())
+    return cluster
+
+
+def change_of(made: Plan, kind: str, name: str) -> Change:
+    return next(c for c in made.changes if c.ref == ref(kind, name))
+
+
+def test_a_working_installation_is_ready_in_every_kind() -> None:
+    cluster = settled()
+    for one in EVERYTHING:
+        assert cluster.condition(one["kind"], one["metadata"]["name"], "Ready")["status"] == "True"
+
+
+def test_every_positive_condition_is_there_from_the_first_write_with_the_generation_that_was_judged() -> None:
+    cluster = settled()
+    for one in cluster.bodies.values():
+        rows = one["status"]["conditions"]
+        assert [r["type"] for r in rows if r["type"] not in ("DNSConfigured",)] == [
+            "Accepted",
+            "ResolvedRefs",
+            "Programmed",
+            "Ready",
+        ]
+        assert {r["observedGeneration"] for r in rows} == {1}
+
+
+def test_what_is_written_fits_the_schema_of_the_crd() -> None:
+    cluster = settled()
+    verdict = Verdict("False", DnsReason.RECORDS_MISSING, "x", (Record("MX", "MX", "a", "b", RecordState.MISSING),))
+    cluster.plan(cluster.running(), dns={ref("MailDomain", "org"): verdict})
+    for one in cluster.bodies.values():
+        KIND_INFO[one["kind"]].status.model_validate(one["status"], strict=False)
+
+
+def test_nothing_is_written_when_nothing_changed() -> None:
+    cluster = settled()
+    assert cluster.plan(cluster.running(), LATER).changes == ()
+
+
+def test_the_columns_of_kubectl_get_have_their_facts() -> None:
+    cluster = settled()
+    facts = {kind: cluster.bodies[ref(kind, name)]["status"] for kind, name in (
+        ("MailGateway", "mx1"), ("MailDomain", "org"), ("MailAccount", "postmaster"), ("MailTransport", "relay"),
+        ("MailRoute", "all"),
+    )}  # fmt: skip
+    assert facts["MailGateway"]["domains"] == 1
+    assert facts["MailDomain"]["accounts"] == 1
+    assert facts["MailAccount"]["addressCount"] == 2
+    assert (facts["MailTransport"]["type"], facts["MailTransport"]["endpoint"]) == ("smtp", "relay.example.org:2526")
+    assert facts["MailTransport"]["referencedBy"] == 1
+    assert (facts["MailRoute"]["level"], facts["MailRoute"]["ruleCount"]) == ("Global", 1)
+
+
+def test_a_publish_that_services_do_not_run_yet_is_pending_and_then_programmed_CFG_05() -> None:
+    cluster = Cluster.of(*EVERYTHING)
+    cluster.publish()
+    cluster.plan(cluster.running(at=0))
+    assert cluster.condition("MailRoute", "all", "Programmed")["reason"] == "Pending"
+    assert cluster.condition("MailRoute", "all", "Ready")["status"] == "Unknown"
+    cluster.plan(cluster.running(), LATER)
+    programmed = cluster.condition("MailRoute", "all", "Programmed")
+    assert (programmed["status"], programmed["lastTransitionTime"]) == ("True", LATER)
+    assert cluster.condition("MailRoute", "all", "Accepted")["lastTransitionTime"] == NOW
+
+
+def test_a_role_without_live_consumers_does_not_block_and_is_named_CFG_05() -> None:
+    cluster = Cluster.of(*EVERYTHING)
+    cluster.publish()
+    cluster.plan(cluster.running(consumers=consumers(1, (Role.INGRESS, Role.QUEUE))))
+    programmed = cluster.condition("MailTransport", "relay", "Programmed")
+    assert (programmed["status"], programmed["message"]) == (
+        "True",
+        "every live service that reads it runs it; no live outbound",
+    )
+
+
+def test_a_service_that_starts_or_stops_rewrites_no_status_but_the_gateways() -> None:
+    cluster = settled()
+    starting = cluster.running(consumers=(*consumers(1), ConsumerState("queue-2", Role.QUEUE, 0)))
+    assert [c.ref.kind for c in cluster.plan(starting, LATER).changes] == ["MailGateway"]
+    gone = cluster.running(consumers=consumers(1, (Role.QUEUE,)))
+    assert [c.ref.kind for c in cluster.plan(gone, LATER).changes] == ["MailGateway"]
+    assert cluster.condition("MailRoute", "all", "Programmed")["status"] == "True"
+
+
+def test_one_changed_object_rewrites_its_own_status_and_the_gateways() -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    made = cluster.plan(cluster.running(at=1), LATER)
+    assert {c.ref.kind for c in made.changes} == {"MailGateway", "MailTransport"}
+    assert cluster.condition("MailTransport", "relay", "Programmed")["reason"] == "Pending"
+    cluster.plan(cluster.running(), LATER)
+    assert cluster.condition("MailTransport", "relay", "Programmed")["status"] == "True"
+
+
+def test_a_rejected_revision_is_said_with_the_words_of_who_rejected_it_CFG_05() -> None:
+    cluster = settled()
+    cluster.put(body("MailRoute", "all", ROUTE["spec"] | {"priority": 5}, generation=2))
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    made = cluster.plan(cluster.running(consumers=consumers(1, rejected=2)), LATER)
+    programmed = cluster.condition("MailTransport", "relay", "Programmed")
+    assert (programmed["status"], programmed["reason"]) == ("False", "Rejected")
+    assert "outbound outbound-1 rejected revision 2: boom" in programmed["message"]
+    (note,) = change_of(made, "MailTransport", "relay").notes
+    assert (note.type, note.reason) == (EventType.WARNING, "Rejected")
+    assert cluster.bodies[ref("MailGateway", "mx1")]["status"]["config"]["rejecting"] == 3
+
+
+def test_a_rollback_is_said_by_what_it_takes_back_and_by_the_gateway_CFG_04() -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    cluster.plan(cluster.running(at=1, head=1, pinned=True), LATER)
+    assert cluster.condition("MailTransport", "relay", "Programmed")["reason"] == "Pinned"
+    assert cluster.condition("MailDomain", "org", "Programmed")["status"] == "True"
+    gateway = cluster.condition("MailGateway", "mx1", "Programmed")
+    assert (gateway["reason"], gateway["message"]) == ("Pinned", "head is pinned to revision 1; 2 waits for an unpin")
+    cluster.plan(cluster.running(), LATER)
+    assert cluster.condition("MailTransport", "relay", "Ready")["status"] == "True"
+
+
+def test_a_missing_transport_is_named_and_an_event_tells_it_once() -> None:
+    cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, ROUTE)
+    cluster.publish()
+    made = cluster.plan(cluster.running())
+    resolved = cluster.condition("MailRoute", "all", "ResolvedRefs")
+    assert (resolved["status"], resolved["reason"]) == ("False", "TransportNotFound")
+    assert "MailTransport mail/relay" in resolved["message"]
+    assert cluster.condition("MailRoute", "all", "Ready")["status"] == "False"
+    assert [n.reason for n in change_of(made, "MailRoute", "all").notes] == ["TransportNotFound"]
+    assert cluster.plan(cluster.running(), LATER).changes == ()
+    cluster.put(RELAY)
+    cluster.publish()
+    made = cluster.plan(cluster.running(), LATER)
+    assert [(n.type, n.reason) for n in change_of(made, "MailRoute", "all").notes] == [
+        (EventType.NORMAL, "ResolvedRefs")
+    ]
+    assert cluster.condition("MailRoute", "all", "Ready")["status"] == "True"
+
+
+def test_a_broken_edit_is_told_with_the_new_generation_while_the_old_version_serves_CFG_01() -> None:
+    cluster = settled()
+    cluster.put(body("MailDomain", "org", DOMAIN["spec"] | {"delivery": 5}, generation=2))
+    cluster.publish()
+    made = cluster.plan(cluster.running(), LATER)
+    accepted = cluster.condition("MailDomain", "org", "Accepted")
+    assert (accepted["status"], accepted["reason"], accepted["observedGeneration"]) == ("False", "Invalid", 2)
+    assert "spec.delivery" in accepted["message"]
+    assert change_of(made, "MailDomain", "org").notes[0].type is EventType.WARNING
+    assert cluster.compiled is not None
+    assert [d.name for d in cluster.compiled.revision.domains] == ["example.org"]
+
+
+def test_shadowed_is_there_only_while_true_per_parent_too() -> None:
+    shadow = body("MailRoute", "second", ROUTE["spec"] | {"priority": 2000})
+    cluster = Cluster.of(*EVERYTHING, shadow)
+    cluster.publish()
+    cluster.plan(cluster.running())
+    status = cluster.bodies[ref("MailRoute", "second")]["status"]
+    assert cluster.condition("MailRoute", "second", "Shadowed")["reason"] == "HiddenByRule"
+    assert "Shadowed" in [c["type"] for c in status["parents"][0]["conditions"]]
+    assert status["parents"][0]["parentRef"] == {"kind": "MailGateway", "namespace": "mail", "name": "mx1"}
+    assert cluster.condition("MailRoute", "second", "Ready")["status"] == "True"
+    del cluster.bodies[ref("MailRoute", "all")]
+    cluster.publish()
+    made = cluster.plan(cluster.running(), LATER)
+    assert "Shadowed" not in [c["type"] for c in change_of(made, "MailRoute", "second").status["conditions"]]
+    assert [n.reason for n in change_of(made, "MailRoute", "second").notes] == ["NoShadowed"]
+
+
+def test_a_status_that_was_written_for_a_newer_generation_is_not_overwritten() -> None:
+    cluster = settled()
+    for row in cluster.bodies[ref("MailTransport", "relay")]["status"]["conditions"]:
+        row["observedGeneration"] = 7
+    assert cluster.plan(cluster.running(at=0), LATER).changes[0].ref.kind == "MailGateway"
+    assert cluster.condition("MailTransport", "relay", "Accepted")["observedGeneration"] == 7
+
+
+def test_conditions_of_others_are_left_alone_and_are_no_reason_to_write() -> None:
+    cluster = settled()
+    cluster.bodies[ref("MailTransport", "relay")]["status"]["conditions"].append(
+        {"type": "example.org/Audited", "status": "True", "reason": "Yes", "message": "", "lastTransitionTime": NOW}
+    )
+    assert cluster.plan(cluster.running(), LATER).changes == ()
+
+
+def test_a_new_leader_believes_what_was_confirmed_and_rewrites_nothing() -> None:
+    cluster = settled()
+    cluster.tracked = {}
+    cluster.revision += 1  # something was published between the two leaders
+    made = cluster.plan(cluster.running(at=1), LATER)
+    assert [c.ref.kind for c in made.changes] == ["MailGateway"]
+
+
+def test_a_new_leader_does_not_believe_an_older_generation() -> None:
+    cluster = settled()
+    cluster.tracked = {}
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    cluster.plan(cluster.running(at=1), LATER)
+    assert cluster.condition("MailTransport", "relay", "Programmed")["reason"] == "Pending"
+
+
+def test_an_object_that_was_deleted_and_made_again_is_another_object() -> None:
+    cluster = settled()
+    again = copy.deepcopy(RELAY)
+    again["metadata"]["uid"] = "another"
+    del cluster.bodies[ref("MailTransport", "relay")]
+    cluster.put(again)
+    cluster.publish()
+    cluster.plan(cluster.running(consumers=consumers(cluster.revision - 1)), LATER)
+    assert cluster.condition("MailTransport", "relay", "Programmed")["reason"] == "Pending"
+
+
+def test_while_nothing_can_be_published_new_objects_say_why_and_judged_ones_stay() -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "second", {"direct": {}}))
+    assert cluster.plan(cluster.running(), LATER).changes == ()  # the next compilation is on its way
+    made = cluster.plan(cluster.running(), LATER, waiting="the config service is out of reach")
+    assert [c.ref.name for c in made.changes] == ["second"]
+    for kind in ("Accepted", "ResolvedRefs", "Programmed", "Ready"):
+        row = cluster.condition("MailTransport", "second", kind)
+        assert (row["status"], row["message"]) == ("Unknown", "the config service is out of reach")
+
+
+def test_dns_is_a_condition_of_its_own_that_ready_does_not_wait_for() -> None:
+    cluster = settled()
+    assert cluster.condition("MailDomain", "org", "DNSConfigured")["reason"] == "Pending"
+    missing = Record("MX", "MX", "example.org", "10 mx1.example.org.", RecordState.MISSING, "there is no such record")
+    verdict = Verdict("False", DnsReason.RECORDS_MISSING, "MX: publish it", (missing,))
+    made = cluster.plan(cluster.running(), LATER, {ref("MailDomain", "org"): verdict})
+    assert cluster.condition("MailDomain", "org", "DNSConfigured")["status"] == "False"
+    assert cluster.condition("MailDomain", "org", "Ready")["status"] == "True"
+    assert change_of(made, "MailDomain", "org").status["dnsRecords"][0]["state"] == "Missing"
+    # A restarted operator has not looked yet; what was found stands until it has.
+    assert cluster.plan(cluster.running(), LATER).changes == ()
+
+
+def test_no_value_of_a_secret_is_ever_in_a_status() -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "login", "namespace": "mail"},
+        "stringData": {"username": "u\x00ser", "password": "correct horse"},
+    }
+    transport = body(
+        "MailTransport",
+        "relay",
+        {"submission": {"host": "relay.example.org", "auth": {"secretRef": {"name": "login"}}}},
+    )
+    cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, transport)
+    cluster.compiled = compile(Sources(tuple(Document(b) for b in (*cluster.bodies.values(), secret))), State(), KEYS)
+    cluster.revision = 1
+    made = cluster.plan(cluster.running())
+    assert "SecretInvalid" in str(change_of(made, "MailTransport", "relay").status)
+    assert "correct horse" not in str(made)
+
+
+@given(st.permutations(EVERYTHING), st.integers(0, 1))
+def test_the_order_in_which_objects_were_read_changes_nothing(order: list[dict[str, Any]], at: int) -> None:
+    one, other = Cluster.of(*EVERYTHING), Cluster.of(*order)
+    for cluster in (one, other):
+        cluster.publish()
+    assert one.plan(one.running(at=at)) == other.plan(other.running(at=at))
+
+
+@pytest.mark.parametrize("kind", ["MailGateway", "MailRoute"])
+def test_counts_by_ready_are_for_metrics(kind: str) -> None:
+    cluster = settled()
+    assert cluster.plan(cluster.running(), LATER).counts[(kind, "True")] == 1
