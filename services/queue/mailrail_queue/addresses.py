@@ -66,7 +66,8 @@ class Addresses:
         return tuple(found.values()) or (Resolved(address, self._receiving(address)),)
 
     def _step(self, address: str, found: dict[str, Resolved], seen: set[Node], waiting: list[str]) -> None:
-        step = self._directory.lookup(address)
+        local, _, name = address.rpartition("@")
+        step = self._directory.lookup(f"{local}@{name.lower()}")
         domain = self._receiving(address)
         any_of_domain = self._owners.get("@" + domain.name) if domain is not None else None
         if isinstance(step, Node) and not (step.local is None and any_of_domain is not None):

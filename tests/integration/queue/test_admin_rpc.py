@@ -1,0 +1,155 @@
+"""Administration and mailbox over gRPC: pages, streams, and errors that say what to do."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from mailrail.kit import postgres as pools
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
+from mailrail_queue import mailbox
+from mailrail_queue.admin_rpc import MailboxServicer, QueueAdminServicer, Rows
+from mailrail_queue.administration import Administration
+from mailrail_queue.app import NotConfigured
+
+from testkit.stored_mail import BODY, Rig
+from testkit.stored_mail import rig as make_rig
+
+
+@dataclass
+class Service:
+    """A running server, what is behind it, and stubs to it."""
+
+    rig: Rig
+    admin: "admin_pb2_grpc.QueueAdminServiceAsyncStub"
+    mail: "mailbox_pb2_grpc.MailboxServiceAsyncStub"
+    configured: bool = True
+
+
+@pytest.fixture
+async def service(database_for: Callable[..., str]) -> AsyncIterator[Service]:
+    url = database_for("queue")
+    async with make_rig(url) as rig, pools.pool(url, "queue", size=3) as pool:
+        found: Service
+
+        def router() -> object:
+            if not found.configured:
+                raise NotConfigured("no configuration revision has come yet")
+            return rig.router
+
+        administration = Administration(router, lambda: rig.addresses, rig.notifier)  # type: ignore[arg-type]
+        rows = Rows(pool)
+        server = grpc.aio.server()
+        admin = QueueAdminServicer(administration, rows, shards_owned=lambda: 256, outbound_nodes=lambda: 2)
+        admin_pb2_grpc.add_QueueAdminServiceServicer_to_server(admin, server)
+        mailbox_pb2_grpc.add_MailboxServiceServicer_to_server(MailboxServicer(rows, lambda: rig.addresses), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            admin_stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
+            mail_stub: mailbox_pb2_grpc.MailboxServiceAsyncStub = mailbox_pb2_grpc.MailboxServiceStub(channel)
+            found = Service(rig, admin_stub, mail_stub)
+            yield found
+        await server.stop(0)
+
+
+async def refused(call: object) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def test_every_call_of_administration_answers(service: Service) -> None:
+    (bob,) = await service.rig.accept("bob@there.example")
+    chosen = admin_pb2.Filter(recipient_ids=[bob.id])
+    a = service.admin
+    listed = await a.ListRecipients(admin_pb2.ListRecipientsRequest())
+    assert [r.id for r in listed.recipients] == [bob.id]
+    assert (await a.GetStats(admin_pb2.GetStatsRequest())).shards_owned == 256
+    assert [s.name for s in (await a.ListSites(admin_pb2.ListSitesRequest())).sites] == ["domain:there.example"]
+    assert (await a.GetMessage(admin_pb2.GetMessageRequest(message_id=bob.message_id))).size == len(BODY)
+    content = [part.data async for part in a.GetContent(admin_pb2.GetContentRequest(message_id=bob.message_id))]
+    assert b"".join(content) == BODY
+    assert (await a.Explain(admin_pb2.ExplainRequest(recipient_id=bob.id))).attempt == 1
+    assert len((await a.Hold(admin_pb2.HoldRequest(filter=chosen, reason="x"))).changes) == 1
+    assert len((await a.Unhold(admin_pb2.UnholdRequest(filter=chosen))).changes) == 1
+    assert len((await a.Kick(admin_pb2.KickRequest(filter=chosen))).changes) == 1
+    moved = admin_pb2.ScheduleRequest(filter=chosen)
+    moved.from_now.seconds = 60
+    assert len((await a.Schedule(moved)).changes) == 1
+    to = admin_pb2.SetTransportRequest(filter=chosen)
+    to.transport.namespace, to.transport.name = "mail", "relay"
+    assert len((await a.SetTransport(to)).changes) == 1
+    tls = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED)
+    assert len((await a.SetTlsRequirement(tls)).changes) == 1
+    rule = (await a.CreateHoldRule(admin_pb2.CreateHoldRuleRequest(rule=admin_pb2.HoldRule(to_domain="z.org")))).rule
+    assert [r.id for r in (await a.ListHoldRules(admin_pb2.ListHoldRulesRequest())).rules] == [rule.id]
+    await a.DeleteHoldRule(admin_pb2.DeleteHoldRuleRequest(id=rule.id))
+    assert len((await a.Fail(admin_pb2.FailRequest(filter=chosen, reason="no"))).changes) == 1
+    assert len((await a.Drop(admin_pb2.DropRequest(filter=admin_pb2.Filter(all=True)))).changes) == 1  # the DSN
+    history = await a.ListHistory(admin_pb2.ListHistoryRequest(page_size=1))
+    assert (len(history.recipients), history.next_page_token != "") == (1, True)
+
+
+async def test_errors_say_what_to_do(service: Service) -> None:
+    a = service.admin
+    code, text = await refused(a.Hold(admin_pb2.HoldRequest()))
+    assert (code, "set `all`" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    code, text = await refused(a.GetMessage(admin_pb2.GetMessageRequest(message_id=uuid.uuid4().bytes)))
+    assert code is grpc.StatusCode.NOT_FOUND
+    code, text = await refused(
+        a.ListRecipients(admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(to_domain="not a domain")))
+    )
+    assert (code, "not a domain" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    service.configured = False
+    code, text = await refused(a.Explain(admin_pb2.ExplainRequest(to="a@b.org")))
+    assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "no configuration revision has come yet")
+
+
+async def test_a_mailbox_is_listed_read_flagged_and_emptied(service: Service) -> None:
+    rig, m = service.rig, service.mail
+    for number in range(3):
+        (alice,) = await rig.accept("alice@here.example", body=BODY.replace(b"hello", b"hello %d" % number))
+        await mailbox.put(
+            rig.connection,
+            [
+                mailbox.Entry(
+                    "mail/alice", "Inbox", alice.message_id, alice.id, "alice@here.example", "bob@there.example"
+                )
+            ],
+        )
+    (box,) = (await m.ListMailboxes(mailbox_pb2.ListMailboxesRequest(account="alice"))).mailboxes
+    assert (box.account.name, box.path, box.messages, box.unseen) == ("alice", "Inbox", 3, 3)
+    page = await m.ListMessages(mailbox_pb2.ListMessagesRequest(account="alice", page_size=2))
+    rest = await m.ListMessages(
+        mailbox_pb2.ListMessagesRequest(account="mail/alice", page_size=2, page_token=page.next_page_token)
+    )
+    assert [x.subject for x in (*page.messages, *rest.messages)] == ["hello 2", "hello 1", "hello 0"]
+    newest = page.messages[0]
+    parts = [p async for p in m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=newest.id, mark_seen=True))]
+    assert list(parts[0].message.flags) == ["\\Seen"]
+    assert b"".join(p.data for p in parts).startswith(b"Return-Path: <bob@there.example>\r\n")
+    assert (await m.SetFlags(mailbox_pb2.SetFlagsRequest(ids=[newest.id], add=["\\Flagged", "todo"]))).changed == 1
+    assert (await m.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=[newest.id]))).deleted == 1
+    code, _ = await refused(anext(aiter(m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=newest.id)))))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("flag", ["", "\\Bogus", "two words", "x" * 65, "new\nline", "né"])
+async def test_what_is_no_flag_is_refused(service: Service, flag: str) -> None:
+    code, text = await refused(service.mail.SetFlags(mailbox_pb2.SetFlagsRequest(ids=[1], add=[flag])))
+    assert (code, "is no flag" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_mailbox_calls_name_what_they_need(service: Service) -> None:
+    m = service.mail
+    for call in (
+        m.ListMessages(mailbox_pb2.ListMessagesRequest()),
+        m.ListMessages(mailbox_pb2.ListMessagesRequest(account="alice", page_token="zed")),
+        m.SetFlags(mailbox_pb2.SetFlagsRequest()),
+        m.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=[2**64 - 1])),
+    ):
+        code, _ = await refused(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT

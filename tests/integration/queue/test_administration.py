@@ -1,0 +1,446 @@
+"""What administrators see of the queue and do to it (ADM-01, ADM-02; reference F3, H27, H28)."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule
+from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+from mailrail_queue import store
+from mailrail_queue.administration import Administration, BadRequest, NotFound, make_token, page_token
+from mailrail_queue.store import Ending, Ownership
+
+from testkit.stored_mail import GATEWAY, RELAY, Rig, revision
+from testkit.stored_mail import rig as make_rig
+
+
+class Desk:
+    """An administrator at work on a rig."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.changed: list[set[int]] = []
+        self.do = Administration(lambda: rig.router, lambda: rig.addresses, rig.notifier, changed=self.changed.append)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.do, name)
+        return lambda *a, **k: method(self.rig.connection, *a, **k)
+
+    async def row(self, identity: int) -> dict[str, Any]:
+        cursor = await self.rig.connection.execute("SELECT * FROM recipient WHERE id = %s", (identity,))
+        found = await cursor.fetchone()
+        assert found is not None
+        assert cursor.description is not None
+        return {column.name: value for column, value in zip(cursor.description, found, strict=True)}
+
+
+@pytest.fixture
+async def desk(database_for: Callable[..., str]) -> AsyncIterator[Desk]:
+    async with make_rig(database_for("queue")) as rig:
+        yield Desk(rig)
+
+
+def only(*ids: int) -> admin_pb2.Filter:
+    return admin_pb2.Filter(recipient_ids=ids)
+
+
+async def listed(desk: Desk, **fields: Any) -> list[str]:
+    found, token = await desk.recipients(admin_pb2.Filter(**fields), 0, "")
+    assert token == ""
+    return sorted(r.address for r in found)
+
+
+async def test_a_filter_is_the_and_of_what_is_set_H28(desk: Desk) -> None:
+    await desk.rig.accept("bob@there.example")
+    await desk.rig.accept("carl@there.example", mail_from="x@stranger.example", account=None)
+    await desk.rig.accept("dora@relayed.example", hold="look")
+    everyone = ["bob@there.example", "carl@there.example", "dora@relayed.example"]
+    assert await listed(desk) == everyone
+    assert await listed(desk, to="THERE") == everyone[:2]
+    assert await listed(desk, to="there", **{"from": "Stranger"}) == [everyone[1]]
+    assert await listed(desk, to="dora", **{"from": "stranger"}) == []
+    assert await listed(desk, account="mail/alice") == [everyone[0], everyone[2]]
+    assert await listed(desk, from_domain="stranger.EXAMPLE") == [everyone[1]]
+    assert await listed(desk, to_domain="there.example") == everyone[:2]
+    assert await listed(desk, to_domain="ere.example") == []
+    assert await listed(desk, on_hold=True) == [everyone[2]]
+    assert await listed(desk, on_hold=False) == everyone[:2]
+    assert await listed(desk, submitted_only=True) == [everyone[0], everyone[2]]
+    assert await listed(desk, to="100%_'; --") == []
+
+
+async def test_times_are_compared_by_instant_H17(desk: Desk) -> None:
+    await desk.rig.accept("bob@there.example")
+    wanted = admin_pb2.Filter()
+    wanted.queued_before.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    wanted.due_after.FromDatetime(datetime.now(UTC) - timedelta(hours=1))
+    assert len((await desk.recipients(wanted, 0, ""))[0]) == 1
+    wanted.queued_before.FromDatetime(datetime.now(UTC) - timedelta(hours=1))
+    assert (await desk.recipients(wanted, 0, ""))[0] == []
+
+
+async def test_a_list_goes_by_pages_with_running_attempts_first(desk: Desk) -> None:
+    waiting = [p.id for i in range(5) for p in await desk.rig.accept(f"w{i}@there.example")]
+    leased = [p.id for i in range(3) for p in await desk.rig.accept(f"l{i}@there.example", token=100 + i)]
+    seen: list[int] = []
+    token, pages = "", 0
+    while True:
+        found, token = await desk.recipients(admin_pb2.Filter(), 3, token)
+        seen += [r.id for r in found]
+        pages += 1
+        if not token:
+            break
+    assert sorted(seen[:3]) == leased
+    assert sorted(seen[3:]) == waiting
+    assert pages == 3
+
+
+async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", hold="hold rule 1")
+    ((found,), _) = await desk.recipients(only(bob.id), 0, "")
+    assert (found.address, found.mail_from, found.subject) == ("bob@there.example", "alice@here.example", "hello")
+    assert (found.on_hold, found.hold_reason, found.site) == (True, "hold rule 1", "domain:there.example")
+    assert found.state == types_pb2.RECIPIENT_STATE_QUEUED
+    assert (found.account.namespace, found.account.name) == ("mail", "alice")
+    lifetime = found.expires.ToDatetime() - found.queued.ToDatetime()
+    assert timedelta(days=5) <= lifetime < timedelta(days=5, minutes=1)
+
+
+@pytest.mark.parametrize("token", ["x", "W:yesterday:1", "Q:2026-01-01T00:00:00+00:00:1", "W:2026-01-01T00:00:00:1"])
+async def test_a_page_token_of_somebody_else_is_refused(desk: Desk, token: str) -> None:
+    with pytest.raises(BadRequest, match="page token"):
+        await desk.recipients(admin_pb2.Filter(), 0, token)
+    assert page_token(make_token("W", datetime(2026, 1, 1, tzinfo=UTC), 5), "L")[2] == 5
+
+
+CHANGES: list[tuple[str, tuple[Any, ...]]] = [
+    ("hold", ("why",)),
+    ("unhold", ()),
+    ("kick", ()),
+    ("set_tls", (1,)),
+    ("set_transport", ("mail/relay",)),
+    ("fail", ("no",)),
+    ("drop", ()),
+]
+
+
+@pytest.mark.parametrize(("call", "arguments"), CHANGES)
+async def test_an_empty_filter_changes_nothing(desk: Desk, call: str, arguments: tuple[Any, ...]) -> None:
+    await desk.rig.accept("bob@there.example")
+    with pytest.raises(BadRequest, match="empty filter"):
+        await getattr(desk, call)(admin_pb2.Filter(), *arguments)
+
+
+@pytest.mark.parametrize(("call", "arguments"), CHANGES)
+async def test_every_change_bumps_the_version_and_wakes_the_owner_ADM_01(
+    desk: Desk, call: str, arguments: tuple[Any, ...]
+) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", hold="x" if call == "unhold" else None)
+    (change,) = await getattr(desk, call)(only(bob.id), *arguments)
+    assert (change.recipient_id, change.pending) == (bob.id, False)
+    assert desk.changed == [{bob.shard}]
+    if call not in ("fail", "drop"):
+        assert (await desk.row(bob.id))["version"] == 2
+
+
+@pytest.mark.parametrize(("call", "arguments"), CHANGES)
+async def test_on_a_leased_recipient_a_change_waits_for_the_attempt_ADM_02(
+    desk: Desk, call: str, arguments: tuple[Any, ...]
+) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+    if call == "unhold":
+        await desk.hold(only(bob.id), "first")
+        desk.changed.clear()
+    (change,) = await getattr(desk, call)(only(bob.id), *arguments)
+    assert change.pending
+    row = await desk.row(bob.id)
+    assert row["token"] == 77  # the attempt goes on
+    assert desk.changed == [{bob.shard}]
+
+
+async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+    await desk.hold(only(bob.id), "wait")
+    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 77, 1, 450.0, b"")])
+    row = await desk.row(bob.id)
+    assert (row["token"], row["held"] is not None) == (None, True)
+    assert await store.fetch_due(desk.rig.connection, [(bob.shard, row["site"], 10)]) == []
+
+
+async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+    request = admin_pb2.ScheduleRequest(filter=only(bob.id))
+    request.from_now.FromTimedelta(timedelta(hours=7))
+    await desk.schedule(request)
+    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 77, 1, 1.0, b"")])
+    due = (await desk.row(bob.id))["due"]
+    assert timedelta(hours=6, minutes=59) < due - datetime.now(UTC) < timedelta(hours=7, minutes=1)
+
+
+async def test_delivered_wins_over_a_request_to_drop_ADM_02(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+    (change,) = await desk.drop(only(bob.id))
+    assert change.pending
+    assert (await desk.row(bob.id))["request"] == 2
+    done = await store.finish(
+        desk.rig.connection, [Ending(bob.id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")]
+    )
+    assert done == {bob.id}
+
+
+async def test_a_change_and_a_lease_never_both_win_ADM_01(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.rig.connection.execute("UPDATE shard SET owner = 'me', epoch = 1")
+    ownership = Ownership("me", {bob.shard: 1})
+    (seen,) = await store.live(desk.rig.connection, [bob.id])
+    await desk.set_transport(only(bob.id), "mail/relay")
+    leased, _ = await store.lease(desk.rig.connection, ownership, 120.0, [(seen, 5, seen.site)])
+    assert leased == set()
+    (fresh,) = await store.live(desk.rig.connection, [bob.id])
+    leased, _ = await store.lease(desk.rig.connection, ownership, 120.0, [(fresh, 6, fresh.site)])
+    assert leased == {bob.id}
+
+
+async def test_time_on_hold_counts_for_no_lifetime(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.hold(only(bob.id), "")
+    await desk.rig.connection.execute("UPDATE recipient SET held = held - interval '3 hours'")
+    await desk.unhold(only(bob.id))
+    row = await desk.row(bob.id)
+    assert 3 * 3600 <= row["paused"] < 3 * 3600 + 60
+    assert (row["held"], row["hold_reason"]) == (None, None)
+    assert await desk.unhold(only(bob.id)) == []
+
+
+async def test_hold_keeps_the_first_reason(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    assert len(await desk.hold(only(bob.id), "first")) == 1
+    assert await desk.hold(only(bob.id), "second") == []
+    assert (await desk.row(bob.id))["hold_reason"] == "first"
+
+
+async def test_kick_makes_due_and_ends_the_rest_of_the_site(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
+    await desk.rig.connection.execute("DELETE FROM site_due")
+    await desk.rig.connection.execute(
+        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
+    )
+    await desk.kick(only(bob.id))
+    rows = await desk.rig.rows("SELECT due <= now() FROM recipient")
+    assert rows == [(True,)]
+    assert await desk.rig.rows("SELECT site, next_due <= now() FROM site_due") == [("domain:there.example", True)]
+    assert await desk.rig.rows("SELECT paused_until <= now() FROM site") == [(True,)]
+
+
+async def test_schedule_sets_or_moves_the_time(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    request = admin_pb2.ScheduleRequest(filter=only(bob.id))
+    request.at.FromDatetime(at)
+    await desk.schedule(request)
+    assert (await desk.row(bob.id))["due"] == at
+    request.from_scheduled.FromTimedelta(-timedelta(hours=2))
+    await desk.schedule(request)
+    assert (await desk.row(bob.id))["due"] == at - timedelta(hours=2)
+    with pytest.raises(BadRequest, match="say when"):
+        await desk.schedule(admin_pb2.ScheduleRequest(filter=only(bob.id)))
+
+
+async def test_a_transport_must_exist_and_moves_the_recipient_to_its_site_H28(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    with pytest.raises(BadRequest, match=r"no transport mail/nope; there are: mail/relay"):
+        await desk.set_transport(only(bob.id), "mail/nope")
+    await desk.set_transport(only(bob.id), "mail/relay")
+    row = await desk.row(bob.id)
+    assert (row["own_transport"], row["site"]) == ("mail/relay", "transport:mail/relay")
+    ((found,), _) = await desk.recipients(admin_pb2.Filter(transport="mail/relay"), 0, "")
+    assert found.own_transport.name == "relay"
+    await desk.set_transport(only(bob.id), None)
+    row = await desk.row(bob.id)
+    assert (row["own_transport"], row["site"]) == (None, "domain:there.example")
+
+
+async def test_the_tls_requirement_of_queued_mail_can_be_changed(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
+    assert (await desk.row(bob.id))["tls"] == types_pb2.TLS_REQUIREMENT_NO
+    with pytest.raises(BadRequest):
+        await desk.set_tls(only(bob.id), 9)
+
+
+async def test_fail_ends_a_recipient_with_one_dsn_and_drop_with_none_ADM_02(desk: Desk) -> None:
+    bob, carl, dora = await desk.rig.accept("bob@there.example", "carl@there.example", "dora@there.example")
+    await desk.fail(only(bob.id, carl.id), "not allowed here")
+    await desk.drop(only(dora.id))
+    found, _ = await desk.history(admin_pb2.Filter(), 0, "")
+    states = {r.address: (r.state, r.outcome) for r in found}
+    assert states["bob@there.example"] == (types_pb2.RECIPIENT_STATE_FAILED, types_pb2.OUTCOME_FAILED)
+    assert states["dora@there.example"] == (types_pb2.RECIPIENT_STATE_CANCELLED, types_pb2.OUTCOME_CANCELLED)
+    ((body,),) = await desk.rig.rows("SELECT body FROM message WHERE account = 'mail/postmaster'")
+    assert b"not allowed here" in body
+    assert b"bob@there.example" in body
+    assert b"carl@there.example" in body
+    assert b"dora" not in body.split(b"rfc822-headers")[0]
+
+
+async def test_changes_go_by_batches_over_all_that_a_filter_finds(desk: Desk) -> None:
+    ids = [p.id for _ in range(13) for p in await desk.rig.accept(*(f"r{i}@there.example" for i in range(90)))]
+    changes = await desk.hold(admin_pb2.Filter(all=True), "stop")
+    assert sorted(c.recipient_id for c in changes) == ids
+    dropped = await desk.drop(admin_pb2.Filter(on_hold=True))
+    assert len(dropped) == len(ids) == 1170
+    assert await desk.rig.rows("SELECT count(*) FROM recipient") == [(0,)]
+
+
+async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leaves_holds_H27(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    (null,) = await desk.rig.accept("carl@other.example", mail_from="", account=None)
+    rule, held = await desk.create_hold_rule(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
+    assert (held, rule.to_domain) == (1, "there.example")
+    assert (await desk.row(bob.id))["hold_reason"] == f"hold rule {rule.id}: look"
+    assert (await desk.row(null.id))["held"] is None
+    assert await desk.rig.rows("SELECT version FROM hold_version") == [(1,)]
+    assert [r.id for r in await desk.hold_rules()] == [rule.id]
+    await desk.delete_hold_rule(rule.id)
+    assert (await desk.row(bob.id))["held"] is not None
+    with pytest.raises(NotFound):
+        await desk.delete_hold_rule(rule.id)
+
+
+async def test_a_message_is_shown_whole_with_every_attempt(desk: Desk) -> None:
+    bob, carl = await desk.rig.accept("bob@there.example", "carl@there.example", token=7)
+    busy = desk.rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450)
+    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 7, 1, 450.0, busy.SerializeToString())])
+    gone = desk.rig.attempt(types_pb2.OUTCOME_FAILED, "gone", code=550)
+    await store.finish(
+        desk.rig.connection,
+        [Ending(carl.id, 7, 1, store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString())],
+    )
+    whole = await desk.message(bob.message_id)
+    assert whole.envelope.subject == "hello"
+    shown = {t.recipient.address: [list(a.reply.lines) for a in t.attempts] for t in whole.recipients}
+    assert shown == {"bob@there.example": [["busy"]], "carl@there.example": [["gone"]]}
+    with pytest.raises(NotFound):
+        await desk.message(b"\0" * 16)
+    with pytest.raises(BadRequest):
+        await desk.message(b"short")
+
+
+async def test_history_goes_newest_first_by_pages_FIN_03(desk: Desk) -> None:
+    passengers = [p for i in range(5) for p in await desk.rig.accept(f"r{i}@there.example")]
+    for passenger in passengers:
+        await store.finish(
+            desk.rig.connection, [Ending(passenger.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)]
+        )
+    first, token = await desk.history(admin_pb2.Filter(to="there"), 3, "")
+    rest, end = await desk.history(admin_pb2.Filter(to="there"), 3, token)
+    assert [r.address for r in (*first, *rest)] == [f"r{i}@there.example" for i in reversed(range(5))]
+    assert end == ""
+    assert await desk.history(admin_pb2.Filter(from_domain="here.example", to="r1@"), 0, "") != ([], "")
+    with pytest.raises(BadRequest):
+        await desk.history(admin_pb2.Filter(transport="mail/relay"), 0, "")
+
+
+async def test_stats_count_what_is_there(desk: Desk) -> None:
+    await desk.rig.accept("bob@there.example", "carl@there.example")
+    await desk.rig.accept("dora@there.example", hold="x")
+    await desk.rig.accept("eve@there.example", token=5)
+    found = await desk.stats()
+    assert (found.queued, found.due, found.leased, found.on_hold, found.messages) == (4, 2, 1, 1, 3)
+    assert found.bytes > 0
+    assert found.HasField("oldest")
+
+
+async def test_sites_show_what_is_due_in_flight_and_paused_SHD_03(desk: Desk) -> None:
+    await desk.rig.accept("a@there.example", "b@there.example")
+    await desk.rig.accept("c@relayed.example")
+    await desk.rig.accept("d@flying.example", token=3)
+    attempt = desk.rig.attempt(types_pb2.OUTCOME_DEFERRED, "no connection").SerializeToString()
+    await desk.rig.connection.execute(
+        "INSERT INTO site (name, failures, paused_until, last_error)"
+        " VALUES ('domain:there.example', 2, now() + interval '1 hour', %s)",
+        (attempt,),
+    )
+    first, token = await desk.sites(2, "")
+    rest, end = await desk.sites(2, token)
+    shown = {s.name: (s.queued, s.in_flight, s.last_error, s.HasField("paused_until")) for s in (*first, *rest)}
+    assert shown == {
+        "domain:flying.example": (1, 1, "", False),
+        "domain:there.example": (2, 0, "no connection", True),
+        "transport:mail/relay": (1, 0, "", False),
+    }
+    assert end == ""
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+def asked(**fields: Any) -> admin_pb2.ExplainRequest:
+    return admin_pb2.ExplainRequest(**fields)
+
+
+async def test_explain_tells_where_a_queued_recipient_goes_and_why(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@relayed.example")
+    answer = await desk.explain(asked(recipient_id=bob.id))
+    assert (answer.attempt, answer.site, answer.shard) == (1, "transport:mail/relay", bob.shard)
+    assert answer.decision.kind == admin_pb2.Decision.KIND_TRANSPORT
+    assert (answer.decision.level, answer.decision.transport.name, answer.decision.route.name) == (
+        "global",
+        "relay",
+        "r",
+    )
+    assert answer.tried[-1].matched
+    assert answer.planned[0].attempt == 1
+    with pytest.raises(NotFound):
+        await desk.explain(asked(recipient_id=999_999))
+
+
+async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_changes_LSE_05(desk: Desk) -> None:
+    late = Rule(ObjectRef("MailRoute", "mail", "late"), 0, "0", (Match(minimum_attempts=3),), RELAY)
+    desk.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (late,)),)))
+    (bob,) = await desk.rig.accept("bob@there.example")
+    kinds = [(await desk.explain(asked(recipient_id=bob.id, attempt=n))).decision.kind for n in (1, 3, 4)]
+    direct, transport = admin_pb2.Decision.KIND_DIRECT, admin_pb2.Decision.KIND_TRANSPORT
+    assert kinds == [direct, direct, transport]
+    planned = [(p.attempt, p.decision.kind) for p in (await desk.explain(asked(recipient_id=bob.id))).planned]
+    assert planned[:2] == [(1, direct), (4, transport)]
+    assert len(planned) == 3  # and the last attempt before expiry
+
+
+async def test_explain_answers_for_an_imagined_envelope(desk: Desk) -> None:
+    answer = await desk.explain(asked(**{"from": "alice@here.example", "to": "x@RELAYED.example", "account": "alice"}))
+    assert answer.decision.transport.name == "relay"
+    own = await desk.explain(asked(to="alice+tag@here.example"))
+    assert own.decision.kind == admin_pb2.Decision.KIND_MAILBOX
+    nobody = await desk.explain(asked(to="nobody@here.example"))
+    assert nobody.decision.kind == admin_pb2.Decision.KIND_UNKNOWN_RECIPIENT
+    alias = await desk.explain(asked(to="team@here.example"))
+    assert "stands for alice@here.example, carol@there.example" in alias.tried[0].reason
+    for bad, why in (
+        ({"to": "nonsense"}, "no address"),
+        ({}, "say which"),
+        ({"to": "a@b.org", "account": "zed"}, "no account"),
+    ):
+        with pytest.raises(BadRequest, match=why):
+            await desk.explain(asked(**bad))
+
+
+async def test_explain_says_that_a_site_rests(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.rig.connection.execute(
+        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 1, now() + interval '1 hour')"
+    )
+    assert (await desk.explain(asked(recipient_id=bob.id))).HasField("site_paused_until")
+
+
+async def test_explain_of_a_missing_transport_says_deferred(desk: Desk) -> None:
+    rule = Rule(ObjectRef("MailRoute", "mail", "r"), 0, "0", (), replace(RELAY, name="gone"), missing=True)
+    desk.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (rule,)),)))
+    answer = await desk.explain(asked(to="x@y.example"))
+    assert answer.decision.kind == admin_pb2.Decision.KIND_DEFERRED
+    assert answer.decision.transport.name == "gone"
+    assert answer.site == "missing:mail/gone"
