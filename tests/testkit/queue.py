@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, lease_pb2, lease
 from mailrail_queue.__main__ import assemble
 from mailrail_queue.app import Queue
 from mailrail_queue.settings import QueueSettings
+
+from testkit.conditions import eventually
 
 GATEWAY = rev.ObjectRef("MailGateway", "default", "main")
 ACCOUNT = rev.ObjectRef("MailAccount", "default", "alice")
@@ -312,6 +314,17 @@ class RunningQueue:
         """The one value that a query gives."""
         rows = await self.sql(query, *parameters)
         return rows[0][0] if rows else None
+
+    async def until(self, query: str, *parameters: Any, within: float = 10.0) -> None:
+        """Wait until the query's first value is true."""
+        seen: list[Any] = []
+
+        async def true() -> bool:
+            seen[:] = [await self.one(query, *parameters)]
+            return bool(seen[0])
+
+        condition: Callable[[], bool | Awaitable[bool | None] | None] = true
+        await eventually(condition, within, what=lambda: query)
 
 
 _numbers = itertools.count(1)

@@ -34,10 +34,7 @@ async def test_a_large_body_is_stored_in_rows_of_256_kib_that_nobody_sees_before
         for start in range(0, len(body), 100_000):
             ingress.chunk(number, body[start : start + 100_000])
 
-        async def two_rows() -> bool:
-            return bool(await q.one("SELECT count(*) = 2 FROM chunk"))
-
-        await eventually(two_rows)
+        await q.until("SELECT count(*) = 2 FROM chunk")
         assert await q.one("SELECT count(*) FROM message") == 0
         (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
         assert (await future).accepted
@@ -55,10 +52,7 @@ async def test_bodies_whose_commit_never_comes_are_swept_ACC_02(database: str) -
         ingress.chunk(old, b"x" * CHUNK)
         ingress.chunk(young, b"y" * CHUNK)
 
-        async def both() -> bool:
-            return bool(await q.one("SELECT count(*) = 2 FROM upload"))
-
-        await eventually(both)
+        await q.until("SELECT count(*) = 2 FROM upload")
         await q.sql(
             "UPDATE upload SET started = now() - interval '61 minutes' WHERE message_id::text = %s", str_id(old)
         )
@@ -76,12 +70,9 @@ async def test_an_aborted_body_is_forgotten_at_once(database: str) -> None:
         number = message_id()
         ingress.chunk(number, b"x" * (CHUNK + 5))
 
-        async def count(wanted: int) -> bool:
-            return bool(await q.one("SELECT count(*) = %s FROM chunk", wanted))
-
-        await eventually(lambda: count(1))
+        await q.until("SELECT count(*) = 1 FROM chunk")
         ingress.send(enqueue_pb2.EnqueueFrame(message_id=number, abort=enqueue_pb2.Abort()))
-        await eventually(lambda: count(0))
+        await q.until("SELECT count(*) = 0 FROM chunk")
 
 
 async def test_a_broken_stream_leaves_nothing_of_a_body_behind_ACC_05(database: str) -> None:
@@ -89,12 +80,9 @@ async def test_a_broken_stream_leaves_nothing_of_a_body_behind_ACC_05(database: 
         ingress = await q.ingress()
         ingress.chunk(message_id(), b"x" * (CHUNK + 5))
 
-        async def count(wanted: int) -> bool:
-            return bool(await q.one("SELECT count(*) = %s FROM chunk", wanted))
-
-        await eventually(lambda: count(1))
+        await q.until("SELECT count(*) = 1 FROM chunk")
         await ingress.close()
-        await eventually(lambda: count(0))
+        await q.until("SELECT count(*) = 0 FROM chunk")
 
 
 async def test_of_a_batch_that_fails_for_its_data_only_the_guilty_message_is_refused_ACC_03(database: str) -> None:
@@ -176,20 +164,12 @@ async def test_the_outcome_waits_for_a_commit_that_is_under_way_ACC_04(database:
         async with await psycopg.AsyncConnection.connect(database) as other:
             await other.execute("INSERT INTO queue.message (id, body) VALUES (%s::uuid, '')", (str_id(number),))
             asking = ingress.stub.GetOutcome(enqueue_pb2.GetOutcomeRequest(message_id=number))
-            await eventually(lambda: waits_for_lock(database))
+            await q.until(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%%'"
+            )
             assert not asking.done()
             await other.commit()
             assert (await asking).accepted
-
-
-async def waits_for_lock(url: str) -> bool:
-    return bool(
-        (
-            await sql(
-                url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%%'"
-            )
-        )[0][0]
-    )
 
 
 async def test_a_server_without_fsync_is_not_written_to_ACC_06(database: str) -> None:
