@@ -159,8 +159,8 @@ class Outbound(Worker):
         if run is None:
             return
         run.delivery.lease.cancelled = True
-        if run.job is not None and self._pool.withdraw(run.job):
-            run.job.cancelled()
+        if run.job is not None:
+            run.job.cancel(waits=self._pool.withdraw(run.job))
 
     @property
     def running(self) -> dict[int, tuple[int, ...]]:

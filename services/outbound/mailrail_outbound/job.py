@@ -128,6 +128,7 @@ class HostJob(PoolJob):
         self._course = course
         self._pending = list(course.open)
         self._plan: EnvelopePlan | None = None
+        self._under_way: tuple[Connection, Transaction] | None = None
         self._form = Form.AS_IS
         self._margin = lease_margin
         self._now = now
@@ -170,7 +171,8 @@ class HostJob(PoolJob):
                     self._pending.remove(i)
             if made.rcpt_lines:
                 self._plan = made
-                return Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat)
+                self._under_way = (connection, Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat))
+                return self._under_way[1]
         self._over()
         return None
 
@@ -197,7 +199,7 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         made = self._plan
         assert made is not None
-        self._plan = None
+        self._plan = self._under_way = None
         answers = [answer for answer in transaction.answers if answer is not None]
         stale = not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only
         if stale and answers[0].trouble in (None, Trouble.CLOSED):
@@ -230,9 +232,15 @@ class HostJob(PoolJob):
                 self._seen[i] = Seen(self.dial.host, ip, "", None)
         self._over(answer)
 
-    def cancelled(self) -> None:
-        """An administrator's word came while it waited for a connection."""
-        self._over(Answer(Stage.CONNECT, None, Trouble.CANCELLED, "cancelled by an administrator"))
+    def cancel(self, *, waits: bool) -> None:
+        """An administrator's word: break off what can be (ADM-02). `waits`: the pool gave the job back."""
+        if waits:
+            self._over(Answer(Stage.CONNECT, None, Trouble.CANCELLED, "cancelled by an administrator"))
+        elif self._under_way is not None:
+            connection, transaction = self._under_way
+            if connection.dialogue.alone(transaction):
+                connection.abort(Trouble.CANCELLED, "cancelled by an administrator before the final dot")
+        # Else it is found out when content is asked for, or the final dot is out and `delivered` wins.
 
     def _over(self, answer: Answer | None = None) -> None:
         if not self.done.done():

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol as Interface
+from typing import cast
 
 from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import ProxyError, Socks5
@@ -227,8 +228,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        transport = self._transport
         self.opened = self._loop.time()
         local = transport.get_extra_info("sockname")
         if local:

@@ -406,6 +406,13 @@ class Dialogue:
         """Ready and with nothing under way."""
         return self.ready and not self._expected and not self._queue and self._content is None and not self._quitting
 
+    def alone(self, transaction: Transaction) -> bool:
+        """Whether only this transaction is under way, and its content not sent: ending the session harms no other."""
+        if transaction.content_sent or self.gone:
+            return False
+        others = [tx for _, tx, _ in self._expected if tx is not transaction]
+        return not others and (self._content is transaction or bool(self._expected))
+
     @property
     def quitting(self) -> bool:
         """QUIT was said or is due: nothing more begins."""

@@ -1,0 +1,334 @@
+"""The whole service between a fake queue, a fake config service and a scripted server: leases, batches, renewals."""
+
+import asyncio
+import base64
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
+from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
+from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
+from mailrail_outbound.__main__ import start
+from mailrail_outbound.settings import OutboundSettings
+
+from testkit.conditions import eventually
+from testkit.outbound import MESSAGE, SETTINGS, transport
+from testkit.smtp_peer import Hang, SmtpPeer
+
+
+class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
+    """Streams one revision, and others when told."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.body = b""
+        self.changed = asyncio.Condition()
+
+    async def publish(self, revision: Revision) -> int:
+        self.number += 1
+        self.body = encode(revision)
+        async with self.changed:
+            self.changed.notify_all()
+        return self.number
+
+    async def Watch(self, request: config_pb2.WatchRequest, context: Any) -> AsyncIterator[config_pb2.WatchResponse]:
+        seen = 0
+        while True:
+            async with self.changed:
+                while self.number <= seen:
+                    await self.changed.wait()
+                seen = self.number
+                message = config_pb2.WatchResponse(revision=seen, checksum=checksum(self.body), body=self.body)
+            yield message
+
+    async def Report(self, request: config_pb2.ReportRequest, context: Any) -> config_pb2.ReportResponse:
+        return config_pb2.ReportResponse(head=self.number)
+
+
+class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
+    """Hands out what the test gives it and keeps what comes back."""
+
+    def __init__(self) -> None:
+        self.hellos: list[lease_pb2.Hello] = []
+        self.results: dict[int, lease_pb2.DeliveryResult] = {}
+        self.alive: list[int] = []
+        self.credit = 0
+        self.went_away = False
+        self.batches: list[int] = []
+        self.commit = True
+        self.fetched: list[int] = []
+        self.bodies: dict[bytes, bytes] = {}
+        self.outgoing: asyncio.Queue[lease_pb2.LeaseResponse | None] = asyncio.Queue()
+
+    async def Lease(self, requests: AsyncIterator[lease_pb2.LeaseRequest], context: Any) -> AsyncIterator[Any]:
+        async def read() -> None:
+            async for request in requests:
+                if request.HasField("hello"):
+                    self.hellos.append(request.hello)
+                self.credit += request.credit
+                self.alive += request.alive
+                self.went_away |= request.go_away
+                if request.results:
+                    self.batches.append(len(request.results))
+                for result in request.results:
+                    self.results[result.token] = result
+                if request.results and self.commit:
+                    self.outgoing.put_nowait(lease_pb2.LeaseResponse(committed=[r.token for r in request.results]))
+
+        reader = asyncio.create_task(read())
+        try:
+            yield lease_pb2.LeaseResponse()
+            while (response := await self.outgoing.get()) is not None:
+                yield response
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def FetchContent(self, request: lease_pb2.FetchContentRequest, context: Any) -> AsyncIterator[Any]:
+        self.fetched.append(request.token)
+        body = self.bodies.get(request.message_id)
+        if body is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such content")
+            return
+        for start_at in range(request.offset, len(body), 262144):
+            yield lease_pb2.FetchContentResponse(data=body[start_at : start_at + 262144])
+
+    def hand_out(self, *deliveries: lease_pb2.Delivery) -> None:
+        self.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=deliveries))
+
+
+class World:
+    """A running outbound service with its neighbours."""
+
+    def __init__(self, queue: FakeQueue, config: FakeConfig) -> None:
+        self.queue = queue
+        self.config = config
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.queue_server: grpc.aio.Server | None = None
+        self.queue_port = 0
+        self.tokens = iter(range(1, 10**6))
+
+    def delivery(self, via: Transport | None, **fields: Any) -> lease_pb2.Delivery:
+        made: dict[str, Any] = {
+            "token": next(self.tokens),
+            "message_id": secrets.token_bytes(16),
+            "remaining_seconds": 120.0,
+            "config_revision": self.config.number,
+            "domain": "example.org",
+            "envelope": types_pb2.Envelope(mail_from="a@sender.example"),
+            "recipients": [lease_pb2.DeliveryRecipient(id=7, address="b@example.org")],
+            "body": MESSAGE,
+            "size": len(MESSAGE),
+            "attempt": 1,
+        }
+        if via is not None:
+            made["transport"] = types_pb2.ObjectRef(kind=via.ref.kind, namespace=via.ref.namespace, name=via.ref.name)
+            made["transport_digest"] = via.digest
+        made.update(fields)
+        return lease_pb2.Delivery(**{name: value for name, value in made.items() if value is not None})
+
+    async def result(self, token: int) -> lease_pb2.RecipientResult:
+        await eventually(lambda: token in self.queue.results, within=15)
+        return self.queue.results[token].recipients[0]
+
+
+@contextlib.asynccontextmanager
+async def world(tmp_path: Path, *transports: Transport, **settings: object) -> AsyncIterator[World]:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "k1").write_bytes(base64.b64encode(b"k" * 32))
+    config, queue = FakeConfig(), FakeQueue()  # type: ignore[abstract]
+    await config.publish(Revision(transports=transports))
+    here = World(queue, config)
+    config_server, queue_server = grpc.aio.server(), grpc.aio.server()
+    config_pb2_grpc.add_ConfigServiceServicer_to_server(config, config_server)
+    lease_pb2_grpc.add_LeaseServiceServicer_to_server(queue, queue_server)
+    config_port = config_server.add_insecure_port("127.0.0.1:0")
+    here.queue_port = queue_server.add_insecure_port("127.0.0.1:0")
+    here.queue_server = queue_server
+    await config_server.start()
+    await queue_server.start()
+    made: OutboundSettings = replace(
+        SETTINGS,
+        sealing_keys_dir=keys,
+        config_target=f"127.0.0.1:{config_port}",
+        queue_target=f"127.0.0.1:{here.queue_port}",
+        **settings,  # type: ignore[arg-type]
+    )
+    here.task = asyncio.create_task(start(made, here.stop))
+    try:
+        await eventually(lambda: len(queue.hellos) > 0, within=10)
+        yield here
+    finally:
+        here.stop.set()
+        await asyncio.wait_for(here.task, 20)
+        await config_server.stop(0)
+        if here.queue_server is not None:
+            await here.queue_server.stop(0)
+
+
+async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            assert here.queue.credit == SETTINGS.capacity
+            delivery = here.delivery(via, prefix=b"Received: here\r\n")
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.id == 7
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert result.attempt.reply.code == 250
+            assert result.attempt.reply.remote
+            assert list(result.attempt.reply.lines) == ["taken"]
+            assert result.attempt.remote_ip == peer.host
+            assert result.attempt.node == "outbound-1"
+            assert result.dsn_passed_on
+            assert here.queue.results[delivery.token].done
+            assert peer.messages[0].content == b"Received: here\r\n" + MESSAGE
+            await eventually(lambda: here.queue.credit == SETTINGS.capacity + 1)
+
+
+async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06(tmp_path: Path) -> None:
+    body = b"Subject: large\r\n\r\n" + b"".join(b".line %d\r\n" % i for i in range(60_000))
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            delivery = here.delivery(via, body=None, size=len(body), prefix=b"Received: x\r\n")
+            here.queue.bodies[delivery.message_id] = body
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert peer.messages[0].content == b"Received: x\r\n" + body
+
+
+async def test_content_that_is_gone_ends_the_attempt_without_a_final_dot(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            delivery = here.delivery(via, body=None, size=100_000)
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_DEFERRED
+            assert peer.messages == []
+
+
+async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, revision_wait=10.0) as here:
+            delivery = here.delivery(via, config_revision=2)
+            here.queue.hand_out(delivery)
+            await here.config.publish(Revision(transports=(via,)))
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+
+
+async def test_a_revision_that_does_not_come_returns_the_delivery_undialled_LSE_07(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        delivery = here.delivery(None, config_revision=99)
+        here.queue.hand_out(delivery)
+        result = await here.result(delivery.token)
+        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+        assert not result.attempt.dialled
+
+
+@pytest.mark.parametrize("digest", ["different", ""])
+async def test_a_transport_that_changed_or_is_missing_returns_the_delivery_LSE_07(tmp_path: Path, digest: str) -> None:
+    via = transport(TransportKind.SMTP, host="127.0.0.1", port=9, tls=TlsMode.NONE)
+    async with world(tmp_path, *([via] if digest else [])) as here:
+        delivery = here.delivery(via, transport_digest=digest)
+        here.queue.hand_out(delivery)
+        result = await here.result(delivery.token)
+        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+
+
+async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_ADM_02(tmp_path: Path) -> None:
+    async with SmtpPeer(replies={"DATA": Hang()}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via, alive_seconds=0.1, data_timeout=2.0) as here:
+            delivery = here.delivery(via)
+            here.queue.hand_out(delivery)
+            await eventually(lambda: delivery.token in here.queue.alive)
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[delivery.token]))
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+
+
+async def test_a_broken_stream_is_opened_again_and_unacknowledged_results_go_out_again_LSE_02(tmp_path: Path) -> None:
+    async with SmtpPeer(replies={"END": ["250 first", Hang()]}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            here.queue.commit = False
+            done, running = here.delivery(via), here.delivery(via)
+            here.queue.hand_out(done)
+            await here.result(done.token)
+            here.queue.hand_out(running)
+            await eventually(lambda: len(peer.sessions[0].accepted) > 0 or len(peer.commands) > 5)
+            here.queue.results.clear()
+            here.queue.commit = True
+            here.queue.outgoing.put_nowait(None)  # the queue ends the stream
+            await eventually(lambda: len(here.queue.hellos) == 2, within=10)
+            assert [w.token for w in here.queue.hellos[1].working] == [running.token]
+            await here.result(done.token)
+
+
+async def test_many_results_share_a_message(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            deliveries = [here.delivery(via) for _ in range(200)]
+            here.queue.hand_out(*deliveries)
+            await eventually(lambda: len(here.queue.results) == 200, within=20)
+            assert len(peer.messages) == 200
+            assert len(here.queue.batches) < 150
+
+
+async def test_a_stop_takes_no_more_work_and_finishes_what_runs(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            here.queue.hand_out(*[here.delivery(via) for _ in range(50)])
+            await eventually(lambda: len(peer.sessions) > 0)
+            here.stop.set()
+            assert here.task is not None
+            await asyncio.wait_for(asyncio.shield(here.task), 15)
+            assert here.queue.went_away
+            assert len(here.queue.results) == len(peer.messages) == 50
+
+
+async def test_verification_and_the_list_of_connections_are_answered(tmp_path: Path) -> None:
+    from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
+
+    from testkit.ports import free_port
+
+    replies = {"RCPT": lambda session, line: "550 5.1.1 no" if "nobody" in line else None}
+    async with SmtpPeer(replies=replies) as peer:
+        via = transport(TransportKind.LMTP, "store", host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        port = free_port("127.0.0.1")
+        async with (
+            world(tmp_path, via, grpc_listen=f"127.0.0.1:{port}"),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            stub = outbound_pb2_grpc.OutboundServiceStub(channel)
+            verdicts = outbound_pb2.VerifyRecipientResponse
+            ask = outbound_pb2.VerifyRecipientRequest
+            good = await stub.VerifyRecipient(ask(address="somebody@example.org", transport="default/store"))
+            bad = await stub.VerifyRecipient(ask(address="nobody@example.org", transport="default/store"))
+            lost = await stub.VerifyRecipient(ask(address="x@example.org", transport="default/missing"))
+            assert good.verdict == verdicts.VERDICT_ACCEPTED
+            assert (bad.verdict, bad.code, bad.enhanced) == (verdicts.VERDICT_REFUSED, 550, "5.1.1")
+            assert lost.verdict == verdicts.VERDICT_OUT_OF_REACH
+            before = len(peer.commands)
+            await stub.VerifyRecipient(ask(address="nobody@example.org", transport="default/store"))
+            assert len(peer.commands) == before
+            listed = await stub.ListConnections(outbound_pb2.ListConnectionsRequest())
+            assert [(c.transport, c.host, c.busy) for c in listed.connections] == [("default/store", peer.host, False)]
+            assert ObjectRef("MailTransport", "default", "store") == via.ref
