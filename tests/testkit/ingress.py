@@ -6,6 +6,7 @@ given and can be told to refuse, to stall, to lose its answers and to rotate its
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -82,9 +83,9 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self.keep = keep
         self.aborted: list[bytes] = []
         self.streams = 0
+        self.requests = 0
+        """gRPC messages: how well ingress gathers commits into them."""
         self.asked: list[bytes] = []
-        self.most_chunks = 0
-        """Octets of chunks held at once: what a real queue would have written to its tables."""
         self.credit = 32 * 1024 * 1024
         self.return_credit = True
         self.refusal: types_pb2.Reply | None = None
@@ -101,7 +102,7 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self._ids: set[bytes] = set()
         self._server: grpc.aio.Server | None = None
 
-    async def Enqueue(  # type: ignore[override]
+    async def Enqueue(
         self, requests: AsyncIterator[enqueue_pb2.EnqueueRequest], context: Any
     ) -> AsyncIterator[enqueue_pb2.EnqueueResponse]:
         """See the proto."""
@@ -128,6 +129,7 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         queue: "asyncio.Queue[enqueue_pb2.EnqueueResponse | None]",
     ) -> None:
         async for request in requests:
+            self.requests += 1
             results: list[enqueue_pb2.EnqueueResult] = []
             octets = 0
             for frame in request.frames:
@@ -178,7 +180,7 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
             return None
         return enqueue_pb2.EnqueueResult(message_id=message_id, accepted=True)
 
-    async def GetOutcome(self, request: enqueue_pb2.GetOutcomeRequest, context: Any) -> enqueue_pb2.GetOutcomeResponse:  # type: ignore[override]
+    async def GetOutcome(self, request: enqueue_pb2.GetOutcomeRequest, context: Any) -> enqueue_pb2.GetOutcomeResponse:
         """See the proto."""
         self.asked.append(request.message_id)
         return enqueue_pb2.GetOutcomeResponse(accepted=request.message_id in self._ids)
@@ -227,25 +229,22 @@ class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
             self._changed.notify_all()
         return self._number
 
-    async def Watch(  # type: ignore[override]
-        self, request: config_pb2.WatchRequest, context: Any
-    ) -> AsyncIterator[config_pb2.WatchResponse]:
+    async def Watch(self, request: config_pb2.WatchRequest, context: Any) -> AsyncIterator[config_pb2.WatchResponse]:
         """See the proto."""
         told = 0
         while True:
             async with self._changed:
-                try:
-                    async with asyncio.timeout(5):
-                        await self._changed.wait_for(lambda: self._number > told)
-                except TimeoutError:
-                    pass
+                if self._number == told:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(5):
+                            await self._changed.wait()
             if self._number > told:
                 told = self._number
                 yield self._response
             else:
                 yield config_pb2.WatchResponse(revision=self._number, checksum=self._response.checksum)
 
-    async def Report(self, request: config_pb2.ReportRequest, context: Any) -> config_pb2.ReportResponse:  # type: ignore[override]
+    async def Report(self, request: config_pb2.ReportRequest, context: Any) -> config_pb2.ReportResponse:
         """See the proto."""
         self.reports.append(request)
         return config_pb2.ReportResponse(head=self._number)
@@ -354,7 +353,7 @@ class Ingress:
 
     def __init__(self, folder: Path, made: Setup | None = None, *, keep: bool = True, **settings: str) -> None:
         self.queue = FakeQueue(keep=keep)
-        self.config = FakeConfig()
+        self.config = FakeConfig()  # type: ignore[abstract]  # the calls that ingress makes are all it answers
         self.setup = made or setup()
         self._folder = folder
         self._settings = settings

@@ -33,6 +33,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             senders=SenderDns(settings) if settings.resolver else None,
             verification=verification,
         )
+        queue.company = lambda: reception.transactions
         sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
         listeners = Listeners(settings, reception, sessions)
 

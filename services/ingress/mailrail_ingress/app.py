@@ -150,16 +150,9 @@ class Desk:
     identity: Identity | None
     bindings: Mapping[str, bytes]
     revision: int
-
-    @property
-    def origin(self) -> Origin:
-        """What mail that comes in here is."""
-        return _PROTOCOLS[self.listener.protocol]
-
-    @property
-    def label(self) -> str:
-        """The `origin` label of metrics."""
-        return self.origin.name.lower()
+    origin: Origin
+    label: str
+    """The `origin` label of metrics."""
 
 
 class Reception:
@@ -183,6 +176,8 @@ class Reception:
         self.throttle = Throttle()
         self.desks: dict[Door, Desk] = {}
         self.log = log.get_logger()
+        self.transactions = 0
+        """Transactions that are open: how much company a commit may expect on its way."""
         self._fake_key = fake_key
         self._identities: dict[str, Identity | None] = {}
         self._accounts: Accounts | None = None
@@ -236,7 +231,8 @@ class Reception:
         mechanisms = tuple(
             name for name in listener.mechanisms if name in accounts.usable and (bindings or not name.endswith("-PLUS"))
         )
-        submission = _PROTOCOLS[listener.protocol] is Origin.SUBMISSION
+        origin = _PROTOCOLS[listener.protocol]
+        submission = origin is Origin.SUBMISSION
         limits = gateway.limits
         options = Options(
             hostname=gateway.hostname,
@@ -252,7 +248,8 @@ class Reception:
             repair_chunks=self.settings.repair_chunks,
         )
         door = Door(gateway.ref, listener.name)
-        return Desk(door, gateway, listener, options, directory, accounts, identity, bindings, number)
+        label = origin.name.lower()
+        return Desk(door, gateway, listener, options, directory, accounts, identity, bindings, number, origin, label)
 
     def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
         """How RCPT would be answered, for administrators (IngressService.ResolveRecipient)."""
@@ -361,12 +358,18 @@ class Visit:
         if not self._answering:
             self._wire.pump()
 
+    def _hold(self, transaction: _Transaction | None) -> _Transaction | None:
+        """Put another transaction, or none, in the place of the one that is open; returns that one."""
+        before, self._transaction = self._transaction, transaction
+        self.reception.transactions += (transaction is not None) - (before is not None)
+        return before
+
     def gone(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
-        transaction, self._transaction = self._transaction, None
+        transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
             if transaction.intake is not None:
-                metrics.MESSAGES.labels(self.desk.label, "abandoned").inc()
+                metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
             transaction.drop()
 
     # --- senders ---
@@ -413,12 +416,12 @@ class Visit:
         self.reception.senders.look_up(sender.domain, done)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
-        self._transaction = _Transaction(sender, parameters)
-        metrics.SENDERS.labels(self.desk.label, "accepted").inc()
+        self._hold(_Transaction(sender, parameters))
+        metrics.count(metrics.SENDERS, self.desk.label, "accepted")
         self.session.accept(size_limit=limit)
 
     def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
-        metrics.SENDERS.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        metrics.count(metrics.SENDERS, self.desk.label, "refused" if reply.permanent else "deferred")
         self._log("sender refused", sender=str(sender or ""), reply=str(reply))
         self.session.refuse(reply)
 
@@ -462,11 +465,11 @@ class Visit:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
             return
         transaction.given.append(_Given(event.recipient, event.parameters, found))
-        metrics.RECIPIENTS.labels(self.desk.label, "accepted").inc()
+        metrics.count(metrics.RECIPIENTS, self.desk.label, "accepted")
         self.session.accept()
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
-        metrics.RECIPIENTS.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        metrics.count(metrics.RECIPIENTS, self.desk.label, "refused" if reply.permanent else "deferred")
         self._log("recipient refused", recipient=str(recipient), reply=str(reply))
         self.session.refuse(reply)
 
@@ -476,7 +479,7 @@ class Visit:
         transaction = self._transaction
         assert transaction is not None
         if not self.reception.queue.available:
-            self._transaction = None
+            self._hold(None)
             self.session.refuse(QUEUE_AWAY)
             return
         transaction.id = new_message_id(self.reception.clock())
@@ -594,7 +597,7 @@ class Visit:
             self._store(transaction, intake.finish())
             self._check(transaction)
         if transaction.refusal is not None:
-            self._transaction = None
+            self._hold(None)
             self._finish_refused(transaction, transaction.refusal)
             return
         if transaction.upload is not None:
@@ -608,7 +611,7 @@ class Visit:
         self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))
 
     def _finish_refused(self, transaction: _Transaction, reply: Reply) -> None:
-        metrics.MESSAGES.labels(self.desk.label, "refused" if reply.permanent else "deferred").inc()
+        metrics.count(metrics.MESSAGES, self.desk.label, "refused" if reply.permanent else "deferred")
         self._log("message refused", id=transaction.id.hex(), sender=str(transaction.sender or ""), reply=str(reply))
         self.session.finish(reply)
 
@@ -670,12 +673,12 @@ class Visit:
         label = self.desk.label
         heard = self._transaction is transaction and not self.session.closed
         if answer.accepted:
-            metrics.MESSAGES.labels(label, "accepted").inc()
-            metrics.OCTETS.labels(label).inc(message.size)
+            metrics.count(metrics.MESSAGES, label, "accepted")
+            metrics.count(metrics.OCTETS, label, by=message.size)
             reply = Reply.of(250, "2.6.0", f"accepted as {message.id.hex()}")
         else:
             reply = answer.refusal or QUEUE_AWAY
-            metrics.MESSAGES.labels(label, "refused" if reply.permanent else "deferred").inc()
+            metrics.count(metrics.MESSAGES, label, "refused" if reply.permanent else "deferred")
         if self.reception.settings.log_messages:
             self._log(
                 "message accepted" if answer.accepted else "message refused",
@@ -688,26 +691,24 @@ class Visit:
                 **({} if answer.accepted else {"reply": str(reply)}),
             )
         if heard:
-            self._transaction = None
+            self._hold(None)
             self.session.finish(reply)
             self._go_on()
 
     def _abandoned(self, event: Abandoned) -> None:
-        transaction, self._transaction = self._transaction, None
+        transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
             if transaction.intake is not None:
-                metrics.MESSAGES.labels(self.desk.label, "abandoned").inc()
+                metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
                 self._log("message abandoned", id=transaction.id.hex(), reason=event.reason)
-            self._transaction = transaction
             self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
-            self._transaction = None
 
     # --- logins ---
 
     def _login(self, event: AuthRequested) -> None:
         name = event.mechanism
         if self.reception.throttle.blocks(neighbourhood(self.client), asyncio.get_running_loop().time()):
-            metrics.LOGINS.labels(name, "throttled").inc()
+            metrics.count(metrics.LOGINS, name, "throttled")
             self.session.refuse(WAIT_TO_LOGIN)
             return
         self._mechanism_name = name
@@ -741,7 +742,7 @@ class Visit:
             case CheckPassword(login, password):
                 self._check_password(login, password)
             case UnexpectedInitialResponse():
-                metrics.LOGINS.labels(self._mechanism_name, "malformed").inc()
+                metrics.count(metrics.LOGINS, self._mechanism_name, "malformed")
                 self.session.refuse(NO_INITIAL_RESPONSE)
             case Failure(reason, login):
                 self._not_logged_in(login, reason)
@@ -773,14 +774,14 @@ class Visit:
             self._not_logged_in(login, "no such account any more")
             return
         self.account = account
-        metrics.LOGINS.labels(self._mechanism_name, "accepted").inc()
+        metrics.count(metrics.LOGINS, self._mechanism_name, "accepted")
         self._log("logged in", mechanism=self._mechanism_name)
         self.session.authenticated(account.login)
 
     def _not_logged_in(self, login: str, reason: str) -> None:
         self._mechanism = None
         self.reception.throttle.failed(neighbourhood(self.client), asyncio.get_running_loop().time())
-        metrics.LOGINS.labels(self._mechanism_name, "refused").inc()
+        metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
         self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason=reason)
         self.session.refuse(WRONG_CREDENTIALS)
 

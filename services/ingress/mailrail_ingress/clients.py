@@ -200,7 +200,9 @@ class _Nowhere:
 class _Stream:
     """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
 
-    def __init__(self, call: _Call, credit: int, linger: float, answer: Callable[[_Commit, Answer], None]) -> None:
+    def __init__(
+        self, call: _Call, credit: int, linger: Callable[[], float], answer: Callable[[_Commit, Answer], None]
+    ) -> None:
         self.work = asyncio.Event()
         self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
         self.aborts: deque[bytes] = deque()
@@ -257,8 +259,8 @@ class _Stream:
                 return
             await self.work.wait()
             # Alone: at once. With others under way, a moment's wait brings several into one gRPC message.
-            if self._linger and len(self.written) + len(self.unwritten) > 1:
-                await asyncio.sleep(self._linger)
+            if (linger := self._linger()) > 0:
+                await asyncio.sleep(linger)
 
     def _batch(self) -> list[enqueue_pb2.EnqueueFrame]:
         """What may go out now, within credit and bounds: aborts, a chunk of each upload in turn, commits."""
@@ -311,6 +313,11 @@ class QueueClient:
         self._pending = 0
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.company: Callable[[], int] = lambda: 0
+        """How many transactions are open: a commit waits for others only where others may come."""
+
+    def _linger(self) -> float:
+        return self._settings.linger if self.company() > 1 else 0.0
 
     # --- ports.Queue ---
 
@@ -418,7 +425,7 @@ class QueueClient:
                     first = await call.read()
                 if not isinstance(first, enqueue_pb2.EnqueueResponse):
                     return
-                stream = _Stream(call, int(first.credit), self._settings.linger, self._answer)
+                stream = _Stream(call, int(first.credit), self._linger, self._answer)
                 self._open(stream)
                 opened.set()
                 await stream.run()

@@ -1,5 +1,7 @@
 """Every series of ingress. Label values come from closed lists, each explained here."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 CONNECTIONS = Counter(
@@ -37,6 +39,18 @@ LOGINS = Counter(
     "Authentications by mechanism and result: accepted, refused, malformed, throttled",
     ["mechanism", "result"],
 )
+
+
+@cache
+def _child(counter: Counter, *labels: str) -> Counter:
+    return counter.labels(*labels)
+
+
+def count(counter: Counter, *labels: str, by: int = 1) -> None:
+    """Add to a series. Finding it by its labels costs more than adding, so those found are kept: labels are few."""
+    _child(counter, *labels).inc(by)
+
+
 TLS = Counter(
     "mailrail_ingress_tls_handshakes", "TLS handshakes by version (TLSv1.2, TLSv1.3, none when it failed)", ["version"]
 )

@@ -212,7 +212,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, result: str) -> None:
         """No session: close without a word (PRX-01)."""
-        metrics.CONNECTIONS.labels(self._label, result).inc()
+        metrics.count(metrics.CONNECTIONS, self._label, result)
         self._state = _State.GONE
         self._sessions.wheel.remove(self)
         self.deadline = NEVER
@@ -225,11 +225,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._sessions.stopping or not self._sessions.admit(self, desk):
             if not implicit:
                 self._transport.write(_TOO_MANY)
-            metrics.CONNECTIONS.labels(self._label, "too-many").inc()
+            metrics.count(metrics.CONNECTIONS, self._label, "too-many")
             self._state = _State.GONE
             self._transport.close()
             return
-        metrics.CONNECTIONS.labels(self._label, "accepted").inc()
+        metrics.count(metrics.CONNECTIONS, self._label, "accepted")
         metrics.OPEN.labels(self._label).inc()
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.add(self)
@@ -267,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
         except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
             transport = None
         if transport is None or self._state is not _State.HANDSHAKE:
-            metrics.TLS.labels("none").inc()
+            metrics.count(metrics.TLS, "none")
             self._end = "tls"
             if self._transport is not None:
                 self._transport.abort()
@@ -278,7 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         secured = cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
         cipher = secured.cipher()
         facts = TlsFacts(secured.version() or "", cipher[0] if cipher else "")
-        metrics.TLS.labels(facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none").inc()
+        metrics.count(metrics.TLS, facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none")
         self._state = _State.OPEN
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.hasten(self)
@@ -427,7 +427,7 @@ class Connection(asyncio.BufferedProtocol):
         if self in self._sessions.open:
             self._sessions.forget(self)
             metrics.OPEN.labels(self._label).dec()
-            metrics.ENDS.labels(self._end).inc()
+            metrics.count(metrics.ENDS, self._end)
         self._transport = None
         if self.session is not None:
             self.session.hang_up()
