@@ -14,6 +14,7 @@ from mailrail.core.dsn import text
 from mailrail.core.dsn.build import Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.read import read
+from mailrail.core.message.reencode import Target, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 REPORTER = Reporter("mx.example.org", "postmaster@example.org")
@@ -180,13 +181,25 @@ def test_ret_full_returns_the_message_and_re_encodes_nothing_DSN_19() -> None:
     assert b"body text" in written(replace(ORIGINAL, content=CONTENT)).content
 
 
-def test_an_eight_bit_original_comes_back_as_headers_only_DSN_20() -> None:
+def test_an_original_with_an_eight_bit_header_comes_back_as_headers_only_DSN_20() -> None:
     header = HEADER + "X-Note: grüß\r\n".encode()
     dsn = written(replace(ORIGINAL, header=header, content=header + b"\r\n\xfc\r\n"))
     assert_harmless(dsn.content)
     part = parts_of(dsn)[2]
     assert part.get_content_type() == "text/rfc822-headers"
     assert part.get_payload(decode=True) == header
+
+
+def test_an_eight_bit_body_comes_back_re_encoded_without_loss_DSN_20() -> None:
+    header = (
+        HEADER + b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+    )
+    content = header + "\r\ngrüße\r\n".encode()
+    dsn = written(replace(ORIGINAL, header=header, content=content))
+    assert_harmless(dsn.content)
+    part = parts_of(dsn)[2]
+    assert part.get_content_type() == "message/rfc822"
+    assert part.get_payload(0).get_content().rstrip() == "grüße"
 
 
 def test_a_protected_message_s_notification_has_no_body_octet_and_the_same_requirement_RTLS_19_RTLS_20() -> None:
@@ -299,7 +312,8 @@ def test_whatever_goes_in_the_result_is_seven_bit_and_both_parsers_read_it(
     assert [r.status for r in found.recipients] == [r.status for r in given_reports]
     assert [r.recipient for r in found.recipients] == [r.recipient for r in given_reports]
     content = None if original.tls_required else original.content
-    whole = content is not None and (original.smtputf8 or text.is_seven_bit(content))
+    seven = content if content is None or text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
+    whole = seven is not None and (original.smtputf8 or text.is_seven_bit(seven))
     assert len(parts_of(dsn)) == 2 + (whole or bool(original.header))
     if not original.smtputf8:
         groups = status_of(dsn)

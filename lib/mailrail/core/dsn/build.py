@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
+from mailrail.core.message.reencode import Target, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 HEADERS_LIMIT = 128 * 1024
@@ -307,8 +308,10 @@ def _returned(original: Original) -> bytes | None:
         if original.smtputf8:
             # message/global, unlike message/rfc822, may be encoded (RFC 6532 3.7).
             return _part("message/global", "Undelivered message", content)
-        if text.is_seven_bit(content):
-            return _part("message/rfc822", "Undelivered message", content)
+        # message/rfc822 may only be 7bit here (RFC 3464 does not change RFC 2045 6.4), so its parts are re-encoded.
+        seven = content if text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
+        if text.is_seven_bit(seven):
+            return _part("message/rfc822", "Undelivered message", seven)
     if not original.header:
         return None
     if original.smtputf8:
