@@ -134,6 +134,12 @@ class HeadFollower:
         for role in ROLES:
             paths = secrets_for(revision, role)
             sealed = await self._store.sealed(role.value, sorted(paths)) if paths else []
+            if len(sealed) < len(paths):
+                # Half a configuration would be worse than the one before; the publisher's next publish heals it.
+                self._log.error(
+                    "revision not served: sealed values are missing", revision=number, role=role, of=len(paths)
+                )
+                return None
             deliveries[role] = Delivery(number, info.checksum, body, tuple(sealed))
         return deliveries
 
