@@ -167,7 +167,7 @@ class Directory:
             how, end = found
             if isinstance(end, Destination):
                 return Resolution(how, (end,))
-            ends = self._follow(end)
+            ends = self._postmaster_ends() if how is How.POSTMASTER else self._follow(end)
             if ends:
                 if how is How.CATCH_ALL:
                     ends = self._under_given_address(recipient, ends)

@@ -125,7 +125,7 @@ def subject(header: Header) -> str | None:
     if "=?" in text:
         # A stranger's encoded words are decoded as far as they go; ten times the limit is enough of them.
         try:
-            text = str(make_header(decode_header(text[: 10 * SUBJECT_LIMIT])))
+            text = str(make_header(decode_header(text[: 10 * SUBJECT_LIMIT]))).strip()
         except (HeaderParseError, LookupError, UnicodeError, ValueError):
             pass
     return "".join(c if c.isprintable() else " " for c in text[:SUBJECT_LIMIT])

@@ -1,0 +1,273 @@
+"""Reading and writing headers as octets: SIN-13..15, SUB-03..05, TLS-06, design 9."""
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.message.header import (
+    SUBJECT_LIMIT,
+    Header,
+    HeaderError,
+    author_addresses,
+    date,
+    foreign_results,
+    header_end,
+    message_id,
+    received,
+    subject,
+    with_keyword,
+)
+from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.server import TlsFacts
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def fields(*lines: str) -> Header:
+    return Header("".join(line + "\r\n" for line in lines).encode() + b"\r\nbody: no field\r\n")
+
+
+def test_fields_are_found_with_their_folds_and_the_body_is_not_looked_at() -> None:
+    header = fields("Subject: a", "Received: from x", "\tby y", " with z", "X-Empty:", "received : obsolete")
+    assert [field.name for field in header.fields] == [b"subject", b"received", b"x-empty", b"received"]
+    assert header.fields[1].text == "from x\tby y with z"
+    assert header.count(b"received") == 2
+    assert header.has(b"x-empty")
+    assert not header.has(b"body")
+
+
+@pytest.mark.parametrize(
+    ("content", "block"),
+    [
+        (b"", b""),
+        (b"\r\nbody", b""),
+        (b"no header at all\r\nA: b\r\n", b""),
+        (b" folded first\r\nA: b\r\n", b""),
+        (b"A: b\r\nbroken line\r\nC: d\r\n\r\n", b"A: b\r\n"),
+        (b"A: b", b"A: b"),
+        (b"A: b\r\n c", b"A: b\r\n c"),
+        (b"A: b\nC: d\n\nbinary", b"A: b\nC: d\n"),
+    ],
+)
+def test_a_header_ends_at_the_first_line_that_is_none_of_it(content: bytes, block: bytes) -> None:
+    assert Header(content).block == block
+
+
+def test_taking_fields_out_leaves_every_other_octet_as_it_was_SIN_13() -> None:
+    header = fields("A: 1 ", "Bcc: x@y", " z@y", "B:2", "BCC: q@y", "C :\t3")
+    unwanted = [field for field in header.fields if field.name == b"bcc"]
+    assert header.without(unwanted) == b"A: 1 \r\nB:2\r\nC :\t3\r\n"
+    assert header.without([]) == header.block
+
+
+def test_the_end_of_a_header_is_found_in_any_split() -> None:
+    content = b"A: b\r\nC: d\r\n\r\nbody\r\n\r\n"
+    for cut in range(len(content)):
+        end = header_end(content[:cut])
+        assert end == (12 if cut >= 14 else -1)
+        assert header_end(content, cut if cut < 12 else 0) in (12, 20)
+    assert header_end(b"\r\nbody") == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Message-ID: <a@b>"], "<a@b>"),
+        (["message-id:", " <a.b-c@[192.0.2.1]>"], "<a.b-c@[192.0.2.1]>"),
+        (["Subject: none"], None),
+        (["Message-ID: <a@b>", "Message-ID: <a@b>"], None),
+        (["Message-ID: a@b"], None),
+        (["Message-ID: <ab>"], None),
+        (["Message-ID: <a b@c>"], None),
+        (["Message-ID: <a@b> <c@d>"], None),
+        (["Message-ID: <жора@b>"], None),
+        (["Message-ID: <" + "a" * 896 + "@b>"], "<" + "a" * 896 + "@b>"),
+        (["Message-ID: <" + "a" * 897 + "@b>"], None),
+    ],
+)
+def test_a_message_id_counts_when_there_is_just_one_that_parses(lines: list[str], expected: str | None) -> None:
+    assert message_id(fields(*lines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Subject: plain", "plain"),
+        ("Subject: =?utf-8?B?w6RiYw==?= x", "äbc x"),
+        ("Subject: raw ä", "raw ä"),
+        ("Subject: =?nonsense?B?w6RiYw==?=", "=?nonsense?B?w6RiYw==?="),
+        ("Subject: =?utf-8?B?!!!?= rest", "rest"),
+        ("Subject: =?utf-8?Q?a=0D=0Ab?=", "a  b"),
+        ("Subject: a\x07b", "a b"),
+        ("Subject: " + "x" * 300, "x" * SUBJECT_LIMIT),
+    ],
+)
+def test_a_subject_is_decoded_for_people_and_bounded(line: str, expected: str) -> None:
+    assert subject(fields(line)) == expected
+
+
+def test_no_subject_is_none() -> None:
+    assert subject(fields("A: b")) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["From: ada@example.org"], ["ada@example.org"]),
+        (["From: Ada Lovelace <ada@example.org>"], ["ada@example.org"]),
+        (['From: "Lovelace, Ada" <ada@example.org>, bob@example.net'], ["ada@example.org", "bob@example.net"]),
+        (["From: =?utf-8?Q?Ad=C3=A1?= <ada@EXAMPLE.org>"], ["ada@example.org"]),
+        (["From: Ada (the (first)) <ada@example.org> (\\))"], ["ada@example.org"]),
+        (["From: ada@example.org, ,", " bob@example.org"], ["ada@example.org", "bob@example.org"]),
+        (["From: Team: ada@example.org, Bob <bob@example.org>;"], ["ada@example.org", "bob@example.org"]),
+        (["From: Nobody:;"], []),
+        (["From: <@a.example,@b.example:ada@example.org>"], ["ada@example.org"]),
+        (['From: "a b"@example.org'], ['"a b"@example.org']),
+        (["From: ada @ example . org"], ["ada@example.org"]),
+        (["From: A. Lovelace <ada@[192.0.2.1]>"], ["ada@[192.0.2.1]"]),
+        (["From: Жора <жора@example.org>"], ["жора@example.org"]),
+        (["From: ada@example.org", "From: eve@example.net"], ["ada@example.org", "eve@example.net"]),
+        (["Subject: no author"], []),
+        (["From:"], []),
+    ],
+)
+def test_every_author_is_found_SUB_03(lines: list[str], expected: list[str]) -> None:
+    assert [str(address) for address in author_addresses(fields(*lines))] == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "From: ada",
+        "From: ada@example.org <eve@example.net>",
+        "From: ada@example.org eve@example.net",
+        "From: ada@example.org; eve@example.net",
+        "From: <ada@example.org",
+        "From: <ada@example.org>>",
+        "From: <>",
+        'From: "ada@example.org',
+        "From: (ada@example.org",
+        "From: ada@",
+        "From: @example.org",
+        "From: Team: ada@example.org",
+        "From: A: B: ada@example.org;;",
+        "From: ada@example..org",
+        "From: a\x00b@example.org",
+        "From: " + "a@b.example," * 1001,
+    ],
+)
+def test_an_author_that_cannot_be_read_for_certain_is_an_error(line: str) -> None:
+    with pytest.raises(HeaderError):
+        author_addresses(fields(line))
+
+
+@pytest.mark.parametrize(
+    ("value", "ours"),
+    [
+        ("mx.example.org; dkim=pass", True),
+        ("MX.Example.ORG 1; none", True),
+        ("(comment) mx.example.org;", True),
+        ("mx.example.org", True),
+        ('"mx.example.org"; spf=pass', True),
+        ("mx\r\n .example.org; none", True),
+        ("other.example.org; dkim=pass", False),
+        ("mx.example.org.evil.example; none", False),
+        ("notmx.example.org; none", False),
+        ("", True),
+        ("(never ends mx.example.org", True),
+    ],
+)
+def test_results_that_pretend_to_be_ours_are_found(value: str, ours: bool) -> None:
+    header = fields(f"Authentication-Results: {value}")
+    assert bool(foreign_results(header, "mx.example.org")) is ours
+
+
+@pytest.mark.parametrize(
+    ("flags", "keyword"),
+    [
+        ({"extended": False}, "SMTP"),
+        ({"extended": False, "tls": True, "authenticated": True, "smtputf8": True}, "SMTP"),
+        ({}, "ESMTP"),
+        ({"tls": True}, "ESMTPS"),
+        ({"authenticated": True}, "ESMTPA"),
+        ({"tls": True, "authenticated": True}, "ESMTPSA"),
+        ({"smtputf8": True}, "UTF8SMTP"),
+        ({"smtputf8": True, "tls": True}, "UTF8SMTPS"),
+        ({"smtputf8": True, "authenticated": True}, "UTF8SMTPA"),
+        ({"smtputf8": True, "tls": True, "authenticated": True}, "UTF8SMTPSA"),
+    ],
+)
+def test_the_with_keyword_says_how_mail_came_SIN_14(flags: dict[str, bool], keyword: str) -> None:
+    assert (
+        with_keyword(**({"extended": True, "tls": False, "authenticated": False, "smtputf8": False} | flags)) == keyword
+    )
+
+
+def trace(**changed: Any) -> bytes:
+    given: dict[str, Any] = {
+        "hello": "client.example",
+        "client": ip_address("192.0.2.1"),
+        "by": "mx.example.org",
+        "protocol": "ESMTP",
+        "identifier": "0abc",
+        "recipient": Address("ada", "example.org"),
+        "tls": None,
+        "now": NOON,
+    }
+    return received(**(given | changed))
+
+
+def test_received_says_from_by_with_id_for_and_when_SIN_13() -> None:
+    assert trace() == (
+        b"Received: from client.example ([192.0.2.1])\r\n\tby mx.example.org (Mailrail) with ESMTP\r\n\tid 0abc\r\n"
+        b"\tfor <ada@example.org>;\r\n\tSun, 22 Nov 2026 12:00:00 +0000\r\n"
+    )
+    assert b"for" not in trace(recipient=None)
+    assert b"([IPv6:2001:db8::1])" in trace(client=ip_address("2001:db8::1"))
+
+
+def test_received_carries_the_tls_clause_with_the_registered_name_TLS_06() -> None:
+    assert b"\ttls TLS_AES_128_GCM_SHA256 (TLSv1.3);" in trace(tls=TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256"))
+    older = trace(tls=TlsFacts("TLSv1.2", "ECDHE-RSA-AES128-GCM-SHA256"))
+    assert b"\ttls TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 (TLSv1.2);" in older
+
+
+@pytest.mark.parametrize(
+    ("hello", "written"),
+    [
+        ("[192.0.2.9]", b"from [192.0.2.9] ("),
+        ("[IPv6:2001:DB8::9]", b"from [IPv6:2001:db8::9] ("),
+        ("my_pc", b"from my_pc ("),
+        ("a(b);c", b"from a?b??c ("),
+        ("[evil);", b"from ?evil?? ("),
+    ],
+)
+def test_a_greeting_name_can_put_nothing_else_into_received(hello: str, written: bytes) -> None:
+    assert written in trace(hello=hello)
+
+
+def test_dates_have_a_numeric_zone() -> None:
+    assert date(NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))) == "Sun, 22 Nov 2026 12:00:00 +0000"
+
+
+@given(st.binary(max_size=400))
+def test_any_octets_can_be_read_as_a_header(content: bytes) -> None:
+    header = Header(content)
+    assert content.startswith(header.block)
+    assert header.without(header.fields) == b""
+    message_id(header)
+    subject(header)
+    foreign_results(header, "mx.example.org")
+    with suppress(HeaderError):
+        author_addresses(header)
+
+
+@given(st.text(max_size=120))
+def test_any_from_field_is_read_or_refused(value: str) -> None:
+    with suppress(HeaderError):
+        author_addresses(Header(b"From: " + value.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n"))

@@ -1,0 +1,93 @@
+"""The header is held back, the body streams past: ACC-01, EXT-09."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.message.header import HEADER_LIMIT, Header
+from mailrail.core.message.intake import HEADER_TOO_BIG, Intake
+from mailrail.core.smtp.reply import Reply
+
+NO = Reply.of(554, "5.4.6", "loop")
+
+
+def keep(header: Header) -> bytes:
+    return header.block
+
+
+def without_bcc(header: Header) -> bytes:
+    return header.without(list(header.named(b"bcc"))) + b"X-Added: 1\r\n"
+
+
+def take(intake: Intake, *pieces: bytes) -> bytes:
+    return b"".join(intake.feed(piece) for piece in pieces) + intake.finish()
+
+
+def test_the_header_is_edited_and_the_body_is_untouched() -> None:
+    intake = Intake(without_bcc)
+    assert (
+        take(intake, b"A: b\r\nBcc: c", b"@d\r\n", b"\r\nBcc: body\r\n") == b"A: b\r\nX-Added: 1\r\n\r\nBcc: body\r\n"
+    )
+    assert intake.size == 31
+    assert not intake.eight_bit
+
+
+def test_nothing_comes_out_before_the_header_is_whole_and_all_after_it() -> None:
+    intake = Intake(keep)
+    assert intake.feed(b"A: b\r\n\r") == b""
+    assert intake.feed(b"\nbody") == b"A: b\r\n\r\nbody"
+    assert intake.feed(b"more") == b"more"
+    assert intake.finish() == b""
+    assert intake.size == 16
+
+
+def test_a_message_without_an_empty_line_is_all_header() -> None:
+    assert take(Intake(without_bcc), b"A: b\r\nBcc: c\r\n") == b"A: b\r\nX-Added: 1\r\n"
+    assert take(Intake(keep), b"") == b""
+
+
+def test_content_that_begins_with_no_field_asks_for_an_empty_line_above_it() -> None:
+    plain = Intake(keep)
+    assert take(plain, b"hello\r\n") == b"hello\r\n"
+    assert plain.needs_separator
+    for content in (b"A: b\r\n\r\nx", b"\r\nx", b""):
+        intake = Intake(keep)
+        take(intake, content)
+        assert not intake.needs_separator
+
+
+def test_a_refusal_ends_the_output() -> None:
+    intake = Intake(lambda header: NO)
+    assert take(intake, b"A: b\r\n\r\nbody", b"more") == b""
+    assert intake.refusal is NO
+
+
+def test_a_header_above_the_limit_is_refused_in_bounded_memory() -> None:
+    for pieces in ([b"A: " + b"x" * HEADER_LIMIT + b"\r\n\r\n"], [b"A: b\r\n" * 1000] * 60):
+        intake = Intake(keep)
+        assert take(intake, *pieces) == b""
+        assert intake.refusal is HEADER_TOO_BIG
+
+
+def test_octets_above_127_are_noticed_wherever_they_are_EXT_09() -> None:
+    for content in ("A: ä\r\n\r\n", "A: b\r\n\r\nä"):
+        intake = Intake(keep)
+        take(intake, content.encode())
+        assert intake.eight_bit
+
+
+@given(
+    st.lists(st.sampled_from([b"A: b\r\n", b"Bcc: x\r\n", b" fold\r\n", b"\r\n", b"text\r\n", b"\xff"]), max_size=12),
+    st.lists(st.integers(0, 60), max_size=5),
+)
+def test_no_split_changes_what_is_stored(parts: list[bytes], cuts: list[int]) -> None:
+    content = b"".join(parts)
+    whole, split = Intake(without_bcc), Intake(without_bcc)
+    expected = take(whole, content)
+    places = sorted(min(cut, len(content)) for cut in cuts)
+    pieces = [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]
+    assert take(split, *pieces) == expected
+    assert (split.size, split.eight_bit, split.needs_separator) == (
+        len(expected),
+        whole.eight_bit,
+        whole.needs_separator,
+    )

@@ -1,0 +1,272 @@
+"""Who a recipient is and who may send as whom: design 5, SIN-09, SIN-16, SUB-02, SUB-03, DSN-23."""
+
+import pytest
+
+from mailrail.core.config.revision import (
+    Account,
+    Alias,
+    Delivery,
+    Domain,
+    Gateway,
+    ObjectRef,
+    Recipients,
+    Revision,
+)
+from mailrail.core.recipients import (
+    NO_SUCH_USER,
+    NOT_QUALIFIED,
+    RELAY_DENIED,
+    SEND_ONLY,
+    Destination,
+    Directory,
+    How,
+    Resolution,
+    passed_on,
+)
+from mailrail.core.smtp.address import Address, parse_address
+from mailrail.core.smtp.parameters import Notify, RcptParameters
+from mailrail.core.smtp.reply import Reply
+
+
+def ref(kind: str, name: str) -> ObjectRef:
+    return ObjectRef(kind, "mail", name)
+
+
+ADA, BOB, ROOT = (ref("MailAccount", name) for name in ("ada", "bob", "root"))
+RELAY = ref("MailTransport", "relay")
+
+
+def account(who: ObjectRef, *addresses: str) -> Account:
+    return Account(who, who.name, ref("MailDomain", "home"), addresses[0], addresses)
+
+
+def domain(name: str, delivery: Delivery = Delivery.MAILBOX, **more: object) -> Domain:
+    transport = RELAY if delivery is Delivery.TRANSPORT else None
+    return Domain(ref("MailDomain", name), name, delivery, transport, **more)  # type: ignore[arg-type]
+
+
+REVISION = Revision(
+    gateways=(Gateway(ref("MailGateway", "main"), "mx.home.example", (), ROOT, postmaster_mailbox="Post/Master"),),
+    domains=(
+        domain(
+            "home.example",
+            aliases=(
+                Alias("info", ("ada@home.example",)),
+                Alias("team", ("ada@home.example", "bob@home.example", "eve@far.example")),
+                Alias("chain", ("info@home.example", "team@home.example")),
+                Alias("away", ("eve@far.example",)),
+                Alias("ghosts", ("nobody@home.example",)),
+                Alias("mixed", ("nobody@home.example", "bob@home.example")),
+                Alias("ada+list", ("bob@home.example",)),
+            ),
+        ),
+        domain("dash.example", separators="-+"),
+        domain("catch.example", catch_all="ada@home.example"),
+        domain("throw.example", catch_all="eve@far.example"),
+        domain("whole.example"),
+        domain("claimed.example", aliases=(Alias("postmaster", ("bob@home.example",)),)),
+        domain("send.example", Delivery.NONE),
+        domain("listed.example", Delivery.TRANSPORT, listed=("sales",)),
+        domain("any.example", Delivery.TRANSPORT, recipients=Recipients.ANY),
+        domain("verify.example", Delivery.TRANSPORT, recipients=Recipients.VERIFY),
+    ),
+    accounts=(
+        account(ADA, "ada@home.example", "ada.l@dash.example", "Ada@send.example", "ada@listed.example"),
+        account(BOB, "bob@home.example", "@whole.example"),
+        account(ROOT, "root@home.example"),
+    ),
+)
+DIRECTORY = Directory(REVISION, REVISION.gateways[0])
+
+
+def resolve(address: str, *, authenticated: bool = False, captive: bool = False) -> Resolution | Reply:
+    parsed = Address(address, "") if "@" not in address else parse_address(address)
+    return DIRECTORY.resolve(parsed, authenticated=authenticated, captive=captive)
+
+
+def ends(address: str, **more: bool) -> list[tuple[str, str | None]]:
+    found = resolve(address, **more)
+    assert isinstance(found, Resolution), found
+    return [(str(end.address), end.account.name if end.account else None) for end in found.destinations]
+
+
+@pytest.mark.parametrize(
+    ("address", "how", "expected"),
+    [
+        ("ada@home.example", How.EXACT, [("ada@home.example", "ada")]),
+        ("ADA@home.example", How.EXACT, [("ADA@home.example", "ada")]),
+        ("Ada+Tag@home.example", How.SEPARATOR, [("Ada+Tag@home.example", "ada")]),
+        ("ada+list@home.example", How.ALIAS, [("bob@home.example", "bob")]),
+        ("info@home.example", How.ALIAS, [("ada@home.example", "ada")]),
+        ("info+x@home.example", How.SEPARATOR, [("ada@home.example", "ada")]),
+        (
+            "team@home.example",
+            How.ALIAS,
+            [("ada@home.example", "ada"), ("bob@home.example", "bob"), ("eve@far.example", None)],
+        ),
+        (
+            "chain@home.example",
+            How.ALIAS,
+            [("ada@home.example", "ada"), ("bob@home.example", "bob"), ("eve@far.example", None)],
+        ),
+        ("away@home.example", How.ALIAS, [("eve@far.example", None)]),
+        ("mixed@home.example", How.ALIAS, [("bob@home.example", "bob")]),
+        ("ada.l-x+y@dash.example", How.SEPARATOR, [("ada.l-x+y@dash.example", "ada")]),
+        ("anyone@catch.example", How.CATCH_ALL, [("anyone@catch.example", "ada")]),
+        ("anyone@throw.example", How.CATCH_ALL, [("eve@far.example", None)]),
+        ("anyone@whole.example", How.CATCH_ALL, [("anyone@whole.example", "bob")]),
+        ("ada@listed.example", How.EXACT, [("ada@listed.example", None)]),
+        ("Sales+x@listed.example", How.SEPARATOR, [("Sales+x@listed.example", None)]),
+        ("anyone@any.example", How.ANY, [("anyone@any.example", None)]),
+        ("postmaster@home.example", How.POSTMASTER, [("postmaster@home.example", "root")]),
+        ("PostMaster@catch.example", How.POSTMASTER, [("PostMaster@catch.example", "root")]),
+        ("postmaster@claimed.example", How.ALIAS, [("bob@home.example", "bob")]),
+        ("postmaster@listed.example", How.POSTMASTER, [("root@home.example", "root")]),
+        ("Postmaster", How.POSTMASTER, [("root@home.example", "root")]),
+        ("postMASTER", How.POSTMASTER, [("root@home.example", "root")]),
+    ],
+)
+def test_a_recipient_resolves_in_the_order_of_the_design_SIN_09(
+    address: str, how: How, expected: list[tuple[str, str | None]]
+) -> None:
+    found = resolve(address)
+    assert isinstance(found, Resolution)
+    assert found.how is how
+    assert ends(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["nobody@home.example", "+x@home.example", "ghosts@home.example", "x@listed.example"]
+)
+def test_who_does_not_exist_is_refused_even_to_our_own_users(address: str) -> None:
+    assert resolve(address) is NO_SUCH_USER
+    assert resolve(address, authenticated=True) is NO_SUCH_USER
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "eve@far.example",
+        "eve%far.example@other.example",
+        '"eve@far.example"@other.example',
+        "a!b@far.example",
+        "eve@[192.0.2.1]",
+        "eve@sub.home.example",
+        "eve@xhome.example",
+    ],
+)
+def test_strangers_cannot_relay_SIN_16(address: str) -> None:
+    assert resolve(address) is RELAY_DENIED
+    assert ends(address, authenticated=True) == [(address, None)]
+
+
+def test_the_percent_hack_stays_inside_our_domain_SIN_16() -> None:
+    assert resolve("eve%far.example@home.example") is NO_SUCH_USER
+    assert resolve("far.example!eve@home.example") is NO_SUCH_USER
+
+
+def test_a_domain_that_we_only_send_for_is_foreign_to_ours_and_closed_to_strangers() -> None:
+    assert resolve("ada@send.example") is SEND_ONLY
+    found = resolve("ada@send.example", authenticated=True)
+    assert isinstance(found, Resolution)
+    assert found.destinations == (Destination(parse_address("ada@send.example"), ref("MailDomain", "send.example")),)
+
+
+def test_submission_wants_qualified_domains_SUB_02() -> None:
+    assert resolve("eve@far", authenticated=True) is NOT_QUALIFIED
+    assert resolve("eve@far") is RELAY_DENIED
+
+
+def test_a_recipient_that_only_the_next_hop_knows_is_marked() -> None:
+    found = resolve("x@verify.example")
+    assert isinstance(found, Resolution)
+    assert found.destinations[0].verify
+    assert DIRECTORY.transport(found.destinations[0].domain) == RELAY
+    assert DIRECTORY.transport(None) is None
+
+
+def test_unclaimed_postmaster_mail_goes_into_the_postmaster_mailbox() -> None:
+    for address in ("postmaster@home.example", "Postmaster", "postmaster@any.example"):
+        found = resolve(address)
+        assert isinstance(found, Resolution)
+        assert found.destinations[0].mailbox == "Post/Master"
+    direct = resolve("root@home.example")
+    assert isinstance(direct, Resolution)
+    assert direct.destinations[0].mailbox == "Inbox"
+
+
+def test_captive_mode_takes_anybody() -> None:
+    assert ends("eve@far.example", captive=True) == [("eve@far.example", None)]
+    assert ends("nobody@home.example", captive=True) == [("nobody@home.example", "root")]
+    assert ends("x@listed.example", captive=True) == [("x@listed.example", None)]
+    assert ends("ada@send.example", captive=True) == [("ada@send.example", None)]
+
+
+def test_a_long_chain_ends_and_a_cycle_that_slipped_through_does_too() -> None:
+    chain = tuple(Alias(f"a{n}", (f"a{n + 1}@loop.example",)) for n in range(30))
+    cycle = (Alias("x", ("y@loop.example",)), Alias("y", ("x@loop.example", "ada@home.example")))
+    revision = Revision(
+        gateways=REVISION.gateways,
+        domains=(
+            *REVISION.domains,
+            domain("loop.example", aliases=(*chain, Alias("a30", ("ada@home.example",)), *cycle)),
+        ),
+        accounts=REVISION.accounts,
+    )
+    directory = Directory(revision, revision.gateways[0])
+    for local in ("a0", "x"):
+        found = directory.resolve(Address(local, "loop.example"), authenticated=False)
+        assert isinstance(found, Resolution)
+        assert [str(end.address) for end in found.destinations] == ["ada@home.example"]
+
+
+@pytest.mark.parametrize(
+    ("who", "address", "allowed"),
+    [
+        (ADA, "ada@home.example", True),
+        (ADA, "ADA@home.example", True),
+        (ADA, "ada+tag@home.example", True),
+        (ADA, "ada@send.example", True),
+        (ADA, "ada.l-tag@dash.example", True),
+        (ADA, "bob@home.example", False),
+        (ADA, "info@home.example", False),
+        (ADA, "ada@far.example", False),
+        (ADA, "ada-tag@home.example", False),
+        (BOB, "anything@whole.example", True),
+        (BOB, "anything@sub.whole.example", False),
+        (ref("MailAccount", "gone"), "ada@home.example", False),
+    ],
+)
+def test_who_may_send_as_whom_SUB_03(who: ObjectRef, address: str, allowed: bool) -> None:
+    assert DIRECTORY.may_send(who, parse_address(address)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "notify", "copies", "expanded"),
+    [
+        ("info@home.example", (Notify.SUCCESS, Notify.DELAY), (Notify.SUCCESS, Notify.DELAY), False),
+        ("team@home.example", (), (), False),
+        ("team@home.example", (Notify.NEVER,), (Notify.NEVER,), False),
+        ("team@home.example", (Notify.FAILURE,), (Notify.FAILURE,), False),
+        ("team@home.example", (Notify.SUCCESS, Notify.FAILURE), (Notify.FAILURE,), True),
+        ("team@home.example", (Notify.SUCCESS,), (Notify.NEVER,), True),
+    ],
+)
+def test_what_is_asked_of_a_list_is_not_asked_of_its_members_DSN_23(
+    address: str, notify: tuple[Notify, ...], copies: tuple[Notify, ...], expanded: bool
+) -> None:
+    found = resolve(address)
+    assert isinstance(found, Resolution)
+    parameters, due = passed_on(RcptParameters(notify, "rfc822;x"), found)
+    assert (parameters.notify, parameters.orcpt, due) == (copies, "rfc822;x", expanded)
+
+
+def test_a_lookup_costs_the_same_with_ten_thousand_accounts() -> None:
+    accounts = tuple(account(ref("MailAccount", f"u{n}"), f"u{n}@home.example") for n in range(10_000))
+    directory = Directory(
+        Revision(gateways=REVISION.gateways, domains=REVISION.domains, accounts=(*REVISION.accounts, *accounts)),
+        REVISION.gateways[0],
+    )
+    found = directory.resolve(parse_address("u9999@home.example"), authenticated=False)
+    assert isinstance(found, Resolution)
+    assert found.destinations[0].account == ref("MailAccount", "u9999")
