@@ -82,7 +82,10 @@ class Tables:
     names: frozenset[str]
     mx_ports: frozenset[int]
     hello_name: str
+    digests: dict[ObjectRef, str]
     secret: Callable[[SecretRef], bytes] = field(repr=False)
+    ways: "dict[tuple[object, ...], _Way]" = field(default_factory=dict, repr=False)
+    """How hosts are dialled under this configuration, made once each."""
 
     @classmethod
     def of(cls, number: int, revision: Revision, secret: Callable[[SecretRef], bytes]) -> "Tables":
@@ -95,8 +98,21 @@ class Tables:
             names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
             mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
             hello_name=revision.gateways[0].hostname if revision.gateways else "",
+            digests={transport.ref: transport.digest for transport in revision.transports},
             secret=secret,
         )
+
+
+_MOST_WAYS = 10_000
+
+
+@dataclass(slots=True)
+class _Way:
+    """The TLS decision for a host, and how to dial it accordingly."""
+
+    decision: Decision
+    dial: Dial | None = None
+    without_tls: Dial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +310,7 @@ class Outbound(Worker):
         transport = tables.transports.get(delivery.transport)
         if transport is None:
             raise NotDialled(f"transport {delivery.transport} is not in revision {tables.number}")
-        if delivery.transport_digest and transport.digest != delivery.transport_digest:
+        if delivery.transport_digest and tables.digests[transport.ref] != delivery.transport_digest:
             raise NotDialled(f"transport {delivery.transport} is another in revision {tables.number}")
         return transport
 
@@ -431,29 +447,51 @@ class Outbound(Worker):
     ) -> None:
         """Everything that is open goes to one host."""
         delivery = run.delivery
-        by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
-        decision = decide(
-            TlsHop(
-                host=host,
-                configured=None if by_mx else transport.tls,
-                implicit=transport.kind is TransportKind.SUBMISSIONS,
-                carries_credentials=transport.username is not None and not by_mx,
-                requirement=delivery.requirement,
-            )
-        )
+        ordered = address_order(addresses, delivery.dialled.get(host, ()))
+        way = self._way(tables, transport, delivery, host, port, ordered)
+        decision = way.decision
         if decision.refusal is not None:
             course.session_failed(Answer(Stage.STARTTLS, None, Trouble.TLS, decision.refusal))
             return
-        ordered = address_order(addresses, delivery.dialled.get(host, ()))
-        answer = await self._run(run, tables, transport, course, decision, host, port, ordered, plaintext=False)
-        failed_tls = answer is not None and answer.trouble is Trouble.TLS
-        if failed_tls and decision.plaintext_may_follow:
+        where = (host, port, ordered)
+        answer = await self._run(run, tables, transport, course, way, where, plaintext=False)
+        if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
             # TLS-07: on a new connection, and the history says so.
-            assert answer is not None
             self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
-            answer = await self._run(run, tables, transport, course, decision, host, port, ordered, plaintext=True)
+            answer = await self._run(run, tables, transport, course, way, where, plaintext=True)
         if answer is not None:
             course.session_failed(answer)
+
+    def _way(
+        self,
+        tables: Tables,
+        transport: Transport,
+        delivery: Delivery,
+        host: str,
+        port: int,
+        addresses: tuple[str, ...],
+    ) -> _Way:
+        key = (transport.ref, host, port, addresses, delivery.gateway, delivery.requirement)
+        way = tables.ways.get(key)
+        if way is None:
+            by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
+            way = _Way(
+                decide(
+                    TlsHop(
+                        host=host,
+                        configured=None if by_mx else transport.tls,
+                        implicit=transport.kind is TransportKind.SUBMISSIONS,
+                        carries_credentials=transport.username is not None and not by_mx,
+                        requirement=delivery.requirement,
+                    )
+                )
+            )
+            if len(tables.ways) >= _MOST_WAYS:
+                tables.ways.clear()
+            # The addresses of a proxy may change while the configuration does not.
+            if transport.kind is not TransportKind.SOCKS:
+                tables.ways[key] = way
+        return way
 
     async def _run(
         self,
@@ -461,20 +499,27 @@ class Outbound(Worker):
         tables: Tables,
         transport: Transport,
         course: Course,
-        decision: Decision,
-        host: str,
-        port: int,
-        addresses: tuple[str, ...],
+        way: _Way,
+        where: tuple[str, int, tuple[str, ...]],
         *,
         plaintext: bool,
     ) -> Answer | None:
         """One job. None: the host had a session for it; else why not."""
         delivery = run.delivery
-        try:
-            dial = await self._dial(tables, transport, decision, delivery.gateway, host, port, addresses, plaintext)
-        except CannotDial as error:
-            return error.answer
-        verdict = decision.reason + ("; it failed, so without" if plaintext else "")
+        host, port, addresses = where
+        dial = way.without_tls if plaintext else way.dial
+        if dial is None:
+            try:
+                dial = await self._dial(
+                    tables, transport, way.decision, delivery.gateway, host, port, addresses, plaintext
+                )
+            except CannotDial as error:
+                return error.answer
+            if plaintext:
+                way.without_tls = dial
+            else:
+                way.dial = dial
+        verdict = way.decision.reason + ("; it failed, so without" if plaintext else "")
         job = HostJob(
             delivery,
             run.message,
@@ -538,7 +583,7 @@ class Outbound(Worker):
                 self._salted,
             )
         key = ConnectionKey(
-            transport=transport.digest if transport is not _DIRECT else "",
+            transport=tables.digests[transport.ref] if transport is not _DIRECT else "",
             host=host,
             port=port,
             protocol=speech,

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -66,6 +67,14 @@ class Cache:
         self._answers.clear()
 
 
+@lru_cache(maxsize=1024)
+def _literal(host: str) -> str:
+    try:
+        return str(ip_address(host.strip("[]")))
+    except ValueError:
+        return ""
+
+
 def _given(answer: Any) -> Any:
     if isinstance(answer, Exception):
         raise answer.with_traceback(None)
@@ -113,10 +122,9 @@ class DnsResolver:
 
     async def host_addresses(self, host: str) -> Sequence[str]:
         """Addresses of a host that the configuration names: literal, localhost, then as the system or the DNS says."""
-        try:
-            return (str(ip_address(host.strip("[]"))),)
-        except ValueError:
-            pass
+        literal = _literal(host)
+        if literal:
+            return (literal,)
         if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3: never asked of any name server
             return ("127.0.0.1", "::1")
         if not self._system_names:
