@@ -46,6 +46,11 @@ class Ownership:
         }
 
 
+_DEFERRED: Final = 3  # Outcome
+
+# Whether anybody reads events; found out once a statement (mailrail_queue.events).
+_HEARD: Final = "EXISTS (SELECT FROM event_consumer WHERE seen > now() - interval '7 days')"
+
 _OWN: Final = """own AS (
     SELECT s.number FROM unnest(%(own_shards)s, %(own_epochs)s) AS o (number, epoch)
     JOIN shard s ON s.number = o.number AND s.owner = %(owner)s AND s.epoch = o.epoch
@@ -419,7 +424,7 @@ CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
 
 # Content is handed out under a lease that stands.
 IS_LEASED: Final[LiteralString] = (
-    "SELECT FROM recipient WHERE message_id = ANY(%(id)s) AND token = %(token)s AND lease_until > now() LIMIT 1"
+    "SELECT 1 FROM recipient WHERE message_id = ANY(%(id)s) AND token = %(token)s AND lease_until > now() LIMIT 1"
 )
 
 
@@ -486,6 +491,9 @@ FINISH: Final[LiteralString] = f"""WITH x AS (
               x.state, x.outcome, x.last, x.counted
 ), forgotten AS (
     DELETE FROM attempt a USING gone g WHERE g.attempts + g.interrupted > 1 AND a.recipient_id = g.id
+), told AS (
+    INSERT INTO event (kind, recipient_id, message_id, data)
+    SELECT g.outcome, g.id, g.message_id, coalesce(g.last, '') FROM gone g WHERE {_HEARD}
 )
 INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, envelope,
                      rcpt, last, timeline)
@@ -538,9 +546,12 @@ DEFER: Final[LiteralString] = f"""WITH x AS (
         after_due = NULL, last = coalesce(x.last, r.last), delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
         attempts = CASE WHEN x.last IS NULL THEN r.attempts - 1 ELSE r.attempts END
     FROM x WHERE r.id = x.id AND r.token = x.token
-    RETURNING r.id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last
+    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last
 ), recorded AS (
     INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored WHERE last IS NOT NULL
+), told AS (
+    INSERT INTO event (kind, recipient_id, message_id, data)
+    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE last IS NOT NULL AND {_HEARD}
 ), noted AS (
     {_NOTE}
 )
@@ -554,9 +565,12 @@ BACK_OFF: Final[LiteralString] = f"""WITH {_OWN}, x AS (
         attempts = r.attempts + 1, last_attempt = now()
     FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
       AND r.shard IN (SELECT number FROM own)
-    RETURNING r.id, x.last
+    RETURNING r.id, r.message_id, x.last
 ), recorded AS (
     INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored
+), told AS (
+    INSERT INTO event (kind, recipient_id, message_id, data)
+    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE {_HEARD}
 )
 SELECT id FROM stored"""
 

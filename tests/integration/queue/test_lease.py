@@ -1,0 +1,527 @@
+"""Leases and what comes back under them (message-life LSE and FIN), on a real Postgres and over real gRPC."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from mailrail.core.config import revision as rev
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue.store import CHUNK
+
+from testkit.conditions import eventually
+from testkit.queue import (
+    RELAY,
+    FakeOutbound,
+    RunningQueue,
+    a_revision,
+    commit_of,
+    message_id,
+    relay,
+    result_of,
+    rule_to,
+    running_queue,
+)
+
+DEFERRED = types_pb2.OUTCOME_DEFERRED
+FAILED = types_pb2.OUTCOME_FAILED
+DELIVERED = types_pb2.OUTCOME_DELIVERED
+RELAYED = types_pb2.OUTCOME_RELAYED
+NOT_DIALLED = types_pb2.OUTCOME_NOT_DIALLED
+CANCELLED = types_pb2.OUTCOME_CANCELLED
+LONG_AGO = "UPDATE recipient SET lease_until = now() - interval '1 second' WHERE token IS NOT NULL"
+DUE = "UPDATE recipient SET due = now() WHERE token IS NULL"
+
+
+async def one_delivery(q: RunningQueue, outbound: FakeOutbound, *to: str) -> lease_pb2.Delivery:
+    """Accept a message and wait for its delivery."""
+    before = len(outbound.deliveries)
+    await (await q.ingress()).accept(*(to or ("bob@away.example",)))
+    await eventually(lambda: len(outbound.deliveries) > before)
+    return outbound.deliveries[-1]
+
+
+async def due_again(q: RunningQueue) -> None:
+    """Make waiting recipients due, as time would."""
+    await q.sql(DUE)
+    await q.sql("UPDATE site_due SET next_due = now()")
+
+
+async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        ((token, attempts, left, started),) = await q.sql(
+            "SELECT token, attempts, extract(epoch FROM lease_until - now())::float8, last_attempt IS NOT NULL"
+            " FROM recipient"
+        )
+        assert (token, attempts, started) == (delivery.token, 1, True)
+        assert 100 < left <= 120
+        assert 100 < delivery.remaining_seconds <= 120
+        assert delivery.attempt == 1
+
+
+async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_LSE_01(database: str) -> None:
+    async with running_queue(database, lease_seconds=61.0) as q:
+        outbound = await q.outbound(credit=0)
+        await (await q.ingress()).accept("bob@away.example")
+        assert q.queue.dispatcher.pending_flights == 1
+        await q.until("SELECT token IS NULL AND attempts = 0 FROM recipient")
+        outbound.send(credit=5)
+        await eventually(lambda: outbound.deliveries)
+        assert outbound.deliveries[0].attempt == 1
+        assert outbound.deliveries[0].remaining_seconds > 60
+
+
+async def test_leases_that_are_reported_alive_are_renewed_in_a_batch_LSE_01(database: str) -> None:
+    async with running_queue(database, lease_seconds=90.0) as q:
+        outbound = await q.outbound()
+        first = await one_delivery(q, outbound, "bob@away.example")
+        second = await one_delivery(q, outbound, "eve@other.example")
+        await q.sql("UPDATE recipient SET lease_until = now() + interval '20 seconds'")
+        outbound.send(alive=[first.token, second.token])
+        await eventually(lambda: set(outbound.renewals) == {first.token, second.token})
+        assert all(80 < seconds <= 90 for seconds in outbound.renewals.values())
+        assert await q.one("SELECT min(lease_until) > now() + interval '80 seconds' FROM recipient")
+
+
+async def test_a_lease_that_ran_out_is_not_renewed_but_cancelled_LSE_01(database: str) -> None:
+    async with running_queue(database, lease_seconds=90.0, sweep_seconds=60.0) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await q.sql(LONG_AGO)
+        outbound.send(alive=[delivery.token, 424242])
+        await eventually(lambda: {delivery.token, 424242} <= outbound.cancelled)
+
+
+async def test_after_a_reconnect_the_tokens_that_outbound_lists_are_adopted_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await outbound.close()
+        ids = [r.id for r in delivery.recipients]
+        again = await q.outbound(working=[(delivery.token, ids)])
+        again.finish(delivery)
+        await eventually(lambda: delivery.token in again.committed)
+        assert await q.sql("SELECT outcome, attempts FROM history") == [(RELAYED, 1)]
+
+
+async def test_a_new_owner_adopts_leases_of_the_one_before_if_they_are_valid_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        valid = await one_delivery(q, outbound, "bob@away.example")
+        lost = await one_delivery(q, outbound, "eve@other.example")
+    async with running_queue(database) as q:
+        await q.sql("UPDATE recipient SET token = 7 WHERE address = 'eve@other.example'")
+        working = [(d.token, [r.id for r in d.recipients]) for d in (valid, lost)]
+        again = await q.outbound(working=working)
+        await eventually(lambda: again.cancelled == {lost.token})
+        assert set(q.queue.dispatcher.flights) == {valid.token}
+        again.send(alive=[valid.token])
+        again.finish(valid)
+        await eventually(lambda: valid.token in again.committed)
+
+
+async def test_what_a_returning_process_does_not_list_is_due_again_soon_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await outbound.close()
+        again = await q.outbound()
+        await eventually(lambda: again.deliveries)
+        assert again.deliveries[0].message_id == delivery.message_id
+        assert again.deliveries[0].token != delivery.token
+        assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(1, 1)]
+
+
+async def test_delivered_under_an_old_token_is_accepted_and_revokes_the_newer_lease_LSE_03(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        old = await one_delivery(q, outbound)
+        await q.sql(LONG_AGO)
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        new = outbound.deliveries[1]
+        outbound.finish(old)
+        await eventually(lambda: old.token in outbound.committed)
+        assert await q.sql("SELECT outcome FROM history") == [(RELAYED,)]
+        await eventually(lambda: new.token in outbound.cancelled)
+        outbound.finish(new, outcome=FAILED)  # too late to count
+        await eventually(lambda: new.token in outbound.committed)
+        assert await q.sql("SELECT outcome FROM history") == [(RELAYED,)]
+        assert await q.one("SELECT count(*) FROM dsn") == 0
+
+
+async def test_any_other_late_result_is_only_recorded_LSE_03(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        old = await one_delivery(q, outbound)
+        await q.sql(LONG_AGO)
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        outbound.finish(old, outcome=FAILED, text="late refusal")
+        await eventually(lambda: old.token in outbound.committed)
+        new = outbound.deliveries[1]
+        assert await q.sql("SELECT token FROM recipient") == [(new.token,)]
+        attempts = [types_pb2.Attempt.FromString(d) for (d,) in await q.sql("SELECT data FROM attempt ORDER BY id")]
+        assert [a.outcome for a in attempts] == [types_pb2.OUTCOME_INTERRUPTED, FAILED]
+        outbound.finish(new)
+        await q.until("SELECT count(*) = 1 FROM history")
+        assert await q.sql("SELECT outcome, cardinality(timeline) FROM history") == [(RELAYED, 2)]
+
+
+async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_count_LSE_04(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        await one_delivery(q, outbound)
+        for count in range(1, 13):
+            await q.sql(LONG_AGO)
+            await eventually(lambda n=count: len(outbound.deliveries) == n + 1)
+        assert [d.attempt for d in outbound.deliveries] == [1] * 11 + [2, 3]
+        assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
+
+
+async def test_an_attempt_that_was_not_dialled_is_undone_LSE_04_LSE_07(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        outbound.finish(delivery, outcome=NOT_DIALLED)
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.sql("SELECT attempts, interrupted, token FROM recipient") == [(0, 0, None)]
+        assert await q.one("SELECT count(*) FROM attempt") == 0
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        assert outbound.deliveries[1].attempt == 1
+
+
+async def test_a_rule_with_minimum_attempts_three_matches_from_the_fourth_attempt_LSE_05(database: str) -> None:
+    revision = a_revision(transports=[relay()], rules=[rule_to(RELAY, minimum_attempts=3)])
+    async with running_queue(database, revision) as q:
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(d, DEFERRED)
+        await one_delivery(q, outbound)
+        for count in range(2, 6):
+            await q.until("SELECT token IS NULL FROM recipient")
+            await due_again(q)
+            await eventually(lambda n=count: len(outbound.deliveries) == n)
+        assert [(d.attempt, d.HasField("transport")) for d in outbound.deliveries] == [
+            (1, False),
+            (2, False),
+            (3, False),
+            (4, True),
+            (5, True),
+        ]
+        assert outbound.deliveries[3].site == "transport:default/relay"
+
+
+async def test_past_the_memory_budget_mail_is_stored_due_LSE_06(database: str) -> None:
+    async with running_queue(database, born_leased_bytes=100_000) as q:
+        await q.outbound(credit=0)
+        ingress = await q.ingress()
+        for n in range(4):
+            await ingress.accept(f"user{n}@away.example", body=b"x" * 40_000)
+        assert await q.one("SELECT count(*) FROM recipient WHERE token IS NOT NULL") == 2
+        assert q.queue.dispatcher.pending_bytes <= 100_000
+        late = await q.outbound("outbound-2")
+        await eventually(lambda: len(late.deliveries) == 4)
+
+
+async def test_content_that_is_too_large_for_a_lease_is_fetched_from_any_offset_LSE_06(database: str) -> None:
+    body = bytes(range(251)) * 2500
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        number = message_id()
+        ingress.chunk(number, body[:400_000])
+        ingress.chunk(number, body[400_000:])
+        (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+        assert (await future).accepted
+        await eventually(lambda: outbound.deliveries)
+        (delivery,) = outbound.deliveries
+        assert not delivery.HasField("body")
+        assert delivery.prefix == b"Received: by test\r\n"
+        for offset in (0, 5, CHUNK, CHUNK + 17, len(body) - 1, len(body)):
+            request = lease_pb2.FetchContentRequest(token=delivery.token, message_id=number, offset=offset)
+            parts = [r.data async for r in outbound.stub.FetchContent(request)]
+            assert b"".join(parts) == body[offset:]
+            assert all(0 < len(p) <= CHUNK for p in parts)
+        request = lease_pb2.FetchContentRequest(token=delivery.token + 1, message_id=number)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            [r async for r in outbound.stub.FetchContent(request)]
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_lease_names_its_revision_and_the_digest_of_its_transport_LSE_07(database: str) -> None:
+    transport = relay()
+    async with running_queue(database, a_revision(transports=[transport], rules=[rule_to(RELAY)])) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        assert delivery.config_revision == q.queue.router().number
+        assert delivery.transport_digest == transport.digest
+        assert (delivery.transport.name, delivery.rule, delivery.route.name) == ("relay", "0", "global")
+
+
+async def test_recipients_of_one_message_for_one_next_hop_share_a_delivery_of_at_most_a_hundred(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        await ingress.accept(*(f"user{n}@away.example" for n in range(150)), "else@other.example")
+        await eventually(lambda: len(outbound.deliveries) == 3)
+        counts = sorted((d.domain, len(d.recipients)) for d in outbound.deliveries)
+        assert counts == [("away.example", 50), ("away.example", 100), ("other.example", 1)]
+
+
+async def test_by_a_smarthost_recipients_of_all_domains_share_a_delivery(database: str) -> None:
+    revision = a_revision(transports=[relay(recipients_per_message=3)], rules=[rule_to(RELAY)])
+    async with running_queue(database, revision) as q:
+        outbound = await q.outbound()
+        await (await q.ingress()).accept(*(f"user@d{n}.example" for n in range(5)))
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        assert sorted(len(d.recipients) for d in outbound.deliveries) == [2, 3]
+
+
+async def test_each_recipient_of_a_delivery_has_its_own_result(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound, "ok@away.example", "later@away.example", "no@away.example")
+        result = result_of(delivery)
+        for found, outcome in zip(result.recipients, (RELAYED, DEFERRED, FAILED), strict=True):
+            found.attempt.outcome = outcome
+            found.attempt.reply.enhanced = ""
+        outbound.send(results=[result])
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert dict(await q.sql("SELECT address, outcome FROM history WHERE address NOT LIKE 'sender%%'")) == {
+            "ok@away.example": RELAYED,
+            "no@away.example": FAILED,
+        }
+        left = await q.sql("SELECT address, due > now() + interval '5 minutes' FROM recipient WHERE attempts > 0")
+        assert ("later@away.example", True) in left
+
+
+async def test_a_recipient_that_a_finished_delivery_says_nothing_of_is_due_again(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound, "said@away.example", "unsaid@away.example")
+        result = result_of(delivery)
+        del result.recipients[1]
+        outbound.send(results=[result], credit=1)
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        assert [r.address for r in outbound.deliveries[1].recipients] == ["unsaid@away.example"]
+
+
+async def test_results_may_come_in_parts(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound, "first@away.example", "second@away.example")
+        first, second = result_of(delivery), result_of(delivery)
+        del first.recipients[1]
+        del second.recipients[0]
+        first.done = False
+        outbound.send(results=[first])
+        await q.until("SELECT count(*) = 1 FROM history")
+        assert delivery.token not in outbound.committed
+        outbound.send(results=[second])
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.one("SELECT count(*) FROM recipient") == 0
+
+
+async def test_retries_carry_what_was_dialled_before_and_say_when_they_are_the_last(database: str) -> None:
+    retry = rev.RetrySchedule(delays=(60,), max_attempts=2)
+    async with running_queue(database, a_revision(retry=retry)) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        result = result_of(delivery, DEFERRED)
+        result.dialled.add(host="mx.away.example", ips=["192.0.2.1"])
+        outbound.send(results=[result], credit=1)
+        await eventually(lambda: delivery.token in outbound.committed)
+        await due_again(q)
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        again = outbound.deliveries[1]
+        assert [(h.host, list(h.ips)) for h in again.dialled] == [("mx.away.example", ["192.0.2.1"])]
+        assert again.last_attempt
+        outbound.finish(again, outcome=DEFERRED)
+        await eventually(lambda: again.token in outbound.committed)
+        ((state, attempts, last, timeline),) = await q.sql(
+            "SELECT state, attempts, last, timeline FROM history WHERE address = 'bob@away.example'"
+        )
+        assert (state, attempts, len(timeline)) == (types_pb2.RECIPIENT_STATE_FAILED, 2, 1)
+        assert types_pb2.Attempt.FromString(last).number == 2
+
+
+async def test_final_state_and_dsn_are_one_transaction_and_happen_once_FIN_01(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
+        await eventually(lambda: outbound.deliveries)
+        (delivery,) = outbound.deliveries
+        outbound.finish(delivery, outcome=FAILED)
+        outbound.finish(delivery, outcome=FAILED)
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.sql("SELECT h.xmin::text = d.xmin::text FROM history h JOIN dsn d ON d.recipient_id = h.id") == [
+            (True,)
+        ]
+        await q.until("SELECT count(*) = 1 FROM mailbox_message WHERE dsn")
+
+
+async def test_a_recipient_is_final_only_under_its_token_FIN_01(database: str) -> None:
+    async with running_queue(database, sweep_seconds=60.0) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await q.sql("UPDATE recipient SET token = token + 500")
+        outbound.finish(delivery, outcome=FAILED)
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.one("SELECT count(*) FROM history") == 0
+        assert await q.one("SELECT count(*) FROM recipient") == 1
+
+
+async def test_content_goes_only_when_nobody_names_it_and_time_has_passed_FIN_02(database: str) -> None:
+    async with running_queue(database, keep_content_seconds=600.0, upkeep_seconds=60.0) as q:
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(d) if d.domain == "away.example" else None
+        ingress = await q.ingress()
+        gone = await ingress.accept("a@away.example")
+        half = await ingress.accept("b@away.example", "c@other.example")
+        local = await ingress.accept("alice@home.example")
+        large = message_id()
+        ingress.chunk(large, b"x" * 300_000)
+        (future,) = ingress.commit(commit_of("d@away.example", body=None), ids=[large])
+        assert (await future).accepted
+        await q.until("SELECT count(*) = 4 FROM history")
+        await q.queue.upkeep.sweep()
+        assert await q.one("SELECT count(*) FROM message") == 4
+        await q.sql("UPDATE history SET finished = finished - interval '9 minutes'")
+        await q.queue.upkeep.sweep()
+        assert await q.one("SELECT count(*) FROM message") == 4
+        await q.sql("UPDATE history SET finished = finished - interval '2 minutes'")
+        await q.queue.upkeep.sweep()
+        left = {row[0].bytes for row in await q.sql("SELECT id FROM message")}
+        assert left == {half, local}
+        assert gone not in left
+        assert await q.one("SELECT count(*) FROM chunk") == 0
+
+
+async def test_history_refers_to_nothing_and_goes_by_the_day_FIN_03(database: str) -> None:
+    async with running_queue(database, upkeep_seconds=60.0) as q:
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await (await q.ingress()).accept("bob@away.example", subject="news")
+        await q.until("SELECT count(*) = 1 FROM history")
+        await q.sql("TRUNCATE message, recipient, attempt")
+        ((envelope, sender),) = await q.sql("SELECT envelope, mail_from FROM history")
+        assert (types_pb2.Envelope.FromString(envelope).subject, sender) == ("news", "sender@away.example")
+        day = "(now() AT TIME ZONE 'UTC')::date - 20"
+        name = await q.one(f"SELECT 'history_' || to_char({day}, 'YYYYMMDD')")
+        await q.sql(f"CREATE TABLE {name} (LIKE history INCLUDING ALL)")
+        await q.sql(
+            f"DO $$ BEGIN EXECUTE format('ALTER TABLE history ATTACH PARTITION {name} FOR VALUES FROM (%L) TO (%L)',"
+            f" ({day})::timestamptz, ({day} + 1)::timestamptz); END $$"
+        )
+        await q.queue.upkeep.sweep()
+        assert await q.one("SELECT to_regclass(%s)", f"queue.{name}") is None
+        assert await q.one("SELECT count(*) FROM history") == 1
+        assert await q.one("SELECT count(*) >= 8 FROM pg_inherits WHERE inhparent = 'history'::regclass")
+
+
+async def test_mail_for_a_deleted_account_waits_and_never_fails_FIN_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        nobody = a_revision()
+        q.configure(rev.Revision(gateways=nobody.gateways, domains=(), accounts=()))
+        await ingress.accept("alice@home.example")
+        await q.until("SELECT attempts = 1 AND due > now() FROM recipient")
+        assert await q.one("SELECT count(*) FROM history") == 0
+        q.configure(a_revision())
+        await q.until("SELECT count(*) = 1 FROM mailbox_message")
+
+
+async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_wins_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        aborted = await one_delivery(q, outbound, "bob@away.example")
+        sent = await one_delivery(q, outbound, "eve@other.example")
+        await q.sql("UPDATE recipient SET request = 1, request_reason = 'enough', version = version + 1")
+        q.queue.owner.administered(range(256))
+        await eventually(lambda: {aborted.token, sent.token} <= outbound.cancelled)
+        outbound.finish(aborted, outcome=CANCELLED)
+        outbound.finish(sent, outcome=RELAYED)
+        await q.until("SELECT count(*) = 2 FROM history WHERE address NOT LIKE 'sender%%'")
+        rows = dict(await q.sql("SELECT address, outcome FROM history"))
+        assert rows["eve@other.example"] == RELAYED
+        assert rows["bob@away.example"] == FAILED
+
+
+async def test_a_drop_makes_no_dsn_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await q.sql("UPDATE recipient SET request = 2, version = version + 1")
+        q.queue.owner.administered(range(256))
+        await eventually(lambda: delivery.token in outbound.cancelled)
+        outbound.finish(delivery, outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM history")
+        assert await q.sql("SELECT state, outcome FROM history") == [(types_pb2.RECIPIENT_STATE_CANCELLED, CANCELLED)]
+        assert await q.one("SELECT count(*) FROM dsn") == 0
+
+
+async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        kicked = await one_delivery(q, outbound, "kick@away.example")
+        held = await one_delivery(q, outbound, "hold@other.example")
+        await q.sql("UPDATE recipient SET after_due = now(), version = version + 1 WHERE address LIKE 'kick%%'")
+        await q.sql("UPDATE recipient SET held = now(), version = version + 1 WHERE address LIKE 'hold%%'")
+        outbound.finish(kicked, held, outcome=DEFERRED)
+        await eventually(lambda: len(outbound.deliveries) == 3)
+        assert outbound.deliveries[2].recipients[0].address == "kick@away.example"
+        await due_again(q)
+        await asyncio.wait_for(q.queue.owner._look(), 5)
+        assert await q.one("SELECT token IS NULL AND held IS NOT NULL FROM recipient WHERE address LIKE 'hold%%'")
+
+
+async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database: str) -> None:
+    from mailrail_queue import store
+
+    async with running_queue(database, look_seconds=60.0) as q:
+        ingress = await q.ingress()
+        for n in range(4):
+            await ingress.accept(f"user{n}@away.example")
+        async with q.queue.database.lane("test").use() as connection:
+            numbers = [row[0] for row in await q.sql("SELECT id FROM recipient ORDER BY id")]
+            rows = await store.live(connection, numbers)
+            await q.sql("UPDATE recipient SET version = version + 1 WHERE id = %s", numbers[0])
+            await q.sql("UPDATE recipient SET held = now() WHERE id = %s", numbers[1])
+            await q.sql("UPDATE recipient SET due = now() + interval '1 hour' WHERE id = %s", numbers[2])
+            wanted = [(row, 9000 + n, row.site) for n, row in enumerate(rows)]
+            leased, _ = await store.lease(connection, q.queue.owner.ownership, 120.0, wanted)
+            assert leased == {numbers[3]}
+
+
+async def test_local_mail_is_delivered_by_the_queue_itself_once(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        await ingress.accept("alice@home.example", "bob@away.example")
+        await q.until("SELECT count(*) = 1 FROM mailbox_message")
+        assert await q.sql("SELECT outcome FROM history") == [(DELIVERED,)]
+
+
+async def test_a_fail_transport_refuses_without_a_dial(database: str) -> None:
+    ref = rev.ObjectRef("MailTransport", "default", "no")
+    fail = rev.Transport(ref, rev.TransportKind.FAIL, code=550, text="we do not write to them")
+    async with running_queue(database, a_revision(transports=[fail], rules=[rule_to(ref)])) as q:
+        await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
+        await q.until("SELECT count(*) = 1 FROM history WHERE address = 'bob@away.example'")
+        ((outcome, last),) = await q.sql("SELECT outcome, last FROM history WHERE address = 'bob@away.example'")
+        attempt = types_pb2.Attempt.FromString(last)
+        assert (outcome, attempt.reply.code, attempt.dialled) == (FAILED, 550, False)
+        assert list(attempt.reply.lines) == ["we do not write to them"]
+        await q.until("SELECT count(*) = 1 FROM mailbox_message WHERE dsn")
+
+
+async def test_delivered_mail_to_a_recipient_that_asked_makes_a_dsn(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        rcpt = types_pb2.EnvelopeRecipient(
+            address="bob@away.example", given_address="bob@away.example", notify=["SUCCESS"]
+        )
+        ingress = await q.ingress()
+        (future,) = ingress.commit(commit_of(rcpt, submitted=True, mail_from="alice@home.example"))
+        assert (await future).accepted
+        await q.until("SELECT count(*) = 1 FROM mailbox_message WHERE dsn")
