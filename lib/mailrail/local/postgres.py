@@ -364,7 +364,7 @@ class EmbeddedPostgres:
                 raise PostgresUnavailable(
                     self._explain(f"Postgres cannot listen on 127.0.0.1:{self._port}: the port is taken")
                 )
-            (self.folder / "postgres.json").write_text(json.dumps({"port": self._port, "data": str(self.data)}))
+            _write_private(self.folder / "postgres.json", json.dumps({"port": self._port, "data": str(self.data)}))
             self._make_database()
         except BaseException:
             self._end(5)

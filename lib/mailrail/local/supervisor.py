@@ -400,13 +400,11 @@ class Supervisor:
         revision = await self._revision_in_force(identity)
         if revision is None:
             return [f"a first configuration from {self.options.resources}"]
+        if not any(gateway.listeners for gateway in revision.gateways):
+            return [f"a MailGateway with a listener (`mailrail config check {self.options.resources}` finds mistakes)"]
         waiting = [s for s in SERVICES if not await self._serving(identity, s)]
         if waiting:
             return waiting
-        if not any(gateway.listeners for gateway in revision.gateways):
-            return [
-                f"a MailGateway with a listener in {self.options.resources}; `mailrail config check` says what is wrong"
-            ]
         self._listeners = self._listeners_of(revision)
         closed = [where for where in self._listeners.values() if not _accepts(where)]
         return [f"a listener on {where}" for where in closed]
