@@ -55,6 +55,17 @@ class Publisher:
         self._stored: frozenset[str] = frozenset()
         self._log = log.get_logger()
 
+    async def prepare(self) -> State:
+        """Acquire an epoch if there is none yet. What the next compilation builds upon: it says which Secrets are used.
+
+        Raises grpc.aio.AioRpcError when the config service is out of reach.
+        """
+        if not self._epoch:
+            async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
+                stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
+                await self._acquire(stub)
+        return self._previous
+
     async def publish(self, sources: Sources, options: Options | None = None) -> Outcome:
         """Compile and publish. Raises Superseded, or grpc.aio.AioRpcError when the config service is out of reach."""
         async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
