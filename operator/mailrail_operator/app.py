@@ -1,1 +1,334 @@
-"""To be filled in by the next change."""
+"""The loop of the leader: wait for a change, gather, compile and publish, plan, hand on what is to be written.
+
+Level, not edge: each round starts from all objects as they are. An event is only a hint that a round is due. What the
+operator remembers between rounds could be lost at any time; the next leader finds it in statuses and in the config
+service.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import aiohttp
+import grpc
+
+from mailrail.core.config.compiler import Sources
+from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
+from mailrail.core.config.loader import Document
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.config.sealing import Keyring
+from mailrail.core.config.state import SecretUse
+from mailrail.core.resources import API_VERSION, KINDS
+from mailrail.kit import log
+from mailrail.kit.publisher import Outcome, Publisher
+from mailrail_operator import clients, metrics
+from mailrail_operator.dns import DnsChecks, Resolver
+from mailrail_operator.kubernetes import Api, ApiError, core_path, resource_path
+from mailrail_operator.model import Observed, Running, Tracked
+from mailrail_operator.plan import plan
+from mailrail_operator.secrets import Secrets
+from mailrail_operator.settings import OperatorSettings
+from mailrail_operator.store import Store, referenced_secrets
+from mailrail_operator.watches import MetadataWatch, ResourceWatch
+from mailrail_operator.writer import Writer
+
+_API_BROKEN: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
+_LIST_BACKOFF: Final = 1.0
+_WATCH_BACKOFF: Final = 2.0
+_DEBOUNCE_LIMIT: Final = 2.0
+
+
+def document_of(seen: Observed) -> Document:
+    """What the compiler reads of an object: identity, generation and spec."""
+    metadata = seen.body["metadata"]
+    return Document(
+        {
+            "apiVersion": API_VERSION,
+            "kind": seen.ref.kind,
+            "metadata": {k: metadata[k] for k in ("name", "namespace", "uid", "generation") if k in metadata},
+            "spec": seen.spec,
+        }
+    )
+
+
+class Leader:
+    """One term. `may_write` says whether the lease is still ours."""
+
+    def __init__(self, settings: OperatorSettings, api: Api, keys: Keyring, may_write: Callable[[], bool]) -> None:
+        self._settings, self._api = settings, api
+        self._store = Store()
+        self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
+        self._writer = Writer(api, self._store, settings.node_id, settings.controller_name, may_write)
+        paths = [core_path("secrets", namespace) for namespace in settings.namespaces] or [core_path("secrets", None)]
+        self._secret_watch = MetadataWatch(api, paths, self._secret_changed)
+        self._namespace_watch = MetadataWatch(api, [core_path("namespaces", None)], lambda _: self._nudge())
+        self._secrets = Secrets(api, self._secret_watch)
+        self._dns: DnsChecks | None = None
+        if settings.dns_check:
+            resolver = Resolver(settings.resolver)
+            self._dns = DnsChecks(resolver, settings.egress_addresses, settings.dns_seconds, self._replan)
+        self._relisted: set[str] = set()
+        self._look_again = asyncio.Event()  # a plan is due, no compilation
+        self._diagnostics = Diagnostics()
+        self._uses: tuple[SecretUse, ...] = ()
+        self._tracked: Mapping[ObjectRef, Tracked] = {}
+        self._running = Running()
+        self._waiting = "nothing was published yet"
+        self._last_round = 0.0
+        self._log = log.get_logger()
+        self.synced = False
+        self.published = False
+
+    # --- hints ---
+
+    def _nudge(self) -> None:
+        self._store.changed.set()
+
+    def _replan(self) -> None:
+        self._look_again.set()
+
+    def _secret_changed(self, key: tuple[str, str]) -> None:
+        if key in self._secrets.referenced:
+            self._nudge()
+
+    def _on_relist(self, kind: str) -> None:
+        self._relisted.add(kind)
+        self._nudge()
+
+    # --- the term ---
+
+    async def lead(self) -> None:
+        """Until cancelled. Raises Superseded when another publisher took over, and whatever a task fails with."""
+        tasks = [
+            asyncio.create_task(self._secret_watch.run(), name="secrets"),
+            asyncio.create_task(self._namespace_watch.run(), name="namespaces"),
+        ]
+        try:
+            await self._secret_watch.synced.wait()
+            await self._namespace_watch.synced.wait()
+            await self._first_list()
+            self.synced = True
+            metrics.SYNCED.set(1)
+            self._log.info("all objects are listed", objects=len(self._store))
+            loops = (
+                ("watch", self._watch()),
+                ("rounds", self._rounds()),
+                ("plans", self._plans()),
+                ("writer", self._writer.run(self._settings.status_writers)),
+                ("consumers", self._consumers()),
+                ("resync", self._resync()),
+                ("counts", self._counts()),
+                ("poll", self._poll_secrets()),
+                *((("dns", self._dns.run()),) if self._dns is not None else ()),
+            )
+            tasks += [asyncio.create_task(loop, name=name) for name, loop in loops]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended by itself")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            metrics.SYNCED.set(0)
+
+    # --- reading ---
+
+    async def _first_list(self) -> None:
+        """Nothing is compiled before everything was read: a missing half would look like a deletion."""
+        while True:
+            if await self._list(tuple(KINDS), "start"):
+                return
+            await asyncio.sleep(_LIST_BACKOFF)  # the CRDs are not there yet, or the API server is not
+
+    def _places(self) -> tuple[str | None, ...]:
+        return self._settings.namespaces or (None,)
+
+    async def _list(self, kinds: tuple[str, ...], cause: str) -> bool:
+        """Replace kinds by authoritative lists. False if that did not work; the store is as it was for those."""
+        good = True
+        for kind in kinds:
+            for namespace in self._places():
+                try:
+                    bodies, version = await self._api.list(resource_path(kind, namespace))
+                except _API_BROKEN as error:
+                    self._log.warning("cannot list", kind=kind, cause=cause, error=str(error) or type(error).__name__)
+                    good = False
+                    continue
+                gone = self._store.replace(kind, namespace, bodies, version)
+                metrics.RESYNCS.labels(cause).inc()
+                if gone:
+                    self._log.info("gone without a word", kind=kind, objects=len(gone), cause=cause)
+        return good
+
+    async def _watch(self) -> None:
+        """Keep kopf running. When it ends (the API server was away for long, a CRD went), it starts anew."""
+        while True:
+            watch = ResourceWatch(self._api.credentials, self._settings.namespaces, self._store, self._on_relist)
+            watch.start()
+            try:
+                await watch.ended.wait()
+            finally:
+                await asyncio.shield(watch.stop())
+            metrics.WATCH_RESTARTS.inc()
+            self._log.warning("the watches ended and start anew", error=repr(watch.error))
+            await asyncio.sleep(_WATCH_BACKOFF)
+            await self._list(tuple(KINDS), "relist")
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            await self._list(tuple(KINDS), "period")
+            self._replan()  # somebody may have written into a status of ours
+
+    async def _counts(self) -> None:
+        """A watch that restarts after everything of a kind was deleted gives no event at all; the count tells."""
+        while True:
+            await asyncio.sleep(self._settings.count_seconds)
+            for kind in KINDS:
+                for namespace in self._places():
+                    with contextlib.suppress(*_API_BROKEN):
+                        there = await self._api.count(resource_path(kind, namespace))
+                        if there != self._store.count(kind, namespace):
+                            await self._list((kind,), "count")
+
+    async def _poll_secrets(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.secrets_poll_seconds)
+            if not self._secret_watch.permitted and await self._secrets.poll():
+                self._nudge()
+
+    # --- compiling and publishing ---
+
+    async def _rounds(self) -> None:
+        self._nudge()
+        while True:
+            await self._store.changed.wait()
+            began = time.monotonic()
+            await self._settle()
+            self._store.changed.clear()
+            if self._relisted:
+                kinds, self._relisted = tuple(sorted(self._relisted)), set()
+                await self._list(kinds, "relist")
+            try:
+                outcome = await self._publish()
+            except (grpc.aio.AioRpcError, *_API_BROKEN) as error:
+                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                self._waiting = f"the config service is out of reach: {words or type(error).__name__}"
+                self.published = False
+                metrics.PUBLISHES.labels("failed").inc()
+                self._log.error("not published", error=words or repr(error))
+                self._replan()
+                await asyncio.sleep(self._settings.retry_publish_seconds)
+                self._nudge()
+                continue
+            self._last_round = time.monotonic() - began
+            metrics.CYCLE.observe(self._last_round)
+            self._take(outcome)
+
+    async def _settle(self) -> None:
+        """Wait until nothing came for a moment, but not for long: many changes at once are one round (CFG-06)."""
+        longest = min(max(self._settings.debounce_seconds, self._last_round), _DEBOUNCE_LIMIT)
+        until = time.monotonic() + longest
+        while time.monotonic() < until:
+            self._store.changed.clear()
+            try:
+                async with asyncio.timeout(self._settings.quiet_seconds):
+                    await self._store.changed.wait()
+            except TimeoutError:
+                return
+
+    async def _publish(self) -> Outcome:
+        previous = await self._publisher.prepare()
+        objects = self._store.objects()
+        names = {name for seen in objects.values() for name in referenced_secrets(seen.ref.namespace, seen.spec)}
+        # The version that serves may be an older one than the API server shows, with Secrets of its own.
+        names |= {(use.owner.namespace, use.secret) for use in previous.uses if self._ours(use.owner)}
+        secrets, unreadable = await self._secrets.read(names)
+        sources = Sources(
+            (*map(document_of, objects.values()), *secrets),
+            tuple(unreadable),
+            {
+                name: {k: str(v) for k, v in (metadata.get("labels") or {}).items()}
+                for (_, name), metadata in self._namespace_watch.metadata.items()
+            },
+        )
+        if unreadable:
+            asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
+        return await self._publisher.publish(sources)
+
+    def _ours(self, ref: ObjectRef) -> bool:
+        return not self._settings.namespaces or ref.namespace in self._settings.namespaces
+
+    def _take(self, outcome: Outcome) -> None:
+        compiled = outcome.compiled
+        self._diagnostics, self._uses, self._waiting = compiled.diagnostics, compiled.state.uses, ""
+        self.published = True
+        head = outcome.revision if outcome.activated else self._running.head
+        self._running = Running(
+            outcome.revision, compiled.checksum, head, not outcome.activated, self._running.consumers
+        )
+        result = "unchanged" if outcome.unchanged else "stored" if outcome.activated else "pinned"
+        metrics.PUBLISHES.labels(result).inc()
+        metrics.REVISION.set(outcome.revision)
+        metrics.LAST_PUBLISH.set(time.time())
+        if not outcome.unchanged:
+            self._log.info(
+                "published",
+                revision=outcome.revision,
+                summary=compiled.summary,
+                seconds=round(self._last_round, 3),
+                errors=len(compiled.diagnostics.errors),
+            )
+        if self._dns is not None:
+            self._dns.take(compiled)
+        self._replan()
+
+    # --- status ---
+
+    async def _consumers(self) -> None:
+        while True:
+            try:
+                found, head, pinned = await clients.consumers(self._settings)
+            except grpc.aio.AioRpcError as error:
+                self._log.warning("cannot ask who runs what", error=error.details())
+            else:
+                _count(found, head)
+                running = Running(self._running.newest, self._running.checksum, head, pinned, found)
+                if running != self._running:
+                    self._running = running
+                    self._replan()
+            await asyncio.sleep(self._settings.consumers_seconds)
+
+    async def _plans(self) -> None:
+        while True:
+            await self._look_again.wait()
+            self._look_again.clear()
+            made = await asyncio.to_thread(
+                plan,
+                self._store.objects(),
+                self._diagnostics,
+                self._uses,
+                self._running,
+                self._tracked,
+                dict(self._dns.verdicts) if self._dns is not None else {},
+                datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                waiting=self._waiting,
+                controller=self._settings.controller_name,
+            )
+            self._tracked = made.tracked
+            for kind in KINDS:
+                for ready in ("True", "False", "Unknown"):
+                    metrics.OBJECTS.labels(kind, ready).set(made.counts.get((kind, ready), 0))
+            await self._writer.put(made.changes)
+
+
+def _count(found: tuple[ConsumerState, ...], head: int) -> None:
+    live = [c for c in found if c.live]
+    metrics.HEAD.set(head)
+    metrics.CONSUMERS.labels("up_to_date").set(sum(c.revision == head for c in live))
+    metrics.CONSUMERS.labels("rejecting").set(sum(c.rejected > c.revision for c in live))
+    metrics.CONSUMERS.labels("lagging").set(sum(c.revision < head and c.rejected <= c.revision for c in live))

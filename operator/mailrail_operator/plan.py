@@ -100,7 +100,7 @@ def plan(
             parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in verdict.parents)
         counts[(ref.kind, _status_of(conditions, ConditionType.READY))] += 1
         status = _status(seen, conditions, parents, running, attached, dns.get(ref), now, controller)
-        if status is None or _same(seen.status, status):
+        if status is None or same(seen.status, status):
             continue
         changes.append(Change(ref, seen.uid, status, _notes(seen.status, status)))
     return Plan(tuple(changes), remembered, counts)
@@ -354,7 +354,7 @@ def _meaning(status: Mapping[str, Any]) -> Any:
     return conditions(status, is_gateway), parents, rest
 
 
-def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether writing would change what anybody reads. Conditions that others wrote are not looked at."""
     ours = {c["type"] for c in new["conditions"]} | {k.value for k in _NEGATIVE}
     old = {**old, "conditions": [c for c in old.get("conditions") or () if c.get("type") in ours]}

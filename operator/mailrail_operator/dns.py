@@ -1,0 +1,151 @@
+"""Looks up what `dnscheck` asks for, each domain every few minutes and at once when what it needs changed."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import dns.asyncresolver
+import dns.exception
+import dns.rdatatype
+import dns.resolver
+import dns.reversename
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from mailrail.core.config.compiler import Compiled
+from mailrail.core.config.revision import Domain, ObjectRef
+from mailrail.kit import log
+from mailrail.kit.settings import host_port
+from mailrail_operator import metrics
+from mailrail_operator.dnscheck import Answer, DnsReason, Needs, Question, Verdict, check, needs_of
+
+_ROUNDS: Final = 24
+"""SPF may nest ten lookups deep, each a round; more than that is answered as unknown."""
+_VALUES: Final = 100
+_OCTETS: Final = 4096
+_AT_A_TIME: Final = 16
+_LIFETIME: Final = 8.0
+"""Seconds for one question, retries included."""
+
+
+def dkim_record(pem: bytes, algorithm: str) -> str:
+    """The TXT record of a signing key (RFC 6376 3.6.1; RFC 8463 4: an Ed25519 key is published raw)."""
+    public = serialization.load_pem_private_key(pem, None).public_key()
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        octets = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    else:
+        octets = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return f"v=DKIM1; k={algorithm.partition('-')[0]}; p={base64.b64encode(octets).decode()}"
+
+
+class Resolver:
+    """dnspython, with answers as `dnscheck` wants them."""
+
+    def __init__(self, server: str) -> None:
+        self._resolver = dns.asyncresolver.Resolver(configure=not server)
+        if server:
+            host, port = host_port(server)
+            self._resolver.nameservers, self._resolver.port = [host], port
+        self._resolver.lifetime = _LIFETIME
+
+    async def ask(self, question: Question) -> Answer:
+        """Never raises: no such name is an empty answer, everything else a failed one."""
+        kinds = ("A", "AAAA") if question.type == "A" else (question.type,)
+        name = dns.reversename.from_address(question.name).to_text() if question.type == "PTR" else question.name
+        values: list[str] = []
+        for kind in kinds:
+            try:
+                found = await self._resolver.resolve(name, kind, search=False)
+            except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+                continue
+            except (dns.exception.DNSException, OSError, ValueError):
+                return Answer(failed=True)
+            for record in found:
+                if kind == "TXT":
+                    values.append(b"".join(record.strings)[:_OCTETS].decode("utf-8", "replace"))
+                elif kind == "MX":
+                    values.append(f"{record.preference} {record.exchange.to_text()}")
+                else:
+                    values.append(record.to_text())
+        return Answer(tuple(values[:_VALUES]))
+
+
+class DnsChecks:
+    """The verdicts by domain; `changed` is called when one differs."""
+
+    def __init__(self, resolver: Resolver, addresses: Sequence[str], every: float, changed: Callable[[], None]) -> None:
+        self._resolver, self._addresses, self._every, self._changed = resolver, tuple(addresses), every, changed
+        self._needs: dict[ObjectRef, Needs] = {}
+        self._due: dict[ObjectRef, float] = {}
+        self._wake = asyncio.Event()
+        self._keys: dict[str, str] = {}  # record text by path of the sealed key, digest included
+        self.verdicts: dict[ObjectRef, Verdict] = {}
+        self._log = log.get_logger()
+
+    def take(self, compiled: Compiled) -> None:
+        """What the domains need since the last compilation; those that need something else are looked up at once."""
+        seen: set[ObjectRef] = set()
+        for domain in compiled.revision.domains:
+            seen.add(domain.ref)
+            needs = needs_of(domain, compiled.revision, self._records(domain, compiled), self._addresses)
+            if needs is None:
+                self.verdicts[domain.ref] = Verdict.not_checked("its gateway is not there")
+            elif self._needs.get(domain.ref) != needs:
+                self._needs[domain.ref], self._due[domain.ref] = needs, 0.0
+                self._wake.set()
+        for ref in self._needs.keys() - seen:
+            del self._needs[ref], self._due[ref]
+            self.verdicts.pop(ref, None)
+
+    def _records(self, domain: Domain, compiled: Compiled) -> Mapping[str, str]:
+        records: dict[str, str] = {}
+        for key in domain.dkim:
+            path = key.private_key.path
+            if path not in self._keys and (value := compiled.values.get(path)) is not None:
+                try:
+                    self._keys[path] = dkim_record(value(), key.algorithm)
+                except (ValueError, TypeError):  # the compiler said so already
+                    continue
+            if path in self._keys:
+                records[key.selector] = self._keys[path]
+        return records
+
+    async def run(self) -> None:
+        """Look up whatever is due, until cancelled."""
+        limit = asyncio.Semaphore(_AT_A_TIME)
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            due = [ref for ref, at in self._due.items() if at <= now]
+            for ref in due:
+                self._due[ref] = now + self._every
+            await asyncio.gather(*(self._look(ref, self._needs[ref], limit) for ref in due))
+            upcoming = min(self._due.values(), default=now + self._every)
+            try:
+                async with asyncio.timeout(max(upcoming - time.monotonic(), 0.1)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self, ref: ObjectRef, needs: Needs, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            verdict = await self._verdict(needs)
+        if self._needs.get(ref) != needs:
+            return  # it needs something else by now, and is due again
+        metrics.DNS_CHECKS.labels(verdict.status).inc()
+        if self.verdicts.get(ref) != verdict:
+            self.verdicts[ref] = verdict
+            self._log.info("dns checked", domain=needs.domain, status=verdict.status, reason=verdict.reason.value)
+            self._changed()
+
+    async def _verdict(self, needs: Needs) -> Verdict:
+        known: dict[Question, Answer] = {}
+        for _ in range(_ROUNDS):
+            result = check(needs, known)
+            if isinstance(result, Verdict):
+                return result
+            asked = sorted(result)
+            known |= dict(zip(asked, await asyncio.gather(*map(self._resolver.ask, asked)), strict=True))
+        return Verdict("Unknown", DnsReason.LOOKUP_FAILED, f"{needs.domain} needs too many lookups")

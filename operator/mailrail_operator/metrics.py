@@ -1,0 +1,36 @@
+"""Every series of the operator. `kind` is a resource kind, `ready` True, False or Unknown; other values are listed."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+LEADER = Gauge("mailrail_operator_leader", "1 while this process leads, else 0")
+SYNCED = Gauge("mailrail_operator_synced", "1 once all objects were listed")
+OBJECTS = Gauge("mailrail_operator_objects", "Objects by kind and value of their Ready condition", ["kind", "ready"])
+REVISION = Gauge("mailrail_operator_revision", "Newest configuration revision that was published")
+HEAD = Gauge(
+    "mailrail_operator_head", "Configuration revision that services should run; less than the newest if pinned"
+)
+CONSUMERS = Gauge("mailrail_operator_consumers", "Live consumers; state: up_to_date, lagging, rejecting", ["state"])
+LAST_PUBLISH = Gauge("mailrail_operator_last_publish_timestamp_seconds", "Time of the last successful publish")
+LAST_WATCH = Gauge("mailrail_operator_last_watch_timestamp_seconds", "Time of the last event of any watch")
+CYCLE = Histogram(
+    "mailrail_operator_cycle_seconds",
+    "From the first change noticed to the revision stored",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+PUBLISHES = Counter(
+    "mailrail_operator_publishes_total", "Publishes; result: stored, unchanged, pinned, failed", ["result"]
+)
+STATUS_WRITES = Counter(
+    "mailrail_operator_status_writes_total", "Statuses; result: written, gone (the object), failed", ["result"]
+)
+STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written")
+RESYNCS = Counter(
+    "mailrail_operator_resyncs_total",
+    "Authoritative lists of a kind; cause: start, relist, count, period",
+    ["cause"],
+)
+WATCH_RESTARTS = Counter("mailrail_operator_watch_restarts_total", "Times that the watches ended and were started anew")
+SECRET_READS = Counter("mailrail_operator_secret_reads_total", "Secrets read; result: read, absent, failed", ["result"])
+DNS_CHECKS = Counter(
+    "mailrail_operator_dns_checks_total", "Domains looked up; status: True, False, Unknown", ["status"]
+)

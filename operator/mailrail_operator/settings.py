@@ -1,0 +1,57 @@
+"""Settings of the operator: `MAILRAIL_OPERATOR_*` in the environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailrail.kit.settings import ServiceSettings
+from mailrail_operator.model import CONTROLLER_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings(ServiceSettings):
+    """What the operator needs besides what every service does."""
+
+    kubeconfig: Path | None = None
+    """File with the API server and credentials; absent: the pod's service account, else $KUBECONFIG."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces whose resources count; empty = all, which needs cluster-wide rights."""
+    controller_name: str = CONTROLLER_NAME
+    """Written into statuses, so that two installations in one cluster can be told apart."""
+    leader_election: bool = True
+    """Lead only while holding a Lease. Off for a single replica with strategy Recreate."""
+    lease_name: str = "mailrail-operator"
+    """The Lease; two installations in one namespace need two names."""
+    lease_namespace: str = ""
+    """Where the Lease is; empty = the pod's own namespace."""
+    lease_seconds: float = 15.0
+    """A lease that was not renewed for so long may be taken over."""
+    renew_seconds: float = 10.0
+    """A leader that could not renew for so long stops; less than `lease_seconds`."""
+    retry_seconds: float = 2.0
+    """How often the lease is renewed, or tried for."""
+    quiet_seconds: float = 0.05
+    """A change is compiled once nothing else came for so long (CFG-06)."""
+    debounce_seconds: float = 0.2
+    """... and at the latest after so long, or after as long as the last round took (CFG-06: at most 200 ms)."""
+    resync_seconds: float = 300.0
+    """How often all objects are listed anew, whatever the watches said."""
+    count_seconds: float = 5.0
+    """How often the number of objects is compared with the API server's: a watch gap can hide deletions."""
+    consumers_seconds: float = 1.0
+    """How often the config service is asked who runs what."""
+    retry_publish_seconds: float = 2.0
+    """When the config service could not be reached, how soon it is tried again."""
+    secrets_poll_seconds: float = 15.0
+    """How often referenced Secrets are read when they may not be watched."""
+    status_writers: int = 16
+    """Statuses that are written at a time."""
+    egress_addresses: tuple[str, ...] = ()
+    """Addresses that the world sees of direct delivery: SPF must cover them, and each needs a PTR."""
+    dns_check: bool = True
+    """Look up the DNS records that domains need (condition DNSConfigured)."""
+    dns_seconds: float = 600.0
+    """How often each domain is looked up; a changed one is at once."""
+    resolver: str = ""
+    """HOST:PORT of a DNS server; empty = the system's."""
+    probe_listen: str = ""
+    """HOST:PORT of /livez and /readyz (HTTP); empty = none."""

@@ -1,0 +1,106 @@
+"""Writes statuses, some at a time, beside the loop that publishes: five thousand never hold up a change of route.
+
+A newer plan for an object replaces one that still waits. Before each write the status is compared once more with what
+was last read or written.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import aiohttp
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.resources.crd import GROUP, VERSION
+from mailrail.kit import log
+from mailrail_operator import metrics
+from mailrail_operator.kubernetes import Api, ApiError
+from mailrail_operator.model import Change, Note
+from mailrail_operator.plan import same
+from mailrail_operator.store import Store
+
+_BACKOFF: Final = 1.0
+"""Seconds before the next write after the API server could not be reached."""
+
+
+class Writer:
+    """Statuses that wait to be written. `may_write` says whether we still lead."""
+
+    def __init__(self, api: Api, store: Store, instance: str, controller: str, may_write: Callable[[], bool]) -> None:
+        self._api, self._store, self._may_write = api, store, may_write
+        self._instance, self._controller = instance, controller
+        self._waiting: dict[ObjectRef, Change] = {}
+        self._arrived = asyncio.Condition()
+        self._log = log.get_logger()
+
+    async def put(self, changes: Iterable[Change]) -> None:
+        """Take the newest plan. What an older one wanted and this one does not is dropped: it is settled otherwise."""
+        self._waiting = {change.ref: change for change in changes}
+        metrics.STATUS_PENDING.set(len(self._waiting))
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def run(self, writers: int) -> None:
+        """Write until cancelled."""
+        await asyncio.gather(*(self._work() for _ in range(writers)))
+
+    async def _work(self) -> None:
+        while True:
+            async with self._arrived:
+                await self._arrived.wait_for(lambda: bool(self._waiting))
+                ref = next(iter(self._waiting))
+                change = self._waiting.pop(ref)
+            metrics.STATUS_PENDING.set(len(self._waiting))
+            await self._write(change)
+
+    async def _write(self, change: Change) -> None:
+        seen = self._store.get(change.ref)
+        if not self._may_write() or seen is None or seen.uid != change.uid or same(seen.status, change.status):
+            return
+        ref = change.ref
+        try:
+            body = await self._api.apply_status(ref.kind, ref.namespace, ref.name, change.uid, change.status)
+        except ApiError as error:
+            gone = error.code in (404, 409)  # deleted, or made anew: the watch tells the rest
+            metrics.STATUS_WRITES.labels("gone" if gone else "failed").inc()
+            if not gone:
+                self._log.error("status not written", object=str(ref), error=str(error))
+            return
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            metrics.STATUS_WRITES.labels("failed").inc()
+            self._log.warning("status not written", object=str(ref), error=str(error) or type(error).__name__)
+            self._waiting.setdefault(ref, change)
+            await asyncio.sleep(_BACKOFF)
+            return
+        metrics.STATUS_WRITES.labels("written").inc()
+        self._store.put(body)
+        for note in change.notes:
+            await self._record(change, note)
+
+    async def _record(self, change: Change, note: Note) -> None:
+        """A Kubernetes event; losing one loses nothing but a line."""
+        ref, now = change.ref, datetime.now(UTC)
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{ref.name[:200]}-", "namespace": ref.namespace},
+            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": self._controller,
+            "reportingInstance": self._instance[:128],
+            "action": "Judge",
+            "type": note.type.value,
+            "reason": note.reason,
+            "note": note.message,
+            "regarding": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": ref.kind,
+                "namespace": ref.namespace,
+                "name": ref.name,
+                "uid": change.uid,
+            },
+        }
+        try:
+            await self._api.call("POST", f"/apis/events.k8s.io/v1/namespaces/{ref.namespace}/events", body)
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._log.warning("event not recorded", object=str(ref), reason=note.reason, error=str(error))
