@@ -445,8 +445,7 @@ class _Settled:
             if ref not in self.domain_of:
                 continue
             for address in self.addresses_of[ref]:
-                if not address.startswith("@"):  # several may send as anyone; mail to nobody is catchAll's business
-                    yield f"address {address}", ref, ("spec", "addresses"), f"the address {address}"
+                yield f"address {address}", ref, ("spec", "addresses"), f"the address {address}"
             login = self.login_of(ref)
             if login is not None:
                 yield f"login {login}", ref, ("spec", "login"), f"the login {login}"

@@ -1,7 +1,7 @@
 """Which recipients our domains have, and where aliases and catch-alls lead: no cycle reaches ingress (design 5).
 
 Resolution order, as ingress follows it: an account's address, then an alias, then both again for the part before a
-separator, then what the domain says of recipients it does not list, then its catch-all.
+separator, then what the domain says of recipients it does not list, then an account that owns `@`, then its catch-all.
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,8 +51,8 @@ class Directory:
         if domain is None or domain.delivery is Delivery.NONE:
             return End.FOREIGN
         local = local.casefold()
-        cuts = [local.index(s) for s in domain.separators if s in local[1:] and local.index(s) > 0]
-        for part in (local, local[: min(cuts)]) if cuts else (local,):
+        cut = min((at for at in (local.find(mark, 1) for mark in domain.separators) if at > 0), default=0)
+        for part in (local, local[:cut]) if cut else (local,):
             if f"{part}@{name}" in self._addresses:
                 return End.ACCOUNT
             if (name, part) in self._aliases:
@@ -63,6 +63,8 @@ class Directory:
             return End.POSTMASTER
         if domain.delivery is Delivery.TRANSPORT and domain.recipients is not Recipients.LISTED:
             return End.BEHIND
+        if f"@{name}" in self._addresses:
+            return End.ACCOUNT
         return Node(name, None) if domain.catch_all is not None else End.NOBODY
 
     def targets(self, node: Node) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ class MailAccountSpec(Part):
     domain_ref: NamespacedRef = Field(description="The MailDomain of its addresses.")
     login: Login | None = Field(default=None, description="Name to log in with. Default: the first full address.")
     addresses: Annotated[tuple[AccountAddress, ...], Field(min_length=1, max_length=256)] = Field(
-        description="Local parts, or addresses of the domain; @ lets it send as any address of the domain."
+        description="Local parts, or addresses of the domain; @ for every address of it that nobody else has. "
+        "It receives for them and may send as them."
     )
     credentials_secret_ref: LocalRef | None = Field(
         default=None,
