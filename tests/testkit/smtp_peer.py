@@ -29,7 +29,9 @@ class Close:
 
 @dataclass(frozen=True)
 class Hang:
-    """Say nothing any more, until the client goes away."""
+    """Say nothing any more and read nothing, after saying `first` if it is given."""
+
+    first: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,10 @@ class SmtpPeer:
                     writer.write(first.encode() + b"\r\n")
                     await writer.drain()
                 raise _Over
-            case Hang():
+            case Hang(first):
+                if first:
+                    writer.write(first.encode() + b"\r\n")
+                    await writer.drain()
                 await asyncio.Event().wait()
             case Drip(octets, interval):
                 while True:

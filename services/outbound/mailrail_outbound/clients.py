@@ -175,6 +175,7 @@ class _Link:
         self._ready: list[lease_pb2.DeliveryResult] = []  # not sent on the present stream
         self._sent: dict[int, lease_pb2.DeliveryResult] = {}  # sent, not acknowledged
         self._credit = 0  # to give back
+        self._streams = 0  # opened so far
         self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
         self._log = log.get_logger(queue=endpoint)
 
@@ -227,6 +228,7 @@ class _Link:
         self._sent = {}
         self._credit = 0
         leaving = asyncio.Event()
+        self._streams += 1
         call = stub.Lease(self._requests(replicas, leaving), wait_for_ready=True)
         async for response in call:
             if not self.connected:
@@ -253,7 +255,7 @@ class _Link:
             self._worker.take(self.delivery_from_wire(delivery, now))
 
     async def _requests(self, replicas: int, leaving: asyncio.Event) -> AsyncIterator[lease_pb2.LeaseRequest]:
-        settings, client = self._settings, self._client
+        settings, client, mine = self._settings, self._client, self._streams
         hello = lease_pb2.Hello(node_id=settings.node_id, config_revision=client.revision)
         running = self._worker.running
         for token, recipient_ids in running.items():
@@ -272,6 +274,9 @@ class _Link:
                         await self._wake.wait()
                 if len(self._ready) > 1 or len(self._worker.running) > 1:
                     await asyncio.sleep(_LINGER)
+            if self._streams != mine:  # gRPC leaves the requests of a broken stream waiting; they must take nothing
+                self._wake.set()
+                return
             request = lease_pb2.LeaseRequest()
             batch, self._ready = self._ready[:_BATCH], self._ready[_BATCH:]
             for result in batch:

@@ -271,6 +271,7 @@ class Pool:
     def failed(self, connection: Connection, answer: Answer) -> None:
         """See smtp.Owner."""
         destination = self._destinations[connection.key]
+        connection.told = True
         if connection.setting_up:
             connection.setting_up = False
             destination.connecting -= 1
@@ -289,6 +290,11 @@ class Pool:
         destination.live.discard(connection)
         if connection in destination.idle:
             destination.idle.remove(connection)
+        if destination.waiting and not connection.dialogue.transactions and not connection.told:
+            # It was ready and ended before it took anything: dialling on and on would not make it better.
+            answer = connection.answer or Answer(Stage.GREETING, None, Trouble.CLOSED, "the server closed")
+            self._dial_failed(connection.key, destination, answer, connection)
+            return
         if destination.waiting:
             self._dial_more(connection.key, destination)
         self._forget_if_empty(connection.key, destination)

@@ -162,6 +162,8 @@ class Connection(asyncio.Protocol):
         self.opened = 0.0
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
+        self.told = False
+        """The owner's mark: it was told that no session comes about."""
         self.tls_facts: TlsFacts | None = None
         self.answer: Answer | None = None
         """Why no session came about, or how it ended."""

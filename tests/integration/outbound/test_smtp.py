@@ -1,26 +1,405 @@
-"""Deliveries over real sockets to a scripted server: results, reuse, limits, hostile servers."""
+"""Deliveries over real sockets to a scripted server: results, reuse, limits, extensions."""
 
+import asyncio
 from typing import Any
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind
-from mailrail_outbound.ports import Result
+import pytest
 
-from testkit.outbound import MESSAGE, OutboundBench, transport
-from testkit.smtp_peer import SmtpPeer
+from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
+from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.smtp.parameters import Body
+from mailrail_outbound.ports import RecipientReport, Result
+
+from testkit.conditions import eventually
+from testkit.outbound import MESSAGE, OutboundBench, StreamedBody, transport
+from testkit.smtp_peer import Close, Hang, PeerSession, SmtpPeer
 
 
-def smarthost(peer: SmtpPeer, **fields: Any) -> Transport:
-    return transport(TransportKind.SMTP, host=peer.host, port=peer.port, **fields)
+def smarthost(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
+    fields.setdefault("tls", TlsMode.NONE)
+    return transport(kind, host=peer.host, port=peer.port, **fields)
 
 
-async def test_a_message_is_delivered_whole() -> None:
+async def deliver(peer: SmtpPeer, *recipients: Recipient | str, **fields: Any) -> list[RecipientReport]:
+    """One delivery through the peer as smarthost."""
+    via = smarthost(peer)
+    async with OutboundBench.running(via) as bench:
+        return (await bench.deliver(bench.delivery(via, *recipients, **fields))).recipients
+
+
+def results(reports: list[RecipientReport]) -> list[Result]:
+    return [report.result for report in reports]
+
+
+# --- results ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_delivered_whole_under_our_name() -> None:
     async with SmtpPeer() as peer:
-        via = smarthost(peer, tls=TlsMode.NONE)
+        (result,) = await deliver(peer)
+        assert result.result is Result.DELIVERED
+        assert result.ip == peer.host
+        (message,) = peer.messages
+        assert message.content == MESSAGE
+        assert message.session.hello == "mail.sender.example"
+
+
+async def test_a_hop_without_dsn_relays_and_one_with_dsn_takes_our_parameters_DSN_04_DSN_05() -> None:
+    recipient = Recipient("b@example.org", ("SUCCESS", "FAILURE"), "rfc822;B+2Bx@Example.ORG")
+    envelope = Envelope("a@sender.example", ret="HDRS", envid="QQ+3D1")
+    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+        (result,) = await deliver(peer, recipient, envelope=envelope)
+        assert (result.result, result.dsn_passed_on) == (Result.RELAYED, False)
+        assert peer.commands[1:3] == ["MAIL FROM:<a@sender.example>", "RCPT TO:<b@example.org>"]
+    async with SmtpPeer(extensions=["PIPELINING", "DSN"]) as peer:
+        (result,) = await deliver(peer, recipient, envelope=envelope)
+        assert (result.result, result.dsn_passed_on) == (Result.DELIVERED, True)
+        assert peer.commands[1:3] == [
+            "MAIL FROM:<a@sender.example> RET=HDRS ENVID=QQ+3D1",
+            "RCPT TO:<b@example.org> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;B+2Bx@Example.ORG",
+        ]
+
+
+async def test_each_recipient_has_its_own_result_and_reply_SOUT_10() -> None:
+    replies = {"RCPT": ["250 ok", "550 5.1.1 unknown", "451 4.2.0 later"]}
+    async with SmtpPeer(replies=replies) as peer:
+        reports = await deliver(peer, "a@example.org", "b@example.org", "c@example.org")
+        assert results(reports) == [Result.DELIVERED, Result.FAILED, Result.DEFERRED]
+        assert str(reports[1].reply) == "550 5.1.1 unknown"
+        assert str(reports[2].status) == "4.2.0"
+        assert peer.messages[0].rcpts == ["RCPT TO:<a@example.org>"]
+
+
+async def test_too_many_recipients_go_on_in_another_transaction_on_the_same_connection_F2() -> None:
+    def rcpt(session: PeerSession, line: str) -> str | None:
+        return "452 4.5.3 too many recipients" if len(session.accepted) >= 2 else None
+
+    async with SmtpPeer(replies={"RCPT": rcpt}) as peer:
+        reports = await deliver(peer, *(f"r{i}@example.org" for i in range(5)))
+        assert set(results(reports)) == {Result.DELIVERED}
+        assert [len(message.rcpts) for message in peer.messages] == [2, 2, 1]
+        assert len(peer.sessions) == 1
+
+
+async def test_rcptmax_splits_a_delivery_SOUT_09() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "LIMITS RCPTMAX=3"]) as peer:
+        await deliver(peer, *(f"r{i}@example.org" for i in range(7)))
+        assert [len(message.rcpts) for message in peer.messages] == [3, 3, 1]
+        assert len(peer.sessions) == 1
+
+
+async def test_mailmax_ends_a_connection_and_the_rest_takes_another() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "LIMITS RCPTMAX=1 MAILMAX=2"]) as peer:
+        reports = await deliver(peer, *(f"r{i}@example.org" for i in range(5)))
+        assert set(results(reports)) == {Result.RELAYED}
+        assert len(peer.messages) == 5
+        assert len(peer.sessions) == 3
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "expected"),
+    [
+        ("MAIL", "550 5.7.1 no", Result.FAILED),
+        ("MAIL", "451 4.3.0 later", Result.DEFERRED),
+        ("RCPT", "552 5.2.2 full", Result.DEFERRED),
+        ("RCPT", "251 2.1.5 will forward", Result.DELIVERED),
+        ("DATA", "554 5.7.1 no", Result.FAILED),
+        ("DATA", "451 4.3.0 later", Result.DEFERRED),
+        ("END", "554 5.6.0 spam", Result.FAILED),
+        ("END", "452 4.3.1 disk", Result.DEFERRED),
+        ("END", "499 4.9.9 unknown code", Result.DEFERRED),
+        ("MAIL", "421 4.3.2 bye", Result.DEFERRED),
+        ("RCPT", "421 4.3.2 bye", Result.DEFERRED),
+        ("END", "421 4.3.2 bye", Result.DEFERRED),
+        ("GREETING", "554 5.3.2 no mail here", Result.FAILED),
+        ("GREETING", "421 4.3.2 busy", Result.DEFERRED),
+    ],
+)
+@pytest.mark.parametrize("extensions", [["PIPELINING", "DSN"], ["DSN"]])
+async def test_what_a_reply_means_SOUT_13(step: str, reply: str, expected: Result, extensions: list[str]) -> None:
+    async with SmtpPeer(extensions=extensions, replies={step: reply}) as peer:
+        (result,) = await deliver(peer)
+        # Our own smarthost's greeting is never a bounce.
+        assert result.result is (Result.DEFERRED if step == "GREETING" else expected)
+        assert result.remote
+        assert result.reply is not None
+        assert result.reply.code == (250 if expected is Result.DELIVERED else int(reply[:3]))
+
+
+async def test_lmtp_has_a_result_for_each_recipient_and_is_final_LMTP_02() -> None:
+    replies = {"END": ["250 2.0.0 one", "452 4.2.2 full", "550 5.2.1 off"]}
+    async with SmtpPeer(lmtp=True, extensions=["PIPELINING"], replies=replies) as peer:
+        via = smarthost(peer, TransportKind.LMTP)
         async with OutboundBench.running(via) as bench:
+            report = await bench.deliver(bench.delivery(via, "a@x.example", "b@x.example", "c@x.example"))
+        assert results(report.recipients) == [Result.DELIVERED, Result.DEFERRED, Result.FAILED]
+        assert peer.commands[0] == "LHLO mail.sender.example"
+        assert b"Return-Path" not in peer.messages[0].content  # LMTP-04
+
+
+async def test_lmtp_lost_midway_leaves_only_the_unanswered_to_retry_LMTP_03() -> None:
+    async with SmtpPeer(lmtp=True, replies={"END": ["250 one", "250 two", Close()]}) as peer:
+        via = smarthost(peer, TransportKind.LMTP)
+        async with OutboundBench.running(via) as bench:
+            report = await bench.deliver(bench.delivery(via, "a@x.example", "b@x.example", "c@x.example"))
+        assert results(report.recipients) == [Result.DELIVERED, Result.DELIVERED, Result.DEFERRED]
+        assert [r.uncertain for r in report.recipients] == [False, False, True]
+
+
+# --- extensions ---------------------------------------------------------------------------------------------------
+
+EIGHT_BIT = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=latin1\r\n\r\ncaf\xe9\r\n"
+
+
+async def test_eight_bit_content_is_announced_where_the_hop_takes_it_EXT_09() -> None:
+    async with SmtpPeer() as peer:
+        await deliver(peer, content=EIGHT_BIT)
+        assert peer.messages[0].content == EIGHT_BIT
+        assert "BODY=8BITMIME" in peer.messages[0].mail
+
+
+async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "SIZE 10000"]) as peer:
+        (result,) = await deliver(peer, content=EIGHT_BIT)
+        assert result.result is Result.RELAYED
+        content = peer.messages[0].content
+        assert b"caf=E9\r\n" in content
+        assert b"Content-Transfer-Encoding: quoted-printable\r\n" in content
+        assert peer.messages[0].mail.endswith(f"SIZE={len(content)}")
+
+
+BINARY = (
+    b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+    b"\0\r\n.\r\n\n\xff"
+)
+
+
+async def test_binary_content_goes_by_bdat_as_it_is_EXT_08() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"]) as peer:
+        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=Body.BINARY_MIME))
+        (message,) = peer.messages
+        assert message.content == BINARY
+        assert message.bdat
+        assert "BODY=BINARYMIME" in message.mail
+
+
+async def test_binary_content_becomes_base64_without_binarymime_EXT_08() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME", "CHUNKING"]) as peer:
+        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=Body.BINARY_MIME))
+        (message,) = peer.messages
+        assert message.content.endswith(b"base64\r\n\r\nAA0KLg0KCv8=\r\n")
+        assert "BODY=" not in message.mail or "BODY=8BITMIME" in message.mail
+
+
+async def test_smtputf8_is_asked_for_only_where_it_is_needed_EXT_11() -> None:
+    async with SmtpPeer() as peer:
+        envelope = Envelope("a@sender.example", smtputf8=True)
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            await bench.deliver(bench.delivery(via, envelope=envelope))
+            await bench.deliver(bench.delivery(via, "gr\u00fc\u00dfe@example.org", envelope=envelope))
+            header = "Subject: gr\u00fc\u00dfe\r\n\r\nx\r\n".encode()
+            await bench.deliver(bench.delivery(via, envelope=envelope, content=header))
+        assert ["SMTPUTF8" in message.mail for message in peer.messages] == [False, True, True]
+
+
+async def test_a_hop_without_smtputf8_refuses_only_whom_it_must_EXT_11() -> None:
+    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+        envelope = Envelope("a@sender.example", smtputf8=True)
+        reports = await deliver(peer, "b@example.org", "gr\u00fc\u00dfe@example.org", envelope=envelope)
+        assert results(reports) == [Result.RELAYED, Result.FAILED]
+        assert str(reports[1].status) == "5.6.7"
+
+
+async def test_a_message_larger_than_size_is_not_sent_SOUT_18() -> None:
+    async with SmtpPeer(extensions=["SIZE 50"]) as peer:
+        (result,) = await deliver(peer)
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
+        assert not result.remote
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+LARGE = b"Subject: large\r\n\r\n" + b"".join(b".%d dotted\r\n" % i for i in range(40_000))
+
+
+def _pieces(content: bytes) -> StreamedBody:
+    return StreamedBody(*(content[i : i + 100_001] for i in range(0, len(content), 100_001)))
+
+
+@pytest.mark.parametrize("extensions", [["PIPELINING"], [], ["PIPELINING", "CHUNKING"], ["CHUNKING"]])
+async def test_large_content_streams_by_data_and_by_bdat(extensions: list[str]) -> None:
+    async with SmtpPeer(extensions=extensions) as peer:
+        (result,) = await deliver(peer, content=_pieces(LARGE), size=len(LARGE))
+        assert result.result is Result.RELAYED
+        assert peer.messages[0].content == LARGE
+        assert peer.messages[0].bdat == ("CHUNKING" in extensions)
+
+
+async def test_large_eight_bit_content_is_reencoded_while_it_streams() -> None:
+    body = b"".join(b"caf\xe9 %d\r\n" % i for i in range(300_000))
+    content = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: text/plain\r\n\r\n" + body
+    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+        await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        received = peer.messages[0].content
+        assert received.isascii()
+        assert received.count(b"caf=E9 ") == 300_000
+
+
+async def test_a_refused_chunk_ends_the_transaction_and_the_connection_is_used_again() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "CHUNKING"], replies={"BDAT": "552 5.3.4 too big"}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            report = await bench.deliver(bench.delivery(via, content=_pieces(LARGE), size=len(LARGE)))
+            assert report.recipients[0].result is Result.FAILED
             report = await bench.deliver(bench.delivery(via))
-            (result,) = report.recipients
-            assert result.result is Result.DELIVERED
-            (message,) = peer.messages
-            assert message.content == MESSAGE
-            assert message.mail == "MAIL FROM:<a@sender.example>"
-            assert message.session.hello == "mail.sender.example"
+            assert report.recipients[0].result is Result.RELAYED
+        assert len(peer.sessions) == 1
+        assert "RSET" in peer.commands
+
+
+async def test_content_that_breaks_off_leaves_nothing_at_the_server() -> None:
+    async with SmtpPeer() as peer:
+        body = StreamedBody(b"Subject: x\r\n\r\n", b"half", fails_after=1)
+        (result,) = await deliver(peer, content=body, size=100_000)
+        assert result.result is Result.DEFERRED
+        assert not result.uncertain
+        await peer.until(lambda p: p.sessions[0].closed)
+        assert peer.messages == []
+
+
+# --- connections ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_is_used_again_under_an_equal_key() -> None:
+    async with SmtpPeer() as peer:
+        via, other = smarthost(peer), smarthost(peer, name="other")
+        async with OutboundBench.running(via, other) as bench:
+            for _ in range(3):
+                await bench.deliver(bench.delivery(via))
+            await bench.deliver(bench.delivery(other))
+        assert [sum(m.session is s for m in peer.messages) for s in peer.sessions] == [3, 1]
+
+
+async def test_a_connection_is_closed_politely_after_its_messages() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via, messages_per_connection=2) as bench:
+            for _ in range(4):
+                await bench.deliver(bench.delivery(via))
+            await peer.until(lambda p: all(s.closed for s in p.sessions))
+        assert len(peer.sessions) == 2
+        assert all(s.lines[-1] == "QUIT" for s in peer.sessions)
+
+
+async def test_an_idle_connection_says_goodbye_SOUT_17() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via, idle_seconds=0.1) as bench:
+            await bench.deliver(bench.delivery(via))
+            await peer.until(lambda p: p.sessions[0].closed)
+            assert peer.commands[-1] == "QUIT"
+            await eventually(lambda: bench.pool.connections == [])
+
+
+async def test_a_connection_that_died_while_idle_costs_nothing_but_a_new_one() -> None:
+    async with SmtpPeer(replies={"MAIL": ["250 ok", Close(), "250 ok"]}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            await bench.deliver(bench.delivery(via))
+            report = await bench.deliver(bench.delivery(via))
+            assert report.recipients[0].result is Result.DELIVERED
+        assert len(peer.sessions) == 2
+
+
+async def test_no_more_connections_than_the_transport_allows() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer, limits=TransportLimits(connections_per_destination=3))
+        async with OutboundBench.running(via) as bench:
+            await asyncio.gather(*(bench.begin(bench.delivery(via)) for _ in range(60)))
+        assert len(peer.messages) == 60
+        assert len(peer.sessions) <= 3
+
+
+async def test_the_process_keeps_to_its_own_limit_over_all_hosts() -> None:
+    async with SmtpPeer() as one, SmtpPeer() as two:
+        first, second = smarthost(one), smarthost(two, name="second")
+        async with OutboundBench.running(first, second, connections=1) as bench:
+            reports = await asyncio.gather(
+                *(bench.begin(bench.delivery(via)) for via in (first, second, first, second))
+            )
+        assert {r.recipients[0].result for r in reports} == {Result.DELIVERED}
+
+
+async def test_a_server_that_allows_two_connections_gets_everything_over_two() -> None:
+    here: list[PeerSession] = []
+
+    def greeting(session: PeerSession, line: str) -> str | None:
+        here[:] = [s for s in here if not s.closed]
+        if len(here) >= 2:
+            return "421 4.7.0 too many connections"
+        here.append(session)
+        return None
+
+    async with SmtpPeer(replies={"GREETING": greeting}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            reports = await asyncio.gather(*(bench.begin(bench.delivery(via)) for _ in range(40)))
+        assert {r.recipients[0].result for r in reports} == {Result.DELIVERED}
+
+
+async def test_a_lease_that_runs_low_sends_no_final_dot_LSE_02() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via, lease_margin=30.0) as bench:
+            delivery = bench.delivery(via, lease=31.0)
+            future = bench.begin(delivery)
+            delivery.lease.deadline -= 5  # as if time had passed before the server answered
+            report = await future
+        assert report.recipients[0].result in (Result.DEFERRED, Result.NOT_DIALLED)
+        assert peer.messages == []
+
+
+async def test_a_renewed_lease_lets_a_slow_server_finish_LSE_01() -> None:
+    async with SmtpPeer(replies={"MAIL": [Hang()]}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via, command_timeout=0.3) as bench:
+            delivery = bench.delivery(via, lease=40.0)
+            future = bench.begin(delivery)
+            before = delivery.lease.deadline
+            bench.app.renew(delivery.lease.token, 120.0)
+            assert delivery.lease.deadline > before + 60
+            assert (await future).recipients[0].result is Result.DEFERRED
+        assert len(peer.sessions) == 1
+
+
+async def test_a_cancelled_delivery_that_waits_for_a_connection_ends_at_once_ADM_02() -> None:
+    async with SmtpPeer(replies={"MAIL": Hang()}) as peer:
+        via = smarthost(peer, limits=TransportLimits(connections_per_destination=1))
+        async with OutboundBench.running(via) as bench:
+            bench.begin(bench.delivery(via))
+            await peer.until(lambda p: "MAIL FROM:<a@sender.example>" in p.commands)
+            waiting = bench.delivery(via)
+            future = bench.begin(waiting)
+            await eventually(lambda: bench.pool.waiting == 1)
+            bench.app.cancel(waiting.lease.token)
+            assert (await asyncio.wait_for(future, 2)).recipients[0].result is Result.CANCELLED
+
+
+async def test_a_cancel_after_the_final_dot_changes_nothing_ADM_02() -> None:
+    async with SmtpPeer(replies={"END": ["250 2.0.0 taken"]}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            delivery = bench.delivery(via)
+            report = await bench.deliver(delivery)
+            bench.app.cancel(delivery.lease.token)
+            assert report.recipients[0].result is Result.DELIVERED
+
+
+async def test_the_fail_transport_answers_itself_in_its_class_H42() -> None:
+    hard = transport(TransportKind.FAIL, "hard", code=550, text="not from here")
+    soft = transport(TransportKind.FAIL, "soft", code=450, text="later")
+    async with OutboundBench.running(hard, soft) as bench:
+        (failed,) = (await bench.deliver(bench.delivery(hard))).recipients
+        (deferred,) = (await bench.deliver(bench.delivery(soft))).recipients
+    assert (failed.result, str(failed.status), failed.remote) == (Result.FAILED, "5.7.0", False)
+    assert (deferred.result, str(deferred.status)) == (Result.DEFERRED, "4.7.0")

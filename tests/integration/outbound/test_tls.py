@@ -1,0 +1,242 @@
+"""TLS and SASL over real handshakes: opportunistic, required, verified, injected plaintext, every mechanism."""
+
+import hashlib
+import ssl
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail_outbound.ports import RecipientReport, Result
+
+from testkit.ca import Authority, Certificate
+from testkit.outbound import OutboundBench, secret_ref, transport
+from testkit.smtp_peer import Close, Raw, SmtpPeer
+
+HOST = "localhost"
+
+
+def via_peer(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
+    return transport(kind, host=HOST, port=peer.port, **fields)
+
+
+async def send(via: Transport, secrets: dict[str, bytes] | None = None, **settings: Any) -> RecipientReport:
+    async with OutboundBench.running(via, secrets=secrets, **settings) as bench:
+        return (await bench.deliver(bench.delivery(via))).recipients[0]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture(scope="module")
+def certificate(authority: Authority) -> Certificate:
+    return authority.issue(HOST)
+
+
+async def test_opportunistic_tls_is_used_and_its_certificate_ignored_TLS_07() -> None:
+    async with SmtpPeer(tls=Authority().issue_expired("other.example").server_context()) as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert result.tls is not None
+        assert (result.tls.version, result.tls.verified, result.tls.offered) == ("TLSv1.3", False, True)
+        assert peer.messages[0].session.tls == "TLSv1.3"
+
+
+async def test_without_an_offer_opportunistic_goes_in_the_clear() -> None:
+    async with SmtpPeer() as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert result.tls is not None
+        assert (result.tls.version, result.tls.offered) == ("", False)
+
+
+def _tls_1_0_only(certificate: Certificate) -> ssl.SSLContext:
+    context = certificate.server_context()
+    context.set_ciphers("NULL:@SECLEVEL=0")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+async def test_a_failed_handshake_is_followed_by_a_new_connection_in_the_clear_TLS_07(certificate: Certificate) -> None:
+    async with SmtpPeer(tls=_tls_1_0_only(certificate)) as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert len(peer.sessions) == 2
+        assert result.tls is not None
+        assert "it failed, so without" in result.tls.verdict
+
+
+async def test_a_refused_starttls_is_followed_by_a_new_connection_in_the_clear() -> None:
+    async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": "454 4.7.0 not now"}) as peer:
+        assert (await send(via_peer(peer))).result is Result.RELAYED
+        assert len(peer.sessions) == 2
+
+
+@pytest.mark.parametrize("mode", [TlsMode.REQUIRED, TlsMode.VERIFIED])
+async def test_required_tls_never_goes_in_the_clear_TLS_08(mode: TlsMode, certificate: Certificate) -> None:
+    async with SmtpPeer() as stripped, SmtpPeer(tls=_tls_1_0_only(certificate)) as broken:
+        for peer in (stripped, broken):
+            result = await send(via_peer(peer, tls=mode))
+            assert result.result is Result.DEFERRED
+            assert result.transport_failure
+            assert str(result.status) == "4.3.5"
+            assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+async def test_required_tls_asks_no_certificate(certificate: Certificate) -> None:
+    async with SmtpPeer(tls=certificate.server_context()) as peer:
+        assert (await send(via_peer(peer, tls=TlsMode.REQUIRED))).result is Result.DELIVERED
+
+
+async def test_verified_tls_trusts_the_configured_ca(authority: Authority, certificate: Certificate) -> None:
+    async with SmtpPeer(tls=certificate.server_context()) as peer:
+        via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
+        result = await send(via, {"ca": authority.pem})
+        assert result.result is Result.DELIVERED
+        assert result.tls is not None
+        assert result.tls.verified
+        assert (await send(via_peer(peer, tls=TlsMode.VERIFIED))).result is Result.DEFERRED  # not the system's CA
+
+
+async def test_a_wrong_name_or_an_expired_certificate_is_not_verified(authority: Authority) -> None:
+    for certificate in (authority.issue("other.example"), authority.issue_expired(HOST)):
+        async with SmtpPeer(tls=certificate.server_context()) as peer:
+            via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
+            result = await send(via, {"ca": authority.pem})
+            assert result.result is Result.DEFERRED
+            assert "the certificate is not valid" in result.text
+            assert peer.messages == []
+
+
+async def test_a_broken_ca_is_told_as_such() -> None:
+    async with SmtpPeer() as peer:
+        result = await send(via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca")), {"ca": b"no PEM"})
+        assert result.result is Result.DEFERRED
+        assert result.transport_failure
+        assert "CA certificates of transport" in result.text
+        assert peer.sessions == []
+
+
+async def test_replies_injected_before_tls_do_not_count_TLS_02(authority: Authority, certificate: Certificate) -> None:
+    injected = Raw(b"220 go\r\n250-evil.example\r\n250 AUTH PLAIN\r\n")
+    async with SmtpPeer(tls=certificate.server_context(), replies={"STARTTLS": injected}) as peer:
+        # The peer does not go on with TLS after Raw: what matters is that the client begins a handshake, not AUTH.
+        result = await send(via_peer(peer, tls=TlsMode.REQUIRED), tls_timeout=0.3)
+        assert result.result is Result.DEFERRED
+        assert not any(line.startswith("AUTH") for line in peer.commands)
+
+
+async def test_old_tls_is_never_negotiated_TLS_05(certificate: Certificate) -> None:
+    context = certificate.server_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with SmtpPeer(tls=context) as peer:
+        result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
+        assert result.tls is not None
+        assert result.tls.version == "TLSv1.2"
+    from mailrail_outbound.tls import client_context
+
+    assert client_context(verify=False).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert client_context(verify=True).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_a_server_that_closes_during_the_handshake_is_a_tls_failure() -> None:
+    async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": Close("220 go")}) as peer:
+        result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
+        assert result.result is Result.DEFERRED
+        assert result.transport_failure
+
+
+# --- SASL ---------------------------------------------------------------------------------------------------------
+
+ALL = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 CRAM-MD5 PLAIN LOGIN"
+SECRETS = {"password": b"pencil, sharp"}
+
+
+def submission(peer: SmtpPeer, kind: TransportKind = TransportKind.SUBMISSION, **fields: Any) -> Transport:
+    fields.setdefault("tls", TlsMode.VERIFIED)
+    fields.setdefault("username", "us=er,1")
+    return via_peer(peer, kind, password=secret_ref("password"), ca=secret_ref("ca"), **fields)
+
+
+@pytest.mark.parametrize(
+    ("offer", "configured", "used"),
+    [
+        (ALL, (), "SCRAM-SHA-256-PLUS"),
+        (ALL.replace("SCRAM-SHA-256-PLUS ", ""), (), "SCRAM-SHA-256"),
+        ("AUTH SCRAM-SHA-1-PLUS PLAIN", (), "SCRAM-SHA-1-PLUS"),
+        ("AUTH PLAIN SCRAM-SHA-1 CRAM-MD5", (), "SCRAM-SHA-1"),
+        ("AUTH LOGIN PLAIN CRAM-MD5", (), "CRAM-MD5"),
+        ("AUTH LOGIN PLAIN", (), "PLAIN"),
+        ("AUTH LOGIN", (), "LOGIN"),
+        (ALL, ("CRAM-MD5", "SCRAM-SHA-256"), "CRAM-MD5"),
+    ],
+)
+@pytest.mark.parametrize("kind", [TransportKind.SUBMISSION, TransportKind.SUBMISSIONS])
+async def test_we_log_in_with_the_strongest_mechanism_or_the_configured_one_AUTH_08(
+    authority: Authority,
+    certificate: Certificate,
+    kind: TransportKind,
+    offer: str,
+    configured: tuple[str, ...],
+    used: str,
+) -> None:
+    der = x509.load_pem_x509_certificate(certificate.chain_pem).public_bytes(Encoding.DER)
+    async with SmtpPeer(
+        tls=certificate.server_context(),
+        implicit_tls=kind is TransportKind.SUBMISSIONS,
+        extensions=[],
+        extensions_after_tls=["PIPELINING", "DSN", offer],
+        accounts={"us=er,1": "pencil, sharp"},
+        binding=lambda: ("tls-server-end-point", hashlib.sha256(der).digest()),
+    ) as peer:
+        result = await send(submission(peer, kind, mechanisms=configured), SECRETS | {"ca": authority.pem})
+        assert result.result is Result.DELIVERED, result.text
+        assert peer.sessions[0].mechanism == used
+        assert peer.sessions[0].login == "us=er,1"
+
+
+async def test_wrong_credentials_are_our_fault_and_never_a_bounce_AUTH_09_H29(
+    authority: Authority, certificate: Certificate
+) -> None:
+    async with SmtpPeer(
+        tls=certificate.server_context(), extensions_after_tls=["AUTH PLAIN"], accounts={"us=er,1": "another"}
+    ) as peer:
+        result = await send(submission(peer), SECRETS | {"ca": authority.pem})
+        assert result.result is Result.DEFERRED
+        assert result.transport_failure
+        assert str(result.status) == "4.3.5"
+        assert "535" in result.text
+        assert "pencil" not in result.text
+
+
+async def test_a_server_without_auth_gets_no_mail_from_a_submission_transport(
+    authority: Authority, certificate: Certificate
+) -> None:
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=["PIPELINING"]) as peer:
+        result = await send(submission(peer), SECRETS | {"ca": authority.pem})
+        assert result.result is Result.DEFERRED
+        assert result.transport_failure
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+async def test_credentials_go_to_a_proven_server_only_whatever_was_configured_TLS_08(certificate: Certificate) -> None:
+    async with SmtpPeer(
+        tls=certificate.server_context(), extensions_after_tls=["AUTH PLAIN"], accounts={"us=er,1": "pencil, sharp"}
+    ) as peer:
+        via = via_peer(peer, username="us=er,1", password=secret_ref("password"), tls=TlsMode.OPPORTUNISTIC)
+        result = await send(via, SECRETS)
+        assert result.result is Result.DEFERRED
+        assert not any(line.startswith("AUTH") for line in peer.commands)
+
+
+async def test_a_missing_secret_is_told_and_nothing_is_dialled(authority: Authority) -> None:
+    async with SmtpPeer() as peer:
+        result = await send(submission(peer), {"ca": authority.pem})
+        assert result.transport_failure
+        assert "default/password" in result.text
+        assert peer.sessions == []
