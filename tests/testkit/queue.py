@@ -242,6 +242,10 @@ class FakeOutbound:
         """Send a request."""
         self._out.put_nowait(lease_pb2.LeaseRequest(**request))
 
+    def has(self, count: int) -> Callable[[], bool]:
+        """The condition that so many deliveries came."""
+        return lambda: len(self.deliveries) == count
+
     def finish(self, *deliveries: lease_pb2.Delivery, **result: Any) -> None:
         """Answer deliveries alike."""
         self.send(results=[result_of(d, **result) for d in deliveries], credit=len(deliveries))

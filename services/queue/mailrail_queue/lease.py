@@ -329,7 +329,11 @@ class Desk:
                 window.in_flight += 1  # what `succeed` ends
                 window.succeed()
                 self._dispatcher.wake_all()
-        elif not window.resting(now) and row.paused_for is not None:
+        elif row.paused_for is None or row.paused_for <= 0:
+            if window.resting(now):  # an administrator kicked its mail
+                window.wake()
+                self._dispatcher.wake_all()
+        elif not window.resting(now) and not (window.resting_until is not None and window._rests == row.failures):
             window.resting_until = now + row.paused_for
             window._rests = row.failures
             if site is not None and row.last_error:

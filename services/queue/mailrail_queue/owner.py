@@ -575,6 +575,13 @@ class Owner:
             site.due.clear()
             return
         async with self._work_lane.use() as connection:
+            if site.kind is not SiteKind.MISSING:
+                # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
+                for known in await store.sites(connection, [site.key]):
+                    self._desk.learn_rest(known, self._dispatcher.clock())
+                if not site.resting(self._dispatcher.clock()):
+                    self._turn.setdefault(site.key)
+                    return
             rows = await store.fetch_due(connection, wanted)
         counted: list[tuple[Waiting, Plan, bytes]] = []
         moved: list[tuple[Waiting, str]] = []

@@ -174,7 +174,7 @@ async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_coun
         await one_delivery(q, outbound)
         for count in range(1, 13):
             await q.sql(LONG_AGO)
-            await eventually(lambda n=count: len(outbound.deliveries) == n + 1)
+            await eventually(outbound.has(count + 1))
         assert [d.attempt for d in outbound.deliveries] == [1] * 11 + [2, 3]
         assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
 
@@ -200,7 +200,7 @@ async def test_a_rule_with_minimum_attempts_three_matches_from_the_fourth_attemp
         for count in range(2, 6):
             await q.until("SELECT token IS NULL FROM recipient")
             await due_again(q)
-            await eventually(lambda n=count: len(outbound.deliveries) == n)
+            await eventually(outbound.has(count))
         assert [(d.attempt, d.HasField("transport")) for d in outbound.deliveries] == [
             (1, False),
             (2, False),
