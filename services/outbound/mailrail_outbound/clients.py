@@ -229,7 +229,7 @@ class _Link:
         self._credit = 0
         leaving = asyncio.Event()
         self._streams += 1
-        call = stub.Lease(self._requests(replicas, leaving), wait_for_ready=True)
+        call = stub.Lease(self._requests(replicas, leaving, self._streams), wait_for_ready=True)
         async for response in call:
             if not self.connected:
                 self.connected = True
@@ -254,8 +254,10 @@ class _Link:
             self._client.took(delivery.token, self)
             self._worker.take(self.delivery_from_wire(delivery, now))
 
-    async def _requests(self, replicas: int, leaving: asyncio.Event) -> AsyncIterator[lease_pb2.LeaseRequest]:
-        settings, client, mine = self._settings, self._client, self._streams
+    async def _requests(
+        self, replicas: int, leaving: asyncio.Event, mine: int
+    ) -> AsyncIterator[lease_pb2.LeaseRequest]:
+        settings, client = self._settings, self._client
         hello = lease_pb2.Hello(node_id=settings.node_id, config_revision=client.revision)
         running = self._worker.running
         for token, recipient_ids in running.items():

@@ -1,5 +1,7 @@
 """Servers that hang, drip, flood, talk nonsense or close at any step: bounded in time and memory, no false result."""
 
+from typing import Any
+
 import pytest
 
 from mailrail.core.config.revision import TlsMode, TransportKind
@@ -9,7 +11,7 @@ from testkit.outbound import OutboundBench, transport
 from testkit.smtp_peer import Action, Close, Drip, Flood, Hang, Raw, SmtpPeer
 
 STEPS = ["GREETING", "EHLO", "MAIL", "RCPT", "DATA", "END"]
-FAST = {
+FAST: dict[str, Any] = {
     "greeting_timeout": 0.4,
     "command_timeout": 0.4,
     "data_timeout": 0.4,
