@@ -22,9 +22,9 @@ PATTERN_MEANINGS: dict[str, str] = {}
 """Pattern → how people should write the value."""
 
 
-def _text(pattern: str, meaning: str, limit: int) -> StringConstraints:
+def _text(pattern: str, meaning: str, limit: int, *, least: int = 1) -> StringConstraints:
     PATTERN_MEANINGS[pattern] = meaning
-    return StringConstraints(pattern=pattern, min_length=1, max_length=limit)
+    return StringConstraints(pattern=pattern, min_length=least, max_length=limit)
 
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -93,6 +93,12 @@ AccountAddress = Annotated[
 """An address of an account; `@` stands for any address of its domain."""
 Login = Annotated[str, _text(r"^[^\x00-\x20\x7f]{1,255}$", "a name without blanks, up to 255 characters", 255)]
 """What a user types; compared case-insensitively."""
+Separators = Annotated[
+    str, _text(r"^[!#$%&'*+/=?^_`{|}~-]*$", "characters like + or -, other than the dot", 4, least=0)
+]
+"""Characters that end the part of a local part that counts."""
+MailboxPath = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", "a mailbox name, with / between its levels", 255)]
+"""A mailbox of an account."""
 PrintableAscii = Annotated[str, _text(r"^[ -~]+$", "printable ASCII on one line", 256)]
 """Text that goes into an SMTP reply."""
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import Discriminator, Field, Tag
 
 from mailrail.core.config.revision import Recipients
 from mailrail.core.resources.base import (
@@ -16,6 +16,7 @@ from mailrail.core.resources.base import (
     Resource,
     Retry,
     SecretKeyRef,
+    Separators,
 )
 from mailrail.core.resources.rules import Condition, UniqueBy
 
@@ -105,7 +106,7 @@ class MailDomainSpec(Part):
     aliases: Annotated[tuple[AliasSpec, ...], Field(max_length=5_000)] = Field(
         default=(), description="Local parts that stand for other addresses."
     )
-    separators: Annotated[str, StringConstraints(max_length=4, pattern=r"^[!#$%&'*+/=?^_`{|}~-]*$")] = Field(
+    separators: Separators = Field(
         default="+",
         description="Characters that end the part of the local part that counts: alice+x is alice. Empty: none.",
     )

@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from mailrail.core.config.revision import Protocol
@@ -12,6 +12,7 @@ from mailrail.core.resources.base import (
     Cidr,
     DomainName,
     LabelName,
+    MailboxPath,
     NamespacedRef,
     Part,
     Port,
@@ -97,9 +98,7 @@ class Postmaster(Part):
     """Who answers for this gateway: gets mail to postmaster@ and owns our own DSNs and reports."""
 
     account_ref: NamespacedRef = Field(description="The MailAccount; it must exist.")
-    mailbox: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")] = Field(
-        default="Postmaster", description="Mailbox of that account, a path with /."
-    )
+    mailbox: MailboxPath = Field(default="Postmaster", description="Mailbox of that account, a path with /.")
 
 
 class GatewayLimitsSpec(Part):

@@ -1,0 +1,232 @@
+"""Documents, good and bad, and what people are told about the bad ones (design 5, CFG-01)."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mailrail.core.resources import API_VERSION, KINDS, InvalidResource, canonical, read
+from mailrail.core.resources.problems import PROBLEMS_LIMIT
+
+GATEWAY = {
+    "hostname": "mail.example.org",
+    "listeners": [{"name": "mx", "protocol": "mx", "port": 25}],
+    "postmaster": {"accountRef": {"name": "postmaster"}},
+}
+DOMAIN = {"domainName": "example.org", "gatewayRef": {"name": "edge"}, "delivery": "mailbox"}
+ACCOUNT = {"domainRef": {"name": "example-org"}, "addresses": ["alice"]}
+ROUTE = {"parentRefs": [{"kind": "MailGateway", "name": "edge"}], "rules": [{"direct": {}}]}
+
+
+def document(kind: str, spec: Any) -> str:
+    return json.dumps({"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "a"}, "spec": spec})
+
+
+def problems(kind: str, spec: Any) -> list[str]:
+    with pytest.raises(InvalidResource) as refused:
+        read(document(kind, spec), kind)
+    return [str(p) for p in refused.value.problems]
+
+
+GOOD: list[tuple[str, Any]] = [
+    ("MailGateway", GATEWAY),
+    ("MailGateway", GATEWAY | {"allowedNamespaces": {"from": "All"}}),
+    (
+        "MailGateway",
+        GATEWAY | {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"mail": "yes"}}}},
+    ),
+    ("MailGateway", GATEWAY | {"retry": {"delaysSeconds": [60, 120], "lifetimeSeconds": 3600, "maxAttempts": 8}}),
+    ("MailGateway", GATEWAY | {"limits": {"messageBytes": 1048576, "connectionsPerIP": 5, "recipients": 100}}),
+    ("MailDomain", DOMAIN),
+    ("MailDomain", DOMAIN | {"delivery": "none"}),
+    (
+        "MailDomain",
+        DOMAIN | {"delivery": {"transportRef": {"name": "store", "namespace": "mail"}}, "recipients": "any"},
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"aliases": [{"localPart": "sales", "to": ["alice", "bob@example.net"]}], "separators": "+-"},
+    ),
+    ("MailDomain", DOMAIN | {"aliases": [{"localPart": "müller", "to": ["müller.karl"]}]}),
+    ("MailAccount", ACCOUNT | {"addresses": ["alice", "a.b@example.org", "@"], "limits": {"messagesPerDay": 0}}),
+    ("MailAccount", ACCOUNT | {"addresses": ["@"], "login": "robot"}),
+    ("MailTransport", {"direct": {}}),
+    ("MailTransport", {"direct": {"ipFamilies": ["ipv6"], "sourceAddresses": ["192.0.2.1", "2001:db8::1"]}}),
+    ("MailTransport", {"smtp": {"host": "[2001:db8::1]"}}),
+    ("MailTransport", {"smtp": {"host": "relay", "port": 2525, "tls": {"mode": "required"}}}),
+    ("MailTransport", {"submission": {"host": "127.0.0.1", "tls": {"caFile": "ca.pem", "mode": "verified"}}}),
+    (
+        "MailTransport",
+        {"submissions": {"host": "r.example", "auth": {"secretRef": {"name": "s"}, "mechanisms": ["PLAIN"]}}},
+    ),
+    ("MailTransport", {"socks": {"address": "[::1]:1080", "remoteIPs": ["192.0.2.1"], "remoteHostname": "o.example"}}),
+    ("MailTransport", {"lmtp": {"host": "store.mail.svc"}, "limits": {"messagesPerSecond": 5}}),
+    ("MailTransport", {"fail": {}}),
+    ("MailRoute", ROUTE),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"transportRef": {"name": "t"}, "matches": [{"toDomains": [".", ".x.org", "org"]}]}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec"), GOOD)
+def test_a_good_document_is_read(kind: str, spec: Any) -> None:
+    assert read(document(kind, spec), kind).metadata.name == "a"
+
+
+LISTENER = {"name": "in", "protocol": "submission", "port": 587}
+BAD: list[tuple[str, Any, list[str]]] = [
+    # types
+    ("MailGateway", GATEWAY | {"dmarcReports": "yes"}, ["spec.dmarcReports: must be true or false, not the text 'yes'"]),
+    ("MailGateway", GATEWAY | {"hostname": True}, [
+        "spec.hostname: must be text, not true (a yes/no value; put it in quotes if text is meant)"]),
+    ("MailTransport", {"smtp": {"host": "h", "port": "25"}}, ["spec.smtp.port: must be a whole number, not the text '25'"]),
+    ("MailTransport", {"smtp": "h"}, ["spec.smtp: must be a mapping of fields, not the text 'h'"]),
+    ("MailRoute", ROUTE | {"rules": {}}, ["spec.rules: must be a list, not a mapping"]),
+    ("MailAccount", ACCOUNT | {"addresses": [12]}, ["spec.addresses[0]: must be text, not the number 12"]),
+    ("MailDomain", None, ["spec: must be a mapping of fields, not empty"]),
+    # required and unknown fields
+    ("MailGateway", {k: v for k, v in GATEWAY.items() if k != "postmaster"}, ["spec.postmaster: is required"]),
+    ("MailDomain", {k: v for k, v in DOMAIN.items() if k != "delivery"}, ["spec.delivery: is required"]),
+    ("MailRoute", ROUTE | {"priorty": 1}, ["spec.priorty: there is no such field; did you mean priority?"]),
+    ("MailRoute", ROUTE | {"xyz": 1}, [
+        "spec.xyz: there is no such field; possible here: parentRefs, priority, rules"]),
+    ("MailTransport", {"smtp": {"host": "h", "insecureSkipVerify": True}}, [
+        "spec.smtp.insecureSkipVerify: there is no such field; possible here: host, port, tls"]),
+    # ranges and lengths
+    ("MailTransport", {"smtp": {"host": "h", "port": 70000}}, ["spec.smtp.port: 70000 is too large; at most 65535"]),
+    ("MailTransport", {"fail": {"code": 250}}, ["spec.fail.code: 250 is too small; at least 400"]),
+    ("MailTransport", {"fail": {"code": 600}}, ["spec.fail.code: 600 is too large; at most 599"]),
+    ("MailTransport", {"fail": {"text": "a\r\nb"}}, ["spec.fail.text: 'a??b' should be printable ASCII on one line"]),
+    ("MailTransport", {"direct": {}, "limits": {"messagesPerSecond": 0}}, [
+        "spec.limits.messagesPerSecond: 0.0 is too small; more than 0.0"]),
+    ("MailGateway", GATEWAY | {"listeners": []}, ["spec.listeners: needs at least 1 entry"]),
+    ("MailRoute", ROUTE | {"rules": [{"direct": {}}] * 65}, ["spec.rules: has 65 entries; at most 64"]),
+    ("MailGateway", GATEWAY | {"limits": {"recipients": 99}}, ["spec.limits.recipients: 99 is too small; at least 100"]),
+    # names, with the spelling that would do
+    ("MailGateway", GATEWAY | {"hostname": "Mail.Example.ORG."}, [
+        "spec.hostname: 'Mail.Example.ORG.' should be a domain name in lower-case A-labels, like example.org; "
+        "write mail.example.org"]),
+    ("MailDomain", DOMAIN | {"domainName": "bücher.example"}, [
+        "spec.domainName: 'bücher.example' should be a domain name in lower-case A-labels, like example.org; "
+        "write xn--bcher-kva.example"]),
+    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "matches": [{"toDomains": ["*.x.org"]}]}]}, [
+        "spec.rules[0].matches[0].toDomains[0]: '*.x.org' should be example.org for that domain, .example.org for it "
+        "and every subdomain, or . for the empty domain"]),
+    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "matches": [{"fromDomains": [".X.org"]}]}]}, [
+        "spec.rules[0].matches[0].fromDomains[0]: '.X.org' should be example.org for that domain, .example.org for it "
+        "and every subdomain, or . for the empty domain; write .x.org"]),
+    ("MailAccount", ACCOUNT | {"addresses": ["alice smith"]}, [
+        "spec.addresses[0]: 'alice smith' should be the part of an address before the @, an address of the account's "
+        "domain, or @ for every address of it"]),
+    ("MailDomain", DOMAIN | {"gatewayRef": {"name": "Edge_1"}}, [
+        "spec.gatewayRef.name: 'Edge_1' should be lower-case letters, digits, - and ., with a letter or digit at both ends"]),
+    ("MailDomain", DOMAIN | {"separators": "."}, [
+        "spec.separators: '.' should be characters like + or -, other than the dot"]),
+    # unions
+    ("MailTransport", {}, ["spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"]),
+    ("MailTransport", {"direct": {}, "fail": {}}, [
+        "spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"]),
+    ("MailRoute", ROUTE | {"rules": [{"name": "x"}]}, ["spec.rules[0]: set exactly one of transportRef or direct"]),
+    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "transportRef": {"name": "t"}}]}, [
+        "spec.rules[0]: set exactly one of transportRef or direct"]),
+    ("MailTransport", {"smtp": {"host": "h", "tls": {"caFile": "a", "caSecretRef": {"name": "b"}}}}, [
+        "spec.smtp.tls: set only one of caSecretRef or caFile"]),
+    ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
+    ("MailDomain", DOMAIN | {"delivery": ["mailbox"]}, [
+        "spec.delivery: write mailbox, none, or {transportRef: {name: ...}}"]),
+    ("MailDomain", DOMAIN | {"delivery": {}}, ["spec.delivery.transportRef: is required"]),
+    ("MailRoute", ROUTE | {"parentRefs": [{"kind": "MailTransport", "name": "t"}]}, [
+        "spec.parentRefs[0].kind: 'MailTransport' is not one of MailAccount, MailDomain, MailGateway"]),
+    # rules between fields
+    ("MailGateway", GATEWAY | {"listeners": [LISTENER | {"protocol": "submissions"}]}, [
+        "spec.listeners[0]: protocol submissions needs tls: it speaks TLS from the first byte"]),
+    ("MailGateway", GATEWAY | {"listeners": [{"name": "mx", "protocol": "mx", "port": 25, "mechanisms": ["PLAIN"]}]}, [
+        "spec.listeners[0]: mechanisms belong to submission and submissions: AUTH is never offered to strangers on an "
+        "mx listener"]),
+    ("MailGateway", GATEWAY | {"listeners": [LISTENER, LISTENER | {"port": 588}]}, [
+        "spec: listeners: the name of each entry must be different"]),
+    ("MailGateway", GATEWAY | {"listeners": [LISTENER, LISTENER | {"name": "b"}]}, [
+        "spec: listeners: the port of each entry must be different"]),
+    ("MailGateway", GATEWAY | {"allowedNamespaces": {"from": "Selector"}}, [
+        "spec.allowedNamespaces: selector goes with from: Selector, and only with it"]),
+    ("MailGateway", GATEWAY | {"listeners": [LISTENER | {"proxyProtocol": {"trustedCIDRs": ["10.0.0.0/99"]}}]}, [
+        "spec.listeners[0].proxyProtocol.trustedCIDRs: 10.0.0.0/99 is not a network, like 10.0.0.0/8 or 2001:db8::/32"]),
+    ("MailDomain", DOMAIN | {"recipients": "any"}, [
+        "spec: recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its recipients, and one with "
+        "delivery: none has none"]),
+    ("MailDomain", DOMAIN | {"delivery": "none", "catchAll": "alice"}, [
+        "spec: catchAll and aliases do not go with delivery: none: such a domain takes no mail"]),
+    ("MailDomain", DOMAIN | {"aliases": [{"localPart": "a", "to": ["b"]}, {"localPart": "a", "to": ["c"]}]}, [
+        "spec: aliases: the localPart of each entry must be different"]),
+    ("MailAccount", ACCOUNT | {"addresses": ["@"]}, ["spec: login is required, for no address says how to log in"]),
+    ("MailAccount", ACCOUNT | {"addresses": ["a", "a"]}, ["spec: addresses: each entry must be different"]),
+    ("MailTransport", {"submission": {"host": "h", "tls": {"mode": "opportunistic"}}}, [
+        "spec.submission: tls.mode is always verified here: credentials never travel to a host that did not prove its "
+        "name"]),
+    ("MailTransport", {"direct": {"sourceAddresses": ["192.0.2.1", "192.0.2.2"]}}, [
+        "spec.direct.sourceAddresses: give at most one source address of each family"]),
+    ("MailTransport", {"direct": {"sourceAddresses": ["1.2.3"]}}, ["spec.direct.sourceAddresses: 1.2.3 is not an IP address"]),
+    ("MailTransport", {"socks": {"address": "p:0", "remoteIPs": ["192.0.2.1"], "remoteHostname": "o"}}, [
+        "spec.socks.address: the port must be between 1 and 65535"]),
+    ("MailTransport", {"submission": {"host": "h", "auth": {"secretRef": {"name": "s"}, "mechanisms": ["NTLM"]}}}, [
+        "spec.submission.auth.mechanisms[0]: 'NTLM' is not one of SCRAM-SHA-256-PLUS, SCRAM-SHA-256, "
+        "SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, PLAIN, LOGIN"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "spec", "messages"), BAD)
+def test_a_bad_document_is_refused_with_the_place_and_what_to_write(kind: str, spec: Any, messages: list[str]) -> None:
+    assert problems(kind, spec) == messages
+
+
+def test_several_problems_are_told_at_once_and_a_flood_is_cut() -> None:
+    assert len(problems("MailRoute", {"parentRefs": [{}], "rules": [{"matches": [{"toDomains": ["A"]}]}]})) == 3
+    many = problems("MailAccount", ACCOUNT | {"addresses": ["a b"] * 100})
+    assert len(many) == PROBLEMS_LIMIT + 1
+    assert many[-1] == "and 80 more problems"
+
+
+def test_a_long_or_unprintable_value_is_shown_short_and_clean() -> None:
+    [text] = problems("MailDomain", DOMAIN | {"domainName": "\x1b[31m" + "x" * 250})
+    assert "\x1b" not in text
+    assert len(text) < 200
+
+
+def test_what_kubernetes_adds_changes_nothing() -> None:
+    plain = json.loads(document("MailDomain", DOMAIN))
+    dressed = plain | {
+        "metadata": plain["metadata"]
+        | {"labels": {"a": "b"}, "resourceVersion": "7", "managedFields": [], "generation": 3},
+        "status": {"conditions": []},
+    }
+    assert canonical(plain) == canonical(dressed)
+    assert read(json.dumps(dressed), "MailDomain").metadata.generation == 3
+
+
+def test_every_kind_names_itself_for_the_cluster() -> None:
+    assert {model.SHORT for model in KINDS.values()} == {"mgw", "mdom", "macct", "mtrans", "mroute"}
+    assert all(model.PLURAL == kind.lower() + "s" for kind, model in KINDS.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_text_list_and_mapping_is_bounded(kind: str) -> None:
+    """CEL's cost is estimated from the bounds, and local mode reads files that anybody may have written."""
+    schema = KINDS[kind].model_json_schema()
+    unbounded: list[str] = []
+
+    def walk(node: Any, where: str) -> None:
+        if isinstance(node, dict):
+            if node.get("type") == "string" and not {"maxLength", "enum", "const"} & node.keys():
+                unbounded.append(where)
+            if node.get("type") == "array" and "maxItems" not in node:
+                unbounded.append(where)
+            for key, value in node.items():
+                walk(value, f"{where}.{key}")
+        elif isinstance(node, list):
+            for item in node:
+                walk(item, where)
+
+    walk(schema, kind)
+    assert unbounded == []
