@@ -2,11 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
+from mailrail.core.config.revision import Protocol
 from mailrail.kit import log
 from mailrail_ingress.app import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
+from mailrail_ingress.tls import Identity, switching
 
 RETRY = 2.0
 """Seconds until a port that could not be opened is tried again."""
@@ -21,6 +24,7 @@ class Place:
     door: Door
     address: str
     port: int  # as configured; 0 = chosen by the system
+    tls: bool  # the loop does the handshake before it makes a connection
 
 
 class Listeners:
@@ -78,9 +82,15 @@ class Listeners:
         wanted: set[Place] = set()
         for door, desk in self._reception.desks.items():
             port = desk.listener.port
+            # Behind a PROXY header the handshake is the connection's own business.
+            tls = desk.listener.protocol is Protocol.SUBMISSIONS and not desk.listener.proxy_protocol
             for address in self._settings.smtp_listen:
-                wanted.add(Place(door, address, port + self._settings.port_offset if port else 0))
+                wanted.add(Place(door, address, port + self._settings.port_offset if port else 0, tls))
         return wanted
+
+    def _identity(self, door: Door) -> Identity | None:
+        desk = self._reception.desks.get(door)
+        return desk.identity if desk is not None else None
 
     async def _apply(self) -> int:
         """Open what is missing, close what is not wanted; returns how many could not be opened."""
@@ -94,10 +104,12 @@ class Listeners:
             door = place.door
             try:
                 server = await loop.create_server(
-                    lambda door=door: Connection(self._sessions, door),  # type: ignore[misc]
+                    partial(Connection, self._sessions, door),
                     place.address,
                     place.port,
                     backlog=BACKLOG,
+                    ssl=switching(partial(self._identity, door)) if place.tls else None,
+                    ssl_handshake_timeout=self._settings.tls_timeout if place.tls else None,
                 )
             except OSError as error:
                 failed += 1

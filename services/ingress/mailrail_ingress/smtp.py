@@ -221,9 +221,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _admit(self, desk: Desk) -> None:
         assert self._transport is not None
+        secured = self._transport.get_extra_info("ssl_object")
         implicit = desk.listener.protocol is Protocol.SUBMISSIONS
         if self._sessions.stopping or not self._sessions.admit(self, desk):
-            if not implicit:
+            if secured is not None or not implicit:
                 self._transport.write(_TOO_MANY)
             metrics.count(metrics.CONNECTIONS, self._label, "too-many")
             self._state = _State.GONE
@@ -233,7 +234,10 @@ class Connection(asyncio.BufferedProtocol):
         metrics.OPEN.labels(self._label).inc()
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.add(self)
-        if implicit:
+        if secured is not None:  # the loop has done the handshake
+            self._tls = True
+            self._greet(desk, _facts(secured))
+        elif implicit:
             self._handshake(desk)
         else:
             self._greet(desk, None)
@@ -250,7 +254,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
             return
         self._state = _State.HANDSHAKE
-        # Nothing may be read between here and the switch: it would be the handshake's.
+        # Nothing may be read between here and the switch: it would be the handshake's. (In `connection_made` that
+        # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
+        # before it, listeners.py has the loop do the handshake.)
         self._transport.pause_reading()
         task = self._loop.create_task(self._do_handshake(desk, desk.identity.context))
         self._sessions.tasks.add(task)
@@ -275,10 +281,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._transport = transport
         self._tls = True
-        secured = cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
-        cipher = secured.cipher()
-        facts = TlsFacts(secured.version() or "", cipher[0] if cipher else "")
-        metrics.count(metrics.TLS, facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none")
+        facts = _facts(transport.get_extra_info("ssl_object"))
         self._state = _State.OPEN
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.hasten(self)
@@ -433,6 +436,13 @@ class Connection(asyncio.BufferedProtocol):
             self.session.hang_up()
         if self.visit is not None:
             self.visit.gone()
+
+
+def _facts(secured: ssl.SSLObject) -> TlsFacts:
+    cipher = secured.cipher()
+    facts = TlsFacts(secured.version() or "", cipher[0] if cipher else "")
+    metrics.count(metrics.TLS, facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none")
+    return facts
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

@@ -8,6 +8,7 @@ import os
 import ssl
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +32,36 @@ class Identity:
     """The tls-server-end-point channel binding (RFC 5929 4); None where it is not defined."""
 
 
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: nothing older (TLS-05)
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def switching(current: Callable[[], Identity | None]) -> ssl.SSLContext:
+    """A context for a socket that stays open: each handshake gets the certificate in force at its time (TLS-09)."""
+
+    def choose(secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+        identity = current()
+        if identity is None:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        secured.context = identity.context
+        return None
+
+    context = _context()
+    context.sni_callback = choose  # called whether or not the client names a server
+    return context
+
+
 def load(pem: bytes) -> Identity:
     """Certificate chain and key in one PEM. Raises BadCertificate."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise BadCertificate("the certificate is no PEM with a certificate at its head") from error
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: nothing older (TLS-05)
-    context.set_ciphers(_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context = _context()
     try:
         _load_chain(context, pem)
     except (ssl.SSLError, OSError) as error:

@@ -68,6 +68,14 @@ def test_a_header_above_the_limit_is_refused_in_bounded_memory() -> None:
         assert intake.refusal is HEADER_TOO_BIG
 
 
+def test_a_large_body_without_a_header_is_a_body() -> None:
+    for line in (b"just text\r\n", b"x" * 70_000):
+        intake = Intake(keep)
+        content = line * (600_000 // len(line))
+        assert take(intake, *(content[at : at + 65_536] for at in range(0, len(content), 65_536))) == content
+        assert intake.needs_separator
+
+
 def test_octets_above_127_are_noticed_wherever_they_are_EXT_09() -> None:
     for content in ("A: ä\r\n\r\n", "A: b\r\n\r\nä"):
         intake = Intake(keep)

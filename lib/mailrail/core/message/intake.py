@@ -13,6 +13,9 @@ from mailrail.core.smtp.reply import Reply
 
 HEADER_TOO_BIG: Final = Reply.of(552, "5.3.4", f"the message header exceeds the limit of {HEADER_LIMIT} octets")
 
+_NO_FIELD: Final = 1000
+"""Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
+
 Edit = Callable[[Header], "bytes | Reply"]
 """What to keep as header block (fields with their line ends), or why the message is refused."""
 
@@ -48,19 +51,23 @@ class Intake:
         end = header_end(held, self._searched)
         if end < 0:
             self._searched = len(held)
-            if len(held) > HEADER_LIMIT:
-                self._refuse(HEADER_TOO_BIG)
-            return b""
-        if end > HEADER_LIMIT:
-            self._refuse(HEADER_TOO_BIG)
-            return b""
-        return self._open(bytes(held))
+            return b"" if len(held) <= HEADER_LIMIT else self._open_without_end(bytes(held))
+        return self._open(bytes(held)) if end <= HEADER_LIMIT else self._open_without_end(bytes(held))
 
     def finish(self) -> bytes:
         """The message has ended: what was still held back."""
         if self._held is None or self.refusal is not None:
             return b""
         return self._open(bytes(self._held))
+
+    def _open_without_end(self, content: bytes) -> bytes:
+        """So much has come, and no empty line: a header that is too large, or a body that has none above it."""
+        head = content[:HEADER_LIMIT]
+        rest = head[len(Header(head).block) :]
+        if b"\n" in rest[:_NO_FIELD] or len(rest) > _NO_FIELD:
+            return self._open(content)
+        self._refuse(HEADER_TOO_BIG)
+        return b""
 
     def _open(self, content: bytes) -> bytes:
         self._held = None
