@@ -38,6 +38,7 @@ def place(
         Path | None,
         typer.Option(
             "--state",
+            metavar="FOLDER",
             envvar="MAILRAIL_STATE",
             help="State folder of local mode.",
             show_default="the user's data folder",
@@ -57,6 +58,7 @@ def place(
         Path | None,
         typer.Option(
             "--tls-dir",
+            metavar="FOLDER",
             envvar="MAILRAIL_TLS_DIR",
             help="Folder with tls.crt, tls.key and ca.crt, for --server.",
             show_default=False,
@@ -71,10 +73,15 @@ def place(
 def local(
     state: Annotated[
         Path | None,
-        typer.Option("--state", help="Where everything is kept.", show_default="the user's data folder"),
+        typer.Option(
+            "--state", metavar="FOLDER", help="Where everything is kept.", show_default="the user's data folder"
+        ),
     ] = None,
     resources: Annotated[
-        Path, typer.Option("--resources", help="Resource documents; a working example is made when there is none.")
+        Path,
+        typer.Option(
+            "--resources", metavar="FOLDER", help="Resource documents; a working example is made when there is none."
+        ),
     ] = Path("mail.d"),
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port_offset: Annotated[
@@ -153,7 +160,9 @@ def migrate(
     roles: Annotated[
         bool, typer.Option("--roles", help="Also make a role for each service, with rights in its schema alone.")
     ] = False,
-    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for another migration.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait for another migration.")
+    ] = 600.0,
     json: a.Json = False,
 ) -> None:
     """Bring the schemas of a database up to date. Safe from several processes at once; repeatable."""

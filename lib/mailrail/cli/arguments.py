@@ -73,7 +73,7 @@ def qualified(text: str) -> str:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 = all.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 = all.")]
 FromDomain = Annotated[str, typer.Option("--from-domain", metavar="DOMAIN", help="The sender's domain, exactly.")]
 ToDomain = Annotated[str, typer.Option("--to-domain", metavar="DOMAIN", help="The recipient's domain, exactly.")]
 Account = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="The account that submitted it.")]

@@ -32,7 +32,8 @@ def _stub(channel: Any) -> "config_pb2_grpc.ConfigServiceAsyncStub":
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20, json: a.Json = False
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
+    json: a.Json = False,
 ) -> None:
     """Revisions, the newest first, with what the compiler said of each."""
 
@@ -144,7 +145,7 @@ def status(json: a.Json = False) -> None:
 @app.command()
 def rollback(
     revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="From `mailrail config history`.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks later.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks later.")] = "",
     json: a.Json = False,
 ) -> None:
     """Put an older revision in force and pin it; newer ones wait until `mailrail config unpin`."""

@@ -21,7 +21,8 @@ def explain(
         str, typer.Option("--account", metavar="NS/NAME", help="Who submits it, NS/NAME or login; none: a stranger.")
     ] = "",
     attempt: Annotated[
-        int | None, typer.Option("--attempt", min=1, help="The attempt to explain, from 1.", show_default=False)
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="The attempt to explain, from 1.", show_default=False),
     ] = None,
     json: a.Json = False,
 ) -> None:

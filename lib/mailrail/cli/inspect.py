@@ -17,7 +17,8 @@ outbound = typer.Typer(no_args_is_help=True, help="See the connections to next h
 
 @ingress.command()
 def sessions(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100, json: a.Json = False
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 100,
+    json: a.Json = False,
 ) -> None:
     """SMTP sessions that are open now."""
 
@@ -54,7 +55,7 @@ def sessions(
 @ingress.command()
 def resolve(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="A recipient.")],
-    login: Annotated[str, typer.Option("--login", help="As this login; none: a stranger.")] = "",
+    login: Annotated[str, typer.Option("--login", metavar="LOGIN", help="As this login; none: a stranger.")] = "",
     json: a.Json = False,
 ) -> None:
     """How a recipient is answered at RCPT, and whom it stands for. Exit status 1 when it is refused."""

@@ -328,7 +328,7 @@ def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
 @a.choosing(a.TO_CHANGE)
 def hold(
     chosen: admin_pb2.Filter,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks later.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks later.")] = "",
     json: a.Json = False,
 ) -> None:
     """Keep recipients from being tried. Time on hold counts for neither attempts nor lifetime."""
@@ -383,7 +383,9 @@ def schedule(
 @a.choosing(a.TO_CHANGE)
 def fail(
     chosen: admin_pb2.Filter,
-    reason: Annotated[str, typer.Option("--reason", help="What the sender reads in the notification.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="What the sender reads in the notification.")
+    ] = "",
     yes: Yes = False,
     json: a.Json = False,
 ) -> None:
@@ -482,7 +484,7 @@ def add_hold_rule(
     from_domain: a.FromDomain = "",
     to_domain: a.ToDomain = "",
     everything: a.All = False,
-    comment: Annotated[str, typer.Option("--comment", help="Why, for whoever looks later.")] = "",
+    comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, for whoever looks later.")] = "",
     json: a.Json = False,
 ) -> None:
     """Hold what matches, now and as it comes. All options given must hold; --all alone holds everything."""
