@@ -236,13 +236,12 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
         self, request: mailbox_pb2.ListMessagesRequest, context: Context
     ) -> mailbox_pb2.ListMessagesResponse:
         async with answering(context), self._rows.use() as connection:
-            if not request.account:
-                raise BadRequest("say whose mailbox: namespace/name or login of an account")
             if len(request.path) > PATH_LIMIT:
                 raise BadRequest(f"a mailbox path has at most {PATH_LIMIT} characters")
             size = page_size(request.page_size)
             before = _before(request.page_token)
-            found = await mailbox.listed(connection, self._account(request.account), request.path, before, size + 1)
+            account = self._account(request.account) if request.account else ""
+            found = await mailbox.listed(connection, account, request.path, before, size + 1)
             answer = mailbox_pb2.ListMessagesResponse(messages=[_message(m) for m in found[:size]])
             if len(found) > size:
                 answer.next_page_token = str(found[size - 1].id)

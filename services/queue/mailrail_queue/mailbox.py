@@ -248,7 +248,7 @@ MAILBOXES: Final[
 _SHOWN: Final = """m.id, b.account, b.path, m.received, m.flags, m.size, m.header_from, m.header_to, m.subject, m.header_message_id,
     m.in_reply_to, m.refs, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix"""
 LISTED: Final[LiteralString] = f"""SELECT {_SHOWN} FROM mailbox b JOIN mailbox_message m ON m.mailbox_id = b.id
-    WHERE b.account = %(account)s AND (%(path)s = '' OR b.path = %(path)s) AND m.id < %(before)s
+    WHERE (%(account)s = '' OR b.account = %(account)s) AND (%(path)s = '' OR b.path = %(path)s) AND m.id < %(before)s
     ORDER BY m.id DESC LIMIT %(count)s"""
 ONE: Final[LiteralString] = (
     f"""SELECT {_SHOWN} FROM mailbox_message m JOIN mailbox b ON b.id = m.mailbox_id WHERE m.id = %(id)s"""
@@ -297,7 +297,7 @@ async def mailboxes(connection: Connection, account: str) -> list[tuple[str, str
 
 
 async def listed(connection: Connection, account: str, path: str, before: int, count: int) -> list[Listed]:
-    """Messages of an account, newest first, with ids below `before`; an empty path: of all its mailboxes."""
+    """Messages of an account (empty: of all), newest first, with ids below `before`; an empty path: of all mailboxes."""
     parameters = {"account": account, "path": path, "before": before, "count": count}
     return [Listed(*row) for row in await run(connection, LISTED, parameters)]
 

@@ -127,6 +127,8 @@ async def test_a_mailbox_is_listed_read_flagged_and_emptied(service: Service) ->
         mailbox_pb2.ListMessagesRequest(account="mail/alice", page_size=2, page_token=page.next_page_token)
     )
     assert [x.subject for x in (*page.messages, *rest.messages)] == ["hello 2", "hello 1", "hello 0"]
+    everybody = await m.ListMessages(mailbox_pb2.ListMessagesRequest())
+    assert len(everybody.messages) == 3
     newest = page.messages[0]
     parts = [p async for p in m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=newest.id, mark_seen=True))]
     assert list(parts[0].message.flags) == ["\\Seen"]
@@ -146,7 +148,7 @@ async def test_what_is_no_flag_is_refused(service: Service, flag: str) -> None:
 async def test_mailbox_calls_name_what_they_need(service: Service) -> None:
     m = service.mail
     for call in (
-        m.ListMessages(mailbox_pb2.ListMessagesRequest()),
+        m.ListMessages(mailbox_pb2.ListMessagesRequest(path="x" * 256)),
         m.ListMessages(mailbox_pb2.ListMessagesRequest(account="alice", page_token="zed")),
         m.SetFlags(mailbox_pb2.SetFlagsRequest()),
         m.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=[2**64 - 1])),

@@ -178,7 +178,8 @@ async def test_a_catch_all_and_an_account_for_a_whole_domain_take_the_rest(rig: 
     base = revision()
     caught = replace(base.domains[0], catch_all="admin@here.example")
     rig.configure(revision(domains=(caught,)))
-    assert [r.address for r in rig.addresses.resolve("nobody@here.example")] == ["admin@here.example"]
+    (found,) = rig.addresses.resolve("nobody@here.example")
+    assert (found.address, found.account) == ("nobody@here.example", base.accounts[1].ref)
     everything = replace(base.accounts[0], addresses=("alice@here.example", "@here.example"))
     rig.configure(revision(accounts=(everything, base.accounts[1])))
     (found,) = rig.addresses.resolve("nobody@here.example")

@@ -100,6 +100,7 @@ class ListMessagesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     account: _builtins.str
+    """namespace/name or login; empty: all"""
     path: _builtins.str
     """empty: all mailboxes of the account"""
     page_size: _builtins.int
