@@ -1,0 +1,294 @@
+"""The operator against a real API server: from `kubectl apply` to what every service runs, and back into status."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster.conftest import Kubectl
+from cluster.stage import Stage, basics, manifest, relay, route, staged
+
+from mailrail.core.config.revision import Revision, Role, RouteLevel
+
+from testkit.conditions import wait_until
+
+
+@pytest.fixture
+def stage(kubectl: Kubectl, database: str, tmp_path: Path) -> Iterator[Stage]:
+    with staged(kubectl, database, tmp_path) as made:
+        yield made
+
+
+def hosts(revision: Revision) -> set[str | None]:
+    return {t.host for t in revision.transports}
+
+
+def rules(level: tuple[RouteLevel, ...]) -> list[tuple[str, bool]]:
+    """Transport (or direct) of each rule, and whether it is missing."""
+    return [(r.transport.name if r.transport else "direct", r.missing) for one in level for r in one.rules]
+
+
+def test_an_applied_resource_is_live_in_every_service_and_ready_on_every_kind(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator().wait_for_line("leading")
+    stage.kubectl.apply(basics() + relay("relay", "relay.example.org") + route("all", "relay"))
+    stage.wait_ready("mgw/mx1", "mdom/org", "macct/postmaster", "mtrans/relay", "mroute/all")
+    for consumer in stage.consumers.values():
+        assert hosts(consumer.revision) == {"relay.example.org"}
+    gateway = stage.get("mgw", "mx1")["status"]
+    assert gateway["domains"] == 1
+    wait_until(
+        lambda: stage.get("mgw", "mx1")["status"]["config"]["upToDate"] == 3,
+        10,
+        lambda: f"three consumers are up to date: {stage.get('mgw', 'mx1')['status']}",
+    )
+    shown = stage.kubectl("get", "mailrail")
+    assert shown.count(" True ") >= 5
+    # Nothing of ours is in the way of a deletion, and no tool left its mark.
+    for kind in ("mgw", "mdom", "macct", "mtrans", "mroute"):
+        for item in json.loads(stage.kubectl("get", kind, "-o", "json"))["items"]:
+            assert "finalizers" not in item["metadata"]
+            assert "kopf" not in json.dumps(item["metadata"].get("annotations", {}))
+
+
+def test_a_change_is_live_within_two_seconds_CFG_06(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mtrans/relay")
+    took: list[float] = []
+    for n in range(5):
+        stage.kubectl.apply(relay("relay", f"host-{n}.example.org"))
+        began = time.monotonic()
+        stage.until_queue(lambda r, n=n: hosts(r) == {f"host-{n}.example.org"})  # type: ignore[misc]
+        took.append(time.monotonic() - began)
+    assert max(took) < 2.0, took
+
+
+def test_a_missing_transport_defers_and_says_so_and_comes_to_life_when_it_is_there(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + route("all", "relay"))
+    resolved = stage.wait_condition("mroute", "all", "ResolvedRefs", status="False", reason="TransportNotFound")
+    assert "relay is not there; matching mail is deferred until it is" in resolved["message"]
+    assert rules(stage.queue().global_routes) == [("relay", True)]
+    wait_until(lambda: stage.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"), 5, "an event is there")
+    listed = json.loads(stage.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
+    assert [(e["reason"], e["type"], e["regarding"]["name"]) for e in listed] == [
+        ("TransportNotFound", "Warning", "all")
+    ]
+    stage.kubectl.apply(relay("relay", "relay.example.org"))
+    stage.wait_ready("mroute/all")
+    assert rules(stage.queue().global_routes) == [("relay", False)]
+
+
+def test_routes_attach_at_all_three_levels(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(
+        basics()
+        + relay("relay", "relay.example.org")
+        + route("by-account", "relay", parent="MailAccount/postmaster")
+        + route("by-domain", "relay", parent="MailDomain/org")
+        + route("global", "relay", parent="MailGateway/mx1")
+    )
+    stage.wait_ready("mroute/by-account", "mroute/by-domain", "mroute/global")
+    revision = stage.queue()
+    for level in (revision.account_routes, revision.domain_routes, revision.global_routes):
+        assert rules(level) == [("relay", False)]
+    columns = stage.kubectl("get", "mroute", "-o", "jsonpath={range .items[*]}{.metadata.name}={.status.level} {end}")
+    assert columns.split() == ["by-account=Account", "by-domain=Domain", "global=Global"]
+
+
+def test_a_broken_edit_says_why_and_everything_else_goes_on_CFG_01(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mdom/org", "mtrans/relay")
+    broken = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "none", "catchAll": "alice"}
+    began = time.monotonic()
+    stage.kubectl.apply(manifest("MailDomain", "org", broken) + relay("relay", "second.example.org"))
+    accepted = stage.wait_condition("mdom", "org", "Accepted", status="False", reason="Invalid")
+    assert time.monotonic() - began < 4
+    assert "catchAll and aliases do not go with delivery: none" in accepted["message"]
+    stage.until_queue(lambda r: hosts(r) == {"second.example.org"})
+    assert [d.delivery.value for d in stage.queue().domains] == ["mailbox"]
+
+
+def test_a_secret_is_sealed_rotated_within_seconds_and_never_copied(stage: Stage) -> None:
+    stage.start_consumers(Role.QUEUE, Role.OUTBOUND)
+    operator = stage.start_operator()
+    submission = {"host": "smtp.example.org", "auth": {"secretRef": {"name": "login"}}}
+    stage.kubectl.apply(basics() + manifest("MailTransport", "provider", {"submission": submission}))
+    stage.wait_condition("mtrans", "provider", "ResolvedRefs", status="False", reason="SecretNotFound")
+
+    def password() -> bytes:
+        outbound = stage.consumers[Role.OUTBOUND].current
+        (transport,) = outbound.revision.transports
+        assert transport.password is not None
+        return outbound.secret(transport.password)
+
+    create = ("create", "secret", "generic", "login", "--from-literal=username=mail@example.org")
+    stage.kubectl(*create, "--from-literal=password=hunter2hunter2")
+    stage.wait_ready("mtrans/provider")
+    assert password() == b"hunter2hunter2"
+    stage.kubectl("patch", "secret", "login", "-p", '{"stringData": {"password": "correct horse battery"}}')
+    wait_until(lambda: password() == b"correct horse battery", 5, stage.tails)
+    assert stage.consumers[Role.QUEUE].current.secrets == {}
+    told = json.dumps(stage.get("mtrans", "provider")) + stage.kubectl("get", "events", "-o", "json")
+    told += "\n".join((*operator.lines, *stage.config.lines))
+    assert "hunter2" not in told
+    assert "correct horse" not in told
+    stage.kubectl("delete", "secret", "login")
+    stage.wait_condition("mtrans", "provider", "ResolvedRefs", status="False", reason="SecretNotFound")
+
+
+def test_a_service_that_rejects_a_revision_is_named_in_programmed_CFG_05(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mtrans/relay")
+    stage.consumers[Role.OUTBOUND].refuse = "no such host"
+    stage.kubectl.apply(relay("relay", "second.example.org"))
+    programmed = stage.wait_condition("mtrans", "relay", "Programmed", status="False", reason="Rejected")
+    assert "no such host" in programmed["message"]
+    assert stage.wait_condition("mdom", "org", "Ready", status="True")
+    stage.consumers[Role.OUTBOUND].refuse = ""
+    stage.kubectl.apply(relay("relay", "third.example.org"))
+    stage.wait_ready("mtrans/relay")
+
+
+def test_a_deletion_in_a_watch_gap_does_not_linger(stage: Stage) -> None:
+    """The relist trap: a watch that lost its place lists anew and says nothing of what went meanwhile.
+
+    One kind keeps an object, and its list tells; another loses all of them, and only the count can tell.
+    """
+    proxy = stage.through_proxy()
+    stage.start_consumers()
+    stage.start_operator(leader_election="false", count_seconds="1")
+    stage.kubectl.apply(
+        basics() + relay("kept", "kept.example.org") + relay("gone", "gone.example.org") + route("only", "kept")
+    )
+    stage.wait_ready("mroute/only", "mtrans/kept", "mtrans/gone")
+    proxy.away()
+    stage.kubectl("delete", "mroute/only", "mtrans/gone")
+    proxy.back(stage.resource_version())
+    stage.until_queue(lambda r: hosts(r) == {"kept.example.org"} and not r.global_routes, 30, "the deleted are gone")
+    wait_until(lambda: proxy.expired >= 2, 20, "watches were told 410")
+    stage.kubectl.apply(relay("kept", "later.example.org"))
+    stage.until_queue(lambda r: hosts(r) == {"later.example.org"}, 30, "the watches work again")
+
+
+def test_while_the_api_server_is_away_services_run_on_and_what_changed_goes_live_when_it_is_back(stage: Stage) -> None:
+    proxy = stage.through_proxy()
+    stage.start_consumers()
+    terms = {"lease_seconds": "60", "renew_seconds": "40", "retry_seconds": "0.3"}
+    operator = stage.start_operator(**terms)
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org"))
+    stage.wait_ready("mtrans/relay")
+    proxy.away()
+    stage.kubectl.apply(relay("relay", "two.example.org"))
+    operator.wait_for_line("cannot renew the lease")
+    assert hosts(stage.queue()) == {"one.example.org"}
+    proxy.back(stage.resource_version())
+    stage.until_queue(lambda r: hosts(r) == {"two.example.org"}, 40)
+    stage.wait_ready("mtrans/relay")
+    assert operator.running
+
+
+def test_of_two_operators_one_leads_and_the_other_takes_over_when_it_is_killed(stage: Stage) -> None:
+    stage.start_consumers()
+    terms = {"lease_seconds": "3", "renew_seconds": "2", "retry_seconds": "0.3"}
+    first = stage.start_operator(node_id="first", **terms)
+    first.wait_for_line("leading")
+    second = stage.start_operator(node_id="second", **terms)
+    second.wait_for_line("standing by")
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org"))
+    stage.wait_ready("mtrans/relay")
+    lease = "jsonpath={.spec.holderIdentity} {.spec.leaseTransitions}"
+    assert stage.kubectl("get", "lease", "mailrail-operator", "-o", lease) == "first 0"
+    first.kill()
+    stage.kubectl.apply(relay("relay", "two.example.org"))
+    stage.until_queue(lambda r: hosts(r) == {"two.example.org"}, 20)
+    stage.wait_ready("mtrans/relay")
+    assert stage.kubectl("get", "lease", "mailrail-operator", "-o", lease) == "second 1"
+
+
+def test_a_leader_that_was_stopped_past_its_lease_writes_nothing_when_it_wakes_CFG_04(stage: Stage) -> None:
+    stage.start_consumers()
+    terms = {"lease_seconds": "3", "renew_seconds": "2", "retry_seconds": "0.3"}
+    first = stage.start_operator(node_id="first", **terms)
+    first.wait_for_line("leading")
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org"))
+    stage.wait_ready("mtrans/relay")
+    stage.pause(first)
+    second = stage.start_operator(node_id="second", **terms)
+    second.wait_for_line("publishing configuration", 20)
+    stage.kubectl.apply(relay("relay", "two.example.org"))
+    stage.until_queue(lambda r: hosts(r) == {"two.example.org"}, 20)
+    stage.resume(first)
+    assert first.wait(15) == 1
+    assert first.wait_for_line("not leading any more")
+    assert hosts(stage.queue()) == {"two.example.org"}
+    stage.wait_ready("mtrans/relay")
+
+
+def test_an_operator_that_is_killed_in_mid_publish_leaves_a_whole_revision_and_the_next_one_goes_on(
+    stage: Stage,
+) -> None:
+    stage.start_consumers()
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org"))
+    operator = stage.start_operator(leader_election="false")
+    stage.wait_ready("mtrans/relay")
+    for n in range(4):  # killed at different moments between noticing and having written
+        stage.kubectl.apply(relay("relay", f"host-{n}.example.org"))
+        time.sleep(0.06 * n)
+        operator.kill()
+        assert hosts(stage.queue()) <= {"one.example.org", *(f"host-{m}.example.org" for m in range(n + 1))}
+        operator = stage.start_operator(leader_election="false")
+        stage.until_queue(lambda r, n=n: hosts(r) == {f"host-{n}.example.org"}, 20)  # type: ignore[misc]
+        stage.wait_ready("mtrans/relay")
+
+
+def test_while_the_config_service_is_away_new_objects_say_so_and_later_go_live(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics())
+    stage.wait_ready("mgw/mx1")
+    stage.config.stop()
+    stage.kubectl.apply(relay("relay", "one.example.org"))
+    accepted = stage.wait_condition("mtrans", "relay", "Accepted", within=30, status="Unknown", reason="Pending")
+    assert "the config service is out of reach" in accepted["message"]
+    assert stage.condition("mgw", "mx1", "Ready")["status"] == "True"
+    stage.start_config()
+    stage.wait_ready("mtrans/relay", within=30)
+
+
+def test_a_namespace_with_our_resources_is_deleted_without_the_operator(stage: Stage) -> None:
+    operator = stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org") + route("all", "relay"))
+    stage.wait_condition("mtrans", "relay", "Accepted", status="True")
+    operator.stop()
+    stage.kubectl("delete", "mgw,mdom,macct,mtrans,mroute", "--all", "--timeout=20s")
+    assert stage.kubectl("get", "mailrail", "-o", "name") == ""
+
+
+def test_without_the_right_to_watch_secrets_they_are_read_by_name_and_polled(stage: Stage) -> None:
+    patch = json.dumps([{"op": "replace", "path": "/rules/2/verbs", "value": ["get"]}])
+    stage.kubectl("patch", "role", "mailrail-operator", "--type=json", "-p", patch)
+    stage.start_consumers(Role.OUTBOUND)
+    stage.start_operator(secrets_poll_seconds="0.5")
+    submission = {"host": "smtp.example.org", "auth": {"secretRef": {"name": "login"}}}
+    stage.kubectl(
+        "create", "secret", "generic", "login", "--from-literal=username=u", "--from-literal=password=one-password"
+    )
+    stage.kubectl.apply(basics() + manifest("MailTransport", "provider", {"submission": submission}))
+    stage.wait_condition("mtrans", "provider", "ResolvedRefs", status="True")
+    stage.kubectl("patch", "secret", "login", "-p", '{"stringData": {"password": "two-password"}}')
+
+    def rotated() -> bool:
+        outbound = stage.consumers[Role.OUTBOUND].current
+        return b"two-password" in outbound.secrets.values()
+
+    wait_until(rotated, 10, stage.tails)
