@@ -1,0 +1,140 @@
+"""The failover matrix, row by row, without a host (SOUT-13, LSE-08, H29, H43)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.delivery.outcome import Hop, Outcome, Scope
+from mailrail.core.outbound.course import Course, verdict_on
+from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.smtp.reply import Reply
+
+
+def said(stage: Stage, code: int, enhanced: str | None = None) -> Answer:
+    return Answer(stage, Reply.of(code, enhanced, "text"))
+
+
+def one(*answers: Answer, hop: Hop = Hop.FOREIGN) -> tuple[bool, Outcome]:
+    """A single recipient after these answers: does it want another host, and what is it in the end?"""
+    course = Course(1, hop=hop)
+    for answer in answers:
+        if answer.stage in (Stage.GREETING, Stage.HELLO, Stage.CONNECT, Stage.HANDSHAKE, Stage.AUTH, Stage.PROXY):
+            course.session_failed(answer)
+        elif answer.stage is Stage.PLAN:
+            course.refused_by_plan([(0, answer)])
+        else:
+            course.answered([0], [answer], passes_dsn=False)
+    wants_more = bool(course.open)
+    return wants_more, course.conclude()[0].verdict.outcome
+
+
+@pytest.mark.parametrize(
+    ("answers", "wants_more", "outcome"),
+    [
+        ([said(Stage.GREETING, 554)], True, Outcome.FAILED),
+        ([said(Stage.GREETING, 550)], True, Outcome.DEFERRED),
+        ([said(Stage.GREETING, 421)], True, Outcome.DEFERRED),
+        ([said(Stage.GREETING, 554), said(Stage.GREETING, 521)], True, Outcome.FAILED),
+        ([said(Stage.GREETING, 554), Answer(Stage.CONNECT, None, Trouble.UNREACHABLE)], True, Outcome.DEFERRED),
+        ([said(Stage.HELLO, 554)], True, Outcome.FAILED),
+        ([said(Stage.MAIL, 451)], True, Outcome.DEFERRED),
+        ([said(Stage.MAIL, 550)], False, Outcome.FAILED),
+        ([said(Stage.RCPT, 550)], False, Outcome.FAILED),
+        ([said(Stage.RCPT, 552)], True, Outcome.DEFERRED),
+        ([said(Stage.RCPT, 450)], True, Outcome.DEFERRED),
+        ([said(Stage.RCPT, 450), said(Stage.RCPT, 450)], False, Outcome.DEFERRED),
+        ([said(Stage.RCPT, 421), said(Stage.RCPT, 421)], True, Outcome.DEFERRED),
+        ([said(Stage.DATA, 451)], True, Outcome.DEFERRED),
+        ([said(Stage.DATA, 554)], False, Outcome.FAILED),
+        ([said(Stage.END, 451)], True, Outcome.DEFERRED),
+        ([said(Stage.END, 554)], False, Outcome.FAILED),
+        ([said(Stage.END, 250)], False, Outcome.RELAYED),
+        ([Answer(Stage.MAIL, None, Trouble.CLOSED)], True, Outcome.DEFERRED),
+        ([Answer(Stage.END, None, Trouble.CLOSED, uncertain=True)], False, Outcome.DEFERRED),
+        ([Answer(Stage.CONTENT, None, Trouble.LEASE)], False, Outcome.DEFERRED),
+        ([Answer(Stage.PLAN, None, Trouble.TOO_LARGE)], True, Outcome.FAILED),
+        ([Answer(Stage.PLAN, None, Trouble.TOO_LARGE), said(Stage.GREETING, 421)], True, Outcome.DEFERRED),
+        ([said(Stage.GREETING, 421), Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8)], True, Outcome.DEFERRED),
+        ([said(Stage.GREETING, 421), said(Stage.MAIL, 550)], False, Outcome.FAILED),
+    ],
+)
+def test_the_matrix_of_SOUT_13(answers: list[Answer], wants_more: bool, outcome: Outcome) -> None:
+    assert one(*answers) == (wants_more, outcome)
+
+
+def test_too_many_recipients_goes_on_at_once_only_after_one_was_taken() -> None:
+    course = Course(3, hop=Hop.FOREIGN)
+    answers = [said(Stage.END, 250), said(Stage.RCPT, 452), said(Stage.RCPT, 552)]
+    assert course.answered([0, 1, 2], answers, passes_dsn=False) == (1, 2)
+    assert course.answered([1, 2], [said(Stage.RCPT, 452), said(Stage.RCPT, 452)], passes_dsn=False) == ()
+    assert course.open == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said(Stage.AUTH, 535),
+        said(Stage.MAIL, 530),
+        Answer(Stage.HANDSHAKE, None, Trouble.TLS),
+        Answer(Stage.AUTH, None, Trouble.AUTH),
+        Answer(Stage.DNS, None, Trouble.NO_ADDRESS),
+        Answer(Stage.PROXY, None, Trouble.PROXY),
+        Answer(Stage.STARTTLS, Reply.of(554, None, "no"), Trouble.TLS),
+    ],
+)
+def test_trouble_with_our_own_hop_is_the_transports_and_never_a_bounce_H29(answer: Answer) -> None:
+    verdict = verdict_on(answer, hop=Hop.OWN)
+    assert (verdict.outcome, verdict.scope) == (Outcome.DEFERRED, Scope.TRANSPORT)
+    assert str(verdict.status) == "4.3.5"
+
+
+def test_lmtp_and_a_hop_that_takes_dsn_parameters_deliver_others_relay() -> None:
+    taken = said(Stage.END, 250)
+    assert verdict_on(taken, hop=Hop.FINAL).outcome is Outcome.DELIVERED
+    assert verdict_on(taken, hop=Hop.FOREIGN, passes_dsn=True).outcome is Outcome.DELIVERED
+    assert verdict_on(taken, hop=Hop.FOREIGN).outcome is Outcome.RELAYED
+
+
+def test_a_server_that_is_quoted_tells_more_than_one_that_was_not_reached() -> None:
+    course = Course(1, hop=Hop.FOREIGN)
+    course.answered([0], [said(Stage.MAIL, 451, "4.7.1")], passes_dsn=False)
+    course.session_failed(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "dead"))
+    assert course.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
+
+
+def test_recipients_settled_elsewhere_are_left_out() -> None:
+    course = Course(2, hop=Hop.FOREIGN)
+    course.leave_out([0])
+    assert course.open == (1,)
+    course.session_failed(said(Stage.GREETING, 421))
+    assert list(course.conclude()) == [1]
+
+
+def test_a_cancelled_session_settles_everybody_as_cancelled() -> None:
+    course = Course(2, hop=Hop.FOREIGN)
+    course.session_failed(Answer(Stage.DNS, None, Trouble.CANCELLED, "by an administrator"))
+    assert course.open == ()
+    assert all(settled.cancelled for settled in course.conclude().values())
+
+
+_answers = st.builds(
+    lambda stage, code, trouble, uncertain: Answer(
+        stage, Reply(code) if trouble is None else None, trouble, uncertain=uncertain and stage is Stage.END
+    ),
+    st.sampled_from([Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.END]),
+    st.integers(400, 599),
+    st.sampled_from([None, None, None, Trouble.CLOSED, Trouble.TIMEOUT, Trouble.PROTOCOL]),
+    st.booleans(),
+)
+
+
+@given(st.lists(st.lists(_answers, min_size=3, max_size=3), max_size=5))
+def test_everybody_is_settled_once_and_never_delivered_without_a_250(rounds: list[list[Answer]]) -> None:
+    course = Course(3, hop=Hop.FOREIGN)
+    for answers in rounds:
+        indexes = course.open
+        course.answered(indexes, [answers[i] for i in indexes], passes_dsn=False)
+    settled = course.conclude() if rounds else {}
+    for result in settled.values():
+        assert result.verdict.outcome in (Outcome.DEFERRED, Outcome.FAILED)
+    assert not rounds or set(settled) == {0, 1, 2}

@@ -1,0 +1,92 @@
+"""MX and address order, and everything that must not be dialled (SOUT-01..05, reference F2)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.delivery.outcome import Trouble
+from mailrail.core.outbound.targets import MAX_HOSTS, Hosts, Mx, NoHosts, address_order, mx_hosts
+
+OURS = frozenset({"mail.us.example"})
+
+
+def hosts(*records: Mx, random: float = 0.5) -> Hosts | NoHosts:
+    return mx_hosts("example.org", records, own_names=OURS, random=lambda: random)
+
+
+def test_no_record_means_the_domain_itself() -> None:
+    assert hosts() == Hosts(("example.org",), implicit=True)
+
+
+def test_a_null_mx_takes_no_mail() -> None:
+    found = hosts(Mx(0, ""))
+    assert isinstance(found, NoHosts)
+    assert found.trouble is Trouble.NULL_MX
+
+
+def test_a_root_target_beside_others_is_skipped() -> None:
+    assert hosts(Mx(0, ""), Mx(10, "mx.example.org")) == Hosts(("mx.example.org",))
+
+
+def test_order_is_by_preference_and_equals_by_the_dice() -> None:
+    rolls = iter([0.9, 0.1, 0.5])
+    records = [Mx(20, "c"), Mx(10, "a"), Mx(10, "b")]
+    found = mx_hosts("example.org", records, own_names=OURS, random=lambda: next(rolls))
+    assert found == Hosts(("a", "b", "c"))
+
+
+def test_a_host_named_twice_counts_once_at_its_best() -> None:
+    assert hosts(Mx(30, "a"), Mx(20, "b"), Mx(10, "a")) == Hosts(("a", "b"))
+
+
+@pytest.mark.parametrize("preference", [5, 10])
+def test_what_is_no_better_than_we_are_is_dropped(preference: int) -> None:
+    found = hosts(Mx(preference, "mail.us.example"), Mx(10, "x"))
+    assert isinstance(found, NoHosts)
+    assert found.trouble is Trouble.LOOP
+
+
+def test_a_better_host_than_we_are_stays() -> None:
+    assert hosts(Mx(5, "x"), Mx(10, "mail.us.example"), Mx(10, "y")) == Hosts(("x",))
+
+
+def test_our_own_name_without_mx_is_a_loop() -> None:
+    found = mx_hosts("mail.us.example", [], own_names=OURS, random=lambda: 0.5)
+    assert isinstance(found, NoHosts)
+    assert found.trouble is Trouble.LOOP
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "x" * 64 + ".example", "2001:db8::1"])
+def test_a_target_that_is_no_name_is_not_usable(host: str) -> None:
+    found = hosts(Mx(10, host))
+    assert isinstance(found, NoHosts)
+    assert found.trouble is Trouble.NO_USABLE_MX
+
+
+def test_an_endless_list_of_hosts_is_bounded() -> None:
+    found = hosts(*(Mx(10, f"h{i}") for i in range(100)))
+    assert isinstance(found, Hosts)
+    assert len(found.names) == MAX_HOSTS
+
+
+@pytest.mark.parametrize(
+    ("addresses", "dialled", "order"),
+    [
+        (["4a", "4b"], [], ["4a", "4b"]),
+        (["4a", "4b"], ["4b"], ["4b", "4a"]),  # greylisted once: the same again
+        (["4a", "4b"], ["4b", "4b"], ["4a", "4b"]),  # that did not help
+        (["4a", ":a"], [], ["4a", ":a"]),
+        (["4a", ":a"], ["4a"], [":a", "4a"]),  # the other family first
+        (["4a", ":a"], ["4a", ":a"], ["4a", ":a"]),
+        (["4a", "4b", ":a", ":b"], [":b"], ["4a", "4b", ":b", ":a"]),
+        (["4a"], ["gone"], ["4a"]),
+        (["4a", "4a"], [], ["4a"]),
+    ],
+)
+def test_address_order_minds_greylisting_F2(addresses: list[str], dialled: list[str], order: list[str]) -> None:
+    assert address_order(addresses, dialled) == tuple(order)
+
+
+@given(st.lists(st.sampled_from(["4a", "4b", ":a", ":b"])), st.lists(st.sampled_from(["4a", ":b", "4c"])))
+def test_every_address_is_tried_once(addresses: list[str], dialled: list[str]) -> None:
+    assert sorted(address_order(addresses, dialled)) == sorted(set(addresses))

@@ -1,0 +1,67 @@
+"""The table of TLS decisions (TLS-07, TLS-08, design 5 and 7)."""
+
+import pytest
+
+from mailrail.core.config.revision import TlsMode
+from mailrail.core.tlspolicy.decision import Decision, Hop, Proven, Requirement, accepts, decide
+
+HOST = "mx.example.org"
+
+
+@pytest.mark.parametrize(
+    ("configured", "implicit", "credentials", "mode", "name", "plaintext"),
+    [
+        (None, False, False, TlsMode.OPPORTUNISTIC, None, True),
+        (TlsMode.NONE, False, False, TlsMode.NONE, None, True),
+        (TlsMode.OPPORTUNISTIC, False, False, TlsMode.OPPORTUNISTIC, None, True),
+        (TlsMode.OPPORTUNISTIC, True, False, TlsMode.OPPORTUNISTIC, None, False),
+        (TlsMode.REQUIRED, False, False, TlsMode.REQUIRED, None, False),
+        (TlsMode.VERIFIED, False, False, TlsMode.VERIFIED, HOST, False),
+        (TlsMode.VERIFIED, True, True, TlsMode.VERIFIED, HOST, False),
+        (TlsMode.NONE, False, True, TlsMode.VERIFIED, HOST, False),
+        (TlsMode.OPPORTUNISTIC, False, True, TlsMode.VERIFIED, HOST, False),
+        (TlsMode.REQUIRED, True, True, TlsMode.VERIFIED, HOST, False),
+    ],
+)
+def test_the_table(
+    configured: TlsMode | None, implicit: bool, credentials: bool, mode: TlsMode, name: str | None, plaintext: bool
+) -> None:
+    decision = decide(Hop(HOST, configured, implicit, credentials))
+    assert (decision.mode, decision.verify_name, decision.plaintext_may_follow) == (mode, name, plaintext)
+    assert decision.refusal is None
+    assert decision.reason
+    assert decision.starts_tls == (mode is not TlsMode.NONE and not implicit)
+
+
+@pytest.mark.parametrize("configured", [None, *TlsMode])
+def test_a_message_that_requires_tls_is_never_sent_over_less(configured: TlsMode | None) -> None:
+    decision = decide(Hop(HOST, configured, requirement=Requirement.REQUIRED))
+    assert (decision.refusal is None) == (configured is TlsMode.VERIFIED)
+    assert not decision.plaintext_may_follow
+
+
+@pytest.mark.parametrize("configured", [None, *TlsMode])
+@pytest.mark.parametrize("credentials", [False, True])
+def test_tls_required_no_weakens_nothing_that_the_transport_demands(
+    configured: TlsMode | None, credentials: bool
+) -> None:
+    default = decide(Hop(HOST, configured, carries_credentials=credentials))
+    assert decide(Hop(HOST, configured, carries_credentials=credentials, requirement=Requirement.NO)) == default
+
+
+@pytest.mark.parametrize(
+    ("mode", "proven", "accepted"),
+    [
+        (TlsMode.NONE, Proven(False, None), True),
+        (TlsMode.OPPORTUNISTIC, Proven(False, None), True),
+        (TlsMode.REQUIRED, Proven(False, None), False),
+        (TlsMode.REQUIRED, Proven(True, None), True),
+        (TlsMode.VERIFIED, Proven(True, None), False),
+        (TlsMode.VERIFIED, Proven(True, "other.example"), False),
+        (TlsMode.VERIFIED, Proven(True, HOST), True),
+    ],
+)
+def test_a_connection_is_used_again_only_if_it_has_shown_enough(mode: TlsMode, proven: Proven, accepted: bool) -> None:
+    name = HOST if mode is TlsMode.VERIFIED else None
+    assert accepts(Decision(mode, False, name, False, "because"), proven) is accepted
+    assert not accepts(Decision(mode, False, name, False, "because", refusal="no"), proven)
