@@ -78,10 +78,21 @@ def test_a_good_document_is_read(kind: str, spec: Any) -> None:
 LISTENER = {"name": "in", "protocol": "submission", "port": 587}
 BAD: list[tuple[str, Any, list[str]]] = [
     # types
-    ("MailGateway", GATEWAY | {"dmarcReports": "yes"}, ["spec.dmarcReports: must be true or false, not the text 'yes'"]),
-    ("MailGateway", GATEWAY | {"hostname": True}, [
-        "spec.hostname: must be text, not true (a yes/no value; put it in quotes if text is meant)"]),
-    ("MailTransport", {"smtp": {"host": "h", "port": "25"}}, ["spec.smtp.port: must be a whole number, not the text '25'"]),
+    (
+        "MailGateway",
+        GATEWAY | {"dmarcReports": "yes"},
+        ["spec.dmarcReports: must be true or false, not the text 'yes'"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"hostname": True},
+        ["spec.hostname: must be text, not true (a yes/no value; put it in quotes if text is meant)"],
+    ),
+    (
+        "MailTransport",
+        {"smtp": {"host": "h", "port": "25"}},
+        ["spec.smtp.port: must be a whole number, not the text '25'"],
+    ),
     ("MailTransport", {"smtp": "h"}, ["spec.smtp: must be a mapping of fields, not the text 'h'"]),
     ("MailRoute", ROUTE | {"rules": {}}, ["spec.rules: must be a list, not a mapping"]),
     ("MailAccount", ACCOUNT | {"addresses": [12]}, ["spec.addresses[0]: must be text, not the number 12"]),
@@ -90,90 +101,208 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("MailGateway", {k: v for k, v in GATEWAY.items() if k != "postmaster"}, ["spec.postmaster: is required"]),
     ("MailDomain", {k: v for k, v in DOMAIN.items() if k != "delivery"}, ["spec.delivery: is required"]),
     ("MailRoute", ROUTE | {"priorty": 1}, ["spec.priorty: there is no such field; did you mean priority?"]),
-    ("MailRoute", ROUTE | {"xyz": 1}, [
-        "spec.xyz: there is no such field; possible here: parentRefs, priority, rules"]),
-    ("MailTransport", {"smtp": {"host": "h", "insecureSkipVerify": True}}, [
-        "spec.smtp.insecureSkipVerify: there is no such field; possible here: host, port, tls"]),
+    ("MailRoute", ROUTE | {"xyz": 1}, ["spec.xyz: there is no such field; possible here: parentRefs, priority, rules"]),
+    (
+        "MailTransport",
+        {"smtp": {"host": "h", "insecureSkipVerify": True}},
+        ["spec.smtp.insecureSkipVerify: there is no such field; possible here: host, port, tls"],
+    ),
     # ranges and lengths
     ("MailTransport", {"smtp": {"host": "h", "port": 70000}}, ["spec.smtp.port: 70000 is too large; at most 65535"]),
     ("MailTransport", {"fail": {"code": 250}}, ["spec.fail.code: 250 is too small; at least 400"]),
     ("MailTransport", {"fail": {"code": 600}}, ["spec.fail.code: 600 is too large; at most 599"]),
     ("MailTransport", {"fail": {"text": "a\r\nb"}}, ["spec.fail.text: 'a??b' should be printable ASCII on one line"]),
-    ("MailTransport", {"direct": {}, "limits": {"messagesPerSecond": 0}}, [
-        "spec.limits.messagesPerSecond: 0.0 is too small; more than 0.0"]),
+    (
+        "MailTransport",
+        {"direct": {}, "limits": {"messagesPerSecond": 0}},
+        ["spec.limits.messagesPerSecond: 0.0 is too small; more than 0.0"],
+    ),
     ("MailGateway", GATEWAY | {"listeners": []}, ["spec.listeners: needs at least 1 entry"]),
     ("MailRoute", ROUTE | {"rules": [{"direct": {}}] * 65}, ["spec.rules: has 65 entries; at most 64"]),
-    ("MailGateway", GATEWAY | {"limits": {"recipients": 99}}, ["spec.limits.recipients: 99 is too small; at least 100"]),
+    (
+        "MailGateway",
+        GATEWAY | {"limits": {"recipients": 99}},
+        ["spec.limits.recipients: 99 is too small; at least 100"],
+    ),
     # names, with the spelling that would do
-    ("MailGateway", GATEWAY | {"hostname": "Mail.Example.ORG."}, [
-        "spec.hostname: 'Mail.Example.ORG.' should be a domain name in lower-case A-labels, like example.org; "
-        "write mail.example.org"]),
-    ("MailDomain", DOMAIN | {"domainName": "bücher.example"}, [
-        "spec.domainName: 'bücher.example' should be a domain name in lower-case A-labels, like example.org; "
-        "write xn--bcher-kva.example"]),
-    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "matches": [{"toDomains": ["*.x.org"]}]}]}, [
-        "spec.rules[0].matches[0].toDomains[0]: '*.x.org' should be example.org for that domain, .example.org for it "
-        "and every subdomain, or . for the empty domain"]),
-    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "matches": [{"fromDomains": [".X.org"]}]}]}, [
-        "spec.rules[0].matches[0].fromDomains[0]: '.X.org' should be example.org for that domain, .example.org for it "
-        "and every subdomain, or . for the empty domain; write .x.org"]),
-    ("MailAccount", ACCOUNT | {"addresses": ["alice smith"]}, [
-        "spec.addresses[0]: 'alice smith' should be the part of an address before the @, an address of the account's "
-        "domain, or @ for every address of it"]),
-    ("MailDomain", DOMAIN | {"gatewayRef": {"name": "Edge_1"}}, [
-        "spec.gatewayRef.name: 'Edge_1' should be lower-case letters, digits, - and ., with a letter or digit at both ends"]),
-    ("MailDomain", DOMAIN | {"separators": "."}, [
-        "spec.separators: '.' should be characters like + or -, other than the dot"]),
+    (
+        "MailGateway",
+        GATEWAY | {"hostname": "Mail.Example.ORG."},
+        [
+            "spec.hostname: 'Mail.Example.ORG.' should be a domain name in lower-case A-labels, like example.org; "
+            "write mail.example.org"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"domainName": "bücher.example"},
+        [
+            "spec.domainName: 'bücher.example' should be a domain name in lower-case A-labels, like example.org; "
+            "write xn--bcher-kva.example"
+        ],
+    ),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"direct": {}, "matches": [{"toDomains": ["*.x.org"]}]}]},
+        [
+            "spec.rules[0].matches[0].toDomains[0]: '*.x.org' should be example.org for that "
+            "domain, .example.org for it "
+            "and every subdomain, or . for the empty domain"
+        ],
+    ),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"direct": {}, "matches": [{"fromDomains": [".X.org"]}]}]},
+        [
+            "spec.rules[0].matches[0].fromDomains[0]: '.X.org' should be example.org for that "
+            "domain, .example.org for it "
+            "and every subdomain, or . for the empty domain; write .x.org"
+        ],
+    ),
+    (
+        "MailAccount",
+        ACCOUNT | {"addresses": ["alice smith"]},
+        [
+            "spec.addresses[0]: 'alice smith' should be the part of an address before the @, an "
+            "address of the account's "
+            "domain, or @ for every address of it"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"gatewayRef": {"name": "Edge_1"}},
+        [
+            "spec.gatewayRef.name: 'Edge_1' should be lower-case letters, digits, - and ., with a "
+            "letter or digit at both ends"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"separators": "."},
+        ["spec.separators: '.' should be characters like + or -, other than the dot"],
+    ),
     # unions
     ("MailTransport", {}, ["spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"]),
-    ("MailTransport", {"direct": {}, "fail": {}}, [
-        "spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"]),
+    (
+        "MailTransport",
+        {"direct": {}, "fail": {}},
+        ["spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"],
+    ),
     ("MailRoute", ROUTE | {"rules": [{"name": "x"}]}, ["spec.rules[0]: set exactly one of transportRef or direct"]),
-    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "transportRef": {"name": "t"}}]}, [
-        "spec.rules[0]: set exactly one of transportRef or direct"]),
-    ("MailTransport", {"smtp": {"host": "h", "tls": {"caFile": "a", "caSecretRef": {"name": "b"}}}}, [
-        "spec.smtp.tls: set only one of caSecretRef or caFile"]),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"direct": {}, "transportRef": {"name": "t"}}]},
+        ["spec.rules[0]: set exactly one of transportRef or direct"],
+    ),
+    (
+        "MailTransport",
+        {"smtp": {"host": "h", "tls": {"caFile": "a", "caSecretRef": {"name": "b"}}}},
+        ["spec.smtp.tls: set only one of caSecretRef or caFile"],
+    ),
     ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
-    ("MailDomain", DOMAIN | {"delivery": ["mailbox"]}, [
-        "spec.delivery: write mailbox, none, or {transportRef: {name: ...}}"]),
+    (
+        "MailDomain",
+        DOMAIN | {"delivery": ["mailbox"]},
+        ["spec.delivery: write mailbox, none, or {transportRef: {name: ...}}"],
+    ),
     ("MailDomain", DOMAIN | {"delivery": {}}, ["spec.delivery.transportRef: is required"]),
-    ("MailRoute", ROUTE | {"parentRefs": [{"kind": "MailTransport", "name": "t"}]}, [
-        "spec.parentRefs[0].kind: 'MailTransport' is not one of MailAccount, MailDomain, MailGateway"]),
+    (
+        "MailRoute",
+        ROUTE | {"parentRefs": [{"kind": "MailTransport", "name": "t"}]},
+        ["spec.parentRefs[0].kind: 'MailTransport' is not one of MailAccount, MailDomain, MailGateway"],
+    ),
     # rules between fields
-    ("MailGateway", GATEWAY | {"listeners": [LISTENER | {"protocol": "submissions"}]}, [
-        "spec.listeners[0]: protocol submissions needs tls: it speaks TLS from the first byte"]),
-    ("MailGateway", GATEWAY | {"listeners": [{"name": "mx", "protocol": "mx", "port": 25, "mechanisms": ["PLAIN"]}]}, [
-        "spec.listeners[0]: mechanisms belong to submission and submissions: AUTH is never offered to strangers on an "
-        "mx listener"]),
-    ("MailGateway", GATEWAY | {"listeners": [LISTENER, LISTENER | {"port": 588}]}, [
-        "spec: listeners: the name of each entry must be different"]),
-    ("MailGateway", GATEWAY | {"listeners": [LISTENER, LISTENER | {"name": "b"}]}, [
-        "spec: listeners: the port of each entry must be different"]),
-    ("MailGateway", GATEWAY | {"allowedNamespaces": {"from": "Selector"}}, [
-        "spec.allowedNamespaces: selector goes with from: Selector, and only with it"]),
-    ("MailGateway", GATEWAY | {"listeners": [LISTENER | {"proxyProtocol": {"trustedCIDRs": ["10.0.0.0/99"]}}]}, [
-        "spec.listeners[0].proxyProtocol.trustedCIDRs: 10.0.0.0/99 is not a network, like 10.0.0.0/8 or 2001:db8::/32"]),
-    ("MailDomain", DOMAIN | {"recipients": "any"}, [
-        "spec: recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its recipients, and one with "
-        "delivery: none has none"]),
-    ("MailDomain", DOMAIN | {"delivery": "none", "catchAll": "alice"}, [
-        "spec: catchAll and aliases do not go with delivery: none: such a domain takes no mail"]),
-    ("MailDomain", DOMAIN | {"aliases": [{"localPart": "a", "to": ["b"]}, {"localPart": "a", "to": ["c"]}]}, [
-        "spec: aliases: the localPart of each entry must be different"]),
+    (
+        "MailGateway",
+        GATEWAY | {"listeners": [LISTENER | {"protocol": "submissions"}]},
+        ["spec.listeners[0]: protocol submissions needs tls: it speaks TLS from the first byte"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"listeners": [{"name": "mx", "protocol": "mx", "port": 25, "mechanisms": ["PLAIN"]}]},
+        [
+            "spec.listeners[0]: mechanisms belong to submission and submissions: AUTH is never "
+            "offered to strangers on an "
+            "mx listener"
+        ],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"listeners": [LISTENER, LISTENER | {"port": 588}]},
+        ["spec: listeners: the name of each entry must be different"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"listeners": [LISTENER, LISTENER | {"name": "b"}]},
+        ["spec: listeners: the port of each entry must be different"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"allowedNamespaces": {"from": "Selector"}},
+        ["spec.allowedNamespaces: selector goes with from: Selector, and only with it"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"listeners": [LISTENER | {"proxyProtocol": {"trustedCIDRs": ["10.0.0.0/99"]}}]},
+        [
+            "spec.listeners[0].proxyProtocol.trustedCIDRs: 10.0.0.0/99 is not a network, like "
+            "10.0.0.0/8 or 2001:db8::/32"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"recipients": "any"},
+        [
+            "spec: recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its "
+            "recipients, and one with "
+            "delivery: none has none"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"delivery": "none", "catchAll": "alice"},
+        ["spec: catchAll and aliases do not go with delivery: none: such a domain takes no mail"],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"aliases": [{"localPart": "a", "to": ["b"]}, {"localPart": "a", "to": ["c"]}]},
+        ["spec: aliases: the localPart of each entry must be different"],
+    ),
     ("MailAccount", ACCOUNT | {"addresses": ["@"]}, ["spec: login is required, for no address says how to log in"]),
     ("MailAccount", ACCOUNT | {"addresses": ["a", "a"]}, ["spec: addresses: each entry must be different"]),
-    ("MailTransport", {"submission": {"host": "h", "tls": {"mode": "opportunistic"}}}, [
-        "spec.submission: tls.mode is always verified here: credentials never travel to a host that did not prove its "
-        "name"]),
-    ("MailTransport", {"direct": {"sourceAddresses": ["192.0.2.1", "192.0.2.2"]}}, [
-        "spec.direct.sourceAddresses: give at most one source address of each family"]),
-    ("MailTransport", {"direct": {"sourceAddresses": ["1.2.3"]}}, ["spec.direct.sourceAddresses: 1.2.3 is not an IP address"]),
-    ("MailTransport", {"socks": {"address": "p:0", "remoteIPs": ["192.0.2.1"], "remoteHostname": "o"}}, [
-        "spec.socks.address: the port must be between 1 and 65535"]),
-    ("MailTransport", {"submission": {"host": "h", "auth": {"secretRef": {"name": "s"}, "mechanisms": ["NTLM"]}}}, [
-        "spec.submission.auth.mechanisms[0]: 'NTLM' is not one of SCRAM-SHA-256-PLUS, SCRAM-SHA-256, "
-        "SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, PLAIN, LOGIN"]),
-]  # fmt: skip
+    (
+        "MailTransport",
+        {"submission": {"host": "h", "tls": {"mode": "opportunistic"}}},
+        [
+            "spec.submission: tls.mode is always verified here: credentials never travel to a host "
+            "that did not prove its "
+            "name"
+        ],
+    ),
+    (
+        "MailTransport",
+        {"direct": {"sourceAddresses": ["192.0.2.1", "192.0.2.2"]}},
+        ["spec.direct.sourceAddresses: give at most one source address of each family"],
+    ),
+    (
+        "MailTransport",
+        {"direct": {"sourceAddresses": ["1.2.3"]}},
+        ["spec.direct.sourceAddresses: 1.2.3 is not an IP address"],
+    ),
+    (
+        "MailTransport",
+        {"socks": {"address": "p:0", "remoteIPs": ["192.0.2.1"], "remoteHostname": "o"}},
+        ["spec.socks.address: the port must be between 1 and 65535"],
+    ),
+    (
+        "MailTransport",
+        {"submission": {"host": "h", "auth": {"secretRef": {"name": "s"}, "mechanisms": ["NTLM"]}}},
+        [
+            "spec.submission.auth.mechanisms[0]: 'NTLM' is not one of SCRAM-SHA-256-PLUS, SCRAM-SHA-256, "
+            "SCRAM-SHA-1-PLUS, SCRAM-SHA-1, CRAM-MD5, PLAIN, LOGIN"
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(("kind", "spec", "messages"), BAD)
@@ -207,7 +336,7 @@ def test_what_kubernetes_adds_changes_nothing() -> None:
 
 def test_every_kind_names_itself_for_the_cluster() -> None:
     assert {model.SHORT for model in KINDS.values()} == {"mgw", "mdom", "macct", "mtrans", "mroute"}
-    assert all(model.PLURAL == kind.lower() + "s" for kind, model in KINDS.items())
+    assert all(kind.lower() + "s" == model.PLURAL for kind, model in KINDS.items())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ of service.
 Lines are found again only when somebody must be told one: the common case parses once and keeps no positions.
 """
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -156,13 +157,13 @@ def _scalar(node: Any) -> Any:
             except ValueError:
                 return text
         case "float":
+            if text.lstrip("+-").lower() in (".inf", ".nan"):
+                raise _Broken(_first_line(node), f"{text} is not a finite number")
             try:
                 value = float(text.replace("_", ""))
             except ValueError:
                 return text
-            if value != value or value in (float("inf"), float("-inf")):
-                raise _Broken(_first_line(node), f"{text[:20]} is not a finite number")
-            return value
+            return value if math.isfinite(value) else text
         case "str" | "timestamp":
             return text
         case _:
@@ -208,9 +209,12 @@ def _parse(chunk: str) -> tuple[Any, int] | _Broken:
     except _Broken as broken:
         return broken.with_traceback(None)
     except yaml.MarkedYAMLError as error:
+        last = chunk.rstrip().count("\n")
         line = error.problem_mark.line if error.problem_mark is not None else 0
+        if line > last and error.context_mark is not None:
+            line = error.context_mark.line  # what was not closed before the end, and where it began
         words = ": ".join(part for part in (error.context, error.problem) if part)
-        return _Broken(min(line, chunk.count("\n")), f"this is not YAML: {words}" if words else "this is not YAML")
+        return _Broken(min(line, last), f"this is not YAML: {words}" if words else "this is not YAML")
     except yaml.reader.ReaderError as error:
         line = chunk.count("\n", 0, error.position) if isinstance(error.position, int) else 0
         return _Broken(line, "the file has characters that YAML does not allow")
