@@ -59,7 +59,12 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     hints = typing.get_type_hints(kind)
     own = f"MAILRAIL_{service.upper()}_"
     names = {f.name.upper(): f for f in dataclasses.fields(kind)}
-    unknown = sorted(v for v in env if v.startswith(own) and v.removeprefix(own) not in names)
+    # MAILRAIL_CONFIG_TARGET is everybody's `config_target`, not the config service's `target`.
+    unknown = sorted(
+        v
+        for v in env
+        if v.startswith(own) and v.removeprefix(own) not in names and v.removeprefix("MAILRAIL_") not in names
+    )
     if unknown:
         raise BadSettings(
             f"{unknown[0]}: {service} has no such setting; it has {', '.join(sorted(own + n for n in names))}"

@@ -65,3 +65,9 @@ def test_addresses_are_split_and_refused_with_their_text() -> None:
     assert host_port("[::1]:25") == ("::1", 25)
     with pytest.raises(BadSettings, match="takes HOST:PORT"):
         host_port("localhost")
+
+
+def test_a_setting_of_all_services_may_begin_like_one_of_the_config_services_own() -> None:
+    environment = {"MAILRAIL_CONFIG_TARGET": "config:7001", "MAILRAIL_CONFIG_NODE_ID": "one"}
+    settings = load(ServiceSettings, "config", environment)
+    assert (settings.config_target, settings.node_id) == ("config:7001", "one")
