@@ -101,8 +101,8 @@ class Stage:
     def start_config(self) -> Program:
         """The config service, on the port that everybody knows."""
         program = Program([sys.executable, "-m", "mailrail_config"], name="config", env=self._config_environment)
-        program.wait_for_line("starting")
         self.config = program
+        program.wait_for_line("starting")
         return program
 
     def account(self) -> Path:
