@@ -1,5 +1,6 @@
 """What people type as ids, times and durations, and the options that choose recipients of the queue."""
 
+import contextlib
 import datetime
 import functools
 import inspect
@@ -15,14 +16,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mailrail.cli.output import USAGE, stop
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.IGNORECASE)
+_DURATION = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.IGNORECASE)
+
+
+def is_number(text: str) -> bool:
+    """Whether it is a plain whole number that the API can carry."""
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def duration(text: str) -> datetime.timedelta:
     """`90s`, `5m`, `1h30m`, `2d`; a bare number is seconds. Ends the command on anything else."""
     sign = -1 if text.startswith("-") else 1
     bare = text.strip().lstrip("+-")
-    if bare.isdigit():
+    if is_number(bare) and len(bare) < 10:
         return sign * datetime.timedelta(seconds=int(bare))
     match = _DURATION.fullmatch(bare)
     if not bare or match is None:
@@ -37,10 +43,12 @@ def moment(text: str, now: datetime.datetime | None = None) -> datetime.datetime
     if text == "now":
         return now
     if text[:1] in "+-":
-        return now + duration(text)
+        text, given = f"{text} from now", text
+        with contextlib.suppress(OverflowError):
+            return now + duration(given)
     try:
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         stop(f"{text!r} is no time; write 2026-11-22T18:00, 2026-11-22T18:00:00Z, -2h or +30m", USAGE)
 
 
@@ -167,7 +175,7 @@ def selection(ids: list[str] | None, **options: Any) -> admin_pb2.Filter:
     """The filter that ids and options describe; all that is set must hold. Ends the command on a bad value."""
     chosen = admin_pb2.Filter()
     for text in ids or []:
-        if text.isdigit() and len(text) < 20:
+        if is_number(text):
             chosen.recipient_ids.append(int(text))
         else:
             chosen.message_ids.append(message_id(text))

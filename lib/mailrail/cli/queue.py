@@ -154,7 +154,7 @@ def show(
 
 async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: str) -> bytes:
     """The message id that a UUID or the number of a recipient means."""
-    if not (text.isdigit() and len(text) < 20):
+    if not a.is_number(text):
         return a.message_id(text)
     chosen = admin_pb2.Filter(recipient_ids=[int(text)])
     live = await stub.ListRecipients(admin_pb2.ListRecipientsRequest(filter=chosen, page_size=1), timeout=TIMEOUT)

@@ -1,0 +1,128 @@
+"""Commands without a running installation: help, refusals, exit statuses, and the generated reference."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mailrail.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[3]
+BOTH_GROUPS = [
+    ("queue", "list"), ("queue", "show", "1"), ("queue", "history"), ("queue", "stats"), ("queue", "sites"),
+    ("queue", "kick", "1"), ("queue", "holds", "list"), ("mailbox", "list"), ("mailbox", "boxes"),
+    ("mailbox", "read", "1"),
+    ("config", "status"), ("config", "history"), ("explain", "--to", "bob@example.org"), ("ingress", "sessions"),
+    ("outbound", "connections"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", BOTH_GROUPS, ids=" ".join)
+def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--state", str(tmp_path), *command])
+    assert done.exit_code == 3
+    assert "start it with `mailrail local`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("queue", "kick"), "say which recipients"),
+        (("queue", "drop"), "say which recipients"),
+        (("queue", "fail", "--all"), "add --yes"),
+        (("queue", "show", "nonsense"), "is no message id"),
+        (("queue", "schedule", "1"), "exactly one of --at, --in and --later"),
+        (("queue", "schedule", "1", "--at", "now", "--in", "5m"), "exactly one of"),
+        (("queue", "set-transport", "a/b/c", "1"), "names no MailTransport"),
+        (("queue", "set-tls", "maybe", "1"), "required, default or no"),
+        (("queue", "holds", "add"), "say what to hold"),
+        (("mailbox", "flag", "1"), "--add or --remove"),
+        (("explain",), "give the number of a recipient"),
+        (("explain", "7", "--to", "bob@example.org"), "give the number of a recipient"),
+        (("config", "check", "/nonexistent"), "does not exist"),
+        (("local", "--log-format", "xml"), "console or json"),
+        (("local", "--log-level", "loud"), "debug, info, warning or error"),
+        (("local", "--resolver", "9.9.9.9"), "HOST:PORT"),
+        (("migrate",), "name the database"),
+        (("serve", "nothing"), "there are"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_that_makes_no_sense_says_what_would(
+    command: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("MAILRAIL_DATABASE_URL", "MAILRAIL_SERVER"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MAILRAIL_STATE", str(tmp_path))
+    (tmp_path / "client.json").write_text(
+        json.dumps({"targets": {"queue": "127.0.0.1:1", "config": "127.0.0.1:1"}, "tls_dir": str(tmp_path)})
+    )
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / name).write_text("")
+    done = CliRunner().invoke(app, list(command))
+    assert words in done.stderr, done.output
+    assert done.exit_code == 2
+
+
+def test_a_server_without_a_certificate_to_show_is_refused() -> None:
+    done = CliRunner().invoke(app, ["--server", "127.0.0.1:1", "queue", "stats"])
+    assert done.exit_code == 2
+    assert "--tls-dir" in done.stderr
+
+
+def test_a_server_list_must_name_the_service(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--server", "config=127.0.0.1:1", "--tls-dir", str(tmp_path), "queue", "stats"])
+    assert done.exit_code == 2
+    assert "add queue=HOST:PORT" in done.stderr
+
+
+def test_a_database_out_of_reach_is_status_3() -> None:
+    done = CliRunner().invoke(app, ["migrate", "--database-url", "postgresql://x:secret@127.0.0.1:1/x"])
+    assert done.exit_code == 3
+    assert "out of reach" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_folder_is_checked_with_file_line_and_status(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: mailrail.dev/v1alpha1\nkind: MailTransport\nmetadata: {name: a}\nspec: {smtp: {port: 25}}\n"
+    )
+    done = CliRunner().invoke(app, ["config", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "a.yaml:4: error: MailTransport default/a: " in done.stdout
+    told = CliRunner().invoke(app, ["config", "check", str(tmp_path), "--json"])
+    assert told.exit_code == 1
+    found = json.loads(told.stdout)
+    assert found["ok"] is False
+    assert found["findings"][0]["line"] == 4
+
+
+def test_the_example_of_local_mode_passes_the_check() -> None:
+    example = ROOT / "lib" / "mailrail" / "local" / "example"
+    done = CliRunner().invoke(app, ["config", "check", str(example), "--strict"])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_service_process_carries_no_command_line_library() -> None:
+    script = (
+        "import sys; sys.argv = ['mailrail', 'serve', 'nothing']\n"
+        "from mailrail.cli import main\n"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'typer' in sys.modules, 'rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False False\n"
+
+
+def test_the_version_is_told_as_a_line_and_as_json() -> None:
+    line = CliRunner().invoke(app, ["version"]).stdout
+    assert line == f"mailrail {json.loads(CliRunner().invoke(app, ['version', '--json']).stdout)['version']}\n"
+
+
+def test_the_reference_page_names_every_command() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
+    for command in BOTH_GROUPS:
+        name = " ".join(part for part in command if part.isalpha() and part != "bob")
+        assert f"### `mailrail {name}`" in page
