@@ -87,6 +87,8 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self.requests = 0
         """gRPC messages: how well ingress gathers commits into them."""
         self.asked: list[bytes] = []
+        self.octets = 0
+        """Octets taken so far, for which credit was needed."""
         self.credit = 32 * 1024 * 1024
         self.return_credit = True
         self.refusal: types_pb2.Reply | None = None
@@ -102,6 +104,11 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self._chunks: dict[bytes, list[bytes]] = defaultdict(list)
         self._ids: set[bytes] = set()
         self._server: grpc.aio.Server | None = None
+
+    @property
+    def held(self) -> int:
+        """Messages of which there are chunks and no commit yet."""
+        return len(self._chunks)
 
     async def Enqueue(
         self, requests: AsyncIterator[enqueue_pb2.EnqueueRequest], context: Any
@@ -148,6 +155,7 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
                         await queue.put(None)
                         return
                     results.append(result)
+            self.octets += octets
             await self.answers.wait()
             credit = octets if self.return_credit else 0
             if results or credit:
@@ -262,6 +270,7 @@ class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
         """Stop listening."""
         if self._server is not None:
             await self._server.stop(0)
+            self._server = None
 
 
 def ref(kind: str, name: str) -> ObjectRef:
@@ -352,16 +361,26 @@ def setup(
 class Ingress:
     """The process, with its neighbours. Use as a context manager."""
 
-    def __init__(self, folder: Path, made: Setup | None = None, *, keep: bool = True, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, made: Setup | None = None, *, keep: bool = True, patience: float = 20.0, **settings: str
+    ) -> None:
         self.queue = FakeQueue(keep=keep)
         self.config = FakeConfig()  # type: ignore[abstract]  # the calls that ingress makes are all it answers
         self.setup = made or setup()
         self._folder = folder
+        self._patience = patience
         self._settings = settings
         self.program: Program | None = None
         self.ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:
+        try:
+            return self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _start(self) -> Self:
         loop = background()
         loop.call(self.queue.serve())
         loop.call(self.config.serve())
@@ -406,10 +425,10 @@ class Ingress:
     def _read_ports(self) -> dict[str, int]:
         return {entry["listener"]: int(entry["port"]) for entry in self.events("listening")}
 
-    def wait_for(self, condition: Callable[[], object], what: str, within: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait for something that the process brings about."""
         assert self.program is not None
-        self.program.wait_until(condition, within, what)
+        self.program.wait_until(condition, self._patience, what)
 
     def wait_stored(self, count: int, within: float = 20.0) -> list[Stored]:
         """Wait until the queue has so many messages."""

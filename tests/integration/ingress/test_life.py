@@ -1,0 +1,567 @@
+"""Ingress when something else fails, changes or takes long: queue, configuration, proxies, clocks, stopping."""
+
+import contextlib
+import socket
+import struct
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailrail.core.config.revision import Alias, GatewayLimits, Listener, Protocol
+from mailrail.core.sasl.client import ChannelBinding, Credentials, start
+from mailrail.core.sasl.client import Mechanism as ClientMechanism
+from mailrail.core.smtp.proxy import SIGNATURE
+from mailrail.pb.queue.v1 import types_pb2
+
+from testkit.background import background
+from testkit.ca import Authority
+from testkit.conditions import NeverTrue, wait_until
+from testkit.dns import DnsServer, Failure
+from testkit.ingress import PASSWORD, Ingress, Setup, Talk, code, setup
+from testkit.ports import free_port
+
+HOST = "127.0.0.1"
+Start = Callable[..., Ingress]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Start]:
+    """Start an ingress with a setup and settings; stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(made: Setup | None = None, **settings: Any) -> Ingress:
+            return stack.enter_context(Ingress(tmp_path, made, **settings))
+
+        yield begin
+
+
+def mx(ingress: Ingress) -> Talk:
+    talk = Talk((HOST, ingress.ports["mx"]))
+    assert talk.codes("EHLO client.example") == ["250"]
+    return talk
+
+
+def open_message(talk: Talk) -> None:
+    assert talk.codes("MAIL FROM:<x@far.example>", "RCPT TO:<ada@home.example>", "DATA")[2] == "354"
+
+
+def deliver(talk: Talk) -> str:
+    open_message(talk)
+    talk.send(b"Subject: x\r\n\r\nbody\r\n.\r\n")
+    return code(talk.reply())
+
+
+# --- the queue ---
+
+
+def test_a_refusal_of_the_queue_is_told_and_the_session_goes_on_ACC_08(run: Start) -> None:
+    ingress = run()
+    ingress.queue.refusal = types_pb2.Reply(code=451, enhanced="4.7.1", lines=["daily limit\r\n250 ok"])
+    with mx(ingress) as talk:
+        open_message(talk)
+        talk.send(b".\r\n")
+        assert talk.reply() == "451 4.7.1 daily limit??250 ok"
+        ingress.queue.refusal = types_pb2.Reply(code=200, lines=["nonsense"])
+        assert deliver(talk) == "451 4.3.0"
+        ingress.queue.refusal = None
+        assert deliver(talk) == "250 2.6.0"
+
+
+def test_without_a_queue_senders_are_asked_to_come_back_and_then_it_works_again_ACC_05(run: Start) -> None:
+    ingress = run()
+    with mx(ingress) as talk:
+        background().call(ingress.queue.stop())
+        ingress.wait_for(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0] == "451 4.3.0", "451 at MAIL")
+        background().call(ingress.queue.serve())
+        ingress.wait_for(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0] == "250 2.1.0", "250 at MAIL")
+        assert deliver(talk) == "250 2.6.0"
+
+
+@pytest.mark.parametrize(("committed", "expected"), [(True, "250 2.6.0"), (False, "451 4.3.0")])
+def test_a_lost_answer_is_asked_after_and_told_as_it_is_ACC_04(run: Start, committed: bool, expected: str) -> None:
+    ingress = run()
+    if committed:
+        ingress.queue.lose_answer = True
+    else:
+        ingress.queue.forget_commit = True
+    with mx(ingress) as talk:
+        assert deliver(talk) == expected
+        assert len(ingress.queue.asked) == 1
+        assert len(ingress.queue.stored) == committed
+        ingress.wait_for(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0] == "250 2.1.0", "a new stream")
+        assert deliver(talk) == "250 2.6.0"
+
+
+def test_a_queue_that_never_tells_is_not_waited_for_without_end_ACC_04(run: Start) -> None:
+    ingress = run(answer_timeout="0.5")
+    ingress.queue.answers.clear()
+    with mx(ingress) as talk:
+        open_message(talk)
+        talk.send(b"Subject: x\r\n\r\n.\r\n")
+        ingress.wait_stored(1)
+        background().call(ingress.queue.stop())
+        assert code(talk.reply()) == "451 4.3.0"
+    assert ingress.events("fate of a message unknown")
+    background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+
+
+def test_a_body_is_never_resumed_on_another_stream_ACC_05(run: Start) -> None:
+    ingress = run()
+    with mx(ingress) as talk:
+        open_message(talk)
+        talk.send(b"Subject: x\r\n\r\n" + b"x" * 998 + b"\r\n" * 500_000)
+        wait_until(lambda: ingress.queue.held, 10, "chunks arrived")
+        background().call(ingress.queue.stop())
+        background().call(ingress.queue.serve())
+        ingress.wait_for(lambda: len(ingress.events("queue stream open")) == 2, "a new stream")
+        talk.send(b"the rest\r\n.\r\n")
+        assert code(talk.reply()) == "451 4.3.0"
+        assert ingress.queue.stored == []
+        assert deliver(talk) == "250 2.6.0"
+
+
+def test_no_credit_pauses_one_client_alone_and_then_refuses_it_ACC_07(run: Start) -> None:
+    ingress = run(credit_timeout="1")
+    ingress.queue.return_credit = False
+    block = b"x" * 998 + b"\r\n"
+    with mx(ingress) as slow, mx(ingress) as other:
+        open_message(slow)
+        slow.socket.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 90 * 1024 * 1024:
+                slow.send(block * 100)
+                sent += 100_000
+        slow.socket.settimeout(20)
+        # The stream's 32 MiB and what lies between were taken, and no more of it.
+        assert ingress.queue.octets <= 32 * 1024 * 1024
+        assert code(other.say("NOOP")[0]) == "250 2.0.0"
+        slow.send(b"\r\n.\r\n")
+        assert code(slow.reply()) == "452 4.3.1"
+        assert code(slow.say("NOOP")[0]) == "250 2.0.0"
+
+
+def test_a_stream_that_is_to_end_finishes_what_runs_and_another_takes_what_is_new_ACC_07(run: Start) -> None:
+    ingress = run()
+    with mx(ingress) as long, mx(ingress) as short:
+        open_message(long)
+        long.send(b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1000)
+        wait_until(lambda: ingress.queue.held, 10, "chunks arrived")
+        background().loop.call_soon_threadsafe(ingress.queue.go_away.set)
+        ingress.wait_for(lambda: ingress.queue.streams == 2, "a second stream")
+        assert deliver(short) == "250 2.6.0"
+        long.send(b".\r\n")
+        assert code(long.reply()) == "250 2.6.0"
+        assert len(ingress.queue.stored[1].body) == 14 + 1_000_000
+
+
+# --- the configuration ---
+
+
+def test_a_change_is_live_without_dropping_a_connection_CFG_06(run: Start) -> None:
+    made = setup()
+    ingress = run(made)
+    with mx(ingress) as talk:
+        assert talk.codes("MAIL FROM:<x@far.example>", "RCPT TO:<new@home.example>", "RSET")[1] == "550 5.1.1"
+        home = replace(made.revision.domains[0], aliases=(Alias("new", ("ada@home.example",)),))
+        gateway = replace(
+            made.revision.gateways[0],
+            limits=GatewayLimits(message_size=1000),
+            listeners=(*made.revision.gateways[0].listeners[:2], Listener("second", Protocol.MX, 0, None)),
+        )
+        revision = replace(made.revision, domains=(home, *made.revision.domains[1:]), gateways=(gateway,))
+        ingress.publish(Setup(revision, made.secrets))
+        assert talk.codes("MAIL FROM:<x@far.example>", "RCPT TO:<new@home.example>", "RSET")[1] == "250 2.1.5"
+        assert "250-SIZE 1000\n" in talk.say("EHLO c")[0]
+        assert talk.codes("MAIL FROM:<x@far.example> SIZE=1001") == ["552 5.3.4"]
+    ingress.wait_for(lambda: any(e["listener"] == "second" for e in ingress.events("listening")), "a new listener")
+    ingress.wait_for(lambda: ingress.events("listener closed"), "a listener that is gone is closed")
+    second = next(e["port"] for e in ingress.events("listening") if e["listener"] == "second")
+    with Talk((HOST, second)) as talk:
+        assert "STARTTLS" not in talk.say("EHLO c")[0]
+        assert talk.codes("STARTTLS") == ["502 5.5.1"]
+    with pytest.raises(OSError, match="refused"):
+        Talk((HOST, ingress.ports["submissions"]))
+
+
+def test_a_new_certificate_serves_new_handshakes_TLS_09(run: Start) -> None:
+    ingress = run()
+
+    def served() -> bytes:
+        with Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk:
+            talk.encrypt()
+            return talk.socket.getpeercert(binary_form=True)  # type: ignore[attr-defined, no-any-return]
+
+    before = served()
+    with Talk((HOST, ingress.ports["submission"])) as talk:
+        talk.start_tls()
+        ingress.publish(setup(certificate=Authority().issue("other.home.example").pem))
+        wait_until(lambda: served() != before, 5, "the other certificate is served")
+        assert talk.codes("NOOP") == ["250 2.0.0"]
+
+
+def test_a_certificate_that_cannot_serve_costs_tls_and_nothing_else_TLS_01(run: Start) -> None:
+    ingress = run(setup(certificate=b"no certificate"))
+    with mx(ingress) as talk:
+        assert talk.codes("STARTTLS") == ["454 4.7.0"]
+        assert deliver(talk) == "250 2.6.0"
+    assert ingress.events("certificate unusable")
+
+
+def test_captive_mode_takes_any_recipient_at_the_mx_and_none_without(run: Start) -> None:
+    ingress = run(setup(captive=True))
+    with mx(ingress) as talk:
+        codes = talk.codes(
+            "MAIL FROM:<x@far.example>", "RCPT TO:<any@where.example>", "RCPT TO:<no@home.example>", "DATA"
+        )
+        assert codes == ["250 2.1.0", "250 2.1.5", "250 2.1.5", "354"]
+        talk.send(b".\r\n")
+        assert code(talk.reply()) == "250 2.6.0"
+    found = [(r.address, r.mailbox_account.name) for r in ingress.queue.stored[0].recipients]
+    assert found == [("any@where.example", ""), ("no@home.example", "postmaster")]
+
+
+def test_a_port_that_is_taken_is_tried_again_and_the_others_serve(tmp_path: Path) -> None:
+    made = setup()
+    taken = free_port()
+    with socket.create_server((HOST, taken)):
+        listeners = (*made.revision.gateways[0].listeners, Listener("late", Protocol.MX, taken, None))
+        gateway = replace(made.revision.gateways[0], listeners=listeners)
+        ingress = Ingress(tmp_path, made)
+        with ingress:
+            ingress.publish(Setup(replace(made.revision, gateways=(gateway,)), made.secrets))
+            ingress.wait_for(lambda: ingress.events("cannot listen; trying again"), "it says what it cannot do")
+            with mx(ingress) as talk:
+                assert deliver(talk) == "250 2.6.0"
+            assert ingress.events("cannot listen; trying again")[0]["port"] == taken
+
+
+# --- proxies ---
+
+
+def proxied(**listener: Any) -> Setup:
+    return setup(proxy_protocol=True, **{"proxy_trusted_cidrs": ("127.0.0.0/8",), **listener})
+
+
+def version_2(client: str, *, command: int = 1) -> bytes:
+    payload = ip_address(client).packed + ip_address("198.51.100.1").packed + struct.pack("!HH", 5000, 25)
+    return SIGNATURE + bytes([0x20 | command, 0x11]) + struct.pack("!H", len(payload)) + payload
+
+
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 25\r\n", "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 5000 25\r\n", "2001:db8::7"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+        (version_2("192.0.2.8"), "192.0.2.8"),
+        (version_2("192.0.2.8", command=0), "127.0.0.1"),
+    ],
+)
+def test_the_conveyed_address_is_the_clients_PRX_02_PRX_04(run: Start, header: bytes, client: str) -> None:
+    ingress = run(proxied())
+    with Talk((HOST, ingress.ports["mx"]), greeting=False) as talk:
+        talk.send(header[:9])
+        talk.send(header[9:] + b"EHLO c\r\n")
+        assert talk.reply().startswith("220")
+        assert talk.reply().startswith("250")
+        assert deliver(talk) == "250 2.6.0"
+    assert ingress.queue.stored[0].envelope.client_ip == client
+
+
+def test_the_header_comes_before_tls_even_in_one_segment_PRX_03(run: Start) -> None:
+    ingress = run(proxied())
+    for header in (version_2("192.0.2.8"), b"PROXY TCP4 192.0.2.8 198.51.100.1 5000 465\r\n"):
+        hello = _client_hello()
+        with Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk:
+            talk.send(header + hello)
+            assert talk.socket.recv(5)[:1] == b"\x16"  # the server's handshake record
+        with Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk:
+            talk.send(header)
+            talk.encrypt()
+            assert talk.reply().startswith("220")
+            assert talk.codes("EHLO c") == ["250"]
+            assert talk.log_in() == "235 2.7.0"
+
+
+def _client_hello() -> bytes:
+    import ssl
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize(
+    ("sent", "trusted"),
+    [
+        (b"EHLO c\r\n", "127.0.0.0/8"),
+        (b"PROXY TCP4 nonsense\r\n", "127.0.0.0/8"),
+        (b"", "127.0.0.0/8"),  # late
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 25\r\n", "192.0.2.0/24"),
+    ],
+)
+def test_without_a_good_header_from_a_trusted_proxy_there_is_no_banner_PRX_01(
+    run: Start, sent: bytes, trusted: str
+) -> None:
+    ingress = run(proxied(proxy_trusted_cidrs=(trusted,)), proxy_timeout="0.5")
+    with Talk((HOST, ingress.ports["mx"]), greeting=False) as talk:
+        with contextlib.suppress(ConnectionError):
+            talk.send(sent)
+        try:
+            assert talk.socket.recv(100) == b""
+        except ConnectionResetError:
+            pass
+
+
+# --- limits and clocks ---
+
+
+def limited(**limits: int) -> Setup:
+    return setup(limits=GatewayLimits(**limits))
+
+
+def test_a_silent_client_hears_421_SIN_17(run: Start) -> None:
+    ingress = run(limited(idle_timeout=1))
+    with mx(ingress) as talk, mx(ingress) as in_message:
+        open_message(in_message)
+        assert code(talk.reply()) == "421 4.4.2"
+        assert talk.ended()
+        assert code(in_message.reply()) == "421 4.4.2"
+        assert in_message.ended()
+    assert ingress.queue.stored == []
+
+
+def test_a_message_that_drips_ends_by_the_clock_SIN_17(run: Start) -> None:
+    ingress = run(limited(idle_timeout=60, transaction_timeout=1))
+    with mx(ingress) as talk:
+        open_message(talk)
+        talk.send(b"Subject: x\r\n")
+        assert code(talk.reply()) == "421 4.4.2"
+
+
+def test_a_client_is_not_timed_out_while_it_waits_for_us(run: Start) -> None:
+    ingress = run(limited(idle_timeout=1))
+    ingress.queue.answers.clear()
+    with mx(ingress) as talk, mx(ingress) as idle:
+        open_message(talk)
+        talk.send(b".\r\n")
+        assert code(idle.reply()) == "421 4.4.2"  # the clock has run out for it, and so it has for us
+        background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+        assert code(talk.reply()) == "250 2.6.0"
+
+
+def test_one_client_gets_so_many_connections_and_others_still_get_theirs(run: Start) -> None:
+    ingress = run(limited(connections_per_ip=3))
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(mx(ingress))
+        with Talk((HOST, ingress.ports["mx"]), greeting=False) as refused:
+            assert code(refused.reply()) == "421 4.7.0"
+            assert refused.ended()
+        with Talk((HOST, ingress.ports["mx"]), source="127.0.0.9") as other:
+            assert other.codes("NOOP") == ["250 2.0.0"]
+
+    def again() -> bool:
+        with Talk((HOST, ingress.ports["mx"]), greeting=False) as talk:
+            return code(talk.reply()) == "220"
+
+    wait_until(again, 5, "the place of one that left is free")
+
+
+def test_a_process_takes_so_many_connections(run: Start) -> None:
+    ingress = run(limited(connections=2))
+    with mx(ingress), mx(ingress), Talk((HOST, ingress.ports["mx"]), greeting=False) as third:
+        assert code(third.reply()) == "421 4.7.0"
+
+
+def test_guessing_from_one_address_is_slowed_down_AUTH_05(run: Start) -> None:
+    ingress = run()
+    for _ in range(6):
+        with Talk((HOST, ingress.ports["submission"]), source="127.0.0.5") as talk:
+            talk.start_tls()
+            for _ in range(5):
+                assert talk.log_in(password="guess") == "535 5.7.8"
+    with Talk((HOST, ingress.ports["submission"]), source="127.0.0.5") as talk:
+        talk.start_tls()
+        assert talk.log_in() == "454 4.7.0"
+    with Talk((HOST, ingress.ports["submission"]), source="127.0.0.6") as talk:
+        talk.start_tls()
+        assert talk.log_in() == "235 2.7.0"
+
+
+def test_a_client_that_does_not_read_is_not_answered_without_bound(run: Start) -> None:
+    ingress = run(limited(idle_timeout=60))
+    with mx(ingress) as talk, mx(ingress) as other:
+        talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        talk.socket.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 200_000_000:
+                sent += talk.socket.send(b"NOOP\r\n" * 10_000)
+        assert sent < 100_000_000
+        assert other.codes("NOOP") == ["250 2.0.0"]
+
+
+# --- senders in DNS ---
+
+
+def test_sender_domains_are_looked_up_at_the_mx_SIN_23(run: Start) -> None:
+    with DnsServer() as dns:
+        dns.add("mx.example", "MX", "10 mail.mx.example.")
+        dns.add("implicit.example", "A", "192.0.2.1")
+        dns.add("six.example", "AAAA", "2001:db8::1")
+        dns.add("silent.example", "MX", "0 .")
+        dns.add("nothing.example", "TXT", '"no mail here"')
+        dns.fail("broken.example", Failure.SERVFAIL)
+        ingress = run(resolver=dns.endpoint, dns_timeout="2")
+        with mx(ingress) as talk:
+            for domain, expected in (
+                ("mx.example", "250 2.1.0"),
+                ("implicit.example", "250 2.1.0"),
+                ("six.example", "250 2.1.0"),
+                ("silent.example", "550 5.7.27"),
+                ("nothing.example", "550 5.1.8"),
+                ("missing.example", "550 5.1.8"),
+                ("broken.example", "451 4.4.3"),
+                ("home.example", "250 2.1.0"),
+                ("[192.0.2.1]", "250 2.1.0"),
+            ):
+                assert talk.codes(f"MAIL FROM:<x@{domain}>", "RSET")[0] == expected, domain
+            assert talk.codes("MAIL FROM:<>", "RSET")[0] == "250 2.1.0"
+            assert talk.codes("MAIL FROM:<x@mx.example>", "RSET")[0] == "250 2.1.0"
+        assert dns.asked("mx.example", "MX") == 1
+        assert dns.asked("home.example") == 0
+        with Talk((HOST, ingress.ports["submission"])) as talk:
+            talk.start_tls()
+            talk.log_in()
+            assert talk.codes("MAIL FROM:<ada@sending.example>") == ["250 2.1.0"]
+        assert dns.asked("sending.example") == 0
+
+
+def test_captive_mode_asks_no_dns_SIN_23(run: Start) -> None:
+    with DnsServer() as dns:
+        ingress = run(setup(captive=True), resolver=dns.endpoint)
+        with mx(ingress) as talk:
+            assert talk.codes("MAIL FROM:<x@missing.example>") == ["250 2.1.0"]
+        assert dns.asked("missing.example") == 0
+
+
+# --- channel binding ---
+
+
+def test_plus_is_offered_where_it_is_switched_on_and_binds_to_our_certificate_SCR_05(run: Start) -> None:
+    from mailrail_ingress.tls import load
+
+    pem = Authority().issue("mx.home.example").pem
+    binding = load(pem).end_point
+    assert binding is not None
+    ingress = run(setup(certificate=pem), bind_server_end_point="true")
+    with Talk((HOST, ingress.ports["submission"])) as talk:
+        assert "-PLUS" not in talk.say("EHLO c")[0]
+    for data, expected in ((binding, "235"), (b"\0" * 32, "535")):
+        with Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk:
+            talk.encrypt()
+            talk.reply()
+            assert "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS" in talk.say("EHLO c")[0]
+            assert _scram_plus(talk, data).startswith(expected)
+
+
+def _scram_plus(talk: Talk, data: bytes) -> str:
+    from base64 import b64decode, b64encode
+
+    client = start(
+        ClientMechanism.SCRAM_SHA_256_PLUS,
+        Credentials("ada@home.example", PASSWORD),
+        nonce="0123456789abcdef0123",
+        binding=ChannelBinding("tls-server-end-point", data),
+        server_offered_plus=True,
+    )
+    first = client.initial()
+    assert first is not None
+    reply = talk.say(f"AUTH SCRAM-SHA-256-PLUS {b64encode(first).decode()}")[0]
+    while reply.startswith("334"):
+        reply = talk.say(b64encode(client.respond(b64decode(reply[4:]))).decode())[0]
+    return reply
+
+
+# --- the end, and what is told ---
+
+
+def test_stopping_says_421_and_lets_a_message_finish_SIN_17(run: Start) -> None:
+    ingress = run(stop_grace="10")
+    assert ingress.program is not None
+    with mx(ingress) as idle, mx(ingress) as busy:
+        open_message(busy)
+        busy.send(b"Subject: x\r\n\r\nfirst half\r\n")
+        ingress.program._process.terminate()
+        assert code(idle.reply()) == "421 4.3.2"
+        assert idle.ended()
+        with pytest.raises(OSError, match="refused"):
+            Talk((HOST, ingress.ports["mx"]))
+        busy.send(b"second half\r\n.\r\n")
+        assert code(busy.reply()) == "250 2.6.0"
+        assert code(busy.reply()) == "421 4.3.2"
+    assert ingress.program.wait(10) == 0
+    assert ingress.queue.stored[0].body.endswith(b"second half\r\n")
+
+
+def test_a_kill_before_the_answer_leaves_all_or_nothing_and_says_nothing_SIN_01(run: Start) -> None:
+    ingress = run()
+    assert ingress.program is not None
+    ingress.queue.answers.clear()
+    with mx(ingress) as talk:
+        open_message(talk)
+        talk.send(b"Subject: x\r\n\r\nwhole\r\n.\r\n")
+        ingress.wait_stored(1)
+        ingress.program.kill()
+        with contextlib.suppress(ConnectionResetError):
+            assert talk.reply() == ""
+    background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+    assert ingress.queue.stored[0].body.endswith(b"whole\r\n")
+
+
+def test_metrics_count_what_happened(run: Start) -> None:
+    port = free_port()
+    ingress = run(metrics_listen=f"{HOST}:{port}")
+    with mx(ingress) as talk:
+        assert deliver(talk) == "250 2.6.0"
+        talk.say("MAIL FROM:<x@far.example>", "RCPT TO:<nobody@home.example>", "QUIT")
+
+    def scrape() -> str:
+        opened: AbstractContextManager[Any] = urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5)
+        with opened as response:
+            return str(response.read().decode())
+
+    wait_until(lambda: 'mailrail_ingress_sessions_total{end="quit"} 1.0' in scrape(), 5, "the session is counted")
+    text = scrape()
+    for series in (
+        'mailrail_ingress_connections_total{protocol="mx",result="accepted"} 1.0',
+        'mailrail_ingress_connections_open{protocol="mx"} 0.0',
+        'mailrail_ingress_messages_total{origin="mx",result="accepted"} 1.0',
+        'mailrail_ingress_recipients_total{origin="mx",result="accepted"} 1.0',
+        'mailrail_ingress_recipients_total{origin="mx",result="refused"} 1.0',
+        "mailrail_ingress_commit_seconds_count 1.0",
+        "mailrail_ingress_queue_stream_up 1.0",
+        "mailrail_ingress_queue_pending 0.0",
+    ):
+        assert series in text, series
+
+
+def test_a_gateway_that_is_not_in_the_configuration_is_a_rejected_revision(tmp_path: Path) -> None:
+    ingress = Ingress(tmp_path, setup(), patience=3, gateway="mail/other")
+    with pytest.raises(NeverTrue, match="every listener is open"), ingress:
+        pytest.fail("it must not have listened")
+    rejected = ingress.events("configuration rejected")
+    assert "has no gateway mail/other" in rejected[0]["error"]
+    assert "has no gateway mail/other" in ingress.config.reports[-1].error or ingress.config.reports[-1].leaving
