@@ -27,8 +27,8 @@ def rail() -> Iterator[Rail]:
 @pytest.fixture(scope="module")
 def login(rail: Rail) -> tuple[str, str]:
     """The example account's login and password, as printed before `ready`."""
-    found = rail.program.wait_for_line(r"(?:log in as|login) (\S+@\S+)\W+(?:with the )?password (\S+)", 5)
-    return found[1], found[2].rstrip(".,;)")
+    found = rail.program.wait_for_line(r"login of the example account: (\S+), password (\S+)", 5)
+    return found[1], found[2]
 
 
 def test_the_first_start_makes_a_commented_example_of_each_transport(rail: Rail) -> None:
