@@ -225,7 +225,7 @@ class _Input:
         """Kind, namespace and name; None after saying what is wrong with them."""
         content = document.content
         kind, version, metadata = content.get("kind"), content.get("apiVersion"), content.get("metadata")
-        if kind not in KINDS and kind not in ("Secret", "Namespace"):
+        if not isinstance(kind, str) or (kind not in KINDS and kind not in ("Secret", "Namespace")):
             known = f"{', '.join(KINDS)} or Secret"
             self._finding(document, ("kind",), f"kind: {shown(kind)} is not known here; one of {known}")
             return None
@@ -241,7 +241,7 @@ class _Input:
         if not isinstance(namespace, str) or not namespace or len(namespace) > 63:
             self._finding(document, ("metadata", "namespace"), "metadata.namespace: is not a name")
             return None
-        return ObjectRef(str(kind), namespace, name)
+        return ObjectRef(kind, namespace, name)
 
     def _read_document(self, document: Document, source: str) -> bool:
         """Take a document in. False when it cannot be said which object it is."""
@@ -249,7 +249,7 @@ class _Input:
         if ref is None:
             return False
         if ref.kind == "Namespace":
-            labels = document.content["metadata"].get("labels") or {}
+            labels = document.content["metadata"].get("labels")
             if isinstance(labels, Mapping):
                 self.namespaces[ref.name] = {k: v for k, v in labels.items() if isinstance(v, str)}
             return True
