@@ -1,6 +1,11 @@
 """Fixtures for every kind of test; peer programs that are missing skip a test with the reason, or fail it in CI."""
 
+import os
+
 import pytest
+
+# Tests start programs while gRPC runs in this process: its handlers around fork crash the child before it becomes one.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from testkit.peers import require_peer
 from testkit.postgres import (  # fixtures are found by being here
