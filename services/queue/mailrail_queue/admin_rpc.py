@@ -56,6 +56,9 @@ class answering:
             case psycopg.errors.QueryCanceled():
                 text = "the database took too long: narrow the filter, or name recipients"
                 await self._context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            case psycopg.DataError():
+                text = f"a value is not one that can be looked for: {str(error).strip()}"
+                await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
             case psycopg.OperationalError() | PoolTimeout() | OSError():
                 text = f"the database is out of reach: {str(error).strip()}"
                 await self._context.abort(grpc.StatusCode.UNAVAILABLE, text)

@@ -45,6 +45,7 @@ PAGE: Final = 50
 MOST_PAGE: Final = 1000
 EXPLAINED_ATTEMPTS: Final = 200
 """Attempts to come that Explain looks ahead."""
+_TEN_YEARS: Final = 10 * 366 * 86_400
 _FAIL, _DROP = 1, 2
 _ADMIN = EnhancedCode(5, 7, 0)
 _CANCELLED = "delivery cancelled by an administrator"
@@ -122,7 +123,7 @@ def history_where(wanted: admin_pb2.Filter) -> Where:
         parts.append("strpos(lower(h.mail_from), lower(%(from)s)) > 0")
         parameters["from"] = getattr(wanted, "from")
     if wanted.from_domain:
-        parts.append("right(lower(h.mail_from), length(%(from_domain)s) + 1) = '@' || %(from_domain)s")
+        parts.append("right(lower(h.mail_from), length(%(from_domain)s) + 1) = '@' || lower(%(from_domain)s)")
         parameters["from_domain"] = domain_argument(wanted.from_domain)
     _times(wanted.due_after, wanted.due_before, wanted, "due", "h.finished", parts, parameters)
     return Where(" AND ".join(parts) or "true", parameters)
@@ -130,6 +131,8 @@ def history_where(wanted: admin_pb2.Filter) -> Where:
 
 def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralString], parameters: dict[str, Any]) -> None:
     if wanted.recipient_ids:
+        if max(wanted.recipient_ids) >= 2**63:
+            raise BadRequest(f"there is no recipient {max(wanted.recipient_ids)}")
         parts.append(a + ".id = ANY(%(ids)s)")
         parameters["ids"] = c.bigints(list(wanted.recipient_ids))
     if wanted.message_ids:
@@ -153,6 +156,22 @@ def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralStrin
     _times(wanted.queued_after, wanted.queued_before, wanted, "queued", a + ".queued", parts, parameters)
 
 
+def instant(moment: Any) -> datetime:
+    """A Timestamp as a time with its zone. Raises BadRequest for one that is no time."""
+    try:
+        found: datetime = moment.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"not a time: {error}") from error
+    return found
+
+
+def seconds(length: Any) -> float:
+    """A Duration in seconds, of ten years at most either way. Raises BadRequest."""
+    if abs(length.seconds) > _TEN_YEARS:
+        raise BadRequest("a move by more than ten years is not meant")
+    return float(length.seconds + length.nanos / 1e9)
+
+
 def _times(
     after: Any,
     before: Any,
@@ -168,7 +187,7 @@ def _times(
             bound_name: LiteralString = "after" if bound == "after" else "before"
             comparison: LiteralString = " > " if operator == " > " else " < "
             parts.append(column + comparison + "%(" + name + "_" + bound_name + ")s")
-            parameters[key] = moment.ToDatetime(UTC)  # compared by instant (reference H17)
+            parameters[key] = instant(moment)  # compared by instant (reference H17)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
@@ -429,14 +448,14 @@ class Administration:
         if when == "at":
             moment: LiteralString = "%(at)s::timestamptz"
             later: LiteralString = moment
-            parameters: dict[str, Any] = {"at": request.at.ToDatetime(UTC)}
+            parameters: dict[str, Any] = {"at": instant(request.at)}
         elif when == "from_now":
             moment = later = "now() + %(seconds)s * interval '1 second'"
-            parameters = {"seconds": request.from_now.ToTimedelta().total_seconds()}
+            parameters = {"seconds": seconds(request.from_now)}
         elif when == "from_scheduled":
             moment = "r.due + %(seconds)s * interval '1 second'"
             later = "coalesce(r.after_due, now()) + %(seconds)s * interval '1 second'"
-            parameters = {"seconds": request.from_scheduled.ToTimedelta().total_seconds()}
+            parameters = {"seconds": seconds(request.from_scheduled)}
         else:
             raise BadRequest("say when: at, from_now or from_scheduled")
         return await self._change(
@@ -688,7 +707,8 @@ class Administration:
 
     async def _subject(self, connection: Connection, request: admin_pb2.ExplainRequest) -> "_Subject":
         if request.HasField("recipient_id"):
-            rows = await store.live(connection, [request.recipient_id])
+            known = request.recipient_id < 2**63
+            rows = await store.live(connection, [request.recipient_id]) if known else []
             if not rows:
                 raise NotFound(f"recipient {request.recipient_id} is not in the queue")
             row = rows[0]

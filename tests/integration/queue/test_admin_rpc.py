@@ -103,6 +103,20 @@ async def test_errors_say_what_to_do(service: Service) -> None:
         a.ListRecipients(admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(to_domain="not a domain")))
     )
     assert (code, "not a domain" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    endless = admin_pb2.ScheduleRequest(filter=admin_pb2.Filter(all=True))
+    endless.from_now.seconds = 10**12
+    timeless = admin_pb2.ListRecipientsRequest()
+    timeless.filter.queued_after.seconds = 10**15
+    for call in (
+        a.Schedule(endless),
+        a.ListRecipients(timeless),
+        a.ListRecipients(admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(recipient_ids=[2**64 - 1]))),
+        a.ListRecipients(admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(to="a\0b"))),
+        a.DeleteHoldRule(admin_pb2.DeleteHoldRuleRequest(id=2**64 - 1)),
+        a.Explain(admin_pb2.ExplainRequest(recipient_id=2**64 - 1)),
+    ):
+        code, _ = await refused(call)
+        assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
     service.configured = False
     code, text = await refused(a.Explain(admin_pb2.ExplainRequest(to="a@b.org")))
     assert (code, text) == (grpc.StatusCode.UNAVAILABLE, "no configuration revision has come yet")

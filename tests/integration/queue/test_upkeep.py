@@ -1,0 +1,154 @@
+"""What nobody needs any more goes away, and nothing else does (ACC-02, FIN-02, FIN-03)."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import mailbox, store
+from mailrail_queue.database import Database
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import Ending
+from mailrail_queue.upkeep import PARTITIONS_AHEAD, Upkeep
+
+from testkit.stored_mail import BODY, Rig
+from testkit.stored_mail import rig as make_rig
+
+
+@dataclass
+class Sweepers:
+    rig: Rig
+    upkeep: Upkeep
+    database: Database
+    days: int = 14
+
+    async def messages(self) -> int:
+        return int((await self.rig.rows("SELECT count(*) FROM message"))[0][0])
+
+    async def finish(self, *ids: int) -> None:
+        endings = [Ending(i, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None) for i in ids]
+        assert await store.finish(self.rig.connection, endings) == set(ids)
+
+    async def age(self, what: str) -> None:
+        """Make what became final, or is waiting to be swept, eleven minutes older."""
+        await self.rig.connection.execute(f"UPDATE {what} - interval '11 minutes'")
+
+
+@pytest.fixture
+async def sweepers(database_for: Callable[..., str]) -> AsyncIterator[Sweepers]:
+    url = database_for("queue")
+    async with make_rig(url) as rig:
+        database = Database(url, "upkeep test")
+        made: Sweepers
+        upkeep = Upkeep(QueueSettings(database_url=url), database, lambda: made.days)
+        made = Sweepers(rig, upkeep, database)
+        yield made
+        await database.close()
+
+
+async def test_content_stays_ten_minutes_after_its_last_recipient_and_then_goes_FIN_02(sweepers: Sweepers) -> None:
+    bob, carl = await sweepers.rig.accept("bob@there.example", "carl@there.example", body=BODY + b"x" * 300_000)
+    await sweepers.finish(bob.id)
+    await sweepers.age("history SET finished = finished")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 1  # carl still names it
+    await sweepers.finish(carl.id)
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 1  # not for ten minutes yet
+    await sweepers.age("history SET finished = finished")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 0
+    assert await sweepers.rig.rows("SELECT count(*) FROM chunk") == [(0,)]
+    assert await sweepers.rig.rows("SELECT count(*) FROM history") == [(2,)]  # which refers to nothing (FIN-03)
+
+
+async def test_content_in_a_mailbox_stays_until_it_is_deleted_there_FIN_02(sweepers: Sweepers) -> None:
+    (alice,) = await sweepers.rig.accept("alice@here.example")
+    connection = sweepers.rig.connection
+    entry = mailbox.Entry("mail/alice", "Inbox", alice.message_id, alice.id, "alice@here.example", "bob@there.example")
+    await mailbox.put(connection, [entry])
+    await sweepers.finish(alice.id)
+    await sweepers.age("history SET finished = finished")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 1
+    (found,) = await mailbox.listed(connection, "mail/alice", "", 2**62, 10)
+    await mailbox.delete(connection, [found.id])
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 1  # ten minutes more
+    await sweepers.age("sweep SET due = due")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 0
+
+
+async def test_several_replicas_sweep_at_once_and_leave_nothing_behind_FIN_02(sweepers: Sweepers) -> None:
+    done = [p.id for _ in range(30) for p in await sweepers.rig.accept("bob@there.example")]
+    kept = [p.id for _ in range(5) for p in await sweepers.rig.accept("carl@there.example")]
+    for identity in done:
+        await sweepers.finish(identity)
+    await sweepers.age("history SET finished = finished")
+    others = [Upkeep(QueueSettings(), sweepers.database, lambda: 14) for _ in range(3)]
+    await asyncio.gather(*(upkeep.sweep() for upkeep in (sweepers.upkeep, *others)))
+    assert await sweepers.messages() == len(kept)
+
+
+async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: Sweepers) -> None:
+    old, new = uuid.uuid4().bytes, uuid.uuid4().bytes
+    for message_id in (old, new):
+        await store.add_chunk(sweepers.rig.connection, message_id, 0, b"x" * 1000)
+        await store.add_chunk(sweepers.rig.connection, message_id, 1, b"y" * 1000)
+    await sweepers.rig.connection.execute(
+        "UPDATE upload SET started = started - interval '61 minutes' WHERE message_id = %s", (uuid.UUID(bytes=old),)
+    )
+    await sweepers.upkeep.sweep()
+    assert {row[0].bytes for row in await sweepers.rig.rows("SELECT message_id FROM chunk")} == {new}
+
+
+async def partitions(rig: Rig) -> list[str]:
+    rows = await rig.rows(
+        "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = 'queue.history'::regclass ORDER BY 1"
+    )
+    return [row[0] for row in rows]
+
+
+async def test_history_has_partitions_ahead_and_drops_old_ones_whole_FIN_03(sweepers: Sweepers) -> None:
+    rig = sweepers.rig
+    for days in (3, 14, 15, 40):
+        day = (datetime.now(UTC) - timedelta(days=days)).date()
+        name = f"history_{day:%Y%m%d}"
+        await rig.connection.execute(
+            f"CREATE TABLE queue.{name} PARTITION OF queue.history"
+            f" FOR VALUES FROM ('{day} 00:00:00+00') TO ('{day + timedelta(days=1)} 00:00:00+00')"
+        )
+    await sweepers.upkeep.sweep()
+    found = await partitions(rig)
+    days_ago = {(datetime.now(UTC).date() - datetime.strptime(n[8:], "%Y%m%d").date()).days for n in found}
+    assert {3, 14} <= days_ago
+    assert not {15, 40} & days_ago
+    assert set(range(-PARTITIONS_AHEAD, 2)) <= days_ago
+    assert await rig.rows(
+        "SELECT to_regclass('queue.history_' || to_char(now() - interval '40 days', 'YYYYMMDD'))"
+    ) == [(None,)]
+    sweepers.days = 2
+    await sweepers.upkeep.sweep()
+    assert len(await partitions(rig)) == len(found) - 2
+
+
+async def test_a_recipient_is_shown_in_history_after_its_content_is_gone_FIN_03(sweepers: Sweepers) -> None:
+    (bob,) = await sweepers.rig.accept("bob@there.example")
+    attempt = sweepers.rig.attempt(types_pb2.OUTCOME_RELAYED, "ok", code=250).SerializeToString()
+    await store.finish(
+        sweepers.rig.connection, [Ending(bob.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)]
+    )
+    await sweepers.age("history SET finished = finished")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 0
+    ((address, mail_from, envelope, size),) = await sweepers.rig.rows(
+        "SELECT address, mail_from, envelope, size FROM history"
+    )
+    assert (address, mail_from, size) == ("bob@there.example", "alice@here.example", len(BODY))
+    assert types_pb2.Envelope.FromString(envelope).subject == "hello"
