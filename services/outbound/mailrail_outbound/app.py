@@ -149,6 +149,7 @@ class Outbound(Worker):
         self._running: dict[int, _Run] = {}
         self._own_addresses: dict[str, bool] = {}
         self._log = log.get_logger()
+        metrics.RUNNING.set_function(lambda: len(self._running))
 
     # --- for those who hand out work ------------------------------------------------------------------------
 
@@ -159,7 +160,6 @@ class Outbound(Worker):
             return
         run = _Run(delivery)
         self._running[token] = run
-        metrics.RUNNING.set(len(self._running))
         run.task = self._loop.create_task(self._deliver(run))
 
     def renew(self, token: int, remaining: float) -> None:
@@ -220,7 +220,6 @@ class Outbound(Worker):
                 reports = [RecipientReport(i, Result.DEFERRED, status, text) for i in delivery.recipient_ids]
         finally:
             del self._running[delivery.lease.token]
-            metrics.RUNNING.set(len(self._running))
         metrics.SECONDS.observe(self._loop.time() - clock)
         kind = run.transport.kind.value
         for report in reports:
@@ -234,8 +233,8 @@ class Outbound(Worker):
         # One line for recipients that fared alike, which nearly always is all of them.
         delivery = run.delivery
         groups: dict[tuple[Result, str, str], list[int]] = {}
-        for index, report in enumerate(reports):
-            groups.setdefault((report.result, report.text, report.ip), []).append(index)
+        for index, each in enumerate(reports):
+            groups.setdefault((each.result, each.text, each.ip), []).append(index)
         for (result, text, ip), indexes in groups.items():
             first = reports[indexes[0]]
             self._log.info(

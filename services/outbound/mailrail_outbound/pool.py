@@ -88,6 +88,8 @@ class Pool:
         self._open = 0
         self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
         self._closing = False
+        metrics.OPEN.set_function(lambda: self._open)
+        metrics.WAITING.set_function(lambda: self.waiting)
 
     # --- for the application -----------------------------------------------------------------------------------
 
@@ -178,7 +180,6 @@ class Pool:
 
     def _count(self, change: int) -> None:
         self._open += change
-        metrics.OPEN.set(self._open)
 
     async def _dial(self, job: PoolJob, destination: _Destination) -> None:
         dial = job.dial
@@ -198,6 +199,7 @@ class Pool:
                     ip=address,
                     transport_name=dial.transport_name,
                 )
+                connection.destination = destination
                 peer, port = dial.proxy or (address, dial.port)
                 job.dialled.append(address)
                 destination.live.add(connection)
@@ -242,8 +244,8 @@ class Pool:
 
     def next_job(self, connection: Connection) -> PoolJob | None:
         """See smtp.Owner."""
-        destination = self._destinations.get(connection.key)
-        if destination is None or not destination.waiting:
+        destination: _Destination = connection.destination
+        if not destination.waiting:
             return None
         used = connection.dialogue.transactions > 0
         if used and destination.waiting[0].fresh_only:
@@ -257,11 +259,11 @@ class Pool:
     def ready(self, connection: Connection) -> None:
         """See smtp.Owner."""
         connection.setting_up = False
-        self._destinations[connection.key].connecting -= 1
+        connection.destination.connecting -= 1
 
     def idle(self, connection: Connection) -> None:
         """See smtp.Owner."""
-        destination = self._destinations[connection.key]
+        destination: _Destination = connection.destination
         if self._closing or self._starved:
             connection.quit()
         elif connection not in destination.idle:
@@ -270,7 +272,7 @@ class Pool:
 
     def failed(self, connection: Connection, answer: Answer) -> None:
         """See smtp.Owner."""
-        destination = self._destinations[connection.key]
+        destination: _Destination = connection.destination
         connection.told = True
         if connection.setting_up:
             connection.setting_up = False
@@ -284,7 +286,7 @@ class Pool:
 
     def gone(self, connection: Connection) -> None:
         """See smtp.Owner."""
-        destination = self._destinations[connection.key]
+        destination: _Destination = connection.destination
         self._ended(destination, connecting=connection.setting_up)
         connection.setting_up = False
         destination.live.discard(connection)

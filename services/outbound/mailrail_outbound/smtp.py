@@ -12,8 +12,8 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
 
 from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import ProxyError, Socks5
@@ -160,6 +160,8 @@ class Connection(asyncio.Protocol):
         self.local_ip = ""
         self.deadline = 0.0
         self.opened = 0.0
+        self.destination: Any = None
+        """The owner's own."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
         self.told = False
