@@ -54,7 +54,7 @@ from mailrail.core.sasl.server import (
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.parameters import MailParameters, RcptParameters, xtext_decode
-from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.smtp.server import (
     Abandoned,
     AuthCancelled,
@@ -101,6 +101,7 @@ NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no ini
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
+_ACCEPTED: Final = EnhancedCode(2, 6, 0)
 _SENDER_FACTS: Final = {
     SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
@@ -675,7 +676,7 @@ class Visit:
         if answer.accepted:
             metrics.count(metrics.MESSAGES, label, "accepted")
             metrics.count(metrics.OCTETS, label, by=message.size)
-            reply = Reply.of(250, "2.6.0", f"accepted as {message.id.hex()}")
+            reply = Reply(250, (f"2.6.0 accepted as {message.id.hex()}",), _ACCEPTED)
         else:
             reply = answer.refusal or QUEUE_AWAY
             metrics.count(metrics.MESSAGES, label, "refused" if reply.permanent else "deferred")

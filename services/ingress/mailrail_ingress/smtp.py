@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import Counter
 from enum import Enum, auto
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
@@ -445,6 +446,7 @@ def _facts(secured: ssl.SSLObject) -> TlsFacts:
     return facts
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> IPv4Address | IPv6Address:
     return _plain(ip_address(text.partition("%")[0]))
 

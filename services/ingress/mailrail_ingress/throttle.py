@@ -4,6 +4,7 @@ Counted per process: an attacker who spreads over replicas gains a factor, not f
 table is full the oldest addresses are forgotten first.
 """
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 FAILURES = 30
@@ -13,6 +14,7 @@ WINDOW = 900.0
 ADDRESSES = 10_000
 
 
+@lru_cache(maxsize=4096)
 def neighbourhood(address: IPv4Address | IPv6Address) -> str:
     """What is counted as one client: an IPv4 address, or the /64 that one IPv6 customer has."""
     if isinstance(address, IPv6Address):

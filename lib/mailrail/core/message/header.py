@@ -7,13 +7,13 @@ real mail has; where an address decides about rights, what cannot be read for ce
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import format_datetime
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 
 from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_literal
 from mailrail.core.smtp.server import TlsFacts
@@ -39,8 +39,7 @@ class HeaderError(ValueError):
     """A field that decides something cannot be read. The message is fit for a reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):  # a message has dozens, and a frozen dataclass takes three times as long to make
     """One header field and where it stands in its block."""
 
     name: bytes  # lower case
@@ -350,4 +349,9 @@ def received(
 
 def date(now: datetime) -> str:
     """A date as RFC 5322 3.3 writes it, in UTC with a numeric zone."""
-    return format_datetime(now.astimezone(UTC))
+    return _date(int(now.timestamp()))
+
+
+@lru_cache(maxsize=8)
+def _date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))

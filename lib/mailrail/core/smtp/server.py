@@ -28,11 +28,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from mailrail.core.smtp.address import Address, AddressError, parse_forward_path, parse_reverse_path
 from mailrail.core.smtp.data import DataScanner, LineEndWatch
 from mailrail.core.smtp.parameters import (
+    NO_MAIL_PARAMETERS,
+    NO_RCPT_PARAMETERS,
     Body,
     Extension,
     MailParameters,
@@ -183,6 +186,10 @@ Event = (
 )
 
 
+_CONTENT_STARTED: Final = ContentStarted()
+_CONTENT_ENDED: Final = ContentEnded()
+
+
 # --- replies ----------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +246,36 @@ _CHUNK_OK = _say(250, "2.0.0", "chunk received")
 def too_big(limit: int) -> Reply:
     """What is said of a message above `limit` octets (EXT-01)."""
     return Reply.of(552, "5.3.4", f"the message exceeds the limit of {limit} octets")
+
+
+# --- what EHLO lists ----------------------------------------------------------------------------------------------
+
+
+def _offered_mechanisms(options: Options, *, tls: bool) -> tuple[str, ...]:
+    if tls:
+        return options.mechanisms
+    return tuple(name for name in options.mechanisms if name not in PLAINTEXT_MECHANISMS and not name.endswith("-PLUS"))
+
+
+def _offer(options: Options, tls: bool, logged_in: bool, now: int) -> list[str]:
+    """The extensions that a client may use now (RFC 5321 4.1.1.1); a new list after TLS and after a login (AUTH-07)."""
+    offer = ["PIPELINING", f"SIZE {options.size_limit}"]
+    if options.starttls and options.starttls_ready and not tls:
+        offer.append("STARTTLS")
+    mechanisms = _offered_mechanisms(options, tls=tls)
+    if mechanisms and not logged_in:
+        offer.append("AUTH " + " ".join(mechanisms))
+    offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
+    offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")
+    if options.submission:
+        until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=options.longest_hold)
+        offer.append(f"FUTURERELEASE {options.longest_hold} {until:%Y-%m-%dT%H:%M:%SZ}")
+    return offer
+
+
+@lru_cache(maxsize=64)
+def _hello_reply(options: Options, tls: bool, logged_in: bool, now: int) -> bytes:
+    return Reply(250, (options.hostname, *_offer(options, tls, logged_in, now))).encode()
 
 
 # --- the session ------------------------------------------------------------------------------------------------
@@ -652,31 +689,9 @@ class ServerSession:
         self._abandon("EHLO")
         self.hello = argument.decode("ascii")
         self.extended = True
-        lines = [self.options.hostname, *self._offer()]
-        last = len(lines) - 1
-        self._out.append("".join(f"250{' ' if i == last else '-'}{line}\r\n" for i, line in enumerate(lines)).encode())
-
-    def _offer(self) -> list[str]:
-        options = self.options
-        offer = ["PIPELINING", f"SIZE {options.size_limit}"]
-        if options.starttls and options.starttls_ready and self.tls is None:
-            offer.append("STARTTLS")
-        mechanisms = self._mechanisms()
-        if mechanisms and self.login is None:
-            offer.append("AUTH " + " ".join(mechanisms))
-        offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
-        offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")
-        if options.submission:
-            until = datetime.fromtimestamp(self._now, UTC) + timedelta(seconds=options.longest_hold)
-            offer.append(f"FUTURERELEASE {options.longest_hold} {until:%Y-%m-%dT%H:%M:%SZ}")
-        return offer
-
-    def _mechanisms(self) -> tuple[str, ...]:
-        if self.tls is not None:
-            return self.options.mechanisms
-        return tuple(
-            name for name in self.options.mechanisms if name not in PLAINTEXT_MECHANISMS and not name.endswith("-PLUS")
-        )
+        # What changes with time is rounded to the minute: so the reply is made once a minute, not once a client.
+        now = int(self._now) // 60 * 60 if self.options.submission else 0
+        self._out.append(_hello_reply(self.options, self.tls is not None, self.login is not None, now))
 
     def _helo(self, argument: bytes) -> None:
         if not _hello_argument.fullmatch(argument):
@@ -706,16 +721,18 @@ class ServerSession:
         except AddressError as error:
             self._error(_say(501, "5.1.7", str(error)))
             return
-        try:
-            parameters = parse_mail_parameters(
-                rest,
-                options.extensions if self.extended else _NO_EXTENSIONS,
-                now=datetime.fromtimestamp(self._now, UTC),
-                longest_hold=options.longest_hold,
-            )
-        except ParameterError as error:
-            self._error(_say(error.code, "5.5.4", str(error)))
-            return
+        parameters = NO_MAIL_PARAMETERS
+        if rest:
+            try:
+                parameters = parse_mail_parameters(
+                    rest,
+                    options.extensions if self.extended else _NO_EXTENSIONS,
+                    now=datetime.fromtimestamp(self._now, UTC),
+                    longest_hold=options.longest_hold,
+                )
+            except ParameterError as error:
+                self._error(_say(error.code, "5.5.4", str(error)))
+                return
         if not parameters.smtputf8 and not argument.isascii():
             self._error(_say(550, "5.6.7", "the address needs SMTPUTF8"))
             return
@@ -743,13 +760,15 @@ class ServerSession:
             self._error(_say(501, "5.1.3", str(error)))
             return
         smtputf8 = transaction.parameters.smtputf8
-        try:
-            parameters = parse_rcpt_parameters(
-                rest, self.options.extensions if self.extended else _NO_EXTENSIONS, utf8=smtputf8
-            )
-        except ParameterError as error:
-            self._error(_say(error.code, "5.5.4", str(error)))
-            return
+        parameters = NO_RCPT_PARAMETERS
+        if rest:
+            try:
+                parameters = parse_rcpt_parameters(
+                    rest, self.options.extensions if self.extended else _NO_EXTENSIONS, utf8=smtputf8
+                )
+            except ParameterError as error:
+                self._error(_say(error.code, "5.5.4", str(error)))
+                return
         if not smtputf8 and not argument.isascii():
             self._error(_say(553, "5.6.7", "the address needs SMTPUTF8"))
             return
@@ -773,7 +792,7 @@ class ServerSession:
             self._error(_NO_RECIPIENT)
         else:
             self._awaited = _Awaited.CONTENT_START
-            self._events.append(ContentStarted())
+            self._events.append(_CONTENT_STARTED)
 
     def _bdat(self, argument: bytes) -> None:
         found = _bdat.fullmatch(argument)
@@ -803,7 +822,7 @@ class ServerSession:
             if transaction.parameters.body is not Body.BINARY_MIME:
                 transaction.chunks = LineEndWatch(repair=self.options.repair_chunks)
             self._awaited = _Awaited.CONTENT_START
-            self._events.append(ContentStarted())
+            self._events.append(_CONTENT_STARTED)
         else:
             self._stage = _Stage.CHUNK
 
@@ -888,7 +907,7 @@ class ServerSession:
         if not _mechanism.fullmatch(name) or mechanism not in self.options.mechanisms:
             self._error(_AUTH_UNKNOWN)
             return
-        if self.tls is None and mechanism not in self._mechanisms():
+        if self.tls is None and mechanism not in _offered_mechanisms(self.options, tls=False):
             self._error(_AUTH_NEEDS_TLS)
             return
         response: bytes | None = None
@@ -952,7 +971,7 @@ class ServerSession:
             self._transaction = None
         else:
             self._awaited = _Awaited.COMMIT
-            self._events.append(ContentEnded())
+            self._events.append(_CONTENT_ENDED)
 
     def _read_chunk(self) -> None:
         transaction = self._transaction
