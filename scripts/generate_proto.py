@@ -36,7 +36,9 @@ def generate(target: Path) -> None:
             text = re.sub(r"\bmailrail\.(\w+)\.v1\.(\w+_pb2)", r"mailrail.pb.\1.v1.\2", text)
             path.write_text(text, encoding="utf-8")
         for directory in [root, *(p for p in root.rglob("*") if p.is_dir())]:
-            (directory / "__init__.py").write_text('"""Generated from proto/; never edited by hand."""\n', encoding="utf-8")
+            (directory / "__init__.py").write_text(
+                '"""Generated from proto/; never edited by hand."""\n', encoding="utf-8"
+            )
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(root, target)
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mailrail.core.config.revision import (
     Delivery,
     Domain,

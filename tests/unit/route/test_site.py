@@ -4,6 +4,7 @@ import zlib
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mailrail.core.config.revision import ObjectRef, Transport, TransportKind
 from mailrail.core.site import MAILBOX, SHARDS, shard, site_of, site_of_missing
 
