@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from typer.testing import CliRunner, Result
+
+from mailrail.cli.app import app
 
 from testkit.conditions import wait_until
 from testkit.ports import free_offset
@@ -101,10 +104,14 @@ class Installation:
         return mailrail("--state", str(self.state), *arguments, timeout=timeout)
 
     def ask(self, *arguments: str) -> Any:
-        """Run a reading command with --json; its answer. Raises AssertionError when it fails."""
-        done = self.cli(*arguments, "--json")
-        assert done.returncode == 0, f"mailrail {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        """Run a reading command with --json, in this process; its answer. Raises AssertionError when it fails."""
+        done = self.run(*arguments, "--json")
+        assert done.exit_code == 0, f"mailrail {' '.join(arguments)}: {done.exit_code}\n{done.output}"
         return json.loads(done.stdout)
+
+    def run(self, *arguments: str) -> Result:
+        """Run a command against it in this process, which takes a tenth of the time of one of its own."""
+        return CliRunner().invoke(app, ["--state", str(self.state), *arguments])
 
     def interrupt(self, within: float = 60.0) -> int:
         """Ctrl-C, and its exit status."""

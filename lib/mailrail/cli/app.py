@@ -6,7 +6,6 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
 
 from mailrail.cli import arguments as a
@@ -15,7 +14,6 @@ from mailrail.cli.connection import PLACE
 from mailrail.cli.explain import explain
 from mailrail.cli.serve import SERVICES
 from mailrail.cli.serve import serve as run_service
-from mailrail.kit import migrations
 from mailrail.local.state import default_state
 
 app = typer.Typer(
@@ -166,6 +164,10 @@ def migrate(
     json: a.Json = False,
 ) -> None:
     """Bring the schemas of a database up to date. Safe from several processes at once; repeatable."""
+    import psycopg
+
+    from mailrail.kit import migrations
+
     if not url:
         output.stop("name the database: --database-url, or the variable MAILRAIL_DATABASE_URL", output.USAGE)
 

@@ -12,12 +12,6 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
-from mailrail.core.config.compiler import compile
-from mailrail.core.config.diagnostics import Severity
-from mailrail.core.config.sealing import KEY_SIZE, Keyring
-from mailrail.core.config.state import State
-from mailrail.local import pki
-from mailrail.local.documents import Folder
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="See, check and roll back the configuration.")
@@ -184,6 +178,14 @@ def check(
     json: a.Json = False,
 ) -> None:
     """Compile documents without using them, and print what is wrong as FILE:LINE. Needs no running Mailrail."""
+    # Imported here: the compiler is large, and every other command starts twice as fast without it.
+    from mailrail.core.config.compiler import compile
+    from mailrail.core.config.diagnostics import Severity
+    from mailrail.core.config.sealing import KEY_SIZE, Keyring
+    from mailrail.core.config.state import State
+    from mailrail.local import pki
+    from mailrail.local.documents import Folder
+
     if not folder.exists():
         output.stop(f"{folder} does not exist; name a folder with resource documents", output.USAGE)
     keyring = Keyring({"check": secrets.token_bytes(KEY_SIZE)})

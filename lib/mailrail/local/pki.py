@@ -14,7 +14,6 @@ included (then everything it signed). Services pick a renewed certificate up by 
 import base64
 import datetime
 import ipaddress
-import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailrail.kit.rpc import ROLE_SUFFIX
+from mailrail.local.files import write_private
 from mailrail.local.lock import FileLock
 
 ROLES = ("config", "queue", "ingress", "outbound", "dmarc", "console", "operator", "cli")
@@ -36,7 +36,6 @@ CA_LIFETIME = datetime.timedelta(days=3650)
 LIFETIME = datetime.timedelta(days=365)
 SMTP_LIFETIME = datetime.timedelta(days=1460)
 _BACKDATED = datetime.timedelta(hours=1)  # clocks of virtual machines jump
-_FILES_MODE = 0o600
 SEALING_KEY_SIZE = 32  # octets: AES-256 (CFG-02)
 
 Clock = Callable[[], datetime.datetime]
@@ -271,14 +270,3 @@ def _private_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if sys.platform != "win32" and folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file for its owner alone, whole or not at all: under another name first, closed, then renamed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILES_MODE), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -37,6 +37,7 @@ import psycopg
 from psycopg import sql
 
 from mailrail.local import guard
+from mailrail.local.files import write_private
 from mailrail.local.lock import FileLock
 
 DATA_ROOT = Path("/var/lib/mailrail")
@@ -364,7 +365,9 @@ class EmbeddedPostgres:
                 raise PostgresUnavailable(
                     self._explain(f"Postgres cannot listen on 127.0.0.1:{self._port}: the port is taken")
                 )
-            _write_private(self.folder / "postgres.json", json.dumps({"port": self._port, "data": str(self.data)}))
+            write_private(
+                self.folder / "postgres.json", json.dumps({"port": self._port, "data": str(self.data)}).encode()
+            )
             self._make_database()
         except BaseException:
             self._end(5)
@@ -449,7 +452,7 @@ class EmbeddedPostgres:
         path = self.folder / "passwords.json"
         if not path.exists():
             # The data may be lost, never the other way round: passwords are on disk before a cluster knows them.
-            _write_private(path, json.dumps({SUPERUSER: secrets.token_urlsafe(24), OWNER: secrets.token_urlsafe(24)}))
+            write_private(path, json.dumps({role: secrets.token_urlsafe(24) for role in (SUPERUSER, OWNER)}).encode())
         passwords: dict[str, str] = json.loads(path.read_text())
         return passwords
 
@@ -471,7 +474,7 @@ class EmbeddedPostgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password_file = self.data.with_name("initial-password")
-        _write_private(password_file, self._passwords[SUPERUSER] + "\n")
+        write_private(password_file, f"{self._passwords[SUPERUSER]}\n".encode())
         if self._account is not None and sys.platform != "win32":
             os.chown(unfinished, self._account.uid, self._account.gid)
             os.chown(password_file, self._account.uid, self._account.gid)
@@ -676,17 +679,6 @@ def new_group() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, from its first byte on; never leaves half a file under its name."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _alive(pid: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import platformdirs
 
-from mailrail.local.pki import write_private
+from mailrail.local.files import write_private
 
 CLIENT_FORMAT = 1
 
