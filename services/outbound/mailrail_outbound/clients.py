@@ -400,13 +400,15 @@ def _recipient_to_wire(
     )
     reply = attempt.reply
     reply.remote = recipient.remote
-    if recipient.reply is not None:
-        reply.code = recipient.reply.code
-        if recipient.reply.enhanced is not None:
-            reply.enhanced = str(recipient.reply.enhanced)
-        reply.lines.extend(line[:_MAX_LINE] for line in recipient.reply.texts[:_MAX_LINES])
-        if not recipient.remote:
+    said = recipient.reply
+    if said is not None:
+        reply.code = said.code
+        # The server's own code, unless our rules make of it something of another class (reference H42).
+        if said.enhanced is None or said.enhanced.category != recipient.status.category or not recipient.remote:
             reply.enhanced = str(recipient.status)
+        else:
+            reply.enhanced = str(said.enhanced)
+        reply.lines.extend(line[:_MAX_LINE] for line in said.texts[:_MAX_LINES])
     else:
         reply.enhanced = str(recipient.status)
         reply.lines.append(recipient.text[:_MAX_LINE])

@@ -16,7 +16,7 @@ from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble, stuff
 from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
-from mailrail_outbound.ports import Delivery, TlsReport
+from mailrail_outbound.ports import ContentGone, Delivery, TlsReport
 from mailrail_outbound.smtp import Connection
 
 _PROBE = Envelope("")
@@ -83,20 +83,28 @@ class Message:
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone."""
-        body = self._body
-        assert not isinstance(body, bytes)
         if form is Form.AS_IS:
-            if self.prefix:
-                yield self.prefix
-            async for chunk in body.chunks():
-                yield chunk
+            async for piece in self._stored():
+                yield piece
             return
         metrics.REENCODED.labels(form.value).inc()
         encoder = Reencoder(_TARGETS[form])
-        yield encoder.feed(self.prefix)
-        async for chunk in body.chunks():
-            yield encoder.feed(chunk)
+        async for piece in self._stored():
+            yield encoder.feed(piece)
         yield encoder.finish()
+
+    async def _stored(self) -> AsyncIterator[bytes]:
+        body = self._body
+        assert not isinstance(body, bytes)
+        octets = len(self.prefix)
+        if self.prefix:
+            yield self.prefix
+        async for chunk in body.chunks():
+            octets += len(chunk)
+            yield chunk
+        if octets != self.facts.size:
+            # A body that ends early looks like any other end: without this, half a message would get its final dot.
+            raise ContentGone(f"{octets} octets came and the message has {self.facts.size}")
 
 
 _TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}

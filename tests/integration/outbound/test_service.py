@@ -201,7 +201,7 @@ async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06
     async with SmtpPeer() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
-            delivery = here.delivery(via, body=None, size=len(body), prefix=b"Received: x\r\n")
+            delivery = here.delivery(via, body=None, size=len(body) + 13, prefix=b"Received: x\r\n")
             here.queue.bodies[delivery.message_id] = body
             here.queue.hand_out(delivery)
             result = await here.result(delivery.token)

@@ -403,3 +403,12 @@ async def test_the_fail_transport_answers_itself_in_its_class_H42() -> None:
         (deferred,) = (await bench.deliver(bench.delivery(soft))).recipients
     assert (failed.result, str(failed.status), failed.remote) == (Result.FAILED, "5.7.0", False)
     assert (deferred.result, str(deferred.status)) == (Result.DEFERRED, "4.7.0")
+
+
+async def test_a_body_that_ends_early_gets_no_final_dot() -> None:
+    async with SmtpPeer() as peer:
+        body = StreamedBody(b"Subject: x\r\n\r\n", b"half")
+        (result,) = await deliver(peer, content=body, size=100_000)
+        assert result.result is Result.DEFERRED
+        await peer.until(lambda p: p.sessions[0].closed)
+        assert peer.messages == []
