@@ -32,6 +32,10 @@ _BATCH = 256
 """Deliveries whose results share a transaction."""
 _NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
+_MOST_HOSTS = 16
+"""Hosts whose dialled addresses are kept with a recipient."""
+_MOST_IPS = 16
+"""Addresses kept of such a host."""
 _RETRY_AFTER = 0.5
 """Seconds until a batch is tried again after Postgres failed."""
 _ADMIN = EnhancedCode(5, 7, 0)
@@ -82,6 +86,7 @@ def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
         facts=facts_of(waiting),
         notify=asked_of(rcpt.notify),
         rcpt=waiting.rcpt,
+        dialled=waiting.dialled,
         request=waiting.request,
         request_reason=waiting.request_reason,
     )
@@ -110,6 +115,22 @@ def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
     scope = Scope.SITE if result.site_failure else Scope.TRANSPORT if result.transport_failure else Scope.RECIPIENT
     text = " ".join(attempt.reply.lines)
     return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
+
+
+def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
+    """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
+    if not result.dialled:
+        return None
+    hosts: dict[str, list[str]] = {}
+    if before:
+        hosts = {h.host: list(h.ips) for h in lease_pb2.DeliveryResult.FromString(before).dialled}
+    for found in result.dialled:
+        ips = [*hosts.pop(found.host, ()), *found.ips]  # to the end: hosts that are dialled no more fall off
+        hosts[found.host] = ips[-_MOST_IPS:]
+    kept = lease_pb2.DeliveryResult()
+    for name in list(hosts)[-_MOST_HOSTS:]:
+        kept.dialled.add(host=name, ips=hosts[name])
+    return kept.SerializeToString()
 
 
 async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
@@ -357,9 +378,7 @@ class Finisher:
             if judgement.dsn is not None:
                 work.notices[passenger.id] = Notice(passenger, judgement, attempt, found.dsn_passed_on)
             return
-        dialled = None
-        if result.message.dialled:
-            dialled = lease_pb2.DeliveryResult(dialled=result.message.dialled).SerializeToString()
+        dialled = dialled_so_far(passenger.dialled, result.message)
         if outcome == types_pb2.OUTCOME_NOT_DIALLED:
             work.deferrals.append(Deferral(passenger.id, token, passenger.version, _NOT_DIALLED_DELAY, None))
             return

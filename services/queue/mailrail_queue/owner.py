@@ -533,8 +533,8 @@ class Owner:
             add_recipient(delivery, row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt))
             if row.dialled:
                 for host in lease_pb2.DeliveryResult.FromString(row.dialled).dialled:
-                    known = hosts.setdefault(host.host, [])
-                    known += [ip for ip in host.ips if ip not in known]
+                    if len(host.ips) > len(hosts.get(host.host, ())):  # most often they travelled together
+                        hosts[host.host] = list(host.ips)
         for name, ips in hosts.items():
             delivery.dialled.add(host=name, ips=ips)
         size = len(content.prefix) + len(content.body or b"")

@@ -36,6 +36,7 @@ class Passenger:
     facts: Facts
     notify: int  # mailrail.core.dsn.due.Asked
     rcpt: bytes  # EnvelopeRecipient
+    dialled: bytes | None = None  # DeliveryResult with only `dialled` set: of the attempts before
     request: int = 0
     request_reason: str | None = None
 

@@ -323,7 +323,7 @@ async def test_results_may_come_in_parts(database: str) -> None:
 
 
 async def test_retries_carry_what_was_dialled_before_and_say_when_they_are_the_last(database: str) -> None:
-    retry = rev.RetrySchedule(delays=(60,), max_attempts=2)
+    retry = rev.RetrySchedule(delays=(60,), max_attempts=3)
     async with running_queue(database, a_revision(retry=retry)) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
@@ -335,14 +335,23 @@ async def test_retries_carry_what_was_dialled_before_and_say_when_they_are_the_l
         await eventually(lambda: len(outbound.deliveries) == 2)
         again = outbound.deliveries[1]
         assert [(h.host, list(h.ips)) for h in again.dialled] == [("mx.away.example", ["192.0.2.1"])]
+        assert not again.last_attempt
+        result = result_of(again, DEFERRED)
+        result.dialled.add(host="mx.away.example", ips=["192.0.2.1", "192.0.2.2"])
+        outbound.send(results=[result], credit=1)
+        await eventually(lambda: again.token in outbound.committed)
+        await due_again(q)
+        await eventually(lambda: len(outbound.deliveries) == 3)
+        again = outbound.deliveries[2]
+        assert list(again.dialled[0].ips) == ["192.0.2.1", "192.0.2.1", "192.0.2.2"]
         assert again.last_attempt
         outbound.finish(again, outcome=DEFERRED)
         await eventually(lambda: again.token in outbound.committed)
         ((state, attempts, last, timeline),) = await q.sql(
             "SELECT state, attempts, last, timeline FROM history WHERE address = 'bob@away.example'"
         )
-        assert (state, attempts, len(timeline)) == (types_pb2.RECIPIENT_STATE_FAILED, 2, 1)
-        assert types_pb2.Attempt.FromString(last).number == 2
+        assert (state, attempts, len(timeline)) == (types_pb2.RECIPIENT_STATE_FAILED, 3, 2)
+        assert types_pb2.Attempt.FromString(last).number == 3
 
 
 async def test_final_state_and_dsn_are_one_transaction_and_happen_once_FIN_01(database: str) -> None:
