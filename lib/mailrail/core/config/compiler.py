@@ -209,7 +209,7 @@ class _Input:
                 )
             )
         self._accepted = {a.ref: a for a in previous.accepted}
-        prepared = [(d, canonical(d.content) if "kind" in d.content else "") for d in sources.documents]
+        prepared = [(d, canonical(d.content) if is_resource(d.content) else "") for d in sources.documents]
         for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
             if not self._read_document(document, source):
                 unreadable.add(document.place.origin)
@@ -1237,5 +1237,6 @@ def compile(sources: Sources, previous: State, keys: Keyring, options: Options |
 
 
 def is_resource(content: Mapping[str, Any]) -> bool:
-    """Whether a document is one of our kinds; for publishers that count what they read."""
-    return content.get("kind") in KINDS
+    """Whether a document is one of our kinds."""
+    kind = content.get("kind")
+    return isinstance(kind, str) and kind in KINDS

@@ -12,13 +12,13 @@ from mailrail.core.resources.base import (
     Cidr,
     DomainName,
     LabelName,
+    LocalRef,
     MailboxPath,
     NamespacedRef,
     Part,
     Port,
     Resource,
     Retry,
-    SecretKeyRef,
 )
 from mailrail.core.resources.rules import Condition, UniqueBy
 
@@ -57,9 +57,7 @@ class ListenerTls(Part):
         default="opportunistic",
         description="required: nothing but STARTTLS is answered before TLS. The public MX must not ask for it.",
     )
-    certificate_secret_ref: SecretKeyRef = Field(
-        description="Secret of type kubernetes.io/tls: tls.crt and tls.key, PEM."
-    )
+    certificate_secret_ref: LocalRef = Field(description="Secret of type kubernetes.io/tls: tls.crt and tls.key, PEM.")
 
 
 class ListenerSpec(Part):
