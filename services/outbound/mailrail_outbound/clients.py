@@ -27,6 +27,7 @@ from mailrail_outbound.settings import OutboundSettings
 
 _LINGER = 0.001  # seconds that a batch of results waits for more; docs/benchmarks.md
 _LOOK_AGAIN = 2.0  # seconds between looks for replicas
+_PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
 _BATCH = 500  # results in one gRPC message
 
@@ -64,8 +65,9 @@ class QueueClient:
         self._worker: Worker | None = None
         self._draining = False
         self._acknowledged = asyncio.Event()
+        self._broken = asyncio.Event()
         self._node = settings.node_id
-        self._log = log.get_logger()
+        metrics.QUEUES.set_function(lambda: sum(link.connected for link in self._links.values()))
 
     async def run(self, worker: Worker) -> None:
         """Keep a stream to each replica, until cancelled."""
@@ -79,19 +81,24 @@ class QueueClient:
                         link = self._links.get(endpoint)
                         if link is None:
                             link = self._links[endpoint] = _Link(self, self._settings, endpoint, worker)
-                        self._tasks[endpoint] = asyncio.create_task(link.run(max(1, len(found))))
+                        task = self._tasks[endpoint] = asyncio.create_task(link.run(max(1, len(found))))
+                        task.add_done_callback(lambda _: self._broken.set())
                 for endpoint in [e for e in self._tasks if e not in found]:
                     if not self._links[endpoint].connected:
                         self._tasks.pop(endpoint).cancel()
                 self._move_results()
-                metrics.QUEUES.set(sum(link.connected for link in self._links.values()))
-                await asyncio.sleep(_LOOK_AGAIN)
+                # A stream that broke is opened again soon, but not in a loop that does nothing else.
+                await asyncio.sleep(_PAUSE)
+                self._broken.clear()
+                if all(not task.done() for task in self._tasks.values()):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN):
+                            await self._broken.wait()
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            metrics.QUEUES.set(0)
 
     @property
     def connected(self) -> bool:
@@ -233,7 +240,6 @@ class _Link:
         async for response in call:
             if not self.connected:
                 self.connected = True
-                metrics.QUEUES.inc()
                 self._log.info("queue stream open")
             self._take_in(response)
             if response.go_away:

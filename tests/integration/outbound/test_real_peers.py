@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from mailrail.core.config.revision import TlsMode, TransportKind
@@ -13,7 +14,7 @@ from mailrail_outbound.ports import Result
 from testkit.ca import Authority
 from testkit.conditions import eventually
 from testkit.dns import DnsServer
-from testkit.outbound import MESSAGE, OutboundBench, secret_ref, transport
+from testkit.outbound import MESSAGE, OutboundBench, StreamedBody, secret_ref, transport
 from testkit.peers.dovecot import Dovecot
 from testkit.peers.load import smtp_sink
 from testkit.peers.postfix import Postfix
@@ -151,3 +152,34 @@ async def test_smtp_sink_takes_a_thousand_messages_over_twenty_connections() -> 
             reports = await asyncio.gather(*(bench.begin(bench.delivery(via)) for _ in range(1000)))
             assert len(bench.pool.connections) <= 20
         assert {report.recipients[0].result for report in reports} <= {Result.DELIVERED, Result.RELAYED}
+
+
+@pytest.mark.peer("postfix")
+@pytest.mark.parametrize("eight_bit", [False, True])
+async def test_a_hundred_megabytes_pass_without_being_held(eight_bit: bool) -> None:
+    piece = (b"caf\xe9 " if eight_bit else b"cafe ") * 15 + b"\r\n"
+    piece *= 262144 // len(piece)
+    head = b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    count = (100 if not eight_bit else 20) * 4
+    body = StreamedBody(head, *[piece] * count)
+    process = psutil.Process()
+    with smtp_sink("-8") as sink:  # -8: no 8BITMIME
+        via = transport(TransportKind.SMTP, host=sink.address, port=sink.port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via) as bench:
+            await bench.deliver(bench.delivery(via))
+            before = process.memory_info().rss
+            most = 0
+
+            async def watch() -> None:
+                nonlocal most
+                while True:
+                    most = max(most, process.memory_info().rss - before)
+                    await asyncio.sleep(0.02)
+
+            watching = asyncio.create_task(watch())
+            size = len(head) + len(piece) * count
+            delivery = bench.delivery(via, content=body, size=size, eight_bit=eight_bit)
+            (result,) = (await bench.deliver(delivery, within=120)).recipients
+            watching.cancel()
+    assert result.result is Result.DELIVERED, result.text
+    assert most < 30 * 1024 * 1024
