@@ -1,0 +1,317 @@
+"""The smaller parts of ingress, each alone: deadlines, throttle, logins, certificates, ids, refusals of the queue."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.smtp.reply import Reply
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
+from mailrail_ingress.app import new_message_id
+from mailrail_ingress.clients import read_reply
+from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
+from mailrail_ingress.timers import NEVER, TICK, Wheel
+from mailrail_ingress.tls import BadCertificate, load, switching
+
+from testkit.ca import Authority
+from testkit.ingress import PASSWORD, account, setup
+
+FAKE_KEY = b"f" * 32
+
+
+# --- deadlines ---
+
+
+class Loop:
+    """A clock and one timer, turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due: list[tuple[float, object]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: object) -> object:
+        self.due.append((self.now + delay, callback))
+        return object()
+
+    def advance(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.due and min(at for at, _ in self.due) <= until:
+            at, callback = min(self.due, key=lambda entry: entry[0])
+            self.due.remove((at, callback))
+            self.now = at
+            assert callable(callback)
+            callback()
+        self.now = until
+
+
+@dataclass(eq=False)
+class Watched:
+    deadline: float
+    then: float = NEVER
+    expired: int = 0
+
+    def expire(self, now: float) -> None:
+        assert now >= self.deadline
+        self.expired += 1
+        self.deadline = self.then
+
+
+def wheel() -> tuple[Wheel, Loop]:
+    loop = Loop()
+    return Wheel(loop), loop  # type: ignore[arg-type]
+
+
+def test_a_deadline_is_met_within_a_tick_and_once() -> None:
+    turning, loop = wheel()
+    watched = Watched(loop.now + 10)
+    turning.add(watched)
+    loop.advance(10 - TICK)
+    assert watched.expired == 0
+    loop.advance(3 * TICK)
+    assert watched.expired == 1
+    loop.advance(100)
+    assert watched.expired == 1
+    assert loop.due == []  # nothing is watched, nothing turns
+
+
+def test_a_deadline_that_moved_on_is_met_later_and_costs_nothing_before() -> None:
+    turning, loop = wheel()
+    watched = Watched(loop.now + 5)
+    turning.add(watched)
+    for _ in range(20):
+        loop.advance(4)
+        watched.deadline = loop.now + 5
+    assert watched.expired == 0
+    loop.advance(5 + 2 * TICK)
+    assert watched.expired == 1
+
+
+def test_a_deadline_that_comes_nearer_is_met_when_said_so() -> None:
+    turning, loop = wheel()
+    watched = Watched(loop.now + 300)
+    turning.add(watched)
+    watched.deadline = loop.now + 2
+    turning.hasten(watched)
+    loop.advance(2 + 2 * TICK)
+    assert watched.expired == 1
+
+
+def test_what_is_removed_never_expires_even_by_another_in_its_slot() -> None:
+    turning, loop = wheel()
+
+    class Killer(Watched):
+        def expire(self, now: float) -> None:
+            super().expire(now)
+            for other in others:
+                if other is not self:
+                    turning.remove(other)
+                    other.deadline = NEVER
+
+    others = [Killer(loop.now + 1), Killer(loop.now + 1)]
+    for other in others:
+        turning.add(other)
+    loop.advance(5)
+    assert sum(other.expired for other in others) == 1
+    turning.remove(Watched(0))
+
+
+# --- throttle ---
+
+
+def test_failures_of_one_address_add_up_within_the_window_AUTH_05() -> None:
+    throttle = Throttle()
+    for _ in range(FAILURES):
+        assert not throttle.blocks("a", 1000)
+        throttle.failed("a", 1000)
+    assert throttle.blocks("a", 1000 + WINDOW - 1)
+    assert not throttle.blocks("b", 1000)
+    assert not throttle.blocks("a", 1000 + WINDOW)
+    throttle.failed("a", 1000 + WINDOW)
+    assert not throttle.blocks("a", 1000 + WINDOW)
+
+
+def test_the_memory_of_failures_is_bounded() -> None:
+    throttle = Throttle()
+    for number in range(12_000):
+        throttle.failed(str(number), 1000)
+    assert len(throttle._failures) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+    ],
+)
+def test_an_ipv6_customer_is_one_client(one: str, other: str, same: bool) -> None:
+    assert (neighbourhood(ip_address(one)) == neighbourhood(ip_address(other))) is same
+
+
+# --- logins ---
+
+
+def accounts(**changed: object) -> Accounts:
+    made = setup()
+    revision = replace(made.revision, **changed)  # type: ignore[arg-type]
+    return Accounts(revision, made.secrets, FAKE_KEY)
+
+
+def test_a_password_admits_its_login_alone_AUTH_05() -> None:
+    found = accounts()
+    assert found.admits("ADA@home.example", PASSWORD)
+    assert not found.admits("ada@home.example", "wrong")
+    assert not found.admits("nobody@home.example", PASSWORD)
+    assert not found.admits("ada@home.example", "\x00")
+
+
+def test_a_right_password_is_recalled_and_no_other() -> None:
+    found = accounts()
+    assert not found.recall("ada@home.example", PASSWORD)
+    found.remember("ada@home.example", PASSWORD)
+    assert found.recall("Ada@home.example", PASSWORD)
+    assert not found.recall("ada@home.example", PASSWORD + "x")
+    assert not found.recall("ada@home.exampl", "e" + PASSWORD)
+    for number in range(REMEMBERED_LIMIT):
+        found.remember("x", str(number))
+    assert not found.recall("ada@home.example", PASSWORD)
+    assert PASSWORD.encode() not in b"".join(found._remembered)
+
+
+def test_an_unknown_login_has_the_same_fake_under_every_revision_SCR_03() -> None:
+    one, two = accounts(), accounts()
+    assert one.verifier("nobody", "SCRAM-SHA-256") == two.verifier("NOBODY", "SCRAM-SHA-256")
+    assert one.verifier("nobody", "SCRAM-SHA-256") != one.verifier("somebody", "SCRAM-SHA-256")
+    assert one.password("nobody") == two.password("nobody")
+    assert one.password("ada@home.example") == PASSWORD
+
+
+def test_only_what_somebody_could_use_is_usable() -> None:
+    assert accounts(accounts=()).usable == frozenset()
+    secrets: dict[str, bytes] = {}
+    alone = account(ObjectRef("MailAccount", "mail", "eve"), ("eve@home.example",), secrets, clear=False)
+    one = replace(alone, scram=alone.scram[:1])
+    assert accounts(accounts=(one,)).usable == {"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"}
+    assert "CRAM-MD5" in accounts().usable
+
+
+def test_a_verifier_that_was_not_delivered_or_is_broken_admits_nobody() -> None:
+    made = setup()
+    for secrets in ({}, dict.fromkeys(made.secrets, b"nonsense")):
+        broken = Accounts(made.revision, secrets, FAKE_KEY)
+        assert not broken.admits("ada@home.example", PASSWORD)
+
+
+# --- certificates ---
+
+
+def test_the_end_point_binding_is_the_hash_of_the_certificate_SCR_05() -> None:
+    issued = Authority().issue("mx.example.org")
+    identity = load(issued.pem)
+    assert identity.end_point is not None
+    assert len(identity.end_point) == 32
+    assert identity.context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_certificate_signed_without_a_hash_has_no_binding() -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mx.example.org")])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=365))
+        .sign(key, None)
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    assert load(pem).end_point is None
+
+
+@pytest.mark.parametrize("pem", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_what_is_no_certificate_is_refused_without_showing_it(pem: bytes) -> None:
+    with pytest.raises(BadCertificate) as caught:
+        load(pem)
+    assert "AAAA" not in str(caught.value)
+
+
+def test_a_certificate_without_its_key_is_refused() -> None:
+    pem = Authority().issue("mx.example.org").pem
+    alone = b"-----BEGIN CERTIFICATE-----" + pem.partition(b"-----BEGIN CERTIFICATE-----")[2]
+    with pytest.raises(BadCertificate):
+        load(alone.partition(b"-----BEGIN PRIVATE KEY-----")[0].partition(b"-----BEGIN EC PRIVATE KEY-----")[0])
+
+
+async def test_a_listening_context_takes_the_certificate_in_force_at_each_handshake_TLS_09() -> None:
+    first, second = (load(Authority().issue("mx.example.org").pem) for _ in range(2))
+    current = [first]
+    context = switching(lambda: current[0])
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    trusting_all = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting_all.check_hostname = False
+    trusting_all.verify_mode = ssl.CERT_NONE
+
+    async def served() -> bytes:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=trusting_all)
+        try:
+            got: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return got
+        finally:
+            writer.close()
+
+    async with server:
+        one = await served()
+        assert await served() == one
+        current[0] = second
+        assert await served() != one
+
+
+# --- ids, refusals ---
+
+
+def test_message_ids_are_unique_and_sorted_by_time_ACC_04() -> None:
+    made = [new_message_id(1_795_370_400.0 + number) for number in range(100)]
+    assert sorted(made) == made
+    assert len({new_message_id(1.0) for _ in range(1000)}) == 1000
+    assert {len(one) for one in made} == {16}
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "lines", "expected"),
+    [
+        (452, "4.2.2", ["mailbox full"], "452 4.2.2 mailbox full"),
+        (550, "", ["no"], "550 5.0.0 no"),
+        (550, "4.1.1", ["no"], "550 5.0.0 no"),
+        (550, "5.1.1", [], "550 5.1.1 refused"),
+        (550, "5.1.1", ["a\r\nb", "ü"], "550 5.1.1 a??b 5.1.1 ?"),
+        (250, "2.0.0", ["ok"], "451 4.3.0"),
+        (0, "", [], "451 4.3.0"),
+        (99999, "5.0.0", [], "451 4.3.0"),
+    ],
+)
+def test_a_refusal_of_the_queue_becomes_a_reply_that_smtp_allows(
+    code: int, enhanced: str, lines: list[str], expected: str
+) -> None:
+    reply = read_reply(types_pb2.Reply(code=code, enhanced=enhanced, lines=lines))
+    assert isinstance(reply, Reply)
+    assert str(reply).startswith(expected)

@@ -1,0 +1,268 @@
+"""What a visit decides, with a queue, a DNS and a next hop that answer by hand: late, never, or to nobody."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.server import Closing, ServerSession
+from mailrail_ingress.app import Door, Reception, Visit
+from mailrail_ingress.ports import Answer, Message, SenderDomain, Upload
+from mailrail_ingress.settings import IngressSettings
+
+from testkit.ingress import GATEWAY, code, setup
+
+NOW = 1_795_370_400.0
+TRANSPORT = ObjectRef("MailTransport", "mail", "next")
+
+
+@dataclass
+class HeldUpload:
+    """An upload that takes what it is told to."""
+
+    resume: Callable[[], None]
+    lost: Callable[[], None]
+    frames: list[bytes] = field(default_factory=list)
+    more: bool = True
+    aborted: bool = False
+
+    def send(self, data: bytes) -> bool:
+        self.frames.append(data)
+        return self.more
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class HeldQueue:
+    """A queue whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.available = True
+        self.commits: list[tuple[Message, Callable[[Answer], None]]] = []
+        self.uploads: list[HeldUpload] = []
+        self.more = True
+
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+        self.uploads.append(HeldUpload(resume, lost, more=self.more))
+        return self.uploads[-1]
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        self.commits.append((message, done))
+
+
+class Held:
+    """A lookup whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.done: Callable[[SenderDomain], None] = lambda _: None
+        self.verified: Callable[[Reply | None], None] = lambda _: None
+
+    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+        self.asked.append(domain)
+        self.done = done
+
+    def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        assert transport == TRANSPORT
+        self.asked.append(address)
+        self.verified = done
+
+
+class Client:
+    """A session and its visit, with the shell reduced to what a visit sees of it."""
+
+    def __init__(self, reception: Reception, listener: str = "mx") -> None:
+        desk = reception.desks[Door(GATEWAY, listener)]
+        self.session = ServerSession(desk.options)
+        self.visit = Visit(reception, desk, self.session, self, ip_address("192.0.2.1"))
+        self.said = b""
+        self.paused = False
+        self.pump()
+
+    def pump(self) -> None:
+        while (event := self.session.next_event()) is not None:
+            if not isinstance(event, Closing):
+                self.visit.handle(event)
+        self.said += self.session.data_to_send()
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def send(self, data: bytes) -> list[str]:
+        before = len(self.said)
+        self.session.receive(data, NOW)
+        self.pump()
+        return [code(line) for line in self.said[before:].decode().splitlines()]
+
+    def leave(self) -> None:
+        self.session.hang_up()
+        self.visit.gone()
+
+
+def reception(queue: HeldQueue, held: Held | None = None) -> Reception:
+    made = setup()
+    domain = Domain(
+        ObjectRef("MailDomain", "mail", "behind"),
+        "behind.example",
+        Delivery.TRANSPORT,
+        TRANSPORT,
+        recipients=Recipients.VERIFY,
+    )
+    revision = replace(made.revision, domains=(*made.revision.domains, domain))
+    settings = IngressSettings(log_messages=False)
+    desk = Reception(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
+    desk.configure(revision, 7, made.secrets)
+    return desk
+
+
+OPEN = b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n"
+BIG = b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 600
+
+
+def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    assert client.send(OPEN)[-1] == "354"
+    assert client.send(b"Subject: x\r\n\r\nbody\r\n.\r\nNOOP\r\n") == []
+    message, done = queue.commits[0]
+    assert (message.body, message.revision, message.received.timestamp()) == (b"Subject: x\r\n\r\nbody\r\n", 7, NOW)
+    done(Answer(True))
+    assert client.said.decode().splitlines()[-2:] == [f"250 2.6.0 accepted as {message.id.hex()}", "250 2.0.0 ok"]
+
+
+def test_an_answer_after_the_client_has_left_is_kept_from_nobody_and_told_to_nobody_SIN_18() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    client = Client(desk)
+    client.send(OPEN + b"Subject: x\r\n\r\n.\r\n")
+    before = client.said
+    client.leave()
+    queue.commits[0][1](Answer(True))
+    assert client.said == before
+    assert desk.transactions == 0
+
+
+def test_open_transactions_are_counted_whatever_becomes_of_them() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    for end in (b"RSET\r\n", b"EHLO again\r\n", b"QUIT\r\n", b"MAIL FROM:<>\r\nNOOP\n"):
+        client = Client(desk)
+        client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\n")
+        assert desk.transactions == 1
+        client.send(end)
+        assert desk.transactions == 0
+    client = Client(desk)
+    client.send(OPEN)
+    client.leave()
+    assert desk.transactions == 0
+
+
+def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> None:
+    queue = HeldQueue()
+    queue.more = False
+    client = Client(reception(queue))
+    client.send(OPEN)
+    client.send(BIG)
+    assert client.paused
+    assert client.visit.stalled
+    queue.uploads[0].resume()
+    assert not client.paused
+    queue.uploads[0].more = True
+    client.send(b".\r\n")
+    assert queue.commits[0][0].body is None
+    assert b"".join(queue.uploads[0].frames) == BIG
+    assert {len(frame) for frame in queue.uploads[0].frames[:-1]} == {256 * 1024}
+
+
+def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() -> None:
+    queue = HeldQueue()
+    queue.more = False
+    client = Client(reception(queue))
+    client.send(OPEN)
+    client.send(BIG)
+    client.visit.out_of_credit()
+    assert not client.paused
+    assert queue.uploads[0].aborted
+    assert client.send(BIG + b".\r\n") == ["452 4.3.1"]
+    assert queue.commits == []
+
+
+def test_a_lost_body_is_451_at_the_end_and_nothing_is_committed_ACC_05() -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    client.send(OPEN)
+    client.send(BIG)
+    queue.uploads[0].lost()
+    assert client.send(b"more\r\n.\r\n") == ["451 4.3.0"]
+    assert queue.commits == []
+    assert client.send(b"MAIL FROM:<x@far.example>\r\n") == ["250 2.1.0"]
+
+
+def test_an_upload_is_aborted_when_the_client_leaves_or_the_message_grows_too_large() -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    client.send(OPEN)
+    client.send(BIG)
+    client.leave()
+    assert queue.uploads[0].aborted
+    desk = reception(queue)
+    client = Client(desk)
+    client.session.options = replace(client.session.options, size_limit=700_000)
+    client.send(OPEN)
+    client.send(BIG)
+    client.send(BIG)
+    assert queue.uploads[1].aborted
+    assert client.send(b".\r\n") == ["552 5.3.4"]
+
+
+def test_a_queue_that_went_away_refuses_new_mail_at_once_ACC_05() -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\n")
+    queue.available = False
+    assert client.send(b"DATA\r\n") == ["451 4.3.0"]
+    assert client.send(b"MAIL FROM:<x@far.example>\r\n") == ["451 4.3.0"]
+
+
+def test_a_late_answer_about_a_sender_is_given_in_its_place_SIN_23() -> None:
+    held = Held()
+    client = Client(reception(HeldQueue(), held))
+    assert client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\n")[-1] == "250"
+    assert held.asked == ["far.example"]
+    held.done(SenderDomain.RESOLVES)
+    assert client.said.endswith(b"250 2.1.0 sender ok\r\n250 2.1.5 recipient ok\r\n")
+    client.send(b"RSET\r\nMAIL FROM:<x@null.example>\r\nRCPT TO:<ada@home.example>\r\n")
+    held.done(SenderDomain.NULL_MX)
+    assert [code(line) for line in client.said.decode().splitlines()[-2:]] == ["550 5.7.27", "503 5.5.1"]
+    client.send(b"MAIL FROM:<x@slow.example>\r\n")
+    client.leave()
+    held.done(SenderDomain.RESOLVES)  # nobody is there to hear it
+
+
+def test_a_recipient_that_the_next_hop_knows_is_asked_for() -> None:
+    held = Held()
+    client = Client(reception(HeldQueue(), held))
+    client.send(b"EHLO c\r\nMAIL FROM:<>\r\n")
+    for verdict, expected in ((None, "250 2.1.5"), (Reply.of(550, "5.1.1", "no"), "550 5.1.1")):
+        assert client.send(b"RCPT TO:<who@behind.example>\r\n") == []
+        held.verified(verdict)
+        assert code(client.said.decode().splitlines()[-1]) == expected
+    assert held.asked == ["who@behind.example"] * 2
+    without = Client(reception(HeldQueue()))
+    assert without.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<who@behind.example>\r\n")[-1] == "451 4.3.0"
+
+
+def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    client = Client(desk)
+    assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<new@behind.example>\r\n")[-1] == "451 4.3.0"
+    made = setup()
+    desk.configure(replace(made.revision, domains=()), 8, made.secrets)
+    client.visit.rebase(desk.desks[Door(GATEWAY, "mx")])
+    assert client.send(b"RCPT TO:<ada@home.example>\r\n") == ["550 5.7.1"]
