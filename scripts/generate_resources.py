@@ -75,7 +75,7 @@ _COMPILED: dict[str, Any] = {
     "spec.historyDays": 14,
     "spec.dsnFullBytes": 1024 * 1024,
 }
-"""Defaults that the compiler puts in: a domain's retry schedule takes the gateway's first, so models leave them open."""
+"""Defaults that the compiler puts in; models leave them open, since a domain takes the gateway's first."""
 
 _INHERITED = {("MailDomain", where) for where in _COMPILED} | {("MailAccount", where) for where in _COMPILED}
 """Where an absent value means the gateway's."""

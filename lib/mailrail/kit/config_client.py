@@ -138,6 +138,7 @@ class ConfigClient:
             if checksum(body) != digest:
                 raise UnreadableRevision("the checksum does not match the body")
             revision = decode(body)
+            self._keys = self._current_keys()
             secrets = {path: self._keys.open(value, path, self._role.value) for path, value in sealed.items()}
             configuration = Configuration(number, digest, revision, secrets)
             self._on_change(configuration)
@@ -153,6 +154,14 @@ class ConfigClient:
         self._arrived.set()
         async with self._changed:
             self._changed.notify_all()
+
+    def _current_keys(self) -> Keyring:
+        """The ring as it is mounted now: a key that was added since the start may have sealed this (CFG-02)."""
+        try:
+            return keyring(self._settings)
+        except BadSettings as error:
+            self._log.warning("sealing keys cannot be read; those of before stay in use", reason=str(error))
+            return self._keys
 
     async def _report(self) -> None:
         while True:

@@ -55,6 +55,10 @@ class Publisher:
         self._stored: frozenset[str] = frozenset()
         self._log = log.get_logger()
 
+    def use_keys(self, keys: Keyring) -> None:
+        """Seal with another ring from now on; the next publish seals everything anew if its newest key is another."""
+        self._keys = keys
+
     async def prepare(self) -> State:
         """Acquire an epoch if there is none yet. What the next compilation builds upon: it says which Secrets are used.
 

@@ -45,8 +45,17 @@ def _stamp(path: Path) -> Stamp | None:
 class Folder:
     """One folder of documents (or one file). Keeps parsed documents, so that a change costs what changed."""
 
-    def __init__(self, path: Path, certificate: Path | None = None, certificate_key: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        certificate: Path | None = None,
+        certificate_key: Path | None = None,
+        *,
+        watched: Path | None = None,
+    ) -> None:
+        """`watched`: a folder beside whose files count in snapshots (sealing keys), and hold no documents."""
         self.path = path
+        self._watched = watched
         self._certificate = (certificate, certificate_key)
         self._ca_files: frozenset[str] = frozenset()
         self._cache: Cache = {}
@@ -61,7 +70,8 @@ class Folder:
         for file in self._files():
             found[str(file.path)] = _stamp(file.path) or (0, 0, 0)
         extra = [self.path.parent / c if self.path.is_file() else self.path / c for c in self._ca_files]
-        for path in (*extra, *(p for p in self._certificate if p is not None)):
+        beside = sorted(self._watched.iterdir()) if self._watched is not None and self._watched.is_dir() else []
+        for path in (*extra, *beside, *(p for p in self._certificate if p is not None)):
             found[str(path)] = _stamp(path) or (0, 0, 0)
         return found
 

@@ -22,7 +22,7 @@ from mailrail.kit import log
 from mailrail.kit.config_client import keyring
 from mailrail.kit.publisher import Outcome, Publisher, Superseded
 from mailrail.kit.run import run
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.local import example
 from mailrail.local.documents import Folder, Snapshot
 
@@ -94,7 +94,9 @@ class Watcher:
 
     def __init__(self, settings: FolderSettings, publisher: Publisher, reporter: Reporter) -> None:
         self._settings, self._publisher, self._reporter = settings, publisher, reporter
-        self._folder = Folder(settings.resources, settings.certificate, settings.certificate_key)
+        self._folder = Folder(
+            settings.resources, settings.certificate, settings.certificate_key, watched=settings.sealing_keys_dir
+        )
         self._options = Options(captive=settings.captive, port_offset=settings.port_offset)
         self._log = log.get_logger()
 
@@ -103,6 +105,10 @@ class Watcher:
         published: Snapshot | None = None
         while True:
             snapshot = await self._settled(published)
+            try:
+                self._publisher.use_keys(keyring(self._settings))  # a new sealing key is one of the changes (CFG-02)
+            except BadSettings as error:
+                self._log.error("sealing keys cannot be read; those of before stay in use", reason=str(error))
             if await self._publish():
                 published = snapshot
 

@@ -1,6 +1,7 @@
 """Local mode's publisher: files in, revisions out, mistakes named with file and line (CFG-01, CFG-06, design 10)."""
 
 import asyncio
+import base64
 import contextlib
 import sys
 import time
@@ -152,6 +153,22 @@ async def test_a_ca_file_is_read_and_watched(database: str, keys_dir: Path, fold
             store = next(t for t in current.revision.transports if t.ref.name == "store")
             assert store.ca is not None
             assert current.secret(store.ca) == authority.pem
+
+
+async def test_a_new_sealing_key_is_taken_up_by_publisher_and_services_without_a_restart_CFG_02(
+    database: str, keys_dir: Path, folder: Path
+) -> None:
+    async with config_service(database) as service, watched(service, keys_dir, folder):
+        outbound = consumer(keys_dir, service.target, Role.OUTBOUND)
+        async with outbound.client.running():
+            await eventually(lambda: outbound.client.current is not None)
+            (keys_dir / "0002").write_bytes(base64.b64encode(bytes(range(7, 39))))
+            assert await outbound.client.wait_for(2, within=10)
+            assert outbound.client.current is not None
+            [transport] = outbound.client.current.revision.transports
+            assert transport.password is not None
+            assert transport.password.key_id == "0002"
+            assert outbound.client.current.secret(transport.password) == b"looking-glass"
 
 
 async def test_the_example_compiles_without_a_word_and_opens_every_listener(
