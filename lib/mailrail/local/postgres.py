@@ -695,7 +695,10 @@ def _alive(pid: int) -> bool:
 
 def _kill(pid: int) -> None:
     with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        if sys.platform == "win32":
+            os.kill(pid, signal.SIGTERM)  # ends the process at once there
+        else:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _command_line(pid: int) -> str:
