@@ -27,7 +27,7 @@ from mailrail.kit.publisher import Outcome, Publisher
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsChecks, Resolver
 from mailrail_operator.kubernetes import Api, ApiError, core_path, resource_path
-from mailrail_operator.model import Observed, Running, Tracked
+from mailrail_operator.model import Observed, Running, Settled, Tracked
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
@@ -75,6 +75,7 @@ class Leader:
         self._diagnostics = Diagnostics()
         self._uses: tuple[SecretUse, ...] = ()
         self._tracked: Mapping[ObjectRef, Tracked] = {}
+        self._settled: Mapping[ObjectRef, Settled] = {}
         self._running = Running()
         self._waiting = "nothing was published yet"
         self._last_round = 0.0
@@ -318,8 +319,9 @@ class Leader:
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 waiting=self._waiting,
                 controller=self._settings.controller_name,
+                settled=self._settled,
             )
-            self._tracked = made.tracked
+            self._tracked, self._settled = made.tracked, made.settled
             for kind in KINDS:
                 for ready in ("True", "False", "Unknown"):
                     metrics.OBJECTS.labels(kind, ready).set(made.counts.get((kind, ready), 0))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.diagnostics import Condition, ConsumerState
 from mailrail.core.config.revision import ObjectRef
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"
@@ -86,9 +86,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """An object whose status is as it should be, and everything that made it so."""
+
+    seen: Observed
+    facts: tuple[object, ...]
+    condition: Condition  # Programmed
+    ready: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be written, and what is to be remembered until next time."""
 
     changes: tuple[Change, ...]
     tracked: Mapping[ObjectRef, Tracked]
     counts: Mapping[tuple[str, str], int]  # (kind, value of Ready) → objects
+    settled: Mapping[ObjectRef, Settled]

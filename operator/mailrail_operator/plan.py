@@ -18,6 +18,7 @@ Rules (design 5, CFG-05):
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from mailrail.core.config.diagnostics import (
@@ -43,6 +44,7 @@ from mailrail_operator.model import (
     Observed,
     Plan,
     Running,
+    Settled,
     Tracked,
 )
 
@@ -68,22 +70,26 @@ def plan(
     *,
     waiting: str = "",
     controller: str = CONTROLLER_NAME,
+    settled: Mapping[ObjectRef, Settled] | None = None,
 ) -> Plan:
     """Compare what should be written with what is there.
 
     `diagnostics` and `uses` are those of the last publish; `waiting` says why there was none since, for objects that
-    it does not cover. `now` is RFC 3339, whole seconds.
+    it does not cover. `now` is RFC 3339, whole seconds. `settled` is that of the last plan: objects of which nothing
+    that counts has changed are not looked at again, so that one change among thousands costs little.
     """
+    settled = settled or {}
     judged = {status.ref: status for status in diagnostics.objects}
     used: dict[ObjectRef, list[str]] = {}
     for use in uses:
         used.setdefault(use.owner, []).append(use.ref.path)
     attached = _attached(observed, judged)
+    of_programmed = _ProgrammedOf(running)
     changes: list[Change] = []
     remembered: dict[ObjectRef, Tracked] = {}
+    still: dict[ObjectRef, Settled] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    for ref in sorted(observed):
-        seen = observed[ref]
+    for ref, seen in observed.items():
         verdict = judged.get(ref)
         if verdict is None or (verdict.generation or 0) != seen.generation:
             if ref in tracked:
@@ -91,19 +97,33 @@ def plan(
             if not waiting:
                 continue  # the next compilation is on its way
             conditions = _pending(waiting)
-            parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
+            status = _status(seen, conditions, (), running, attached, dns.get(ref), now, controller)
+            counts[(ref.kind, Status.UNKNOWN.value)] += 1
         else:
-            known = _track(seen, verdict, used.get(ref, ()), running, tracked.get(ref))
-            condition, known = _programmed(seen, running, known)
+            paths = tuple(used.get(ref, ()))
+            before = settled.get(ref)
+            facts = (verdict, paths, attached.get(ref, 0), dns.get(ref))
+            if before is not None and before.seen is seen and before.facts == facts:
+                known = tracked[ref]
+                condition, after = of_programmed(ref.kind, known)
+                if condition == before.condition and ref.kind != _GATEWAY:
+                    remembered[ref], still[ref] = after, before
+                    counts[(ref.kind, before.ready)] += 1
+                    continue
+            known = _track(seen, verdict, paths, running, tracked.get(ref))
+            condition, known = of_programmed(ref.kind, known)
             remembered[ref] = known
             conditions = _with(verdict.conditions, condition)
             parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in verdict.parents)
-        counts[(ref.kind, _status_of(conditions, ConditionType.READY))] += 1
-        status = _status(seen, conditions, parents, running, attached, dns.get(ref), now, controller)
-        if status is None or same(seen.status, status):
-            continue
-        changes.append(Change(ref, seen.uid, status, _notes(seen.status, status)))
-    return Plan(tuple(changes), remembered, counts)
+            summary = _status_of(conditions, ConditionType.READY)
+            counts[(ref.kind, summary)] += 1
+            status = _status(seen, conditions, parents, running, attached, dns.get(ref), now, controller)
+            if status is not None and same(seen.status, status):
+                still[ref] = Settled(seen, facts, condition, summary)
+                continue
+        if status is not None and not same(seen.status, status):
+            changes.append(Change(ref, seen.uid, status, _notes(seen.status, status)))
+    return Plan(tuple(sorted(changes, key=lambda c: c.ref)), remembered, counts, still)
 
 
 # --- conditions -------------------------------------------------------------------------------------------------
@@ -156,29 +176,43 @@ def _track(
     return Tracked(fingerprint, running.newest, confirmed)
 
 
-def _programmed(seen: Observed, running: Running, known: Tracked) -> tuple[Condition, Tracked]:
-    roles = ROLES_OF_KIND[seen.ref.kind]
-    pinned = running.head if running.pinned else None
-    consumers = running.consumers
-    if known.confirmed:  # a process that runs nothing yet starts with head; it takes nothing back
-        consumers = tuple(c for c in consumers if c.revision or c.rejected)
-    condition = programmed(consumers, known.first, roles, pinned=pinned)
-    if known.confirmed and condition.reason is Reason.PENDING:
-        condition = Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED)
-    confirmed = condition.status is Status.TRUE
-    known = Tracked(known.fingerprint, known.first, confirmed)
-    if seen.ref.kind == _GATEWAY:
-        if running.pinned and running.newest > running.head:
+class _ProgrammedOf:
+    """`Programmed` of every object; equal for all of a kind that go back to the same revision, so judged once."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._pinned = running.head if running.pinned else None
+        # A process that runs nothing yet starts with head; it takes back nothing that was confirmed.
+        self._started = tuple(c for c in running.consumers if c.revision or c.rejected)
+        self._judged: dict[tuple[str, int, bool], Condition] = {}
+
+    def __call__(self, kind: str, known: Tracked) -> tuple[Condition, Tracked]:
+        """The condition, and what is known after it."""
+        key = (kind, known.first, known.confirmed)
+        condition = self._judged.get(key)
+        if condition is None:
+            condition = self._judged[key] = self._judge(*key)
+        confirmed = condition.status is Status.TRUE or (known.confirmed and kind == _GATEWAY)
+        return condition, known if confirmed == known.confirmed else replace(known, confirmed=confirmed)
+
+    def _judge(self, kind: str, first: int, confirmed: bool) -> Condition:
+        running = self._running
+        if kind == _GATEWAY and running.pinned and running.newest > running.head:
             message = f"head is pinned to revision {running.head}; {running.newest} waits for an unpin"
-            return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.PINNED, message), known
-        return condition, known
-    message = condition.message
-    if condition.reason is Reason.PROGRAMMED:
-        absent = message.partition("; ")[2]
-        message = "every live service that reads it runs it" + (f"; {absent}" if absent else "")
-    elif condition.reason is Reason.PENDING:
-        message = "not yet run by every live service that reads it; the MailGateway says by how many"
-    return Condition(condition.type, condition.status, condition.reason, message), known
+            return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.PINNED, message)
+        consumers = self._started if confirmed else running.consumers
+        found = programmed(consumers, first, ROLES_OF_KIND[kind], pinned=self._pinned)
+        if confirmed and found.reason is Reason.PENDING:
+            found = Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED)
+        if kind == _GATEWAY:
+            return found
+        message = found.message
+        if found.reason is Reason.PROGRAMMED:
+            absent = message.partition("; ")[2]
+            message = "every live service that reads it runs it" + (f"; {absent}" if absent else "")
+        elif found.reason is Reason.PENDING:
+            message = "not yet run by every live service that reads it; the MailGateway says by how many"
+        return Condition(found.type, found.status, found.reason, message)
 
 
 # --- the whole status --------------------------------------------------------------------------------------------
@@ -344,7 +378,7 @@ def _meaning(status: Mapping[str, Any]) -> Any:
                 (c.get("type"), c.get("status"), c.get("reason"), c.get("observedGeneration"))
                 + ((c.get("message"),) if worded else ())
             )
-        return sorted(rows, key=str)
+        return sorted(rows, key=lambda row: str(row[0]))
 
     is_gateway = "config" in status
     rest = {k: v for k, v in status.items() if k not in ("conditions", "parents")}

@@ -387,6 +387,31 @@ def test_no_value_of_a_secret_is_ever_in_a_status() -> None:
     assert "correct horse" not in str(made)
 
 
+def test_objects_of_which_nothing_changed_are_not_looked_at_again_and_the_answer_is_the_same() -> None:
+    cluster = settled()
+    assert cluster.compiled is not None
+    observed = {ref: Observed.of(one) for ref, one in cluster.bodies.items()}
+    given = (cluster.compiled.diagnostics, cluster.compiled.state.uses)
+
+    def planned(running: Running, last: Plan | None, now: str = LATER) -> Plan:
+        known = last.settled if last is not None else None
+        tracked = last.tracked if last is not None else cluster.tracked
+        return plan(observed, *given, running, tracked, {}, now, settled=known)
+
+    first = planned(cluster.running(), None)
+    again = planned(cluster.running(), first)
+    assert first.changes == again.changes == ()
+    assert first.counts == again.counts
+    assert again.settled[ref("MailRoute", "all")] is first.settled[ref("MailRoute", "all")]
+    rejecting = cluster.running(consumers=consumers(0, rejected=1))
+    assert planned(rejecting, again).changes == planned(rejecting, None).changes
+    assert len(planned(rejecting, again).changes) == len(EVERYTHING)
+    edited = copy.deepcopy(cluster.bodies[ref("MailTransport", "relay")])
+    edited["status"]["conditions"].pop()
+    observed[ref("MailTransport", "relay")] = Observed.of(edited)
+    assert [c.ref.kind for c in planned(cluster.running(), again).changes] == ["MailTransport"]
+
+
 @given(st.permutations(EVERYTHING), st.integers(0, 1))
 def test_the_order_in_which_objects_were_read_changes_nothing(order: list[dict[str, Any]], at: int) -> None:
     one, other = Cluster.of(*EVERYTHING), Cluster.of(*order)
