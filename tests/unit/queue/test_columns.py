@@ -1,0 +1,53 @@
+"""Columns are what psycopg would have sent, only quicker."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.types.array import ListBinaryDumper
+
+from mailrail_queue import columns as c
+
+
+def by_psycopg(values: list[object]) -> bytes:
+    """The binary array that psycopg makes of a list."""
+    found = Transformer().get_dumper(values, PyFormat.BINARY)
+    assert isinstance(found, ListBinaryDumper)
+    dumped = found.dump(values)
+    assert dumped is not None
+    return bytes(dumped)
+
+
+@given(st.lists(st.binary(), min_size=1))
+def test_octets_are_sent_as_psycopg_does(values: list[bytes]) -> None:
+    assert c.octets(values).data == by_psycopg(list(values))
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_bigints_can_be_read_back(values: list[int]) -> None:
+    data = c.bigints(values).data
+    assert struct.unpack(">iiIii", data[:20]) == (1, 0, 20, len(values), 1)
+    assert [struct.unpack(">iq", data[at : at + 12])[1] for at in range(20, len(data), 12)] == values
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))
+def test_texts_may_be_absent(values: list[str | None]) -> None:
+    data = c.texts(values).data
+    if not values:
+        assert data == struct.pack(">iiI", 0, 0, 25)
+        return
+    assert struct.unpack(">ii", data[:8]) == (1, int(None in values))
+    at, seen = 20, []
+    while at < len(data):
+        (length,) = struct.unpack(">i", data[at : at + 4])
+        at += 4
+        seen.append(None if length < 0 else data[at : at + length].decode())
+        at += max(0, length)
+    assert seen == values
+
+
+def test_a_text_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        c.texts(["\ud800"])

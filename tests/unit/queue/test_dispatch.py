@@ -1,0 +1,274 @@
+"""What may be handed on now, and to whom: windows, shared limits, credit, rates and turns (SHD-03, SHD-04)."""
+
+from dataclasses import dataclass, field
+
+from mailrail.core.config import revision as rev
+from mailrail.pb.queue.v1 import lease_pb2
+from mailrail_queue.dispatch import Bucket, Dispatcher, Flight
+from mailrail_queue.ports import Passenger
+from mailrail_queue.routing import Facts, Router
+
+from testkit.queue import RELAY, a_revision, relay, rule_to
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(eq=False)
+class Stream:
+    node: str
+    credit: int = 1000
+    sent: list[lease_pb2.Delivery] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+
+    def send(self, delivery: lease_pb2.Delivery) -> None:
+        self.sent.append(delivery)
+
+    def cancel(self, token: int) -> None:
+        self.cancelled.append(token)
+
+
+class Bench:
+    """A dispatcher with a clock of its own."""
+
+    def __init__(self, revision: rev.Revision | None = None) -> None:
+        self.clock = Clock()
+        self.router = Router(1, revision or a_revision())
+        self.dispatcher = Dispatcher(self.clock, handout_seconds=60.0, content_budget=1000, rounds=3)
+        self.token = 0
+
+    def facts(self, domain: str) -> Facts:
+        return Facts(domain, "away.example", None, False, False, None)
+
+    def fly(self, domain: str, *, lease: float = 120.0, size: int = 10) -> Flight:
+        self.token += 1
+        plan = self.router.plan(self.facts(domain), 0)
+        site = self.dispatcher.site(plan)
+        passenger = Passenger(
+            id=self.token,
+            message_id=b"m" * 16,
+            shard=0,
+            version=1,
+            attempts=1,
+            interrupted=0,
+            accepted=0.0,
+            paused=0.0,
+            null_sender=False,
+            vouched=True,
+            delayed=False,
+            tls=0,
+            address=f"user@{domain}",
+            facts=self.facts(domain),
+            notify=0,
+            rcpt=b"",
+        )
+        delivery = lease_pb2.Delivery(token=self.token, domain=domain)
+        flight = Flight(
+            self.token,
+            b"m" * 16,
+            plan,
+            site,
+            [passenger],
+            size,
+            self.clock.now + lease,
+            0.0,
+            1,
+            delivery,
+        )
+        self.dispatcher.add(flight)
+        return flight
+
+    def land(self, flight: Flight, *, well: bool = True) -> None:
+        if well:
+            flight.site.window.succeed()
+        else:
+            flight.site.window.fail(self.clock.now, "no")
+        self.dispatcher.land(flight)
+        self.dispatcher.pump()
+
+
+def test_a_window_bounds_what_is_in_flight_and_memory_is_given_back_as_it_leaves() -> None:
+    bench = Bench()
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    flights = [bench.fly("x.example") for _ in range(8)]
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 5
+    assert (bench.dispatcher.pending_flights, bench.dispatcher.pending_bytes) == (3, 30)
+    bench.land(flights[0])
+    assert len(stream.sent) == 7  # one landed, and slow start opened the window by one
+    assert stream.credit == 1000 - 7
+
+
+def test_one_slow_site_holds_up_no_other() -> None:
+    bench = Bench()
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    for _ in range(20):
+        bench.fly("slow.example")
+    bench.fly("quick.example")
+    bench.dispatcher.pump()
+    assert [d.domain for d in stream.sent].count("quick.example") == 1
+
+
+def test_without_credit_nothing_leaves_and_with_it_all_that_waits_does() -> None:
+    bench = Bench()
+    stream = Stream("a", credit=1)
+    bench.dispatcher.connect(stream)
+    for name in ("a.example", "b.example", "c.example"):
+        bench.fly(name)
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 1
+    stream.credit += 5
+    bench.dispatcher.credit_came()
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 3
+
+
+def test_a_site_keeps_to_one_process_and_goes_elsewhere_only_when_that_takes_no_more() -> None:
+    bench = Bench()
+    streams = [Stream("a"), Stream("b"), Stream("c")]
+    for stream in streams:
+        bench.dispatcher.connect(stream)
+    for _ in range(5):
+        bench.fly("x.example")
+    bench.dispatcher.pump()
+    (home,) = [s for s in streams if s.sent]
+    home.credit = 0
+    bench.fly("y.example")
+    other = bench.fly("x.example")
+    bench.dispatcher.sites["domain:x.example"].window.size = 10
+    bench.dispatcher.pump()
+    assert other.stream is not None
+    assert other.stream is not home
+
+
+def test_a_process_that_leaves_changes_the_home_of_its_own_sites_only() -> None:
+    bench = Bench()
+    streams = {n: Stream(n) for n in "abc"}
+    for stream in streams.values():
+        bench.dispatcher.connect(stream)
+    names = [f"d{n}.example" for n in range(40)]
+    homes: dict[str, str] = {}
+    for name in names:
+        flight = bench.fly(name)
+        bench.dispatcher.pump()
+        homes[name] = flight.node
+        bench.land(flight)
+    bench.dispatcher.disconnect(streams["b"])
+    for name in names:
+        flight = bench.fly(name)
+        bench.dispatcher.pump()
+        if homes[name] != "b":
+            assert flight.node == homes[name]
+        else:
+            assert flight.node in "ac"
+        bench.land(flight)
+
+
+def test_a_lease_too_short_to_be_handed_on_is_given_back_LSE_01() -> None:
+    bench = Bench()
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    old: list[Flight] = []
+    bench.dispatcher.too_old = old.extend
+    short = bench.fly("x.example", lease=59.0)
+    long = bench.fly("x.example", lease=61.0)
+    bench.dispatcher.pump()
+    assert old == [short]
+    assert [d.token for d in stream.sent] == [long.token]
+    assert stream.sent[0].remaining_seconds == 61.0
+
+
+def test_fresh_mail_is_born_leased_only_where_it_would_leave_soon_LSE_06() -> None:
+    bench = Bench()
+    site = bench.dispatcher.site(bench.router.plan(bench.facts("x.example"), 0))
+    accepts = bench.dispatcher.accepts_fresh
+    assert not accepts(site, 10, bench.clock.now)  # nobody delivers
+    bench.dispatcher.connect(Stream("a", credit=0))
+    assert accepts(site, 10, bench.clock.now)
+    assert not accepts(site, 1001, bench.clock.now)  # over the budget
+    for _ in range(15):
+        bench.fly("x.example")
+    assert not accepts(site, 10, bench.clock.now)  # three windows full wait already
+    other = bench.dispatcher.site(bench.router.plan(bench.facts("y.example"), 0))
+    other.window.resting_until = bench.clock.now + 60
+    assert not accepts(other, 10, bench.clock.now)
+
+
+def test_a_rate_lets_a_second_s_worth_go_and_then_one_at_a_time() -> None:
+    revision = a_revision(transports=[relay(messages_per_second=4.0, connections=100)], rules=[rule_to(RELAY)])
+    bench = Bench(revision)
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    for _ in range(10):
+        bench.fly("x.example").site.window.size = 100
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 4
+    at = bench.dispatcher.next_timer()
+    assert at is not None
+    assert 0.2 < at - bench.clock.now <= 0.25
+    bench.clock.now = at + 0.001
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 5
+    bench.clock.now += 10
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 9
+
+
+def test_a_bucket_of_less_than_one_a_second_still_gives_one_now_and_then() -> None:
+    bucket = Bucket(0.1)
+    assert bucket.wait(100.0) == 0.0
+    bucket.take()
+    assert abs(bucket.wait(101.0) - 9.0) < 1e-6
+    assert bucket.wait(110.1) == 0.0
+
+
+def test_a_limit_smaller_than_the_number_of_owners_goes_round() -> None:
+    bench = Bench()
+    bench.dispatcher.owners, bench.dispatcher.owner_index = 3, 1
+    shares = set()
+    for _ in range(3):
+        shares.add(bench.dispatcher._share(1))
+        bench.clock.now += 20.0
+    assert shares == {0, 1}
+    assert bench.dispatcher._share(None) is None
+    parts = []
+    for index in range(3):
+        bench.dispatcher.owner_index = index
+        parts.append(bench.dispatcher._share(7))
+    assert sorted(p for p in parts if p is not None) == [2, 2, 3]
+
+
+def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
+    bench = Bench()
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    for name in ("x.example", "y.example"):
+        site = bench.dispatcher.site(bench.router.plan(bench.facts(name), 0))
+        site.window.size = 20.0
+        bench.dispatcher.regroup(site, "mx.big.example")
+    flights = [bench.fly(name) for _ in range(15) for name in ("x.example", "y.example")]
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 20
+    for flight in flights:
+        if flight.stream is not None and not flight.gone:
+            bench.land(flight)
+    assert len(stream.sent) == 30
+
+
+def test_what_was_dropped_counts_nowhere_any_more() -> None:
+    bench = Bench()
+    flights = [bench.fly("x.example") for _ in range(4)]
+    assert bench.dispatcher.drop_pending() == flights
+    assert (bench.dispatcher.pending_flights, bench.dispatcher.pending_bytes) == (0, 0)
+    assert not bench.dispatcher.flights
+    bench.dispatcher.forget_idle(bench.clock.now + 1)
+    bench.dispatcher.pump()
+    bench.dispatcher.forget_idle(bench.clock.now + 1)
+    assert not bench.dispatcher.sites
