@@ -5,7 +5,7 @@ CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `Credentials` po
 gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05, SCR-03).
 
 -PLUS needs a channel binding that is right for the connection. Which types are offered, and why no more, is told in
-docs/decisions/0010-channel-binding-of-submission.md.
+docs/decisions/0005-channel-binding-of-submission.md.
 """
 
 import hashlib
