@@ -36,7 +36,8 @@ BATCH_OCTETS: Final = 1024 * 1024
 """Content of one gRPC message."""
 BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
-"""Octets of one message that may wait to be sent, so that one upload does not take all credit (ACC-07)."""
+"""Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
+takes neither all credit nor more memory the larger it is (ACC-07)."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 PATIENCE: Final = 5.0
@@ -212,6 +213,8 @@ class _Stream:
         """The queue said GoAway: nothing new starts here (ACC-07)."""
         self._call = call
         self._credit = credit
+        self._all_credit = credit  # while nothing is under way
+        self._commits = 0  # octets of commits that are not answered
         self._linger = linger
         self._answer = answer
         self._loop = asyncio.get_running_loop()
@@ -232,6 +235,7 @@ class _Stream:
                 for result in response.results:
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
+                        self._commits -= commit.octets
                         accepted = result.accepted
                         self._answer(commit, Answer(accepted, None if accepted else read_reply(result.refusal)))
                 if response.credit:
@@ -272,7 +276,8 @@ class _Stream:
             if not upload.chunks or octets >= BATCH_OCTETS:
                 continue
             size = len(upload.chunks[0])
-            if size > self._credit:
+            uploading = self._all_credit - self._credit - self._commits
+            if size > self._credit or uploading + size > MESSAGE_CREDIT * len(self.uploads):
                 break
             data = upload.chunks.popleft()
             self._credit -= size
@@ -291,6 +296,7 @@ class _Stream:
             if commit.octets > self._credit:
                 break
             self._credit -= commit.octets
+            self._commits += commit.octets
             octets += commit.octets
             if commit.uploaded:
                 self.uploads.pop(message_id).close()
