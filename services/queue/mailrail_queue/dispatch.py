@@ -424,6 +424,7 @@ class Dispatcher:
                     self.deliver_here(flight)
             return
         room = self.room(site, now)
+        resting = site.resting(now)
         old: list[Flight] = []
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
@@ -432,7 +433,9 @@ class Dispatcher:
                 pending.popleft()
                 continue
             remaining = flight.deadline - now
-            if remaining < self._handout_seconds:
+            # A site that rests has nothing pending, but for what was being committed when the rest began: that goes
+            # back too, or it would hold its lease for nothing while a later route could take it (SHD-05).
+            if remaining < self._handout_seconds or resting:
                 pending.popleft()
                 old.append(flight)
                 continue

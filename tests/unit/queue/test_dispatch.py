@@ -272,3 +272,20 @@ def test_what_was_dropped_counts_nowhere_any_more() -> None:
     bench.dispatcher.pump()
     bench.dispatcher.forget_idle(bench.clock.now + 1)
     assert not bench.dispatcher.sites
+
+
+def test_what_was_being_committed_when_a_rest_began_goes_back_SHD_05() -> None:
+    bench = Bench()
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    back: list[Flight] = []
+    bench.dispatcher.too_old = back.extend
+    first = bench.fly("dead.example")
+    bench.dispatcher.pump()
+    first.site.window.fail(bench.clock.now, "no connection", transport=True)
+    bench.dispatcher.land(first)
+    late = bench.fly("dead.example")
+    bench.dispatcher.pump()
+    assert back == [late]
+    assert len(stream.sent) == 1
+    assert not first.site.pending
