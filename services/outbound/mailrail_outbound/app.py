@@ -450,7 +450,7 @@ class Outbound(Worker):
         way = self._way(tables, transport, delivery, host, port, ordered)
         decision = way.decision
         if decision.refusal is not None:
-            course.session_failed(Answer(Stage.STARTTLS, None, Trouble.TLS, decision.refusal))
+            course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
             return
         where = (host, port, ordered)
         answer = await self._run(run, tables, transport, course, way, where, plaintext=False)
@@ -524,6 +524,7 @@ class Outbound(Worker):
             run.message,
             course,
             dial,
+            decision=way.decision,
             lease_margin=self._settings.lease_margin,
             now=self._loop.time,
             verdict=verdict,

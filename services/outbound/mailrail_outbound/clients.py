@@ -322,6 +322,7 @@ class _Link:
                 ret=_RETURNS.get(envelope.dsn_return),
                 envid=envelope.envelope_id if envelope.HasField("envelope_id") else None,
                 auth=envelope.auth if envelope.HasField("auth") else None,
+                require_tls=envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED,
             ),
             requirement=_REQUIREMENTS.get(envelope.tls_requirement, Requirement.DEFAULT),
             recipients=tuple(

@@ -14,6 +14,7 @@ from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, 
 from mailrail.core.outbound.envelope import Plan as EnvelopePlan
 from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble, stuff
 from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
 from mailrail_outbound.ports import ContentGone, Delivery, TlsReport
@@ -120,6 +121,7 @@ class HostJob(PoolJob):
         course: Course,
         dial: Dial,
         *,
+        decision: Decision,
         lease_margin: float,
         now: Callable[[], float],
         verdict: str,
@@ -138,6 +140,7 @@ class HostJob(PoolJob):
         self._plan: EnvelopePlan | None = None
         self._under_way: tuple[Connection, Transaction] | None = None
         self._form = Form.AS_IS
+        self._decision = decision
         self._margin = lease_margin
         self._now = now
         self._verdict = verdict
@@ -155,6 +158,12 @@ class HostJob(PoolJob):
     def transaction(self, connection: Connection) -> Transaction | None:
         """See smtp.Job."""
         dialogue = connection.dialogue
+        facts_of_tls = connection.tls_facts
+        proven = Proven(facts_of_tls is not None, facts_of_tls.verified_name if facts_of_tls is not None else None)
+        if not accepts(self._decision, proven):
+            # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
+            self.failed(Answer(Stage.PLAN, None, Trouble.TLS, "the connection has not proven enough"), connection)
+            return None
         capabilities = dialogue.capabilities
         delivery = self._delivery
         facts = self._message.facts

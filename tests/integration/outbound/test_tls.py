@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.ca import Authority, Certificate
@@ -149,6 +150,18 @@ async def test_a_server_that_closes_during_the_handshake_is_a_tls_failure() -> N
         result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
         assert result.result is Result.DEFERRED
         assert result.transport_failure
+
+
+@pytest.mark.parametrize("mode", [TlsMode.NONE, TlsMode.OPPORTUNISTIC, TlsMode.REQUIRED])
+async def test_a_message_that_requires_tls_is_refused_before_anything_is_dialled(mode: TlsMode) -> None:
+    async with SmtpPeer() as peer:
+        via = via_peer(peer, tls=mode)
+        async with OutboundBench.running(via) as bench:
+            report = await bench.deliver(bench.delivery(via, requirement=Requirement.REQUIRED))
+        (result,) = report.recipients
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.7.10")
+        assert not result.transport_failure
+        assert peer.sessions == []
 
 
 # --- SASL ---------------------------------------------------------------------------------------------------------

@@ -142,3 +142,10 @@ def test_an_address_can_never_become_a_command_SOUT_12() -> None:
 def test_large_content_goes_by_bdat_where_it_is_offered(size: int, chunking: bool, bdat: bool) -> None:
     content = Content(size, False, False, False)
     assert make(Envelope("a@b"), content, Capabilities(chunking=chunking)).bdat is bdat
+
+
+def test_a_message_that_requires_tls_goes_only_to_a_server_that_offers_requiretls() -> None:
+    envelope = Envelope("a@b", require_tls=True)
+    made = make(envelope, SEVEN, Capabilities())
+    assert [answer.trouble for _, answer in made.refused] == [Trouble.REQUIRETLS]
+    assert make(envelope, SEVEN, Capabilities(require_tls=True)).mail_line == b"MAIL FROM:<a@b> REQUIRETLS\r\n"

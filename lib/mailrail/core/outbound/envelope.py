@@ -42,6 +42,8 @@ class Envelope:
     ret: str | None = None
     envid: str | None = None
     auth: str | None = None
+    require_tls: bool = False
+    """REQUIRETLS (RFC 8689): only to a server that offers it over TLS, and handed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,9 @@ def plan(
     if limit is not None and content.size > limit:
         detail = f"the message has {content.size} octets and the server takes {limit}"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.TOO_LARGE, detail))
+    if envelope.require_tls and not capabilities.require_tls:
+        detail = "the message requires TLS and the server does not offer REQUIRETLS"
+        return _none(recipients, Answer(Stage.PLAN, None, Trouble.REQUIRETLS, detail))
     header_utf8 = envelope.smtputf8 and content.header_eight_bit
     sender_utf8 = not envelope.sender.isascii()
     if (header_utf8 or sender_utf8) and not capabilities.smtputf8:
@@ -179,6 +184,8 @@ def _mail(
             line += " BODY=7BIT"
     if utf8:
         line += " SMTPUTF8"
+    if envelope.require_tls:
+        line += " REQUIRETLS"
     if capabilities.dsn:
         if envelope.ret is not None:
             line += f" RET={envelope.ret}"

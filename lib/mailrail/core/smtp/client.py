@@ -90,6 +90,8 @@ class Trouble(StrEnum):
     AUTH = "auth"
     TOO_LARGE = "too-large"  # the server's SIZE says that it cannot take this message
     NEEDS_SMTPUTF8 = "needs-smtputf8"  # it does not offer what an address or the header needs
+    REQUIRETLS = "requiretls"  # the message demands it and the server does not offer it
+    TLS_DEMAND = "tls-demand"  # the message demands more of TLS than this way of delivery can prove
     UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
     LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
     CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
