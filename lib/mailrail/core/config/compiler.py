@@ -209,7 +209,7 @@ class _Input:
                 )
             )
         self._accepted = {a.ref: a for a in previous.accepted}
-        prepared = [(d, canonical(d.content) if is_resource(d.content) else "") for d in sources.documents]
+        prepared = [(d, d.source or canonical(d.content) if is_resource(d.content) else "") for d in sources.documents]
         for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
             if not self._read_document(document, source):
                 unreadable.add(document.place.origin)
@@ -1150,6 +1150,10 @@ def _conditions(notes: Sequence[_Note]) -> tuple[Condition, ...]:
     return tuple(result)
 
 
+_FINE: Final = _conditions(())
+_FINE_AND_READY: Final = (*_FINE, ready(_FINE))
+
+
 def _parents_of(resource: AnyResource, ref: ObjectRef) -> tuple[ObjectRef, ...]:
     if isinstance(resource, MailRoute):
         return tuple(dict.fromkeys(_reference(p, p.kind, ref) for p in resource.spec.parent_refs))
@@ -1168,8 +1172,12 @@ def _diagnose(read_in: _Input, settled: _Settled, notes: Sequence[_Note]) -> Dia
     objects: list[ObjectStatus] = []
     for ref in sorted(read_in.candidates):
         candidate = read_in.candidates[ref]
-        mine = by_ref.get(ref, [])
+        mine = by_ref.get(ref)
         serving = settled.versions.get(ref)
+        if mine is None:  # nearly every object, nearly always
+            of = _parents_of(serving.resource, ref) if serving is not None else ()
+            objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, tuple((p, _FINE) for p in of)))
+            continue
         for note in mine:
             place = candidate.document.place_of(note.path) if candidate.document is not None else candidate.place
             message = note.message

@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from mailrail.core.config.diagnostics import Place
+from mailrail.core.resources import canonical
 
 FILE_LIMIT: Final = 16 * 1024 * 1024
 """Octets of one file."""
@@ -50,6 +51,7 @@ class Document:
     content: Mapping[str, Any]
     place: Place = field(default_factory=Place)
     text: str = field(default="", repr=False)  # may be a Secret
+    source: str = field(default="", repr=False, compare=False)  # canonical(content), if it was made already
 
     def place_of(self, path: Path) -> Place:
         """The line of a field, or of the nearest one above that is there."""
@@ -77,7 +79,7 @@ class Loaded:
     unreadable: tuple[Unreadable, ...] = ()
 
 
-Cache = MutableMapping[str, "tuple[Any, int] | _Broken"]
+Cache = MutableMapping[str, "tuple[Any, int, str] | _Broken"]
 """Parsed chunks by their text; whoever loads a folder again and again keeps one, and drops it now and then."""
 
 
@@ -195,8 +197,8 @@ def _refuse_depth(chunk: str) -> None:
             depth -= 1
 
 
-def _parse(chunk: str) -> tuple[Any, int] | _Broken:
-    """The content of one chunk and its first line, or what is wrong with it."""
+def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
+    """The content of one chunk, its first line and its canonical form, or what is wrong with it."""
     if chunk.lstrip().startswith("%"):  # a directive before `---`; YAML has none that we need
         chunk = "".join("\n" if line.startswith("%") else line for line in chunk.splitlines(keepends=True))
     try:
@@ -204,8 +206,9 @@ def _parse(chunk: str) -> tuple[Any, int] | _Broken:
             _refuse_depth(chunk)
         node = yaml.compose(chunk, Loader=_Loader)
         if node is None:
-            return None, 0
-        return _Builder().build(node, 0), _first_line(node)
+            return None, 0, ""
+        content = _Builder().build(node, 0)
+        return content, _first_line(node), canonical(content) if isinstance(content, dict) else ""
     except _Broken as broken:
         return broken.with_traceback(None)
     except yaml.MarkedYAMLError as error:
@@ -246,12 +249,12 @@ def load(source: str | bytes, origin: str, cache: Cache | None = None) -> Loaded
                 cache[chunk] = parsed
         if isinstance(parsed, _Broken):
             return unreadable(start + parsed.line + 1, parsed.reason)
-        content, line = parsed
+        content, line, canonical_form = parsed
         if content is None:
             continue
         if not isinstance(content, dict):
             return unreadable(start + line + 1, "a document must be a mapping with apiVersion, kind, metadata and spec")
         if len(documents) == DOCUMENTS_LIMIT:
             return unreadable(start + line + 1, f"the file has more than {DOCUMENTS_LIMIT} documents; split it")
-        documents.append(Document(content, Place(origin, start + line + 1), chunk))
+        documents.append(Document(content, Place(origin, start + line + 1), chunk, canonical_form))
     return Loaded(origin, tuple(documents))
