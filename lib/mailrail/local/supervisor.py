@@ -183,7 +183,7 @@ class Supervisor:
             ) from error
         with lock:
             self._require_ports()
-            keys = pki.ensure(self.state.pki)
+            keys = self._keys()
             try:
                 url = self._database()
                 if self._stop.is_set():
@@ -196,6 +196,13 @@ class Supervisor:
                 self._watch(keys)
             finally:
                 self._stop_everything()
+
+    def _keys(self) -> pki.Pki:
+        """Keys and certificates, made or renewed as needed; the SMTP certificate names where we can be reached."""
+        names = ["localhost", "127.0.0.1", "::1"]
+        if not self.options.loopback_only:
+            names += [n for n in (self.options.listen, socket.gethostname()) if n and n not in ("0.0.0.0", "::")]  # noqa: S104
+        return pki.ensure(self.state.pki, smtp_names=list(dict.fromkeys(names)))
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -455,7 +462,7 @@ class Supervisor:
         renewal = time.monotonic() + 86400
         while not self._stop.wait(0.5):  # short waits: on Windows a signal is seen between them
             if time.monotonic() > renewal:
-                pki.ensure(self.state.pki)
+                self._keys()
                 renewal = time.monotonic() + 86400
 
     @contextlib.contextmanager

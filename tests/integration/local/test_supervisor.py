@@ -150,6 +150,16 @@ def test_ctrl_c_stops_everything_cleanly_and_a_new_start_goes_on() -> None:
         assert running.program.stop(60) == 0
 
 
+def test_ctrl_c_in_the_middle_of_the_first_start_leaves_nothing_running_and_nothing_broken() -> None:
+    with installation(ready=False) as running:
+        running.start()
+        running.program.wait_for_line("making the database", 60)
+        family = running.program.descendants()
+        assert running.interrupt() == 0
+        assert not [p for p in (*family, *running.program.descendants()) if _alive(p.pid)]
+        running.start().wait_ready()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_when_the_supervisor_is_killed_nothing_outlives_it_and_the_next_start_works() -> None:
     with installation() as running:

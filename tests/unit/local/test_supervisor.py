@@ -1,0 +1,122 @@
+"""What the supervisor tells its children, and what it refuses before it starts any."""
+
+import dataclasses
+import io
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from mailrail.kit.settings import ServiceSettings, load
+from mailrail.local import pki
+from mailrail.local.folder import FolderSettings
+from mailrail.local.supervisor import METRICS, SERVICES, SMTP, WATCHER, CannotRun, Options, Output, Supervisor
+from mailrail_config.settings import ConfigSettings
+from mailrail_ingress.settings import IngressSettings
+from mailrail_outbound.settings import OutboundSettings
+from mailrail_queue.settings import QueueSettings
+
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "config": ConfigSettings,
+    "queue": QueueSettings,
+    "outbound": OutboundSettings,
+    "ingress": IngressSettings,
+    WATCHER: FolderSettings,
+}
+URL = "postgresql://mailrail:secret@127.0.0.1:5432/mailrail"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
+    """Keys of one installation."""
+    return pki.ensure(tmp_path_factory.mktemp("keys") / "pki")
+
+
+def _supervisor(tmp_path: Path, **options: object) -> Supervisor:
+    made = Supervisor(dataclasses.replace(Options(state=tmp_path), **options))  # type: ignore[arg-type]
+    made._targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate(SERVICES)}
+    made._metrics_of = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, WATCHER))}
+    return made
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_child_understands_the_settings_that_it_is_given(name: str, tmp_path: Path, keys: pki.Pki) -> None:
+    environment = _supervisor(tmp_path, deliver=True)._environment(name, URL, keys)
+    settings = load(SETTINGS[name], name, environment)
+    assert settings.stop_with_parent is True
+    assert settings.tls_dir is not None
+    assert (settings.tls_dir / "tls.crt").exists()
+    assert not settings.plaintext
+
+
+def test_settings_that_this_process_was_started_with_do_not_leak_into_children(
+    tmp_path: Path, keys: pki.Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILRAIL_PLAINTEXT", "true")
+    monkeypatch.setenv("MAILRAIL_QUEUE_UNSAFE", "true")
+    monkeypatch.setenv("HARMLESS", "kept")
+    environment = _supervisor(tmp_path)._environment("queue", URL, keys)
+    settings = load(QueueSettings, "queue", environment)
+    assert (settings.plaintext, settings.unsafe) == (False, False)
+    assert environment["HARMLESS"] == "kept"
+
+
+def test_only_who_stores_mail_or_configuration_gets_the_database(tmp_path: Path, keys: pki.Pki) -> None:
+    supervisor = _supervisor(tmp_path)
+    holders = {n for n in SETTINGS if "secret" in " ".join(supervisor._environment(n, URL, keys).values())}
+    assert holders == {"config", "queue"}
+
+
+@pytest.mark.parametrize(
+    ("options", "dials_only_here", "takes_any_recipient"),
+    [
+        ({}, True, True),
+        ({"deliver": True}, False, False),
+        ({"listen": "0.0.0.0"}, True, False),
+        ({"listen": "192.0.2.1", "deliver": True}, False, False),
+        ({"listen": "::1"}, True, True),
+        ({"listen": "127.0.0.9"}, True, True),
+    ],
+)
+def test_any_recipient_is_taken_only_while_captive_and_on_loopback(
+    options: dict[str, object], dials_only_here: bool, takes_any_recipient: bool, tmp_path: Path, keys: pki.Pki
+) -> None:
+    supervisor = _supervisor(tmp_path, **options)
+    outbound = load(OutboundSettings, "outbound", supervisor._environment("outbound", URL, keys))
+    folder = load(FolderSettings, WATCHER, supervisor._environment(WATCHER, URL, keys))
+    assert (outbound.captive, folder.captive) == (dials_only_here, takes_any_recipient)
+
+
+def test_ingress_listens_where_it_is_told_and_the_offset_is_in_the_resources(tmp_path: Path, keys: pki.Pki) -> None:
+    supervisor = _supervisor(tmp_path, listen="127.0.0.9", port_offset=700)
+    ingress = load(IngressSettings, "ingress", supervisor._environment("ingress", URL, keys))
+    folder = load(FolderSettings, WATCHER, supervisor._environment(WATCHER, URL, keys))
+    assert (ingress.smtp_listen, ingress.port_offset, folder.port_offset) == (("127.0.0.9",), 0, 700)
+
+
+def test_a_taken_port_is_named_with_a_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        offset = taken.getsockname()[1] - METRICS
+        if offset + SMTP < 1:
+            pytest.skip("the system gave a port below ours")
+        with pytest.raises(CannotRun, match=r"the port is taken.*--port-offset"):
+            _supervisor(tmp_path, port_offset=offset)._require_ports()
+
+
+def test_an_offset_that_leads_past_the_last_port_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match="--port-offset is too large"):
+        _supervisor(tmp_path, port_offset=65000)._require_ports()
+
+
+def test_lines_of_children_are_prefixed_or_stay_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    for log_format, expected in (
+        ("console", b'queue    | plain\nqueue    | {"a": 1}\n'),
+        ("json", b'{"service": "queue", "event": "plain"}\n{"a": 1}\n'),
+    ):
+        stream = io.BytesIO()
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream))
+        Output(log_format).lines("queue", [b"plain\r", b'{"a": 1}'])
+        assert stream.getvalue() == expected
