@@ -143,5 +143,9 @@ def installation(*options: str, ready: bool = True, folder: Path | None = None) 
     finally:
         if hasattr(made, "program"):
             made.program.stop(30)
+        with contextlib.suppress(OSError, ValueError):  # as root the data of a closed state folder lies elsewhere
+            data = Path(json.loads((made.state / "postgres" / "postgres.json").read_text())["data"])
+            if not data.is_relative_to(place):
+                shutil.rmtree(data.parent, ignore_errors=True)
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
