@@ -183,6 +183,10 @@ class Stage:
         """Wait until the queue runs a configuration that fits."""
         wait_until(lambda: condition(self.queue()), within, lambda: f"{what}\n{self.tails()}")
 
+    def until(self, condition: Callable[[], object], what: str, within: float = 20.0) -> None:
+        """Wait for anything else."""
+        wait_until(condition, within, lambda: f"{what}\n{self.tails()}")
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """An object."""
         body: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
