@@ -330,6 +330,7 @@ class Visit:
         self.desk = desk
         self.session = session
         self.client = client
+        self._client_text = str(client)
         self.account: Account | None = None
         self.stalled = False
         """The content waits for credit of the queue."""
@@ -648,7 +649,7 @@ class Visit:
             message_id=transaction.message_id,
             subject=transaction.subject,
             received=now,
-            client_ip=str(self.client),
+            client_ip=self._client_text,
             client_name=session.hello or "",
             eight_bit=intake.eight_bit,
             revision=desk.revision,
@@ -798,7 +799,7 @@ class Visit:
         self.reception.log.info(
             event,
             listener=self.desk.listener.name,
-            client=str(self.client),
+            client=self._client_text,
             hello=self.session.hello,
             login=self.account.login if self.account is not None else None,
             tls=self.session.tls.version if self.session.tls is not None else None,

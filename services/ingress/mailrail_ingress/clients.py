@@ -11,6 +11,7 @@ import contextlib
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 import dns.asyncresolver
@@ -60,6 +61,7 @@ _RETURN: Final = {
 _ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION}
 
 
+@lru_cache(maxsize=4096)  # copied into each message that it becomes part of
 def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
     return None if ref is None else types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
 

@@ -433,10 +433,12 @@ class Connection(asyncio.BufferedProtocol):
             metrics.OPEN.labels(self._label).dec()
             metrics.count(metrics.ENDS, self._end)
         self._transport = None
-        if self.session is not None:
-            self.session.hang_up()
-        if self.visit is not None:
-            self.visit.gone()
+        session, visit = self.session, self.visit
+        self.session = self.visit = None  # they hold us and we them: without this the collector would have to find out
+        if session is not None:
+            session.hang_up()
+        if visit is not None:
+            visit.gone()
 
 
 def _facts(secured: ssl.SSLObject) -> TlsFacts:
