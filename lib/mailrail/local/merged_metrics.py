@@ -7,6 +7,7 @@ samples of all processes below, as the text format wants.
 
 import http.server
 import re
+import socket
 import sys
 import threading
 import urllib.error
@@ -84,6 +85,7 @@ class MergedMetrics:
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             allow_reuse_address = sys.platform != "win32"  # there it would let two instances share the port
 
             def handle_error(self, *_: object) -> None:

@@ -1,5 +1,6 @@
 """One page of metrics for all processes."""
 
+import socket
 import urllib.error
 import urllib.request
 
@@ -68,6 +69,22 @@ def test_a_sample_that_names_its_service_keeps_it() -> None:
 
 def test_garbage_between_samples_is_left_out() -> None:
     assert merge([("queue", "!!! not a metric\n\nok 1\n{} 2\n")]) == 'ok{service="queue"} 1\n'
+
+
+def test_the_page_is_served_over_ipv6_too() -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this system has no ::1")
+        port = probe.getsockname()[1]
+    merged = MergedMetrics(("::1", port), {}, lambda: "mine 1\n")
+    merged.start()
+    try:
+        with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as answer:
+            assert 'mine{service="local"} 1' in answer.read().decode()
+    finally:
+        merged.stop()
 
 
 def test_a_child_that_does_not_answer_is_down_and_the_page_still_comes() -> None:
