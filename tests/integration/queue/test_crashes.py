@@ -74,37 +74,57 @@ class Ingress:
 
 
 class Outbound:
-    """Delivers at once and remembers its results until they are committed, over any number of streams (LSE-02)."""
+    """Delivers at once and remembers its results until they are committed, over any number of streams (LSE-02).
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    It keeps a stream to each replica; results whose replica stays away go to another, which can write them too.
+    """
+
+    def __init__(self, *ports: int) -> None:
+        self.ports = ports
         self.sent: Counter[str] = Counter()
         self.results: dict[int, lease_pb2.DeliveryResult] = {}
+        self._home: dict[int, int] = {}
+        self._streams: dict[int, FakeOutbound] = {}
 
-    def deliver(self, delivery: lease_pb2.Delivery) -> lease_pb2.DeliveryResult:
+    def _deliver(self, port: int, delivery: lease_pb2.Delivery) -> lease_pb2.DeliveryResult:
         """The final dot."""
         for rcpt in delivery.recipients:
             self.sent[rcpt.address] += 1
         result = self.results[delivery.token] = result_of(delivery)
+        self._home[delivery.token] = port
         return result
 
     async def run(self) -> None:
         """Take deliveries until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for port in self.ports:
+                group.create_task(self._link(port))
+
+    async def _link(self, port: int) -> None:
         while True:
             options = [("grpc.use_local_subchannel_pool", 1)]
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options) as channel:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
                 stream = FakeOutbound(channel, "outbound-1")
-                stream.answer = self.deliver
-                working = [(token, [r.id for r in result.recipients]) for token, result in self.results.items()]
-                await stream.open(working=working)
-                if self.results:
-                    stream.send(results=list(self.results.values()))
+                stream.answer = lambda delivery: self._deliver(port, delivery)
+                mine = {token: r for token, r in self.results.items() if self._home[token] == port}
+                await stream.open(
+                    working=[(token, [r.id for r in result.recipients]) for token, result in mine.items()]
+                )
+                if mine:
+                    stream.send(results=list(mine.values()))
+                self._streams[port] = stream
                 try:
                     while stream._task is not None and not stream._task.done():
                         for token in stream.committed:
                             self.results.pop(token, None)
+                        orphans = [r for t, r in self.results.items() if self._home[t] not in self._streams]
+                        if orphans:
+                            for result in orphans:
+                                self._home[result.token] = port
+                            stream.send(results=orphans)
                         await asyncio.sleep(0.05)
                 finally:
+                    self._streams.pop(port, None)
                     await stream.close()
             await asyncio.sleep(0.1)
 
@@ -172,3 +192,28 @@ async def test_a_postgres_killed_in_the_middle_loses_nothing_and_doubles_nothing
         finally:
             delivering.cancel()
             await asyncio.gather(delivering, return_exceptions=True)
+
+
+async def test_one_of_two_replicas_killed_loses_nothing_and_the_other_takes_its_shards_over(database: str) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "testkit.queue_process", database, "queue-b", str(port), "12", "6"]
+    program = Program(command, name="queue", env={"PYTHONPATH": str(TESTS)})
+    try:
+        await asyncio.to_thread(program.wait_for_line, "serving", 60)
+        async with running_queue(database, node="queue-a", lease_seconds=12.0, handout_seconds=6.0) as q:
+            await q.until("SELECT count(*) = 2 FROM (SELECT owner FROM shard GROUP BY owner HAVING count(*) = 128) x")
+            ingress, outbound = Ingress(q.port), Outbound(q.port, port)
+            delivering = asyncio.create_task(outbound.run())
+            try:
+                sending = asyncio.create_task(ingress.send(range(400)))
+                await eventually(lambda: len(ingress.accepted) >= 150, within=60)
+                program.kill()
+                await asyncio.wait_for(sending, 60)
+                assert len(ingress.accepted) == 400
+                await everything_delivered(database, ingress, outbound)
+                assert len(q.queue.owner.ownership.epochs) == 256
+            finally:
+                delivering.cancel()
+                await asyncio.gather(delivering, return_exceptions=True)
+    finally:
+        await asyncio.to_thread(program.stop)
