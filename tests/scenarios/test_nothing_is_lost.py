@@ -103,7 +103,7 @@ def after(hop: Collector, sender: Sender, count: int) -> None:
 
 def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08(rail: Rail, hop: Collector) -> None:
     victims = ["ingress", "queue", "outbound", "config", "postgres"]
-    sender = Sender(*rail.mx, messages=MESSAGES, recipient="r{n}@partner.test", sessions=10)
+    sender = Sender(*rail.mx, messages=MESSAGES, recipient="r{n}x@partner.test", sessions=10)
     kills = []
     try:
         for number, victim in enumerate(victims, 1):
@@ -121,7 +121,7 @@ def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08(rail: Ra
 )
 @pytest.mark.parametrize("victim", ["ingress", "queue", "outbound", "config", "postgres"])
 def test_one_victim_killed_three_times_loses_nothing_LSE_08(rail: Rail, hop: Collector, victim: str) -> None:
-    sender = Sender(*rail.mx, messages=MESSAGES, recipient="r{n}@partner.test", sessions=20)
+    sender = Sender(*rail.mx, messages=MESSAGES, recipient="r{n}x@partner.test", sessions=20)
     kills = []
     try:
         for number in (1, 2, 3):
