@@ -259,6 +259,8 @@ class _Stream:
             frames = self._batch()
             if frames:
                 await self._call.write(enqueue_pb2.EnqueueRequest(frames=frames))
+                if not any(upload.chunks for upload in self.uploads.values()) and (linger := self._linger()) > 0:
+                    await asyncio.sleep(linger)  # as below: what came during the write is not sent on its own
                 continue
             if self.draining.is_set() and not (self.uploads or self.written or self.unwritten):
                 await self._call.done_writing()
