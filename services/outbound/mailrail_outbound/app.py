@@ -221,9 +221,9 @@ class Outbound(Worker):
         finally:
             del self._running[delivery.lease.token]
         metrics.SECONDS.observe(self._loop.time() - clock)
-        kind = run.transport.kind.value
+        kind = run.transport.kind
         for report in reports:
-            metrics.DELIVERIES.labels(kind, report.result.value).inc()
+            metrics.DELIVERIES.inc(kind, report.result)
         self._log_delivery(run, reports, self._loop.time() - clock)
         ended = datetime.now(UTC)
         token = delivery.lease.token
@@ -238,7 +238,7 @@ class Outbound(Worker):
         for (result, text, ip), indexes in groups.items():
             first = reports[indexes[0]]
             self._log.info(
-                "delivery " + result.value,
+                "delivery " + result,
                 message_id=delivery.message_id.hex(),
                 token=delivery.lease.token,
                 attempt=delivery.attempt,
@@ -733,14 +733,14 @@ def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:
 
 def _what(answer: Answer) -> str:
     if answer.trouble is not None:
-        return answer.trouble.value
+        return answer.trouble
     return f"{answer.reply.code // 100}yz" if answer.reply is not None else "none"
 
 
 def _report(recipient_id: int, verdict: Verdict, settled: Settled | None, seen: Seen | None) -> RecipientReport:
     answer = settled.answer if settled is not None else None
     if answer is not None:
-        metrics.ANSWERS.labels(answer.stage.value, _what(answer)).inc()
+        metrics.ANSWERS.inc(answer.stage, _what(answer))
     cancelled = settled is not None and settled.cancelled
     return RecipientReport(
         recipient_id=recipient_id,

@@ -138,9 +138,9 @@ class DnsResolver:
             async with asyncio.timeout(self._timeout):
                 found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
-            metrics.DNS.labels("address", "failed").inc()
+            metrics.DNS.inc("address", "failed")
             return _FAILURE, LookupFailed(f"{host}: {error or 'no answer in time'}")
-        metrics.DNS.labels("address", "answer").inc()
+        metrics.DNS.inc("address", "answer")
         return 30.0, tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     async def _mx(self, domain: str) -> tuple[float, Any]:
@@ -177,7 +177,7 @@ class DnsResolver:
         return self._counted("address", "none", _NEGATIVE, ())
 
     def _counted(self, kind: str, result: str, ttl: float, answer: Any) -> tuple[float, Any]:
-        metrics.DNS.labels(kind, result).inc()
+        metrics.DNS.inc(kind, result)
         return ttl, answer
 
     async def _query(self, name: str, kind: str) -> Any:

@@ -68,7 +68,7 @@ class Message:
         """All of it, None where it must stream."""
         made = self._forms.get(form)
         if made is None and isinstance(self._body, bytes):
-            metrics.REENCODED.labels(form.value).inc()
+            metrics.REENCODED.inc(form)
             made = self._forms[form] = reencode(self._forms[Form.AS_IS], _TARGETS[form])
         return made
 
@@ -88,7 +88,7 @@ class Message:
             async for piece in self._stored():
                 yield piece
             return
-        metrics.REENCODED.labels(form.value).inc()
+        metrics.REENCODED.inc(form)
         encoder = Reencoder(_TARGETS[form])
         async for piece in self._stored():
             yield encoder.feed(piece)
@@ -268,18 +268,24 @@ class HostJob(PoolJob):
             self._connection = connection
             if connection.ip not in self.dialled:
                 self.dialled.append(connection.ip)
-            facts = connection.tls_facts
-            dialogue = connection.dialogue
-            tls = TlsReport(
-                version=facts.version if facts else "",
-                cipher=facts.cipher if facts else "",
-                verified=facts is not None and facts.verified_name is not None,
-                verdict=self._verdict,
-                offered=dialogue.starttls_offered or facts is not None,
-            )
-            self._connection_seen = Seen(connection.host, connection.ip, connection.local_ip, tls)
+            noted: Seen | None = connection.noted
+            if noted is None or noted.tls is None or noted.tls.verdict != self._verdict:
+                noted = connection.noted = _seen(connection, self._verdict)
+            self._connection_seen = noted
         assert self._connection_seen is not None
         self._seen[index] = self._connection_seen
+
+
+def _seen(connection: Connection, verdict: str) -> Seen:
+    facts = connection.tls_facts
+    tls = TlsReport(
+        version=facts.version if facts is not None else "",
+        cipher=facts.cipher if facts is not None else "",
+        verified=facts is not None and facts.verified_name is not None,
+        verdict=verdict,
+        offered=connection.dialogue.starttls_offered or facts is not None,
+    )
+    return Seen(connection.host, connection.ip, connection.local_ip, tls)
 
 
 class ProbeJob(PoolJob):

@@ -1,6 +1,35 @@
 """Every series of outbound. Label values come from closed lists, each explained here."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import REGISTRY, Collector
+
+
+class Counter(Collector):
+    """A counter that costs a dictionary entry: one thread counts, scrapes read. The client library's own takes a lock
+    and several calls each time, which at a handful of counts a message was a tenth of outbound's work."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = tuple(labels)
+        self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+        REGISTRY.register(self)
+
+    def inc(self, *labels: str, by: float = 1.0) -> None:
+        """Count `by` under these label values."""
+        counts = self._counts
+        counts[labels] = counts.get(labels, 0.0) + by
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For the registry."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, count in list(self._counts.items()):
+            family.add_metric(labels, count)
+        yield family
+
 
 DELIVERIES = Counter(
     "mailrail_outbound_recipients",

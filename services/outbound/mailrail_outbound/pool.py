@@ -217,7 +217,7 @@ class Pool:
             self._ended(destination, connecting=True)
             raise
         self._ended(destination, connecting=True)
-        metrics.CONNECTIONS.labels("proxy" if dial.proxy else "unreachable").inc()
+        metrics.CONNECTIONS.inc("proxy" if dial.proxy else "unreachable")
         stage, trouble = (Stage.PROXY, Trouble.PROXY) if dial.proxy else (Stage.CONNECT, Trouble.UNREACHABLE)
         self._dial_failed(dial.key, destination, Answer(stage, None, trouble, "; ".join(failures)), None)
 

@@ -162,6 +162,8 @@ class Connection(asyncio.Protocol):
         self.opened = 0.0
         self.destination: Any = None
         """The owner's own."""
+        self.noted: Any = None
+        """What jobs report of it, kept with it once the session stands."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
         self.told = False
@@ -397,8 +399,8 @@ class Connection(asyncio.Protocol):
         facts = self.tls_facts
         version = facts.version if facts is not None else "none"
         verified = "yes" if facts is not None and facts.verified_name is not None else "no"
-        metrics.TLS.labels(version, verified).inc()
-        metrics.CONNECTIONS.labels("ready").inc()
+        metrics.TLS.inc(version, verified)
+        metrics.CONNECTIONS.inc("ready")
         self.owner.ready(self)
         self._begin_next()
 
@@ -465,7 +467,7 @@ class Connection(asyncio.Protocol):
             self._streaming = self._loop.create_task(self._stream(job, transaction, form))
             self._streaming.add_done_callback(self._streaming_ended)
             return
-        metrics.OCTETS.inc(len(data))
+        metrics.OCTETS.inc(by=len(data))
         self.dialogue.content(data, last=True)
         self._wait_for(self._timeouts.end)
         if self.dialogue.transactions >= self._message_limit:
@@ -545,7 +547,7 @@ class Connection(asyncio.Protocol):
     def _write_content(self, data: bytes, *, last: bool) -> None:
         if not data and not last:
             return
-        metrics.OCTETS.inc(len(data))
+        metrics.OCTETS.inc(by=len(data))
         self.dialogue.content(data, last=last)
         self._flush()
 
@@ -613,7 +615,7 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _tell_failed(self, answer: Answer) -> None:
-        metrics.CONNECTIONS.labels(_result(answer)).inc()
+        metrics.CONNECTIONS.inc(_result(answer))
         self.owner.failed(self, answer)
 
     def _close(self) -> None:

@@ -1,0 +1,22 @@
+"""Outbound's counters as a scrape sees them."""
+
+from prometheus_client import generate_latest
+
+from mailrail_outbound import metrics
+
+
+def test_a_counter_is_exported_with_its_labels_and_an_unlabelled_one_from_zero_on() -> None:
+    metrics.DELIVERIES.inc("smtp", "delivered")
+    metrics.DELIVERIES.inc("smtp", "delivered", by=2)
+    page = generate_latest().decode()
+    assert 'mailrail_outbound_recipients_total{kind="smtp",result="delivered"} 3.0' in page
+    assert "mailrail_outbound_leases_low_total 0.0" in page
+    assert "# TYPE mailrail_outbound_connections_total counter" in page or "mailrail_outbound_connections" in page
+
+
+def test_every_series_bears_the_services_name_and_is_explained() -> None:
+    for name, series in vars(metrics).items():
+        if isinstance(series, metrics.Counter):
+            (family,) = series.collect()
+            assert family.name.startswith("mailrail_outbound_"), name
+            assert len(family.documentation) > 20
