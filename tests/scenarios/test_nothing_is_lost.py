@@ -136,7 +136,7 @@ def test_one_victim_killed_three_times_loses_nothing_LSE_08(rail: Rail, hop: Col
 
 def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: Collector) -> None:
     hop.refuse("@later.test", "451 4.3.0 not now")
-    sender = Sender(*rail.mx, messages=50, recipient="r{n}@later.test", sessions=5)
+    sender = Sender(*rail.mx, messages=50, recipient="r{n}-x@later.test", sessions=5)
     try:
         sender.finish(60)
         wait_until(lambda: rail.queued() == 50, 30, "all wait in the queue")
@@ -151,7 +151,7 @@ def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: Collector)
 
 def test_a_killed_supervisor_leaves_no_process_and_the_next_start_delivers(rail: Rail, hop: Collector) -> None:
     hop.refuse("@later.test", "451 4.3.0 not now")
-    sender = Sender(*rail.mx, messages=20, recipient="r{n}@later.test", sessions=5)
+    sender = Sender(*rail.mx, messages=20, recipient="r{n}-x@later.test", sessions=5)
     try:
         sender.finish(60)
         family = rail.program.descendants()
