@@ -598,7 +598,9 @@ class Administration:
                 break
             past = rows[-1][0]
         if wake_sites and sites:
-            await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites))})
+            # A proxy rests as a whole under the name of its transport.
+            whole = {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
+            await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites | whole))})
         if shards:
             self._changed(shards)
         return changes

@@ -35,7 +35,7 @@ _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
-_BACKOFF = 500
+_BACKOFF = 250
 """Recipients of a resting site counted in one statement (SHD-05)."""
 _PER_SHARD = 100
 """Due sites of a shard that one look reads; the next look goes on from there."""
@@ -577,7 +577,10 @@ class Owner:
         async with self._work_lane.use() as connection:
             if site.kind is not SiteKind.MISSING:
                 # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
-                for known in await store.sites(connection, [site.key]):
+                names = [site.key]
+                if site.kind is SiteKind.PROXY and site.transport is not None:
+                    names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
+                for known in await store.sites(connection, names):
                     self._desk.learn_rest(known, self._dispatcher.clock())
                 if not site.resting(self._dispatcher.clock()):
                     self._turn.setdefault(site.key)

@@ -434,3 +434,25 @@ async def test_a_changed_limit_is_live_without_a_restart(database: str) -> None:
         outbound.answer = result_of
         outbound.finish(*outbound.deliveries)
         await q.until("SELECT count(*) = 10 FROM history")
+
+
+async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counted(database: str) -> None:
+    async with running_queue(database, heartbeat_seconds=60.0) as q:
+        outbound = await q.outbound()
+        outbound.answer = refuse_connections
+        ingress = await q.ingress()
+        for n in range(10):
+            await ingress.accept(f"user{n}@dead.example")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
+        await q.until("SELECT paused_until > now() FROM site")
+        outbound.answer = result_of
+        # As Kick does it, in one transaction.
+        await q.sql(
+            "WITH s AS (UPDATE site SET paused_until = now(), changed = clock_timestamp()),"
+            " r AS (UPDATE recipient SET due = now(), version = version + 1)"
+            " UPDATE site_due SET next_due = now()"
+        )
+        q.queue.owner.administered(range(256))
+        await q.until(
+            "SELECT count(*) = 10 FROM history WHERE attempts = 2 AND outcome = %s", types_pb2.OUTCOME_RELAYED
+        )
