@@ -23,7 +23,9 @@ from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import SecretUse
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.kit import log
+from mailrail.kit.config_client import keyring
 from mailrail.kit.publisher import Outcome, Publisher
+from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsChecks, Resolver
 from mailrail_operator.kubernetes import Api, ApiError, core_path, resource_path
@@ -60,6 +62,7 @@ class Leader:
     def __init__(self, settings: OperatorSettings, api: Api, keys: Keyring, may_write: Callable[[], bool]) -> None:
         self._settings, self._api = settings, api
         self._store = Store()
+        self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
         self._writer = Writer(api, self._store, settings.node_id, settings.controller_name, may_write)
         paths = [core_path("secrets", namespace) for namespace in settings.namespaces] or [core_path("secrets", None)]
@@ -123,6 +126,7 @@ class Leader:
                 ("resync", self._resync()),
                 ("counts", self._counts()),
                 ("poll", self._poll_secrets()),
+                ("keys", self._watch_keys()),
                 *((("dns", self._dns.run()),) if self._dns is not None else ()),
             )
             tasks += [asyncio.create_task(loop, name=name) for name, loop in loops]
@@ -202,6 +206,20 @@ class Leader:
             if not self._secret_watch.permitted and await self._secrets.poll():
                 self._nudge()
 
+    async def _watch_keys(self) -> None:
+        """A new sealing key is a change: everything is sealed anew with it, without a restart (CFG-02)."""
+        while True:
+            await asyncio.sleep(self._settings.keys_seconds)
+            try:
+                keys = await asyncio.to_thread(keyring, self._settings)
+            except BadSettings as error:
+                self._log.error("sealing keys cannot be read; the last ones stay in use", error=str(error))
+                continue
+            another = keys.newest != self._keys.newest
+            self._keys = keys
+            if another:
+                self._nudge()
+
     # --- compiling and publishing ---
 
     async def _rounds(self) -> None:
@@ -243,6 +261,7 @@ class Leader:
                 return
 
     async def _publish(self) -> Outcome:
+        self._publisher.use_keys(self._keys)
         previous = await self._publisher.prepare()
         objects = self._store.objects()
         names = {name for seen in objects.values() for name in referenced_secrets(seen.ref.namespace, seen.spec)}

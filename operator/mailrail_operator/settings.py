@@ -43,6 +43,8 @@ class OperatorSettings(ServiceSettings):
     """When the config service could not be reached, how soon it is tried again."""
     secrets_poll_seconds: float = 15.0
     """How often referenced Secrets are read when they may not be watched."""
+    keys_seconds: float = 10.0
+    """How often the folder of sealing keys is looked at."""
     status_writers: int = 16
     """Statuses that are written at a time."""
     egress_addresses: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """The operator against a real API server: from `kubectl apply` to what every service runs, and back into status."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -142,6 +143,25 @@ def test_a_secret_is_sealed_rotated_within_seconds_and_never_copied(stage: Stage
     assert "correct horse" not in told
     stage.kubectl("delete", "secret", "login")
     stage.wait_condition("mtrans", "provider", "ResolvedRefs", status="False", reason="SecretNotFound")
+
+
+def test_a_new_sealing_key_seals_everything_anew_without_a_restart_CFG_02(stage: Stage) -> None:
+    stage.start_consumers(Role.OUTBOUND)
+    stage.start_operator(keys_seconds="0.2")
+    create = ("create", "secret", "generic", "login", "--from-literal=username=mail@example.org")
+    stage.kubectl(*create, "--from-literal=password=hunter2hunter2")
+    submission = {"host": "smtp.example.org", "auth": {"secretRef": {"name": "login"}}}
+    stage.kubectl.apply(basics() + manifest("MailTransport", "provider", {"submission": submission}))
+    stage.wait_ready("mtrans/provider")
+    (stage.folder / "keys/k2").write_text(base64.b64encode(b"2" * 32).decode(), encoding="ascii")
+
+    def sealed_anew() -> bool:
+        outbound = stage.consumers[Role.OUTBOUND].current
+        password = outbound.revision.transports[0].password
+        assert password is not None
+        return password.key_id == "k2" and outbound.secret(password) == b"hunter2hunter2"
+
+    stage.until(sealed_anew, "the password is sealed under k2 and opens")
 
 
 def test_a_service_that_rejects_a_revision_is_named_in_programmed_CFG_05(stage: Stage) -> None:

@@ -1,0 +1,24 @@
+"""The README names every reason of DNSConfigured and every series, so that none is added without a word."""
+
+from pathlib import Path
+
+from prometheus_client import REGISTRY
+
+from mailrail_operator import metrics
+from mailrail_operator.dnscheck import DNS_REASONS, DnsReason
+
+README = (Path(__file__).resolve().parents[3] / "operator/README.md").read_text(encoding="utf-8")
+
+
+def test_every_reason_of_dns_configured_is_told_with_its_meaning() -> None:
+    assert set(DNS_REASONS) == set(DnsReason)
+    for reason, meaning in DNS_REASONS.items():
+        assert f"| `{reason.value}` | {meaning} |" in README
+
+
+def test_every_series_of_the_operator_is_told() -> None:
+    assert metrics.LEADER is not None
+    families = {family.name for family in REGISTRY.collect() if family.name.startswith("mailrail_operator_")}
+    assert len(families) >= 14
+    for name in families:
+        assert name in README or f"`_{name.removeprefix('mailrail_operator_')}" in README, name
