@@ -9,11 +9,10 @@ from typing import Any
 from mailrail.core.config.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
-from mailrail.pb.ingress.v1 import ingress_pb2_grpc
 from mailrail_ingress.app import Reception
 from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.rpc import SERVICE, IngressServicer
+from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 from mailrail_ingress.timers import Wheel
@@ -46,12 +45,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
         server = await stack.enter_async_context(
             rpc.serve(
                 settings,
-                {
-                    SERVICE: (
-                        IngressServicer(reception, sessions),
-                        ingress_pb2_grpc.add_IngressServiceServicer_to_server,
-                    )
-                },
+                services(reception, sessions),
                 {SERVICE: frozenset({"console", "cli"})},
             )
         )

@@ -26,7 +26,7 @@ from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.parameters import Body, Return
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
-from mailrail.kit.settings import host_port
+from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
@@ -440,7 +440,14 @@ class QueueClient:
                 opened.set()
                 await stream.run()
                 call.cancel()
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError, OSError) as error:
+        except (
+            grpc.aio.AioRpcError,
+            grpc.aio.UsageError,
+            asyncio.InvalidStateError,
+            TimeoutError,
+            OSError,
+            BadSettings,
+        ) as error:
             self._log.debug("queue stream failed", error=str(error))
         finally:
             if stream is not None:
@@ -475,28 +482,34 @@ class QueueClient:
                 upload.close()
                 upload.lost()
         stream.uploads.clear()
-        for message_id, commit in stream.written.items():
-            self._start(self._ask(message_id, commit))
+        if stream.written:
+            self._start(self._ask_after(dict(stream.written)))
         stream.written.clear()
 
-    async def _ask(self, message_id: bytes, commit: _Commit) -> None:
-        """What became of a commit whose answer was lost (ACC-04). Asking also bars it from being committed later."""
+    async def _ask_after(self, written: dict[bytes, _Commit]) -> None:
+        """What became of commits whose answers were lost (ACC-04). Asking also bars them from being committed later."""
+        try:
+            async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
+                await asyncio.gather(*(self._ask(stub, message_id, commit) for message_id, commit in written.items()))
+        except BadSettings as error:  # our own certificate cannot be read just now
+            self._log.error("cannot ask the queue", error=str(error))
+            for commit in written.values():
+                self._answer(commit, Answer(False, _AWAY))
+
+    async def _ask(self, stub: "enqueue_pb2_grpc.EnqueueServiceAsyncStub", message_id: bytes, commit: _Commit) -> None:
         answer = Answer(False, _AWAY)
+        request = enqueue_pb2.GetOutcomeRequest(message_id=message_id)
         try:
             async with asyncio.timeout(self._settings.answer_timeout):
                 while True:
                     try:
-                        async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
-                            stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(
-                                channel
-                            )
-                            outcome = await stub.GetOutcome(
-                                enqueue_pb2.GetOutcomeRequest(message_id=message_id), timeout=5
-                            )
-                        answer = Answer(outcome.accepted, None if outcome.accepted else _AWAY)
-                        break
+                        outcome = await stub.GetOutcome(request, timeout=5)
                     except grpc.aio.AioRpcError:
                         await asyncio.sleep(RECONNECT_DELAY)
+                        continue
+                    answer = Answer(outcome.accepted, None if outcome.accepted else _AWAY)
+                    break
         except TimeoutError:
             self._log.warning("fate of a message unknown", id=message_id.hex())
         finally:

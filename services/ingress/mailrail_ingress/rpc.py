@@ -1,5 +1,6 @@
 """gRPC in: what ingress tells about itself. Messages to domain types and back, no decisions."""
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,6 +14,11 @@ from mailrail_ingress.smtp import Connection, Sessions
 SERVICE = "mailrail.ingress.v1.IngressService"
 DEFAULT_LIMIT = 100
 LIMIT = 10_000
+
+
+def services(reception: Reception, sessions: Sessions) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
+    """What the process's gRPC server serves, by full name."""
+    return {SERVICE: (IngressServicer(reception, sessions), ingress_pb2_grpc.add_IngressServiceServicer_to_server)}
 
 
 class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):

@@ -98,6 +98,22 @@ def test_a_lost_answer_is_asked_after_and_told_as_it_is_ACC_04(run: Start, commi
         assert deliver(talk) == "250 2.6.0"
 
 
+def test_a_queue_that_restarts_in_the_middle_of_many_commits_loses_none_of_their_answers_ACC_04(run: Start) -> None:
+    ingress = run()
+    ingress.queue.answers.clear()
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(mx(ingress)) for _ in range(20)]
+        for talk in talks:
+            open_message(talk)
+            talk.send(b"Subject: x\r\n\r\n.\r\n")
+        ingress.wait_stored(20)
+        background().call(ingress.queue.stop())
+        background().call(ingress.queue.serve())
+        assert [code(talk.reply()) for talk in talks] == ["250 2.6.0"] * 20
+    assert len(ingress.queue.stored) == len({message.id for message in ingress.queue.stored}) == 20
+    background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+
+
 def test_a_queue_that_never_tells_is_not_waited_for_without_end_ACC_04(run: Start) -> None:
     ingress = run(answer_timeout="0.5")
     ingress.queue.answers.clear()
