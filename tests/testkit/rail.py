@@ -224,6 +224,7 @@ class Rail:
 
     def start_again(self) -> None:
         """Start it on the same folders and ports after it ended."""
+        self.program.stop()  # it ended; this lets go of its output
         self.program = self._start()
         self.wait_until_ready()
 
