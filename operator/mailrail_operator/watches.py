@@ -122,17 +122,22 @@ class ResourceWatch:
 class MetadataWatch:
     """Metadata of one kind of Kubernetes' objects, by (namespace, name); never their content.
 
-    `changed` is called with the key whenever an object came, changed or went. `permitted` is False when the API
-    server refuses the list or the watch; then nothing is known.
+    `changed` is called with the key whenever an object came, changed or went. `refused` holds the paths that the API
+    server does not let us list or watch; of those nothing is known.
     """
 
     def __init__(self, api: Api, paths: Sequence[str], changed: Callable[[tuple[str, str]], None]) -> None:
         self._api, self._paths, self._changed = api, tuple(paths), changed
         self.metadata: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self.permitted = True
+        self.refused: set[str] = set()
         self.synced = asyncio.Event()
         self._listed: set[str] = set()
         self._log = log.get_logger()
+
+    @property
+    def permitted(self) -> bool:
+        """Whether everything may be watched; only then is absence known."""
+        return not self.refused
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -148,9 +153,10 @@ class MetadataWatch:
                 while True:  # the server ends a watch every few minutes; it goes on from where it was
                     version = await self._watch(path, version, mine)
             except ApiError as error:
-                if error.code == 403 and path not in self._listed:
-                    self.permitted = False
-                    self._log.warning("not permitted to watch", path=path, error=str(error))
+                if error.code == 403:
+                    if path not in self.refused:
+                        self._log.warning("not permitted to watch", path=path, error=str(error))
+                    self.refused.add(path)
                     self._known(path)
                     await asyncio.sleep(60)
                     continue
@@ -171,7 +177,7 @@ class MetadataWatch:
         listed = {self._put(item, mine) for item in items}
         for key in mine - listed:
             self._drop(key, mine)
-        self.permitted = True
+        self.refused.discard(path)
         self._known(path)
         return version
 

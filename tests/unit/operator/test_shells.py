@@ -1,0 +1,240 @@
+"""The shells around the plan, with an API server of a few lines: credentials, Secrets, the writer."""
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from mailrail.core.config.loader import Unreadable
+from mailrail.core.config.revision import ObjectRef
+from mailrail.kit.settings import BadSettings
+from mailrail_operator.kubernetes import Api, ApiError, find_credentials
+from mailrail_operator.model import Change, EventType, Note
+from mailrail_operator.secrets import Secrets
+from mailrail_operator.store import Store
+from mailrail_operator.watches import MetadataWatch
+from mailrail_operator.writer import Writer
+
+from testkit.conditions import eventually
+
+REF = ObjectRef("MailRoute", "mail", "a")
+
+
+class Server:
+    """What the shells ask of an API server, and what they did to it."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, dict[str, Any]] = {}
+        self.error: Exception | None = None
+        self.reads = 0
+        self.statuses: list[Mapping[str, Any]] = []
+        self.events: list[Mapping[str, Any]] = []
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def get(self, path: str) -> dict[str, Any] | None:
+        self.reads += 1
+        self._fail()
+        return self.secrets.get(path.rpartition("/")[2])
+
+    async def apply_status(
+        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        self._fail()
+        self.statuses.append(status)
+        return route(uid, len(self.statuses) + 1) | {"status": status}
+
+    async def call(self, method: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.events.append(body)
+        return {}
+
+
+def route(uid: str = "u", version: int = 1) -> dict[str, Any]:
+    metadata = {"name": "a", "namespace": "mail", "uid": uid, "generation": 1, "resourceVersion": str(version)}
+    return {"kind": "MailRoute", "metadata": metadata, "spec": {}}
+
+
+def secret(version: str, **values: str) -> dict[str, Any]:
+    data = {k: base64.b64encode(v.encode()).decode() for k, v in values.items()}
+    metadata = {"name": "s", "resourceVersion": version, "annotations": {"last-applied": "a copy of the password"}}
+    return {"metadata": metadata, "type": "Opaque", "data": data}
+
+
+# --- Secrets ---
+
+
+def watched(server: Server, *, permitted: bool = True) -> tuple[Secrets, MetadataWatch]:
+    watch = MetadataWatch(cast(Api, server), [], lambda _: None)
+    if not permitted:
+        watch.refused.add("/api/v1/secrets")
+    return Secrets(cast(Api, server), watch), watch
+
+
+async def test_a_secret_is_read_once_a_version_and_without_its_annotations() -> None:
+    server = Server()
+    secrets, watch = watched(server)
+    server.secrets["s"] = secret("1", password="one")
+    watch.metadata[("mail", "s")] = {"resourceVersion": "1"}
+    for _ in range(2):
+        documents, unreadable = await secrets.read([("mail", "s")])
+    assert server.reads == 1
+    assert unreadable == []
+    assert set(documents[0].content["metadata"]) == {"namespace", "name"}
+    server.secrets["s"] = secret("2", password="two")
+    watch.metadata[("mail", "s")] = {"resourceVersion": "2"}
+    documents, _ = await secrets.read([("mail", "s")])
+    assert documents[0].content["data"] == {"password": base64.b64encode(b"two").decode()}
+
+
+async def test_a_secret_that_is_not_there_is_not_asked_for_again_and_again() -> None:
+    server = Server()
+    secrets, _ = watched(server)
+    assert await secrets.read([("mail", "s")]) == ([], [])
+    assert server.reads == 0
+
+
+async def test_a_secret_that_cannot_be_read_is_unreadable_and_not_absent_CFG_01() -> None:
+    server = Server()
+    secrets, watch = watched(server)
+    watch.metadata[("mail", "s")] = {"resourceVersion": "1"}
+    server.error = ApiError(500, "the password is hunter2")
+    documents, unreadable = await secrets.read([("mail", "s")])
+    assert documents == []
+    assert isinstance(unreadable[0], Unreadable)
+    assert unreadable[0].place.origin == "secret mail/s"
+    assert "hunter2" not in unreadable[0].reason
+
+
+async def test_without_the_right_to_watch_a_poll_finds_what_changed() -> None:
+    server = Server()
+    secrets, _ = watched(server, permitted=False)
+    server.secrets["s"] = secret("1", password="one")
+    await secrets.read([("mail", "s")])
+    assert not await secrets.poll()
+    server.secrets["s"] = secret("2", password="two")
+    assert await secrets.poll()
+    del server.secrets["s"]
+    assert await secrets.poll()
+
+
+# --- the writer ---
+
+
+def change(message: str, uid: str = "u") -> Change:
+    row = {"type": "Ready", "status": "True", "reason": "Ready", "message": message, "observedGeneration": 1}
+    rows = [row, row | {"type": "Accepted"}]
+    return Change(REF, uid, {"conditions": rows}, (Note(EventType.WARNING, "Why", message),))
+
+
+class Writing:
+    """A writer at work."""
+
+    def __init__(self, server: Server, *, leading: bool = True) -> None:
+        self.leading = leading
+        self.store = Store()
+        self.store.put(route())
+        self.writer = Writer(cast(Api, server), self.store, "here", "mailrail.dev/operator", lambda: self.leading)
+        self._task = asyncio.create_task(self.writer.run(2))
+
+    async def settle(self) -> None:
+        """Until nothing waits."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def test_a_status_is_written_once_with_its_event_and_the_store_learns_it() -> None:
+    server = Server()
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await eventually(lambda: len(server.events) == 1)
+    await work.writer.put([change("x")])  # an older plan, made before the answer came
+    await work.settle()
+    await work.stop()
+    assert len(server.statuses) == 1
+    assert server.events[0]["regarding"]["name"] == "a"
+    seen = work.store.get(REF)
+    assert seen is not None
+    assert seen.status == server.statuses[0]
+
+
+async def test_whoever_does_not_lead_any_more_writes_nothing() -> None:
+    server = Server()
+    work = Writing(server, leading=False)
+    await work.writer.put([change("x")])
+    await work.settle()
+    await work.stop()
+    assert server.statuses == []
+
+
+async def test_an_object_that_was_made_anew_gets_no_status_of_its_predecessor() -> None:
+    server = Server()
+    work = Writing(server)
+    await work.writer.put([change("x", uid="before")])
+    await work.settle()
+    await work.stop()
+    assert server.statuses == []
+
+
+async def test_a_status_that_could_not_be_written_for_want_of_a_server_waits_and_is_written() -> None:
+    server = Server()
+    server.error = OSError("no route to host")
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await work.settle()
+    server.error = None
+    await eventually(lambda: len(server.statuses) == 1)
+    await work.stop()
+
+
+# --- credentials ---
+
+
+def kubeconfig(folder: Path, user: Mapping[str, Any], **cluster: Any) -> Path:
+    path = folder / "config"
+    document = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "mail"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "https://127.0.0.1:6443/", **cluster}}],
+        "users": [{"name": "u", "user": dict(user)}],
+    }
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def test_a_token_in_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("one\n", encoding="ascii")
+    found = find_credentials(kubeconfig(tmp_path, {"tokenFile": "token"}))
+    assert (found.server, found.namespace, found.current_token()) == ("https://127.0.0.1:6443", "mail", "one")
+    (tmp_path / "token").write_text("two\n", encoding="ascii")
+    assert found.current_token() == "two"
+    assert "one" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster", "words"),
+    [
+        ({"exec": {"command": "aws"}}, {}, "run a command"),
+        ({"client-key-data": "%%%"}, {}, "is not base64"),
+        ({}, {"certificate-authority": "nowhere.crt"}, "nowhere.crt"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_says_why(
+    tmp_path: Path, user: Mapping[str, Any], cluster: Mapping[str, Any], words: str
+) -> None:
+    with pytest.raises(BadSettings, match=words):
+        find_credentials(kubeconfig(tmp_path, user, **cluster))
+
+
+def test_no_kubeconfig_at_all_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="missing is no kubeconfig"):
+        find_credentials(tmp_path / "missing")
