@@ -180,8 +180,11 @@ class Leader:
                 await asyncio.shield(watch.stop())
             metrics.WATCH_RESTARTS.inc()
             self._log.warning("the watches ended and start anew", error=repr(watch.error))
-            await asyncio.sleep(_WATCH_BACKOFF)
-            await self._list(tuple(KINDS), "relist")
+            # kopf looks for the kinds once, at its start; one that is missing then would not be watched again.
+            while True:
+                await asyncio.sleep(_WATCH_BACKOFF)
+                if await self._list(tuple(KINDS), "relist"):
+                    break
 
     async def _resync(self) -> None:
         while True:

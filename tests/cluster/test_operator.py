@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.conftest import Kubectl
+from cluster.conftest import CRDS, Kubectl
 from cluster.stage import Stage, basics, manifest, relay, route, staged
 
 from mailrail.core.config.revision import Revision, Role, RouteLevel
@@ -283,6 +283,24 @@ def test_while_the_config_service_is_away_new_objects_say_so_and_later_go_live(s
     assert stage.condition("mgw", "mx1", "Ready")["status"] == "True"
     stage.start_config()
     stage.wait_ready("mtrans/relay", within=30)
+
+
+def test_a_crd_that_was_deleted_and_made_again_is_watched_again(stage: Stage) -> None:
+    stage.start_consumers()
+    operator = stage.start_operator(leader_election="false")
+    stage.kubectl.apply(basics() + relay("relay", "one.example.org") + route("all", "relay"))
+    stage.wait_ready("mroute/all")
+    crd = CRDS / "mailrail.dev_mailroutes.yaml"
+    stage.kubectl("delete", "-f", str(crd), "--timeout=60s")
+    try:
+        stage.until_queue(lambda r: not r.global_routes, 20, "its objects went with it")
+    finally:
+        stage.kubectl("apply", "--server-side", "-f", str(crd))
+        stage.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(crd))
+    stage.until(lambda: stage.kubectl.try_("get", "mroute").returncode == 0, "the kind is served again")
+    stage.kubectl.apply(route("again", "relay"))
+    stage.wait_ready("mroute/again", within=60)
+    assert operator.running
 
 
 def test_a_namespace_with_our_resources_is_deleted_without_the_operator(stage: Stage) -> None:

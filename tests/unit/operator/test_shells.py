@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import pytest
 import yaml
 
 from mailrail.core.config.loader import Unreadable
 from mailrail.core.config.revision import ObjectRef
 from mailrail.kit.settings import BadSettings
+from mailrail_operator import probes
 from mailrail_operator.kubernetes import Api, ApiError, find_credentials
 from mailrail_operator.model import Change, EventType, Note
 from mailrail_operator.secrets import Secrets
@@ -194,6 +196,28 @@ async def test_a_status_that_could_not_be_written_for_want_of_a_server_waits_and
     server.error = None
     await eventually(lambda: len(server.statuses) == 1)
     await work.stop()
+
+
+# --- probes ---
+
+
+async def test_probes_answer_live_always_and_ready_with_the_reason_why_not() -> None:
+    answer = (False, "objects are not listed yet")
+    async with probes.serve("127.0.0.1:0", lambda: answer) as port, aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/livez") as response:
+            assert response.status == 200
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+            assert (response.status, await response.text()) == (503, "objects are not listed yet\n")
+        answer = (True, "leading")
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+            assert (response.status, await response.text()) == (200, "leading\n")
+
+
+async def test_a_port_for_probes_that_is_taken_stops_the_process_with_its_name() -> None:
+    async with probes.serve("127.0.0.1:0", lambda: (True, "")) as port:
+        with pytest.raises(BadSettings, match=f"cannot listen on 127.0.0.1:{port} for probes"):
+            async with probes.serve(f"127.0.0.1:{port}", lambda: (True, "")):
+                raise AssertionError("it listens twice")
 
 
 # --- credentials ---
