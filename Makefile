@@ -14,7 +14,7 @@ JOBS  ?= 2
 ARGS  ?=
 
 # What mypy reads: every package of the distribution, the scripts and the tests.
-TYPED := lib/mailrail $(wildcard services/*/mailrail_*) operator/mailrail_operator $(wildcard scripts) tests
+TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard operator/mailrail_*) scripts tests
 GENERATORS := $(sort $(wildcard scripts/generate_*.py))
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 run` names another one.
