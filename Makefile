@@ -81,6 +81,11 @@ proto: $(STAMP) ## generate lib/mailrail/pb from proto/
 generate: $(STAMP) ## write every generated file anew (proto included)
 	@set -e; for generator in $(GENERATORS); do echo "$$generator"; $(BIN)/python "$$generator"; done
 
+.PHONY: lock
+lock: $(STAMP) ## write requirements.lock anew from the ranges in pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group dev --upgrade -o requirements.lock
+
 .PHONY: bench
 bench: $(STAMP) ## measure Mailrail against Postfix on this machine, write docs/benchmarks.md
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
