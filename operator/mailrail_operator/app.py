@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -291,8 +292,12 @@ class Leader:
         self._diagnostics, self._uses, self._waiting = compiled.diagnostics, compiled.state.uses, ""
         self.published = True
         head = outcome.revision if outcome.activated else self._running.head
-        self._running = Running(
-            outcome.revision, compiled.checksum, head, not outcome.activated, self._running.consumers
+        self._running = replace(
+            self._running,
+            newest=outcome.revision,
+            checksum=compiled.checksum,
+            head=head,
+            pinned=not outcome.activated,
         )
         result = "unchanged" if outcome.unchanged else "stored" if outcome.activated else "pinned"
         metrics.PUBLISHES.labels(result).inc()
@@ -315,16 +320,26 @@ class Leader:
     async def _consumers(self) -> None:
         while True:
             try:
-                found, head, pinned = await clients.consumers(self._settings)
-            except grpc.aio.AioRpcError as error:
-                self._log.warning("cannot ask who runs what", error=error.details())
-            else:
-                _count(found, head)
-                running = Running(self._running.newest, self._running.checksum, head, pinned, found)
-                if running != self._running:
-                    self._running = running
-                    self._replan()
+                async with clients.view(self._settings) as config:
+                    keys_due = 0.0
+                    while True:
+                        found, head, pinned = await config.consumers()
+                        keys = self._running.keys
+                        if time.monotonic() >= keys_due:
+                            keys = await config.sealing_keys()
+                            keys_due = time.monotonic() + self._settings.keys_seconds
+                        self._heard(replace(self._running, head=head, pinned=pinned, consumers=found, keys=keys))
+                        await asyncio.sleep(self._settings.consumers_seconds)
+            except (grpc.aio.AioRpcError, BadSettings) as error:
+                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                self._log.warning("cannot ask who runs what", error=words)
             await asyncio.sleep(self._settings.consumers_seconds)
+
+    def _heard(self, running: Running) -> None:
+        _count(running.consumers, running.head)
+        if running != self._running:
+            self._running = running
+            self._replan()
 
     async def _plans(self) -> None:
         while True:

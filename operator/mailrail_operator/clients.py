@@ -1,23 +1,44 @@
 """The config service, seen from the operator: who runs what. Publishing is the kit's (`mailrail.kit.publisher`)."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.revision import Role
 from mailrail.kit import rpc
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
+from mailrail_operator.model import SealingKey
 
 _ROLES = frozenset(role.value for role in Role)
+_TIMEOUT = 5.0  # seconds
 
 
-async def consumers(settings: ServiceSettings) -> tuple[tuple[ConsumerState, ...], int, bool]:
-    """Everyone that reports, head, and whether head is pinned. Raises grpc.aio.AioRpcError."""
+class ConfigView:
+    """Questions on one channel. Raises grpc.aio.AioRpcError; then a new channel is due, for certificates rotate."""
+
+    def __init__(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:  # a name that the stubs alone have
+        self._stub = stub
+
+    async def consumers(self) -> tuple[tuple[ConsumerState, ...], int, bool]:
+        """Everyone that reports, head, and whether head is pinned."""
+        response = await self._stub.ListConsumers(pb.ListConsumersRequest(), timeout=_TIMEOUT)
+        found = tuple(
+            ConsumerState(c.node_id, Role(c.role), c.revision, c.rejected, c.error, c.live)
+            for c in response.consumers
+            if c.role in _ROLES
+        )
+        return found, response.head, response.pinned
+
+    async def sealing_keys(self) -> tuple[SealingKey, ...]:
+        """Which keys stored values were sealed with, by id."""
+        response = await self._stub.ListSealingKeys(pb.ListSealingKeysRequest(), timeout=_TIMEOUT)
+        return tuple(SealingKey(k.key_id, in_use=k.head_values > 0) for k in response.keys)
+
+
+@asynccontextmanager
+async def view(settings: ServiceSettings) -> AsyncIterator[ConfigView]:
+    """A view while the context lasts."""
     async with rpc.channel(settings, settings.config_target, "config") as channel:
-        stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
-        response = await stub.ListConsumers(pb.ListConsumersRequest(), timeout=5)
-    found = tuple(
-        ConsumerState(c.node_id, Role(c.role), c.revision, c.rejected, c.error, c.live)
-        for c in response.consumers
-        if c.role in _ROLES
-    )
-    return found, response.head, response.pinned
+        yield ConfigView(config_pb2_grpc.ConfigServiceStub(channel))

@@ -49,6 +49,14 @@ class Tracked:
 
 
 @dataclass(frozen=True, slots=True)
+class SealingKey:
+    """A key that stored values were sealed with."""
+
+    id: str
+    in_use: bool  # head needs it; else only a rollback would
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The configuration as the config service knows it."""
 
@@ -57,6 +65,7 @@ class Running:
     head: int = 0  # revision that services should run
     pinned: bool = False
     consumers: tuple[ConsumerState, ...] = ()
+    keys: tuple[SealingKey, ...] = ()
 
 
 class EventType(StrEnum):

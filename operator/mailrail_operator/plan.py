@@ -306,6 +306,9 @@ def _facts(seen: Observed, running: Running, attached: Mapping[ObjectRef, int], 
                     "consumers": len(live),
                     "upToDate": sum(c.revision == running.head for c in live),
                     "rejecting": sum(c.rejected > c.revision for c in live),
+                    "sealingKeys": [
+                        {"id": key.id, "neededBy": "Head" if key.in_use else "History"} for key in running.keys
+                    ],
                 },
             }
         case "MailDomain":

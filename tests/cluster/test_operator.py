@@ -162,6 +162,10 @@ def test_a_new_sealing_key_seals_everything_anew_without_a_restart_CFG_02(stage:
         return password.key_id == "k2" and outbound.secret(password) == b"hunter2hunter2"
 
     stage.until(sealed_anew, "the password is sealed under k2 and opens")
+    needed = [{"id": "k1", "neededBy": "History"}, {"id": "k2", "neededBy": "Head"}]
+    stage.until(
+        lambda: stage.get("mgw", "mx1")["status"]["config"]["sealingKeys"] == needed, "status says who needs k1"
+    )
 
 
 def test_a_service_that_rejects_a_revision_is_named_in_programmed_CFG_05(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from mailrail.core.config.state import State
 from mailrail.core.resources.status import KIND_INFO
 from mailrail_operator.dnscheck import DnsReason, Record, Verdict
 from mailrail_operator.dnscheck import State as RecordState
-from mailrail_operator.model import Change, EventType, Observed, Plan, Running, Tracked
+from mailrail_operator.model import Change, EventType, Observed, Plan, Running, SealingKey, Tracked
 from mailrail_operator.plan import plan
 
 KEYS = Keyring({"k1": b"0" * 32})
@@ -365,6 +365,18 @@ def test_dns_is_a_condition_of_its_own_that_ready_does_not_wait_for() -> None:
     assert change_of(made, "MailDomain", "org").status["dnsRecords"][0]["state"] == "Missing"
     # A restarted operator has not looked yet; what was found stands until it has.
     assert cluster.plan(cluster.running(), LATER).changes == ()
+
+
+def test_the_gateway_says_which_sealing_keys_are_still_needed_and_by_what_CFG_02() -> None:
+    cluster = settled()
+    keys = (SealingKey("k1", in_use=False), SealingKey("k2", in_use=True))
+    made = cluster.plan(cluster.running(keys=keys), LATER)
+    assert [c.ref.kind for c in made.changes] == ["MailGateway"]
+    assert made.changes[0].status["config"]["sealingKeys"] == [
+        {"id": "k1", "neededBy": "History"},
+        {"id": "k2", "neededBy": "Head"},
+    ]
+    KIND_INFO["MailGateway"].status.model_validate(made.changes[0].status, strict=False)
 
 
 def test_no_value_of_a_secret_is_ever_in_a_status() -> None:

@@ -75,6 +75,15 @@ class AttachedStatus(CommonStatus):
     )
 
 
+class SealingKeyStatus(Part):
+    """A key that stored secrets are sealed with. One that is not listed may go."""
+
+    id: _Name = Field(description="Its name in the key Secret.")
+    needed_by: Literal["Head", "History"] = Field(
+        description="Head: by what services run. History: only by a rollback to an older revision."
+    )
+
+
 class ConfigStatus(Part):
     """The configuration as services run it: the only place with revision numbers."""
 
@@ -85,6 +94,11 @@ class ConfigStatus(Part):
     consumers: Annotated[int, Field(ge=0)] = Field(description="Live processes that read it.")
     up_to_date: Annotated[int, Field(ge=0)] = Field(description="Those that run head.")
     rejecting: Annotated[int, Field(ge=0)] = Field(description="Those that could not use it.")
+    sealing_keys: Annotated[tuple[SealingKeyStatus, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Keys that stored secrets are sealed with; one that is not listed may go (CFG-02).",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+    )
 
 
 class MailGatewayStatus(CommonStatus):
