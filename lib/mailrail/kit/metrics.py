@@ -6,9 +6,12 @@ Label values come from closed lists: never an address, a domain or a reply text.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import Gauge, Info, start_http_server
+from prometheus_client import Gauge, Info, disable_created_metrics, start_http_server
 
 from mailrail.kit.settings import host_port
+
+# When a series began is of no use to anybody here, and doubles the page.
+disable_created_metrics()
 
 BUILD = Info("mailrail_build", "Version of the software that runs")
 CONFIG_REVISION = Gauge("mailrail_config_revision", "Configuration revision that this process runs; 0 before the first")
