@@ -11,7 +11,7 @@ from prometheus_client import Gauge, Info, disable_created_metrics, start_http_s
 from mailrail.kit.settings import host_port
 
 # When a series began is of no use to anybody here, and doubles the page.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 BUILD = Info("mailrail_build", "Version of the software that runs")
 CONFIG_REVISION = Gauge("mailrail_config_revision", "Configuration revision that this process runs; 0 before the first")
