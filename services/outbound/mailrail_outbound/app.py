@@ -10,9 +10,9 @@ import errno
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from mailrail.core.config.revision import (
     Gateway,
@@ -204,7 +204,7 @@ class Outbound(Worker):
 
     async def _deliver(self, run: "_Run") -> None:
         delivery = run.delivery
-        started = datetime.now(UTC)
+        started = time.time_ns()
         clock = self._loop.time()
         try:
             try:
@@ -225,9 +225,7 @@ class Outbound(Worker):
         for report in reports:
             metrics.DELIVERIES.inc(kind, report.result)
         self._log_delivery(run, reports, self._loop.time() - clock)
-        ended = datetime.now(UTC)
-        token = delivery.lease.token
-        self._report(DeliveryReport(token, started, ended, reports, run.dialled, run.mx_hosts))
+        self._report(DeliveryReport(delivery.lease.token, started, time.time_ns(), reports, run.dialled, run.mx_hosts))
 
     def _log_delivery(self, run: "_Run", reports: list[RecipientReport], seconds: float) -> None:
         # One line for recipients that fared alike, which nearly always is all of them.

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,7 +24,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Worker
 from mailrail_outbound.settings import OutboundSettings
 
-_LINGER = 0.001  # seconds that a batch of results waits for more; docs/benchmarks.md
+_LINGER = 0.002  # seconds that a batch of results waits for more; docs/benchmarks.md
 _LOOK_AGAIN = 2.0  # seconds between looks for replicas
 _PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
@@ -375,10 +374,8 @@ class _RemoteBody:
             yield chunk
 
 
-def _timestamp(when: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(when)
-    return stamp
+def _timestamp(nanoseconds: int) -> Timestamp:
+    return Timestamp(seconds=nanoseconds // 1_000_000_000, nanos=nanoseconds % 1_000_000_000)
 
 
 def result_to_wire(report: DeliveryReport, node: str) -> lease_pb2.DeliveryResult:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -105,11 +104,11 @@ class RecipientReport:
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The results of one delivery, complete."""
+    """The results of one delivery, complete. Times in nanoseconds since 1970, UTC."""
 
     token: int
-    started: datetime
-    ended: datetime
+    started: int
+    ended: int
     recipients: list[RecipientReport]
     dialled: dict[str, list[str]]
     mx_hosts: tuple[str, ...]

@@ -5,6 +5,7 @@ ends in `temperror`, `permerror` or a code from 400 to 599 behave so, that retri
 """
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 from mailrail.core.smtp.reply import Reply
@@ -12,6 +13,7 @@ from mailrail.core.smtp.reply import Reply
 _CODE = re.compile(r"(?<![0-9])([45][0-9][0-9])\Z")
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Whether an IP address leads back to this machine: 127.0.0.0/8, ::1, and the former mapped into IPv6."""
     ip = ip_address(address)
