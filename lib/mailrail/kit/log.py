@@ -2,11 +2,19 @@
 
 An event has a constant name in words and its data in fields: `log.info("message accepted", message_id=...)`. Nothing
 secret is ever a field. Texts from strangers are bounded and escaped by the renderers.
+
+Each message leaves a line or two, so a line must cost little: one step completes it, one renders it, and the lines of
+one turn of the event loop are one write.
 """
 
+import asyncio
+import atexit
+import json
 import logging
 import sys
-from typing import Any, cast
+import threading
+import time
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -23,6 +31,76 @@ def _bounded(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.ty
     return event
 
 
+class _Complete:
+    """Adds what every event has: the process it comes from, its level, its time (UTC)."""
+
+    def __init__(self, service: str, node_id: str) -> None:
+        self._service = service
+        self._node_id = node_id
+        self._second = -1
+        self._shown = ""  # the second, as it is written
+
+    def __call__(self, _: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        now = time.time_ns()
+        second = now // 1_000_000_000
+        if second != self._second:
+            self._second = second
+            self._shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["service"] = self._service
+        event["node"] = self._node_id
+        event["level"] = "error" if level == "exception" else level
+        event["timestamp"] = f"{self._shown}.{now // 1000 % 1_000_000:06d}Z"
+        return event
+
+
+class _Json:
+    """The event as one line of JSON."""
+
+    def __init__(self) -> None:
+        self._encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+    def __call__(self, logger: Any, level: str, event: structlog.typing.EventDict) -> str:
+        line = self._encode(event)
+        # A line this short has no field that is longer.
+        return line if len(line) <= _MAX_TEXT else self._encode(_bounded(logger, level, event))
+
+
+class _Output:
+    """Where lines go. Those of one turn of the event loop leave together, at its end; all others at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._held: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # which has been asked to flush
+        self._lock = threading.Lock()
+        atexit.register(self._flush)
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write(line + "\n")
+            return
+        self._held.append(line)
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self._flush)
+
+    debug = info = warning = error = exception = critical = log = msg
+
+    def _flush(self) -> None:
+        self._loop = None
+        if self._held:
+            held, self._held = self._held, []
+            self._write("\n".join(held) + "\n")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text)
+            self._stream.flush()
+
+
 def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     """Configure structlog (and the standard library's logging, for libraries) for this process."""
     if log_level not in _LEVELS:
@@ -32,33 +110,21 @@ def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:  # a log line must never fail for its characters
         reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    renderer: structlog.typing.Processor
+    rendering: list[structlog.typing.Processor]
     if log_format == "json":
-        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+        rendering = [structlog.processors.format_exc_info, _Json()]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        rendering = [_bounded, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    output = _Output(sys.stdout)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if log_format == "json" else _keep,
-            _bounded,
-            renderer,
-        ],
+        processors=[_Complete(service, node_id), *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log_level]),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service, node=node_id)
     logging.basicConfig(
         level=max(_LEVELS[log_level], logging.WARNING), format="%(name)s: %(message)s", stream=sys.stderr
     )
-
-
-def _keep(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return event
 
 
 def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:

@@ -1,0 +1,96 @@
+"""Log lines: what each has, that none is too long, and when they are written."""
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+
+from mailrail.kit import log
+
+
+class Stream(io.StringIO):
+    """Standard output that remembers its writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
+    before = structlog.get_config()
+    stream = Stream()
+    monkeypatch.setattr("sys.stdout", stream)
+    log.setup("queue", "node-1", "json", "info")
+    yield stream
+    structlog.configure(**before)
+
+
+def test_an_event_tells_where_it_comes_from_its_level_and_its_time(stream: Stream) -> None:
+    log.get_logger(queue="a").info("message accepted", size=5)
+    (event,) = stream.events
+    when = datetime.fromisoformat(event.pop("timestamp"))
+    assert abs(datetime.now(UTC) - when) < timedelta(minutes=1)
+    assert event == {
+        "event": "message accepted",
+        "queue": "a",
+        "size": 5,
+        "service": "queue",
+        "node": "node-1",
+        "level": "info",
+    }
+
+
+def test_an_exception_comes_with_its_traceback_on_the_same_line(stream: Stream) -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        log.get_logger().exception("crashed")
+    (event,) = stream.events
+    assert event["level"] == "error"
+    assert "ValueError: broken" in event["exception"]
+
+
+def test_a_stranger_text_is_cut_and_cannot_make_a_line_of_its_own(stream: Stream) -> None:
+    log.get_logger().info("delivery failed", reply="no\n" * 10_000)
+    (event,) = stream.events
+    assert len(event["reply"]) == 2001
+    assert event["reply"].endswith("…")
+
+
+def test_the_lines_of_one_turn_of_the_loop_are_one_write(stream: Stream) -> None:
+    async def two_turns() -> None:
+        logger = log.get_logger()
+        logger.info("one")
+        logger.info("two")
+        assert stream.writes == []
+        await asyncio.sleep(0)
+        assert [event["event"] for event in stream.events] == ["one", "two"]
+        assert len(stream.writes) == 1
+        logger.info("three")
+
+    asyncio.run(two_turns())
+    assert [event["event"] for event in stream.events] == ["one", "two", "three"]
+
+
+def test_outside_of_a_loop_a_line_is_written_at_once(stream: Stream) -> None:
+    log.get_logger().info("starting")
+    assert len(stream.writes) == 1
+
+
+def test_a_level_that_is_not_wanted_costs_no_line(stream: Stream) -> None:
+    log.get_logger().debug("hello")
+    assert stream.writes == []
