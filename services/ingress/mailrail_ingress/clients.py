@@ -72,45 +72,49 @@ def _timestamp(seconds: float) -> Timestamp:
 
 
 def commit_frame(message: Message) -> enqueue_pb2.EnqueueFrame:
-    """A message as the queue takes it."""
+    """A message as the queue takes it, made in one piece: a finished part would be copied into each level above it."""
     parameters = message.parameters
     release = parameters.release
-    envelope = types_pb2.Envelope(
-        mail_from=str(message.sender) if message.sender is not None else "",
-        body_type=_BODY[parameters.body],
-        smtputf8=parameters.smtputf8,
-        envelope_id=parameters.envid,
-        dsn_return=_RETURN[parameters.ret],
-        auth=message.auth,
-        origin=_ORIGIN[message.origin],
-        gateway=_ref(message.gateway),
-        account=_ref(message.account),
-        message_id=message.message_id,
-        subject=message.subject,
-        received=_timestamp(message.received.timestamp()),
-        release=_timestamp(release.at.timestamp()) if release is not None else None,
-        future_release_request=release.request if release is not None else None,
-        client_ip=message.client_ip,
-        client_name=message.client_name,
-        eight_bit=message.eight_bit,
-        config_revision=message.revision,
-    )
+    envelope = {
+        "mail_from": str(message.sender) if message.sender is not None else "",
+        "body_type": _BODY[parameters.body],
+        "smtputf8": parameters.smtputf8,
+        "envelope_id": parameters.envid,
+        "dsn_return": _RETURN[parameters.ret],
+        "auth": message.auth,
+        "origin": _ORIGIN[message.origin],
+        "gateway": _ref(message.gateway),
+        "account": _ref(message.account),
+        "message_id": message.message_id,
+        "subject": message.subject,
+        "received": _timestamp(message.received.timestamp()),
+        "release": _timestamp(release.at.timestamp()) if release is not None else None,
+        "future_release_request": release.request if release is not None else None,
+        "client_ip": message.client_ip,
+        "client_name": message.client_name,
+        "eight_bit": message.eight_bit,
+        "config_revision": message.revision,
+    }
     recipients = [
-        types_pb2.EnvelopeRecipient(
-            address=recipient.address,
-            original_recipient=recipient.orcpt,
-            notify=[word.value for word in recipient.notify],
-            given_address=recipient.given,
-            expanded=recipient.expanded,
-            mailbox_account=_ref(recipient.account),
-            mailbox=recipient.mailbox,
-            domain=_ref(recipient.domain),
-        )
+        {
+            "address": recipient.address,
+            "original_recipient": recipient.orcpt,
+            "notify": [word.value for word in recipient.notify],
+            "given_address": recipient.given,
+            "expanded": recipient.expanded,
+            "mailbox_account": _ref(recipient.account),
+            "mailbox": recipient.mailbox,
+            "domain": _ref(recipient.domain),
+        }
         for recipient in message.recipients
     ]
-    commit = enqueue_pb2.Commit(
-        envelope=envelope, recipients=recipients, prefix=message.prefix, body=message.body, size=message.size
-    )
+    commit: Any = {  # which protobuf takes, though its stubs do not say so
+        "envelope": envelope,
+        "recipients": recipients,
+        "prefix": message.prefix,
+        "body": message.body,
+        "size": message.size,
+    }
     return enqueue_pb2.EnqueueFrame(message_id=message.id, commit=commit)
 
 
@@ -256,9 +260,9 @@ class _Stream:
     async def _write(self, reader: "asyncio.Task[None]") -> None:
         while not reader.done():
             self.work.clear()
-            frames = self._batch()
-            if frames:
-                await self._call.write(enqueue_pb2.EnqueueRequest(frames=frames))
+            batch = self._batch()
+            if batch.frames:
+                await self._call.write(batch)
                 if not any(upload.chunks for upload in self.uploads.values()) and (linger := self._linger()) > 0:
                     await asyncio.sleep(linger)  # as below: what came during the write is not sent on its own
                 continue
@@ -270,12 +274,13 @@ class _Stream:
             if (linger := self._linger()) > 0:
                 await asyncio.sleep(linger)
 
-    def _batch(self) -> list[enqueue_pb2.EnqueueFrame]:
+    def _batch(self) -> enqueue_pb2.EnqueueRequest:
         """What may go out now, within credit and bounds: aborts, a chunk of each upload in turn, commits."""
-        frames: list[enqueue_pb2.EnqueueFrame] = []
+        batch = enqueue_pb2.EnqueueRequest()
+        frames = batch.frames
         octets = 0
         while self.aborts:
-            frames.append(enqueue_pb2.EnqueueFrame(message_id=self.aborts.popleft(), abort=enqueue_pb2.Abort()))
+            frames.add(message_id=self.aborts.popleft(), abort=enqueue_pb2.Abort())
         for message_id, upload in list(self.uploads.items()):
             if not upload.chunks or octets >= BATCH_OCTETS:
                 continue
@@ -287,7 +292,7 @@ class _Stream:
             self._credit -= size
             octets += size
             upload.waiting -= size
-            frames.append(enqueue_pb2.EnqueueFrame(message_id=message_id, chunk=enqueue_pb2.BodyChunk(data=data)))
+            frames.add(message_id=message_id, chunk={"data": data})
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= MESSAGE_CREDIT // 2:
                 upload.wants_credit = False
@@ -307,7 +312,7 @@ class _Stream:
             del self.unwritten[message_id]
             self.written[message_id] = commit
             frames.append(commit.frame)
-        return frames
+        return batch
 
 
 class QueueClient:
@@ -321,6 +326,7 @@ class QueueClient:
         self._homeless: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
         self._streams: list[_Stream] = []  # the open one and those that drain
         self._pending = 0
+        metrics.QUEUE_PENDING.set_function(lambda: self._pending)
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.company: Callable[[], int] = lambda: 0
@@ -352,7 +358,6 @@ class QueueClient:
         uploaded = message.body is None
         commit = _Commit(commit_frame(message), octets, done, uploaded=uploaded)
         self._pending += 1
-        metrics.QUEUE_PENDING.inc()
         stream = self._stream
         if uploaded:
             stream = next((s for s in self._streams if message.id in s.uploads), None)
@@ -377,7 +382,6 @@ class QueueClient:
 
     def _answer(self, commit: _Commit, answer: Answer) -> None:
         self._pending -= 1
-        metrics.QUEUE_PENDING.dec()
         self._answered.set()
         commit.done(answer)
 

@@ -232,7 +232,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
             return
         metrics.count(metrics.CONNECTIONS, self._label, "accepted")
-        metrics.OPEN.labels(self._label).inc()
+        metrics.count(metrics.OPEN, self._label)
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.add(self)
         if secured is not None:  # the loop has done the handshake
@@ -306,9 +306,10 @@ class Connection(asyncio.BufferedProtocol):
         secure = False
         try:
             while (event := session.next_event()) is not None:
-                if isinstance(event, Closing):
-                    closing = event
-                elif isinstance(event, TlsRequested):
+                kind = type(event)
+                if kind is Closing:
+                    closing = cast("Closing", event)
+                elif kind is TlsRequested:
                     secure = True
                 else:
                     visit.handle(event)
@@ -430,7 +431,7 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.GONE
         if self in self._sessions.open:
             self._sessions.forget(self)
-            metrics.OPEN.labels(self._label).dec()
+            metrics.count(metrics.OPEN, self._label, by=-1)
             metrics.count(metrics.ENDS, self._end)
         self._transport = None
         session, visit = self.session, self.visit

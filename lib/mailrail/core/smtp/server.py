@@ -328,7 +328,9 @@ class _Buffer:
         return len(self.data) - self.at
 
     def add(self, data: bytes) -> None:
-        self.data = self.data[self.at :] + data if self.at < len(self.data) else data
+        if self.at < len(self.data):
+            data = self.data[self.at :] + data
+        self.data = data
         self.at = 0
 
     def take(self, most: int | None = None) -> bytes:
@@ -402,7 +404,7 @@ class ServerSession:
 
     def receive(self, data: bytes, now: float) -> None:
         """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up."""
-        if self._stage in _DEAF:
+        if self._stage is _Stage.TLS or self._stage is _Stage.CLOSED:
             return
         self._now = now
         self._buffer.add(data)
@@ -445,26 +447,23 @@ class ServerSession:
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None when more octets, or an answer, are needed first."""
-        events = self._events
-        while True:
-            if events:
-                return events.popleft()
+        events, buffer = self._events, self._buffer
+        while not events:
             if self._awaited is not _Awaited.NOTHING:
                 return None
             stage = self._stage
+            if buffer.at == len(buffer.data) and (stage is not _Stage.CHUNK or self._chunk_left):
+                return None  # all is read, unless it is a chunk of no octets
             if stage is _Stage.COMMAND or stage is _Stage.AUTH:
                 if not self._line():
                     return None
             elif stage is _Stage.DATA:
-                if not len(self._buffer):
-                    return None
                 self._read_data()
             elif stage is _Stage.CHUNK:
-                if not len(self._buffer) and self._chunk_left:
-                    return None
                 self._read_chunk()
             else:
                 return None
+        return events.popleft()
 
     # --- answers ---
 
@@ -1036,5 +1035,4 @@ _COMMANDS: Final = {
     )
 }
 
-_DEAF: Final = frozenset({_Stage.TLS, _Stage.CLOSED})
 _KNOWN_BUT_OFF: Final = frozenset({b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML"})
