@@ -8,12 +8,16 @@ Fixtures (registered in `tests/conftest.py`):
 - `database_for`: `database_for("queue")` gives a fresh database with only that service's schema, at each call another.
 - `disposable_postgres`: a server of the test's own, to be killed and started again.
 
+`MAILRAIL_TEST_POSTGRES` names the folder of another server's programs, such as /usr/lib/postgresql/15/bin, to run any
+test on that version.
+
 A database is copied from a template, some 40 ms; the template is migrated once a process. Databases are dropped after
 the test, by force when connections are left open.
 """
 
 import contextlib
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,7 +28,9 @@ import pytest
 from psycopg import sql
 
 from mailrail.kit import migrations
-from mailrail.local.postgres import OWNER, EmbeddedPostgres
+from mailrail.local.postgres import OWNER, Binaries, EmbeddedPostgres
+
+from testkit.peers import require_peer
 
 SETTINGS = {
     "shared_buffers": "64MB",
@@ -34,12 +40,20 @@ SETTINGS = {
 """Settings of test servers over those of local mode. Still durable: services refuse a server that is not (ACC-06)."""
 
 
+def oldest_programs() -> Path:
+    """The programs of the oldest Postgres that we promise to work on (DBS-02)."""
+    require_peer("postgres")
+    return Path("/usr/lib/postgresql/15/bin")
+
+
 @contextlib.contextmanager
-def embedded_postgres(**settings: str) -> Iterator[EmbeddedPostgres]:
+def embedded_postgres(programs: Path | None = None, **settings: str) -> Iterator[EmbeddedPostgres]:
     """A server with data in a temporary folder of its own, removed with everything else it made."""
+    other = programs or os.environ.get("MAILRAIL_TEST_POSTGRES")
+    binaries = Binaries(Path(other)) if other else None
     folder = Path(tempfile.mkdtemp(prefix="mailrail-postgres-"))
     folder.chmod(0o711)  # as root the server runs as a user of its own, which must pass through
-    server = EmbeddedPostgres(folder / "server", settings={**SETTINGS, **settings})
+    server = EmbeddedPostgres(folder / "server", settings={**SETTINGS, **settings}, binaries=binaries)
     try:
         yield server.start()
     finally:

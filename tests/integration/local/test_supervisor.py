@@ -22,7 +22,7 @@ from mailrail.local.supervisor import METRICS, SMTP, SUBMISSION, SUBMISSIONS
 from testkit.conditions import wait_until
 from testkit.local import CHILDREN, Installation, installation, mailrail
 from testkit.ports import accepts, free_port
-from testkit.postgres import embedded_postgres
+from testkit.postgres import embedded_postgres, oldest_programs
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -201,8 +201,8 @@ spec: {{domainRef: {{name: example-net}}, addresses: [postmaster]}}
         _send(running, "postmaster@example.net")
 
 
-def test_a_database_of_ones_own_takes_the_place_of_the_embedded_one() -> None:
-    with embedded_postgres() as server, installation("--database-url", server.url()) as running:
+def test_a_postgres_15_of_ones_own_takes_the_place_of_the_embedded_one_DBS_01() -> None:
+    with embedded_postgres(oldest_programs()) as server, installation("--database-url", server.url()) as running:
         _send(running, "alice@example.org")
         assert not (running.state / "postgres").exists()
 

@@ -1,11 +1,8 @@
 """Migrations on a real server (DBS-01, DBS-02)."""
 
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,10 +10,10 @@ import pytest
 
 from mailrail.kit import migrations
 from mailrail.kit.migrations import Migration, MigrationError
-from mailrail.local.postgres import Binaries, EmbeddedPostgres
+from mailrail.local.postgres import EmbeddedPostgres
 
 from testkit.conditions import wait_until
-from testkit.postgres import SETTINGS
+from testkit.postgres import embedded_postgres, oldest_programs
 
 LETTERS = ("0001_letters.sql", "CREATE TABLE letters (id int); INSERT INTO letters SELECT generate_series(1, 1000);")
 INDEX = ("0002_by_id.sql", "-- mailrail: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY by_id ON letters (id);")
@@ -250,30 +247,8 @@ def test_the_migrations_of_all_services_apply_to_an_empty_database(empty_databas
     assert migrations.migrate(empty_database) == []
 
 
-def _debian_postgres() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    return found[0].parent if found else None
-
-
-@pytest.fixture(scope="module")
-def oldest_postgres() -> Iterator[Callable[[], str]]:
-    """A server of the oldest Postgres that Debian installed here."""
-    programs = _debian_postgres()
-    if programs is None:
-        pytest.skip("no Postgres below /usr/lib/postgresql; install Debian's postgresql-15")
-    folder = Path(tempfile.mkdtemp(prefix="mailrail-test-"))
-    folder.chmod(0o711)
-    server = EmbeddedPostgres(folder / "pg", settings=SETTINGS, binaries=Binaries(programs))
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_the_migrations_of_all_services_apply_to_postgres_15_too_DBS_02(oldest_postgres: Callable[[], str]) -> None:
-    url = oldest_postgres()
-    everything = migrations.load_all()
-    assert [a.migration for a in migrations.migrate(url, everything)] == list(everything)
-    assert [version for (version,) in _rows(url, b"SHOW server_version_num")] >= ["150000"]
+def test_the_migrations_of_all_services_apply_to_postgres_15_too_DBS_02() -> None:
+    with embedded_postgres(oldest_programs()) as server:
+        everything = migrations.load_all()
+        assert [a.migration for a in migrations.migrate(server.url(), everything)] == list(everything)
+        assert str(_rows(server.url(), b"SHOW server_version_num")[0][0]).startswith("15")
