@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -304,14 +305,12 @@ class _Link:
     def delivery_from_wire(self, wire: lease_pb2.Delivery, now: float) -> Delivery:
         """A delivery as the application knows it. `now` is the loop's time at which it came."""
         envelope = wire.envelope
-        transport = wire.transport
+        transport, gateway = wire.transport, envelope.gateway
         return Delivery(
             lease=Lease(wire.token, now + wire.remaining_seconds),
             message_id=wire.message_id,
             config_revision=wire.config_revision,
-            transport=ObjectRef(transport.kind, transport.namespace, transport.name)
-            if wire.HasField("transport")
-            else None,
+            transport=_ref(transport.kind, transport.namespace, transport.name) if wire.HasField("transport") else None,
             transport_digest=wire.transport_digest,
             domain=wire.domain,
             envelope=Envelope(
@@ -324,24 +323,15 @@ class _Link:
                 require_tls=envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED,
             ),
             requirement=_REQUIREMENTS.get(envelope.tls_requirement, Requirement.DEFAULT),
-            recipients=tuple(
-                Recipient(
-                    recipient.address,
-                    tuple(recipient.notify),
-                    recipient.original_recipient if recipient.HasField("original_recipient") else None,
-                )
-                for recipient in wire.recipients
-            ),
-            recipient_ids=tuple(recipient.id for recipient in wire.recipients),
-            simulate=tuple(recipient.simulate for recipient in wire.recipients),
+            recipients=tuple([_recipient(recipient) for recipient in wire.recipients]),
+            recipient_ids=tuple([recipient.id for recipient in wire.recipients]),
+            simulate=tuple([recipient.simulate for recipient in wire.recipients]),
             prefix=wire.prefix,
             body=wire.body if wire.HasField("body") else _RemoteBody(self, wire.token, wire.message_id),
             size=wire.size,
             eight_bit=envelope.eight_bit,
             attempt=wire.attempt,
-            gateway=ObjectRef(envelope.gateway.kind, envelope.gateway.namespace, envelope.gateway.name)
-            if envelope.HasField("gateway")
-            else None,
+            gateway=_ref(gateway.kind, gateway.namespace, gateway.name) if envelope.HasField("gateway") else None,
             dialled={host.host: tuple(host.ips) for host in wire.dialled},
         )
 
@@ -374,34 +364,48 @@ class _RemoteBody:
             yield chunk
 
 
-def _timestamp(nanoseconds: int) -> Timestamp:
-    return Timestamp(seconds=nanoseconds // 1_000_000_000, nanos=nanoseconds % 1_000_000_000)
+@lru_cache(maxsize=1024)
+def _ref(kind: str, namespace: str, name: str) -> ObjectRef:
+    return ObjectRef(kind, namespace, name)
+
+
+def _recipient(wire: lease_pb2.DeliveryRecipient) -> Recipient:
+    orcpt = wire.original_recipient if wire.HasField("original_recipient") else None
+    return Recipient(wire.address, tuple(wire.notify), orcpt)
 
 
 def result_to_wire(report: DeliveryReport, node: str) -> lease_pb2.DeliveryResult:
     """A report as the queue gets it."""
-    started, ended = _timestamp(report.started), _timestamp(report.ended)
     result = lease_pb2.DeliveryResult(token=report.token, done=True, mx_hosts=report.mx_hosts)
     for host, ips in report.dialled.items():
         result.dialled.add(host=host, ips=ips)
     for recipient in report.recipients:
-        result.recipients.append(_recipient_to_wire(recipient, started, ended, node))
+        # Filled in place: a message that is given to another is copied.
+        told = result.recipients.add(
+            id=recipient.recipient_id,
+            dsn_passed_on=recipient.dsn_passed_on,
+            site_failure=recipient.site_failure,
+            transport_failure=recipient.transport_failure,
+            uncertain=recipient.uncertain,
+        )
+        attempt = told.attempt
+        attempt.node = node
+        _set_time(attempt.started, report.started)
+        _set_time(attempt.ended, report.ended)
+        _tell_attempt(attempt, recipient)
     return result
 
 
-def _recipient_to_wire(
-    recipient: RecipientReport, started: Timestamp, ended: Timestamp, node: str
-) -> lease_pb2.RecipientResult:
-    attempt = types_pb2.Attempt(
-        started=started,
-        ended=ended,
-        outcome=_OUTCOMES[recipient.result],
-        mx_host=recipient.host,
-        remote_ip=recipient.ip,
-        local_ip=recipient.local_ip,
-        dialled=recipient.dialled,
-        node=node,
-    )
+def _set_time(stamp: Timestamp, nanoseconds: int) -> None:
+    stamp.seconds, stamp.nanos = divmod(nanoseconds, 1_000_000_000)
+
+
+def _tell_attempt(attempt: types_pb2.Attempt, recipient: RecipientReport) -> None:
+    attempt.outcome = _OUTCOMES[recipient.result]
+    attempt.mx_host = recipient.host
+    attempt.remote_ip = recipient.ip
+    attempt.local_ip = recipient.local_ip
+    attempt.dialled = recipient.dialled
     reply = attempt.reply
     reply.remote = recipient.remote
     said = recipient.reply
@@ -417,16 +421,9 @@ def _recipient_to_wire(
         reply.enhanced = str(recipient.status)
         reply.lines.append(recipient.text[:_MAX_LINE])
     if recipient.tls is not None:
-        attempt.tls.version = recipient.tls.version
-        attempt.tls.cipher = recipient.tls.cipher
-        attempt.tls.verified = recipient.tls.verified
-        attempt.tls.verdict = recipient.tls.verdict
-        attempt.tls.offered = recipient.tls.offered
-    return lease_pb2.RecipientResult(
-        id=recipient.recipient_id,
-        attempt=attempt,
-        dsn_passed_on=recipient.dsn_passed_on,
-        site_failure=recipient.site_failure,
-        transport_failure=recipient.transport_failure,
-        uncertain=recipient.uncertain,
-    )
+        tls = attempt.tls
+        tls.version = recipient.tls.version
+        tls.cipher = recipient.tls.cipher
+        tls.verified = recipient.tls.verified
+        tls.verdict = recipient.tls.verdict
+        tls.offered = recipient.tls.offered

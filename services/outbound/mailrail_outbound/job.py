@@ -79,7 +79,8 @@ class Message:
             whole = self.whole(form)
             if whole is None:
                 return None
-            made = self._stuffed[form] = stuff(whole)
+            looked = form is Form.AS_IS and not self.facts.binary
+            made = self._stuffed[form] = stuff(whole, bare_line_ends=not looked)
         return made
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:

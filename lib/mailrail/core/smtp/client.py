@@ -893,13 +893,14 @@ def has_bare_line_ends(content: bytes) -> bool:
     return pairs != content.count(b"\n") or pairs != content.count(b"\r")
 
 
-def stuff(content: bytes) -> bytes:
+def stuff(content: bytes, *, bare_line_ends: bool = True) -> bytes:
     """Whole content made ready for DATA: dots doubled at line starts, CRLF and the final dot at its end.
 
     Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, which the re-encoder leaves in header fields at most,
-    becomes CRLF, so that stored bytes can never end the data or begin a command.
+    becomes CRLF, so that stored bytes can never end the data or begin a command. `bare_line_ends` false: somebody has
+    looked (`has_bare_line_ends`), there are none.
     """
-    if has_bare_line_ends(content):
+    if bare_line_ends and has_bare_line_ends(content):
         content = _BARE.sub(b"\r\n", content)
     if b"\r\n." in content:
         content = content.replace(b"\r\n.", b"\r\n..")

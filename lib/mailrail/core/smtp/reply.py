@@ -127,6 +127,7 @@ class Reply:
         )
 
 
+@lru_cache(maxsize=512)
 def _without_enhanced(line: str) -> str:
     found = _LEADING_ENHANCED.match(line)
     return line[found.end() :] if found else line
