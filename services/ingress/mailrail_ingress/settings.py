@@ -37,7 +37,8 @@ class IngressSettings(ServiceSettings):
     """Seconds that a connection which we end is still read, so that the client sees our last reply and no reset."""
     bind_server_end_point: bool = False
     """Offer SCRAM-*-PLUS with the tls-server-end-point binding where a listener's mechanisms name it. Off, because a
-    client that binds with tls-exporter, as most do over TLS 1.3, would then fail to log in (docs/decisions/0005-channel-binding-of-submission.md)."""
+    client that binds with tls-exporter, as most do over TLS 1.3, would then fail to log in
+    (docs/decisions/0005-channel-binding-of-submission.md)."""
     repair_chunks: bool = False
     """BDAT text with a bare CR or LF: repair it to CRLF rather than refuse it (SIN-03)."""
     log_messages: bool = True
