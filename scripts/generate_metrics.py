@@ -1,8 +1,8 @@
 """Write docs/reference/metrics.md from every metrics.py: names as exported, types, labels and what they may say.
 
-The modules are read, not imported: a series is an assignment of Counter, Gauge, Histogram or Info at the top level,
-and the string below it, where there is one, tells the values of its labels. That a run exports just these series is
-shown by tests/integration/local/test_metrics.py.
+The modules are read, not imported: a series is an assignment of Counter, Gauge, Histogram or Info (or of what exports
+as one of them: Tally, Level) at the top level, and the string below it, where there is one, tells the values of its
+labels. That a run exports just these series is shown by tests/integration/local/test_metrics.py.
 """
 
 import ast
@@ -11,7 +11,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "metrics.md"
-KINDS = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram", "Info": "info"}
+KINDS = {
+    "Counter": "counter",
+    "Tally": "counter",
+    "Gauge": "gauge",
+    "Level": "gauge",
+    "Histogram": "histogram",
+    "Info": "info",
+}
 MODULES = {
     "Every process": "lib/mailrail/kit/metrics.py",
     "Ingress": "services/ingress/mailrail_ingress/metrics.py",

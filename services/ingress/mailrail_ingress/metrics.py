@@ -11,26 +11,27 @@ from prometheus_client.registry import REGISTRY, Collector
 class Tally(Collector):
     """A series that is counted on the event loop's thread alone, so without a lock: ten are counted a message."""
 
-    def __init__(
-        self,
-        name: str,
-        documentation: str,
-        labels: Sequence[str],
-        kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily,
-    ) -> None:
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
         self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
         self._name = name
         self._documentation = documentation
         self._labels = labels
-        self._kind = kind
         REGISTRY.register(self)
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """What is counted by now; called by the thread that answers scrapes."""
-        family = self._kind(self._name, self._documentation, labels=self._labels)
+        family = self.kind(self._name, self._documentation, labels=self._labels)
         for labels, number in list(self.counts.items()):  # a copy, since the loop may add meanwhile
             family.add_metric(labels, number)
         yield family
+
+
+class Level(Tally):
+    """A tally that also goes down."""
+
+    kind = GaugeMetricFamily
 
 
 def count(tally: Tally, *labels: str, by: int = 1) -> None:
@@ -44,12 +45,7 @@ CONNECTIONS = Tally(
     "accepted, too-many (of the process or of one address), proxy (no valid PROXY header)",
     ["protocol", "result"],
 )
-OPEN = Tally(
-    "mailrail_ingress_connections_open",
-    "SMTP connections now, by protocol of the listener",
-    ["protocol"],
-    GaugeMetricFamily,
-)
+OPEN = Level("mailrail_ingress_connections_open", "SMTP connections now, by protocol of the listener", ["protocol"])
 ENDS = Tally(
     "mailrail_ingress_sessions",
     "Sessions that ended, by how: quit, lost (the client went away), timeout, errors, shutdown, refused (a bare line "
