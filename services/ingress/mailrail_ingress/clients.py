@@ -36,6 +36,9 @@ from mailrail_ingress.settings import IngressSettings
 BATCH_OCTETS: Final = 1024 * 1024
 """Content of one gRPC message."""
 BATCH_FRAMES: Final = 256
+CROWD: Final = 16
+"""Open transactions from which on a commit waits twice as long for company: a message to the queue then carries many,
+and a millisecond is nothing beside what each waits for the processor."""
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
@@ -333,7 +336,10 @@ class QueueClient:
         """How many transactions are open: a commit waits for others only where others may come."""
 
     def _linger(self) -> float:
-        return self._settings.linger if self.company() > 1 else 0.0
+        company = self.company()
+        if company <= 1:
+            return 0.0
+        return self._settings.linger if company < CROWD else 2 * self._settings.linger
 
     # --- ports.Queue ---
 

@@ -120,6 +120,8 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply as a server sends it, CRLF at each line's end (RFC 5321 4.2.1)."""
+        if len(self.lines) == 1:
+            return b"%d %s\r\n" % (self.code, self.lines[0].encode("utf-8", "surrogateescape"))
         last = len(self.lines) - 1
         return b"".join(
             b"%d%s%s\r\n" % (self.code, b"-" if i < last else b" ", line.encode("utf-8", "surrogateescape"))
