@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import sys
 from typing import Any
 
@@ -56,10 +55,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             asyncio.create_task(listeners.run()),
             asyncio.create_task(_keep_health(server.health, listeners)),
         ]
-        # What exists by now stays; and sessions are made without cycles, so the collector rarely has anything to find.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
+        run.rest_collector()
         waiting = asyncio.create_task(stop.wait())
         everything: list[asyncio.Task[Any]] = [waiting, *tasks]
         try:

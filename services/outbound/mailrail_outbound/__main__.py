@@ -1,13 +1,12 @@
 """Wires the outbound service together; the only module that names concrete adapters."""
 
 import asyncio
-import gc
 import sys
 
 from mailrail.core.config.revision import Role
 from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
-from mailrail.kit.run import run
+from mailrail.kit.run import rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
 from mailrail_outbound.app import Outbound, Tables
 from mailrail_outbound.clients import QueueClient
@@ -39,10 +38,7 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         waiting = asyncio.create_task(config.wait_first())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        # What exists by now stays; and deliveries leave no cycles behind, so the collector rarely has anything to find.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
+        rest_collector()
         if not stop.is_set():
             link = asyncio.create_task(queue.run(app))
             try:

@@ -9,7 +9,7 @@ from typing import Any
 from mailrail.core.config.revision import Role
 from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient
-from mailrail.kit.run import run
+from mailrail.kit.run import rest_collector, run
 from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
 from mailrail_queue import admin_rpc
 from mailrail_queue.app import Queue
@@ -64,6 +64,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
         try:
             if preparing.done():
                 preparing.result()
+                rest_collector()
                 while not stop.is_set():
                     await server.health.set(queue.serving)
                     if (error := queue.failed()) is not None:
