@@ -1,7 +1,7 @@
 """Programs that a test starts: their output is kept, waited for, and shown when something fails; they always end.
 
 A program runs in a session of its own and is stopped by its process id together with what it started, never by name.
-Whatever a test forgets is stopped when the interpreter exits.
+Whatever a test forgets is stopped when the interpreter exits; when that is killed, by a reaper that outlives it.
 """
 
 import atexit
@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import weakref
 from collections import deque
@@ -19,9 +20,44 @@ from typing import Self
 
 import psutil
 
+from testkit import reaper
 from testkit.conditions import wait_until
 
 _KEPT_LINES = 20_000
+
+
+class _Reaper:
+    """The process that ends our programs should we be killed (see `reaper`); started with the first of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def watch(self, pid: int) -> None:
+        self._say(f"watch {pid}")
+
+    def forget(self, pid: int) -> None:
+        self._say(f"forget {pid}")
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, reaper.__file__], stdin=subprocess.PIPE, text=True, start_new_session=True
+                )
+            assert self._process.stdin is not None
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Let it go; what it still watches it ends."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.communicate(timeout=2 * reaper.GRACE)
+
+
+_reaper = _Reaper()
 
 
 class Ended(AssertionError):
@@ -61,6 +97,7 @@ class Program:
             errors="replace",
             start_new_session=True,
         )
+        _reaper.watch(self.pid)
         self._reader = threading.Thread(target=self._read, name=f"output of {self.name}", daemon=True)
         self._reader.start()
         _running.add(self)
@@ -167,6 +204,7 @@ class Program:
         self._reader.join(timeout=5)
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
+        _reaper.forget(self.pid)
         _running.discard(self)
         return self.status
 
@@ -192,6 +230,7 @@ _running: weakref.WeakSet[Program] = weakref.WeakSet()
 def _stop_what_is_left() -> None:
     for program in list(_running):
         program.stop(within=1)
+    _reaper.close()
 
 
 @contextlib.contextmanager
@@ -217,21 +256,25 @@ def run(
     Raises AssertionError with that output when its exit status is not `status` (None: any will do).
     """
     parts = [os.fspath(part) for part in command]
-    try:
-        done = subprocess.run(
-            parts,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=within,
-            env=dict(os.environ) | dict(env or {}),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        raise AssertionError(f"{' '.join(parts)} still runs after {within:g} s; it printed\n{late.output}") from late
-    if status is not None and done.returncode != status:
-        raise AssertionError(f"{' '.join(parts)} ended with {done.returncode}, not {status}; it printed\n{done.stdout}")
-    return done.stdout
+    with subprocess.Popen(
+        parts,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=dict(os.environ) | dict(env or {}),
+    ) as process:
+        _reaper.watch(process.pid)
+        try:
+            printed, _ = process.communicate(stdin, timeout=within)
+        except subprocess.TimeoutExpired as late:
+            process.kill()
+            printed, _ = process.communicate()
+            raise AssertionError(f"{' '.join(parts)} still runs after {within:g} s; it printed\n{printed}") from late
+        finally:
+            _reaper.forget(process.pid)
+    if status is not None and process.returncode != status:
+        raise AssertionError(f"{' '.join(parts)} ended with {process.returncode}, not {status}; it printed\n{printed}")
+    return printed

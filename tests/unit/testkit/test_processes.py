@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from testkit.conditions import NeverTrue, eventually, wait_until
 from testkit.ports import accepts, free_offset, free_port, loopback_address
-from testkit.processes import Ended, Program, run
+from testkit.processes import Ended, Program, alive, run
 
 PARENT = """
 import subprocess, sys, time
@@ -17,6 +18,9 @@ print("child", child.pid, flush=True)
 time.sleep(600)
 """
 
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + PARENT
+TESTS = Path(__file__).parents[2]
+
 
 def test_a_stopped_program_takes_what_it_started_with_it() -> None:
     with Program([sys.executable, "-c", PARENT], name="parent") as program:
@@ -24,6 +28,35 @@ def test_a_stopped_program_takes_what_it_started_with_it() -> None:
         assert psutil.pid_exists(child)
     assert not program.running
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+KILLED = f"""
+import sys, time
+from testkit.processes import Program
+program = Program([sys.executable, "-c", {STUBBORN!r}])
+child = program.wait_for_line(r"child (\\d+)")[1]
+print("program", program.pid, "child", child, flush=True)
+"""
+SLEEPING = KILLED + "time.sleep(600)"
+WITHOUT_THE_PROGRAM = KILLED + "program.kill(); print('killed', flush=True); time.sleep(600)"
+
+
+def test_a_killed_test_process_leaves_no_program_behind() -> None:
+    """Neither the program, which does not heed SIGTERM, nor what that started."""
+    with Program([sys.executable, "-c", SLEEPING], name="tests", env={"PYTHONPATH": str(TESTS)}) as tests:
+        found = tests.wait_for_line(r"program (\d+) child (\d+)")
+        left = [psutil.Process(int(pid)) for pid in found.groups()]
+        tests.kill()
+        wait_until(lambda: not any(alive(process) for process in left), 20, "all that it started has ended")
+
+
+def test_a_killed_test_process_takes_along_what_a_dead_program_left_in_its_session() -> None:
+    with Program([sys.executable, "-c", WITHOUT_THE_PROGRAM], name="tests", env={"PYTHONPATH": str(TESTS)}) as tests:
+        child = psutil.Process(int(tests.wait_for_line(r"child (\d+)")[1]))
+        tests.wait_for_line("killed")
+        assert alive(child)
+        tests.kill()
+        wait_until(lambda: not alive(child), 20, "the orphan has ended")
 
 
 def test_a_program_that_ends_too_early_fails_the_wait_at_once_with_its_output() -> None:
