@@ -10,8 +10,6 @@ import secrets
 import socket
 import sys
 
-import pytest
-
 
 @functools.cache
 def _any_loopback_address_works() -> bool:
@@ -30,6 +28,8 @@ def loopback_address() -> str:
     only 127.0.0.1 (macOS, unless aliases were added).
     """
     if not _any_loopback_address_works():
+        import pytest  # here, because in a pod these fakes run without it
+
         pytest.skip(f"this system ({sys.platform}) has no addresses 127.x.y.z besides 127.0.0.1")
     return f"127.{16 + secrets.randbelow(239)}.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
 

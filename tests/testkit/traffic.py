@@ -59,16 +59,18 @@ class Sender:
         per_connection: int = 5,
         size: int = 1024,
         patience: float = 180.0,
+        pace: float = 0.0,
     ) -> None:
         """`recipient` and `sender` may hold `{n}`, the message's number.
 
-        `patience` is how many seconds to go on trying one message.
+        `patience` is how many seconds to go on trying one message, `pace` how many a session rests after each.
         """
         self._where = (address, port)
         self._envelope = (sender, recipient)
         self._per_connection = per_connection
         self._filler = ("x" * 70 + "\r\n") * (size // 72)
         self._patience = patience
+        self._pace = pace
         self._numbers = iter(range(messages))
         self._serial = itertools.count()
         self.messages = messages
@@ -116,6 +118,8 @@ class Sender:
                         self.traffic.given_up += 1
                         break
                     await asyncio.sleep(0.1)  # what a patient client does; nothing waits for it
+                if self._pace:
+                    await asyncio.sleep(self._pace)
         finally:
             await self._close(streams)
 

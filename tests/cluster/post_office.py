@@ -1,0 +1,194 @@
+"""A mail server and client in a pod, told by HTTP what to do: what the scenarios on a cluster have for a partner.
+
+It runs inside the cluster, on our own image, with the testkit mounted beside it (`partner.py` puts it there), so that
+a scenario needs nothing of the machine that pytest runs on but `kubectl`. It takes mail in at port 25 and, if it was
+given a certificate, submissions at port 465; it sends mail to wherever it is told. At port 8080:
+
+    GET  /seen              what came at port 25, and how many connections there were
+    GET  /submitted         what came at port 465, and as whom
+    GET  /traffic?id=N      what became of each try of one run
+    POST /refuse, /accept   {"recipient": "a@b" or "@b", "reply": "451 ..."}
+    POST /logins            {"user": "password", ...}: who may submit from now on
+    POST /send              arguments of `testkit.traffic.Sender`; answers {"id": N}
+    POST /talk              one message by smtplib, over TLS and with a login if told so; answers what was said
+
+Times are seconds since 1970 by the node's clock.
+"""
+
+import json
+import smtplib
+import socket
+import ssl
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from testkit.background import background
+from testkit.collector import Collector
+from testkit.smtp_peer import SmtpPeer
+from testkit.traffic import Sender
+
+CONTROL_PORT = 8080
+CERTIFICATE = Path("/certificate")  # tls.crt and tls.key of the submission server, where they are mounted
+
+
+def wall(monotonic: float) -> float:
+    """The moment of a monotonic clock reading, in seconds since 1970."""
+    return time.time() - time.monotonic() + monotonic
+
+
+class PostOffice:
+    """The servers, and the runs of traffic."""
+
+    def __init__(self) -> None:
+        self.collector = Collector(hostname=f"{socket.gethostname()}.test", address="0.0.0.0", port=25)
+        self.senders: list[Sender] = []
+        self.peer: SmtpPeer | None = None
+        if (CERTIFICATE / "tls.crt").exists():
+            background().call(self._serve_submissions({}))
+
+    async def _serve_submissions(self, accounts: dict[str, str]) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE / "tls.crt", CERTIFICATE / "tls.key")
+        before = self.peer
+        if before is not None:
+            await before.__aexit__()
+        extensions = ["PIPELINING", "8BITMIME", "AUTH PLAIN SCRAM-SHA-256"]
+        peer = SmtpPeer(
+            host="0.0.0.0", port=465, tls=context, implicit_tls=True, extensions=extensions, accounts=accounts
+        )
+        if before is not None:
+            peer.sessions, peer.messages = before.sessions, before.messages
+        self.peer = await peer.__aenter__()
+
+    # --- GET -------------------------------------------------------------------------------------------------------
+
+    def seen(self, _: dict[str, str]) -> Any:
+        """What came at port 25."""
+        receipts = [
+            {
+                "try": one.header("X-Try"),
+                "subject": one.header("Subject"),
+                "sender": one.sender,
+                "recipients": one.recipients,
+                "helo": one.helo,
+                "from": one.peer,
+                "at": wall(one.at),
+            }
+            for one in self.collector.receipts
+        ]
+        return {"connections": self.collector.connections, "receipts": receipts}
+
+    def submitted(self, _: dict[str, str]) -> Any:
+        """What came at port 465, and as whom."""
+        assert self.peer is not None, "no certificate was mounted"
+        return [
+            {"recipients": one.rcpts, "login": one.session.login, "mechanism": one.session.mechanism}
+            for one in self.peer.messages
+        ]
+
+    def traffic(self, query: dict[str, str]) -> Any:
+        """What became of each try of one run."""
+        sender = self.senders[int(query["id"])]
+        tries = [[one.id, one.fate.value, one.reply, wall(one.at)] for one in list(sender.traffic.tries)]
+        return {"messages": sender.messages, "given_up": sender.traffic.given_up, "tries": tries}
+
+    # --- POST ------------------------------------------------------------------------------------------------------
+
+    def refuse(self, body: dict[str, Any]) -> Any:
+        """Answer RCPT for a recipient with a reply from now on."""
+        self.collector.refuse(body["recipient"], body["reply"])
+
+    def accept(self, body: dict[str, Any]) -> Any:
+        """Undo it."""
+        self.collector.accept(body["recipient"])
+
+    def logins(self, body: dict[str, Any]) -> Any:
+        """Who may submit from now on; connections that are open are cut."""
+        background().call(self._serve_submissions(body))
+
+    def send(self, body: dict[str, Any]) -> Any:
+        """Start a run."""
+        self.senders.append(Sender(**body))
+        return {"id": len(self.senders) - 1}
+
+    def talk(self, body: dict[str, Any]) -> Any:
+        """Hand over one message, or find out how far one gets."""
+        context = ssl.create_default_context(cadata=body["ca"]) if body.get("ca") else ssl._create_unverified_context()
+        client: smtplib.SMTP
+        said: dict[str, Any] = {}
+        try:
+            if body.get("tls") == "implicit":
+                client = smtplib.SMTP_SSL(body["address"], body["port"], timeout=20, context=context)
+            else:
+                client = smtplib.SMTP(body["address"], body["port"], timeout=20)
+            with client:
+                client.ehlo("client.test")
+                if body.get("tls") == "starttls":
+                    client.starttls(context=context)
+                    client.ehlo("client.test")
+                if isinstance(client.sock, ssl.SSLSocket):
+                    presented = client.sock.getpeercert(binary_form=True) or b""
+                    said["certificate"] = ssl.DER_cert_to_PEM_cert(presented)
+                said["extensions"] = sorted(client.esmtp_features)
+                if body.get("login"):
+                    client.login(body["login"], body["password"])
+                if body.get("recipients"):
+                    client.sendmail(body["sender"], body["recipients"], body["content"].replace("\n", "\r\n"))
+                said["code"], said["text"] = 250, "accepted"
+        except smtplib.SMTPRecipientsRefused as refused:
+            code, text = next(iter(refused.recipients.values()))
+            said["code"], said["text"] = code, text.decode("utf-8", "replace")
+        except smtplib.SMTPResponseException as refused:
+            text = refused.smtp_error
+            said["code"] = refused.smtp_code
+            said["text"] = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        except OSError as error:  # SMTPException is one
+            said["code"], said["text"] = 0, repr(error)
+        return said
+
+
+OFFICE: PostOffice
+
+
+class Control(BaseHTTPRequestHandler):
+    """The HTTP side; see the module."""
+
+    def do_GET(self) -> None:
+        """Look."""
+        parts = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self._answer({"/seen": OFFICE.seen, "/submitted": OFFICE.submitted, "/traffic": OFFICE.traffic}, query)
+
+    def do_POST(self) -> None:
+        """Do."""
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        actions = (OFFICE.refuse, OFFICE.accept, OFFICE.logins, OFFICE.send, OFFICE.talk)
+        self._answer({f"/{one.__name__}": one for one in actions}, body)
+
+    def _answer(self, known: dict[str, Any], argument: dict[str, Any]) -> None:
+        action = known.get(urlsplit(self.path).path)
+        status, answer = 404, json.dumps({"error": f"only {sorted(known)} are here"})
+        if action is not None:
+            try:
+                status, answer = 200, json.dumps(action(argument))
+            except Exception as error:  # told to whoever asked, who is a test
+                status, answer = 500, json.dumps({"error": repr(error)})
+        octets = answer.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(octets)))
+        self.end_headers()
+        self.wfile.write(octets)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+if __name__ == "__main__":
+    OFFICE = PostOffice()
+    print("open", file=sys.stderr, flush=True)
+    ThreadingHTTPServer(("0.0.0.0", CONTROL_PORT), Control).serve_forever()
