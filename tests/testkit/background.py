@@ -3,8 +3,9 @@
 import asyncio
 import atexit
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -49,3 +50,29 @@ def background() -> Background:
             _shared = Background()
             atexit.register(_shared.close)
         return _shared
+
+
+class Served(ABC):
+    """A fake that serves on the shared loop, from its construction on. Use as a context manager, or call `close()`."""
+
+    address: str
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        """`HOST:PORT`, as settings name it."""
+        return f"{self.address}:{self.port}"
+
+    def close(self) -> None:
+        """Stop serving and cut what is open."""
+        background().call(self._close())
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """The same, in the shared loop."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -13,9 +13,8 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Self
 
-from testkit.background import background
+from testkit.background import Served, background
 from testkit.conditions import wait_until
 from testkit.ports import loopback_address
 
@@ -45,7 +44,7 @@ class Receipt:
         return found[1].decode("utf-8", "replace").strip() if found else None
 
 
-class Collector:
+class Collector(Served):
     """See the module. Use as a context manager, or call `close()`."""
 
     def __init__(self, *, hostname: str = "collector.test", address: str | None = None, port: int = 0) -> None:
@@ -60,11 +59,6 @@ class Collector:
         self._open: set[_Session] = set()
         self._server = background().call(self._listen(port))
         self.port: int = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def endpoint(self) -> str:
-        """`HOST:PORT`."""
-        return f"{self.address}:{self.port}"
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -105,16 +99,6 @@ class Collector:
             within,
             lambda: f"a message for {recipient} at {self.hostname}; RCPT was tried {self.attempts(recipient)} times",
         )
-
-    def close(self) -> None:
-        """Stop serving and cut what is open."""
-        background().call(self._close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _judge(self, recipient: str) -> str | None:
         """The refusal that is due for a recipient, if any."""

@@ -19,7 +19,7 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Self, cast
+from typing import cast
 
 import dns.exception
 import dns.flags
@@ -30,7 +30,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from testkit.background import background
+from testkit.background import Served, background
 from testkit.ports import free_port, loopback_address
 
 
@@ -64,7 +64,7 @@ class _Name:
     secure: bool = False
 
 
-class DnsServer:
+class DnsServer(Served):
     """See the module. Safe to change while it serves; use as a context manager, or call `close()`."""
 
     def __init__(self, address: str | None = None, port: int | None = None) -> None:
@@ -80,11 +80,6 @@ class DnsServer:
         self._server: asyncio.Server | None = None
         self._transport: asyncio.DatagramTransport | None = None
         background().call(self._open())
-
-    @property
-    def endpoint(self) -> str:
-        """`HOST:PORT`, as settings name a resolver."""
-        return f"{self.address}:{self.port}"
 
     # --- the script ---
 
@@ -266,16 +261,6 @@ class DnsServer:
         for writer in list(self._writers):
             writer.close()
         await asyncio.sleep(0)
-
-    def close(self) -> None:
-        """Stop serving; questions then run into nothing."""
-        background().call(self._close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Datagrams(asyncio.DatagramProtocol):

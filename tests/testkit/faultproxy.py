@@ -14,9 +14,8 @@ import contextlib
 import socket
 import struct
 from enum import Enum
-from typing import Self
 
-from testkit.background import background
+from testkit.background import Served, background
 from testkit.ports import loopback_address
 
 
@@ -43,7 +42,7 @@ class _Link:
             writer.transport.abort()
 
 
-class FaultProxy:
+class FaultProxy(Served):
     """See the module. Use as a context manager, or call `close()`."""
 
     def __init__(self, target: tuple[str, int], *, address: str | None = None) -> None:
@@ -60,11 +59,6 @@ class FaultProxy:
         self._flowing = background().call(self._gate())
         self.port = 0
         background().call(self._listen())
-
-    @property
-    def endpoint(self) -> str:
-        """`HOST:PORT`."""
-        return f"{self.address}:{self.port}"
 
     @property
     def open_connections(self) -> int:
@@ -97,10 +91,6 @@ class FaultProxy:
         self._budget = dict.fromkeys(self._budget)
         background().call(self._set_flowing(True))
         background().call(self._listen())
-
-    def close(self) -> None:
-        """Stop serving and cut what is open."""
-        background().call(self._close())
 
     # --- inside the background loop ---
 
@@ -181,9 +171,3 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

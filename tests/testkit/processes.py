@@ -77,9 +77,8 @@ class Program:
         name: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        user: str | int | None = None,
     ) -> None:
-        """Start `command`. `env` is added to this process's environment; `user` needs root."""
+        """Start `command`. `env` is added to this process's environment."""
         self.command = [os.fspath(part) for part in command]
         self.name = name or Path(self.command[0]).name
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -91,7 +90,6 @@ class Program:
             stderr=subprocess.STDOUT,
             env=dict(os.environ) | dict(env or {}),
             cwd=cwd,
-            user=user,
             text=True,
             encoding="utf-8",
             errors="replace",

@@ -10,9 +10,8 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Self
 
-from testkit.background import background
+from testkit.background import Served, background
 from testkit.ports import loopback_address
 
 
@@ -58,7 +57,7 @@ class Request:
     username: str | None
 
 
-class SocksProxy:
+class SocksProxy(Served):
     """See the module. Use as a context manager, or call `close()`."""
 
     def __init__(
@@ -91,11 +90,6 @@ class SocksProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = background().call(self._open())
         self.port: int = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def endpoint(self) -> str:
-        """`HOST:PORT`."""
-        return f"{self.address}:{self.port}"
 
     def send(self, host: str, port: int | None = None, *, to: tuple[str, int]) -> None:
         """Relay requests for `host` (and `port`, None = any) to another address. By default it dials what was asked."""
@@ -253,13 +247,3 @@ class SocksProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def close(self) -> None:
-        """Stop serving and cut what is open."""
-        background().call(self._close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -2,7 +2,7 @@
 
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -41,45 +41,74 @@ def list_recipients(
 ) -> None:
     """Recipients in the queue, the next due first. All options given must hold."""
 
+    now = _now()
+    _print_recipients(
+        *_recipients(chosen, limit, finished=False),
+        {
+            "STATE": _state,
+            "TRIES": _tries,
+            "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now),
+            "LAST REPLY": _last_reply,
+        },
+        none="the queue is empty" if chosen == admin_pb2.Filter() else "nothing in the queue matches",
+        json=json,
+    )
+
+
+def _recipients(chosen: admin_pb2.Filter, limit: int, *, finished: bool) -> tuple[list[admin_pb2.Recipient], bool]:
+    """Up to `limit` (0: all) recipients of the queue or, `finished`, of its history; and whether there are more."""
+
     async def question(channel: Any) -> tuple[list[admin_pb2.Recipient], bool]:
         stub = _stub(channel)
 
         async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Recipient], str]:
-            request = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=size, page_token=token)
-            answer = await stub.ListRecipients(request, timeout=TIMEOUT)
+            answer: admin_pb2.ListRecipientsResponse | admin_pb2.ListHistoryResponse
+            if finished:
+                past = admin_pb2.ListHistoryRequest(filter=chosen, page_size=size, page_token=token)
+                answer = await stub.ListHistory(past, timeout=TIMEOUT)
+            else:
+                live = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=size, page_token=token)
+                answer = await stub.ListRecipients(live, timeout=TIMEOUT)
             return list(answer.recipients), answer.next_page_token
 
         return await pages(fetch, limit)
 
-    found, more = ask(SERVICE, question)
+    return ask(SERVICE, question)
+
+
+def _print_recipients(
+    found: list[admin_pb2.Recipient],
+    more: bool,
+    columns: Mapping[str, Callable[[admin_pb2.Recipient], str]],
+    *,
+    none: str,
+    json: bool,
+) -> None:
+    """A table of recipients: number, sender, address, then `columns` (heading: cell); or all of them as JSON."""
     if json:
         output.print_json(found)
         return
-    now = _now()
     output.table(
-        ("ID", "FROM", "TO", "STATE", "TRIES", "NEXT", "LAST REPLY"),
-        (
-            (
-                str(r.id),
-                r.mail_from or "<>",
-                r.address,
-                _state(r),
-                str(r.attempts),
-                "on hold" if r.on_hold else output.when(r, "next_attempt", now),
-                _reply(r.last.reply) if r.HasField("last") else "",
-            )
-            for r in found
-        ),
-        none="the queue is empty" if chosen == admin_pb2.Filter() else "nothing in the queue matches",
+        ("ID", "FROM", "TO", *columns),
+        ((str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values())) for r in found),
+        none=none,
     )
     if more:
-        output.say(f"... more than {limit}; --limit 0 shows all")
+        output.say(f"... more than {len(found)}; --limit 0 shows all")
 
 
 def _state(recipient: admin_pb2.Recipient) -> str:
     if recipient.on_hold:
         return "held"
     return output.name_of(recipient, "state")
+
+
+def _tries(recipient: admin_pb2.Recipient) -> str:
+    return str(recipient.attempts)
+
+
+def _last_reply(recipient: admin_pb2.Recipient) -> str:
+    return _reply(recipient.last.reply) if recipient.HasField("last") else ""
 
 
 def _reply(reply: types_pb2.Reply) -> str:
@@ -190,39 +219,18 @@ def history(
 ) -> None:
     """Recipients that are final: delivered, failed or dropped, the newest first."""
 
-    async def question(channel: Any) -> tuple[list[admin_pb2.Recipient], bool]:
-        stub = _stub(channel)
-
-        async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Recipient], str]:
-            request = admin_pb2.ListHistoryRequest(filter=chosen, page_size=size, page_token=token)
-            answer = await stub.ListHistory(request, timeout=TIMEOUT)
-            return list(answer.recipients), answer.next_page_token
-
-        return await pages(fetch, limit)
-
-    found, more = ask(SERVICE, question)
-    if json:
-        output.print_json(found)
-        return
     now = _now()
-    output.table(
-        ("ID", "FROM", "TO", "OUTCOME", "TRIES", "FINISHED", "REPLY"),
-        (
-            (
-                str(r.id),
-                r.mail_from or "<>",
-                r.address,
-                output.name_of(r, "outcome") or output.name_of(r, "state"),
-                str(r.attempts),
-                output.when(r, "finished", now),
-                _reply(r.last.reply) if r.HasField("last") else "",
-            )
-            for r in found
-        ),
+    _print_recipients(
+        *_recipients(chosen, limit, finished=True),
+        {
+            "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
+            "TRIES": _tries,
+            "FINISHED": lambda r: output.when(r, "finished", now),
+            "REPLY": _last_reply,
+        },
         none="nothing has been finished yet" if chosen == admin_pb2.Filter() else "nothing in the history matches",
+        json=json,
     )
-    if more:
-        output.say(f"... more than {limit}; --limit 0 shows all")
 
 
 @app.command()
