@@ -58,16 +58,21 @@ def main() -> None:
     """Listen until the pipe ends, then end what is left."""
     if hasattr(signal, "SIGINT"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests; they end what they started
-    watched: dict[int, psutil.Process] = {}
+    watched: dict[int, psutil.Process | None] = {}
     for line in sys.stdin:
         order, pid = line.split()
         if order == "forget":
             watched.pop(int(pid), None)
             continue
+        watched[int(pid)] = None  # it may have ended before we came to look; what it left in its session has not
         with contextlib.suppress(psutil.NoSuchProcess):
             watched[int(pid)] = psutil.Process(int(pid))
     # A number that meanwhile names another program is left alone; is_running() compares the times of birth.
-    end(pid for pid, process in watched.items() if process.is_running() or not psutil.pid_exists(pid))
+    end(
+        pid
+        for pid, process in watched.items()
+        if not psutil.pid_exists(pid) or (process is not None and process.is_running())
+    )
 
 
 if __name__ == "__main__":
