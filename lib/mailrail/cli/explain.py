@@ -61,13 +61,23 @@ def explain(
     if found.planned:
         print()
         output.table(
-            ("FROM ATTEMPT", "DUE", "GOES TO", "BECAUSE"),
+            ("ATTEMPTS", "FIRST DUE", "LAST DUE", "GOES TO", "BECAUSE"),
             (
-                (str(p.attempt), output.when(p, "due", now), _where(p.decision), p.decision.reason)
+                (
+                    _attempts(p),
+                    output.when(p, "due", now),
+                    output.when(p, "last_due", now) if p.last_attempt > p.attempt else "",
+                    _where(p.decision),
+                    p.decision.reason,
+                )
                 for p in found.planned
             ),
             none="",
         )
+
+
+def _attempts(planned: admin_pb2.PlannedAttempt) -> str:
+    return str(planned.attempt) + (f"-{planned.last_attempt}" if planned.last_attempt > planned.attempt else "")
 
 
 def _where(decision: admin_pb2.Decision) -> str:

@@ -764,7 +764,7 @@ class Administration:
         return f"{local}@{domain_argument(domain)}"
 
     def _plan(self, answer: admin_pb2.ExplainResponse, subject: "_Subject", attempt: int) -> None:
-        """The attempts to come, wherever the decision changes; the schedule without jitter."""
+        """The attempts to come, in runs of equal decision; the schedule without jitter."""
         router = self._router()
         schedule = router.schedule(subject.facts)
         expires = expires_at(
@@ -773,13 +773,14 @@ class Administration:
         due, before = subject.due, None
         for number in range(attempt, attempt + EXPLAINED_ATTEMPTS):
             decision = router.table.evaluate(router.envelope(subject.facts), number - 1)
-            last = due >= expires or (schedule.max_attempts is not None and number >= schedule.max_attempts)
-            if before is None or decision != before or last:
+            if decision != before:
                 planned = answer.planned.add(attempt=number, decision=decision_pb(decision))
                 planned.due.FromNanoseconds(int(due * 1e9))
-            if last:
+                before = decision
+            planned.last_attempt = number
+            planned.last_due.FromNanoseconds(int(due * 1e9))
+            if due >= expires or (schedule.max_attempts is not None and number >= schedule.max_attempts):
                 return
-            before = decision
             due += base_delay(schedule, number)
 
     async def _add_pause(self, connection: Connection, answer: admin_pb2.ExplainResponse, site: Site) -> None:

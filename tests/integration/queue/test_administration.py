@@ -406,9 +406,23 @@ async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_change
     kinds = [(await desk.explain(asked(recipient_id=bob.id, attempt=n))).decision.kind for n in (1, 3, 4)]
     direct, transport = admin_pb2.Decision.KIND_DIRECT, admin_pb2.Decision.KIND_TRANSPORT
     assert kinds == [direct, direct, transport]
-    planned = [(p.attempt, p.decision.kind) for p in (await desk.explain(asked(recipient_id=bob.id))).planned]
-    assert planned[:2] == [(1, direct), (4, transport)]
-    assert len(planned) == 3  # and the last attempt before expiry
+    answer = await desk.explain(asked(recipient_id=bob.id))
+    first, second = answer.planned
+    assert (first.attempt, first.last_attempt, first.decision.kind) == (1, 3, direct)
+    assert (second.attempt, second.decision.kind) == (4, transport)
+    minute = 60  # the default schedule: 0, 7.5, 22.5, 52.5 minutes, and the last attempt once 5 days are over
+    assert first.last_due.seconds - first.due.seconds == 22.5 * minute
+    assert second.due.seconds - first.due.seconds == 52.5 * minute
+    assert 5 * 86400 <= second.last_due.seconds - first.due.seconds < 5.5 * 86400
+
+
+async def test_explain_says_a_decision_that_holds_for_all_attempts_once(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@relayed.example")
+    (planned,) = (await desk.explain(asked(recipient_id=bob.id))).planned
+    assert (planned.attempt, planned.decision.transport.name) == (1, "relay")
+    assert planned.last_attempt > 10
+    (late,) = (await desk.explain(asked(recipient_id=bob.id, attempt=planned.last_attempt + 50))).planned
+    assert (late.attempt, late.decision.transport.name) == (planned.last_attempt + 50, "relay")
 
 
 async def test_explain_answers_for_an_imagined_envelope(desk: Desk) -> None:

@@ -1206,7 +1206,9 @@ class ExplainResponse(_message.Message):
     def site_paused_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def planned(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedAttempt]:
-        """The attempts to come and what decides each, until expiry: (attempt, decision) wherever the decision changes."""
+        """The attempts to come and what decides each, until the last before expiry: one entry for each run of attempts that
+        are decided alike.
+        """
 
     def __init__(
         self,
@@ -1237,25 +1239,41 @@ class PlannedAttempt(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     DUE_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    LAST_ATTEMPT_FIELD_NUMBER: _builtins.int
+    LAST_DUE_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
+    """the first of the run"""
+    last_attempt: _builtins.int
+    """the last of the run; equals `attempt` where it is alone"""
     @_builtins.property
-    def due(self) -> _timestamp_pb2.Timestamp: ...
+    def due(self) -> _timestamp_pb2.Timestamp:
+        """of the first"""
+
     @_builtins.property
     def decision(self) -> Global___Decision: ...
+    @_builtins.property
+    def last_due(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         attempt: _builtins.int = ...,
         due: _timestamp_pb2.Timestamp | None = ...,
         decision: Global___Decision | None = ...,
+        last_attempt: _builtins.int = ...,
+        last_due: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_due", b"_due", "decision", b"decision", "due", b"due"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_due", b"_due", "_last_due", b"_last_due", "decision", b"decision", "due", b"due", "last_due", b"last_due"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due", b"_due", "attempt", b"attempt", "decision", b"decision", "due", b"due"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due", b"_due", "_last_due", b"_last_due", "attempt", b"attempt", "decision", b"decision", "due", b"due", "last_attempt", b"last_attempt", "last_due", b"last_due"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due: _TypeAlias = _typing.Literal["due"]  # noqa: Y015
     _WhichOneofArgType__due: _TypeAlias = _typing.Literal["_due", b"_due"]  # noqa: Y015
+    _WhichOneofReturnType__last_due: _TypeAlias = _typing.Literal["last_due"]  # noqa: Y015
+    _WhichOneofArgType__last_due: _TypeAlias = _typing.Literal["_last_due", b"_last_due"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__due) -> _WhichOneofReturnType__due | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_due) -> _WhichOneofReturnType__last_due | None: ...
 
 Global___PlannedAttempt: _TypeAlias = PlannedAttempt  # noqa: Y015
 
