@@ -143,9 +143,9 @@ class PostOffice:
             code, text = next(iter(refused.recipients.values()))
             said["code"], said["text"] = code, text.decode("utf-8", "replace")
         except smtplib.SMTPResponseException as refused:
-            text = refused.smtp_error
+            words = refused.smtp_error
             said["code"] = refused.smtp_code
-            said["text"] = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+            said["text"] = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
         except OSError as error:  # SMTPException is one
             said["code"], said["text"] = 0, repr(error)
         return said
