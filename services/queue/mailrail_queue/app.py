@@ -15,6 +15,7 @@ from mailrail.kit import log, migrations
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.accept import Intake
+from mailrail_queue.backlog import Counting
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.finish import Finisher, Result
@@ -62,6 +63,9 @@ class Queue:
             run_id=self.run_id,
         )
         self.upkeep = Upkeep(settings, self.database, self.history_days)
+        self.counting = Counting(
+            self.database, self.dispatcher, lambda: self.owner.ownership.epochs, settings.count_seconds
+        )
         self.dispatcher.deliver_here = self._deliver_here
         self.database.on_new_timeline = self._new_timeline
         self.stopping = asyncio.Event()
@@ -144,6 +148,7 @@ class Queue:
             for part in (self.intake.run, self.finisher.run, self.desk.run, self.owner.run, self.peers.run):
                 group.create_task(part())
             group.create_task(self.upkeep.run())
+            group.create_task(self.counting.run())
 
     def failed(self) -> BaseException | None:
         """Why the parts stopped running, if they did: a mistake of ours that a restart may heal."""

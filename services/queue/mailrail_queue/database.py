@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 
 from mailrail.kit import log
 from mailrail.kit.postgres import ServerState, server_state
-from mailrail_queue import columns
+from mailrail_queue import columns, metrics
 
 Row = tuple[Any, ...]
 
@@ -130,11 +130,17 @@ class Lane:
         async with self._lock:
             connection = self._connection
             if connection is None or connection.closed:
-                connection = self._connection = await self._database.open(self._name)
+                try:
+                    connection = self._connection = await self._database.open(self._name)
+                except (psycopg.Error, NotDurable):
+                    metrics.DATABASE_ERRORS.labels(what="connect").inc()
+                    raise
             try:
                 yield connection
             except BaseException as error:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
+                if isinstance(error, psycopg.Error):
+                    metrics.DATABASE_ERRORS.labels(what="statement").inc()
                 sure = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
                 if not sure:
                     self._connection = None

@@ -31,11 +31,44 @@ SITES = Gauge("mailrail_queue_sites", "Sites that this process keeps in mind", [
 SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256")
 OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
 POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably")
+BACKLOG = Gauge(
+    "mailrail_queue_backlog_recipients",
+    "Recipients that are due, in the shards of this process, by what they wait for; counted up to 10,000",
+    ["state"],
+)
+"""state: ready (for a process to take them: scale by this one), limited (their site's window or a limit has no room),
+resting (their site is in backoff)."""
+BACKLOG_OLDEST = Gauge(
+    "mailrail_queue_backlog_oldest_seconds",
+    "For how long the longest-waiting of them has been due; 0 when there is none",
+    ["state"],
+)
+"""state: as above."""
+STORED = Gauge(
+    "mailrail_queue_recipients_stored", "Recipients in the queue, of all processes, as Postgres's statistics have it"
+)
+TRANSPORTS_RESTING = Gauge(
+    "mailrail_queue_transports_resting", "Smarthosts, LMTP servers and proxies in backoff, as this process sees it"
+)
+DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Failures of Postgres on the message path", ["what"])
+"""what: connect (out of reach, or it would not be durable), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
 """what: message, upload, bar, usage, dsn, event, history_partition."""
 
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
+
+# A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
+for _reason in ("barred", "data", "limit", "upload", "unavailable"):
+    REFUSED.labels(reason=_reason)
+for _way in ("born_leased", "due", "held", "released_later"):
+    RECIPIENTS.labels(way=_way)
+for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
+    DSNS.labels(kind=_kind)
+for _what in ("message", "upload", "bar", "usage", "dsn", "event", "history_partition"):
+    SWEPT.labels(what=_what)
+for _what in ("connect", "statement"):
+    DATABASE_ERRORS.labels(what=_what)
 
 _OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}

@@ -266,9 +266,13 @@ class Owner:
         metrics.PENDING.set(dispatcher.pending_flights)
         metrics.PENDING_BYTES.set(dispatcher.pending_bytes)
         metrics.IN_FLIGHT.set(len(dispatcher.flights) - dispatcher.pending_flights)
-        resting = sum(1 for s in dispatcher.sites.values() if s.window.resting(now))
+        resting = sum(1 for s in dispatcher.sites.values() if s.resting(now))
         metrics.SITES.labels(state="resting").set(resting)
         metrics.SITES.labels(state="active").set(len(dispatcher.sites) - resting)
+        # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
+        as_site = {s.key.partition(":")[2] for s in dispatcher.sites.values() if s.shared and s.window.resting(now)}
+        as_whole = {t.name for t in dispatcher.transports.values() if t.window.resting(now)}
+        metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
         dispatcher.forget_idle(now - 600.0)
 
     async def _timers(self) -> None:

@@ -52,3 +52,5 @@ class QueueSettings(ServiceSettings):
     """Bodies whose commit never came are swept after this (ACC-02)."""
     upkeep_seconds: float = 30.0
     """How often the sweepers run."""
+    count_seconds: float = 15.0
+    """How often due mail is counted for the metrics of the backlog."""

@@ -1,0 +1,94 @@
+"""The figures of due mail: what it waits for is told apart, and counting has a bound (SHD-03)."""
+
+from mailrail.core.config import revision as rev
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import backlog
+from mailrail_queue.backlog import Waits
+
+from testkit.conditions import eventually
+from testkit.queue import RELAY, RunningQueue, a_revision, relay, result_of, rule_to, running_queue
+
+
+async def counted(q: RunningQueue, **wanted: int) -> bool | None:
+    found = await q.queue.counting.count()
+    return {wait.value: n for wait, n in found.recipients.items() if n} == wanted
+
+
+async def test_mail_that_nobody_takes_is_ready_and_grows_old(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for n in range(7):
+            await ingress.accept(f"user@d{n}.example", "other@d1.example")
+        await eventually(lambda: counted(q, ready=14))
+        await q.sql("UPDATE recipient SET due = now() - interval '1 hour' WHERE address = 'user@d3.example'")
+        measured = await q.queue.counting.measure()
+        assert 3600 <= measured.oldest[Waits.READY] < 3700
+        assert measured.oldest[Waits.RESTING] == measured.oldest[Waits.LIMITED] == 0
+        await q.sql("UPDATE recipient SET held = now() WHERE address = 'other@d1.example'")
+        assert await counted(q, ready=7), "what is on hold waits for nobody"
+
+
+async def test_mail_behind_a_full_window_is_limited_and_calls_for_no_further_process(database: str) -> None:
+    revision = a_revision(transports=[relay(connections=1)], rules=[rule_to(RELAY)])
+    async with running_queue(database, revision, born_leased_rounds=0) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        for n in range(9):
+            await ingress.accept(f"user@d{n}.example")
+        await eventually(outbound.has(1))
+        await eventually(lambda: bool(q.queue.dispatcher.sites))
+        found = await q.queue.counting.count()
+        assert found.recipients[Waits.LIMITED] > 0
+        assert found.recipients[Waits.READY] == 0
+
+
+async def test_due_mail_of_a_dead_site_is_resting(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(d, types_pb2.OUTCOME_DEFERRED, site_failure=True)
+        ingress = await q.ingress()
+        dispatcher = q.queue.dispatcher
+        for n in range(10):
+            await ingress.accept(f"user{n}@dead.example")
+        await eventually(lambda: any(site.resting(dispatcher.clock()) for site in dispatcher.sites.values()))
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
+        async with q.queue.owner._lane.use():  # else the owner would count it as tried, and move it on, at once
+            await q.sql("UPDATE recipient SET due = now() - interval '1 minute'")
+            await q.sql("UPDATE site_due SET next_due = now() - interval '1 minute'")
+            found = await q.queue.counting.count()
+        assert found.recipients == {Waits.READY: 0, Waits.LIMITED: 0, Waits.RESTING: 10}
+        assert 60 <= found.oldest[Waits.RESTING] < 70
+
+
+async def test_mail_for_a_missing_transport_is_resting(database: str) -> None:
+    gone = rev.ObjectRef("MailTransport", "default", "gone")
+    async with running_queue(database, a_revision(rules=[rule_to(gone, missing=True)])) as q:
+        ingress = await q.ingress()
+        async with q.queue.owner._lane.use():
+            await ingress.accept("user@d.example")
+            await eventually(lambda: counted(q, resting=1))
+
+
+async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(database: str) -> None:
+    async with running_queue(database, look_seconds=60.0, count_seconds=600.0) as q:
+        await q.sql(
+            "INSERT INTO recipient (id, message_id, shard, site, due, address, rcpt)"
+            " SELECT 1000000 + n, gen_random_uuid(), n %% 40, 'domain:d' || n %% 40,"
+            " now() - interval '1 hour', 'u@d', '' FROM generate_series(1, %s) n",
+            60_000,
+        )
+        await q.sql("INSERT INTO site_due SELECT DISTINCT shard, site, now() - interval '1 hour' FROM recipient")
+        await q.sql("ANALYZE recipient")
+        found = await q.queue.counting.count()
+        assert found.recipients[Waits.READY] == backlog.MOST
+        scans, reads = "sum(seq_scan)", "sum(idx_tup_read)"
+        before = await q.one(f"SELECT {scans} FROM pg_stat_user_tables WHERE relname = 'recipient'")
+        read = await q.one(f"SELECT {reads} FROM pg_stat_user_indexes WHERE indexrelname = 'recipient_due'")
+        async with q.queue.counting._lane.use() as connection:
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+        await q.queue.counting.count()
+        async with q.queue.counting._lane.use() as connection:
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+        assert await q.one(f"SELECT {scans} FROM pg_stat_user_tables WHERE relname = 'recipient'") == before
+        after = await q.one(f"SELECT {reads} FROM pg_stat_user_indexes WHERE indexrelname = 'recipient_due'")
+        assert after - read <= 3 * backlog.MOST
