@@ -50,6 +50,15 @@ class ServiceSettings:
     """Seconds for work in progress once the process is told to stop."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatabaseSettings(ServiceSettings):
+    """What a service with tables of its own needs besides."""
+
+    database_url: str = "postgresql://localhost/mailrail"
+    """Where its schema lives. One URL and one role suffice for all services (DBS-01); MAILRAIL_DATABASE_URL names it
+    for all of them."""
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 

@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import DatabaseSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigSettings(ServiceSettings):
+class ConfigSettings(DatabaseSettings):
     """What the config service needs besides what every service does. Every default starts a working service."""
 
     grpc_listen: str = "127.0.0.1:7001"
     """HOST:PORT of the gRPC server; where other services look for it by default."""
-    database_url: str = "postgresql://localhost/mailrail"
-    """Where revisions live. One URL and one role suffice for all services (DBS-01)."""
     history: int = 100
     """Revisions that are kept to look at and to roll back to. Head is kept in any case."""
     poll_seconds: float = 1.0

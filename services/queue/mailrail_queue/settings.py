@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import DatabaseSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueueSettings(ServiceSettings):
+class QueueSettings(DatabaseSettings):
     """What the queue needs besides what every service does. Every default starts a working service."""
 
-    database_url: str = "postgresql://localhost/mailrail"
-    """Where messages live. One URL and one role suffice for all services (DBS-01)."""
     unsafe: bool = False
     """Serve although Postgres runs with fsync or full_page_writes off, so that accepted mail may be lost (ACC-06)."""
     peer_address: str = ""
