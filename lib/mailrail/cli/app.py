@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mailrail.cli import arguments as a
-from mailrail.cli import configuration, inspect, mailbox, output, queue
+from mailrail.cli import cluster, configuration, inspect, mailbox, output, queue
 from mailrail.cli.connection import PLACE
 from mailrail.cli.explain import explain
 from mailrail.cli.serve import SERVICES
@@ -28,6 +30,7 @@ app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(configuration.app, name="config")
 app.add_typer(inspect.ingress, name="ingress")
 app.add_typer(inspect.outbound, name="outbound")
+app.add_typer(cluster.app, name="cluster")
 
 
 @app.callback()
@@ -161,6 +164,9 @@ def migrate(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait for another migration.")
     ] = 600.0,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Seconds to wait for a database out of reach.")
+    ] = 0.0,
     json: a.Json = False,
 ) -> None:
     """Bring the schemas of a database up to date. Safe from several processes at once; repeatable."""
@@ -175,6 +181,8 @@ def migrate(
         print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
 
     try:
+        if wait:
+            _wait_for_database(direct_url or url, wait, progress)
         done = migrations.migrate(url, direct_url=direct_url, timeout=timeout, say=progress)
         made = []
         if roles:
@@ -191,6 +199,25 @@ def migrate(
         output.print_json({"applied": steps, "roles": made})
     elif not done:
         output.say("the database is up to date")
+
+
+def _wait_for_database(url: str, seconds: float, say: Callable[[str], None]) -> None:
+    """Return as soon as it lets us in; after so many seconds raise psycopg.OperationalError, which says why not."""
+    import psycopg
+
+    deadline = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5, application_name="mailrail migrate").close()
+            return
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                say(f"waiting up to {seconds:g} s for the database: {error}".splitlines()[0])
+                told = True
+        time.sleep(1)
 
 
 @app.command()

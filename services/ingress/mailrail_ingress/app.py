@@ -176,6 +176,8 @@ class Reception:
         self.clock = clock
         self.throttle = Throttle()
         self.desks: dict[Door, Desk] = {}
+        self.configured = False
+        """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
         self.transactions = 0
         """Transactions that are open: how much company a commit may expect on its way."""
@@ -199,6 +201,7 @@ class Reception:
                 desks[desk.door] = desk
         self._identities = identities
         self.desks = desks
+        self.configured = True
 
     def _identity(
         self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, Identity | None]

@@ -39,7 +39,7 @@ class Listeners:
         self._complained: set[Place] = set()
         self._log = log.get_logger()
         self.complete = asyncio.Event()
-        """Set while every configured listener is open."""
+        """Set while every configured listener is open; without a listener in the configuration, once there is one."""
 
     def update(self) -> None:
         """The reception has new desks."""
@@ -61,7 +61,7 @@ class Listeners:
                 missing = await self._apply()
                 if missing:
                     self.complete.clear()
-                elif self._reception.desks:
+                elif self._reception.configured:
                     self.complete.set()
                 try:
                     async with asyncio.timeout(RETRY if missing else None):
@@ -85,7 +85,7 @@ class Listeners:
             # Behind a PROXY header the handshake is the connection's own business.
             tls = desk.listener.protocol is Protocol.SUBMISSIONS and not desk.listener.proxy_protocol
             for address in self._settings.smtp_listen:
-                wanted.add(Place(door, address, port + self._settings.port_offset if port else 0, tls))
+                wanted.add(Place(door, address, self._settings.real_port(port), tls))
         return wanted
 
     def _identity(self, door: Door) -> Identity | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import BadSettings, ServiceSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,9 @@ class IngressSettings(ServiceSettings):
     """Addresses that the gateway's listeners are opened on, each with the listener's port."""
     port_offset: int = 0
     """Added to every listener's port, except 0 (which the system chooses)."""
+    port_map: tuple[str, ...] = ()
+    """LISTENER=REAL pairs: a listener on the first port is opened on the second, so that a gateway may say 25 where the
+    process may not open it; other ports are what they are."""
     resolver: str = ""
     """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up."""
     dns_timeout: float = 5.0
@@ -44,3 +47,13 @@ class IngressSettings(ServiceSettings):
     """BDAT text with a bare CR or LF: repair it to CRLF rather than refuse it (SIN-03)."""
     log_messages: bool = True
     """A log line for each message accepted or refused."""
+
+    def real_port(self, port: int) -> int:
+        """The port to open for a listener's. Raises BadSettings when `port_map` makes no sense."""
+        for pair in self.port_map:
+            listener, _, real = pair.partition("=")
+            if not (listener.isdigit() and real.isdigit() and 0 < int(real) < 65536):
+                raise BadSettings(f"MAILRAIL_INGRESS_PORT_MAP: {pair!r}: takes LISTENER=REAL, as 25=2525")
+            if int(listener) == port:
+                return int(real)
+        return port + self.port_offset if port else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from mailrail.kit.certificates import ROLES
 from mailrail.local import pki
 
 NOW = datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.UTC)
@@ -31,7 +32,7 @@ def _everything(folder: Path) -> dict[str, bytes]:
 def test_every_role_gets_a_certificate_of_the_one_ca_under_its_own_name(tmp_path: Path) -> None:
     made = pki.ensure(tmp_path / "pki", clock=lambda: NOW)
     authority = _certificate(tmp_path / "pki" / "ca" / "tls.crt")
-    for role in pki.ROLES:
+    for role in ROLES:
         certificate = _certificate(made.role(role) / "tls.crt")
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -99,7 +100,7 @@ def test_a_renewed_ca_signs_every_role_anew(tmp_path: Path) -> None:
     pki.ensure(tmp_path / "pki", clock=lambda: NOW + datetime.timedelta(days=7 * 365))
     authority = _certificate(tmp_path / "pki" / "ca" / "tls.crt")
     assert _everything(tmp_path / "pki")["ca/tls.crt"] != before["ca/tls.crt"]
-    for role in pki.ROLES:
+    for role in ROLES:
         _certificate(made.role(role) / "tls.crt").verify_directly_issued_by(authority)
         assert _certificate(made.role(role) / "ca.crt") == authority
 
@@ -127,7 +128,7 @@ def test_several_at_once_agree_on_one_set(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(lambda _: pki.ensure(tmp_path / "pki"), range(6)))
     authority = _certificate(tmp_path / "pki" / "ca" / "tls.crt")
-    for role in pki.ROLES:
+    for role in ROLES:
         _certificate(tmp_path / "pki" / role / "tls.crt").verify_directly_issued_by(authority)
 
 

@@ -1,0 +1,38 @@
+# One image for every service: `mailrail serve NAME`, `mailrail migrate` and the rest of the command.
+#
+#   docker build -t mailrail .                                  on any base that has Python 3.11 or newer and venv
+#   docker build --build-arg BASE_IMAGE=... -t mailrail .
+#
+# It runs as any user id, on a read-only root file system, and writes to nothing but /tmp and what is mounted.
+ARG BASE_IMAGE=python:3.13-slim
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+# The tools stay in this stage: /opt/mailrail gets no pip.
+COPY deploy/image/build.lock deploy/image/runtime.lock ./
+RUN python3 -m venv /build && /build/bin/pip install --quiet --require-hashes -r build.lock \
+    && python3 -m venv --without-pip /opt/mailrail \
+    && /build/bin/pip --python /opt/mailrail/bin/python install --quiet --require-hashes -r runtime.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY lib lib
+COPY services services
+COPY operator operator
+RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /build/bin/pip --python /opt/mailrail/bin/python install --quiet --no-deps /wheels/*.whl \
+    # Of the Postgres for trying out only the server is needed, of C libraries neither headers nor debug symbols.
+    && find /opt/mailrail -depth \( -name tests -o -name test -o -name include -o -name '*.a' -o -name '*.pyi' \
+         -o -name pgxs -o -name pkgconfig \) -exec rm -rf {} +
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="Mailrail" \
+      org.opencontainers.image.description="Mail transport for Kubernetes" \
+      org.opencontainers.image.licenses="MIT"
+# A name for the default user: initdb of the Postgres for trying out asks for one, the services do not.
+RUN echo 'mailrail:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd && echo 'mailrail:x:10001:' >> /etc/group
+COPY --from=build /opt/mailrail /opt/mailrail
+ENV PATH=/opt/mailrail/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["mailrail"]
+CMD ["--help"]

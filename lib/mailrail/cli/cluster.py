@@ -1,0 +1,95 @@
+"""`mailrail cluster`: what the chart runs beside the services. People hardly need it."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailrail.cli import output
+
+app = typer.Typer(no_args_is_help=True, help="What the Helm chart runs beside the services.")
+
+
+@app.command()
+def keys(
+    prefix: Annotated[str, typer.Option("--prefix", metavar="NAME", help="Head of the names of the Secrets.")],
+    part: Annotated[
+        list[str],
+        typer.Option("--part", metavar="PART", help="mtls, sealing, smtp or postgres; several times."),
+    ],
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Where they are.", show_default="that of the pod")
+    ] = "",
+    smtp_name: Annotated[
+        list[str] | None,
+        typer.Option("--smtp-name", metavar="HOST", help="Host name of the SMTP certificate; several times."),
+    ] = None,
+    postgres_host: Annotated[
+        str, typer.Option("--postgres-host", metavar="HOST", help="Where the bundled Postgres is reached.")
+    ] = "localhost",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of the Secrets; several times.")
+    ] = None,
+) -> None:
+    """Make the Secrets of an installation that are missing, and renew those that are due. Repeatable."""
+    import aiohttp
+
+    from mailrail.cluster.keys import Part, Wanted, ensure
+    from mailrail.kit.certificates import utc_now
+    from mailrail.kit.settings import BadSettings
+    from mailrail_operator.kubernetes import ApiError, connect, find_credentials
+
+    try:
+        parts = frozenset(Part(name) for name in part)
+    except ValueError:
+        output.stop(f"--part takes {', '.join(p.value for p in Part)}", output.USAGE)
+    pairs = [text.partition("=") for text in label or ()]
+    if bad := [name for name, equals, _ in pairs if not equals or not name]:
+        output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)
+    wanted = Wanted(
+        prefix=prefix,
+        parts=parts,
+        smtp_names=tuple(dict.fromkeys(smtp_name or ("localhost",))),
+        postgres_host=postgres_host,
+    )
+
+    async def run() -> list[str]:
+        async with connect(find_credentials(None)) as api:
+            labels = {name: value for name, _, value in pairs}
+            return await ensure(api, namespace or api.credentials.namespace, wanted, labels, utc_now())
+
+    try:
+        written = asyncio.run(run())
+    except BadSettings as error:
+        output.stop(str(error), output.USAGE)
+    except ApiError as error:
+        output.stop(f"the API server refused: {error}")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        output.stop(f"the API server is out of reach: {error}", output.UNREACHABLE)
+    for name in written:
+        output.say(f"wrote Secret {name}")
+    if not written:
+        output.say("every Secret is there, and none is due")
+
+
+@app.command()
+def postgres(
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where its data is.")],
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="TCP port.")] = 5432,
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on; * for all.")] = "*",
+    buffers: Annotated[
+        str, typer.Option("--shared-buffers", metavar="SIZE", help="Memory for pages, as Postgres writes it.")
+    ] = "128MB",
+) -> None:
+    """Run the bundled Postgres, for trying out: one server, no replica. The variable PGPASSWORD is its login's."""
+    from mailrail.cluster import postgres as bundled
+
+    password = os.environ.get("PGPASSWORD", "")
+    if not password:
+        output.stop("set PGPASSWORD to the password that services log in with", output.USAGE)
+    try:
+        raise typer.Exit(bundled.serve(folder, password, port=port, listen=listen, buffers=buffers))
+    except bundled.PostgresUnavailable as error:
+        output.stop(str(error))
