@@ -104,3 +104,20 @@ def test_line_ends_in_chunks_are_watched_and_repaired_in_any_split(parts: list[b
         assert got == (
             b"\r\n".join(text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")) if repair else text
         )
+
+
+@given(alphabet)
+def test_line_ends_are_whole_where_cr_lf_and_crlf_are_equally_many_SIN_03(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    pairs = data.count(b"\r\n")
+    bare = data.count(b"\r") != pairs or data.count(b"\n") != pairs
+    watch = LineEndWatch()
+    watch.feed(data)
+    watch.finish()
+    assert watch.bare_line_end is bare
+    scanner = DataScanner()
+    scanner.feed(data + b"\r\n.\r\n")
+    scanner.restart()
+    scanner.feed(b"x" + data + b"x\r\n.\r\n")
+    if scanner.finished and not scanner.rest:
+        assert scanner.bare_line_end is bare
