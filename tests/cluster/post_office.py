@@ -165,9 +165,18 @@ class Control(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Do."""
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        body = json.loads(self._content() or b"{}")
         actions = (OFFICE.refuse, OFFICE.accept, OFFICE.logins, OFFICE.send, OFFICE.talk)
         self._answer({f"/{one.__name__}": one for one in actions}, body)
+
+    def _content(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []  # as the API server hands it on
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        return b"".join(parts)
 
     def _answer(self, known: dict[str, Any], argument: dict[str, Any]) -> None:
         action = known.get(urlsplit(self.path).path)
