@@ -34,3 +34,12 @@ SECRET_READS = Counter("mailrail_operator_secret_reads_total", "Secrets read; re
 DNS_CHECKS = Counter(
     "mailrail_operator_dns_checks_total", "Domains looked up; status: True, False, Unknown", ["status"]
 )
+for _counter, _values in (  # there from 0 on, so that the first one is a rise
+    (PUBLISHES, ("stored", "unchanged", "pinned", "failed")),
+    (STATUS_WRITES, ("written", "gone", "failed")),
+    (RESYNCS, ("start", "relist", "count", "period")),
+    (SECRET_READS, ("read", "absent", "failed")),
+    (DNS_CHECKS, ("True", "False", "Unknown")),
+):
+    for _value in _values:
+        _counter.labels(_value)

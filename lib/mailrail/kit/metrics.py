@@ -3,11 +3,13 @@
 Label values come from closed lists: never an address, a domain or a reply text.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
+from cryptography import x509
 from prometheus_client import Gauge, Info, disable_created_metrics, start_http_server
 
+from mailrail.kit import promptly
 from mailrail.kit.settings import host_port
 
 # When a series began is of no use to anybody here, and doubles the page.
@@ -16,6 +18,35 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves
 BUILD = Info("mailrail_build", "Version of the software that runs")
 CONFIG_REVISION = Gauge("mailrail_config_revision", "Configuration revision that this process runs; 0 before the first")
 CONFIG_AGE = Gauge("mailrail_config_stale_seconds", "Seconds since the config service was last heard of")
+CERTIFICATE_EXPIRY = Gauge(
+    "mailrail_certificate_expiry_timestamp_seconds",
+    "When the first certificate that this process shows to others expires; 0: one of them cannot be used",
+    ["use"],
+)
+"""use: services (gRPC among services), smtp (listeners)."""
+
+
+def certificates(use: str, chains: Iterable[bytes | None]) -> None:
+    """Say when the first of these certificates expires, each a PEM with its own certificate at its head.
+
+    None among them: one cannot be used. None at all: the series goes.
+    """
+    expiries = [_expiry(chain) for chain in chains]
+    if expiries:
+        CERTIFICATE_EXPIRY.labels(use=use).set(min(expiries))
+    else:
+        with suppress(KeyError):
+            CERTIFICATE_EXPIRY.remove(use)
+
+
+def _expiry(chain: bytes | None) -> float:
+    """Unix time, 0 for what is no certificate."""
+    if chain is None:
+        return 0.0
+    try:
+        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 @contextmanager
@@ -29,6 +60,5 @@ def serve(listen: str) -> Iterator[int | None]:
     try:
         yield server.server_address[1]
     finally:
-        server.shutdown()
-        server.server_close()
+        promptly.stop(server)
         thread.join(timeout=5)

@@ -19,6 +19,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mailrail.kit import metrics
 from mailrail.kit.settings import BadSettings, ServiceSettings, host_port
 
 ROLE_SUFFIX = ".mailrail.internal"
@@ -60,9 +61,11 @@ class Identity:
     def read(cls, folder: Path) -> "Identity":
         """Read tls.crt, tls.key and ca.crt. Raises BadSettings naming what is missing."""
         try:
-            return cls(*((folder / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")))
+            identity = cls(*((folder / name).read_bytes() for name in ("tls.crt", "tls.key", "ca.crt")))
         except OSError as error:
             raise BadSettings(f"cannot read the certificate for gRPC in {folder}: {error}") from error
+        metrics.certificates("services", [identity.certificate])
+        return identity
 
 
 def _identity_folder(settings: ServiceSettings) -> Path | None:

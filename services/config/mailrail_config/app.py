@@ -91,6 +91,7 @@ class HeadFollower:
                 problem = str(error)
             except DATABASE_ERRORS as error:
                 problem = f"Postgres is out of reach: {str(error).strip()}"
+            metrics.POSTGRES_UP.set(0)
             await self._ready(False)
             if problem != trouble:
                 self._log.warning("configuration cannot be followed", reason=problem)
@@ -102,6 +103,7 @@ class HeadFollower:
         await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
         while True:
             await self.look()
+            metrics.POSTGRES_UP.set(1)
             await self._ready(True)
             async for _ in connection.notifies(timeout=self._settings.poll_seconds, stop_after=1):
                 pass

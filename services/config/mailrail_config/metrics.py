@@ -16,3 +16,6 @@ PUBLISHES = Counter(
     ["result"],
 )
 """`refused`: stale epoch, another head, missing values, or an unreadable body."""
+POSTGRES_UP = Gauge("mailrail_config_postgres_up", "1 while Postgres answers, else 0: then the last head is served on")
+for _result in ("activated", "stored", "unchanged", "refused"):  # there from 0 on, so that the first one is a rise
+    PUBLISHES.labels(_result)

@@ -71,6 +71,7 @@ from mailrail.core.smtp.server import (
     too_big,
 )
 from mailrail.kit import log
+from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
 from mailrail_ingress.ports import (
@@ -202,6 +203,7 @@ class Reception:
         self._identities = identities
         self.desks = desks
         self.configured = True
+        kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
 
     def _identity(
         self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, Identity | None]

@@ -1,7 +1,8 @@
 """Every series of ingress. Label values come from closed lists, each explained here."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 from prometheus_client import Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -13,8 +14,11 @@ class Tally(Collector):
 
     kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
-        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], known: Iterable[tuple[str, ...]] = ()
+    ) -> None:
+        """`known`: label values that are there from 0 on, since a counter that is first seen at 1 has not risen."""
+        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int, dict.fromkeys(known, 0))
         self._name = name
         self._documentation = documentation
         self._labels = labels
@@ -39,45 +43,67 @@ def count(tally: Tally, *labels: str, by: int = 1) -> None:
     tally.counts[labels] += by
 
 
+_PROTOCOLS = ("mx", "submission", "submissions")
+_ORIGINS = ("mx", "submission")
+_VERDICTS = ("accepted", "refused", "deferred")
+
 CONNECTIONS = Tally(
     "mailrail_ingress_connections",
     "Connections by protocol of the listener (mx, submission, submissions) and what became of them at the start: "
     "accepted, too-many (of the process or of one address), proxy (no valid PROXY header)",
     ["protocol", "result"],
+    known=product(_PROTOCOLS, ("accepted", "too-many", "proxy")),
 )
-OPEN = Level("mailrail_ingress_connections_open", "SMTP connections now, by protocol of the listener", ["protocol"])
+OPEN = Level(
+    "mailrail_ingress_connections_open",
+    "SMTP connections now, by protocol of the listener",
+    ["protocol"],
+    known=product(_PROTOCOLS),
+)
 ENDS = Tally(
     "mailrail_ingress_sessions",
     "Sessions that ended, by how: quit, lost (the client went away), timeout, errors, shutdown, refused (a bare line "
     "end, an endless line, guessing), tls (handshake failed)",
     ["end"],
+    known=product(("quit", "lost", "timeout", "errors", "shutdown", "refused", "tls")),
 )
 MESSAGES = Tally(
     "mailrail_ingress_messages",
     "Messages that were sent whole, by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz), "
     "abandoned (begun, and not finished by the client)",
     ["origin", "result"],
+    known=product(_ORIGINS, (*_VERDICTS, "abandoned")),
 )
-OCTETS = Tally("mailrail_ingress_octets", "Octets of accepted messages, what we add included", ["origin"])
+OCTETS = Tally(
+    "mailrail_ingress_octets",
+    "Octets of accepted messages, what we add included",
+    ["origin"],
+    known=product(_ORIGINS),
+)
 RECIPIENTS = Tally(
     "mailrail_ingress_recipients",
     "RCPT commands by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz)",
     ["origin", "result"],
+    known=product(_ORIGINS, _VERDICTS),
 )
 SENDERS = Tally(
     "mailrail_ingress_senders",
     "MAIL commands by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz)",
     ["origin", "result"],
+    known=product(_ORIGINS, _VERDICTS),
 )
 LOGINS = Tally(
     "mailrail_ingress_logins",
     "Authentications by mechanism and result: accepted, refused, malformed, throttled",
     ["mechanism", "result"],
+    known=product(("PLAIN", "LOGIN"), ("accepted", "refused", "malformed", "throttled")),
 )
 
-
 TLS = Tally(
-    "mailrail_ingress_tls_handshakes", "TLS handshakes by version (TLSv1.2, TLSv1.3, none when it failed)", ["version"]
+    "mailrail_ingress_tls_handshakes",
+    "TLS handshakes by version (TLSv1.2, TLSv1.3, none when it failed)",
+    ["version"],
+    known=product(("TLSv1.2", "TLSv1.3", "none")),
 )
 COMMIT_SECONDS = Histogram(
     "mailrail_ingress_commit_seconds",

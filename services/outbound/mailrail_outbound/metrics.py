@@ -1,6 +1,7 @@
 """Every series of outbound. Label values come from closed lists, each explained here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 from prometheus_client import Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
@@ -11,11 +12,14 @@ class Counter(Collector):
     """A counter that costs a dictionary entry: one thread counts, scrapes read. The client library's own takes a lock
     and several calls each time, which at a handful of counts a message was a tenth of outbound's work."""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str] = (), known: Iterable[tuple[str, ...]] = ()
+    ) -> None:
+        """`known`: label values that are there from 0 on, since a counter that is first seen at 1 has not risen."""
         self._name = name
         self._documentation = documentation
         self._labels = tuple(labels)
-        self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+        self._counts: dict[tuple[str, ...], float] = dict.fromkeys(known if labels else [()], 0.0)
         REGISTRY.register(self)
 
     def inc(self, *labels: str, by: float = 1.0) -> None:
@@ -50,6 +54,7 @@ CONNECTIONS = Counter(
     "Connections dialled, by result: ready (a transaction could begin), unreachable, proxy (it refused), refused "
     "(greeting or EHLO), tls (could not be made or proven), auth (login refused), broken (closed, garbage, too slow)",
     ["result"],
+    known=product(("ready", "unreachable", "proxy", "refused", "tls", "auth", "broken")),
 )
 OPEN = Gauge("mailrail_outbound_connections_open", "Connections to next hops now")
 REUSES = Counter("mailrail_outbound_connection_reuses", "Transactions that began on a connection that had had one")
@@ -57,6 +62,7 @@ TLS = Counter(
     "mailrail_outbound_tls",
     "Sessions that became ready, by TLS: none, TLSv1.2, TLSv1.3; and whether the certificate was verified: yes, no",
     ["version", "verified"],
+    known=product(("none",), ("no",)),
 )
 RUNNING = Gauge("mailrail_outbound_deliveries_running", "Deliveries in progress")
 WAITING = Gauge("mailrail_outbound_deliveries_waiting", "Deliveries that wait for a connection")
@@ -67,12 +73,16 @@ SECONDS = Histogram(
 )
 OCTETS = Counter("mailrail_outbound_octets_sent", "Octets of content written to next hops, as sent")
 REENCODED = Counter(
-    "mailrail_outbound_reencoded", "Messages re-encoded for a hop, by the form it needed: 8bit, 7bit", ["form"]
+    "mailrail_outbound_reencoded",
+    "Messages re-encoded for a hop, by the form it needed: 8bit, 7bit",
+    ["form"],
+    known=product(("8bit", "7bit")),
 )
 DNS = Counter(
     "mailrail_outbound_dns_lookups",
     "DNS lookups by type (mx, address) and result: answer, none, nxdomain, failed; cached ones are not counted",
     ["type", "result"],
+    known=product(("mx", "address"), ("answer", "none", "nxdomain", "failed")),
 )
 LEASES_LOW = Counter("mailrail_outbound_leases_low", "Transactions broken off before the dot: too little lease left")
 QUEUES = Gauge("mailrail_outbound_queue_replicas", "Queue replicas that hand us work now")

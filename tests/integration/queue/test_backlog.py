@@ -1,5 +1,7 @@
 """The figures of due mail: what it waits for is told apart, and counting has a bound (SHD-03)."""
 
+from collections.abc import Awaitable, Callable
+
 from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import backlog
@@ -9,9 +11,17 @@ from testkit.conditions import eventually
 from testkit.queue import RELAY, RunningQueue, a_revision, relay, result_of, rule_to, running_queue
 
 
-async def counted(q: RunningQueue, **wanted: int) -> bool | None:
+async def counted(q: RunningQueue, **wanted: int) -> bool:
     found = await q.queue.counting.count()
     return {wait.value: n for wait, n in found.recipients.items() if n} == wanted
+
+
+async def until_counted(q: RunningQueue, **wanted: int) -> None:
+    async def true() -> bool | None:
+        return await counted(q, **wanted)
+
+    condition: Callable[[], bool | Awaitable[bool | None] | None] = true
+    await eventually(condition)
 
 
 async def test_mail_that_nobody_takes_is_ready_and_grows_old(database: str) -> None:
@@ -19,7 +29,7 @@ async def test_mail_that_nobody_takes_is_ready_and_grows_old(database: str) -> N
         ingress = await q.ingress()
         for n in range(7):
             await ingress.accept(f"user@d{n}.example", "other@d1.example")
-        await eventually(lambda: counted(q, ready=14))
+        await until_counted(q, ready=14)
         await q.sql("UPDATE recipient SET due = now() - interval '1 hour' WHERE address = 'user@d3.example'")
         measured = await q.queue.counting.measure()
         assert 3600 <= measured.oldest[Waits.READY] < 3700
@@ -66,7 +76,7 @@ async def test_mail_for_a_missing_transport_is_resting(database: str) -> None:
         ingress = await q.ingress()
         async with q.queue.owner._lane.use():
             await ingress.accept("user@d.example")
-            await eventually(lambda: counted(q, resting=1))
+            await until_counted(q, resting=1)
 
 
 async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(database: str) -> None:

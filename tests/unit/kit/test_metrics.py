@@ -1,0 +1,36 @@
+"""What every process says of its certificates."""
+
+from datetime import UTC, datetime, timedelta
+
+import trustme
+from prometheus_client.registry import REGISTRY
+
+from mailrail.kit.metrics import certificates
+
+NAME = "mailrail_certificate_expiry_timestamp_seconds"
+
+
+def said(use: str) -> float | None:
+    return REGISTRY.get_sample_value(NAME, {"use": use})
+
+
+def test_the_first_certificate_to_expire_is_what_counts() -> None:
+    authority = trustme.CA()
+    soon, late = (
+        authority.issue_cert("mx.example.org", not_after=datetime.now(UTC) + timedelta(days=days)) for days in (3, 90)
+    )
+    certificates("test", [b.cert_chain_pems[0].bytes() for b in (late, soon)])
+    expiry = said("test")
+    assert expiry is not None
+    assert timedelta(days=2, hours=23) < datetime.fromtimestamp(expiry, UTC) - datetime.now(UTC) <= timedelta(days=3)
+
+
+def test_one_that_cannot_be_used_counts_as_expired_and_none_at_all_says_nothing() -> None:
+    chain = trustme.CA().issue_cert("mx.example.org").cert_chain_pems[0].bytes()
+    certificates("test-bad", [chain, None])
+    assert said("test-bad") == 0.0
+    certificates("test-bad", [chain, b"no certificate"])
+    assert said("test-bad") == 0.0
+    certificates("test-bad", [])
+    assert said("test-bad") is None
+    certificates("test-bad", [])
