@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 
+from mailrail.kit import promptly
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _HAS_SERVICE = re.compile(r'[{,]service="')
@@ -101,9 +103,10 @@ class MergedMetrics:
     def stop(self) -> None:
         """Stop answering and free the address."""
         if self._thread.is_alive():
-            self._server.shutdown()
+            promptly.stop(self._server)
             self._thread.join(5)
-        self._server.server_close()
+        else:
+            self._server.server_close()
 
     def page(self) -> str:
         """The merged page as of now; a child that does not answer is left out and counted as down."""
