@@ -210,6 +210,11 @@ class Run:
         """Wait until so many were accepted."""
         wait_until(lambda: self.accepted() >= count, within, lambda: f"{count} accepted; the last: {self.tries()[-3:]}")
 
+    def enough(self) -> None:
+        """Begin no further message."""
+        self.partner._post("enough", {"id": self.number})
+        self.messages = int(self.partner._get("traffic", id=self.number)["messages"])
+
     def finish(self, within: float = 300.0) -> None:
         """Wait until every message was accepted; none may have been given up."""
         self.wait_for(self.messages, within)

@@ -10,6 +10,7 @@ given a certificate, submissions at port 465; it sends mail to wherever it is to
     POST /refuse, /accept   {"recipient": "a@b" or "@b", "reply": "451 ..."}
     POST /logins            {"user": "password", ...}: who may submit from now on
     POST /send              arguments of `testkit.traffic.Sender`; answers {"id": N}
+    POST /enough            {"id": N}: begin no further message
     POST /talk              one message by smtplib, over TLS and with a login if told so; answers what was said
 
 Times are seconds since 1970 by the node's clock.
@@ -115,6 +116,10 @@ class PostOffice:
         self.senders.append(Sender(**body))
         return {"id": len(self.senders) - 1}
 
+    def enough(self, body: dict[str, Any]) -> Any:
+        """End a run as soon as what it has begun is handed over."""
+        self.senders[body["id"]].enough()
+
     def talk(self, body: dict[str, Any]) -> Any:
         """Hand over one message, or find out how far one gets."""
         context = ssl.create_default_context(cadata=body["ca"]) if body.get("ca") else ssl._create_unverified_context()
@@ -166,7 +171,7 @@ class Control(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Do."""
         body = json.loads(self._content() or b"{}")
-        actions = (OFFICE.refuse, OFFICE.accept, OFFICE.logins, OFFICE.send, OFFICE.talk)
+        actions = (OFFICE.refuse, OFFICE.accept, OFFICE.logins, OFFICE.send, OFFICE.enough, OFFICE.talk)
         self._answer({f"/{one.__name__}": one for one in actions}, body)
 
     def _content(self) -> bytes:

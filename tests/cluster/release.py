@@ -132,9 +132,7 @@ class Release:
         pod = next(one for one in self.pods(component) if is_ready(one))
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         at = time.time()
-        for pid in node_processes(uid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        kill_processes(uid)
         self.kubectl("delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
         wait_until(
             lambda: all(one["metadata"]["uid"] != uid for one in self.pods(component)) and self.all_ready(),
@@ -142,6 +140,24 @@ class Release:
             lambda: f"another {component} stands in for {name}\n{self.tails()}",
         )
         return Break(f"{component} ({name})", at, time.time())
+
+    def kill_postgres(self) -> Break:
+        """SIGKILL to every process of the bundled Postgres, and wait until it serves again on what it had stored.
+
+        Its data are in the pod, which therefore stays. Where the node is another machine its first process survives the
+        others, and ends by itself.
+        """
+        pod = self.pods("postgres")[0]
+        name, at = pod["metadata"]["name"], time.time()
+        if not kill_processes(pod["metadata"]["uid"]):
+            self.kubectl.try_("exec", name, "--", "python", "-c", _KILL_OTHERS)
+        restarts = _restarts(pod)
+        wait_until(
+            lambda: _restarts(self.pods("postgres")[0]) > restarts and self.all_ready(),
+            180,
+            lambda: f"Postgres is back\n{self.tails()}",
+        )
+        return Break("postgres", at, time.time())
 
     def tails(self) -> str:
         """What the pods and their last words are, for the text of a failure."""
@@ -157,8 +173,8 @@ class Release:
     # --- what it says of itself ---
 
     def cli(self, *arguments: str) -> str:
-        """`mailrail ARGUMENTS` against the release. Raises AssertionError when it says no."""
-        raise NotImplementedError
+        """`mailrail ARGUMENTS` in the toolbox, which the values must have. Raises AssertionError when it says no."""
+        return self.kubectl("exec", f"deployment/{NAME}-toolbox", "--", "mailrail", *arguments)
 
     def cli_json(self, *arguments: str) -> Any:
         """The same with `--json`, parsed."""
@@ -198,6 +214,27 @@ def node_processes(pod_uid: str) -> list[int]:
             if any(mark in path.read_text() for mark in marks):
                 found.append(int(path.parent.name))
     return found
+
+
+def kill_processes(pod_uid: str) -> list[int]:
+    """SIGKILL to every process of a pod but the one that holds its network, where they are in sight; answers which."""
+    found = [pid for pid in node_processes(pod_uid) if Path(f"/proc/{pid}/comm").read_text().strip() != "pause"]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def _restarts(pod: Mapping[str, Any]) -> int:
+    return sum(one["restartCount"] for one in pod.get("status", {}).get("containerStatuses", ()))
+
+
+_KILL_OTHERS = """
+import os, pathlib, signal
+for path in pathlib.Path("/proc").glob("[0-9]*"):
+    if int(path.name) not in (1, os.getpid()):
+        os.kill(int(path.name), signal.SIGKILL)
+"""
 
 
 @contextlib.contextmanager

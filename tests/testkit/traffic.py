@@ -8,6 +8,7 @@ dot was sent, no answer came: LSE-08 b) may.
 import asyncio
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -71,9 +72,10 @@ class Sender:
         self._filler = ("x" * 70 + "\r\n") * (size // 72)
         self._patience = patience
         self._pace = pace
-        self._numbers = iter(range(messages))
+        self._enough, self._begun = False, 0
         self._serial = itertools.count()
         self.messages = messages
+        self._numbers = self._count()
         self.traffic = Traffic()
         self._done = asyncio.run_coroutine_threadsafe(self._run(sessions), background().loop)
 
@@ -86,6 +88,20 @@ class Sender:
         """Wait until every message is accepted (or given up after `patience`)."""
         self._done.result(within)
         return self.traffic
+
+    def enough(self) -> None:
+        """Begin no further message; those that were begun are handed over, and `messages` says how many they are."""
+        background().call(self._set_enough())
+
+    async def _set_enough(self) -> None:
+        self._enough, self.messages = True, self._begun
+
+    def _count(self) -> Iterator[int]:
+        for number in range(self.messages):
+            if self._enough:
+                return
+            self._begun = number + 1
+            yield number
 
     def stop(self) -> None:
         """End it now."""
