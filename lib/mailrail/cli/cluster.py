@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mailrail.cli import output
+from mailrail.cli.connection import PLACE
 
 app = typer.Typer(no_args_is_help=True, help="What the Helm chart runs beside the services.")
 
@@ -93,3 +94,48 @@ def postgres(
         raise typer.Exit(bundled.serve(folder, password, port=port, listen=listen, buffers=buffers))
     except bundled.PostgresUnavailable as error:
         output.stop(str(error))
+
+
+@app.command("test")
+def try_out(
+    domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="A domain that nobody owns.")],
+    mx: Annotated[str, typer.Option("--mx", metavar="HOST:PORT", help="Where the MX is.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Of the objects that are made.")] = "helm-test",
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Where they are made.", show_default="that of the pod")
+    ] = "",
+    within: Annotated[float, typer.Option("--within", metavar="SECONDS", min=1, help="For all of it.")] = 120.0,
+) -> None:
+    """Send a message through the whole of an installation: custom resources, MX, queue, mailbox."""
+    import aiohttp
+
+    from mailrail.cluster import trial
+    from mailrail.kit.settings import BadSettings, host_port
+    from mailrail_operator.kubernetes import ApiError, connect, find_credentials
+
+    try:
+        where = host_port(mx)
+    except BadSettings as error:
+        output.stop(f"--mx {error}", output.USAGE)
+
+    async def run() -> float:
+        async with connect(find_credentials(None)) as api:
+            asked = trial.Trial(
+                namespace=namespace or api.credentials.namespace,
+                name=name,
+                domain=domain,
+                mx=where,
+                queue=PLACE.target("queue"),
+                within=within,
+            )
+            return await trial.run(asked, api, PLACE.identity(), output.say)
+
+    try:
+        seconds = asyncio.run(run())
+    except BadSettings as error:
+        output.stop(str(error), output.USAGE)
+    except (trial.Failed, ApiError) as error:
+        output.stop(str(error))
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        output.stop(f"the API server is out of reach: {error}", output.UNREACHABLE)
+    output.say(f"it arrived, {seconds:.1f} s after it was accepted")

@@ -1,0 +1,160 @@
+"""A message through the whole of an installation, for `helm test`: from custom resources to the reading of a mailbox.
+
+It makes a MailDomain with a built-in mailbox and a MailAccount, and a MailGateway where the namespace has none; waits
+until each says Ready; sends a message by SMTP to the Service of the MX, as a stranger; and looks for it in the mailbox
+by the administrators' API. What it made goes again, whatever happens.
+"""
+
+import asyncio
+import secrets
+import smtplib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Any
+
+import grpc
+
+from mailrail.core.resources.crd import GROUP, VERSION
+from mailrail.kit import rpc
+from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
+from mailrail_operator.kubernetes import Api, ApiError, resource_path
+
+GATEWAY, DOMAIN, ACCOUNT = "MailGateway", "MailDomain", "MailAccount"
+_MX = "mx"
+_PAUSE = 0.5  # seconds between looks
+
+
+class Failed(Exception):
+    """The message did not arrive; the text says how far it came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What to try."""
+
+    namespace: str
+    name: str
+    """Name of the objects that are made."""
+    domain: str
+    """A domain that nobody owns."""
+    mx: tuple[str, int]
+    """Where the MX is."""
+    queue: str
+    """gRPC target of the queue."""
+    within: float
+    """Seconds for all of it."""
+
+    def documents(self, gateway: str | None) -> list[tuple[str, dict[str, Any]]]:
+        """What is made, for an existing gateway or with one."""
+        name = gateway or self.name
+        account: dict[str, Any] = {"domainRef": {"name": self.name}, "addresses": ["trial", "postmaster"]}
+        domain: dict[str, Any] = {"domainName": self.domain, "gatewayRef": {"name": name}, "delivery": "mailbox"}
+        specs = [(DOMAIN, domain), (ACCOUNT, account)]
+        if gateway is None:
+            listener = {"name": _MX, "protocol": "mx", "port": 25}
+            postmaster = {"accountRef": {"name": self.name}}
+            specs.insert(0, (GATEWAY, {"hostname": self.domain, "listeners": [listener], "postmaster": postmaster}))
+        return [
+            (
+                kind,
+                {
+                    "apiVersion": f"{GROUP}/{VERSION}",
+                    "kind": kind,
+                    "metadata": {"name": self.name, "namespace": self.namespace},
+                    "spec": spec,
+                },
+            )
+            for kind, spec in specs
+        ]
+
+
+def ready(body: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether an object says Ready of its present generation, and what it says."""
+    for condition in (body.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Ready":
+            current = condition.get("observedGeneration") == body["metadata"].get("generation")
+            words = f"{condition['status']}, {condition.get('reason', '')}: {condition.get('message', '')}"
+            return current and condition["status"] == "True", words
+    return False, "it says nothing yet; does the operator run?"
+
+
+async def run(trial: Trial, api: Api, identity: rpc.Identity, say: Callable[[str], None]) -> float:
+    """Try it; the seconds that the message took from 250 to the mailbox. Raises Failed, or ApiError."""
+    deadline = time.monotonic() + trial.within
+    await _clear(trial, api)  # what an interrupted one left
+    gateways, _ = await api.list(resource_path(GATEWAY, trial.namespace))
+    serving = [g for g in gateways if any(li["protocol"] == _MX for li in g["spec"]["listeners"])]
+    gateway = str(serving[0]["metadata"]["name"]) if serving else None
+    say(f"using MailGateway {gateway}" if gateway else "there is no MailGateway with an mx listener: making one")
+    documents = trial.documents(gateway)
+    try:
+        for kind, body in documents:
+            await api.call("POST", resource_path(kind, trial.namespace), body)
+        for kind, _ in documents:
+            await _until(lambda kind=kind: _ready(trial, api, kind), deadline)  # type: ignore[misc]
+            say(f"{kind} {trial.name} is Ready")
+        subject = f"mailrail trial {secrets.token_hex(8)}"
+        host, port = trial.mx
+        await _until(lambda: asyncio.to_thread(_send, trial, subject), deadline)
+        sent = time.monotonic()
+        say(f"{host}:{port} took the message")
+        await _until(lambda: _arrived(trial, identity, subject), deadline)
+        return time.monotonic() - sent
+    finally:
+        await _clear(trial, api)
+
+
+async def _until(look: Callable[[], Awaitable[str]], deadline: float) -> None:
+    """Look until it answers nothing; Failed with its last answer when the time is up."""
+    while answer := await look():
+        if time.monotonic() > deadline:
+            raise Failed(answer)
+        await asyncio.sleep(_PAUSE)
+
+
+async def _ready(trial: Trial, api: Api, kind: str) -> str:
+    body = await api.get(resource_path(kind, trial.namespace, trial.name))
+    good, words = ready(body) if body is not None else (False, "it is gone")
+    return "" if good else f"{kind} {trial.name} is not Ready: {words}"
+
+
+def _send(trial: Trial, subject: str) -> str:
+    message = EmailMessage()
+    message["From"] = "trial@mailrail.invalid"
+    message["To"] = f"trial@{trial.domain}"
+    message["Subject"] = subject
+    message.set_content("If you can read this, mail arrives.\n")
+    host, port = trial.mx
+    try:
+        with smtplib.SMTP(host, port, local_hostname="trial.mailrail.invalid", timeout=10) as client:
+            # The null sender: it needs no domain that a cluster without DNS of the world could not find.
+            client.send_message(message, from_addr="", to_addrs=[f"trial@{trial.domain}"])
+    except (OSError, smtplib.SMTPException) as error:
+        return f"{host}:{port} did not take the message: {error}"
+    return ""
+
+
+async def _arrived(trial: Trial, identity: rpc.Identity, subject: str) -> str:
+    async with rpc.identity_channel(identity, trial.queue, "queue") as channel:
+        stub: mailbox_pb2_grpc.MailboxServiceAsyncStub = mailbox_pb2_grpc.MailboxServiceStub(channel)
+        request = mailbox_pb2.ListMessagesRequest(account=f"{trial.namespace}/{trial.name}", page_size=50)
+        try:
+            answer = await stub.ListMessages(request, timeout=10)
+            found = [m.id for m in answer.messages if m.subject == subject]
+            if found:
+                await stub.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=found), timeout=10)
+                return ""
+        except grpc.aio.AioRpcError as error:
+            return f"the queue at {trial.queue} does not answer: {error.details()}"
+    return "the message was accepted and is not in the mailbox yet; `mailrail queue list` shows what it waits for"
+
+
+async def _clear(trial: Trial, api: Api) -> None:
+    for kind in (ACCOUNT, DOMAIN, GATEWAY):
+        try:
+            await api.call("DELETE", resource_path(kind, trial.namespace, trial.name))
+        except ApiError as error:
+            if error.code != 404:
+                raise
