@@ -2,7 +2,7 @@
 
 `KUBECONFIG` names the cluster. It is not enough: a developer's shell may name a cluster that mail needs, so nothing
 here is even collected unless `MAILRAIL_TEST_CLUSTER` is set, which `make test-cluster` does. Each test has a namespace
-of its own; the CRDs are applied once and stay.
+of its own, except that the scenarios of the chart share one installation; the CRDs are applied once and stay.
 """
 
 import os
@@ -11,8 +11,12 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster.rail import Rail
 
 collect_ignore_glob = [] if os.environ.get("MAILRAIL_TEST_CLUSTER") else ["test_*.py"]
 
@@ -65,3 +69,17 @@ def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
     cluster("create", "namespace", name)
     yield Kubectl(name)
     cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def rail(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Rail]":
+    """The chart, installed, configured and serving, for all scenarios of the session."""
+    from cluster.rail import Rail
+    from cluster.release import image, namespace
+
+    image()  # skips at once where there is none to install
+    with namespace(cluster, f"mailrail-test-{uuid.uuid4().hex[:8]}") as kubectl:
+        running = Rail(kubectl, tmp_path_factory.mktemp("rail"))
+        running.begin()
+        yield running
+        running.helm("uninstall", "mailrail", "--wait", "--timeout=2m")

@@ -218,11 +218,13 @@ def node_processes(pod_uid: str) -> list[int]:
 
 def kill_processes(pod_uid: str) -> list[int]:
     """SIGKILL to every process of a pod but the one that holds its network, where they are in sight; answers which."""
-    found = [pid for pid in node_processes(pod_uid) if Path(f"/proc/{pid}/comm").read_text().strip() != "pause"]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    return found
+    killed = []
+    for pid in node_processes(pod_uid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() != "pause":
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
 
 
 def _restarts(pod: Mapping[str, Any]) -> int:

@@ -1,0 +1,158 @@
+"""A whole Mailrail in a namespace, configured and serving, with partners around it: the stage of the chart's scenarios.
+
+alice@example.org   may submit, and has a mailbox
+first, second, third    partners that take mail in (`Partner`); `first` also sends
+*.partner.test      domains of ours that are delivered to `first` whatever the local part, so that strangers may
+                    send there and every message can be counted
+"""
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster.conftest import Kubectl
+from cluster.partner import Partner, Talk, tls_secret
+from cluster.release import NAME, Release, image
+from cluster.stage import manifest
+
+from testkit.ca import Authority
+
+LOGIN = "alice@example.org"
+PASSWORD = "correct horse battery"
+COUNTED = ("kills.partner.test", "upgrade.partner.test", "alone.partner.test")
+_SMALL = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
+VALUES: dict[str, Any] = {
+    # Less is asked of the node than by default, so that the scenarios share a small one with an installation of
+    # defaults; what the chart does is the same.
+    "toolbox": {"enabled": True},
+    **dict.fromkeys(("config", "queue", "ingress", "outbound", "operator"), _SMALL),
+    "postgres": {"bundled": _SMALL},
+    "operator": {**_SMALL, "dnsCheck": False},
+}
+
+
+class Rail(Release):
+    """The installation, and how a test uses it."""
+
+    def __init__(self, kubectl: Kubectl, folder: Path) -> None:
+        super().__init__(kubectl, folder)
+        self.authority = Authority()
+        self.partners: dict[str, Partner] = {}
+
+    def begin(self) -> None:
+        """Install it, configure it and start the partners."""
+        for name in ("first", "second", "third"):
+            self.partners[name] = Partner(
+                self.kubectl, name, image(), authority=self.authority if name == "first" else None
+            )
+        self.install(VALUES)
+        tls_secret(self.kubectl, "mx-tls", self.authority.issue(*self.smtp_hosts))
+        self.kubectl.apply(self._documents())
+        self.ready("mgw/mx1", "mdom", "macct", "mtrans/first", "--all", within=60)
+        for partner in self.partners.values():
+            partner.wait_until_open()
+
+    # --- mail ---
+
+    @property
+    def first(self) -> Partner:
+        """The partner that sends, too."""
+        return self.partners["first"]
+
+    @property
+    def mx(self) -> tuple[str, int]:
+        """Where strangers hand mail over, as seen in the cluster."""
+        return self.smtp_hosts[0], 25
+
+    @property
+    def submission(self) -> tuple[str, int]:
+        """Where our own users do."""
+        return self.smtp_hosts[1], 587
+
+    @property
+    def smtp_hosts(self) -> tuple[str, str]:
+        """The names of the two Services."""
+        return tuple(f"{NAME}-{one}.{self.kubectl.namespace}.svc.cluster.local" for one in ("mx", "submission"))  # type: ignore[return-value]
+
+    def submit(self, *recipients: str, password: str = PASSWORD, **more: Any) -> Talk:
+        """Alice sends a message."""
+        more = {"sender": LOGIN, "login": LOGIN, "password": password, "tls": "starttls"} | more
+        return self.first.talk(*self.submission, recipients, **more)
+
+    def recipient(self, address: str) -> dict[str, Any]:
+        """A recipient in the queue. Raises LookupError when it is not there."""
+        for one in self.cli_json("queue", "list", "--to", address):
+            return dict(one)
+        raise LookupError(f"{address} is not in the queue")
+
+    # --- resources ---
+
+    def apply(self, *manifests: str) -> None:
+        """`kubectl apply`."""
+        self.kubectl.apply("".join(manifests))
+
+    def smtp(self, partner: str) -> str:
+        """A transport of a partner's name that leads to it."""
+        return manifest("MailTransport", partner, {"smtp": {"host": self.partners[partner].host}})
+
+    def set_secret(self, name: str, **values: str) -> None:
+        """Write a Secret, over an older one if there is one."""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+        self.kubectl.apply(yaml.safe_dump(body))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """An object."""
+        body: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        return body
+
+    def condition(self, kind: str, name: str, condition: str) -> dict[str, Any]:
+        """A condition of an object at its newest generation. Raises LookupError while it has none."""
+        body = self.get(kind, name)
+        for row in body.get("status", {}).get("conditions", ()):
+            if row["type"] == condition and row.get("observedGeneration") == body["metadata"]["generation"]:
+                return dict(row)
+        raise LookupError(f"{kind} {name} has no condition {condition} of its newest generation")
+
+    @contextlib.contextmanager
+    def without_operator(self) -> Iterator[None]:
+        """No operator runs while the context lasts."""
+        name = f"deployment/{NAME}-operator"
+        self.kubectl("scale", name, "--replicas=0")
+        self.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=operator", "--timeout=60s")
+        try:
+            yield
+        finally:
+            self.kubectl("scale", name, "--replicas=1")
+            self.wait_until_ready()
+
+    def _documents(self) -> str:
+        tls = {"tls": {"certificateSecretRef": {"name": "mx-tls"}}}
+        ports = {"mx": 25, "submission": 587, "submissions": 465}
+        gateway = {
+            "hostname": "mx1.example.org",
+            "listeners": [{"name": name, "protocol": name, "port": port} | tls for name, port in ports.items()],
+            "postmaster": {"accountRef": {"name": "postmaster"}},
+            "retry": {"delaysSeconds": [1, 1, 1, 1, 2], "lifetimeSeconds": 900},
+        }
+        login = {"credentialsSecretRef": {"name": "alice-login"}}
+        self.set_secret("alice-login", password=PASSWORD)
+        documents = [
+            manifest("MailGateway", "mx1", gateway),
+            self._domain("org", "example.org", "mailbox"),
+            manifest("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]}),
+            manifest("MailAccount", "alice", {"domainRef": {"name": "org"}, "addresses": ["alice"]} | login),
+            self.smtp("first"),
+        ]
+        for name in COUNTED:
+            delivery = {"transportRef": {"name": "first"}}
+            documents.append(self._domain(name.replace(".", "-"), name, delivery, recipients="any"))
+        return "".join(documents)
+
+    def _domain(self, name: str, domain: str, delivery: Any, **more: Any) -> str:
+        spec = {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": delivery} | more
+        return manifest("MailDomain", name, spec)

@@ -1,0 +1,62 @@
+"""Promise 1 in real pods: whatever is killed with mail in flight, every message that was answered 250 arrives.
+
+Promise 4 besides: pods hold no mail, so a killed pod is replaced by another one, which starts with nothing.
+"""
+
+import os
+
+import pytest
+from cluster.ledger import LEASE, Break, judge
+from cluster.rail import Rail
+from cluster.release import SERVICES
+
+from testkit.conditions import wait_until
+
+MESSAGES = int(os.environ.get("MAILRAIL_KILL_MESSAGES", "300"))  # for each victim
+DOMAIN = "kills.partner.test"
+
+pytestmark = pytest.mark.timeout(1200 + MESSAGES)
+
+
+def test_each_pod_and_postgres_killed_with_mail_in_flight_loses_nothing_LSE_08(
+    rail: Rail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victims = (*SERVICES, "postgres")
+    runs, breaks = {}, list[Break]()
+    for victim in victims:
+        run = rail.first.send(
+            *rail.mx, messages=MESSAGES, recipient=f"{victim}-{{n}}@{DOMAIN}", sessions=10, per_connection=3, pace=0.2
+        )
+        run.wait_for(MESSAGES // 3, 120)
+        breaks.append(rail.kill_postgres() if victim == "postgres" else rail.kill(victim))
+        runs[victim] = run
+    for run in runs.values():
+        run.finish(300)
+    rail.wait_until_empty(LEASE + 90)
+    arrivals = rail.first.seen(DOMAIN)
+    for victim, run in runs.items():
+        its = [one for one in arrivals if one.recipients[0].startswith(f"{victim}-")]
+        try:
+            verdict = judge(run.tries(), its, MESSAGES, breaks)
+        except AssertionError as error:
+            raise AssertionError(f"{victim}: {error}\n{rail.tails()}") from None
+        with capsys.disabled():
+            print(f"\n{victim} killed: {verdict}", end="")
+
+
+def test_mail_that_waits_in_the_queue_survives_the_end_of_every_pod_of_ours(rail: Rail) -> None:
+    rail.first.refuse(f"@{DOMAIN}", "451 4.3.0 not now")
+    run = rail.first.send(*rail.mx, messages=20, recipient=f"kept-{{n}}@{DOMAIN}", sessions=4)
+    try:
+        run.finish(60)
+        wait_until(lambda: rail.queued() >= 20, 30, rail.tails)
+        breaks = []
+        for component in SERVICES:
+            for _ in rail.pods(component):
+                breaks.append(rail.kill(component))
+        assert rail.queued() >= 20
+    finally:
+        rail.first.accept(f"@{DOMAIN}")
+    rail.wait_until_empty(LEASE + 90)
+    its = [one for one in rail.first.seen(DOMAIN) if one.recipients[0].startswith("kept-")]
+    judge(run.tries(), its, 20, breaks)

@@ -1,0 +1,129 @@
+"""A route that is applied with kubectl decides about the very next message, at each level, in real pods."""
+
+import time
+
+import pytest
+from cluster.rail import LOGIN, Rail
+from cluster.stage import manifest, route
+
+from testkit.conditions import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+GATEWAY, DOMAIN, ACCOUNT = "MailGateway/mx1", "MailDomain/org", "MailAccount/alice"
+
+
+def next_goes_to(rail: Rail, partner: str, recipient: str) -> None:
+    """Alice's next message, sent now, arrives at this partner and nowhere else."""
+    said = rail.submit(recipient)
+    assert said.accepted, said
+    rail.partners[partner].wait_for(recipient, 20, rail.tails)
+    for name, other in rail.partners.items():
+        assert name == partner or not any(recipient in one.recipients for one in other.seen()), name
+
+
+def test_a_route_changes_where_the_very_next_message_goes_at_global_domain_and_account_level(
+    rail: Rail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rail.apply(rail.smtp("second"), rail.smtp("third"))
+    rail.ready("mtrans/second", "mtrans/third")
+    took = []
+
+    def applied(name: str, partner: str, parent: str, recipient: str) -> None:
+        rail.apply(route(name, partner, parent=parent))
+        began = time.monotonic()
+        rail.ready(f"mroute/{name}")  # Ready holds once every live service runs it (CFG-05)
+        took.append(time.monotonic() - began)
+        next_goes_to(rail, partner, recipient)
+
+    try:
+        applied("global", "first", GATEWAY, "one@elsewhere.test")
+        applied("domain", "second", DOMAIN, "two@elsewhere.test")
+        applied("account", "third", ACCOUNT, "three@elsewhere.test")
+        applied("account", "first", ACCOUNT, "four@elsewhere.test")  # an edit of a route in use
+        applied("account", "third", ACCOUNT, "five@elsewhere.test")
+        rail.kubectl("delete", "mroute", "account")
+        wait_until(lambda: explained(rail) == "second", 10, rail.tails)
+        next_goes_to(rail, "second", "six@elsewhere.test")
+        rail.kubectl("delete", "mroute", "domain")
+        wait_until(lambda: explained(rail) == "first", 10, rail.tails)
+        next_goes_to(rail, "first", "seven@elsewhere.test")
+    finally:
+        rail.kubectl("delete", "mroute", "--all")
+    with capsys.disabled():
+        print(f"\nfrom kubectl apply to Ready: {', '.join(f'{one:.2f} s' for one in took)}")
+
+
+def explained(rail: Rail) -> str:
+    """The transport that alice's mail to elsewhere.test would take now."""
+    answer = rail.cli_json("explain", "--from", LOGIN, "--to", "x@elsewhere.test", "--account", LOGIN)
+    return str((answer["decision"].get("transport") or {}).get("name", ""))
+
+
+def test_a_missing_transport_defers_says_so_and_delivers_when_it_is_there_ADM_03(rail: Rail) -> None:
+    rail.apply(route("waiting", "absent", parent=GATEWAY))
+    try:
+        row = wait_until(
+            lambda: rail.condition("mroute", "waiting", "ResolvedRefs"), 10, lambda: f"a condition\n{rail.tails()}"
+        )
+        assert (row["status"], row["reason"]) == ("False", "TransportNotFound")
+        assert "absent is not there; matching mail is deferred until it is" in row["message"]
+        assert rail.submit("patience@elsewhere.test").accepted
+        queued = wait_until(
+            lambda: next((r for r in [rail.recipient("patience@elsewhere.test")] if r["attempts"] >= 1), None),
+            20,
+            lambda: f"a counted attempt\n{rail.tails()}",
+        )
+        shown = rail.cli("queue", "show", str(queued["message_id"]))
+        assert "4.3.5" in shown
+        assert "absent" in shown
+        rail.apply(manifest("MailTransport", "absent", {"smtp": {"host": rail.partners["second"].host}}))
+        rail.partners["second"].wait_for("patience@elsewhere.test", 20, rail.tails)
+    finally:
+        rail.kubectl("delete", "mroute/waiting")
+        rail.kubectl("delete", "--ignore-not-found", "mtrans/absent")
+
+
+def test_a_route_that_was_deleted_while_no_operator_watched_does_not_linger(rail: Rail) -> None:
+    rail.apply(rail.smtp("second"), rail.smtp("third"), route("lower", "second", parent=GATEWAY))
+    rail.apply(route("upper", "third", parent=ACCOUNT))
+    try:
+        rail.ready("mroute/lower", "mroute/upper")
+        next_goes_to(rail, "third", "before@elsewhere.test")
+        with rail.without_operator():
+            rail.kubectl("delete", "mroute/upper")
+            next_goes_to(rail, "third", "meanwhile@elsewhere.test")  # what was last compiled serves on (CFG-07)
+        wait_until(lambda: explained(rail) == "second", 30, rail.tails)
+        next_goes_to(rail, "second", "after@elsewhere.test")
+    finally:
+        rail.kubectl("delete", "mroute", "--all")
+
+
+def test_a_wrong_manifest_says_why_within_two_seconds_and_everything_else_goes_on(rail: Rail) -> None:
+    refused = rail.kubectl.try_("apply", "-f", "-", stdin=manifest("MailTransport", "both", {"smtp": {}, "fail": {}}))
+    assert refused.returncode != 0
+    rail.apply(route("good", "first", parent=GATEWAY))
+    try:
+        rail.ready("mroute/good")
+        began = time.monotonic()
+        spec = {"domainName": "other.example", "gatewayRef": {"name": "mx1"}, "delivery": "none", "catchAll": "alice"}
+        rail.apply(manifest("MailDomain", "wrong", spec))
+        row = wait_until(lambda: rail.condition("mdom", "wrong", "Accepted"), 10, rail.tails)
+        took = time.monotonic() - began
+        assert row["status"] == "False"
+        assert "catchAll" in row["message"]
+        assert took < 2.0, took
+        next_goes_to(rail, "first", "unharmed@elsewhere.test")
+    finally:
+        rail.kubectl("delete", "--ignore-not-found", "mroute/good", "mdom/wrong")
+
+
+def test_kubectl_waits_for_ready_on_every_kind(rail: Rail) -> None:
+    rail.apply(rail.smtp("first"), route("every", "first", parent=GATEWAY))
+    try:
+        for kind in ("mgw", "mdom", "macct", "mtrans", "mroute"):
+            done = rail.kubectl.try_("wait", "--for=condition=Ready", "--timeout=20s", kind, "--all")
+            assert done.returncode == 0, f"{done.stderr}\n{rail.tails()}"
+            assert "condition met" in done.stdout
+    finally:
+        rail.kubectl("delete", "mroute/every")

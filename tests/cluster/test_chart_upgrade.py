@@ -1,0 +1,53 @@
+"""An upgrade and a rollback, with mail coming in all the while: none is lost, and none is refused for good."""
+
+import time
+from typing import Any
+
+import pytest
+from cluster.ledger import LEASE, Break, judge
+from cluster.rail import VALUES, Rail
+from cluster.release import SERVICES
+
+pytestmark = pytest.mark.timeout(1500)
+
+DOMAIN = "upgrade.partner.test"
+
+
+def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: pytest.CaptureFixture[str]) -> None:
+
+    revision = rail.revision()
+    before = {one["metadata"]["name"] for one in rail.pods()}
+    run = rail.first.send(
+        *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=4, per_connection=10, pace=0.2
+    )
+    breaks = []
+    try:
+        run.wait_for(20, 60)
+        for action in ("upgrade", "rollback"):
+            began = time.time()
+            if action == "upgrade":
+                changed = {one: {**VALUES[one], "podAnnotations": {"test/turn": "two"}} for one in SERVICES}
+                rail.upgrade({**VALUES, **changed})
+            else:
+                rail.rollback(revision)
+            breaks.append(Break(action, began, time.time()))
+            # Every pod was replaced: this was an upgrade and not a word about one.
+            kept = before & {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
+            assert not kept, kept
+            before = {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
+    finally:
+        run.enough()
+    run.finish(120)
+    rail.wait_until_empty(LEASE + 90)
+    verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
+    refused = [reply for _, fate, reply, _ in run.tries() if fate == "refused" and reply[:1].isdigit()]
+    with capsys.disabled():
+        took = ", ".join(f"{one.what} {one.back - one.at:.0f} s" for one in breaks)
+        print(f"\n{took}: {verdict}; {len(refused)} tries were put off: {sorted(set(refused))[:5]}")
+    assert not [reply for reply in refused if reply.startswith("5")]
+    assert verdict.doubled == 0  # nothing was killed: what runs is finished before a pod ends
+
+
+def is_service(pod: dict[str, Any]) -> bool:
+    """Whether a pod belongs to one of our services."""
+    return pod["metadata"]["labels"].get("app.kubernetes.io/component") in SERVICES
