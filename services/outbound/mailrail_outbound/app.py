@@ -1,18 +1,24 @@
 """Outbound: takes deliveries, finds out where they go, has them sent, and reports what became of each recipient.
 
-One task a delivery: wait for its configuration (LSE-07) → the transport → the hosts → for each host the TLS decision,
-the addresses, a job in the pool → the report. Every decision is asked of the core; this module only carries out.
+A delivery goes: its configuration (LSE-07) → the transport → the hosts → for each host the TLS decision, the addresses,
+a job in the pool → the report. Every decision is asked of the core; this module only carries out.
+
+Its steps are a generator, which stops only where something must be waited for: at what can be awaited (a configuration
+or a DNS answer that is not here), for which a task is made, or at its job, whose end takes it further by a call. Most
+deliveries find all they need at hand and wait for their job alone: no task, no future, no turn of the event loop.
 """
 
 import asyncio
 import contextlib
 import errno
+import logging
 import secrets
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from mailrail.core.config.revision import (
     Gateway,
@@ -69,6 +75,10 @@ _RESULTS = {
     Outcome.DEFERRED: Result.DEFERRED,
     Outcome.FAILED: Result.FAILED,
 }
+_T = TypeVar("_T")
+Steps = Generator[Awaitable[Any] | None, Any, _T]
+"""The way of a delivery, or a part of it. Yields what must be awaited and gets its value; None: its job."""
+
 _OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
 
 
@@ -148,7 +158,10 @@ class Outbound(Worker):
         self._salted = SaltedPasswords()
         self._running: dict[int, _Run] = {}
         self._own_addresses: dict[str, bool] = {}
+        self._all_done: asyncio.Event | None = None
         self._log = log.get_logger()
+        # The fields of a line cost more than the question whether anybody wants it.
+        self._tells = self._log.is_enabled_for(logging.INFO)
         metrics.RUNNING.set_function(lambda: len(self._running))
 
     # --- for those who hand out work ------------------------------------------------------------------------
@@ -158,9 +171,10 @@ class Outbound(Worker):
         token = delivery.lease.token
         if token in self._running:
             return
-        run = _Run(delivery)
+        run = _Run(delivery, self._loop.time(), self._go_on)
         self._running[token] = run
-        run.task = self._loop.create_task(self._deliver(run))
+        run.steps = self._attempt(run)
+        self._go_on(run)
 
     def renew(self, token: int, remaining: float) -> None:
         """A lease lasts longer: so many seconds from now."""
@@ -185,47 +199,79 @@ class Outbound(Worker):
 
     async def drained(self, within: float) -> bool:
         """Wait until nothing runs, so many seconds at most."""
-        tasks = [run.task for run in self._running.values() if run.task is not None]
-        if not tasks:
+        if not self._running:
             return True
-        _, pending = await asyncio.wait(tasks, timeout=within)
-        return not pending
+        self._all_done = self._all_done or asyncio.Event()
+        self._all_done.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._all_done.wait()
+        return not self._running
 
     async def close(self) -> None:
         """Break off what runs; nothing of it is reported, its leases run out."""
-        for run in list(self._running.values()):
-            if run.task is not None:
-                run.task.cancel()
-        tasks = [run.task for run in self._running.values() if run.task is not None]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        runs, self._running = list(self._running.values()), {}
+        for run in runs:
+            run.stop()
+        await asyncio.gather(*[run.task for run in runs if run.task is not None], return_exceptions=True)
         await self._pool.close()
 
     # --- one delivery ---------------------------------------------------------------------------------------
 
-    async def _deliver(self, run: "_Run") -> None:
+    def _go_on(self, run: "_Run", value: object = None, error: Exception | None = None) -> None:
+        """Take a delivery as far as it can go now; `value`, or `error`, is what it waited for."""
         delivery = run.delivery
-        started = time.time_ns()
-        clock = self._loop.time()
+        steps = run.steps
+        if steps is None:  # broken off
+            return
         try:
-            try:
-                reports = await self._attempt(run)
-            except NotDialled as reason:
-                status = EnhancedCode(4, 3, 5)
-                reports = [RecipientReport(i, Result.NOT_DIALLED, status, str(reason)) for i in delivery.recipient_ids]
-                self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
-            except Exception:
-                message_id = delivery.message_id.hex()
-                self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
-                status, text = EnhancedCode(4, 3, 0), "an internal error of outbound; it is in its log"
-                reports = [RecipientReport(i, Result.DEFERRED, status, text) for i in delivery.recipient_ids]
-        finally:
-            del self._running[delivery.lease.token]
-        metrics.SECONDS.observe(self._loop.time() - clock)
+            wanted = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            reports: list[RecipientReport] = end.value
+        except NotDialled as reason:
+            status = EnhancedCode(4, 3, 5)
+            reports = [RecipientReport(i, Result.NOT_DIALLED, status, str(reason)) for i in delivery.recipient_ids]
+            self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
+        except Exception:
+            message_id = delivery.message_id.hex()
+            self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
+            status, text = EnhancedCode(4, 3, 0), "an internal error of outbound; it is in its log"
+            reports = [RecipientReport(i, Result.DEFERRED, status, text) for i in delivery.recipient_ids]
+        else:
+            if wanted is None:
+                run.waits = True
+            else:
+                run.task = self._loop.create_task(self._wait(run, wanted))
+            return
+        run.steps = None
+        try:
+            self._finish(run, reports)
+        except Exception:  # must not reach the connection that brought the last answer
+            self._log.exception("report lost", token=delivery.lease.token, message_id=delivery.message_id.hex())
+
+    async def _wait(self, run: "_Run", wanted: Awaitable[Any]) -> None:
+        value, error = None, None
+        try:
+            value = await wanted
+        except Exception as raised:
+            error = raised
+        run.task = None
+        self._go_on(run, value, error)
+
+    def _finish(self, run: "_Run", reports: list[RecipientReport]) -> None:
+        delivery = run.delivery
+        del self._running[delivery.lease.token]
+        seconds = self._loop.time() - run.clock
+        metrics.SECONDS.observe(seconds)
         kind = run.transport.kind
         for report in reports:
             metrics.DELIVERIES.inc(kind, report.result)
-        self._log_delivery(run, reports, self._loop.time() - clock)
-        self._report(DeliveryReport(delivery.lease.token, started, time.time_ns(), reports, run.dialled, run.mx_hosts))
+        if self._tells:
+            self._log_delivery(run, reports, seconds)
+        ended = time.time_ns()
+        self._report(DeliveryReport(delivery.lease.token, run.started, ended, reports, run.dialled, run.mx_hosts))
+        if self._all_done is not None and not self._running:
+            self._all_done.set()
 
     def _log_delivery(self, run: "_Run", reports: list[RecipientReport], seconds: float) -> None:
         # One line for recipients that fared alike, which nearly always is all of them.
@@ -253,9 +299,11 @@ class Outbound(Worker):
                 seconds=round(seconds, 4),
             )
 
-    async def _attempt(self, run: "_Run") -> list[RecipientReport]:
+    def _attempt(self, run: "_Run") -> Steps[list[RecipientReport]]:
         delivery = run.delivery
-        tables = await self._configured(delivery)
+        tables = self.tables
+        if tables is None or tables.number < delivery.config_revision:
+            tables = yield from self._configured(delivery)
         transport = self._transport(tables, delivery)
         run.transport = transport
         reports: dict[int, RecipientReport] = {}
@@ -277,7 +325,7 @@ class Outbound(Worker):
         hop = _hop(transport)
         course = Course(len(delivery.recipients), hop=hop)
         course.leave_out(reports)
-        stopped = await self._visit_hosts(run, tables, transport, course)
+        stopped = yield from self._visit_hosts(run, tables, transport, course)
         if isinstance(stopped, Captured):
             for i in course.open:
                 reports[i] = RecipientReport(
@@ -292,14 +340,11 @@ class Outbound(Worker):
             reports[i] = _report(delivery.recipient_ids[i], settled.verdict, settled, run.seen.get(i))
         return [reports[i] for i in range(len(delivery.recipients))]
 
-    async def _configured(self, delivery: Delivery) -> Tables:
-        tables = self.tables
-        if tables is None or tables.number < delivery.config_revision:
-            if not await self._wait_for_revision(delivery.config_revision, self._settings.revision_wait):
-                raise NotDialled(f"configuration revision {delivery.config_revision} has not come here in time")
-            tables = self.tables
-            assert tables is not None
-        return tables
+    def _configured(self, delivery: Delivery) -> Steps[Tables]:
+        if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
+            raise NotDialled(f"configuration revision {delivery.config_revision} has not come here in time")
+        assert self.tables is not None
+        return self.tables
 
     def _transport(self, tables: Tables, delivery: Delivery) -> Transport:
         if delivery.transport is None:
@@ -311,22 +356,23 @@ class Outbound(Worker):
             raise NotDialled(f"transport {delivery.transport} is another in revision {tables.number}")
         return transport
 
-    async def _visit_hosts(
+    def _visit_hosts(
         self, run: "_Run", tables: Tables, transport: Transport, course: Course
-    ) -> Captured | Verdict | None:
+    ) -> Steps[Captured | Verdict | None]:
         """Go over the hosts until everybody is settled or no host is left."""
         delivery, settings = run.delivery, self._settings
         by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
         if by_mx:
             if settings.captive and not settings.resolver and not delivery.domain.startswith("["):
                 return Captured(f"captive: mail for {delivery.domain} would go to its MX")
-            hosts = await self._mx(tables, delivery.domain)
+            hosts = yield from self._mx(tables, delivery.domain)
             if isinstance(hosts, NoHosts):
                 return of_trouble(hosts.trouble, stage=outcome.Stage.RESOLVE, detail=hosts.detail)
             run.mx_hosts = hosts.names
             names = hosts.names
             port = settings.direct_port
-            if settings.captive and transport.kind is TransportKind.SOCKS and not await self._proxy_is_here(transport):
+            proxied = transport.kind is TransportKind.SOCKS
+            if settings.captive and proxied and not (yield self._proxy_is_here(transport)):
                 return Captured(f"captive: the proxy {transport.proxy_host} is not on this machine")
         else:
             names = (transport.host or "",)
@@ -343,7 +389,7 @@ class Outbound(Worker):
                     raise NotDialled("too little of the lease is left to begin")
                 course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
                 break
-            addresses = await self._addresses(name, transport, course, by_mx=by_mx)
+            addresses = yield from self._addresses(name, transport, course, by_mx=by_mx)
             if not addresses:
                 if settings.captive and not by_mx:
                     return Captured(f"captive: {name} port {port} would be dialled; it has no address here")
@@ -359,12 +405,12 @@ class Outbound(Worker):
                     looped = True
                     continue
                 addresses = foreign
-            await self._visit(run, tables, transport, course, name, port, addresses)
+            yield from self._visit(run, tables, transport, course, name, port, addresses)
         if looped and not course.tried:
             return of_trouble(outcome.Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
         return None
 
-    async def _mx(self, tables: Tables, domain: str) -> "NoHosts | _Hosts":
+    def _mx(self, tables: Tables, domain: str) -> Steps["NoHosts | _Hosts"]:
         if domain.startswith("["):
             try:
                 literal = parse_address(f"x@{domain}").ip
@@ -374,7 +420,9 @@ class Outbound(Worker):
                 return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
             return _Hosts((str(literal),))
         try:
-            records = await self._resolver.mx(domain)
+            records = self._resolver.kept_mx(domain)
+            if records is None:
+                records = yield self._resolver.mx(domain)
         except NoSuchDomain as error:
             return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, str(error))
         except LookupFailed as error:
@@ -386,28 +434,34 @@ class Outbound(Worker):
         if hosts.implicit:
             # SOUT-01: the domain itself must have an address, else there is nowhere to go (5.1.2, 5.4.4).
             try:
-                if not await self._resolver.addresses(domain, ("ipv4", "ipv6")):
+                if not (yield self._resolver.addresses(domain, ("ipv4", "ipv6"))):
                     return NoHosts(outcome.Trouble.NO_USABLE_MX, f"{domain} has neither MX nor address records")
             except LookupFailed as error:
                 return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
         return _Hosts(hosts.names)
 
-    async def _addresses(self, name: str, transport: Transport, course: Course, *, by_mx: bool) -> tuple[str, ...]:
+    def _addresses(self, name: str, transport: Transport, course: Course, *, by_mx: bool) -> Steps[tuple[str, ...]]:
+        resolver = self._resolver
+        found: Sequence[str] | None
         try:
             if by_mx and not _is_address(name):
-                found = tuple(await self._resolver.addresses(name, transport.families))
+                found = resolver.kept_addresses(name, transport.families)
+                if found is None:
+                    found = yield resolver.addresses(name, transport.families)
             else:
-                found = tuple(await self._resolver.host_addresses(name))
+                found = resolver.kept_host_addresses(name)
+                if found is None:
+                    found = yield resolver.host_addresses(name)
         except LookupFailed as error:
             course.session_failed(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
             return ()
         if by_mx:
-            found = tuple(a for a in found if ("ipv6" if ":" in a else "ipv4") in transport.families)
+            found = [a for a in found if ("ipv6" if ":" in a else "ipv4") in transport.families]
         if not found:
             # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
             text = f"{name} has no address" + ("" if len(transport.families) == 2 else " of the families allowed")
             course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, text))
-        return found
+        return tuple(found)
 
     def _is_own_mx(self, tables: Tables, address: str, port: int) -> bool:
         """Whether direct delivery would dial our own MX listener (SOUT-04)."""
@@ -432,7 +486,7 @@ class Outbound(Worker):
             self._own_addresses[address] = known
         return known
 
-    async def _visit(
+    def _visit(
         self,
         run: "_Run",
         tables: Tables,
@@ -441,7 +495,7 @@ class Outbound(Worker):
         host: str,
         port: int,
         addresses: tuple[str, ...],
-    ) -> None:
+    ) -> Steps[None]:
         """Everything that is open goes to one host."""
         delivery = run.delivery
         ordered = address_order(addresses, delivery.dialled.get(host, ()))
@@ -451,11 +505,11 @@ class Outbound(Worker):
             course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
             return
         where = (host, port, ordered)
-        answer = await self._run(run, tables, transport, course, way, where, plaintext=False)
+        answer = yield from self._run(run, tables, transport, course, way, where, plaintext=False)
         if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
             # TLS-07: on a new connection, and the history says so.
             self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
-            answer = await self._run(run, tables, transport, course, way, where, plaintext=True)
+            answer = yield from self._run(run, tables, transport, course, way, where, plaintext=True)
         if answer is not None:
             course.session_failed(answer)
 
@@ -490,7 +544,7 @@ class Outbound(Worker):
                 tables.ways[key] = way
         return way
 
-    async def _run(
+    def _run(
         self,
         run: "_Run",
         tables: Tables,
@@ -500,23 +554,20 @@ class Outbound(Worker):
         where: tuple[str, int, tuple[str, ...]],
         *,
         plaintext: bool,
-    ) -> Answer | None:
+    ) -> Steps[Answer | None]:
         """One job. None: the host had a session for it; else why not."""
         delivery = run.delivery
-        host, port, addresses = where
         dial = way.without_tls if plaintext else way.dial
         if dial is None:
             try:
-                dial = await self._dial(
-                    tables, transport, way.decision, delivery.gateway, host, port, addresses, plaintext
-                )
+                proxy = (yield self._proxy_address(transport)) if transport.kind is TransportKind.SOCKS else ""
+                dial = self._dial(tables, transport, way.decision, delivery.gateway, where, proxy, plaintext=plaintext)
             except CannotDial as error:
                 return error.answer
             if plaintext:
                 way.without_tls = dial
             else:
                 way.dial = dial
-        verdict = way.decision.reason + ("; it failed, so without" if plaintext else "")
         job = HostJob(
             delivery,
             run.message,
@@ -525,37 +576,39 @@ class Outbound(Worker):
             decision=way.decision,
             lease_margin=self._settings.lease_margin,
             now=self._loop.time,
-            verdict=verdict,
+            verdict=way.decision.reason + ("; it failed, so without" if plaintext else ""),
             seen=run.seen,
-            done=self._loop.create_future(),
+            told=run.job_ended,
         )
         run.job = job
-        self._pool.submit(job)
         try:
-            answer = await job.done
-        except asyncio.CancelledError:
+            self._pool.submit(job)
+            if not job.over:
+                yield None
+        except GeneratorExit:
             self._pool.withdraw(job)
             raise
         finally:
             run.job = None
             if job.dialled:
-                known = run.dialled.setdefault(host, [])
+                known = run.dialled.setdefault(where[0], [])
                 known += [ip for ip in job.dialled if ip not in known]
-        return answer
+        return job.answer
 
     # --- how to dial ----------------------------------------------------------------------------------------
 
-    async def _dial(
+    def _dial(
         self,
         tables: Tables,
         transport: Transport,
         decision: Decision,
         gateway: ObjectRef | None,
-        host: str,
-        port: int,
-        addresses: tuple[str, ...],
+        where: tuple[str, int, tuple[str, ...]],
+        proxy_address: str,
+        *,
         plaintext: bool,
     ) -> Dial:
+        host, port, addresses = where
         named = tables.gateways.get(gateway) if gateway is not None else None
         hello = (
             transport.remote_hostname
@@ -567,7 +620,7 @@ class Outbound(Worker):
         proxy: tuple[str, int] | None = None
         login: ProxyLogin | None = None
         if transport.kind is TransportKind.SOCKS:
-            proxy = (await self._proxy_address(transport), transport.proxy_port or 1080)
+            proxy = (proxy_address, transport.proxy_port or 1080)
             if transport.username is not None:
                 login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
         speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
@@ -668,7 +721,8 @@ class Outbound(Worker):
                     carries_credentials=transport.username is not None,
                 )
             )
-            dial = await self._dial(tables, transport, decision, None, host, port, addresses, False)
+            proxy = await self._proxy_address(transport) if transport.kind is TransportKind.SOCKS else ""
+            dial = self._dial(tables, transport, decision, None, (host, port, addresses), proxy, plaintext=False)
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
@@ -701,17 +755,54 @@ class _Hosts:
 class _Run:
     """A delivery in progress."""
 
-    __slots__ = ("delivery", "dialled", "job", "message", "mx_hosts", "seen", "task", "transport")
+    __slots__ = (
+        "clock",
+        "delivery",
+        "dialled",
+        "job",
+        "message",
+        "mx_hosts",
+        "resume",
+        "seen",
+        "started",
+        "steps",
+        "task",
+        "transport",
+        "waits",
+    )
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, clock: float, resume: "Callable[[_Run], None]") -> None:
         self.delivery = delivery
+        self.clock = clock
+        """The loop's time at which it was taken."""
+        self.started = time.time_ns()
         self.message = Message(delivery)
         self.dialled: dict[str, list[str]] = {}
         self.seen: dict[int, Seen] = {}
         self.mx_hosts: tuple[str, ...] = ()
         self.job: HostJob | None = None
+        self.steps: Steps[list[RecipientReport]] | None = None
+        """What is still to do; None once it is over."""
+        self.resume = resume
+        self.waits = False
+        """For its job."""
         self.task: asyncio.Task[None] | None = None
+        """Awaits what the steps asked for."""
         self.transport = _DIRECT
+
+    def job_ended(self) -> None:
+        """Its job is over. A job may be over before it is waited for."""
+        if self.waits:
+            self.waits = False
+            self.resume(self)
+
+    def stop(self) -> None:
+        """Break off."""
+        steps, self.steps = self.steps, None
+        if self.task is not None:
+            self.task.cancel()
+        if steps is not None:
+            steps.close()
 
 
 def _hop(transport: Transport) -> Hop:

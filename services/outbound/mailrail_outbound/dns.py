@@ -41,15 +41,20 @@ class Cache:
 
     async def get(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         """The answer for `key`: kept, or being asked for, or asked for now. An exception kept as answer is raised."""
-        kept = self._answers.get(key)
-        if kept is not None and kept[0] > self._now():
-            return _given(kept[1])
+        kept = self.kept(key)
+        if kept is not None:
+            return kept
         asking = self._asking.get(key)
         if asking is None:
             asking = asyncio.ensure_future(self._ask(key, ask))
             self._asking[key] = asking
         # Whoever stops waiting must not take the answer from the others.
         return _given(await asyncio.shield(asking))
+
+    def kept(self, key: Any) -> Any:
+        """The answer for `key` if it is at hand, else None. An exception kept as answer is raised."""
+        found = self._answers.get(key)
+        return _given(found[1]) if found is not None and found[0] > self._now() else None
 
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
@@ -68,11 +73,12 @@ class Cache:
 
 
 @lru_cache(maxsize=1024)
-def _literal(host: str) -> str:
+def _without_asking(host: str) -> tuple[str, ...]:
     try:
-        return str(ip_address(host.strip("[]")))
+        return (str(ip_address(host.strip("[]"))),)
     except ValueError:
-        return ""
+        # RFC 6761 6.3: localhost is never asked of any name server.
+        return ("127.0.0.1", "::1") if host == "localhost" or host.endswith(".localhost") else ()
 
 
 def _given(answer: Any) -> Any:
@@ -122,14 +128,34 @@ class DnsResolver:
 
     async def host_addresses(self, host: str) -> Sequence[str]:
         """Addresses of a host that the configuration names: literal, localhost, then as the system or the DNS says."""
-        literal = _literal(host)
-        if literal:
-            return (literal,)
-        if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 6.3: never asked of any name server
-            return ("127.0.0.1", "::1")
+        known = _without_asking(host)
+        if known:
+            return known
         if not self._system_names:
             return await self.addresses(host, ("ipv4", "ipv6"))
         answer: Sequence[str] = await self._cache.get(("system", host), lambda: self._system(host))
+        return answer
+
+    # What is at hand, for those who need not wait then: None where it must be asked. They raise as the others do.
+
+    def kept_mx(self, domain: str) -> Sequence[Mx] | None:
+        """See `mx`."""
+        answer: Sequence[Mx] | None = self._cache.kept(("mx", domain))
+        return answer
+
+    def kept_addresses(self, host: str, families: Sequence[str]) -> Sequence[str] | None:
+        """See `addresses`."""
+        answer: Sequence[str] | None = self._cache.kept(("address", host, tuple(families)))
+        return answer
+
+    def kept_host_addresses(self, host: str) -> Sequence[str] | None:
+        """See `host_addresses`."""
+        known = _without_asking(host)
+        if known:
+            return known
+        if not self._system_names:
+            return self.kept_addresses(host, ("ipv4", "ipv6"))
+        answer: Sequence[str] | None = self._cache.kept(("system", host))
         return answer
 
     async def _system(self, host: str) -> tuple[float, Any]:

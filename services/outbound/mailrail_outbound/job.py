@@ -127,13 +127,15 @@ class HostJob(PoolJob):
         now: Callable[[], float],
         verdict: str,
         seen: dict[int, Seen],
-        done: "asyncio.Future[Answer | None]",
+        told: Callable[[], None],
     ) -> None:
         self.dial = dial
         self.dialled: list[str] = []
         self.fresh_only = False
-        self.done = done
-        """Set when the job is over: None, or the answer of a host that gave no session."""
+        self.over = False
+        self.answer: Answer | None = None
+        """Once it is over: None, or the answer of a host that gave no session."""
+        self._told = told
         self._delivery = delivery
         self._message = message
         self._course = course
@@ -261,8 +263,10 @@ class HostJob(PoolJob):
         # Else it is found out when content is asked for, or the final dot is out and `delivered` wins.
 
     def _over(self, answer: Answer | None = None) -> None:
-        if not self.done.done():
-            self.done.set_result(answer)
+        if not self.over:
+            self.over = True
+            self.answer = answer
+            self._told()
 
     def _note(self, index: int, connection: Connection) -> None:
         if self._connection is not connection:
