@@ -23,11 +23,11 @@ from mailrail.core.message.header import (
     RECEIVED_LIMIT,
     Header,
     HeaderError,
+    Received,
     author_addresses,
     date,
     foreign_results,
     message_id,
-    received,
     subject,
     with_keyword,
 )
@@ -513,7 +513,7 @@ class Visit:
         block = header.without([*unwanted, *(field for field in header.fields if field.name in HIDDEN)])
         added = b""
         if not header.has(b"date"):
-            added += f"Date: {date(self._now())}\r\n".encode()
+            added += f"Date: {date(self.reception.clock())}\r\n".encode()
         transaction.message_id = message_id(header)
         if not header.has(b"message-id"):
             transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.desk.gateway.hostname}>"
@@ -626,7 +626,7 @@ class Visit:
         desk, session, parameters = self.desk, self.session, transaction.parameters
         now = self._now()
         given = transaction.given
-        prefix = received(
+        prefix = Received(
             hello=session.hello or "unknown",
             client=self.client,
             by=desk.gateway.hostname,
@@ -636,11 +636,8 @@ class Visit:
                 authenticated=self.account is not None,
                 smtputf8=parameters.smtputf8,
             ),
-            identifier=transaction.id.hex(),
-            recipient=given[0].address if len(given) == 1 else None,
             tls=session.tls,
-            now=now,
-        )
+        ).field(transaction.id.hex(), str(given[0].address) if len(given) == 1 else None, now.timestamp())
         if intake.needs_separator:
             prefix += b"\r\n"
         return Message(

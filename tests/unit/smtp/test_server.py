@@ -789,3 +789,55 @@ def test_no_octets_break_the_session(pieces: list[bytes]) -> None:
     for line in peer.replies.decode().splitlines():
         if line[:3] not in ("220", "354", "334") and not line.startswith("250-") and line != "250 LIMITS RCPTMAX=100":
             assert line[4] == line[0]  # the class of the enhanced code (SIN-21)
+
+
+_path_pieces = st.sampled_from(
+    [
+        "<",
+        ">",
+        "@",
+        "a",
+        "Ada",
+        ".",
+        "b.example",
+        '"',
+        "\\",
+        ",",
+        ":",
+        "[192.0.2.1]",
+        "[IPv6:::1]",
+        "postmaster",
+        "ж",
+        "-",
+        " ",
+        "\t",
+        "@r:",
+        " SIZE=5",
+        " NOTIFY=NEVER",
+    ]
+)
+
+
+@given(st.lists(_path_pieces, max_size=12), st.sampled_from(["MAIL FROM:", "mail from: ", "MAIL FRO:"]))
+def test_a_path_that_came_before_is_read_as_the_first_time(pieces: list[str], verb: str) -> None:
+    argument = "".join(pieces)
+    lines = [f"{verb}{argument}\r\n", "MAIL FROM:<>\r\n", f"{verb.replace('MAIL FROM', 'RCPT TO')}{argument}\r\n"]
+    heard: list[tuple[bytes, list[Event]]] = []
+    # Longer than what is remembered, for a blank before a path means nothing.
+    for padding in (0, 0, 300):
+        peer = open_session()
+        for line in lines:
+            peer.send(line.replace(":", ":" + " " * padding, 1).encode())
+        heard.append((peer.replies, peer.events))
+    assert heard[0] == heard[1] == heard[2]
+
+
+def test_an_accepted_message_is_named_in_the_answer() -> None:
+    peer = open_session()
+    peer.hold_commit = True
+    peer.send(OPEN + b"DATA\r\nx\r\n.\r\n")
+    before = len(peer.replies)
+    peer.session.finish(identifier="0abc")
+    peer.pump()
+    assert peer.replies[before:] == b"250 2.6.0 accepted as 0abc\r\n"
+    assert peer.session.messages == 1

@@ -6,7 +6,7 @@ real mail has; where an address decides about rights, what cannot be read for ce
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -31,6 +31,8 @@ RECEIVED_LIMIT: Final = 100
 
 # Name, colon, the rest of the line, and lines that begin with a blank.
 _field = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
+# As many of them as there are, so that where they end costs one call and not one a field.
+_block = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z))*")
 _fold = re.compile(rb"\r?\n(?=[ \t])")
 _message_id = re.compile(rb"<[!-;=?A-~]+@[!-;=?A-~]+>")
 
@@ -50,35 +52,64 @@ class Field(NamedTuple):  # a message has dozens, and a frozen dataclass takes t
     @property
     def text(self) -> str:
         """The value unfolded and trimmed; octets that are not UTF-8 stay recognisable."""
-        return _fold.sub(b"", self.value).strip().decode("utf-8", "backslashreplace")
+        value = self.value
+        if b"\n" in value:
+            value = _fold.sub(b"", value)
+        return value.strip().decode("utf-8", "backslashreplace")
 
 
 class Header:
-    """The fields at the head of a message. Reading stops at the first line that is neither field nor continuation."""
+    """The fields at the head of a message. Reading stops at the first line that is neither field nor continuation.
 
-    __slots__ = ("block", "fields")
+    Most messages are asked for a few names and never for all fields; so names are searched for, and what a field is
+    made of is looked at when it is the one.
+    """
+
+    __slots__ = ("_fields", "_searched", "block")
 
     def __init__(self, content: bytes) -> None:
-        fields: list[Field] = []
-        at = 0
-        while (found := _field.match(content, at)) is not None:
-            fields.append(Field(found[1].lower(), at, found.end(), found[2]))
-            at = found.end()
-        self.fields: tuple[Field, ...] = tuple(fields)
-        self.block = content[:at]
+        found = _block.match(content)
+        assert found is not None  # it also matches nothing
+        self.block = content[: found.end()]
         """The octets of the fields, without the empty line after them."""
+        self._searched = b"\n" + self.block.lower()
+        self._fields: tuple[Field, ...] | None = None
 
-    def named(self, name: bytes) -> Iterator[Field]:
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields in order."""
+        if self._fields is None:
+            self._fields = tuple(
+                Field(found[1].lower(), found.start(), found.end(), found[2]) for found in _field.finditer(self.block)
+            )
+        return self._fields
+
+    def named(self, name: bytes) -> list[Field]:
         """The fields of this lower-case name, in order."""
-        return (field for field in self.fields if field.name == name)
+        fields: list[Field] = []
+        wanted = b"\n" + name
+        searched = self._searched
+        at = searched.find(wanted)
+        while at >= 0:
+            # A line of the block that does not begin with a blank begins a field; its name may be longer.
+            found = _field.match(self.block, at)
+            if found is not None and found.end(1) - at == len(name):
+                fields.append(Field(name, at, found.end(), found[2]))
+            at = searched.find(wanted, at + 1)
+        return fields
+
+    def first(self, name: bytes) -> Field | None:
+        """The first field of this lower-case name, if there is one."""
+        fields = self.named(name)
+        return fields[0] if fields else None
 
     def count(self, name: bytes) -> int:
         """How many fields have this lower-case name."""
-        return sum(1 for field in self.fields if field.name == name)
+        return len(self.named(name))
 
     def has(self, name: bytes) -> bool:
         """Whether a field of this lower-case name is there."""
-        return any(field.name == name for field in self.fields)
+        return bool(self.named(name))
 
     def without(self, unwanted: Collection[Field]) -> bytes:
         """The block with these fields taken out and every other octet as it was."""
@@ -106,10 +137,13 @@ def header_end(content: bytes | bytearray, start: int = 0) -> int:
 
 def message_id(header: Header) -> str | None:
     """The Message-ID with its brackets, if there is exactly one field and it parses (design 9)."""
-    fields = list(header.named(b"message-id"))
+    fields = header.named(b"message-id")
     if len(fields) != 1:
         return None
-    value = _fold.sub(b"", fields[0].value).strip()
+    value = fields[0].value
+    if b"\n" in value:
+        value = _fold.sub(b"", value)
+    value = value.strip()
     if len(value) > MESSAGE_ID_LIMIT or not _message_id.fullmatch(value):
         return None
     return value.decode("ascii")
@@ -117,7 +151,7 @@ def message_id(header: Header) -> str | None:
 
 def subject(header: Header) -> str | None:
     """The first Subject, decoded (RFC 2047) and cut to SUBJECT_LIMIT characters, without control characters."""
-    field = next(header.named(b"subject"), None)
+    field = header.first(b"subject")
     if field is None:
         return None
     text = field.text
@@ -127,7 +161,8 @@ def subject(header: Header) -> str | None:
             text = str(make_header(decode_header(text[: 10 * SUBJECT_LIMIT]))).strip()
         except (HeaderParseError, LookupError, UnicodeError, ValueError):
             pass
-    return "".join(c if c.isprintable() else " " for c in text[:SUBJECT_LIMIT])
+    text = text[:SUBJECT_LIMIT]
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 _token = re.compile(
@@ -322,34 +357,32 @@ def _greeting_name(hello: str) -> str:
     return hello if _host.fullmatch(hello) else re.sub(r"[^A-Za-z0-9._-]", "?", hello)
 
 
-def received(
-    *,
-    hello: str,
-    client: IPv4Address | IPv6Address,
-    by: str,
-    protocol: str,
-    identifier: str,
-    recipient: Address | None,
-    tls: TlsFacts | None,
-    now: datetime,
-) -> bytes:
-    """A Received field (RFC 5321 4.4, SIN-13) with the `tls` clause of RFC 8314. `recipient`: only if there is one."""
-    literal = f"[IPv6:{client.compressed}]" if isinstance(client, IPv6Address) else f"[{client}]"
-    lines = [
-        f"Received: from {_greeting_name(hello)} ({literal})",
-        f"\tby {by} (Mailrail) with {protocol}",
-        f"\tid {identifier}",
-    ]
-    if recipient is not None:
-        lines.append(f"\tfor <{recipient}>")
-    if tls is not None:
-        lines.append(f"\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})")
-    return ("\r\n".join(lines) + f";\r\n\t{date(now)}\r\n").encode()
+class Received:
+    """The Received fields (RFC 5321 4.4, SIN-13) that messages of one client get, with the `tls` clause of RFC 8314.
+
+    What is the same in all of them is written once.
+    """
+
+    __slots__ = ("_from", "_tls")
+
+    def __init__(
+        self, *, hello: str, client: IPv4Address | IPv6Address, by: str, protocol: str, tls: TlsFacts | None
+    ) -> None:
+        literal = f"[IPv6:{client.compressed}]" if isinstance(client, IPv6Address) else f"[{client}]"
+        self._from = (
+            f"Received: from {_greeting_name(hello)} ({literal})\r\n\tby {by} (Mailrail) with {protocol}\r\n\tid "
+        )
+        self._tls = "" if tls is None else f"\r\n\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})"
+
+    def field(self, identifier: str, recipient: str | None, now: float) -> bytes:
+        """The field of one message, `now` being Unix time. `recipient`: only if there is one."""
+        clause = "" if recipient is None else f"\r\n\tfor <{recipient}>"
+        return f"{self._from}{identifier}{clause}{self._tls};\r\n\t{date(now)}\r\n".encode()
 
 
-def date(now: datetime) -> str:
-    """A date as RFC 5322 3.3 writes it, in UTC with a numeric zone."""
-    return _date(int(now.timestamp()))
+def date(now: float) -> str:
+    """A date as RFC 5322 3.3 writes it, in UTC with a numeric zone; `now` is Unix time."""
+    return _date(int(now))
 
 
 @lru_cache(maxsize=8)

@@ -47,6 +47,8 @@ class Intake:
         if held is None:
             self.size += len(data)
             return data
+        if not held and 0 <= header_end(data) <= HEADER_LIMIT:
+            return self._open(data)  # as with nearly every message, whose first piece brings the whole header
         held += data
         end = header_end(held, self._searched)
         if end < 0:
@@ -76,9 +78,10 @@ class Intake:
         if isinstance(edited, Reply):
             self._refuse(edited)
             return b""
-        rest = content[len(header.block) :]
-        self.needs_separator = not edited and bool(rest) and not rest.startswith(b"\r\n")
-        stored = content if edited == header.block else edited + rest
+        at = len(header.block)
+        if not edited:
+            self.needs_separator = at < len(content) and not content.startswith(b"\r\n", at)
+        stored = content if edited == header.block else edited + content[at:]
         self.size += len(stored)
         return stored
 

@@ -34,7 +34,7 @@ class Summary:
 
 def readable(header: Header, name: bytes, limit: int = TEXT_LIMIT) -> str:
     """The first field of this lower-case name, encoded words decoded, without control characters, cut."""
-    field = next(header.named(name), None)
+    field = header.first(name)
     if field is None:
         return ""
     # Ten times the limit is enough of a stranger's encoded words.
@@ -50,7 +50,7 @@ def readable(header: Header, name: bytes, limit: int = TEXT_LIMIT) -> str:
 
 def message_ids(header: Header, name: bytes) -> tuple[str, ...]:
     """The message ids in the first field of this name, at most REFERENCES_LIMIT: the first one and the last ones."""
-    field = next(header.named(name), None)
+    field = header.first(name)
     found = _id.findall(field.text[:100_000]) if field is not None else []
     if len(found) > REFERENCES_LIMIT:
         found = [found[0], *found[1 - REFERENCES_LIMIT :]]

@@ -119,7 +119,7 @@ class ContentStarted:
     """DATA or the first BDAT. Answer with `accept` or `refuse`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for each message, and freezing triples what that costs
 class Content:
     """The next octets of the message, dots unstuffed."""
 
@@ -274,6 +274,11 @@ def _offer(options: Options, tls: bool, logged_in: bool, now: int) -> list[str]:
 
 
 @lru_cache(maxsize=64)
+def _greeting(hostname: str) -> bytes:
+    return f"220 {hostname} ESMTP Mailrail\r\n".encode()
+
+
+@lru_cache(maxsize=64)
 def _hello_reply(options: Options, tls: bool, logged_in: bool, now: int) -> bytes:
     return Reply(250, (options.hostname, *_offer(options, tls, logged_in, now))).encode()
 
@@ -299,6 +304,21 @@ class _Awaited(Enum):
     AUTH = 5
 
 
+# Each command asks for several of these: a name of the module is found faster than a member of an enumeration.
+_COMMAND: Final = _Stage.COMMAND
+_IN_AUTH: Final = _Stage.AUTH
+_DATA: Final = _Stage.DATA
+_CHUNK: Final = _Stage.CHUNK
+_TLS: Final = _Stage.TLS
+_CLOSED: Final = _Stage.CLOSED
+_NOTHING: Final = _Awaited.NOTHING
+_SENDER: Final = _Awaited.SENDER
+_RECIPIENT: Final = _Awaited.RECIPIENT
+_CONTENT_START: Final = _Awaited.CONTENT_START
+_COMMIT: Final = _Awaited.COMMIT
+_AUTH: Final = _Awaited.AUTH
+
+
 @dataclass(slots=True)
 class _Transaction:
     parameters: MailParameters
@@ -317,39 +337,43 @@ _base64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]
 _mechanism = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 
 
-@dataclass(slots=True)
-class _Buffer:
-    """What has come and is not read yet."""
+_SIMPLE: Final = 256
+"""Octets of an argument up to which it is looked up among those that came before."""
 
-    data: bytes = b""
-    at: int = 0
 
-    def __len__(self) -> int:
-        return len(self.data) - self.at
+@lru_cache(maxsize=4096)
+def _simple_sender(argument: bytes) -> SenderGiven | None:
+    """What MAIL with this argument says, if it has no parameters and nothing is wrong with it; else None.
 
-    def add(self, data: bytes) -> None:
-        if self.at < len(self.data):
-            data = self.data[self.at :] + data
-        self.data = data
-        self.at = 0
+    The same few hundred senders and recipients make up most mail: they are read once.
+    """
+    if argument[:5].upper() != b"FROM:" or not argument.isascii():
+        return None
+    try:
+        sender, rest = parse_reverse_path(argument[5:].lstrip(b" "), utf8=True)
+    except AddressError:
+        return None
+    return None if rest else SenderGiven(sender, NO_MAIL_PARAMETERS)
 
-    def take(self, most: int | None = None) -> bytes:
-        end = len(self.data) if most is None else min(len(self.data), self.at + most)
-        taken = self.data[self.at : end] if self.at or end < len(self.data) else self.data
-        self.at = end
-        return taken
 
-    def clear(self) -> None:
-        self.data = b""
-        self.at = 0
+@lru_cache(maxsize=4096)
+def _simple_recipient(argument: bytes) -> RecipientGiven | None:
+    """As `_simple_sender`, for RCPT."""
+    if argument[:3].upper() != b"TO:" or not argument.isascii():
+        return None
+    try:
+        recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
+    except AddressError:
+        return None
+    return None if rest else RecipientGiven(recipient, NO_RCPT_PARAMETERS)
 
 
 class ServerSession:
     """One session from the greeting to its end. Not for several threads."""
 
     __slots__ = (
+        "_at",
         "_awaited",
-        "_buffer",
         "_chunk_last",
         "_chunk_left",
         "_chunk_reply",
@@ -357,6 +381,7 @@ class ServerSession:
         "_events",
         "_failed_logins",
         "_now",
+        "_octets",
         "_out",
         "_scanner",
         "_skipped",
@@ -384,13 +409,14 @@ class ServerSession:
         """Messages accepted in this session."""
         self.verb = ""
         """The command being handled, for logs."""
-        self._stage = _Stage.COMMAND
-        self._awaited = _Awaited.NOTHING
-        self._buffer = _Buffer()
+        self._stage: _Stage = _COMMAND
+        self._awaited: _Awaited = _NOTHING
+        self._octets = b""  # what has come
+        self._at = 0  # and how much of it is read
         self._skipped = 0
         self._skipped_auth = False
         self._events: deque[Event] = deque()
-        self._out: list[bytes] = [f"220 {options.hostname} ESMTP Mailrail\r\n".encode()]
+        self._out: list[bytes] = [_greeting(options.hostname)]
         self._transaction: _Transaction | None = None
         self._scanner: DataScanner | None = None
         self._chunk_left = 0
@@ -404,10 +430,26 @@ class ServerSession:
 
     def receive(self, data: bytes, now: float) -> None:
         """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up."""
-        if self._stage is _Stage.TLS or self._stage is _Stage.CLOSED:
+        stage = self._stage
+        if stage is _TLS or stage is _CLOSED:
             return
         self._now = now
-        self._buffer.add(data)
+        if self._at < len(self._octets):
+            data = self._octets[self._at :] + data
+        self._octets = data
+        self._at = 0
+
+    def _take(self, most: int) -> bytes:
+        """What has come and is not read, at most so much of it."""
+        data, at = self._octets, self._at
+        end = min(len(data), at + most)
+        self._at = end
+        return data[at:end]
+
+    def _drop(self) -> None:
+        """Forget what has come and is not read."""
+        self._octets = b""
+        self._at = 0
 
     def data_to_send(self) -> bytes:
         """What to write now; empty when nothing is."""
@@ -421,12 +463,12 @@ class ServerSession:
     @property
     def wants_data(self) -> bool:
         """False while an answer is awaited and enough has come meanwhile: stop reading the socket."""
-        return self._awaited is _Awaited.NOTHING or len(self._buffer) < WAITING_LIMIT
+        return self._awaited is _NOTHING or len(self._octets) - self._at < WAITING_LIMIT
 
     @property
     def awaiting(self) -> bool:
         """An answer is due from the app."""
-        return self._awaited is not _Awaited.NOTHING
+        return self._awaited is not _NOTHING
 
     @property
     def in_content(self) -> bool:
@@ -436,30 +478,30 @@ class ServerSession:
     @property
     def closed(self) -> bool:
         """The session is over; nothing that comes is looked at."""
-        return self._stage is _Stage.CLOSED
+        return self._stage is _CLOSED
 
     @property
     def state(self) -> str:
         """One word for people: what the session is doing."""
-        if self._awaited is not _Awaited.NOTHING:
+        if self._awaited is not _NOTHING:
             return f"awaiting {self._awaited.name.lower().replace('_', ' ')}"
         return self._stage.value
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None when more octets, or an answer, are needed first."""
-        events, buffer = self._events, self._buffer
+        events = self._events
         while not events:
-            if self._awaited is not _Awaited.NOTHING:
+            if self._awaited is not _NOTHING:
                 return None
             stage = self._stage
-            if buffer.at == len(buffer.data) and (stage is not _Stage.CHUNK or self._chunk_left):
+            if self._at == len(self._octets) and (stage is not _CHUNK or self._chunk_left):
                 return None  # all is read, unless it is a chunk of no octets
-            if stage is _Stage.COMMAND or stage is _Stage.AUTH:
+            if stage is _COMMAND or stage is _IN_AUTH:
                 if not self._line():
                     return None
-            elif stage is _Stage.DATA:
+            elif stage is _DATA:
                 self._read_data()
-            elif stage is _Stage.CHUNK:
+            elif stage is _CHUNK:
                 self._read_chunk()
             else:
                 return None
@@ -469,100 +511,107 @@ class ServerSession:
 
     def accept(self, reply: Reply | None = None, *, size_limit: int | None = None) -> None:
         """Yes to SenderGiven, RecipientGiven or ContentStarted. `size_limit` lowers the limit of this transaction."""
-        awaited, self._awaited = self._awaited, _Awaited.NOTHING
-        if self._stage is _Stage.CLOSED:
+        awaited, self._awaited = self._awaited, _NOTHING
+        if self._stage is _CLOSED:
             return  # the session ended while the answer was on its way
         transaction = self._transaction
         assert transaction is not None
-        if awaited is _Awaited.RECIPIENT:
+        if awaited is _RECIPIENT:
             transaction.recipients += 1
             self._out.append(_RECIPIENT_OK if reply is None else reply.encode())
-        elif awaited is _Awaited.SENDER:
+        elif awaited is _SENDER:
             if size_limit is not None:
                 transaction.size_limit = min(size_limit, transaction.size_limit)
             self._out.append(_SENDER_OK if reply is None else reply.encode())
-        elif awaited is _Awaited.CONTENT_START:
+        elif awaited is _CONTENT_START:
             transaction.content = True
             if transaction.chunked:
-                self._stage = _Stage.CHUNK
+                self._stage = _CHUNK
             else:
                 self._out.append(_GO_AHEAD)
-                self._scanner = DataScanner()
-                self._stage = _Stage.DATA
+                if self._scanner is None:
+                    self._scanner = DataScanner()
+                else:
+                    self._scanner.restart()
+                self._stage = _DATA
         else:
             raise RuntimeError(f"nothing to accept while awaiting {awaited.name}")
 
     def refuse(self, reply: Reply) -> None:
         """No to SenderGiven, RecipientGiven, ContentStarted or an authentication."""
-        awaited, self._awaited = self._awaited, _Awaited.NOTHING
-        if self._stage is _Stage.CLOSED:
+        awaited, self._awaited = self._awaited, _NOTHING
+        if self._stage is _CLOSED:
             return
-        if awaited is _Awaited.CONTENT_START:
+        if awaited is _CONTENT_START:
             transaction = self._transaction
             assert transaction is not None
             if transaction.chunked:  # its octets come all the same (EXT-05)
                 self._chunk_reply = reply.encode()
-                self._stage = _Stage.CHUNK
+                self._stage = _CHUNK
             else:
                 self._out.append(reply.encode())
             self._transaction = None
             return
-        if awaited is _Awaited.NOTHING or awaited is _Awaited.COMMIT:
+        if awaited is _NOTHING or awaited is _COMMIT:
             raise RuntimeError("nothing to refuse")
         self._out.append(reply.encode())
-        if awaited is _Awaited.SENDER:
+        if awaited is _SENDER:
             self._transaction = None
-        elif awaited is _Awaited.AUTH:
-            self._stage = _Stage.COMMAND
+        elif awaited is _AUTH:
+            self._stage = _COMMAND
             if reply.permanent:
                 self._failed_logins += 1
                 if self._failed_logins >= AUTH_FAILURE_LIMIT:
                     self._out.append(_TOO_MANY_ERRORS)
                     self._close("too many failed logins", linger=True)
 
-    def finish(self, reply: Reply | None = None) -> None:
-        """The answer to ContentEnded: after the commit, or why there is none."""
-        if self._stage is _Stage.CLOSED:
+    def finish(self, reply: Reply | None = None, *, identifier: str = "") -> None:
+        """The answer to ContentEnded: after the commit, perhaps with the name of what was accepted, or why not."""
+        if self._stage is _CLOSED:
             return
-        if self._awaited is not _Awaited.COMMIT:
+        if self._awaited is not _COMMIT:
             raise RuntimeError("no message awaits its answer")
-        self._awaited = _Awaited.NOTHING
+        self._awaited = _NOTHING
         self._transaction = None
-        if reply is None or reply.completed:
-            self.messages += 1
-        self._out.append(_CONTENT_OK if reply is None else reply.encode())
+        if reply is not None:
+            if reply.completed:
+                self.messages += 1
+            self._out.append(reply.encode())
+            return
+        self.messages += 1
+        self._out.append(b"250 2.6.0 accepted as %b\r\n" % identifier.encode() if identifier else _CONTENT_OK)
 
     def challenge(self, data: bytes) -> None:
         """Ask the client on; an empty challenge is `334 ` (AUTH-04)."""
-        if self._stage is _Stage.CLOSED:
+        if self._stage is _CLOSED:
             return
-        if self._awaited is not _Awaited.AUTH:
+        if self._awaited is not _AUTH:
             raise RuntimeError("no authentication is going on")
-        self._awaited = _Awaited.NOTHING
-        self._stage = _Stage.AUTH
+        self._awaited = _NOTHING
+        self._stage = _IN_AUTH
         self._out.append(b"334 " + b64encode(data) + b"\r\n")
 
     def authenticated(self, login: str) -> None:
         """The client proved to be `login`."""
-        if self._stage is _Stage.CLOSED:
+        if self._stage is _CLOSED:
             return
-        if self._awaited is not _Awaited.AUTH:
+        if self._awaited is not _AUTH:
             raise RuntimeError("no authentication is going on")
-        self._awaited = _Awaited.NOTHING
-        self._stage = _Stage.COMMAND
+        self._awaited = _NOTHING
+        self._stage = _COMMAND
         self.login = login
         self._out.append(_AUTHENTICATED)
 
     def tls_started(self, facts: TlsFacts) -> None:
         """The handshake after TlsRequested is done: all knowledge from before it is gone (RFC 3207 4.2, AUTH-07)."""
-        if self._stage is not _Stage.TLS:
+        if self._stage is not _TLS:
             raise RuntimeError("no TLS was asked for")
         self.tls = facts
         self.hello = None
         self.extended = False
         self.login = None
-        self._buffer.clear()
-        self._stage = _Stage.COMMAND
+        self._drop()
+        self._stage = _COMMAND
 
     def time_out(self) -> None:
         """The client was silent, or slow, for too long (SIN-17)."""
@@ -574,27 +623,26 @@ class ServerSession:
 
     def hang_up(self) -> None:
         """The connection is gone: there is nobody to tell anything. Answers that still come are ignored."""
-        self._awaited = _Awaited.NOTHING
-        self._stage = _Stage.CLOSED
+        self._awaited = _NOTHING
+        self._stage = _CLOSED
         self._transaction = None
-        self._buffer.clear()
+        self._drop()
         self._events.clear()
         self._out.clear()
 
     def _end(self, reply: bytes, reason: str) -> None:
-        if self._stage is _Stage.CLOSED:
+        if self._stage is _CLOSED:
             return
-        if self._stage is not _Stage.TLS:
+        if self._stage is not _TLS:
             self._out.append(reply)
-        self._awaited = _Awaited.NOTHING
+        self._awaited = _NOTHING
         self._close(reason, linger=True)
 
     # --- lines ---
 
     def _line(self) -> bool:
         """Handle the next whole line, if there is one."""
-        buffer = self._buffer
-        data, at = buffer.data, buffer.at
+        data, at = self._octets, self._at
         end = data.find(b"\n", at)
         if end < 0:
             waiting = len(data) - at
@@ -605,14 +653,14 @@ class ServerSession:
                 if not self._skipped:
                     self._skipped_auth = data[at : at + 5].upper() == b"AUTH "
                 self._skipped += waiting - 1
-                buffer.at = len(data) - 1
+                self._at = len(data) - 1
             return False
-        buffer.at = end + 1
+        self._at = end + 1
         if end == at or data[end - 1] != 13:
             self._fatal(_BARE_LINE_END, "bare line feed")
             return True
         length = end + 1 - at + self._skipped
-        in_auth = self._stage is _Stage.AUTH
+        in_auth = self._stage is _IN_AUTH
         if length > COMMAND_LIMIT:
             auth = in_auth or (self._skipped_auth if self._skipped else data[at : at + 5].upper() == b"AUTH ")
             self._skipped = 0
@@ -668,8 +716,8 @@ class ServerSession:
 
     def _close(self, reason: str, *, linger: bool = False) -> None:
         self._abandon(reason)
-        self._stage = _Stage.CLOSED
-        self._buffer.clear()
+        self._stage = _CLOSED
+        self._drop()
         self._events.append(Closing(reason, linger))
 
     def _abandon(self, reason: str) -> None:
@@ -677,7 +725,6 @@ class ServerSession:
             if self._transaction.refusal is None:  # else it was said when the refusal was found
                 self._events.append(Abandoned(reason))
             self._transaction = None
-        self._scanner = None
 
     # --- commands ---
 
@@ -712,6 +759,13 @@ class ServerSession:
         if self._transaction is not None:
             self._error(_NESTED_MAIL)
             return
+        # What ends otherwise has parameters, which hardly ever come twice.
+        event = _simple_sender(argument) if argument.endswith(b">") and len(argument) <= _SIMPLE else None
+        if event is not None:
+            self._transaction = _Transaction(NO_MAIL_PARAMETERS, options.size_limit)
+            self._awaited = _SENDER
+            self._events.append(event)
+            return
         if argument[:5].upper() != b"FROM:":
             self._error(_BAD_MAIL)
             return
@@ -739,7 +793,7 @@ class ServerSession:
             self._out.append(too_big(options.size_limit).encode())
             return
         self._transaction = _Transaction(parameters, options.size_limit)
-        self._awaited = _Awaited.SENDER
+        self._awaited = _SENDER
         self._events.append(SenderGiven(sender, parameters))
 
     def _rcpt(self, argument: bytes) -> None:
@@ -750,14 +804,27 @@ class ServerSession:
         if transaction.chunked:
             self._error(_CHUNKS_BEGUN)
             return
+        event = _simple_recipient(argument) if argument.endswith(b">") and len(argument) <= _SIMPLE else None
+        if event is None:
+            event = self._given_recipient(argument, transaction)
+            if event is None:
+                return
+        if transaction.recipients >= self.options.recipient_limit:
+            self._out.append(_TOO_MANY_RECIPIENTS)
+            return
+        self._awaited = _RECIPIENT
+        self._events.append(event)
+
+    def _given_recipient(self, argument: bytes, transaction: _Transaction) -> RecipientGiven | None:
+        """What RCPT says; None when it is wrong, which has been answered."""
         if argument[:3].upper() != b"TO:":
             self._error(_BAD_RCPT)
-            return
+            return None
         try:
             recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
         except AddressError as error:
             self._error(_say(501, "5.1.3", str(error)))
-            return
+            return None
         smtputf8 = transaction.parameters.smtputf8
         parameters = NO_RCPT_PARAMETERS
         if rest:
@@ -767,15 +834,11 @@ class ServerSession:
                 )
             except ParameterError as error:
                 self._error(_say(error.code, "5.5.4", str(error)))
-                return
+                return None
         if not smtputf8 and not argument.isascii():
             self._error(_say(553, "5.6.7", "the address needs SMTPUTF8"))
-            return
-        if transaction.recipients >= self.options.recipient_limit:
-            self._out.append(_TOO_MANY_RECIPIENTS)
-            return
-        self._awaited = _Awaited.RECIPIENT
-        self._events.append(RecipientGiven(recipient, parameters))
+            return None
+        return RecipientGiven(recipient, parameters)
 
     def _data(self, argument: bytes) -> None:
         transaction = self._transaction
@@ -790,7 +853,7 @@ class ServerSession:
         elif not transaction.recipients:
             self._error(_NO_RECIPIENT)
         else:
-            self._awaited = _Awaited.CONTENT_START
+            self._awaited = _CONTENT_START
             self._events.append(_CONTENT_STARTED)
 
     def _bdat(self, argument: bytes) -> None:
@@ -814,16 +877,16 @@ class ServerSession:
         self._chunk_reply = None
         if transaction.octets + octets > transaction.size_limit:
             self._chunk_reply = too_big(transaction.size_limit).encode()
-            self._stage = _Stage.CHUNK
+            self._stage = _CHUNK
             self._abandon("too big")
         elif not transaction.chunked:
             transaction.chunked = True
             if transaction.parameters.body is not Body.BINARY_MIME:
                 transaction.chunks = LineEndWatch(repair=self.options.repair_chunks)
-            self._awaited = _Awaited.CONTENT_START
+            self._awaited = _CONTENT_START
             self._events.append(_CONTENT_STARTED)
         else:
-            self._stage = _Stage.CHUNK
+            self._stage = _CHUNK
 
     def _swallow(self, argument: bytes, reply: bytes) -> None:
         """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05)."""
@@ -835,7 +898,7 @@ class ServerSession:
         self._chunk_last = False
         self._chunk_reply = reply
         self._errors += 1
-        self._stage = _Stage.CHUNK
+        self._stage = _CHUNK
 
     def _rset(self, argument: bytes) -> None:
         if argument:
@@ -879,8 +942,8 @@ class ServerSession:
             self._abandon("STARTTLS")
             self._out.append(_TLS_GO_AHEAD)
             # TLS-02: what came behind the command in plaintext was not said by whom the handshake will prove.
-            self._buffer.clear()
-            self._stage = _Stage.TLS
+            self._drop()
+            self._stage = _TLS
             self._events.append(TlsRequested())
 
     # --- authentication ---
@@ -915,7 +978,7 @@ class ServerSession:
             if response is None:
                 self._error(_BAD_BASE64)
                 return
-        self._awaited = _Awaited.AUTH
+        self._awaited = _AUTH
         self._events.append(AuthRequested(mechanism, response))
 
     def _auth_line(self, line: bytes) -> None:
@@ -928,11 +991,11 @@ class ServerSession:
             self._stop_auth()
             self._error(_BAD_BASE64)
             return
-        self._awaited = _Awaited.AUTH
+        self._awaited = _AUTH
         self._events.append(AuthResponse(response))
 
     def _stop_auth(self) -> None:
-        self._stage = _Stage.COMMAND
+        self._stage = _COMMAND
         self._events.append(AuthCancelled())
 
     # --- content ---
@@ -941,14 +1004,17 @@ class ServerSession:
         scanner, transaction = self._scanner, self._transaction
         assert scanner is not None
         assert transaction is not None
-        self._take_content(scanner.feed(self._buffer.take()), transaction)
+        content = scanner.feed(self._octets[self._at :] if self._at else self._octets)
+        self._take_content(content, transaction)
         if scanner.bare_line_end:
             self._fatal(_BARE_CONTENT, "bare line end in content")
         elif scanner.finished:
-            self._buffer.add(scanner.rest)
-            self._scanner = None
-            self._stage = _Stage.COMMAND
+            self._octets = scanner.rest
+            self._at = 0
+            self._stage = _COMMAND
             self._content_complete(transaction)
+        else:
+            self._drop()
 
     def _take_content(self, content: bytes, transaction: _Transaction) -> None:
         transaction.octets += len(content)
@@ -969,12 +1035,12 @@ class ServerSession:
             self._out.append(transaction.refusal)
             self._transaction = None
         else:
-            self._awaited = _Awaited.COMMIT
+            self._awaited = _COMMIT
             self._events.append(_CONTENT_ENDED)
 
     def _read_chunk(self) -> None:
         transaction = self._transaction
-        octets = self._buffer.take(self._chunk_left)
+        octets = self._take(self._chunk_left)
         self._chunk_left -= len(octets)
         if self._chunk_reply is None and transaction is not None:
             watch = transaction.chunks
@@ -986,7 +1052,7 @@ class ServerSession:
             self._take_content(content, transaction)
         if self._chunk_left:
             return
-        self._stage = _Stage.COMMAND
+        self._stage = _COMMAND
         if self._chunk_reply is not None:
             self._out.append(self._chunk_reply)
             if self._errors >= self.options.error_limit:
