@@ -21,9 +21,9 @@ from mailrail_queue import metrics
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Dispatcher, SiteState
 
-PER_SITE: Final = 1_000
+PER_SITE: Final = 5_000
 """Most recipients that are counted of one site in one shard."""
-MOST: Final = 10_000
+MOST: Final = 50_000
 """Most recipients that are counted at resting sites, and at all others, of one process."""
 
 

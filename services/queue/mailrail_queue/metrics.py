@@ -33,7 +33,7 @@ OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connecte
 POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably")
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
-    "Recipients that are due, in the shards of this process, by what they wait for; counted up to 10,000",
+    "Recipients that are due, in the shards of this process, by what they wait for; counted up to 50,000",
     ["state"],
 )
 """state: ready (for a process to take them: scale by this one), limited (their site's window or a limit has no room),
