@@ -102,11 +102,15 @@ class Reply:
     @property
     def text(self) -> str:
         """The lines joined by blanks, without the enhanced code at the head of each."""
+        if len(self.lines) == 1:
+            return _without_enhanced(self.lines[0])
         return " ".join(part for part in (_without_enhanced(line) for line in self.lines) if part)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The lines without the enhanced code at the head of each."""
+        if len(self.lines) == 1:
+            return (_without_enhanced(self.lines[0]),)
         return tuple(_without_enhanced(line) for line in self.lines)
 
     @property
@@ -149,9 +153,15 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?\Z", re.DOTALL)
 
 
 @lru_cache(maxsize=512)
-def _single(line: bytes) -> Reply:
-    # Servers repeat themselves ("250 2.1.5 Ok"), so most replies are found here already made.
-    return _build(int(line[:3]), (_text(line[4:]),))
+def _single(line: bytes) -> Reply | None:
+    """The reply that a line is by itself, with or without the CR at its end; None: it is not, or not alone.
+
+    Servers repeat themselves ("250 2.1.5 Ok"), so most replies are found here already made.
+    """
+    found = _LINE.match(line[:-1] if line.endswith(b"\r") else line)
+    if found is None or found[2] == b"-":
+        return None
+    return _build(int(found[1]), (_text(found[3] or b""),))
 
 
 def _text(raw: bytes) -> str:
@@ -204,6 +214,11 @@ class ReplyParser:
         rest = lines.pop()
         replies: list[Reply] = []
         for line in lines:
+            if not self._lines and len(line) <= self.max_line:
+                alone = _single(line)
+                if alone is not None:
+                    replies.append(alone)
+                    continue
             if line.endswith(b"\r"):
                 line = line[:-1]
             if len(line) > self.max_line:
@@ -213,9 +228,6 @@ class ReplyParser:
                 raise BadReply(f"not an SMTP reply: {_text(line[:80])!r}", replies)
             code = int(found[1])
             more = found[2] == b"-"
-            if not self._lines and not more:
-                replies.append(_single(bytes(line)))
-                continue
             if self._lines and code != self._code:
                 raise BadReply(f"a reply that changes its code from {self._code} to {code}", replies)
             self._code = code
