@@ -7,12 +7,12 @@ does is told to go on (`Wire.pump`), to stop reading and to read again.
 """
 
 import asyncio
+import logging
 import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
 
@@ -35,6 +35,7 @@ from mailrail.core.message.intake import Intake
 from mailrail.core.recipients import (
     NOT_YOUR_ADDRESS,
     VERIFICATION_UNAVAILABLE,
+    Destination,
     Directory,
     Resolution,
     passed_on,
@@ -54,7 +55,7 @@ from mailrail.core.sasl.server import (
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.parameters import MailParameters, RcptParameters, xtext_decode
-from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import (
     Abandoned,
     AuthCancelled,
@@ -80,6 +81,7 @@ from mailrail_ingress.ports import (
     Answer,
     Message,
     Origin,
+    Provenance,
     Queue,
     Recipient,
     SenderDomain,
@@ -102,7 +104,6 @@ NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no ini
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
-_ACCEPTED: Final = EnhancedCode(2, 6, 0)
 _SENDER_FACTS: Final = {
     SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
@@ -119,7 +120,7 @@ class Wire(Protocol):
     """The shell around a session, as far as a visit needs it."""
 
     def pump(self) -> None:
-        """An answer was given out of turn: go on with what has come meanwhile."""
+        """An answer was given: go on with what has come meanwhile, unless that is being done."""
         ...
 
     def pause(self) -> None:
@@ -155,6 +156,8 @@ class Desk:
     origin: Origin
     label: str
     """The `origin` label of metrics."""
+    accepted: metrics.Mail
+    """What is counted of accepted mail."""
 
 
 class Reception:
@@ -180,6 +183,7 @@ class Reception:
         self.configured = False
         """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
+        self.log_messages = settings.log_messages and self.log.is_enabled_for(logging.INFO)
         self.transactions = 0
         """Transactions that are open: how much company a commit may expect on its way."""
         self._fake_key = fake_key
@@ -255,7 +259,20 @@ class Reception:
         )
         door = Door(gateway.ref, listener.name)
         label = origin.name.lower()
-        return Desk(door, gateway, listener, options, directory, accounts, identity, bindings, number, origin, label)
+        return Desk(
+            door=door,
+            gateway=gateway,
+            listener=listener,
+            options=options,
+            directory=directory,
+            accounts=accounts,
+            identity=identity,
+            bindings=bindings,
+            revision=number,
+            origin=origin,
+            label=label,
+            accepted=metrics.Mail(label),
+        )
 
     def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
         """How RCPT would be answered, for administrators (IngressService.ResolveRecipient)."""
@@ -284,6 +301,7 @@ class _Transaction:
         "id",
         "intake",
         "message_id",
+        "name",
         "parameters",
         "parts",
         "refusal",
@@ -299,6 +317,7 @@ class _Transaction:
         self.given: list[_Given] = []
         self.copies = 0
         self.id = b""
+        self.name = ""  # the id in hexadecimal
         self.intake: Intake | None = None
         self.parts: list[bytes] = []
         self.stored = 0  # octets in `parts`
@@ -315,6 +334,53 @@ class _Transaction:
         if self.upload is not None:
             self.upload.abort()
             self.upload = None
+
+
+class _Whence:
+    """What all messages of a client share, and what it was made from."""
+
+    __slots__ = ("account", "desk", "extended", "hello", "provenance", "received", "smtputf8", "tls")
+
+    def __init__(self, visit: "Visit", *, smtputf8: bool) -> None:
+        session = visit.session
+        self.desk = visit.desk
+        self.account = visit.account
+        self.hello = session.hello
+        self.extended = session.extended
+        self.tls = session.tls
+        self.smtputf8 = smtputf8
+        self.provenance = Provenance(
+            origin=self.desk.origin,
+            gateway=self.desk.gateway.ref,
+            account=self.account.ref if self.account is not None else None,
+            client_ip=visit.client_text,
+            client_name=self.hello or "",
+            revision=self.desk.revision,
+        )
+        self.received = Received(
+            hello=self.hello or "unknown",
+            client=visit.client,
+            by=self.desk.gateway.hostname,
+            protocol=with_keyword(
+                extended=self.extended,
+                tls=self.tls is not None,
+                authenticated=self.account is not None,
+                smtputf8=smtputf8,
+            ),
+            tls=self.tls,
+        )
+
+    def holds(self, visit: "Visit", *, smtputf8: bool) -> bool:
+        """Whether all of it is still the same."""
+        session = visit.session
+        return (
+            self.desk is visit.desk
+            and self.account is visit.account
+            and self.hello is session.hello
+            and self.extended is session.extended
+            and self.tls is session.tls
+            and self.smtputf8 is smtputf8
+        )
 
 
 def new_message_id(now: float) -> bytes:
@@ -335,7 +401,7 @@ class Visit:
         self.desk = desk
         self.session = session
         self.client = client
-        self._client_text = str(client)
+        self.client_text = str(client)
         self.account: Account | None = None
         self.stalled = False
         """The content waits for credit of the queue."""
@@ -343,7 +409,7 @@ class Visit:
         self._transaction: _Transaction | None = None
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
-        self._answering = False  # inside `handle`: the shell goes on by itself
+        self._whence: _Whence | None = None
 
     def rebase(self, desk: Desk) -> None:
         """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
@@ -354,16 +420,7 @@ class Visit:
 
     def handle(self, event: Event) -> None:
         """Answer an event of the session, now or later."""
-        self._answering = True
-        try:
-            _HANDLERS[type(event)](self, event)
-        finally:
-            self._answering = False
-
-    def _go_on(self) -> None:
-        """An answer was given: outside of `handle` the shell has to be told."""
-        if not self._answering:
-            self._wire.pump()
+        _HANDLERS[type(event)](self, event)
 
     def _hold(self, transaction: _Transaction | None) -> _Transaction | None:
         """Put another transaction, or none, in the place of the one that is open; returns that one."""
@@ -418,13 +475,13 @@ class Visit:
                 self._accept_sender(sender, parameters, limit)
             else:
                 self._refuse_sender(sender, refusal)
-            self._go_on()
+            self._wire.pump()
 
         self.reception.senders.look_up(sender.domain, done)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
         self._hold(_Transaction(sender, parameters))
-        metrics.count(metrics.SENDERS, self.desk.label, "accepted")
+        self.desk.accepted.senders.number += 1
         self.session.accept(size_limit=limit)
 
     def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
@@ -462,7 +519,7 @@ class Visit:
                 self._accept_recipient(transaction, event, found)
             else:
                 self._refuse_recipient(event.recipient, refusal)
-            self._go_on()
+            self._wire.pump()
 
         verification.verify(str(unsure[0].address), transport, done)
 
@@ -472,7 +529,7 @@ class Visit:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
             return
         transaction.given.append(_Given(event.recipient, event.parameters, found))
-        metrics.count(metrics.RECIPIENTS, self.desk.label, "accepted")
+        self.desk.accepted.recipients.number += 1
         self.session.accept()
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
@@ -490,6 +547,7 @@ class Visit:
             self.session.refuse(QUEUE_AWAY)
             return
         transaction.id = new_message_id(self.reception.clock())
+        transaction.name = transaction.id.hex()
         transaction.intake = Intake(self._edit)
         self.session.accept()
 
@@ -519,9 +577,6 @@ class Visit:
             transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.desk.gateway.hostname}>"
             added += f"Message-ID: {transaction.message_id}\r\n".encode()
         return block + added
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.reception.clock(), UTC)
 
     def _content(self, event: Content) -> None:
         transaction = self._transaction
@@ -619,43 +674,30 @@ class Visit:
 
     def _finish_refused(self, transaction: _Transaction, reply: Reply) -> None:
         metrics.count(metrics.MESSAGES, self.desk.label, "refused" if reply.permanent else "deferred")
-        self._log("message refused", id=transaction.id.hex(), sender=str(transaction.sender or ""), reply=str(reply))
+        self._log("message refused", id=transaction.name, sender=str(transaction.sender or ""), reply=str(reply))
         self.session.finish(reply)
 
     def _message(self, transaction: _Transaction, intake: Intake, body: bytes | None) -> Message:
-        desk, session, parameters = self.desk, self.session, transaction.parameters
-        now = self._now()
-        given = transaction.given
-        prefix = Received(
-            hello=session.hello or "unknown",
-            client=self.client,
-            by=desk.gateway.hostname,
-            protocol=with_keyword(
-                extended=session.extended,
-                tls=session.tls is not None,
-                authenticated=self.account is not None,
-                smtputf8=parameters.smtputf8,
-            ),
-            tls=session.tls,
-        ).field(transaction.id.hex(), str(given[0].address) if len(given) == 1 else None, now.timestamp())
+        parameters, given = transaction.parameters, transaction.given
+        whence = self._whence
+        if whence is None or not whence.holds(self, smtputf8=parameters.smtputf8):
+            whence = self._whence = _Whence(self, smtputf8=parameters.smtputf8)
+        recipients = _recipients(given)
+        for_one = recipients[0].given if len(given) == 1 else None
+        prefix = whence.received.field(transaction.name, for_one, transaction.ended)
         if intake.needs_separator:
             prefix += b"\r\n"
         return Message(
             id=transaction.id,
+            provenance=whence.provenance,
             sender=transaction.sender,
             parameters=parameters,
             auth=self._trusted_auth(parameters.auth),
-            origin=desk.origin,
-            gateway=desk.gateway.ref,
-            account=self.account.ref if self.account is not None else None,
             message_id=transaction.message_id,
             subject=transaction.subject,
-            received=now,
-            client_ip=self._client_text,
-            client_name=session.hello or "",
+            received=transaction.ended,
             eight_bit=intake.eight_bit,
-            revision=desk.revision,
-            recipients=_recipients(given),
+            recipients=recipients,
             prefix=prefix,
             body=body,
             size=len(prefix) + intake.size,
@@ -673,38 +715,38 @@ class Visit:
         return auth if owned else "<>"
 
     def _committed(self, transaction: _Transaction, message: Message, answer: Answer) -> None:
-        metrics.COMMIT_SECONDS.observe(max(0.0, self.reception.clock() - transaction.ended))
-        label = self.desk.label
-        heard = self._transaction is transaction and not self.session.closed
-        if answer.accepted:
-            metrics.count(metrics.MESSAGES, label, "accepted")
-            metrics.count(metrics.OCTETS, label, by=message.size)
-            reply = Reply(250, (f"2.6.0 accepted as {message.id.hex()}",), _ACCEPTED)
+        reception, session = self.reception, self.session
+        metrics.COMMIT_SECONDS.observe(max(0.0, reception.clock() - transaction.ended))
+        heard = self._transaction is transaction and not session.closed
+        refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
+        if refusal is None:
+            accepted = self.desk.accepted
+            accepted.messages.number += 1
+            accepted.octets.number += message.size
         else:
-            reply = answer.refusal or QUEUE_AWAY
-            metrics.count(metrics.MESSAGES, label, "refused" if reply.permanent else "deferred")
-        if self.reception.settings.log_messages:
+            metrics.count(metrics.MESSAGES, self.desk.label, "refused" if refusal.permanent else "deferred")
+        if reception.log_messages:
             self._log(
-                "message accepted" if answer.accepted else "message refused",
-                id=message.id.hex(),
+                "message accepted" if refusal is None else "message refused",
+                id=transaction.name,
                 sender=str(message.sender or ""),
                 recipients=len(message.recipients),
                 size=message.size,
                 header_id=message.message_id,
                 heard=heard,
-                **({} if answer.accepted else {"reply": str(reply)}),
+                **({} if refusal is None else {"reply": str(refusal)}),
             )
         if heard:
             self._hold(None)
-            self.session.finish(reply)
-            self._go_on()
+            session.finish(refusal, identifier=transaction.name)
+            self._wire.pump()
 
     def _abandoned(self, event: Abandoned) -> None:
         transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
             if transaction.intake is not None:
                 metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
-                self._log("message abandoned", id=transaction.id.hex(), reason=event.reason)
+                self._log("message abandoned", id=transaction.name, reason=event.reason)
             self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
 
     # --- logins ---
@@ -765,7 +807,7 @@ class Visit:
                 self._logged_in(login)
             else:
                 self._not_logged_in(login, "wrong login or password")
-            self._go_on()
+            self._wire.pump()
 
         # A millisecond of hashing without the GIL: in a thread, so that other clients do not wait for it.
         loop = asyncio.get_running_loop()
@@ -801,7 +843,7 @@ class Visit:
         self.reception.log.info(
             event,
             listener=self.desk.listener.name,
-            client=self._client_text,
+            client=self.client_text,
             hello=self.session.hello,
             login=self.account.login if self.account is not None else None,
             tls=self.session.tls.version if self.session.tls is not None else None,
@@ -809,8 +851,10 @@ class Visit:
         )
 
 
-def _recipients(given: list[_Given]) -> tuple[Recipient, ...]:
+def _recipients(given: list[_Given]) -> list[Recipient]:
     """Every destination once; the first mention decides about its DSN parameters."""
+    if len(given) == 1 and len(given[0].resolution.destinations) == 1:
+        return [_recipient(given[0], given[0].resolution.destinations[0], given[0].parameters, expanded=False)]
     found: dict[tuple[str, ObjectRef | None, str], Recipient] = {}
     for one in given:
         parameters, expanded = passed_on(one.parameters, one.resolution)
@@ -818,18 +862,23 @@ def _recipients(given: list[_Given]) -> tuple[Recipient, ...]:
             key = (destination.address.key, destination.account, destination.mailbox)
             if key in found:
                 continue
-            found[key] = Recipient(
-                address=str(destination.address),
-                given=str(one.address),
-                notify=parameters.notify,
-                orcpt=parameters.orcpt,
-                expanded=expanded,
-                domain=destination.domain,
-                account=destination.account,
-                mailbox=destination.mailbox,
-            )
+            found[key] = _recipient(one, destination, parameters, expanded=expanded)
             expanded = False  # one DSN tells of the expansion, not one a copy (DSN-23)
-    return tuple(found.values())
+    return list(found.values())
+
+
+def _recipient(one: _Given, destination: Destination, parameters: RcptParameters, *, expanded: bool) -> Recipient:
+    given = str(one.address)
+    return Recipient(
+        address=given if destination.address is one.address else str(destination.address),
+        given=given,
+        notify=parameters.notify,
+        orcpt=parameters.orcpt,
+        expanded=expanded,
+        domain=destination.domain,
+        account=destination.account,
+        mailbox=destination.mailbox,
+    )
 
 
 _HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {

@@ -11,7 +11,6 @@ import contextlib
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any, Final
 
 import dns.asyncresolver
@@ -20,17 +19,16 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.config.revision import ObjectRef
-from mailrail.core.smtp.parameters import Body, Return
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
-from mailrail_ingress.ports import FRAME_LIMIT, Answer, Message, Origin, SenderDomain, Upload
+from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
+from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, Answer, Message, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
@@ -50,75 +48,7 @@ CONNECT_TIMEOUT: Final = 5.0
 """Seconds until the queue must have given its first credit on a stream."""
 _AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
 
-_BODY: Final = {
-    None: types_pb2.BODY_TYPE_UNSPECIFIED,
-    Body.SEVEN_BIT: types_pb2.BODY_TYPE_SEVEN_BIT,
-    Body.EIGHT_BIT_MIME: types_pb2.BODY_TYPE_EIGHT_BIT_MIME,
-    Body.BINARY_MIME: types_pb2.BODY_TYPE_BINARY_MIME,
-}
-_RETURN: Final = {
-    None: types_pb2.DSN_RETURN_UNSPECIFIED,
-    Return.FULL: types_pb2.DSN_RETURN_FULL,
-    Return.HEADERS: types_pb2.DSN_RETURN_HEADERS,
-}
-_ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION}
-
-
-@lru_cache(maxsize=4096)  # copied into each message that it becomes part of
-def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
-    return None if ref is None else types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    whole = int(seconds)
-    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1_000_000) * 1000)
-
-
-def commit_frame(message: Message) -> enqueue_pb2.EnqueueFrame:
-    """A message as the queue takes it, made in one piece: a finished part would be copied into each level above it."""
-    parameters = message.parameters
-    release = parameters.release
-    envelope = {
-        "mail_from": str(message.sender) if message.sender is not None else "",
-        "body_type": _BODY[parameters.body],
-        "smtputf8": parameters.smtputf8,
-        "envelope_id": parameters.envid,
-        "dsn_return": _RETURN[parameters.ret],
-        "auth": message.auth,
-        "origin": _ORIGIN[message.origin],
-        "gateway": _ref(message.gateway),
-        "account": _ref(message.account),
-        "message_id": message.message_id,
-        "subject": message.subject,
-        "received": _timestamp(message.received.timestamp()),
-        "release": _timestamp(release.at.timestamp()) if release is not None else None,
-        "future_release_request": release.request if release is not None else None,
-        "client_ip": message.client_ip,
-        "client_name": message.client_name,
-        "eight_bit": message.eight_bit,
-        "config_revision": message.revision,
-    }
-    recipients = [
-        {
-            "address": recipient.address,
-            "original_recipient": recipient.orcpt,
-            "notify": [word.value for word in recipient.notify],
-            "given_address": recipient.given,
-            "expanded": recipient.expanded,
-            "mailbox_account": _ref(recipient.account),
-            "mailbox": recipient.mailbox,
-            "domain": _ref(recipient.domain),
-        }
-        for recipient in message.recipients
-    ]
-    commit: Any = {  # which protobuf takes, though its stubs do not say so
-        "envelope": envelope,
-        "recipients": recipients,
-        "prefix": message.prefix,
-        "body": message.body,
-        "size": message.size,
-    }
-    return enqueue_pb2.EnqueueFrame(message_id=message.id, commit=commit)
+_ENQUEUE: Final = f"/{enqueue_pb2.DESCRIPTOR.services_by_name['EnqueueService'].full_name}/Enqueue"
 
 
 def read_reply(reply: types_pb2.Reply) -> Reply:
@@ -136,7 +66,8 @@ def read_reply(reply: types_pb2.Reply) -> Reply:
     return Reply.of(code, enhanced, *(texts or ["refused"]))
 
 
-_Call = grpc.aio.StreamStreamCall[enqueue_pb2.EnqueueRequest, enqueue_pb2.EnqueueResponse]
+_Enqueue = grpc.aio.StreamStreamMultiCallable[bytes, enqueue_pb2.EnqueueResponse]
+_Call = grpc.aio.StreamStreamCall[bytes, enqueue_pb2.EnqueueResponse]
 
 
 class _Commit:
@@ -144,9 +75,7 @@ class _Commit:
 
     __slots__ = ("done", "frame", "octets", "uploaded")
 
-    def __init__(
-        self, frame: enqueue_pb2.EnqueueFrame, octets: int, done: Callable[[Answer], None], *, uploaded: bool
-    ) -> None:
+    def __init__(self, frame: bytes, octets: int, done: Callable[[Answer], None], *, uploaded: bool) -> None:
         self.frame = frame
         self.octets = octets
         self.done = done
@@ -245,8 +174,7 @@ class _Stream:
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
                         self._commits -= commit.octets
-                        accepted = result.accepted
-                        self._answer(commit, Answer(accepted, None if accepted else read_reply(result.refusal)))
+                        self._answer(commit, ACCEPTED if result.accepted else Answer(False, read_reply(result.refusal)))
                 if response.credit:
                     self._credit += int(response.credit)
                     self.work.set()
@@ -264,7 +192,7 @@ class _Stream:
         while not reader.done():
             self.work.clear()
             batch = self._batch()
-            if batch.frames:
+            if batch:
                 await self._call.write(batch)
                 if not any(upload.chunks for upload in self.uploads.values()) and (linger := self._linger()) > 0:
                     await asyncio.sleep(linger)  # as below: what came during the write is not sent on its own
@@ -277,13 +205,12 @@ class _Stream:
             if (linger := self._linger()) > 0:
                 await asyncio.sleep(linger)
 
-    def _batch(self) -> enqueue_pb2.EnqueueRequest:
-        """What may go out now, within credit and bounds: aborts, a chunk of each upload in turn, commits."""
-        batch = enqueue_pb2.EnqueueRequest()
-        frames = batch.frames
+    def _batch(self) -> bytes:
+        """An EnqueueRequest of what may go out now, within credit and bounds: aborts, chunks of uploads, commits."""
+        frames: list[bytes] = []
         octets = 0
         while self.aborts:
-            frames.add(message_id=self.aborts.popleft(), abort=enqueue_pb2.Abort())
+            frames.append(abort_frame(self.aborts.popleft()))
         for message_id, upload in list(self.uploads.items()):
             if not upload.chunks or octets >= BATCH_OCTETS:
                 continue
@@ -295,7 +222,7 @@ class _Stream:
             self._credit -= size
             octets += size
             upload.waiting -= size
-            frames.add(message_id=message_id, chunk={"data": data})
+            frames.append(chunk_frame(message_id, data))
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= MESSAGE_CREDIT // 2:
                 upload.wants_credit = False
@@ -315,7 +242,7 @@ class _Stream:
             del self.unwritten[message_id]
             self.written[message_id] = commit
             frames.append(commit.frame)
-        return batch
+        return b"".join(frames)
 
 
 class QueueClient:
@@ -439,8 +366,11 @@ class QueueClient:
         stream: _Stream | None = None
         try:
             async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
-                stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
-                call: _Call = stub.Enqueue()
+                # Requests are octets already (frames.py); a stub would have them made of protobuf's objects.
+                enqueue: _Enqueue = channel.stream_stream(
+                    _ENQUEUE, response_deserializer=enqueue_pb2.EnqueueResponse.FromString
+                )
+                call: _Call = enqueue()
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     first = await call.read()
                 if not isinstance(first, enqueue_pb2.EnqueueResponse):
@@ -518,7 +448,7 @@ class QueueClient:
                     except grpc.aio.AioRpcError:
                         await asyncio.sleep(RECONNECT_DELAY)
                         continue
-                    answer = Answer(outcome.accepted, None if outcome.accepted else _AWAY)
+                    answer = ACCEPTED if outcome.accepted else Answer(False, _AWAY)
                     break
         except TimeoutError:
             self._log.warning("fate of a message unknown", id=message_id.hex())

@@ -1,12 +1,23 @@
 """Every series of ingress. Label values come from closed lists, each explained here."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import accumulate, product
 
-from prometheus_client import Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Count:
+    """One number; whoever counts often holds it, and adds to `number`."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
 
 
 class Tally(Collector):
@@ -18,17 +29,23 @@ class Tally(Collector):
         self, name: str, documentation: str, labels: Sequence[str], known: Iterable[tuple[str, ...]] = ()
     ) -> None:
         """`known`: label values that are there from 0 on, since a counter that is first seen at 1 has not risen."""
-        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int, dict.fromkeys(known, 0))
+        self._counts: defaultdict[tuple[str, ...], Count] = defaultdict(Count)
+        for values in known:
+            self.of(*values)
         self._name = name
         self._documentation = documentation
         self._labels = labels
         REGISTRY.register(self)
 
+    def of(self, *labels: str) -> Count:
+        """The number behind these label values."""
+        return self._counts[labels]
+
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """What is counted by now; called by the thread that answers scrapes."""
         family = self.kind(self._name, self._documentation, labels=self._labels)
-        for labels, number in list(self.counts.items()):  # a copy, since the loop may add meanwhile
-            family.add_metric(labels, number)
+        for labels, count in list(self._counts.items()):  # a copy, since the loop may add meanwhile
+            family.add_metric(labels, count.number)
         yield family
 
 
@@ -38,9 +55,33 @@ class Level(Tally):
     kind = GaugeMetricFamily
 
 
+class Spread(Collector):
+    """A histogram that is filled on the event loop's thread alone, so without a lock."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        """`buckets`: upper bounds, rising; one without a bound comes after them."""
+        self._name = name
+        self._documentation = documentation
+        self._bounds = tuple(buckets)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+        REGISTRY.register(self)
+
+    def observe(self, value: float) -> None:
+        """Count a value; a bound belongs to the bucket below it."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What is counted by now; called by the thread that answers scrapes."""
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+
+
 def count(tally: Tally, *labels: str, by: int = 1) -> None:
     """Add to a series."""
-    tally.counts[labels] += by
+    tally.of(*labels).number += by
 
 
 _PROTOCOLS = ("mx", "submission", "submissions")
@@ -105,10 +146,22 @@ TLS = Tally(
     ["version"],
     known=product(("TLSv1.2", "TLSv1.3", "none")),
 )
-COMMIT_SECONDS = Histogram(
+COMMIT_SECONDS = Spread(
     "mailrail_ingress_commit_seconds",
     "From the end of a message to the queue's answer",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits handed over and not answered yet")
+
+
+class Mail:
+    """The numbers that each message of an origin adds to, looked up once."""
+
+    __slots__ = ("messages", "octets", "recipients", "senders")
+
+    def __init__(self, origin: str) -> None:
+        self.senders = SENDERS.of(origin, "accepted")
+        self.recipients = RECIPIENTS.of(origin, "accepted")
+        self.messages = MESSAGES.of(origin, "accepted")
+        self.octets = OCTETS.of(origin)

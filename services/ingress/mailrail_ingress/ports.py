@@ -4,11 +4,10 @@ Answers come through callbacks, not futures: a message costs one call, and whoev
 once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum, auto
-from typing import Protocol
+from typing import Final, Protocol
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.address import Address
@@ -28,7 +27,10 @@ class Origin(Enum):
     SUBMISSION = auto()
 
 
-@dataclass(frozen=True, slots=True)
+# What is made for each message is not frozen: freezing triples what making it costs. Nobody changes it all the same.
+
+
+@dataclass(slots=True)
 class Recipient:
     """One recipient of a message, aliases expanded."""
 
@@ -42,25 +44,32 @@ class Recipient:
     mailbox: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Provenance:
+    """Where the messages of a client come from: the same object as long as all of it is the same."""
+
+    origin: Origin
+    gateway: ObjectRef
+    account: ObjectRef | None
+    client_ip: str
+    client_name: str  # what it said with EHLO
+    revision: int
+
+
+@dataclass(slots=True)
 class Message:
     """Everything that is known of a message when it is whole (ACC-01)."""
 
     id: bytes  # 16 octets
+    provenance: Provenance
     sender: Address | None
     parameters: MailParameters
     auth: str | None  # what AUTH= may say onwards: "<>" or xtext (AUTH-06)
-    origin: Origin
-    gateway: ObjectRef
-    account: ObjectRef | None
     message_id: str | None
     subject: str | None
-    received: datetime
-    client_ip: str
-    client_name: str
+    received: float  # Unix time
     eight_bit: bool
-    revision: int
-    recipients: tuple[Recipient, ...]
+    recipients: Sequence[Recipient]
     prefix: bytes
     body: bytes | None  # None: it was uploaded
     size: int  # octets of prefix and body
@@ -72,6 +81,9 @@ class Answer:
 
     accepted: bool
     refusal: Reply | None = None  # when not accepted
+
+
+ACCEPTED: Final = Answer(True)
 
 
 class Upload(Protocol):

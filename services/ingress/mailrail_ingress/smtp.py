@@ -54,6 +54,10 @@ _ENDS: Final = {
     "too many errors": "errors",
 }
 
+LAST_LINGER: Final = 0.25
+"""Seconds that a connection is still read, at most, once the process stops: for what is on its way when we say 421.
+Clients that keep connections open, and are silent, would else hold up every stop."""
+
 
 class Sessions:
     """What the connections of a process share, and how many there are."""
@@ -418,7 +422,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._holds = 0
                 transport.resume_reading()
             transport.write_eof()
-            self.deadline = self._loop.time() + self._sessions.reception.settings.linger_close
+            patience = self._sessions.reception.settings.linger_close
+            self.deadline = self._loop.time() + (min(patience, LAST_LINGER) if self._sessions.stopping else patience)
             self._sessions.wheel.hasten(self)
         else:
             self._state = _State.GONE

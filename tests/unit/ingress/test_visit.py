@@ -79,12 +79,17 @@ class Client:
         self.visit = Visit(reception, desk, self.session, self, ip_address("192.0.2.1"))
         self.said = b""
         self.paused = False
+        self.pumping = False
         self.pump()
 
     def pump(self) -> None:
+        if self.pumping:
+            return
+        self.pumping = True
         while (event := self.session.next_event()) is not None:
             if not isinstance(event, Closing):
                 self.visit.handle(event)
+        self.pumping = False
         self.said += self.session.data_to_send()
 
     def pause(self) -> None:
@@ -130,7 +135,7 @@ def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
     assert client.send(OPEN)[-1] == "354"
     assert client.send(b"Subject: x\r\n\r\nbody\r\n.\r\nNOOP\r\n") == []
     message, done = queue.commits[0]
-    assert (message.body, message.revision, message.received.timestamp()) == (b"Subject: x\r\n\r\nbody\r\n", 7, NOW)
+    assert (message.body, message.provenance.revision, message.received) == (b"Subject: x\r\n\r\nbody\r\n", 7, NOW)
     done(Answer(True))
     assert client.said.decode().splitlines()[-2:] == [f"250 2.6.0 accepted as {message.id.hex()}", "250 2.0.0 ok"]
 

@@ -1,0 +1,204 @@
+"""Frames of the Enqueue stream as octets, each ready to be joined with others to an EnqueueRequest.
+
+A message object of protobuf is filled field by field, copied into each message around it and then written; that took a
+fifth of all processor time that a message costs here. What varies is joined to octets instead, and what is the same for
+many messages is written once. Numbers come from the generated code; tests read every frame back with it.
+"""
+
+from functools import lru_cache
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message as Protobuf
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, Body, MailParameters, Return
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_ingress.ports import Message, Origin, Provenance, Recipient
+
+_BODY: Final = {
+    None: types_pb2.BODY_TYPE_UNSPECIFIED,
+    Body.SEVEN_BIT: types_pb2.BODY_TYPE_SEVEN_BIT,
+    Body.EIGHT_BIT_MIME: types_pb2.BODY_TYPE_EIGHT_BIT_MIME,
+    Body.BINARY_MIME: types_pb2.BODY_TYPE_BINARY_MIME,
+}
+_RETURN: Final = {
+    None: types_pb2.DSN_RETURN_UNSPECIFIED,
+    Return.FULL: types_pb2.DSN_RETURN_FULL,
+    Return.HEADERS: types_pb2.DSN_RETURN_HEADERS,
+}
+_ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION}
+
+
+# --- how protobuf writes ------------------------------------------------------------------------------------------
+
+_OCTETS: Final = 2
+_DELIMITED: Final = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE})
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
+_SHORT: Final = tuple(_varint(number) for number in range(4096))
+
+
+def _size(octets: bytes) -> bytes:
+    size = len(octets)
+    return _SHORT[size] if size < 4096 else _varint(size)
+
+
+def _key(kind: type[Protobuf], name: str) -> bytes:
+    """What stands before the value of a field: its number, and whether octets or a number follow."""
+    field = kind.DESCRIPTOR.fields_by_name[name]
+    return _varint(field.number << 3 | (_OCTETS if field.type in _DELIMITED else 0))
+
+
+def _octets(key: bytes, octets: bytes) -> bytes:
+    return key + _size(octets) + octets
+
+
+def _text(key: bytes, text: str) -> bytes:
+    octets = text.encode()
+    return key + _size(octets) + octets
+
+
+_FRAME: Final = _key(enqueue_pb2.EnqueueRequest, "frames")
+_ID: Final = _key(enqueue_pb2.EnqueueFrame, "message_id")
+_CHUNK: Final = _key(enqueue_pb2.EnqueueFrame, "chunk")
+_COMMIT: Final = _key(enqueue_pb2.EnqueueFrame, "commit")
+_ABORT: Final = _key(enqueue_pb2.EnqueueFrame, "abort")
+_CHUNK_DATA: Final = _key(enqueue_pb2.BodyChunk, "data")
+_ENVELOPE: Final = _key(enqueue_pb2.Commit, "envelope")
+_RECIPIENTS: Final = _key(enqueue_pb2.Commit, "recipients")
+_PREFIX: Final = _key(enqueue_pb2.Commit, "prefix")
+_CONTENT: Final = _key(enqueue_pb2.Commit, "body")
+_CONTENT_SIZE: Final = _key(enqueue_pb2.Commit, "size")
+_MAIL_FROM: Final = _key(types_pb2.Envelope, "mail_from")
+_MESSAGE_ID: Final = _key(types_pb2.Envelope, "message_id")
+_SUBJECT: Final = _key(types_pb2.Envelope, "subject")
+_RECEIVED: Final = _key(types_pb2.Envelope, "received")
+_EIGHT_BIT: Final = _key(types_pb2.Envelope, "eight_bit") + _varint(1)
+_SECONDS: Final = _key(Timestamp, "seconds")
+_NANOS: Final = _key(Timestamp, "nanos")
+_ADDRESS: Final = _key(types_pb2.EnvelopeRecipient, "address")
+_ORCPT: Final = _key(types_pb2.EnvelopeRecipient, "original_recipient")
+_NOTIFY: Final = _key(types_pb2.EnvelopeRecipient, "notify")
+_GIVEN: Final = _key(types_pb2.EnvelopeRecipient, "given_address")
+_EXPANDED: Final = _key(types_pb2.EnvelopeRecipient, "expanded") + _varint(1)
+
+
+# --- what is the same for many messages ---------------------------------------------------------------------------
+
+
+def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
+    return None if ref is None else types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+
+@lru_cache(maxsize=4096)
+def _provenance(provenance: Provenance) -> bytes:
+    """Fields of the envelope."""
+    return types_pb2.Envelope(
+        origin=_ORIGIN[provenance.origin],
+        gateway=_ref(provenance.gateway),
+        account=_ref(provenance.account),
+        client_ip=provenance.client_ip,
+        client_name=provenance.client_name,
+        config_revision=provenance.revision,
+    ).SerializeToString()
+
+
+def _said(parameters: MailParameters, auth: str | None) -> bytes:
+    """Fields of the envelope that MAIL asked for."""
+    release = parameters.release
+    fields: dict[str, Any] = {
+        "body_type": _BODY[parameters.body],
+        "smtputf8": parameters.smtputf8,
+        "envelope_id": parameters.envid,
+        "dsn_return": _RETURN[parameters.ret],
+        "auth": auth,
+        "release": _timestamp(release.at.timestamp()) if release is not None else None,
+        "future_release_request": release.request if release is not None else None,
+    }
+    return types_pb2.Envelope(**fields).SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _home(domain: ObjectRef | None, account: ObjectRef | None, mailbox: str) -> bytes:
+    """Fields of a recipient that say whose it is."""
+    return types_pb2.EnvelopeRecipient(
+        domain=_ref(domain), mailbox_account=_ref(account), mailbox=mailbox
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=8)
+def _seconds(seconds: int) -> bytes:
+    return _SECONDS + _varint(seconds)
+
+
+def _timestamp(at: float) -> Timestamp:
+    whole = int(at)
+    return Timestamp(seconds=whole, nanos=int((at - whole) * 1_000_000) * 1000)
+
+
+# --- frames -------------------------------------------------------------------------------------------------------
+
+
+def _recipient(recipient: Recipient) -> bytes:
+    address = _text(_ADDRESS, recipient.address)
+    given = _text(_GIVEN, recipient.given)
+    fields = address + given + _home(recipient.domain, recipient.account, recipient.mailbox)
+    if recipient.orcpt is not None:
+        fields += _text(_ORCPT, recipient.orcpt)
+    for word in recipient.notify:
+        fields += _text(_NOTIFY, word.value)
+    if recipient.expanded:
+        fields += _EXPANDED
+    return _RECIPIENTS + _size(fields) + fields
+
+
+def commit_frame(message: Message) -> bytes:
+    """The last frame of a message: all that is known of it, and its body unless that went before."""
+    envelope = _provenance(message.provenance)
+    if message.parameters is not NO_MAIL_PARAMETERS or message.auth is not None:
+        envelope += _said(message.parameters, message.auth)
+    if message.sender is not None:
+        envelope += _text(_MAIL_FROM, str(message.sender))
+    if message.message_id is not None:
+        envelope += _text(_MESSAGE_ID, message.message_id)
+    if message.subject is not None:
+        envelope += _text(_SUBJECT, message.subject)
+    if message.eight_bit:
+        envelope += _EIGHT_BIT
+    whole = int(message.received)
+    received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
+    envelope += _RECEIVED + _size(received) + received
+    recipients = message.recipients
+    written = _recipient(recipients[0]) if len(recipients) == 1 else b"".join([_recipient(one) for one in recipients])
+    commit = [_ENVELOPE, _size(envelope), envelope, written, _PREFIX, _size(message.prefix), message.prefix]
+    if message.body is not None:
+        commit += (_CONTENT, _size(message.body), message.body)
+    commit += (_CONTENT_SIZE, _varint(message.size))
+    return _frame(message.id, _COMMIT, b"".join(commit))
+
+
+def chunk_frame(message_id: bytes, data: bytes) -> bytes:
+    """A part of a body that is too large for the commit."""
+    return _frame(message_id, _CHUNK, _octets(_CHUNK_DATA, data))
+
+
+def abort_frame(message_id: bytes) -> bytes:
+    """The chunks that went before are to be forgotten."""
+    return _frame(message_id, _ABORT, b"")
+
+
+def _frame(message_id: bytes, key: bytes, step: bytes) -> bytes:
+    head = _ID + _size(message_id) + message_id + key + _size(step)
+    size = len(head) + len(step)
+    return _FRAME + (_SHORT[size] if size < 4096 else _varint(size)) + head + step
