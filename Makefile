@@ -15,6 +15,7 @@ ARGS  ?=
 
 # What mypy reads: every package of the distribution, the scripts and the tests.
 TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard operator/mailrail_*) scripts tests
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 GENERATORS := $(sort $(wildcard scripts/generate_*.py))
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 run` names another one.
@@ -82,13 +83,29 @@ generate: $(STAMP) ## write every generated file anew (proto included)
 	@set -e; for generator in $(GENERATORS); do echo "$$generator"; $(BIN)/python "$$generator"; done
 
 .PHONY: lock
-lock: $(STAMP) ## write requirements.lock anew from the ranges in pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml --group dev --upgrade -o requirements.lock
+lock: $(STAMP) ## write requirements.lock and the image's two anew from the ranges in pyproject.toml
+	@$(LOCK) pyproject.toml --group dev --upgrade -o requirements.lock
+	@$(LOCK) pyproject.toml -c requirements.lock --no-annotate -o deploy/image/runtime.lock
+	@echo hatchling | $(LOCK) - -c requirements.lock --no-annotate -o deploy/image/build.lock
 
 .PHONY: bench
 bench: $(STAMP) ## measure Mailrail against Postfix on this machine, write docs/benchmarks.md
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+# --- Kubernetes ---
+
+IMAGE  ?= mailrail:dev
+CHART  := deploy/helm/mailrail
+BUILDER ?= $(shell for p in docker podman buildah; do command -v $$p >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+.PHONY: image
+image: ## build the image: IMAGE=registry/mailrail:1.2.3, BUILDER=docker, podman or buildah, ARGS='--build-arg BASE_IMAGE=...'
+	@if [ -z "$(BUILDER)" ]; then echo "no docker, podman or buildah here; name one: make image BUILDER=..." >&2; exit 1; fi
+	@$(BUILDER) $(if $(filter buildah,$(notdir $(BUILDER))),bud,build) -t $(IMAGE) $(ARGS) .
+
+.PHONY: helm-lint
+helm-lint: $(STAMP) ## helm lint --strict, helm template over ci values; with KUBECONFIG the API server's dry run, too
+	@$(BIN)/python scripts/lint_chart.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and every cache; queues and state folders are left alone

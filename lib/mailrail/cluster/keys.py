@@ -28,7 +28,6 @@ from urllib.parse import quote
 from mailrail.kit.certificates import (
     CA_LIFETIME,
     LIFETIME,
-    ROLES,
     SEALING_KEY_SIZE,
     SMTP_LIFETIME,
     Pair,
@@ -42,6 +41,8 @@ from mailrail.kit.certificates import (
 from mailrail.kit.rpc import ROLE_SUFFIX
 from mailrail_operator.kubernetes import Api, ApiError, core_path
 
+ROLES = ("config", "queue", "ingress", "outbound", "operator", "cli")
+"""Who has a certificate."""
 MADE_BY = ("app.kubernetes.io/managed-by", "mailrail-keys")
 """The label of Secrets that are made here."""
 RIPE = datetime.timedelta(days=1)

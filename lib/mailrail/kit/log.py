@@ -101,6 +101,19 @@ class _Output:
             self._stream.flush()
 
 
+class _Libraries(logging.Handler):
+    """What libraries log by the standard library, as events like ours: no plain text between lines of JSON."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it to structlog; what cannot be shown is not worth an exception."""
+        try:
+            level = "error" if record.levelno >= logging.ERROR else "warning"
+            fields = {"exc_info": record.exc_info} if record.exc_info else {}
+            getattr(structlog.get_logger(), level)(record.getMessage(), library=record.name, **fields)
+        except Exception:
+            self.handleError(record)
+
+
 def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     """Configure structlog (and the standard library's logging, for libraries) for this process."""
     if log_level not in _LEVELS:
@@ -122,9 +135,7 @@ def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
         logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        level=max(_LEVELS[log_level], logging.WARNING), format="%(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=max(_LEVELS[log_level], logging.WARNING), handlers=[_Libraries()])
 
 
 def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:

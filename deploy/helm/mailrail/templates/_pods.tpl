@@ -101,6 +101,9 @@ hostUsers: {{ $v.hostUsers }}
 {{- $v := .values }}
 {{- $name := printf "%s-%s" (include "mailrail.fullname" .root) .component }}
 {{- $any := include "mailrail.any" .root }}
+{{- if lt (int $v.terminationGracePeriodSeconds) (add (int $v.preStopSeconds) (int $v.stopGraceSeconds)) }}
+{{- fail (printf "%s.terminationGracePeriodSeconds is less than preStopSeconds and stopGraceSeconds together: pods would be killed in the middle of their work" .component) }}
+{{- end }}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
