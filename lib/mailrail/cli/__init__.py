@@ -8,11 +8,14 @@ Exit status, the same everywhere:
     3   nobody answers: no local installation was found, or its services are out of reach
 """
 
+import atexit
+import gc
 import sys
 
 
 def main() -> None:
     """Entry point of the `mailrail` command."""
+    atexit.register(gc.freeze)  # no last look for garbage: whoever typed the command waits for it
     if len(sys.argv) == 3 and sys.argv[1] == "serve" and not sys.argv[2].startswith("-"):
         # A service process carries neither typer nor rich: they cost memory in every one of them.
         from mailrail.cli.serve import serve

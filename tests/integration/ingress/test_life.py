@@ -537,6 +537,16 @@ def test_stopping_says_421_and_lets_a_message_finish_SIN_17(run: Start) -> None:
     assert ingress.queue.stored[0].body.endswith(b"second half\r\n")
 
 
+def test_silent_clients_that_keep_their_connection_do_not_hold_up_a_stop_SIN_17(run: Start) -> None:
+    ingress = run(stop_grace="600", linger_close="600")
+    assert ingress.program is not None
+    with mx(ingress) as talk, mx(ingress) as other:
+        talk.say("EHLO keeps.example")
+        ingress.program._process.terminate()
+        assert ingress.program.wait(30) == 0  # far within the grace: nothing is under way
+        assert [code(client.reply()) for client in (talk, other)] == ["421 4.3.2", "421 4.3.2"]
+
+
 def test_a_kill_before_the_answer_leaves_all_or_nothing_and_says_nothing_SIN_01(run: Start) -> None:
     ingress = run()
     assert ingress.program is not None
