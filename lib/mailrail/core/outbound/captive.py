@@ -31,7 +31,7 @@ def simulated_reply(local_part: str, simulate: str = "") -> Reply | None:
         return Reply.of(451, "4.3.0", "temporary failure, as the recipient's name asks for")
     if word.endswith("permerror"):
         return Reply.of(550, "5.1.1", "permanent failure, as the recipient's name asks for")
-    found = _CODE.search(word)
+    found = _CODE.search(word) if word[-1:].isdigit() else None
     if found is None:
         return None
     code = int(found[1])  # 400..599: reference H41 let 600 through

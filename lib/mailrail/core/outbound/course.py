@@ -19,7 +19,7 @@ reasons, while another cannot be asked, stays temporary.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mailrail.core.delivery import outcome
 from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Verdict, of_reply, of_trouble
@@ -65,9 +65,11 @@ _SET_UP = frozenset(
 )
 _GENERAL_REFUSALS = frozenset({521, 554})
 _TOO_MANY = frozenset({452, 552})
+_OURS = (Trouble.LEASE, Trouble.CANCELLED)
+_RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CPython 3.11)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settled:
     """The result for one recipient."""
 
@@ -78,24 +80,15 @@ class Settled:
 
 def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host: bool = False) -> Verdict:
     """What an answer means by itself (core/delivery/outcome.py says it for replies and for troubles)."""
-    stage = _STAGES[answer.stage]
-    if answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+    stage, trouble = _STAGES[answer.stage], answer.trouble
+    if trouble in _OURS:
         return Verdict(Outcome.DEFERRED, EnhancedCode(4, 4, 5), answer.detail, scope=Scope.RECIPIENT)
-    if answer.reply is not None and answer.trouble in (None, Trouble.TLS, Trouble.AUTH):
+    if answer.reply is not None and (trouble is None or trouble in (Trouble.TLS, Trouble.AUTH)):
         return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
-    if hop is not Hop.FOREIGN and answer.trouble is Trouble.NO_ADDRESS:
+    if hop is not Hop.FOREIGN and trouble is Trouble.NO_ADDRESS:
         # A name in our own configuration: our fault, never a bounce (design 4, Attempt).
         return Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), answer.detail, scope=Scope.TRANSPORT)
-    trouble = _TROUBLES[answer.trouble or Trouble.CLOSED]
-    return of_trouble(trouble, stage=stage, hop=hop, detail=answer.detail)
-
-
-@dataclass(slots=True)
-class _Open:
-    """A recipient that is not settled yet."""
-
-    answers: list[Answer] = field(default_factory=list)
-    rcpt_tries: int = 0
+    return of_trouble(_TROUBLES[trouble or Trouble.CLOSED], stage=stage, hop=hop, detail=answer.detail)
 
 
 class Course:
@@ -106,7 +99,7 @@ class Course:
     def __init__(self, recipients: int, *, hop: Hop) -> None:
         self.hop = hop
         self.settled: dict[int, Settled] = {}
-        self._open = {i: _Open() for i in range(recipients)}
+        self._open: dict[int, list[Answer]] = {i: [] for i in range(recipients)}  # with what they were answered so far
         self._greeted: list[Answer] = []  # how each host that let no session begin refused
 
     @property
@@ -117,7 +110,7 @@ class Course:
     @property
     def tried(self) -> bool:
         """Whether any host was heard of: a session refused, or a recipient answered."""
-        return bool(self._greeted or self.settled or any(state.answers for state in self._open.values()))
+        return bool(self._greeted or self.settled or any(self._open.values()))
 
     def leave_out(self, indexes: Iterable[int]) -> None:
         """These recipients were settled by other means."""
@@ -127,9 +120,9 @@ class Course:
     def session_failed(self, answer: Answer) -> None:
         """A host gave no session to any of the open recipients."""
         self._greeted.append(answer)
-        for state in self._open.values():
-            state.answers.append(answer)
-        if answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+        for answers in self._open.values():
+            answers.append(answer)
+        if answer.trouble in _OURS:
             for i in list(self._open):
                 self._settle(i, answer)
 
@@ -137,7 +130,7 @@ class Course:
         """Our own limits with this host: other hosts may be better (H43)."""
         for i, answer in refused:
             if i in self._open:
-                self._open[i].answers.append(answer)
+                self._open[i].append(answer)
 
     def answered(self, indexes: Sequence[int], answers: Sequence[Answer], *, passes_dsn: bool) -> tuple[int, ...]:
         """A transaction ended. Returns the recipients that go into a further one on the same connection at once."""
@@ -145,7 +138,7 @@ class Course:
         some_taken = False
         for i, answer in zip(indexes, answers, strict=True):
             reply = answer.reply
-            if answer.stage is Stage.RCPT and reply is not None and answer.trouble is None:
+            if answer.stage is _RCPT and reply is not None and answer.trouble is None:
                 if some_taken and reply.code in _TOO_MANY:  # RFC 5321 4.5.3.1.10
                     again.append(i)
                     continue
@@ -156,26 +149,24 @@ class Course:
 
     def _one(self, i: int, answer: Answer, passes_dsn: bool) -> None:
         reply = answer.reply
-        state = self._open[i]
-        state.answers.append(answer)
-        if answer.accepted or answer.uncertain or answer.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+        before = self._open[i]
+        if answer.accepted or answer.uncertain or answer.trouble in _OURS:
             self._settle(i, answer, passes_dsn)
         elif answer.trouble is None and reply is not None:
-            temporary = reply.transient or (answer.stage is Stage.RCPT and reply.code == 552)
-            if not temporary:
+            temporary = reply.transient or (answer.stage is _RCPT and reply.code == 552)
+            if not temporary or (_refused_at_rcpt(answer) and any(map(_refused_at_rcpt, before))):
                 self._settle(i, answer, passes_dsn)
-            elif answer.stage is Stage.RCPT and reply.code != 421:
-                state.rcpt_tries += 1
-                if state.rcpt_tries > 1:
-                    self._settle(i, answer, passes_dsn)
+        before.append(answer)
 
     def _settle(self, i: int, answer: Answer, passes_dsn: bool = False) -> None:
         del self._open[i]
         verdict = verdict_on(answer, hop=self.hop, passes_dsn=passes_dsn)
-        self.settled[i] = Settled(verdict, answer, cancelled=answer.trouble is Trouble.CANCELLED)
+        self.settled[i] = Settled(verdict, answer, answer.trouble is not None and answer.trouble is Trouble.CANCELLED)
 
     def conclude(self) -> dict[int, Settled]:
         """No host is left: settle whoever is open and return all results."""
+        if not self._open:
+            return self.settled
         every = bool(self._greeted) and all(
             a.trouble is None
             and a.reply is not None
@@ -183,8 +174,8 @@ class Course:
             and a.stage in (Stage.GREETING, Stage.HELLO)
             for a in self._greeted
         )
-        for i, state in self._open.items():
-            found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in state.answers]
+        for i, answers in self._open.items():
+            found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in answers]
             # A temporary failure anywhere leaves hope; among equals the last word is the most telling, but one that
             # quotes a server tells more than one that does not.
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or found
@@ -193,6 +184,11 @@ class Course:
             self.settled[i] = Settled(verdict, answer)
         self._open = {}
         return self.settled
+
+
+def _refused_at_rcpt(answer: Answer) -> bool:
+    # Of a recipient that is still open, such a reply was temporary.
+    return answer.stage is _RCPT and answer.trouble is None and answer.reply is not None and answer.reply.code != 421
 
 
 def failed_before_mail(answer: Answer) -> bool:

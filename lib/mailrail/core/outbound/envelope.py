@@ -22,7 +22,7 @@ goes by DATA, whose 354 is where a server refuses early."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f<>]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recipient:
     """One recipient with its DSN parameters (RFC 3461), as received."""
 
@@ -31,7 +31,7 @@ class Recipient:
     orcpt: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """What MAIL says. Texts are in wire form: xtext stays xtext."""
 
@@ -46,7 +46,7 @@ class Envelope:
     """REQUIRETLS (RFC 8689): only to a server that offers it over TLS, and handed on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
     """What matters about the content. For content that streams, the flags of the envelope stand in."""
 
@@ -65,6 +65,8 @@ class Form(StrEnum):
     EIGHT_BIT = "8bit"  # binary parts become base64, text may keep its octets
     SEVEN_BIT = "7bit"  # 8-bit parts become quoted-printable or base64
 
+
+_AS_IS = Form.AS_IS  # reading a member off its enum costs more than what is asked of it for each message
 
 def inspect(content: bytes, *, declared: Body | None = None) -> Content:
     """The facts about content that is at hand."""
@@ -89,10 +91,10 @@ def form_for(content: Content, capabilities: Capabilities) -> Form:
         return Form.EIGHT_BIT if capabilities.eight_bit_mime else Form.SEVEN_BIT
     if content.eight_bit and not capabilities.eight_bit_mime:
         return Form.SEVEN_BIT
-    return Form.AS_IS
+    return _AS_IS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """One transaction to be. `indexes[i]` says which recipient `rcpt_lines[i]` is for."""
 
@@ -126,13 +128,14 @@ def plan(
     if envelope.require_tls and not capabilities.require_tls:
         detail = "the message requires TLS and the server does not offer REQUIRETLS"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.REQUIRETLS, detail))
+    sender = envelope.sender
     header_utf8 = envelope.smtputf8 and content.header_eight_bit
-    sender_utf8 = not envelope.sender.isascii()
+    sender_utf8 = not sender.isascii()
     if (header_utf8 or sender_utf8) and not capabilities.smtputf8:
         what = "the sender's address" if sender_utf8 else "the header"
         detail = f"{what} has UTF-8 and the server does not offer SMTPUTF8"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail))
-    lines: list[bytes] = []
+    harmful_sender = _CONTROL.search(sender) is not None
     indexes: list[int] = []
     refused: list[tuple[int, Answer]] = []
     utf8 = header_utf8 or sender_utf8
@@ -144,7 +147,7 @@ def plan(
                 refused.append((index, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail)))
                 continue
             utf8 = True
-        if _CONTROL.search(recipient.address) or _CONTROL.search(envelope.sender):
+        if harmful_sender or _CONTROL.search(recipient.address):
             detail = "an address with control characters cannot be sent"
             refused.append((index, Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, detail)))
             continue
@@ -153,14 +156,14 @@ def plan(
     lines = [_rcpt(recipient, dsn=capabilities.dsn, utf8=utf8) for recipient in taken]
     if not lines:
         return Plan(b"", (), (), False, False, tuple(refused))
-    binary = content.binary and form is Form.AS_IS
+    binary = content.binary and form is _AS_IS
     return Plan(
-        mail_line=_mail(envelope, content, capabilities, form=form, utf8=utf8, authenticated=authenticated),
-        rcpt_lines=tuple(lines),
-        indexes=tuple(indexes),
-        bdat=binary or (capabilities.chunking and content.size > BDAT_ABOVE),
-        dsn=capabilities.dsn,
-        refused=tuple(refused),
+        _mail(envelope, content, capabilities, form, utf8, authenticated),
+        tuple(lines),
+        tuple(indexes),
+        binary or (capabilities.chunking and content.size > BDAT_ABOVE),
+        capabilities.dsn,
+        tuple(refused),
     )
 
 
@@ -169,19 +172,19 @@ def _none(recipients: Sequence[tuple[int, Recipient]], answer: Answer) -> Plan:
 
 
 def _mail(
-    envelope: Envelope, content: Content, capabilities: Capabilities, *, form: Form, utf8: bool, authenticated: bool
+    envelope: Envelope, content: Content, capabilities: Capabilities, form: Form, utf8: bool, authenticated: bool
 ) -> bytes:
     line = f"MAIL FROM:<{envelope.sender}>"
     if capabilities.size_offered:
         line += f" SIZE={content.size}"
-    if form is Form.AS_IS and content.binary:
+    if form is _AS_IS and content.binary:
         line += " BODY=BINARYMIME"
     elif capabilities.eight_bit_mime:
-        eight = content.eight_bit and form is not Form.SEVEN_BIT
-        if eight or envelope.body is Body.EIGHT_BIT_MIME:
+        if content.eight_bit and form is not Form.SEVEN_BIT:
             line += " BODY=8BITMIME"
-        elif envelope.body is Body.SEVEN_BIT:
-            line += " BODY=7BIT"
+        elif envelope.body is not None:
+            line += " BODY=8BITMIME" if envelope.body is Body.EIGHT_BIT_MIME else ""
+            line += " BODY=7BIT" if envelope.body is Body.SEVEN_BIT else ""
     if utf8:
         line += " SMTPUTF8"
     if envelope.require_tls:
@@ -193,7 +196,7 @@ def _mail(
             line += f" ENVID={_harmless(envelope.envid)}"
     if authenticated and envelope.auth is not None and capabilities.auth:
         line += f" AUTH={_harmless(envelope.auth)}"
-    return line.encode() + b"\r\n"
+    return f"{line}\r\n".encode()
 
 
 def _rcpt(recipient: Recipient, *, dsn: bool, utf8: bool) -> bytes:
@@ -207,7 +210,7 @@ def _rcpt(recipient: Recipient, *, dsn: bool, utf8: bool) -> bytes:
                 # RFC 6533 3: the form for hops without SMTPUTF8 (DSN-27).
                 orcpt = "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in orcpt)
             line += f" ORCPT={orcpt}"
-    return line.encode() + b"\r\n"
+    return f"{line}\r\n".encode()
 
 
 def _harmless(parameter: str) -> str:

@@ -7,6 +7,7 @@ answered 451 once knows the address that we came from and went to, so the second
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from mailrail.core.config.revision import TlsMode
 from mailrail.core.delivery.outcome import Trouble
@@ -92,6 +93,8 @@ def address_order(addresses: Sequence[str], dialled: Sequence[str]) -> tuple[str
     First attempt: resolver order. Later: the family that was not dialled last comes first; inside a family that was
     dialled exactly once, the address that was dialled (greylisting); else resolver order (reference F2).
     """
+    if len(addresses) == 1:
+        return tuple(addresses)
     unique = list(dict.fromkeys(addresses))
     if not dialled:
         return tuple(unique[:MAX_ADDRESSES])
@@ -111,8 +114,7 @@ def _version(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionKey:
+class ConnectionKey(NamedTuple):
     """What must be equal for a connection to be used again (design 4, Deliver).
 
     `transport` is the digest of the transport, so whatever it says, credentials included, is part of the key; empty
