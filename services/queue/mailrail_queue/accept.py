@@ -22,7 +22,6 @@ from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
 from mailrail.core.dsn.due import Asked, DsnKind
 from mailrail.core.hold import HoldRule, first_match
-from mailrail.core.site import shard
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2, types_pb2
@@ -64,7 +63,7 @@ BROKEN = refusal(451, "4.3.0", "the message could not be stored")
 OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
 
 
-_Member = tuple[NewRecipient, Passenger, types_pb2.EnvelopeRecipient]
+_Member = tuple[Plan, NewRecipient, Passenger, types_pb2.EnvelopeRecipient]
 
 
 class Caller(Protocol):
@@ -83,6 +82,8 @@ class Arriving:
 
     id: bytes
     commit: enqueue_pb2.Commit
+    prefix: bytes  # of the commit, as the body
+    body: bytes
     chunks: int
     caller: Caller
     size: int  # octets held in memory
@@ -336,17 +337,22 @@ class Intake:
         count = sum(len(a.commit.recipients) for a in batch)
         await self.ids.ensure(count, count, connection)
         router, ownership, holds = self._router(), self._ownership(), self.holds
+        large: list[Arriving] = []
+        limited: list[Arriving] = []
+        expanded: list[Arriving] = []
         for arriving in batch:
             if arriving.new is None or again:
                 self._prepare(arriving, router, ownership, holds)
+            arriving.sent = True
+            if arriving.chunks:
+                large.append(arriving)
+            if arriving.new is not None and arriving.new.account in router.limits:
+                limited.append(arriving)
+            if arriving.expanded:
+                expanded.append(arriving)
         before = self._dispatcher.clock()
-        large = [a for a in batch if a.chunks]
-        limited = [a for a in batch if a.new is not None and a.new.account in router.limits]
-        expanded = [a for a in batch if a.expanded]
         refused: dict[bytes, types_pb2.Reply] = {}
         chosen = batch
-        for arriving in batch:
-            arriving.sent = True
         if large or limited or expanded:
             async with connection.transaction():
                 if large:
@@ -461,55 +467,50 @@ class Intake:
 
     def _prepare(self, arriving: Arriving, router: Router, ownership: Ownership, holds: Holds) -> None:
         """Rows and flights of a message; nothing is reserved and nothing leaves before the commit."""
-        commit = arriving.commit
+        message_id, commit, prefix, body = arriving.id, arriving.commit, arriving.prefix, arriving.body
         envelope = commit.envelope
-        mail_from = envelope.mail_from
+        mail_from, tls, origin = envelope.mail_from, envelope.tls_requirement, envelope.origin
         from_domain = domain_of(mail_from) or (mail_from and "localhost")
         account = reference_text(envelope.account) if envelope.HasField("account") else None
         gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
-        ours = envelope.origin in _OURS
+        ours = origin in _OURS
         vouched = ours or envelope.sender_authenticated
         release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
         inline = arriving.chunks == 0
+        size = commit.size or len(prefix) + len(body)
+        data = envelope.SerializeToString()
         arriving.new = NewMessage(
-            arriving.id,
-            mail_from,
-            account,
-            commit.size or len(commit.prefix) + len(commit.body),
-            arriving.chunks,
-            envelope.SerializeToString(),
-            commit.prefix,
-            commit.body if inline else None,
+            message_id, mail_from, account, size, arriving.chunks, data, prefix, body if inline else None
         )
         arriving.earlier += [r for r in arriving.recipients if r.token]
         arriving.recipients = []
         arriving.flights = []
         arriving.expanded = []
-        groups: dict[tuple[tuple[str, str], str], tuple[Plan, list[_Member]]] = {}
-        now = self._dispatcher.clock()
+        flying: list[_Member] = []
         accepted = self._database.now()
         for rcpt in commit.recipients:
-            domain = domain_of(rcpt.address)
-            facts = Facts(domain, from_domain, account, ours, rcpt.HasField("domain"), gateway)
+            address = rcpt.address
+            facts = Facts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
             plan = router.plan(facts, 0)
-            number = shard(domain)
             hold_reason = None
             if holds.rules:
-                rule = first_match(holds.rules, account=account, sender_domain=from_domain, recipient_domain=domain)
+                rule = first_match(
+                    holds.rules, account=account, sender_domain=from_domain, recipient_domain=facts.domain
+                )
                 hold_reason = rule.reason if rule is not None else None
             data = rcpt.SerializeToString()
             new = NewRecipient(
                 self.ids.recipient(),
-                arriving.id,
-                number,
+                message_id,
+                plan.shard,
                 plan.key,
                 0,
                 release,
                 hold_reason,
-                envelope.tls_requirement,
-                envelope.origin,
+                tls,
+                origin,
                 vouched,
-                rcpt.address,
+                address,
                 gateway,
                 account,
                 from_domain,
@@ -519,11 +520,11 @@ class Intake:
             arriving.recipients.append(new)
             if rcpt.expanded:
                 arriving.expanded.append(rcpt)
-            if hold_reason is None and not release and inline and not plan.missing and number in ownership.epochs:
+            if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
                 passenger = Passenger(
                     id=new.id,
-                    message_id=arriving.id,
-                    shard=number,
+                    message_id=message_id,
+                    shard=plan.shard,
                     version=1,
                     attempts=1,
                     interrupted=0,
@@ -532,16 +533,19 @@ class Intake:
                     null_sender=from_domain == "",
                     vouched=vouched,
                     delayed=False,
-                    tls=envelope.tls_requirement,
-                    address=rcpt.address,
+                    tls=tls,
+                    address=address,
                     facts=facts,
                     notify=asked_of(rcpt.notify) if rcpt.notify else 0,
                     rcpt=data,
                 )
-                group = groups.setdefault((plan.grouping, plan.template.domain), (plan, []))
-                group[1].append((new, passenger, rcpt))
-        content = len(commit.prefix) + len(commit.body) + _SIDEWAYS
-        for plan, members in groups.values():
+                flying.append((plan, new, passenger, rcpt))
+        if not flying:
+            return
+        now = self._dispatcher.clock()
+        content = len(prefix) + len(body) + _SIDEWAYS
+        for members in _together(flying):
+            plan = members[0][0]
             site = self._dispatcher.site(plan)
             if not self._dispatcher.accepts_fresh(site, content, now):
                 continue
@@ -550,20 +554,20 @@ class Intake:
                 part = members[start : start + max(1, limit)]
                 token = self.ids.token()
                 delivery = lease_pb2.Delivery()
-                delivery.MergeFrom(plan.template)
+                delivery.CopyFrom(plan.template)
                 delivery.token = token
-                delivery.message_id = arriving.id
+                delivery.message_id = message_id
                 delivery.envelope.CopyFrom(envelope)
-                delivery.prefix = commit.prefix
-                delivery.body = commit.body
-                delivery.size = arriving.new.size
+                delivery.prefix = prefix
+                delivery.body = body
+                delivery.size = size
                 delivery.attempt = 1
-                for new, _, rcpt in part:
+                for _, new, _, rcpt in part:
                     new.token = token
                     add_recipient(delivery, new.id, rcpt)
-                passengers = [p for _, p, _ in part]
+                passengers = [p for _, _, p, _ in part]
                 arriving.flights.append(
-                    Flight(token, arriving.id, plan, site, passengers, content, 0.0, accepted, 1, delivery)
+                    Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, delivery)
                 )
 
     async def _hold_late(self, connection: Connection, chosen: Iterable[Arriving]) -> None:
@@ -618,7 +622,6 @@ class Intake:
                 metrics.REFUSED.labels(reason="limit" if reply is OVER_LIMIT else "upload").inc()
                 arriving.answer(False, reply)
                 continue
-            origins.append(arriving.commit.envelope.origin)
             owned: set[int] = set()
             for new in arriving.recipients:
                 if new.hold_reason is not None:
@@ -631,6 +634,7 @@ class Intake:
                 else:
                     waiting += 1
                     due.add((new.shard, new.site))
+            origins.append(arriving.recipients[0].origin)
             for flight in arriving.flights:
                 if len(owned) < len(arriving.recipients):
                     self._leave_behind(flight, owned)
@@ -659,6 +663,17 @@ class Intake:
             kept = [r for r in flight.delivery.recipients if r.id not in staying]
             del flight.delivery.recipients[:]
             flight.delivery.recipients.extend(kept)
+
+
+def _together(members: list[_Member]) -> Iterable[list[_Member]]:
+    """Recipients of a message that may share a transaction, in groups (design 4, Deliver)."""
+    if len(members) == 1:
+        return (members,)
+    groups: dict[tuple[tuple[str, str], str], list[_Member]] = {}
+    for member in members:
+        plan = member[0]
+        groups.setdefault((plan.grouping, plan.template.domain), []).append(member)
+    return groups.values()
 
 
 def add_recipient(delivery: lease_pb2.Delivery, number: int, rcpt: types_pb2.EnvelopeRecipient) -> None:

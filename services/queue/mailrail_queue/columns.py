@@ -87,8 +87,15 @@ def _array(kind: type[Column], count: int, nulls: bool, body: bytes) -> bytes:
     return _HEADER.pack(1, 1 if nulls else 0, _ELEMENT[kind], count, 1) + body
 
 
+def _alike(values: Sequence[object]) -> bool:
+    """Many columns of a batch hold one value throughout: it is packed once."""
+    return values.count(values[0]) == len(values) if values else False
+
+
 def _fixed(kind: type[Column], code: str, width: int, values: Sequence[int] | Sequence[float]) -> bytes:
     count = len(values)
+    if _alike(values):
+        return _array(kind, count, False, struct.pack(">i" + code, width, values[0]) * count)
     flat: list[int | float] = [width] * (2 * count)
     flat[1::2] = values
     return _array(kind, count, False, struct.pack(">" + ("i" + code) * count, *flat))
@@ -120,6 +127,10 @@ def octets(values: Sequence[bytes | None]) -> BytesColumn:
 
 def texts(values: Sequence[str | None]) -> TextColumn:
     """text[]. Raises UnicodeEncodeError for lone surrogates, which Postgres could not hold."""
+    if _alike(values):
+        value = values[0]
+        one = _NULL if value is None else _LENGTH(len(encoded := value.encode())) + encoded
+        return TextColumn(_array(TextColumn, len(values), value is None, one * len(values)))
     return TextColumn(_varying(TextColumn, [None if v is None else v.encode() for v in values]))
 
 

@@ -30,6 +30,11 @@ from mailrail_queue.store import Connection, Deferral, Ending, Expired, Waiting
 
 _BATCH = 256
 """Deliveries whose results share a transaction."""
+_GATHER = 0.02
+"""Seconds that results wait for company while they come steadily. Nobody waits for them: the windows heard of them when
+they came, and outbound keeps them until they are written. So the statement is as large as that allows."""
+_ENOUGH = 64
+"""Results that are written at once; a larger batch is hardly cheaper."""
 _NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
 _MOST_HOSTS = 16
@@ -39,6 +44,7 @@ _MOST_IPS = 16
 _RETRY_AFTER = 0.5
 """Seconds until a batch is tried again after Postgres failed."""
 _ADMIN = EnhancedCode(5, 7, 0)
+_ASKED_SUCCESS = int(Asked.SUCCESS)
 _FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
 
 REQUEST_FAIL = 1
@@ -198,6 +204,9 @@ class Finisher:
         """Told (shard, request) of recipients that went back to the schedule."""
         self._waiting: list[Result] = []
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._company = False
+        """The last batch was of several: more are on their way."""
         self._busy = 0
         self._log = log.get_logger()
         self._dice = random.Random()
@@ -220,17 +229,19 @@ class Finisher:
 
     async def _work(self, lane: Lane) -> None:
         while True:
-            while not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-            self._busy += 1
+            async with self._turn:  # one gathers, while the other may be writing
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if self._company and len(self._waiting) < _ENOUGH:
+                    await asyncio.sleep(_GATHER)
+                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                self._company = len(batch) > 1
+                self._busy += 1
             try:
                 await self._write(lane, batch)
             finally:
                 self._busy -= 1
-            if len(batch) > 1 and len(self._waiting) < len(batch) // 2:
-                await asyncio.sleep(0.001)  # company is on its way (performance rule 2)
 
     async def _write(self, lane: Lane, batch: list[Result]) -> None:
         delay = _RETRY_AFTER
@@ -321,9 +332,9 @@ class Finisher:
             flight.plan.describe(attempt)
             self._complete(attempt, flight.started, result.node)
             self._sort(work, passenger, token, found, flight.plan, result)
+            flight.answered.add(found.id)
         if result.message.done:
-            answered = {r.id for r in result.message.recipients} | flight.answered
-            work.lost += [(p.id, token) for p in flight.passengers if p.id not in answered]
+            work.lost += [(i, token) for i in passengers if i not in flight.answered]
 
     def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting]) -> None:
         """A result of a delivery that this process did not hand out: from before a restart, or from another owner."""
@@ -368,7 +379,7 @@ class Finisher:
                 passenger.id, token, passenger.version, store.DELIVERED, outcome, attempt.SerializeToString()
             )
             arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
-            if not arrives and not passenger.notify & Asked.SUCCESS:
+            if not arrives and not passenger.notify & _ASKED_SUCCESS:
                 work.plain.append(ending)
                 return
             work.endings.append(ending)

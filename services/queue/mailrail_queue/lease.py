@@ -29,6 +29,8 @@ _MAX_WORKING = 100_000
 _RENEW_BELOW = 95.0
 """Seconds left below which a lease is renewed; most deliveries end long before."""
 _MOST_MX_HOSTS = 32
+_ACKNOWLEDGE_WITHIN = 0.05
+"""Seconds that outbound waits at most to hear that results are written, unless something else is to be said anyway."""
 
 
 class OutboundStream:
@@ -57,8 +59,9 @@ class OutboundStream:
 
     def committed(self, token: int) -> None:
         """The results under this token are in the database."""
+        if not self._committed:
+            asyncio.get_running_loop().call_later(_ACKNOWLEDGE_WITHIN, self.ready.set)
         self._committed.append(token)
-        self.ready.set()
 
     def renewed(self, token: int, remaining: float) -> None:
         """The lease lasts so many seconds from now."""

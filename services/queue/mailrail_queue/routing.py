@@ -7,10 +7,11 @@ answers of one revision, since most mail goes where mail just went.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from mailrail.core.config.revision import AccountLimits, Gateway, ObjectRef, RetrySchedule, Revision, Transport
 from mailrail.core.route import Decision, Envelope, RouteTable, Via
-from mailrail.core.site import Site, SiteKind
+from mailrail.core.site import Site, SiteKind, shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
 _KEPT = 20_000
@@ -39,8 +40,7 @@ def domain_of(address: str) -> str:
     return domain.lower() if at and local else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What routing may look at, as the columns of a recipient hold it. Equal facts have equal answers."""
 
     domain: str
@@ -60,10 +60,13 @@ class Plan:
     site: Site
     key: str  # of the site
     domain: str
+    shard: int
     transport: Transport | None
     revision: int
     template: lease_pb2.Delivery
     """The fields of a delivery that follow from the decision."""
+    account: types_pb2.Attempt
+    """The fields of an attempt that follow from it."""
     grouping: tuple[str, str]
     """Recipients of a message whose plans agree in this may share a transaction (design 4, Deliver)."""
 
@@ -79,20 +82,23 @@ class Plan:
 
     def describe(self, attempt: types_pb2.Attempt) -> None:
         """Say in an attempt what decided about it."""
-        template = self.template
-        if template.HasField("transport"):
-            attempt.transport.CopyFrom(template.transport)
-        if template.HasField("route"):
-            attempt.route.CopyFrom(template.route)
-            attempt.rule_index = template.rule_index
-        attempt.rule = template.rule
-        attempt.reason = template.reason
-        attempt.config_revision = self.revision
+        attempt.MergeFrom(self.account)
 
 
 def object_pb(ref: ObjectRef) -> types_pb2.ObjectRef:
     """A reference as the agreements write it."""
     return types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+
+def account_of(template: lease_pb2.Delivery, revision: int) -> types_pb2.Attempt:
+    """What an attempt says of the decision behind a delivery like this."""
+    account = types_pb2.Attempt(rule=template.rule, reason=template.reason, config_revision=revision)
+    if template.HasField("transport"):
+        account.transport.CopyFrom(template.transport)
+    if template.HasField("route"):
+        account.route.CopyFrom(template.route)
+        account.rule_index = template.rule_index
+    return account
 
 
 @dataclass(slots=True)
@@ -166,9 +172,11 @@ class Router:
             site,
             key,
             facts.domain,
+            shard(facts.domain),
             decision.transport,
             self.number,
             template,
+            account_of(template, self.number),
             (key, "" if decision.rule is None else str(decision.rule)),
         )
 

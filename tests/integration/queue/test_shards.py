@@ -49,7 +49,7 @@ async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or
         assert two.queue._running is not None
         two.queue._running.cancel()  # as a process that is gone without a word
         await one.until("SELECT count(DISTINCT owner) = 1 AND min(epoch) >= 1 FROM shard")
-        assert len(one.queue.owner.ownership.epochs) == 256
+        await eventually(lambda: len(one.queue.owner.ownership.epochs) == 256)
 
 
 async def test_a_restarted_process_of_the_same_name_takes_its_shards_back_at_once_SHD_01(database: str) -> None:
