@@ -533,10 +533,25 @@ class SenderDns:
 class OutboundVerification:
     """`ports.Verification`: outbound asks the next hop, and keeps what it learned."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(channel)
+    def __init__(self, settings: IngressSettings) -> None:
+        self._settings = settings
+        self._channel: grpc.aio.Channel | None = None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["OutboundVerification"]:
+        """Ready to ask while the context lasts."""
+        try:
+            yield self
+        finally:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        """The next question opens a new channel, with the certificate as it is then; what is asked now may end."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(grace=5)
 
     def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
         """See ports.Verification."""
@@ -549,7 +564,10 @@ class OutboundVerification:
         away = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
         refusal: Reply | None = away
         try:
-            response = await self._stub.VerifyRecipient(
+            if self._channel is None:
+                self._channel = rpc.channel(self._settings, self._settings.outbound_target, "outbound")
+            stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(self._channel)
+            response = await stub.VerifyRecipient(
                 outbound_pb2.VerifyRecipientRequest(
                     address=address, transport=f"{transport.namespace}/{transport.name}"
                 ),
@@ -559,6 +577,10 @@ class OutboundVerification:
                 refusal = None
             elif response.verdict == verdicts.VERDICT_REFUSED:
                 refusal = Reply.of(550, "5.1.1", "no such user here")
-        except grpc.aio.AioRpcError:
+        except (grpc.aio.AioRpcError, BadSettings) as error:
             refusal = away
+            if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE:
+                done(refusal)
+                await self._drop()
+                return
         done(refusal)
