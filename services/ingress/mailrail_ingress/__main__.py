@@ -23,8 +23,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
         queue = await stack.enter_async_context(QueueClient(settings).running())
         verification = None
         if settings.outbound_target:
-            channel = await stack.enter_async_context(rpc.channel(settings, settings.outbound_target, "outbound"))
-            verification = OutboundVerification(channel)
+            verification = await stack.enter_async_context(OutboundVerification(settings).running())
         reception = Reception(
             settings,
             queue,
