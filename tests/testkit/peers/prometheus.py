@@ -16,8 +16,18 @@ from testkit.processes import Program
 class Prometheus:
     """A running Prometheus. Use as a context manager, or call `stop()`."""
 
-    def __init__(self, targets: dict[str, str], *, rules: str | None = None, every: float = 1.0) -> None:
-        """Scrape `targets` (job name: `HOST:PORT`) each `every` seconds; `rules` is the text of a rules file."""
+    def __init__(
+        self,
+        targets: dict[str, str],
+        *,
+        rules: str | None = None,
+        every: float = 1.0,
+        labels: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        """Scrape `targets` (job name: `HOST:PORT`) each `every` seconds; `rules` is the text of a rules file.
+
+        `labels`: job name → labels that every series of it gets.
+        """
         require_peer("prometheus")
         self.address = loopback_address()
         self.port = free_port(self.address)
@@ -26,7 +36,8 @@ class Prometheus:
         config = {
             "global": {"scrape_interval": f"{int(every * 1000)}ms", "evaluation_interval": "1s"},
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
+                {"job_name": job, "static_configs": [{"targets": [target], "labels": (labels or {}).get(job, {})}]}
+                for job, target in targets.items()
             ],
         }
         if rules is not None:
@@ -53,6 +64,17 @@ class Prometheus:
         answer = self._get("query", query=expression)
         result: list[dict[str, Any]] = answer["result"]
         return result
+
+    def query_range(self, expression: str, start: float, end: float, step: float = 1.0) -> list[dict[str, Any]]:
+        """The result of a range query (Unix seconds): one entry a series, with `metric` and `values`."""
+        answer = self._get("query_range", query=expression, start=str(start), end=str(end), step=str(step))
+        result: list[dict[str, Any]] = answer["result"]
+        return result
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule that is loaded, with `name`, `health`, `lastError`, `state` and `alerts`."""
+        groups: list[dict[str, Any]] = self._get("rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
 
     def value(self, expression: str) -> float:
         """The one value that an instant query answers. Raises LookupError when there is none or several."""
