@@ -1,5 +1,6 @@
 """A newcomer: `mailrail local` in an empty folder, its example, swaks, the queue, the mailbox, Ctrl-C (design 10)."""
 
+import contextlib
 import json
 import re
 import smtplib
@@ -111,10 +112,27 @@ def test_a_second_one_on_the_same_folder_or_ports_is_told_what_to_do(rail: Rail)
 
 
 def test_ctrl_c_ends_it_cleanly_with_everything_that_it_started() -> None:
-    with Rail() as running:
+    with Rail() as running, contextlib.closing(smtplib.SMTP(*running.mx)) as client:
+        client.ehlo()  # and stays, silent: nobody has to wait for it
         family = running.program.descendants()
         assert len(family) > 5
         running.program.interrupt()
         assert running.program.wait(60) == 0
         wait_until(lambda: not any(map(alive, family)), 10, "no child is left")
-        assert "Traceback" not in running.program.tail(2000)
+        said = running.program.tail(2000)
+        assert "Traceback" not in said
+        assert "was killed" not in said
+        assert re.findall(r"(\w+) +\| .* stopped ", said) == ["folder", "ingress", "outbound", "queue", "config"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_message_under_way() -> None:
+    with Rail() as running, contextlib.closing(smtplib.SMTP(*running.mx)) as client:
+        client.ehlo()
+        client.mail("a@b.example")
+        client.rcpt("alice@example.org")
+        assert client.docmd("DATA")[0] == 354
+        running.program.interrupt()
+        running.program.wait_for_line(r"folder .*stopped")
+        running.program.interrupt()
+        assert running.program.wait(60) == 0
+        assert "message abandoned" not in running.program.tail(2000)  # as it is once ingress has waited

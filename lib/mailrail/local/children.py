@@ -16,6 +16,7 @@ from mailrail.local.postgres import new_group
 FIRST_PAUSE = 0.25  # seconds before a child that ended is started again; doubles
 LONGEST_PAUSE = 10.0
 STEADY = 20.0  # seconds of life after which the pauses begin anew
+_LOOK = 0.1  # seconds between looks whether there is a hurry
 BAD_SETTINGS = 2  # exit status (kit/run.py): starting again cannot help
 
 
@@ -81,12 +82,12 @@ class Child:
             with contextlib.suppress(OSError):
                 process.stdin.close()
 
-    def stop(self, within: float) -> bool:
-        """Stop it, by force after `within` seconds. Answers whether it went by itself."""
+    def stop(self, within: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Stop it, by force after `within` seconds or once `hurry` says so. Answers whether it went by itself."""
         self.ask_to_stop()
-        if not self._thread.is_alive():
-            return True
-        self._thread.join(within)
+        deadline = time.monotonic() + within
+        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0 and not hurry():
+            self._thread.join(min(left, _LOOK))
         if not self._thread.is_alive():
             return True
         process = self._process

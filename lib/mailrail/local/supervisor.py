@@ -494,12 +494,12 @@ class Supervisor:
     def _stop_everything(self) -> None:
         self._stop.set()
         if self._children:
-            self.output.say("stopping")
+            self.output.say("stopping; mail under way is finished first, a second Ctrl-C does not wait for it")
         self.state.client_file.unlink(missing_ok=True)
         # The watcher changes nothing any more, ingress takes no more mail, outbound finishes, the queue commits.
         for name in (WATCHER, "ingress", "outbound", "queue", "config"):
             for child in (c for c in self._children if c.name == name):
-                if not child.stop(0.0 if self._hurry.is_set() else 15.0) and not self._hurry.is_set():
+                if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
                     self.output.say(f"{name} did not stop in time and was killed; nothing accepted is lost")
                 self.state.remove_pid(name)
         if self._metrics is not None:

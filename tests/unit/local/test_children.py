@@ -58,6 +58,19 @@ def test_a_child_that_does_not_listen_is_killed_in_time() -> None:
     assert not psutil.pid_exists(record.pids[0])
 
 
+def test_a_hurry_that_comes_while_a_child_is_waited_for_ends_the_wait() -> None:
+    child, record = _started(_STUBBORN)
+    looks: list[bool] = []
+
+    def hurry() -> bool:
+        looks.append(len(looks) >= 3)
+        return looks[-1]
+
+    assert child.stop(within=3600, hurry=hurry) is False
+    assert looks == [False, False, False, True]
+    assert not psutil.pid_exists(record.pids[0])
+
+
 def test_a_killed_child_is_started_again() -> None:
     child, record = _started(_POLITE)
     os.kill(record.pids[0], 9)
