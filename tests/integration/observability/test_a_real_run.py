@@ -152,7 +152,7 @@ def run() -> Iterator[Run]:
                     'mailrail_config_consumers{role="ingress",state="rejecting"} > 0',
                     "mailrail_queue_transports_resting > 0",
                     'mailrail_queue_dsns_total{kind="failed"} >= 40',
-                    'mailrail_queue_attempts_total{outcome="relayed"} >= 20',
+                    'mailrail_queue_attempts_total{outcome="delivered"} >= 40',
                     "mailrail_queue_recipients_stored > 0",
                     'mailrail_ingress_logins_total{result="refused"} > 0',
                 ):
