@@ -73,13 +73,16 @@ def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
 
 @pytest.fixture(scope="session")
 def rail(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Rail]":
-    """The chart, installed, configured and serving, for all scenarios of the session."""
+    """The chart, installed, configured and serving, for all scenarios of the session.
+
+    MAILRAIL_TEST_NAMESPACE names a namespace that stays, with what is installed in it, for quick repetitions.
+    """
     from cluster.rail import Rail
     from cluster.release import image, namespace
 
     image()  # skips at once where there is none to install
-    with namespace(cluster, f"mailrail-test-{uuid.uuid4().hex[:8]}") as kubectl:
+    kept = os.environ.get("MAILRAIL_TEST_NAMESPACE")
+    with namespace(cluster, kept or f"mailrail-test-{uuid.uuid4().hex[:8]}", keep=bool(kept)) as kubectl:
         running = Rail(kubectl, tmp_path_factory.mktemp("rail"))
         running.begin()
         yield running
-        running.helm("uninstall", "mailrail", "--wait", "--timeout=2m")

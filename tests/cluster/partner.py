@@ -51,10 +51,11 @@ class Partner:
     def __init__(self, kubectl: Kubectl, name: str, image: str, *, authority: Authority | None = None) -> None:
         """Start it. With an authority it also takes submissions at port 465, under a certificate for `host`."""
         self.kubectl, self.name = kubectl, name
-        if kubectl.try_("get", "configmap", _FILES).returncode != 0:
-            files = [f"--from-file={_PROGRAM.name}={_PROGRAM}"]
-            files += [f"--from-file=testkit.{one}.py={ROOT}/tests/testkit/{one}.py" for one in _TESTKIT]
-            kubectl("create", "configmap", _FILES, *files)
+        files = {_PROGRAM.name: _PROGRAM} | {f"testkit.{one}.py": ROOT / f"tests/testkit/{one}.py" for one in _TESTKIT}
+        data = {key: path.read_text(encoding="utf-8") for key, path in files.items()}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _FILES}, "data": data}
+        kubectl.apply(yaml.safe_dump(body))
+        self.close()  # one of an earlier session, where a namespace is kept
         if authority is not None:
             tls_secret(kubectl, f"{name}-tls", authority.issue(self.host))
         kubectl.apply(yaml.safe_dump_all(self._manifests(image, submissions=authority is not None)))

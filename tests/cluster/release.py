@@ -21,7 +21,7 @@ from cluster.ledger import Break
 
 from testkit.conditions import wait_until
 
-CHART = ROOT / "deploy/helm/mailrail"
+CHART = Path(os.environ.get("MAILRAIL_TEST_CHART") or ROOT / "deploy/helm/mailrail")
 NAME = "mailrail"
 SERVICES = ("config", "queue", "ingress", "outbound", "operator")
 IMAGE = os.environ.get("MAILRAIL_TEST_IMAGE", "")
@@ -66,17 +66,17 @@ class Release:
     def install(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
         """Install with defaults and these values, and wait until everything is Ready."""
         # The CRDs may be there already, from another test or an older release that kept them.
-        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=5m", *self.values(values or {})]
+        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
         self.notes = self._must("install", *arguments, *options)
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
         """Upgrade to these values, and wait until everything is Ready."""
-        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=5m", *self.values(values or {})]
+        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
         self._must("upgrade", *arguments, *options)
 
     def rollback(self, revision: int) -> None:
         """Go back to an older revision of the release, and wait until everything is Ready."""
-        self._must("rollback", NAME, str(revision), "--wait", "--timeout=5m")
+        self._must("rollback", NAME, str(revision), "--wait", "--timeout=4m")
 
     def revision(self) -> int:
         """The release's own number of its newest revision."""
@@ -240,14 +240,17 @@ for path in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 @contextlib.contextmanager
-def namespace(cluster: Kubectl, name: str) -> Iterator[Kubectl]:
-    """A namespace that enforces the restricted Pod Security Standard while the context lasts."""
-    cluster("create", "namespace", name)
-    cluster("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+def namespace(cluster: Kubectl, name: str, *, keep: bool = False) -> Iterator[Kubectl]:
+    """A namespace that enforces the restricted Pod Security Standard, while the context lasts or for good."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply(
+        yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    )
     try:
         yield Kubectl(name)
     finally:
-        cluster("delete", "namespace", name, "--wait=false")
+        if not keep:
+            cluster("delete", "namespace", name, "--wait=false")
 
 
 @contextlib.contextmanager
