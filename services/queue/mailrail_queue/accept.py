@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 
@@ -24,11 +24,11 @@ from mailrail.core.dsn.due import Asked, DsnKind
 from mailrail.core.hold import HoldRule, first_match
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
-from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2, types_pb2
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import columns as c
 from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, Lane, NotDurable, run
-from mailrail_queue.dispatch import Dispatcher, Flight
+from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, told
 from mailrail_queue.finish import asked_of
 from mailrail_queue.ports import Notice, Notifications, Passenger
 from mailrail_queue.routing import Facts, Plan, Router, domain_of, reference_text
@@ -63,7 +63,7 @@ BROKEN = refusal(451, "4.3.0", "the message could not be stored")
 OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
 
 
-_Member = tuple[Plan, NewRecipient, Passenger, types_pb2.EnvelopeRecipient]
+_Member = tuple[Plan, NewRecipient, Passenger, dict[str, Any]]
 
 
 class Caller(Protocol):
@@ -498,7 +498,7 @@ class Intake:
                     holds.rules, account=account, sender_domain=from_domain, recipient_domain=facts.domain
                 )
                 hold_reason = rule.reason if rule is not None else None
-            data = rcpt.SerializeToString()
+            row = rcpt.SerializeToString()
             new = NewRecipient(
                 self.ids.recipient(),
                 message_id,
@@ -515,7 +515,7 @@ class Intake:
                 account,
                 from_domain,
                 facts.local,
-                data,
+                row,
             )
             arriving.recipients.append(new)
             if rcpt.expanded:
@@ -537,9 +537,9 @@ class Intake:
                     address=address,
                     facts=facts,
                     notify=asked_of(rcpt.notify) if rcpt.notify else 0,
-                    rcpt=data,
+                    rcpt=row,
                 )
-                flying.append((plan, new, passenger, rcpt))
+                flying.append((plan, new, passenger, told(new.id, rcpt)))
         if not flying:
             return
         now = self._dispatcher.clock()
@@ -553,21 +553,12 @@ class Intake:
             for start in range(0, len(members), max(1, limit)):
                 part = members[start : start + max(1, limit)]
                 token = self.ids.token()
-                delivery = lease_pb2.Delivery()
-                delivery.CopyFrom(plan.template)
-                delivery.token = token
-                delivery.message_id = message_id
-                delivery.envelope.CopyFrom(envelope)
-                delivery.prefix = prefix
-                delivery.body = body
-                delivery.size = size
-                delivery.attempt = 1
-                for _, new, _, rcpt in part:
+                for _, new, _, _ in part:
                     new.token = token
-                    add_recipient(delivery, new.id, rcpt)
                 passengers = [p for _, _, p, _ in part]
+                cargo = Cargo(data, [fields for _, _, _, fields in part], prefix, body, size)
                 arriving.flights.append(
-                    Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, delivery)
+                    Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo)
                 )
 
     async def _hold_late(self, connection: Connection, chosen: Iterable[Arriving]) -> None:
@@ -658,11 +649,10 @@ class Intake:
     def _leave_behind(flight: Flight, owned: set[int]) -> None:
         """Recipients that were stored due after all do not fly."""
         staying = {p.id for p in flight.passengers if p.id not in owned}
-        if staying and flight.delivery is not None:
+        if staying and flight.cargo is not None:
             flight.passengers = [p for p in flight.passengers if p.id not in staying]
-            kept = [r for r in flight.delivery.recipients if r.id not in staying]
-            del flight.delivery.recipients[:]
-            flight.delivery.recipients.extend(kept)
+            kept = [fields for fields in flight.cargo.recipients if fields["id"] not in staying]
+            flight.cargo = flight.cargo._replace(recipients=kept)
 
 
 def _together(members: list[_Member]) -> Iterable[list[_Member]]:
@@ -674,19 +664,6 @@ def _together(members: list[_Member]) -> Iterable[list[_Member]]:
         plan = member[0]
         groups.setdefault((plan.grouping, plan.template.domain), []).append(member)
     return groups.values()
-
-
-def add_recipient(delivery: lease_pb2.Delivery, number: int, rcpt: types_pb2.EnvelopeRecipient) -> None:
-    """Put a recipient into a delivery."""
-    to = delivery.recipients.add()
-    to.id = number
-    to.address = rcpt.address
-    if rcpt.HasField("original_recipient"):
-        to.original_recipient = rcpt.original_recipient
-    if rcpt.notify:
-        to.notify.extend(rcpt.notify)
-    if rcpt.simulate:
-        to.simulate = rcpt.simulate
 
 
 def _expanded(arriving: Arriving) -> list[Notice]:

@@ -11,14 +11,15 @@ Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes
 import heapq
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from mailrail.core.config.revision import Transport
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.site import SiteKind
-from mailrail.pb.queue.v1 import lease_pb2
+from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import TRANSPORT, Plan, Router, reference, reference_text
 
@@ -33,11 +34,36 @@ class Stream(Protocol):
     node: str
     credit: int
 
-    def send(self, delivery: lease_pb2.Delivery) -> None:
-        """Hand on a delivery with the next batch."""
+    def send(self, flight: "Flight", cargo: "Cargo", remaining: float) -> None:
+        """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
 
     def cancel(self, token: int) -> None:
         """Ask that a delivery be aborted if its final dot is not sent."""
+
+
+class Cargo(NamedTuple):
+    """What a delivery says besides what its plan and its lease do."""
+
+    envelope: bytes  # Envelope
+    recipients: list[dict[str, Any]]  # the fields of each DeliveryRecipient
+    prefix: bytes
+    body: bytes | None  # None: it is fetched (LSE-06)
+    size: int
+    last_attempt: bool = False
+    dialled: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Host → addresses tried at earlier attempts, oldest first."""
+
+
+def told(number: int, rcpt: types_pb2.EnvelopeRecipient) -> dict[str, Any]:
+    """The fields of a recipient of a delivery."""
+    fields: dict[str, Any] = {"id": number, "address": rcpt.address}
+    if rcpt.HasField("original_recipient"):
+        fields["original_recipient"] = rcpt.original_recipient
+    if rcpt.notify:
+        fields["notify"] = list(rcpt.notify)
+    if rcpt.simulate:
+        fields["simulate"] = rcpt.simulate
+    return fields
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +79,7 @@ class Flight:
     deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
     started: float  # Unix seconds by Postgres's clock
     attempt: int
-    delivery: lease_pb2.Delivery | None  # until handed on
+    cargo: Cargo | None  # until handed on
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
     gone: bool = False  # landed, or taken back: takes no part in any count
@@ -317,7 +343,7 @@ class Dispatcher:
 
     def adopt(self, flight: Flight, stream: Stream) -> None:
         """A delivery that an outbound process works on already (LSE-02)."""
-        flight.stream, flight.node, flight.delivery = stream, stream.node, None
+        flight.stream, flight.node, flight.cargo = stream, stream.node, None
         self.flights[flight.token] = flight
         self._take_off(flight)
 
@@ -334,7 +360,7 @@ class Dispatcher:
         """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
         flight.gone = True
         self.flights.pop(flight.token, None)
-        if flight.delivery is not None:  # never left
+        if flight.cargo is not None:  # never left
             self._unload(flight)
             return
         site = flight.site
@@ -347,7 +373,7 @@ class Dispatcher:
         self._enqueue(site)
 
     def _unload(self, flight: Flight) -> None:
-        flight.delivery = None
+        flight.cargo = None
         self.pending_bytes -= flight.size
         self.pending_flights -= 1
 
@@ -458,14 +484,13 @@ class Dispatcher:
             room -= 1
             if bucket is not None:
                 bucket.take()
-            delivery = flight.delivery
-            assert delivery is not None, "a pending flight has its delivery"
+            cargo = flight.cargo
+            assert cargo is not None, "a pending flight has its cargo"
             self._unload(flight)
             flight.stream, flight.node = stream, stream.node
             self._take_off(flight)
             stream.credit -= 1
-            delivery.remaining_seconds = remaining
-            stream.send(delivery)
+            stream.send(flight, cargo, remaining)
         if old:
             self.too_old(old)
 

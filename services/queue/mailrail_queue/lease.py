@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import psycopg
 
@@ -17,7 +18,7 @@ from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, NotDurable
-from mailrail_queue.dispatch import Dispatcher, Flight, SiteState, TransportState
+from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, TransportState
 from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of, record_interrupted
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import Router
@@ -41,15 +42,15 @@ class OutboundStream:
         self.credit = 0
         self.ready = asyncio.Event()
         self.closing = False
-        self._deliveries: list[lease_pb2.Delivery] = []
+        self._deliveries: list[tuple[Flight, Cargo, float]] = []
         self._committed: list[int] = []
         self._cancel: list[int] = []
         self._renewals: list[lease_pb2.Renewal] = []
         self._go_away = False
 
-    def send(self, delivery: lease_pb2.Delivery) -> None:
+    def send(self, flight: Flight, cargo: Cargo, remaining: float) -> None:
         """Hand on a delivery with the next batch."""
-        self._deliveries.append(delivery)
+        self._deliveries.append((flight, cargo, remaining))
         self.ready.set()
 
     def cancel(self, token: int) -> None:
@@ -89,16 +90,42 @@ class OutboundStream:
         self._committed, self._cancel, self._renewals, self._go_away = [], [], [], False
         deliveries, self._deliveries = self._deliveries, []
         size = 0
-        for delivery in deliveries:
-            current.deliveries.append(delivery)
+        for flight, cargo, remaining in deliveries:
+            _write_delivery(current, flight, cargo, remaining)
             said = True
-            size += len(delivery.body) + len(delivery.prefix)
+            size += flight.size
             if size > 2 * 1024 * 1024:
                 responses.append(current)
                 current, size, said = lease_pb2.LeaseResponse(), 0, False
         if said:
             responses.append(current)
         return responses
+
+
+@lru_cache(maxsize=4096)
+def _mx_group(hosts: tuple[str, ...]) -> str:
+    """The name of a set of MX hosts."""
+    return ",".join(sorted({h.lower() for h in hosts}))
+
+
+def _write_delivery(response: lease_pb2.LeaseResponse, flight: Flight, cargo: Cargo, remaining: float) -> None:
+    """Written where it belongs: a delivery that is made apart is copied whole."""
+    delivery = response.deliveries.add(
+        token=flight.token,
+        message_id=flight.message_id,
+        remaining_seconds=remaining,
+        prefix=cargo.prefix,
+        body=cargo.body,
+        size=cargo.size,
+        attempt=flight.attempt,
+        last_attempt=cargo.last_attempt,
+    )
+    delivery.MergeFromString(flight.plan.fields)
+    delivery.envelope.MergeFromString(cargo.envelope)
+    for fields in cargo.recipients:
+        delivery.recipients.add(**fields)
+    for host, ips in cargo.dialled.items():
+        delivery.dialled.add(host=host, ips=ips)
 
 
 class Desk:
@@ -261,8 +288,7 @@ class Desk:
         window = site.window
         site.claimed = False
         if message.mx_hosts and site.kind is SiteKind.DOMAIN:
-            hosts = sorted({h.lower() for h in message.mx_hosts[:_MOST_MX_HOSTS]})
-            self._dispatcher.regroup(site, ",".join(hosts))
+            self._dispatcher.regroup(site, _mx_group(tuple(message.mx_hosts[:_MOST_MX_HOSTS])))
         blamed: types_pb2.Attempt | None = None
         transport_failed = False
         dialled = False
@@ -350,7 +376,7 @@ class Desk:
                 continue
             if flight.stream is not None:
                 flight.stream.cancel(flight.token)
-            elif flight.delivery is not None:
+            elif flight.cargo is not None:
                 self._dispatcher.land(flight)
                 self._too_old([flight])
 

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import psycopg
 
@@ -19,9 +20,9 @@ from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics, store
-from mailrail_queue.accept import PER_DELIVERY, Intake, add_recipient, read_holds
+from mailrail_queue.accept import PER_DELIVERY, Intake, read_holds
 from mailrail_queue.database import Database, NotDurable, run
-from mailrail_queue.dispatch import Dispatcher, Flight, SiteState
+from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, told
 from mailrail_queue.finish import Finisher, facts_of, passenger_of, record_interrupted, status_of
 from mailrail_queue.lease import Desk
 from mailrail_queue.peers import Peers
@@ -509,19 +510,10 @@ class Owner:
     ) -> Flight:
         first = members[0]
         attempt = first.attempts + 1
-        delivery = lease_pb2.Delivery()
-        delivery.MergeFrom(plan.template)
-        delivery.token = token
-        delivery.message_id = first.message_id
-        delivery.envelope.ParseFromString(content.envelope)
-        delivery.envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
-        delivery.prefix = content.prefix
-        if content.body is not None:
-            delivery.body = content.body
-        delivery.size = content.size
-        delivery.attempt = attempt
+        envelope = types_pb2.Envelope.FromString(content.envelope)
+        envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
         schedule = router.schedule(facts_of(first))
-        delivery.last_attempt = is_last(
+        last = is_last(
             schedule,
             attempts=attempt,
             now=moment,
@@ -530,19 +522,19 @@ class Owner:
             null_sender=first.from_domain == "",
         )
         passengers: list[Passenger] = []
+        recipients: list[dict[str, Any]] = []
         hosts: dict[str, list[str]] = {}
         for row in members:
             passenger = passenger_of(row, attempts=row.attempts + 1)
             passengers.append(passenger)
-            add_recipient(delivery, row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt))
+            recipients.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
             if row.dialled:
                 for host in lease_pb2.DeliveryResult.FromString(row.dialled).dialled:
                     if len(host.ips) > len(hosts.get(host.host, ())):  # most often they travelled together
                         hosts[host.host] = list(host.ips)
-        for name, ips in hosts.items():
-            delivery.dialled.add(host=name, ips=ips)
+        cargo = Cargo(envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts)
         size = len(content.prefix) + len(content.body or b"")
-        return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, delivery)
+        return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
 
     async def _settle(self, drained: list[tuple[int, str]]) -> None:
         """These (shard, site) had nothing more that is due."""

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from mailrail.core.config import revision as rev
-from mailrail.pb.queue.v1 import lease_pb2
-from mailrail_queue.dispatch import Bucket, Dispatcher, Flight
+from mailrail_queue.dispatch import Bucket, Cargo, Dispatcher, Flight
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import Facts, Router
 
@@ -23,11 +22,13 @@ class Clock:
 class Stream:
     node: str
     credit: int = 1000
-    sent: list[lease_pb2.Delivery] = field(default_factory=list)
+    sent: list[Flight] = field(default_factory=list)
+    remaining: list[float] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
 
-    def send(self, delivery: lease_pb2.Delivery) -> None:
-        self.sent.append(delivery)
+    def send(self, flight: Flight, cargo: Cargo, remaining: float) -> None:
+        self.sent.append(flight)
+        self.remaining.append(remaining)
 
     def cancel(self, token: int) -> None:
         self.cancelled.append(token)
@@ -67,7 +68,7 @@ class Bench:
             notify=0,
             rcpt=b"",
         )
-        delivery = lease_pb2.Delivery(token=self.token, domain=domain)
+        cargo = Cargo(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
         flight = Flight(
             self.token,
             b"m" * 16,
@@ -78,7 +79,7 @@ class Bench:
             self.clock.now + lease,
             0.0,
             1,
-            delivery,
+            cargo,
         )
         self.dispatcher.add(flight)
         return flight
@@ -113,7 +114,7 @@ def test_one_slow_site_holds_up_no_other() -> None:
         bench.fly("slow.example")
     bench.fly("quick.example")
     bench.dispatcher.pump()
-    assert [d.domain for d in stream.sent].count("quick.example") == 1
+    assert [f.plan.domain for f in stream.sent].count("quick.example") == 1
 
 
 def test_without_credit_nothing_leaves_and_with_it_all_that_waits_does() -> None:
@@ -181,8 +182,8 @@ def test_a_lease_too_short_to_be_handed_on_is_given_back_LSE_01() -> None:
     long = bench.fly("x.example", lease=61.0)
     bench.dispatcher.pump()
     assert old == [short]
-    assert [d.token for d in stream.sent] == [long.token]
-    assert stream.sent[0].remaining_seconds == 61.0
+    assert [f.token for f in stream.sent] == [long.token]
+    assert stream.remaining == [61.0]
 
 
 def test_fresh_mail_is_born_leased_only_where_it_would_leave_soon_LSE_06() -> None:
