@@ -1,0 +1,290 @@
+"""Each alert fires when it should and is silent when it should be, by promtool; and each has a runbook."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testkit.observability import RULES, alerts
+from testkit.peers import program, require_peer
+
+RUNBOOKS = Path(__file__).resolve().parents[3] / "docs/runbooks"
+HEADINGS = ("## How bad it is", "## What to look at", "## What to do")
+
+pytestmark = pytest.mark.peer("prometheus")
+
+Series = dict[str, str]
+"""Name, with labels if any, → values as promtool writes them, one a minute (`0+6x120`: 0, 6, 12, ...)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was scraped for an hour and a half, once so that the alert fires and once so that it does not."""
+
+    alert: str
+    fires: tuple[Series, ...]
+    silent: tuple[Series, ...]
+
+
+def of(name: str, **labels: str) -> str:
+    """A series of one installation; `le` and `pod` are labels like any other."""
+    listed = ",".join(
+        f'{label}="{value}"' for label, value in {"job": "mailrail", "namespace": "mail", **labels}.items()
+    )
+    return f"{name}{{{listed}}}"
+
+
+def still(value: float) -> str:
+    """The same value all the time."""
+    return f"{value}x120"
+
+
+def rising(by: float) -> str:
+    """A counter that rises by so much a minute."""
+    return f"0+{by}x120"
+
+
+def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[Series, ...], tuple[Series, ...]]:
+    """An alert on the value of one gauge."""
+    return ({of(name, **labels): still(fires)},), ({of(name, **labels): still(silent)},)
+
+
+READY = of("mailrail_queue_backlog_recipients", state="ready")
+DONE = of("mailrail_queue_attempts_total", outcome="delivered")
+INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
+MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
+SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="accepted")
+NO_SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="deferred")
+REFUSED = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="refused")
+LOGGED_IN = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="accepted")
+TOO_MANY = of("mailrail_ingress_connections_total", protocol="mx", result="too-many")
+RESTING = of("mailrail_queue_sites", state="resting")
+ACTIVE = of("mailrail_queue_sites", state="active")
+BOUNCES = of("mailrail_queue_dsns_total", kind="failed")
+STORED = of("mailrail_queue_recipients_total", way="born_leased")
+FAILED = of("mailrail_operator_publishes_total", result="failed")
+PUBLISHED = of("mailrail_operator_publishes_total", result="stored")
+HEARD = of("mailrail_operator_last_watch_timestamp_seconds")
+REFUSALS = of("mailrail_config_publishes_total", result="refused")
+ERRORS = of("mailrail_queue_database_errors_total", what="connect")
+OPEN, MAY_OPEN = of("process_open_fds", service="queue"), of("process_max_fds", service="queue")
+
+
+def bucket(le: str) -> str:
+    return of("mailrail_ingress_commit_seconds_bucket", le=le)
+
+
+def pods(name: str, *values: float) -> Series:
+    return {of(name, pod=f"pod-{n}"): still(value) for n, value in enumerate(values)}
+
+
+CASES = (
+    Case(
+        "MailrailNoMailMoving",
+        ({READY: still(50), DONE: still(100)},),
+        (
+            {READY: still(50), DONE: rising(60)},
+            {READY: still(0), DONE: still(100)},
+            {of("mailrail_queue_backlog_recipients", state="resting"): still(50), DONE: still(100)},
+        ),
+    ),
+    Case(
+        "MailrailBacklogOld",
+        ({of("mailrail_queue_backlog_oldest_seconds", state="ready"): still(1000)},),
+        (
+            {of("mailrail_queue_backlog_oldest_seconds", state="ready"): still(300)},
+            {of("mailrail_queue_backlog_oldest_seconds", state="limited"): still(5000)},
+        ),
+    ),
+    Case(
+        "MailrailIngressDefersMail",
+        (
+            {MESSAGES: rising(10), NO_SENDERS: still(0), SENDERS: rising(50)},
+            {MESSAGES: still(0), NO_SENDERS: rising(50), SENDERS: rising(50)},
+        ),
+        (
+            {MESSAGES: rising(1), NO_SENDERS: still(0), SENDERS: rising(50)},
+            {MESSAGES: rising(1), NO_SENDERS: still(0), SENDERS: rising(1)},  # too few to say anything
+        ),
+    ),
+    Case(
+        "MailrailIngressWithoutQueue",
+        (pods("mailrail_ingress_queue_stream_up", 0, 0),),
+        (pods("mailrail_ingress_queue_stream_up", 0, 1),),
+    ),
+    Case(
+        "MailrailCommitSlow",
+        ({bucket("1"): rising(0), bucket("5"): rising(10), bucket("+Inf"): rising(10)},),
+        ({bucket("0.05"): rising(10), bucket("5"): rising(10), bucket("+Inf"): rising(10)},),
+    ),
+    Case("MailrailConnectionsTurnedAway", ({TOO_MANY: rising(120)},), ({TOO_MANY: rising(6)},)),
+    Case(
+        "MailrailLoginFailures",
+        ({REFUSED: rising(60), LOGGED_IN: rising(6)},),
+        ({REFUSED: rising(60), LOGGED_IN: rising(600)}, {REFUSED: rising(6), LOGGED_IN: rising(0)}),
+    ),
+    Case(
+        "MailrailShardsWithoutOwner",
+        (pods("mailrail_queue_shards_owned", 128, 72), {}),
+        (pods("mailrail_queue_shards_owned", 128, 128), pods("mailrail_queue_shards_owned", 256)),
+    ),
+    Case(
+        "MailrailQueuePostgresDown",
+        (pods("mailrail_queue_postgres_up", 1, 0),),
+        (pods("mailrail_queue_postgres_up", 1),),
+    ),
+    Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
+    Case(
+        "MailrailNoOutbound",
+        (pods("mailrail_queue_outbound_streams", 0, 0),),
+        (pods("mailrail_queue_outbound_streams", 0, 2),),
+    ),
+    Case(
+        "MailrailOutboundWithoutQueue",
+        (pods("mailrail_outbound_queue_replicas", 2, 0),),
+        (pods("mailrail_outbound_queue_replicas", 2, 1),),
+    ),
+    Case(
+        "MailrailLeasesInterrupted",
+        ({INTERRUPTED: rising(5), DONE: rising(50)},),
+        ({INTERRUPTED: rising(5), DONE: rising(5000)}, {INTERRUPTED: rising(1), DONE: rising(1)}),
+    ),
+    Case("MailrailTransportResting", *gauge("mailrail_queue_transports_resting", 1, 0)),
+    Case(
+        "MailrailManySitesResting",
+        ({RESTING: still(60), ACTIVE: still(40)},),
+        ({RESTING: still(60), ACTIVE: still(400)}, {RESTING: still(10), ACTIVE: still(2)}),
+    ),
+    Case(
+        "MailrailManyFailures",
+        ({BOUNCES: rising(20), STORED: rising(100)},),
+        ({BOUNCES: rising(5), STORED: rising(100)}, {BOUNCES: rising(0.5), STORED: rising(1)}),
+    ),
+    Case("MailrailConfigRejected", *gauge("mailrail_config_consumers", 1, 0, role="ingress", state="rejecting")),
+    Case("MailrailConfigNotApplied", *gauge("mailrail_config_consumers", 1, 0, role="queue", state="behind")),
+    Case("MailrailConfigStale", *gauge("mailrail_config_stale_seconds", 120, 2, service="queue")),
+    Case("MailrailConfigPostgresDown", *gauge("mailrail_config_postgres_up", 0, 1)),
+    Case("MailrailConfigPinned", *gauge("mailrail_config_head_pinned", 1, 0)),
+    Case("MailrailPublishRefused", ({REFUSALS: rising(1)},), ({REFUSALS: rising(0.1)},)),
+    Case(
+        "MailrailOperatorNoLeader",
+        (pods("mailrail_operator_leader", 0, 0), {}),
+        (pods("mailrail_operator_leader", 0, 1),),
+    ),
+    Case("MailrailOperatorStale", ({HEARD: still(60)},), ({HEARD: "1+60x120"}, {HEARD: still(0)})),
+    Case(
+        "MailrailOperatorPublishFails",
+        ({FAILED: rising(1), PUBLISHED: still(5)},),
+        ({FAILED: rising(1), PUBLISHED: rising(1)}, {FAILED: still(3), PUBLISHED: still(5)}),
+    ),
+    Case(
+        "MailrailStatusNotWritten",
+        ({of("mailrail_operator_status_pending"): still(3)},),
+        ({of("mailrail_operator_status_pending"): "3 0" + " 3 0" * 60},),
+    ),
+    Case("MailrailObjectsNotReady", *gauge("mailrail_operator_objects", 2, 0, kind="MailRoute", ready="False")),
+    Case(
+        "MailrailCertificateExpiresSoon",
+        *gauge("mailrail_certificate_expiry_timestamp_seconds", 400_000, 9_000_000, service="ingress", use="smtp"),
+    ),
+    Case(
+        "MailrailCertificateUnusable",
+        *gauge("mailrail_certificate_expiry_timestamp_seconds", 0, 400_000, service="ingress", use="smtp"),
+    ),
+    Case(
+        "MailrailFilesRunOut", ({OPEN: still(900), MAY_OPEN: still(1000)},), ({OPEN: still(90), MAY_OPEN: still(1000)},)
+    ),
+)
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Run promtool, which comes with Prometheus; it must succeed."""
+    require_peer("prometheus")
+    done = subprocess.run(
+        [program("promtool"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    for path in sorted(RULES.glob("*.yaml")):
+        assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", path)
+
+
+def test_every_alert_fires_and_is_silent_when_it_should(tmp_path: Path) -> None:
+    assert [case.alert for case in CASES] == [alert.name for alert in alerts()], "each alert has its cases, in order"
+    tests = []
+    for case in CASES:
+        for fires, runs in ((True, case.fires), (False, case.silent)):
+            for number, series in enumerate(runs):
+                asked = f'count(ALERTS{{alertname="{case.alert}",alertstate="firing"}})'
+                samples = [{"labels": "{}", "value": 1}] if fires else []
+                tests.append(
+                    {
+                        "name": f"{case.alert} {'fires' if fires else 'is silent'} {number}",
+                        "interval": "1m",
+                        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                        "promql_expr_test": [{"expr": asked, "eval_time": "90m", "exp_samples": samples}],
+                    }
+                )
+    file = tmp_path / "alerts.yaml"
+    files = [str(path) for path in sorted(RULES.glob("*.yaml"))]
+    file.write_text(yaml.safe_dump({"rule_files": files, "evaluation_interval": "1m", "tests": tests}))
+    assert "SUCCESS" in promtool("test", "rules", file)
+
+
+def test_an_alert_waits_before_it_fires(tmp_path: Path) -> None:
+    series = of("mailrail_config_consumers", role="queue", state="behind")
+    asked = 'count(ALERTS{alertname="MailrailConfigNotApplied",alertstate="firing"})'
+    test = {
+        "interval": "30s",
+        "input_series": [{"series": series, "values": "0 1 1 0 1 1 1 1 1 1 1 1"}],
+        "promql_expr_test": [
+            {"expr": asked, "eval_time": "1m", "exp_samples": []},  # a change takes a moment
+            {"expr": asked, "eval_time": "3m", "exp_samples": []},
+            {"expr": asked, "eval_time": "5m", "exp_samples": [{"labels": "{}", "value": 1}]},
+        ],
+    }
+    file = tmp_path / "alerts.yaml"
+    files = [str(path) for path in sorted(RULES.glob("*.yaml"))]
+    file.write_text(yaml.safe_dump({"rule_files": files, "evaluation_interval": "30s", "tests": [test]}))
+    promtool("test", "rules", file)
+
+
+def test_texts_name_only_labels_that_the_alert_has() -> None:
+    for alert in alerts():
+        kept = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", alert.expr))))
+        if not kept:
+            kept = {"namespace", "job", "service", "pod", "instance"}  # of a process as it is scraped
+        for text in alert.annotations.values():
+            assert set(re.findall(r"\$labels\.(\w+)", text)) <= kept, alert.name
+
+
+def test_every_alert_says_how_bad_it_is_and_has_a_runbook_and_every_runbook_an_alert() -> None:
+    for alert in alerts():
+        assert alert.labels["severity"] in ("critical", "warning", "info"), alert.name
+        assert set(alert.annotations) == {"summary", "description", "runbook_url"}, alert.name
+        page = alert.annotations["runbook_url"].rpartition("/")[2]
+        assert page == f"{alert.name}.md"
+        text = (RUNBOOKS / page).read_text("utf-8")
+        assert text.startswith(f"# {alert.name}\n"), page
+        assert [line for line in text.splitlines() if line.startswith("## ")] == list(HEADINGS), page
+        assert f"Severity: {alert.labels['severity']}." in text, page
+    pages = {path.stem for path in RUNBOOKS.glob("Mailrail*.md")}
+    assert pages == {alert.name for alert in alerts()}
+
+
+def test_every_alert_can_be_told_apart_by_installation_and_put_on_a_release() -> None:
+    """The chart puts namespace and release in place of job="mailrail" (templates/prometheusrule.yaml)."""
+    for alert in alerts():
+        for selector in alert.selectors:
+            assert '{job="mailrail"' in selector, f"{alert.name}: {selector}"
+        for by in re.findall(r"by \(([^)]*)\)", alert.expr):
+            assert by.startswith("namespace, job"), alert.name
