@@ -31,7 +31,7 @@ from mailrail.core.config.revision import (
     TransportKind,
 )
 from mailrail.core.delivery import outcome
-from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Verdict, of_trouble
+from mailrail.core.delivery.outcome import Hop, Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.course import Course, Settled
 from mailrail.core.outbound.envelope import Recipient
@@ -47,7 +47,7 @@ from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.kit import log
 from mailrail_outbound import metrics
 from mailrail_outbound.dns import DnsResolver
-from mailrail_outbound.job import HostJob, Message, ProbeJob, Seen
+from mailrail_outbound.job import HostJob, Message, ProbeJob
 from mailrail_outbound.pool import Dial, Pool
 from mailrail_outbound.ports import (
     Delivery,
@@ -56,6 +56,7 @@ from mailrail_outbound.ports import (
     NoSuchDomain,
     RecipientReport,
     Result,
+    Seen,
     Worker,
 )
 from mailrail_outbound.settings import OutboundSettings
@@ -79,6 +80,7 @@ _T = TypeVar("_T")
 Steps = Generator[Awaitable[Any] | None, Any, _T]
 """The way of a delivery, or a part of it. Yields what must be awaited and gets its value; None: its job."""
 
+_CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 _OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
 
 
@@ -229,14 +231,15 @@ class Outbound(Worker):
         except StopIteration as end:
             reports: list[RecipientReport] = end.value
         except NotDialled as reason:
-            status = EnhancedCode(4, 3, 5)
-            reports = [RecipientReport(i, Result.NOT_DIALLED, status, str(reason)) for i in delivery.recipient_ids]
+            verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), str(reason))
+            reports = [RecipientReport(i, Result.NOT_DIALLED, verdict) for i in delivery.recipient_ids]
             self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
         except Exception:
             message_id = delivery.message_id.hex()
             self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
-            status, text = EnhancedCode(4, 3, 0), "an internal error of outbound; it is in its log"
-            reports = [RecipientReport(i, Result.DEFERRED, status, text) for i in delivery.recipient_ids]
+            text = "an internal error of outbound; it is in its log"
+            verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), text)
+            reports = [RecipientReport(i, Result.DEFERRED, verdict) for i in delivery.recipient_ids]
         else:
             if wanted is None:
                 run.waits = True
@@ -327,17 +330,18 @@ class Outbound(Worker):
         course.leave_out(reports)
         stopped = yield from self._visit_hosts(run, tables, transport, course)
         if isinstance(stopped, Captured):
+            captured = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
             for i in course.open:
-                reports[i] = RecipientReport(
-                    delivery.recipient_ids[i], Result.CAPTURED, EnhancedCode(2, 0, 0), stopped.why
-                )
+                reports[i] = RecipientReport(delivery.recipient_ids[i], Result.CAPTURED, captured)
             course.leave_out(reports)
         elif stopped is not None:
             for i in course.open:
-                reports[i] = _report(delivery.recipient_ids[i], stopped, None, run.seen.get(i))
+                reports[i] = RecipientReport(
+                    delivery.recipient_ids[i], _RESULTS[stopped.outcome], stopped, run.seen.get(i)
+                )
             course.leave_out(reports)
         for i, settled in course.conclude().items():
-            reports[i] = _report(delivery.recipient_ids[i], settled.verdict, settled, run.seen.get(i))
+            reports[i] = _report(delivery.recipient_ids[i], settled, run.seen.get(i))
         return [reports[i] for i in range(len(delivery.recipients))]
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
@@ -816,35 +820,19 @@ def _is_address(name: str) -> bool:
 
 
 def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:
-    result = Result.FAILED if reply.permanent else Result.DEFERRED
-    return RecipientReport(recipient_id, result, reply.status, reply.text, reply=reply)
+    failed = reply.permanent
+    verdict = Verdict(Outcome.FAILED if failed else Outcome.DEFERRED, reply.status, reply.text, reply)
+    return RecipientReport(recipient_id, Result.FAILED if failed else Result.DEFERRED, verdict)
 
 
 def _what(answer: Answer) -> str:
     if answer.trouble is not None:
         return answer.trouble
-    return f"{answer.reply.code // 100}yz" if answer.reply is not None else "none"
+    return _CLASSES[answer.reply.code // 100] if answer.reply is not None else "none"
 
 
-def _report(recipient_id: int, verdict: Verdict, settled: Settled | None, seen: Seen | None) -> RecipientReport:
-    answer = settled.answer if settled is not None else None
-    if answer is not None:
-        metrics.ANSWERS.inc(answer.stage, _what(answer))
-    cancelled = settled is not None and settled.cancelled
-    return RecipientReport(
-        recipient_id=recipient_id,
-        result=Result.CANCELLED if cancelled else _RESULTS[verdict.outcome],
-        status=verdict.status,
-        text=verdict.text,
-        reply=verdict.reply,
-        remote=verdict.reply is not None,
-        host=seen.host if seen is not None else "",
-        ip=seen.ip if seen is not None else "",
-        local_ip=seen.local_ip if seen is not None else "",
-        tls=seen.tls if seen is not None else None,
-        dialled=seen is not None,
-        dsn_passed_on=verdict.dsn_passed_on,
-        site_failure=verdict.scope is Scope.SITE,
-        transport_failure=verdict.scope is Scope.TRANSPORT,
-        uncertain=answer is not None and answer.uncertain,
-    )
+def _report(recipient_id: int, settled: Settled, seen: Seen | None) -> RecipientReport:
+    answer, verdict = settled.answer, settled.verdict
+    metrics.ANSWERS.inc(answer.stage, _what(answer))
+    result = Result.CANCELLED if settled.cancelled else _RESULTS[verdict.outcome]
+    return RecipientReport(recipient_id, result, verdict, seen, verdict.reply is not None, answer.uncertain)

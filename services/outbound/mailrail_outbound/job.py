@@ -6,7 +6,7 @@ other on the same connection. What each answer means is decided in core/outbound
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from typing import cast
 
 from mailrail.core.message.reencode import Reencoder, Target, reencode
 from mailrail.core.outbound.course import Course
@@ -17,9 +17,10 @@ from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
-from mailrail_outbound.ports import ContentGone, Delivery, TlsReport
+from mailrail_outbound.ports import ContentGone, Delivery, Seen, TlsReport
 from mailrail_outbound.smtp import Connection
 
+_AS_IS = Form.AS_IS
 _PROBE = Envelope("")
 _NOTHING = Content(0, False, False, False)
 
@@ -27,30 +28,21 @@ MAX_RECIPIENTS = 100
 """RCPTs of one transaction where the server says no less (SOUT-09)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known of the connection that gave a recipient its answer."""
-
-    host: str
-    ip: str
-    local_ip: str
-    tls: TlsReport | None
-
-
 class Message:
     """The content of a delivery in the forms that servers need, each made once."""
 
-    __slots__ = ("_body", "_forms", "_stuffed", "facts", "prefix")
+    __slots__ = ("_as_is", "_body", "_for_data", "_reencoded", "facts", "prefix")
 
     def __init__(self, delivery: Delivery) -> None:
         self.prefix = delivery.prefix
-        self._body = delivery.body
-        self._forms: dict[Form, bytes] = {}
-        self._stuffed: dict[Form, bytes] = {}
+        self._body = body = delivery.body
+        self._as_is: bytes | None = None
+        """All of it as it was stored; None where it streams."""
+        self._reencoded: dict[Form, bytes] | None = None
+        self._for_data: tuple[Form, bytes] | None = None
         declared = delivery.envelope.body
-        if isinstance(delivery.body, bytes):
-            whole = delivery.prefix + delivery.body if delivery.prefix else delivery.body
-            self._forms[Form.AS_IS] = whole
+        if isinstance(body, bytes):
+            self._as_is = whole = delivery.prefix + body
             self.facts = inspect(whole, declared=declared)
         else:
             binary = declared is BodyType.BINARY_MIME
@@ -59,33 +51,38 @@ class Message:
 
     def size(self, form: Form) -> int:
         """Octets in this form; an estimate for what is re-encoded while it streams."""
-        if form is Form.AS_IS:
+        if form is _AS_IS:
             return self.facts.size
         whole = self.whole(form)
         return len(whole) if whole is not None else self.facts.size + self.facts.size * 2 // 5
 
     def whole(self, form: Form) -> bytes | None:
         """All of it, None where it must stream."""
-        made = self._forms.get(form)
-        if made is None and isinstance(self._body, bytes):
+        if form is _AS_IS or self._as_is is None:
+            return self._as_is
+        if self._reencoded is None:
+            self._reencoded = {}
+        made = self._reencoded.get(form)
+        if made is None:
             metrics.REENCODED.inc(form)
-            made = self._forms[form] = reencode(self._forms[Form.AS_IS], _TARGETS[form])
+            made = self._reencoded[form] = reencode(self._as_is, _TARGETS[form])
         return made
 
     def stuffed(self, form: Form) -> bytes | None:
         """All of it for DATA, None where it must stream."""
-        made = self._stuffed.get(form)
-        if made is None:
-            whole = self.whole(form)
-            if whole is None:
-                return None
-            looked = form is Form.AS_IS and not self.facts.binary
-            made = self._stuffed[form] = stuff(whole, bare_line_ends=not looked)
+        if self._for_data is not None and self._for_data[0] is form:
+            return self._for_data[1]
+        whole = self.whole(form)
+        if whole is None:
+            return None
+        looked = form is _AS_IS and not self.facts.binary
+        made = stuff(whole, bare_line_ends=not looked)
+        self._for_data = (form, made)
         return made
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone."""
-        if form is Form.AS_IS:
+        if form is _AS_IS:
             async for piece in self._stored():
                 yield piece
             return
@@ -115,6 +112,28 @@ _TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}
 class HostJob(PoolJob):
     """The open recipients of a course, on one host."""
 
+    __slots__ = (
+        "_connection",
+        "_course",
+        "_decision",
+        "_delivery",
+        "_margin",
+        "_message",
+        "_now",
+        "_pending",
+        "_plan",
+        "_seen",
+        "_told",
+        "_under_way",
+        "_verdict",
+        "answer",
+        "dial",
+        "dialled",
+        "form",
+        "fresh_only",
+        "over",
+    )
+
     def __init__(
         self,
         delivery: Delivery,
@@ -142,43 +161,38 @@ class HostJob(PoolJob):
         self._pending = list(course.open)
         self._plan: EnvelopePlan | None = None
         self._under_way: tuple[Connection, Transaction] | None = None
-        self._form = Form.AS_IS
+        self.form = _AS_IS
         self._decision = decision
         self._margin = lease_margin
         self._now = now
         self._verdict = verdict
         self._seen = seen
         self._connection: Connection | None = None
-        self._connection_seen: Seen | None = None
 
     # --- for connections (smtp.Job) ------------------------------------------------------------------------------
-
-    @property
-    def form(self) -> Form:
-        """See smtp.Job."""
-        return self._form
 
     def transaction(self, connection: Connection) -> Transaction | None:
         """See smtp.Job."""
         dialogue = connection.dialogue
-        facts_of_tls = connection.tls_facts
-        proven = Proven(facts_of_tls is not None, facts_of_tls.verified_name if facts_of_tls is not None else None)
-        if not accepts(self._decision, proven):
-            # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
-            self.failed(Answer(Stage.PLAN, None, Trouble.TLS, "the connection has not proven enough"), connection)
-            return None
+        if connection.suits is not self._decision:
+            if not accepts(self._decision, _proven(connection)):
+                # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
+                self.failed(Answer(Stage.PLAN, None, Trouble.TLS, "the connection has not proven enough"), connection)
+                return None
+            connection.suits = self._decision
         capabilities = dialogue.capabilities
         delivery = self._delivery
         facts = self._message.facts
-        form = self._form = form_for(facts, capabilities)
-        if form is not Form.AS_IS:
+        form = self.form = form_for(facts, capabilities)
+        if form is not _AS_IS:
             facts = Content(self._message.size(form), facts.eight_bit, facts.binary, facts.header_eight_bit)
-        most = min(capabilities.max_recipients or MAX_RECIPIENTS, MAX_RECIPIENTS)
+        recipients = delivery.recipients
+        limit = capabilities.max_recipients
+        most = MAX_RECIPIENTS if limit is None else min(limit, MAX_RECIPIENTS)
         while self._pending:
-            batch = self._pending[:most]
             made = plan(
                 delivery.envelope,
-                [(i, delivery.recipients[i]) for i in batch],
+                [(i, recipients[i]) for i in self._pending[:most]],
                 facts,
                 capabilities,
                 form=form,
@@ -191,8 +205,9 @@ class HostJob(PoolJob):
                     self._pending.remove(i)
             if made.rcpt_lines:
                 self._plan = made
-                self._under_way = (connection, Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat))
-                return self._under_way[1]
+                transaction = Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat)
+                self._under_way = (connection, transaction)
+                return transaction
         self._over()
         return None
 
@@ -220,15 +235,18 @@ class HostJob(PoolJob):
         made = self._plan
         assert made is not None
         self._plan = self._under_way = None
-        answers = [answer for answer in transaction.answers if answer is not None]
+        answers = cast(list[Answer], transaction.answers)  # it is finished: everybody has one
         stale = not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only
-        if stale and answers[0].trouble in (None, Trouble.CLOSED):
+        if stale and (answers[0].trouble is None or answers[0].trouble is Trouble.CLOSED):
             # The server had gone before it saw this message: not an answer to it.
             self.fresh_only = True
             return True
         again = self._course.answered(made.indexes, answers, passes_dsn=made.dsn)
         for i in made.indexes:
             self._note(i, connection)
+        if not again and len(made.indexes) == len(self._pending):
+            self._over()
+            return False
         asked = set(made.indexes)
         self._pending = [*again, *(i for i in self._pending if i not in asked)]
         last = answers[-1]
@@ -273,12 +291,15 @@ class HostJob(PoolJob):
             self._connection = connection
             if connection.ip not in self.dialled:
                 self.dialled.append(connection.ip)
-            noted: Seen | None = connection.noted
-            if noted is None or noted.tls is None or noted.tls.verdict != self._verdict:
-                noted = connection.noted = _seen(connection, self._verdict)
-            self._connection_seen = noted
-        assert self._connection_seen is not None
-        self._seen[index] = self._connection_seen
+        noted: Seen | None = connection.noted
+        if noted is None or noted.tls is None or noted.tls.verdict != self._verdict:
+            noted = connection.noted = _seen(connection, self._verdict)
+        self._seen[index] = noted
+
+
+def _proven(connection: Connection) -> Proven:
+    facts = connection.tls_facts
+    return Proven(facts is not None, facts.verified_name if facts is not None else None)
 
 
 def _seen(connection: Connection, verdict: str) -> Seen:

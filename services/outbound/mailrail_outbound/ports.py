@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mailrail.core.config.revision import ObjectRef
+from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.outbound.targets import Mx
 from mailrail.core.smtp.reply import EnhancedCode, Reply
@@ -81,25 +82,83 @@ class TlsReport:
     offered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of the connection that gave a recipient its answer."""
+
+    host: str
+    ip: str
+    local_ip: str
+    tls: TlsReport | None
+
+
 @dataclass(slots=True)
 class RecipientReport:
     """The result for one recipient."""
 
     recipient_id: int
     result: Result
-    status: EnhancedCode
-    text: str
-    reply: Reply | None = None
+    verdict: Verdict
+    seen: Seen | None = None
+    """None: nothing was dialled for it."""
     remote: bool = False
-    host: str = ""
-    ip: str = ""
-    local_ip: str = ""
-    tls: TlsReport | None = None
-    dialled: bool = False
-    dsn_passed_on: bool = False
-    site_failure: bool = False
-    transport_failure: bool = False
+    """A remote server really said what the verdict quotes."""
     uncertain: bool = False
+
+    @property
+    def status(self) -> EnhancedCode:
+        """The enhanced code of the verdict."""
+        return self.verdict.status
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        return self.verdict.text
+
+    @property
+    def reply(self) -> Reply | None:
+        """The reply that decided, if one did."""
+        return self.verdict.reply
+
+    @property
+    def dialled(self) -> bool:
+        """Whether anything was."""
+        return self.seen is not None
+
+    @property
+    def host(self) -> str:
+        """The host that answered, or was dialled last."""
+        return self.seen.host if self.seen is not None else ""
+
+    @property
+    def ip(self) -> str:
+        """Its address."""
+        return self.seen.ip if self.seen is not None else ""
+
+    @property
+    def local_ip(self) -> str:
+        """Ours."""
+        return self.seen.local_ip if self.seen is not None else ""
+
+    @property
+    def tls(self) -> TlsReport | None:
+        """TLS of the connection."""
+        return self.seen.tls if self.seen is not None else None
+
+    @property
+    def dsn_passed_on(self) -> bool:
+        """The hop took over our DSN parameters."""
+        return self.verdict.dsn_passed_on
+
+    @property
+    def site_failure(self) -> bool:
+        """The trouble is the site's."""
+        return self.verdict.scope is Scope.SITE
+
+    @property
+    def transport_failure(self) -> bool:
+        """The trouble is our own transport's."""
+        return self.verdict.scope is Scope.TRANSPORT
 
 
 @dataclass(slots=True)

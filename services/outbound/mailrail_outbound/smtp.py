@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 from typing import Protocol as Interface
 
@@ -24,7 +25,6 @@ from mailrail.core.smtp.client import (
     Dialogue,
     Event,
     Finished,
-    Gone,
     NeedTls,
     Ready,
     SessionFailed,
@@ -33,6 +33,7 @@ from mailrail.core.smtp.client import (
     Transaction,
     Trouble,
 )
+from mailrail.core.tlspolicy.decision import Decision
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
 from mailrail_outbound.settings import Timeouts
@@ -62,9 +63,8 @@ class Job(Interface):
     def finished(self, transaction: Transaction, connection: "Connection") -> bool:
         """A transaction of this job ended. True: another one follows, on this connection if it can take it."""
 
-    @property
-    def form(self) -> Form:
-        """The form that was chosen for the current transaction."""
+    form: Form
+    """The form that was chosen for the current transaction."""
 
 
 class Owner(Interface):
@@ -164,6 +164,8 @@ class Connection(asyncio.Protocol):
         """The owner's own."""
         self.noted: Any = None
         """What jobs report of it, kept with it once the session stands."""
+        self.suits: Decision | None = None
+        """The decision on TLS that it was last found to satisfy."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
         self.told = False
@@ -177,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._handshaking = False
         self._proxy = proxy
         self._timeouts = timeouts
+        self._times = _times(timeouts)
         self._deadlines = deadlines
         self._message_limit = message_limit
         self._transport: asyncio.Transport | None = None
@@ -372,28 +375,30 @@ class Connection(asyncio.Protocol):
         self._act(dialogue.receive(data))
         if dialogue.replies != self._replies:
             self._replies = dialogue.replies
-            self._wait_for(self._time_for(dialogue.awaiting))
+            awaiting = dialogue.awaiting
+            if awaiting is not None:
+                self._wait_for(self._times[awaiting])
         self._flush()
         if dialogue.gone:
             self._close()
 
     def _act(self, events: list[Event]) -> None:
         for event in events:
-            match event:
-                case ContentWanted(transaction):
-                    self._send_content(transaction)
-                case Finished(transaction):
-                    self._transaction_ended(transaction)
-                case Ready():
-                    self._became_ready()
-                case NeedTls():
-                    self._flush()
-                    self._start_tls()
-                case SessionFailed(answer):
-                    self.answer = answer
-                    self._tell_failed(answer)
-                case Gone(answer):
-                    self.answer = self.answer or answer
+            # The two that each message brings come first.
+            if isinstance(event, Finished):
+                self._transaction_ended(event.transaction)
+            elif isinstance(event, ContentWanted):
+                self._send_content(event.transaction)
+            elif isinstance(event, Ready):
+                self._became_ready()
+            elif isinstance(event, NeedTls):
+                self._flush()
+                self._start_tls()
+            elif isinstance(event, SessionFailed):
+                self.answer = event.answer
+                self._tell_failed(event.answer)
+            else:
+                self.answer = self.answer or event.answer
 
     def _became_ready(self) -> None:
         facts = self.tls_facts
@@ -444,11 +449,12 @@ class Connection(asyncio.Protocol):
         if transaction is None:
             return False
         transaction.tag = job
-        if self.dialogue.transactions:
+        dialogue = self.dialogue
+        if dialogue.transactions:
             metrics.REUSES.inc()
-        if self.dialogue.idle:
+        if dialogue.idle:
             self._wait_for(self._timeouts.mail)
-        self.dialogue.begin(transaction)
+        dialogue.begin(transaction)
         return True
 
     def _send_content(self, transaction: Transaction) -> None:
@@ -468,11 +474,12 @@ class Connection(asyncio.Protocol):
             self._streaming.add_done_callback(self._streaming_ended)
             return
         metrics.OCTETS.inc(by=len(data))
-        self.dialogue.content(data, last=True)
+        dialogue = self.dialogue
+        dialogue.content(data, last=True)
         self._wait_for(self._timeouts.end)
-        if self.dialogue.transactions >= self._message_limit:
-            self.dialogue.quit()  # leaves with the final dot where the server pipelines
-        elif self.dialogue.accepts_transaction:
+        if dialogue.transactions >= self._message_limit:
+            dialogue.quit()  # leaves with the final dot where the server pipelines
+        else:
             self._begin_next()
 
     def _break_off(self, trouble: Trouble) -> None:
@@ -575,32 +582,6 @@ class Connection(asyncio.Protocol):
         """Stay open for so long without work."""
         self._wait_for(seconds)
 
-    def _time_for(self, stage: Stage | None) -> float:
-        times = self._timeouts
-        match stage:
-            case Stage.MAIL | Stage.RSET:
-                return times.mail
-            case Stage.RCPT:
-                return times.rcpt
-            case Stage.DATA:
-                return times.data
-            case Stage.CONTENT:
-                return times.block
-            case Stage.END:
-                return times.end
-            case Stage.HELLO:
-                return times.hello
-            case Stage.STARTTLS:
-                return times.starttls
-            case Stage.AUTH:
-                return times.auth
-            case Stage.QUIT:
-                return times.quit
-            case Stage.GREETING:
-                return times.greeting
-            case _:
-                return max(self.deadline - self._loop.time(), 0.0)
-
     def _fail(self, answer: Answer) -> None:
         """A layer below SMTP failed."""
         handshaking, self._handshaking, self._proxy = self._handshaking, False, None
@@ -633,6 +614,24 @@ class Connection(asyncio.Protocol):
         self._deadlines.remove(self)
         self._wake_up()
         self.owner.gone(self)
+
+
+@lru_cache(maxsize=8)
+def _times(timeouts: Timeouts) -> dict[Stage, float]:
+    """Seconds until the reply to a command, by what is awaited."""
+    return {
+        Stage.GREETING: timeouts.greeting,
+        Stage.HELLO: timeouts.hello,
+        Stage.STARTTLS: timeouts.starttls,
+        Stage.AUTH: timeouts.auth,
+        Stage.MAIL: timeouts.mail,
+        Stage.RSET: timeouts.mail,
+        Stage.RCPT: timeouts.rcpt,
+        Stage.DATA: timeouts.data,
+        Stage.CONTENT: timeouts.block,
+        Stage.END: timeouts.end,
+        Stage.QUIT: timeouts.quit,
+    }
 
 
 def _result(answer: Answer) -> str:
