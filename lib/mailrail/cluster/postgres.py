@@ -5,6 +5,7 @@ One server, no replica, no backup: mail is as safe as the volume below it. It ru
 """
 
 import json
+import os
 import secrets
 import signal
 import sys
@@ -74,7 +75,10 @@ def _admit_others(data: Path) -> None:
     text = path.read_text()
     missing = [line for line in lines if line not in text.splitlines()]
     if missing:
+        before = path.stat()
         write_private(path, (text.rstrip("\n") + "\n" + "\n".join(missing) + "\n").encode())
+        if sys.platform != "win32":
+            os.chown(path, before.st_uid, before.st_gid)  # as root, the server runs as another user
 
 
 def _use_password(server: EmbeddedPostgres, password: str) -> None:

@@ -1,0 +1,39 @@
+"""Which port a listener is opened on, and when the process counts as ready."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from mailrail.kit.settings import BadSettings
+from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.settings import IngressSettings
+
+
+def test_a_listener_on_25_is_opened_where_the_process_may() -> None:
+    settings = IngressSettings(port_map=("25=2525", "587=2587"))
+    assert [settings.real_port(p) for p in (25, 587, 465, 2525, 0)] == [2525, 2587, 465, 2525, 0]
+    assert IngressSettings(port_offset=1000).real_port(25) == 1025
+
+
+@pytest.mark.parametrize("pair", ["25", "25=", "25=99999", "smtp=2525", "25=2525=1"])
+def test_a_port_map_that_makes_no_sense_is_refused(pair: str) -> None:
+    with pytest.raises(BadSettings, match="MAILRAIL_INGRESS_PORT_MAP"):
+        IngressSettings(port_map=(pair,)).real_port(25)
+
+
+@pytest.mark.parametrize("configured", [False, True])
+async def test_without_any_gateway_it_is_ready_once_there_is_a_configuration(configured: bool) -> None:
+    reception = cast(Any, SimpleNamespace(desks={}, configured=configured))
+    listeners = Listeners(IngressSettings(), reception, cast(Any, None))
+    running = asyncio.create_task(listeners.run())
+    try:
+        if configured:
+            await asyncio.wait_for(listeners.complete.wait(), 5)
+        else:
+            await asyncio.sleep(0)
+            assert not listeners.complete.is_set()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
