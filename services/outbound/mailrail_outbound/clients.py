@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.config.revision import ObjectRef
+from mailrail.core.delivery.outcome import Scope
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import metrics
-from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Worker
+from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Seen, Worker
 from mailrail_outbound.settings import OutboundSettings
 
 _LINGER = 0.002  # seconds that a batch of results waits for more; docs/benchmarks.md
@@ -50,6 +51,8 @@ _OUTCOMES = {
     Result.NOT_DIALLED: types_pb2.OUTCOME_NOT_DIALLED,
     Result.CANCELLED: types_pb2.OUTCOME_CANCELLED,
 }
+_DEFAULT, _REQUIRED = Requirement.DEFAULT, Requirement.REQUIRED
+_RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
 
 
@@ -66,7 +69,6 @@ class QueueClient:
         self._draining = False
         self._acknowledged = asyncio.Event()
         self._broken = asyncio.Event()
-        self._node = settings.node_id
         metrics.QUEUES.set_function(lambda: sum(link.connected for link in self._links.values()))
 
     async def run(self, worker: Worker) -> None:
@@ -112,7 +114,7 @@ class QueueClient:
             link = next((each for each in self._links.values() if each.connected), link)
         if link is None:
             return
-        link.add_result(result_to_wire(report, self._node))
+        link.add_result(report)
 
     def drain(self) -> None:
         """Take no more work."""
@@ -163,8 +165,8 @@ class QueueClient:
             return
         for link in self._links.values():
             if not link.connected and link.unacknowledged and self._settled(link):
-                for result in link.give_up():
-                    alive[0].add_result(result)
+                for report in link.give_up():
+                    alive[0].add_result(report)
 
 
 class _Link:
@@ -179,8 +181,8 @@ class _Link:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._ready: list[lease_pb2.DeliveryResult] = []  # not sent on the present stream
-        self._sent: dict[int, lease_pb2.DeliveryResult] = {}  # sent, not acknowledged
+        self._ready: list[DeliveryReport] = []  # not sent on the present stream
+        self._sent: dict[int, DeliveryReport] = {}  # sent, not acknowledged
         self._credit = 0  # to give back
         self._streams = 0  # opened so far
         self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
@@ -193,18 +195,18 @@ class _Link:
         """Results that the queue has not said it wrote down."""
         return len(self._ready) + len(self._sent)
 
-    def add_result(self, result: lease_pb2.DeliveryResult) -> None:
+    def add_result(self, report: DeliveryReport) -> None:
         """To be sent with the next batch."""
-        self._ready.append(result)
+        self._ready.append(report)
         self._credit += 1
         self._wake.set()
 
-    def give_up(self) -> list[lease_pb2.DeliveryResult]:
+    def give_up(self) -> list[DeliveryReport]:
         """Everything unacknowledged, for another link."""
-        results = [*self._sent.values(), *self._ready]
+        reports = [*self._sent.values(), *self._ready]
         self._sent.clear()
         self._ready.clear()
-        return results
+        return reports
 
     def wake(self) -> None:
         """Something is to be said."""
@@ -248,17 +250,19 @@ class _Link:
 
     def _take_in(self, response: lease_pb2.LeaseResponse) -> None:
         now = self._loop.time()
-        for token in response.committed:
-            self._sent.pop(token, None)
-        if response.committed:
+        committed = response.committed
+        if committed:
+            for token in committed:
+                self._sent.pop(token, None)
             self._client.acknowledged()
         for renewal in response.renewals:
             self._worker.renew(renewal.token, renewal.remaining_seconds)
         for token in response.cancel:
             self._worker.cancel(token)
-        for delivery in response.deliveries:
-            self._client.took(delivery.token, self)
-            self._worker.take(self.delivery_from_wire(delivery, now))
+        for wire in response.deliveries:
+            delivery = self.delivery_from_wire(wire, now)
+            self._client.took(delivery.lease.token, self)
+            self._worker.take(delivery)
 
     async def _requests(
         self, replicas: int, leaving: asyncio.Event, mine: int
@@ -287,9 +291,16 @@ class _Link:
                 return
             request = lease_pb2.LeaseRequest()
             batch, self._ready = self._ready[:_BATCH], self._ready[_BATCH:]
-            for result in batch:
-                self._sent[result.token] = result
-            request.results.extend(batch)
+            results = request.results
+            for report in batch:
+                try:
+                    tell(report, results.add(token=report.token, done=True, mx_hosts=report.mx_hosts), settings.node_id)
+                except (TypeError, ValueError):
+                    # It would break this stream and each that follows; so its lease runs out.
+                    self._log.exception("report lost", token=report.token)
+                    del results[-1]
+                else:
+                    self._sent[report.token] = report
             if client.draining:
                 said_goodbye = True
                 request.go_away = True
@@ -304,35 +315,51 @@ class _Link:
 
     def delivery_from_wire(self, wire: lease_pb2.Delivery, now: float) -> Delivery:
         """A delivery as the application knows it. `now` is the loop's time at which it came."""
-        envelope = wire.envelope
-        transport, gateway = wire.transport, envelope.gateway
+        # One look at each field, all by position: this is a tenth of what a message costs here.
+        token, message_id, envelope = wire.token, wire.message_id, wire.envelope
+        transport = gateway = None
+        if wire.HasField("transport"):
+            ref = wire.transport
+            transport = _ref(ref.kind, ref.namespace, ref.name)
+        if envelope.HasField("gateway"):
+            ref = envelope.gateway
+            gateway = _ref(ref.kind, ref.namespace, ref.name)
+        requirement = _REQUIREMENTS.get(envelope.tls_requirement, _DEFAULT)
+        recipients: list[Recipient] = []
+        ids: list[int] = []
+        simulate: list[str] = []
+        for each in wire.recipients:
+            orcpt = each.original_recipient if each.HasField("original_recipient") else None
+            recipients.append(Recipient(each.address, tuple(each.notify), orcpt))
+            ids.append(each.id)
+            simulate.append(each.simulate)
         return Delivery(
-            lease=Lease(wire.token, now + wire.remaining_seconds),
-            message_id=wire.message_id,
-            config_revision=wire.config_revision,
-            transport=_ref(transport.kind, transport.namespace, transport.name) if wire.HasField("transport") else None,
-            transport_digest=wire.transport_digest,
-            domain=wire.domain,
-            envelope=Envelope(
-                sender=envelope.mail_from,
-                body=_BODIES.get(envelope.body_type),
-                smtputf8=envelope.smtputf8,
-                ret=_RETURNS.get(envelope.dsn_return),
-                envid=envelope.envelope_id if envelope.HasField("envelope_id") else None,
-                auth=envelope.auth if envelope.HasField("auth") else None,
-                require_tls=envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED,
+            Lease(token, now + wire.remaining_seconds),
+            message_id,
+            wire.config_revision,
+            transport,
+            wire.transport_digest,
+            wire.domain,
+            Envelope(
+                envelope.mail_from,
+                _BODIES.get(envelope.body_type),
+                envelope.smtputf8,
+                _RETURNS.get(envelope.dsn_return),
+                envelope.envelope_id if envelope.HasField("envelope_id") else None,
+                envelope.auth if envelope.HasField("auth") else None,
+                requirement is _REQUIRED,
             ),
-            requirement=_REQUIREMENTS.get(envelope.tls_requirement, Requirement.DEFAULT),
-            recipients=tuple([_recipient(recipient) for recipient in wire.recipients]),
-            recipient_ids=tuple([recipient.id for recipient in wire.recipients]),
-            simulate=tuple([recipient.simulate for recipient in wire.recipients]),
-            prefix=wire.prefix,
-            body=wire.body if wire.HasField("body") else _RemoteBody(self, wire.token, wire.message_id),
-            size=wire.size,
-            eight_bit=envelope.eight_bit,
-            attempt=wire.attempt,
-            gateway=_ref(gateway.kind, gateway.namespace, gateway.name) if envelope.HasField("gateway") else None,
-            dialled={host.host: tuple(host.ips) for host in wire.dialled},
+            requirement,
+            tuple(recipients),
+            tuple(ids),
+            tuple(simulate),
+            wire.prefix,
+            wire.body if wire.HasField("body") else _RemoteBody(self, token, message_id),
+            wire.size,
+            envelope.eight_bit,
+            wire.attempt,
+            gateway,
+            {host.host: tuple(host.ips) for host in wire.dialled} if wire.dialled else {},
         )
 
     async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncIterator[bytes]:
@@ -369,61 +396,65 @@ def _ref(kind: str, namespace: str, name: str) -> ObjectRef:
     return ObjectRef(kind, namespace, name)
 
 
-def _recipient(wire: lease_pb2.DeliveryRecipient) -> Recipient:
-    orcpt = wire.original_recipient if wire.HasField("original_recipient") else None
-    return Recipient(wire.address, tuple(wire.notify), orcpt)
-
-
-def result_to_wire(report: DeliveryReport, node: str) -> lease_pb2.DeliveryResult:
-    """A report as the queue gets it."""
-    result = lease_pb2.DeliveryResult(token=report.token, done=True, mx_hosts=report.mx_hosts)
+def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
+    """A report as the queue gets it. Filled in place: a message that is given to another is copied."""
     for host, ips in report.dialled.items():
         result.dialled.add(host=host, ips=ips)
     for recipient in report.recipients:
-        # Filled in place: a message that is given to another is copied.
-        told = result.recipients.add(
-            id=recipient.recipient_id,
-            dsn_passed_on=recipient.dsn_passed_on,
-            site_failure=recipient.site_failure,
-            transport_failure=recipient.transport_failure,
-            uncertain=recipient.uncertain,
-        )
+        told = result.recipients.add(id=recipient.recipient_id)
+        verdict = recipient.verdict
+        if verdict.dsn_passed_on:
+            told.dsn_passed_on = True
+        if verdict.scope is not _RECIPIENT:
+            told.site_failure = recipient.site_failure
+            told.transport_failure = recipient.transport_failure
+        if recipient.uncertain:
+            told.uncertain = True
         attempt = told.attempt
         attempt.node = node
-        _set_time(attempt.started, report.started)
-        _set_time(attempt.ended, report.ended)
-        _tell_attempt(attempt, recipient)
-    return result
+        attempt.outcome = _OUTCOMES[recipient.result]
+        stamp = attempt.started
+        stamp.seconds, stamp.nanos = divmod(report.started, 1_000_000_000)
+        stamp = attempt.ended
+        stamp.seconds, stamp.nanos = divmod(report.ended, 1_000_000_000)
+        if recipient.seen is not None:
+            _tell_seen(recipient.seen, attempt)
+        _tell_reply(recipient, attempt.reply)
 
 
-def _set_time(stamp: Timestamp, nanoseconds: int) -> None:
-    stamp.seconds, stamp.nanos = divmod(nanoseconds, 1_000_000_000)
+def _tell_seen(seen: Seen, attempt: types_pb2.Attempt) -> None:
+    attempt.dialled = True
+    attempt.mx_host = seen.host
+    attempt.remote_ip = seen.ip
+    attempt.local_ip = seen.local_ip
+    facts = seen.tls
+    if facts is not None:
+        tls = attempt.tls
+        tls.verdict = facts.verdict
+        if facts.version:
+            tls.version = facts.version
+            tls.cipher = facts.cipher
+            tls.verified = facts.verified
+        if facts.offered:
+            tls.offered = True
 
 
-def _tell_attempt(attempt: types_pb2.Attempt, recipient: RecipientReport) -> None:
-    attempt.outcome = _OUTCOMES[recipient.result]
-    attempt.mx_host = recipient.host
-    attempt.remote_ip = recipient.ip
-    attempt.local_ip = recipient.local_ip
-    attempt.dialled = recipient.dialled
-    reply = attempt.reply
-    reply.remote = recipient.remote
-    said = recipient.reply
+def _tell_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:
+    verdict = recipient.verdict
+    status, said = verdict.status, verdict.reply
+    if recipient.remote:
+        reply.remote = True
     if said is not None:
         reply.code = said.code
         # The server's own code, unless our rules make of it something of another class (reference H42).
-        if said.enhanced is None or said.enhanced.category != recipient.status.category or not recipient.remote:
-            reply.enhanced = str(recipient.status)
-        else:
-            reply.enhanced = str(said.enhanced)
-        reply.lines.extend(line[:_MAX_LINE] for line in said.texts[:_MAX_LINES])
+        if recipient.remote and said.enhanced is not None and said.enhanced.category == status.category:
+            status = said.enhanced
+        reply.lines.extend([line[:_MAX_LINE] for line in said.texts[:_MAX_LINES]])
     else:
-        reply.enhanced = str(recipient.status)
-        reply.lines.append(recipient.text[:_MAX_LINE])
-    if recipient.tls is not None:
-        tls = attempt.tls
-        tls.version = recipient.tls.version
-        tls.cipher = recipient.tls.cipher
-        tls.verified = recipient.tls.verified
-        tls.verdict = recipient.tls.verdict
-        tls.offered = recipient.tls.offered
+        reply.lines.append(verdict.text[:_MAX_LINE])
+    reply.enhanced = _shown(status.category, status.subject, status.detail)
+
+
+@lru_cache(maxsize=512)
+def _shown(category: int, subject: int, detail: int) -> str:
+    return str(EnhancedCode(category, subject, detail))
