@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mailrail.core.config.revision import Account, Gateway, Listener, ObjectRef, Revision
 from mailrail.core.config.revision import Protocol as ListenerProtocol
@@ -102,6 +102,8 @@ WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
 WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
 NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
+WHENCES_LIMIT: Final = 1024
+"""Clients that a desk remembers."""
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
 _SENDER_FACTS: Final = {
@@ -109,6 +111,7 @@ _SENDER_FACTS: Final = {
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
     SenderDomain.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
 }
+_MX: Final = Origin.MX
 _PROTOCOLS: Final = {
     ListenerProtocol.MX: Origin.MX,
     ListenerProtocol.SUBMISSION: Origin.SUBMISSION,
@@ -139,8 +142,11 @@ class Door:
     gateway: ObjectRef
     listener: str
 
+    def __hash__(self) -> int:
+        return hash((self.gateway.name, self.listener))  # each connection asks for it
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Desk:
     """What one listener offers under one revision, indexed and ready."""
 
@@ -158,6 +164,8 @@ class Desk:
     """The `origin` label of metrics."""
     accepted: metrics.Mail
     """What is counted of accepted mail."""
+    whences: dict[tuple[object, ...], "_Whence"]
+    """Where mail came from before; see Visit."""
 
 
 class Reception:
@@ -272,6 +280,7 @@ class Reception:
             origin=origin,
             label=label,
             accepted=metrics.Mail(label),
+            whences={},
         )
 
     def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
@@ -336,51 +345,11 @@ class _Transaction:
             self.upload = None
 
 
-class _Whence:
-    """What all messages of a client share, and what it was made from."""
+class _Whence(NamedTuple):
+    """What all messages of a client share."""
 
-    __slots__ = ("account", "desk", "extended", "hello", "provenance", "received", "smtputf8", "tls")
-
-    def __init__(self, visit: "Visit", *, smtputf8: bool) -> None:
-        session = visit.session
-        self.desk = visit.desk
-        self.account = visit.account
-        self.hello = session.hello
-        self.extended = session.extended
-        self.tls = session.tls
-        self.smtputf8 = smtputf8
-        self.provenance = Provenance(
-            origin=self.desk.origin,
-            gateway=self.desk.gateway.ref,
-            account=self.account.ref if self.account is not None else None,
-            client_ip=visit.client_text,
-            client_name=self.hello or "",
-            revision=self.desk.revision,
-        )
-        self.received = Received(
-            hello=self.hello or "unknown",
-            client=visit.client,
-            by=self.desk.gateway.hostname,
-            protocol=with_keyword(
-                extended=self.extended,
-                tls=self.tls is not None,
-                authenticated=self.account is not None,
-                smtputf8=smtputf8,
-            ),
-            tls=self.tls,
-        )
-
-    def holds(self, visit: "Visit", *, smtputf8: bool) -> bool:
-        """Whether all of it is still the same."""
-        session = visit.session
-        return (
-            self.desk is visit.desk
-            and self.account is visit.account
-            and self.hello is session.hello
-            and self.extended is session.extended
-            and self.tls is session.tls
-            and self.smtputf8 is smtputf8
-        )
+    provenance: Provenance
+    received: Received
 
 
 def new_message_id(now: float) -> bytes:
@@ -393,6 +362,20 @@ def new_message_id(now: float) -> bytes:
 
 class Visit:
     """One client's session, seen from what is decided about it."""
+
+    __slots__ = (
+        "_mechanism",
+        "_mechanism_name",
+        "_transaction",
+        "_wire",
+        "account",
+        "client",
+        "client_text",
+        "desk",
+        "reception",
+        "session",
+        "stalled",
+    )
 
     def __init__(
         self, reception: Reception, desk: Desk, session: ServerSession, wire: Wire, client: IPv4Address | IPv6Address
@@ -409,7 +392,6 @@ class Visit:
         self._transaction: _Transaction | None = None
         self._mechanism: Mechanism | None = None
         self._mechanism_name = ""
-        self._whence: _Whence | None = None
 
     def rebase(self, desk: Desk) -> None:
         """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
@@ -419,13 +401,16 @@ class Visit:
             self.account = desk.directory.account(self.account.ref) or self.account
 
     def handle(self, event: Event) -> None:
-        """Answer an event of the session, now or later."""
-        _HANDLERS[type(event)](self, event)
+        """Answer an event of the session, now or later. Raises KeyError for those that are the shell's business."""
+        HANDLERS[type(event)](self, event)
 
     def _hold(self, transaction: _Transaction | None) -> _Transaction | None:
         """Put another transaction, or none, in the place of the one that is open; returns that one."""
         before, self._transaction = self._transaction, transaction
-        self.reception.transactions += (transaction is not None) - (before is not None)
+        if transaction is not None:
+            self.reception.transactions += 1
+        if before is not None:
+            self.reception.transactions -= 1
         return before
 
     def gone(self) -> None:
@@ -455,7 +440,7 @@ class Visit:
             return
         look_up = (
             self.reception.senders is not None
-            and desk.origin is Origin.MX
+            and desk.origin is _MX
             and not desk.listener.accept_any_recipient
             and sender is not None
             and not sender.is_literal
@@ -677,11 +662,37 @@ class Visit:
         self._log("message refused", id=transaction.name, sender=str(transaction.sender or ""), reply=str(reply))
         self.session.finish(reply)
 
+    def _whence(self, *, smtputf8: bool) -> _Whence:
+        """Where a message comes from: made once for a client, which sends many in a session or comes again."""
+        desk, session, account = self.desk, self.session, self.account
+        login = account.ref if account is not None else None
+        key = (self.client_text, session.hello, session.extended, session.tls, smtputf8, login)
+        whence = desk.whences.get(key)
+        if whence is None:
+            protocol = with_keyword(
+                extended=session.extended,
+                tls=session.tls is not None,
+                authenticated=account is not None,
+                smtputf8=smtputf8,
+            )
+            whence = _Whence(
+                Provenance(desk.origin, desk.gateway.ref, login, self.client_text, session.hello or "", desk.revision),
+                Received(
+                    hello=session.hello or "unknown",
+                    client=self.client,
+                    by=desk.gateway.hostname,
+                    protocol=protocol,
+                    tls=session.tls,
+                ),
+            )
+            if len(desk.whences) >= WHENCES_LIMIT:
+                desk.whences.clear()
+            desk.whences[key] = whence
+        return whence
+
     def _message(self, transaction: _Transaction, intake: Intake, body: bytes | None) -> Message:
         parameters, given = transaction.parameters, transaction.given
-        whence = self._whence
-        if whence is None or not whence.holds(self, smtputf8=parameters.smtputf8):
-            whence = self._whence = _Whence(self, smtputf8=parameters.smtputf8)
+        whence = self._whence(smtputf8=parameters.smtputf8)
         recipients = _recipients(given)
         for_one = recipients[0].given if len(given) == 1 else None
         prefix = whence.received.field(transaction.name, for_one, transaction.ended)
@@ -881,7 +892,7 @@ def _recipient(one: _Given, destination: Destination, parameters: RcptParameters
     )
 
 
-_HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {
+HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {
     SenderGiven: Visit._sender,  # type: ignore[dict-item]
     RecipientGiven: Visit._recipient,  # type: ignore[dict-item]
     ContentStarted: Visit._begin,  # type: ignore[dict-item]
@@ -892,3 +903,4 @@ _HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {
     AuthResponse: Visit._response,  # type: ignore[dict-item]
     AuthCancelled: Visit._login_cancelled,  # type: ignore[dict-item]
 }
+"""What a visit does about an event. Those that are missing are the shell's business."""

@@ -1,7 +1,7 @@
 """The neighbours of ingress behind its ports: the queue's Enqueue stream, DNS, outbound's verification.
 
-The queue: one long-lived stream carries all messages; whatever waits goes out in one gRPC message, after about a
-millisecond of linger while others are under way and at once when alone (performance rule 2). Octets are sent only on
+The queue: one long-lived stream carries all messages; whatever waits goes out in one gRPC message, some
+milliseconds later while many others are under way and at once when alone (core/linger.py). Octets are sent only on
 credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
 written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
 """
@@ -21,6 +21,7 @@ import dns.resolver
 import grpc
 
 from mailrail.core.config.revision import ObjectRef
+from mailrail.core.linger import linger
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings, host_port
@@ -34,9 +35,6 @@ from mailrail_ingress.settings import IngressSettings
 BATCH_OCTETS: Final = 1024 * 1024
 """Content of one gRPC message."""
 BATCH_FRAMES: Final = 256
-CROWD: Final = 16
-"""Open transactions from which on a commit waits twice as long for company: a message to the queue then carries many,
-and a millisecond is nothing beside what each waits for the processor."""
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
@@ -194,16 +192,16 @@ class _Stream:
             batch = self._batch()
             if batch:
                 await self._call.write(batch)
-                if not any(upload.chunks for upload in self.uploads.values()) and (linger := self._linger()) > 0:
-                    await asyncio.sleep(linger)  # as below: what came during the write is not sent on its own
+                if not any(upload.chunks for upload in self.uploads.values()) and (wait := self._linger()) > 0:
+                    await asyncio.sleep(wait)  # as below: what came during the write is not sent on its own
                 continue
             if self.draining.is_set() and not (self.uploads or self.written or self.unwritten):
                 await self._call.done_writing()
                 return
             await self.work.wait()
             # Alone: at once. With others under way, a moment's wait brings several into one gRPC message.
-            if (linger := self._linger()) > 0:
-                await asyncio.sleep(linger)
+            if (wait := self._linger()) > 0:
+                await asyncio.sleep(wait)
 
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, chunks of uploads, commits."""
@@ -263,10 +261,7 @@ class QueueClient:
         """How many transactions are open: a commit waits for others only where others may come."""
 
     def _linger(self) -> float:
-        company = self.company()
-        if company <= 1:
-            return 0.0
-        return self._settings.linger if company < CROWD else 2 * self._settings.linger
+        return linger(self.company())
 
     # --- ports.Queue ---
 

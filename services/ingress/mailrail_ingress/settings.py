@@ -26,9 +26,6 @@ class IngressSettings(ServiceSettings):
     """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up."""
     dns_timeout: float = 5.0
     """Seconds for all queries about one sender domain together; past them the sender is asked to come back (451)."""
-    linger: float = 0.001
-    """Seconds that a commit waits for company on its way to the queue while others are under way; none when alone,
-    twice as long in a crowd."""
     answer_timeout: float = 30.0
     """Seconds that the fate of a commit is asked for after its stream broke (ACC-04)."""
     credit_timeout: float = 60.0

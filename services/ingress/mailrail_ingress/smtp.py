@@ -9,7 +9,6 @@ time (Proactor on Windows) would need one each, and is not used by services.
 import asyncio
 import ssl
 import time
-from collections import Counter
 from enum import Enum, auto
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -18,13 +17,14 @@ from typing import Final, cast
 from mailrail.core.config.revision import Protocol
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import Closing, ServerSession, TlsFacts, TlsRequested
+from mailrail.core.smtp.server import Closing, Event, ServerSession, TlsFacts
 from mailrail.kit import log
 from mailrail_ingress import metrics
-from mailrail_ingress.app import Desk, Door, Reception, Visit
+from mailrail_ingress.app import HANDLERS, Desk, Door, Reception, Visit
 from mailrail_ingress.throttle import neighbourhood
 from mailrail_ingress.timers import NEVER, Wheel
 
+_NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
@@ -45,6 +45,11 @@ class _State(Enum):
     OPEN = auto()
     LINGERING = auto()  # we have said our last word and drop what still comes
     GONE = auto()
+
+
+# Every read asks for these two.
+_PROXY: Final = _State.PROXY
+_OPEN: Final = _State.OPEN
 
 
 _ENDS: Final = {
@@ -71,25 +76,28 @@ class Sessions:
         self.open: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
-        self._by_client: Counter[str] = Counter()
+        self._by_client: dict[str, int] = {}
 
     def admit(self, connection: "Connection", desk: Desk) -> bool:
         """Count a connection, unless there are too many of the process or of the client."""
         limits = desk.gateway.limits
-        client = neighbourhood(connection.client)
-        if len(self.open) >= limits.connections or self._by_client[client] >= limits.connections_per_ip:
+        client = connection.neighbourhood = neighbourhood(connection.client)
+        others = self._by_client.get(client, 0)
+        if len(self.open) >= limits.connections or others >= limits.connections_per_ip:
             return False
         self.open.add(connection)
-        self._by_client[client] += 1
+        self._by_client[client] = others + 1
         return True
 
     def forget(self, connection: "Connection") -> None:
         """The connection is gone."""
         if connection in self.open:
             self.open.discard(connection)
-            client = neighbourhood(connection.client)
-            self._by_client[client] -= 1
-            if self._by_client[client] <= 0:
+            client = connection.neighbourhood
+            others = self._by_client[client] - 1
+            if others:
+                self._by_client[client] = others
+            else:
                 del self._by_client[client]
 
     def rebase(self) -> None:
@@ -108,9 +116,35 @@ class Sessions:
 class Connection(asyncio.BufferedProtocol):
     """One client."""
 
+    __slots__ = (
+        "_client_done",
+        "_content_until",
+        "_end",
+        "_holds",
+        "_idle",
+        "_label",
+        "_loop",
+        "_preface",
+        "_pumping",
+        "_sessions",
+        "_stalled_until",
+        "_state",
+        "_tls",
+        "_transport",
+        "client",
+        "deadline",
+        "door",
+        "neighbourhood",
+        "session",
+        "started",
+        "visit",
+    )
+
     def __init__(self, sessions: Sessions, door: Door) -> None:
         self.door = door
-        self.client: IPv4Address | IPv6Address = IPv4Address(0)
+        self.client: IPv4Address | IPv6Address = _NOBODY
+        self.neighbourhood = ""
+        """Who counts as the same client."""
         self.session: ServerSession | None = None
         self.visit: Visit | None = None
         self.deadline = NEVER
@@ -118,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sessions = sessions
         self._loop = sessions.loop
         self._transport: asyncio.Transport | None = None
-        self._state = _State.OPEN
+        self._state: _State = _OPEN
         self._holds = 0
         self._pumping = False
         self._client_done = False  # it has closed its sending side and may still read
@@ -149,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
             if not trusted:
                 self._refuse("proxy")
                 return
-            self._state = _State.PROXY
+            self._state = _PROXY
             self.deadline = self._loop.time() + self._sessions.reception.settings.proxy_timeout
             self._sessions.wheel.add(self)
             return
@@ -157,21 +191,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next octets go: the buffer that all share, no more of it than may be read now."""
-        if self._state is _State.PROXY:
+        if self._state is _PROXY:
             return self._sessions.view[: may_read(self._preface)]
         return self._sessions.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Octets have come."""
-        data = bytes(self._sessions.view[:nbytes])
+        data = self._sessions.view[:nbytes].tobytes()
         state = self._state
-        if state is _State.OPEN:
+        if state is _OPEN:
             session = self.session
             if session is not None:
                 session.receive(data, time.time())
                 self.deadline = self._loop.time() + self._idle
                 self.pump()
-        elif state is _State.PROXY:
+        elif state is _PROXY:
             self._proxy_octets(data)
 
     def eof_received(self) -> bool:
@@ -212,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
         if desk is None:
             self._refuse("proxy")
             return
-        self._state = _State.OPEN
+        self._state = _OPEN
         self._admit(desk)
 
     def _refuse(self, result: str) -> None:
@@ -226,8 +260,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _admit(self, desk: Desk) -> None:
         assert self._transport is not None
-        secured = self._transport.get_extra_info("ssl_object")
         implicit = desk.listener.protocol is Protocol.SUBMISSIONS
+        secured = self._transport.get_extra_info("ssl_object") if implicit else None
         if self._sessions.stopping or not self._sessions.admit(self, desk):
             if secured is not None or not implicit:
                 self._transport.write(_TOO_MANY)
@@ -287,7 +321,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         self._tls = True
         facts = _facts(transport.get_extra_info("ssl_object"))
-        self._state = _State.OPEN
+        self._state = _OPEN
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.hasten(self)
         if self.session is None:
@@ -303,37 +337,40 @@ class Connection(asyncio.BufferedProtocol):
     def pump(self) -> None:
         """Let the session go on with what it has, and send what it says."""
         session, visit, transport = self.session, self.visit, self._transport
-        if self._pumping or session is None or visit is None or transport is None or self._state is not _State.OPEN:
+        if self._pumping or session is None or visit is None or transport is None or self._state is not _OPEN:
             return
         self._pumping = True
-        closing: Closing | None = None
-        secure = False
+        last: Event | None = None
         try:
             while (event := session.next_event()) is not None:
-                kind = type(event)
-                if kind is Closing:
-                    closing = cast("Closing", event)
-                elif kind is TlsRequested:
-                    secure = True
+                act = HANDLERS.get(type(event))
+                if act is None:
+                    last = event  # Closing or TlsRequested, which nothing follows
                 else:
-                    visit.handle(event)
+                    act(visit, event)
         except Exception:
             # A mistake of ours costs this client its connection, and nobody else anything.
             log.get_logger().exception("session failed", client=str(self.client), command=session.verb)
             session.shut_down()
-            closing = Closing("shutdown")
+            last = Closing("shutdown")
         finally:
             self._pumping = False
         out = session.data_to_send()
         if out:
             transport.write(out)
-        if closing is not None:
-            self._end = _ENDS.get(closing.reason, "refused")
-            self._close(linger=closing.linger)
-            return
-        if secure:
+        if last is None:
+            if session.idle and not self._holds and not self._client_done:
+                self._content_until = None
+            else:
+                self._look_after(session, visit)
+        elif isinstance(last, Closing):
+            self._end = _ENDS.get(last.reason, "refused")
+            self._close(linger=last.linger)
+        else:
             self._handshake(visit.desk)
-            return
+
+    def _look_after(self, session: ServerSession, visit: Visit) -> None:
+        """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
         if session.awaiting:
             if not session.wants_data:
                 self._hold(_Hold.BACKLOG)
@@ -366,7 +403,7 @@ class Connection(asyncio.BufferedProtocol):
         self._release(_Hold.CREDIT)
 
     def _hold(self, reason: int) -> None:
-        if not self._holds and self._state is _State.OPEN and self._transport is not None:
+        if not self._holds and self._state is _OPEN and self._transport is not None:
             self._transport.pause_reading()
         self._holds |= reason
 
@@ -374,20 +411,20 @@ class Connection(asyncio.BufferedProtocol):
         if not self._holds & reason:
             return
         self._holds &= ~reason
-        if not self._holds and self._state is _State.OPEN and self._transport is not None:
+        if not self._holds and self._state is _OPEN and self._transport is not None:
             self._transport.resume_reading()
 
     # --- the end ---
 
     def expire(self, now: float) -> None:
         """The deadline has passed (SIN-17)."""
-        if self._state is _State.PROXY:
+        if self._state is _PROXY:
             self._refuse("proxy")
         elif self._state is _State.LINGERING:
             self.deadline = NEVER
             if self._transport is not None:
                 self._transport.abort()
-        elif self._state is _State.OPEN and self.session is not None and self.visit is not None:
+        elif self._state is _OPEN and self.session is not None and self.visit is not None:
             if self._stalled_until is not None and now >= self._stalled_until:
                 self._stalled_until = None
                 self.deadline = now + self._idle
@@ -397,14 +434,14 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self.session.time_out()
                 self.pump()
-                if self._state is _State.OPEN:  # nothing left to say it to
+                if self._state is _OPEN:  # nothing left to say it to
                     self.deadline = NEVER
         else:
             self.deadline = now + self._idle
 
     def shut_down(self, *, even_busy: bool) -> None:
         """The process stops."""
-        if self.session is None or self._state is not _State.OPEN:
+        if self.session is None or self._state is not _OPEN:
             if even_busy and self._transport is not None:
                 self._transport.abort()
             return

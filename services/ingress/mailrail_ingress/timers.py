@@ -56,7 +56,11 @@ class Wheel:
 
     def _put(self, timed: Timed) -> None:
         slot = max(int(timed.deadline / TICK) + 1, self._turned + 1)
-        self._slots.setdefault(slot, set()).add(timed)
+        waiting = self._slots.get(slot)
+        if waiting is None:
+            self._slots[slot] = {timed}
+        else:
+            waiting.add(timed)
         self._where[timed] = slot
 
     def _turn(self) -> None:

@@ -471,6 +471,12 @@ class ServerSession:
         return self._awaited is not _NOTHING
 
     @property
+    def idle(self) -> bool:
+        """Neither is an answer awaited nor content received: what comes next is up to the client."""
+        transaction = self._transaction
+        return self._awaited is _NOTHING and (transaction is None or not transaction.content)
+
+    @property
     def in_content(self) -> bool:
         """Content of a message is being received."""
         return self._transaction is not None and self._transaction.content
