@@ -14,7 +14,7 @@ class QueueSettings(DatabaseSettings):
     peer_address: str = ""
     """HOST:PORT under which other queue replicas reach this one; empty: the address of `grpc_listen`."""
     admin_connections: int = 6
-    """Most database connections of administration and mailbox calls; the message path has its own five."""
+    """Most database connections of administration and mailbox calls; the message path has about fifteen of its own."""
 
     batch_messages: int = 256
     """Most messages that share one commit."""

@@ -288,3 +288,16 @@ def test_every_alert_can_be_told_apart_by_installation_and_put_on_a_release() ->
             assert '{job="mailrail"' in selector, f"{alert.name}: {selector}"
         for by in re.findall(r"by \(([^)]*)\)", alert.expr):
             assert by.startswith("namespace, job"), alert.name
+
+
+def test_commands_of_the_runbooks_are_those_of_the_reference() -> None:
+    reference = (RUNBOOKS.parent / "reference/cli.md").read_text("utf-8")
+    sections = dict(re.findall(r"^### `(mailrail [a-z -]+)`\n(.*?)(?=^##|\Z)", reference, re.M | re.S))
+    unknown = []
+    for path in sorted(RUNBOOKS.glob("*.md")):
+        for said in re.findall(r"(?:^|`)(mailrail [a-z][^`\n]*)", path.read_text("utf-8"), re.M):
+            command = max((name for name in sections if f"{said} ".startswith(f"{name} ")), key=len, default="")
+            options = set(re.findall(r"--[a-z-]+", said))
+            if not command or not all(f"`{option}`" in sections[command] for option in options):
+                unknown.append(f"{path.name}: {said}")
+    assert not unknown
