@@ -6,6 +6,7 @@ them and holds what is in memory. See the README for the way of a message throug
 
 import asyncio
 import time
+from collections.abc import Sequence
 from uuid import uuid4
 
 import psycopg
@@ -23,7 +24,7 @@ from mailrail_queue.lease import Desk
 from mailrail_queue.owner import Owner
 from mailrail_queue.peers import Peers
 from mailrail_queue.ports import Mailboxes, Notifications
-from mailrail_queue.routing import Router
+from mailrail_queue.routing import Router, reference_text
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.upkeep import Upkeep
 
@@ -89,16 +90,20 @@ class Queue:
 
     def configure(self, configuration: Configuration) -> None:
         """Swap in a revision, whole (design 2). Recipients are routed by it from their next attempt on."""
+        before = self._router.revision.transports if self._router is not None else ()
+        known = {one.ref: one.digest for one in before}
         self._router = Router(configuration.number, configuration.revision)
         self.dispatcher.configure(configuration.revision.transports)
         if self._running is not None:
-            task = asyncio.get_running_loop().create_task(self._reconsider())
+            now = configuration.revision.transports
+            changed = [reference_text(one.ref) for one in now if known.get(one.ref, one.digest) != one.digest]
+            task = asyncio.get_running_loop().create_task(self._reconsider(changed))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _reconsider(self) -> None:
+    async def _reconsider(self, changed: Sequence[str]) -> None:
         try:
-            await self.owner.reconsider_missing()
+            await self.owner.reconsider(changed)
         except (psycopg.Error, NotDurable, OSError) as error:
             self._log.warning("waiting mail was not looked at under the new revision", error=str(error).strip())
 

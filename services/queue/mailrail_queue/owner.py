@@ -710,17 +710,23 @@ class Owner:
         finally:
             self._claiming.discard(site.key)
 
-    async def reconsider_missing(self) -> None:
-        """A new revision is in force: what waited for something that is there now is due at once (ADM-03)."""
+    async def reconsider(self, changed: Sequence[str] = ()) -> None:
+        """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
+
+        So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
+        whoever corrects a relay's password must not wait for the end of a rest that the wrong one has earned.
+        """
         shards = list(self.ownership.epochs)
         if not shards:
             return
         router = self._router()
         async with self._lane.use() as connection:
-            names = await store.missing_sites(connection, shards)
+            names = [name for name in await store.missing_sites(connection, shards) if self._is_back(router, name)]
+            if changed:
+                names += await store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
+        if changed:
+            await self._learn_sites()  # before their mail is looked at: while a site rests, that is a counted attempt
         for name in names:
-            if not self._is_back(router, name):
-                continue
             while True:
                 async with self._lane.use() as connection:
                     woken = await store.wake_site(connection, self.ownership, name)

@@ -800,6 +800,21 @@ async def missing_sites(connection: Connection, shards: Sequence[int]) -> list[s
     return [row[0] for row in await run(connection, MISSING_SITES, {"shard": c.smallints(shards)})]
 
 
+# Of these sites, the ones that have failed and rest, or rested a moment ago; then let them rest no more. Another owner may
+# have been quicker: each looks at failures, which only a success takes away. Owners learn the rest from `changed`.
+FAILED_SITES: Final[LiteralString] = "SELECT name FROM site WHERE name = ANY(%(name)s) AND failures > 0"
+RESUME: Final[LiteralString] = """UPDATE site SET paused_until = now(), changed = clock_timestamp()
+    WHERE name = ANY(%(name)s) AND paused_until > now()"""
+
+
+async def resume_sites(connection: Connection, names: Sequence[str]) -> list[str]:
+    """End the backoff of these sites; answers the keys of those that had failed."""
+    failed = [row[0] for row in await run(connection, FAILED_SITES, {"name": c.texts(names)})]
+    if failed:
+        await run(connection, RESUME, {"name": c.texts(failed)})
+    return failed
+
+
 @dataclass(frozen=True, slots=True)
 class SiteRow:
     """What is known of a site beyond one attempt."""

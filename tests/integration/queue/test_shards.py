@@ -424,6 +424,22 @@ async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_
         await q.until("SELECT count(*) = 20 FROM history WHERE attempts = 2")
 
 
+async def test_a_revision_that_corrects_a_transport_ends_its_rest_and_its_mail_goes_at_once(database: str) -> None:
+    revision = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
+    async with running_queue(database, revision, heartbeat_seconds=60.0) as q:
+        outbound = await q.outbound()
+        outbound.answer = refuse_connections
+        ingress = await q.ingress()
+        for n in range(10):
+            await ingress.accept(f"user{n}@away.example")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts >= 1 AND token IS NULL")
+        await q.until("SELECT paused_until > now() FROM site WHERE name = 'transport:default/relay'")
+        outbound.answer = result_of
+        q.configure(revision)  # the same again changes nothing
+        q.configure(replace(revision, transports=(replace(relay(), host="another.example"),)))
+        await q.until("SELECT count(*) = 10 FROM history WHERE outcome = %s", types_pb2.OUTCOME_RELAYED)
+
+
 async def test_a_changed_limit_is_live_without_a_restart(database: str) -> None:
     revision = a_revision(transports=[relay(connections=1)], rules=[rule_to(RELAY)])
     async with running_queue(database, revision) as q:
