@@ -108,6 +108,10 @@ class Partner:
         """Undo `refuse`."""
         self._post("accept", {"recipient": recipient})
 
+    def slow(self, seconds: float) -> None:
+        """Let each reply to a final dot come so many seconds later, from now on."""
+        self._post("slow", {"seconds": seconds})
+
     def logins(self, **passwords: str) -> None:
         """Who may submit at port 465 from now on."""
         self._post("logins", passwords)

@@ -8,6 +8,7 @@ given a certificate, submissions at port 465; it sends mail to wherever it is to
     GET  /submitted         what came at port 465, and as whom
     GET  /traffic?id=N      what became of each try of one run
     POST /refuse, /accept   {"recipient": "a@b" or "@b", "reply": "451 ..."}
+    POST /slow              {"seconds": 0.5}: from each final dot at port 25 to its reply
     POST /logins            {"user": "password", ...}: who may submit from now on
     POST /send              arguments of `testkit.traffic.Sender`; answers {"id": N}
     POST /enough            {"id": N}: begin no further message
@@ -107,6 +108,10 @@ class PostOffice:
         """Undo it."""
         self.collector.accept(body["recipient"])
 
+    def slow(self, body: dict[str, Any]) -> Any:
+        """Let each reply to a final dot come later."""
+        self.collector.delay = body["seconds"]
+
     def logins(self, body: dict[str, Any]) -> Any:
         """Who may submit from now on; connections that are open are cut."""
         background().call(self._serve_submissions(body))
@@ -171,7 +176,7 @@ class Control(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Do."""
         body = json.loads(self._content() or b"{}")
-        actions = (OFFICE.refuse, OFFICE.accept, OFFICE.logins, OFFICE.send, OFFICE.enough, OFFICE.talk)
+        actions = (OFFICE.refuse, OFFICE.accept, OFFICE.slow, OFFICE.logins, OFFICE.send, OFFICE.enough, OFFICE.talk)
         self._answer({f"/{one.__name__}": one for one in actions}, body)
 
     def _content(self) -> bytes:

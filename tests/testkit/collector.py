@@ -52,6 +52,8 @@ class Collector(Served):
         self.hostname = hostname
         self.address = address or loopback_address()
         self.connections = 0
+        self.delay = 0.0
+        """Seconds from the final dot to its reply: whoever is killed meanwhile has sent it and knows nothing (LSE-08)."""
         self._receipts: list[Receipt] = []
         self._attempts: dict[str, int] = {}
         self._refusals: dict[str, list[str]] = {}
@@ -131,6 +133,7 @@ class _Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._in_data = False
+        self._slow = False  # the reply to a final dot is yet to be sent
         self._helo = ""
         self._peer = ""
         self._reset()
@@ -157,8 +160,17 @@ class _Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        self._work()
+
+    def _answer_dot(self) -> None:
+        self._slow = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"250 2.0.0 taken\r\n")
+            self._work()
+
+    def _work(self) -> None:
         replies: list[str] = []
-        while True:
+        while not self._slow:
             if self._in_data:
                 if self._buffer.startswith(b".\r\n"):
                     content, self._buffer = b"", self._buffer[3:]
@@ -169,7 +181,11 @@ class _Session(asyncio.Protocol):
                     content, self._buffer = self._buffer[: end + 2], self._buffer[end + 5 :]
                 self._in_data = False
                 self._finish(content)
-                replies.append("250 2.0.0 taken")
+                if self._collector.delay:
+                    self._slow = True
+                    asyncio.get_running_loop().call_later(self._collector.delay, self._answer_dot)
+                else:
+                    replies.append("250 2.0.0 taken")
             else:
                 line, newline, rest = self._buffer.partition(b"\r\n")
                 if not newline:
