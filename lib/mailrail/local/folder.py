@@ -46,7 +46,7 @@ class FolderSettings(ServiceSettings):
 
 
 class Reporter:
-    """Says what is wrong, once: a finding is repeated only after it was gone."""
+    """Says what is wrong, once, and when nothing is any more; a finding is repeated only after it was gone."""
 
     def __init__(self, log_format: str, write: Callable[[str], object] | None = None) -> None:
         self._json = log_format == "json"
@@ -67,6 +67,11 @@ class Reporter:
                 )
             else:
                 self._write(f"{_WORDS[finding.severity]}{text}")
+        if self._said and not now:
+            if self._json:
+                self._log.info("resources are fine again")
+            else:
+                self._write("mended: every resource is fine again")
         self._said = frozenset(text for text, _ in now)
 
     def published(self, outcome: Outcome) -> None:
