@@ -39,7 +39,6 @@ def test_every_query_about_the_operator_returns_data(kubectl: Kubectl, database:
             for what in (
                 'mailrail_operator_publishes_total{result="stored"} > 0',
                 'mailrail_operator_status_writes_total{result="written"} > 0',
-                'mailrail_operator_secret_reads_total{result="absent"} > 0',
                 'mailrail_operator_objects{kind="MailTransport",ready="False"} == 1',
                 'mailrail_operator_consumers{state="up_to_date"} == 3',
             ):
