@@ -53,7 +53,7 @@ class Collector(Served):
         self.address = address or loopback_address()
         self.connections = 0
         self.delay = 0.0
-        """Seconds from the final dot to its reply: whoever is killed meanwhile has sent it and knows nothing (LSE-08)."""
+        """Seconds from the final dot to its reply: who is killed meanwhile has sent it and knows nothing (LSE-08)."""
         self._receipts: list[Receipt] = []
         self._attempts: dict[str, int] = {}
         self._refusals: dict[str, list[str]] = {}

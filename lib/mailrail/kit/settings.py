@@ -3,6 +3,9 @@
 A field `grpc_listen` of service `queue` is read from `MAILRAIL_QUEUE_GRPC_LISTEN`, else from `MAILRAIL_GRPC_LISTEN`,
 else it keeps its default. Every default starts a working service. A value that cannot be read stops the process with
 the variable's name and what it takes; an unknown `MAILRAIL_<SERVICE>_*` variable does too: a typo is never silent.
+
+`MAILRAIL_QUEUE_DATABASE_URL_FILE` names a file that holds the value of `MAILRAIL_QUEUE_DATABASE_URL`. So a secret comes
+into a pod: a container whose environment is made of Secrets cannot start again while the API server is away (CFG-07).
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
+_FILE = "_FILE"  # at the end of a variable: it names a file that holds the value
 
 class BadSettings(Exception):
     """The environment says something that the settings cannot take; the text names the variable."""
@@ -69,10 +73,11 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     own = f"MAILRAIL_{service.upper()}_"
     names = {f.name.upper(): f for f in dataclasses.fields(kind)}
     # MAILRAIL_CONFIG_TARGET is everybody's `config_target`, not the config service's `target`.
+    known = {name + suffix for name in names for suffix in ("", _FILE)}
     unknown = sorted(
         v
         for v in env
-        if v.startswith(own) and v.removeprefix(own) not in names and v.removeprefix("MAILRAIL_") not in names
+        if v.startswith(own) and v.removeprefix(own) not in known and v.removeprefix("MAILRAIL_") not in known
     )
     if unknown:
         raise BadSettings(
@@ -87,7 +92,20 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
                 except ValueError as error:
                     raise BadSettings(f"{variable}={env[variable]!r}: {error}") from None
                 break
+            if variable + _FILE in env:
+                values[field.name] = _read_file(hints[field.name], variable + _FILE, Path(env[variable + _FILE]))
+                break
     return kind(**values)
+
+
+def _read_file(kind: Any, variable: str, path: Path) -> Any:
+    """A value from the file that a variable names. What it says is never repeated: it may be a secret."""
+    try:
+        return _read(kind, path.read_text(encoding="utf-8").strip())
+    except OSError as error:
+        raise BadSettings(f"{variable}={path}: {error.strerror or error}") from None
+    except ValueError:
+        raise BadSettings(f"{variable}={path}: what the file holds cannot be read as the setting's value") from None
 
 
 def _read(kind: Any, text: str) -> Any:

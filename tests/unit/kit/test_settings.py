@@ -60,6 +60,24 @@ def test_a_bad_value_or_name_is_refused_with_what_it_takes(variable: str, value:
     assert words in str(caught.value)
 
 
+def test_a_value_may_stand_in_a_file_that_its_variable_names(tmp_path: Path) -> None:
+    path = tmp_path / "limit"
+    path.write_text("7\n", encoding="utf-8")
+    assert load(Example, "example", {"MAILRAIL_EXAMPLE_LIMIT_FILE": str(path)}).limit == 7
+    assert load(Example, "example", {"MAILRAIL_LIMIT_FILE": str(path)}).limit == 7
+    assert load(Example, "example", {"MAILRAIL_LIMIT_FILE": str(path), "MAILRAIL_EXAMPLE_LIMIT": "8"}).limit == 8
+
+
+def test_a_file_that_cannot_be_read_is_named_and_its_content_never_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "limit"
+    with pytest.raises(BadSettings, match=r"MAILRAIL_EXAMPLE_LIMIT_FILE=.*No such file"):
+        load(Example, "example", {"MAILRAIL_EXAMPLE_LIMIT_FILE": str(path)})
+    path.write_text("a secret", encoding="utf-8")
+    with pytest.raises(BadSettings, match="cannot be read as the setting's value") as caught:
+        load(Example, "example", {"MAILRAIL_EXAMPLE_LIMIT_FILE": str(path)})
+    assert "a secret" not in str(caught.value)
+
+
 def test_addresses_are_split_and_refused_with_their_text() -> None:
     assert host_port("127.0.0.1:25") == ("127.0.0.1", 25)
     assert host_port("[::1]:25") == ("::1", 25)

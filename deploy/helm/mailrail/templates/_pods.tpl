@@ -7,10 +7,7 @@
 {{/* Environment that reaches Postgres. The URL is that of the Secret, or libpq's own variables where it has none. */}}
 {{- define "mailrail.database" -}}
 {{- $p := .Values.postgres }}
-{{- $secret := ternary (default (printf "%s-postgres" (include "mailrail.fullname" .)) $p.bundled.existingSecret) $p.external.existingSecret (eq $p.mode "bundled") }}
-{{- if and (eq $p.mode "external") (not $secret) }}
-{{- fail "postgres.mode is external: name the Secret with its login in postgres.external.existingSecret (CloudNativePG writes <cluster>-app)" }}
-{{- end }}
+{{- $secret := include "mailrail.databaseSecret" . }}
 {{- if or (eq $p.mode "bundled") (not $p.external.host) }}
 - name: MAILRAIL_DATABASE_URL
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ ternary "uri" $p.external.keys.uri (eq $p.mode "bundled") }}}}
@@ -28,6 +25,10 @@
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $p.external.keys.password }}}}
 - {name: MAILRAIL_DATABASE_URL, value: "postgresql://"}
 {{- end }}
+{{- include "mailrail.databaseTls" . }}
+{{- end }}
+{{- define "mailrail.databaseTls" -}}
+{{- $p := .Values.postgres }}
 {{- if eq $p.mode "external" }}
 {{- with $p.external.sslMode }}
 - {name: PGSSLMODE, value: {{ . | quote }}}
@@ -35,6 +36,27 @@
 {{- if $p.external.caSecret.name }}
 - {name: PGSSLROOTCERT, value: /etc/mailrail/postgres/{{ $p.external.caSecret.key }}}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The same for a service: the URL is mounted, because a container whose environment is made of Secrets cannot be started
+     again while the API server is away. A Secret without a URL gives libpq's variables, and has that weakness. */}}
+{{- define "mailrail.databaseIsMounted" -}}
+{{- if or (eq .Values.postgres.mode "bundled") (not .Values.postgres.external.host) }}true{{ end }}
+{{- end }}
+{{- define "mailrail.databaseSecret" -}}
+{{- $p := .Values.postgres }}
+{{- if and (eq $p.mode "external") (not $p.external.existingSecret) }}
+{{- fail "postgres.mode is external: name the Secret with its login in postgres.external.existingSecret (CloudNativePG writes <cluster>-app)" }}
+{{- end }}
+{{- ternary (default (printf "%s-postgres" (include "mailrail.fullname" .)) $p.bundled.existingSecret) $p.external.existingSecret (eq $p.mode "bundled") }}
+{{- end }}
+{{- define "mailrail.databaseOfService" -}}
+{{- if include "mailrail.databaseIsMounted" . }}
+- {name: MAILRAIL_DATABASE_URL_FILE, value: /etc/mailrail/database/uri}
+{{- include "mailrail.databaseTls" . }}
+{{- else }}
+{{- include "mailrail.database" . }}
 {{- end }}
 {{- end }}
 
@@ -196,7 +218,7 @@ spec:
             {{- . | nindent 12 }}
             {{- end }}
             {{- if .database }}
-            {{- include "mailrail.database" .root | nindent 12 }}
+            {{- include "mailrail.databaseOfService" .root | nindent 12 }}
             {{- end }}
             {{- range $key, $value := $v.settings }}
             - {name: {{ printf "MAILRAIL_%s_%s" (upper $.component) (upper $key) }}, value: {{ kindIs "float64" $value | ternary ($value | toJson) $value | toString | quote }}}
@@ -246,6 +268,9 @@ spec:
             - {name: cache, mountPath: /var/cache/mailrail}
             {{- end }}
             {{- if .database }}
+            {{- if include "mailrail.databaseIsMounted" .root }}
+            - {name: database, mountPath: /etc/mailrail/database, readOnly: true}
+            {{- end }}
             {{- include "mailrail.databaseMount" .root | nindent 12 }}
             {{- end }}
             - {name: tmp, mountPath: /tmp}
@@ -268,6 +293,13 @@ spec:
           emptyDir: {sizeLimit: 256Mi}
         {{- end }}
         {{- if .database }}
+        {{- if include "mailrail.databaseIsMounted" .root }}
+        - name: database
+          secret:
+            secretName: {{ include "mailrail.databaseSecret" .root }}
+            defaultMode: 0440
+            items: [{key: {{ ternary .root.Values.postgres.external.keys.uri "uri" (eq .root.Values.postgres.mode "external") }}, path: uri}]
+        {{- end }}
         {{- include "mailrail.databaseVolume" .root | nindent 8 }}
         {{- end }}
         - name: tmp
