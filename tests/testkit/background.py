@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
@@ -76,3 +77,34 @@ class Served(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ServedStreams(Served):
+    """One whose connections are streams: counted, kept track of, and ended with it."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """For asyncio.start_server."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                await self._converse(reader, writer)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    @abstractmethod
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its start to its end."""
+
+    async def _end_connections(self) -> None:
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,12 +10,11 @@ with FaultProxy(("127.0.0.1", 5432)) as proxy:
 """
 
 import asyncio
-import contextlib
 import socket
 import struct
 from enum import Enum
 
-from testkit.background import Served, background
+from testkit.background import ServedStreams, background
 from testkit.ports import loopback_address
 
 
@@ -42,17 +41,16 @@ class _Link:
             writer.transport.abort()
 
 
-class FaultProxy(Served):
+class FaultProxy(ServedStreams):
     """See the module. Use as a context manager, or call `close()`."""
 
     def __init__(self, target: tuple[str, int], *, address: str | None = None) -> None:
         """Serve at once on a fresh address and port, relaying to `target`."""
+        super().__init__()
         self.target = target
         self.address = address or loopback_address()
-        self.connections = 0
         self.relayed = {Direction.TO_SERVER: 0, Direction.TO_CLIENT: 0}
         self._links: set[_Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._budget: dict[Direction, int | None] = {Direction.TO_SERVER: None, Direction.TO_CLIENT: None}
         self._delay = 0.0
         self._server: asyncio.Server | None = None
@@ -110,19 +108,7 @@ class FaultProxy(Served):
             self._server = await asyncio.start_server(self._serve, self.address, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            with contextlib.suppress(OSError):
-                await self._relay(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self.target)
         link = _Link(writer, to_server)
         self._links.add(link)
@@ -167,7 +153,4 @@ class FaultProxy(Served):
 
     async def _close(self) -> None:
         await self._refuse()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end_connections()

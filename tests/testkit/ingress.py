@@ -75,10 +75,35 @@ class Stored:
         return self.prefix + self.body
 
 
-class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
+class _Neighbour:
+    """A fake service on a gRPC server of its own, on 127.0.0.1."""
+
+    def __init__(self, add: Callable[[Any, grpc.aio.Server], None]) -> None:
+        """`add`: the generated add_..._to_server."""
+        self.port = 0
+        self._add = add
+        self._server: grpc.aio.Server | None = None
+
+    async def serve(self) -> None:
+        """Listen; a port of before is taken again, as a restarted service would."""
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._add(self, server)
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Break all streams and stop listening."""
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None
+
+
+class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
     """Takes mail, keeps it in memory."""
 
     def __init__(self, *, keep: bool = True) -> None:
+        super().__init__(enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server)
         self.stored: list[Stored] = []
         self.count = 0
         self.keep = keep
@@ -100,10 +125,8 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self.forget_commit = False
         """The next commit is dropped, and its stream broken in place of the answer."""
         self.go_away = asyncio.Event()
-        self.port = 0
         self._chunks: dict[bytes, list[bytes]] = defaultdict(list)
         self._ids: set[bytes] = set()
-        self._server: grpc.aio.Server | None = None
 
     @property
     def held(self) -> int:
@@ -194,31 +217,16 @@ class FakeQueue(enqueue_pb2_grpc.EnqueueServiceServicer):
         self.asked.append(request.message_id)
         return enqueue_pb2.GetOutcomeResponse(accepted=request.message_id in self._ids)
 
-    async def serve(self, port: int = 0) -> None:
-        """Listen on 127.0.0.1; a port of before is taken again, as a restarted queue would."""
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server(self, server)
-        self.port = server.add_insecure_port(f"127.0.0.1:{port or self.port}")
-        await server.start()
-        self._server = server
 
-    async def stop(self) -> None:
-        """Break all streams and stop listening."""
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None
-
-
-class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
+class FakeConfig(_Neighbour, config_pb2_grpc.ConfigServiceServicer):
     """Serves one revision to whoever watches; `publish` replaces it."""
 
     def __init__(self) -> None:
-        self.port = 0
+        super().__init__(config_pb2_grpc.add_ConfigServiceServicer_to_server)
         self.reports: list[config_pb2.ReportRequest] = []
         self._number = 0
         self._response = config_pb2.WatchResponse()
         self._changed = asyncio.Condition()
-        self._server: grpc.aio.Server | None = None
 
     async def publish(self, revision: Revision, secrets: Mapping[str, bytes]) -> int:
         """Make a revision the head; returns its number."""
@@ -257,20 +265,6 @@ class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
         """See the proto."""
         self.reports.append(request)
         return config_pb2.ReportResponse(head=self._number)
-
-    async def serve(self) -> None:
-        """Listen on 127.0.0.1."""
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        config_pb2_grpc.add_ConfigServiceServicer_to_server(self, server)
-        self.port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        self._server = server
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None
 
 
 def ref(kind: str, name: str) -> ObjectRef:

@@ -5,13 +5,12 @@ for a name that no resolver knows, as a proxy with its own view of the world doe
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import struct
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from testkit.background import Served, background
+from testkit.background import ServedStreams, background
 from testkit.ports import loopback_address
 
 
@@ -57,7 +56,7 @@ class Request:
     username: str | None
 
 
-class SocksProxy(Served):
+class SocksProxy(ServedStreams):
     """See the module. Use as a context manager, or call `close()`."""
 
     def __init__(
@@ -74,10 +73,10 @@ class SocksProxy(Served):
         `split_writes` sends each of its own replies one byte a segment. `bound` is the bound address it reports: IPv4,
         IPv6 or a name.
         """
+        super().__init__()
         self.address = address or loopback_address()
         self.requests: list[Request] = []
         self.failed_logins = 0
-        self.connections = 0
         self.source = self.address
         """The address that targets see: relayed connections leave from the proxy's own."""
         self._username = username
@@ -87,7 +86,6 @@ class SocksProxy(Served):
         self._targets: dict[tuple[str, int | None], tuple[str, int]] = {}
         self._refusals: dict[tuple[str, int | None], Refusal] = {}
         self._troubles: dict[Moment, Trouble] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._server = background().call(self._open())
         self.port: int = self._server.sockets[0].getsockname()[1]
 
@@ -111,19 +109,7 @@ class SocksProxy(Served):
     async def _open(self) -> asyncio.Server:
         return await asyncio.start_server(self._serve, self.address, 0)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, OSError):
-                await self._dialogue(reader, writer)
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _dialogue(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await self._trouble(Moment.CONNECT, writer):
             return
         version, count = await reader.readexactly(2)
@@ -243,7 +229,4 @@ class SocksProxy(Served):
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end_connections()
