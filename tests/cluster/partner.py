@@ -167,7 +167,6 @@ class Partner:
             "imagePullPolicy": "IfNotPresent",
             "command": ["python", "-B", f"/post-office/{_PROGRAM.name}"],
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
             "volumeMounts": mounts,
         }
         security = {

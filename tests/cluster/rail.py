@@ -24,14 +24,16 @@ from testkit.ca import Authority
 LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
 COUNTED = ("kills.partner.test", "upgrade.partner.test", "alone.partner.test")
-_SMALL = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
+_SMALL = {"resources": {"requests": {"cpu": "0", "memory": "32Mi"}}}
 VALUES: dict[str, Any] = {
-    # Less is asked of the node than by default, so that the scenarios share a small one with an installation of
-    # defaults; what the chart does is the same.
-    "toolbox": {"enabled": True},
+    # Nothing is asked of the node beforehand, so that the scenarios share a small one with an installation of defaults;
+    # what the chart does is the same.
+    "toolbox": {"enabled": True, **_SMALL},
     "crds": {"enabled": False},  # they are there, and other tests have use for them
     **dict.fromkeys(("config", "queue", "ingress", "outbound", "operator"), _SMALL),
     "postgres": {"bundled": _SMALL},
+    "keys": _SMALL,
+    "migrations": _SMALL,
     "operator": {**_SMALL, "dnsCheck": False},
 }
 

@@ -49,6 +49,8 @@ class Release:
         self.kubectl, self._folder = kubectl, folder
         self.notes = ""
         """What the installation said."""
+        self.took = 0.0
+        """Seconds that the installation took until everything was Ready."""
 
     # --- helm ---
 
@@ -67,7 +69,9 @@ class Release:
         """Install with defaults and these values, and wait until everything is Ready."""
         # The CRDs may be there already, from another test or an older release that kept them.
         arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
+        began = time.monotonic()
         self.notes = self._must("install", *arguments, *options)
+        self.took = time.monotonic() - began
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
         """Upgrade to these values, and wait until everything is Ready."""
@@ -250,7 +254,7 @@ def namespace(cluster: Kubectl, name: str, *, keep: bool = False) -> Iterator[Ku
         yield Kubectl(name)
     finally:
         if not keep:
-            cluster("delete", "namespace", name, "--wait=false")
+            cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 @contextlib.contextmanager
