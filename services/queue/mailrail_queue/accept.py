@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import psycopg
@@ -89,18 +89,19 @@ class Arriving:
     size: int  # octets held in memory
     since: float
     sent: bool = False  # to Postgres, so that it may be committed without our knowing
-    doubles: list[Caller] = field(default_factory=list)
+    doubles: tuple[Caller, ...] = ()
     """Others that committed the same id in the same batch: they get the same answer."""
     new: NewMessage | None = None
-    recipients: list[NewRecipient] = field(default_factory=list)
-    flights: list[Flight] = field(default_factory=list)
-    expanded: list[types_pb2.EnvelopeRecipient] = field(default_factory=list)
-    earlier: list[NewRecipient] = field(default_factory=list)
+    recipients: Sequence[NewRecipient] = ()
+    flights: Sequence[Flight] = ()
+    expanded: bool = False
+    earlier: tuple[NewRecipient, ...] = ()
     """Born leased by a try of which nobody knows whether it was committed."""
 
     def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
         """Tell everybody who waits for this id."""
-        for caller in (self.caller, *self.doubles):
+        self.caller.answer(self.id, accepted, reply)
+        for caller in self.doubles:
             caller.answer(self.id, accepted, reply)
 
     def lost(self) -> None:
@@ -203,6 +204,7 @@ class Intake:
         """Told (shard, site) of recipients that were stored due."""
         self._waiting: deque[Arriving] = deque()
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._busy = 0
         self._down_since: float | None = None
         self._steady = 0.0
@@ -249,17 +251,16 @@ class Intake:
     async def _work(self, lane: Lane) -> None:
         linger = self._settings.linger
         while True:
-            while not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-            if linger and time.monotonic() - self._steady < 0.05 and len(self._waiting) < 16:
-                await asyncio.sleep(linger)
-            batch = self._take()
-            if not batch:
-                continue
+            async with self._turn:  # one gathers, while the other may be storing
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if linger and time.monotonic() - self._steady < 0.05 and len(self._waiting) < 16:
+                    await asyncio.sleep(linger)
+                batch = self._take()
+                self._busy += 1
             if len(batch) > 1:
                 self._steady = time.monotonic()
-            self._busy += 1
             try:
                 await self._store(lane, batch)
             except Exception:
@@ -278,7 +279,7 @@ class Intake:
             arriving = self._waiting.popleft()
             first = batch.setdefault(arriving.id, arriving)
             if first is not arriving:
-                first.doubles.append(arriving.caller)
+                first.doubles += (arriving.caller,)
             room -= arriving.size
         return list(batch.values())
 
@@ -482,10 +483,11 @@ class Intake:
         arriving.new = NewMessage(
             message_id, mail_from, account, size, arriving.chunks, data, prefix, body if inline else None
         )
-        arriving.earlier += [r for r in arriving.recipients if r.token]
-        arriving.recipients = []
-        arriving.flights = []
-        arriving.expanded = []
+        if arriving.recipients:
+            arriving.earlier += tuple(r for r in arriving.recipients if r.token)
+        arriving.recipients = recipients = []
+        arriving.flights = flights = []
+        arriving.expanded = False
         flying: list[_Member] = []
         accepted = self._database.now()
         for rcpt in commit.recipients:
@@ -517,9 +519,9 @@ class Intake:
                 facts.local,
                 row,
             )
-            arriving.recipients.append(new)
+            recipients.append(new)
             if rcpt.expanded:
-                arriving.expanded.append(rcpt)
+                arriving.expanded = True
             if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
                 passenger = Passenger(
                     id=new.id,
@@ -557,9 +559,7 @@ class Intake:
                     new.token = token
                 passengers = [p for _, _, p, _ in part]
                 cargo = Cargo(data, [fields for _, _, _, fields in part], prefix, body, size)
-                arriving.flights.append(
-                    Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo)
-                )
+                flights.append(Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
 
     async def _hold_late(self, connection: Connection, chosen: Iterable[Arriving]) -> None:
         """A rule came while the batch was under way: what it matches is held before anything is handed on."""
@@ -637,9 +637,7 @@ class Intake:
                     self._dispatcher.add(flight)
             arriving.answer(True, None)
         metrics.count_accepted(origins)
-        for way, count in (("born_leased", born), ("due", waiting), ("held", held), ("released_later", later)):
-            if count:
-                metrics.RECIPIENTS.labels(way=way).inc(count)
+        metrics.count_stored({"born_leased": born, "due": waiting, "held": held, "released_later": later})
         if born:
             self._dispatcher.pump()
         if due:

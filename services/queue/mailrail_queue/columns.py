@@ -8,6 +8,7 @@ array_recv: dimensions, null flag, element type, length and lower bound, then le
 
 import struct
 from collections.abc import Sequence
+from typing import cast
 
 from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
@@ -102,16 +103,17 @@ def _fixed(kind: type[Column], code: str, width: int, values: Sequence[int] | Se
 
 
 def _varying(kind: type[Column], values: Sequence[bytes | None]) -> bytes:
-    parts: list[bytes] = []
-    nulls = False
-    for value in values:
-        if value is None:
-            nulls = True
-            parts.append(_NULL)
-        else:
-            parts.append(_LENGTH(len(value)))
-            parts.append(value)
-    return _array(kind, len(values), nulls, b"".join(parts))
+    count = len(values)
+    parts: list[bytes] = [b""] * (2 * count)
+    nulls = None in values
+    if nulls:
+        parts[0::2] = [_NULL if v is None else _LENGTH(len(v)) for v in values]
+        parts[1::2] = [v or b"" for v in values]
+    else:
+        present = cast(Sequence[bytes], values)
+        parts[0::2] = map(_LENGTH, map(len, present))
+        parts[1::2] = present
+    return _array(kind, count, nulls, b"".join(parts))
 
 
 def uuids(values: Sequence[bytes]) -> UuidColumn:

@@ -147,11 +147,11 @@ class SiteState:
     """The right to probe was asked for, of all owners (design 4, Attempt)."""
     order: tuple[Stream, ...] = ()
     generation: int = -1
+    here: bool = field(init=False)
+    """Nobody is dialled."""
 
-    @property
-    def here(self) -> bool:
-        """Nobody is dialled."""
-        return self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
+    def __post_init__(self) -> None:
+        self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
 
     def resting(self, now: float) -> bool:
         """The site, or its whole transport, is in backoff (SHD-05)."""
@@ -327,8 +327,8 @@ class Dispatcher:
         return (
             bool(self.streams)
             and self.pending_bytes + size <= self._content_budget
-            and not site.resting(now)
             and site.window.resting_until is None
+            and not site.resting(now)
             and len(site.pending) < self._rounds * site.window.size
         )
 

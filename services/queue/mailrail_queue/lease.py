@@ -30,6 +30,7 @@ _MAX_WORKING = 100_000
 _RENEW_BELOW = 95.0
 """Seconds left below which a lease is renewed; most deliveries end long before."""
 _MOST_MX_HOSTS = 32
+_UNDIALLED = (types_pb2.OUTCOME_NOT_DIALLED, types_pb2.OUTCOME_CANCELLED)
 _ACKNOWLEDGE_WITHIN = 0.05
 """Seconds that outbound waits at most to hear that results are written, unless something else is to be said anyway."""
 
@@ -293,7 +294,7 @@ class Desk:
         transport_failed = False
         dialled = False
         for result in message.recipients:
-            if result.attempt.outcome not in (types_pb2.OUTCOME_NOT_DIALLED, types_pb2.OUTCOME_CANCELLED):
+            if result.attempt.outcome not in _UNDIALLED:
                 dialled = True
             if result.transport_failure or result.site_failure:
                 blamed = result.attempt

@@ -1,7 +1,7 @@
 """Every series of the queue, with what its labels may say."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -61,8 +61,6 @@ DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies fo
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
 for _reason in ("barred", "data", "limit", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
-for _way in ("born_leased", "due", "held", "released_later"):
-    RECIPIENTS.labels(way=_way)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)
 for _what in ("message", "upload", "bar", "usage", "dsn", "event", "history_partition"):
@@ -72,6 +70,9 @@ for _what in ("connect", "statement"):
 
 _OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
+_by_way: dict[str, Counter] = {
+    way: RECIPIENTS.labels(way=way) for way in ("born_leased", "due", "held", "released_later")
+}
 _by_outcome: dict[int, Counter] = {number: ATTEMPTS.labels(outcome=name) for number, name in _OUTCOMES.items()}
 _by_origin: dict[int, Counter] = {number: ACCEPTED.labels(origin=name) for number, name in _ORIGINS.items()}
 
@@ -87,6 +88,13 @@ def count_accepted(origins: Iterable[int]) -> None:
     """Messages that were committed."""
     for origin, count in Tally(origins).items():
         _by_origin.get(origin, _by_origin[types_pb2.ORIGIN_MX]).inc(count)
+
+
+def count_stored(ways: Mapping[str, int]) -> None:
+    """Recipients that were committed, by how."""
+    for way, count in ways.items():
+        if count:
+            _by_way[way].inc(count)
 
 
 def count_dsn(kind: str) -> None:
