@@ -1,4 +1,4 @@
-"""`helm install` with defaults: a working mail system, no right that it does not need, an uninstall that never hangs."""
+"""`helm install` with defaults: a working mail system, no right that it does not need, an uninstall that never waits."""
 
 import json
 import uuid
