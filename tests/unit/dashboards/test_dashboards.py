@@ -1,4 +1,4 @@
-"""What Grafana and people need of the chart's dashboards, without either; a real run answers their queries elsewhere."""
+"""What Grafana and people need of the dashboards, without either; a real run answers their queries elsewhere."""
 
 import itertools
 import re
