@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Union
 
 _FILE = "_FILE"  # at the end of a variable: it names a file that holds the value
 
+
 class BadSettings(Exception):
     """The environment says something that the settings cannot take; the text names the variable."""
 

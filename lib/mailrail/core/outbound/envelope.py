@@ -68,6 +68,7 @@ class Form(StrEnum):
 
 _AS_IS = Form.AS_IS  # reading a member off its enum costs more than what is asked of it for each message
 
+
 def inspect(content: bytes, *, declared: Body | None = None) -> Content:
     """The facts about content that is at hand."""
     if content.isascii():
