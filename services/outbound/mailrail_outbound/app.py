@@ -80,8 +80,42 @@ _T = TypeVar("_T")
 Steps = Generator[Awaitable[Any] | None, Any, _T]
 """The way of a delivery, or a part of it. Yields what must be awaited and gets its value; None: its job."""
 
+_FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 _OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """A transport, or direct delivery, with what each delivery by it asks."""
+
+    transport: Transport
+    digest: str
+    """Empty for direct delivery."""
+    kind: Hop
+    by_mx: bool
+    """The MX hosts of the destination are dialled, not a host of our own."""
+    proxied: bool
+    hosts: tuple[str, ...]
+    port: int
+    """Of `hosts`, both only where not `by_mx`."""
+    ways: "dict[tuple[object, ...], _Way]" = field(default_factory=dict, repr=False)
+    """How hosts are dialled, made once each."""
+
+    @classmethod
+    def of(cls, transport: Transport) -> "NextHop":
+        """Arrange a transport."""
+        kind = transport.kind
+        proxied = kind is TransportKind.SOCKS
+        return cls(
+            transport,
+            transport.digest if transport is not _DIRECT else "",
+            _hop(transport),
+            by_mx=proxied or kind is TransportKind.DIRECT,
+            proxied=proxied,
+            hosts=(transport.host or "",),
+            port=transport.port or _PORTS.get(kind, 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -89,15 +123,13 @@ class Tables:
     """A configuration, arranged for lookups."""
 
     number: int
-    transports: dict[ObjectRef, Transport]
+    hops: dict[ObjectRef | None, NextHop]
+    """By transport; None = direct delivery."""
     gateways: dict[ObjectRef, Gateway]
     names: frozenset[str]
     mx_ports: frozenset[int]
     hello_name: str
-    digests: dict[ObjectRef, str]
     secret: Callable[[SecretRef], bytes] = field(repr=False)
-    ways: "dict[tuple[object, ...], _Way]" = field(default_factory=dict, repr=False)
-    """How hosts are dialled under this configuration, made once each."""
 
     @classmethod
     def of(cls, number: int, revision: Revision, secret: Callable[[SecretRef], bytes]) -> "Tables":
@@ -105,17 +137,16 @@ class Tables:
         listeners = [listener for gateway in revision.gateways for listener in gateway.listeners]
         return cls(
             number=number,
-            transports={transport.ref: transport for transport in revision.transports},
+            hops={None: NextHop.of(_DIRECT)} | {each.ref: NextHop.of(each) for each in revision.transports},
             gateways={gateway.ref: gateway for gateway in revision.gateways},
             names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
             mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
             hello_name=revision.gateways[0].hostname if revision.gateways else "",
-            digests={transport.ref: transport.digest for transport in revision.transports},
             secret=secret,
         )
 
 
-_MOST_WAYS = 10_000
+_MOST_WAYS = 10_000  # of one next hop
 
 
 @dataclass(slots=True)
@@ -193,6 +224,11 @@ class Outbound(Worker):
         run.delivery.lease.cancelled = True
         if run.job is not None:
             run.job.cancel(waits=self._pool.withdraw(run.job))
+
+    @property
+    def under_way(self) -> int:
+        """How many deliveries are in progress."""
+        return len(self._running)
 
     @property
     def running(self) -> dict[int, tuple[int, ...]]:
@@ -307,42 +343,37 @@ class Outbound(Worker):
         tables = self.tables
         if tables is None or tables.number < delivery.config_revision:
             tables = yield from self._configured(delivery)
-        transport = self._transport(tables, delivery)
-        run.transport = transport
+        hop = self._next_hop(tables, delivery)
+        transport = run.transport = hop.transport
+        ids = delivery.recipient_ids
         reports: dict[int, RecipientReport] = {}
         if self._settings.captive:
             for i, recipient in enumerate(delivery.recipients):
                 reply = simulated_reply(recipient.address.rpartition("@")[0], delivery.simulate[i])
                 if reply is not None:
-                    reports[i] = _own_words(delivery.recipient_ids[i], reply)
-        open_ones = [i for i in range(len(delivery.recipients)) if i not in reports]
-        if not open_ones:
-            return [reports[i] for i in range(len(delivery.recipients))]
-        if transport.kind is TransportKind.FAIL:
+                    reports[i] = _own_words(ids[i], reply)
+        if transport.kind is _FAIL:
             code = transport.code or 554
             text = transport.text or "delivery refused by configuration"
-            for i in open_ones:
-                reply = Reply.of(code, f"{code // 100}.7.0", text)
-                reports[i] = _own_words(delivery.recipient_ids[i], reply)
-            return [reports[i] for i in range(len(delivery.recipients))]
-        hop = _hop(transport)
-        course = Course(len(delivery.recipients), hop=hop)
-        course.leave_out(reports)
-        stopped = yield from self._visit_hosts(run, tables, transport, course)
-        if isinstance(stopped, Captured):
-            captured = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
-            for i in course.open:
-                reports[i] = RecipientReport(delivery.recipient_ids[i], Result.CAPTURED, captured)
+            for i in range(len(ids)):
+                if i not in reports:
+                    reports[i] = _own_words(ids[i], Reply.of(code, f"{code // 100}.7.0", text))
+        if len(reports) < len(ids):
+            course = Course(len(ids), hop=hop.kind)
             course.leave_out(reports)
-        elif stopped is not None:
-            for i in course.open:
-                reports[i] = RecipientReport(
-                    delivery.recipient_ids[i], _RESULTS[stopped.outcome], stopped, run.seen.get(i)
-                )
-            course.leave_out(reports)
-        for i, settled in course.conclude().items():
-            reports[i] = _report(delivery.recipient_ids[i], settled, run.seen.get(i))
-        return [reports[i] for i in range(len(delivery.recipients))]
+            stopped = yield from self._visit_hosts(run, tables, hop, course)
+            if isinstance(stopped, Captured):
+                verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
+                for i in course.open:
+                    reports[i] = RecipientReport(ids[i], Result.CAPTURED, verdict)
+                course.leave_out(reports)
+            elif stopped is not None:
+                for i in course.open:
+                    reports[i] = RecipientReport(ids[i], _RESULTS[stopped.outcome], stopped, run.seen.get(i))
+                course.leave_out(reports)
+            for i, settled in course.conclude().items():
+                reports[i] = _report(ids[i], settled, run.seen.get(i))
+        return [reports[i] for i in range(len(ids))]
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
@@ -350,22 +381,20 @@ class Outbound(Worker):
         assert self.tables is not None
         return self.tables
 
-    def _transport(self, tables: Tables, delivery: Delivery) -> Transport:
-        if delivery.transport is None:
-            return _DIRECT
-        transport = tables.transports.get(delivery.transport)
-        if transport is None:
+    def _next_hop(self, tables: Tables, delivery: Delivery) -> NextHop:
+        hop = tables.hops.get(delivery.transport)
+        if hop is None:
             raise NotDialled(f"transport {delivery.transport} is not in revision {tables.number}")
-        if delivery.transport_digest and tables.digests[transport.ref] != delivery.transport_digest:
+        if delivery.transport_digest and delivery.transport is not None and hop.digest != delivery.transport_digest:
             raise NotDialled(f"transport {delivery.transport} is another in revision {tables.number}")
-        return transport
+        return hop
 
     def _visit_hosts(
-        self, run: "_Run", tables: Tables, transport: Transport, course: Course
+        self, run: "_Run", tables: Tables, hop: NextHop, course: Course
     ) -> Steps[Captured | Verdict | None]:
         """Go over the hosts until everybody is settled or no host is left."""
         delivery, settings = run.delivery, self._settings
-        by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
+        transport, by_mx = hop.transport, hop.by_mx
         if by_mx:
             if settings.captive and not settings.resolver and not delivery.domain.startswith("["):
                 return Captured(f"captive: mail for {delivery.domain} would go to its MX")
@@ -375,12 +404,10 @@ class Outbound(Worker):
             run.mx_hosts = hosts.names
             names = hosts.names
             port = settings.direct_port
-            proxied = transport.kind is TransportKind.SOCKS
-            if settings.captive and proxied and not (yield self._proxy_is_here(transport)):
+            if settings.captive and hop.proxied and not (yield self._proxy_is_here(transport)):
                 return Captured(f"captive: the proxy {transport.proxy_host} is not on this machine")
         else:
-            names = (transport.host or "",)
-            port = transport.port or _PORTS[transport.kind]
+            names, port = hop.hosts, hop.port
         looped = False
         for name in names:
             if not course.open:
@@ -399,7 +426,7 @@ class Outbound(Worker):
                     return Captured(f"captive: {name} port {port} would be dialled; it has no address here")
                 continue
             if settings.captive:
-                local = tuple(a for a in addresses if is_loopback(a))
+                local = tuple(filter(is_loopback, addresses))
                 if not local:
                     return Captured(f"captive: {name} port {port} at {addresses[0]} would be dialled")
                 addresses = local
@@ -409,7 +436,7 @@ class Outbound(Worker):
                     looped = True
                     continue
                 addresses = foreign
-            yield from self._visit(run, tables, transport, course, name, port, addresses)
+            yield from self._visit(run, tables, hop, course, name, port, addresses)
         if looped and not course.tried:
             return of_trouble(outcome.Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
         return None
@@ -494,7 +521,7 @@ class Outbound(Worker):
         self,
         run: "_Run",
         tables: Tables,
-        transport: Transport,
+        hop: NextHop,
         course: Course,
         host: str,
         port: int,
@@ -503,33 +530,25 @@ class Outbound(Worker):
         """Everything that is open goes to one host."""
         delivery = run.delivery
         ordered = address_order(addresses, delivery.dialled.get(host, ()))
-        way = self._way(tables, transport, delivery, host, port, ordered)
+        way = self._way(hop, delivery, host, ordered)
         decision = way.decision
         if decision.refusal is not None:
             course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
             return
         where = (host, port, ordered)
-        answer = yield from self._run(run, tables, transport, course, way, where, plaintext=False)
+        answer = yield from self._run(run, tables, hop, course, way, where, plaintext=False)
         if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
             # TLS-07: on a new connection, and the history says so.
             self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
-            answer = yield from self._run(run, tables, transport, course, way, where, plaintext=True)
+            answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
         if answer is not None:
             course.session_failed(answer)
 
-    def _way(
-        self,
-        tables: Tables,
-        transport: Transport,
-        delivery: Delivery,
-        host: str,
-        port: int,
-        addresses: tuple[str, ...],
-    ) -> _Way:
-        key = (transport.ref, host, port, addresses, delivery.gateway, delivery.requirement)
-        way = tables.ways.get(key)
+    def _way(self, hop: NextHop, delivery: Delivery, host: str, addresses: tuple[str, ...]) -> _Way:
+        key = (host, addresses, delivery.gateway, delivery.requirement)
+        way = hop.ways.get(key)
         if way is None:
-            by_mx = transport.kind in (TransportKind.DIRECT, TransportKind.SOCKS)
+            transport, by_mx = hop.transport, hop.by_mx
             way = _Way(
                 decide(
                     TlsHop(
@@ -541,18 +560,18 @@ class Outbound(Worker):
                     )
                 )
             )
-            if len(tables.ways) >= _MOST_WAYS:
-                tables.ways.clear()
+            if len(hop.ways) >= _MOST_WAYS:
+                hop.ways.clear()
             # The addresses of a proxy may change while the configuration does not.
-            if transport.kind is not TransportKind.SOCKS:
-                tables.ways[key] = way
+            if not hop.proxied:
+                hop.ways[key] = way
         return way
 
     def _run(
         self,
         run: "_Run",
         tables: Tables,
-        transport: Transport,
+        hop: NextHop,
         course: Course,
         way: _Way,
         where: tuple[str, int, tuple[str, ...]],
@@ -564,8 +583,8 @@ class Outbound(Worker):
         dial = way.without_tls if plaintext else way.dial
         if dial is None:
             try:
-                proxy = (yield self._proxy_address(transport)) if transport.kind is TransportKind.SOCKS else ""
-                dial = self._dial(tables, transport, way.decision, delivery.gateway, where, proxy, plaintext=plaintext)
+                proxy = (yield self._proxy_address(hop.transport)) if hop.proxied else ""
+                dial = self._dial(tables, hop, way.decision, delivery.gateway, where, proxy, plaintext=plaintext)
             except CannotDial as error:
                 return error.answer
             if plaintext:
@@ -580,7 +599,7 @@ class Outbound(Worker):
             decision=way.decision,
             lease_margin=self._settings.lease_margin,
             now=self._loop.time,
-            verdict=way.decision.reason + ("; it failed, so without" if plaintext else ""),
+            verdict=f"{way.decision.reason}; it failed, so without" if plaintext else way.decision.reason,
             seen=run.seen,
             told=run.job_ended,
         )
@@ -604,7 +623,7 @@ class Outbound(Worker):
     def _dial(
         self,
         tables: Tables,
-        transport: Transport,
+        hop: NextHop,
         decision: Decision,
         gateway: ObjectRef | None,
         where: tuple[str, int, tuple[str, ...]],
@@ -612,6 +631,7 @@ class Outbound(Worker):
         *,
         plaintext: bool,
     ) -> Dial:
+        transport = hop.transport
         host, port, addresses = where
         named = tables.gateways.get(gateway) if gateway is not None else None
         hello = (
@@ -623,13 +643,13 @@ class Outbound(Worker):
         mode = TlsMode.NONE if plaintext else decision.mode
         proxy: tuple[str, int] | None = None
         login: ProxyLogin | None = None
-        if transport.kind is TransportKind.SOCKS:
+        if hop.proxied:
             proxy = (proxy_address, transport.proxy_port or 1080)
             if transport.username is not None:
                 login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
         speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
         sasl: Login | None = None
-        if transport.username is not None and transport.kind is not TransportKind.SOCKS:
+        if transport.username is not None and not hop.proxied:
             password = self._secret(tables, transport.password, Stage.AUTH)
             sasl = Login(
                 Credentials(transport.username, password),
@@ -638,7 +658,7 @@ class Outbound(Worker):
                 self._salted,
             )
         key = ConnectionKey(
-            transport=tables.digests[transport.ref] if transport is not _DIRECT else "",
+            transport=hop.digest,
             host=host,
             port=port,
             protocol=speech,
@@ -707,10 +727,10 @@ class Outbound(Worker):
     async def verify(self, address: str, ref: ObjectRef) -> Answer:
         """Ask the next hop of a transport about a recipient (recipients: verify, design 5)."""
         tables = self.tables
-        transport = tables.transports.get(ref) if tables is not None else None
-        if tables is None or transport is None or transport.host is None:
+        hop = tables.hops.get(ref) if tables is not None else None
+        if tables is None or hop is None or hop.by_mx or hop.transport.host is None:
             return Answer(Stage.DNS, None, Trouble.UNREACHABLE, f"transport {ref} has no host to ask")
-        host, port = transport.host, transport.port or _PORTS[transport.kind]
+        transport, host, port = hop.transport, hop.transport.host, hop.port
         try:
             addresses = tuple(await self._resolver.host_addresses(host))
             if self._settings.captive:
@@ -725,8 +745,7 @@ class Outbound(Worker):
                     carries_credentials=transport.username is not None,
                 )
             )
-            proxy = await self._proxy_address(transport) if transport.kind is TransportKind.SOCKS else ""
-            dial = self._dial(tables, transport, decision, None, (host, port, addresses), proxy, plaintext=False)
+            dial = self._dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=False)
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:

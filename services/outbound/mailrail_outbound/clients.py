@@ -1,8 +1,9 @@
 """The queue, seen from outbound: one Lease stream to each replica, deliveries in, results out (LSE-01..08).
 
 Everything is batched by what is waiting: one gRPC message carries all results that are ready, the credit that they gave
-back, and every 20 s the tokens that still run. A stream that breaks is opened again and told what is worked on; results
-that were not acknowledged go out again, to another replica if theirs does not come back.
+back, and every 20 s the tokens that still run; it waits a moment for more (core/linger.py). A stream that breaks is
+opened again and told what is worked on; results that were not acknowledged go out again, to another replica if theirs
+does not come back.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import grpc
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.delivery.outcome import Scope
+from mailrail.core.linger import linger
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.smtp.reply import EnhancedCode
@@ -26,7 +28,6 @@ from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Seen, Worker
 from mailrail_outbound.settings import OutboundSettings
 
-_LINGER = 0.002  # seconds that a batch of results waits for more; docs/benchmarks.md
 _LOOK_AGAIN = 2.0  # seconds between looks for replicas
 _PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
@@ -284,8 +285,9 @@ class _Link:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, alive_at - self._loop.time())):
                         await self._wake.wait()
-                if len(self._ready) > 1 or len(self._worker.running) > 1:
-                    await asyncio.sleep(_LINGER)
+                wait = linger(len(self._ready) + self._worker.under_way)
+                if wait > 0:
+                    await asyncio.sleep(wait)
             if self._streams != mine:  # gRPC leaves the requests of a broken stream waiting; they must take nothing
                 self._wake.set()
                 return
@@ -449,7 +451,10 @@ def _tell_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:
         # The server's own code, unless our rules make of it something of another class (reference H42).
         if recipient.remote and said.enhanced is not None and said.enhanced.category == status.category:
             status = said.enhanced
-        reply.lines.extend([line[:_MAX_LINE] for line in said.texts[:_MAX_LINES]])
+        if len(said.lines) == 1:
+            reply.lines.append(said.text[:_MAX_LINE])
+        else:
+            reply.lines.extend([line[:_MAX_LINE] for line in said.texts[:_MAX_LINES]])
     else:
         reply.lines.append(verdict.text[:_MAX_LINE])
     reply.enhanced = _shown(status.category, status.subject, status.detail)

@@ -204,5 +204,9 @@ class Worker(Protocol):
         """Break it off if the final dot is not sent (ADM-02)."""
 
     @property
+    def under_way(self) -> int:
+        """How many deliveries are in progress."""
+
+    @property
     def running(self) -> dict[int, tuple[int, ...]]:
         """Token → recipient ids of everything in progress."""

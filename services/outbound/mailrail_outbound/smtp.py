@@ -205,6 +205,7 @@ class Connection(asyncio.Protocol):
     def work(self) -> None:
         """Take what waits, if anything can be begun now."""
         if self._begin_next():
+            self._wait_for_reply()
             self._flush()
 
     def quit(self) -> None:
@@ -372,12 +373,12 @@ class Connection(asyncio.Protocol):
 
     def _from_server(self, data: bytes) -> None:
         dialogue = self.dialogue
-        self._act(dialogue.receive(data))
+        events = dialogue.receive(data)
+        if events:
+            self._act(events)
         if dialogue.replies != self._replies:
             self._replies = dialogue.replies
-            awaiting = dialogue.awaiting
-            if awaiting is not None:
-                self._wait_for(self._times[awaiting])
+            self._wait_for_reply()
         self._flush()
         if dialogue.gone:
             self._close()
@@ -452,8 +453,6 @@ class Connection(asyncio.Protocol):
         dialogue = self.dialogue
         if dialogue.transactions:
             metrics.REUSES.inc()
-        if dialogue.idle:
-            self._wait_for(self._timeouts.mail)
         dialogue.begin(transaction)
         return True
 
@@ -476,7 +475,6 @@ class Connection(asyncio.Protocol):
         metrics.OCTETS.inc(by=len(data))
         dialogue = self.dialogue
         dialogue.content(data, last=True)
-        self._wait_for(self._timeouts.end)
         if dialogue.transactions >= self._message_limit:
             dialogue.quit()  # leaves with the final dot where the server pipelines
         else:
@@ -577,6 +575,11 @@ class Connection(asyncio.Protocol):
 
     def _wait_for(self, seconds: float) -> None:
         self.deadline = self._loop.time() + seconds
+
+    def _wait_for_reply(self) -> None:
+        awaiting = self.dialogue.awaiting
+        if awaiting is not None:
+            self.deadline = self._loop.time() + self._times[awaiting]
 
     def keep_idle(self, seconds: float) -> None:
         """Stay open for so long without work."""
