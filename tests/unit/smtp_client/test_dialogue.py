@@ -1,6 +1,7 @@
 """The client's dialogue, command by command, without a socket (SOUT, EXT, LMTP, AUTH, TLS-02)."""
 
 import base64
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -25,6 +26,7 @@ from mailrail.core.smtp.client import (
     Stuffer,
     Transaction,
     Trouble,
+    has_bare_line_ends,
     read_capabilities,
     stuff,
 )
@@ -375,6 +377,18 @@ def test_a_failed_chunk_ends_the_transaction_and_nothing_more_is_sent() -> None:
     assert dialogue.take().startswith(b"RSET\r\n")
 
 
+def test_no_transaction_follows_while_the_reply_to_a_chunk_is_awaited() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n")
+    dialogue.content(b"a", last=False)
+    dialogue.content(b"b", last=True)
+    assert not dialogue.accepts_transaction
+    dialogue.receive(b"250 1 octet\r\n")
+    assert dialogue.accepts_transaction
+
+
 def test_without_pipelining_one_chunk_is_in_flight() -> None:
     dialogue = session(b"250-mx\r\n250 CHUNKING\r\n")
     tx = transaction(bdat=True)
@@ -677,3 +691,9 @@ def test_the_final_dot_is_the_only_one(text: str) -> None:
     wire = b"\r\n" + stuff(text.encode())
     assert wire.count(b"\r\n.\r\n") == 1
     assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
+
+
+@given(st.text(alphabet="a.\r\n", max_size=40))
+def test_a_bare_line_end_is_a_cr_or_lf_outside_of_their_pair_SOUT_12(text: str) -> None:
+    content = text.encode()
+    assert has_bare_line_ends(content) == (re.search(rb"\r(?!\n)|(?<!\r)\n", content) is not None)

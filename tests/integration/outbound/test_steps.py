@@ -1,0 +1,115 @@
+"""How a delivery goes on: by calls while all is at hand, by a task where something must be awaited, and how it ends."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail_outbound.ports import DeliveryReport, Result
+
+from testkit.conditions import eventually
+from testkit.dns import DnsServer
+from testkit.outbound import OutboundBench, transport
+from testkit.ports import loopback_address
+from testkit.smtp_peer import Hang, SmtpPeer
+
+
+def smarthost(peer: SmtpPeer, **fields: Any) -> Transport:
+    return transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE, **fields)
+
+
+def tasks_of(action: Any) -> set["asyncio.Task[Any]"]:
+    """The tasks that an action makes at once."""
+    before = asyncio.all_tasks()
+    action()
+    return asyncio.all_tasks() - before
+
+
+async def test_a_delivery_that_finds_all_at_hand_makes_no_task() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            await bench.deliver(bench.delivery(via))
+            await eventually(lambda: not any(connection.busy for connection in bench.pool.connections))
+            second = bench.delivery(via)
+            assert tasks_of(lambda: bench.begin(second)) == set()
+            await eventually(lambda: len(bench.reports) == 2)
+            assert [report.recipients[0].result for report in bench.reports] == [Result.DELIVERED] * 2
+
+
+async def test_a_delivery_asks_the_dns_once_and_then_goes_by_what_is_kept() -> None:
+    with DnsServer() as dns:
+        dns.add("example.org", "MX", "10 one.example.org.")
+        async with SmtpPeer(host=loopback_address()) as peer:
+            dns.add("one.example.org", "A", peer.host)
+            async with OutboundBench.running(resolver=dns.endpoint, direct_port=peer.port) as bench:
+                first, second = bench.delivery(None), bench.delivery(None)
+                assert tasks_of(lambda: bench.begin(first)) != set()
+                await eventually(lambda: len(bench.reports) == 1)
+                await eventually(lambda: not any(connection.busy for connection in bench.pool.connections))
+                assert tasks_of(lambda: bench.begin(second)) == set()
+                await eventually(lambda: len(bench.reports) == 2)
+                one, other = (report.recipients[0] for report in bench.reports)
+                assert (one.result, one.host, one.ip) == (other.result, other.host, other.ip)
+                assert other.result is Result.DELIVERED
+                assert dns.asked("example.org") == 1
+
+
+async def test_a_job_that_is_over_before_it_is_waited_for_ends_the_delivery() -> None:
+    async with SmtpPeer(extensions=["PIPELINING", "SIZE 500"]) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            await bench.deliver(bench.delivery(via))
+            await eventually(lambda: not any(connection.busy for connection in bench.pool.connections))
+            large = bench.delivery(via, content=b"Subject: x\r\n\r\n" + b"x" * 600 + b"\r\n")
+            bench.app.take(large)
+            # The connection that is at hand refused it by its SIZE: no octet was sent, and nothing is waited for.
+            (result,) = bench.reports[-1].recipients
+            assert bench.reports[-1].token == large.lease.token
+            assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
+            assert bench.app.under_way == 0
+
+
+async def test_a_report_that_cannot_be_handed_on_does_not_harm_the_connection() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            lost: list[int] = []
+
+            def fails(report: DeliveryReport) -> None:
+                lost.append(report.token)
+                raise ValueError("nobody takes it")
+
+            kept, bench.app._report = bench.app._report, fails
+            bench.app.take(bench.delivery(via))
+            await eventually(lambda: len(lost) == 1)
+            bench.app._report = kept
+            report = await bench.deliver(bench.delivery(via))
+            assert report.recipients[0].result is Result.DELIVERED
+            assert len(peer.sessions) == 1
+
+
+@pytest.mark.parametrize("stage", ["DATA", "GREETING"])
+async def test_what_is_broken_off_by_the_end_of_the_process_is_not_reported_and_is_over_LSE_02(stage: str) -> None:
+    async with SmtpPeer(replies={stage: Hang()}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            bench.app.take(bench.delivery(via))
+            await eventually(lambda: len(peer.sessions) == 1)
+            assert not await bench.app.drained(0.05)
+            await bench.app.close()
+            assert bench.reports == []
+            assert bench.app.under_way == 0
+            assert await bench.app.drained(0.05)
+
+
+async def test_draining_waits_for_the_last_delivery() -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            for _ in range(5):
+                bench.app.take(bench.delivery(via))
+            assert bench.app.under_way == 5
+            assert await bench.app.drained(10.0)
+            assert len(bench.reports) == 5
