@@ -133,8 +133,8 @@ CASES = (
     ),
     Case(
         "MailrailQueuePostgresDown",
+        (pods("mailrail_queue_postgres_up", 0, 0),),
         (pods("mailrail_queue_postgres_up", 1, 0),),
-        (pods("mailrail_queue_postgres_up", 1),),
     ),
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
     Case(
