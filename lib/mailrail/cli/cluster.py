@@ -78,18 +78,32 @@ def keys(
 @app.command()
 def postgres(
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where its data is.")],
+    password_file: Annotated[
+        Path | None,
+        typer.Option("--password-file", metavar="FILE", help="With the password of the login.", show_default=False),
+    ] = None,
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="TCP port.")] = 5432,
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on; * for all.")] = "*",
     buffers: Annotated[
         str, typer.Option("--shared-buffers", metavar="SIZE", help="Memory for pages, as Postgres writes it.")
     ] = "128MB",
 ) -> None:
-    """Run the bundled Postgres, for trying out: one server, no replica. The variable PGPASSWORD is its login's."""
+    """Run the bundled Postgres, for trying out: one server, no replica.
+
+    The password of the services' login is in --password-file, else in the variable PGPASSWORD.
+    """
     from mailrail.cluster import postgres as bundled
 
     password = os.environ.get("PGPASSWORD", "")
+    if password_file is not None:
+        try:
+            password = password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            output.stop(f"--password-file {password_file}: {error}", output.USAGE)
     if not password:
-        output.stop("set PGPASSWORD to the password that services log in with", output.USAGE)
+        output.stop(
+            "give --password-file, or set PGPASSWORD, with the password that services log in with", output.USAGE
+        )
     try:
         raise typer.Exit(bundled.serve(folder, password, port=port, listen=listen, buffers=buffers))
     except bundled.PostgresUnavailable as error:

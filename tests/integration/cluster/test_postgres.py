@@ -28,10 +28,11 @@ def running(folder: Path, password: str, port: int) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    environment = {**os.environ, "PGPASSWORD": password}
+    folder.with_name("password").write_text(f"{password}\n")
+    command += ["--password-file", str(folder.with_name("password"))]
     url = f"postgresql://mailrail:{password}@127.0.0.1:{port}/mailrail"
     process = subprocess.Popen(
-        [*command, "--port", str(port), "--listen", "127.0.0.1"], env=environment, stderr=subprocess.PIPE, text=True
+        [*command, "--port", str(port), "--listen", "127.0.0.1"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     try:
@@ -87,4 +88,4 @@ def test_without_a_password_it_says_what_to_do(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mailrail.cli", "cluster", "postgres", "--folder", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "PGPASSWORD" in done.stderr
+    assert "--password-file" in done.stderr
