@@ -1,9 +1,12 @@
 """`mailrail migrate` against a real server (DBS-01, DBS-02)."""
 
 import json
+import subprocess
+import sys
 
 import psycopg
 import pytest
+from psycopg import sql
 from typer.testing import CliRunner
 
 from mailrail.cli.app import app
@@ -32,6 +35,31 @@ def test_a_direct_url_goes_around_a_pooler_that_stands_behind_the_other(empty_da
     nobody = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
     done = CliRunner().invoke(app, ["migrate", "--database-url", nobody, "--direct-url", empty_database])
     assert done.exit_code == 0, done.output
+
+
+def test_it_waits_for_a_database_that_is_not_there_yet(empty_database: str, postgres: EmbeddedPostgres) -> None:
+    name = empty_database.rsplit("/", 1)[1]
+    later = f"{name}_later"
+    command = [sys.executable, "-m", "mailrail.cli", "migrate", "--wait", "60", "--database-url"]
+    url = empty_database.replace(f"/{name}", f"/{later}")
+    with subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "waiting up to 60 s for the database" in process.stdout.readline()
+        with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER mailrail").format(sql.Identifier(later)))
+        said = process.stdout.read()
+    try:
+        assert process.returncode == 0, said
+        assert "queue/0001_" in said
+    finally:
+        with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(later)))
+
+
+def test_after_waiting_in_vain_it_says_why() -> None:
+    done = CliRunner().invoke(app, ["migrate", "--wait", "0.1", "--database-url", "postgresql://127.0.0.1:1/nowhere"])
+    assert done.exit_code == 3
+    assert "out of reach" in done.stderr
 
 
 def test_roles_are_made_on_request_DBS_01(empty_database: str, postgres: EmbeddedPostgres) -> None:
