@@ -45,7 +45,10 @@ class How(StrEnum):
     CAPTIVE = "captive"
 
 
-@dataclass(frozen=True, slots=True)
+# These two are made for each RCPT. Nobody changes them; but freezing them would triple what making them costs.
+
+
+@dataclass(slots=True)
 class Destination:
     """One recipient that an address stands for."""
 
@@ -56,7 +59,7 @@ class Destination:
     verify: bool = False  # exists only if the next hop says so (recipients: verify)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resolution:
     """What an address stands for: at least one destination."""
 
@@ -184,7 +187,11 @@ class Directory:
             return How.FOREIGN, Destination(address, index.domain.ref if index is not None else None)
         domain = index.domain
         local = address.local.casefold()
-        cut = min((at for at in (local.find(mark, 1) for mark in domain.separators) if at > 0), default=0)
+        cut = 0
+        for mark in domain.separators:
+            at = local.find(mark, 1)
+            if at > 0 and (at < cut or not cut):
+                cut = at
         for part in (local, local[:cut]) if cut else (local,):
             tagged = part != local
             account = index.accounts.get(part)

@@ -33,7 +33,7 @@ _ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.O
 
 # --- how protobuf writes ------------------------------------------------------------------------------------------
 
-_OCTETS: Final = 2
+_LENGTH_FIRST: Final = 2
 _DELIMITED: Final = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE})
 
 
@@ -46,27 +46,29 @@ def _varint(number: int) -> bytes:
     return bytes(written)
 
 
-_SHORT: Final = tuple(_varint(number) for number in range(4096))
+class _Varints(dict[int, bytes]):
+    """Numbers as they are written; small ones are kept."""
+
+    def __missing__(self, number: int) -> bytes:
+        return _varint(number)
 
 
-def _size(octets: bytes) -> bytes:
-    size = len(octets)
-    return _SHORT[size] if size < 4096 else _varint(size)
+_VARINT: Final = _Varints((number, _varint(number)) for number in range(4096))
 
 
 def _key(kind: type[Protobuf], name: str) -> bytes:
     """What stands before the value of a field: its number, and whether octets or a number follow."""
     field = kind.DESCRIPTOR.fields_by_name[name]
-    return _varint(field.number << 3 | (_OCTETS if field.type in _DELIMITED else 0))
+    return _varint(field.number << 3 | (_LENGTH_FIRST if field.type in _DELIMITED else 0))
 
 
 def _octets(key: bytes, octets: bytes) -> bytes:
-    return key + _size(octets) + octets
+    return key + _VARINT[len(octets)] + octets
 
 
 def _text(key: bytes, text: str) -> bytes:
     octets = text.encode()
-    return key + _size(octets) + octets
+    return key + _VARINT[len(octets)] + octets
 
 
 _FRAME: Final = _key(enqueue_pb2.EnqueueRequest, "frames")
@@ -160,7 +162,7 @@ def _recipient(recipient: Recipient) -> bytes:
         fields += _text(_NOTIFY, word.value)
     if recipient.expanded:
         fields += _EXPANDED
-    return _RECIPIENTS + _size(fields) + fields
+    return _octets(_RECIPIENTS, fields)
 
 
 def commit_frame(message: Message) -> bytes:
@@ -178,13 +180,14 @@ def commit_frame(message: Message) -> bytes:
         envelope += _EIGHT_BIT
     whole = int(message.received)
     received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
-    envelope += _RECEIVED + _size(received) + received
+    envelope += _octets(_RECEIVED, received)
     recipients = message.recipients
     written = _recipient(recipients[0]) if len(recipients) == 1 else b"".join([_recipient(one) for one in recipients])
-    commit = [_ENVELOPE, _size(envelope), envelope, written, _PREFIX, _size(message.prefix), message.prefix]
-    if message.body is not None:
-        commit += (_CONTENT, _size(message.body), message.body)
-    commit += (_CONTENT_SIZE, _varint(message.size))
+    prefix, body = message.prefix, message.body
+    commit = [_ENVELOPE, _VARINT[len(envelope)], envelope, written, _PREFIX, _VARINT[len(prefix)], prefix]
+    if body is not None:
+        commit += (_CONTENT, _VARINT[len(body)], body)
+    commit += (_CONTENT_SIZE, _VARINT[message.size])
     return _frame(message.id, _COMMIT, b"".join(commit))
 
 
@@ -199,6 +202,5 @@ def abort_frame(message_id: bytes) -> bytes:
 
 
 def _frame(message_id: bytes, key: bytes, step: bytes) -> bytes:
-    head = _ID + _size(message_id) + message_id + key + _size(step)
-    size = len(head) + len(step)
-    return _FRAME + (_SHORT[size] if size < 4096 else _varint(size)) + head + step
+    head = _octets(_ID, message_id) + key + _VARINT[len(step)]
+    return _FRAME + _VARINT[len(head) + len(step)] + head + step

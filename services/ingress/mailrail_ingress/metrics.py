@@ -165,3 +165,13 @@ class Mail:
         self.recipients = RECIPIENTS.of(origin, "accepted")
         self.messages = MESSAGES.of(origin, "accepted")
         self.octets = OCTETS.of(origin)
+
+
+class Connections:
+    """The numbers that each connection of a listener adds to."""
+
+    __slots__ = ("accepted", "open")
+
+    def __init__(self, protocol: str) -> None:
+        self.accepted = CONNECTIONS.of(protocol, "accepted")
+        self.open = OPEN.of(protocol)

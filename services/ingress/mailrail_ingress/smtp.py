@@ -269,8 +269,8 @@ class Connection(asyncio.BufferedProtocol):
             self._state = _State.GONE
             self._transport.close()
             return
-        metrics.count(metrics.CONNECTIONS, self._label, "accepted")
-        metrics.count(metrics.OPEN, self._label)
+        desk.connections.accepted.number += 1
+        desk.connections.open.number += 1
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.add(self)
         if secured is not None:  # the loop has done the handshake

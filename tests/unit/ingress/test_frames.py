@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailrail.core.config.revision import ObjectRef
@@ -20,11 +20,10 @@ from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
 from mailrail_ingress.ports import Message, Origin, Provenance, Recipient
 
-_words = st.text(max_size=200) | st.integers(0, 5000).map(lambda length: "ж" * length)
+# Lengths around those where protobuf writes one more octet of length; what the octets say does not matter to it.
+_words = st.sampled_from(["", "a", "ж", "x" * 127, "x" * 128, "жж" * 40, "y" * 4095, "y" * 4096, "z" * 20_000])
 _refs = st.builds(ObjectRef, st.sampled_from(["MailDomain", "MailAccount"]), _words, _words)
-_octets = st.binary(max_size=300) | st.sampled_from([127, 128, 4095, 4096, 20_000, 70_000]).map(
-    lambda size: b"x" * size
-)
+_octets = st.sampled_from([b"x" * size for size in (0, 1, 127, 128, 4095, 4096, 20_000, 70_000)])
 _moments = st.integers(0, 4_000_000_000_000_000).map(lambda micro: micro / 1_000_000)
 _parameters = st.just(NO_MAIL_PARAMETERS) | st.builds(
     MailParameters,
@@ -115,11 +114,13 @@ def _made_by_protobuf(message: Message) -> enqueue_pb2.EnqueueRequest:
     return enqueue_pb2.EnqueueRequest(frames=[enqueue_pb2.EnqueueFrame(message_id=message.id, commit=commit)])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_messages)
 def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01(message: Message) -> None:
     assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message)) == _made_by_protobuf(message)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(min_size=16, max_size=16), _octets, _messages)
 def test_frames_that_are_joined_are_one_request_ACC_07(message_id: bytes, data: bytes, message: Message) -> None:
     joined = abort_frame(message_id) + chunk_frame(message_id, data) + commit_frame(message)

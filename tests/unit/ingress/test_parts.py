@@ -12,7 +12,7 @@ from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
-from mailrail_ingress.app import new_message_id
+from mailrail_ingress.app import MessageIds
 from mailrail_ingress.clients import read_reply
 from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
 from mailrail_ingress.timers import NEVER, TICK, Wheel
@@ -290,9 +290,10 @@ async def test_a_listening_context_takes_the_certificate_in_force_at_each_handsh
 
 
 def test_message_ids_are_unique_and_sorted_by_time_ACC_04() -> None:
-    made = [new_message_id(1_795_370_400.0 + number) for number in range(100)]
+    ids = MessageIds()
+    made = [ids.new(1_795_370_400.0 + number) for number in range(100)]
     assert sorted(made) == made
-    assert len({new_message_id(1.0) for _ in range(1000)}) == 1000
+    assert len({ids.new(1.0) for _ in range(1000)}) == 1000
     assert {len(one) for one in made} == {16}
 
 
