@@ -84,5 +84,5 @@ def alerts() -> list[Alert]:
 
 def has_data(prometheus: Prometheus, expr: str, start: float, end: float) -> bool:
     """Whether a query gave a number at any time of a run (Unix seconds)."""
-    answer = prometheus.query_range(expr, start, end)
+    answer = prometheus.query_range(expr, start, end + 1)  # the steps' grid may end before `end`
     return any(math.isfinite(float(value)) for series in answer for _, value in series["values"])
