@@ -68,6 +68,8 @@ async def pool(
         url,
         kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True},
         configure=configure,
+        # Connections of before a restart of Postgres would fail once each, long after it is back.
+        check=AsyncConnectionPool.check_connection,
         min_size=min(2, size),
         max_size=size,
         timeout=timeout,
