@@ -65,7 +65,9 @@ class Leader:
         self._store = Store()
         self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
-        self._writer = Writer(api, self._store, settings.node_id, settings.controller_name, may_write)
+        self._writer = Writer(
+            api, self._store, settings.node_id, settings.controller_name, may_write, overtaken=self._replan
+        )
         paths = [core_path("secrets", namespace) for namespace in settings.namespaces] or [core_path("secrets", None)]
         self._secret_watch = MetadataWatch(api, paths, self._secret_changed)
         self._namespace_watch = MetadataWatch(api, [core_path("namespaces", None)], lambda _: self._nudge())

@@ -1,7 +1,8 @@
 """Writes statuses, some at a time, beside the loop that publishes: five thousand never hold up a change of route.
 
-A newer plan for an object replaces one that still waits. Before each write the status is compared once more with what
-was last read or written.
+A newer plan for an object replaces one that still waits, and waits for one that is being written: two writes of one
+object at a time could end in the older one. Before each write the status is compared once more with what was last read
+or written.
 """
 
 import asyncio
@@ -25,18 +26,34 @@ _BACKOFF: Final = 1.0
 
 
 class Writer:
-    """Statuses that wait to be written. `may_write` says whether we still lead."""
+    """Statuses that wait to be written. `may_write` says whether we still lead.
 
-    def __init__(self, api: Api, store: Store, instance: str, controller: str, may_write: Callable[[], bool]) -> None:
+    `overtaken` is called after a write that the newest plan knew nothing of: it saw the status as it was before, took
+    that for right, and has to look again.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        instance: str,
+        controller: str,
+        may_write: Callable[[], bool],
+        overtaken: Callable[[], None] = lambda: None,
+    ) -> None:
         self._api, self._store, self._may_write = api, store, may_write
         self._instance, self._controller = instance, controller
+        self._tell_overtaken = overtaken
         self._waiting: dict[ObjectRef, Change] = {}
+        self._writing: set[ObjectRef] = set()
+        self._overtaken: set[ObjectRef] = set()
         self._arrived = asyncio.Condition()
         self._log = log.get_logger()
 
     async def put(self, changes: Iterable[Change]) -> None:
         """Take the newest plan. What an older one wanted and this one does not is dropped: it is settled otherwise."""
         self._waiting = {change.ref: change for change in changes}
+        self._overtaken = {ref for ref in self._writing if ref not in self._waiting}
         metrics.STATUS_PENDING.set(len(self._waiting))
         async with self._arrived:
             self._arrived.notify_all()
@@ -48,11 +65,26 @@ class Writer:
     async def _work(self) -> None:
         while True:
             async with self._arrived:
-                await self._arrived.wait_for(lambda: bool(self._waiting))
-                ref = next(iter(self._waiting))
+                await self._arrived.wait_for(lambda: self._free() is not None)
+                ref = self._free()
+                assert ref is not None
                 change = self._waiting.pop(ref)
+                self._writing.add(ref)
             metrics.STATUS_PENDING.set(len(self._waiting))
-            await self._write(change)
+            try:
+                await self._write(change)
+            finally:
+                self._writing.discard(ref)
+            if ref in self._overtaken:
+                self._overtaken.discard(ref)
+                self._tell_overtaken()
+            if ref in self._waiting:
+                async with self._arrived:
+                    self._arrived.notify()
+
+    def _free(self) -> ObjectRef | None:
+        """An object whose status waits and is not being written."""
+        return next((ref for ref in self._waiting if ref not in self._writing), None)
 
     async def _write(self, change: Change) -> None:
         seen = self._store.get(change.ref)

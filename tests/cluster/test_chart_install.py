@@ -1,4 +1,4 @@
-"""`helm install` with defaults: a working mail system, no right that it does not need, an uninstall that never waits."""
+"""`helm install` with defaults: a working mail system, no right too many, and an uninstall that never hangs."""
 
 import json
 import uuid

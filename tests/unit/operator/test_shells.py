@@ -33,6 +33,9 @@ class Server:
         self.secrets: dict[str, dict[str, Any]] = {}
         self.error: Exception | None = None
         self.reads = 0
+        self.asked: list[Mapping[str, Any]] = []
+        self.answers = asyncio.Event()  # cleared, it is slow to write
+        self.answers.set()
         self.statuses: list[Mapping[str, Any]] = []
         self.events: list[Mapping[str, Any]] = []
 
@@ -49,6 +52,8 @@ class Server:
         self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, Any]
     ) -> dict[str, Any]:
         self._fail()
+        self.asked.append(status)
+        await self.answers.wait()
         self.statuses.append(status)
         return route(uid, len(self.statuses) + 1) | {"status": status}
 
@@ -139,10 +144,16 @@ class Writing:
 
     def __init__(self, server: Server, *, leading: bool = True) -> None:
         self.leading = leading
+        self.overtaken = 0
         self.store = Store()
         self.store.put(route())
-        self.writer = Writer(cast(Api, server), self.store, "here", "mailrail.dev/operator", lambda: self.leading)
+        self.writer = Writer(
+            cast(Api, server), self.store, "here", "mailrail.dev/operator", lambda: self.leading, self._note_overtaken
+        )
         self._task = asyncio.create_task(self.writer.run(2))
+
+    def _note_overtaken(self) -> None:
+        self.overtaken += 1
 
     async def settle(self) -> None:
         """Until nothing waits."""
@@ -167,6 +178,34 @@ async def test_a_status_is_written_once_with_its_event_and_the_store_learns_it()
     seen = work.store.get(REF)
     assert seen is not None
     assert seen.status == server.statuses[0]
+
+
+async def test_a_newer_status_waits_until_the_older_one_is_written_and_so_has_the_last_word() -> None:
+    server = Server()
+    server.answers.clear()
+    work = Writing(server)
+    await work.writer.put([change("older")])
+    await eventually(lambda: len(server.asked) == 1)
+    await work.writer.put([change("newer")])
+    await work.settle()
+    assert len(server.asked) == 1
+    server.answers.set()
+    await eventually(lambda: len(server.statuses) == 2)
+    await work.stop()
+    assert server.statuses == [change("older").status, change("newer").status]
+    assert work.overtaken == 0
+
+
+async def test_a_plan_that_took_the_status_before_a_write_for_right_is_made_again() -> None:
+    server = Server()
+    server.answers.clear()
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await eventually(lambda: len(server.asked) == 1)
+    await work.writer.put([])  # the status as it was then is right: nothing is to be done
+    server.answers.set()
+    await eventually(lambda: work.overtaken == 1)
+    await work.stop()
 
 
 async def test_whoever_does_not_lead_any_more_writes_nothing() -> None:
