@@ -8,7 +8,7 @@ array_recv: dimensions, null flag, element type, length and lower bound, then le
 
 import struct
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
@@ -19,9 +19,11 @@ _NULL = _LENGTH(-1)
 
 
 class Column:
-    """An array ready for the wire. Its class says the element type."""
+    """A parameter ready for the wire. Its class says the type."""
 
     __slots__ = ("data",)
+    oid: ClassVar[int]
+    """Of the type: pg_type.dat, fixed for ever."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -31,55 +33,75 @@ class UuidColumn(Column):
     """uuid[]"""
 
     __slots__ = ()
+    oid = 2951
 
 
 class BytesColumn(Column):
     """bytea[]"""
 
     __slots__ = ()
+    oid = 1001
 
 
 class TextColumn(Column):
     """text[]"""
 
     __slots__ = ()
+    oid = 1009
 
 
 class BigintColumn(Column):
     """bigint[]"""
 
     __slots__ = ()
+    oid = 1016
 
 
 class SmallintColumn(Column):
     """smallint[]"""
 
     __slots__ = ()
+    oid = 1005
 
 
 class FloatColumn(Column):
     """double precision[]"""
 
     __slots__ = ()
+    oid = 1022
 
 
 class BooleanColumn(Column):
     """boolean[]"""
 
     __slots__ = ()
+    oid = 1000
 
 
-# (class, type of the element, type of the array): pg_type.dat, fixed for ever
-_TYPES: tuple[tuple[type[Column], int, int], ...] = (
-    (UuidColumn, 2950, 2951),
-    (BytesColumn, 17, 1001),
-    (TextColumn, 25, 1009),
-    (BigintColumn, 20, 1016),
-    (SmallintColumn, 21, 1005),
-    (FloatColumn, 701, 1022),
-    (BooleanColumn, 16, 1000),
-)
-_ELEMENT = {kind: element for kind, element, _ in _TYPES}
+class Number(Column):
+    """double precision, one for the whole batch"""
+
+    __slots__ = ()
+    oid = 701
+
+
+class Word(Column):
+    """text, one for the whole batch"""
+
+    __slots__ = ()
+    oid = 25
+
+
+# The types of the elements.
+_ELEMENT: dict[type[Column], int] = {
+    UuidColumn: 2950,
+    BytesColumn: 17,
+    TextColumn: 25,
+    BigintColumn: 20,
+    SmallintColumn: 21,
+    FloatColumn: 701,
+    BooleanColumn: 16,
+}
 
 
 def _array(kind: type[Column], count: int, nulls: bool, body: bytes) -> bytes:
@@ -156,10 +178,21 @@ def booleans(values: Sequence[bool]) -> BooleanColumn:
     return BooleanColumn(_fixed(BooleanColumn, "?", 1, values))
 
 
+def number(value: float) -> Number:
+    """double precision"""
+    return Number(struct.pack(">d", value))
+
+
+def word(value: str) -> Word:
+    """text"""
+    return Word(value.encode())
+
+
 def register(adapters: AdaptersMap) -> None:
     """Teach a connection to send columns."""
-    for kind, _, array in _TYPES:
-        adapters.register_dumper(kind, _dumper(array))
+    kinds: tuple[type[Column], ...] = (*_ELEMENT, Number, Word)
+    for kind in kinds:
+        adapters.register_dumper(kind, _dumper(kind.oid))
 
 
 def _dumper(array: int) -> type[Dumper]:

@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from mailrail_queue import columns as c
-from mailrail_queue.database import Row, run
+from mailrail_queue.database import Row, Statement, run, run_columns
 
 Connection = AsyncConnection[Row]
 
@@ -106,7 +106,9 @@ class NewRecipient:
 
 # The group commit: messages and their recipients, in one statement (ACC-02, SHD-02). An id that exists (or is barred, ACC-04) is left alone
 # with all its recipients. A recipient is born leased only if its shard is still held under the epoch that the batch was made with.
-STORE: Final[LiteralString] = f"""WITH stored_message AS (
+STORE: Final = Statement(
+    "store",
+    f"""WITH stored_message AS (
     INSERT INTO message (id, mail_from, account, size, chunks, envelope, prefix, body)
     SELECT * FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s)
     ON CONFLICT (id) DO NOTHING RETURNING id
@@ -132,7 +134,8 @@ STORE: Final[LiteralString] = f"""WITH stored_message AS (
     {_NOTE}
 )
 SELECT (SELECT count(*) FROM stored_message), (SELECT array_agg(number) FROM own),
-       (SELECT version FROM hold_version), extract(epoch FROM now())::float8"""
+       (SELECT version FROM hold_version), extract(epoch FROM now())::float8""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ async def store(
     recipients: Sequence[NewRecipient],
 ) -> Stored:
     """Store a batch (STORE). Raises psycopg.Error; UnicodeEncodeError when a text cannot be UTF-8."""
-    rows = await run(
+    held = ownership.parameters(r.shard for r in recipients if r.token)
+    rows = await run_columns(
         connection,
         STORE,
         {
@@ -183,8 +187,10 @@ async def store(
             "r_from": c.texts([r.from_domain for r in recipients]),
             "r_local": c.booleans([r.local for r in recipients]),
             "r_rcpt": c.octets([r.rcpt for r in recipients]),
-            "lease": lease,
-            **ownership.parameters(r.shard for r in recipients if r.token),
+            "lease": c.number(lease),
+            "owner": c.word(ownership.owner),
+            "own_shards": held["own_shards"],
+            "own_epochs": held["own_epochs"],
         },
     )
     count, owned, version, now = rows[0]
@@ -480,7 +486,9 @@ class Ending:
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
 # (FIN-01, LSE-03). History takes what it shows (FIN-03).
-FINISH: Final[LiteralString] = f"""WITH x AS (
+FINISH: Final = Statement(
+    "finish",
+    f"""WITH x AS (
     SELECT * FROM unnest(%(id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last)s, %(counted)s)
         AS x (id, token, version, state, outcome, last, counted)
 ), gone AS (
@@ -502,12 +510,13 @@ SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.
        CASE WHEN g.attempts + g.interrupted > 1
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
-RETURNING id"""
+RETURNING id""",
+)
 
 
 async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
     """Make recipients final (FINISH). Returns the ids that became so by this call."""
-    rows = await run(
+    rows = await run_columns(
         connection,
         FINISH,
         {

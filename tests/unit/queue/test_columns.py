@@ -9,6 +9,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.array import ListBinaryDumper
 
 from mailrail_queue import columns as c
+from mailrail_queue.database import Statement
 
 
 def by_psycopg(values: list[object]) -> bytes:
@@ -51,3 +52,30 @@ def test_texts_may_be_absent(values: list[str | None]) -> None:
 def test_a_text_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
     with pytest.raises(UnicodeEncodeError):
         c.texts(["\ud800"])
+
+
+@given(st.sampled_from([0, 1, -5, 2**40]), st.integers(1, 40))
+def test_a_column_of_one_value_is_packed_as_any_other(value: int, count: int) -> None:
+    other = c.bigints([*[value] * count, value + 1]).data
+    assert c.bigints([value] * count).data[20:] == other[20 : 20 + 12 * count]
+    words = c.texts([*[str(value)] * count, "another"]).data
+    alike = c.texts([str(value)] * count).data
+    assert alike[20:] == words[20 : len(alike)]
+
+
+@given(st.lists(st.none() | st.binary(), min_size=1))
+def test_octets_may_be_absent(values: list[bytes | None]) -> None:
+    data = c.octets(values).data
+    assert struct.unpack(">ii", data[:8]) == (1, int(None in values))
+    at, seen = 20, []
+    while at < len(data):
+        (length,) = struct.unpack(">i", data[at : at + 4])
+        at += 4
+        seen.append(None if length < 0 else data[at : at + length])
+        at += max(0, length)
+    assert seen == values
+
+
+def test_parameters_of_a_statement_are_numbered_in_the_order_of_their_first_use() -> None:
+    statement = Statement("x", "SELECT %(b)s, %(a)s, %(b)s LIKE '%%'")
+    assert (statement.text, statement.order) == (b"SELECT $1, $2, $1 LIKE '%'", ("b", "a"))
