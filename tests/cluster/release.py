@@ -155,9 +155,9 @@ class Release:
         name, at = pod["metadata"]["name"], time.time()
         if not kill_processes(pod["metadata"]["uid"]):
             self.kubectl.try_("exec", name, "--", "python", "-c", _KILL_OTHERS)
-        restarts = _restarts(pod)
+        before = restarts(pod)
         wait_until(
-            lambda: _restarts(self.pods("postgres")[0]) > restarts and self.all_ready(),
+            lambda: restarts(self.pods("postgres")[0]) > before and self.all_ready(),
             180,
             lambda: f"Postgres is back\n{self.tails()}",
         )
@@ -231,7 +231,8 @@ def kill_processes(pod_uid: str) -> list[int]:
     return killed
 
 
-def _restarts(pod: Mapping[str, Any]) -> int:
+def restarts(pod: Mapping[str, Any]) -> int:
+    """How often the containers of a pod were started again."""
     return sum(one["restartCount"] for one in pod.get("status", {}).get("containerStatuses", ()))
 
 
