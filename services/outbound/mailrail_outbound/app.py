@@ -292,6 +292,9 @@ class Outbound(Worker):
         value, error = None, None
         try:
             value = await wanted
+        except asyncio.CancelledError:  # the process stops
+            self._running.pop(run.delivery.lease.token, None)
+            raise
         except Exception as raised:
             error = raised
         run.task = None
