@@ -70,6 +70,8 @@ class Queue:
         self.dispatcher.deliver_here = self._deliver_here
         self.database.on_new_timeline = self._new_timeline
         self.stopping = asyncio.Event()
+        self.stopped = asyncio.Event()
+        """Everything is given back: whoever still holds a stream waits for nothing."""
         self.ready = False
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,6 +177,7 @@ class Queue:
             await asyncio.sleep(0.02)
         await self.owner.leave()
         await self.desk.release_all()
+        self.stopped.set()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
