@@ -318,7 +318,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         pulse = asyncio.create_task(_pulse(stream.ready))
         leaving = False
         try:
-            while not stream.closing:
+            while not stream.closing and not queue.stopped.is_set():
                 for response in stream.take():
                     yield response
                 if queue.stopping.is_set() and not leaving:
