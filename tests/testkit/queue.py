@@ -242,6 +242,11 @@ class FakeOutbound:
         """Send a request."""
         self._out.put_nowait(lease_pb2.LeaseRequest(**request))
 
+    @property
+    def ended(self) -> bool:
+        """Whether the stream is over, whoever ended it."""
+        return self._task is not None and self._task.done()
+
     def has(self, count: int) -> Callable[[], bool]:
         """The condition that so many deliveries came."""
         return lambda: len(self.deliveries) == count
