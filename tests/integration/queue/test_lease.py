@@ -61,6 +61,20 @@ async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: s
         assert delivery.attempt == 1
 
 
+async def test_a_queue_that_gave_everything_back_ends_the_streams_of_outbound(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        stopping = asyncio.create_task(q.queue.stop(10))
+        await eventually(q.queue.stopping.is_set)
+        assert not outbound.ended
+        outbound.finish(delivery)
+        await stopping
+        # An outbound that says nothing keeps a pod that was told to stop no longer than its work does.
+        await eventually(lambda: outbound.ended)
+        assert await q.sql("SELECT count(*) FROM recipient") == [(0,)]
+
+
 async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_LSE_01(database: str) -> None:
     async with running_queue(database, lease_seconds=61.0) as q:
         outbound = await q.outbound(credit=0)
