@@ -14,7 +14,7 @@ JOBS  ?= 2
 ARGS  ?=
 
 # What mypy reads: every package of the distribution, the scripts and the tests.
-TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard operator/mailrail_*) scripts tests
+TYPED := lib/mailrail $(wildcard services/*/mailrail_*) $(wildcard operator/mailrail_*) scripts tests tilt
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 GENERATORS := $(sort $(wildcard scripts/generate_*.py))
 
@@ -55,7 +55,7 @@ test: $(STAMP) ## run every test that needs no cluster
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -rfE $(ARGS)
 
 .PHONY: test-cluster
-test-cluster: $(STAMP) ## run the tests that need Kubernetes: CRDs, operator; KUBECONFIG names a cluster for tests alone (kind will do)
+test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a cluster for tests alone (kind will do), MAILRAIL_TEST_IMAGE the image
 	@if [ -z "$$KUBECONFIG" ]; then \
 		echo "KUBECONFIG does not name a cluster. A local one: kind create cluster --kubeconfig k.yaml; KUBECONFIG=k.yaml make test-cluster" >&2; exit 1; fi
 	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
