@@ -1,7 +1,8 @@
 """The first process of a development pod: runs `mailrail ARGUMENTS`, and starts it anew when code was synced.
 
-A live update touches `/src/.reload`; the child is then told to stop, as a pod would be, and started with what is there
-now. Any other end of the child ends the pod, so that a crash looks as it does in production.
+A live update touches `/src/.reload`; a service is then told to stop, as a pod would be, and started with what is there
+now. Any other end of the child ends the pod, so that a crash looks as it does in production. What is no service (the
+Postgres for trying out, a migration) is not disturbed by new code.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ def stamp() -> float:
 def main(command: list[str]) -> int:
     """Run the command until it ends, or until this process is told to stop."""
     stopping = False
+    reloads = "serve" in command
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopping
@@ -38,7 +40,7 @@ def main(command: list[str]) -> int:
     while True:
         seen = stamp()
         child = subprocess.Popen(command)  # noqa: S603 - the pod's own arguments
-        while child.poll() is None and not stopping and stamp() == seen:
+        while child.poll() is None and not stopping and not (reloads and stamp() != seen):
             time.sleep(INTERVAL)
         if child.poll() is not None and not stopping:
             return child.returncode if child.returncode >= 0 else 128 - child.returncode
