@@ -5,6 +5,7 @@ here is even collected unless `MAILRAIL_TEST_CLUSTER` is set, which `make test-c
 of its own, except that the scenarios of the chart share one installation; the CRDs are applied once and stay.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from cluster.rail import Rail
 
 collect_ignore_glob = [] if os.environ.get("MAILRAIL_TEST_CLUSTER") else ["test_*.py"]
+
+_installed = contextlib.ExitStack()
+"""What `rail` has to take away; the fixture itself would do so at the end of the session only."""
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT / "deploy/helm/mailrail/files/crds"
@@ -82,7 +86,20 @@ def rail(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> "Iterato
 
     image()  # skips at once where there is none to install
     kept = os.environ.get("MAILRAIL_TEST_NAMESPACE")
-    with namespace(cluster, kept or f"mailrail-test-{uuid.uuid4().hex[:8]}", keep=bool(kept)) as kubectl:
+    name = kept or f"mailrail-test-{uuid.uuid4().hex[:8]}"
+    with _installed:
+        kubectl = _installed.enter_context(namespace(cluster, name, keep=bool(kept)))
         running = Rail(kubectl, tmp_path_factory.mktemp("rail"))
         running.begin()
         yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios of the chart come first: their installation disturbs tests that measure or that heed all namespaces."""
+    items.sort(key=lambda item: "rail" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The installation goes as soon as nobody has use for it."""
+    if nextitem is not None and "rail" not in getattr(nextitem, "fixturenames", ()):
+        _installed.close()

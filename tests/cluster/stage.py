@@ -257,21 +257,19 @@ def manifest(kind: str, name: str, spec: Mapping[str, Any]) -> str:
     return yaml.safe_dump(body) + "---\n"
 
 
-def basics() -> str:
-    """A gateway with its domain, its postmaster and one user."""
+def basics(domain: str = "example.org") -> str:
+    """A gateway with a domain and its postmaster."""
     return (
         manifest(
             "MailGateway",
             "mx1",
             {
-                "hostname": "mx1.example.org",
+                "hostname": f"mx1.{domain}",
                 "listeners": [{"name": "mx", "protocol": "mx", "port": 2525}],
                 "postmaster": {"accountRef": {"name": "postmaster"}},
             },
         )
-        + manifest(
-            "MailDomain", "org", {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"}
-        )
+        + manifest("MailDomain", "org", {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"})
         + manifest("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]})
     )
 

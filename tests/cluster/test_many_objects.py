@@ -1,6 +1,7 @@
 """CFG-06 on a real API server: five thousand routes at once, then one change among them."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from cluster.stage import Stage, basics, relay, staged
 from mailrail.core.config.revision import Role
 from mailrail_operator.kubernetes import Api, connect, find_credentials, resource_path
 
-from testkit.conditions import wait_until
+from testkit.conditions import NeverTrue, wait_until
 
 ROUTES = 5_000
 AT_ONCE = 32
@@ -25,7 +26,8 @@ def stage(kubectl: Kubectl, database: str, tmp_path: Path) -> Iterator[Stage]:
         yield made
 
 
-async def _create(namespace: str, numbers: range) -> None:
+async def create_routes(namespace: str, numbers: range, transport: str = "relay") -> None:
+    """Apply a route of its own for each customer-N.example, many at a time."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(api: Api, number: int) -> None:
@@ -36,7 +38,7 @@ async def _create(namespace: str, numbers: range) -> None:
             "metadata": {"name": f"route-{number:05}", "namespace": namespace},
             "spec": {
                 "parentRefs": [{"kind": "MailGateway", "name": "mx1"}],
-                "rules": [{"name": "all", "matches": [match], "transportRef": {"name": "relay"}}],
+                "rules": [{"name": "all", "matches": [match], "transportRef": {"name": transport}}],
             },
         }
         async with limit:
@@ -55,7 +57,10 @@ def ready_routes(stage: Stage) -> int:
 def test_five_thousand_routes_at_once_are_live_in_30_s_and_one_change_among_them_in_2_s_CFG_06(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The rule speaks of a machine that does nothing else; on a busy one the figures are shown and only order is asked.
+    # The rule speaks of a machine that does nothing else; what ran before gets time to end. On a machine that stays busy
+    # the figures are shown and only order is asked.
+    with contextlib.suppress(NeverTrue):
+        wait_until(lambda: os.getloadavg()[0] <= (os.cpu_count() or 1), 120)
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     stage.start_consumers(Role.QUEUE)  # each more one costs this process time that services would have of their own
     operator = stage.start_operator()
@@ -63,7 +68,7 @@ def test_five_thousand_routes_at_once_are_live_in_30_s_and_one_change_among_them
     stage.wait_ready("mtrans/relay")
 
     began = time.monotonic()
-    asyncio.run(_create(stage.kubectl.namespace, range(ROUTES)))
+    asyncio.run(create_routes(stage.kubectl.namespace, range(ROUTES)))
     created = time.monotonic()
     stage.until_queue(lambda r: len(r.global_routes[0].rules) == ROUTES, 60)
     live = time.monotonic()
