@@ -57,8 +57,8 @@ def ready_routes(stage: Stage) -> int:
 def test_five_thousand_routes_at_once_are_live_in_30_s_and_one_change_among_them_in_2_s_CFG_06(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The rule speaks of a machine that does nothing else; what ran before gets time to end. On a machine that stays busy
-    # the figures are shown and only order is asked.
+    # The rule speaks of a machine that does nothing else; what ran before gets time to end. On one that stays busy the
+    # figures are shown and only order is asked.
     with contextlib.suppress(NeverTrue):
         wait_until(lambda: os.getloadavg()[0] <= (os.cpu_count() or 1), 120)
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)
