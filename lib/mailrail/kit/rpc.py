@@ -45,6 +45,8 @@ _CLIENT: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # gRPC's own 30 s would leave a client without any address when all pods of a service were replaced within them.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
 ]
 
