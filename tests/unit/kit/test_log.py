@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,6 +63,21 @@ def test_an_exception_comes_with_its_traceback_on_the_same_line(stream: Stream) 
     (event,) = stream.events
     assert event["level"] == "error"
     assert "ValueError: broken" in event["exception"]
+
+
+def test_what_a_library_logs_is_an_event_like_ours(stream: Stream) -> None:
+    library = logging.Logger("psycopg.pool")  # none of the process's own, which others listen to
+    library.addHandler(log.LibraryLog())
+    library.warning("error connecting in %r", "pool-1")
+    try:
+        raise OSError("refused")
+    except OSError:
+        library.exception("gave up")
+    warning, error = stream.events
+    assert (warning["event"], warning["library"]) == ("error connecting in 'pool-1'", "psycopg.pool")
+    assert (warning["level"], warning["service"]) == ("warning", "queue")
+    assert error["level"] == "error"
+    assert "OSError: refused" in error["exception"]
 
 
 def test_a_stranger_text_is_cut_and_cannot_make_a_line_of_its_own(stream: Stream) -> None:
