@@ -101,7 +101,7 @@ class _Output:
             self._stream.flush()
 
 
-class _Libraries(logging.Handler):
+class LibraryLog(logging.Handler):
     """What libraries log by the standard library, as events like ours: no plain text between lines of JSON."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -135,7 +135,7 @@ def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
         logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(_LEVELS[log_level], logging.WARNING), handlers=[_Libraries()])
+    logging.basicConfig(level=max(_LEVELS[log_level], logging.WARNING), handlers=[LibraryLog()])
 
 
 def get_logger(**fields: Any) -> structlog.typing.FilteringBoundLogger:
