@@ -185,9 +185,13 @@ class FakeIngress:
         """Send a part of a large body."""
         self.send(enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=data)))
 
+    def finish(self) -> None:
+        """Send nothing more, as one does that was asked to go away."""
+        self._out.put_nowait(None)
+
     async def close(self) -> None:
         """End the stream."""
-        self._out.put_nowait(None)
+        self.finish()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

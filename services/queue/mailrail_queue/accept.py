@@ -208,6 +208,7 @@ class Intake:
         self._busy = 0
         self._down_since: float | None = None
         self._steady = 0.0
+        self._closed = False
         self._log = log.get_logger()
 
     # --- in ---
@@ -218,9 +219,18 @@ class Intake:
         return not self._waiting and not self._busy
 
     def submit(self, arriving: Arriving) -> None:
-        """Take a commit; its caller is answered."""
+        """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
+        if self._closed:
+            arriving.lost()
+            return
         self._waiting.append(arriving)
         self._wake.set()
+
+    def close(self) -> None:
+        """Take no more: what still waits is not stored here."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft().lost()
 
     async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
         """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""

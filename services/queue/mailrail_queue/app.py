@@ -7,6 +7,7 @@ them and holds what is in memory. See the README for the way of a message throug
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Protocol
 from uuid import uuid4
 
 import psycopg
@@ -31,6 +32,13 @@ from mailrail_queue.upkeep import Upkeep
 
 class NotConfigured(Exception):
     """No configuration revision has come yet."""
+
+
+class Arrivals(Protocol):
+    """A stream that brings mail."""
+
+    ready: asyncio.Event
+    """Set when it has something to say."""
 
 
 class Queue:
@@ -69,6 +77,8 @@ class Queue:
         )
         self.dispatcher.deliver_here = self._deliver_here
         self.database.on_new_timeline = self._new_timeline
+        self.arrivals: set[Arrivals] = set()
+        """The open streams that bring mail."""
         self.stopping = asyncio.Event()
         self.stopped = asyncio.Event()
         """Everything is given back: whoever still holds a stream waits for nothing."""
@@ -166,15 +176,19 @@ class Queue:
     async def stop(self, grace: float) -> None:
         """Start nothing new, finish what runs, give back what was not handed on, let go of the shards."""
         self.stopping.set()
+        for stream in self.arrivals:
+            stream.ready.set()  # so that it says GoAway now
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline:
             if (
-                self.intake.idle
+                not self.arrivals
+                and self.intake.idle
                 and self.finisher.idle
                 and len(self.dispatcher.flights) == (self.dispatcher.pending_flights)
             ):
                 break
             await asyncio.sleep(0.02)
+        self.intake.close()
         await self.owner.leave()
         await self.desk.release_all()
         self.stopped.set()

@@ -34,6 +34,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _ROTATE = 600.0
 """Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""
+_CLOSES_WITHIN = 2.0
+"""Seconds in which a caller of Enqueue that was asked to leave closes its side; one that does not is left."""
 _UPLOAD_TRIES = 20
 """Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
 _MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that the queue does not take")
@@ -249,10 +251,12 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         if not queue.ready or queue.stopping.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
         stream = EnqueueStream(queue)
+        queue.arrivals.add(stream)
         reader = asyncio.create_task(stream.read(requests))
         pulse = asyncio.create_task(_pulse(stream.ready))
         rotate = time.monotonic() + _ROTATE * random.uniform(0.8, 1.2)
         leaving = False
+        patience = 0.0
         try:
             yield enqueue_pb2.EnqueueResponse(credit=queue.settings.stream_credit)
             while True:
@@ -261,13 +265,17 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
                     yield response
                 if stream.broken:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the outcome is not known; ask GetOutcome")
-                if (stream.closed or leaving) and not stream.busy:
+                # Asked to leave, the caller closes its side; a commit that was on its way by then is answered.
+                gone = stream.closed or (leaving and time.monotonic() > patience)
+                if gone and not stream.busy:
                     return
                 if not leaving and (queue.stopping.is_set() or time.monotonic() > rotate):
                     leaving = True
+                    patience = time.monotonic() + _CLOSES_WITHIN
                     yield enqueue_pb2.EnqueueResponse(go_away=True)
                 await stream.ready.wait()
         finally:
+            queue.arrivals.discard(stream)
             reader.cancel()
             pulse.cancel()
             await asyncio.gather(reader, pulse, return_exceptions=True)

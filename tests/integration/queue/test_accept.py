@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import psycopg
 import pytest
 
@@ -252,6 +253,27 @@ async def test_a_replica_that_stops_says_go_away_and_finishes_what_runs_ACC_07(d
         assert (await future).accepted
         late = await q.ingress()
         assert late.broken is not None
+
+
+async def test_a_commit_that_was_on_its_way_when_the_replica_stopped_is_answered_at_once_ACC_07(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        stopping = asyncio.create_task(q.queue.stop(600.0))
+        await eventually(lambda: ingress.go_away)
+        await ingress.accept("late@away.example")  # sent before its sender had read GoAway, as far as the queue can see
+        ingress.finish()
+        await asyncio.wait_for(stopping, 20)
+        assert ingress.broken is None
+
+
+async def test_a_commit_after_the_end_is_not_left_waiting_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        q.queue.intake.close()
+        (future,) = ingress.commit(commit_of("bob@away.example"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # its sender asks another replica
+            await asyncio.wait_for(future, 20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 LIMITED = a_revision(limits=rev.AccountLimits(messages_per_day=3, recipients_per_day=5))
