@@ -11,7 +11,17 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
+
+from mailrail.kit.settings import DatabaseSettings
+
+
+def database_of(settings: DatabaseSettings) -> str:
+    """Where a service's tables live, as libpq reads it: its URL, with user and password where they are given apart."""
+    apart = {"user": settings.database_user, "password": settings.database_password}
+    given = {name: value for name, value in apart.items() if value}
+    return make_conninfo(settings.database_url, **given) if given else settings.database_url
 
 
 class Unsafe(Exception):

@@ -62,6 +62,10 @@ class DatabaseSettings(ServiceSettings):
     database_url: str = "postgresql://localhost/mailrail"
     """Where its schema lives. One URL and one role suffice for all services (DBS-01); MAILRAIL_DATABASE_URL names it
     for all of them."""
+    database_user: str = ""
+    """In place of the URL's user."""
+    database_password: str = dataclasses.field(default="", repr=False)
+    """In place of the URL's password; MAILRAIL_DATABASE_PASSWORD_FILE names a file that holds it."""
 
 
 S = TypeVar("S", bound=ServiceSettings)

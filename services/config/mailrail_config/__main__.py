@@ -15,7 +15,7 @@ from mailrail_config.store import Store
 
 async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Postgres may come and go; readiness follows it."""
-    async with postgres.pool(settings.database_url, "config", application="mailrail config") as pool:
+    async with postgres.pool(postgres.database_of(settings), "config", application="mailrail config") as pool:
         store = Store(pool)
         health: rpc.Health | None = None
 

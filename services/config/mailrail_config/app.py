@@ -21,7 +21,7 @@ from psycopg_pool import PoolTimeout
 
 from mailrail.core.config.revision import Revision, Role, UnreadableRevision, checksum, decode, secrets_for
 from mailrail.core.config.sealing import key_of
-from mailrail.kit import log, migrations
+from mailrail.kit import log, migrations, postgres
 from mailrail_config import metrics
 from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, Sealed, Store
@@ -80,7 +80,7 @@ class HeadFollower:
         while True:
             try:
                 async with await AsyncConnection.connect(
-                    self._settings.database_url,
+                    postgres.database_of(self._settings),
                     autocommit=True,
                     connect_timeout=5,
                     application_name="mailrail config follower",

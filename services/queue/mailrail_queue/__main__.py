@@ -50,7 +50,10 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     queue, services = assemble(settings)
     config = ConfigClient(settings, Role.QUEUE, queue.configure)
     administrators = postgres.pool(
-        settings.database_url, "queue", size=settings.admin_connections, application="mailrail queue administration"
+        postgres.database_of(settings),
+        "queue",
+        size=settings.admin_connections,
+        application="mailrail queue administration",
     )
     async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:
         services |= admin_rpc.administration_services(queue, pool)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg
 
 from mailrail.core.site import SiteKind
-from mailrail.kit import log, migrations
+from mailrail.kit import log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.accept import Intake
@@ -49,7 +49,8 @@ class Queue:
         self.run_id = f"{settings.node_id}/{uuid4().hex[:12]}"
         self._router: Router | None = None
         self._log = log.get_logger()
-        self.database = Database(settings.database_url, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
+        where = postgres.database_of(settings)
+        self.database = Database(where, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
         self.dispatcher = Dispatcher(
             time.monotonic,
             handout_seconds=settings.handout_seconds,

@@ -39,10 +39,20 @@
 {{- end }}
 {{- end }}
 
-{{/* The same for a service: the URL is mounted, because a container whose environment is made of Secrets cannot be started
-     again while the API server is away. A Secret without a URL gives libpq's variables, and has that weakness. */}}
-{{- define "mailrail.databaseIsMounted" -}}
-{{- if or (eq .Values.postgres.mode "bundled") (not .Values.postgres.external.host) }}true{{ end }}
+{{/* The same for a service: what is secret is mounted, because a container whose environment is made of Secrets cannot be
+     started again while the API server is away. */}}
+{{- define "mailrail.databaseKeys" -}}
+{{- $e := .Values.postgres.external }}
+{{- if eq .Values.postgres.mode "bundled" }}
+- {key: uri, path: uri}
+{{- else if not $e.host }}
+- {key: {{ $e.keys.uri }}, path: uri}
+{{- else }}
+{{- if not $e.username }}
+- {key: {{ $e.keys.username }}, path: username}
+{{- end }}
+- {key: {{ $e.keys.password }}, path: password}
+{{- end }}
 {{- end }}
 {{- define "mailrail.databaseSecret" -}}
 {{- $p := .Values.postgres }}
@@ -52,12 +62,22 @@
 {{- ternary (default (printf "%s-postgres" (include "mailrail.fullname" .)) $p.bundled.existingSecret) $p.external.existingSecret (eq $p.mode "bundled") }}
 {{- end }}
 {{- define "mailrail.databaseOfService" -}}
-{{- if include "mailrail.databaseIsMounted" . }}
+{{- $e := .Values.postgres.external }}
+{{- if or (eq .Values.postgres.mode "bundled") (not $e.host) }}
 - {name: MAILRAIL_DATABASE_URL_FILE, value: /etc/mailrail/database/uri}
-{{- include "mailrail.databaseTls" . }}
 {{- else }}
-{{- include "mailrail.database" . }}
+- {name: PGHOST, value: {{ $e.host | quote }}}
+- {name: PGPORT, value: {{ $e.port | quote }}}
+- {name: PGDATABASE, value: {{ $e.database | quote }}}
+- {name: MAILRAIL_DATABASE_URL, value: "postgresql://"}
+{{- if $e.username }}
+- {name: MAILRAIL_DATABASE_USER, value: {{ $e.username | quote }}}
+{{- else }}
+- {name: MAILRAIL_DATABASE_USER_FILE, value: /etc/mailrail/database/username}
 {{- end }}
+- {name: MAILRAIL_DATABASE_PASSWORD_FILE, value: /etc/mailrail/database/password}
+{{- end }}
+{{- include "mailrail.databaseTls" . }}
 {{- end }}
 
 {{- define "mailrail.databaseVolume" -}}
@@ -271,9 +291,7 @@ spec:
             - {name: cache, mountPath: /var/cache/mailrail}
             {{- end }}
             {{- if .database }}
-            {{- if include "mailrail.databaseIsMounted" .root }}
             - {name: database, mountPath: /etc/mailrail/database, readOnly: true}
-            {{- end }}
             {{- include "mailrail.databaseMount" .root | nindent 12 }}
             {{- end }}
             - {name: tmp, mountPath: /tmp}
@@ -296,13 +314,12 @@ spec:
           emptyDir: {sizeLimit: 256Mi}
         {{- end }}
         {{- if .database }}
-        {{- if include "mailrail.databaseIsMounted" .root }}
         - name: database
           secret:
             secretName: {{ include "mailrail.databaseSecret" .root }}
             defaultMode: 0440
-            items: [{key: {{ ternary .root.Values.postgres.external.keys.uri "uri" (eq .root.Values.postgres.mode "external") }}, path: uri}]
-        {{- end }}
+            items:
+              {{- include "mailrail.databaseKeys" .root | nindent 14 }}
         {{- include "mailrail.databaseVolume" .root | nindent 8 }}
         {{- end }}
         - name: tmp
