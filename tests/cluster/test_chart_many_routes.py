@@ -26,8 +26,8 @@ def test_five_thousand_routes_at_once_go_live_in_pods_while_mail_flows_CFG_06(
         began = time.monotonic()
         asyncio.run(create_routes(rail.kubectl.namespace, range(ROUTES), "second"))
         created = time.monotonic()
-        assert rail.submit("meanwhile@elsewhere.test").accepted
-        rail.first.wait_for("meanwhile@elsewhere.test", 30, rail.tails)
+        assert rail.submit("thousands@elsewhere.test").accepted
+        rail.first.wait_for("thousands@elsewhere.test", 30, rail.tails)
         wait_until(
             lambda: (rail.cli_json(*explain)["decision"].get("transport") or {}).get("name") == "second",
             120,

@@ -92,7 +92,7 @@ def test_a_route_that_was_deleted_while_no_operator_watched_does_not_linger(rail
         next_goes_to(rail, "third", "before@elsewhere.test")
         with rail.without_operator():
             rail.kubectl("delete", "mroute/upper")
-            next_goes_to(rail, "third", "meanwhile@elsewhere.test")  # what was last compiled serves on (CFG-07)
+            next_goes_to(rail, "third", "no-operator@elsewhere.test")  # what was last compiled serves on (CFG-07)
         wait_until(lambda: explained(rail) == "second", 30, rail.tails)
         next_goes_to(rail, "second", "after@elsewhere.test")
     finally:

@@ -52,10 +52,10 @@ def test_a_new_password_for_a_relay_is_used_within_seconds(rail: Rail, capsys: p
         wait_until(lambda: submitted(rail, "before@elsewhere.test"), 20, rail.tails)
         # The relay has a new password, and nobody has told us: mail is deferred, never bounced (design 4).
         rail.first.logins(rail="another password")
-        assert rail.submit("meanwhile@elsewhere.test").accepted
-        wait_until(lambda: rail.recipient("meanwhile@elsewhere.test")["attempts"] >= 1, 30, rail.tails)
+        assert rail.submit("refused-login@elsewhere.test").accepted
+        wait_until(lambda: rail.recipient("refused-login@elsewhere.test")["attempts"] >= 1, 30, rail.tails)
         rail.set_secret("relay-login", username="rail", password="another password")
-        took = seconds_until(lambda: submitted(rail, "meanwhile@elsewhere.test"), 60, rail.tails)
+        took = seconds_until(lambda: submitted(rail, "refused-login@elsewhere.test"), 60, rail.tails)
         with capsys.disabled():
             print(f"\nmail that a relay had refused to log in goes {took:.1f} s after its Secret is right again")
         assert "one password" not in told(rail)
