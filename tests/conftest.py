@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Tests start programs while gRPC runs in this process: its handlers around fork crash the child before it becomes one.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -25,3 +26,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("peer"):
         for name in marker.args:
             require_peer(name)
+
+
+def pytest_configure() -> None:
+    """An example that takes long on a busy machine is no fault: how fast something is belongs into `make bench`."""
+    settings.register_profile("mailrail", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("mailrail")

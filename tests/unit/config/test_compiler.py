@@ -163,7 +163,7 @@ def crowd() -> list[Content]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(crowd()), st.permutations(crowd()))
 def test_any_order_of_documents_gives_the_same_bytes_CFG_01(one: list[Content], other: list[Content]) -> None:
     # The same places: a document's line does not change because the directory was listed in another order.
@@ -958,7 +958,7 @@ def test_a_rule_that_no_mail_can_reach_says_why() -> None:
 # --- bounds and strangers -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.dictionaries(

@@ -48,7 +48,7 @@ def test_the_same_account_password_and_key_give_the_same_verifier_CFG_03() -> No
     assert len({first.salt, *(o.salt for o in others)}) == 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40))
 def test_the_text_form_reads_back_and_admits_only_its_password(password: str) -> None:
     verifier = derive_verifier("SCRAM-SHA-1", password, "uid", KEYS)

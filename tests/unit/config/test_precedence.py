@@ -46,20 +46,20 @@ def rule(n: int, *conditions: Match, route: str = "r", transport: str | None = N
     return Rule(ObjectRef("MailRoute", "default", route), n, str(n), conditions, target)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(matches, matches)
 def test_one_match_covers_another_only_if_it_takes_all_of_its_mail(wide: Match, narrow: Match) -> None:
     if covers(wide, narrow):
         assert matched(narrow) <= matched(wide)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(matches, matches)
 def test_two_matches_overlap_exactly_if_they_share_mail(one: Match, other: Match) -> None:
     assert overlap(one, other) == overlap(other, one) == bool(matched(one) & matched(other))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(matches, max_size=2), min_size=1, max_size=6))
 def test_a_shadowed_rule_really_gets_no_mail(conditions: list[list[Match]]) -> None:
     level = [rule(n, *of) for n, of in enumerate(conditions)]

@@ -75,7 +75,7 @@ addresses = st.builds(lambda local, name: f"{local}@{name}", st.sampled_from(LOC
 tables = st.dictionaries(st.sampled_from(LOCALS), st.lists(addresses, min_size=1, max_size=3).map(tuple), max_size=4)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(tables, tables, st.none() | addresses, st.none() | addresses, st.frozensets(addresses, max_size=2))
 def test_a_cycle_is_found_exactly_if_following_never_ends(
     one: dict[str, tuple[str, ...]],

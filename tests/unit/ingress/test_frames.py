@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.config.revision import ObjectRef
@@ -114,13 +114,11 @@ def _made_by_protobuf(message: Message) -> enqueue_pb2.EnqueueRequest:
     return enqueue_pb2.EnqueueRequest(frames=[enqueue_pb2.EnqueueFrame(message_id=message.id, commit=commit)])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_messages)
 def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01(message: Message) -> None:
     assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message)) == _made_by_protobuf(message)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(min_size=16, max_size=16), _octets, _messages)
 def test_frames_that_are_joined_are_one_request_ACC_07(message_id: bytes, data: bytes, message: Message) -> None:
     joined = abort_frame(message_id) + chunk_frame(message_id, data) + commit_frame(message)

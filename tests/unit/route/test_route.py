@@ -196,7 +196,7 @@ rules = st.lists(
     st.integers(0, 6),
     st.sampled_from([0, 2, 4096]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_maps_answer_as_a_scan_of_the_rules_does(
     account: tuple[Rule, ...],
     domain: tuple[Rule, ...],

@@ -744,7 +744,7 @@ SCRIPT_LINES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.sampled_from(SCRIPT_LINES), max_size=14),
     st.lists(st.integers(0, 3000), max_size=12),
@@ -780,7 +780,7 @@ def test_a_transcript_octet_by_octet_gets_the_same_replies(submit: bool) -> None
     assert single.messages == whole.messages == [b"x\r\n.\r\n", b"a\r\n"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=200), max_size=8))
 def test_no_octets_break_the_session(pieces: list[bytes]) -> None:
     peer = open_session()
