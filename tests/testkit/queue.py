@@ -310,9 +310,10 @@ class RunningQueue:
         return end
 
     async def outbound(self, node: str = "outbound-1", **how: Any) -> FakeOutbound:
-        """A new Lease stream."""
+        """A new Lease stream. The queue knows of it, or has refused it."""
         end = await FakeOutbound(self.channel, node).open(**how)
         self.ends.append(end)
+        await eventually(lambda: end.ended or node in self.queue.dispatcher.streams)
         return end
 
     def configure(self, revision: rev.Revision) -> None:
