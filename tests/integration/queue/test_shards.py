@@ -13,6 +13,8 @@ from testkit.conditions import eventually
 from testkit.queue import (
     RELAY,
     FakeIngress,
+    FakeOutbound,
+    RunningQueue,
     a_revision,
     relay,
     result_of,
@@ -243,13 +245,19 @@ def refuse_connections(delivery: lease_pb2.Delivery) -> lease_pb2.DeliveryResult
     return result_of(delivery, DEFERRED, code=0, enhanced="4.4.1", text="connection refused", site_failure=True)
 
 
+async def refused(q: RunningQueue, count: int, domain: str) -> FakeOutbound:
+    """So much mail for a domain where nobody listens, and the outbound that tries."""
+    outbound = await q.outbound()
+    outbound.answer = refuse_connections
+    ingress = await q.ingress()
+    for n in range(count):
+        await ingress.accept(f"user{n}@{domain}")
+    return outbound
+
+
 async def test_a_dead_site_rests_and_its_due_recipients_are_counted_without_a_dial_SHD_05(database: str) -> None:
     async with running_queue(database) as q:
-        outbound = await q.outbound()
-        outbound.answer = refuse_connections
-        ingress = await q.ingress()
-        for n in range(40):
-            await ingress.accept(f"user{n}@dead.example")
+        outbound = await refused(q, 40, "dead.example")
         await q.until("SELECT count(*) = 40 FROM recipient WHERE attempts = 1 AND token IS NULL")
         dialled = len(outbound.deliveries)
         assert dialled < 30, "after a cohort of failures nobody is dialled"
@@ -259,7 +267,7 @@ async def test_a_dead_site_rests_and_its_due_recipients_are_counted_without_a_di
         assert all(list(a.reply.lines) == ["connection refused"] for a in undialled)
         ((failures, paused),) = await q.sql("SELECT failures, paused_until > now() + interval '40 s' FROM site")
         assert (failures, paused) == (1, True)
-        await ingress.accept("user@well.example")
+        await (await q.ingress()).accept("user@well.example")
         await eventually(lambda: outbound.deliveries[-1].domain == "well.example")
 
 
@@ -279,11 +287,7 @@ async def test_a_later_route_takes_over_from_a_dead_site_SHD_05(database: str) -
 
 async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(database: str) -> None:
     async with running_queue(database) as q:
-        outbound = await q.outbound()
-        outbound.answer = refuse_connections
-        ingress = await q.ingress()
-        for n in range(10):
-            await ingress.accept(f"user{n}@dead.example")
+        outbound = await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
         before = len(outbound.deliveries)
         outbound.answer = None
@@ -301,11 +305,7 @@ async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(datab
 
 async def test_a_rest_survives_a_restart_of_the_owner_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
-        outbound = await q.outbound()
-        outbound.answer = refuse_connections
-        ingress = await q.ingress()
-        for n in range(10):
-            await ingress.accept(f"user{n}@dead.example")
+        await refused(q, 10, "dead.example")
         await q.until("SELECT paused_until > now() FROM site")
     async with running_queue(database) as q:
         outbound = await q.outbound()
@@ -427,11 +427,7 @@ async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_
 async def test_a_revision_that_corrects_a_transport_ends_its_rest_and_its_mail_goes_at_once(database: str) -> None:
     revision = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
     async with running_queue(database, revision, heartbeat_seconds=60.0) as q:
-        outbound = await q.outbound()
-        outbound.answer = refuse_connections
-        ingress = await q.ingress()
-        for n in range(10):
-            await ingress.accept(f"user{n}@away.example")
+        outbound = await refused(q, 10, "away.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts >= 1 AND token IS NULL")
         await q.until("SELECT paused_until > now() FROM site WHERE name = 'transport:default/relay'")
         outbound.answer = result_of
@@ -454,11 +450,7 @@ async def test_a_changed_limit_is_live_without_a_restart(database: str) -> None:
 
 async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counted(database: str) -> None:
     async with running_queue(database, heartbeat_seconds=60.0) as q:
-        outbound = await q.outbound()
-        outbound.answer = refuse_connections
-        ingress = await q.ingress()
-        for n in range(10):
-            await ingress.accept(f"user{n}@dead.example")
+        outbound = await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
         await q.until("SELECT paused_until > now() FROM site")
         outbound.answer = result_of
