@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from cluster.conftest import Kubectl
 from cluster.stage import Stage, basics, relay, staged
 
 from mailrail.core.config.revision import Role
-from mailrail_operator.kubernetes import Api, connect, find_credentials, resource_path
+from mailrail_operator.kubernetes import Api, ApiError, connect, find_credentials, resource_path
 
 from testkit.conditions import NeverTrue, wait_until
 
@@ -26,23 +26,49 @@ def stage(kubectl: Kubectl, database: str, tmp_path: Path) -> Iterator[Stage]:
         yield made
 
 
+def route_name(number: int) -> str:
+    """The name of the route of customer-NUMBER.example."""
+    return f"route-{number:05}"
+
+
 async def create_routes(namespace: str, numbers: range, transport: str = "relay") -> None:
     """Apply a route of its own for each customer-N.example, many at a time."""
-    limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(api: Api, number: int) -> None:
         match = {"toDomains": [f"customer-{number}.example"]}
         body = {
             "apiVersion": "mailrail.dev/v1alpha1",
             "kind": "MailRoute",
-            "metadata": {"name": f"route-{number:05}", "namespace": namespace},
+            "metadata": {"name": route_name(number), "namespace": namespace},
             "spec": {
                 "parentRefs": [{"kind": "MailGateway", "name": "mx1"}],
                 "rules": [{"name": "all", "matches": [match], "transportRef": {"name": transport}}],
             },
         }
+        await api.call("POST", resource_path("MailRoute", namespace), body)
+
+    await _many_at_a_time(one, numbers)
+
+
+async def delete_routes(namespace: str, numbers: range) -> None:
+    """Undo `create_routes`. One by one: the API server ends a deletion of a whole collection after a minute."""
+
+    async def one(api: Api, number: int) -> None:
+        try:
+            await api.call("DELETE", resource_path("MailRoute", namespace, route_name(number)))
+        except ApiError as error:
+            if error.code != 404:
+                raise
+
+    await _many_at_a_time(one, numbers)
+
+
+async def _many_at_a_time(action: Callable[[Api, int], Awaitable[None]], numbers: range) -> None:
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(api: Api, number: int) -> None:
         async with limit:
-            await api.call("POST", resource_path("MailRoute", namespace), body)
+            await action(api, number)
 
     async with connect(find_credentials(None)) as api:
         await asyncio.gather(*(one(api, number) for number in numbers))
