@@ -82,7 +82,7 @@ class Partner:
             if not domain or any(recipient.endswith(f"@{domain}") for recipient in one["recipients"])
         ]
 
-    def wait_for(self, recipient: str, within: float = 30.0, tails: Any = "") -> Arrival:
+    def wait_for(self, recipient: str, within: float = 60.0, tails: Any = "") -> Arrival:
         """Wait until a message for a recipient came; answers the first."""
 
         def came() -> Arrival | None:

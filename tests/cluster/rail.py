@@ -56,7 +56,7 @@ class Rail(Release):
             self.install(VALUES)
         tls_secret(self.kubectl, "mx-tls", self.authority.issue(*self.smtp_hosts))
         self.kubectl.apply(self._documents())
-        self.ready("mgw,mdom,macct,mtrans", "--all", within=60)
+        self.ready("mgw,mdom,macct,mtrans", "--all", within=120)
         for partner in self.partners.values():
             partner.wait_until_open()
 

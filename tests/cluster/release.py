@@ -198,7 +198,7 @@ class Release:
 
     # --- resources ---
 
-    def ready(self, *targets: str, within: int = 30) -> None:
+    def ready(self, *targets: str, within: int = 60) -> None:
         """`kubectl wait --for=condition=Ready`, as people use it."""
         done = self.kubectl.try_("wait", "--for=condition=Ready", f"--timeout={within}s", *targets)
         assert done.returncode == 0, f"{done.stderr}\n{self.tails()}"

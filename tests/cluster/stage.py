@@ -179,11 +179,11 @@ class Stage:
         """What the queue runs."""
         return self.consumers[Role.QUEUE].revision
 
-    def until_queue(self, condition: Callable[[Revision], object], within: float = 15.0, what: str = "") -> None:
+    def until_queue(self, condition: Callable[[Revision], object], within: float = 45.0, what: str = "") -> None:
         """Wait until the queue runs a configuration that fits."""
         wait_until(lambda: condition(self.queue()), within, lambda: f"{what}\n{self.tails()}")
 
-    def until(self, condition: Callable[[], object], what: str, within: float = 20.0) -> None:
+    def until(self, condition: Callable[[], object], what: str, within: float = 60.0) -> None:
         """Wait for anything else."""
         wait_until(condition, within, lambda: f"{what}\n{self.tails()}")
 
@@ -200,7 +200,7 @@ class Stage:
         raise LookupError(f"{kind} {name} has no condition {condition}")
 
     def wait_condition(
-        self, kind: str, name: str, condition: str, within: float = 15.0, **wanted: str
+        self, kind: str, name: str, condition: str, within: float = 45.0, **wanted: str
     ) -> dict[str, Any]:
         """Wait until a condition has these fields; with them `observedGeneration` must be the current one."""
 
@@ -214,7 +214,7 @@ class Stage:
         words = f"{kind} {name}: {condition} {wanted}"
         return wait_until(met, within, lambda: f"{words}\n{self.tails()}", ignoring=errors)
 
-    def wait_ready(self, *targets: str, within: int = 20) -> None:
+    def wait_ready(self, *targets: str, within: int = 60) -> None:
         """`kubectl wait`, as people use it."""
         done = self.kubectl.try_("wait", "--for=condition=Ready", f"--timeout={within}s", *targets)
         assert done.returncode == 0, f"{done.stderr}\n{self.tails()}"

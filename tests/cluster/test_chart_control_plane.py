@@ -69,6 +69,6 @@ def test_a_change_that_was_made_while_no_operator_ran_goes_live_when_one_is_back
             assert "status" not in rail.get("mroute", "late")
         rail.ready("mroute/late")
         assert rail.submit("late@elsewhere.test").accepted
-        rail.partners["second"].wait_for("late@elsewhere.test", 20, rail.tails)
+        rail.partners["second"].wait_for("late@elsewhere.test", 60, rail.tails)
     finally:
         rail.kubectl("delete", "mroute/late")

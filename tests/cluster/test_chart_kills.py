@@ -51,7 +51,7 @@ def test_mail_that_waits_in_the_queue_survives_the_end_of_every_pod_of_ours(rail
     run = rail.first.send(*rail.mx, messages=20, recipient=f"kept-{{n}}@{DOMAIN}", sessions=4)
     try:
         run.finish(60)
-        wait_until(lambda: rail.queued() >= 20, 30, rail.tails)
+        wait_until(lambda: rail.queued() >= 20, 60, rail.tails)
         breaks = []
         for component in SERVICES:
             for _ in rail.pods(component):

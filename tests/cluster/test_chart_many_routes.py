@@ -25,7 +25,7 @@ def test_five_thousand_routes_at_once_go_live_in_pods_while_mail_flows_CFG_06(
         asyncio.run(create_routes(rail.kubectl.namespace, range(ROUTES), "second"))
         created = time.monotonic()
         assert rail.submit("thousands@elsewhere.test").accepted
-        rail.first.wait_for("thousands@elsewhere.test", 30, rail.tails)
+        rail.first.wait_for("thousands@elsewhere.test", 60, rail.tails)
         wait_until(
             lambda: (rail.cli_json(*explain)["decision"].get("transport") or {}).get("name") == "second",
             120,
@@ -33,7 +33,7 @@ def test_five_thousand_routes_at_once_go_live_in_pods_while_mail_flows_CFG_06(
         )
         live = time.monotonic()
         assert rail.submit(f"someone@{last}").accepted
-        rail.partners["second"].wait_for(f"someone@{last}", 30, rail.tails)
+        rail.partners["second"].wait_for(f"someone@{last}", 60, rail.tails)
         with capsys.disabled():
             print(
                 f"\n{ROUTES} routes in pods: created in {created - began:.0f} s, "

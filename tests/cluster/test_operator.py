@@ -74,7 +74,7 @@ def test_a_missing_transport_defers_and_says_so_and_comes_to_life_when_it_is_the
     resolved = stage.wait_condition("mroute", "all", "ResolvedRefs", status="False", reason="TransportNotFound")
     assert "relay is not there; matching mail is deferred until it is" in resolved["message"]
     assert rules(stage.queue().global_routes) == [("relay", True)]
-    wait_until(lambda: stage.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"), 5, "an event is there")
+    wait_until(lambda: stage.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"), 30, "an event is there")
     listed = json.loads(stage.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
     assert [(e["reason"], e["type"], e["regarding"]["name"]) for e in listed] == [
         ("TransportNotFound", "Warning", "all")
@@ -135,7 +135,7 @@ def test_a_secret_is_sealed_rotated_within_seconds_and_never_copied(stage: Stage
     stage.wait_ready("mtrans/provider")
     assert password() == b"hunter2hunter2"
     stage.kubectl("patch", "secret", "login", "-p", '{"stringData": {"password": "correct horse battery"}}')
-    wait_until(lambda: password() == b"correct horse battery", 5, stage.tails)
+    wait_until(lambda: password() == b"correct horse battery", 30, stage.tails)
     assert stage.consumers[Role.QUEUE].current.secrets == {}
     told = json.dumps(stage.get("mtrans", "provider")) + stage.kubectl("get", "events", "-o", "json")
     told += "\n".join((*operator.lines, *stage.config.lines))
@@ -199,7 +199,7 @@ def test_a_deletion_in_a_watch_gap_does_not_linger(stage: Stage) -> None:
     stage.kubectl("delete", "mroute/only", "mtrans/gone")
     proxy.back(stage.resource_version())
     stage.until_queue(lambda r: hosts(r) == {"kept.example.org"} and not r.global_routes, 30, "the deleted are gone")
-    wait_until(lambda: proxy.expired >= 2, 20, "watches were told 410")
+    wait_until(lambda: proxy.expired >= 2, 60, "watches were told 410")
     stage.kubectl.apply(relay("kept", "later.example.org"))
     stage.until_queue(lambda r: hosts(r) == {"later.example.org"}, 30, "the watches work again")
 
@@ -333,4 +333,4 @@ def test_without_the_right_to_watch_secrets_they_are_read_by_name_and_polled(sta
         outbound = stage.consumers[Role.OUTBOUND].current
         return b"two-password" in outbound.secrets.values()
 
-    wait_until(rotated, 10, stage.tails)
+    wait_until(rotated, 45, stage.tails)
