@@ -30,7 +30,7 @@ def opens(kubectl: Kubectl, pod: str, *targets: str) -> dict[str, bool]:
     return {line.split()[0]: line.split()[1] == "open" for line in told.splitlines()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def enforcing(rail: Rail) -> Iterator[Rail]:
     """The rail in a cluster whose network enforces policies; skips in any other."""
     policy = {
