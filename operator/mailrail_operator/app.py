@@ -168,6 +168,7 @@ class Leader:
                     continue
                 gone = self._store.replace(kind, namespace, bodies, version)
                 metrics.RESYNCS.labels(cause).inc()
+                metrics.LAST_WATCH.set(time.time())  # nothing may change for hours, and no watch say a word
                 if gone:
                     self._log.info("gone without a word", kind=kind, objects=len(gone), cause=cause)
         return good

@@ -34,6 +34,11 @@ PAGE: Final = 500
 _METADATA: Final = "application/json;as={};g=meta.k8s.io;v=v1"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _RETRIES: Final = 4
+WATCH_SECONDS: Final = 45
+"""The server is asked to end a watch after so long. It is taken up where it was, which costs one request."""
+SILENCE_SECONDS: Final = 60.0
+"""A watch in which nothing came for so long is dead. More than WATCH_SECONDS: bookmarks are promised to nobody, and
+none come before the first event of a kind after the API server's start, so a quiet watch shows its life by its end."""
 _EVENT_LIMIT: Final = 4 * 1024 * 1024
 """Octets of one line of a watch."""
 
@@ -216,9 +221,10 @@ class Api:
 
     async def watch_metadata(self, path: str, version: str) -> AsyncIterator[dict[str, Any]]:
         """Events with the metadata of objects alone: never the content of a Secret. Ends when the server ends it."""
-        params = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": "290"}
+        params = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        params["timeoutSeconds"] = str(WATCH_SECONDS)
         headers = self._headers() | {"Accept": _METADATA.format("PartialObjectMetadata")}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)  # bookmarks come every minute
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_SECONDS)
         async with self._session.get(
             self.credentials.server + path, params=params, headers=headers, timeout=timeout
         ) as response:

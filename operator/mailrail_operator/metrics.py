@@ -11,7 +11,10 @@ HEAD = Gauge(
 )
 CONSUMERS = Gauge("mailrail_operator_consumers", "Live consumers; state: up_to_date, lagging, rejecting", ["state"])
 LAST_PUBLISH = Gauge("mailrail_operator_last_publish_timestamp_seconds", "Time of the last successful publish")
-LAST_WATCH = Gauge("mailrail_operator_last_watch_timestamp_seconds", "Time of the last event of any watch")
+LAST_WATCH = Gauge(
+    "mailrail_operator_last_watch_timestamp_seconds",
+    "Time of the last event of a watch, or of the last list that worked",
+)
 CYCLE = Histogram(
     "mailrail_operator_cycle_seconds",
     "From the first change noticed to the revision stored",

@@ -149,9 +149,10 @@ class MetadataWatch:
         while True:
             try:
                 version = await self._list(path, mine)
-                failures = 0
-                while True:  # the server ends a watch every few minutes; it goes on from where it was
+                while True:  # the server ends a watch as it was asked to; it goes on from where it was
                     version = await self._watch(path, version, mine)
+                    failures = 0  # not by a list that works: when watches alone fail, each round would list all
+                    metrics.LAST_WATCH.set(time.time())
             except ApiError as error:
                 if error.code == 403:
                     if path not in self.refused:

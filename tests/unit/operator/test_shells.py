@@ -2,19 +2,23 @@
 
 import asyncio
 import base64
-from collections.abc import Mapping
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
 import yaml
+from aiohttp import web
 
 from mailrail.core.config.loader import Unreadable
 from mailrail.core.config.revision import ObjectRef
 from mailrail.kit.settings import BadSettings
-from mailrail_operator import probes
-from mailrail_operator.kubernetes import Api, ApiError, find_credentials
+from mailrail_operator import kubernetes, probes, watches
+from mailrail_operator.kubernetes import Api, ApiError, Credentials, connect, find_credentials
 from mailrail_operator.model import Change, EventType, Note
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.store import Store
@@ -128,6 +132,90 @@ async def test_without_the_right_to_watch_a_poll_finds_what_changed() -> None:
     assert await secrets.poll()
     del server.secrets["s"]
     assert await secrets.poll()
+
+
+# --- the watch of metadata ---
+
+
+class Secretariat:
+    """An API server for a watch of Secrets: the lists and watches that it was asked for, and events to send."""
+
+    def __init__(self) -> None:
+        self.lists = 0
+        self.watches: list[str] = []
+        self.ended = 0
+        self.status = 200
+        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            self.lists += 1
+            return web.json_response({"kind": "SecretList", "metadata": {"resourceVersion": "7"}, "items": []})
+        self.watches.append(request.query["resourceVersion"])
+        response = web.StreamResponse(status=self.status)
+        await response.prepare(request)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(float(request.query["timeoutSeconds"]) if self.status == 200 else 0):
+                while True:
+                    await response.write(json.dumps(await self.events.get()).encode() + b"\n")
+        self.ended += 1
+        return response
+
+
+@contextlib.asynccontextmanager
+async def secretariat(server: Secretariat) -> AsyncIterator[tuple[Api, MetadataWatch]]:
+    app = web.Application()
+    app.add_routes([web.get("/api/v1/secrets", server.answer)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with connect(Credentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
+            watch = MetadataWatch(api, ["/api/v1/secrets"], lambda _: None)
+            task = asyncio.create_task(watch.run())
+            try:
+                yield api, watch
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_watch_in_which_nothing_happens_is_ended_by_the_server_and_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert kubernetes.WATCH_SECONDS + 10 <= kubernetes.SILENCE_SECONDS
+    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(kubernetes, "SILENCE_SECONDS", 8.0)
+    server = Secretariat()
+    async with secretariat(server) as (_, watch):
+        await eventually(lambda: server.ended == 1 and len(server.watches) == 2)
+        assert (server.lists, server.watches) == (1, ["7", "7"])
+        metadata = {"namespace": "mail", "name": "s", "resourceVersion": "8"}
+        server.events.put_nowait({"type": "ADDED", "object": {"metadata": metadata}})
+        await eventually(lambda: ("mail", "s") in watch.metadata)
+        assert server.lists == 1
+
+
+async def test_a_watch_that_is_dead_is_noticed_by_its_silence_and_what_it_missed_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 60)
+    monkeypatch.setattr(kubernetes, "SILENCE_SECONDS", 0.3)
+    server = Secretariat()
+    async with secretariat(server):
+        await eventually(lambda: server.lists >= 2)
+
+
+async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "_BACKOFF", (0.0, 0.0, 3600.0))
+    server = Secretariat()
+    server.status = 500
+    async with secretariat(server):
+        await eventually(lambda: server.ended == 3)
+        await asyncio.sleep(0.3)  # were the wait not to grow, there would be hundreds by now
+        assert server.ended == server.lists == 3
 
 
 # --- the writer ---
@@ -250,6 +338,15 @@ async def test_probes_answer_live_always_and_ready_with_the_reason_why_not() -> 
         answer = (True, "leading")
         async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
             assert (response.status, await response.text()) == (200, "leading\n")
+
+
+async def test_probes_on_every_address_are_reached_by_IPv4_and_by_IPv6() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    async with probes.serve("[::]:0", lambda: (True, "leading")) as port, aiohttp.ClientSession() as session:
+        for host in ("127.0.0.1", "[::1]"):
+            async with session.get(f"http://{host}:{port}/readyz") as response:
+                assert response.status == 200
 
 
 async def test_a_port_for_probes_that_is_taken_stops_the_process_with_its_name() -> None:
