@@ -4,6 +4,7 @@ Live: the event loop answers. Ready: waiting for the lease, or leading with ever
 Neither depends on anything that a restart could not mend: while the config service is away the operator stays live.
 """
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -32,12 +33,19 @@ async def serve(listen: str, ready: Callable[[], tuple[bool, str]]) -> AsyncIter
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host or None, port)
         try:
-            await site.start()
+            await _site(runner, host, port).start()
         except OSError as error:
             raise BadSettings(f"cannot listen on {listen} for probes: {error}") from error
         addresses = runner.addresses
         yield addresses[0][1] if addresses else port
     finally:
         await runner.cleanup()
+
+
+def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+    # asyncio makes sockets of IPv6 that take IPv6 alone, and the kubelet asks at a pod's first address, often IPv4.
+    if host == "::" and socket.has_dualstack_ipv6():
+        listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return web.SockSite(runner, listening)
+    return web.TCPSite(runner, host or None, port)
