@@ -10,11 +10,18 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+
+from mailrail.kit.settings import DatabaseSettings, ServiceSettings
+from mailrail_config.settings import ConfigSettings
+from mailrail_ingress.settings import IngressSettings
+from mailrail_operator.settings import OperatorSettings
+from mailrail_outbound.settings import OutboundSettings
+from mailrail_queue.settings import QueueSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy/helm/mailrail"
@@ -41,6 +48,9 @@ OPTIONAL_BOOLEAN: Schema = {"type": ["boolean", "null"]}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 OPTIONAL_PORT: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 65535}
 STRINGS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+OWN_LABELS = "app\\.kubernetes\\.io/(name|instance|component|part-of|managed-by|version)|helm\\.sh/chart"
+LABELS: Schema = STRINGS | {"propertyNames": {"not": {"pattern": f"^({OWN_LABELS})$"}}}
+"""Labels besides the chart's own: selectors go by those, and a key that is there twice is an error."""
 KUBERNETES: Schema = {"type": "object", "description": "As Kubernetes has it."}
 DURATION: Schema = {"type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?(h|m|s))+$"}
 OPTIONAL_DURATION: Schema = {"type": "string", "pattern": "^(([0-9]+(\\.[0-9]+)?(h|m|s|ms))+)?$"}
@@ -48,6 +58,7 @@ QUANTITY: Schema = {"type": ["string", "integer", "number"], "pattern": "^[0-9.]
 COUNT_OR_SHARE: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}
 NAME: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", "maxLength": 253}
 HOST_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"}
+ADDRESS: Schema = {"type": "string", "pattern": "^([0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"}
 HOST_PORT: Schema = {"type": "string", "pattern": "^(.+:[0-9]+)?$"}
 DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 PULL_POLICY: Schema = {"enum": ["Always", "IfNotPresent", "Never"]}
@@ -70,11 +81,11 @@ PROBE = closed(
 """What a probe may be told; what it asks is the chart's business."""
 
 BY_NAME: dict[str, Schema] = {
-    "labels": STRINGS,
+    "labels": LABELS,
     "annotations": STRINGS,
-    "commonLabels": STRINGS,
+    "commonLabels": LABELS,
     "commonAnnotations": STRINGS,
-    "podLabels": STRINGS,
+    "podLabels": LABELS,
     "podAnnotations": STRINGS,
     "additionalLabels": STRINGS,
     "nodeSelector": STRINGS,
@@ -92,11 +103,6 @@ BY_NAME: dict[str, Schema] = {
     ),
     "image": closed(registry=STRING, repository=STRING, tag=STRING, digest=DIGEST, pullPolicy=PULL_POLICY),
     "issuerRef": closed(name=STRING, kind=STRING, group=STRING),
-    "settings": {
-        "type": "object",
-        "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
-    },
     "extraArgs": array(STRING),
     "extraEnv": array(KUBERNETES),
     "extraEnvFrom": array(KUBERNETES),
@@ -159,7 +165,22 @@ BY_NAME: dict[str, Schema] = {
     },
 }
 
+SETTING: dict[Any, Schema] = {bool: BOOLEAN, int: {"type": "integer"}, float: {"type": "number"}}
+
+
+def settings_of(kind: type[ServiceSettings]) -> Schema:
+    """The settings of one service alone; those that all have, the chart sets by values of its own."""
+    shared = {field.name for field in fields(DatabaseSettings)}
+    hints = get_type_hints(kind)
+    return closed(**{f.name: SETTING.get(hints[f.name], STRING) for f in fields(kind) if f.name not in shared})
+
+
 BY_PATH: dict[str, Schema] = {
+    "config.settings": settings_of(ConfigSettings),
+    "queue.settings": settings_of(QueueSettings),
+    "ingress.settings": settings_of(IngressSettings),
+    "outbound.settings": settings_of(OutboundSettings),
+    "operator.settings": settings_of(OperatorSettings),
     "namespaceOverride": NAME,
     "nameOverride": NAME,
     "fullnameOverride": NAME,
@@ -228,15 +249,17 @@ BY_PATH: dict[str, Schema] = {
     ),
     "outbound.ownMX": array({"type": "string", "pattern": "^.+:[0-9]+$"}),
     "operator.namespaces": array(NAME),
-    "operator.egressAddresses": array(STRING),
+    "operator.egressAddresses": array(ADDRESS),
     "smtp.mx.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "smtp.submission.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "unbound.trustAnchors": array(STRING),
-    "unbound.forwardTo": array(STRING),
+    "unbound.forwardTo": array({"type": "string", "pattern": "^[0-9A-Fa-f:.]+(@[0-9]+)?(#[-A-Za-z0-9.]+)?$"}),
     "unbound.command": array(STRING),
     "unbound.args": array(STRING),
     "networkPolicy.deliveryPorts": array(PORT),
     "networkPolicy.apiServerPorts": array(PORT),
+    "networkPolicy.postgresPorts": array(PORT),
+    "networkPolicy.dnsPorts": array(PORT, minItems=1),
     "test.domain": HOST_NAME,
 }
 
@@ -309,7 +332,6 @@ WORDS = {
     "folderAnnotation": "Annotation that names the folder.",
     "labelValue": "Value of that label.",
     "image": "Its own image.",
-    "postgresPort": "Port of an external Postgres.",
     "extraEgress": "Where it may go besides.",
     "podSecurityContext": "Security of every pod: the restricted standard. Any user id will do for the services.",
     "containerSecurityContext": "Security of every container.",

@@ -61,7 +61,11 @@ annotations:
 
 {{/* (dict "root" $ "image" .Values.queue.image) */}}
 {{- define "mailrail.image" -}}
-{{- $image := mergeOverwrite (deepCopy .root.Values.image) (default (dict) .image) }}
+{{- $own := default (dict) .image }}
+{{- $image := mergeOverwrite (deepCopy .root.Values.image) $own }}
+{{- if and (or $own.repository $own.tag) (not $own.digest) }}
+{{- $_ := set $image "digest" "" }}{{/* it is that of another image */}}
+{{- end }}
 {{- $registry := .root.Values.global.imageRegistry | default $image.registry }}
 {{- $name := ternary (printf "%s/%s" $registry $image.repository) $image.repository (ne (toString $registry) "") }}
 {{- if $image.digest }}
@@ -123,6 +127,11 @@ annotations:
 {{- if eq .Values.smtpCertificate.mode "generated" }}{{ $parts = append $parts "smtp" }}{{ end }}
 {{- if and (eq .Values.postgres.mode "bundled") (not .Values.postgres.bundled.existingSecret) }}{{ $parts = append $parts "postgres" }}{{ end }}
 {{- join "," $parts }}
+{{- end }}
+
+{{/* Whether `helm test` can send a message: it comes in through the mx Service. */}}
+{{- define "mailrail.tested" -}}
+{{- if and .Values.test.enabled .Values.smtp.mx.enabled .Values.smtp.mx.ports.smtp.enabled }}true{{ end }}
 {{- end }}
 
 {{/* Names in the self-made SMTP certificate. */}}

@@ -157,7 +157,8 @@ spec:
   revisionHistoryLimit: {{ $v.revisionHistoryLimit }}
   {{- with $v.strategy }}
   strategy:
-    {{- toYaml . | nindent 4 }}
+    {{- /* The default's rollingUpdate stays beside a type of your own, and Kubernetes refuses both together. */}}
+    {{- toYaml (ternary (omit . "rollingUpdate") . (eq (toString .type) "Recreate")) | nindent 4 }}
   {{- end }}
   selector:
     matchLabels:

@@ -1,0 +1,164 @@
+"""What the chart makes of values, by `helm template`; that whole files of values render well is `make helm-lint`'s."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).resolve().parents[3] / "deploy/helm/mailrail"
+
+pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+
+Object = Mapping[str, Any]
+EXTERNAL = {"mode": "external", "external": {"existingSecret": "pg-app"}}
+
+
+def helm(values: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    path = folder / "values.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    command = ["helm", "template", "mailrail", str(CHART), "-n", "mail", "--kube-version", "1.34.0", "-f", str(path)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def rendered(values: Mapping[str, Any], folder: Path) -> dict[tuple[str, str], Object]:
+    """The objects by kind and name."""
+    done = helm(values, folder)
+    assert done.returncode == 0, done.stderr
+    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    return {(d["kind"], d["metadata"]["name"]): d for d in documents}
+
+
+def ports_out(policy: Object) -> set[tuple[int, str]]:
+    """Ports to which a NetworkPolicy lets anything go."""
+    return {(p["port"], p["protocol"]) for rule in policy["spec"]["egress"] for p in rule.get("ports", ())}
+
+
+# --- NetworkPolicies ---
+
+
+@pytest.mark.parametrize("component", ["config", "queue", "migrations"])
+def test_postgres_is_reached_at_the_port_that_the_values_name_for_it(component: str, tmp_path: Path) -> None:
+    values = {"postgres": {"mode": "external", "external": {"existingSecret": "db", "host": "db", "port": 6432}}}
+    policy = rendered(values, tmp_path)["NetworkPolicy", f"mailrail-{component}"]
+    assert (6432, "TCP") in ports_out(policy)
+    assert (5432, "TCP") not in ports_out(policy)
+
+
+def test_a_pooler_and_the_server_behind_it_may_have_ports_of_their_own(tmp_path: Path) -> None:
+    values = {"postgres": EXTERNAL, "networkPolicy": {"postgresPorts": [6432, 5433]}}
+    policy = rendered(values, tmp_path)["NetworkPolicy", "mailrail-migrations"]
+    assert {(6432, "TCP"), (5433, "TCP")} <= ports_out(policy)
+
+
+@pytest.mark.parametrize("component", ["ingress", "outbound", "operator"])
+def test_a_resolver_on_a_port_of_its_own_is_reached_by_UDP_and_TCP(component: str, tmp_path: Path) -> None:
+    values = {component: {"resolver": "192.0.2.53:5300"}}
+    policies = rendered(values, tmp_path)
+    assert {(53, "UDP"), (53, "TCP"), (5300, "UDP"), (5300, "TCP")} <= ports_out(
+        policies["NetworkPolicy", f"mailrail-{component}"]
+    )
+    assert (5300, "UDP") not in ports_out(policies["NetworkPolicy", "mailrail-queue"])
+
+
+def test_unbound_reaches_the_servers_that_it_forwards_to(tmp_path: Path) -> None:
+    unbound = {"enabled": True, "image": {"repository": "unbound", "tag": "1"}, "forwardTo": ["2001:db8::1@5301"]}
+    policy = rendered({"unbound": unbound}, tmp_path)["NetworkPolicy", "mailrail-outbound"]
+    assert {(5301, "UDP"), (5301, "TCP")} <= ports_out(policy)
+
+
+def test_a_cluster_whose_DNS_pods_have_another_port_says_so(tmp_path: Path) -> None:
+    policies = rendered({"networkPolicy": {"dnsPorts": [53, 5353]}}, tmp_path)
+    for (kind, name), policy in policies.items():
+        if kind == "NetworkPolicy" and name != "mailrail-postgres":
+            assert {(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")} <= ports_out(policy), name
+
+
+# --- images, Services, Jobs ---
+
+
+def test_the_digest_of_all_is_not_that_of_a_component_with_a_tag_or_repository_of_its_own(tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    values = {
+        "global": {"imageRegistry": "registry.example.org"},
+        "image": {"digest": digest},
+        "queue": {"image": {"tag": "9.9.9"}},
+        "outbound": {"image": {"repository": "own/mailrail"}},
+    }
+    objects = rendered(values, tmp_path)
+
+    def image(component: str) -> str:
+        template = objects["Deployment", f"mailrail-{component}"]["spec"]["template"]
+        return str(template["spec"]["containers"][0]["image"])
+
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
+    assert image("ingress") == f"registry.example.org/mailrail@{digest}"
+    assert image("queue") == "registry.example.org/mailrail:9.9.9"
+    assert image("outbound") == f"registry.example.org/own/mailrail:{version}"
+
+
+def test_a_Service_without_a_port_is_not_made_and_helm_test_goes_with_its_way_in(tmp_path: Path) -> None:
+    closed = {"enabled": False}
+    values = {
+        "smtp": {
+            "mx": {"ports": {"smtp": closed}},
+            "submission": {"ports": {"submission": closed, "submissions": closed}},
+        }
+    }
+    objects = rendered(values, tmp_path)
+    assert ("Service", "mailrail-mx") not in objects
+    assert ("Service", "mailrail-submission") not in objects
+    assert ("Pod", "mailrail-test") not in objects
+
+
+def test_a_Deployment_that_is_recreated_has_no_rolling_update(tmp_path: Path) -> None:
+    objects = rendered({"queue": {"strategy": {"type": "Recreate"}}}, tmp_path)
+    assert objects["Deployment", "mailrail-queue"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_a_Job_of_migrations_may_go_at_once(tmp_path: Path) -> None:
+    objects = rendered({"migrations": {"ttlSecondsAfterFinished": 0}}, tmp_path)
+    (job,) = [o for (kind, name), o in objects.items() if kind == "Job" and name.startswith("mailrail-migrate-")]
+    assert job["spec"]["ttlSecondsAfterFinished"] == 0
+
+
+def test_the_keys_job_reads_no_Secret_but_those_that_it_makes(tmp_path: Path) -> None:
+    values = {"mtls": {"mode": "certManager"}, "smtpCertificate": {"mode": "none"}, "postgres": EXTERNAL}
+    (_, named) = rendered(values, tmp_path)["Role", "mailrail-keys"]["rules"]
+    assert named["resourceNames"] == ["mailrail-sealing-keys"]
+
+
+@pytest.mark.parametrize("scaler", ["autoscaling", "keda"])
+def test_what_is_scaled_has_no_replicas_of_the_charts_and_a_budget(scaler: str, tmp_path: Path) -> None:
+    scaling = {"enabled": True} | ({"serverAddress": "http://prometheus:9090"} if scaler == "keda" else {})
+    objects = rendered({"outbound": {"replicaCount": 1, scaler: scaling}}, tmp_path)
+    assert "replicas" not in objects["Deployment", "mailrail-outbound"]["spec"]
+    assert objects["PodDisruptionBudget", "mailrail-outbound"]["spec"]["maxUnavailable"] == 1
+
+
+# --- what the schema refuses ---
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"queue": {"settings": {"lingre": 0.1}}}, "'lingre' not allowed"),
+        ({"queue": {"settings": {"linger": "soon"}}}, "want number"),
+        ({"config": {"settings": {"look_seconds": 1}}}, "'look_seconds' not allowed"),
+        ({"commonLabels": {"app.kubernetes.io/component": "x"}}, "app.kubernetes.io/component"),
+        ({"queue": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "app.kubernetes.io/name"),
+        ({"operator": {"egressAddresses": ["mx.example.org"]}}, "/operator/egressAddresses/0"),
+        ({"unbound": {"forwardTo": ["dns.example.org"]}}, "/unbound/forwardTo/0"),
+        ({"networkPolicy": {"postgresPorts": [0]}}, "/networkPolicy/postgresPorts/0"),
+    ],
+)
+def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
+    values: Mapping[str, Any], words: str, tmp_path: Path
+) -> None:
+    done = helm(values, tmp_path)
+    assert done.returncode != 0
+    assert words in done.stderr
