@@ -29,6 +29,7 @@ from mailrail.kit.publisher import Outcome, Publisher
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsChecks, Resolver
+from mailrail_operator.dnscheck import Verdict
 from mailrail_operator.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail_operator.model import Observed, Running, Settled, Tracked
 from mailrail_operator.plan import plan
@@ -42,6 +43,7 @@ _API_BROKEN: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 _LIST_BACKOFF: Final = 1.0
 _WATCH_BACKOFF: Final = 2.0
 _DEBOUNCE_LIMIT: Final = 2.0
+_DNS_OFF: Final = Verdict.not_checked("the check is switched off")
 
 
 def document_of(seen: Observed) -> Document:
@@ -344,6 +346,12 @@ class Leader:
             self._running = running
             self._replan()
 
+    def _verdicts(self) -> Mapping[ObjectRef, Verdict]:
+        """What DNS says of each domain; when nobody looks, that, so that no older word stands for ever."""
+        if self._dns is not None:
+            return dict(self._dns.verdicts)
+        return {ref: _DNS_OFF for ref in self._store.objects() if ref.kind == "MailDomain"}
+
     async def _plans(self) -> None:
         while True:
             await self._look_again.wait()
@@ -355,7 +363,7 @@ class Leader:
                 self._uses,
                 self._running,
                 self._tracked,
-                dict(self._dns.verdicts) if self._dns is not None else {},
+                self._verdicts(),
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 waiting=self._waiting,
                 controller=self._settings.controller_name,

@@ -91,13 +91,16 @@ class DnsChecks:
             seen.add(domain.ref)
             needs = needs_of(domain, compiled.revision, self._records(domain, compiled), self._addresses)
             if needs is None:
+                self._needs.pop(domain.ref, None)  # so that it is looked up at once when the gateway is back
+                self._due.pop(domain.ref, None)
                 self.verdicts[domain.ref] = Verdict.not_checked("its gateway is not there")
             elif self._needs.get(domain.ref) != needs:
                 self._needs[domain.ref], self._due[domain.ref] = needs, 0.0
                 self._wake.set()
         for ref in self._needs.keys() - seen:
             del self._needs[ref], self._due[ref]
-            self.verdicts.pop(ref, None)
+        for ref in self.verdicts.keys() - seen:
+            del self.verdicts[ref]
 
     def _records(self, domain: Domain, compiled: Compiled) -> Mapping[str, str]:
         records: dict[str, str] = {}

@@ -22,7 +22,9 @@ from mailrail_operator.plan import same
 from mailrail_operator.store import Store
 
 _BACKOFF: Final = 1.0
-"""Seconds before the next write after the API server could not be reached."""
+"""Seconds before the next write after the API server could not be reached, or had an error of its own."""
+_PASSING: Final = (401, 429)
+"""Refusals that pass by themselves: the token was rotated, or too much was asked. For others the next plan tries."""
 
 
 class Writer:
@@ -98,17 +100,23 @@ class Writer:
             metrics.STATUS_WRITES.labels("gone" if gone else "failed").inc()
             if not gone:
                 self._log.error("status not written", object=str(ref), error=str(error))
+            if error.code >= 500 or error.code in _PASSING:
+                await self._later(change)
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             metrics.STATUS_WRITES.labels("failed").inc()
             self._log.warning("status not written", object=str(ref), error=str(error) or type(error).__name__)
-            self._waiting.setdefault(ref, change)
-            await asyncio.sleep(_BACKOFF)
+            await self._later(change)
             return
         metrics.STATUS_WRITES.labels("written").inc()
         self._store.put(body)
         for note in change.notes:
             await self._record(change, note)
+
+    async def _later(self, change: Change) -> None:
+        self._waiting.setdefault(change.ref, change)
+        metrics.STATUS_PENDING.set(len(self._waiting))
+        await asyncio.sleep(_BACKOFF)
 
     async def _record(self, change: Change, note: Note) -> None:
         """A Kubernetes event; losing one loses nothing but a line."""

@@ -6,7 +6,9 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
@@ -14,13 +16,19 @@ import pytest
 import yaml
 from aiohttp import web
 
+from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.loader import Unreadable
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.config.revision import Delivery, Domain, Gateway, ObjectRef, Revision
+from mailrail.core.config.sealing import Keyring
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import kubernetes, probes, watches
+from mailrail_operator.app import Leader
+from mailrail_operator.dns import DnsChecks, Resolver
+from mailrail_operator.dnscheck import Answer, DnsReason, Question
 from mailrail_operator.kubernetes import Api, ApiError, Credentials, connect, find_credentials
 from mailrail_operator.model import Change, EventType, Note
 from mailrail_operator.secrets import Secrets
+from mailrail_operator.settings import OperatorSettings
 from mailrail_operator.store import Store
 from mailrail_operator.watches import MetadataWatch
 from mailrail_operator.writer import Writer
@@ -323,6 +331,70 @@ async def test_a_status_that_could_not_be_written_for_want_of_a_server_waits_and
     server.error = None
     await eventually(lambda: len(server.statuses) == 1)
     await work.stop()
+
+
+@pytest.mark.parametrize("code", [401, 429, 500, 504])
+async def test_a_status_that_the_server_could_not_take_just_then_waits_and_is_written(code: int) -> None:
+    server = Server()
+    server.error = ApiError(code, "etcd has no leader")
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await work.settle()
+    server.error = None
+    await eventually(lambda: len(server.statuses) == 1)
+    await work.stop()
+
+
+# --- the check of DNS ---
+
+
+class Zone:
+    """A resolver of empty zones that notes what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+
+    async def ask(self, question: Question) -> Answer:
+        self.asked.append(question)
+        return Answer()
+
+
+async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_while_it_is_away() -> None:
+    domain = ObjectRef("MailDomain", "mail", "org")
+    gateway = Gateway(
+        ObjectRef("MailGateway", "mail", "mx1"), "mx1.example.org", (), ObjectRef("MailAccount", "mail", "postmaster")
+    )
+    there = Revision(gateways=(gateway,), domains=(Domain(domain, "example.org", Delivery.NONE, gateway=gateway.ref),))
+
+    def compiled(revision: Revision) -> Compiled:
+        return cast(Compiled, SimpleNamespace(revision=revision, values={}))
+
+    zone = Zone()
+    checks = DnsChecks(cast(Resolver, zone), (), 3600.0, lambda: None)
+    looking = asyncio.create_task(checks.run())
+    checks.take(compiled(there))
+    await eventually(lambda: domain in checks.verdicts)
+    checks.take(compiled(replace(there, gateways=())))
+    assert checks.verdicts[domain].reason is DnsReason.NOT_CHECKED
+    zone.asked.clear()
+    checks.take(compiled(there))
+    await eventually(lambda: checks.verdicts[domain].reason is DnsReason.RECORDS_MISSING)
+    assert zone.asked
+    checks.take(compiled(Revision()))
+    assert checks.verdicts == {}
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_a_domain_that_nobody_looks_up_says_so_whatever_was_found_before() -> None:
+    async with connect(Credentials("http://127.0.0.1:9")) as api:
+        leader = Leader(
+            OperatorSettings(dns_check=False, plaintext=True), api, Keyring({"k1": bytes(32)}), lambda: True
+        )
+        metadata = {"name": "org", "namespace": "mail", "uid": "u", "generation": 1, "resourceVersion": "1"}
+        leader._store.put({"kind": "MailDomain", "metadata": metadata, "spec": {}})
+        (verdict,) = leader._verdicts().values()
+    assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.NOT_CHECKED)
 
 
 # --- probes ---
