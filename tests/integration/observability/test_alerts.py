@@ -112,7 +112,10 @@ CASES = (
     ),
     Case(
         "MailrailIngressWithoutQueue",
-        (pods("mailrail_ingress_queue_stream_up", 0, 0),),
+        (
+            pods("mailrail_ingress_queue_stream_up", 0, 0),
+            pods("mailrail_queue_shards_owned", 128, 128),  # no ingress at all
+        ),
         (pods("mailrail_ingress_queue_stream_up", 0, 1),),
     ),
     Case(
