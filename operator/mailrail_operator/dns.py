@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import contextlib
+import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -79,6 +81,7 @@ class DnsChecks:
         self._resolver, self._addresses, self._every, self._changed = resolver, tuple(addresses), every, changed
         self._needs: dict[ObjectRef, Needs] = {}
         self._due: dict[ObjectRef, float] = {}
+        self._heap: list[tuple[float, ObjectRef]] = []  # of what is due when; what `_due` does not confirm is old
         self._wake = asyncio.Event()
         self._keys: dict[str, str] = {}  # record text by path of the sealed key, digest included
         self.verdicts: dict[ObjectRef, Verdict] = {}
@@ -95,7 +98,8 @@ class DnsChecks:
                 self._due.pop(domain.ref, None)
                 self.verdicts[domain.ref] = Verdict.not_checked("its gateway is not there")
             elif self._needs.get(domain.ref) != needs:
-                self._needs[domain.ref], self._due[domain.ref] = needs, 0.0
+                self._needs[domain.ref] = needs
+                self._schedule(domain.ref, 0.0)
                 self._wake.set()
         for ref in self._needs.keys() - seen:
             del self._needs[ref], self._due[ref]
@@ -117,24 +121,34 @@ class DnsChecks:
 
     async def run(self) -> None:
         """Look up whatever is due, until cancelled."""
-        limit = asyncio.Semaphore(_AT_A_TIME)
-        while True:
-            self._wake.clear()
-            now = time.monotonic()
-            due = [ref for ref, at in self._due.items() if at <= now]
-            for ref in due:
-                self._due[ref] = now + self._every
-            await asyncio.gather(*(self._look(ref, self._needs[ref], limit) for ref in due))
-            upcoming = min(self._due.values(), default=now + self._every)
-            try:
-                async with asyncio.timeout(max(upcoming - time.monotonic(), 0.1)):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        await asyncio.gather(*(self._work() for _ in range(_AT_A_TIME)))
 
-    async def _look(self, ref: ObjectRef, needs: Needs, limit: asyncio.Semaphore) -> None:
-        async with limit:
-            verdict = await self._verdict(needs)
+    async def _work(self) -> None:
+        while True:
+            ref = await self._next()
+            await self._look(ref, self._needs[ref])
+
+    def _schedule(self, ref: ObjectRef, at: float) -> None:
+        self._due[ref] = at
+        heapq.heappush(self._heap, (at, ref))
+
+    async def _next(self) -> ObjectRef:
+        """The domain that is due first. A changed one comes before all others, however slow the resolver is."""
+        while True:
+            while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+                heapq.heappop(self._heap)
+            now = time.monotonic()
+            if self._heap and self._heap[0][0] <= now:
+                _, ref = heapq.heappop(self._heap)
+                self._schedule(ref, now + self._every)
+                return ref
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heap[0][0] - now if self._heap else None):
+                    await self._wake.wait()
+
+    async def _look(self, ref: ObjectRef, needs: Needs) -> None:
+        verdict = await self._verdict(needs)
         if self._needs.get(ref) != needs:
             return  # it needs something else by now, and is due again
         metrics.DNS_CHECKS.labels(verdict.status).inc()

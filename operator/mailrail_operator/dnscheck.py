@@ -152,15 +152,18 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
     if direct:
         for address in addresses:
             egress.setdefault(address, Egress(address, gateway.hostname))
-    unknown = direct and not addresses
-    notes = ("addresses of direct delivery are not known to the operator (egress addresses), so not checked",)
+    notes: list[str] = []
+    if direct and not addresses:
+        notes.append("addresses of direct delivery are not known to the operator (egress addresses), so not checked")
+    if len(egress) > ADDRESSES_LIMIT:
+        notes.append(f"of {len(egress)} egress addresses the first {ADDRESSES_LIMIT} are checked")
     return Needs(
         domain.name,
         domain.delivery is not Delivery.NONE,
         gateway.hostname,
         tuple(egress[a] for a in sorted(egress))[:ADDRESSES_LIMIT],
         tuple((key.selector, dkim[key.selector]) for key in domain.dkim if key.selector in dkim),
-        notes if unknown else (),
+        tuple(notes),
     )
 
 

@@ -209,6 +209,20 @@ def _revision(*rules: Rule) -> Revision:
     return Revision(gateways=(GATEWAY,), domains=(DOMAIN,), transports=(PROXY, RELAY), global_routes=(level,))
 
 
+def test_addresses_beyond_the_limit_are_not_passed_over_in_silence() -> None:
+    pool = replace(PROXY, remote_ips=tuple(f"198.51.100.{n}" for n in range(40)))
+    revision = Revision(
+        gateways=(GATEWAY,),
+        domains=(DOMAIN,),
+        transports=(pool,),
+        global_routes=(RouteLevel(GATEWAY.ref, (_rule(pool.ref),)),),
+    )
+    needs = needs_of(DOMAIN, revision, {}, ())
+    assert needs is not None
+    assert len(needs.egress) == 32
+    assert needs.notes == ("of 40 egress addresses the first 32 are checked",)
+
+
 def _rule(transport: ObjectRef | None, *matches: Match) -> Rule:
     return Rule(_ref("MailRoute", "r"), 0, "r", matches, transport)
 

@@ -349,13 +349,16 @@ async def test_a_status_that_the_server_could_not_take_just_then_waits_and_is_wr
 
 
 class Zone:
-    """A resolver of empty zones that notes what was asked."""
+    """A resolver of empty zones that notes what was asked; it leaves questions about `slow` domains unanswered."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow: str = "") -> None:
         self.asked: list[Question] = []
+        self.slow = slow
 
     async def ask(self, question: Question) -> Answer:
         self.asked.append(question)
+        if self.slow and self.slow in question.name:
+            await asyncio.sleep(0.2)
         return Answer()
 
 
@@ -382,6 +385,28 @@ async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_wh
     assert zone.asked
     checks.take(compiled(Revision()))
     assert checks.verdicts == {}
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_a_changed_domain_is_looked_up_before_a_hundred_that_a_slow_resolver_holds_up() -> None:
+    gateway = Gateway(
+        ObjectRef("MailGateway", "mail", "mx1"), "mx1.example.org", (), ObjectRef("MailAccount", "mail", "postmaster")
+    )
+
+    def domain(name: str) -> Domain:
+        return Domain(ObjectRef("MailDomain", "mail", name), name, Delivery.NONE, gateway=gateway.ref)
+
+    many = tuple(domain(f"d{number}.slow.example") for number in range(100))
+    fresh = domain("a.fresh.example")
+    checks = DnsChecks(cast(Resolver, Zone("slow.example")), (), 3600.0, lambda: None)
+    looking = asyncio.create_task(checks.run())
+    checks.take(cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=many), values={})))
+    await eventually(lambda: len(checks.verdicts) > 0)
+    both = Revision(gateways=(gateway,), domains=(*many, fresh))
+    checks.take(cast(Compiled, SimpleNamespace(revision=both, values={})))
+    await eventually(lambda: fresh.ref in checks.verdicts)
+    assert len(checks.verdicts) < 50
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
 
