@@ -77,7 +77,7 @@ class Leader:
         self._dns: DnsChecks | None = None
         if settings.dns_check:
             resolver = Resolver(settings.resolver)
-            self._dns = DnsChecks(resolver, settings.egress_addresses, settings.dns_seconds, self._replan)
+            self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
         self._relisted: set[str] = set()
         self._look_again = asyncio.Event()  # a plan is due, no compilation
         self._diagnostics = Diagnostics()

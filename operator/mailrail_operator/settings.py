@@ -1,9 +1,10 @@
 """Settings of the operator: `MAILRAIL_OPERATOR_*` in the environment."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail_operator.model import CONTROLLER_NAME
 
 
@@ -57,3 +58,12 @@ class OperatorSettings(ServiceSettings):
     """HOST:PORT of a DNS server; empty = the system's."""
     probe_listen: str = ""
     """HOST:PORT of /livez and /readyz (HTTP); empty = none."""
+
+    def checked_egress_addresses(self) -> tuple[str, ...]:
+        """`egress_addresses`. Raises BadSettings when one is none."""
+        for address in self.egress_addresses:
+            try:
+                ip_address(address)
+            except ValueError as error:
+                raise BadSettings(f"MAILRAIL_OPERATOR_EGRESS_ADDRESSES: {error}") from None
+        return self.egress_addresses

@@ -422,6 +422,12 @@ async def test_a_domain_that_nobody_looks_up_says_so_whatever_was_found_before()
     assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.NOT_CHECKED)
 
 
+def test_an_egress_address_that_is_none_is_refused_by_the_name_of_the_setting() -> None:
+    settings = OperatorSettings(egress_addresses=("192.0.2.1", "mx1.example.org"))
+    with pytest.raises(BadSettings, match=r"MAILRAIL_OPERATOR_EGRESS_ADDRESSES: 'mx1\.example\.org'"):
+        settings.checked_egress_addresses()
+
+
 # --- probes ---
 
 
