@@ -26,7 +26,7 @@ PUBLISHES = Counter(
 STATUS_WRITES = Counter(
     "mailrail_operator_status_writes_total", "Statuses; result: written, gone (the object), failed", ["result"]
 )
-STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written")
+STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written, or were refused")
 RESYNCS = Counter(
     "mailrail_operator_resyncs_total",
     "Authoritative lists of a kind; cause: start, relist, count, period",

@@ -49,6 +49,7 @@ class Writer:
         self._waiting: dict[ObjectRef, Change] = {}
         self._writing: set[ObjectRef] = set()
         self._overtaken: set[ObjectRef] = set()
+        self._refused: set[ObjectRef] = set()  # no sense in trying again before the next plan; not written all the same
         self._arrived = asyncio.Condition()
         self._log = log.get_logger()
 
@@ -56,7 +57,8 @@ class Writer:
         """Take the newest plan. What an older one wanted and this one does not is dropped: it is settled otherwise."""
         self._waiting = {change.ref: change for change in changes}
         self._overtaken = {ref for ref in self._writing if ref not in self._waiting}
-        metrics.STATUS_PENDING.set(len(self._waiting))
+        self._refused.clear()
+        self._count()
         async with self._arrived:
             self._arrived.notify_all()
 
@@ -72,11 +74,11 @@ class Writer:
                 assert ref is not None
                 change = self._waiting.pop(ref)
                 self._writing.add(ref)
-            metrics.STATUS_PENDING.set(len(self._waiting))
             try:
                 await self._write(change)
             finally:
                 self._writing.discard(ref)
+                self._count()
             if ref in self._overtaken:
                 self._overtaken.discard(ref)
                 self._tell_overtaken()
@@ -102,6 +104,8 @@ class Writer:
                 self._log.error("status not written", object=str(ref), error=str(error))
             if error.code >= 500 or error.code in _PASSING:
                 await self._later(change)
+            elif not gone:
+                self._refused.add(ref)
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             metrics.STATUS_WRITES.labels("failed").inc()
@@ -115,8 +119,10 @@ class Writer:
 
     async def _later(self, change: Change) -> None:
         self._waiting.setdefault(change.ref, change)
-        metrics.STATUS_PENDING.set(len(self._waiting))
         await asyncio.sleep(_BACKOFF)
+
+    def _count(self) -> None:
+        metrics.STATUS_PENDING.set(len(self._waiting.keys() | self._writing | self._refused))
 
     async def _record(self, change: Change, note: Note) -> None:
         """A Kubernetes event; losing one loses nothing but a line."""

@@ -185,7 +185,10 @@ CASES = (
     ),
     Case(
         "MailrailStatusNotWritten",
-        ({of("mailrail_operator_status_pending"): still(3)},),
+        (
+            {of("mailrail_operator_status_pending"): still(3)},
+            pods("mailrail_operator_status_pending", 3, 0),  # the other stands by
+        ),
         ({of("mailrail_operator_status_pending"): "3 0" + " 3 0" * 60},),
     ),
     Case("MailrailObjectsNotReady", *gauge("mailrail_operator_objects", 2, 0, kind="MailRoute", ready="False")),

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from prometheus_client import REGISTRY
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.loader import Unreadable
@@ -343,6 +344,20 @@ async def test_a_status_that_the_server_could_not_take_just_then_waits_and_is_wr
     server.error = None
     await eventually(lambda: len(server.statuses) == 1)
     await work.stop()
+
+
+async def test_a_status_that_is_refused_counts_as_unwritten_until_it_is_written() -> None:
+    server = Server()
+    server.error = ApiError(403, "mailroutes/status is forbidden")
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await work.settle()
+    assert REGISTRY.get_sample_value("mailrail_operator_status_pending") == 1
+    server.error = None
+    await work.writer.put([change("x")])
+    await eventually(lambda: REGISTRY.get_sample_value("mailrail_operator_status_pending") == 0)
+    await work.stop()
+    assert len(server.statuses) == 1
 
 
 # --- the check of DNS ---
