@@ -115,10 +115,13 @@ class Leader:
             asyncio.create_task(self._secret_watch.run(), name="secrets"),
             asyncio.create_task(self._namespace_watch.run(), name="namespaces"),
         ]
+        listing = asyncio.create_task(self._everything_listed(), name="first list")
         try:
-            await self._secret_watch.synced.wait()
-            await self._namespace_watch.synced.wait()
-            await self._first_list()
+            done, _ = await asyncio.wait((*tasks, listing), return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {listing}:  # a watch that broke: nobody else would say so, and the wait would not end
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended by itself")
+            listing.result()
             self.synced = True
             metrics.SYNCED.set(1)
             self._log.info("all objects are listed", objects=len(self._store))
@@ -140,12 +143,17 @@ class Leader:
                 task.result()
                 raise RuntimeError(f"{task.get_name()} ended by itself")
         finally:
-            for task in tasks:
+            for task in (*tasks, listing):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, listing, return_exceptions=True)
             metrics.SYNCED.set(0)
 
     # --- reading ---
+
+    async def _everything_listed(self) -> None:
+        await self._secret_watch.synced.wait()
+        await self._namespace_watch.synced.wait()
+        await self._first_list()
 
     async def _first_list(self) -> None:
         """Nothing is compiled before everything was read: a missing half would look like a deletion."""

@@ -360,6 +360,29 @@ async def test_a_status_that_is_refused_counts_as_unwritten_until_it_is_written(
     assert len(server.statuses) == 1
 
 
+# --- the leader ---
+
+
+async def test_a_watch_that_breaks_before_everything_was_listed_ends_the_term() -> None:
+    async def nonsense(_: web.Request) -> web.Response:
+        return web.json_response({"no": "metadata"})  # a proxy's, say
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", nonsense)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with connect(Credentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
+            settings = OperatorSettings(dns_check=False, plaintext=True)
+            leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
+            async with asyncio.timeout(10):
+                with pytest.raises(KeyError):
+                    await leader.lead()
+    finally:
+        await runner.cleanup()
+
+
 # --- the check of DNS ---
 
 
