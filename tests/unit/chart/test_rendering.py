@@ -56,8 +56,9 @@ def test_a_pooler_and_the_server_behind_it_may_have_ports_of_their_own(tmp_path:
 
 
 @pytest.mark.parametrize("component", ["ingress", "outbound", "operator"])
-def test_a_resolver_on_a_port_of_its_own_is_reached_by_UDP_and_TCP(component: str, tmp_path: Path) -> None:
-    values = {component: {"resolver": "192.0.2.53:5300"}}
+@pytest.mark.parametrize("host", ["192.0.2.53", "[2001:db8::53]", "dns.example.org"])
+def test_a_resolver_on_a_port_of_its_own_is_reached_by_UDP_and_TCP(component: str, host: str, tmp_path: Path) -> None:
+    values = {component: {"resolver": f"{host}:5300"}}
     policies = rendered(values, tmp_path)
     assert {(53, "UDP"), (53, "TCP"), (5300, "UDP"), (5300, "TCP")} <= ports_out(
         policies["NetworkPolicy", f"mailrail-{component}"]
@@ -66,9 +67,10 @@ def test_a_resolver_on_a_port_of_its_own_is_reached_by_UDP_and_TCP(component: st
 
 
 def test_unbound_reaches_the_servers_that_it_forwards_to(tmp_path: Path) -> None:
-    unbound = {"enabled": True, "image": {"repository": "unbound", "tag": "1"}, "forwardTo": ["2001:db8::1@5301"]}
+    servers = ["2001:db8::1@5301", "192.0.2.1@853#dns.example.org", "2001:db8::7"]
+    unbound = {"enabled": True, "image": {"repository": "unbound", "tag": "1"}, "forwardTo": servers}
     policy = rendered({"unbound": unbound}, tmp_path)["NetworkPolicy", "mailrail-outbound"]
-    assert {(5301, "UDP"), (5301, "TCP")} <= ports_out(policy)
+    assert {port for port, protocol in ports_out(policy) if protocol == "UDP"} == {53, 5301, 853}
 
 
 def test_a_cluster_whose_DNS_pods_have_another_port_says_so(tmp_path: Path) -> None:
