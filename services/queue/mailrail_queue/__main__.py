@@ -44,6 +44,12 @@ def assemble(settings: QueueSettings) -> tuple[Queue, Services]:
     return queue, services
 
 
+def address_for_peers(settings: QueueSettings, port: int) -> str:
+    """HOST:PORT under which other replicas reach this one; an IPv6 address in brackets (RFC 3986 3.2.2)."""
+    host = settings.peer_host or settings.grpc_listen.rpartition(":")[0]
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then finish what is under way."""
     logger = log.get_logger()
@@ -58,8 +64,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:
         services |= admin_rpc.administration_services(queue, pool)
         server = await stack.enter_async_context(rpc.serve(settings, services, CALLERS))
-        host = settings.grpc_listen.rpartition(":")[0]
-        queue.owner.address = settings.peer_address or f"{host}:{server.port}"
+        queue.owner.address = address_for_peers(settings, server.port)
         logger.info("listening", port=server.port)
         stopping = asyncio.create_task(stop.wait())
         preparing = asyncio.create_task(prepare(queue, config))

@@ -28,6 +28,8 @@ class Peers:
         """Shard → address of its owner, for shards of others; and the addresses of all others."""
         self._owners = dict(owners)
         self._addresses = addresses
+        if not self._channels.keys() <= addresses:
+            self._wake.set()
 
     def wake(self, shards: set[int]) -> None:
         """There is work in these shards; told in batches."""
@@ -47,6 +49,8 @@ class Peers:
                 await self._wake.wait()
                 await asyncio.sleep(0.005)
                 self._wake.clear()
+                for gone in [self._channels.pop(one) for one in self._channels.keys() - self._addresses]:
+                    await gone.close()
                 shards, self._shards = self._shards, set()
                 everybody, self._everybody = self._everybody, False
                 targets: dict[str, set[int]] = {a: set(shards) for a in self._addresses} if everybody else {}

@@ -11,8 +11,8 @@ class QueueSettings(DatabaseSettings):
 
     unsafe: bool = False
     """Serve although Postgres runs with fsync or full_page_writes off, so that accepted mail may be lost (ACC-06)."""
-    peer_address: str = ""
-    """HOST:PORT under which other queue replicas reach this one; empty: the address of `grpc_listen`."""
+    peer_host: str = ""
+    """Name or IP address under which other queue replicas reach this one; empty: that of `grpc_listen`."""
     admin_connections: int = 6
     """Most database connections of administration and mailbox calls; the message path has about fifteen of its own."""
 

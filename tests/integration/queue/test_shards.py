@@ -103,6 +103,9 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
             assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.owner.ownership.epochs)
         assert first.deliveries
         assert second.deliveries
+        assert one.queue.peers._channels
+        one.queue.peers.learn({}, frozenset())  # as after the other one's end
+        await eventually(lambda: not one.queue.peers._channels, 2)
 
 
 async def test_without_any_word_an_owner_finds_due_work_by_itself_SHD_02(database: str) -> None:
