@@ -104,8 +104,9 @@ image: ## build the image: IMAGE=registry/mailrail:1.2.3, BUILDER=docker, podman
 	@$(BUILDER) $(if $(filter buildah,$(notdir $(BUILDER))),bud,build) -t $(IMAGE) $(ARGS) .
 
 .PHONY: helm-lint
-helm-lint: $(STAMP) ## helm lint --strict, helm template over ci values; with KUBECONFIG the API server's dry run, too
+helm-lint: $(STAMP) ## helm lint --strict, helm template over ci values and others; with KUBECONFIG the API server's dry run, too
 	@$(BIN)/python scripts/lint_chart.py $(ARGS)
+	@$(BIN)/python -m pytest tests/unit/chart
 
 .PHONY: clean
 clean: ## remove .venv and every cache; queues and state folders are left alone
