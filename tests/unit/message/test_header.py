@@ -100,6 +100,7 @@ def test_a_message_id_counts_when_there_is_just_one_that_parses(lines: list[str]
         ("Subject: =?utf-8?B?w6RiYw==?= x", "äbc x"),
         ("Subject: raw ä", "raw ä"),
         ("Subject: =?nonsense?B?w6RiYw==?=", "=?nonsense?B?w6RiYw==?="),
+        ("Subject: =?é?Q?x?=", "=?é?Q?x?="),
         ("Subject: =?utf-8?B?!!!?= rest", "rest"),
         ("Subject: =?utf-8?Q?a=0D=0Ab?=", "a  b"),
         ("Subject: a\x07b", "a b"),
@@ -268,6 +269,30 @@ def test_any_octets_can_be_read_as_a_header(content: bytes) -> None:
 def test_any_from_field_is_read_or_refused(value: str) -> None:
     with suppress(HeaderError):
         author_addresses(Header(b"From: " + value.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n"))
+
+
+_charsets = st.sampled_from(["utf-8", "us-ascii", "utf-16", "idna", "zlib", "é", "\u212a", "", " ", "a*b"]) | st.text(
+    max_size=9
+)
+_words = st.tuples(_charsets, st.sampled_from("qQbB?x"), st.text(max_size=20)).map("=?{0[0]}?{0[1]}?{0[2]}?=".format)
+
+
+@given(st.lists(_words | st.text(max_size=5), max_size=5).map(" ".join))
+def test_whatever_encoded_words_say_a_subject_is_text_for_people_or_as_it_came_RFC_2047_6_3(text: str) -> None:
+    content = b"Subject: " + text.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n"
+    found = subject(Header(content))
+    assert found is not None
+    assert found.isprintable()
+    assert len(found) <= SUBJECT_LIMIT
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"@", b".", b'"', b"<", b">", b",", b" ", b"\xff", b"\xed\xa0\x80", "é".encode()]))
+)
+def test_an_author_of_any_octets_is_read_or_refused_SUB_03(pieces: list[bytes]) -> None:
+    with suppress(HeaderError):
+        for author in author_addresses(Header(b"From: " + b"".join(pieces) + b"\r\n")):
+            str(author).encode()
 
 
 _pieces = st.sampled_from(

@@ -8,7 +8,7 @@ real mail has; where an address decides about rights, what cannot be read for ce
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import format_datetime
 from functools import lru_cache
@@ -157,12 +157,19 @@ def subject(header: Header) -> str | None:
     text = field.text
     if "=?" in text:
         # A stranger's encoded words are decoded as far as they go; ten times the limit is enough of them.
-        try:
-            text = str(make_header(decode_header(text[: 10 * SUBJECT_LIMIT]))).strip()
-        except (HeaderParseError, LookupError, UnicodeError, ValueError):
-            pass
+        text = decoded_words(text[: 10 * SUBJECT_LIMIT]).strip()
     text = text[:SUBJECT_LIMIT]
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+def decoded_words(text: str) -> str:
+    """Text with its encoded words decoded (RFC 2047); as it came where one cannot be (6.3). Bound it before."""
+    try:
+        return str(make_header(decode_header(text)))
+    except (MessageError, LookupError, ValueError):
+        # What the library raises depends on what is broken: encoding, a charset that nobody knows, one that is not even
+        # ASCII (CharsetError, a MessageError), or octets that do not belong to it.
+        return text
 
 
 _token = re.compile(

@@ -6,11 +6,9 @@ is shown as it came (RFC 2047 6.3), without control characters.
 
 import re
 from dataclasses import dataclass
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
 from typing import Final
 
-from mailrail.core.message.header import Header, message_id, subject
+from mailrail.core.message.header import Header, decoded_words, message_id, subject
 
 TEXT_LIMIT: Final = 500
 """Characters of From and To that are kept."""
@@ -40,10 +38,7 @@ def readable(header: Header, name: bytes, limit: int = TEXT_LIMIT) -> str:
     # Ten times the limit is enough of a stranger's encoded words.
     text = field.text[: 10 * limit]
     if "=?" in text:
-        try:
-            text = str(make_header(decode_header(text)))
-        except (HeaderParseError, LookupError, UnicodeError, ValueError):
-            pass  # shown as it came
+        text = decoded_words(text)
     # Lone surrogates come out of broken encoded words; no database would take them.
     return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
 

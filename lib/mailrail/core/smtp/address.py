@@ -23,7 +23,9 @@ LABEL_LIMIT: Final = 63
 """Octets of one label (RFC 1035 2.3.4)."""
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
-_UTF8 = "\u00a0-\U0010ffff"  # UTF8-non-ascii of RFC 6531 3.3, without the C1 controls
+# UTF8-non-ascii of RFC 6531 3.3 without the C1 controls; and without surrogates, which stand for octets that are no
+# UTF-8 where a header is read.
+_UTF8 = "\u00a0-\ud7ff\ue000-\U0010ffff"
 # A label never starts or ends with a hyphen; written so that each character can match in one way only.
 _LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 _dot_string_utf8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
