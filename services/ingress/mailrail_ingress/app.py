@@ -54,7 +54,8 @@ from mailrail.core.sasl.server import (
     UnexpectedInitialResponse,
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
-from mailrail.core.smtp.parameters import MailParameters, RcptParameters, xtext_decode
+from mailrail.core.smtp.client import has_bare_line_ends
+from mailrail.core.smtp.parameters import Body, MailParameters, RcptParameters, xtext_decode
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import (
     Abandoned,
@@ -97,6 +98,9 @@ QUEUE_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try a
 NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again later")
 LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
 BAD_AUTHOR: Final = Reply.of(550, "5.6.0", "the From field cannot be read, so nobody can tell whose it is")
+BARE_HEADER: Final = Reply.of(550, "5.6.0", "the message header has a CR or LF that stands alone")
+"""BINARYMIME frees bodies from lines, not headers (RFC 3030 3): at the next hop without it such a CR or LF may become a
+line end, and what stands behind it a field that nobody judged."""
 NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address of the From field")
 WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
 WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
@@ -560,6 +564,8 @@ class Visit:
         assert transaction is not None
         if header.count(b"received") > RECEIVED_LIMIT:
             return LOOP
+        if transaction.parameters.body is Body.BINARY_MIME and has_bare_line_ends(header.block):
+            return BARE_HEADER
         transaction.subject = subject(header)
         unwanted = foreign_results(header, self.desk.gateway.hostname)
         if self.account is None:
@@ -579,6 +585,8 @@ class Visit:
         if not header.has(b"message-id"):
             transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.desk.gateway.hostname}>"
             added += f"Message-ID: {transaction.message_id}\r\n".encode()
+        if added and block and not block.endswith(b"\n"):
+            block += b"\r\n"  # BDAT may end inside a line
         return block + added
 
     def _content(self, event: Content) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+import pytest
+
 from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
@@ -271,3 +273,53 @@ def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06(
     desk.configure(replace(made.revision, domains=()), 8, made.secrets)
     client.visit.rebase(desk.desks[Door(GATEWAY, "mx")])
     assert client.send(b"RCPT TO:<ada@home.example>\r\n") == ["550 5.7.1"]
+
+
+# --- what is judged is what others read ---
+
+
+def logged_in(queue: HeldQueue) -> Client:
+    client = Client(reception(queue), "submission")
+    client.visit.account = client.visit.desk.accounts.find("ada@home.example")
+    client.session.login = "ada@home.example"
+    client.send(b"EHLO c\r\n")
+    return client
+
+
+def bdat(content: bytes) -> bytes:
+    return b"BDAT %d LAST\r\n" % len(content) + content
+
+
+FROM_ADA = b"MAIL FROM:<ada@home.example>"
+TO_BOB = b"\r\nRCPT TO:<bob@far.example>\r\n"
+
+
+def test_an_author_below_a_line_that_is_no_field_is_body_for_everybody_SUB_03() -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    client.send(FROM_ADA + TO_BOB + bdat(b"no field\r\nFrom: ceo@home.example\r\n\r\nbody\r\n"))
+    body = queue.commits[0][0].body
+    assert body is not None
+    head, _, rest = body.partition(b"\r\n\r\n")
+    assert b"ceo" not in head
+    assert rest == b"no field\r\nFrom: ceo@home.example\r\n\r\nbody\r\n"
+
+
+def test_fields_are_added_below_a_header_that_ends_inside_a_line_SUB_04() -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    client.send(FROM_ADA + TO_BOB + bdat(b"From: ada@home.example\r\nSubject: x"))
+    assert (queue.commits[0][0].body or b"").startswith(b"From: ada@home.example\r\nSubject: x\r\nDate: ")
+
+
+@pytest.mark.parametrize(
+    "header", [b"Subject: x\rFrom: ceo@home.example\r\n", b"Subject: x\n\nFrom: ceo@home.example\r\n"]
+)
+def test_a_binary_message_has_a_header_of_lines_all_the_same_RFC_3030_3(header: bytes) -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    binary = FROM_ADA + b" BODY=BINARYMIME" + TO_BOB
+    assert client.send(binary + bdat(b"From: ada@home.example\r\n" + header + b"\r\n\x00\n\r"))[-1] == "550 5.6.0"
+    assert queue.commits == []
+    client.send(binary + bdat(b"From: ada@home.example\r\n\r\n\x00\n\r"))
+    assert (queue.commits[0][0].body or b"").endswith(b"\r\n\r\n\x00\n\r")

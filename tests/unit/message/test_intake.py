@@ -55,6 +55,16 @@ def test_content_that_begins_with_no_field_asks_for_an_empty_line_above_it() -> 
         assert not intake.needs_separator
 
 
+def test_a_header_that_a_line_breaks_off_gets_the_empty_line_that_lacks_SIN_02() -> None:
+    content = b"A: b\r\nno field\r\nBcc: c\r\n\r\nbody"
+    for edit, block in ((keep, b"A: b\r\n"), (without_bcc, b"A: b\r\nX-Added: 1\r\n")):
+        intake = Intake(edit)
+        assert take(intake, content) == block + b"\r\nno field\r\nBcc: c\r\n\r\nbody"
+        assert not intake.needs_separator
+        assert intake.size == len(block) + len(content) - 4
+    assert take(Intake(without_bcc), b"no field\r\n") == b"X-Added: 1\r\n\r\nno field\r\n"
+
+
 def test_a_refusal_ends_the_output() -> None:
     intake = Intake(lambda header: NO)
     assert take(intake, b"A: b\r\n\r\nbody", b"more") == b""

@@ -2,7 +2,7 @@
 
 Submission takes fields out and puts fields in, loops are found by counting Received, and rights are judged by From:
 all of that needs the header and none of it the body. So at most `HEADER_LIMIT` octets are held, however large the
-message is.
+message is. Where the empty line between header and body lacks, it is put in: every reader then agrees where that is.
 """
 
 from collections.abc import Callable
@@ -79,9 +79,13 @@ class Intake:
             self._refuse(edited)
             return b""
         at = len(header.block)
+        # A line that is no field ends the header, here and for everybody after us: fields below it were not judged, and
+        # a more lenient reader must not find an author or results among them.
+        separator = b"\r\n" if at < len(content) and not content.startswith(b"\r\n", at) else b""
         if not edited:
-            self.needs_separator = at < len(content) and not content.startswith(b"\r\n", at)
-        stored = content if edited == header.block else edited + content[at:]
+            self.needs_separator = bool(separator)
+            separator = b""
+        stored = content if edited == header.block and not separator else edited + separator + content[at:]
         self.size += len(stored)
         return stored
 
