@@ -79,6 +79,7 @@ from mailrail_ingress.accounts import Accounts
 from mailrail_ingress.ports import (
     FRAME_LIMIT,
     INLINE_LIMIT,
+    NO_CREDIT,
     Answer,
     Message,
     Origin,
@@ -95,7 +96,6 @@ from mailrail_ingress.throttle import Throttle, neighbourhood
 from mailrail_ingress.tls import BadCertificate, Identity, load
 
 QUEUE_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
-NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again later")
 LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
 BAD_AUTHOR: Final = Reply.of(550, "5.6.0", "the From field cannot be read, so nobody can tell whose it is")
 BARE_HEADER: Final = Reply.of(550, "5.6.0", "the message header has a CR or LF that stands alone")
@@ -657,8 +657,8 @@ class Visit:
             self._refuse_content(transaction, QUEUE_AWAY)
 
     def out_of_credit(self) -> None:
-        """No credit came for too long (ACC-07)."""
-        if self._transaction is not None:
+        """No credit came for too long (ACC-07). A message that is whole is the queue's port to answer for."""
+        if self._transaction is not None and not self._transaction.ended:
             self._refuse_content(self._transaction, NO_CREDIT)
 
     def _end(self, _: ContentEnded) -> None:
@@ -679,6 +679,9 @@ class Visit:
         else:
             body = b"".join(transaction.parts)
         transaction.ended = self.reception.clock()
+        if self.stalled:  # there is no more of it to hold back
+            self.stalled = False
+            self._wire.resume()
         message = self._message(transaction, intake, body)
         transaction.parts.clear()
         self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))

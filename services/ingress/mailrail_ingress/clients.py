@@ -29,7 +29,7 @@ from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
-from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, Answer, Message, SenderDomain, Upload
+from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, Answer, Message, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
@@ -42,6 +42,8 @@ RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 PATIENCE: Final = 5.0
 """Seconds that a commit which was never written waits for a new stream."""
+CREDIT_CHECK: Final = 0.5
+"""Seconds between looks for commits that wait for credit in vain."""
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until the queue must have given its first credit on a stream."""
 _AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
@@ -71,12 +73,15 @@ _Call = grpc.aio.StreamStreamCall[bytes, enqueue_pb2.EnqueueResponse]
 class _Commit:
     """A commit that was handed over and not answered."""
 
-    __slots__ = ("done", "frame", "octets", "uploaded")
+    __slots__ = ("done", "frame", "octets", "since", "uploaded")
 
-    def __init__(self, frame: bytes, octets: int, done: Callable[[Answer], None], *, uploaded: bool) -> None:
+    def __init__(
+        self, frame: bytes, octets: int, done: Callable[[Answer], None], *, since: float, uploaded: bool
+    ) -> None:
         self.frame = frame
         self.octets = octets
         self.done = done
+        self.since = since  # on the loop's clock
         self.uploaded = uploaded
 
 
@@ -242,6 +247,16 @@ class _Stream:
             frames.append(commit.frame)
         return b"".join(frames)
 
+    def turn_away(self, before: float) -> None:
+        """Refuse what was to be committed before then and never had the credit to be sent (ACC-07)."""
+        for message_id, commit in [entry for entry in self.unwritten.items() if entry[1].since < before]:
+            del self.unwritten[message_id]
+            if commit.uploaded:
+                self.uploads.pop(message_id).close()
+                self.aborts.append(message_id)
+            self._answer(commit, Answer(False, NO_CREDIT))
+            self.work.set()
+
 
 class QueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
@@ -284,7 +299,7 @@ class QueueClient:
         """See ports.Queue."""
         octets = len(message.prefix) + len(message.body or b"")
         uploaded = message.body is None
-        commit = _Commit(commit_frame(message), octets, done, uploaded=uploaded)
+        commit = _Commit(commit_frame(message), octets, done, since=self._loop.time(), uploaded=uploaded)
         self._pending += 1
         stream = self._stream
         if uploaded:
@@ -318,7 +333,7 @@ class QueueClient:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["QueueClient"]:
         """Keep a stream open while the context lasts; on the way out, await answers that are due within the grace."""
-        task = asyncio.create_task(self._keep_open())
+        tasks = [asyncio.create_task(self._keep_open()), asyncio.create_task(self._turn_away())]
         try:
             yield self
         finally:
@@ -327,7 +342,7 @@ class QueueClient:
                     while self._pending:
                         self._answered.clear()
                         await self._answered.wait()
-            everything = [task, *self._tasks]
+            everything = [*tasks, *self._tasks]
             for one in everything:
                 one.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
@@ -349,6 +364,13 @@ class QueueClient:
                     metrics.QUEUE_STREAM.set(0)
                     continue  # GoAway: the next stream opens while this one finishes what it has
             await asyncio.sleep(RECONNECT_DELAY)
+
+    async def _turn_away(self) -> None:
+        """Nobody waits for credit without end: neither who sends a message, nor who has sent it."""
+        while True:
+            await asyncio.sleep(CREDIT_CHECK)
+            for stream in list(self._streams):
+                stream.turn_away(self._loop.time() - self._settings.credit_timeout)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)

@@ -84,6 +84,8 @@ class Answer:
 
 
 ACCEPTED: Final = Answer(True)
+NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again later")
+"""Said of a message that the queue took no more of for too long (ACC-07)."""
 
 
 class Upload(Protocol):

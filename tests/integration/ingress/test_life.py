@@ -166,6 +166,22 @@ def test_no_credit_pauses_one_client_alone_and_then_refuses_it_ACC_07(run: Start
         assert code(slow.say("NOOP")[0]) == "250 2.0.0"
 
 
+@pytest.mark.parametrize("size", [100, 300_000])
+def test_a_message_that_is_whole_does_not_wait_for_credit_without_end_ACC_07(run: Start, size: int) -> None:
+    """Of the larger one nothing can be sent either: its upload is forgotten, and the stream serves others on."""
+    ingress = run(credit_timeout="1")
+    ingress.queue.credit = 1
+    background().loop.call_soon_threadsafe(ingress.queue.go_away.set)
+    ingress.wait_for(lambda: ingress.queue.streams == 2, "a stream with hardly any credit")
+    with mx(ingress) as talk:
+        wait_until(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0].startswith("250"), 10, "it is in use")
+        for _ in range(2):
+            open_message(talk)
+            talk.send(b"Subject: x\r\n\r\n" + (b"x" * 98 + b"\r\n") * (size // 100) + b".\r\n")
+            assert code(talk.reply()) == "452 4.3.1"
+    assert (ingress.queue.count, ingress.queue.held, ingress.queue.streams) == (0, 0, 2)
+
+
 def test_a_stream_that_is_to_end_finishes_what_runs_and_another_takes_what_is_new_ACC_07(run: Start) -> None:
     ingress = run()
     with mx(ingress) as long, mx(ingress) as short:

@@ -10,7 +10,7 @@ from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipient
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
 from mailrail_ingress.app import Door, Reception, Visit
-from mailrail_ingress.ports import Answer, Message, SenderDomain, Upload
+from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.ingress import GATEWAY, code, setup
@@ -197,6 +197,19 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
     assert queue.uploads[0].aborted
     assert client.send(BIG + b".\r\n") == ["452 4.3.1"]
     assert queue.commits == []
+
+
+def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalled_ACC_07() -> None:
+    queue = HeldQueue()
+    queue.more = False
+    client = Client(reception(queue))
+    client.send(OPEN)
+    assert client.send(BIG + b".\r\n") == []
+    assert not client.paused
+    client.visit.out_of_credit()
+    assert not queue.uploads[0].aborted
+    queue.commits[0][1](Answer(False, NO_CREDIT))
+    assert code(client.said.decode().splitlines()[-1]) == "452 4.3.1"
 
 
 def test_a_lost_body_is_451_at_the_end_and_nothing_is_committed_ACC_05() -> None:
