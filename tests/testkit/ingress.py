@@ -38,6 +38,7 @@ from mailrail.core.config.revision import (
 from mailrail.core.config.sealing import Keyring
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
+from mailrail_ingress.ports import Answer, Message, Upload
 
 from testkit.background import background
 from testkit.ca import Authority
@@ -265,6 +266,45 @@ class FakeConfig(_Neighbour, config_pb2_grpc.ConfigServiceServicer):
         """See the proto."""
         self.reports.append(request)
         return config_pb2.ReportResponse(head=self._number)
+
+
+@dataclass
+class HeldUpload:
+    """An upload that takes what it is told to."""
+
+    resume: Callable[[], None]
+    lost: Callable[[], None]
+    frames: list[bytes] = field(default_factory=list)
+    more: bool = True
+    aborted: bool = False
+
+    def send(self, data: bytes) -> bool:
+        """See ports.Upload."""
+        self.frames.append(data)
+        return self.more
+
+    def abort(self) -> None:
+        """See ports.Upload."""
+        self.aborted = True
+
+
+class HeldQueue:
+    """A queue whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.available = True
+        self.commits: list[tuple[Message, Callable[[Answer], None]]] = []
+        self.uploads: list[HeldUpload] = []
+        self.more = True
+
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+        """See ports.Queue."""
+        self.uploads.append(HeldUpload(resume, lost, more=self.more))
+        return self.uploads[-1]
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        """See ports.Queue."""
+        self.commits.append((message, done))
 
 
 def ref(kind: str, name: str) -> ObjectRef:

@@ -202,8 +202,9 @@ class Connection(asyncio.BufferedProtocol):
         if state is _OPEN:
             session = self.session
             if session is not None:
+                if not session.in_line:  # a line is given one deadline, in however many pieces it comes
+                    self.deadline = self._loop.time() + self._idle
                 session.receive(data, time.time())
-                self.deadline = self._loop.time() + self._idle
                 self.pump()
         elif state is _PROXY:
             self._proxy_octets(data)
@@ -358,6 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         out = session.data_to_send()
         if out:
             transport.write(out)
+            self.deadline = self._loop.time() + self._idle  # it is the client's turn, from now on
         if last is None:
             if session.idle and not self._holds and not self._client_done:
                 self._content_until = None
@@ -420,7 +422,8 @@ class Connection(asyncio.BufferedProtocol):
         """The deadline has passed (SIN-17)."""
         if self._state is _PROXY:
             self._refuse("proxy")
-        elif self._state is _State.LINGERING:
+        elif self._state is _State.LINGERING or self._state is _State.GONE:
+            # Its end is drawn out; or it was closed and never read our last words, which would be kept for it for ever.
             self.deadline = NEVER
             if self._transport is not None:
                 self._transport.abort()

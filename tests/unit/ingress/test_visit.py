@@ -1,7 +1,7 @@
 """What a visit decides, with a queue, a DNS and a next hop that answer by hand: late, never, or to nobody."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -10,48 +10,13 @@ from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipient
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
 from mailrail_ingress.app import Door, Reception, Visit
-from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain, Upload
+from mailrail_ingress.ports import NO_CREDIT, Answer, SenderDomain
 from mailrail_ingress.settings import IngressSettings
 
-from testkit.ingress import GATEWAY, code, setup
+from testkit.ingress import GATEWAY, HeldQueue, code, setup
 
 NOW = 1_795_370_400.0
 TRANSPORT = ObjectRef("MailTransport", "mail", "next")
-
-
-@dataclass
-class HeldUpload:
-    """An upload that takes what it is told to."""
-
-    resume: Callable[[], None]
-    lost: Callable[[], None]
-    frames: list[bytes] = field(default_factory=list)
-    more: bool = True
-    aborted: bool = False
-
-    def send(self, data: bytes) -> bool:
-        self.frames.append(data)
-        return self.more
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-class HeldQueue:
-    """A queue whose answers the test gives."""
-
-    def __init__(self) -> None:
-        self.available = True
-        self.commits: list[tuple[Message, Callable[[Answer], None]]] = []
-        self.uploads: list[HeldUpload] = []
-        self.more = True
-
-    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
-        self.uploads.append(HeldUpload(resume, lost, more=self.more))
-        return self.uploads[-1]
-
-    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
-        self.commits.append((message, done))
 
 
 class Held:

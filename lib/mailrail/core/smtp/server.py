@@ -473,13 +473,18 @@ class ServerSession:
     @property
     def idle(self) -> bool:
         """Neither is an answer awaited nor content received: what comes next is up to the client."""
-        transaction = self._transaction
-        return self._awaited is _NOTHING and (transaction is None or not transaction.content)
+        return self._awaited is _NOTHING and not self.in_content
 
     @property
     def in_content(self) -> bool:
-        """Content of a message is being received."""
-        return self._transaction is not None and self._transaction.content
+        """Content is being received: of a message, or of a chunk that is refused and read all the same (EXT-05)."""
+        transaction = self._transaction
+        return (transaction is not None and transaction.content) or self._stage is _CHUNK
+
+    @property
+    def in_line(self) -> bool:
+        """Part of a line has come and its end has not."""
+        return self._at < len(self._octets)
 
     @property
     def closed(self) -> bool:

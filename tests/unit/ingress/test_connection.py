@@ -1,0 +1,143 @@
+"""The socket around a session, without a socket: which deadline a connection has, and that it is met (SIN-17)."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mailrail_ingress.app import Door, Reception
+from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.smtp import Connection, Sessions
+from mailrail_ingress.timers import NEVER, Wheel
+
+from testkit.ingress import GATEWAY, HeldQueue, setup
+
+
+@dataclass
+class Line:
+    """A transport whose peer reads nothing: what is written stays, and closing waits for that."""
+
+    written: bytes = b""
+    closed: bool = False
+    aborted: bool = False
+    reading: bool = True
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("192.0.2.1", 4025) if name == "peername" else None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Caller:
+    """A connection that was made to the listener `mx`, and what its client does."""
+
+    def __init__(self) -> None:
+        self.queue = HeldQueue()
+        reception = Reception(IngressSettings(log_messages=False), self.queue, fake_key=b"f" * 32)
+        made = setup()
+        reception.configure(made.revision, 7, made.secrets)
+        self.sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
+        self.line = Line()
+        self.connection = Connection(self.sessions, Door(GATEWAY, "mx"))
+        self.connection.connection_made(self.line)  # type: ignore[arg-type]
+
+    def send(self, data: bytes) -> None:
+        self.connection.get_buffer(-1)[: len(data)] = data
+        self.connection.buffer_updated(len(data))
+
+
+@pytest.fixture
+def run() -> Callable[[Callable[[Caller], None]], None]:
+    def in_a_loop(test: Callable[[Caller], None]) -> None:
+        async def main() -> None:
+            caller = Caller()
+            test(caller)
+            caller.connection.connection_lost(None)
+
+        asyncio.run(main())
+
+    return in_a_loop
+
+
+Run = Callable[[Callable[[Caller], None]], None]
+
+
+def test_a_line_that_drips_has_one_deadline_SIN_17(run: Run) -> None:
+    def test(caller: Caller) -> None:
+        caller.send(b"E")
+        first = caller.connection.deadline
+        for octet in b"HLO client":
+            caller.send(bytes([octet]))
+            assert caller.connection.deadline == first
+        caller.send(b"\r\n")
+        assert caller.connection.deadline > first
+        caller.send(b"NO")
+        second = caller.connection.deadline
+        caller.send(b"OP\r\nNO")  # an answer was given: the client's turn begins anew
+        assert caller.connection.deadline > second
+
+    run(test)
+
+
+def test_content_may_take_its_time_in_any_pieces_until_its_own_deadline_SIN_17(run: Run) -> None:
+    def test(caller: Caller) -> None:
+        caller.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n")
+        for _ in range(3):
+            before = caller.connection.deadline
+            caller.send(b"x")
+            assert caller.connection.deadline > before
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "start", [b"BDAT 99999999999\r\n", b"MAIL FROM:<>\r\nRCPT TO:<ada@home.example>\r\nBDAT 99999999999\r\n"]
+)
+def test_a_chunk_that_is_refused_is_not_read_for_ever_SIN_17_EXT_05(run: Run, start: bytes) -> None:
+    def test(caller: Caller) -> None:
+        caller.send(b"EHLO c\r\n" + start)
+        caller.connection._idle = 1e9  # then whatever is nearer is the end of the content as a whole
+        caller.send(b"x" * 1000)
+        until = caller.connection.deadline
+        assert until < 1e9
+        caller.send(b"x" * 1000)
+        assert caller.connection.deadline == until
+        caller.connection.expire(until)
+        assert caller.line.written.endswith(b"421 4.4.2 timed out waiting for you\r\n")
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", [b"QUIT\r\n", b"NOOP\n"])
+def test_a_client_that_does_not_read_our_last_words_does_not_keep_its_place_SIN_17(run: Run, end: bytes) -> None:
+    def test(caller: Caller) -> None:
+        caller.send(b"EHLO c\r\n" + end)
+        assert caller.connection.deadline < NEVER
+        caller.connection.expire(caller.connection.deadline)
+        assert caller.line.aborted
+
+    run(test)
