@@ -1,11 +1,14 @@
 """Opens and closes listening sockets as the configuration says, without touching those that stay."""
 
 import asyncio
+import socket
+import ssl
 from dataclasses import dataclass
 from functools import partial
 
 from mailrail.core.config.revision import Protocol
 from mailrail.kit import log
+from mailrail_ingress import metrics
 from mailrail_ingress.app import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
@@ -24,7 +27,88 @@ class Place:
     door: Door
     address: str
     port: int  # as configured; 0 = chosen by the system
-    tls: bool  # the loop does the handshake before it makes a connection
+    tls: bool  # the handshake comes before anything else
+
+
+class TlsServer:
+    """Accepts where TLS comes first, and counts each client before the handshake.
+
+    The loop's own server knows a client only after its handshake, so whoever never makes one would be counted by
+    nobody: as many as there are files.
+    """
+
+    ROOM = 1.0
+    """Seconds without accepting when there are no files left."""
+
+    def __init__(self, sessions: Sessions, door: Door, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
+        self.sockets = sockets
+        self._sessions = sessions
+        self._door = door
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        for listening in sockets:
+            listening.setblocking(False)
+            self._listen(listening)
+
+    @classmethod
+    async def open(
+        cls, sessions: Sessions, door: Door, address: str, port: int, context: ssl.SSLContext
+    ) -> "TlsServer":
+        """Listen at every address that the name has, as the loop's server does. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets: list[socket.socket] = []
+        try:
+            for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
+                sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
+        except OSError:
+            for one in sockets:
+                one.close()
+            raise
+        return cls(sessions, door, sockets, context)
+
+    def close(self) -> None:
+        """Accept nobody any more; clients that are in go on."""
+        for listening in self.sockets:
+            self._loop.remove_reader(listening.fileno())
+            listening.close()
+
+    def _listen(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(BACKLOG):
+            try:
+                accepted, peer = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.get_logger().error("cannot accept", listener=self._door.listener, error=str(error))
+                self._loop.remove_reader(listening.fileno())
+                self._loop.call_later(self.ROOM, self._listen, listening)
+                return
+            accepted.setblocking(False)
+            connection = Connection(self._sessions, self._door)
+            if connection.expected(peer[0]):
+                task = self._loop.create_task(self._meet(accepted, connection))
+                self._sessions.tasks.add(task)
+                task.add_done_callback(self._sessions.tasks.discard)
+            else:
+                accepted.close()  # nothing can be said without TLS
+
+    async def _meet(self, accepted: socket.socket, connection: Connection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._sessions.reception.settings.tls_timeout,
+            )
+        except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
+            metrics.count(metrics.TLS, "none")
+        finally:
+            connection.arrived()
 
 
 class Listeners:
@@ -34,7 +118,7 @@ class Listeners:
         self._settings = settings
         self._reception = reception
         self._sessions = sessions
-        self._servers: dict[Place, asyncio.Server] = {}
+        self._servers: dict[Place, asyncio.Server | TlsServer] = {}
         self._changed = asyncio.Event()
         self._complained: set[Place] = set()
         self._log = log.get_logger()
@@ -103,14 +187,14 @@ class Listeners:
         for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.door, p.address)):
             door = place.door
             try:
-                server = await loop.create_server(
-                    partial(Connection, self._sessions, door),
-                    place.address,
-                    place.port,
-                    backlog=BACKLOG,
-                    ssl=switching(partial(self._identity, door)) if place.tls else None,
-                    ssl_handshake_timeout=self._settings.tls_timeout if place.tls else None,
-                )
+                server: asyncio.Server | TlsServer
+                if place.tls:
+                    context = switching(partial(self._identity, door))
+                    server = await TlsServer.open(self._sessions, door, place.address, place.port, context)
+                else:
+                    server = await loop.create_server(
+                        partial(Connection, self._sessions, door), place.address, place.port, backlog=BACKLOG
+                    )
             except OSError as error:
                 failed += 1
                 if place not in self._complained:

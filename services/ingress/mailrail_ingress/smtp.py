@@ -76,29 +76,48 @@ class Sessions:
         self.open: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
+        self._arriving = 0  # in a handshake that comes before the session
         self._by_client: dict[str, int] = {}
 
     def admit(self, connection: "Connection", desk: Desk) -> bool:
         """Count a connection, unless there are too many of the process or of the client."""
-        limits = desk.gateway.limits
         client = connection.neighbourhood = neighbourhood(connection.client)
-        others = self._by_client.get(client, 0)
-        if len(self.open) >= limits.connections or others >= limits.connections_per_ip:
+        if not self._room(client, desk):
             return False
         self.open.add(connection)
-        self._by_client[client] = others + 1
+        self._by_client[client] = self._by_client.get(client, 0) + 1
         return True
+
+    def expect(self, client: str, desk: Desk) -> bool:
+        """Count a client whose connection is not made yet, unless there are too many, as `admit` does."""
+        if not self._room(client, desk):
+            return False
+        self._arriving += 1
+        self._by_client[client] = self._by_client.get(client, 0) + 1
+        return True
+
+    def arrived(self, client: str) -> None:
+        """It is here, and to be admitted; or it will not come."""
+        self._arriving -= 1
+        self._leave(client)
+
+    def _room(self, client: str, desk: Desk) -> bool:
+        limits = desk.gateway.limits
+        others = self._by_client.get(client, 0)
+        return len(self.open) + self._arriving < limits.connections and others < limits.connections_per_ip
 
     def forget(self, connection: "Connection") -> None:
         """The connection is gone."""
         if connection in self.open:
             self.open.discard(connection)
-            client = connection.neighbourhood
-            others = self._by_client[client] - 1
-            if others:
-                self._by_client[client] = others
-            else:
-                del self._by_client[client]
+            self._leave(connection.neighbourhood)
+
+    def _leave(self, client: str) -> None:
+        others = self._by_client[client] - 1
+        if others:
+            self._by_client[client] = others
+        else:
+            del self._by_client[client]
 
     def rebase(self) -> None:
         """A new revision is in force: sessions that are open go on under it (CFG-06)."""
@@ -120,6 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         "_client_done",
         "_content_until",
         "_end",
+        "_expected",
         "_holds",
         "_idle",
         "_label",
@@ -162,12 +182,32 @@ class Connection(asyncio.BufferedProtocol):
         self._content_until: float | None = None
         self._stalled_until: float | None = None
         self._end = "lost"
+        self._expected = ""  # counted as this neighbourhood until it is here
         self._label = ""
+
+    def expected(self, peer: str) -> bool:
+        """A client from there begins with a handshake; False: there are too many, or there is no such listener."""
+        desk = self._sessions.reception.desks.get(self.door)
+        client = neighbourhood(_address(peer))
+        if desk is None or self._sessions.stopping:
+            return False
+        if not self._sessions.expect(client, desk):
+            metrics.count(metrics.CONNECTIONS, desk.listener.protocol.value, "too-many")
+            return False
+        self._expected = client
+        return True
+
+    def arrived(self) -> None:
+        """The handshake is over, well or not."""
+        if self._expected:
+            self._sessions.arrived(self._expected)
+            self._expected = ""
 
     # --- asyncio's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
+        self.arrived()
         self._transport = cast("asyncio.Transport", transport)
         desk = self._sessions.reception.desks.get(self.door)
         peer = transport.get_extra_info("peername")
@@ -296,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.HANDSHAKE
         # Nothing may be read between here and the switch: it would be the handshake's. (In `connection_made` that
         # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
-        # before it, listeners.py has the loop do the handshake.)
+        # before it, listeners.py has the handshake done before the connection is made.)
         self._transport.pause_reading()
         task = self._loop.create_task(self._do_handshake(desk, desk.identity.context))
         self._sessions.tasks.add(task)

@@ -416,6 +416,27 @@ def test_one_client_gets_so_many_connections_and_others_still_get_theirs(run: St
     wait_until(again, 5, "the place of one that left is free")
 
 
+def test_a_client_that_never_shakes_hands_is_counted_like_any_other(run: Start) -> None:
+    ingress = run(limited(connections_per_ip=3))
+    place = (HOST, ingress.ports["submissions"])
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(Talk(place, greeting=False)) for _ in range(3)]
+        with Talk(place, greeting=False) as fourth:
+            assert fourth.ended()
+        with Talk(place, greeting=False, source="127.0.0.9") as other:
+            other.encrypt()
+            assert other.reply().startswith("220 ")
+        silent[0].send(b"EHLO this is not TLS\r\n")
+
+        def again() -> bool:
+            with Talk(place, greeting=False) as talk, contextlib.suppress(OSError):
+                talk.encrypt()
+                return talk.reply().startswith("220 ")
+            return False
+
+        wait_until(again, 5, "the place of one whose handshake failed is free")
+
+
 def test_a_process_takes_so_many_connections(run: Start) -> None:
     ingress = run(limited(connections=2))
     with mx(ingress), mx(ingress), Talk((HOST, ingress.ports["mx"]), greeting=False) as third:
