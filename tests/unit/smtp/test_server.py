@@ -462,6 +462,24 @@ def test_chunks_are_counted_and_dots_mean_nothing_EXT_05() -> None:
     assert peer.messages[1:] == [b"abc"]
 
 
+@pytest.mark.parametrize("size", [b"", b" x", b" -1", b" 5 LAST LAST", b" 123456789012345678901", b"\t5 LAST"])
+def test_a_chunk_of_unknown_size_ends_the_session_rather_than_be_read_as_commands_EXT_05(size: bytes) -> None:
+    for before in (b"", OPEN):
+        peer = open_session()
+        answer = peer.send(before + b"BDAT" + size + b"\r\nRSET\r\nMAIL FROM:<evil@example.org>\r\n")
+        assert code(answer) in ("501 5.5.4", "500 5.5.1")
+        assert peer.closing is not None
+
+
+@pytest.mark.parametrize("verb", [b"GET", b"POST", b"options", b"CONNECT"])
+def test_a_web_page_cannot_speak_smtp_through_a_browser(verb: bytes) -> None:
+    peer = open_session(hello=None)
+    request = verb + b" / HTTP/1.1\r\nHost: mx.example.net:25\r\n\r\nEHLO c\r\n" + OPEN
+    assert [code(line) for line in peer.send(request).splitlines()] == ["500 5.5.1"]
+    assert peer.closing is not None
+    assert peer.events == [peer.closing]
+
+
 @pytest.mark.parametrize(
     ("batch", "codes"),
     [

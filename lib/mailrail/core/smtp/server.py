@@ -209,6 +209,7 @@ _VERIFY = _say(252, "2.0.0", "cannot verify a user, but mail to it can be tried"
 _AUTHENTICATED = _say(235, "2.7.0", "authenticated")
 
 _UNKNOWN = _say(500, "5.5.1", "unknown command")
+_NOT_HTTP = _say(500, "5.5.1", "this is no web server")
 _LINE_TOO_LONG = _say(500, "5.5.2", "line too long")
 _AUTH_LINE_TOO_LONG = _say(500, "5.5.6", "authentication line too long")
 _BARE_LINE_END = _say(500, "5.5.2", "lines end with CRLF; a CR or LF alone is not allowed")
@@ -702,14 +703,16 @@ class ServerSession:
             handler = _COMMANDS.get(verb)
             if handler is None:
                 self.verb = "unknown"
-                self._error(_OFF if verb in _KNOWN_BUT_OFF else _UNKNOWN)
+                if verb in _HTTP:
+                    self._fatal(_NOT_HTTP, "an HTTP request")
+                elif verb.startswith(b"BDAT"):
+                    self._fatal(_BAD_BDAT, "a chunk of unknown size")
+                else:
+                    self._error(_OFF if verb in _KNOWN_BUT_OFF else _UNKNOWN)
                 return
         self.verb = handler.verb
         if self.options.require_tls and self.tls is None and not handler.without_tls:
-            if verb == b"BDAT":
-                self._swallow(argument, _TLS_NEEDED)
-            else:
-                self._error(_TLS_NEEDED)
+            self._error(_TLS_NEEDED)
             return
         handler.act(self, argument.strip(b" \t"))
 
@@ -870,19 +873,23 @@ class ServerSession:
     def _bdat(self, argument: bytes) -> None:
         found = _bdat.fullmatch(argument)
         if found is None:
-            self._error(_BAD_BDAT)
-            return
-        transaction = self._transaction
-        if not self.extended:
-            self._swallow(argument, _HELLO_FIRST)
-            return
-        if transaction is None:
-            self._swallow(argument, _MAIL_FIRST)
-            return
-        if not transaction.recipients:
-            self._swallow(argument, _NO_RECIPIENT)
+            # Octets may follow, and nobody can tell how many: they must not be taken for commands.
+            self._fatal(_BAD_BDAT, "a chunk of unknown size")
             return
         octets = int(found[1])
+        transaction = self._transaction
+        if self.options.require_tls and self.tls is None:
+            self._swallow(octets, _TLS_NEEDED)
+            return
+        if not self.extended:
+            self._swallow(octets, _HELLO_FIRST)
+            return
+        if transaction is None:
+            self._swallow(octets, _MAIL_FIRST)
+            return
+        if not transaction.recipients:
+            self._swallow(octets, _NO_RECIPIENT)
+            return
         self._chunk_left = octets
         self._chunk_last = found[2] is not None
         self._chunk_reply = None
@@ -899,13 +906,9 @@ class ServerSession:
         else:
             self._stage = _CHUNK
 
-    def _swallow(self, argument: bytes, reply: bytes) -> None:
+    def _swallow(self, octets: int, reply: bytes) -> None:
         """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05)."""
-        found = _bdat.fullmatch(argument.strip(b" \t"))
-        if found is None:
-            self._error(_BAD_BDAT)
-            return
-        self._chunk_left = int(found[1])
+        self._chunk_left = octets
         self._chunk_last = False
         self._chunk_reply = reply
         self._errors += 1
@@ -1101,7 +1104,7 @@ _COMMANDS: Final = {
         _Command("MAIL", ServerSession._mail),
         _Command("RCPT", ServerSession._rcpt),
         _Command("DATA", ServerSession._data),
-        _Command("BDAT", ServerSession._bdat),
+        _Command("BDAT", ServerSession._bdat, without_tls=True),  # it looks itself, since its octets come all the same
         _Command("RSET", ServerSession._rset),
         _Command("NOOP", ServerSession._noop, without_tls=True),
         _Command("QUIT", ServerSession._quit, without_tls=True),
@@ -1113,3 +1116,6 @@ _COMMANDS: Final = {
 }
 
 _KNOWN_BUT_OFF: Final = frozenset({b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML"})
+
+_HTTP: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"})
+"""A browser that a web page sends here says these first; commands in the body of its request must not be heard."""
