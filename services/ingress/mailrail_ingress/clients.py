@@ -488,7 +488,7 @@ class SenderDns:
             self._resolver = dns.asyncresolver.Resolver(configure=False)
             self._resolver.nameservers = [host]
             self._resolver.port = port
-        self._resolver.lifetime = settings.dns_timeout
+        self._resolver.lifetime = self._timeout = settings.dns_timeout
         self._loop = asyncio.get_running_loop()
         self._known: OrderedDict[str, tuple[float, SenderDomain]] = OrderedDict()
         self._asking: dict[str, list[Callable[[SenderDomain], None]]] = {}
@@ -512,7 +512,10 @@ class SenderDns:
     async def _find(self, domain: str) -> None:
         facts, ttl = SenderDomain.UNKNOWN, 0.0
         try:
-            facts, ttl = await self._ask(domain)
+            async with asyncio.timeout(self._timeout):
+                facts, ttl = await self._ask(domain)
+        except (dns.name.NameTooLong, dns.name.LabelTooLong):
+            facts, ttl = SenderDomain.DOES_NOT_EXIST, self.NEGATIVE  # DNS has no room for it, ever
         except (dns.exception.DNSException, OSError):
             pass
         finally:

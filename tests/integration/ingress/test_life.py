@@ -494,6 +494,7 @@ def test_sender_domains_are_looked_up_at_the_mx_SIN_23(run: Start) -> None:
                 ("broken.example", "451 4.4.3"),
                 ("home.example", "250 2.1.0"),
                 ("[192.0.2.1]", "250 2.1.0"),
+                (".".join(["a" * 62] * 4 + ["bcd"]), "550 5.1.8"),  # 255 octets, and two more on the wire of DNS
             ):
                 assert talk.codes(f"MAIL FROM:<x@{domain}>", "RSET")[0] == expected, domain
             assert talk.codes("MAIL FROM:<>", "RSET")[0] == "250 2.1.0"

@@ -61,6 +61,7 @@ def test_reading_as_much_as_is_said_never_passes_the_header_PRX_03(header: bytes
         b"PROXY TCP4 192.0.2.1 198.51.100.1 5000 25 26\r\n",
         b"PROXY TCP4 2001:db8::1 2001:db8::2 5000 25\r\n",
         b"PROXY TCP6 192.0.2.1 198.51.100.1 5000 25\r\n",
+        b"PROXY TCP6 fe80::1%a)(b 2001:db8::2 5000 25\r\n",
         b"PROXY UDP4 192.0.2.1 198.51.100.1 5000 25\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.1 65536 25\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.1 05000 25\r\n",

@@ -70,6 +70,8 @@ def _version_1(data: bytes) -> Proxied | None:
         client, _ = family(words[2].decode("ascii")), family(words[3].decode("ascii"))
     except ValueError as error:
         raise ProxyError("version 1 line has a bad address") from error
+    if b"%" in words[2]:  # Python reads a zone behind it, which may be any text; an address of a client has none
+        raise ProxyError("version 1 line has a bad address")
     for word in words[4:]:
         if not word.isdigit() or len(word) > 5 or int(word) > 65535 or (word[:1] == b"0" and word != b"0"):
             raise ProxyError("version 1 line has a bad port")
