@@ -103,6 +103,7 @@ BARE_HEADER: Final = Reply.of(550, "5.6.0", "the message header has a CR or LF t
 line end, and what stands behind it a field that nobody judged."""
 NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address of the From field")
 WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
+ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as does not exist any more")
 WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
 NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
@@ -450,6 +451,9 @@ class Visit:
         desk = self.desk
         limit = None
         if self.account is not None:
+            if desk.directory.account(self.account.ref) is None:
+                self._refuse_sender(sender, ACCOUNT_GONE)
+                return
             limit = self.account.limits.message_size
             if limit is not None and (parameters.size or 0) > limit:
                 self._refuse_sender(sender, too_big(limit))

@@ -253,6 +253,19 @@ def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06(
     assert client.send(b"RCPT TO:<ada@home.example>\r\n") == ["550 5.7.1"]
 
 
+def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_open_SUB_03() -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    made = setup()
+    desk = client.visit.reception
+    kept = tuple(one for one in made.revision.accounts if one.login != "ada@home.example")
+    client.send(b"MAIL FROM:<>" + TO_BOB)
+    desk.configure(replace(made.revision, accounts=kept), 8, made.secrets)
+    client.visit.rebase(desk.desks[Door(GATEWAY, "submission")])
+    assert client.send(bdat(b"From: ada@home.example\r\n\r\n"))[-1] == "550 5.7.1"
+    assert client.send(b"MAIL FROM:<>" + TO_BOB) == ["525 5.7.13", "503 5.5.1"]
+
+
 # --- what is judged is what others read ---
 
 
@@ -281,6 +294,13 @@ def test_an_author_below_a_line_that_is_no_field_is_body_for_everybody_SUB_03() 
     head, _, rest = body.partition(b"\r\n\r\n")
     assert b"ceo" not in head
     assert rest == b"no field\r\nFrom: ceo@home.example\r\n\r\nbody\r\n"
+
+
+def test_a_return_path_that_a_client_wrote_is_taken_out_RFC_5321_4_4() -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    client.send(FROM_ADA + TO_BOB + bdat(b"Return-Path: <ceo@home.example>\r\nFrom: ada@home.example\r\n\r\n"))
+    assert (queue.commits[0][0].body or b"").startswith(b"From: ada@home.example\r\nDate: ")
 
 
 def test_fields_are_added_below_a_header_that_ends_inside_a_line_SUB_04() -> None:

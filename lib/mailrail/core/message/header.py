@@ -328,8 +328,9 @@ def _starts_with_identity(name: str, identity: str) -> bool:
     return name == identity or (name.startswith(identity) and name[len(identity) :].isdigit())
 
 
-HIDDEN: Final = frozenset({b"bcc", b"resent-bcc"})
-"""Fields that submission takes out (SUB-05): who else gets the message is not for its recipients."""
+HIDDEN: Final = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+"""Fields that submission takes out: who else gets the message is not for its recipients (SUB-05), and Return-Path is
+for final delivery alone to write (RFC 5321 4.4)."""
 
 
 # --- writing fields -------------------------------------------------------------------------------------------------
