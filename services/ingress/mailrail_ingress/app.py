@@ -559,7 +559,7 @@ class Visit:
             return
         transaction.id = self.reception.ids.new(self.reception.clock())
         transaction.name = transaction.id.hex()
-        transaction.intake = Intake(self._edit)
+        transaction.intake = Intake(self._edit, lines=transaction.parameters.body is not Body.BINARY_MIME)
         self.session.accept()
 
     def _edit(self, header: Header) -> bytes | Reply:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.message.header import HEADER_LIMIT, Header
-from mailrail.core.message.intake import HEADER_TOO_BIG, Intake
+from mailrail.core.message.header import Header
+from mailrail.core.message.intake import HEADER_TOO_BIG, LINE_LIMIT, LINE_TOO_LONG, Intake
 from mailrail.core.smtp.reply import Reply
 
 NO = Reply.of(554, "5.4.6", "loop")
@@ -72,18 +72,38 @@ def test_a_refusal_ends_the_output() -> None:
 
 
 def test_a_header_above_the_limit_is_refused_in_bounded_memory() -> None:
-    for pieces in ([b"A: " + b"x" * HEADER_LIMIT + b"\r\n\r\n"], [b"A: b\r\n" * 1000] * 60):
+    fold = b" " + b"x" * 60_000 + b"\r\n"
+    for pieces in ([b"A:\r\n" + fold * 5 + b"\r\n"], [b"A: b\r\n" * 1000] * 60):
         intake = Intake(keep)
         assert take(intake, *pieces) == b""
         assert intake.refusal is HEADER_TOO_BIG
 
 
 def test_a_large_body_without_a_header_is_a_body() -> None:
-    for line in (b"just text\r\n", b"x" * 70_000):
-        intake = Intake(keep)
+    for line, lines in ((b"just text\r\n", True), (b"x" * 60_000 + b"\r\n", True), (b"x" * 70_000, False)):
+        intake = Intake(keep, lines=lines)
         content = line * (600_000 // len(line))
         assert take(intake, *(content[at : at + 65_536] for at in range(0, len(content), 65_536))) == content
         assert intake.needs_separator
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\r\n", b"x" * 30_000, b"y" * 35_537, b"z" * 65_536, b"A: b\r\n\r\n", b"."]), max_size=8
+    ),
+    st.lists(st.integers(0, 200_000), max_size=4),
+)
+def test_a_line_is_too_long_wherever_it_is_and_however_it_comes_SOUT_12(parts: list[bytes], cuts: list[int]) -> None:
+    content = b"".join(parts)
+    places = sorted(min(cut, len(content)) for cut in cuts)
+    pieces = [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]
+    intake = Intake(keep)
+    stored = take(intake, *pieces)
+    if max(map(len, content.split(b"\n"))) > LINE_LIMIT:
+        assert intake.refusal is LINE_TOO_LONG
+    else:
+        assert intake.refusal is None or intake.refusal is HEADER_TOO_BIG
+        assert intake.refusal or stored.replace(b"\r\n", b"") == content.replace(b"\r\n", b"")
 
 
 def test_octets_above_127_are_noticed_wherever_they_are_EXT_09() -> None:

@@ -16,6 +16,10 @@ HEADER_TOO_BIG: Final = Reply.of(552, "5.3.4", f"the message header exceeds the 
 _NO_FIELD: Final = 1000
 """Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
 
+LINE_LIMIT: Final = 64 * 1024
+"""Octets of a text line (SOUT-12). RFC 5322 2.1.1 allows 998; real mail has far longer ones, which pass unchanged."""
+LINE_TOO_LONG: Final = Reply.of(550, "5.6.0", f"the message has a line of more than {LINE_LIMIT} octets")
+
 Edit = Callable[[Header], "bytes | Reply"]
 """What to keep as header block (fields with their line ends), or why the message is refused."""
 
@@ -23,10 +27,12 @@ Edit = Callable[[Header], "bytes | Reply"]
 class Intake:
     """Content in, octets to store out. After a refusal nothing more comes out."""
 
-    __slots__ = ("_edit", "_held", "_searched", "eight_bit", "needs_separator", "refusal", "size")
+    __slots__ = ("_edit", "_held", "_line", "_searched", "eight_bit", "needs_separator", "refusal", "size")
 
-    def __init__(self, edit: Edit) -> None:
+    def __init__(self, edit: Edit, *, lines: bool = True) -> None:
+        """`lines` false: the body is binary and has none (RFC 3030 3)."""
         self._edit = edit
+        self._line = 0 if lines else -1  # octets so far of the line that the last piece ended in
         self._held: bytearray | None = bytearray()
         self._searched = 0
         self.refusal: Reply | None = None
@@ -43,6 +49,9 @@ class Intake:
             return b""
         if not self.eight_bit and not data.isascii():
             self.eight_bit = True
+        if self._line >= 0 and self._has_endless_line(data):
+            self._refuse(LINE_TOO_LONG)
+            return b""
         held = self._held
         if held is None:
             self.size += len(data)
@@ -55,6 +64,16 @@ class Intake:
             self._searched = len(held)
             return b"" if len(held) <= HEADER_LIMIT else self._open_without_end(bytes(held))
         return self._open(bytes(held)) if end <= HEADER_LIMIT else self._open_without_end(bytes(held))
+
+    def _has_endless_line(self, data: bytes) -> bool:
+        begun, last = self._line, data.rfind(b"\n")
+        if last < 0:
+            self._line = begun + len(data)
+            return self._line > LINE_LIMIT
+        self._line = len(data) - last - 1
+        if begun + len(data) <= LINE_LIMIT:
+            return False  # as with nearly every message: there is no room for such a line
+        return begun + data.find(b"\n") > LINE_LIMIT or max(map(len, data.split(b"\n"))) > LINE_LIMIT
 
     def finish(self) -> bytes:
         """The message has ended: what was still held back."""
