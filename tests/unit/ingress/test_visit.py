@@ -1,16 +1,22 @@
 """What a visit decides, with a queue, a DNS and a next hop that answer by hand: late, never, or to nobody."""
 
+import email
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.smtp.client import has_bare_line_ends
+from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
 from mailrail_ingress.app import Door, Reception, Visit
-from mailrail_ingress.ports import NO_CREDIT, Answer, SenderDomain
+from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.ingress import GATEWAY, HeldQueue, code, setup
@@ -321,3 +327,124 @@ def test_a_binary_message_has_a_header_of_lines_all_the_same_RFC_3030_3(header: 
     assert queue.commits == []
     client.send(binary + bdat(b"From: ada@home.example\r\n\r\n\x00\n\r"))
     assert (queue.commits[0][0].body or b"").endswith(b"\r\n\r\n\x00\n\r")
+
+
+# --- strangers and users who say anything ---
+
+_commands = st.sampled_from(
+    [
+        b"EHLO c\r\n",
+        b"HELO c\r\n",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"VRFY x\r\n",
+        b"MAIL FROM:<ada@home.example>\r\n",
+        b"MAIL FROM:<ada@home.example> BODY=BINARYMIME\r\n",
+        b"MAIL FROM:<> SIZE=99999999999\r\n",
+        b"MAIL FROM:<x@far.example> SMTPUTF8 RET=HDRS ENVID=a+2Bb\r\n",
+        "MAIL FROM:<ж@far.example> SMTPUTF8\r\n".encode(),
+        b"MAIL FROM:<x@far.example>X\r\n",
+        b"RCPT TO:<ada@home.example>\r\n",
+        b"RCPT TO:<team@home.example> NOTIFY=SUCCESS,FAILURE\r\n",
+        b"RCPT TO:<bob@far.example> ORCPT=rfc822;bob@far.example\r\n",
+        b"RCPT TO:<postmaster>\r\n",
+        b'RCPT TO:<"a\\"b"@home.example>\r\n',
+        b"DATA\r\n",
+        b"AUTH PLAIN =\r\n",
+        b"*\r\n",
+        b"\x00\xff\r\n",
+    ]
+)
+_content = st.lists(
+    st.sampled_from(
+        [
+            b"From: ada@home.example\r\n",
+            b"from\t: Ada (ceo@home.example) <ada@home.example>\r\n",
+            b"From: ceo@home.example\r\n",
+            b"From:",
+            b"From: \xff@home.example\r\n",
+            b"Subject: =?\xc3\xa9?q?x?=\r\n",
+            b"Bcc: hidden@home.example,\r\n\thidden@far.example\r\n",
+            b"Authentication-Results: mx.home.example; spf=pass\r\n",
+            b" fold\r\n",
+            b"no field\r\n",
+            b"\r\n",
+            b"\r",
+            b"\n",
+            b".",
+            b"\x00",
+            b"x",
+        ]
+    ),
+    max_size=8,
+).map(b"".join)
+_said = st.lists(
+    _commands
+    | st.tuples(
+        st.sampled_from([b"", b" BODY=BINARYMIME", b" BODY=8BITMIME"]),
+        _content,
+        st.sampled_from(["data", "bdat", "two chunks"]),
+    ).map(lambda drawn: _transaction(*drawn)),
+    max_size=6,
+).map(b"".join)
+
+
+def _transaction(parameters: bytes, content: bytes, how: str) -> bytes:
+    start = FROM_ADA + parameters + b"\r\nRCPT TO:<ada@home.example>\r\n"
+    if how == "data":
+        return start + b"DATA\r\n" + content + b"\r\n.\r\n"
+    if how == "bdat":
+        return start + bdat(content)
+    half = len(content) // 2
+    return start + b"BDAT %d\r\n" % half + content[:half] + bdat(content[half:])
+
+
+class PromptQueue(HeldQueue):
+    """Stores all that is handed over, at once."""
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        super().commit(message, done)
+        done(Answer(True))
+
+
+def _heard(said: bytes, cuts: list[int], listener: str) -> tuple[list[str], list[Message]]:
+    queue = PromptQueue()
+    client = logged_in(queue) if listener == "submission" else Client(reception(queue))
+    client.send(b"EHLO c\r\n")
+    before = len(client.said)
+    places = sorted(min(cut, len(said)) for cut in cuts)
+    for a, b in zip([0, *places], [*places, len(said)], strict=True):
+        client.send(said[a:b])
+    lines = re.sub(rb"accepted as [0-9a-f]+", b"accepted", client.said[before:]).decode().split("\r\n")
+    assert lines.pop() == ""
+    return lines, [message for message, _ in queue.commits]
+
+
+@given(_said, st.lists(st.integers(0, 600), max_size=6), st.sampled_from(["mx", "submission"]))
+def test_whatever_is_said_in_whatever_pieces_gets_the_same_answers_with_their_codes_SIN_21(
+    said: bytes, cuts: list[int], listener: str
+) -> None:
+    lines, messages = _heard(said, [], listener)
+    again, others = _heard(said, cuts, listener)
+    assert again == lines
+    assert [message.body for message in others] == [message.body for message in messages] or listener == "submission"
+    for line in lines:
+        assert re.fullmatch(r"3\d\d [ -~]*|([245])\d\d[ -]\1\.\d+\.\d+ [ -~]+|250[ -][ -~]+", line), line
+
+
+@given(_said, st.sampled_from(["mx", "submission"]))
+def test_what_is_stored_reads_the_same_to_everybody_SIN_02_SUB_03(said: bytes, listener: str) -> None:
+    """The library's parser and the next hop without BINARYMIME find no author and no result that was not judged."""
+    for message in _heard(said, [], listener)[1]:
+        content = message.prefix + (message.body or b"")
+        assert len(content) == message.size
+        if message.parameters.body is not Body.BINARY_MIME:
+            assert not has_bare_line_ends(content)
+        wire = re.sub(rb"\r\n|\r|\n", b"\r\n", content)
+        for octets in (content, wire):
+            parsed = email.message_from_bytes(octets)
+            assert parsed.get_all("received") is not None
+            assert "home.example; spf" not in "".join(parsed.get_all("authentication-results", []))
+            if listener == "submission":
+                assert all("ada@" in author or not author.strip() for author in parsed.get_all("from", []))
+                assert "hidden" not in "".join(parsed.get_all("bcc", []))
