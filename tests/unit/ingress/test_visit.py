@@ -359,9 +359,9 @@ _content = st.lists(
     st.sampled_from(
         [
             b"From: ada@home.example\r\n",
-            b"from\t: Ada (ceo@home.example) <ada@home.example>\r\n",
+            b"from\t: Ada (boss@home.example) <ada@home.example>\r\n",
             b"From: ceo@home.example\r\n",
-            b"From:",
+            b"X: y\rFrom: ceo@home.example\r\n",
             b"From: \xff@home.example\r\n",
             b"Subject: =?\xc3\xa9?q?x?=\r\n",
             b"Bcc: hidden@home.example,\r\n\thidden@far.example\r\n",
@@ -434,7 +434,8 @@ def test_whatever_is_said_in_whatever_pieces_gets_the_same_answers_with_their_co
 
 @given(_said, st.sampled_from(["mx", "submission"]))
 def test_what_is_stored_reads_the_same_to_everybody_SIN_02_SUB_03(said: bytes, listener: str) -> None:
-    """The library's parser and the next hop without BINARYMIME find no author and no result that was not judged."""
+    """Neither the library's parser nor a lenient one finds an author, or results, that were not judged; not even after
+    a next hop without BINARYMIME has made lines of what stands alone."""
     for message in _heard(said, [], listener)[1]:
         content = message.prefix + (message.body or b"")
         assert len(content) == message.size
@@ -444,7 +445,11 @@ def test_what_is_stored_reads_the_same_to_everybody_SIN_02_SUB_03(said: bytes, l
         for octets in (content, wire):
             parsed = email.message_from_bytes(octets)
             assert parsed.get_all("received") is not None
-            assert "home.example; spf" not in "".join(parsed.get_all("authentication-results", []))
-            if listener == "submission":
-                assert all("ada@" in author or not author.strip() for author in parsed.get_all("from", []))
-                assert "hidden" not in "".join(parsed.get_all("bcc", []))
+            lenient = re.split(rb"\r\n(?![ \t])", octets.partition(b"\r\n\r\n")[0])
+            found = [f"{name}:{value}".encode("ascii", "replace") for name, value in parsed.items()] + lenient
+            for name, _, value in (field.partition(b":") for field in found):
+                name = name.strip().lower()
+                assert name != b"authentication-results" or b"mx.home.example" not in value
+                if listener == "submission":
+                    assert name != b"from" or b"ceo@" not in value
+                    assert name != b"bcc"
