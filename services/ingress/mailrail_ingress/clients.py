@@ -38,6 +38,9 @@ BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
+UPLOADS_WAITING: Final = 32 * 1024 * 1024
+"""Octets of all messages together that may wait to be sent, a frame each apart: with more uploads than these hold, each
+may keep less. A queue that takes nothing then costs ingress no more the more clients are uploading."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 PATIENCE: Final = 5.0
@@ -110,7 +113,7 @@ class _Upload:
             self.chunks.append(data[at : at + FRAME_LIMIT])
         self.waiting += len(data)
         self.stream.work.set()
-        self.wants_credit = self.waiting >= MESSAGE_CREDIT
+        self.wants_credit = self.waiting >= self.stream.room
         return not self.wants_credit
 
     def abort(self) -> None:
@@ -208,6 +211,11 @@ class _Stream:
             if (wait := self._linger()) > 0:
                 await asyncio.sleep(wait)
 
+    @property
+    def room(self) -> int:
+        """Octets of one upload that may wait to be sent."""
+        return min(MESSAGE_CREDIT, max(FRAME_LIMIT, UPLOADS_WAITING // max(1, len(self.uploads))))
+
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, chunks of uploads, commits."""
         frames: list[bytes] = []
@@ -227,7 +235,7 @@ class _Stream:
             upload.waiting -= size
             frames.append(chunk_frame(message_id, data))
             self.uploads.move_to_end(message_id)  # the next round begins with another
-            if upload.wants_credit and upload.waiting <= MESSAGE_CREDIT // 2:
+            if upload.wants_credit and upload.waiting <= self.room // 2:
                 upload.wants_credit = False
                 self._loop.call_soon(upload.resume)
         for message_id, commit in list(self.unwritten.items()):
@@ -583,6 +591,7 @@ class OutboundVerification:
         verdicts = outbound_pb2.VerifyRecipientResponse
         away = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
         refusal: Reply | None = away
+        lost = False
         try:
             if self._channel is None:
                 self._channel = rpc.channel(self._settings, self._settings.outbound_target, "outbound")
@@ -598,9 +607,9 @@ class OutboundVerification:
             elif response.verdict == verdicts.VERDICT_REFUSED:
                 refusal = Reply.of(550, "5.1.1", "no such user here")
         except (grpc.aio.AioRpcError, BadSettings) as error:
-            refusal = away
-            if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE:
-                done(refusal)
-                await self._drop()
-                return
-        done(refusal)
+            lost = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+        finally:
+            # Whatever happened, the client waits for a word: a channel that is dropped cancels what others ask on it.
+            done(refusal)
+        if lost:
+            await self._drop()

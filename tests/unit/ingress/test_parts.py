@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,7 +14,9 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.app import MessageIds
-from mailrail_ingress.clients import read_reply
+from mailrail_ingress.clients import UPLOADS_WAITING, OutboundVerification, _Stream, _Upload, read_reply
+from mailrail_ingress.ports import FRAME_LIMIT
+from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
 from mailrail_ingress.timers import NEVER, TICK, Wheel
 from mailrail_ingress.tls import BadCertificate, load, switching
@@ -316,3 +319,41 @@ def test_a_refusal_of_the_queue_becomes_a_reply_that_smtp_allows(
     reply = read_reply(types_pb2.Reply(code=code, enhanced=enhanced, lines=lines))
     assert isinstance(reply, Reply)
     assert str(reply).startswith(expected)
+
+
+# --- neighbours ---
+
+
+def test_a_client_hears_of_its_recipient_even_if_the_question_is_cut_off_ACC_05() -> None:
+    heard: list[Reply | None] = []
+
+    async def main() -> None:
+        verification = OutboundVerification(IngressSettings(outbound_target="127.0.0.1:1", plaintext=True))
+        async with verification.running():
+            verification.verify("ada@behind.example", ObjectRef("MailTransport", "mail", "next"), heard.append)
+            asking = list(verification._tasks)
+            await asyncio.sleep(0)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    asyncio.run(main())
+    assert [reply.code for reply in heard if reply is not None] == [451]
+
+
+@pytest.mark.parametrize("clients", [1, 32, 1000])
+def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_together_ACC_07(clients: int) -> None:
+    async def main() -> None:
+        stream = _Stream(cast("Any", None), 0, lambda: 0.0, lambda commit, answer: None)
+        for number in range(clients):
+            name = number.to_bytes(16, "big")
+            stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
+        frame = bytes(FRAME_LIMIT)
+        for upload in stream.uploads.values():
+            while upload.send(frame):
+                pass
+        waiting = sum(upload.waiting for upload in stream.uploads.values())
+        assert waiting <= max(UPLOADS_WAITING, clients * FRAME_LIMIT)
+        assert all(upload.waiting >= FRAME_LIMIT for upload in stream.uploads.values())
+
+    asyncio.run(main())
