@@ -33,7 +33,7 @@ from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, Answer, Mes
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
-"""Content of one gRPC message."""
+"""Octets of one gRPC message until nothing is added to it."""
 BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
@@ -247,7 +247,9 @@ class _Stream:
                 break
             self._credit -= commit.octets
             self._commits += commit.octets
-            octets += commit.octets
+            octets += len(
+                commit.frame
+            )  # many recipients are more than the content, and gRPC takes only so much at once
             if commit.uploaded:
                 self.uploads.pop(message_id).close()
             del self.unwritten[message_id]

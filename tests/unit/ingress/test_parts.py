@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
+from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.app import MessageIds
-from mailrail_ingress.clients import UPLOADS_WAITING, OutboundVerification, _Stream, _Upload, read_reply
+from mailrail_ingress.clients import UPLOADS_WAITING, OutboundVerification, _Commit, _Stream, _Upload, read_reply
 from mailrail_ingress.ports import FRAME_LIMIT
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
@@ -355,5 +356,20 @@ def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_to
         waiting = sum(upload.waiting for upload in stream.uploads.values())
         assert waiting <= max(UPLOADS_WAITING, clients * FRAME_LIMIT)
         assert all(upload.waiting >= FRAME_LIMIT for upload in stream.uploads.values())
+
+    asyncio.run(main())
+
+
+def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hold_ACC_07() -> None:
+    async def main() -> None:
+        stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None)
+        frame = bytes(5 * 1024 * 1024)
+        for number in range(30):
+            stream.unwritten[b"%d" % number] = _Commit(frame, 10, lambda _: None, since=0.0, uploaded=False)
+        batches = 0
+        while stream.unwritten:
+            assert 0 < len(stream._batch()) <= rpc.MAX_MESSAGE
+            batches += 1
+        assert batches == 30
 
     asyncio.run(main())

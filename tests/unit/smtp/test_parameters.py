@@ -219,3 +219,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for parse in (mail, rcpt):
         with suppress(ParameterError):
             parse(" " + text)
+
+
+def test_identifiers_are_taken_well_beyond_what_is_asked_for_and_not_without_end_DSN_03() -> None:
+    assert mail(" ENVID=" + "e" * 1000).envid == "e" * 1000
+    assert rcpt(" ORCPT=rfc822;" + "o" * 993).orcpt == "rfc822;" + "o" * 993
+    with pytest.raises(ParameterError, match="ENVID takes at most 1000 characters"):
+        mail(" ENVID=" + "e" * 1001)
+    with pytest.raises(ParameterError, match="ORCPT takes at most 1000 characters"):
+        rcpt(" ORCPT=rfc822;" + "o" * 994)

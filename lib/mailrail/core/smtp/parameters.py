@@ -86,6 +86,12 @@ NO_MAIL_PARAMETERS: Final = MailParameters()
 NO_RCPT_PARAMETERS: Final = RcptParameters()
 
 
+ENVID_LIMIT: Final = 1000
+"""Characters. RFC 3461 4.4 asks for 100."""
+ORCPT_LIMIT: Final = 1000
+"""Characters. RFC 3461 4.2 asks for 500. Each copy of a message carries it, so a list multiplies it."""
+
+
 class ParameterError(ValueError):
     """A parameter that is refused: 501 5.5.4, or 555 5.5.4 when it is unknown. The message is fit for a reply."""
 
@@ -193,7 +199,15 @@ def _notify(value: str) -> tuple[Notify, ...]:
     return wanted
 
 
+def _envid(value: str) -> str:
+    if len(value) > ENVID_LIMIT:
+        raise ParameterError(f"ENVID takes at most {ENVID_LIMIT} characters")
+    return _printable_xtext(value, "ENVID")
+
+
 def _orcpt(value: str, utf8: bool) -> str:
+    if len(value) > ORCPT_LIMIT:
+        raise ParameterError(f"ORCPT takes at most {ORCPT_LIMIT} characters")
     kind, semicolon, address = value.partition(";")
     if not semicolon or not _addr_type.fullmatch(kind) or not address:
         raise ParameterError("ORCPT takes an address type, a semicolon and an encoded address")
@@ -272,7 +286,7 @@ def parse_mail_parameters(
             except ValueError:
                 raise ParameterError("RET takes FULL or HDRS") from None
         elif keyword == "ENVID":
-            parameters = replace(parameters, envid=_printable_xtext(given, "ENVID"))
+            parameters = replace(parameters, envid=_envid(given))
         elif keyword == "AUTH":
             parameters = replace(parameters, auth=_auth(given))
         else:
