@@ -535,10 +535,11 @@ class Visit:
         verification.verify(str(unsure[0].address), transport, done)
 
     def _accept_recipient(self, transaction: _Transaction, event: RecipientGiven, found: Resolution) -> None:
-        transaction.copies += len(found.destinations)
-        if transaction.copies > COPIES_LIMIT and transaction.given:
+        copies = transaction.copies + len(found.destinations)
+        if copies > COPIES_LIMIT and transaction.given:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
             return
+        transaction.copies = copies
         transaction.given.append(_Given(event.recipient, event.parameters, found))
         self.desk.accepted.recipients.number += 1
         self.session.accept()

@@ -159,6 +159,7 @@ def test_every_author_is_found_SUB_03(lines: list[str], expected: list[str]) -> 
         "From: ada@example..org",
         "From: a\x00b@example.org",
         "From: " + "a@b.example," * 1001,
+        "From: " + "a " * 100_000 + "<a@b.example>",
     ],
 )
 def test_an_author_that_cannot_be_read_for_certain_is_an_error(line: str) -> None:
@@ -180,6 +181,11 @@ def test_an_author_that_cannot_be_read_for_certain_is_an_error(line: str) -> Non
         ("notmx.example.org; none", False),
         ("", True),
         ("(never ends mx.example.org", True),
+        ("other.example.org; (never ends", False),
+        ("mx.example.org; (never ends", True),
+        ("a." * 10_000, True),
+        ('""' * 1000 + "mx.example.org", True),
+        ("(" + "x" * 20_000 + ") mx.example.org", True),
     ],
 )
 def test_results_that_pretend_to_be_ours_are_found(value: str, ours: bool) -> None:

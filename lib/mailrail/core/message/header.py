@@ -6,13 +6,14 @@ real mail has; where an address decides about rights, what cannot be read for ce
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import format_datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from typing import Final, NamedTuple
 
 from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_literal
@@ -181,9 +182,8 @@ _token = re.compile(
 )
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
     """Lexical tokens of RFC 5322 3.2 without blanks and comments. Raises HeaderError."""
-    tokens: list[tuple[str, str]] = []
     at, depth, end = 0, 0, len(text)
     while at < end:
         char = text[at]
@@ -201,18 +201,23 @@ def _tokens(text: str) -> list[tuple[str, str]]:
             if found is None:
                 raise HeaderError("a character is out of place")
             if found.lastgroup != "blank":
-                tokens.append((found.lastgroup or "", found[0]))
+                yield found.lastgroup or "", found[0]
             at = found.end()
     if depth:
         raise HeaderError("a comment has no end")
-    return tokens
+
+
+_TOKENS_LIMIT: Final = 32 * ADDRESSES_LIMIT
+"""Lexical tokens of one field of addresses: reading takes some microseconds each, in which nobody else is served."""
 
 
 class _Addresses:
     """A mailbox list with groups (RFC 5322 3.4, RFC 6854), read from tokens."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = _tokens(text)
+        self._tokens = list(islice(_tokens(text), _TOKENS_LIMIT + 1))
+        if len(self._tokens) > _TOKENS_LIMIT:
+            raise HeaderError("there are too many words")
         self._at = 0
         self.found: list[Address] = []
 
@@ -303,23 +308,37 @@ def foreign_results(header: Header, identity: str) -> list[Field]:
     ours: list[Field] = []
     for field in header.named(b"authentication-results"):
         try:
-            tokens = _tokens(_fold.sub(b"", field.value).decode("utf-8", "surrogateescape"))
+            name = _authserv_id(_fold.sub(b"", field.value[:_ID_WITHIN]).decode("utf-8", "surrogateescape"))
         except HeaderError:
-            tokens = []
-        name = ""
-        for kind, text in tokens:
-            if kind == "quoted":
-                name += re.sub(r"\\(.)", r"\1", text[1:-1])
-            elif kind == "atom" or text == ".":
-                name += text
-            else:
-                break
-            if kind == "atom" and "=" in text:
-                break
-        # One that cannot be read at all might still be believed by somebody.
-        if not tokens or _starts_with_identity(name, identity):
+            name = identity  # one that cannot be read at all might still be believed by somebody
+        if _starts_with_identity(name, identity):
             ours.append(field)
     return ours
+
+
+_ID_WITHIN: Final = 16 * 1024
+"""Octets of Authentication-Results in which its authserv-id ends, comments and all."""
+_ID_TOKENS: Final = 600
+"""Lexical tokens of an authserv-id: a domain name has at most 255."""
+
+
+def _authserv_id(text: str) -> str:
+    """What stands before the first `;`, without blanks and comments. No more is read: what follows may be long."""
+    name = ""
+    for count, (kind, part) in enumerate(_tokens(text), 1):
+        if count > _ID_TOKENS:
+            raise HeaderError("the authserv-id is too long")
+        if kind == "quoted":
+            name += re.sub(r"\\(.)", r"\1", part[1:-1])
+        elif kind == "atom" or part == ".":
+            name += part
+        else:
+            return name
+        if kind == "atom" and "=" in part:
+            return name
+    if not name:
+        raise HeaderError("there is no authserv-id")
+    return name
 
 
 def _starts_with_identity(name: str, identity: str) -> bool:
