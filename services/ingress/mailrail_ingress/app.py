@@ -575,6 +575,9 @@ class Visit:
         unwanted = foreign_results(header, self.desk.gateway.hostname)
         if self.account is None:
             transaction.message_id = message_id(header)
+            written = header.named(b"return-path")
+            if written and _ends_here(transaction.given):
+                unwanted += written  # the mailbox writes the one that counts (RFC 5321 4.4, SIN-24)
             return header.without(unwanted)
         try:
             authors = author_addresses(header)
@@ -894,6 +897,11 @@ class Visit:
             tls=self.session.tls.version if self.session.tls is not None else None,
             **fields,
         )
+
+
+def _ends_here(given: list[_Given]) -> bool:
+    """Whether a built-in mailbox is among the destinations."""
+    return any(destination.account is not None for one in given for destination in one.resolution.destinations)
 
 
 def _recipients(given: list[_Given]) -> list[Recipient]:

@@ -309,6 +309,15 @@ def test_a_return_path_that_a_client_wrote_is_taken_out_RFC_5321_4_4() -> None:
     assert (queue.commits[0][0].body or b"").startswith(b"From: ada@home.example\r\nDate: ")
 
 
+@pytest.mark.parametrize(("recipient", "kept"), [(b"ada@home.example", False), (b"away@home.example", True)])
+def test_a_message_that_ends_in_a_mailbox_here_brings_no_return_path_along_SIN_24(recipient: bytes, kept: bool) -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<" + recipient + b">\r\n")
+    client.send(bdat(b"Return-Path: <y@far.example>\r\nSubject: x\r\n\r\n"))
+    assert ((queue.commits[0][0].body or b"").startswith(b"Return-Path")) is kept
+
+
 def test_fields_are_added_below_a_header_that_ends_inside_a_line_SUB_04() -> None:
     queue = HeldQueue()
     client = logged_in(queue)
