@@ -21,7 +21,7 @@ from mailrail.pb.queue.v1 import types_pb2
 
 from testkit.background import background
 from testkit.conditions import wait_until
-from testkit.ingress import ALL_MECHANISMS, PASSWORD, Ingress, Stored, Talk, setup
+from testkit.ingress import ALL_MECHANISMS, PASSWORD, Ingress, Stored, Talk, code, setup
 from testkit.peers.swaks import ACCEPTED, AUTH_FAILED, swaks
 
 HOST = "127.0.0.1"
@@ -294,6 +294,14 @@ def test_a_smuggled_end_is_one_refusal_and_the_end_of_the_session_SIN_02(ingress
         assert talk.reply().startswith("550 5.6.0")
         assert talk.ended()
     assert len(ingress.queue.stored) == before
+
+
+def test_a_refusal_is_heard_inside_tls_too_though_the_client_goes_on_sending_SIN_03(ingress: Ingress) -> None:
+    with submission(ingress) as talk:
+        assert talk.codes("MAIL FROM:<ada@home.example>", "RCPT TO:<ada@home.example>", "DATA")[2] == "354"
+        talk.send(b"Subject: x\n\n" + (b"x" * 998 + b"\n") * 20_000 + b"\r\n.\r\n")
+        assert code(talk.reply()) == "550 5.6.0"
+        assert talk.ended()
 
 
 def test_commands_before_the_handshake_are_not_heard_after_it_TLS_02(ingress: Ingress, mx: Talk) -> None:
