@@ -684,11 +684,15 @@ def test_too_many_errors_end_the_session_SIN_17() -> None:
     assert peer.closing is not None
 
 
-def test_refused_recipients_are_no_errors_of_the_client() -> None:
-    peer = open_session()
-    peer.send(b"MAIL FROM:<>\r\n")
-    for _ in range(50):
-        assert code(peer.send(b"RCPT TO:<nobody@example.net>\r\n")) == "550 5.1.1"
+def test_refused_recipients_are_no_errors_of_the_client_until_there_are_very_many_SIN_17() -> None:
+    for log_in, closed in ((b"", True), (LOG_IN, False)):
+        peer = open_session(SUBMISSION if log_in else MX, tls=bool(log_in))
+        peer.send(log_in + b"MAIL FROM:<>\r\n")
+        for _ in range(99):
+            assert code(peer.send(b"RCPT TO:<nobody@example.net>\r\n")) == "550 5.1.1"
+        last = peer.send(b"RCPT TO:<nobody@example.net>\r\n").splitlines()
+        assert [code(line) for line in last] == ["550 5.1.1", "421 4.7.0"][: 1 + closed]
+        assert (peer.closing is not None) is closed
 
 
 def test_timeout_and_shutdown_are_said_before_closing_SIN_17() -> None:

@@ -56,6 +56,9 @@ WAITING_LIMIT: Final = 65536
 """Octets kept while an answer is awaited; past them the shell stops reading."""
 AUTH_FAILURE_LIMIT: Final = 5
 """Failed authentications until 421: RFC 4954 4 asks for a limit against guessing."""
+REFUSED_LIMIT: Final = 100
+"""Recipients of a stranger that are refused for good until 421. Lists have dead addresses; who asks for more of them in
+one session looks for those that live. What was refused stays refused, so a list goes on with the rest in the next."""
 PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
 """Mechanisms that hand over the password: only inside TLS (AUTH-01)."""
 
@@ -384,6 +387,7 @@ class ServerSession:
         "_now",
         "_octets",
         "_out",
+        "_refused",
         "_scanner",
         "_skipped",
         "_skipped_auth",
@@ -425,6 +429,7 @@ class ServerSession:
         self._chunk_reply: bytes | None = None
         self._errors = 0
         self._failed_logins = 0
+        self._refused = 0
         self._now = 0.0
 
     # --- octets ---
@@ -569,6 +574,12 @@ class ServerSession:
         self._out.append(reply.encode())
         if awaited is _SENDER:
             self._transaction = None
+        elif awaited is _RECIPIENT:
+            if reply.permanent and self.login is None:
+                self._refused += 1
+                if self._refused >= REFUSED_LIMIT:
+                    self._out.append(_TOO_MANY_ERRORS)
+                    self._close("too many errors", linger=True)
         elif awaited is _AUTH:
             self._stage = _COMMAND
             if reply.permanent:
