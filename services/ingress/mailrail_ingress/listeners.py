@@ -16,6 +16,7 @@ from mailrail_ingress.tls import Identity, switching
 
 RETRY = 2.0
 """Seconds until a port that could not be opened is tried again."""
+LAST_PORT = 65535
 BACKLOG = 1024
 """Connections that the kernel completes while the loop is busy."""
 
@@ -187,6 +188,8 @@ class Listeners:
         for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.door, p.address)):
             door = place.door
             try:
+                if place.port > LAST_PORT:  # the system would take what is left of it in 16 bits
+                    raise OSError(f"there is no such port; {self._settings.port_offset} was added to the listener's")
                 server: asyncio.Server | TlsServer
                 if place.tls:
                     context = switching(partial(self._identity, door))

@@ -1,14 +1,20 @@
 """Which port a listener is opened on, and when the process counts as ready."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from mailrail.kit.settings import BadSettings
+from mailrail_ingress.app import Reception
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.smtp import Sessions
+from mailrail_ingress.timers import Wheel
+
+from testkit.ingress import HeldQueue, setup
 
 
 def test_a_listener_on_25_is_opened_where_the_process_may() -> None:
@@ -37,3 +43,14 @@ async def test_without_any_gateway_it_is_ready_once_there_is_a_configuration(con
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere() -> None:
+    settings = IngressSettings(port_offset=1000)
+    made = setup(port=65_000)
+    gateway = replace(made.revision.gateways[0], listeners=made.revision.gateways[0].listeners[:1])
+    reception = Reception(settings, HeldQueue(), fake_key=b"f" * 32)
+    reception.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
+    listeners = Listeners(settings, reception, Sessions(reception, Wheel(asyncio.get_running_loop())))
+    assert await listeners._apply() == 1
+    assert listeners.ports() == {}
