@@ -111,6 +111,8 @@ WHENCES_LIMIT: Final = 1024
 """Clients that a desk remembers."""
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
+PARTS_LIMIT: Final = 1024
+"""Pieces of content that are kept apart: of two octets each, they would take thirty times what they hold."""
 _SENDER_FACTS: Final = {
     SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
@@ -622,7 +624,10 @@ class Visit:
     def _store(self, transaction: _Transaction, data: bytes) -> None:
         if not data:
             return
-        transaction.parts.append(data)
+        parts = transaction.parts
+        if len(parts) >= PARTS_LIMIT:
+            parts[:] = [b"".join(parts)]
+        parts.append(data)
         transaction.stored += len(data)
         if transaction.upload is None:
             if transaction.stored <= INLINE_LIMIT:

@@ -15,7 +15,7 @@ from mailrail.core.smtp.client import has_bare_line_ends
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
-from mailrail_ingress.app import Door, Reception, Visit
+from mailrail_ingress.app import PARTS_LIMIT, Door, Reception, Visit
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.settings import IngressSettings
 
@@ -155,6 +155,18 @@ def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> N
     assert queue.commits[0][0].body is None
     assert b"".join(queue.uploads[0].frames) == BIG
     assert {len(frame) for frame in queue.uploads[0].frames[:-1]} == {256 * 1024}
+
+
+def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:
+    queue = HeldQueue()
+    client = Client(reception(queue))
+    client.send(OPEN + b"\r\n")
+    for _ in range(3 * PARTS_LIMIT):
+        client.send(b"xy")
+        assert client.visit._transaction is not None
+        assert len(client.visit._transaction.parts) <= PARTS_LIMIT
+    client.send(b"\r\n.\r\n")
+    assert queue.commits[0][0].body == b"\r\n" + b"xy" * 3 * PARTS_LIMIT + b"\r\n"
 
 
 def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() -> None:
