@@ -1,7 +1,7 @@
 """SASL's server side against the RFCs' examples and our own client: AUTH-03, AUTH-05, SCR-01..06, CRAM-01."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
@@ -249,6 +249,25 @@ def test_no_octets_break_scram(first: bytes, second: bytes) -> None:
 
 
 # --- CRAM-MD5, PLAIN, LOGIN ---
+
+
+@given(
+    st.sampled_from([Plain, Login, lambda: CramMd5(Known(), "<1.2@mx>")]), st.lists(st.binary(max_size=60), max_size=4)
+)
+def test_no_octets_are_taken_for_a_proof_AUTH_03(make: Callable[[], Mechanism], said: list[bytes]) -> None:
+    mechanism = make()
+    step = mechanism.start(None)
+    for response in said:
+        if not isinstance(step, Challenge):
+            break
+        step = mechanism.respond(response)
+    assert isinstance(step, Challenge | CheckPassword | Failure)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_any_login_and_password_can_be_looked_up_AUTH_05(login: str, password: str) -> None:
+    assert isinstance(prepared(login), str)
+    assert not fake_verifier(login, "SCRAM-SHA-256", KEY).admits(password)
 
 
 def test_the_example_of_rfc_2195_CRAM_01() -> None:
