@@ -1,6 +1,8 @@
 """Who a recipient is and who may send as whom: design 5, SIN-09, SIN-16, SUB-02, SUB-03, DSN-23."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailrail.core.config.revision import (
     Account,
@@ -23,7 +25,7 @@ from mailrail.core.recipients import (
     Resolution,
     passed_on,
 )
-from mailrail.core.smtp.address import Address, parse_address
+from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_forward_path
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 
@@ -158,6 +160,43 @@ def test_who_does_not_exist_is_refused_even_to_our_own_users(address: str) -> No
 def test_strangers_cannot_relay_SIN_16(address: str) -> None:
     assert resolve(address) is RELAY_DENIED
     assert ends(address, authenticated=True) == [(address, None)]
+
+
+_crumbs = [
+    "eve",
+    "@",
+    "home.example",
+    "far.example",
+    ".",
+    "%",
+    "!",
+    '"',
+    "\\",
+    ":",
+    ",",
+    "[",
+    "]",
+    "192.0.2.1",
+    "IPv6:",
+    "::1",
+]
+
+
+@given(
+    st.lists(
+        st.sampled_from([*_crumbs, "<", ">", " ", "+", "any.example", "throw.example", "@HOME.example"]), max_size=8
+    )
+)
+def test_no_way_to_write_an_address_makes_us_relay_SIN_16(pieces: list[str]) -> None:
+    try:
+        address, _ = parse_forward_path(f"<{''.join(pieces)}>".encode())
+    except AddressError:
+        return
+    found = DIRECTORY.resolve(address, authenticated=False)
+    if isinstance(found, Reply):
+        return
+    # Whatever is taken is for a domain that the configuration receives for, as DNS and the dot-atom both read it.
+    assert address.domain in ("home.example", "any.example", "throw.example", "")
 
 
 def test_the_percent_hack_stays_inside_our_domain_SIN_16() -> None:
