@@ -25,6 +25,7 @@ EXPANSION_LIMIT: Final = 10_000
 
 NO_SUCH_USER: Final = Reply.of(550, "5.1.1", "no such user here")
 RELAY_DENIED: Final = Reply.of(550, "5.7.1", "relaying denied: this server does not receive mail for that domain")
+ROUTED: Final = Reply.of(550, "5.7.1", "relaying denied: the local part has a route to another host")
 SEND_ONLY: Final = Reply.of(550, "5.7.1", "this domain receives no mail here")
 NOT_QUALIFIED: Final = Reply.of(554, "5.1.2", "the domain is not fully qualified")
 NOT_YOUR_ADDRESS: Final = Reply.of(550, "5.7.1", "you may not send as this address")
@@ -43,6 +44,10 @@ class How(StrEnum):
     CATCH_ALL = "catch-all"
     FOREIGN = "foreign"
     CAPTIVE = "captive"
+
+
+_UNSEEN: Final = frozenset({How.ANY, How.SEPARATOR, How.CATCH_ALL})
+"""Where the local part is a stranger's words: nobody wrote it into the configuration."""
 
 
 # These two are made for each RCPT. Nobody changes them; but freezing them would triple what making them costs.
@@ -169,6 +174,8 @@ class Directory:
         if found is not None:
             how, end = found
             if isinstance(end, Destination):
+                if how in _UNSEEN and not authenticated and not captive and self._is_routed(end):
+                    return ROUTED
                 return Resolution(how, (end,))
             ends = self._postmaster_ends() if how is How.POSTMASTER else self._follow(end)
             if ends:
@@ -179,6 +186,12 @@ class Directory:
             assert index is not None
             return Resolution(How.CAPTIVE, (self._own(recipient, index.domain, self._postmaster.ref),))
         return NO_SUCH_USER
+
+    def _is_routed(self, end: Destination) -> bool:
+        """Whether the next hop might read the local part as a route, and trust us with it (SIN-16)."""
+        if end.domain is None or self._transports.get(end.domain) is None:
+            return False
+        return any(mark in end.address.local for mark in "@%!")
 
     def _step(self, address: Address) -> tuple[How, "Destination | tuple[Address, ...]"] | None:
         """One step from an address: where it ends, or the addresses that it stands for; None when it does not exist."""

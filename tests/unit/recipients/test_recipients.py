@@ -18,6 +18,7 @@ from mailrail.core.recipients import (
     NO_SUCH_USER,
     NOT_QUALIFIED,
     RELAY_DENIED,
+    ROUTED,
     SEND_ONLY,
     Destination,
     Directory,
@@ -162,6 +163,22 @@ def test_strangers_cannot_relay_SIN_16(address: str) -> None:
     assert ends(address, authenticated=True) == [(address, None)]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "eve%far.example@any.example",
+        '"eve@far.example"@any.example',
+        "far.example!eve@any.example",
+        "eve%far.example@verify.example",
+        "sales+%far.example@listed.example",
+    ],
+)
+def test_a_route_in_the_local_part_is_not_handed_to_a_next_hop_that_trusts_us_SIN_16(address: str) -> None:
+    """Postfix's allow_untrusted_routing: a host behind us may understand it, and send on what comes from us."""
+    assert resolve(address) is ROUTED
+    assert isinstance(resolve(address, authenticated=True), Resolution)
+
+
 _crumbs = [
     "eve",
     "@",
@@ -195,6 +212,7 @@ def test_no_way_to_write_an_address_makes_us_relay_SIN_16(pieces: list[str]) -> 
     found = DIRECTORY.resolve(address, authenticated=False)
     if isinstance(found, Reply):
         return
+    assert address.domain != "any.example" or not set(address.local) & set("@%!")
     # Whatever is taken is for a domain that the configuration receives for, as DNS and the dot-atom both read it.
     assert address.domain in ("home.example", "any.example", "throw.example", "")
 
