@@ -178,6 +178,8 @@ def test_an_original_recipient_in_utf8_needs_smtputf8_DSN_27() -> None:
     assert rcpt(" ORCPT=utf-8;жора@example.org", utf8=True).orcpt == "utf-8;жора@example.org"
     with pytest.raises(ParameterError):
         rcpt(" ORCPT=utf-8;жора@example.org")
+    for point in ("5C", "7F", "A0", "436", "D7FF", "FFFD", "1F600", "10FFFF"):
+        assert rcpt(f" ORCPT=utf-8;a\\x{{{point}}}@example.org").orcpt == f"utf-8;a\\x{{{point}}}@example.org"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,12 @@ def test_an_original_recipient_in_utf8_needs_smtputf8_DSN_27() -> None:
         " ORCPT=rfc822;a+zz",
         " ORCPT=rfc 822;a",
         " ORCPT=utf-8;\\x{D}",
+        " ORCPT=utf-8;\\x{0D}",
+        " ORCPT=utf-8;\\x{0A}",
+        " ORCPT=utf-8;\\x{41}",
+        " ORCPT=utf-8;\\x{D800}",
+        " ORCPT=utf-8;\\x{0436}",
+        " ORCPT=utf-8;\\x{110000}",
         " ORCPT=rfc822;a ORCPT=rfc822;a",
     ],
 )

@@ -104,9 +104,15 @@ _xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _hexchar = re.compile(r"\+([0-9A-F]{2})")
 _parameter = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _addr_type = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~.-]+")
-# RFC 6533 3: \x{HEX} embedded in otherwise printable ASCII, with the characters that need it left out.
-_utf8_xtext = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{(?:0[1-9A-F]|[1-9A-F][0-9A-F]{1,5})\}|\+[0-9A-F]{2})*")
-_utf8_unitext = re.compile(r"(?:[!-*,-<>-\[\]-~\u00a0-\U0010ffff]|\\x\{(?:0[1-9A-F]|[1-9A-F][0-9A-F]{1,5})\})*")
+# RFC 6533 3, EmbeddedUnicodeChar: below U+0100 only what needs it, in particular no CR and no LF; no surrogates, and
+# nothing past Unicode's end.
+_EMBEDDED = (
+    r"\\x\{(?:[01][1-9]|10|20|2B|3D|5C|7F|[89A-F][0-9A-F]|[1-9A-F][0-9A-F]{2}"
+    r"|[1-9ABCEF][0-9A-F]{3}|D[0-7][0-9A-F]{2}|[1-9A-F][0-9A-F]{4}|10[0-9A-F]{4})\}"
+)
+# ... embedded in otherwise printable ASCII, with the characters that need it left out.
+_utf8_xtext = re.compile(rf"(?:[!-*,-<>-\[\]-~]|{_EMBEDDED}|\+[0-9A-F]{{2}})*")
+_utf8_unitext = re.compile(rf"(?:[!-*,-<>-\[\]-~\u00a0-\U0010ffff]|{_EMBEDDED})*")
 _until = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,9})?[Zz]")
 
 
