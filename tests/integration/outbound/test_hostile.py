@@ -47,6 +47,7 @@ async def test_a_hostile_step_defers_and_the_process_lives_on(step: str, action:
             if result.result is Result.RELAYED:
                 # A flood of 250s does say 250 to everything; then the message was really taken.
                 assert action == Flood(b"250 again\r\n")
+                assert step == "END"
             else:
                 assert result.result is Result.DEFERRED
                 assert result.uncertain == (step == "END")

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.delivery.outcome import Hop, Outcome
+from mailrail.core.outbound.course import verdict_on
 from mailrail.core.sasl.client import ChannelBinding, Credentials
 from mailrail.core.smtp.client import (
     Answer,
@@ -93,6 +95,40 @@ def test_a_greeting_other_than_220_fails_the_session(greeting: bytes) -> None:
     assert isinstance(failed, SessionFailed)
     assert failed.answer.stage is Stage.GREETING
     assert dialogue.take() == b"QUIT\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "stage", "trouble"),
+    [
+        ([b"250 hm\r\n"], Stage.GREETING, Trouble.PROTOCOL),
+        ([b"354 hm\r\n"], Stage.GREETING, Trouble.PROTOCOL),
+        ([b"220 hi\r\n", b"354 go on\r\n"], Stage.HELLO, Trouble.PROTOCOL),
+        ([b"220 hi\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"250 ok\r\n"], Stage.STARTTLS, Trouble.TLS),
+    ],
+)
+@pytest.mark.parametrize("hop", list(Hop))
+def test_a_positive_reply_that_sets_up_no_session_never_reads_as_delivery_RFC5321_4_2_5(
+    said: list[bytes], stage: Stage, trouble: Trouble, hop: Hop
+) -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    for octets in said[:-1]:
+        assert dialogue.receive(octets) == []
+    (failed,) = dialogue.receive(said[-1])
+    assert isinstance(failed, SessionFailed)
+    assert (failed.answer.stage, failed.answer.trouble, failed.answer.reply) == (stage, trouble, None)
+    assert verdict_on(failed.answer, hop=hop).outcome is Outcome.DEFERRED
+
+
+def test_rset_answered_with_354_leaves_the_next_message_unsent() -> None:
+    dialogue = session()
+    refused, following = transaction(), transaction()
+    dialogue.begin(refused)
+    dialogue.receive(b"550 no\r\n503 no\r\n503 no\r\n")
+    dialogue.begin(following)
+    dialogue.receive(b"354 go on\r\n")
+    (answer,) = answers(following)
+    assert (answer.reply, answer.trouble) == (None, Trouble.PROTOCOL)
+    assert not following.touched
 
 
 def test_421_at_the_greeting_ends_the_session_without_quit() -> None:

@@ -51,6 +51,9 @@ class Stage(IntEnum):
     DOT = 9  # the final dot or BDAT LAST was sent
 
 
+_DOT = Stage.DOT
+
+
 class Hop(StrEnum):
     """What kind of server answered."""
 
@@ -164,10 +167,12 @@ def of_reply(
     """The verdict on the reply that decided about a recipient.
 
     `passes_dsn`: the hop announced DSN. `every_host`: before MAIL, all hosts of the destination answered 521 or 554,
-    the only greetings that are final (SOUT-13). A positive reply counts as delivery at any stage; callers give the
-    final one (a 250 or 251 to RCPT decides nothing and is not asked about).
+    the only greetings that are final (SOUT-13). Of all positive replies only a 2yz to the final dot is delivery
+    (RFC 5321 4.2.5); any other that comes here decides nothing and is a server that does not speak SMTP.
     """
     if reply.code < 400:
+        if stage is not _DOT or reply.code >= 300:
+            return of_trouble(Trouble.GARBAGE, stage=stage, hop=hop, detail=f"it answered {reply}")
         outcome = _DELIVERED if passes_dsn or hop is Hop.FINAL else _RELAYED
         return Verdict(outcome, reply.status, reply.text, reply, _RECIPIENT, passes_dsn)
     if hop is not Hop.FOREIGN and (stage in (Stage.TLS, Stage.AUTH) or reply.code in _AUTHENTICATION_CODES):

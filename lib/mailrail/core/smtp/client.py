@@ -603,7 +603,7 @@ class Dialogue:
         elif stage is Stage.QUIT:
             events += self._end(Answer(Stage.QUIT, reply))
         elif reply.code == 421 or not reply.completed:  # RSET refused: this server's state is unknown
-            events += self._end(Answer(stage, reply))
+            events += self._end(_refusal(stage, reply))
 
     def _unasked(self, reply: Reply, events: list[Event]) -> None:
         # A reply that nothing asked for: 421 of a server that shuts down, or a verdict before the content is sent.
@@ -620,7 +620,7 @@ class Dialogue:
         if reply.code == 220:
             self._hello()
         else:
-            self._fail_session(Answer(Stage.GREETING, reply), events)
+            self._fail_session(_refusal(Stage.GREETING, reply), events)
 
     def _hello_reply(self, helo: int, reply: Reply, events: list[Event]) -> None:
         if reply.completed:
@@ -631,7 +631,7 @@ class Dialogue:
             self._out.append(b"HELO " + self._hello_name + _CRLF)
             self._expected.append((Stage.HELLO, None, 1))
         else:
-            self._fail_session(Answer(Stage.HELLO, reply), events)
+            self._fail_session(_refusal(Stage.HELLO, reply), events)
 
     def _set_up(self, events: list[Event]) -> None:
         if not self.tls:
@@ -658,8 +658,9 @@ class Dialogue:
             self._parser.clear()
             events.append(NeedTls())
         else:
-            answer = Answer(Stage.STARTTLS, reply, Trouble.TLS, f"the server refused STARTTLS that it offered: {reply}")
-            self._fail_session(answer, events)
+            detail = f"the server refused STARTTLS that it offered: {reply}"
+            said = None if reply.positive else reply  # a 250 here is neither leave to begin nor a word on the message
+            self._fail_session(Answer(Stage.STARTTLS, said, Trouble.TLS, detail), events)
 
     def _fail_session(self, answer: Answer, events: list[Event]) -> None:
         events.append(SessionFailed(answer))
@@ -879,6 +880,14 @@ class Dialogue:
         self.ready = False
         events.append(Gone(answer))
         return events
+
+
+def _refusal(stage: Stage, reply: Reply) -> Answer:
+    """The answer that a reply is which does not let us go on. A positive one that means nothing at this stage, such as
+    a greeting of 250, is no SMTP: handed on as a reply it would read as if the message had been taken."""
+    if reply.positive:
+        return Answer(stage, None, Trouble.PROTOCOL, f"the server answered {stage.upper()} with {reply.code}")
+    return Answer(stage, reply)
 
 
 def _decode_challenge(reply: Reply) -> bytes:
