@@ -36,7 +36,7 @@ from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.course import Course, Settled
 from mailrail.core.outbound.envelope import Recipient
 from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
-from mailrail.core.outbound.targets import ConnectionKey, NoHosts, address_order, mx_hosts
+from mailrail.core.outbound.targets import MAX_SESSIONS, ConnectionKey, NoHosts, address_order, mx_hosts
 from mailrail.core.sasl.client import Credentials, SaltedPasswords
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
@@ -80,6 +80,9 @@ _T = TypeVar("_T")
 Steps = Generator[Awaitable[Any] | None, Any, _T]
 """The way of a delivery, or a part of it. Yields what must be awaited and gets its value; None: its job."""
 
+_ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO})
+"""Where a session failed that another address of the same host may give. CONNECT: a proxy could not reach this one; on
+our own side the pool has tried them all."""
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 _OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
@@ -530,22 +533,38 @@ class Outbound(Worker):
         port: int,
         addresses: tuple[str, ...],
     ) -> Steps[None]:
-        """Everything that is open goes to one host."""
+        """Everything that is open goes to one host: to its next address too where one lets no session begin (SOUT-03)."""
         delivery = run.delivery
         ordered = address_order(addresses, delivery.dialled.get(host, ()))
-        way = self._way(hop, delivery, host, ordered)
-        decision = way.decision
-        if decision.refusal is not None:
-            course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
-            return
-        where = (host, port, ordered)
-        answer = yield from self._run(run, tables, hop, course, way, where, plaintext=False)
-        if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
-            # TLS-07: on a new connection, and the history says so.
-            self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
-            answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
-        if answer is not None:
+        sessions = 0
+        while True:
+            way = self._way(hop, delivery, host, ordered)
+            decision = way.decision
+            if decision.refusal is not None:
+                course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
+                return
+            where = (host, port, ordered)
+            answer = yield from self._run(run, tables, hop, course, way, where, plaintext=False)
+            if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
+                # TLS-07: on a new connection, and the history says so.
+                self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
+                answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
+            if answer is None:
+                return
             course.session_failed(answer)
+            sessions += answer.stage is not Stage.CONNECT
+            known = run.dialled.get(host, ())
+            rest = tuple(a for a in ordered if a not in known)
+            if (
+                not course.open
+                or answer.stage not in _ANOTHER_ADDRESS_MAY_DO
+                or sessions >= MAX_SESSIONS
+                or not 0 < len(rest) < len(ordered)
+                or delivery.lease.cancelled
+                or delivery.lease.deadline - self._loop.time() < self._settings.lease_margin
+            ):
+                return
+            ordered = rest
 
     def _way(self, hop: NextHop, delivery: Delivery, host: str, addresses: tuple[str, ...]) -> _Way:
         key = (host, addresses, delivery.gateway, delivery.requirement)

@@ -303,8 +303,9 @@ class Connection(asyncio.Protocol):
         try:
             answer = proxy.feed(data)
         except ProxyError as error:
-            stage, trouble = (Stage.CONNECT, Trouble.UNREACHABLE) if error.destination else (Stage.PROXY, Trouble.PROXY)
-            self._fail(Answer(stage, None, trouble, str(error)))
+            stage = Stage.CONNECT if error.this_address else Stage.PROXY
+            trouble = Trouble.UNREACHABLE if error.destination else Trouble.PROXY
+            self._fail(Answer(stage, None, trouble, f"{self.ip} port {self.key.port}: {error}"))
             return b""
         if answer:
             self._transport.write(answer)

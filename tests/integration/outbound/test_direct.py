@@ -12,7 +12,7 @@ from mailrail_outbound.ports import RecipientReport, Result
 from testkit.dns import DnsServer, Failure
 from testkit.outbound import OutboundBench, secret_ref, transport
 from testkit.ports import loopback_address
-from testkit.smtp_peer import Close, SmtpPeer
+from testkit.smtp_peer import Close, Raw, SmtpPeer
 from testkit.socks import Moment, Refusal, SocksProxy, Trouble
 
 
@@ -175,6 +175,30 @@ async def test_a_dead_address_is_followed_by_the_next_of_the_same_host_SOUT_03(m
     assert report.mx_hosts == ("one.example.org",)
 
 
+@pytest.mark.parametrize("greeting", ["421 busy", "554 no", Close(), Raw(b"250 what\r\n")], ids=str)
+async def test_an_address_that_gives_no_session_is_followed_by_the_next_of_the_same_host_SOUT_03(
+    mx: Mx, greeting: Any
+) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.", "20 other.example.org.")
+    sick = await mx.host("one.example.org", replies={"GREETING": greeting})
+    well = await mx.host("one.example.org")
+    other = await mx.host("other.example.org")
+    async with mx.bench() as bench:
+        report = await bench.deliver(bench.delivery(None, dialled={"one.example.org": (sick.host,)}))
+    assert report.recipients[0].result is Result.DELIVERED
+    assert report.dialled["one.example.org"] == [sick.host, well.host]
+    assert (len(sick.sessions), len(well.messages), len(other.sessions)) == (1, 1, 0)
+
+
+async def test_no_more_than_two_addresses_of_a_host_may_refuse_a_session_SOUT_03(mx: Mx) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.", "20 other.example.org.")
+    sick = [await mx.host("one.example.org", replies={"GREETING": "421 busy"}) for _ in range(4)]
+    other = await mx.host("other.example.org")
+    (result,) = await mx.deliver()
+    assert result.result is Result.DELIVERED
+    assert (sum(len(host.sessions) for host in sick), len(other.messages)) == (2, 1)
+
+
 async def test_a_retry_goes_to_the_address_that_greylisted_us_F2(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.")
     first = await mx.host("one.example.org")
@@ -325,6 +349,36 @@ async def test_every_refusal_of_a_proxy_is_temporary_SOCK_04(mx: Mx, code: Refus
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
     assert result.result is Result.DEFERRED
     assert one.sessions == []
+
+
+@pytest.mark.parametrize(
+    "code", [Refusal.HOST_UNREACHABLE, Refusal.GENERAL_FAILURE, Refusal.ADDRESS_TYPE_NOT_SUPPORTED]
+)
+async def test_what_a_proxy_cannot_reach_is_followed_by_the_hosts_next_address_SOUT_03(mx: Mx, code: Refusal) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    one = await mx.host("one.example.org")
+    dead = [mx.dead("one.example.org") for _ in range(3)]
+    with SocksProxy() as proxy:
+        for address in dead:
+            proxy.refuse(address, code=code)
+        via = socks(proxy)
+        async with mx.bench(transports=[via]) as bench:
+            delivery = bench.delivery(via, dialled={"one.example.org": (dead[0],)})
+            (result,) = (await bench.deliver(delivery)).recipients
+    assert result.result is Result.DELIVERED, result.text
+    assert [r.host for r in proxy.requests][0] == dead[0]
+    assert len(one.messages) == 1
+
+
+async def test_one_destination_behind_a_proxy_does_not_stop_its_transport_SOCK_04(mx: Mx) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    one = await mx.host("one.example.org")
+    with SocksProxy() as proxy:
+        proxy.refuse(one.host, code=Refusal.GENERAL_FAILURE)
+        via = socks(proxy)
+        async with mx.bench(transports=[via]) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+    assert (result.result, result.transport_failure) == (Result.DEFERRED, False)
 
 
 async def test_wrong_proxy_credentials_and_a_dead_proxy_never_fall_back_to_direct_SOCK_02_SOCK_04(mx: Mx) -> None:

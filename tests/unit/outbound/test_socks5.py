@@ -63,7 +63,8 @@ def test_every_refusal_is_told_SOCK_04(code: int) -> None:
     proxy.feed(b"\x05\x00")
     with pytest.raises(ProxyError) as caught:
         proxy.feed(bytes([5, code, 0, 1]))
-    assert caught.value.destination == (code in (3, 4, 5, 6))
+    assert caught.value.destination == (code in (1, 3, 4, 5, 6))
+    assert caught.value.this_address == (code in (1, 3, 4, 5, 6, 8))
 
 
 @given(

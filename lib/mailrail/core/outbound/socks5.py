@@ -18,15 +18,19 @@ _REPLIES = {
     7: "the proxy does not support CONNECT",
     8: "the proxy does not support this address type",
 }
-_DESTINATION_REPLIES = frozenset({3, 4, 5, 6})
+# 1 too: proxies say it for whatever went wrong behind them, and one dead destination must not stop all others.
+_DESTINATION_REPLIES = frozenset({1, 3, 4, 5, 6})
+_ADDRESS_REPLIES = _DESTINATION_REPLIES | {8}
 
 
 class ProxyError(Exception):
-    """The proxy did not connect us. `destination`: the server behind it is out of reach, the proxy itself works."""
+    """The proxy did not connect us. `destination`: the server behind it is out of reach, the proxy itself works.
+    `this_address`: it was about the address asked for, another one may do."""
 
-    def __init__(self, text: str, *, destination: bool = False) -> None:
+    def __init__(self, text: str, *, destination: bool = False, this_address: bool = False) -> None:
         super().__init__(text)
         self.destination = destination
+        self.this_address = this_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ class Socks5:
                 raise ProxyError("the proxy does not speak SOCKS5")
             if buffer[1] != 0:
                 text = _REPLIES.get(buffer[1], f"the proxy answered with code {buffer[1]}")
-                raise ProxyError(text, destination=buffer[1] in _DESTINATION_REPLIES)
+                destination, this_address = buffer[1] in _DESTINATION_REPLIES, buffer[1] in _ADDRESS_REPLIES
+                raise ProxyError(text, destination=destination, this_address=this_address)
         if len(buffer) < 5:
             return
         match buffer[3]:

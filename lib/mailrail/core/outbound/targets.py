@@ -17,6 +17,8 @@ MAX_HOSTS = 10
 """MX hosts considered in one attempt. RFC 5321 5.1 asks for at least two addresses; endless lists cost us time."""
 MAX_ADDRESSES = 8
 """Addresses of one host that are dialled in one attempt."""
+MAX_SESSIONS = 2
+"""Addresses of one host that may refuse or drop a session in one attempt, before the next host: each may take minutes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
