@@ -533,7 +533,7 @@ class Outbound(Worker):
         port: int,
         addresses: tuple[str, ...],
     ) -> Steps[None]:
-        """Everything that is open goes to one host: to its next address too where one lets no session begin (SOUT-03)."""
+        """Everything that is open goes to one host, and to its next address where one gives no session (SOUT-03)."""
         delivery = run.delivery
         ordered = address_order(addresses, delivery.dialled.get(host, ()))
         sessions = 0
@@ -711,8 +711,9 @@ class Outbound(Worker):
     def _tls(self, tables: Tables, transport: Transport, decision: Decision, host: str) -> TlsPlan:
         verify = decision.verify_name is not None
         try:
-            ca = tables.secret(transport.ca) if transport.ca is not None else b""
-            context = client_context(verify=verify, ca=ca if verify else b"")
+            # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).
+            ca = tables.secret(transport.ca) if verify and transport.ca is not None else b""
+            context = client_context(verify=verify, ca=ca)
         except (KeyError, ValueError, ssl.SSLError) as error:
             detail = f"the CA certificates of transport {transport.ref.name} cannot be used: {error}"
             raise CannotDial(Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail)) from error

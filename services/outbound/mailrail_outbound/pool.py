@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from mailrail.core.outbound.socks5 import Socks5
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.client import Answer, Dialogue, Stage, Trouble
+from mailrail.kit import log
 from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import Connection, Deadlines, Job, TlsPlan
@@ -88,6 +89,7 @@ class Pool:
         self._open = 0
         self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
         self._closing = False
+        self._log = log.get_logger()
         metrics.OPEN.set_function(lambda: self._open)
         metrics.WAITING.set_function(lambda: self.waiting)
 
@@ -184,6 +186,7 @@ class Pool:
     async def _dial(self, job: PoolJob, destination: _Destination) -> None:
         dial = job.dial
         failures: list[str] = []
+        connection: Connection | None = None
         try:
             for address in dial.addresses:
                 connection = Connection(
@@ -216,6 +219,11 @@ class Pool:
         except asyncio.CancelledError:
             self._ended(destination, connecting=True)
             raise
+        except Exception as error:  # a fault of ours: unanswered, the job would keep its lease for ever
+            if connection is not None:
+                destination.live.discard(connection)
+            self._log.exception("dial crashed", host=dial.host)
+            failures.append(f"an internal error of outbound: {type(error).__name__}")
         self._ended(destination, connecting=True)
         metrics.CONNECTIONS.inc("proxy" if dial.proxy else "unreachable")
         stage, trouble = (Stage.PROXY, Trouble.PROXY) if dial.proxy else (Stage.CONNECT, Trouble.UNREACHABLE)

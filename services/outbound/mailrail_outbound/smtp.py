@@ -128,9 +128,12 @@ class Deadlines:
 
     def _look(self) -> None:
         now = self._loop.time()
-        for connection in [c for c in self._watched if c.deadline <= now]:
-            connection.timed_out()
-        self._timer = self._loop.call_later(self._tick, self._look) if self._watched and not self._stopped else None
+        try:
+            for connection in [c for c in self._watched if c.deadline <= now]:
+                connection.timed_out()
+        finally:  # one that fails must not stop the clock of all others
+            more = self._watched and not self._stopped
+            self._timer = self._loop.call_later(self._tick, self._look) if more else None
 
 
 class Connection(asyncio.Protocol):
@@ -276,6 +279,8 @@ class Connection(asyncio.Protocol):
             self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"{detail} during the TLS handshake"))
         elif self._proxy is not None:
             self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
+        elif self._unproven:
+            self._act(self.dialogue.lost(Trouble.TLS, f"{detail} right after the TLS handshake"))
         else:
             self._act(self.dialogue.lost(Trouble.CLOSED, detail))
         self._ended()
@@ -355,16 +360,27 @@ class Connection(asyncio.Protocol):
         try:
             plain = tls.decrypt(data)
         except ssl.SSLError as error:
-            detail = f"TLS: {_tls_error(error)}"
-            # Before the first reply over TLS this is the handshake's late half (RFC 8446 2: client authentication).
-            self.abort(Trouble.TLS if self.dialogue.awaiting is Stage.HELLO else Trouble.CLOSED, detail)
+            self._tls_broke(f"TLS: {_tls_error(error)}")
             return
         if plain:
             self._from_server(plain)
         else:
             self._write_raw(tls.outgoing())
-        if tls.closed and not self.dialogue.gone:
-            self.abort(Trouble.CLOSED, "the server closed the TLS session")
+        if tls.fault is not None and not self.dialogue.gone:
+            self._tls_broke(f"TLS: {_tls_error(tls.fault)}")
+        elif tls.closed and not self.dialogue.gone:
+            self._tls_broke("the server closed the TLS session")
+
+    def _tls_broke(self, detail: str) -> None:
+        self.abort(Trouble.TLS if self._unproven else Trouble.CLOSED, detail)
+
+    @property
+    def _unproven(self) -> bool:
+        """STARTTLS led to no reply yet. The client is done with TLS 1.3 before the server has judged the client's half
+        (RFC 8446 2), so what ends the session here is the late end of a failed handshake."""
+        tls, dialogue = self.dialogue.tls, self.dialogue
+        implicit = self._tls_plan is not None and self._tls_plan.implicit
+        return tls and not implicit and dialogue.awaiting is Stage.HELLO
 
     def _write_raw(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():

@@ -48,7 +48,7 @@ class TlsFacts:
 class TlsStream:
     """One TLS session. `handshake`, then `decrypt` and `encrypt`; `outgoing` is what must be written to the socket."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "_verified_name", "closed")
+    __slots__ = ("_incoming", "_object", "_outgoing", "_verified_name", "closed", "fault")
 
     def __init__(self, context: ssl.SSLContext, server_name: str, *, verified: bool) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -57,6 +57,8 @@ class TlsStream:
         self._verified_name = server_name if verified else None
         self.closed = False
         """The peer said close_notify."""
+        self.fault: ssl.SSLError | None = None
+        """What broke the session behind plaintext that was good."""
 
     def handshake(self, data: bytes = b"") -> bool:
         """Go on with the handshake. True once it is done. Raises ssl.SSLError (ssl.CertificateError included)."""
@@ -69,7 +71,8 @@ class TlsStream:
         return True
 
     def decrypt(self, data: bytes) -> bytes:
-        """Plaintext from the peer's octets. Raises ssl.SSLError."""
+        """Plaintext from the peer's octets. Raises ssl.SSLError; where plaintext came before the fault, it is returned
+        and the fault kept: a 250 with a broken record behind it is still the server's 250."""
         if data:
             self._incoming.write(data)
         parts: list[bytes] = []
@@ -86,6 +89,10 @@ class TlsStream:
             pass
         except ssl.SSLZeroReturnError:
             self.closed = True
+        except ssl.SSLError as error:
+            if not parts:
+                raise
+            self.fault = error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def encrypt(self, data: bytes) -> None:

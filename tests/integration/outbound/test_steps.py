@@ -104,6 +104,15 @@ async def test_what_is_broken_off_by_the_end_of_the_process_is_not_reported_and_
             assert await bench.app.drained(0.05)
 
 
+async def test_a_dial_that_crashes_defers_and_leaves_no_delivery_behind() -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via, hello_name="b\xfccher.example") as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert (result.result, bench.app.under_way) == (Result.DEFERRED, 0)
+            assert "internal error" in result.text
+
+
 async def test_draining_waits_for_the_last_delivery() -> None:
     async with SmtpPeer() as peer:
         via = smarthost(peer)

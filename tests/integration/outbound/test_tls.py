@@ -1,5 +1,6 @@
 """TLS and SASL over real handshakes: opportunistic, required, verified, injected plaintext, every mechanism."""
 
+import contextlib
 import hashlib
 import ssl
 from typing import Any
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
+from mailrail_outbound.tls import TlsStream, client_context
 
 from testkit.ca import Authority, Certificate
 from testkit.outbound import OutboundBench, secret_ref, transport
@@ -120,6 +122,47 @@ async def test_a_broken_ca_is_told_as_such() -> None:
         assert result.transport_failure
         assert "CA certificates of transport" in result.text
         assert peer.sessions == []
+
+
+@pytest.mark.parametrize("secrets", [{}, {"ca": b"no PEM"}])
+async def test_a_ca_that_is_not_needed_never_turns_opportunistic_tls_into_plaintext(
+    certificate: Certificate, secrets: dict[str, bytes]
+) -> None:
+    async with SmtpPeer(tls=certificate.server_context()) as peer:
+        result = await send(via_peer(peer, ca=secret_ref("ca")), secrets)
+        assert result.result is Result.DELIVERED
+        assert peer.messages[0].session.tls == "TLSv1.3"
+        assert len(peer.sessions) == 1
+
+
+async def test_a_server_that_hangs_up_right_after_the_handshake_gets_the_message_in_the_clear_TLS_07(
+    certificate: Certificate,
+) -> None:
+    closes = {"EHLO": lambda session, line: Close() if session.tls else None}
+    async with SmtpPeer(tls=certificate.server_context(), replies=closes) as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert [session.tls for session in peer.sessions] == ["TLSv1.3", ""]
+    async with SmtpPeer(tls=certificate.server_context(), replies=closes) as peer:
+        result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
+        assert result.result is Result.DEFERRED
+        assert peer.messages == []
+
+
+def test_a_reply_counts_though_the_tls_session_breaks_right_behind_it_LSE_08(certificate: Certificate) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = certificate.server_context().wrap_bio(incoming, outgoing, server_side=True)
+    client = TlsStream(client_context(verify=False), HOST, verified=False)
+    done = False
+    while not done:
+        done = client.handshake(outgoing.read())
+        incoming.write(client.outgoing())
+        with contextlib.suppress(ssl.SSLWantReadError):
+            server.do_handshake()
+    server.write(b"250 2.0.0 taken\r\n")
+    record = outgoing.read()
+    assert client.decrypt(record + b"\x17\x03\x03\x00\x20" + bytes(32)) == b"250 2.0.0 taken\r\n"
+    assert client.fault is not None
 
 
 async def test_replies_injected_before_tls_do_not_count_TLS_02(authority: Authority, certificate: Certificate) -> None:

@@ -131,6 +131,18 @@ def test_rset_answered_with_354_leaves_the_next_message_unsent() -> None:
     assert not following.touched
 
 
+@pytest.mark.parametrize("reply", [b"500 what\r\n", b"550 go away\r\n", b"451 later\r\n"])
+def test_a_refused_rset_is_no_word_on_the_message_behind_it(reply: bytes) -> None:
+    dialogue = session()
+    refused, following = transaction(), transaction()
+    dialogue.begin(refused)
+    dialogue.receive(b"550 no\r\n503 no\r\n503 no\r\n")
+    dialogue.begin(following)
+    assert kinds(dialogue.receive(reply)) == [Finished, Gone]
+    (answer,) = answers(following)
+    assert (answer.stage, answer.reply, answer.trouble) == (Stage.MAIL, None, Trouble.CLOSED)
+
+
 def test_421_at_the_greeting_ends_the_session_without_quit() -> None:
     dialogue = Dialogue("client.example")
     assert kinds(dialogue.receive(b"421 busy\r\n")) == [SessionFailed, Gone]

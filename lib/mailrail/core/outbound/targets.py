@@ -18,7 +18,7 @@ MAX_HOSTS = 10
 MAX_ADDRESSES = 8
 """Addresses of one host that are dialled in one attempt."""
 MAX_SESSIONS = 2
-"""Addresses of one host that may refuse or drop a session in one attempt, before the next host: each may take minutes."""
+"""Addresses of one host that may refuse or drop a session in one attempt: each may take minutes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
