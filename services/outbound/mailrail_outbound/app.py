@@ -367,6 +367,8 @@ class Outbound(Worker):
         if len(reports) < len(ids):
             course = Course(len(ids), hop=hop.kind)
             course.leave_out(reports)
+            if run.message.header_unseen:
+                yield run.message.look_at_header()
             stopped = yield from self._visit_hosts(run, tables, hop, course)
             if isinstance(stopped, Captured):
                 verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
@@ -773,16 +775,28 @@ class Outbound(Worker):
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
             return error.answer
+        answer = await self._probe(address, dial)
+        if answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
+            # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
+            dial = self._dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=True)
+            answer = await self._probe(address, dial)
+        return answer
+
+    async def _probe(self, address: str, dial: Dial) -> Answer:
         job = ProbeJob(Recipient(address), dial, self._loop.create_future())
         self._pool.submit(job)
         try:
             async with asyncio.timeout(60):
                 return await job.done
         except TimeoutError:
-            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{host} did not answer in time")
+            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{dial.host} did not answer in time")
         finally:
-            with contextlib.suppress(ValueError):
-                self._pool.withdraw(job)
+            self._pool.withdraw(job)
+
+    def digest(self, ref: ObjectRef) -> str:
+        """What a transport says now, as a digest; empty: it is not known."""
+        hop = self.tables.hops.get(ref) if self.tables is not None else None
+        return hop.digest if hop is not None else ""
 
 
 class CannotDial(Exception):

@@ -22,6 +22,7 @@ _KEEP = {
     outbound_pb2.VerifyRecipientResponse.VERDICT_OUT_OF_REACH: 10.0,
 }
 _ENTRIES = 50_000
+_Key = tuple[str, str, str]  # transport, its digest, address
 
 
 class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
@@ -30,14 +31,15 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
     def __init__(self, app: Outbound, pool: Pool) -> None:
         self._app = app
         self._pool = pool
-        self._known: OrderedDict[tuple[str, str], tuple[float, outbound_pb2.VerifyRecipientResponse]] = OrderedDict()
-        self._asking: dict[tuple[str, str], asyncio.Task[outbound_pb2.VerifyRecipientResponse]] = {}
+        self._known: OrderedDict[_Key, tuple[float, outbound_pb2.VerifyRecipientResponse]] = OrderedDict()
+        self._asking: dict[_Key, asyncio.Task[outbound_pb2.VerifyRecipientResponse]] = {}
 
     async def VerifyRecipient(  # noqa: N802, RUF100
         self, request: outbound_pb2.VerifyRecipientRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> outbound_pb2.VerifyRecipientResponse:
-        """Cached: an hour when accepted, ten minutes when refused, moments when out of reach."""
-        key = (request.transport, request.address)
+        """Cached: an hour when accepted, ten minutes when refused, moments when out of reach. What a transport that has
+        changed since then said does not count."""
+        key = (request.transport, self._app.digest(_ref(request.transport)), request.address)
         known = self._known.get(key)
         if known is not None and known[0] > time.monotonic():
             return known[1]
@@ -54,8 +56,7 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
         return response
 
     async def _ask(self, request: outbound_pb2.VerifyRecipientRequest) -> outbound_pb2.VerifyRecipientResponse:
-        namespace, _, name = request.transport.rpartition("/")
-        answer = await self._app.verify(request.address, ObjectRef("MailTransport", namespace, name))
+        answer = await self._app.verify(request.address, _ref(request.transport))
         reply = answer.reply
         return outbound_pb2.VerifyRecipientResponse(
             verdict=_verdict(answer),
@@ -84,6 +85,11 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
             )
             entry.opened.FromDatetime(wall - timedelta(seconds=now - connection.opened))
         return response
+
+
+def _ref(transport: str) -> ObjectRef:
+    namespace, _, name = transport.rpartition("/")
+    return ObjectRef("MailTransport", namespace, name)
 
 
 def _verdict(answer: Answer) -> outbound_pb2.VerifyRecipientResponse.Verdict.ValueType:

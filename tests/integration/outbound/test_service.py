@@ -304,6 +304,26 @@ async def test_a_stop_takes_no_more_work_and_finishes_what_runs(tmp_path: Path) 
             assert len(here.queue.results) == len(peer.messages) == 50
 
 
+async def test_what_a_transport_said_of_a_recipient_is_forgotten_when_the_transport_changes() -> None:
+    from mailrail.pb.outbound.v1 import outbound_pb2
+    from mailrail_outbound.rpc import OutboundServicer
+
+    from testkit.outbound import OutboundBench
+
+    ask = outbound_pb2.VerifyRecipientRequest(address="b@example.org", transport="default/smtp")
+    verdicts = outbound_pb2.VerifyRecipientResponse
+    async with SmtpPeer() as takes, SmtpPeer(replies={"RCPT": "550 5.1.1 no"}) as refuses:
+        before, after = (
+            transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE) for peer in (takes, refuses)
+        )
+        async with OutboundBench.running(before) as bench:
+            servicer = OutboundServicer(bench.app, bench.pool)
+            context: Any = None
+            assert (await servicer.VerifyRecipient(ask, context)).verdict == verdicts.VERDICT_ACCEPTED
+            bench.configure(2, [after])
+            assert (await servicer.VerifyRecipient(ask, context)).verdict == verdicts.VERDICT_REFUSED
+
+
 async def test_verification_and_the_list_of_connections_are_answered(tmp_path: Path) -> None:
     from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 

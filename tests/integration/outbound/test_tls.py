@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail.core.smtp.client import Stage, Trouble
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.tls import TlsStream, client_context
@@ -77,6 +78,15 @@ async def test_a_refused_starttls_is_followed_by_a_new_connection_in_the_clear()
     async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": "454 4.7.0 not now"}) as peer:
         assert (await send(via_peer(peer))).result is Result.RELAYED
         assert len(peer.sessions) == 2
+
+
+async def test_recipients_are_verified_in_the_clear_where_mail_goes_so_TLS_07(certificate: Certificate) -> None:
+    async with SmtpPeer(tls=_tls_1_0_only(certificate)) as peer:
+        via, strict = via_peer(peer), via_peer(peer, name="strict", tls=TlsMode.REQUIRED)
+        async with OutboundBench.running(via, strict) as bench:
+            answer = await bench.app.verify("b@example.org", via.ref)
+            assert (answer.stage, answer.remote) == (Stage.RCPT, True)
+            assert (await bench.app.verify("b@example.org", strict.ref)).trouble is Trouble.TLS
 
 
 @pytest.mark.parametrize("mode", [TlsMode.REQUIRED, TlsMode.VERIFIED])
