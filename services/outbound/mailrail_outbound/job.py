@@ -5,10 +5,11 @@ other on the same connection. What each answer means is decided in core/outbound
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import cast
 
-from mailrail.core.message.reencode import Reencoder, Target, reencode
+from mailrail.core.message.reencode import MAX_HEADER, Reencoder, Target, reencode
 from mailrail.core.outbound.course import Course
 from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
 from mailrail.core.outbound.envelope import Plan as EnvelopePlan
@@ -49,12 +50,17 @@ class Message:
             utf8 = delivery.envelope.smtputf8
             self.facts = Content(delivery.size, delivery.eight_bit or binary, binary, utf8 and delivery.eight_bit)
 
-    def size(self, form: Form) -> int:
-        """Octets in this form; an estimate for what is re-encoded while it streams."""
+    def size(self, form: Form, limit: int | None) -> int:
+        """Octets in this form. What is re-encoded while it streams is estimated, but not above the server's `limit`
+        while the stored message keeps to it: only the server can know then, and nothing is bounced on a guess."""
+        stored = self.facts.size
         if form is _AS_IS:
-            return self.facts.size
+            return stored
         whole = self.whole(form)
-        return len(whole) if whole is not None else self.facts.size + self.facts.size * 2 // 5
+        if whole is not None:
+            return len(whole)
+        estimate = stored + stored * 2 // 5
+        return max(stored, min(estimate, limit)) if limit is not None else estimate
 
     def whole(self, form: Form) -> bytes | None:
         """All of it, None where it must stream."""
@@ -80,6 +86,25 @@ class Message:
         self._for_data = (form, made)
         return made
 
+    @property
+    def header_unseen(self) -> bool:
+        """Whether only a look at the header can tell if it needs SMTPUTF8: all that is known of content that streams is
+        that there are 8-bit octets somewhere."""
+        return self._as_is is None and self.facts.header_eight_bit
+
+    async def look_at_header(self) -> None:
+        """Find out; what cannot be read, or ends nowhere, keeps the cautious answer."""
+        head = b""
+        with contextlib.suppress(ContentGone):
+            async with contextlib.aclosing(self._stored()) as pieces:
+                async for piece in pieces:
+                    head += piece
+                    end = head.find(b"\r\n\r\n")
+                    if end >= 0:
+                        self.facts.header_eight_bit = not head[:end].isascii()
+                    if end >= 0 or len(head) > MAX_HEADER:
+                        return
+
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone."""
         if form is _AS_IS:
@@ -92,7 +117,7 @@ class Message:
             yield encoder.feed(piece)
         yield encoder.finish()
 
-    async def _stored(self) -> AsyncIterator[bytes]:
+    async def _stored(self) -> AsyncGenerator[bytes]:
         body = self._body
         assert not isinstance(body, bytes)
         octets = len(self.prefix)
@@ -185,7 +210,9 @@ class HostJob(PoolJob):
         facts = self._message.facts
         form = self.form = form_for(facts, capabilities)
         if form is not _AS_IS:
-            facts = Content(self._message.size(form), facts.eight_bit, facts.binary, facts.header_eight_bit)
+            facts = Content(
+                self._message.size(form, capabilities.size), facts.eight_bit, facts.binary, facts.header_eight_bit
+            )
         recipients = delivery.recipients
         limit = capabilities.max_recipients
         most = MAX_RECIPIENTS if limit is None else min(limit, MAX_RECIPIENTS)

@@ -432,6 +432,9 @@ class Connection(asyncio.Protocol):
         if self._streamed is transaction:
             self._streamed = None
             self._wake_up()
+            task = self._streaming
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()  # it may wait for content that does not come
         more = job.finished(transaction, self)
         if more:
             if self.dialogue.gone or not self.dialogue.accepts_transaction:

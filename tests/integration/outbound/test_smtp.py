@@ -1,6 +1,7 @@
 """Deliveries over real sockets to a scripted server: results, reuse, limits, extensions."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -243,6 +244,54 @@ async def test_large_eight_bit_content_is_reencoded_while_it_streams() -> None:
         received = peer.messages[0].content
         assert received.isascii()
         assert received.count(b"caf=E9 ") == 300_000
+
+
+async def test_content_that_may_fit_once_it_is_reencoded_is_not_bounced_on_a_guess_RFC1870_5() -> None:
+    attachment = b"aaaa\r\n" * 100_000
+    head = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    text = b"--b\r\nContent-Transfer-Encoding: 8bit\r\n\r\ncaf\xe9\r\n"
+    content = head + text + b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + attachment + b"--b--\r\n"
+    limit = len(content) + 1000
+    async with SmtpPeer(extensions=["PIPELINING", f"SIZE {limit}"]) as peer:
+        (result,) = await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        assert result.result is Result.RELAYED, result.text
+        assert peer.messages[0].content.isascii()
+        assert f"SIZE={limit}" in peer.messages[0].mail
+        (result,) = await deliver(peer, content=_pieces(content), size=limit + 1, eight_bit=True)
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
+
+
+@pytest.mark.parametrize(("subject", "result"), [("plain", Result.RELAYED), ("caf\u00e9", Result.FAILED)])
+async def test_a_large_message_needs_smtputf8_for_its_header_and_not_for_its_body_EXT_11(
+    subject: str, result: Result
+) -> None:
+    content = f"Subject: {subject}\r\n\r\n".encode() + "caf\u00e9\r\n".encode() * 50_000
+    envelope = Envelope("a@sender.example", smtputf8=True)
+    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME"]) as peer:
+        body = _pieces(content)
+        (report,) = await deliver(peer, content=body, size=len(content), eight_bit=True, envelope=envelope)
+        assert report.result is result
+        assert [message.content for message in peer.messages] == [content] * (result is Result.RELAYED)
+
+
+async def test_content_that_never_comes_is_given_up_with_its_connection() -> None:
+    class Stuck(StreamedBody):
+        ended = False
+
+        async def chunks(self) -> AsyncIterator[bytes]:
+            try:
+                yield b"Subject: x\r\n\r\n"
+                await asyncio.Event().wait()
+            finally:
+                self.ended = True
+
+    async with SmtpPeer() as peer:
+        via, body = smarthost(peer), Stuck()
+        async with OutboundBench.running(via, block_timeout=0.3) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, content=body, size=100_000))).recipients
+            assert (result.result, result.uncertain) == (Result.DEFERRED, False)
+            await eventually(lambda: body.ended)
+        assert peer.messages == []
 
 
 async def test_a_refused_chunk_ends_the_transaction_and_the_connection_is_used_again() -> None:
