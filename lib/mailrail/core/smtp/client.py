@@ -874,10 +874,13 @@ class Dialogue:
                 tx._decide_rest(answer)
             else:
                 # A reply to something else, RSET or nothing, is none to this transaction; 421 is meant for all.
-                said = answer.reply if answer.reply is not None and answer.reply.code == 421 else None
-                trouble = answer.trouble or (Trouble.CLOSED if said is None else None)
-                detail = answer.detail or ("" if said is not None else f"the server ended the session: {answer.reply}")
-                tx._decide_rest(Answer(Stage.MAIL, said, trouble, detail))
+                whole = answer.trouble is not None or (answer.reply is not None and answer.reply.code == 421)
+                detail = answer.detail or f"the server ended the session: {answer.reply}"
+                tx._decide_rest(
+                    Answer(Stage.MAIL, answer.reply, answer.trouble, answer.detail)
+                    if whole
+                    else Answer(Stage.MAIL, None, Trouble.CLOSED, detail)
+                )
             events.append(Finished(tx))
         if not self.ready and not self._quitting:
             events.append(SessionFailed(answer))
