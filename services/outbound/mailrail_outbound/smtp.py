@@ -624,7 +624,10 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            if self.dialogue.gone and self.answer is not None and self.answer.trouble is None:
+            polite = self.dialogue.gone and self.answer is not None and self.answer.trouble is None
+            # What is not sent by now never counts; waiting until a peer that has stopped reading takes it would keep
+            # the socket and the content for as long as the peer likes.
+            if polite and not self._transport.get_write_buffer_size():
                 self._transport.close()
             else:
                 self._transport.abort()

@@ -1,5 +1,7 @@
 """Servers that hang, drip, flood, talk nonsense or close at any step: bounded in time and memory, no false result."""
 
+import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -66,6 +68,35 @@ async def test_a_server_that_reads_nothing_is_given_up_SOUT_06() -> None:
         async with OutboundBench.running(via, **FAST) as bench:
             (result,) = (await bench.deliver(bench.delivery(via, content=body), within=10)).recipients
             assert result.result is Result.DEFERRED
+
+
+async def test_a_server_that_says_421_and_reads_no_more_keeps_neither_socket_nor_content_of_ours() -> None:
+    content = b"Subject: x\r\n\r\n" + b"x" * 16_000_000
+    told, read = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        octets = 0
+        writer.write(b"220 hi\r\n")
+        for reply in (b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+            await reader.readline()
+            writer.write(reply)
+        await reader.readline()
+        writer.write(b"421 4.3.2 not now\r\n")
+        await told.wait()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                octets += len(data)
+        writer.close()
+        read.set_result(octets)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024)
+    async with server:
+        via = transport(TransportKind.SMTP, host="127.0.0.1", port=server.sockets[0].getsockname()[1], tls=TlsMode.NONE)
+        async with OutboundBench.running(via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, content=content), within=10)).recipients
+            assert (result.result, str(result.reply)) == (Result.DEFERRED, "421 4.3.2 not now")
+            told.set()
+            assert await asyncio.wait_for(read, 10) < len(content) - 1_000_000
 
 
 async def test_a_dead_port_is_a_site_failure_and_names_the_address() -> None:
