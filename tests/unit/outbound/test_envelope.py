@@ -128,6 +128,15 @@ def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody(sender: str, co
     assert made.rcpt_lines == ()
 
 
+def test_angle_brackets_inside_a_quoted_local_part_are_no_harm_RFC5321_4_1_2() -> None:
+    made = make(
+        Envelope('"<s>"@b'), SEVEN, EVERYTHING, Recipient('"a>b"@c'), Recipient('"a"b>@c'), Recipient('"a>\r\n"@c')
+    )
+    assert made.indexes == (0,)
+    assert made.mail_line.startswith(b'MAIL FROM:<"<s>"@b>')
+    assert made.rcpt_lines[0].startswith(b'RCPT TO:<"a>b"@c>')
+
+
 def test_an_address_can_never_become_a_command_SOUT_12() -> None:
     made = make(Envelope("a@b"), SEVEN, EVERYTHING, Recipient("b@c>\r\nDATA\r\n"), Recipient("fine@c"))
     assert made.indexes == (1,)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.client import Answer, Capabilities, Stage, Trouble, has_bare_line_ends
 from mailrail.core.smtp.parameters import Body
 
@@ -136,7 +137,7 @@ def plan(
         what = "the sender's address" if sender_utf8 else "the header"
         detail = f"{what} has UTF-8 and the server does not offer SMTPUTF8"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail))
-    harmful_sender = _CONTROL.search(sender) is not None
+    harmful_sender = _harmful(sender)
     indexes: list[int] = []
     refused: list[tuple[int, Answer]] = []
     utf8 = header_utf8 or sender_utf8
@@ -148,7 +149,7 @@ def plan(
                 refused.append((index, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail)))
                 continue
             utf8 = True
-        if harmful_sender or _CONTROL.search(recipient.address):
+        if harmful_sender or _harmful(recipient.address):
             detail = "an address with control characters cannot be sent"
             refused.append((index, Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, detail)))
             continue
@@ -166,6 +167,18 @@ def plan(
         capabilities.dsn,
         tuple(refused),
     )
+
+
+def _harmful(address: str) -> bool:
+    """Whether an address could end its path or become a command. Inside a quoted local part `<` and `>` are letters like
+    any other (RFC 5321 4.1.2)."""
+    if _CONTROL.search(address) is None:
+        return False
+    try:
+        parse_address(address)
+    except AddressError:
+        return True
+    return False
 
 
 def _none(recipients: Sequence[tuple[int, Recipient]], answer: Answer) -> Plan:
