@@ -10,7 +10,8 @@ and say the new truth afterwards). No encoding is ever put into another. A messa
 It streams: `Reencoder` takes octets in any split and holds at most one header section, one line, and the beginning of
 one part: up to `HOLD` octets are looked at before a part's encoding is chosen, so that parts which are fine stay
 untouched; a longer part is encoded by what its header says, which is never wrong, only sometimes needless. What cannot
-be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit.
+be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit. A signature over 8-bit parts does not
+outlive such a hop; signers know it and send 7bit (RFC 1847 2.1, RFC 6376 5.3), which is never touched.
 
 Only CRLF ends a line. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as
 text with a CRLF in front of each but the first.

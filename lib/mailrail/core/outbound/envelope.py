@@ -170,8 +170,8 @@ def plan(
 
 
 def _harmful(address: str) -> bool:
-    """Whether an address could end its path or become a command. Inside a quoted local part `<` and `>` are letters like
-    any other (RFC 5321 4.1.2)."""
+    """Whether an address could end its path or become a command. Inside a quoted local part `<` and `>` are letters
+    like any other (RFC 5321 4.1.2)."""
     if _CONTROL.search(address) is None:
         return False
     try:
