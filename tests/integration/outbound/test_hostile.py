@@ -9,7 +9,8 @@ import pytest
 from mailrail.core.config.revision import TlsMode, TransportKind
 from mailrail_outbound.ports import Result
 
-from testkit.outbound import OutboundBench, transport
+from testkit.ca import Authority
+from testkit.outbound import OutboundBench, StreamedBody, secret_ref, transport
 from testkit.smtp_peer import Action, Close, Drip, Flood, Hang, Raw, SmtpPeer
 
 STEPS = ["GREETING", "EHLO", "MAIL", "RCPT", "DATA", "END"]
@@ -22,24 +23,24 @@ FAST: dict[str, Any] = {
 }
 
 
+ACTIONS = {
+    "close": Close(),
+    "hang": Hang(),
+    "drip": Drip(),
+    "drip-lines": Drip(b"250-x\r\n", 0.05),
+    "flood-lines": Flood(),
+    "flood-replies": Flood(b"250 again\r\n"),
+    "flood-zeros": Flood(b"\x00" * 1000),
+    "http": Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "mixed": Raw(b"250-a\r\n251 b\r\n"),
+    "tls": Raw(b"\x16\x03\x01\x00\xa5"),
+}
+hostile = pytest.mark.parametrize("action", list(ACTIONS.values()), ids=list(ACTIONS))
+
+
 @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelined", "stepwise"])
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(
-    "action",
-    [
-        Close(),
-        Hang(),
-        Drip(),
-        Drip(b"250-x\r\n", 0.05),
-        Flood(),
-        Flood(b"250 again\r\n"),
-        Flood(b"\x00" * 1000),
-        Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-        Raw(b"250-a\r\n251 b\r\n"),
-        Raw(b"\x16\x03\x01\x00\xa5"),
-    ],
-    ids=["close", "hang", "drip", "drip-lines", "flood-lines", "flood-replies", "flood-zeros", "http", "mixed", "tls"],
-)
+@hostile
 async def test_a_hostile_step_defers_and_the_process_lives_on(step: str, action: Action, extensions: list[str]) -> None:
     async with SmtpPeer(extensions=extensions, replies={step: action}) as peer, SmtpPeer() as good:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
@@ -59,6 +60,66 @@ async def test_a_hostile_step_defers_and_the_process_lives_on(step: str, action:
                 if fine.result is Result.DELIVERED:
                     break
             assert fine.result is Result.DELIVERED
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.mark.parametrize("step", ["STARTTLS", "EHLO", "AUTH"])
+@hostile
+async def test_a_hostile_step_on_the_way_to_a_submission_server_defers_and_shows_it_no_message(
+    authority: Authority, step: str, action: Action
+) -> None:
+    async with SmtpPeer(
+        tls=authority.issue("localhost").server_context(),
+        extensions_after_tls=["AUTH PLAIN"],
+        replies={step: lambda session, line: action if session.tls or step == "STARTTLS" else None},
+        accounts={"u": "p"},
+    ) as peer:
+        via = transport(
+            TransportKind.SUBMISSION,
+            host="localhost",
+            port=peer.port,
+            tls=TlsMode.VERIFIED,
+            ca=secret_ref("ca"),
+            username="u",
+            password=secret_ref("password"),
+        )
+        secrets = {"ca": authority.pem, "password": b"p"}
+        async with OutboundBench.running(via, secrets=secrets, tls_timeout=0.4, auth_timeout=0.4, **FAST) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via), within=10)).recipients
+        assert (result.result, result.uncertain) == (Result.DEFERRED, False)
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+@pytest.mark.parametrize("extensions", [["PIPELINING", "CHUNKING"], ["CHUNKING"]], ids=["pipelined", "stepwise"])
+@hostile
+async def test_a_hostile_chunk_leaves_no_false_result(action: Action, extensions: list[str]) -> None:
+    content = b"Subject: x\r\n\r\n" + b"x\r\n" * 300_000
+    async with SmtpPeer(extensions=extensions, replies={"BDAT": action}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via, **FAST) as bench:
+            body = StreamedBody(*(content[i : i + 100_000] for i in range(0, len(content), 100_000)))
+            delivery = bench.delivery(via, content=body, size=len(content))
+            (result,) = (await bench.deliver(delivery, within=10)).recipients
+        assert result.result is Result.DEFERRED or action == ACTIONS["flood-replies"]
+        assert not peer.messages
+
+
+@pytest.mark.parametrize("step", ["GREETING", "EHLO", "RCPT", "END"])
+@hostile
+async def test_a_hostile_lmtp_server_delivers_to_nobody(step: str, action: Action) -> None:
+    async with SmtpPeer(lmtp=True, replies={step: action}) as peer:
+        via = transport(TransportKind.LMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via, **FAST) as bench:
+            delivery = bench.delivery(via, "a@example.org", "b@example.org")
+            reports = (await bench.deliver(delivery, within=10)).recipients
+        if action == ACTIONS["flood-replies"] and step in ("RCPT", "END"):
+            return  # it did say 250 to everything
+        assert [report.result for report in reports] == [Result.DEFERRED, Result.DEFERRED]
+        assert not peer.messages
 
 
 async def test_a_server_that_reads_nothing_is_given_up_SOUT_06() -> None:
