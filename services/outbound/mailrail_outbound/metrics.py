@@ -45,8 +45,8 @@ ANSWERS = Counter(
     "mailrail_outbound_answers",
     "What decided about recipients: the stage of the session (dns, connect, proxy, greeting, hello, starttls, "
     "handshake, auth, plan, mail, rcpt, data, content, end), and what it was: 2yz, 4yz, 5yz, or the trouble (dns, "
-    "no-address, unreachable, proxy, closed, timeout, protocol, tls, auth, too-large, needs-smtputf8, requiretls, "
-    "tls-demand, unconvertible, lease, cancelled)",
+    "no-address, unreachable, proxy, closed, timeout, protocol, tls, auth, too-large, needs-smtputf8, utf8-header, "
+    "requiretls, tls-demand, unconvertible, lease, cancelled)",
     ["stage", "what"],
 )
 CONNECTIONS = Counter(

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from mailrail.core.delivery.outcome import Hop
+from mailrail.core.outbound.course import verdict_on
 from mailrail.core.outbound.envelope import (
     BDAT_ABOVE,
     Content,
@@ -122,10 +124,14 @@ def test_without_smtputf8_only_those_are_refused_who_need_it() -> None:
     assert [(i, answer.trouble) for i, answer in made.refused] == [(0, Trouble.NEEDS_SMTPUTF8)]
 
 
-@pytest.mark.parametrize(("sender", "content"), [("ä@b", SEVEN), ("a@b", HEADER)])
-def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody(sender: str, content: Content) -> None:
+@pytest.mark.parametrize(("sender", "content", "status"), [("ä@b", SEVEN, "5.6.7"), ("a@b", HEADER, "5.6.9")])
+def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody_and_its_status_says_why_SOUT_18(
+    sender: str, content: Content, status: str
+) -> None:
     made = make(Envelope(sender, smtputf8=True), content, Capabilities(eight_bit_mime=True))
     assert made.rcpt_lines == ()
+    ((_, answer),) = made.refused
+    assert str(verdict_on(answer, hop=Hop.FOREIGN).status) == status
 
 
 def test_angle_brackets_inside_a_quoted_local_part_are_no_harm_RFC5321_4_1_2() -> None:

@@ -81,6 +81,7 @@ class Trouble(StrEnum):
     PROXY_FAILED = "proxy-failed"
     TOO_LARGE = "too-large"
     NEEDS_SMTPUTF8 = "needs-smtputf8"
+    UTF8_HEADER = "utf8-header"
     UNCONVERTIBLE = "unconvertible"
     MISSING = "missing"
 
@@ -113,6 +114,7 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.PROXY_FAILED: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
     Trouble.TOO_LARGE: _means("5.3.4", "the message is larger than the next hop takes"),
     Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),
+    Trouble.UTF8_HEADER: _means("5.6.9", "the next hop does not take a header with UTF-8 (SMTPUTF8)"),
     Trouble.UNCONVERTIBLE: _means("5.6.3", "the content cannot be converted to what the next hop takes"),
     Trouble.MISSING: _means("4.3.5", "the transport that should deliver this does not exist"),
 }

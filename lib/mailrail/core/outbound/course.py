@@ -56,6 +56,7 @@ _TROUBLES: dict[Trouble, outcome.Trouble] = {
     Trouble.AUTH: outcome.Trouble.AUTH_IMPOSSIBLE,
     Trouble.TOO_LARGE: outcome.Trouble.TOO_LARGE,
     Trouble.NEEDS_SMTPUTF8: outcome.Trouble.NEEDS_SMTPUTF8,
+    Trouble.UTF8_HEADER: outcome.Trouble.UTF8_HEADER,
     Trouble.REQUIRETLS: outcome.Trouble.REQUIRETLS_UNSUPPORTED,
     Trouble.TLS_DEMAND: outcome.Trouble.TLS_UNAVAILABLE,
     Trouble.UNCONVERTIBLE: outcome.Trouble.UNCONVERTIBLE,

@@ -134,9 +134,11 @@ def plan(
     header_utf8 = envelope.smtputf8 and content.header_eight_bit
     sender_utf8 = not sender.isascii()
     if (header_utf8 or sender_utf8) and not capabilities.smtputf8:
-        what = "the sender's address" if sender_utf8 else "the header"
+        trouble, what = Trouble.UTF8_HEADER, "the header"
+        if sender_utf8:
+            trouble, what = Trouble.NEEDS_SMTPUTF8, "the sender's address"
         detail = f"{what} has UTF-8 and the server does not offer SMTPUTF8"
-        return _none(recipients, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail))
+        return _none(recipients, Answer(Stage.PLAN, None, trouble, detail))
     harmful_sender = _harmful(sender)
     indexes: list[int] = []
     refused: list[tuple[int, Answer]] = []

@@ -93,7 +93,8 @@ class Trouble(StrEnum):
     TLS = "tls"
     AUTH = "auth"
     TOO_LARGE = "too-large"  # the server's SIZE says that it cannot take this message
-    NEEDS_SMTPUTF8 = "needs-smtputf8"  # it does not offer what an address or the header needs
+    NEEDS_SMTPUTF8 = "needs-smtputf8"  # it does not offer what an address needs
+    UTF8_HEADER = "utf8-header"  # it does not offer SMTPUTF8, which the header needs
     REQUIRETLS = "requiretls"  # the message demands it and the server does not offer it
     TLS_DEMAND = "tls-demand"  # the message demands more of TLS than this way of delivery can prove
     UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
