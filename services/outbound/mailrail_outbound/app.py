@@ -441,8 +441,9 @@ class Outbound(Worker):
             if by_mx:
                 foreign = tuple(a for a in addresses if not self._is_own_mx(tables, a, port))
                 if not foreign:
+                    # SOUT-04: this is ourselves under another name. What is no better would hand the message back.
                     looped = True
-                    continue
+                    break
                 addresses = foreign
             yield from self._visit(run, tables, hop, course, name, port, addresses)
         if looped and not course.tried:

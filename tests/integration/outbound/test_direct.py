@@ -269,6 +269,16 @@ async def test_our_own_listener_is_never_dialled_directly_and_a_smarthost_there_
     assert taken.result is Result.DELIVERED
 
 
+async def test_hosts_worse_than_ourselves_under_another_name_are_dropped_too_SOUT_04(mx: Mx) -> None:
+    mx.dns.add("example.org", "MX", "10 alias-of-us.example.org.", "20 backup.example.org.")
+    us = await mx.host("alias-of-us.example.org")
+    backup = await mx.host("backup.example.org")
+    async with mx.bench(own_mx=(f"{us.host}:{us.port}",)) as bench:
+        (result,) = (await bench.deliver(bench.delivery(None))).recipients
+    assert (result.result, str(result.status)) == (Result.FAILED, "5.4.6")
+    assert (us.sessions, backup.sessions) == ([], [])
+
+
 async def test_domains_that_share_an_mx_host_share_its_connection(mx: Mx) -> None:
     for domain in ("example.org", "example.net"):
         mx.dns.add(domain, "MX", "10 shared.example.com.")
@@ -287,6 +297,38 @@ async def test_answers_of_the_dns_are_kept_for_their_time(mx: Mx) -> None:
             await bench.deliver(bench.delivery(None))
     assert mx.dns.asked("example.org", "MX") == 1
     assert mx.dns.asked("one.example.org", "A") == 1
+
+
+@pytest.mark.parametrize("failure", [f for f in Failure if f is not Failure.EMPTY_OVER_UDP])
+@pytest.mark.parametrize("name", ["example.org", "one.example.org"])
+async def test_no_failure_of_the_dns_is_ever_a_bounce_SOUT_01_SOUT_05(mx: Mx, name: str, failure: Failure) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    one = await mx.host("one.example.org")
+    mx.dns.fail(name, failure)
+    async with mx.bench(dns_timeout=0.5) as bench:
+        (result,) = (await bench.deliver(bench.delivery(None))).recipients
+    assert (result.result, str(result.status), result.site_failure) == (Result.DEFERRED, "4.4.3", True)
+    assert one.sessions == []
+
+
+async def test_answers_too_large_for_udp_are_asked_for_by_tcp(mx: Mx) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    await mx.host("one.example.org")
+    mx.dns.fail("example.org", Failure.EMPTY_OVER_UDP)
+    (result,) = await mx.deliver()
+    assert result.result is Result.DELIVERED
+
+
+async def test_aliases_are_followed_for_the_domain_and_for_the_mx_host_SOUT_01(mx: Mx) -> None:
+    mx.dns.add("example.org", "CNAME", "mail.example.net.")
+    mx.dns.add("mail.example.net", "MX", "10 alias.example.net.")
+    mx.dns.add("alias.example.net", "CNAME", "one.example.net.")
+    one = await mx.host("one.example.net")
+    async with mx.bench() as bench:
+        report = await bench.deliver(bench.delivery(None))
+    assert report.recipients[0].result is Result.DELIVERED, report.recipients[0].text
+    assert report.mx_hosts == ("alias.example.net",)  # the name by which certificates and policies go (STS-08)
+    assert len(one.messages) == 1
 
 
 async def test_a_silent_dns_server_defers() -> None:
