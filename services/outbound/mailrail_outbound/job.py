@@ -30,21 +30,21 @@ MAX_RECIPIENTS = 100
 
 
 class Message:
-    """The content of a delivery in the forms that servers need, each made once."""
+    """The content of a delivery in the forms that servers need.
 
-    __slots__ = ("_as_is", "_body", "_for_data", "_reencoded", "facts", "prefix")
+    Only what was received is kept, and re-encoded forms, which cost more than a copy: while a thousand servers take
+    their time over the final dot, each further copy is one of all that is under way.
+    """
+
+    __slots__ = ("_body", "_reencoded", "facts", "prefix")
 
     def __init__(self, delivery: Delivery) -> None:
         self.prefix = delivery.prefix
         self._body = body = delivery.body
-        self._as_is: bytes | None = None
-        """All of it as it was stored; None where it streams."""
         self._reencoded: dict[Form, bytes] | None = None
-        self._for_data: tuple[Form, bytes] | None = None
         declared = delivery.envelope.body
         if isinstance(body, bytes):
-            self._as_is = whole = delivery.prefix + body
-            self.facts = inspect(whole, declared=declared)
+            self.facts = inspect(delivery.prefix + body, declared=declared)
         else:
             binary = declared is BodyType.BINARY_MIME
             utf8 = delivery.envelope.smtputf8
@@ -64,33 +64,32 @@ class Message:
 
     def whole(self, form: Form) -> bytes | None:
         """All of it, None where it must stream."""
-        if form is _AS_IS or self._as_is is None:
-            return self._as_is
+        body = self._body
+        if not isinstance(body, bytes):
+            return None
+        if form is _AS_IS:
+            return self.prefix + body
         if self._reencoded is None:
             self._reencoded = {}
         made = self._reencoded.get(form)
         if made is None:
             metrics.REENCODED.inc(form)
-            made = self._reencoded[form] = reencode(self._as_is, _TARGETS[form])
+            made = self._reencoded[form] = reencode(self.prefix + body, _TARGETS[form])
         return made
 
     def stuffed(self, form: Form) -> bytes | None:
         """All of it for DATA, None where it must stream."""
-        if self._for_data is not None and self._for_data[0] is form:
-            return self._for_data[1]
         whole = self.whole(form)
         if whole is None:
             return None
         looked = form is _AS_IS and not self.facts.binary
-        made = stuff(whole, bare_line_ends=not looked)
-        self._for_data = (form, made)
-        return made
+        return stuff(whole, bare_line_ends=not looked)
 
     @property
     def header_unseen(self) -> bool:
         """Whether only a look at the header can tell if it needs SMTPUTF8: all that is known of content that streams is
         that there are 8-bit octets somewhere."""
-        return self._as_is is None and self.facts.header_eight_bit
+        return not isinstance(self._body, bytes) and self.facts.header_eight_bit
 
     async def look_at_header(self) -> None:
         """Find out; what cannot be read, or ends nowhere, keeps the cautious answer."""

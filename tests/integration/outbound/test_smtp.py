@@ -1,6 +1,7 @@
 """Deliveries over real sockets to a scripted server: results, reuse, limits, extensions."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -292,6 +293,22 @@ async def test_content_that_never_comes_is_given_up_with_its_connection() -> Non
             assert (result.result, result.uncertain) == (Result.DEFERRED, False)
             await eventually(lambda: body.ended)
         assert peer.messages == []
+
+
+async def test_a_message_that_waits_for_its_reply_is_held_once() -> None:
+    content = b"Subject: x\r\n\r\n" + b"x" * 60_000 + b"\r\n"
+    many = 40
+    async with SmtpPeer(extensions=[], replies={"END": Hang()}, keep_content=False) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via, connections_per_destination=many, connections=many) as bench:
+            tracemalloc.start()
+            for _ in range(many):
+                body = bytes(bytearray(content))  # each has its own, as from the queue
+                bench.begin(bench.delivery(via, content=body, prefix=b"Received: x\r\n"))
+            await eventually(lambda: sum(session.octets > len(content) for session in peer.sessions) == many)
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    assert held < many * len(content) * 2, held
 
 
 async def test_a_refused_chunk_ends_the_transaction_and_the_connection_is_used_again() -> None:
