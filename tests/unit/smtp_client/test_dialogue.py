@@ -437,6 +437,21 @@ def test_no_transaction_follows_while_the_reply_to_a_chunk_is_awaited() -> None:
     assert dialogue.accepts_transaction
 
 
+def test_after_a_failed_chunk_rset_comes_before_the_next_message_and_never_into_it() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n")
+    dialogue.content(b"first", last=False)
+    dialogue.content(b"second", last=True)
+    dialogue.take()
+    dialogue.receive(b"552 5.3.4 too big\r\n")
+    assert not dialogue.accepts_transaction  # while the reply to BDAT LAST is awaited, RSET could not go first
+    assert kinds(dialogue.receive(b"503 5.5.1 no\r\n")) == [Finished]
+    dialogue.begin(transaction())
+    assert dialogue.take().startswith(b"RSET\r\nMAIL FROM:")
+
+
 def test_without_pipelining_one_chunk_is_in_flight() -> None:
     dialogue = session(b"250-mx\r\n250 CHUNKING\r\n")
     tx = transaction(bdat=True)

@@ -441,7 +441,9 @@ class Dialogue:
         if not expected:
             return True
         # Content is sent when nothing but ends is awaited before it: if the first and the last are ends, all are.
-        return expected[-1][0] is _END and expected[0][0] is _END and self.capabilities.pipelining
+        # A RSET that is owed would wait behind them, and then go out in the middle of what was begun.
+        ends = expected[-1][0] is _END and expected[0][0] is _END
+        return ends and self.capabilities.pipelining and not self._reset_needed
 
     def take(self) -> bytes:
         """The bytes to write now."""
