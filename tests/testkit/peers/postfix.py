@@ -103,7 +103,7 @@ class Postfix:
         os.utime(self._config / "main.cf", (1, 1))
         options = "\n  -o smtpd_tls_wrappermode=yes" if implicit_tls else ""
         (self._config / "master.cf").write_text(_MASTER.format(endpoint=f"{self.address}:{self.port}", options=options))
-        daemons = run([program("postconf"), "-h", "daemon_directory"]).strip()
+        daemons = run([program("postconf"), "-dh", "daemon_directory"]).strip()
         # -d: stays in the session that we made for it, so that it and its children can be stopped by pid.
         self._program = Program([f"{daemons}/master", "-c", self._config, "-d"], name=hostname)
         try:
@@ -168,7 +168,7 @@ class Postfix:
 
     def _make_folders(self) -> None:
         owner = pwd.getpwnam("postfix")
-        postdrop = run([program("postconf"), "-h", "setgid_group"]).strip()
+        postdrop = run([program("postconf"), "-dh", "setgid_group"]).strip()
         for folder in (self._config, self._queue, self.folder / "data", self._mail):
             folder.mkdir()
         for folder in (self.folder / "data", self._mail):
