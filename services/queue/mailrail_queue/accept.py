@@ -20,7 +20,7 @@ import psycopg
 
 from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
-from mailrail.core.dsn.due import Asked, DsnKind
+from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.hold import HoldRule, first_match
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
@@ -530,7 +530,7 @@ class Intake:
                 row,
             )
             recipients.append(new)
-            if rcpt.expanded:
+            if rcpt.expanded and due(DsnKind.EXPANDED, Asked.SUCCESS, null_sender=not mail_from, vouched=vouched):
                 arriving.expanded = True
             if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
                 passenger = Passenger(
@@ -675,7 +675,7 @@ def _together(members: list[_Member]) -> Iterable[list[_Member]]:
 
 
 def _expanded(arriving: Arriving) -> list[Notice]:
-    """Notices of lists that were expanded: one for each address that was given (DSN-23)."""
+    """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26)."""
     notices: dict[str, Notice] = {}
     for new, rcpt in zip(arriving.recipients, arriving.commit.recipients, strict=True):
         if rcpt.expanded and rcpt.given_address not in notices:
@@ -700,4 +700,4 @@ def _expanded(arriving: Arriving) -> list[Notice]:
                 rcpt=new.rcpt,
             )
             notices[rcpt.given_address] = Notice(passenger, _EXPANDED, attempt)
-    return [n for n in notices.values() if not n.passenger.null_sender]
+    return list(notices.values())

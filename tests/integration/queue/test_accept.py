@@ -376,3 +376,21 @@ def str_id(number: bytes) -> str:
 
 
 assert types_pb2
+
+
+async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26(database: str) -> None:
+    def member() -> types_pb2.EnvelopeRecipient:
+        return types_pb2.EnvelopeRecipient(
+            address="member@away.example", given_address="team@home.example", notify=["FAILURE"], expanded=True
+        )
+
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for result in ingress.commit(
+            commit_of(member(), mail_from="forged@victim.example"),
+            commit_of(member(), mail_from="", submitted=True),
+            commit_of(member(), mail_from="alice@home.example", submitted=True),
+        ):
+            assert (await result).accepted
+        assert await q.sql("SELECT recipient_id > 0, kind FROM dsn") == [(True, 5)]  # only of the account's own
+        assert await q.one("SELECT count(*) FROM message") == 4
