@@ -485,7 +485,8 @@ class Ending:
 
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
-# (FIN-01, LSE-03). History takes what it shows (FIN-03).
+# (FIN-01, LSE-03). History takes what it shows (FIN-03). Only what ends within its first attempt, under its token, has no earlier ones
+# (`tried`), and most mail does.
 FINISH: Final = Statement(
     "finish",
     f"""WITH x AS (
@@ -496,9 +497,9 @@ FINISH: Final = Statement(
     WHERE r.id = x.id AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
-              x.state, x.outcome, x.last, x.counted
+              x.state, x.outcome, x.last, x.counted, r.attempts + r.interrupted > 1 OR r.token IS DISTINCT FROM x.token AS tried
 ), forgotten AS (
-    DELETE FROM attempt a USING gone g WHERE g.attempts + g.interrupted > 1 AND a.recipient_id = g.id
+    DELETE FROM attempt a USING gone g WHERE g.tried AND a.recipient_id = g.id
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT g.outcome, g.id, g.message_id, coalesce(g.last, '') FROM gone g WHERE {_HEARD}
@@ -507,7 +508,7 @@ INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queu
                      rcpt, last, timeline)
 SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.origin, g.queued, coalesce(m.size, 0), g.address,
        coalesce(m.mail_from, ''), g.account, g.site, coalesce(m.envelope, ''), g.rcpt, g.last,
-       CASE WHEN g.attempts + g.interrupted > 1
+       CASE WHEN g.tried
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
 RETURNING id""",

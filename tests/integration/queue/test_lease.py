@@ -554,3 +554,27 @@ async def test_delivered_mail_to_a_recipient_that_asked_makes_a_dsn(database: st
         (future,) = ingress.commit(commit_of(rcpt, submitted=True, mail_from="alice@home.example"))
         assert (await future).accepted
         await q.until("SELECT count(*) = 1 FROM mailbox_message WHERE dsn")
+
+
+async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        first = await one_delivery(q, outbound, "dropped@away.example")
+        outbound.finish(first, outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM attempt")
+        # An administrator ends it between two attempts.
+        await q.sql("UPDATE recipient SET request = 2")
+        q.queue.owner.administered(range(256))
+        await q.until("SELECT count(*) = 1 FROM history")
+        # A late `delivered` ends another that waits after its first lease ran out.
+        second = await one_delivery(q, outbound, "late@away.example")
+        await q.sql("UPDATE recipient SET held = now()")
+        await q.sql(LONG_AGO)
+        await q.until("SELECT token IS NULL FROM recipient")
+        outbound.finish(second)
+        await q.until("SELECT count(*) = 2 FROM history")
+        assert await q.sql("SELECT address, cardinality(timeline) FROM history ORDER BY id") == [
+            ("dropped@away.example", 1),
+            ("late@away.example", 1),
+        ]
+        assert await q.one("SELECT count(*) FROM attempt") == 0
