@@ -245,6 +245,7 @@ class Finisher:
 
     async def _write(self, lane: Lane, batch: list[Result]) -> None:
         delay = _RETRY_AFTER
+        partitions_made = False
         while True:
             try:
                 await self._commit(lane, batch)
@@ -255,6 +256,10 @@ class Finisher:
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
             except Exception as error:
+                if store.lacks_partition(error) and not partitions_made:
+                    # What was delivered would be delivered again, for ever, could its end not be written.
+                    partitions_made = await self._make_partitions(lane)
+                    continue
                 if len(batch) > 1:
                     for result in batch:
                         await self._write(lane, [result])
@@ -265,6 +270,15 @@ class Finisher:
         for result in batch:
             if result.message.done:
                 result.committed(result.token)
+
+    async def _make_partitions(self, lane: Lane) -> bool:
+        try:
+            await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.warning("partitions of history were not made", error=str(error).strip())
+            await asyncio.sleep(_RETRY_AFTER)
+            return not isinstance(error, psycopg.OperationalError)
+        return True
 
     async def _commit(self, lane: Lane, batch: list[Result]) -> None:
         work = _Work()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
+import psycopg
 from psycopg import AsyncConnection
 
 from mailrail_queue import columns as c
@@ -226,7 +227,7 @@ FIRST_CHUNK: Final[LiteralString] = """WITH u AS (
 ) INSERT INTO chunk (message_id, number, data) SELECT message_id, %(number)s, %(data)s FROM u
   ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data"""
 CHUNK_MORE: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
-    SELECT message_id, %(number)s, %(data)s FROM upload WHERE message_id = ANY(%(id)s)
+    SELECT message_id, %(number)s, %(data)s FROM upload WHERE message_id = ANY(%(id)s) FOR KEY SHARE
     ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
 
 
@@ -531,6 +532,16 @@ async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
         },
     )
     return {row[0] for row in rows}
+
+
+PARTITIONS_AHEAD = 7
+"""Days for which history has a partition, should nobody run for a while."""
+MAKE_PARTITIONS: Final[LiteralString] = "SELECT queue.make_history_partitions(%(ahead)s)"
+
+
+def lacks_partition(error: Exception) -> bool:
+    """Whether history has no partition for now: the clock moved, or for days nobody was there to make one (FIN-03)."""
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.table_name == "history"
 
 
 @dataclass(slots=True)

@@ -578,3 +578,14 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
             ("late@away.example", 1),
         ]
         assert await q.one("SELECT count(*) FROM attempt") == 0
+
+
+async def test_without_a_partition_for_today_one_is_made_and_nothing_is_sent_twice_FIN_03(database: str) -> None:
+    async with running_queue(database, upkeep_seconds=60.0) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        for (name,) in await q.sql("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'history'::regclass"):
+            await q.sql(f"DROP TABLE {name}")
+        outbound.finish(delivery)
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.sql("SELECT outcome, attempts FROM history") == [(RELAYED, 1)]
