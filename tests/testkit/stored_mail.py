@@ -84,6 +84,7 @@ class Rig:
 
     connection: Connection
     router: Router
+    url: str = ""
     mailboxes: MailboxDelivery = field(init=False)
     notifier: Notifier = field(init=False)
     woken: list[set[int]] = field(default_factory=list)
@@ -260,5 +261,5 @@ async def rig(url: str, configured: Revision | None = None) -> AsyncIterator[Rig
     """A rig on a fresh queue database."""
     database = Database(url, "test")
     async with database.lane("test").use() as connection:
-        yield Rig(connection, Router(1, configured or revision()))
+        yield Rig(connection, Router(1, configured or revision()), url)
     await database.close()

@@ -53,7 +53,7 @@ TRANSPORTS_RESTING = Gauge(
 DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Failures of Postgres on the message path", ["what"])
 """what: connect (out of reach, or it would not be durable), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
-"""what: message, upload, bar, usage, dsn, event, history_partition."""
+"""what: message, upload, bar, usage, dsn, event, site, history_partition."""
 
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
@@ -63,7 +63,7 @@ for _reason in ("barred", "data", "limit", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)
-for _what in ("message", "upload", "bar", "usage", "dsn", "event", "history_partition"):
+for _what in ("message", "upload", "bar", "usage", "dsn", "event", "site", "history_partition"):
     SWEPT.labels(what=_what)
 for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)

@@ -12,23 +12,27 @@ from typing import Final, LiteralString
 import psycopg
 
 from mailrail.kit import log
-from mailrail_queue import metrics
+from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, NotDurable, run
 from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import Connection
 
 # ruff: noqa: E501 -- statements keep their own lines
 
-PARTITIONS_AHEAD = 7
-"""Days for which history has a partition, should nobody run for a while."""
 _KEEP_BAR = 86_400.0
 """Seconds for which a bar stays; callers give up within a minute (ACC-04)."""
 _KEEP_EVENT = 7 * 86_400.0
+_KEEP_SITE = 7 * 86_400.0
+"""A rest lasts an hour at most, and each probe writes the row anew."""
 _STEP: Final = 500
 
-# How far the content sweeper may go: the row is locked, so that one replica sweeps at a time.
-_POSITION: Final[LiteralString] = (
-    "SELECT greatest(position, to_timestamp(0)) FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"
-)
+# How far the content sweeper has come: the row is locked, so that one replica sweeps at a time. A clock that was ahead and was put right
+# must not leave what ends from then on behind it.
+_POSITION: Final[
+    LiteralString
+] = """SELECT least(greatest(position, to_timestamp(0)), now() - %(keep)s * interval '1 second'),
+    position > now() - %(keep)s * interval '1 second'
+    FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"""
 # Messages whose recipients became final in a stretch of time, oldest first; all those with the same time together, so that none is left out.
 _STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
     SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'
@@ -59,18 +63,30 @@ _BARS: Final[LiteralString] = """WITH d AS (DELETE FROM message WHERE id IN (
     SELECT count(*) FROM d"""
 _USAGE: Final[
     LiteralString
-] = """WITH d AS (DELETE FROM account_usage WHERE hour < now() - interval '3 days' RETURNING account)
+] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
+        SELECT account, hour FROM account_usage WHERE hour < now() - interval '3 days' LIMIT 500) RETURNING account)
     SELECT count(*) FROM d"""
 _DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind) IN (
         SELECT recipient_id, kind FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
     SELECT count(*) FROM d"""
+# Sites where all has been well, or nobody has wanted to go, for so long: no row says the same.
+_SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (
+        SELECT name FROM site WHERE changed < now() - %(keep)s * interval '1 second' ORDER BY changed LIMIT 500)
+        AND changed < now() - %(keep)s * interval '1 second' RETURNING name)
+    SELECT count(*) FROM d"""
 _EVENTS: Final[LiteralString] = """WITH d AS (DELETE FROM event WHERE id IN (
         SELECT id FROM event ORDER BY id LIMIT 500) AND at < now() - %(keep)s * interval '1 second' RETURNING id)
     SELECT count(*) FROM d"""
-_MAKE: Final[LiteralString] = "SELECT queue.make_history_partitions(%(ahead)s)"
-_OLD: Final[LiteralString] = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'queue.history'::regclass
-      AND c.relname < 'history_' || to_char((now() AT TIME ZONE 'UTC')::date - %(days)s::int, 'YYYYMMDD')"""
+# Days of history that are over, whether still attached (and perhaps half detached) or not: whoever was at it may have been killed.
+_OLD: Final[
+    LiteralString
+] = """SELECT c.relname, i.inhdetachpending FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    WHERE c.relnamespace = 'queue'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^history_[0-9]{8}$'
+      AND c.relname < 'history_' || to_char((now() AT TIME ZONE 'UTC')::date - %(days)s::int, 'YYYYMMDD')
+    ORDER BY c.relname"""
+_DROP_OWNED: Final[LiteralString] = "SELECT queue.drop_history_partition(%(name)s::text)"
+_LOCK: Final[LiteralString] = "SELECT pg_try_advisory_lock(hashtextextended('mailrail.queue.history', 0))"
+_UNLOCK: Final[LiteralString] = "SELECT pg_advisory_unlock(hashtextextended('mailrail.queue.history', 0))"
 
 
 class Upkeep:
@@ -86,7 +102,7 @@ class Upkeep:
     async def start(self) -> None:
         """What must be there before the first recipient becomes final: today's partition of history."""
         try:
-            await self._lane.run(_MAKE, {"ahead": PARTITIONS_AHEAD})
+            await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
         except (psycopg.Error, NotDurable, OSError) as error:
             self._log.warning("partitions of history were not made", error=str(error).strip())
 
@@ -111,11 +127,17 @@ class Upkeep:
             await asyncio.sleep(0.01)
         if everything:
             days = max(1, self._history_days())
-            await self._count("bar", _BARS, _KEEP_BAR)
-            await self._count("usage", _USAGE, 0.0)
-            await self._count("dsn", _DSNS, (days + 30) * 86_400.0)
-            await self._count("event", _EVENTS, _KEEP_EVENT)
+            await self._all("bar", _BARS, _KEEP_BAR)
+            await self._all("usage", _USAGE, 0.0)
+            await self._all("dsn", _DSNS, (days + 30) * 86_400.0)
+            await self._all("event", _EVENTS, _KEEP_EVENT)
+            await self._all("site", _SITES, _KEEP_SITE)
             await self._partitions(days)
+
+    async def _all(self, what: str, statement: LiteralString, keep: float) -> None:
+        """A step is bounded, the work is not: more may have come since the last round than one step takes."""
+        while await self._count(what, statement, keep) >= _STEP:  # noqa: ASYNC110 -- steps of work, not waiting
+            await asyncio.sleep(0.01)
 
     async def _count(self, what: str, statement: LiteralString, keep: float) -> int:
         rows = await self._lane.run(statement, {"keep": keep} if "%(keep)s" in statement else None)
@@ -127,11 +149,14 @@ class Upkeep:
     async def sweep_content(self) -> int:
         """One step of the content sweeper (FIN-02). Returns how many final recipients it passed."""
         async with self._lane.use() as connection, connection.transaction():
-            rows = await run(connection, _POSITION)
+            keep = self._settings.keep_content_seconds
+            rows = await run(connection, _POSITION, {"keep": keep})
             if not rows:
                 return 0  # another replica is at it
-            position = rows[0][0]
-            parameters = {"position": position, "keep": self._settings.keep_content_seconds, "count": _STEP}
+            position, ahead = rows[0]
+            if ahead:
+                await run(connection, _ADVANCE, {"until": position})
+            parameters = {"position": position, "keep": keep, "count": _STEP}
             (until, count), *_ = await run(connection, _STRETCH, parameters)
             if not count:
                 return 0
@@ -155,16 +180,30 @@ class Upkeep:
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""
-        await self._lane.run(_MAKE, {"ahead": PARTITIONS_AHEAD})
-        for (name,) in await self._lane.run(_OLD, {"days": days}):
-            async with self._lane.use() as connection:
-                # Detached first: that takes no lock that writers of today's partition would wait for.
-                statement = psycopg.sql.SQL("ALTER TABLE queue.history DETACH PARTITION {} CONCURRENTLY")
-                table = psycopg.sql.Identifier("queue", name)
-                try:
-                    await connection.execute(statement.format(table))
-                except psycopg.errors.ObjectInUse:  # another replica is at it
-                    continue
-                await connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(table))
-            metrics.SWEPT.labels(what="history_partition").inc()
-            self._log.info("history dropped", partition=name)
+        await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+        async with self._lane.use() as connection:
+            if not (await run(connection, _LOCK))[0][0]:
+                return  # another replica is at it
+            try:
+                for name, half in await run(connection, _OLD, {"days": days}):
+                    await self._drop(connection, name, half)
+            finally:
+                if not connection.broken:
+                    await run(connection, _UNLOCK)
+
+    async def _drop(self, connection: Connection, name: str, half: bool | None) -> None:
+        """Drop a day. `half`: its detaching was begun; None: it is detached."""
+        table = psycopg.sql.Identifier("queue", name)
+        try:
+            if half is not None:
+                # Detached first: that takes no lock that writers of today's partition would wait for. It waits for
+                # older transactions instead, and may be cut off doing so.
+                how = psycopg.sql.SQL("FINALIZE" if half else "CONCURRENTLY")
+                await connection.execute(
+                    psycopg.sql.SQL("ALTER TABLE queue.history DETACH PARTITION {} {}").format(table, how)
+                )
+            await connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+        except psycopg.errors.InsufficientPrivilege:  # a role of the service's own, which owns no table (DBS-01)
+            await run(connection, _DROP_OWNED, {"name": name})
+        metrics.SWEPT.labels(what="history_partition").inc()
+        self._log.info("history dropped", partition=name)

@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
+from mailrail.kit import migrations
+from mailrail.local.postgres import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import mailbox, store
 from mailrail_queue.database import Database
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import Ending
-from mailrail_queue.upkeep import PARTITIONS_AHEAD, Upkeep
+from mailrail_queue.store import PARTITIONS_AHEAD, Ending
+from mailrail_queue.upkeep import Upkeep
 
 from testkit.stored_mail import BODY, Rig
 from testkit.stored_mail import rig as make_rig
@@ -115,15 +118,24 @@ async def partitions(rig: Rig) -> list[str]:
     return [row[0] for row in rows]
 
 
+async def add_day(rig: Rig, days_ago: int) -> str:
+    day = (datetime.now(UTC) - timedelta(days=days_ago)).date()
+    name = f"history_{day:%Y%m%d}"
+    await rig.connection.execute(
+        f"CREATE TABLE queue.{name} PARTITION OF queue.history"
+        f" FOR VALUES FROM ('{day} 00:00:00+00') TO ('{day + timedelta(days=1)} 00:00:00+00')"
+    )
+    return name
+
+
+async def tables(rig: Rig, *names: str) -> list[str]:
+    return [r[0] for r in await rig.rows("SELECT relname FROM pg_class WHERE relname = ANY(%s) ORDER BY 1", [*names])]
+
+
 async def test_history_has_partitions_ahead_and_drops_old_ones_whole_FIN_03(sweepers: Sweepers) -> None:
     rig = sweepers.rig
     for days in (3, 14, 15, 40):
-        day = (datetime.now(UTC) - timedelta(days=days)).date()
-        name = f"history_{day:%Y%m%d}"
-        await rig.connection.execute(
-            f"CREATE TABLE queue.{name} PARTITION OF queue.history"
-            f" FOR VALUES FROM ('{day} 00:00:00+00') TO ('{day + timedelta(days=1)} 00:00:00+00')"
-        )
+        await add_day(rig, days)
     await sweepers.upkeep.sweep()
     found = await partitions(rig)
     days_ago = {(datetime.now(UTC).date() - datetime.strptime(n[8:], "%Y%m%d").date()).days for n in found}
@@ -136,6 +148,66 @@ async def test_history_has_partitions_ahead_and_drops_old_ones_whole_FIN_03(swee
     sweepers.days = 2
     await sweepers.upkeep.sweep()
     assert len(await partitions(rig)) == len(found) - 2
+
+
+async def test_a_day_of_history_that_was_half_dropped_goes_with_the_next_round_FIN_03(sweepers: Sweepers) -> None:
+    rig = sweepers.rig
+    half, detached = await add_day(rig, 40), await add_day(rig, 41)
+    await rig.connection.execute(f"ALTER TABLE queue.history DETACH PARTITION queue.{detached}")  # then killed
+    reader = await psycopg.AsyncConnection.connect(rig.url)  # a long look at history
+    await reader.execute("SELECT count(*) FROM queue.history")
+    await rig.connection.execute("SET statement_timeout = '200ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await rig.connection.execute(f"ALTER TABLE queue.history DETACH PARTITION queue.{half} CONCURRENTLY")
+    await reader.close()
+    await sweepers.upkeep.sweep()
+    assert await tables(rig, half, detached) == []
+
+
+async def test_a_role_of_the_queue_s_own_makes_and_drops_the_days_of_history_DBS_01_FIN_03(
+    sweepers: Sweepers, postgres: EmbeddedPostgres
+) -> None:
+    rig = sweepers.rig
+    old = await add_day(rig, 40)
+    ((name, tomorrow),) = await rig.rows(
+        "SELECT current_database(), 'history_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 day', 'YYYYMMDD')"
+    )
+    await rig.connection.execute(f"DROP TABLE queue.{tomorrow}")
+    url = postgres.superuser_url(name)
+    migrations.grant_roles(url, ["queue"])
+    database = Database(psycopg.conninfo.make_conninfo(url, options="-c role=mailrail_queue"), "a role of its own")
+    try:
+        await Upkeep(QueueSettings(), database, lambda: 14).sweep()
+    finally:
+        await database.close()
+    assert await tables(rig, old, tomorrow) == [tomorrow]
+
+
+async def test_content_goes_also_after_the_clock_of_postgres_was_ahead_for_a_while_FIN_02(sweepers: Sweepers) -> None:
+    await sweepers.rig.connection.execute("UPDATE job SET position = now() + interval '2 days'")
+    await sweepers.upkeep.sweep()
+    (bob,) = await sweepers.rig.accept("bob@there.example")
+    await sweepers.finish(bob.id)
+    await sweepers.rig.connection.execute("UPDATE job SET position = position - interval '11 minutes'")
+    await sweepers.age("history SET finished = finished")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 0
+
+
+async def test_one_round_forgets_all_that_has_grown_old_however_much_it_is(sweepers: Sweepers) -> None:
+    await sweepers.rig.connection.execute(
+        "WITH b AS (INSERT INTO message (id, barred, accepted) SELECT gen_random_uuid(), true, now() - interval '2 days'"
+        "           FROM generate_series(1, 1200)),"
+        " d AS (INSERT INTO dsn SELECT n, 1, gen_random_uuid(), now() - interval '60 days' FROM generate_series(1, 1200) n),"
+        " u AS (INSERT INTO account_usage SELECT 'a' || n, now() - interval '9 days' FROM generate_series(1, 1200) n),"
+        " s AS (INSERT INTO site (name, failures, changed) SELECT 's' || n, 1, now() - make_interval(days => 8 * (n % 2))"
+        "       FROM generate_series(1, 2000) n)"
+        " INSERT INTO event (at, kind, recipient_id, message_id)"
+        " SELECT now() - interval '8 days', 1, n, gen_random_uuid() FROM generate_series(1, 1200) n"
+    )
+    await sweepers.upkeep.sweep()
+    for table, left in (("message", 0), ("dsn", 0), ("account_usage", 0), ("event", 0), ("site", 1000)):
+        assert await sweepers.rig.rows(f"SELECT count(*) FROM {table}") == [(left,)], table
 
 
 async def test_a_recipient_is_shown_in_history_after_its_content_is_gone_FIN_03(sweepers: Sweepers) -> None:
