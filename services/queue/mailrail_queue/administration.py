@@ -583,24 +583,23 @@ class Administration:
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
         changes: list[admin_pb2.Change] = []
         shards: set[int] = set()
-        sites: set[str] = set()
         past = 0
         while len(changes) < MOST_CHANGES:
-            rows = await run(connection, statement, {**where.parameters, **parameters, "past": past})
-            for identity, leased, number, site in rows:
-                if leased is None:
-                    continue  # as it was asked to be already
+            # With the end of its site's rest, or the owner would find the mail due at a site that rests, and count it.
+            async with connection.transaction():
+                rows = await run(connection, statement, {**where.parameters, **parameters, "past": past})
+                changed = [row for row in rows if row[1] is not None]  # the others are as it was asked already
+                if wake_sites and changed:
+                    sites = {row[3] for row in changed}
+                    # A proxy rests as a whole under the name of its transport.
+                    whole = {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
+                    await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites | whole))})
+            for identity, leased, number, _ in changed:
                 changes.append(admin_pb2.Change(recipient_id=identity, pending=leased))
                 shards.add(number)
-                if len(sites) < 1000:
-                    sites.add(site)
             if len(rows) < BATCH:
                 break
             past = rows[-1][0]
-        if wake_sites and sites:
-            # A proxy rests as a whole under the name of its transport.
-            whole = {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
-            await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites | whole))})
         if shards:
             self._changed(shards)
         return changes

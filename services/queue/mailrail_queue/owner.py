@@ -571,8 +571,10 @@ class Owner:
             site.due.clear()
             return
         async with self._work_lane.use() as connection:
+            rows = await store.fetch_due(connection, wanted)
             if site.kind is not SiteKind.MISSING:
                 # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
+                # So the rest is looked at after them.
                 names = [site.key]
                 if site.kind is SiteKind.PROXY and site.transport is not None:
                     names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
@@ -581,7 +583,6 @@ class Owner:
                 if not site.resting(self._dispatcher.clock()):
                     self._turn.setdefault(site.key)
                     return
-            rows = await store.fetch_due(connection, wanted)
         counted: list[tuple[Waiting, Plan, bytes]] = []
         moved: list[tuple[Waiting, str]] = []
         found: dict[int, int] = {}

@@ -5,12 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue import store
+from mailrail_queue import administration, store
 from mailrail_queue.administration import Administration, BadRequest, NotFound, make_token, page_token
+from mailrail_queue.database import run
 from mailrail_queue.store import Ending, Ownership
 
 from testkit.stored_mail import GATEWAY, RELAY, Rig, revision
@@ -234,6 +236,34 @@ async def test_kick_makes_due_and_ends_the_rest_of_the_site(desk: Desk) -> None:
     assert rows == [(True,)]
     assert await desk.rig.rows("SELECT site, next_due <= now() FROM site_due") == [("domain:there.example", True)]
     assert await desk.rig.rows("SELECT paused_until <= now() FROM site") == [(True,)]
+
+
+async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        await desk.rig.accept("bob@there.example")
+    await desk.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
+    await desk.rig.connection.execute(
+        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
+    )
+    seen: list[Any] = []
+    monkeypatch.setattr(administration, "BATCH", 1)
+
+    async def watched(connection: store.Connection, *statement: Any) -> list[Any]:
+        rows = await run(connection, *statement)
+        async with await psycopg.AsyncConnection.connect(desk.rig.url) as owner:
+            cursor = await owner.execute(
+                "SELECT FROM queue.recipient WHERE due <= now() AND EXISTS"
+                " (SELECT FROM queue.site WHERE paused_until > now())"
+            )
+            seen.extend(await cursor.fetchall())
+        return rows
+
+    monkeypatch.setattr(administration, "run", watched)
+    assert len(await desk.kick(admin_pb2.Filter(to="bob"))) == 3
+    assert seen == []
+    assert await desk.rig.rows("SELECT bool_and(due <= now()) FROM recipient") == [(True,)]
 
 
 async def test_schedule_sets_or_moves_the_time(desk: Desk) -> None:
