@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
@@ -409,6 +410,7 @@ class Owner:
         before = dispatcher.clock()
         async with self._work_lane.use() as connection:
             rows = await store.fetch_due(connection, wanted)
+        ended = await self._end_worn([row for row in rows if row.interrupted > INTERRUPTIONS_FORGIVEN])
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
@@ -418,6 +420,8 @@ class Owner:
             found[where] = found.get(where, 0) + 1
             if row.request:
                 self._requests = True
+                continue
+            if row.id in ended:
                 continue
             plan = router.plan(facts_of(row), row.attempts)
             if plan.missing:
@@ -444,6 +448,39 @@ class Owner:
             if (number, key) not in drained:
                 self._turn.setdefault(key)
         dispatcher.pump()
+
+    async def _end_worn(self, rows: Sequence[Waiting]) -> set[int]:
+        """Judge those whose last attempt was cut off once too often (LSE-04). Returns the ids that are final now.
+
+        Nobody judges an attempt that has no result. Mail that ends every process that takes it up would come back for ever.
+        """
+        if not rows:
+            return set()
+        async with self._work_lane.use() as connection:
+            newest = await store.newest_attempts(connection, [row.id for row in rows])
+        finals = []
+        notices: list[Notice] = []
+        for row in rows:
+            attempt = types_pb2.Attempt.FromString(newest.get(row.id, b""))
+            if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
+                continue
+            attempt.reply.enhanced = "4.4.2"
+            attempt.reply.lines.append("it was cut off, as several were before")
+            passenger = passenger_of(row)
+            verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
+            judgement = self._finisher.judge(verdict, passenger)
+            if judgement.final:
+                finals.append((row, attempt, judgement, False))
+            elif judgement.dsn is not None:
+                notices.append(Notice(passenger, judgement, attempt))
+        if finals:
+            await self._finisher.end_waiting(self._work_lane, finals)
+        if notices and self._finisher.notifications is not None:
+            async with self._work_lane.use() as connection:
+                async with connection.transaction():
+                    await self._finisher.notifications.notify(connection, notices)
+                self._finisher.notifications.stored()
+        return {row.id for row, _, _, _ in finals}
 
     async def _lease_groups(
         self, router: Router, groups: list[tuple[Plan, list[Waiting]]], before: float

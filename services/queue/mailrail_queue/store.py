@@ -694,6 +694,15 @@ async def record(connection: Connection, attempts: Sequence[tuple[int, bytes]]) 
     )
 
 
+NEWEST: Final[LiteralString] = """SELECT DISTINCT ON (recipient_id) recipient_id, data FROM attempt
+    WHERE recipient_id = ANY(%(id)s) ORDER BY recipient_id, id DESC"""
+
+
+async def newest_attempts(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
+    """Recipient id → its newest finished attempt, of those that have one."""
+    return {row[0]: row[1] for row in await run(connection, NEWEST, {"id": c.bigints(ids)})}
+
+
 # --- sites ----------------------------------------------------------------------------------------------------------
 
 # Sites of my shards that are due, so many a shard, from where the last look ended (SHD-03).

@@ -194,6 +194,22 @@ async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_coun
         assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
 
 
+async def test_mail_whose_leases_run_out_again_and_again_expires_as_all_mail_does_LSE_04(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
+        await eventually(lambda: outbound.deliveries)
+        await q.sql("UPDATE recipient SET interrupted = 10, attempts = 5")
+        await q.sql(LONG_AGO)  # the first that counts, and a delayed notification is due
+        await eventually(outbound.has(2))
+        await q.until("SELECT count(*) = 1 FROM dsn WHERE kind = 2")
+        await q.sql("UPDATE recipient SET queued = queued - interval '5 days' WHERE account IS NOT NULL AND token IS NOT NULL")
+        await q.sql(LONG_AGO)
+        await q.until("SELECT count(*) = 1 FROM history WHERE address = 'bob@away.example' AND outcome = %s", FAILED)
+        assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 1
+        assert len([d for d in outbound.deliveries if d.recipients[0].address == "bob@away.example"]) == 2
+
+
 async def test_an_attempt_that_was_not_dialled_is_undone_LSE_04_LSE_07(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
