@@ -305,8 +305,8 @@ class Finisher:
             async with lane.use() as connection:
                 if work.records:
                     await store.record(connection, work.records)
-                if work.lost:
-                    await store.lose(connection, work.lost)
+                expired = await store.lose(connection, work.lost) if work.lost else []
+            self.deferred([(row.shard, row.request) for row in expired])
         metrics.count_attempts(work.outcomes)
 
     def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:

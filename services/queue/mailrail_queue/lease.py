@@ -423,13 +423,16 @@ class Desk:
             async with self._lane.use() as connection:
                 rows = await store.defer(connection, undo)
             del self._undo[: len(undo)]
+            self._finisher.deferred([(shard, request) for _, shard, request in rows])
             metrics.count_attempts([types_pb2.OUTCOME_NOT_DIALLED] * len(rows))
             self.went_back()
         while self._lost:
             lost = self._lost[:500]
             async with self._lane.use() as connection:
-                await record_interrupted(connection, await store.lose(connection, lost), self._database.now())
+                expired = await store.lose(connection, lost)
+                await record_interrupted(connection, expired, self._database.now())
             del self._lost[: len(lost)]
+            self._finisher.deferred([(row.shard, row.request) for row in expired])
             metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(lost))
             self.went_back()
         while self._rests:

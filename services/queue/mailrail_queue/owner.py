@@ -136,9 +136,9 @@ class Owner:
         self._peers.wake_everybody(found)
 
     def _deferred(self, rows: Sequence[tuple[int, int]]) -> None:
-        if any(request for _, request in rows):
-            self._requests = True
-            self._wake.set()
+        asked = {number for number, request in rows if request}
+        if asked:
+            self.woken_or_peer(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
 
     def _hungry(self, site: SiteState) -> None:
         self._turn.setdefault(site.key)
@@ -198,6 +198,7 @@ class Owner:
         self._dispatcher.owners = len(live)
         self._dispatcher.owner_index = live.index(self._run_id)
         self._dispatcher.configure(self._router().transports())
+        self._requests = True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
         self.healthy = True
         metrics.POSTGRES_UP.set(1)
         await self._learn_sites()

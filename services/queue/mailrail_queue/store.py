@@ -643,7 +643,7 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
 ), noted AS (
     {_NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
@@ -653,7 +653,7 @@ LOST: Final[LiteralString] = f"""WITH stored AS (
 ), noted AS (
     {_NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
 RECORD: Final[LiteralString] = "INSERT INTO attempt (recipient_id, data) SELECT * FROM unnest(%(id)s, %(data)s)"
 
 
@@ -666,6 +666,7 @@ class Expired:
     attempts: int
     started: float
     request: int
+    shard: int
 
 
 async def expire(

@@ -492,6 +492,31 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         assert rows["bob@away.example"] == FAILED
 
 
+async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        await q.outbound(credit=0)
+        await (await q.ingress()).accept("bob@away.example")
+        await q.until("SELECT token IS NOT NULL FROM recipient")
+        await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1")
+        q.queue.owner.administered(range(256))
+        await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
+
+
+async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        async with running_queue(database) as other:
+            owners = [q.queue.owner, other.queue.owner]
+            await eventually(lambda: [len(owner.ownership.epochs) for owner in owners] == [128, 128])
+            moved = min(other.queue.owner.ownership.epochs)
+            await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1, shard = %s", moved)
+            q.queue.owner.administered(range(256))
+            await eventually(lambda: delivery.token in outbound.cancelled)
+            outbound.finish(delivery, outcome=CANCELLED)
+            await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
+
+
 async def test_a_drop_makes_no_dsn_ADM_02(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
