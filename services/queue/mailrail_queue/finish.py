@@ -413,13 +413,16 @@ class Finisher:
             return
         judgement = self.judge(verdict_of(found), passenger)
         if judgement.final:
-            attempt.outcome = types_pb2.OUTCOME_FAILED
-            data = attempt.SerializeToString()
+            # A copy: should Postgres fail, the batch is judged again, and this reply did not say that it is final.
+            ended = types_pb2.Attempt()
+            ended.CopyFrom(attempt)
+            ended.outcome = types_pb2.OUTCOME_FAILED
+            data = ended.SerializeToString()
             work.endings.append(
                 Ending(passenger.id, token, passenger.version, store.FAILED, types_pb2.OUTCOME_FAILED, data)
             )
             if judgement.dsn is not None or judgement.tell_postmaster:
-                work.notices[passenger.id] = Notice(passenger, judgement, attempt)
+                work.notices[passenger.id] = Notice(passenger, judgement, ended)
             return
         attempt.outcome = types_pb2.OUTCOME_DEFERRED
         assert judgement.retry_in is not None

@@ -1,14 +1,17 @@
 """Leases and what comes back under them (message-life LSE and FIN), on a real Postgres and over real gRPC."""
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
 from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue.store import CHUNK
+from mailrail_queue.ports import Notice
+from mailrail_queue.store import CHUNK, Connection
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -403,6 +406,32 @@ async def test_final_state_and_dsn_are_one_transaction_and_happen_once_FIN_01(da
             (True,)
         ]
         await q.until("SELECT count(*) = 1 FROM mailbox_message WHERE dsn")
+
+
+async def test_a_result_that_postgres_did_not_take_at_first_is_judged_as_before_DSN_17(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
+        await eventually(lambda: outbound.deliveries)
+        notifications = q.queue.finisher.notifications
+        assert notifications is not None
+        notify, tries = notifications.notify, []
+
+        async def cut_off_once(connection: Connection, notices: Sequence[Notice]) -> None:
+            tries.append(len(notices))
+            if len(tries) == 1:
+                raise psycopg.OperationalError("the server closed the connection")
+            await notify(connection, notices)
+
+        monkeypatch.setattr(notifications, "notify", cut_off_once)
+        q.queue.dispatcher.flights[outbound.deliveries[0].token].passengers[0].accepted -= 6 * 86_400  # expired by now
+        outbound.finish(outbound.deliveries[0], outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM message WHERE mail_from = ''")
+        content = bytes(await q.one("SELECT body FROM message WHERE mail_from = ''"))
+        assert tries == [1, 1]
+        assert b"\r\nStatus: 4.4.7 (delivery time expired)\r\n" in content
 
 
 async def test_a_recipient_is_final_only_under_its_token_FIN_01(database: str) -> None:
