@@ -47,10 +47,16 @@ class ServerState:
 
 
 async def server_state(connection: AsyncConnection[Any]) -> ServerState:
-    """Read fsync, full_page_writes, timeline and identity (ACC-06)."""
+    """Read fsync, full_page_writes, timeline and identity (ACC-06).
+
+    A promoted server writes its new timeline into the control file with its next checkpoint, minutes later; the name
+    of the WAL file that it writes to has it at once.
+    """
     cursor = await connection.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on',"
-        " current_setting('full_page_writes') = 'on', (pg_control_checkpoint()).timeline_id,"
+        " current_setting('full_page_writes') = 'on',"
+        " CASE WHEN pg_is_in_recovery() THEN (pg_control_checkpoint()).timeline_id"
+        " ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END,"
         " (pg_control_system()).system_identifier::text"
     )
     row = await cursor.fetchone()
