@@ -132,7 +132,10 @@ class Lane:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
-        """The connection, for the caller alone. Raises psycopg.Error, NotDurable."""
+        """The connection, for the caller alone. Raises psycopg.Error, NotDurable.
+
+        A server that was made a standby is out of reach: OperationalError.
+        """
         async with self._lock:
             connection = self._connection
             if connection is None or connection.closed:
@@ -147,11 +150,15 @@ class Lane:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
                 if isinstance(error, psycopg.Error):
                     metrics.DATABASE_ERRORS.labels(what="statement").inc()
+                demoted = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
                 sure = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
-                if not sure:
+                if demoted or not sure:
                     self._connection = None
                     with contextlib.suppress(Exception):
                         await connection.close()
+                if demoted:
+                    # Another server has its place. To all callers that is as if it were gone: they wait, and try again.
+                    raise psycopg.OperationalError(f"postgres is a standby now: {error}") from error
                 raise
 
     async def run(self, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Row]:
