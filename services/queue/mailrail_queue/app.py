@@ -6,7 +6,6 @@ them and holds what is in memory. See the README for the way of a message throug
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
@@ -85,8 +84,6 @@ class Queue:
         """Everything is given back: whoever still holds a stream waits for nothing."""
         self.ready = False
         self._running: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def use(self, notifications: Notifications, mailboxes: Mailboxes) -> None:
         """Who makes DSNs and who takes local mail."""
@@ -110,15 +107,7 @@ class Queue:
         if self._running is not None:
             now = configuration.revision.transports
             changed = [reference_text(one.ref) for one in now if known.get(one.ref, one.digest) != one.digest]
-            task = asyncio.get_running_loop().create_task(self._reconsider(changed))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _reconsider(self, changed: Sequence[str]) -> None:
-        try:
-            await self.owner.reconsider(changed)
-        except (psycopg.Error, NotDurable, OSError) as error:
-            self._log.warning("waiting mail was not looked at under the new revision", error=str(error).strip())
+            self.owner.revised(changed)
 
     def history_days(self) -> int:
         """How long history is kept: the longest that any gateway says."""

@@ -89,6 +89,9 @@ class Owner:
         self._swept_until = 0.0
         self._sweeps = 0
         self._wake = asyncio.Event()
+        self._revised = asyncio.Event()
+        self._changed: set[str] = set()
+        """Transports that are not what they were, whose mail was not looked at since."""
         self._claiming: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dice = random.Random()
@@ -128,6 +131,11 @@ class Owner:
         others = {n for n in found if n not in self.ownership.epochs}
         if others:
             self._peers.wake(others)
+
+    def revised(self, changed: Iterable[str]) -> None:
+        """A new revision is in force; these transports ("NAMESPACE/NAME") are not what they were (ADM-03)."""
+        self._changed.update(changed)
+        self._revised.set()
 
     def administered(self, shards: Iterable[int]) -> None:
         """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
@@ -218,6 +226,8 @@ class Owner:
         self._log.info("shards changed", owned=len(mine), gained=len(gained), released=len(gone))
         self._swept_until = 0.0
         self._requests = True
+        if gained:
+            self._revised.set()  # their owner may have been down when the revision came
         self._wake.set()
 
     async def _learn_sites(self) -> None:
@@ -250,6 +260,7 @@ class Owner:
             group.create_task(self._looks())
             group.create_task(self._sweeps_loop())
             group.create_task(self._timers())
+            group.create_task(self._revisions())
 
     async def _beats(self) -> None:
         while True:
@@ -453,7 +464,7 @@ class Owner:
     async def _end_worn(self, rows: Sequence[Waiting]) -> set[int]:
         """Judge those whose last attempt was cut off once too often (LSE-04). Returns the ids that are final now.
 
-        Nobody judges an attempt that has no result. Mail that ends every process that takes it up would come back for ever.
+        Nobody judges an attempt that has no result: mail that kills whatever takes it would come back for ever.
         """
         if not rows:
             return set()
@@ -749,7 +760,19 @@ class Owner:
         finally:
             self._claiming.discard(site.key)
 
-    async def reconsider(self, changed: Sequence[str] = ()) -> None:
+    async def _revisions(self) -> None:
+        while True:
+            await self._revised.wait()
+            self._revised.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                await self._reconsider(sorted(changed))
+            except _DATABASE_TROUBLE as error:
+                self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
+                self.revised(changed)
+                await asyncio.sleep(0.5)
+
+    async def _reconsider(self, changed: Sequence[str]) -> None:
         """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
 
         So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):

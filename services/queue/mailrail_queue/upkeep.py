@@ -61,9 +61,7 @@ _UPLOADS: Final[LiteralString] = """WITH u AS (
 _BARS: Final[LiteralString] = """WITH d AS (DELETE FROM message WHERE id IN (
         SELECT id FROM message WHERE barred AND accepted < now() - %(keep)s * interval '1 second' LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING id)
     SELECT count(*) FROM d"""
-_USAGE: Final[
-    LiteralString
-] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
+_USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
         SELECT account, hour FROM account_usage WHERE hour < now() - interval '3 days' LIMIT 500) RETURNING account)
     SELECT count(*) FROM d"""
 _DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind) IN (

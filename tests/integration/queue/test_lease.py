@@ -206,7 +206,9 @@ async def test_mail_whose_leases_run_out_again_and_again_expires_as_all_mail_doe
         await q.sql(LONG_AGO)  # the first that counts, and a delayed notification is due
         await eventually(outbound.has(2))
         await q.until("SELECT count(*) = 1 FROM dsn WHERE kind = 2")
-        await q.sql("UPDATE recipient SET queued = queued - interval '5 days' WHERE account IS NOT NULL AND token IS NOT NULL")
+        await q.sql(
+            "UPDATE recipient SET queued = queued - interval '5 days' WHERE account IS NOT NULL AND token IS NOT NULL"
+        )
         await q.sql(LONG_AGO)
         await q.until("SELECT count(*) = 1 FROM history WHERE address = 'bob@away.example' AND outcome = %s", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 1
@@ -654,7 +656,9 @@ async def test_without_a_partition_for_today_one_is_made_and_nothing_is_sent_twi
     async with running_queue(database, upkeep_seconds=60.0) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
-        for (name,) in await q.sql("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'history'::regclass"):
+        for (name,) in await q.sql(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'history'::regclass"
+        ):
             await q.sql(f"DROP TABLE {name}")
         outbound.finish(delivery)
         await eventually(lambda: delivery.token in outbound.committed)

@@ -3,6 +3,10 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
 
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
@@ -425,6 +429,36 @@ async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_
         assert (attempt.reply.enhanced, site) == ("4.3.5", "missing:default/relay")
         q.configure(a_revision(transports=[relay()], rules=[rule_to(RELAY)]))
         await q.until("SELECT count(*) = 20 FROM history WHERE attempts = 2")
+
+
+async def test_a_transport_that_came_while_no_owner_ran_frees_what_waited_for_it_ADM_03(database: str) -> None:
+    async with running_queue(database, a_revision(rules=[rule_to(RELAY, missing=True)])) as q:
+        await (await q.ingress()).accept("bob@away.example")
+        await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
+    async with running_queue(database, a_revision(transports=[relay()], rules=[rule_to(RELAY)])) as q:
+        (await q.outbound()).answer = result_of
+        await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
+
+
+async def test_a_revision_that_came_while_postgres_was_away_is_looked_at_later_ADM_03(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database, a_revision(rules=[rule_to(RELAY, missing=True)])) as q:
+        (await q.outbound()).answer = result_of
+        await (await q.ingress()).accept("bob@away.example")
+        await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
+        look, tries = store.missing_sites, []
+
+        async def away_at_first(*arguments: Any) -> list[str]:
+            tries.append(1)
+            if len(tries) == 1:
+                raise psycopg.OperationalError("the server closed the connection")
+            return await look(*arguments)
+
+        monkeypatch.setattr(store, "missing_sites", away_at_first)
+        q.configure(a_revision(transports=[relay()], rules=[rule_to(RELAY)]))
+        await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
+        assert len(tries) == 2
 
 
 async def test_a_revision_that_corrects_a_transport_ends_its_rest_and_its_mail_goes_at_once(database: str) -> None:
