@@ -317,9 +317,11 @@ class Finisher:
         told = False
         async with lane.use() as connection:
             async with connection.transaction():
-                done = await store.finish(connection, work.endings) if work.endings else set()
+                ended = await store.finish_as(connection, work.endings) if work.endings else {}
                 back = await store.defer(connection, work.deferrals) if work.deferrals else []
-                done |= {row[0] for row in back}
+                # ADM-02: of what is dropped nobody is told, and what is to be failed is told of when it is.
+                done = {number for number, state in ended.items() if state != store.CANCELLED}
+                done |= {number for number, _, request in back if not request}
                 arrivals = [a for i, a in work.arrivals.items() if i in done]
                 if arrivals:
                     assert self.mailboxes is not None, "mail for the mailbox is deferred while there is none"

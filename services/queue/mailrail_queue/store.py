@@ -48,6 +48,7 @@ class Ownership:
 
 
 _DEFERRED: Final = 3  # Outcome
+_CANCELLED: Final = 8
 
 # Whether anybody reads events; found out once a statement (mailrail_queue.events).
 _HEARD: Final = "EXISTS (SELECT FROM event_consumer WHERE seen > now() - interval '7 days')"
@@ -487,7 +488,7 @@ class Ending:
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
 # (FIN-01, LSE-03). History takes what it shows (FIN-03). Only what ends within its first attempt, under its token, has no earlier ones
-# (`tried`), and most mail does.
+# (`tried`), and most mail does. What fails while a drop is asked for is dropped (ADM-02).
 FINISH: Final = Statement(
     "finish",
     f"""WITH x AS (
@@ -498,7 +499,8 @@ FINISH: Final = Statement(
     WHERE r.id = x.id AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
-              x.state, x.outcome, x.last, x.counted, r.attempts + r.interrupted > 1 OR r.token IS DISTINCT FROM x.token AS tried
+              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
+              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last, x.counted, r.attempts + r.interrupted > 1 OR r.token IS DISTINCT FROM x.token AS tried
 ), forgotten AS (
     DELETE FROM attempt a USING gone g WHERE g.tried AND a.recipient_id = g.id
 ), told AS (
@@ -512,12 +514,17 @@ SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.
        CASE WHEN g.tried
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
-RETURNING id""",
+RETURNING id, state""",
 )
 
 
 async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
     """Make recipients final (FINISH). Returns the ids that became so by this call."""
+    return set(await finish_as(connection, finals))
+
+
+async def finish_as(connection: Connection, finals: Sequence[Ending]) -> dict[int, int]:
+    """The same, with the RecipientState of each: a drop that was asked for takes the place of a failure (ADM-02)."""
     rows = await run_columns(
         connection,
         FINISH,
@@ -531,7 +538,7 @@ async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
             "counted": c.smallints([f.counted for f in finals]),
         },
     )
-    return {row[0] for row in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 PARTITIONS_AHEAD = 7

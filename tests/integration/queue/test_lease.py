@@ -548,14 +548,15 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
             await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
 
-async def test_a_drop_makes_no_dsn_ADM_02(database: str) -> None:
+@pytest.mark.parametrize("outcome", [DEFERRED, FAILED])
+async def test_a_drop_makes_no_dsn_ADM_02(database: str, outcome: types_pb2.Outcome.ValueType) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         await q.sql("UPDATE recipient SET request = 2, version = version + 1")
         q.queue.owner.administered(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
-        outbound.finish(delivery, outcome=DEFERRED)
+        outbound.finish(delivery, outcome=outcome)
         await q.until("SELECT count(*) = 1 FROM history")
         assert await q.sql("SELECT state, outcome FROM history") == [(types_pb2.RECIPIENT_STATE_CANCELLED, CANCELLED)]
         assert await q.one("SELECT count(*) FROM dsn") == 0
