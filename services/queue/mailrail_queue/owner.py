@@ -9,6 +9,7 @@ each; a site in backoff has its due recipients counted set-wise, without content
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ _BACKOFF = 250
 """Recipients of a resting site counted in one statement (SHD-05)."""
 _PER_SHARD = 100
 """Due sites of a shard that one look reads; the next look goes on from there."""
+_LOOK_BACK = 5.0
+"""Seconds after which a site that was found empty is looked at once more: longer than a transaction lasts (SHD-02)."""
 _PROBE_SECONDS = 130.0
 """For how long the right to probe a shared site is kept from other owners."""
 _DATABASE_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
@@ -83,6 +86,8 @@ class Owner:
         self._turn: dict[str, None] = {}
         """Keys of sites with due work in the database, in the order of their turns."""
         self._emptied: dict[tuple[int, str], float] = {}
+        self._settled: deque[tuple[float, int, str]] = deque(maxlen=50_000)
+        """(when to look back, shard, site) of sites whose next due time was moved for good."""
         self._unverified: list[int] = []
         self._sites_seen = 0.0
         self._requests = False
@@ -344,10 +349,24 @@ class Owner:
         for number in self._cursors:
             # A full answer goes on from its end at the next look; else begin anew. 1.0: looked at, nothing special.
             self._cursors[number] = latest[number] if counts.get(number, 0) >= _PER_SHARD else 1.0
+        await self._look_back()
         if self._unverified:
             await self._verify(self._unverified.pop())
         elif self._dice.random() < 0.5:
             await self._verify(self._dice.choice(list(self._cursors)))
+
+    async def _look_back(self) -> None:
+        """Did a transaction that was under way when a site was settled leave recipients there?"""
+        now = self._dispatcher.clock()
+        looked: list[tuple[int, str]] = []
+        while self._settled and self._settled[0][0] <= now and len(looked) < _ROUND:
+            _, number, key = self._settled.popleft()
+            if number in self.ownership.epochs:
+                looked.append((number, key))
+        if looked:
+            async with self._lane.use() as connection:
+                for number, key in await store.look_back(connection, list(dict.fromkeys(looked))):
+                    self._note(number, key)
 
     async def _verify(self, number: int) -> None:
         """The slow round: does a shard know of all its sites?"""
@@ -601,6 +620,7 @@ class Owner:
                 self._emptied[(number, key)] = now
             else:
                 del self._emptied[(number, key)]
+                self._settled.append((now + _LOOK_BACK, number, key))
             looked.append((number, key, again))
         if len(self._emptied) > 50_000:
             self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}

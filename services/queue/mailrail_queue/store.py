@@ -783,6 +783,26 @@ async def verify(connection: Connection, number: int) -> int:
     return len(await run(connection, VERIFY, {"number": number}))
 
 
+# The same for some sites, a while after they were settled: a transaction that was under way then may have left its recipients to a row
+# that has moved since.
+LOOK_BACK: Final[LiteralString] = f"""WITH stored AS (
+    SELECT w.shard, w.site, t.due, true AS waits FROM unnest(%(shard)s, %(site)s) AS w (shard, site) CROSS JOIN LATERAL (
+        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
+        ORDER BY t.due LIMIT 1) t
+)
+{_NOTE} RETURNING shard, site"""
+
+
+async def look_back(connection: Connection, looked: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Compare these (shard, site) with their recipients; those that were wrong (and are right now)."""
+    rows = await run(
+        connection,
+        LOOK_BACK,
+        {"shard": c.smallints([s for s, _ in looked]), "site": c.texts([n for _, n in looked])},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 # Routing changed where these go (SHD-04).
 RE_KEY: Final[LiteralString] = f"""WITH {_OWN}, stored AS (
     UPDATE recipient r SET site = x.site FROM unnest(%(id)s, %(version)s, %(site)s) AS x (id, version, site)

@@ -11,7 +11,7 @@ import pytest
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import store
+from mailrail_queue import owner, store
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -413,6 +413,27 @@ async def test_the_slow_round_finds_sites_that_a_race_left_out_SHD_02(database: 
         number = shard("away.example")
         await q.queue.owner._verify(number)
         assert await q.sql("SELECT shard, site FROM site_due") == [(number, "domain:away.example")]
+
+
+async def test_recipients_that_a_settled_site_did_not_show_yet_are_found_soon_SHD_02(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "_LOOK_BACK", 2.0)
+    async with running_queue(database) as q:
+
+        async def no_slow_round(number: int) -> None:
+            pass
+
+        monkeypatch.setattr(q.queue.owner, "_verify", no_slow_round)
+        ingress = await q.ingress()
+        await ingress.accept("seen@away.example")
+        await ingress.accept("unseen@away.example")
+        await q.sql("UPDATE recipient SET held = now() WHERE address LIKE 'unseen%%'")
+        (await q.outbound()).answer = result_of
+        await q.until("SELECT count(*) = 0 FROM site_due")
+        # As a transaction does that was under way all the while: it found the site's row early enough, and left it.
+        await q.sql("UPDATE recipient SET held = NULL")
+        await q.until("SELECT count(*) = 2 FROM history")
 
 
 async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_at_once_ADM_03(database: str) -> None:
