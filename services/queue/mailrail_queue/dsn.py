@@ -111,7 +111,6 @@ class Notifier:
         self._mailboxes = mailboxes
         self._wake = wake
         self._shards: set[int] = set()
-        self._ids: list[int] = []
         self._log = log.get_logger()
 
     async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
@@ -204,6 +203,7 @@ class Notifier:
         rules = await hold_rules(connection)
         messages: list[NewMessage] = []
         recipients: list[NewRecipient] = []
+        ids: list[int] = []
         for group in groups:
             dsn = await self._compose(connection, group)
             message = self._message(group, dsn)
@@ -212,7 +212,11 @@ class Notifier:
                 for found in self._mailboxes.addresses().resolve(dsn.recipient)
             ]
             for recipient in made:
-                recipient.id = await self._next_id(connection)
+                if not ids:
+                    # A block each time: of one that was kept another process may hold the same on a new timeline (ACC-06).
+                    first = (await run(connection, IDS))[0][0]
+                    ids = list(range(first + store.BLOCK - 1, first - 1, -1))
+                recipient.id = ids.pop()
             if len(dsn.content) > store.INLINE:
                 await self._chunked(connection, message, dsn.content)
             messages.append(message)
@@ -328,12 +332,6 @@ class Notifier:
             local=found.domain is not None,
             rcpt=rcpt.SerializeToString(),
         )
-
-    async def _next_id(self, connection: Connection) -> int:
-        if not self._ids:
-            first = (await run(connection, IDS))[0][0]
-            self._ids = list(range(first + store.BLOCK - 1, first - 1, -1))
-        return self._ids.pop()
 
     async def _chunked(self, connection: Connection, message: NewMessage, content: bytes) -> None:
         """Content above the inline limit goes into chunk rows, as that of any message (ACC-02)."""

@@ -231,6 +231,16 @@ async def test_envelope_id_and_original_recipient_come_back_DSN_14_DSN_15(rig: R
     assert (dsn.envelope_id, dsn.recipients[0].original_recipient) == ("QQ+1", "Bob+x@There.example")
 
 
+async def test_no_id_is_kept_that_a_new_timeline_may_give_to_another_ACC_06(rig: Rig) -> None:
+    bob, carl = await rig.accept("bob@there.example", "carl@there.example")
+    await rig.fail(bob)
+    # A server that had not heard of the block was promoted: another process gets it, and uses it.
+    ((used,),) = await rig.rows("SELECT max(id) FROM recipient")
+    await rig.connection.execute("UPDATE recipient SET id = id + 1 WHERE id = %s", (used,))
+    await rig.fail(carl)
+    assert len(await dsns(rig)) == 2
+
+
 async def test_a_dsn_is_held_by_a_rule_that_names_the_postmaster_account_H27(rig: Rig) -> None:
     await rig.connection.execute("INSERT INTO hold_rule (account, comment) VALUES ('mail/postmaster', 'look')")
     (bob,) = await rig.accept("bob@there.example")
