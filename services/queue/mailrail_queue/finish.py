@@ -245,13 +245,14 @@ class Finisher:
 
     async def _write(self, lane: Lane, batch: list[Result]) -> None:
         delay = _RETRY_AFTER
-        partitions_made = False
+        partitions_made = again = False
         while True:
             try:
-                await self._commit(lane, batch)
+                await self._commit(lane, batch, again)
                 break
             except (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError) as error:
                 # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
+                again = True
                 self._log.warning("results wait for postgres", error=str(error).strip(), deliveries=len(batch))
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
@@ -280,7 +281,8 @@ class Finisher:
             return not isinstance(error, psycopg.OperationalError)
         return True
 
-    async def _commit(self, lane: Lane, batch: list[Result]) -> None:
+    async def _commit(self, lane: Lane, batch: list[Result], again: bool) -> None:
+        """Write a batch. `again`: it was tried before, and some of it may be written already."""
         work = _Work()
         strangers = [r for r in batch if r.flight is None]
         known: dict[int, Waiting] = {}
@@ -296,11 +298,18 @@ class Finisher:
         if work.plain:
             async with lane.use() as connection:
                 await store.finish(connection, work.plain)
+        counted: set[int] = set()
         if work.endings or work.notices or work.arrivals:
-            await self._commit_told(lane, work)
+            counted = await self._commit_told(lane, work)
         elif work.deferrals:
             async with lane.use() as connection:
-                self._went_back(await store.defer(connection, work.deferrals))
+                back = await store.defer(connection, work.deferrals)
+            counted = {row[0] for row in back}
+            self._went_back(back)
+        if len(counted) < len(work.deferrals) + len(work.endings) and not again:
+            # LSE-03: another owner took the lease back, as far as this process knows it still stood.
+            told = (*work.deferrals, *(e for e in work.endings if e.state != store.DELIVERED))
+            work.records += [(t.id, t.last) for t in told if t.last is not None and t.id not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
                 if work.records:
@@ -313,7 +322,8 @@ class Finisher:
         if rows:
             self.deferred([(shard, request) for _, shard, request in rows])
 
-    async def _commit_told(self, lane: Lane, work: _Work) -> None:
+    async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
+        """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
         told = False
         async with lane.use() as connection:
             async with connection.transaction():
@@ -333,6 +343,7 @@ class Finisher:
             if told and self.notifications is not None:
                 self.notifications.stored()
         self._went_back(back)
+        return {*ended, *(row[0] for row in back)}
 
     # --- judging ---
 

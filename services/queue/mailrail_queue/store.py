@@ -661,7 +661,8 @@ LOST: Final[LiteralString] = f"""WITH stored AS (
     {_NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
-RECORD: Final[LiteralString] = "INSERT INTO attempt (recipient_id, data) SELECT * FROM unnest(%(id)s, %(data)s)"
+RECORD: Final[LiteralString] = """INSERT INTO attempt (recipient_id, data)
+    SELECT x.id, x.data FROM unnest(%(id)s, %(data)s) AS x (id, data) JOIN recipient r ON r.id = x.id"""
 
 
 @dataclass(frozen=True, slots=True)

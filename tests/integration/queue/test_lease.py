@@ -186,6 +186,21 @@ async def test_any_other_late_result_is_only_recorded_LSE_03(database: str) -> N
         assert await q.sql("SELECT outcome, cardinality(timeline) FROM history") == [(RELAYED, 2)]
 
 
+@pytest.mark.parametrize("outcome", [DEFERRED, FAILED])
+async def test_a_late_result_is_recorded_also_when_another_owner_took_the_lease_back_LSE_03(
+    database: str, outcome: types_pb2.Outcome.ValueType
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        await q.sql("UPDATE recipient SET token = NULL, lease_until = NULL, held = now()")  # unknown to this process
+        outbound.finish(delivery, outcome=outcome)
+        await eventually(lambda: delivery.token in outbound.committed)
+        ((data,),) = await q.sql("SELECT data FROM attempt")
+        assert types_pb2.Attempt.FromString(data).outcome == outcome
+        assert await q.sql("SELECT (SELECT count(*) FROM history), count(*) FROM dsn") == [(0, 0)]
+
+
 async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_count_LSE_04(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
