@@ -803,7 +803,11 @@ class Owner:
             return
         router = self._router()
         async with self._lane.use() as connection:
-            names = [name for name in await store.missing_sites(connection, shards) if self._is_back(router, name)]
+            names = [
+                name
+                for name in await store.missing_sites(connection, shards)
+                if self._is_back(router, name) or self._goes(router, await store.sample(connection, shards, name))
+            ]
             if changed:
                 names += await store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
         if changed:
@@ -819,6 +823,11 @@ class Owner:
                 self._wake.set()
         self._cursors = dict.fromkeys(self._cursors, 0.0)
         self._wake.set()
+
+    @staticmethod
+    def _goes(router: Router, rows: Iterable[Waiting]) -> bool:
+        """Whether another route takes any of these now, although what they waited for is still missing."""
+        return any(not router.plan(facts_of(row), row.attempts).missing for row in rows)
 
     @staticmethod
     def _is_back(router: Router, name: str) -> bool:

@@ -848,6 +848,18 @@ MISSING_SITES: Final[LiteralString] = (
 )
 
 
+# Some of the recipients of a site, whenever they are due: two a shard.
+SAMPLE: Final[LiteralString] = f"""SELECT {_WAITING} FROM unnest(%(shard)s) AS w (shard) CROSS JOIN LATERAL (
+        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
+        ORDER BY t.due LIMIT 2) r
+    LIMIT 200"""
+
+
+async def sample(connection: Connection, shards: Sequence[int], site: str) -> list[Waiting]:
+    """Some of the recipients that wait at a site."""
+    return [_waiting(row) for row in await run(connection, SAMPLE, {"shard": c.smallints(shards), "site": site})]
+
+
 async def wake_site(connection: Connection, ownership: Ownership, site: str) -> list[int]:
     """Make up to 500 recipients of a site due now; the shards concerned, empty when none is left."""
     rows = await run(connection, WAKE_SITE, {"site": site, **ownership.parameters(ownership.epochs)})

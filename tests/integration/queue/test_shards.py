@@ -452,6 +452,21 @@ async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_
         await q.until("SELECT count(*) = 20 FROM history WHERE attempts = 2")
 
 
+async def test_a_route_that_names_what_is_missing_no_longer_frees_its_mail_ADM_03(
+    database: str,
+) -> None:
+    both = [rule_to(RELAY, "away.example", missing=True), rule_to(RELAY, "other.example", missing=True)]
+    async with running_queue(database, a_revision(rules=both)) as q:
+        (await q.outbound()).answer = result_of
+        await accept_all(await q.ingress(), ["away.example"])
+        await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
+        q.configure(a_revision(rules=both[:1]))
+        await asyncio.wait_for(q.queue.owner._reconsider(()), 5)
+        assert await q.one("SELECT attempts FROM recipient") == 1  # it waits for what is missing still: no attempt
+        q.configure(a_revision(rules=both[1:]))  # away.example goes directly now
+        await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
+
+
 async def test_a_transport_that_came_while_no_owner_ran_frees_what_waited_for_it_ADM_03(database: str) -> None:
     async with running_queue(database, a_revision(rules=[rule_to(RELAY, missing=True)])) as q:
         await (await q.ingress()).accept("bob@away.example")
