@@ -308,8 +308,9 @@ class Finisher:
             self._went_back(back)
         if len(counted) < len(work.deferrals) + len(work.endings) and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
-            told = (*work.deferrals, *(e for e in work.endings if e.state != store.DELIVERED))
-            work.records += [(t.id, t.last) for t in told if t.last is not None and t.id not in counted]
+            late = [(d.id, d.last) for d in work.deferrals]
+            late += [(e.id, e.last) for e in work.endings if e.state != store.DELIVERED]
+            work.records += [(number, data) for number, data in late if data is not None and number not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
                 if work.records:
