@@ -45,7 +45,7 @@ PAGE: Final = 50
 MOST_PAGE: Final = 1000
 EXPLAINED_ATTEMPTS: Final = 200
 """Attempts to come that Explain looks ahead."""
-_TEN_YEARS: Final = 10 * 366 * 86_400
+_TEN_YEARS: Final = 316_224_000  # seconds
 _FAIL, _DROP = 1, 2
 _ADMIN = EnhancedCode(5, 7, 0)
 _CANCELLED = "delivery cancelled by an administrator"
@@ -458,6 +458,9 @@ class Administration:
             parameters = {"seconds": seconds(request.from_scheduled)}
         else:
             raise BadRequest("say when: at, from_now or from_scheduled")
+        # Moved again and again a time leaves what Python can show, and no list could be shown any more.
+        furthest: LiteralString = f"now() + {_TEN_YEARS} * interval '1 second'"
+        moment, later = f"LEAST({moment}, {furthest})", f"LEAST({later}, {furthest})"
         return await self._change(
             connection,
             request.filter,

@@ -294,6 +294,21 @@ async def test_a_transport_must_exist_and_moves_the_recipient_to_its_site_H28(de
     assert (row["own_transport"], row["site"]) == (None, "domain:there.example")
 
 
+async def test_however_far_mail_is_put_off_it_can_still_be_listed(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    (leased,) = await desk.rig.accept("carl@there.example", token=7)
+    request = admin_pb2.ScheduleRequest(filter=only(bob.id, leased.id))
+    request.at.FromDatetime(datetime(9999, 12, 31, tzinfo=UTC))
+    await desk.schedule(request)
+    request.from_scheduled.FromTimedelta(timedelta(days=3000))
+    await desk.schedule(request)
+    found, _ = await desk.recipients(admin_pb2.Filter(), 0, "")
+    assert [r.address for r in found] == ["carl@there.example", "bob@there.example"]
+    limit = datetime.now(UTC) + timedelta(days=3661)
+    assert datetime.now(UTC) < found[1].next_attempt.ToDatetime(UTC) < limit
+    assert (await desk.row(leased.id))["after_due"] < limit
+
+
 async def test_the_tls_requirement_of_queued_mail_can_be_changed(desk: Desk) -> None:
     (bob,) = await desk.rig.accept("bob@there.example")
     await desk.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
