@@ -1,11 +1,13 @@
 """A folder of resource documents, read as local mode and `mailrail config check` read it.
 
 Files are `*.yaml`, `*.yml` and `*.json` below the folder, hidden ones and editors' leavings aside. What cannot be read
-is reported with its place and counts as unchanged (CFG-01); one file never keeps another from being used. Contents for
-`caFile` come along, so that the compiler itself touches no file.
+is reported with its place and counts as unchanged (CFG-01), a folder that cannot be listed like a file that cannot be
+read; one file never keeps another from being used. Contents for `caFile` come along, so that the compiler itself
+touches no file.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,18 @@ class _File:
 
     path: Path
     origin: str
+
+
+class _NotAFile(OSError):
+    """A pipe, a device or a folder where a document should be: opening a pipe would wait for its writer for ever."""
+
+
+def _content(path: Path, limit: int) -> bytes:
+    """What a regular file holds, one octet more than `limit` at most. Raises OSError, ValueError for a NUL in it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _NotAFile("it is no regular file")
+    with path.open("rb") as stream:
+        return stream.read(limit + 1)
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -62,7 +76,10 @@ class Folder:
 
     def exists(self) -> bool:
         """Whether there is anything to read. A folder that vanished says nothing about the objects that were in it."""
-        return self.path.exists()
+        try:
+            return self.path.exists()
+        except OSError:  # a folder above it is closed to us
+            return False
 
     def snapshot(self) -> Snapshot:
         """Time, size and identity of every file that counts; two equal snapshots mean that nothing changed."""
@@ -75,34 +92,50 @@ class Folder:
             found[str(path)] = _stamp(path) or (0, 0, 0)
         return found
 
-    def _files(self) -> Iterator[_File]:
-        if self.path.is_file():
+    def _files(self, unlisted: list[Unreadable] | None = None) -> Iterator[_File]:
+        """The document files. Folders whose files are not known go into `unlisted`, with a name that ends in `/`."""
+        unlisted = unlisted if unlisted is not None else []
+        if not self.path.is_dir():
             yield _File(self.path, str(self.path))
             return
+
+        def closed(error: OSError) -> None:
+            reason = f"the folder cannot be read: {error.strerror or error}"
+            unlisted.append(Unreadable(Place(self._origin(Path(error.filename), "/")), reason))
+
         count = 0
-        for where, folders, names in os.walk(self.path):
+        for where, folders, names in os.walk(self.path, onerror=closed):
             here = Path(where)
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             if len(here.relative_to(self.path).parts) >= DEPTH_LIMIT:
+                reason = f"the folder lies deeper than {DEPTH_LIMIT} levels and is not read"
+                unlisted += (Unreadable(Place(self._origin(here / f, "/")), reason) for f in folders)
                 folders.clear()
             for name in sorted(names):
                 if name.startswith((".", "#", "~")) or not name.endswith(SUFFIXES):
                     continue
                 count += 1
                 if count > FILES_LIMIT:
+                    reason = f"there are more than {FILES_LIMIT} files, and those from {name} on are not read"
+                    unlisted.append(Unreadable(Place(self._origin(self.path, "/")), reason))
                     return
-                path = here / name
-                yield _File(path, f"{self.path.name}/{path.relative_to(self.path).as_posix()}")
+                yield _File(here / name, self._origin(here / name))
+
+    def _origin(self, path: Path, end: str = "") -> str:
+        """How people name a file or folder below ours."""
+        below = path.relative_to(self.path).as_posix()
+        return f"{self.path.name}{end}" if below == "." else f"{self.path.name}/{below}{end}"
 
     def read(self) -> Sources:
         """All documents as they are now. Raises nothing: what cannot be read is in the answer."""
         fresh: Cache = {}
         loaded: list[Loaded] = []
-        for file in self._files():
+        unlisted: list[Unreadable] = []
+        for file in self._files(unlisted):
             loaded.append(self._load(file, fresh))
         self._cache = fresh
         documents = tuple(d for one in loaded for d in one.documents)
-        unreadable = tuple(u for one in loaded for u in one.unreadable)
+        unreadable = (*(u for one in loaded for u in one.unreadable), *unlisted)
         self._ca_files = frozenset(_ca_files(documents))
         files = {name: content for name in sorted(self._ca_files) if (content := self._ca_file(name)) is not None}
         secret = self._local_tls()
@@ -110,8 +143,7 @@ class Folder:
 
     def _load(self, file: _File, fresh: Cache) -> Loaded:
         try:
-            with file.path.open("rb") as stream:
-                content = stream.read(FILE_LIMIT + 1)
+            content = _content(file.path, FILE_LIMIT)
         except OSError as error:
             reason = f"the file cannot be read: {error.strerror or error}"
             return Loaded(file.origin, (), (Unreadable(Place(file.origin, 1), reason),))
@@ -121,8 +153,7 @@ class Folder:
     def _ca_file(self, name: str) -> bytes | None:
         base = self.path.parent if self.path.is_file() else self.path
         try:
-            with (base / name).open("rb") as stream:
-                content = stream.read(CA_FILE_LIMIT + 1)
+            content = _content(base / name, CA_FILE_LIMIT)
         except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
         return content if len(content) <= CA_FILE_LIMIT else None

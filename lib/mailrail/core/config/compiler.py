@@ -66,6 +66,7 @@ from mailrail.core.config.secret_uses import (
     SecretDocument,
     SecretProblem,
     SecretUses,
+    Unread,
     Value,
     read_secret,
 )
@@ -213,7 +214,7 @@ class _Input:
         for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
             if not self._read_document(document, source):
                 unreadable.add(document.place.origin)
-        self.unreadable = frozenset(unreadable - {""})
+        self.unreadable = Unread(unreadable)
         for accepted in previous.accepted:
             if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
                 self._unchanged(accepted)

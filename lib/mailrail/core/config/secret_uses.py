@@ -44,6 +44,17 @@ class SecretProblem(ValueError):
         super().__init__(message)
 
 
+class Unread:
+    """Origins of which it is not known what they hold now: files by name, whole folders by a name that ends in `/`."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._files = frozenset(origins) - {""}
+        self._folders = tuple(o for o in self._files if o.endswith("/"))
+
+    def __contains__(self, origin: str) -> bool:
+        return origin in self._files or origin.startswith(self._folders)
+
+
 @dataclass(frozen=True, slots=True)
 class SecretDocument:
     """A Secret as read: its values, decoded."""
@@ -157,7 +168,7 @@ class SecretUses:
         broken: Mapping[tuple[str, str], str],
         files: Mapping[str, bytes] | None,
         previous: Iterable[SecretUse],
-        unreadable: frozenset[str],
+        unreadable: Unread,
         keys: Keyring,
     ) -> None:
         self._documents, self._broken, self._files, self._keys = documents, broken, files, keys
@@ -180,7 +191,7 @@ class SecretUses:
         use = self._last(owner, purpose, name)
         if use is None or (owner.namespace, name) in self._documents:
             return None
-        if (owner.namespace, name) in self._broken or (use.origin and use.origin in self._unreadable):
+        if (owner.namespace, name) in self._broken or use.origin in self._unreadable:
             return use
         return None
 

@@ -1,0 +1,84 @@
+"""Reading a folder of documents: what cannot be read counts as unchanged, and is said (CFG-01)."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailrail.core.config.compiler import Compiled, compile
+from mailrail.core.config.sealing import KEY_SIZE, Keyring
+from mailrail.core.config.state import State
+from mailrail.local import documents, example
+from mailrail.local.documents import Folder
+
+KEYS = Keyring({"k": b"k" * KEY_SIZE})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The example, with its routes and the login of the provider in a folder of their own."""
+    made = tmp_path / "mail.d"
+    example.write(made)
+    (made / "team").mkdir()
+    for name in ("40-transports.yaml", "50-routes.yaml"):
+        (made / name).rename(made / "team" / name)
+    return made
+
+
+def compiled(folder: Path, before: Compiled | None = None) -> Compiled:
+    return compile(Folder(folder).read(), before.state if before is not None else State(), KEYS)
+
+
+def close(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As if the folder had lost its modes; root would read it all the same."""
+    scandir = os.scandir
+
+    def closed(path: Any = ".") -> Iterator[os.DirEntry[str]]:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)  # type: ignore[return-value]
+
+    monkeypatch.setattr(os, "scandir", closed)
+
+
+@pytest.mark.parametrize(("which", "origin"), [("team", "mail.d/team/"), ("", "mail.d/")])
+def test_a_folder_that_cannot_be_listed_counts_as_all_its_documents_unchanged_CFG_01(
+    path: Path, which: str, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compiled(path)
+    close(monkeypatch, path / which)
+    second = compiled(path, first)
+    assert second.revision.transports == first.revision.transports
+    assert second.revision.global_routes == first.revision.global_routes
+    [finding] = [f for f in second.diagnostics.findings if "cannot be read" in f.message]
+    assert str(finding) == (f"{origin}: the folder cannot be read: Permission denied; its documents stay as they were")
+
+
+def test_a_folder_that_lies_too_deep_is_named(path: Path) -> None:
+    first = compiled(path)
+    deep = path.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    (path / "team").rename(deep / "team")
+    [finding] = [f for f in compiled(path, first).diagnostics.findings if "deeper" in f.message]
+    assert finding.place.origin == "mail.d/a/b/c/d/e/f/g/h/team/"
+
+
+def test_files_past_the_limit_are_named_and_nothing_disappears(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compiled(path)
+    monkeypatch.setattr(documents, "FILES_LIMIT", 4)
+    second = compiled(path, first)
+    assert second.revision == first.revision
+    [finding] = second.diagnostics.errors
+    assert "there are more than 4 files, and those from 50-routes.yaml on are not read" in str(finding)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes among files")
+def test_a_pipe_is_refused_and_never_waited_for(path: Path) -> None:
+    os.mkfifo(path / "60-pipe.yaml")
+    [finding] = compiled(path).diagnostics.errors
+    assert str(finding) == (
+        "mail.d/60-pipe.yaml:1: the file cannot be read: it is no regular file; its documents stay as they were"
+    )
