@@ -396,6 +396,17 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
     ]
 
 
+def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -> None:
+    """uvloop listened on that number modulo 65536."""
+    listeners = [{"name": "mx", "protocol": "mx", "port": 25}, {"name": "high", "protocol": "mx", "port": 65000}]
+    compiled = build([gateway(listeners=listeners), *basics()[1:]], options=Options(port_offset=7000))
+    assert [li.port for li in compiled.revision.gateways[0].listeners] == [7025]
+    assert words(compiled) == [
+        "MailGateway default/edge: spec.listeners[1].port: 65000 and the port offset 7000 are no port; "
+        "this listener stays shut"
+    ]
+
+
 def test_a_listener_offers_what_it_allows_and_some_account_can_use() -> None:
     """Design 5: EHLO is never per user; CRAM-MD5 needs a password and its switch."""
 
@@ -646,7 +657,8 @@ def test_a_transport_without_its_secret_is_unusable_and_its_mail_deferred_never_
     third = build([*basics(), login, broken, route("r", GLOBAL, to("c", "x.example"))], first)
     assert third.encoded == first.encoded
     assert words(third) == [
-        "Secret default/cred: data.password: is not base64; write it under stringData as it is; it is not used"
+        "Secret default/cred: data.password: is not base64; write it under stringData as it is; "
+        "what was taken from it before stays in use"
     ]
 
 
@@ -704,6 +716,11 @@ def test_a_listener_gets_certificate_and_key_and_keeps_the_last_when_the_secret_
     assert "Secret default/mx-tls is not there; its last certificate stays in use" in words(second)[0]
     third = build(made, second)
     assert third.revision == first.revision
+    # A name that is mistyped, or whose Secret comes later, closes no port either.
+    renamed = {**listener, "tls": {"certificateSecretRef": {"name": "mx-tsl"}}}
+    fourth = build([gateway(listeners=[renamed]), *basics()[1:]], third)
+    assert fourth.revision == first.revision
+    assert "Secret default/mx-tsl is not there; its last certificate stays in use" in words(fourth)[0]
     # Without any certificate the listener stays shut: in the clear would be a silent downgrade (promise 2).
     fresh = build(made)
     assert fresh.revision.gateways[0].listeners == ()

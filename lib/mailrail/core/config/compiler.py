@@ -272,7 +272,7 @@ class _Input:
                 self.secrets[key] = read_secret(document.content, ref.namespace, ref.name, document.place.origin)
             except SecretProblem as problem:
                 self.broken_secrets[key] = str(problem)
-                self._finding(document, (), f"{problem}; it is not used", ref)
+                self._finding(document, (), f"{problem}; what was taken from it before stays in use", ref)
             return True
         self._read_resource(document, ref, source)
         return True
@@ -887,6 +887,13 @@ class _Build:
         )
 
     def _listener(self, ref: ObjectRef, position: int, spec: ListenerSpec, usable: set[str]) -> Listener | None:
+        port = spec.port + self._options.port_offset
+        if port > 65535:  # uvloop would take it modulo 65536
+            message = (
+                f"{spec.port} and the port offset {self._options.port_offset} are no port; this listener stays shut"
+            )
+            self._unresolved(ref, Reason.INVALID, message, ("spec", "listeners", position, "port"))
+            return None
         certificate = None
         if spec.tls is not None:
             name = spec.tls.certificate_secret_ref.name
@@ -905,7 +912,7 @@ class _Build:
         return Listener(
             spec.name,
             spec.protocol,
-            spec.port + self._options.port_offset,
+            port,
             certificate,
             require_tls=spec.tls is not None and spec.tls.mode == "required",
             proxy_protocol=spec.proxy_protocol is not None,

@@ -197,6 +197,12 @@ def _refuse_depth(chunk: str) -> None:
             depth -= 1
 
 
+def _tab_indents(chunk: str, line: int) -> bool:
+    """Whether a tab stands among the blanks that a line begins with."""
+    lines = chunk.splitlines()
+    return line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]
+
+
 def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
     """The content of one chunk, its first line and its canonical form, or what is wrong with it."""
     if chunk.lstrip().startswith("%"):  # a directive before `---`; YAML has none that we need
@@ -217,6 +223,9 @@ def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
         if line > last and error.context_mark is not None:
             line = error.context_mark.line  # what was not closed before the end, and where it began
         words = ": ".join(part for part in (error.context, error.problem) if part)
+        mark = error.problem_mark
+        if mark is not None and _tab_indents(chunk, mark.line):
+            words = "the line is indented with a tab; YAML takes blanks"
         return _Broken(min(line, last), f"this is not YAML: {words}" if words else "this is not YAML")
     except yaml.reader.ReaderError as error:
         line = chunk.count("\n", 0, error.position) if isinstance(error.position, int) else 0

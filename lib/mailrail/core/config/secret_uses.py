@@ -242,7 +242,7 @@ class SecretUses:
             if wrong:
                 raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}: {wrong}")
         except SecretProblem as problem:
-            last = self._last(owner, purpose, name)
+            last = self._previous.get((owner, purpose))  # whatever Secret it came from: a typo in a name closes no port
             return (self._keep(last) if last is not None else None), problem
         pem = certificate.rstrip() + b"\n" + key.rstrip() + b"\n"
         return self._use(owner, purpose, document, "tls.pem", self._digest(b"pem", pem), lambda: pem), None
