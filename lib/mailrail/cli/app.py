@@ -120,6 +120,13 @@ def local(
         output.stop(f"--log-format {log_format!r}: write console or json", output.USAGE)
     if log_level not in ("debug", "info", "warning", "error"):
         output.stop(f"--log-level {log_level!r}: write debug, info, warning or error", output.USAGE)
+    listen = listen.strip().removeprefix("[").removesuffix("]")
+    if not listen:  # asyncio would listen everywhere
+        output.stop(
+            "--listen needs an address: 127.0.0.1 is this machine alone, 0.0.0.0 every address of it", output.USAGE
+        )
+    if database_url is not None:
+        _check_url("--database-url", database_url)
     if resolver is not None:
         try:
             host_port(resolver)
@@ -177,6 +184,10 @@ def migrate(
     if not url:
         output.stop("name the database: --database-url, or the variable MAILRAIL_DATABASE_URL", output.USAGE)
 
+    _check_url("--database-url", url)
+    if direct_url:
+        _check_url("--direct-url", direct_url)
+
     def progress(line: str) -> None:
         print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
 
@@ -199,6 +210,19 @@ def migrate(
         output.print_json({"applied": steps, "roles": made})
     elif not done:
         output.say("the database is up to date")
+
+
+def _check_url(option: str, url: str) -> None:
+    """End the command when libpq could make nothing of it. Its own words repeat the text, passwords included."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        output.stop(
+            f"{option} is no URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE", output.USAGE
+        )
 
 
 def _wait_for_database(url: str, seconds: float, say: Callable[[str], None]) -> None:

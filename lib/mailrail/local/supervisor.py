@@ -11,6 +11,7 @@ are stopped through their standard input, signals are used where they exist.
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import signal
@@ -84,7 +85,12 @@ class Options:
     @property
     def loopback_only(self) -> bool:
         """Whether only this machine can connect: a condition for taking any recipient (design section 10)."""
-        return self.listen == "localhost" or self.listen == "::1" or self.listen.startswith("127.")
+        if self.listen == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.listen).is_loopback
+        except ValueError:  # a name; `127.example.org` may be anywhere
+            return False
 
     def port(self, planned: int) -> int:
         """A planned port with the offset."""
@@ -161,8 +167,21 @@ class Supervisor:
         with self._signals():
             try:
                 self._with_state()
-            except (LockHeld, PostgresUnavailable, migrations.MigrationError, psycopg.OperationalError) as error:
+            except (LockHeld, PostgresUnavailable, migrations.MigrationError) as error:
                 raise CannotRun(str(error).strip()) from error
+            except psycopg.Error as error:  # out of reach, or a role that may not make our schemas
+                hint = (
+                    ""
+                    if self.options.database_url is None
+                    else "\nIs --database-url right, and may its role make schemas?"
+                )
+                raise CannotRun(f"the database cannot be used: {str(error).strip()}{hint}") from error
+            except OSError as error:
+                where = error.filename or self.state.folder
+                raise CannotRun(
+                    f"cannot write or read {where}: {error.strerror or error}; make room or mend its rights, or name"
+                    " another state folder with --state"
+                ) from error
         if self._failure is not None:
             raise CannotRun(self._failure)
 
@@ -216,10 +235,14 @@ class Supervisor:
         ):
             problem = _cannot_listen(self.options.listen, self.options.port(planned))
             if problem is not None:
+                taken = (
+                    " Is another `mailrail local` or mail server running? Stop it, or"
+                    if problem == _TAKEN
+                    else " Please"
+                )
                 raise CannotRun(
-                    f"cannot listen on {self.options.address(planned)} for {what}: {problem}. Is another"
-                    " `mailrail local` or mail server running? Stop it, or choose other ports with --port-offset, or"
-                    " another address with --listen"
+                    f"cannot listen on {self.options.address(planned)} for {what}: {problem}.{taken} choose other ports"
+                    " with --port-offset, or another address with --listen"
                 )
 
     def _database(self) -> str:
@@ -521,6 +544,9 @@ def _dialled(listen: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104  # compared, not bound
 
 
+_TAKEN = "the port is taken"
+
+
 def _cannot_listen(host: str, port: int) -> str | None:
     """Why nobody can listen there now; None when it is free."""
     if not 0 < port < 65536:
@@ -534,7 +560,7 @@ def _cannot_listen(host: str, port: int) -> str | None:
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return "the port is taken"
+                return _TAKEN
             return str(error.strerror or error)
     return None
 

@@ -46,6 +46,12 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
         (("local", "--log-format", "xml"), "console or json"),
         (("local", "--log-level", "loud"), "debug, info, warning or error"),
         (("local", "--resolver", "9.9.9.9"), "HOST:PORT"),
+        (("local", "--listen", ""), "--listen needs an address"),
+        (
+            ("local", "--database-url", "postgres//me:hush@db/mail"),
+            "write postgresql://USER:PASSWORD@HOST:5432/DATABASE",
+        ),
+        (("migrate", "--database-url", "me:hush@db"), "write postgresql://USER:PASSWORD@HOST:5432/DATABASE"),
         (("migrate",), "name the database"),
         (("serve", "nothing"), "there are"),
     ],
@@ -64,6 +70,7 @@ def test_a_command_that_makes_no_sense_says_what_would(
         (tmp_path / name).write_text("")
     done = CliRunner().invoke(app, list(command))
     assert words in done.stderr, done.output
+    assert "hush" not in done.stderr
     assert done.exit_code == 2
 
 

@@ -39,7 +39,7 @@ def close(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def closed(path: Any = ".") -> Iterator[os.DirEntry[str]]:
         if Path(path) == folder:
             raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)  # type: ignore[return-value]
+        return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
 

@@ -1,13 +1,16 @@
 """What the supervisor tells its children, and what it refuses before it starts any."""
 
 import dataclasses
+import errno
 import io
 import socket
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
 from mailrail.local import pki
 from mailrail.local.folder import FolderSettings
@@ -16,6 +19,8 @@ from mailrail_config.settings import ConfigSettings
 from mailrail_ingress.settings import IngressSettings
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_queue.settings import QueueSettings
+
+from testkit.ports import free_offset
 
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "config": ConfigSettings,
@@ -77,6 +82,8 @@ def test_only_who_stores_mail_or_configuration_gets_the_database(tmp_path: Path,
         ({"listen": "192.0.2.1", "deliver": True}, False, False),
         ({"listen": "::1"}, True, True),
         ({"listen": "127.0.0.9"}, True, True),
+        ({"listen": "localhost"}, True, True),
+        ({"listen": "127.example.org"}, True, False),  # a name, and it may be that of any address
     ],
 )
 def test_any_recipient_is_taken_only_while_captive_and_on_loopback(
@@ -109,6 +116,26 @@ def test_a_taken_port_is_named_with_a_way_out(tmp_path: Path) -> None:
 def test_an_offset_that_leads_past_the_last_port_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="--port-offset is too large"):
         _supervisor(tmp_path, port_offset=65000)._require_ports()
+
+
+def test_a_state_folder_without_room_is_named_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "pki" / "tls.key"))
+
+    monkeypatch.setattr(pki, "ensure", full)
+    with pytest.raises(CannotRun, match=r"tls\.key: No space left on device; make room.*--state"):
+        _supervisor(tmp_path, port_offset=free_offset((SMTP, METRICS))).run()
+
+
+def test_a_database_whose_role_may_make_no_schema_is_said_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise psycopg.errors.InsufficientPrivilege("permission denied for database mailrail")
+
+    monkeypatch.setattr(migrations, "migrate", forbidden)
+    with pytest.raises(CannotRun, match=r"permission denied for database mailrail\nIs --database-url right, and may"):
+        _supervisor(tmp_path, port_offset=free_offset((SMTP, METRICS)), database_url=URL).run()
 
 
 def test_lines_of_children_are_prefixed_or_stay_json(monkeypatch: pytest.MonkeyPatch) -> None:
