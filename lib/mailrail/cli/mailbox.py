@@ -180,7 +180,10 @@ def flag(
     async def question(channel: Any) -> mailbox_pb2.SetFlagsResponse:
         return await _stub(channel).SetFlags(request, timeout=TIMEOUT)
 
-    output.say(f"{ask('queue', question).changed} messages changed")
+    changed = ask("queue", question).changed
+    if not changed:
+        output.stop("no such message")
+    output.say(f"{changed} {'message' if changed == 1 else 'messages'} changed")
 
 
 def _flag(name: str) -> str:
@@ -199,4 +202,4 @@ def delete(numbers: Numbers) -> None:
     deleted = ask("queue", question).deleted
     if not deleted:
         output.stop("no such message")
-    output.say(f"{deleted} messages deleted")
+    output.say(f"{deleted} {'message' if deleted == 1 else 'messages'} deleted")

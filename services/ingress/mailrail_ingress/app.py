@@ -299,7 +299,8 @@ class Reception:
         if not self.desks:
             return QUEUE_AWAY
         desk = next(iter(sorted(self.desks.values(), key=lambda d: d.door)))
-        return desk.directory.resolve(address, authenticated=account is not None)
+        captive = account is None and any(d.listener.accept_any_recipient for d in self.desks.values())
+        return desk.directory.resolve(address, authenticated=account is not None, captive=captive)
 
 
 @dataclass(slots=True)

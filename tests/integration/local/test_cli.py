@@ -201,7 +201,9 @@ def test_mail_for_an_account_is_read_in_its_mailbox(local: Installation) -> None
     _done(local, "mailbox", "flag", number, "--add", "flagged", "--remove", "seen")
     assert flags() == ["\\Flagged"]
     assert any(box["path"] == "Inbox" for box in local.ask("mailbox", "boxes"))
-    assert _done(local, "mailbox", "delete", number) == "1 messages deleted\n"
+    assert _done(local, "mailbox", "delete", number) == "1 message deleted\n"
+    gone = local.run("mailbox", "flag", number, "--add", "seen")
+    assert (gone.exit_code, gone.stderr) == (1, "mailrail: no such message\n")
     assert local.run("mailbox", "read", number).exit_code == 1
 
 
@@ -230,6 +232,10 @@ def test_ingress_and_outbound_tell_what_they_are_doing(local: Installation) -> N
         assert [s["client_name"] for s in sessions["sessions"]] == ["looking.example"]
     resolved = local.ask("ingress", "resolve", "alice@example.org")
     assert resolved["code"] == 250
+    # Captive, 1025 takes any recipient (design 10); a login may send to anybody, captive or not.
+    assert local.ask("ingress", "resolve", "bob@elsewhere.example")["code"] == 250
+    assert local.ask("ingress", "resolve", "nobody@example.org")["recipients"][0]["how"] == "captive"
+    assert local.run("ingress", "resolve", "nobody@example.org", "--login", "alice@example.org").exit_code == 1
     assert local.ask("outbound", "connections") == []
 
 
