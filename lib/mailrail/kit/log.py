@@ -24,10 +24,25 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _MAX_TEXT = 2000  # characters a field; a stranger's reply must not fill a disk
 
 
+_SHOWN_BY_REPR = frozenset(" \t=\r\n\"'")
+
+
 def _bounded(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     for key, value in event.items():
         if isinstance(value, str) and len(value) > _MAX_TEXT:
             event[key] = value[:_MAX_TEXT] + "…"
+    return event
+
+
+def _for_terminals(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Bounded texts without control characters: what a stranger wrote must not repaint an administrator's screen."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            shown = value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
+            # The renderer shows a field with one of these by its repr(), which escapes; all others it prints raw.
+            if not shown.isprintable() and (key == "event" or _SHOWN_BY_REPR.isdisjoint(shown)):
+                shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+            event[key] = shown
     return event
 
 
@@ -127,7 +142,7 @@ def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     if log_format == "json":
         rendering = [structlog.processors.format_exc_info, _Json()]
     else:
-        rendering = [_bounded, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        rendering = [_for_terminals, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
     output = _Output(sys.stdout)
     structlog.configure(
         processors=[_Complete(service, node_id), *rendering],

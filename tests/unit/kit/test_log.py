@@ -55,6 +55,19 @@ def test_an_event_tells_where_it_comes_from_its_level_and_its_time(stream: Strea
     }
 
 
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b[2J and a blank", "\x9b31mred", "\u202egnp.exe", "a\nb=c"])
+def test_on_a_terminal_a_strangers_text_repaints_nothing(
+    text: str, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", stream)
+    log.setup("queue", "node-1", "console", "info")
+    log.get_logger().info("connected", hello=text)
+    log.get_logger().info(text)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines), lines
+
+
 def test_an_exception_comes_with_its_traceback_on_the_same_line(stream: Stream) -> None:
     try:
         raise ValueError("broken")
