@@ -88,13 +88,19 @@ def show(
 def status(json: a.Json = False) -> None:
     """Which revision is in force, who runs it, who refused it, and what the compiler found in its documents."""
 
-    async def question(channel: Any) -> tuple[config_pb2.ListConsumersResponse, config_pb2.ListRevisionsResponse]:
+    async def question(
+        channel: Any,
+    ) -> tuple[config_pb2.ListConsumersResponse, config_pb2.ListRevisionsResponse, config_pb2.RevisionInfo]:
         stub = _stub(channel)
         consumers = await stub.ListConsumers(config_pb2.ListConsumersRequest(), timeout=TIMEOUT)
-        revisions = await stub.ListRevisions(config_pb2.ListRevisionsRequest(limit=20), timeout=TIMEOUT)
-        return consumers, revisions
+        revisions = await stub.ListRevisions(config_pb2.ListRevisionsRequest(limit=1), timeout=TIMEOUT)
+        head = next((r for r in revisions.revisions if r.revision == consumers.head), None)
+        if head is None and consumers.head:  # pinned to an older one
+            request = config_pb2.GetRevisionRequest(revision=consumers.head)
+            head = (await stub.GetRevision(request, timeout=TIMEOUT)).info
+        return consumers, revisions, head if head is not None else config_pb2.RevisionInfo()
 
-    consumers, revisions = ask(SERVICE, question)
+    consumers, revisions, head = ask(SERVICE, question)
     newest = revisions.revisions[0] if revisions.revisions else None
     findings = _findings(newest.diagnostics) if newest is not None else []
     if json:
@@ -102,6 +108,8 @@ def status(json: a.Json = False) -> None:
             {
                 "head": consumers.head,
                 "pinned": consumers.pinned,
+                "pin_reason": consumers.pin_reason,
+                "newest": newest.revision if newest is not None else 0,
                 "consumers": list(consumers.consumers),
                 "findings": findings,
             }
@@ -110,8 +118,13 @@ def status(json: a.Json = False) -> None:
     if newest is None:
         output.say("nothing has been published yet")
     else:
-        pinned = "; pinned: newer ones are stored and not activated until `mailrail config unpin`"
-        output.say(f"revision {consumers.head} is in force{pinned if consumers.pinned else ''}: {newest.summary}")
+        output.say(f"revision {consumers.head} is in force: {head.summary}")
+    if newest is not None and consumers.pinned:
+        why = f" ({consumers.pin_reason})" if consumers.pin_reason else ""
+        waiting = (
+            f"; the newest, {newest.revision} ({newest.summary}), waits" if newest.revision != consumers.head else ""
+        )
+        output.say(f"it is pinned{why}{waiting}: `mailrail config unpin` goes on with the newest")
     print()
     now = datetime.datetime.now(datetime.UTC)
     output.table(
@@ -169,6 +182,24 @@ def unpin(json: a.Json = False) -> None:
         output.print_json(found.head)
         return
     output.say(f"revision {found.head.revision} is in force")
+
+
+@app.command()
+def keys(json: a.Json = False) -> None:
+    """Sealing keys that stored secrets need. One that head does not need is there for rollbacks alone."""
+
+    async def question(channel: Any) -> config_pb2.ListSealingKeysResponse:
+        return await _stub(channel).ListSealingKeys(config_pb2.ListSealingKeysRequest(), timeout=TIMEOUT)
+
+    found = list(ask(SERVICE, question).keys)
+    if json:
+        output.print_json(found)
+        return
+    output.table(
+        ("KEY", "VALUES", "OF THE REVISION IN FORCE"),
+        ((k.key_id, str(k.values), str(k.head_values)) for k in found),
+        none="no secret is stored",
+    )
 
 
 @app.command()

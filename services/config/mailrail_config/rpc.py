@@ -245,7 +245,10 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         except DATABASE_ERRORS as error:
             await self._failed(context, error)
         return pb.ListConsumersResponse(
-            consumers=[_consumer(row) for row in rows], head=head.revision or 0, pinned=head.pinned
+            consumers=[_consumer(row) for row in rows],
+            head=head.revision or 0,
+            pinned=head.pinned,
+            pin_reason=head.pin_reason,
         )
 
     async def ListRevisions(self, request: pb.ListRevisionsRequest, context: Context) -> pb.ListRevisionsResponse:

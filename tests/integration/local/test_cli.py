@@ -215,13 +215,20 @@ def test_configuration_is_shown_rolled_back_and_let_go_again(local: Installation
         "apiVersion: mailrail.dev/v1alpha1\nkind: MailTransport\nmetadata: {name: more}\nspec: {fail: {code: 554}}\n"
     )
     wait_until(lambda: local.ask("config", "status")["head"] > head, 60, "the change is in force")
-    assert "in force and pinned" in _done(local, "config", "rollback", str(head))
-    assert local.ask("config", "status")["pinned"] is True
+    newest = local.ask("config", "status")["newest"]
+    assert "in force and pinned" in _done(local, "config", "rollback", str(head), "--reason", "the relay bounced")
+    pinned = local.ask("config", "status")
+    assert (pinned["pinned"], pinned["pin_reason"], pinned["newest"]) == (True, "the relay bounced", newest)
+    told = _done(local, "config", "status")
+    assert f"revision {head} is in force: 1 gateway, 1 domain, 2 accounts, 7 transports" in told
+    assert f"pinned (the relay bounced); the newest, {newest} (1 gateway, 1 domain, 2 accounts, 8 transports" in told
     assert "pinned" in _done(local, "config", "history")
     assert "is in force" in _done(local, "config", "unpin")
     status = local.ask("config", "status")
-    assert status["pinned"] is False
+    assert (status["pinned"], status["pin_reason"]) == (False, "")
     assert status["head"] > head
+    [key] = local.ask("config", "keys")
+    assert key["values"] >= key["head_values"] > 0
     assert local.run("config", "rollback", "999999").exit_code == 1
 
 

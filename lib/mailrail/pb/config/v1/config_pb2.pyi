@@ -406,8 +406,11 @@ class ListConsumersResponse(_message.Message):
     CONSUMERS_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    PIN_REASON_FIELD_NUMBER: _builtins.int
     head: _builtins.int
     pinned: _builtins.bool
+    pin_reason: _builtins.str
+    """as it was given with Rollback; empty when nothing is pinned"""
     @_builtins.property
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consumer]: ...
     def __init__(
@@ -416,10 +419,11 @@ class ListConsumersResponse(_message.Message):
         consumers: _abc.Iterable[Global___Consumer] | None = ...,
         head: _builtins.int = ...,
         pinned: _builtins.bool = ...,
+        pin_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "head", b"head", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "head", b"head", "pin_reason", b"pin_reason", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
