@@ -27,6 +27,10 @@ REASON_KEY = "mailrail-reason"
 STALE_EPOCH = "stale-epoch"
 OTHER_HEAD = "other-head"
 
+FINDINGS_STORED = 2000
+"""Findings that go along with a revision. A transport that ten thousand rules name and that is gone makes ten thousand
+of them, and what is too large to store must not keep the revision from going live."""
+
 _ATTEMPTS = 5
 
 
@@ -128,7 +132,7 @@ class Publisher:
             body=compiled.encoded,
             sealed=sealed,
             previous=encode_state(compiled.state),
-            diagnostics=compiled.diagnostics.encode(),
+            diagnostics=compiled.diagnostics.encode(FINDINGS_STORED),
             summary=compiled.summary,
         )
 

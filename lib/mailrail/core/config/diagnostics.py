@@ -175,8 +175,16 @@ class Diagnostics:
         """What was refused."""
         return tuple(f for f in self.findings if f.severity is Severity.ERROR)
 
-    def encode(self) -> str:
-        """The findings as a JSON list, as they are stored with a revision."""
+    def encode(self, limit: int | None = None) -> str:
+        """The findings as a JSON list. With a `limit`, as they are stored with a revision: so many of them, what was
+        refused first, and one more that says how many are not shown."""
+        shown = self.findings
+        if limit is not None and len(shown) > limit:
+            order = list(Severity)
+            shown = tuple(sorted(sorted(shown, key=lambda f: order.index(f.severity))[:limit], key=lambda f: f.place))
+            last = shown[-1]
+            more = f"{len(self.findings) - limit} more findings are not shown"
+            shown = (*shown, Finding(Place(), last.severity, last.reason, more))
         return json.dumps(
             [
                 {
@@ -187,7 +195,7 @@ class Diagnostics:
                     "reason": f.reason,
                     "message": f.message,
                 }
-                for f in self.findings
+                for f in shown
             ],
             ensure_ascii=False,
             separators=(",", ":"),
