@@ -57,9 +57,8 @@ class Reporter:
     def findings(self, findings: Iterable[Finding]) -> None:
         """The findings of one compilation."""
         now = [(str(finding), finding) for finding in findings]
-        for text, finding in now:
-            if text in self._said:
-                continue
+        fresh = [(text, finding) for text, finding in now if text not in self._said]
+        for text, finding in fresh:
             if self._json:
                 place = str(finding.place)
                 self._log.warning(
@@ -72,6 +71,11 @@ class Reporter:
                 self._log.info("resources are fine again")
             else:
                 self._write("mended: every resource is fine again")
+        elif not fresh and (mended := len(self._said) - len(now)) > 0:
+            if self._json:
+                self._log.info("resources are mended", mended=mended, remaining=len(now))
+            else:
+                self._write(f"mended: {mended} of what was wrong; {len(now)} remain, see `mailrail config status`")
         self._said = frozenset(text for text, _ in now)
 
     def published(self, outcome: Outcome) -> None:
@@ -103,6 +107,7 @@ class Watcher:
             settings.resources, settings.certificate, settings.certificate_key, watched=settings.sealing_keys_dir
         )
         self._options = Options(captive=settings.captive, port_offset=settings.port_offset)
+        self._refused: str | None = None
         self._log = log.get_logger()
 
     async def run(self) -> None:
@@ -130,6 +135,8 @@ class Watcher:
                     )
                 gone = True
             else:
+                if gone:
+                    self._log.info("the folder of resources is back", folder=str(self._settings.resources))
                 gone = False
                 now = await asyncio.to_thread(self._folder.snapshot)
                 if now != published and (now == before or published is None):
@@ -148,10 +155,13 @@ class Watcher:
             )
             return True
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            reachable = error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if reachable and error.details() != self._refused:  # it is tried again, and said once
+                self._refused = error.details()
                 self._log.error("configuration refused", reason=error.details())
             await asyncio.sleep(0.5)
             return False
+        self._refused = None
         self._reporter.findings(outcome.compiled.diagnostics.findings)
         self._reporter.published(outcome)
         return True

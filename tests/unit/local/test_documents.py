@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from mailrail.core.config.compiler import Compiled, compile
+from mailrail.core.config.diagnostics import Finding, Place, Reason, Severity
 from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
 from mailrail.local import documents, example
 from mailrail.local.documents import Folder
+from mailrail.local.folder import Reporter
 
 KEYS = Keyring({"k": b"k" * KEY_SIZE})
 
@@ -82,3 +84,24 @@ def test_a_pipe_is_refused_and_never_waited_for(path: Path) -> None:
     assert str(finding) == (
         "mail.d/60-pipe.yaml:1: the file cannot be read: it is no regular file; its documents stay as they were"
     )
+
+
+def test_each_mistake_is_said_once_and_so_is_that_it_was_mended() -> None:
+    def finding(line: int) -> Finding:
+        return Finding(Place("mail.d/a.yaml", line), Severity.ERROR, Reason.INVALID, "is wrong")
+
+    said: list[str] = []
+    reporter = Reporter("console", said.append)
+    reporter.findings([finding(1), finding(2)])
+    reporter.findings([finding(1), finding(2)])
+    reporter.findings([finding(2)])
+    reporter.findings([finding(3)])  # the same mistake, a line further down: nothing was mended
+    reporter.findings([])
+    reporter.findings([])
+    assert said == [
+        "refused: mail.d/a.yaml:1: is wrong",
+        "refused: mail.d/a.yaml:2: is wrong",
+        "mended: 1 of what was wrong; 1 remain, see `mailrail config status`",
+        "refused: mail.d/a.yaml:3: is wrong",
+        "mended: every resource is fine again",
+    ]
