@@ -6,6 +6,8 @@ By default STATE/client.json, which `mailrail local` writes, says where each ser
 """
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from mailrail.local.state import Client, NoInstallation, State, default_state
 T = TypeVar("T")
 
 TIMEOUT = 30.0  # seconds for one call
+CHANGE_TIMEOUT = 3600.0  # for a change, which may meet every recipient of a queue of millions; half of it helps nobody
 
 
 @dataclass
@@ -72,10 +75,11 @@ PLACE = Place()
 """What the options before the subcommand said."""
 
 
-def ask(service: str, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+def ask(service: str, question: Callable[[Any], Coroutine[Any, Any, T]], *, doing: str = "") -> T:
     """Open a channel to a service, run `question` with it, and answer its result.
 
-    Ends the command with a sentence and an exit status when the service is out of reach or says no.
+    `doing`: for calls that may take long, what is shown meanwhile on a terminal. Ends the command with a sentence and
+    an exit status when the service is out of reach or says no.
     """
     target, identity = PLACE.target(service), PLACE.identity()
 
@@ -84,12 +88,32 @@ def ask(service: str, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
             return await question(channel)
 
     try:
-        return asyncio.run(run())
+        with _shown(doing):
+            return asyncio.run(run())
     except grpc.aio.AioRpcError as error:
         explain_failure(error, service, target)
         raise  # explain_failure never returns; mypy wants to hear it
     except KeyboardInterrupt:
         stop("interrupted", REFUSED)
+
+
+def _shown(doing: str) -> contextlib.AbstractContextManager[object]:
+    """A line on a terminal that tells what is done and for how long; it goes when it is done."""
+    if not doing or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    # Imported here: most commands are done before it would be loaded.
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    shown = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    shown.add_task(doing, total=None)
+    return shown
 
 
 def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> None:

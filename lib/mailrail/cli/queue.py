@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from mailrail.cli import arguments as a
 from mailrail.cli import output
-from mailrail.cli.connection import TIMEOUT, ask, pages
+from mailrail.cli.connection import CHANGE_TIMEOUT, TIMEOUT, ask, pages
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="See and change what is in the queue.")
@@ -314,9 +314,9 @@ def _tell(changes: Sequence[admin_pb2.Change], done: str, json: bool) -> None:
 
 def _change(method: str, request: Any, done: str, json: bool) -> None:
     async def question(channel: Any) -> Any:
-        return await getattr(_stub(channel), method)(request, timeout=TIMEOUT)
+        return await getattr(_stub(channel), method)(request, timeout=CHANGE_TIMEOUT)
 
-    _tell(ask(SERVICE, question).changes, done, json)
+    _tell(ask(SERVICE, question, doing=f"recipients are being {done}").changes, done, json)
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -360,7 +360,7 @@ def kick(
     json: a.Json = False,
 ) -> None:
     """Try now instead of at the planned time."""
-    _change("Kick", admin_pb2.KickRequest(filter=chosen), "due now", json)
+    _change("Kick", admin_pb2.KickRequest(filter=chosen), "made due now", json)
 
 
 @app.command()
@@ -503,9 +503,10 @@ def add_hold_rule(
     )
 
     async def question(channel: Any) -> admin_pb2.CreateHoldRuleResponse:
-        return await _stub(channel).CreateHoldRule(admin_pb2.CreateHoldRuleRequest(rule=rule), timeout=TIMEOUT)
+        request = admin_pb2.CreateHoldRuleRequest(rule=rule)
+        return await _stub(channel).CreateHoldRule(request, timeout=CHANGE_TIMEOUT)
 
-    made = ask(SERVICE, question)
+    made = ask(SERVICE, question, doing="recipients are being put on hold")
     if json:
         output.print_json(made)
         return

@@ -1,5 +1,7 @@
 """Commands without a running installation: help, refusals, exit statuses, and the generated reference."""
 
+import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -8,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mailrail.cli import connection, queue
 from mailrail.cli.app import app
+from mailrail.pb.queue.v1 import admin_pb2
 
 ROOT = Path(__file__).resolve().parents[3]
 BOTH_GROUPS = [
@@ -133,3 +137,34 @@ def test_the_reference_page_names_every_command() -> None:
     for command in BOTH_GROUPS:
         name = " ".join(part for part in command if part.isalpha() and part != "bob")
         assert f"### `mailrail {name}`" in page
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_is_shown_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream, shown in ((_Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        with connection._shown("recipients are being dropped"):
+            pass
+        assert ("recipients are being dropped" in stream.getvalue()) is shown
+
+
+def test_a_change_to_a_queue_of_millions_is_not_cut_off_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 30 s, as any question is, it left half of them changed and said to try again."""
+    given: list[float] = []
+
+    class Queue:
+        async def Hold(self, request: admin_pb2.HoldRequest, timeout: float) -> admin_pb2.HoldResponse:
+            given.append(timeout)
+            return admin_pb2.HoldResponse(changes=[admin_pb2.Change(recipient_id=1)])
+
+    monkeypatch.setattr(queue, "_stub", lambda _: Queue())
+    monkeypatch.setattr(queue, "ask", lambda _, question, doing: asyncio.run(question(None)))
+    done = CliRunner().invoke(app, ["queue", "hold", "--all"])
+    assert (done.exit_code, done.stdout) == (0, "1 recipient put on hold\n")
+    assert given == [connection.CHANGE_TIMEOUT]
+    assert connection.CHANGE_TIMEOUT > 10 * connection.TIMEOUT
