@@ -21,6 +21,25 @@ def main() -> None:
         from mailrail.cli.serve import serve
 
         sys.exit(serve(sys.argv[2]))
+    _speak_any_locale()
     from mailrail.cli.app import app
 
     app(prog_name="mailrail")
+
+
+def _speak_any_locale() -> None:
+    """Let nothing fail for its characters.
+
+    An arrow or a name in a table may go to a terminal, or on Windows a pipe, that takes ASCII or a code page; and an
+    argument may be UTF-8 where the locale says that there is none.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    try:
+        # Octets that the locale did not know came as surrogates (PEP 383).
+        sys.argv[1:] = [a.encode("utf-8", "surrogateescape").decode() for a in sys.argv[1:]]
+    except UnicodeError:
+        print("mailrail: an argument is not UTF-8; type it anew, or set a UTF-8 locale", file=sys.stderr)
+        sys.exit(2)

@@ -81,7 +81,7 @@ def show(
     found = ask(SERVICE, question)
     if not found.body:
         output.stop("nothing has been published yet" if revision == 0 else f"there is no revision {revision}")
-    print(json_module.dumps(json_module.loads(found.body), indent=2, ensure_ascii=False))
+    output.print_json(json_module.loads(found.body))
 
 
 @app.command()

@@ -78,7 +78,9 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as UUID."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    # Where the encoding may lack a character, JSON's own escapes stand for all of them.
+    ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
+    print(json.dumps(plain(value), indent=2, ensure_ascii=ascii_only))
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,10 @@
 """The command against a running installation: what is queued, why, and what to do about it."""
 
 import json
+import os
 import smtplib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +91,7 @@ def test_hold_and_unhold(local: Installation) -> None:
 
 def test_kick_tries_at_once(local: Installation) -> None:
     recipient = _queued(local, "kick.temperror@far.example")
-    assert "due now" in _done(local, "queue", "kick", str(recipient["id"]))
+    assert "made due now" in _done(local, "queue", "kick", str(recipient["id"]))
     wait_until(lambda: _one(local, recipient["id"])["attempts"] == 2, 60, "the second attempt was made")
 
 
@@ -171,6 +174,30 @@ def test_explain_tells_where_an_imagined_message_would_go_and_why(local: Install
     assert foreign["decision"]["reason"]
     text = _done(local, "explain", "--from", "alice@example.org", "--account", "alice", "--to", "x@far.example")
     assert text.startswith("goes to")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows hands arguments on as UTF-16")
+def test_no_locale_makes_a_command_fail(local: Installation) -> None:
+    """The arrow of `explain` is in no code page of Windows, and containers often have no locale at all."""
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
+
+    def explained(*more: str) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "mailrail.cli",
+            "--state",
+            str(local.state),
+            "explain",
+            "--to",
+            "bob@bücher.example",
+        ]
+        done = subprocess.run([*command, *more], env=bare, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "\\u2192  default" in explained()
+    assert json.loads(explained("--json"))["site"] == "domain:xn--bcher-kva.example"
 
 
 def test_mail_for_an_account_is_read_in_its_mailbox(local: Installation) -> None:
