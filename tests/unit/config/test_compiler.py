@@ -257,6 +257,22 @@ def test_a_document_whose_identity_cannot_be_read_makes_nothing_of_its_file_disa
     assert build(basics(), first).revision.transports == ()  # a document that is simply gone is gone
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"kind": None}, "kind: is missing; one of MailGateway, "),
+        ({"kind": "MailRout"}, "kind: MailRout is not known here; one of MailGateway, "),
+        ({"apiVersion": None}, "apiVersion: is missing; a MailTransport has mailrail.dev/v1alpha1"),
+        ({"apiVersion": "v1"}, "apiVersion: is v1; a MailTransport has mailrail.dev/v1alpha1"),
+        ({"metadata": {}}, "metadata.name: a MailTransport needs a name"),
+    ],
+)
+def test_what_an_identity_lacks_is_said_in_the_words_of_documents(broken: Content, message: str) -> None:
+    document = {key: value for key, value in (transport("relay") | broken).items() if value is not None}
+    [told] = words(build([*basics(), document]))
+    assert told.startswith(message)
+
+
 def test_a_deleted_object_is_gone_though_another_file_is_broken() -> None:
     first = build([*basics(), transport("relay")])
     assert build(basics(), first, unreadable=["other.yaml"]).revision.transports == ()

@@ -228,11 +228,13 @@ class _Input:
         kind, version, metadata = content.get("kind"), content.get("apiVersion"), content.get("metadata")
         if not isinstance(kind, str) or (kind not in KINDS and kind not in ("Secret", "Namespace")):
             known = f"{', '.join(KINDS)} or Secret"
-            self._finding(document, ("kind",), f"kind: {shown(kind)} is not known here; one of {known}")
+            given = "is missing" if kind is None else f"{shown(kind)} is not known here"
+            self._finding(document, ("kind",), f"kind: {given}; one of {known}")
             return None
         wanted = API_VERSION if kind in KINDS else "v1"
         if version != wanted:
-            self._finding(document, ("apiVersion",), f"apiVersion: a {kind} has {wanted}, not {shown(version)}")
+            given = "is missing;" if version is None else f"is {shown(version)};"
+            self._finding(document, ("apiVersion",), f"apiVersion: {given} a {kind} has {wanted}")
             return None
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
         namespace = metadata.get("namespace", "default") if isinstance(metadata, Mapping) else "default"
