@@ -95,6 +95,9 @@ class Folder:
     def _files(self, unlisted: list[Unreadable] | None = None) -> Iterator[_File]:
         """The document files. Folders whose files are not known go into `unlisted`, with a name that ends in `/`."""
         unlisted = unlisted if unlisted is not None else []
+        if not self.exists():  # it vanished after somebody looked
+            unlisted.append(Unreadable(Place(f"{self.path.name}/"), "the folder is not there"))
+            return
         if not self.path.is_dir():
             yield _File(self.path, str(self.path))
             return

@@ -59,6 +59,12 @@ def test_a_folder_that_cannot_be_listed_counts_as_all_its_documents_unchanged_CF
     assert str(finding) == (f"{origin}: the folder cannot be read: Permission denied; its documents stay as they were")
 
 
+def test_a_folder_that_vanishes_while_it_is_read_takes_nothing_with_it_CFG_01(path: Path) -> None:
+    first = compiled(path)
+    path.rename(path.with_name("elsewhere"))
+    assert compiled(path, first).revision == first.revision
+
+
 def test_a_folder_that_lies_too_deep_is_named(path: Path) -> None:
     first = compiled(path)
     deep = path.joinpath(*"abcdefgh")
