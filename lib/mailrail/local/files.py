@@ -1,5 +1,6 @@
 """Files that only their owner may read."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,3 +14,15 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on disk as well: a cluster must not outlive the file with its passwords. Windows has no such
+    call."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

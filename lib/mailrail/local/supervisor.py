@@ -34,6 +34,7 @@ from mailrail.kit import migrations, rpc
 from mailrail.kit.run import new_event_loop
 from mailrail.local import example, pki
 from mailrail.local.children import Backoff, Child
+from mailrail.local.documents import Folder
 from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
 from mailrail.local.postgres import EmbeddedPostgres, PostgresUnavailable
@@ -227,12 +228,7 @@ class Supervisor:
 
     def _require_ports(self) -> None:
         """Refuse to start when somebody holds one of our ports, before anything was started."""
-        for planned, what in (
-            (SMTP, "SMTP"),
-            (SUBMISSION, "submission"),
-            (SUBMISSIONS, "submissions"),
-            (METRICS, "metrics"),
-        ):
+        for planned, what in (*self._planned_listeners(), (METRICS, "metrics")):
             problem = _cannot_listen(self.options.listen, self.options.port(planned))
             if problem is not None:
                 taken = (
@@ -244,6 +240,18 @@ class Supervisor:
                     f"cannot listen on {self.options.address(planned)} for {what}: {problem}.{taken} choose other ports"
                     " with --port-offset, or another address with --listen"
                 )
+
+    def _planned_listeners(self) -> list[tuple[int, str]]:
+        """Port and name of each listener that the resources ask for; those of the example before there are any."""
+        found: list[tuple[int, str]] = []
+        for document in Folder(self.options.resources).read().documents:
+            spec = document.content.get("spec") if document.content.get("kind") == "MailGateway" else None
+            listeners = spec.get("listeners") if isinstance(spec, dict) else None
+            for listener in listeners if isinstance(listeners, list) else ():
+                port = listener.get("port") if isinstance(listener, dict) else None
+                if isinstance(port, int) and 0 < port < 65536:
+                    found.append((port, f"the listener {str(listener.get('name'))[:63]}"))
+        return found or [(SMTP, "SMTP"), (SUBMISSION, "submission"), (SUBMISSIONS, "submissions")]
 
     def _database(self) -> str:
         """The URL of the database: the given one, or that of the embedded server, started."""
@@ -500,7 +508,9 @@ class Supervisor:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+        names = ["SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            names.remove("SIGHUP")  # nohup: it is to outlive its terminal
         before = {n: signal.signal(n, told) for n in (getattr(signal, x) for x in names if hasattr(signal, x))}
         try:
             yield

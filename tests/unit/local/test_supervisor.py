@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -12,9 +13,20 @@ import pytest
 
 from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
-from mailrail.local import pki
+from mailrail.local import example, pki
 from mailrail.local.folder import FolderSettings
-from mailrail.local.supervisor import METRICS, SERVICES, SMTP, WATCHER, CannotRun, Options, Output, Supervisor
+from mailrail.local.supervisor import (
+    METRICS,
+    SERVICES,
+    SMTP,
+    SUBMISSION,
+    SUBMISSIONS,
+    WATCHER,
+    CannotRun,
+    Options,
+    Output,
+    Supervisor,
+)
 from mailrail_config.settings import ConfigSettings
 from mailrail_ingress.settings import IngressSettings
 from mailrail_outbound.settings import OutboundSettings
@@ -111,6 +123,37 @@ def test_a_taken_port_is_named_with_a_way_out(tmp_path: Path) -> None:
             pytest.skip("the system gave a port below ours")
         with pytest.raises(CannotRun, match=r"the port is taken.*--port-offset"):
             _supervisor(tmp_path, port_offset=offset)._require_ports()
+
+
+def test_only_ports_that_the_resources_ask_for_must_be_free(tmp_path: Path) -> None:
+    """Somebody who moved the listeners, because another program has 1025, was told all the same that it is taken."""
+    example.write(tmp_path / "mail.d")
+    gateway = tmp_path / "mail.d" / "10-gateway.yaml"
+    gateway.write_text(gateway.read_text("utf-8").replace("port: 1025", "port: 1225"), "utf-8")
+    offset = free_offset((SMTP, SMTP + 200, SUBMISSION, SUBMISSIONS, METRICS))
+    supervisor = _supervisor(tmp_path, resources=tmp_path / "mail.d", port_offset=offset)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", SMTP + offset))
+        taken.listen(1)
+        supervisor._require_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", SMTP + 200 + offset))
+        taken.listen(1)
+        with pytest.raises(CannotRun, match="for the listener mx: the port is taken"):
+            supervisor._require_ports()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_under_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _supervisor(tmp_path)._signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with _supervisor(tmp_path)._signals():
+            assert callable(signal.getsignal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_offset_that_leads_past_the_last_port_is_refused(tmp_path: Path) -> None:
