@@ -120,19 +120,22 @@ class ConfigServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListConsumers(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRevisions(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Stored revisions, newest first, with the compiler's findings and without bodies.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRevision(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One revision with its body: references to secrets, never secrets. NOT_FOUND once it was pruned.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -145,7 +148,8 @@ class ConfigServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unpin(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

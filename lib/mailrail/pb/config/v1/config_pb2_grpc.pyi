@@ -46,11 +46,15 @@ class ConfigServiceStub:
     Report: _grpc.UnaryUnaryMultiCallable[_config_pb2.ReportRequest, _config_pb2.ReportResponse]
     """A consumer's heartbeat every 2 s: what it runs, what it rejected (CFG-05)."""
     ListConsumers: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListConsumersRequest, _config_pb2.ListConsumersResponse]
+    """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListRevisionsRequest, _config_pb2.ListRevisionsResponse]
+    """Stored revisions, newest first, with the compiler's findings and without bodies."""
     GetRevision: _grpc.UnaryUnaryMultiCallable[_config_pb2.GetRevisionRequest, _config_pb2.GetRevisionResponse]
+    """One revision with its body: references to secrets, never secrets. NOT_FOUND once it was pruned."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_config_pb2.RollbackRequest, _config_pb2.RollbackResponse]
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _grpc.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]
+    """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
     ListSealingKeys: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]
     """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
@@ -68,11 +72,15 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     Report: _aio.UnaryUnaryMultiCallable[_config_pb2.ReportRequest, _config_pb2.ReportResponse]  # type: ignore[assignment]
     """A consumer's heartbeat every 2 s: what it runs, what it rejected (CFG-05)."""
     ListConsumers: _aio.UnaryUnaryMultiCallable[_config_pb2.ListConsumersRequest, _config_pb2.ListConsumersResponse]  # type: ignore[assignment]
+    """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
     ListRevisions: _aio.UnaryUnaryMultiCallable[_config_pb2.ListRevisionsRequest, _config_pb2.ListRevisionsResponse]  # type: ignore[assignment]
+    """Stored revisions, newest first, with the compiler's findings and without bodies."""
     GetRevision: _aio.UnaryUnaryMultiCallable[_config_pb2.GetRevisionRequest, _config_pb2.GetRevisionResponse]  # type: ignore[assignment]
+    """One revision with its body: references to secrets, never secrets. NOT_FOUND once it was pruned."""
     Rollback: _aio.UnaryUnaryMultiCallable[_config_pb2.RollbackRequest, _config_pb2.RollbackResponse]  # type: ignore[assignment]
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _aio.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]  # type: ignore[assignment]
+    """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
     ListSealingKeys: _aio.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]  # type: ignore[assignment]
     """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
@@ -116,21 +124,24 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _config_pb2.ListConsumersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_config_pb2.ListConsumersResponse, _abc.Awaitable[_config_pb2.ListConsumersResponse]]: ...
+    ) -> _typing.Union[_config_pb2.ListConsumersResponse, _abc.Awaitable[_config_pb2.ListConsumersResponse]]:
+        """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
 
     @_abc_1.abstractmethod
     def ListRevisions(
         self,
         request: _config_pb2.ListRevisionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_config_pb2.ListRevisionsResponse, _abc.Awaitable[_config_pb2.ListRevisionsResponse]]: ...
+    ) -> _typing.Union[_config_pb2.ListRevisionsResponse, _abc.Awaitable[_config_pb2.ListRevisionsResponse]]:
+        """Stored revisions, newest first, with the compiler's findings and without bodies."""
 
     @_abc_1.abstractmethod
     def GetRevision(
         self,
         request: _config_pb2.GetRevisionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_config_pb2.GetRevisionResponse, _abc.Awaitable[_config_pb2.GetRevisionResponse]]: ...
+    ) -> _typing.Union[_config_pb2.GetRevisionResponse, _abc.Awaitable[_config_pb2.GetRevisionResponse]]:
+        """One revision with its body: references to secrets, never secrets. NOT_FOUND once it was pruned."""
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -145,7 +156,8 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _config_pb2.UnpinRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_config_pb2.UnpinResponse, _abc.Awaitable[_config_pb2.UnpinResponse]]: ...
+    ) -> _typing.Union[_config_pb2.UnpinResponse, _abc.Awaitable[_config_pb2.UnpinResponse]]:
+        """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
 
     @_abc_1.abstractmethod
     def ListSealingKeys(

@@ -174,13 +174,15 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Hold(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Not tried until Unhold; time on hold counts for neither attempts nor lifetime (ADM-02).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unhold(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tried again, at the time that was planned or at once when that has passed.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -221,7 +223,8 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetTlsRequirement(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What the messages demand of TLS from the next attempt on (RFC 8689).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -234,13 +237,15 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHoldRules(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All hold rules, the oldest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteHoldRule(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """NOT_FOUND when there is no such rule.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -49,7 +49,9 @@ class QueueAdminServiceStub:
     ListHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHistoryRequest, _admin_pb2.ListHistoryResponse]
     """Finished recipients, newest first (FIN-03)."""
     Hold: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HoldRequest, _admin_pb2.HoldResponse]
+    """Not tried until Unhold; time on hold counts for neither attempts nor lifetime (ADM-02)."""
     Unhold: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UnholdRequest, _admin_pb2.UnholdResponse]
+    """Tried again, at the time that was planned or at once when that has passed."""
     Kick: _grpc.UnaryUnaryMultiCallable[_admin_pb2.KickRequest, _admin_pb2.KickResponse]
     """Due now."""
     Schedule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScheduleRequest, _admin_pb2.ScheduleResponse]
@@ -61,10 +63,13 @@ class QueueAdminServiceStub:
     SetTransport: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTransportRequest, _admin_pb2.SetTransportResponse]
     """Overrides all routes; refused when no such transport exists. Absent transport: routes decide again."""
     SetTlsRequirement: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTlsRequirementRequest, _admin_pb2.SetTlsRequirementResponse]
+    """What the messages demand of TLS from the next attempt on (RFC 8689)."""
     CreateHoldRule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateHoldRuleRequest, _admin_pb2.CreateHoldRuleResponse]
     """Rules that put matching mail on hold: what is queued at creation and what comes later; removal leaves holds untouched."""
     ListHoldRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHoldRulesRequest, _admin_pb2.ListHoldRulesResponse]
+    """All hold rules, the oldest first."""
     DeleteHoldRule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteHoldRuleRequest, _admin_pb2.DeleteHoldRuleResponse]
+    """NOT_FOUND when there is no such rule."""
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Where would this message go at attempt n, and why (promise 3)."""
 
@@ -86,7 +91,9 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     ListHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHistoryRequest, _admin_pb2.ListHistoryResponse]  # type: ignore[assignment]
     """Finished recipients, newest first (FIN-03)."""
     Hold: _aio.UnaryUnaryMultiCallable[_admin_pb2.HoldRequest, _admin_pb2.HoldResponse]  # type: ignore[assignment]
+    """Not tried until Unhold; time on hold counts for neither attempts nor lifetime (ADM-02)."""
     Unhold: _aio.UnaryUnaryMultiCallable[_admin_pb2.UnholdRequest, _admin_pb2.UnholdResponse]  # type: ignore[assignment]
+    """Tried again, at the time that was planned or at once when that has passed."""
     Kick: _aio.UnaryUnaryMultiCallable[_admin_pb2.KickRequest, _admin_pb2.KickResponse]  # type: ignore[assignment]
     """Due now."""
     Schedule: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScheduleRequest, _admin_pb2.ScheduleResponse]  # type: ignore[assignment]
@@ -98,10 +105,13 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     SetTransport: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTransportRequest, _admin_pb2.SetTransportResponse]  # type: ignore[assignment]
     """Overrides all routes; refused when no such transport exists. Absent transport: routes decide again."""
     SetTlsRequirement: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTlsRequirementRequest, _admin_pb2.SetTlsRequirementResponse]  # type: ignore[assignment]
+    """What the messages demand of TLS from the next attempt on (RFC 8689)."""
     CreateHoldRule: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateHoldRuleRequest, _admin_pb2.CreateHoldRuleResponse]  # type: ignore[assignment]
     """Rules that put matching mail on hold: what is queued at creation and what comes later; removal leaves holds untouched."""
     ListHoldRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHoldRulesRequest, _admin_pb2.ListHoldRulesResponse]  # type: ignore[assignment]
+    """All hold rules, the oldest first."""
     DeleteHoldRule: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteHoldRuleRequest, _admin_pb2.DeleteHoldRuleResponse]  # type: ignore[assignment]
+    """NOT_FOUND when there is no such rule."""
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Where would this message go at attempt n, and why (promise 3)."""
 
@@ -161,14 +171,16 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.HoldRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.HoldResponse, _abc.Awaitable[_admin_pb2.HoldResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.HoldResponse, _abc.Awaitable[_admin_pb2.HoldResponse]]:
+        """Not tried until Unhold; time on hold counts for neither attempts nor lifetime (ADM-02)."""
 
     @_abc_1.abstractmethod
     def Unhold(
         self,
         request: _admin_pb2.UnholdRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.UnholdResponse, _abc.Awaitable[_admin_pb2.UnholdResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.UnholdResponse, _abc.Awaitable[_admin_pb2.UnholdResponse]]:
+        """Tried again, at the time that was planned or at once when that has passed."""
 
     @_abc_1.abstractmethod
     def Kick(
@@ -215,7 +227,8 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.SetTlsRequirementRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.SetTlsRequirementResponse, _abc.Awaitable[_admin_pb2.SetTlsRequirementResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.SetTlsRequirementResponse, _abc.Awaitable[_admin_pb2.SetTlsRequirementResponse]]:
+        """What the messages demand of TLS from the next attempt on (RFC 8689)."""
 
     @_abc_1.abstractmethod
     def CreateHoldRule(
@@ -230,14 +243,16 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.ListHoldRulesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.ListHoldRulesResponse, _abc.Awaitable[_admin_pb2.ListHoldRulesResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.ListHoldRulesResponse, _abc.Awaitable[_admin_pb2.ListHoldRulesResponse]]:
+        """All hold rules, the oldest first."""
 
     @_abc_1.abstractmethod
     def DeleteHoldRule(
         self,
         request: _admin_pb2.DeleteHoldRuleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.DeleteHoldRuleResponse, _abc.Awaitable[_admin_pb2.DeleteHoldRuleResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.DeleteHoldRuleResponse, _abc.Awaitable[_admin_pb2.DeleteHoldRuleResponse]]:
+        """NOT_FOUND when there is no such rule."""
 
     @_abc_1.abstractmethod
     def Explain(

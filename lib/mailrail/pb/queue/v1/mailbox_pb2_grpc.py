@@ -67,13 +67,15 @@ class MailboxServiceServicer:
     """
 
     def ListMailboxes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Mailboxes that hold something, with counts.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Messages of one or all mailboxes, newest first, by pages, without content.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -86,13 +88,15 @@ class MailboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetFlags(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds and removes flags; answers how many of the messages there are.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessages(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Answers how many of the messages there were.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -34,11 +34,15 @@ class MailboxServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MailboxServiceAsyncStub: ...
     ListMailboxes: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.ListMailboxesRequest, _mailbox_pb2.ListMailboxesResponse]
+    """Mailboxes that hold something, with counts."""
     ListMessages: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.ListMessagesRequest, _mailbox_pb2.ListMessagesResponse]
+    """Messages of one or all mailboxes, newest first, by pages, without content."""
     ReadMessage: _grpc.UnaryStreamMultiCallable[_mailbox_pb2.ReadMessageRequest, _mailbox_pb2.ReadMessageResponse]
     """Headers and content of one message."""
     SetFlags: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.SetFlagsRequest, _mailbox_pb2.SetFlagsResponse]
+    """Adds and removes flags; answers how many of the messages there are."""
     DeleteMessages: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.DeleteMessagesRequest, _mailbox_pb2.DeleteMessagesResponse]
+    """Answers how many of the messages there were."""
 
 @_typing.type_check_only
 class MailboxServiceAsyncStub(MailboxServiceStub):
@@ -46,11 +50,15 @@ class MailboxServiceAsyncStub(MailboxServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMailboxes: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.ListMailboxesRequest, _mailbox_pb2.ListMailboxesResponse]  # type: ignore[assignment]
+    """Mailboxes that hold something, with counts."""
     ListMessages: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.ListMessagesRequest, _mailbox_pb2.ListMessagesResponse]  # type: ignore[assignment]
+    """Messages of one or all mailboxes, newest first, by pages, without content."""
     ReadMessage: _aio.UnaryStreamMultiCallable[_mailbox_pb2.ReadMessageRequest, _mailbox_pb2.ReadMessageResponse]  # type: ignore[assignment]
     """Headers and content of one message."""
     SetFlags: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.SetFlagsRequest, _mailbox_pb2.SetFlagsResponse]  # type: ignore[assignment]
+    """Adds and removes flags; answers how many of the messages there are."""
     DeleteMessages: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.DeleteMessagesRequest, _mailbox_pb2.DeleteMessagesResponse]  # type: ignore[assignment]
+    """Answers how many of the messages there were."""
 
 class MailboxServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reading the built-in mailboxes."""
@@ -60,14 +68,16 @@ class MailboxServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _mailbox_pb2.ListMailboxesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_mailbox_pb2.ListMailboxesResponse, _abc.Awaitable[_mailbox_pb2.ListMailboxesResponse]]: ...
+    ) -> _typing.Union[_mailbox_pb2.ListMailboxesResponse, _abc.Awaitable[_mailbox_pb2.ListMailboxesResponse]]:
+        """Mailboxes that hold something, with counts."""
 
     @_abc_1.abstractmethod
     def ListMessages(
         self,
         request: _mailbox_pb2.ListMessagesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_mailbox_pb2.ListMessagesResponse, _abc.Awaitable[_mailbox_pb2.ListMessagesResponse]]: ...
+    ) -> _typing.Union[_mailbox_pb2.ListMessagesResponse, _abc.Awaitable[_mailbox_pb2.ListMessagesResponse]]:
+        """Messages of one or all mailboxes, newest first, by pages, without content."""
 
     @_abc_1.abstractmethod
     def ReadMessage(
@@ -82,13 +92,15 @@ class MailboxServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _mailbox_pb2.SetFlagsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_mailbox_pb2.SetFlagsResponse, _abc.Awaitable[_mailbox_pb2.SetFlagsResponse]]: ...
+    ) -> _typing.Union[_mailbox_pb2.SetFlagsResponse, _abc.Awaitable[_mailbox_pb2.SetFlagsResponse]]:
+        """Adds and removes flags; answers how many of the messages there are."""
 
     @_abc_1.abstractmethod
     def DeleteMessages(
         self,
         request: _mailbox_pb2.DeleteMessagesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_mailbox_pb2.DeleteMessagesResponse, _abc.Awaitable[_mailbox_pb2.DeleteMessagesResponse]]: ...
+    ) -> _typing.Union[_mailbox_pb2.DeleteMessagesResponse, _abc.Awaitable[_mailbox_pb2.DeleteMessagesResponse]]:
+        """Answers how many of the messages there were."""
 
 def add_MailboxServiceServicer_to_server(servicer: MailboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
