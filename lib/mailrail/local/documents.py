@@ -30,9 +30,9 @@ Snapshot = dict[str, Stamp]
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A document file: its path, and how people name it."""
+    """A document file: its path (text, for a look at thousands of them must cost little), and how people name it."""
 
-    path: Path
+    path: str
     origin: str
 
 
@@ -48,9 +48,9 @@ def _content(path: Path, limit: int) -> bytes:
         return stream.read(limit + 1)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: str | Path) -> Stamp | None:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  # a Path for each of thousands of files doubles the cost of a look
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
@@ -85,7 +85,7 @@ class Folder:
         """Time, size and identity of every file that counts; two equal snapshots mean that nothing changed."""
         found: Snapshot = {}
         for file in self._files():
-            found[str(file.path)] = _stamp(file.path) or (0, 0, 0)
+            found[file.path] = _stamp(file.path) or (0, 0, 0)
         extra = [self.path.parent / c if self.path.is_file() else self.path / c for c in self._ca_files]
         beside = sorted(self._watched.iterdir()) if self._watched is not None and self._watched.is_dir() else []
         for path in (*extra, *beside, *(p for p in self._certificate if p is not None)):
@@ -99,20 +99,21 @@ class Folder:
             unlisted.append(Unreadable(Place(f"{self.path.name}/"), "the folder is not there"))
             return
         if not self.path.is_dir():
-            yield _File(self.path, str(self.path))
+            yield _File(str(self.path), str(self.path))
             return
 
         def closed(error: OSError) -> None:
             reason = f"the folder cannot be read: {error.strerror or error}"
-            unlisted.append(Unreadable(Place(self._origin(Path(error.filename), "/")), reason))
+            unlisted.append(Unreadable(Place(self._origin(Path(error.filename))), reason))
 
         count = 0
         for where, folders, names in os.walk(self.path, onerror=closed):
             here = Path(where)
+            prefix = self._origin(here)
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             if len(here.relative_to(self.path).parts) >= DEPTH_LIMIT:
                 reason = f"the folder lies deeper than {DEPTH_LIMIT} levels and is not read"
-                unlisted += (Unreadable(Place(self._origin(here / f, "/")), reason) for f in folders)
+                unlisted += (Unreadable(Place(self._origin(here / f)), reason) for f in folders)
                 folders.clear()
             for name in sorted(names):
                 if name.startswith((".", "#", "~")) or not name.endswith(SUFFIXES):
@@ -120,14 +121,14 @@ class Folder:
                 count += 1
                 if count > FILES_LIMIT:
                     reason = f"there are more than {FILES_LIMIT} files, and those from {name} on are not read"
-                    unlisted.append(Unreadable(Place(self._origin(self.path, "/")), reason))
+                    unlisted.append(Unreadable(Place(self._origin(self.path)), reason))
                     return
-                yield _File(here / name, self._origin(here / name))
+                yield _File(os.path.join(where, name), prefix + name)  # noqa: PTH118  # as above
 
-    def _origin(self, path: Path, end: str = "") -> str:
-        """How people name a file or folder below ours."""
-        below = path.relative_to(self.path).as_posix()
-        return f"{self.path.name}{end}" if below == "." else f"{self.path.name}/{below}{end}"
+    def _origin(self, folder: Path) -> str:
+        """How people name ours or a folder below it, with a / at the end."""
+        below = folder.relative_to(self.path).as_posix()
+        return f"{self.path.name}/" if below == "." else f"{self.path.name}/{below}/"
 
     def read(self) -> Sources:
         """All documents as they are now. Raises nothing: what cannot be read is in the answer."""
@@ -146,7 +147,7 @@ class Folder:
 
     def _load(self, file: _File, fresh: Cache) -> Loaded:
         try:
-            content = _content(file.path, FILE_LIMIT)
+            content = _content(Path(file.path), FILE_LIMIT)
         except OSError as error:
             reason = f"the file cannot be read: {error.strerror or error}"
             return Loaded(file.origin, (), (Unreadable(Place(file.origin, 1), reason),))
