@@ -16,9 +16,9 @@ from typing import Final
 import aiohttp
 import grpc
 
-from mailrail.core.config.compiler import Sources
 from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import SecretUse

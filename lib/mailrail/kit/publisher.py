@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from mailrail.core.config.compiler import Compiled, Options, Sources, compile
+from mailrail.core.config.building import Options
+from mailrail.core.config.compiler import Compiled, compile
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.revision import Role, secrets_for
 from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State, decode_state, encode_state

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mailrail.core.config.compiler import Sources
 from mailrail.core.config.diagnostics import Place
 from mailrail.core.config.loader import FILE_LIMIT, Cache, Document, Loaded, Unreadable, load
+from mailrail.core.config.reading import Sources
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 FILES_LIMIT: Final = 10_000

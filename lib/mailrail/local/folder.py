@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from mailrail.core.config.compiler import Options
+from mailrail.core.config.building import Options
 from mailrail.core.config.diagnostics import Finding, Severity
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring

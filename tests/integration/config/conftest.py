@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.compiler import Sources
 from mailrail.core.config.loader import load
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.revision import Role
 from mailrail.kit import postgres as kit_postgres
 from mailrail.kit import rpc

@@ -15,10 +15,12 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.core.config.compiler import Compiled, Options, Sources, account_uid, compile
+from mailrail.core.config.building import Options
+from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.credentials import ScramVerifier
 from mailrail.core.config.diagnostics import ConditionType, Place, Reason, Severity, Status
 from mailrail.core.config.loader import Document, Unreadable
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.revision import (
     Delivery,
     ObjectRef,
@@ -31,6 +33,7 @@ from mailrail.core.config.revision import (
     secrets_for,
 )
 from mailrail.core.config.sealing import Keyring
+from mailrail.core.config.settling import account_uid
 from mailrail.core.config.state import State, decode_state, encode_state
 from mailrail.core.resources import API_VERSION
 

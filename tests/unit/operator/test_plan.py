@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.compiler import Compiled, Sources, compile
+from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.loader import Document
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.revision import ObjectRef, Role
 from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State

@@ -1,0 +1,542 @@
+"""Step 3 of a compilation: the parts of the revision, from versions that go together.
+
+References are resolved; what is missing is named, and its mail deferred. The rules of each level are put in order, and
+those that can never apply, or that another one contradicts, are noted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.precedence import Placed, ambiguous, shadowed
+from mailrail.core.config.reading import Note
+from mailrail.core.config.recipients import Directory, End, Node
+from mailrail.core.config.revision import (
+    Account,
+    AccountLimits,
+    Delivery,
+    DkimKey,
+    Domain,
+    Gateway,
+    GatewayLimits,
+    Listener,
+    Match,
+    ObjectRef,
+    Protocol,
+    Recipients,
+    RetrySchedule,
+    Revision,
+    RouteLevel,
+    Rule,
+    TlsMode,
+    Transport,
+    TransportKind,
+    TransportLimits,
+)
+from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
+from mailrail.core.config.settling import (
+    Settled,
+    account_uid,
+    aliases_of,
+    cycle_note,
+    delivery_of,
+    forbidden,
+    full_address,
+    reference,
+    waits,
+)
+from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
+from mailrail.core.resources.base import AllowedNamespaces, Retry, TransportTls
+from mailrail.core.resources.gateway import ListenerSpec
+from mailrail.core.resources.problems import Path, show_path
+from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
+
+DEFAULT_MECHANISMS: Final = (
+    "SCRAM-SHA-256-PLUS",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1-PLUS",
+    "SCRAM-SHA-1",
+    "PLAIN",
+    "LOGIN",
+)
+"""What a submission listener offers by itself, strongest first; CRAM-MD5 only where it is written (design 5)."""
+_STRONGEST_FIRST: Final = (*DEFAULT_MECHANISMS[:4], "CRAM-MD5", *DEFAULT_MECHANISMS[4:])
+_SAME_NAMESPACE: Final = AllowedNamespaces.model_validate({})
+_NO_TLS_SETTINGS: Final = TransportTls.model_validate({})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is not written in resources."""
+
+    captive: bool = False  # local mode on loopback: the mx listener takes any recipient (design 10)
+    port_offset: int = 0  # added to every listener's port (local mode)
+
+
+def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:
+    if spec is None:
+        return base
+    return RetrySchedule(
+        delays=spec.delays_seconds or base.delays,
+        lifetime=spec.lifetime_seconds or base.lifetime,
+        null_sender_lifetime=spec.null_sender_lifetime_seconds or base.null_sender_lifetime,
+        max_attempts=spec.max_attempts or base.max_attempts,
+        delayed_dsn_after=spec.delayed_dsn_after or base.delayed_dsn_after,
+    )
+
+
+class Build:
+    """Step 3: the parts of the revision, with notes about what they lack."""
+
+    def __init__(self, settled: Settled, secrets: SecretUses, options: Options) -> None:
+        self._settled, self._secrets, self._options = settled, secrets, options
+        self.notes: list[Note] = []
+        self._usable: dict[ObjectRef, Transport] = {}
+
+    def _unresolved(
+        self, ref: ObjectRef, reason: Reason, message: str, path: Path, parent: ObjectRef | None = None
+    ) -> None:
+        text = f"{show_path(path)}: {message}"
+        self.notes.append(Note(ref, ConditionType.RESOLVED_REFS, reason, text, path, parent))
+
+    def revision(self) -> Revision:
+        """Everything together. Transports first: what cannot be used counts as missing for whoever names it."""
+        for ref, transport in self._settled.transports.items():
+            usable = self._transport(ref, transport)
+            if usable is not None:
+                self._usable[ref] = usable
+        clear_text = {
+            ref
+            for ref, gateway in self._settled.gateways.items()
+            if any("CRAM-MD5" in (li.mechanisms or ()) for li in gateway.spec.listeners)
+        }
+        accounts = [
+            built
+            for ref, account in self._settled.accounts.items()
+            if (built := self._account(ref, account, clear_text)) is not None
+        ]
+        gateways = tuple(self._gateway(ref, gateway, accounts) for ref, gateway in self._settled.gateways.items())
+        schedules = {g.ref: g.retry for g in gateways}
+        domains = [
+            self._domain(ref, domain, self._settled.gateway_of[ref], schedules)
+            for ref, domain in self._settled.domains.items()
+            if ref in self._settled.gateway_of
+        ]
+        domains = self._with_targets(domains, accounts)
+        account_routes, domain_routes, global_routes = self._routes(
+            {a.ref for a in accounts}, {d.ref: d for d in domains}
+        )
+        return Revision(
+            gateways=gateways,
+            domains=tuple(self._without_cycles(domains, accounts)),
+            accounts=tuple(accounts),
+            transports=tuple(self._usable.values()),
+            account_routes=account_routes,
+            domain_routes=domain_routes,
+            global_routes=global_routes,
+        )
+
+    # --- transports ---
+
+    def _transport(self, ref: ObjectRef, resource: MailTransport) -> Transport | None:
+        spec = resource.spec
+        limits = TransportLimits()
+        if spec.limits is not None:
+            limits = TransportLimits(
+                spec.limits.max_connections,
+                spec.limits.max_connections_per_destination,
+                spec.limits.messages_per_second,
+                spec.limits.recipients_per_message or limits.recipients_per_message,
+            )
+        try:
+            if spec.smtp is not None:
+                return self._hop(ref, TransportKind.SMTP, spec.smtp, TlsMode.OPPORTUNISTIC, limits)
+            if spec.submission is not None:
+                return self._hop(ref, TransportKind.SUBMISSION, spec.submission, TlsMode.VERIFIED, limits)
+            if spec.submissions is not None:
+                return self._hop(ref, TransportKind.SUBMISSIONS, spec.submissions, TlsMode.VERIFIED, limits)
+            if spec.lmtp is not None:
+                return self._hop(ref, TransportKind.LMTP, spec.lmtp, TlsMode.NONE, limits)
+            if spec.direct is not None:
+                return Transport(
+                    ref,
+                    TransportKind.DIRECT,
+                    families=spec.direct.ip_families,
+                    source_addresses=spec.direct.source_addresses,
+                    limits=limits,
+                )
+            if spec.socks is not None:
+                host, _, port = spec.socks.address.rpartition(":")
+                login = None
+                if spec.socks.auth is not None:
+                    login = self._secrets.login(ref, spec.socks.auth.secret_ref.name, None)
+                return Transport(
+                    ref,
+                    TransportKind.SOCKS,
+                    username=login.username if login else None,
+                    password=login.password if login else None,
+                    families=spec.socks.ip_families,
+                    proxy_host=host.strip("[]"),
+                    proxy_port=int(port),
+                    remote_ips=spec.socks.remote_ips,
+                    remote_hostname=spec.socks.remote_hostname,
+                    limits=limits,
+                )
+            assert spec.fail is not None, "the union rule saw to one member"
+            return Transport(ref, TransportKind.FAIL, code=spec.fail.code, text=spec.fail.text, limits=limits)
+        except SecretProblem as problem:
+            member = next(m for m in type(spec).model_fields if getattr(spec, m) is not None)
+            self._unresolved(
+                ref, problem.reason, f"{problem}; mail for this transport is deferred until it is", ("spec", member)
+            )
+            return None
+
+    def _hop(
+        self,
+        ref: ObjectRef,
+        kind: TransportKind,
+        spec: SmtpSpec | SubmissionSpec | LmtpSpec,
+        default: TlsMode,
+        limits: TransportLimits,
+    ) -> Transport:
+        tls = spec.tls or _NO_TLS_SETTINGS
+        authorities = None
+        if tls.ca_secret_ref is not None:
+            authorities = self._secrets.authorities(ref, tls.ca_secret_ref.name, tls.ca_secret_ref.key)
+        elif tls.ca_file is not None:
+            authorities = self._secrets.authorities_file(ref, tls.ca_file)
+        login = None
+        mechanisms: tuple[str, ...] = ()
+        if isinstance(spec, SubmissionSpec) and spec.auth is not None:
+            login = self._secrets.login(ref, spec.auth.secret_ref.name, spec.auth.username)
+            mechanisms = spec.auth.mechanisms or ()
+        return Transport(
+            ref,
+            kind,
+            host=spec.host.strip("[]"),
+            port=spec.port,
+            tls=TlsMode(tls.mode) if tls.mode is not None else default,
+            ca=authorities,
+            username=login.username if login else None,
+            password=login.password if login else None,
+            mechanisms=mechanisms,
+            limits=limits,
+        )
+
+    def _missing(self, target: ObjectRef, owner: ObjectRef) -> tuple[Reason, str] | None:
+        """Why a transport cannot be used by an object; None if it can."""
+        resource = self._settled.transports.get(target)
+        if resource is None:
+            return Reason.TRANSPORT_NOT_FOUND, f"{target} is not there; matching mail is deferred until it is"
+        if not self._settled.permitted(resource.spec.allowed_namespaces, target, owner):
+            message = f"{target} does not let namespace {owner.namespace} use it (allowedNamespaces); mail is deferred"
+            return Reason.REF_NOT_PERMITTED, message
+        if target not in self._usable:
+            return Reason.TRANSPORT_NOT_FOUND, f"{target} cannot be used for now; matching mail is deferred: see there"
+        return None
+
+    # --- accounts and gateways ---
+
+    def _account(self, ref: ObjectRef, resource: MailAccount, clear_text: set[ObjectRef]) -> Account | None:
+        domain = self._settled.domain_of.get(ref)
+        if domain is None or domain not in self._settled.gateway_of:
+            return None
+        addresses, login = self._settled.addresses_of[ref], self._settled.login_of(ref)
+        if not addresses or login is None:
+            return None
+        spec = resource.spec
+        uid = account_uid(ref, resource.metadata.uid)
+        credentials = AccountCredentials()
+        if spec.credentials_secret_ref is not None:
+            try:
+                credentials = self._secrets.account(
+                    ref,
+                    spec.credentials_secret_ref.name,
+                    uid,
+                    clear_text=self._settled.gateway_of[domain] in clear_text,
+                )
+            except SecretProblem as problem:
+                self._unresolved(
+                    ref, problem.reason, f"{problem}; nobody can log in", ("spec", "credentialsSecretRef", "name")
+                )
+        limits = AccountLimits()
+        if spec.limits is not None:
+            limits = AccountLimits(
+                spec.limits.messages_per_day, spec.limits.recipients_per_day, spec.limits.message_bytes
+            )
+        return Account(ref, uid, domain, login, addresses, credentials.scram, credentials.password, limits)
+
+    def _gateway(self, ref: ObjectRef, resource: MailGateway, accounts: Sequence[Account]) -> Gateway:
+        spec = resource.spec
+        mine = [a for a in accounts if self._settled.gateway_of[a.domain] == ref]
+        usable = {name for a in mine for name, _ in a.scram}
+        if usable:
+            usable |= {"PLAIN", "LOGIN"}
+        usable |= {f"{name}-PLUS" for name in usable if name.startswith("SCRAM-")}
+        if any(a.password is not None for a in mine):
+            usable.add("CRAM-MD5")
+        listeners = [
+            built
+            for position, listener in enumerate(spec.listeners)
+            if (built := self._listener(ref, position, listener, usable)) is not None
+        ]
+        limits = GatewayLimits()
+        if spec.limits is not None:
+            li = spec.limits
+            limits = GatewayLimits(
+                message_size=li.message_bytes or limits.message_size,
+                recipients=li.recipients or limits.recipients,
+                connections=li.connections or limits.connections,
+                connections_per_ip=li.connections_per_ip or limits.connections_per_ip,
+                errors=li.errors or limits.errors,
+                idle_timeout=li.idle_seconds or limits.idle_timeout,
+                transaction_timeout=li.transaction_seconds or limits.transaction_timeout,
+                future_release=li.future_release_seconds or limits.future_release,
+            )
+        base = Gateway(ref, spec.hostname, (), reference(spec.postmaster.account_ref, "MailAccount", ref))
+        return replace(
+            base,
+            listeners=tuple(listeners),
+            postmaster_mailbox=spec.postmaster.mailbox,
+            require_tls_extension=spec.require_tls_extension,
+            dmarc_reports=spec.dmarc_reports,
+            tls_reports=spec.tls_reports,
+            retry=_retry(spec.retry, base.retry),
+            limits=limits,
+            history_days=spec.history_days or base.history_days,
+            dsn_full_limit=spec.dsn_full_bytes or base.dsn_full_limit,
+        )
+
+    def _listener(self, ref: ObjectRef, position: int, spec: ListenerSpec, usable: set[str]) -> Listener | None:
+        port = spec.port + self._options.port_offset
+        if port > 65535:  # uvloop would take it modulo 65536
+            message = (
+                f"{spec.port} and the port offset {self._options.port_offset} are no port; this listener stays shut"
+            )
+            self._unresolved(ref, Reason.INVALID, message, ("spec", "listeners", position, "port"))
+            return None
+        certificate = None
+        if spec.tls is not None:
+            name = spec.tls.certificate_secret_ref.name
+            certificate, problem = self._secrets.certificate(ref, spec.name, name)
+            if problem is not None:
+                # A listener that lost its TLS would be a silent downgrade, so without any certificate it stays shut.
+                effect = "its last certificate stays in use" if certificate else "this listener stays shut until it is"
+                path: Path = ("spec", "listeners", position, "tls", "certificateSecretRef", "name")
+                self._unresolved(ref, problem.reason, f"{problem}; {effect}", path)
+                if certificate is None:
+                    return None
+        offered: tuple[str, ...] = ()
+        if spec.protocol is not Protocol.MX:
+            wanted: Sequence[str] = spec.mechanisms or DEFAULT_MECHANISMS
+            offered = tuple(m for m in _STRONGEST_FIRST if m in wanted and m in usable)
+        return Listener(
+            spec.name,
+            spec.protocol,
+            port,
+            certificate,
+            require_tls=spec.tls is not None and spec.tls.mode == "required",
+            proxy_protocol=spec.proxy_protocol is not None,
+            proxy_trusted_cidrs=spec.proxy_protocol.trusted_cidrs if spec.proxy_protocol is not None else (),
+            mechanisms=offered,
+            accept_any_recipient=self._options.captive and spec.protocol is Protocol.MX,
+        )
+
+    # --- domains ---
+
+    def _domain(
+        self, ref: ObjectRef, resource: MailDomain, gateway: ObjectRef, schedules: Mapping[ObjectRef, RetrySchedule]
+    ) -> Domain:
+        spec = resource.spec
+        delivery, transport = delivery_of(resource)
+        if transport is not None:
+            missing = self._missing(transport, ref)
+            if missing is not None:
+                self._unresolved(ref, missing[0], missing[1], ("spec", "delivery", "transportRef", "name"))
+                if missing[0] is Reason.REF_NOT_PERMITTED:
+                    # Named so that nobody serves it: what may not be used is as if it were not there.
+                    transport = ObjectRef(transport.kind, transport.namespace, f"{transport.name} (not permitted)")
+        keys: list[DkimKey] = []
+        for position, key in enumerate(spec.dkim):
+            try:
+                secret = key.private_key_secret_ref
+                used = self._secrets.dkim_key(ref, key.selector, key.algorithm, secret.name, secret.key)
+                keys.append(DkimKey(key.selector, key.algorithm, used))
+            except SecretProblem as problem:
+                self._unresolved(
+                    ref,
+                    problem.reason,
+                    f"{problem}; it does not sign",
+                    ("spec", "dkim", position, "privateKeySecretRef"),
+                )
+        return Domain(
+            ref,
+            spec.domain_name,
+            delivery,
+            transport,
+            spec.recipients or Recipients.LISTED,
+            tuple(sorted({local.casefold() for local in spec.listed})),
+            aliases_of(resource),
+            spec.separators,
+            full_address(spec.catch_all, spec.domain_name) if spec.catch_all is not None else None,
+            _retry(spec.retry, schedules[gateway]) if spec.retry is not None else None,
+            tuple(keys),
+            gateway,
+        )
+
+    def _without_cycles(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> Iterable[Domain]:
+        """Cycles that no edit made, but a deletion (an account that stood before an alias): their aliases are cut."""
+        addresses = frozenset(a for account in accounts for a in account.addresses)
+        served = {d.name: d for d in domains}
+        while cycle := Directory(served.values(), addresses).cycle():
+            last = max(cycle, key=lambda n: (n.domain, n.local or ""))
+            domain = served[last.domain]
+            if last.local is None:
+                served[last.domain] = replace(domain, catch_all=None)
+            else:
+                kept = tuple(a for a in domain.aliases if a.local != last.local)
+                served[last.domain] = replace(domain, aliases=kept)
+            self.notes.append(cycle_note(domain.ref, cycle, ConditionType.RESOLVED_REFS))
+        return served.values()
+
+    def _with_targets(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> list[Domain]:
+        """Say which aliases an account hides, and which targets do not exist. A catch-all that leads nowhere is cut."""
+        result: list[Domain] = []
+        addresses = frozenset(a for account in accounts for a in account.addresses)
+        directory = Directory(domains, addresses)
+        for domain in domains:
+            written = [a.local_part.casefold() for a in self._settled.domains[domain.ref].spec.aliases]
+            for alias in domain.aliases:
+                path: Path = ("spec", "aliases", written.index(alias.local))
+                if f"{alias.local}@{domain.name}" in addresses:
+                    message = f"{show_path(path)}: an account has {alias.local}@{domain.name}; the alias never applies"
+                    self.notes.append(Note(domain.ref, ConditionType.SHADOWED, Reason.HIDDEN_BY_ACCOUNT, message, path))
+                for target in alias.targets:
+                    if directory.lookup(target) is End.NOBODY:
+                        self._unresolved(domain.ref, Reason.TARGET_NOT_FOUND, f"{target} does not exist", path)
+            if domain.catch_all is not None and directory.lookup(domain.catch_all) in (
+                End.NOBODY,
+                Node(domain.name, None),
+            ):
+                path = ("spec", "catchAll")
+                self._unresolved(domain.ref, Reason.TARGET_NOT_FOUND, f"{domain.catch_all} does not exist", path)
+                domain = replace(domain, catch_all=None)
+            result.append(domain)
+        return result
+
+    # --- routes ---
+
+    def _routes(
+        self, accounts: set[ObjectRef], domains: Mapping[ObjectRef, Domain]
+    ) -> tuple[tuple[RouteLevel, ...], tuple[RouteLevel, ...], tuple[RouteLevel, ...]]:
+        levels: dict[ObjectRef, list[Placed]] = {}
+        for ref, route in sorted(self._settled.routes.items(), key=lambda item: (item[1].spec.priority, item[0])):
+            rules = [self._rule(ref, route, index) for index in range(len(route.spec.rules))]
+            for parent in dict.fromkeys(reference(p, p.kind, ref) for p in route.spec.parent_refs):
+                position = next(i for i, p in enumerate(route.spec.parent_refs) if reference(p, p.kind, ref) == parent)
+                if self._attached(ref, parent, ("spec", "parentRefs", position, "name"), accounts, domains):
+                    levels.setdefault(parent, []).extend(Placed(rule, route.spec.priority) for rule in rules)
+        received = {d.name: d for d in domains.values() if d.delivery is not Delivery.NONE}
+        for parent, placed in levels.items():
+            self._warn(parent, placed, received, domains)
+        built: dict[str, list[RouteLevel]] = {"MailAccount": [], "MailDomain": [], "MailGateway": []}
+        for parent in sorted(levels):
+            built[parent.kind].append(RouteLevel(parent, tuple(p.rule for p in levels[parent])))
+        return tuple(built["MailAccount"]), tuple(built["MailDomain"]), tuple(built["MailGateway"])
+
+    def _attached(
+        self,
+        ref: ObjectRef,
+        parent: ObjectRef,
+        path: Path,
+        accounts: set[ObjectRef],
+        domains: Mapping[ObjectRef, Domain],
+    ) -> bool:
+        there = parent in accounts or parent in domains or parent in self._settled.gateways
+        if not there:
+            self.notes.append(waits(ref, parent, path))
+            return False
+        allowed = _SAME_NAMESPACE
+        if parent.kind == "MailGateway":
+            allowed = self._settled.gateways[parent].spec.allowed_namespaces
+        elif parent.kind == "MailDomain":
+            allowed = self._settled.domains[parent].spec.allowed_namespaces
+        if self._settled.permitted(allowed, parent, ref):
+            return True
+        self.notes.append(forbidden(ref, parent, path))
+        return False
+
+    def _rule(self, ref: ObjectRef, route: MailRoute, index: int) -> Rule:
+        spec = route.spec.rules[index]
+        matches = tuple(Match(m.to_domains, m.from_domains, m.minimum_attempts) for m in spec.matches)
+        name = spec.name if spec.name is not None else str(index)
+        if spec.transport_ref is None:
+            return Rule(ref, index, name, matches, None)
+        target = reference(spec.transport_ref, "MailTransport", ref)
+        missing = self._missing(target, ref)
+        if missing is not None:
+            self._unresolved(ref, missing[0], missing[1], ("spec", "rules", index, "transportRef", "name"))
+        return Rule(ref, index, name, matches, target, missing=missing is not None)
+
+    def _warn(
+        self,
+        parent: ObjectRef,
+        placed: Sequence[Placed],
+        received: Mapping[str, Domain],
+        domains: Mapping[ObjectRef, Domain],
+    ) -> None:
+        rules = [p.rule for p in placed]
+        hidden = {o.later: o.earlier for o in shadowed(rules)}
+        for later, earlier in hidden.items():
+            rule, by = rules[later], rules[earlier]
+            self._warning(
+                parent,
+                rule,
+                ConditionType.SHADOWED,
+                Reason.HIDDEN_BY_RULE,
+                f"never applies: {_named(by, rule)} takes its mail",
+            )
+        sender = domains[parent].name if parent.kind == "MailDomain" else None
+        for position, rule in enumerate(rules):
+            why = _never(rule, sender, received)
+            if why and position not in hidden:
+                self._warning(parent, rule, ConditionType.SHADOWED, Reason.NEVER_MATCHES, f"never applies: {why}")
+        for pair in ambiguous(placed):
+            if pair.later in hidden:
+                continue
+            for one, other in ((pair.later, pair.earlier), (pair.earlier, pair.later)):
+                message = (
+                    f"matches the same mail as {_named(rules[other], rules[one])}, which has the same priority and "
+                    "another transport; give one of the routes a lower priority number"
+                )
+                self._warning(parent, rules[one], ConditionType.AMBIGUOUS, Reason.SAME_PRIORITY, message)
+
+    def _warning(self, parent: ObjectRef, rule: Rule, kind: ConditionType, reason: Reason, message: str) -> None:
+        path: Path = ("spec", "rules", rule.index)
+        self.notes.append(Note(rule.route, kind, reason, f"{show_path(path)} {message}", path, parent))
+
+
+def _named(rule: Rule, seen_from: Rule) -> str:
+    if rule.route == seen_from.route:
+        return f"spec.rules[{rule.index}]"
+    return f"rule {rule.name} of {rule.route}"
+
+
+def _never(rule: Rule, sender: str | None, received: Mapping[str, Domain]) -> str:
+    """Why no mail can reach a rule; empty if some can."""
+    if not rule.matches:
+        return ""
+    reasons: list[str] = []
+    for match in rule.matches:
+        if sender is not None and match.from_domains and not any(_admits(p, sender) for p in match.from_domains):
+            reasons.append(f"it is attached to {sender}, whose mail no fromDomains of it matches")
+        elif match.to_domains and all(p in received for p in match.to_domains):
+            reasons.append("its toDomains are domains of ours, whose `delivery` decides and no route")
+        else:
+            return ""
+    return reasons[0]
+
+
+def _admits(pattern: str, domain: str) -> bool:
+    return pattern == domain or (pattern.startswith(".") and pattern != "." and f".{domain}".endswith(pattern))

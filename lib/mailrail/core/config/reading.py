@@ -1,0 +1,220 @@
+"""Step 1 of a compilation: what the documents say, each read with its typed model.
+
+A broken document is refused, and the last accepted version of its object takes its place; objects of a file that cannot
+be read count as unchanged (CFG-01). What is to be said of an object is a `Note` here and in the steps that follow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mailrail.core.config.diagnostics import ConditionType, Finding, Place, Reason, Severity
+from mailrail.core.config.loader import Document, Loaded, Unreadable
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.config.secret_uses import SecretDocument, SecretProblem, Unread, read_secret
+from mailrail.core.config.state import Accepted, State
+from mailrail.core.resources import API_VERSION, KINDS, AnyResource, InvalidResource, canonical, read
+from mailrail.core.resources.problems import Path, Problem, show_path, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """All documents there are, in any order, with what could not be read."""
+
+    documents: tuple[Document, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # labels by name, for selectors
+    files: Mapping[str, bytes] | None = None  # contents for caFile by path; None: not in local mode
+
+    @classmethod
+    def of(cls, *loaded: Loaded, files: Mapping[str, bytes] | None = None) -> "Sources":
+        """The documents of several files."""
+        return cls(
+            tuple(d for one in loaded for d in one.documents),
+            tuple(u for one in loaded for u in one.unreadable),
+            files=files,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one object: as just written, or as accepted before."""
+
+    ref: ObjectRef
+    resource: AnyResource
+    source: str
+    origin: str
+    new: bool  # differs from what was accepted before
+
+
+@dataclass(slots=True)
+class Candidate:
+    """An object with its newest valid version and the one accepted before."""
+
+    ref: ObjectRef
+    document: Document | None
+    place: Place
+    newest: Version | None
+    before: Version | None
+    generation: int | None = None
+
+    def version(self, refusals: int) -> Version | None:
+        """The newest valid version; after one refusal the one before it; after that none."""
+        versions = [v for v in (self.newest, self.before) if v is not None]
+        return versions[refusals] if refusals < len(versions) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to say about an object."""
+
+    ref: ObjectRef
+    type: ConditionType
+    reason: Reason
+    message: str
+    path: Path = ()
+    parent: ObjectRef | None = None
+
+
+class Input:
+    """Step 1: what the documents say."""
+
+    def __init__(self, sources: Sources, previous: State) -> None:
+        self.findings: list[Finding] = []
+        self.notes: list[Note] = []
+        self.candidates: dict[ObjectRef, Candidate] = {}
+        self.secrets: dict[tuple[str, str], SecretDocument] = {}
+        self.broken_secrets: dict[tuple[str, str], str] = {}
+        self.namespaces: dict[str, Mapping[str, str]] = dict(sources.namespaces)
+        self.retained: set[ObjectRef] = set()
+        unreadable = {u.place.origin for u in sources.unreadable}
+        for item in sorted(sources.unreadable, key=lambda u: (u.place, u.reason)):
+            self.findings.append(
+                Finding(
+                    item.place, Severity.ERROR, Reason.UNREADABLE, f"{item.reason}; its documents stay as they were"
+                )
+            )
+        self._accepted = {a.ref: a for a in previous.accepted}
+        prepared = [(d, d.source or canonical(d.content) if is_resource(d.content) else "") for d in sources.documents]
+        for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
+            if not self._read_document(document, source):
+                unreadable.add(document.place.origin)
+        self.unreadable = Unread(unreadable)
+        for accepted in previous.accepted:
+            if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
+                self._unchanged(accepted)
+
+    def _finding(self, document: Document, path: Path, message: str, ref: ObjectRef | None = None) -> None:
+        self.findings.append(Finding(document.place_of(path), Severity.ERROR, Reason.INVALID, message, ref))
+
+    def _identity(self, document: Document) -> ObjectRef | None:
+        """Kind, namespace and name; None after saying what is wrong with them."""
+        content = document.content
+        kind, version, metadata = content.get("kind"), content.get("apiVersion"), content.get("metadata")
+        if not isinstance(kind, str) or (kind not in KINDS and kind not in ("Secret", "Namespace")):
+            known = f"{', '.join(KINDS)} or Secret"
+            given = "is missing" if kind is None else f"{shown(kind)} is not known here"
+            self._finding(document, ("kind",), f"kind: {given}; one of {known}")
+            return None
+        wanted = API_VERSION if kind in KINDS else "v1"
+        if version != wanted:
+            given = "is missing;" if version is None else f"is {shown(version)};"
+            self._finding(document, ("apiVersion",), f"apiVersion: {given} a {kind} has {wanted}")
+            return None
+        name = metadata.get("name") if isinstance(metadata, Mapping) else None
+        namespace = metadata.get("namespace", "default") if isinstance(metadata, Mapping) else "default"
+        if not isinstance(name, str) or not name or len(name) > 253:
+            self._finding(document, ("metadata", "name"), f"metadata.name: a {kind} needs a name")
+            return None
+        if not isinstance(namespace, str) or not namespace or len(namespace) > 63:
+            self._finding(document, ("metadata", "namespace"), "metadata.namespace: is not a name")
+            return None
+        return ObjectRef(kind, namespace, name)
+
+    def _read_document(self, document: Document, source: str) -> bool:
+        """Take a document in. False when it cannot be said which object it is."""
+        ref = self._identity(document)
+        if ref is None:
+            return False
+        if ref.kind == "Namespace":
+            labels = document.content["metadata"].get("labels")
+            if isinstance(labels, Mapping):
+                self.namespaces[ref.name] = {k: v for k, v in labels.items() if isinstance(v, str)}
+            return True
+        key = (ref.namespace, ref.name)
+        known = ref in self.candidates or (ref.kind == "Secret" and (key in self.secrets or key in self.broken_secrets))
+        if known:
+            self.findings.append(
+                Finding(
+                    document.place,
+                    Severity.ERROR,
+                    Reason.DUPLICATE,
+                    "is written twice; the first one counts, by file name and line",
+                    ref,
+                )
+            )
+            return True
+        if ref.kind == "Secret":
+            try:
+                self.secrets[key] = read_secret(document.content, ref.namespace, ref.name, document.place.origin)
+            except SecretProblem as problem:
+                self.broken_secrets[key] = str(problem)
+                self._finding(document, (), f"{problem}; what was taken from it before stays in use", ref)
+            return True
+        self._read_resource(document, ref, source)
+        return True
+
+    def _before(self, ref: ObjectRef) -> Version | None:
+        accepted = self._accepted.get(ref)
+        if accepted is None:
+            return None
+        try:
+            return Version(ref, read(accepted.source, ref.kind), accepted.source, accepted.origin, new=False)
+        except InvalidResource:  # accepted by a version of the software that had other rules
+            return None
+
+    def _read_resource(self, document: Document, ref: ObjectRef, source: str) -> None:
+        metadata = document.content["metadata"]
+        generation = metadata.get("generation")
+        candidate = Candidate(
+            ref, document, document.place, None, None, generation if isinstance(generation, int) else None
+        )
+        self.candidates[ref] = candidate
+        accepted = self._accepted.get(ref)
+        try:
+            resource = read(source, ref.kind)
+        except InvalidResource as error:
+            candidate.before = self._before(ref)
+            for problem in error.problems:
+                self.notes.append(Note(ref, ConditionType.ACCEPTED, Reason.INVALID, _sentence(problem), problem.path))
+            return
+        if accepted is not None and accepted.source == source:
+            candidate.newest = Version(ref, resource, source, document.place.origin, new=False)
+            return
+        candidate.before = self._before(ref)
+        candidate.newest = Version(ref, resource, source, document.place.origin, new=True)
+
+    def _unchanged(self, accepted: Accepted) -> None:
+        before = self._before(accepted.ref)
+        if before is not None:
+            self.candidates[accepted.ref] = Candidate(accepted.ref, None, Place(accepted.origin), before, None)
+
+    def retain(self, ref: ObjectRef) -> bool:
+        """Keep an object that was deleted, because a gateway cannot do without it. Whether there was one."""
+        accepted = self._accepted.get(ref)
+        if ref in self.candidates or accepted is None:
+            return ref in self.candidates
+        self._unchanged(accepted)
+        if ref in self.candidates:
+            self.retained.add(ref)
+        return ref in self.candidates
+
+
+def _sentence(problem: Problem) -> str:
+    return f"{show_path(problem.path)}: {problem.message}" if problem.path else problem.message
+
+
+def is_resource(content: Mapping[str, Any]) -> bool:
+    """Whether a document is one of our kinds."""
+    kind = content.get("kind")
+    return isinstance(kind, str) and kind in KINDS

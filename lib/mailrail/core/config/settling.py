@@ -1,0 +1,346 @@
+"""Step 2 of a compilation: which versions go together.
+
+Who owns each domain name, address and login (the older claim wins), that every gateway has its postmaster, that no
+alias leads back to itself. Who loses falls back to its last accepted version, and all is judged anew until nothing
+changes.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeVar
+
+from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.reading import Input, Note, Version
+from mailrail.core.config.recipients import Directory, Node
+from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.config.state import Claim, State
+from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
+from mailrail.core.resources.base import AllowedNamespaces, NamespacedRef
+from mailrail.core.resources.domain import TransportDelivery
+from mailrail.core.resources.problems import Path, show_path
+
+_R = TypeVar("_R", bound=AnyResource)
+_UID_SPACE: Final = uuid.UUID("6d61696c-7261-5c6c-8000-6163636f756e")
+
+
+def reference(ref: NamespacedRef, kind: str, owner: ObjectRef) -> ObjectRef:
+    """The object that a reference of `owner` names: in its own namespace, where it says no other."""
+    return ObjectRef(kind, ref.namespace or owner.namespace, ref.name)
+
+
+def full_address(text: str, domain: str) -> str:
+    """An address with its domain, local part lower case; `text` may be a local part alone."""
+    local, at, name = text.rpartition("@")
+    return f"{local.casefold()}@{name or domain}" if at else f"{text.casefold()}@{domain}"
+
+
+def account_uid(ref: ObjectRef, uid: str | None) -> str:
+    """What SCRAM salts hang on: Kubernetes' UID, or in local mode one made of namespace and name."""
+    return uid if uid is not None else str(uuid.uuid5(_UID_SPACE, f"{ref.namespace}/{ref.name}"))
+
+
+class Settled:
+    """One choice of versions: who attaches to whom, and what is claimed."""
+
+    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, Claim]) -> None:
+        self._input, self._refusals, self._claims = read_in, refusals, claims
+        self.versions: dict[ObjectRef, Version] = {}
+        for ref in sorted(read_in.candidates):
+            version = read_in.candidates[ref].version(refusals.count(ref))
+            if version is not None:
+                self.versions[ref] = version
+        self.gateways = self._of(MailGateway)
+        self.domains = self._of(MailDomain)
+        self.accounts = self._of(MailAccount)
+        self.transports = self._of(MailTransport)
+        self.routes = self._of(MailRoute)
+        self.new_claims: dict[str, Claim] = {}
+        self.gateway_of: dict[ObjectRef, ObjectRef] = {}
+        self.domain_of: dict[ObjectRef, ObjectRef] = {}
+        self.addresses_of: dict[ObjectRef, tuple[str, ...]] = {}
+
+    def _of(self, kind: type[_R]) -> dict[ObjectRef, _R]:
+        return {ref: v.resource for ref, v in self.versions.items() if isinstance(v.resource, kind)}
+
+    def permitted(self, allowed: AllowedNamespaces, target: ObjectRef, owner: ObjectRef) -> bool:
+        """Whether objects of the owner's namespace may refer to the target."""
+        if owner.namespace == target.namespace or allowed.from_ == "All":
+            return True
+        if allowed.from_ == "Same" or allowed.selector is None:
+            return False
+        labels = self._input.namespaces.get(owner.namespace, {})
+        return all(labels.get(k) == v for k, v in allowed.selector.match_labels.items())
+
+    def attach(self) -> Iterator[Note]:
+        """Attach domains to gateways and accounts to domains; what is missing or not allowed is noted."""
+        for ref, domain in self.domains.items():
+            parent = reference(domain.spec.gateway_ref, "MailGateway", ref)
+            gateway = self.gateways.get(parent)
+            path: Path = ("spec", "gatewayRef", "name")
+            if gateway is None:
+                yield waits(ref, parent, path)
+            elif not self.permitted(gateway.spec.allowed_namespaces, parent, ref):
+                yield forbidden(ref, parent, path)
+            else:
+                self.gateway_of[ref] = parent
+        for ref, account in self.accounts.items():
+            parent = reference(account.spec.domain_ref, "MailDomain", ref)
+            owner = self.domains.get(parent)
+            path = ("spec", "domainRef", "name")
+            if owner is None:
+                yield waits(ref, parent, path)
+            elif not self.permitted(owner.spec.allowed_namespaces, parent, ref):
+                yield forbidden(ref, parent, path)
+            elif parent not in self.gateway_of:
+                self.domain_of[ref] = parent
+                yield Note(
+                    ref,
+                    ConditionType.RESOLVED_REFS,
+                    Reason.PARENT_NOT_FOUND,
+                    f"its {parent} is not attached to a gateway; it waits for that",
+                    path,
+                    parent,
+                )
+            else:
+                self.domain_of[ref] = parent
+        for ref, account in self.accounts.items():
+            parent_ref = self.domain_of.get(ref)
+            if parent_ref is None:
+                continue
+            name = self.domains[parent_ref].spec.domain_name
+            addresses: list[str] = []
+            for position, text in enumerate(account.spec.addresses):
+                full = f"@{name}" if text == "@" else full_address(text, name)
+                if full.rpartition("@")[2] != name:
+                    yield Note(
+                        ref,
+                        ConditionType.RESOLVED_REFS,
+                        Reason.TARGET_NOT_FOUND,
+                        f"spec.addresses[{position}]: {full} is not an address of its domain {name}; it is left out",
+                        ("spec", "addresses", position),
+                        parent_ref,
+                    )
+                elif full not in addresses:
+                    addresses.append(full)
+            self.addresses_of[ref] = tuple(addresses)
+
+    def login_of(self, ref: ObjectRef) -> str | None:
+        """The name to log in with, lower case; None where no address is left to take it from."""
+        login = self.accounts[ref].spec.login
+        if login is not None:
+            return login.casefold()
+        return next((a for a in self.addresses_of.get(ref, ()) if not a.startswith("@")), None)
+
+    def _wanted(self) -> Iterator[tuple[str, ObjectRef, Path, str]]:
+        """Every name that some object wants for itself alone, with the field that says so."""
+        for ref, domain in self.domains.items():
+            name = domain.spec.domain_name
+            yield f"domain {name}", ref, ("spec", "domainName"), f"the domain {name}"
+        for ref in self.accounts:
+            if ref not in self.domain_of:
+                continue
+            for address in self.addresses_of[ref]:
+                yield f"address {address}", ref, ("spec", "addresses"), f"the address {address}"
+            login = self.login_of(ref)
+            if login is not None:
+                yield f"login {login}", ref, ("spec", "login"), f"the login {login}"
+
+    def conflicts(self) -> dict[ObjectRef, tuple[str, Note]]:
+        """Who loses a name that two want: the name and what to say. The older claim wins, then namespace and name.
+
+        A loser whose winner loses something else is left for the next round: the name may become free for it.
+        """
+        wanted: dict[str, list[tuple[ObjectRef, Path, str]]] = {}
+        for key, ref, path, words in self._wanted():
+            wanted.setdefault(key, []).append((ref, path, words))
+        losers: dict[ObjectRef, tuple[str, Note]] = {}
+        winner_of: dict[ObjectRef, ObjectRef] = {}
+        for key, claimants in wanted.items():
+            now = {ref for ref, _, _ in claimants}
+            everyone = now | self._refusals.waiting.get(key, set())
+            claim = self._claims.get(key)
+            before = tuple(r for r in claim.claimants if r in everyone) if claim is not None else ()
+            order = before + tuple(sorted(everyone.difference(before)))
+            self.new_claims[key] = Claim(key, order)
+            if len(now) == 1:
+                continue
+            winner = next(r for r in order if r in now)
+            for ref, path, words in claimants:
+                if ref != winner and ref not in losers:
+                    # Another team's object is not named.
+                    who = str(winner) if winner.namespace == ref.namespace else "an object of another namespace"
+                    note = Note(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, f"{words} belongs to {who}", path)
+                    losers[ref], winner_of[ref] = (key, note), winner
+        certain = {ref: loss for ref, loss in losers.items() if winner_of[ref] not in losers}
+        return certain or losers
+
+    def postmasters(self) -> Iterator[tuple[ObjectRef, ObjectRef, str]]:
+        """Gateways whose postmaster is not there: gateway, account, and what is missing."""
+        for ref, gateway in self.gateways.items():
+            account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
+            if account not in self.accounts:
+                yield ref, account, f"{account} is not there"
+            elif account not in self.domain_of:
+                wanted = reference(self.accounts[account].spec.domain_ref, "MailDomain", account)
+                yield ref, account, f"{account} has no domain: {wanted} is not there"
+            elif self.domain_of[account] not in self.gateway_of:
+                yield ref, account, f"{self.domain_of[account]} of {account} is attached to no gateway"
+
+
+def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Note:
+    """`ref` is attached to something that is not there."""
+    message = f"{show_path(path)}: {parent} is not there; it waits for it"
+    return Note(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
+
+
+def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path) -> Note:
+    """`ref` is attached to something that does not let its namespace."""
+    message = f"{show_path(path)}: {parent} does not let namespace {ref.namespace} attach (allowedNamespaces)"
+    return Note(ref, ConditionType.RESOLVED_REFS, Reason.REF_NOT_PERMITTED, message, path, parent)
+
+
+class Refusals:
+    """What was refused so far, and which names the refused ones wait for."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.waiting: dict[str, set[ObjectRef]] = {}
+        self._counts: dict[ObjectRef, int] = {}
+
+    def count(self, ref: ObjectRef) -> int:
+        """How many versions of the object were refused."""
+        return self._counts.get(ref, 0)
+
+    def refuse(self, note: Note, name: str | None = None) -> None:
+        """Fall back by one version; with a name the object waits for it, in its place of the order of claims."""
+        self._counts[note.ref] = self.count(note.ref) + 1
+        self.notes.append(note)
+        if name is not None:
+            self.waiting.setdefault(name, set()).add(note.ref)
+
+
+def settle(read_in: Input, previous: State) -> tuple[Settled, list[Note]]:
+    """Refuse and fall back until all versions go together. Each round refuses at least one version, or ends."""
+    claims = {c.key: c for c in previous.claims}
+    refusals = Refusals()
+    while True:
+        settled = Settled(read_in, refusals, claims)
+        notes = list(settled.attach())
+        losers = settled.conflicts()
+        for name, note in losers.values():
+            refusals.refuse(note, name)
+        if losers:
+            continue
+        missing = list(settled.postmasters())
+        if any(_retain_postmaster(read_in, settled, account) for _, account, _ in missing):
+            continue
+        lacking = [
+            Note(
+                gateway,
+                ConditionType.ACCEPTED if settled.versions[gateway].new else ConditionType.RESOLVED_REFS,
+                Reason.POSTMASTER_NOT_FOUND,
+                f"spec.postmaster.accountRef: {what}; a gateway needs its postmaster",
+                ("spec", "postmaster", "accountRef", "name"),
+            )
+            for gateway, _, what in missing
+        ]
+        refused = [note for note in lacking if note.type is ConditionType.ACCEPTED]
+        for note in refused:
+            refusals.refuse(note)
+        if refused:
+            continue
+        cycle = _cycle(settled)
+        changed = [ref for ref in domains_of(settled, cycle) if settled.versions[ref].new]
+        if changed:
+            refusals.refuse(cycle_note(max(changed), cycle))
+            continue
+        return settled, [*refusals.notes, *notes, *lacking, *_kept(read_in, settled)]
+
+
+def _kept(read_in: Input, settled: Settled) -> Iterator[Note]:
+    """A gateway serves on with a postmaster that was deleted, and says so."""
+    for ref, gateway in settled.gateways.items():
+        account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
+        for needed in (account, settled.domain_of.get(account)):
+            if needed in read_in.retained:
+                yield Note(
+                    ref,
+                    ConditionType.RESOLVED_REFS,
+                    Reason.POSTMASTER_NOT_FOUND,
+                    f"spec.postmaster.accountRef: {needed} was deleted; it is kept as long as its postmaster is needed",
+                    ("spec", "postmaster", "accountRef", "name"),
+                )
+
+
+def _retain_postmaster(read_in: Input, settled: Settled, account: ObjectRef) -> bool:
+    """Bring back a postmaster account that was deleted, or its domain. Whether that changed anything."""
+    if account not in settled.accounts:
+        return account not in read_in.candidates and read_in.retain(account)
+    domain = reference(settled.accounts[account].spec.domain_ref, "MailDomain", account)
+    if domain not in settled.domains:
+        return domain not in read_in.candidates and read_in.retain(domain)
+    return False
+
+
+def delivery_of(domain: MailDomain) -> tuple[Delivery, ObjectRef | None]:
+    """How mail to a domain is delivered, and the transport if that is by one."""
+    choice = domain.spec.delivery
+    if isinstance(choice, TransportDelivery):
+        return Delivery.TRANSPORT, reference(choice.transport_ref, "MailTransport", _ref_of(domain))
+    return (Delivery.MAILBOX if choice == "mailbox" else Delivery.NONE), None
+
+
+def _ref_of(resource: AnyResource) -> ObjectRef:
+    return ObjectRef(resource.kind, resource.metadata.namespace, resource.metadata.name)
+
+
+def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
+    """The aliases of a domain with full addresses, sorted by local part."""
+    name = domain.spec.domain_name
+    return tuple(
+        sorted(
+            (
+                Alias(a.local_part.casefold(), tuple(dict.fromkeys(full_address(t, name) for t in a.to)))
+                for a in domain.spec.aliases
+            ),
+            key=lambda a: a.local,
+        )
+    )
+
+
+def _directory(settled: Settled) -> Directory:
+    """The domains as far as resolution needs them."""
+    return Directory(
+        (
+            Domain(
+                ref,
+                d.spec.domain_name,
+                delivery_of(d)[0],
+                recipients=d.spec.recipients or Recipients.LISTED,
+                listed=tuple(local.casefold() for local in d.spec.listed),
+                aliases=aliases_of(d),
+                separators=d.spec.separators,
+                catch_all=full_address(d.spec.catch_all, d.spec.domain_name) if d.spec.catch_all else None,
+            )
+            for ref, d in settled.domains.items()
+        ),
+        frozenset(a for addresses in settled.addresses_of.values() for a in addresses),
+    )
+
+
+def _cycle(settled: Settled) -> tuple[Node, ...]:
+    return _directory(settled).cycle()
+
+
+def domains_of(settled: Settled, cycle: Sequence[Node]) -> list[ObjectRef]:
+    """The domains that a cycle of aliases passes through."""
+    names = {node.domain for node in cycle}
+    return [ref for ref, d in settled.domains.items() if d.spec.domain_name in names]
+
+
+def cycle_note(ref: ObjectRef, cycle: Sequence[Node], kind: ConditionType = ConditionType.ACCEPTED) -> Note:
+    """An alias or catch-all of `ref` is part of a cycle."""
+    first = cycle[0]
+    way = " → ".join(str(n) for n in (*cycle[:6], *(("…",) if len(cycle) > 6 else ()), first))
+    path: Path = ("spec", "catchAll") if first.local is None else ("spec", "aliases")
+    return Note(ref, kind, Reason.ALIAS_CYCLE, f"{show_path(path)}: leads back to itself: {way}", path)

@@ -1,0 +1,100 @@
+"""The last step of a compilation: conditions for each object, and findings with file and line, from all notes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mailrail.core.config.diagnostics import (
+    Condition,
+    ConditionType,
+    Diagnostics,
+    Finding,
+    ObjectStatus,
+    Reason,
+    Severity,
+    Status,
+    ready,
+)
+from mailrail.core.config.reading import Input, Note
+from mailrail.core.config.revision import ObjectRef
+from mailrail.core.config.settling import Settled, reference
+from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailRoute
+
+_SEVERITY: Final = {
+    ConditionType.ACCEPTED: Severity.ERROR,
+    ConditionType.RESOLVED_REFS: Severity.WAITING,
+    ConditionType.SHADOWED: Severity.WARNING,
+    ConditionType.AMBIGUOUS: Severity.WARNING,
+}
+_MESSAGES_SHOWN: Final = 3
+
+
+def _joined(notes: Sequence[Note]) -> str:
+    texts = list(dict.fromkeys(n.message for n in notes))
+    more = f" (and {len(texts) - _MESSAGES_SHOWN} more)" if len(texts) > _MESSAGES_SHOWN else ""
+    return "; ".join(texts[:_MESSAGES_SHOWN]) + more
+
+
+def _conditions(notes: Sequence[Note]) -> tuple[Condition, ...]:
+    by_type: dict[ConditionType, list[Note]] = {}
+    for note in notes:
+        by_type.setdefault(note.type, []).append(note)
+    result: list[Condition] = []
+    for kind, good in ((ConditionType.ACCEPTED, Reason.ACCEPTED), (ConditionType.RESOLVED_REFS, Reason.RESOLVED_REFS)):
+        found = by_type.get(kind)
+        if found:
+            result.append(Condition(kind, Status.FALSE, found[0].reason, _joined(found)))
+        else:
+            result.append(Condition(kind, Status.TRUE, good))
+    result.append(Condition(ConditionType.PROGRAMMED, Status.UNKNOWN, Reason.PENDING))
+    for kind in (ConditionType.SHADOWED, ConditionType.AMBIGUOUS):
+        found = by_type.get(kind)
+        if found:
+            result.append(Condition(kind, Status.TRUE, found[0].reason, _joined(found)))
+    return tuple(result)
+
+
+_FINE: Final = _conditions(())
+_FINE_AND_READY: Final = (*_FINE, ready(_FINE))
+
+
+def _parents_of(resource: AnyResource, ref: ObjectRef) -> tuple[ObjectRef, ...]:
+    if isinstance(resource, MailRoute):
+        return tuple(dict.fromkeys(reference(p, p.kind, ref) for p in resource.spec.parent_refs))
+    if isinstance(resource, MailDomain):
+        return (reference(resource.spec.gateway_ref, "MailGateway", ref),)
+    if isinstance(resource, MailAccount):
+        return (reference(resource.spec.domain_ref, "MailDomain", ref),)
+    return ()
+
+
+def diagnose(read_in: Input, settled: Settled, notes: Sequence[Note]) -> Diagnostics:
+    """What is to be told of every object that was read, and of every document."""
+    by_ref: dict[ObjectRef, list[Note]] = {}
+    for note in notes:
+        by_ref.setdefault(note.ref, []).append(note)
+    findings = list(read_in.findings)
+    objects: list[ObjectStatus] = []
+    for ref in sorted(read_in.candidates):
+        candidate = read_in.candidates[ref]
+        mine = by_ref.get(ref)
+        serving = settled.versions.get(ref)
+        if mine is None:  # nearly every object, nearly always
+            of = _parents_of(serving.resource, ref) if serving is not None else ()
+            objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, tuple((p, _FINE) for p in of)))
+            continue
+        for note in mine:
+            place = candidate.document.place_of(note.path) if candidate.document is not None else candidate.place
+            message = note.message
+            if note.type is ConditionType.ACCEPTED:
+                message += "; its last accepted version stays in use" if serving else "; it is left out"
+            findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
+        conditions = _conditions(mine)
+        parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
+        if serving is not None:
+            parents = tuple(
+                (parent, _conditions([n for n in mine if n.parent in (None, parent)]))
+                for parent in _parents_of(serving.resource, ref)
+            )
+        objects.append(ObjectStatus(ref, candidate.generation, (*conditions, ready(conditions)), parents))
+    findings.sort(key=lambda f: (f.place, str(f.ref), f.severity, f.message))
+    return Diagnostics(tuple(objects), tuple(dict.fromkeys(findings)))
