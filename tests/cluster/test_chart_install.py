@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.conftest import Kubectl
+from cluster.conftest import ROOT, Kubectl
 from cluster.release import CHART, NAME, SERVICES, Release, image, is_ready, namespace
 from cluster.stage import manifest, relay, route
 
@@ -46,6 +46,15 @@ def test_helm_test_sends_a_real_message_through(fresh: Release) -> None:
     done = fresh.helm("test", NAME, "--logs", "--timeout=3m")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{fresh.tails()}"
     assert "Succeeded" in done.stdout
+
+
+def test_the_first_steps_of_the_readme_come_to_ready_on_a_fresh_installation(fresh: Release) -> None:
+    steps = str(ROOT / "docs/examples/first-steps")
+    fresh.kubectl("apply", "-f", steps)
+    try:
+        fresh.ready("mgw,mdom,macct,mtrans,mroute", "--all")
+    finally:
+        fresh.kubectl("delete", "-f", steps)
 
 
 def test_every_pod_has_one_network_policy_for_both_ways(fresh: Release) -> None:

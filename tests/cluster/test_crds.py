@@ -11,7 +11,7 @@ from cluster.conftest import CRDS, ROOT, Kubectl
 from mailrail.core.resources import KINDS
 
 MUST_FAIL = sorted((Path(__file__).parent / "manifests/must-fail").glob("*.yaml"))
-EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "docs/examples").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", MUST_FAIL, ids=lambda p: p.stem)

@@ -14,7 +14,7 @@ from mailrail.core.resources.status import KIND_INFO
 
 ROOT = Path(__file__).resolve().parents[3]
 MUST_FAIL = sorted((ROOT / "tests/cluster/manifests/must-fail").glob("*.yaml"))
-EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "docs/examples").rglob("*.yaml"))
 
 
 def schemas(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
