@@ -5,7 +5,8 @@ system and every desktop; a change is taken up once nothing has moved for one lo
 writing is not read half. What is refused is said with file, line and reason; everything else goes live (CFG-01).
 
 The folder is made with a working example when it is not there at the first start. A folder that vanishes later changes
-nothing: only a file that is gone from a folder that is there means that its objects are gone.
+nothing: only a file that is gone from a folder that is there means that its objects are gone, and that only while no
+unreadable file may be its new name.
 """
 
 import asyncio

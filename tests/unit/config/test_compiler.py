@@ -281,6 +281,58 @@ def test_a_deleted_object_is_gone_though_another_file_is_broken() -> None:
     assert build(basics(), first, unreadable=["other.yaml"]).revision.transports == ()
 
 
+def in_files(**files: list[Content] | None) -> Sources:
+    """Documents of several files, a.yaml for `a`; None stands for a file that cannot be read."""
+    read = [sources(documents, f"{name}.yaml") for name, documents in files.items() if documents is not None]
+    broken = tuple(Unreadable(Place(f"{name}.yaml", 1), "broken") for name, d in files.items() if d is None)
+    return Sources(tuple(d for one in read for d in one.documents), broken, files={})
+
+
+def relayed(compiled: Compiled) -> set[str]:
+    return {t.ref.name for t in compiled.revision.transports}
+
+
+def test_what_was_in_a_file_that_is_gone_stays_while_an_unreadable_one_may_be_its_new_name_CFG_01() -> None:
+    with_login = transport("t", submission={"host": "s.example", "auth": {"secretRef": {"name": "cred"}}})
+    holding = [with_login, transport("relay"), secret("cred", username="us", password="hush")]
+    first = compile(in_files(base=basics(), old=holding), State(), KEYS)
+    second = compile(in_files(base=basics(), new=None), first.state, KEYS)
+    assert second.encoded == first.encoded  # renamed, with a mistake in it
+    assert words(second) == [
+        "may be the new name of old.yaml, whose documents stay as they were until this file can be read",
+        "broken; its documents stay as they were",
+    ]
+    again = compile(in_files(base=basics(), new=None), second.state, KEYS)
+    assert (again.encoded, again.diagnostics) == (first.encoded, second.diagnostics)
+    mended = compile(in_files(base=basics(), new=[with_login, holding[2]]), again.state, KEYS)
+    assert relayed(mended) == {"t"}  # and now it is known that the other one is deleted
+    assert words(mended) == []
+
+
+def test_a_renamed_file_of_which_one_document_has_no_identity_drops_none_of_its_objects_CFG_01() -> None:
+    first = compile(in_files(base=basics(), old=[transport("a"), transport("b")]), State(), KEYS)
+    renamed = in_files(base=basics(), new=[transport("a"), transport("b") | {"kind": "MailTransprt"}])
+    second = compile(renamed, first.state, KEYS)
+    third = compile(renamed, second.state, KEYS)
+    assert third.encoded == second.encoded == first.encoded
+
+
+def test_what_is_gone_from_the_api_server_was_deleted_whatever_else_could_not_be_read_CFG_01() -> None:
+    login = {"secretRef": {"name": "cred"}}
+    with_login = transport("t", submission={"host": "s.example", "auth": login})
+    first = build([*basics(), with_login, secret("cred", username="us", password="hush")])
+    second = build([*basics(), with_login], first, unreadable=["secret default/other"])
+    assert {use.secret for use in first.state.uses} == {"cred"}
+    assert not second.state.uses  # a Secret that somebody deleted gives nothing any more
+
+
+def test_a_deleted_file_takes_its_objects_along_when_the_broken_file_held_others_CFG_01() -> None:
+    first = compile(in_files(base=basics(), a=[transport("a")], b=[transport("b")]), State(), KEYS)
+    second = compile(in_files(base=basics(), b=None), first.state, KEYS)
+    assert relayed(second) == {"b"}
+    assert words(second) == ["broken; its documents stay as they were"]
+
+
 def test_the_first_of_two_documents_with_one_name_counts() -> None:
     compiled = build([*basics(), transport("t", lmtp={"host": "a"}), transport("t", lmtp={"host": "b"})])
     assert [t.host for t in compiled.revision.transports] == ["a"]

@@ -5,7 +5,8 @@
 The work, in order:
 
 1. `reading`: every document, with the typed models. A broken one is refused and its last accepted version takes its
-   place. Objects of a file that cannot be read count as unchanged.
+   place. Objects of a file that cannot be read count as unchanged; so do those of a file that is gone, while one that
+   cannot be read may be its new name.
 2. `settling`, until nothing changes: who owns each domain name, address and login (the older claim wins); that every
    gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted version.
 3. `building`: references are resolved. What is missing is named and its mail deferred, never sent by another way. The

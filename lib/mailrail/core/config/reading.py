@@ -99,10 +99,34 @@ class Input:
         for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
             if not self._read_document(document, source):
                 unreadable.add(document.place.origin)
-        self.unreadable = Unread(unreadable)
+        self.unreadable = self._unread(unreadable, sources, previous)
         for accepted in previous.accepted:
             if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
                 self._unchanged(accepted)
+
+    def _unread(self, unreadable: set[str], sources: Sources, previous: State) -> Unread:
+        """The files whose documents count as unchanged, and a finding for each that may be a renamed one.
+
+        Only files have new names: what is gone from the API server was deleted, whatever could not be read of others.
+        """
+        if sources.files is None:
+            return Unread(unreadable)
+        missing = {a.origin for a in previous.accepted if a.ref not in self.candidates}
+        for use in previous.uses:
+            key = (use.owner.namespace, use.secret)
+            if key not in self.secrets and key not in self.broken_secrets:
+                missing.add(use.origin)
+        gone = missing - {d.place.origin for d in sources.documents} - {""}
+        unread = Unread(unreadable, missing, gone)
+        if unread.successors:
+            names = sorted(unread.renamed)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            text = f"may be the new name of {', '.join(names[:3])}{more}, whose documents stay as they were until"
+            for origin in unread.successors:
+                what = "folder" if origin.endswith("/") else "file"
+                message = f"{text} this {what} can be read"
+                self.findings.append(Finding(Place(origin), Severity.WARNING, Reason.UNREADABLE, message))
+        return unread
 
     def _finding(self, document: Document, path: Path, message: str, ref: ObjectRef | None = None) -> None:
         self.findings.append(Finding(document.place_of(path), Severity.ERROR, Reason.INVALID, message, ref))

@@ -45,14 +45,26 @@ class SecretProblem(ValueError):
 
 
 class Unread:
-    """Origins of which it is not known what they hold now: files by name, whole folders by a name that ends in `/`."""
+    """Origins of which it is not known what they hold now: files by name, whole folders by a name that ends in `/`.
 
-    def __init__(self, origins: Iterable[str]) -> None:
+    One that none of the `missing` documents came from may be the new name of a file that is `gone`, whose documents are
+    not known to be deleted then. One that held something is what it was, and tells nothing of other files.
+    """
+
+    def __init__(self, origins: Iterable[str], missing: Iterable[str] = (), gone: Iterable[str] = ()) -> None:
         self._files = frozenset(origins) - {""}
         self._folders = tuple(o for o in self._files if o.endswith("/"))
+        missing = frozenset(missing)
+        new = (f for f in self._files if f not in missing)
+        strange = sorted(f for f in new if not (f.endswith("/") and any(m.startswith(f) for m in missing)))
+        self.renamed = frozenset(o for o in gone if not self._is_unread(o)) if strange else frozenset()
+        self.successors = tuple(strange) if self.renamed else ()
+
+    def _is_unread(self, origin: str) -> bool:
+        return origin in self._files or origin.startswith(self._folders)
 
     def __contains__(self, origin: str) -> bool:
-        return origin in self._files or origin.startswith(self._folders)
+        return origin in self.renamed or self._is_unread(origin)
 
 
 @dataclass(frozen=True, slots=True)
