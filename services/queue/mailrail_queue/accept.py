@@ -58,6 +58,7 @@ def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
 UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
 BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
 UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
+FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
 UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
 BROKEN = refusal(451, "4.3.0", "the message could not be stored")
 OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
@@ -297,12 +298,22 @@ class Intake:
         delay = 0.1
         while batch:
             attempted = False
+            doubtful = {a.id for a in batch if a.sent}
             try:
                 async with lane.use() as connection:
                     attempted = True
                     await self._store_once(connection, batch)
                 self._down_since = None
                 return
+            except psycopg.errors.DiskFull as error:  # Postgres's word that nothing of this try was stored
+                self._log.error("postgres has no room left, mail is refused", error=str(error).strip())
+                for arriving in batch:
+                    if arriving.id not in doubtful:
+                        metrics.REFUSED.labels(reason="unavailable").inc()
+                        arriving.answer(False, FULL)
+                batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
+                await asyncio.sleep(delay)
+                delay = min(2.0, delay * 2)
             except (UnicodeEncodeError, psycopg.Error, NotDurable, OSError) as error:
                 if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
                     for arriving in batch:

@@ -24,7 +24,7 @@ from mailrail.pb.queue.v1 import (
     types_pb2,
 )
 from mailrail_queue import store
-from mailrail_queue.accept import MAX_RECIPIENTS, UPLOAD_GONE, Arriving, refusal
+from mailrail_queue.accept import FULL, MAX_RECIPIENTS, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
 from mailrail_queue.app import Queue
 from mailrail_queue.database import NotDurable
 from mailrail_queue.lease import OutboundStream
@@ -49,6 +49,7 @@ class _Upload:
         self.id = message_id
         self.size = 0
         self.failed = False
+        self._why = UPLOAD_GONE
         self._stream = stream
         self._buffer = bytearray()
         self._number = 0
@@ -87,7 +88,7 @@ class _Upload:
             if self._commit is not None and not self._aborted:
                 stream.uploads.pop(self.id, None)
                 if self.failed:
-                    stream.answer(self.id, False, UPLOAD_GONE)
+                    stream.answer(self.id, False, self._why)
                     break
                 commit = self._commit
                 stream.commit(self.id, commit, commit.prefix, commit.body, self._number)
@@ -108,10 +109,14 @@ class _Upload:
                 return kept
             except psycopg.DataError:
                 return False
+            except psycopg.errors.DiskFull:
+                self._why = FULL
+                return False
             except _TROUBLE:
                 if self._aborted:
                     return False
                 await asyncio.sleep(0.5)
+        self._why = UNAVAILABLE
         return False
 
 

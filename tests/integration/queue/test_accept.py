@@ -369,6 +369,27 @@ async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(data
             assert (await sql(database, "SELECT count(*) FROM recipient"))[0][0] == 21
 
 
+@pytest.mark.parametrize(("table", "size"), [("message", 10), ("chunk", 300_000)])
+async def test_a_full_disk_of_postgres_is_452_4_3_1_at_once_and_mail_is_taken_when_there_is_room_EXT_01(
+    database: str, table: str, size: int
+) -> None:
+    full = "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'"
+    await sql(database, f"CREATE FUNCTION queue.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {full}; END $$")
+    await sql(
+        database,
+        f"CREATE TRIGGER full_disk BEFORE INSERT ON queue.{table} FOR EACH ROW EXECUTE FUNCTION queue.full_disk()",
+    )
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        futures = ingress.commit(*(commit_of("bob@away.example", body=b"x" * size) for _ in range(2)))
+        answers = await asyncio.wait_for(asyncio.gather(*futures), 5)
+        for answer in answers:
+            assert (answer.accepted, answer.refusal.code, answer.refusal.enhanced) == (False, 452, "4.3.1")
+            assert answer.refusal.lines == ["insufficient system storage, try again later"]
+        await sql(database, f"DROP TRIGGER full_disk ON queue.{table}")
+        await ingress.accept("bob@away.example", body=b"x" * size)
+
+
 def str_id(number: bytes) -> str:
     from uuid import UUID
 
