@@ -34,6 +34,11 @@ def say(text: str) -> None:
     print(clean(text))
 
 
+def note(text: str) -> None:
+    """One sentence beside the answer, on standard error."""
+    print(f"mailrail: {clean(text)}", file=sys.stderr)
+
+
 def clean(text: str, *, keep: str = "\n\t") -> str:
     """`text` without control characters, which are shown as `\\xNN`; those in `keep` stay."""
     if text.isprintable():

@@ -298,14 +298,17 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
 # --- changing ---------------------------------------------------------------------------------------------------------
 
 
-def _tell(changes: Sequence[admin_pb2.Change], done: str, json: bool) -> None:
+def _tell(changes: Sequence[admin_pb2.Change], count: admin_pb2.ChangeCount, done: str, json: bool) -> None:
     """Say what a change did; exit status 1 when it met nobody."""
+    met = max(count.recipients, len(changes))  # a queue of before counts nothing and lists all
     if json:
         output.print_json(list(changes))
+        if count.truncated:
+            output.note(f"{met} recipients {done}; the first {len(changes)} of them are listed")
     elif changes:
-        pending = sum(c.pending for c in changes)
+        pending = max(count.pending, sum(c.pending for c in changes))
         tail = f"; for {pending} of them when the attempt that runs has ended" if pending else ""
-        output.say(f"{len(changes)} {'recipient' if len(changes) == 1 else 'recipients'} {done}{tail}")
+        output.say(f"{met} {'recipient' if met == 1 else 'recipients'} {done}{tail}")
     if not changes:
         if json:
             raise typer.Exit(output.REFUSED)
@@ -316,7 +319,8 @@ def _change(method: str, request: Any, done: str, json: bool) -> None:
     async def question(channel: Any) -> Any:
         return await getattr(_stub(channel), method)(request, timeout=CHANGE_TIMEOUT)
 
-    _tell(ask(SERVICE, question, doing=f"recipients are being {done}").changes, done, json)
+    answer = ask(SERVICE, question, doing=f"recipients are being {done}")
+    _tell(answer.changes, answer.count, done, json)
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

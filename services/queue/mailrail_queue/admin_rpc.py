@@ -146,27 +146,33 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
 
     async def Hold(self, request: admin_pb2.HoldRequest, context: Context) -> admin_pb2.HoldResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.HoldResponse(changes=await self._do.hold(connection, request.filter, request.reason))
+            done = await self._do.hold(connection, request.filter, request.reason)
+            return admin_pb2.HoldResponse(changes=done.listed, count=done.count)
 
     async def Unhold(self, request: admin_pb2.UnholdRequest, context: Context) -> admin_pb2.UnholdResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.UnholdResponse(changes=await self._do.unhold(connection, request.filter))
+            done = await self._do.unhold(connection, request.filter)
+            return admin_pb2.UnholdResponse(changes=done.listed, count=done.count)
 
     async def Kick(self, request: admin_pb2.KickRequest, context: Context) -> admin_pb2.KickResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.KickResponse(changes=await self._do.kick(connection, request.filter))
+            done = await self._do.kick(connection, request.filter)
+            return admin_pb2.KickResponse(changes=done.listed, count=done.count)
 
     async def Schedule(self, request: admin_pb2.ScheduleRequest, context: Context) -> admin_pb2.ScheduleResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.ScheduleResponse(changes=await self._do.schedule(connection, request))
+            done = await self._do.schedule(connection, request)
+            return admin_pb2.ScheduleResponse(changes=done.listed, count=done.count)
 
     async def Fail(self, request: admin_pb2.FailRequest, context: Context) -> admin_pb2.FailResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.FailResponse(changes=await self._do.fail(connection, request.filter, request.reason))
+            done = await self._do.fail(connection, request.filter, request.reason)
+            return admin_pb2.FailResponse(changes=done.listed, count=done.count)
 
     async def Drop(self, request: admin_pb2.DropRequest, context: Context) -> admin_pb2.DropResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.DropResponse(changes=await self._do.drop(connection, request.filter))
+            done = await self._do.drop(connection, request.filter)
+            return admin_pb2.DropResponse(changes=done.listed, count=done.count)
 
     async def SetTransport(
         self, request: admin_pb2.SetTransportRequest, context: Context
@@ -174,16 +180,15 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         async with answering(context), self._rows.use() as connection:
             ref = request.transport if request.HasField("transport") else None
             name = f"{ref.namespace}/{ref.name}" if ref is not None else None
-            return admin_pb2.SetTransportResponse(
-                changes=await self._do.set_transport(connection, request.filter, name)
-            )
+            done = await self._do.set_transport(connection, request.filter, name)
+            return admin_pb2.SetTransportResponse(changes=done.listed, count=done.count)
 
     async def SetTlsRequirement(
         self, request: admin_pb2.SetTlsRequirementRequest, context: Context
     ) -> admin_pb2.SetTlsRequirementResponse:
         async with answering(context), self._rows.use() as connection:
-            changes = await self._do.set_tls(connection, request.filter, request.tls_requirement)
-            return admin_pb2.SetTlsRequirementResponse(changes=changes)
+            done = await self._do.set_tls(connection, request.filter, request.tls_requirement)
+            return admin_pb2.SetTlsRequirementResponse(changes=done.listed, count=done.count)
 
     async def CreateHoldRule(
         self, request: admin_pb2.CreateHoldRuleRequest, context: Context

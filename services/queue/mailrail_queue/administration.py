@@ -30,6 +30,7 @@ from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import columns as c
 from mailrail_queue import store
 from mailrail_queue.addresses import Addresses
+from mailrail_queue.changes import Changes
 from mailrail_queue.database import run
 from mailrail_queue.dsn import Notifier
 from mailrail_queue.finish import facts_of, passenger_of
@@ -39,8 +40,6 @@ from mailrail_queue.store import Connection, Ending, Waiting
 
 BATCH: Final = 500
 """Recipients changed in one transaction."""
-MOST_CHANGES: Final = 200_000
-"""Recipients that one call changes at most; called again it goes on."""
 PAGE: Final = 50
 MOST_PAGE: Final = 1000
 EXPLAINED_ATTEMPTS: Final = 200
@@ -412,7 +411,7 @@ class Administration:
 
     # --- changing ---
 
-    async def hold(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> list[admin_pb2.Change]:
+    async def hold(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> Changes:
         """Put on hold; what is already keeps its reason and time. A leased one is held when its attempt ends."""
         return await self._change(
             connection,
@@ -421,7 +420,7 @@ class Administration:
             {"reason": reason[:1000] or "held by an administrator"},
         )
 
-    async def unhold(self, connection: Connection, wanted: admin_pb2.Filter) -> list[admin_pb2.Change]:
+    async def unhold(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
         """Take the hold away; the time on hold counts for no lifetime (design 4, Attempt)."""
         return await self._change(
             connection,
@@ -431,7 +430,7 @@ class Administration:
             {},
         )
 
-    async def kick(self, connection: Connection, wanted: admin_pb2.Filter) -> list[admin_pb2.Change]:
+    async def kick(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
         """Due now, and its site is tried again at once; a leased one is due again when its attempt ends."""
         return await self._change(
             connection,
@@ -442,7 +441,7 @@ class Administration:
             wake_sites=True,
         )
 
-    async def schedule(self, connection: Connection, request: admin_pb2.ScheduleRequest) -> list[admin_pb2.Change]:
+    async def schedule(self, connection: Connection, request: admin_pb2.ScheduleRequest) -> Changes:
         """Due at a time, or moved by a duration. Raises BadRequest."""
         when = request.WhichOneof("when")
         if when == "at":
@@ -469,9 +468,7 @@ class Administration:
             parameters,
         )
 
-    async def set_tls(
-        self, connection: Connection, wanted: admin_pb2.Filter, requirement: int
-    ) -> list[admin_pb2.Change]:
+    async def set_tls(self, connection: Connection, wanted: admin_pb2.Filter, requirement: int) -> Changes:
         """Change what a recipient demands of TLS: required, no, or default (design 7). Raises BadRequest."""
         if requirement not in types_pb2.TlsRequirement.values():
             raise BadRequest("the TLS requirement is unspecified (default), required or no")
@@ -482,9 +479,7 @@ class Administration:
             {"tls": requirement},
         )
 
-    async def set_transport(
-        self, connection: Connection, wanted: admin_pb2.Filter, transport: str | None
-    ) -> list[admin_pb2.Change]:
+    async def set_transport(self, connection: Connection, wanted: admin_pb2.Filter, transport: str | None) -> Changes:
         """Override all routes, or (None) let them decide again. Raises BadRequest when there is no such transport (H28)."""
         router = self._router()
         if transport is not None and not router.has(transport):
@@ -509,11 +504,11 @@ class Administration:
 
         return await self._each(connection, wanted, batch)
 
-    async def fail(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> list[admin_pb2.Change]:
+    async def fail(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> Changes:
         """Final now, with a DSN; where an attempt runs, its end decides: `delivered` wins (ADM-02)."""
         return await self._each(connection, wanted, lambda found: self._end(connection, found, _FAIL, reason[:1000]))
 
-    async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> list[admin_pb2.Change]:
+    async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
         """Final now, and nobody is told."""
         return await self._each(connection, wanted, lambda found: self._end(connection, found, _DROP, ""))
 
@@ -572,7 +567,7 @@ class Administration:
         parameters: dict[str, Any],
         *,
         wake_sites: bool = False,
-    ) -> list[admin_pb2.Change]:
+    ) -> Changes:
         """Run an UPDATE over `found`, batch by batch; what became due earlier is noted for the owners."""
         where = self._for_change(wanted)
         statement: LiteralString = f"""WITH found AS (
@@ -584,10 +579,10 @@ class Administration:
             {store._NOTE}
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
-        changes: list[admin_pb2.Change] = []
+        changes = Changes()
         shards: set[int] = set()
         past = 0
-        while len(changes) < MOST_CHANGES:
+        while True:
             # With the end of its site's rest, or the owner would find the mail due at a site that rests, and count it.
             async with connection.transaction():
                 rows = await run(connection, statement, {**where.parameters, **parameters, "past": past})
@@ -597,9 +592,8 @@ class Administration:
                     # A proxy rests as a whole under the name of its transport.
                     whole = {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
                     await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites | whole))})
-            for identity, leased, number, _ in changed:
-                changes.append(admin_pb2.Change(recipient_id=identity, pending=leased))
-                shards.add(number)
+            changes.add((row[0], row[1]) for row in changed)
+            shards |= {row[2] for row in changed}
             if len(rows) < BATCH:
                 break
             past = rows[-1][0]
@@ -612,21 +606,23 @@ class Administration:
         connection: Connection,
         wanted: admin_pb2.Filter,
         batch: Callable[[list[Waiting]], Awaitable[list[tuple[int, bool, int]]]],
-    ) -> list[admin_pb2.Change]:
+    ) -> Changes:
         """Hand the recipients, locked, to `batch` inside a transaction, some at a time."""
         where = self._for_change(wanted)
-        statement: LiteralString = f"""SELECT {store._WAITING} FROM recipient r WHERE r.id > %(past)s AND {where.text}
+        statement: LiteralString = f"""SELECT {store._WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
-        changes: list[admin_pb2.Change] = []
+        changes = Changes()
         shards: set[int] = set()
         past = 0
-        while len(changes) < MOST_CHANGES:
+        # Notifications that a batch makes are none of what was meant: failed as well, they would tell nobody.
+        [(began,)] = await run(connection, "SELECT now()")
+        while True:
             async with connection.transaction():
-                rows = await run(connection, statement, {**where.parameters, "past": past})
+                rows = await run(connection, statement, {**where.parameters, "past": past, "began": began})
                 found = [store._waiting(row) for row in rows]
                 done = await batch(found) if found else []
             self._notifier.stored()
-            changes += [admin_pb2.Change(recipient_id=i, pending=pending) for i, pending, _ in done]
+            changes.add((i, pending) for i, pending, _ in done)
             shards |= {number for _, _, number in done}
             if len(rows) < BATCH:
                 break
@@ -665,7 +661,7 @@ class Administration:
         wanted.all = True
         held = await self.hold(connection, wanted, made.reason)
         answer = _rule_pb((identity, account, from_domain, to_domain, created, rule.comment[:500]))
-        return answer, len(held)
+        return answer, held.count.recipients
 
     async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:
         """All rules, oldest first."""

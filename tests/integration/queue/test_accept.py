@@ -374,7 +374,9 @@ async def test_a_full_disk_of_postgres_is_452_4_3_1_at_once_and_mail_is_taken_wh
     database: str, table: str, size: int
 ) -> None:
     full = "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'"
-    await sql(database, f"CREATE FUNCTION queue.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {full}; END $$")
+    await sql(
+        database, f"CREATE FUNCTION queue.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {full}; END $$"
+    )
     await sql(
         database,
         f"CREATE TRIGGER full_disk BEFORE INSERT ON queue.{table} FOR EACH ROW EXECUTE FUNCTION queue.full_disk()",

@@ -9,7 +9,7 @@ import pytest
 
 from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
-from mailrail_queue import mailbox
+from mailrail_queue import administration, changes, mailbox
 from mailrail_queue.admin_rpc import MailboxServicer, QueueAdminServicer, Rows
 from mailrail_queue.administration import Administration
 from mailrail_queue.app import NotConfigured
@@ -91,6 +91,23 @@ async def test_every_call_of_administration_answers(service: Service) -> None:
     assert len((await a.Drop(admin_pb2.DropRequest(filter=admin_pb2.Filter(all=True)))).changes) == 1  # the DSN
     history = await a.ListHistory(admin_pb2.ListHistoryRequest(page_size=1))
     assert (len(history.recipients), history.next_page_token != "") == (1, True)
+
+
+@pytest.mark.parametrize("call", ["hold", "fail"])
+async def test_a_change_counts_all_that_it_met_and_names_some(
+    service: Service, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LISTED", 2)
+    monkeypatch.setattr(administration, "BATCH", 2)
+    stored = [r.id for n in range(5) for r in await service.rig.accept(f"user{n}@there.example")]
+    everyone = admin_pb2.Filter(all=True)
+    if call == "hold":
+        answer: admin_pb2.HoldResponse | admin_pb2.FailResponse
+        answer = await service.admin.Hold(admin_pb2.HoldRequest(filter=everyone))
+    else:
+        answer = await service.admin.Fail(admin_pb2.FailRequest(filter=everyone))  # but not the notifications of it
+    assert [c.recipient_id for c in answer.changes] == sorted(stored)[:2]
+    assert (answer.count.recipients, answer.count.pending, answer.count.truncated) == (5, 0, True)
 
 
 async def test_errors_say_what_to_do(service: Service) -> None:

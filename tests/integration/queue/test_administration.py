@@ -12,6 +12,7 @@ from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import administration, store
 from mailrail_queue.administration import Administration, BadRequest, NotFound, make_token, page_token
+from mailrail_queue.changes import Changes
 from mailrail_queue.database import run
 from mailrail_queue.store import Ending, Ownership
 
@@ -29,7 +30,12 @@ class Desk:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.do, name)
-        return lambda *a, **k: method(self.rig.connection, *a, **k)
+
+        async def asked(*arguments: Any, **more: Any) -> Any:
+            answer = await method(self.rig.connection, *arguments, **more)
+            return answer.listed if isinstance(answer, Changes) else answer
+
+        return asked
 
     async def row(self, identity: int) -> dict[str, Any]:
         cursor = await self.rig.connection.execute("SELECT * FROM recipient WHERE id = %s", (identity,))

@@ -168,3 +168,13 @@ def test_a_change_to_a_queue_of_millions_is_not_cut_off_in_its_middle(monkeypatc
     assert (done.exit_code, done.stdout) == (0, "1 recipient put on hold\n")
     assert given == [connection.CHANGE_TIMEOUT]
     assert connection.CHANGE_TIMEOUT > 10 * connection.TIMEOUT
+
+
+def test_a_change_to_more_than_can_be_listed_tells_how_many_it_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = admin_pb2.ChangeCount(recipients=3_000_000, pending=2, truncated=True)
+    answer = admin_pb2.HoldResponse(changes=[admin_pb2.Change(recipient_id=1)], count=count)
+    monkeypatch.setattr(queue, "ask", lambda _, question, doing: answer)
+    done = CliRunner().invoke(app, ["queue", "hold", "--all"])
+    assert done.stdout == "3000000 recipients put on hold; for 2 of them when the attempt that runs has ended\n"
+    done = CliRunner().invoke(app, ["queue", "hold", "--all", "--json"])
+    assert done.stderr == "mailrail: 3000000 recipients put on hold; the first 1 of them are listed\n"
