@@ -451,6 +451,11 @@ class EmbeddedPostgres:
     def _load_passwords(self) -> dict[str, str]:
         path = self.folder / "passwords.json"
         if not path.exists():
+            if (self.data / "PG_VERSION").exists():
+                raise PostgresUnavailable(
+                    f"{path} is gone, and without its passwords nobody can open the database in {self.data}: put it"
+                    " back from a copy. Without one, start anew with another --state folder; mail stays in this one"
+                )
             # The data may be lost, never the other way round: passwords are on disk before a cluster knows them.
             write_private(path, json.dumps({role: secrets.token_urlsafe(24) for role in (SUPERUSER, OWNER)}).encode())
         passwords: dict[str, str] = json.loads(path.read_text())

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,10 +115,10 @@ class Output:
         self._lock = threading.Lock()
         self._stream = sys.stderr.buffer  # standard output is for what people and scripts wait for: login and `ready`
 
-    def lines(self, name: str, lines: list[bytes]) -> None:
-        """Lines of a child, without their ends."""
+    def lines(self, name: str, lines: list[bytes], level: str = "info") -> None:
+        """Lines of a child, without their ends. `level`: of those that are no JSON yet."""
         if self._json:
-            block = b"".join(_as_json(name, line) for line in lines)
+            block = b"".join(_as_json(name, line, level) for line in lines)
         else:
             prefix = f"{name:<8} | ".encode()
             block = b"".join(prefix + line.rstrip(b"\r") + b"\n" for line in lines)
@@ -129,17 +130,27 @@ class Output:
         """Words of the supervisor itself."""
         self.lines("local", text.encode().split(b"\n"))
 
+    def warn(self, text: str) -> None:
+        """Words of the supervisor about what should not have happened."""
+        self.lines("local", text.encode().split(b"\n"), "warning")
+
     def announce(self, text: str) -> None:
         """A line on standard output, for people and scripts."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             print(text, flush=True)
 
 
-def _as_json(name: str, line: bytes) -> bytes:
+def _as_json(name: str, line: bytes, level: str) -> bytes:
+    """A line as the services write theirs (kit/log.py)."""
     line = line.rstrip(b"\r")
     if line.startswith(b"{"):
         return line + b"\n"
-    return json.dumps({"service": name, "event": line.decode(errors="replace")}, ensure_ascii=False).encode() + b"\n"
+    event = {"event": line.decode(errors="replace"), "service": name, "level": level, "timestamp": _now()}
+    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class Supervisor:
@@ -272,7 +283,8 @@ class Supervisor:
             noise in line
             for noise in (" LOG: ", "the database system is ", "terminating connection due to administrator")
         ):
-            self.output.lines("postgres", [line.encode()])
+            severity = next((level for word, level in _SEVERITIES if word in line), "info")
+            self.output.lines("postgres", [line.encode()], severity)
 
     def _note_postgres(self) -> None:
         if self._postgres is not None and (pid := self._postgres.pid) is not None:
@@ -290,7 +302,7 @@ class Supervisor:
                     return
                 what = f"Postgres ended (exit status {status})"
             pause = backoff.after(time.monotonic() - began)
-            self.output.say(f"{what}; starting it again in {pause:g} s")
+            self.output.warn(f"{what}; starting it again in {pause:g} s")
             if self._stop.wait(pause):
                 return
             try:
@@ -319,7 +331,7 @@ class Supervisor:
                 [sys.executable, "-m", module],
                 self._environment(name, url, keys),
                 output=self.output.lines,
-                say=self.output.say,
+                say=self.output.warn,
                 started=self.state.write_pid,
                 hopeless=self._give_up,
             )
@@ -533,7 +545,7 @@ class Supervisor:
         for name in (WATCHER, "ingress", "outbound", "queue", "config"):
             for child in (c for c in self._children if c.name == name):
                 if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
-                    self.output.say(f"{name} did not stop in time and was killed; nothing accepted is lost")
+                    self.output.warn(f"{name} did not stop in time and was killed; nothing accepted is lost")
                 self.state.remove_pid(name)
         if self._metrics is not None:
             self._metrics.stop()
@@ -554,6 +566,13 @@ def _dialled(listen: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104  # compared, not bound
 
 
+_SEVERITIES = (
+    (" PANIC: ", "error"),
+    (" FATAL: ", "error"),
+    (" ERROR: ", "error"),
+    (" WARNING: ", "warning"),
+)
+"""Postgres's words for how bad it is, and ours."""
 _TAKEN = "the port is taken"
 
 

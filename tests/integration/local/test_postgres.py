@@ -192,6 +192,15 @@ def test_data_of_another_version_is_refused_before_it_is_touched(folder: Path) -
         server.start()
 
 
+def test_lost_passwords_of_a_cluster_are_said_and_no_new_ones_are_made(folder: Path) -> None:
+    with EmbeddedPostgres(folder, settings=SETTINGS):
+        pass
+    (folder / "passwords.json").unlink()
+    with pytest.raises(PostgresUnavailable, match=r"passwords\.json is gone, .* put it back from a copy"):
+        EmbeddedPostgres(folder, settings=SETTINGS).start()
+    assert not (folder / "passwords.json").exists()
+
+
 def test_a_bad_setting_gives_the_last_words_of_postgres(folder: Path) -> None:
     server = EmbeddedPostgres(folder / "pg", port=free_port(), settings={"shared_buffers": "nonsense"})
     with pytest.raises(PostgresUnavailable, match="shared_buffers"):

@@ -3,9 +3,12 @@
 import dataclasses
 import errno
 import io
+import json
+import re
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -181,12 +184,44 @@ def test_a_database_whose_role_may_make_no_schema_is_said_with_a_way_out(
         _supervisor(tmp_path, port_offset=free_offset((SMTP, METRICS)), database_url=URL).run()
 
 
+def _written(monkeypatch: pytest.MonkeyPatch, log_format: str, tell: Callable[[Output], None]) -> list[str]:
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream))
+    tell(Output(log_format))
+    return stream.getvalue().decode().splitlines()
+
+
 def test_lines_of_children_are_prefixed_or_stay_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    for log_format, expected in (
-        ("console", b'queue    | plain\nqueue    | {"a": 1}\n'),
-        ("json", b'{"service": "queue", "event": "plain"}\n{"a": 1}\n'),
-    ):
-        stream = io.BytesIO()
-        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream))
-        Output(log_format).lines("queue", [b"plain\r", b'{"a": 1}'])
-        assert stream.getvalue() == expected
+    def tell(output: Output) -> None:
+        output.lines("queue", [b"plain\r", b'{"a": 1}'])
+
+    assert _written(monkeypatch, "console", tell) == ["queue    | plain", 'queue    | {"a": 1}']
+    plain, structured = _written(monkeypatch, "json", tell)
+    assert json.loads(plain).items() >= {"service": "queue", "event": "plain", "level": "info"}.items()
+    assert structured == '{"a": 1}'
+
+
+def test_the_supervisors_own_json_lines_have_a_level_and_a_time_as_those_of_services_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tell(output: Output) -> None:
+        output.say("stopped")
+        output.warn("queue ended")
+
+    said = [json.loads(line) for line in _written(monkeypatch, "json", tell)]
+    assert [(one["service"], one["event"], one["level"]) for one in said] == [
+        ("local", "stopped", "info"),
+        ("local", "queue ended", "warning"),
+    ]
+    for one in said:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", one["timestamp"])
+
+
+def test_words_of_postgres_have_the_level_that_it_gave_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def tell(output: Output) -> None:
+        supervisor = _supervisor(tmp_path)
+        supervisor.output = output
+        supervisor._postgres_says("main FATAL:  out of memory")
+        supervisor._postgres_says("main WARNING:  old")
+
+    assert [json.loads(line)["level"] for line in _written(monkeypatch, "json", tell)] == ["error", "warning"]
