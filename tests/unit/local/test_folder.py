@@ -1,0 +1,144 @@
+"""The watcher: how often it looks, what it says, and that it says it once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+
+from mailrail.core.config.compiler import Options, Sources, compile
+from mailrail.core.config.sealing import KEY_SIZE, Keyring
+from mailrail.core.config.state import State
+from mailrail.kit.publisher import Outcome, Publisher
+from mailrail.local import example, folder
+from mailrail.local.documents import Snapshot
+from mailrail.local.folder import FolderSettings, Reporter, Watcher
+
+from testkit.conditions import eventually
+
+KEYS = Keyring({"k": b"k" * KEY_SIZE})
+
+
+class Config:
+    """A publisher that refuses as often as it is told to."""
+
+    def __init__(self, *refusals: tuple[grpc.StatusCode, str]) -> None:
+        self.refusals = list(refusals)
+        self.published: list[Sources] = []
+
+    def use_keys(self, keys: Keyring) -> None:
+        """Nothing is sealed here."""
+
+    async def publish(self, sources: Sources, options: Options) -> Outcome:
+        """As the real one does."""
+        if self.refusals:
+            code, details = self.refusals.pop(0)
+            raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+        self.published.append(sources)
+        return Outcome(compile(sources, State(), KEYS, options), len(self.published), activated=True, unchanged=False)
+
+
+@pytest.fixture
+def events() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as found:
+        yield found
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderSettings:
+    monkeypatch.setattr(folder, "keyring", lambda _: KEYS)
+    example.write(tmp_path / "mail.d")
+    return FolderSettings(resources=tmp_path / "mail.d", look_seconds=0.005)
+
+
+def watcher(settings: FolderSettings, config: Config) -> Watcher:
+    publisher: Publisher = config  # type: ignore[assignment]
+    return Watcher(settings, publisher, Reporter("console", lambda _: None))
+
+
+@contextlib.asynccontextmanager
+async def watching(watcher: Watcher) -> AsyncIterator[None]:
+    task = asyncio.create_task(watcher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("look", "pause"), [(0.001, 0.1), (0.02, 0.2), (3.0, 0.4)])
+async def test_a_look_that_found_nothing_is_followed_by_a_rest_of_at_most_four_pauses_CFG_06(
+    settings: FolderSettings, monkeypatch: pytest.MonkeyPatch, look: float, pause: float
+) -> None:
+    now = 0.0
+    pauses: list[float] = []
+    snapshot = folder.Folder.snapshot
+
+    class Changed(Exception):
+        """Enough seen."""
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise Changed
+
+    def looked(of: folder.Folder) -> Snapshot:
+        nonlocal now
+        now += look
+        return snapshot(of)
+
+    monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(folder.Folder, "snapshot", looked)
+    one = watcher(replace(settings, look_seconds=0.1), Config())
+    with pytest.raises(Changed):
+        await one._settled(one._folder.snapshot())
+    assert pauses == pytest.approx([pause, pause])
+
+
+async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
+    settings: FolderSettings, events: list[Any]
+) -> None:
+    config = Config()
+    away = settings.resources.with_name("away")
+    async with watching(watcher(settings, config)):
+        await eventually(lambda: len(config.published) == 1)
+        for _ in range(2):
+            said = len(events)
+            settings.resources.rename(away)
+            await eventually(lambda n=said: len(events) > n)  # type: ignore[misc]
+            away.rename(settings.resources)
+            await eventually(lambda n=said: len(events) > n + 1)  # type: ignore[misc]
+    told = [e["event"] for e in events if "folder" in e["event"]]
+    assert (
+        told
+        == [
+            "the folder of resources is gone; what it said stays in force until it is back",
+            "the folder of resources is back",
+        ]
+        * 2
+    )
+    assert len(config.published) == 1  # nothing changed
+
+
+async def test_a_refusal_is_tried_again_and_said_once_and_a_service_that_is_away_is_not_said(
+    settings: FolderSettings, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = grpc.StatusCode.FAILED_PRECONDITION
+    away = (grpc.StatusCode.UNAVAILABLE, "no connection")
+    config = Config(away, (refused, "too large"), (refused, "too large"), away, (refused, "no room"))
+
+    async def sleep(_: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    async with watching(watcher(settings, config)):
+        await eventually(lambda: len(config.published) == 1)
+    told = [e["reason"] for e in events if e["event"] == "configuration refused"]
+    assert told == ["too large", "no room"]
