@@ -17,7 +17,7 @@ from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
 from mailrail.kit.publisher import Outcome, Publisher
 from mailrail.local import example, folder
-from mailrail.local.documents import Snapshot
+from mailrail.local.documents import Folder, Snapshot
 from mailrail.local.folder import FolderSettings, Reporter, Watcher
 
 from testkit.conditions import eventually
@@ -78,7 +78,7 @@ async def test_a_look_that_found_nothing_is_followed_by_a_rest_of_at_most_four_p
 ) -> None:
     now = 0.0
     pauses: list[float] = []
-    snapshot = folder.Folder.snapshot
+    snapshot = Folder.snapshot
 
     class Changed(Exception):
         """Enough seen."""
@@ -88,14 +88,14 @@ async def test_a_look_that_found_nothing_is_followed_by_a_rest_of_at_most_four_p
         if len(pauses) == 2:
             raise Changed
 
-    def looked(of: folder.Folder) -> Snapshot:
+    def looked(of: Folder) -> Snapshot:
         nonlocal now
         now += look
         return snapshot(of)
 
     monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
     monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(folder.Folder, "snapshot", looked)
+    monkeypatch.setattr(Folder, "snapshot", looked)
     one = watcher(replace(settings, look_seconds=0.1), Config())
     with pytest.raises(Changed):
         await one._settled(one._folder.snapshot())
