@@ -318,10 +318,12 @@ def test_a_renamed_file_of_which_one_document_has_no_identity_drops_none_of_its_
 
 
 def test_what_is_gone_from_the_api_server_was_deleted_whatever_else_could_not_be_read_CFG_01() -> None:
-    login = {"secretRef": {"name": "cred"}}
-    with_login = transport("t", submission={"host": "s.example", "auth": login})
-    first = build([*basics(), with_login, secret("cred", username="us", password="hush")])
-    second = build([*basics(), with_login], first, unreadable=["secret default/other"])
+    with_login = transport("t", submission={"host": "s.example", "auth": {"secretRef": {"name": "cred"}}})
+    objects = sources([*basics(), with_login], "").documents
+    login = sources([secret("cred", username="us", password="hush")], "secret default/cred").documents
+    unreadable = (Unreadable(Place("secret default/other"), "the Secret cannot be read (403)"),)
+    first = compile(Sources((*objects, *login)), State(), KEYS)
+    second = compile(Sources(objects, unreadable), first.state, KEYS)
     assert {use.secret for use in first.state.uses} == {"cred"}
     assert not second.state.uses  # a Secret that somebody deleted gives nothing any more
 
