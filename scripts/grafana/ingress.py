@@ -95,6 +95,18 @@ DASHBOARD = Dashboard(
                     "A steady rise: the queue, or Postgres, does not keep up.",
                     "mailrail_ingress_queue_pending",
                 ),
+                each(
+                    "Mail that is kept until the queue takes it",
+                    "Past MAILRAIL_INGRESS_HELD_OCTETS (64 MiB) clients with more than their share have to wait.",
+                    "mailrail_ingress_held_octets",
+                    Unit.BYTES,
+                ),
+                split(
+                    "Clients that had to wait for room",
+                    "credit: the queue takes no more of a message. memory: too much is kept.",
+                    "mailrail_ingress_pauses_total",
+                    "reason",
+                ),
             ),
         ),
         processes("ingress"),

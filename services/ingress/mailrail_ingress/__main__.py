@@ -8,7 +8,9 @@ from typing import Any
 from mailrail.core.config.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
+from mailrail_ingress import metrics
 from mailrail_ingress.app import Reception
+from mailrail_ingress.budget import Budget
 from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.rpc import SERVICE, services
@@ -20,7 +22,9 @@ from mailrail_ingress.timers import Wheel
 async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
     """Run until `stop`; then accept nobody, let messages that are under way end, say 421 to the rest."""
     async with contextlib.AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(QueueClient(settings).running())
+        budget = Budget(settings.held_octets)
+        metrics.HELD.set_function(lambda: budget.held)
+        queue = await stack.enter_async_context(QueueClient(settings, budget).running())
         verification = None
         if settings.outbound_target:
             verification = await stack.enter_async_context(OutboundVerification(settings).running())
@@ -30,6 +34,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             fake_key=keyring(settings).derive(b"fake verifiers", b""),
             senders=SenderDns(settings) if settings.resolver else None,
             verification=verification,
+            budget=budget,
         )
         queue.company = lambda: reception.transactions
         sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))

@@ -76,6 +76,7 @@ from mailrail.kit import log
 from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
+from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import (
     FRAME_LIMIT,
     INLINE_LIMIT,
@@ -188,6 +189,7 @@ class Reception:
         fake_key: bytes,
         senders: SenderDomains | None = None,
         verification: Verification | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -195,6 +197,7 @@ class Reception:
         self.senders = senders
         self.verification = verification
         self.clock = clock
+        self.budget = budget or Budget(settings.held_octets)
         self.throttle = Throttle()
         self.ids = MessageIds()
         self.desks: dict[Door, Desk] = {}
@@ -316,6 +319,7 @@ class _Transaction:
     """From MAIL to the answer after the content."""
 
     __slots__ = (
+        "charged",
         "copies",
         "ended",
         "given",
@@ -342,6 +346,7 @@ class _Transaction:
         self.intake: Intake | None = None
         self.parts: list[bytes] = []
         self.stored = 0  # octets in `parts`
+        self.charged = 0  # octets that the budget knows of
         self.upload: Upload | None = None
         self.refusal: Reply | None = None
         self.message_id: str | None = None
@@ -352,6 +357,8 @@ class _Transaction:
         """Nothing of it will be committed."""
         self.parts.clear()
         self.stored = 0
+        if self.intake is not None:
+            self.intake.drop()
         if self.upload is not None:
             self.upload.abort()
             self.upload = None
@@ -386,6 +393,13 @@ class MessageIds:
         return bytes(made)
 
 
+class _For:
+    """What a client that is not read from waits for, as bits."""
+
+    CREDIT = 1  # the queue takes no more of this message
+    ROOM = 2  # too much mail is kept
+
+
 class Visit:
     """One client's session, seen from what is decided about it."""
 
@@ -393,6 +407,7 @@ class Visit:
         "_mechanism",
         "_mechanism_name",
         "_transaction",
+        "_waits_for",
         "_wire",
         "account",
         "client",
@@ -400,7 +415,6 @@ class Visit:
         "desk",
         "reception",
         "session",
-        "stalled",
     )
 
     def __init__(
@@ -412,8 +426,7 @@ class Visit:
         self.client = client
         self.client_text = str(client)
         self.account: Account | None = None
-        self.stalled = False
-        """The content waits for credit of the queue."""
+        self._waits_for = 0
         self._wire = wire
         self._transaction: _Transaction | None = None
         self._mechanism: Mechanism | None = None
@@ -445,7 +458,7 @@ class Visit:
         if transaction is not None and not transaction.ended:
             if transaction.intake is not None:
                 metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
-            transaction.drop()
+            self._drop(transaction)
 
     # --- senders ---
 
@@ -607,6 +620,51 @@ class Visit:
         assert transaction.intake is not None
         self._store(transaction, transaction.intake.feed(event.data))
         self._check(transaction)
+        self._weigh(transaction)
+
+    def _weigh(self, transaction: _Transaction) -> None:
+        """Tell the budget what is kept of a message; who keeps more than its share while it is tight has to wait."""
+        if transaction.refusal is not None:
+            return
+        assert transaction.intake is not None
+        budget = self.reception.budget
+        kept = transaction.intake.held + transaction.stored
+        if kept != transaction.charged:
+            budget.change(transaction.charged, kept)
+            transaction.charged = kept
+        if budget.tight and kept > budget.share:
+            if not budget.waiting:
+                self.reception.log.warning("too much mail is kept; clients wait", octets=budget.held)
+            budget.wait(self._has_room)
+            self._wait(_For.ROOM)
+
+    def _has_room(self) -> None:
+        self._go_on(_For.ROOM)
+
+    def _wait(self, reason: int) -> None:
+        if not self._waits_for & reason:
+            metrics.count(metrics.PAUSES, "credit" if reason == _For.CREDIT else "memory")
+        if not self._waits_for:
+            self._wire.pause()
+        self._waits_for |= reason
+
+    def _go_on(self, reasons: int) -> None:
+        if self._waits_for & reasons:
+            self._waits_for &= ~reasons
+            if not self._waits_for:
+                self._wire.resume()
+
+    def _drop(self, transaction: _Transaction) -> None:
+        """Nothing of it will be committed, and nothing of it is kept."""
+        transaction.drop()
+        self._release(transaction)
+
+    def _release(self, transaction: _Transaction) -> None:
+        if transaction.charged:
+            self.reception.budget.change(transaction.charged, 0)
+            transaction.charged = 0
+        if self._waits_for & _For.ROOM:
+            self.reception.budget.forget(self._has_room)
 
     def _check(self, transaction: _Transaction) -> None:
         assert transaction.intake is not None
@@ -617,10 +675,8 @@ class Visit:
         """It is read to its end all the same, and refused there (EXT-01, ACC-05)."""
         if transaction.refusal is None:
             transaction.refusal = reply
-        transaction.drop()
-        if self.stalled:
-            self.stalled = False
-            self._wire.resume()
+        self._drop(transaction)
+        self._go_on(_For.CREDIT | _For.ROOM)
 
     def _store(self, transaction: _Transaction, data: bytes) -> None:
         if not data:
@@ -630,39 +686,39 @@ class Visit:
             parts[:] = [b"".join(parts)]
         parts.append(data)
         transaction.stored += len(data)
+        budget = self.reception.budget
+        hurry = budget.tight and transaction.stored > budget.share
         if transaction.upload is None:
-            if transaction.stored <= INLINE_LIMIT:
+            if transaction.stored <= INLINE_LIMIT and not hurry:
                 return
             transaction.upload = self.reception.queue.upload(
                 transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
             )
-        if transaction.stored >= FRAME_LIMIT:
-            self._send(transaction, last=False)
+        if hurry or transaction.stored >= FRAME_LIMIT:
+            self._send(transaction, everything=hurry)
 
-    def _send(self, transaction: _Transaction, *, last: bool) -> None:
-        """Frames of FRAME_LIMIT octets; the last one may be shorter."""
+    def _send(self, transaction: _Transaction, *, everything: bool, last: bool = False) -> None:
+        """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
         waiting = b"".join(transaction.parts)
         transaction.parts.clear()
         upload = transaction.upload
         assert upload is not None
         at = 0
         more = True
-        while len(waiting) - at >= FRAME_LIMIT or (last and at < len(waiting)):
+        while len(waiting) - at >= FRAME_LIMIT or (everything and at < len(waiting)):
             more = upload.send(waiting[at : at + FRAME_LIMIT])
             at += FRAME_LIMIT
         rest = waiting[at:]
         transaction.stored = len(rest)
         if rest:
             transaction.parts.append(rest)
-        if not more and not last and not self.stalled:
-            self.stalled = True
-            self._wire.pause()
+        if not more and not last:
+            self._wait(_For.CREDIT)
 
     def _credit(self, transaction: _Transaction) -> None:
         """The queue takes more."""
-        if self._transaction is transaction and self.stalled:
-            self.stalled = False
-            self._wire.resume()
+        if self._transaction is transaction:
+            self._go_on(_For.CREDIT)
 
     def _lost(self, transaction: _Transaction) -> None:
         """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
@@ -688,17 +744,25 @@ class Visit:
             self._finish_refused(transaction, transaction.refusal)
             return
         if transaction.upload is not None:
-            self._send(transaction, last=True)
+            self._send(transaction, everything=True, last=True)
             body = None
         else:
             body = b"".join(transaction.parts)
         transaction.ended = self.reception.clock()
-        if self.stalled:  # there is no more of it to hold back
-            self.stalled = False
-            self._wire.resume()
+        self._weigh_whole(transaction, body)
         message = self._message(transaction, intake, body)
         transaction.parts.clear()
         self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))
+
+    def _weigh_whole(self, transaction: _Transaction, body: bytes | None) -> None:
+        """A message that is whole waits for its answer, and its client for nothing else."""
+        kept = len(body) if body is not None else 0
+        if kept != transaction.charged:
+            self.reception.budget.change(transaction.charged, kept)
+            transaction.charged = kept
+        if self._waits_for:
+            self.reception.budget.forget(self._has_room)
+            self._go_on(_For.CREDIT | _For.ROOM)
 
     def _finish_refused(self, transaction: _Transaction, reply: Reply) -> None:
         metrics.count(metrics.MESSAGES, self.desk.label, "refused" if reply.permanent else "deferred")
@@ -771,6 +835,7 @@ class Visit:
     def _committed(self, transaction: _Transaction, message: Message, answer: Answer) -> None:
         reception, session = self.reception, self.session
         metrics.COMMIT_SECONDS.observe(max(0.0, reception.clock() - transaction.ended))
+        self._release(transaction)
         heard = self._transaction is transaction and not session.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
         if refusal is None:

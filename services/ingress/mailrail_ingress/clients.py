@@ -28,6 +28,7 @@ from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
+from mailrail_ingress.budget import LEAST, Budget
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
 from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, Answer, Message, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
@@ -38,9 +39,10 @@ BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
-UPLOADS_WAITING: Final = 32 * 1024 * 1024
-"""Octets of all messages together that may wait to be sent, a frame each apart: with more uploads than these hold, each
-may keep less. A queue that takes nothing then costs ingress no more the more clients are uploading."""
+UPLOADS_PART: Final = 0.5
+"""Part of the budget (budget.py) that all messages together may have waiting to be sent, a frame each apart: with more
+uploads than it holds, each may keep less. A queue that takes nothing then costs ingress no more the more clients are
+uploading, and headers find room."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 PATIENCE: Final = 5.0
@@ -111,7 +113,7 @@ class _Upload:
             return True  # lost: the visit knows, and what still comes is dropped
         for at in range(0, len(data), FRAME_LIMIT):
             self.chunks.append(data[at : at + FRAME_LIMIT])
-        self.waiting += len(data)
+        self._now_waits(self.waiting + len(data))
         self.stream.work.set()
         self.wants_credit = self.waiting >= self.stream.room
         return not self.wants_credit
@@ -128,7 +130,16 @@ class _Upload:
         """Nothing more is sent of it."""
         self.closed = True
         self.chunks.clear()
-        self.waiting = 0
+        self._now_waits(0)
+
+    def sent(self, octets: int) -> None:
+        """So much of it waits no longer."""
+        self._now_waits(self.waiting - octets)
+
+    def _now_waits(self, octets: int) -> None:
+        if octets != self.waiting:
+            before, self.waiting = self.waiting, octets
+            self.stream.budget.change(before, octets)
 
 
 class _Nowhere:
@@ -146,8 +157,14 @@ class _Stream:
     """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
 
     def __init__(
-        self, call: _Call, credit: int, linger: Callable[[], float], answer: Callable[[_Commit, Answer], None]
+        self,
+        call: _Call,
+        credit: int,
+        linger: Callable[[], float],
+        answer: Callable[[_Commit, Answer], None],
+        budget: Budget,
     ) -> None:
+        self.budget = budget
         self.work = asyncio.Event()
         self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
         self.aborts: deque[bytes] = deque()
@@ -214,7 +231,8 @@ class _Stream:
     @property
     def room(self) -> int:
         """Octets of one upload that may wait to be sent."""
-        return min(MESSAGE_CREDIT, max(FRAME_LIMIT, UPLOADS_WAITING // max(1, len(self.uploads))))
+        share = int(self.budget.limit * UPLOADS_PART) // max(1, len(self.uploads))
+        return min(MESSAGE_CREDIT, max(LEAST, share))
 
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, chunks of uploads, commits."""
@@ -232,7 +250,7 @@ class _Stream:
             data = upload.chunks.popleft()
             self._credit -= size
             octets += size
-            upload.waiting -= size
+            upload.sent(size)
             frames.append(chunk_frame(message_id, data))
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= self.room // 2:
@@ -271,8 +289,9 @@ class _Stream:
 class QueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
 
-    def __init__(self, settings: IngressSettings) -> None:
+    def __init__(self, settings: IngressSettings, budget: Budget) -> None:
         self._settings = settings
+        self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._log = log.get_logger()
         self._stream: _Stream | None = None
@@ -402,7 +421,7 @@ class QueueClient:
                     first = await call.read()
                 if not isinstance(first, enqueue_pb2.EnqueueResponse):
                     return
-                stream = _Stream(call, int(first.credit), self._linger, self._answer)
+                stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget)
                 self._open(stream)
                 opened.set()
                 await stream.run()

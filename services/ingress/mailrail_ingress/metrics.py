@@ -151,6 +151,14 @@ COMMIT_SECONDS = Spread(
     "From the end of a message to the queue's answer",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
+PAUSES = Tally(
+    "mailrail_ingress_pauses",
+    "Times that a client was not read from until there was room, by what lacked: credit (of the queue), memory (more "
+    "mail is kept than MAILRAIL_INGRESS_HELD_OCTETS)",
+    ["reason"],
+    known=product(("credit", "memory")),
+)
+HELD = Gauge("mailrail_ingress_held_octets", "Octets of mail that is kept until the queue takes it, all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits handed over and not answered yet")
 

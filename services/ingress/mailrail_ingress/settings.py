@@ -30,6 +30,10 @@ class IngressSettings(ServiceSettings):
     """Seconds that the fate of a commit is asked for after its stream broke (ACC-04)."""
     credit_timeout: float = 60.0
     """Seconds that a message waits for the queue to take more of it, then 452 4.3.1 (ACC-07)."""
+    held_octets: int = 64 * 1024 * 1024
+    """Octets of mail that is kept for all connections together until the queue takes it: headers that are not whole,
+    small bodies, frames that wait for credit. While there is more, clients with more than their share are not read
+    from, and hear 452 4.3.1 after `credit_timeout`. 64 MiB keep the process below 150 MB with 1,000 connections."""
     proxy_timeout: float = 5.0
     """Seconds until a PROXY header must be there (PRX-01)."""
     tls_timeout: float = 60.0

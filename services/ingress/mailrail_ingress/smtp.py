@@ -21,6 +21,7 @@ from mailrail.core.smtp.server import Closing, Event, ServerSession, TlsFacts
 from mailrail.kit import log
 from mailrail_ingress import metrics
 from mailrail_ingress.app import HANDLERS, Desk, Door, Reception, Visit
+from mailrail_ingress.budget import LEAST
 from mailrail_ingress.throttle import neighbourhood
 from mailrail_ingress.timers import NEVER, Wheel
 
@@ -69,6 +70,7 @@ class Sessions:
 
     def __init__(self, reception: Reception, wheel: Wheel) -> None:
         self.reception = reception
+        self.budget = reception.budget
         self.wheel = wheel
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(READ_SIZE)
@@ -233,6 +235,8 @@ class Connection(asyncio.BufferedProtocol):
         """Where the next octets go: the buffer that all share, no more of it than may be read now."""
         if self._state is _PROXY:
             return self._sessions.view[: may_read(self._preface)]
+        if self._sessions.budget.tight:
+            return self._sessions.view[:LEAST]
         return self._sessions.view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -414,7 +418,7 @@ class Connection(asyncio.BufferedProtocol):
     def _look_after(self, session: ServerSession, visit: Visit) -> None:
         """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
         if session.awaiting:
-            if not session.wants_data:
+            if not session.wants_data or self._sessions.budget.tight:
                 self._hold(_Hold.BACKLOG)
         else:
             if self._holds & _Hold.BACKLOG:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
@@ -15,7 +17,8 @@ from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.app import MessageIds
-from mailrail_ingress.clients import UPLOADS_WAITING, OutboundVerification, _Commit, _Stream, _Upload, read_reply
+from mailrail_ingress.budget import CALM, LEAST, Budget
+from mailrail_ingress.clients import UPLOADS_PART, OutboundVerification, _Commit, _Stream, _Upload, read_reply
 from mailrail_ingress.ports import FRAME_LIMIT
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
@@ -125,6 +128,38 @@ def test_what_is_removed_never_expires_even_by_another_in_its_slot() -> None:
     loop.advance(5)
     assert sum(other.expired for other in others) == 1
     turning.remove(Watched(0))
+
+
+# --- the budget ---
+
+LIMIT = 64 * 1024 * 1024
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5000)), max_size=60))
+def test_the_budget_knows_what_is_kept_and_wakes_all_once_there_is_room_ACC_07(steps: list[tuple[int, int]]) -> None:
+    budget = Budget(20_000)
+    kept: dict[int, int] = {}
+    woken: list[int] = []
+
+    def wake() -> None:
+        woken.append(budget.held)
+
+    for who, octets in steps:
+        before = kept.get(who, 0)
+        if octets != before:
+            budget.change(before, octets)
+            kept[who] = octets
+        assert budget.held == sum(kept.values())
+        assert budget.holders == sum(1 for octets in kept.values() if octets)
+        assert budget.tight is (budget.held > 20_000)
+        assert budget.share * max(1, budget.holders) <= max(20_000, LEAST * budget.holders)
+        if budget.tight:
+            budget.wait(wake)
+            budget.wait(wake)
+        assert budget.waiting <= 1
+        if budget.held <= 20_000 * CALM:
+            assert budget.waiting == 0
+    assert all(held <= 20_000 * CALM for held in woken)
 
 
 # --- throttle ---
@@ -345,7 +380,7 @@ def test_a_client_hears_of_its_recipient_even_if_the_question_is_cut_off_ACC_05(
 @pytest.mark.parametrize("clients", [1, 32, 1000])
 def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_together_ACC_07(clients: int) -> None:
     async def main() -> None:
-        stream = _Stream(cast("Any", None), 0, lambda: 0.0, lambda commit, answer: None)
+        stream = _Stream(cast("Any", None), 0, lambda: 0.0, lambda commit, answer: None, Budget(LIMIT))
         for number in range(clients):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
@@ -354,7 +389,8 @@ def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_to
             while upload.send(frame):
                 pass
         waiting = sum(upload.waiting for upload in stream.uploads.values())
-        assert waiting <= max(UPLOADS_WAITING, clients * FRAME_LIMIT)
+        assert waiting <= max(LIMIT * UPLOADS_PART, clients * FRAME_LIMIT)
+        assert stream.budget.held == waiting
         assert all(upload.waiting >= FRAME_LIMIT for upload in stream.uploads.values())
 
     asyncio.run(main())
@@ -362,7 +398,7 @@ def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_to
 
 def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hold_ACC_07() -> None:
     async def main() -> None:
-        stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None)
+        stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None, Budget(LIMIT))
         frame = bytes(5 * 1024 * 1024)
         for number in range(30):
             stream.unwritten[b"%d" % number] = _Commit(frame, 10, lambda _: None, since=0.0, uploaded=False)

@@ -16,6 +16,7 @@ from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession
 from mailrail_ingress.app import PARTS_LIMIT, Door, Reception, Visit
+from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.settings import IngressSettings
 
@@ -147,7 +148,7 @@ def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> N
     client.send(OPEN)
     client.send(BIG)
     assert client.paused
-    assert client.visit.stalled
+    assert client.paused
     queue.uploads[0].resume()
     assert not client.paused
     queue.uploads[0].more = True
@@ -180,6 +181,63 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
     assert queue.uploads[0].aborted
     assert client.send(BIG + b".\r\n") == ["452 4.3.1"]
     assert queue.commits == []
+
+
+def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small_mail_passes_ACC_07() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    desk.budget = Budget(1_000_000)
+    header = b"X: " + b"y" * 990 + b"\r\n"
+    slow = [Client(desk) for _ in range(100)]
+    for client in slow:
+        client.send(OPEN)
+    for _ in range(200):
+        for client in slow:
+            if not client.paused:
+                client.send(header)
+    assert desk.budget.held < 1_200_000
+    assert any(client.paused for client in slow)
+    prompt = Client(desk)
+    prompt.send(OPEN + b"Subject: x\r\n\r\nbody\r\n.\r\n")
+    assert not prompt.paused
+    assert len(queue.commits) == 1
+    queue.commits[0][1](Answer(True))
+    waiting = [client for client in slow if client.paused]
+    for client in waiting:
+        client.visit.out_of_credit()
+        assert not client.paused
+    assert not desk.budget.waiting
+    assert waiting[0].send(b"\r\n.\r\n") == ["452 4.3.1"]
+    for client in slow:
+        client.leave()
+    assert (desk.budget.held, desk.budget.holders, desk.budget.waiting) == (0, 0, 0)
+
+
+def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
+    desk = reception(HeldQueue())
+    desk.budget = Budget(100_000)
+    one, other = Client(desk), Client(desk)
+    for client in (one, other):
+        client.send(OPEN)
+        client.send(b"X: y\r\n" * 10_000)
+    assert (one.paused, other.paused) == (False, True)
+    one.leave()
+    assert not other.paused
+
+
+def test_a_budget_that_is_spent_makes_frames_short_and_stops_nobody_whom_the_queue_has_room_for_ACC_07() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    desk.budget = Budget(100_000)
+    holder, client = Client(desk), Client(desk)
+    holder.send(OPEN)
+    holder.send(b"X: y\r\n" * 16_000)
+    client.send(OPEN)
+    client.send(b"Subject: x\r\n\r\n")
+    for _ in range(100):
+        client.send(b"x" * 998 + b"\r\n")
+        assert not client.paused
+    assert len(queue.uploads) == 1
 
 
 def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalled_ACC_07() -> None:

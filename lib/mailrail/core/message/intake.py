@@ -43,6 +43,15 @@ class Intake:
         self.needs_separator = False
         """The content does not begin with a header field: an empty line must follow what is put above it."""
 
+    @property
+    def held(self) -> int:
+        """Octets that are held back until the header is whole."""
+        return len(self._held) if self._held is not None else 0
+
+    def drop(self) -> None:
+        """Nothing more is fed: forget what is held back."""
+        self._held = None
+
     def feed(self, data: bytes) -> bytes:
         """Take the next octets of the message; returns those that are to be stored by now."""
         if self.refusal is not None:
