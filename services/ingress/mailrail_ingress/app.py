@@ -52,6 +52,7 @@ from mailrail.core.sasl.server import (
     Step,
     Success,
     UnexpectedInitialResponse,
+    prepared,
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.client import has_bare_line_ends
@@ -106,6 +107,7 @@ NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address 
 WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
 ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as does not exist any more")
 WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
+LOGIN_UNDER_ATTACK: Final = Reply.of(454, "4.7.0", "too many failed logins with this name; try again later")
 NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
 WHENCES_LIMIT: Final = 1024
@@ -901,16 +903,33 @@ class Visit:
     def _step(self, step: Step) -> None:
         match step:
             case Challenge(data):
-                self.session.challenge(data)
+                # What SCRAM says next tells whether the guess was right.
+                if not (isinstance(self._mechanism, Scram) and self._has_to_wait(self._mechanism.login)):
+                    self.session.challenge(data)
             case Success(login):
-                self._logged_in(login)
+                if isinstance(self._mechanism, Scram) or not self._has_to_wait(login):
+                    self._logged_in(login)
             case CheckPassword(login, password):
-                self._check_password(login, password)
+                if not self._has_to_wait(login):
+                    self._check_password(login, password)
             case UnexpectedInitialResponse():
                 metrics.count(metrics.LOGINS, self._mechanism_name, "malformed")
                 self.session.refuse(NO_INITIAL_RESPONSE)
             case Failure(reason, login):
-                self._not_logged_in(login, reason)
+                if not self._has_to_wait(login):  # else 454 would say that a guess was right
+                    self._not_logged_in(login, reason)
+
+    def _has_to_wait(self, login: str) -> bool:
+        """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05)."""
+        throttle = self.reception.throttle
+        now = asyncio.get_running_loop().time()
+        if not throttle.blocks_login(prepared(login), neighbourhood(self.client), now):
+            return False
+        self._mechanism = None
+        metrics.count(metrics.LOGINS, self._mechanism_name, "throttled")
+        self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason="too many guess at it")
+        self.session.refuse(LOGIN_UNDER_ATTACK)
+        return True
 
     def _check_password(self, login: str, password: str) -> None:
         accounts = self.desk.accounts
@@ -939,13 +958,16 @@ class Visit:
             self._not_logged_in(login, "no such account any more")
             return
         self.account = account
+        now = asyncio.get_running_loop().time()
+        self.reception.throttle.succeeded(prepared(login), neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "accepted")
         self._log("logged in", mechanism=self._mechanism_name)
         self.session.authenticated(account.login)
 
     def _not_logged_in(self, login: str, reason: str) -> None:
         self._mechanism = None
-        self.reception.throttle.failed(neighbourhood(self.client), asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self.reception.throttle.failed(prepared(login), neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
         self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason=reason)
         self.session.refuse(WRONG_CREDENTIALS)

@@ -91,9 +91,10 @@ _VERDICTS = ("accepted", "refused", "deferred")
 CONNECTIONS = Tally(
     "mailrail_ingress_connections",
     "Connections by protocol of the listener (mx, submission, submissions) and what became of them at the start: "
-    "accepted, too-many (of the process or of one address), proxy (no valid PROXY header)",
+    "accepted, too-many (of the process or of one address), too-often (new ones of one address within a minute), proxy "
+    "(no valid PROXY header)",
     ["protocol", "result"],
-    known=product(_PROTOCOLS, ("accepted", "too-many", "proxy")),
+    known=product(_PROTOCOLS, ("accepted", "too-many", "too-often", "proxy")),
 )
 OPEN = Level(
     "mailrail_ingress_connections_open",
@@ -135,7 +136,8 @@ SENDERS = Tally(
 )
 LOGINS = Tally(
     "mailrail_ingress_logins",
-    "Authentications by mechanism and result: accepted, refused, malformed, throttled",
+    "Authentications by mechanism and result: accepted, refused, malformed, throttled (too many failed from the "
+    "address, or with the login)",
     ["mechanism", "result"],
     known=product(("PLAIN", "LOGIN"), ("accepted", "refused", "malformed", "throttled")),
 )

@@ -22,13 +22,14 @@ from mailrail.kit import log
 from mailrail_ingress import metrics
 from mailrail_ingress.app import HANDLERS, Desk, Door, Reception, Visit
 from mailrail_ingress.budget import LEAST
-from mailrail_ingress.throttle import neighbourhood
+from mailrail_ingress.throttle import Rate, neighbourhood
 from mailrail_ingress.timers import NEVER, Wheel
 
 _NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
+_TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
 _NOT_CONFIGURED: Final = Reply.of(421, "4.3.2", "not configured yet; try again later").encode()
 
 
@@ -80,33 +81,44 @@ class Sessions:
         self.stopping = False
         self._arriving = 0  # in a handshake that comes before the session
         self._by_client: dict[str, int] = {}
+        often = reception.settings.connections_per_minute
+        self._rate = Rate(often, 60.0) if often else None
 
-    def admit(self, connection: "Connection", desk: Desk) -> bool:
-        """Count a connection, unless there are too many of the process or of the client."""
+    def admit(self, connection: "Connection", desk: Desk, *, expected: bool = False) -> str:
+        """Count a connection. Else what keeps it out, as the metric says: too-many (of the process or of the client),
+        too-often (the client's new ones; those that were `expected` are not new)."""
         client = connection.neighbourhood = neighbourhood(connection.client)
-        if not self._room(client, desk):
-            return False
-        self.open.add(connection)
-        self._by_client[client] = self._by_client.get(client, 0) + 1
-        return True
+        obstacle = self._obstacle(client, connection.client.is_loopback or expected, desk)
+        if not obstacle:
+            self.open.add(connection)
+            self._by_client[client] = self._by_client.get(client, 0) + 1
+        return obstacle
 
-    def expect(self, client: str, desk: Desk) -> bool:
-        """Count a client whose connection is not made yet, unless there are too many, as `admit` does."""
-        if not self._room(client, desk):
-            return False
-        self._arriving += 1
-        self._by_client[client] = self._by_client.get(client, 0) + 1
-        return True
+    def expect(self, address: IPv4Address | IPv6Address, desk: Desk) -> str:
+        """Count a client whose connection is not made yet; else what keeps it out, as for `admit`."""
+        client = neighbourhood(address)
+        obstacle = self._obstacle(client, address.is_loopback, desk)
+        if not obstacle:
+            self._arriving += 1
+            self._by_client[client] = self._by_client.get(client, 0) + 1
+        return obstacle
 
     def arrived(self, client: str) -> None:
         """It is here, and to be admitted; or it will not come."""
         self._arriving -= 1
         self._leave(client)
 
-    def _room(self, client: str, desk: Desk) -> bool:
+    def _obstacle(self, client: str, may_come_often: bool, desk: Desk) -> str:
         limits = desk.gateway.limits
         others = self._by_client.get(client, 0)
-        return len(self.open) + self._arriving < limits.connections and others < limits.connections_per_ip
+        if len(self.open) + self._arriving >= limits.connections or others >= limits.connections_per_ip:
+            return "too-many"
+        if self._rate is not None and not may_come_often:
+            now = self.loop.time()
+            if self._rate.reached(client, now):
+                return "too-often"
+            self._rate.add(client, now)
+        return ""
 
     def forget(self, connection: "Connection") -> None:
         """The connection is gone."""
@@ -190,13 +202,14 @@ class Connection(asyncio.BufferedProtocol):
     def expected(self, peer: str) -> bool:
         """A client from there begins with a handshake; False: there are too many, or there is no such listener."""
         desk = self._sessions.reception.desks.get(self.door)
-        client = neighbourhood(_address(peer))
+        client = _address(peer)
         if desk is None or self._sessions.stopping:
             return False
-        if not self._sessions.expect(client, desk):
-            metrics.count(metrics.CONNECTIONS, desk.listener.protocol.value, "too-many")
+        obstacle = self._sessions.expect(client, desk)
+        if obstacle:
+            metrics.count(metrics.CONNECTIONS, desk.listener.protocol.value, obstacle)
             return False
-        self._expected = client
+        self._expected = neighbourhood(client)
         return True
 
     def arrived(self) -> None:
@@ -307,10 +320,13 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         implicit = desk.listener.protocol is Protocol.SUBMISSIONS
         secured = self._transport.get_extra_info("ssl_object") if implicit else None
-        if self._sessions.stopping or not self._sessions.admit(self, desk):
+        obstacle = "too-many"
+        if not self._sessions.stopping:
+            obstacle = self._sessions.admit(self, desk, expected=secured is not None)
+        if obstacle:
             if secured is not None or not implicit:
-                self._transport.write(_TOO_MANY)
-            metrics.count(metrics.CONNECTIONS, self._label, "too-many")
+                self._transport.write(_TOO_OFTEN if obstacle == "too-often" else _TOO_MANY)
+            metrics.count(metrics.CONNECTIONS, self._label, obstacle)
             self._state = _State.GONE
             self._transport.close()
             return

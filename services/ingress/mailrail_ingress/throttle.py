@@ -1,17 +1,30 @@
-"""Guessing passwords is slowed down by address: so many failures in a while, then 454 for the rest of it (AUTH-05).
+"""Whoever comes too often has to wait: who guesses passwords, by address and by login (AUTH-05), and who connects.
 
-Counted per process: an attacker who spreads over replicas gains a factor, not freedom. Memory is bounded; when the
-table is full the oldest addresses are forgotten first.
+Counted per process: an attacker who spreads over replicas gains a factor, not freedom. Memory is bounded; when a table
+is full, what was longest untouched is forgotten first.
+
+A login that many addresses guess at is closed to strangers, and only to them: an address that logged in with it well
+lately is let in as ever, and what it gets wrong counts against the address alone. So nobody can lock a user out of
+where the user works. From a new address the user has to wait, WINDOW at most after the guessing ends.
 """
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Final
 
-FAILURES = 30
+FAILURES: Final = 30
 """Failed logins of one address within WINDOW until it has to wait."""
-WINDOW = 900.0
+LOGIN_FAILURES: Final = 100
+"""Failed logins with one login within WINDOW until strangers have to wait: more than a user's own devices get wrong,
+since each address is stopped before."""
+WINDOW: Final = 900.0
 """Seconds."""
-ADDRESSES = 10_000
+ACQUAINTANCE: Final = 30 * 86_400.0
+"""Seconds since a good login for which an address is no stranger to it."""
+KEYS: Final = 10_000
+"""Addresses, or logins, that are remembered."""
+ACQUAINTANCES: Final = 50_000
+"""Pairs of login and address that are remembered."""
 
 
 @lru_cache(maxsize=4096)
@@ -24,22 +37,62 @@ def neighbourhood(address: IPv4Address | IPv6Address) -> str:
     return str(address)
 
 
+class Rate:
+    """How often something happened by key, in fixed windows that begin with the first time."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        """`limit`: times within `window` seconds."""
+        self._limit = limit
+        self._window = window
+        self._counts: dict[str, tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def reached(self, key: str, now: float) -> bool:
+        """Whether it happened as often as it may. `now` is monotonic seconds."""
+        since, count = self._counts.get(key, (0.0, 0))
+        return count >= self._limit and now - since < self._window
+
+    def add(self, key: str, now: float) -> None:
+        """It happened."""
+        since, count = self._counts.pop(key, (now, 0))
+        if now - since >= self._window:
+            since, count = now, 0
+        while len(self._counts) >= KEYS:
+            del self._counts[next(iter(self._counts))]
+        self._counts[key] = (since, count + 1)
+
+
 class Throttle:
-    """Failures by neighbourhood, in fixed windows that begin with the first failure."""
+    """Failed logins. Logins are given as they are compared (`core.sasl.server.prepared`); times are monotonic."""
 
     def __init__(self) -> None:
-        self._failures: dict[str, tuple[float, int]] = {}
+        self._by_client = Rate(FAILURES, WINDOW)
+        self._by_login = Rate(LOGIN_FAILURES, WINDOW)
+        self._acquainted: dict[tuple[str, str], float] = {}
 
     def blocks(self, client: str, now: float) -> bool:
-        """Whether the client has to wait. `now` is monotonic seconds."""
-        since, count = self._failures.get(client, (0.0, 0))
-        return count >= FAILURES and now - since < WINDOW
+        """Whether the client has to wait, whatever its login."""
+        return self._by_client.reached(client, now)
 
-    def failed(self, client: str, now: float) -> None:
+    def blocks_login(self, login: str, client: str, now: float) -> bool:
+        """Whether the client has to wait before it tries this login, which may exist or not."""
+        return self._by_login.reached(login, now) and not self._knows(login, client, now)
+
+    def failed(self, login: str, client: str, now: float) -> None:
         """Another wrong guess."""
-        since, count = self._failures.pop(client, (now, 0))
-        if now - since >= WINDOW:
-            since, count = now, 0
-        while len(self._failures) >= ADDRESSES:
-            del self._failures[next(iter(self._failures))]
-        self._failures[client] = (since, count + 1)
+        self._by_client.add(client, now)
+        if login and not self._knows(login, client, now):
+            self._by_login.add(login, now)
+
+    def succeeded(self, login: str, client: str, now: float) -> None:
+        """The client proved to be this login."""
+        self._acquainted.pop((login, client), None)
+        while len(self._acquainted) >= ACQUAINTANCES:
+            del self._acquainted[next(iter(self._acquainted))]
+        self._acquainted[login, client] = now
+
+    def _knows(self, login: str, client: str, now: float) -> bool:
+        since = self._acquainted.get((login, client))
+        return since is not None and now - since < ACQUAINTANCE

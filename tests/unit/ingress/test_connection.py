@@ -23,9 +23,10 @@ class Line:
     closed: bool = False
     aborted: bool = False
     reading: bool = True
+    peer: str = "192.0.2.1"
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.1", 4025) if name == "peername" else None
+        return (self.peer, 4025) if name == "peername" else None
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -55,9 +56,9 @@ class Line:
 class Caller:
     """A connection that was made to the listener `mx`, and what its client does."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.queue = HeldQueue()
-        reception = Reception(IngressSettings(log_messages=False), self.queue, fake_key=b"f" * 32)
+        reception = Reception(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
         made = setup()
         reception.configure(made.revision, 7, made.secrets)
         self.sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
@@ -141,3 +142,32 @@ def test_a_client_that_does_not_read_our_last_words_does_not_keep_its_place_SIN_
         assert caller.line.aborted
 
     run(test)
+
+
+@pytest.mark.parametrize(("address", "most"), [("192.0.2.3", 3), ("2001:db8::1", 3), ("127.0.0.1", 9)])
+def test_a_client_that_connects_too_often_is_told_to_come_later_SIN_17(address: str, most: int) -> None:
+    async def main() -> None:
+        caller = Caller(connections_per_minute=3)
+        said: list[bytes] = []
+        for _ in range(9):
+            line = Line(peer=address)
+            connection = Connection(caller.sessions, Door(GATEWAY, "mx"))
+            connection.connection_made(line)  # type: ignore[arg-type]
+            connection.connection_lost(None)
+            said.append(line.written[:10])
+        assert said == [b"220 mx.hom"] * most + [b"421 4.7.0 "] * (9 - most)
+        other = Line(peer="192.0.2.2")
+        Connection(caller.sessions, Door(GATEWAY, "mx")).connection_made(other)  # type: ignore[arg-type]
+        assert other.written.startswith(b"220 ")
+
+    asyncio.run(main())
+
+
+def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> None:
+    async def main() -> None:
+        caller = Caller(connections_per_minute=2)
+        door = Door(GATEWAY, "submissions")
+        came = [Connection(caller.sessions, door).expected("192.0.2.9") for _ in range(3)]
+        assert came == [True, True, False]
+
+    asyncio.run(main())

@@ -21,7 +21,7 @@ from mailrail_ingress.budget import CALM, LEAST, Budget
 from mailrail_ingress.clients import UPLOADS_PART, OutboundVerification, _Commit, _Stream, _Upload, read_reply
 from mailrail_ingress.ports import FRAME_LIMIT
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.throttle import FAILURES, WINDOW, Throttle, neighbourhood
+from mailrail_ingress.throttle import ACQUAINTANCE, FAILURES, LOGIN_FAILURES, WINDOW, Throttle, neighbourhood
 from mailrail_ingress.timers import NEVER, TICK, Wheel
 from mailrail_ingress.tls import BadCertificate, load, switching
 
@@ -167,21 +167,48 @@ def test_the_budget_knows_what_is_kept_and_wakes_all_once_there_is_room_ACC_07(s
 
 def test_failures_of_one_address_add_up_within_the_window_AUTH_05() -> None:
     throttle = Throttle()
-    for _ in range(FAILURES):
+    for number in range(FAILURES):
         assert not throttle.blocks("a", 1000)
-        throttle.failed("a", 1000)
+        throttle.failed(str(number), "a", 1000)
     assert throttle.blocks("a", 1000 + WINDOW - 1)
     assert not throttle.blocks("b", 1000)
     assert not throttle.blocks("a", 1000 + WINDOW)
-    throttle.failed("a", 1000 + WINDOW)
+    throttle.failed("x", "a", 1000 + WINDOW)
     assert not throttle.blocks("a", 1000 + WINDOW)
 
 
-def test_the_memory_of_failures_is_bounded() -> None:
+def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_05() -> None:
     throttle = Throttle()
-    for number in range(12_000):
-        throttle.failed(str(number), 1000)
-    assert len(throttle._failures) == 10_000
+    throttle.succeeded("ada", "office", 0)
+    throttle.succeeded("ada", "a hotel", 1000 - ACQUAINTANCE)
+    for number in range(LOGIN_FAILURES):
+        assert not throttle.blocks_login("ada", "stranger", 1000)
+        throttle.failed("ada", f"bot {number}", 1000)
+    assert throttle.blocks_login("ada", "stranger", 1000)
+    assert throttle.blocks_login("ada", "a hotel", 1000)
+    assert not throttle.blocks_login("ada", "office", 1000)
+    assert not throttle.blocks_login("bob", "stranger", 1000)
+    assert not throttle.blocks("stranger", 1000)
+    assert not throttle.blocks_login("ada", "stranger", 1000 + WINDOW)
+
+
+def test_what_a_users_own_address_gets_wrong_closes_the_login_to_nobody_AUTH_05() -> None:
+    throttle = Throttle()
+    throttle.succeeded("ada", "office", 0)
+    for _ in range(2 * LOGIN_FAILURES):
+        throttle.failed("ada", "office", 1)
+    assert throttle.blocks("office", 1)
+    assert not throttle.blocks_login("ada", "a hotel", 1)
+
+
+def test_the_memory_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailrail_ingress.throttle.KEYS", 100)
+    monkeypatch.setattr("mailrail_ingress.throttle.ACQUAINTANCES", 100)
+    throttle = Throttle()
+    for number in range(200):
+        throttle.failed(f"login {number}", str(number), 1000)
+        throttle.succeeded(f"user {number}", str(number), 1000)
+    assert (len(throttle._by_client), len(throttle._by_login), len(throttle._acquainted)) == (100, 100, 100)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What a visit decides, with a queue, a DNS and a next hop that answer by hand: late, never, or to nobody."""
 
+import asyncio
 import email
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -14,13 +16,14 @@ from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipient
 from mailrail.core.smtp.client import has_bare_line_ends
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import Closing, ServerSession
+from mailrail.core.smtp.server import Closing, ServerSession, TlsFacts
 from mailrail_ingress.app import PARTS_LIMIT, Door, Reception, Visit
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.throttle import LOGIN_FAILURES
 
-from testkit.ingress import GATEWAY, HeldQueue, code, setup
+from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, setup
 
 NOW = 1_795_370_400.0
 TRANSPORT = ObjectRef("MailTransport", "mail", "next")
@@ -409,6 +412,35 @@ def test_a_binary_message_has_a_header_of_lines_all_the_same_RFC_3030_3(header: 
 
 
 # --- strangers and users who say anything ---
+
+
+def in_tls(desk: Reception) -> Client:
+    client = Client(desk, "submission")
+    client.session.tls = TlsFacts("TLSv1.3", "x")
+    client.send(b"EHLO c\r\n")
+    return client
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"AUTH PLAIN " + b64encode(b"\0ADA@home.example\0" + PASSWORD.encode()) + b"\r\n",
+        b"AUTH SCRAM-SHA-256 " + b64encode(b"n,,n=ada@home.example,r=abc") + b"\r\n",
+        b"AUTH CRAM-MD5\r\n" + b64encode(b"ada@home.example " + b"0" * 32) + b"\r\n",
+    ],
+)
+def test_a_login_that_is_guessed_at_answers_strangers_nothing_and_its_users_as_ever_AUTH_05(said: bytes) -> None:
+    async def main() -> None:
+        desk = reception(HeldQueue())
+        now = asyncio.get_running_loop().time()
+        for number in range(LOGIN_FAILURES):
+            desk.throttle.failed("ada@home.example", str(number), now)
+        assert in_tls(desk).send(said)[-1] == "454 4.7.0"
+        desk.throttle.succeeded("ada@home.example", "192.0.2.1", now)
+        assert in_tls(desk).send(said)[-1:] != ["454 4.7.0"]
+
+    asyncio.run(main())
+
 
 _commands = st.sampled_from(
     [

@@ -192,7 +192,8 @@ class Scram:
         self._nonce = nonce
         self._bindings = bindings
         self._plus_offered = plus_offered
-        self._login = ""
+        self.login = ""
+        """Whom the client claims to be; empty until it said so."""
         self._server: Any = None  # scramp's, untyped
         self._proven = False
 
@@ -203,16 +204,16 @@ class Scram:
     def respond(self, response: bytes) -> Step:
         """client-first, client-final, then the empty answer to our proof (SCR-02)."""
         if self._proven:
-            return Success(self._login) if not response else Failure("an answer to the server's proof", self._login)
+            return Success(self.login) if not response else Failure("an answer to the server's proof", self.login)
         if len(response) > MESSAGE_LIMIT:
-            return Failure("message too long", self._login)
+            return Failure("message too long", self.login)
         try:
             text = response.decode()
             return self._first(text) if self._server is None else self._final(text)
         except UnicodeDecodeError:
-            return Failure("message is not UTF-8", self._login)
+            return Failure("message is not UTF-8", self.login)
         except ScramException as error:
-            return Failure(str(error), self._login)
+            return Failure(str(error), self.login)
 
     def _first(self, message: str) -> Step:
         flag = message.partition(",")[0]
@@ -232,7 +233,7 @@ class Scram:
         return Challenge(server.get_server_first().encode())
 
     def _look_up(self, login: str) -> tuple[bytes, bytes, bytes, int]:
-        self._login = login
+        self.login = login
         verifier = self._credentials.verifier(login, self._hash)
         return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
 
