@@ -71,6 +71,19 @@ class Accounts:
                 return value.decode("utf-8", "replace")
         return hmac.new(self._fake_key, login.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
+    def lacks_secret(self, login: str, mechanism: str) -> bool:
+        """Whether nobody could log in so because we have not what the account's password is checked with (AUTH-05)."""
+        account = self.find(login)
+        if account is None:
+            return False
+        if mechanism == "CRAM-MD5":
+            return account.password is not None and account.password.path not in self._secrets
+        if mechanism in ("PLAIN", "LOGIN"):
+            refs = [ref for _, ref in account.scram[:1]]
+        else:
+            refs = [ref for name, ref in account.scram if name == mechanism.removesuffix("-PLUS")]
+        return any(self._parsed(ref) is None for ref in refs)
+
     def recall(self, login: str, password: str) -> bool:
         """Whether just this password was right before, under this revision."""
         return self._digest(login, password) in self._remembered

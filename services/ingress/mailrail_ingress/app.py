@@ -107,6 +107,7 @@ NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address 
 WRONG_CREDENTIALS: Final = Reply.of(535, "5.7.8", "login or password is wrong")
 ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as does not exist any more")
 WAIT_TO_LOGIN: Final = Reply.of(454, "4.7.0", "too many failed logins from your address; try again later")
+LOGIN_UNAVAILABLE: Final = Reply.of(454, "4.7.0", "the login cannot be checked for now; try again later")
 LOGIN_UNDER_ATTACK: Final = Reply.of(454, "4.7.0", "too many failed logins with this name; try again later")
 NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
@@ -966,6 +967,11 @@ class Visit:
 
     def _not_logged_in(self, login: str, reason: str) -> None:
         self._mechanism = None
+        if self.desk.accounts.lacks_secret(login, self._mechanism_name):
+            metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
+            self.reception.log.error("login cannot be checked: its secret was not delivered", login=login[:200])
+            self.session.refuse(LOGIN_UNAVAILABLE)
+            return
         now = asyncio.get_running_loop().time()
         self.reception.throttle.failed(prepared(login), neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "refused")

@@ -137,9 +137,9 @@ SENDERS = Tally(
 LOGINS = Tally(
     "mailrail_ingress_logins",
     "Authentications by mechanism and result: accepted, refused, malformed, throttled (too many failed from the "
-    "address, or with the login)",
+    "address, or with the login), unavailable (the secret was not delivered)",
     ["mechanism", "result"],
-    known=product(("PLAIN", "LOGIN"), ("accepted", "refused", "malformed", "throttled")),
+    known=product(("PLAIN", "LOGIN"), ("accepted", "refused", "malformed", "throttled", "unavailable")),
 )
 
 TLS = Tally(

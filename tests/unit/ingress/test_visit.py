@@ -3,7 +3,7 @@
 import asyncio
 import email
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -438,6 +438,43 @@ def test_a_login_that_is_guessed_at_answers_strangers_nothing_and_its_users_as_e
         assert in_tls(desk).send(said)[-1] == "454 4.7.0"
         desk.throttle.succeeded("ada@home.example", "192.0.2.1", now)
         assert in_tls(desk).send(said)[-1:] != ["454 4.7.0"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1"])
+@pytest.mark.parametrize("secret", [None, b"broken"])
+def test_an_account_whose_secret_was_not_delivered_is_told_to_come_later_AUTH_05(
+    mechanism: str, secret: bytes | None
+) -> None:
+    made = setup()
+    secrets = {path: b for path, b in made.secrets.items() if "ada" not in path}
+    if secret is not None and mechanism != "CRAM-MD5":
+        secrets |= dict.fromkeys((path for path in made.secrets if "ada" in path), secret)
+
+    def said(login: str, client: Client) -> list[str]:
+        if mechanism == "PLAIN":
+            client.session.receive(b"AUTH PLAIN " + b64encode(f"\0{login}\0x".encode()) + b"\r\n", NOW)
+            client.pump()
+        elif mechanism == "CRAM-MD5":
+            return client.send(b"AUTH CRAM-MD5\r\n" + b64encode(f"{login} {'0' * 32}".encode()) + b"\r\n")[1:]
+        else:
+            client.send(f"AUTH {mechanism} ".encode() + b64encode(f"n,,n={login},r=abc".encode()) + b"\r\n")
+            nonce = b64decode(client.said.split(b"334 ")[1]).decode().split(",")[0]
+            return client.send(b64encode(f"c=biws,{nonce},p={'A' * 43}=".encode()) + b"\r\n")
+        return []
+
+    async def main() -> None:
+        desk = reception(HeldQueue())
+        desk.configure(made.revision, 8, secrets)
+        for login, expected in (("ada@home.example", "454 4.7.0"), ("nobody@home.example", "535 5.7.8")):
+            client = in_tls(desk)
+            answer = said(login, client)
+            while not answer:
+                await asyncio.sleep(0.001)
+                answer = [code(line) for line in client.said.decode().splitlines() if line[:3] in ("454", "535")]
+            assert answer == [expected]
+        assert len(desk.throttle._by_client) == 1  # of the two, nobody's was a wrong guess
 
     asyncio.run(main())
 
