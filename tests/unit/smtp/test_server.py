@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import (
+    USELESS_LIMIT,
     Abandoned,
     AuthCancelled,
     AuthRequested,
@@ -441,11 +442,12 @@ def test_while_an_answer_is_awaited_input_is_kept_and_bounded() -> None:
     peer.hold_commit = True
     assert peer.send(OPEN + b"DATA\r\nx\r\n.\r\nNOOP\r\n").endswith("<CRLF>.<CRLF>\r\n")
     assert peer.session.wants_data
-    peer.session.receive(b"NOOP\r\n" * 12_000, NOW)
+    peer.session.receive((b"RCPT TO:<%b@d.example>\r\n" % (b"x" * 60)) * 1000, NOW)
     assert not peer.session.wants_data
     peer.session.finish()
     peer.pump()
-    assert peer.replies.count(b"250 2.0.0 ok\r\n") == 12_001
+    assert peer.replies.count(b"250 2.0.0 ok\r\n") == 1
+    assert 0 < peer.replies.count(b"503 5.5.1 send MAIL first\r\n") == MX.error_limit
 
 
 # --- BDAT ---
@@ -863,3 +865,32 @@ def test_an_accepted_message_is_named_in_the_answer() -> None:
     peer.pump()
     assert peer.replies[before:] == b"250 2.6.0 accepted as 0abc\r\n"
     assert peer.session.messages == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["NOOP", "RSET", "VRFY ada", "HELP", "EHLO c", "HELO c", "AUTH PLAIN AGEAYg==", "MAIL FROM:<a@b.example>"],
+)
+def test_commands_that_do_nothing_have_an_end_between_two_messages_SIN_17(command: str) -> None:
+    options = replace(SUBMISSION, mechanisms=("PLAIN",)) if command.startswith("AUTH") else MX
+    session = ServerSession(options, tls=TLS)
+    session.receive(b"EHLO c\r\n", NOW)
+    said = b""
+    given = 0
+    while not session.closed:
+        session.receive(command.encode() + b"\r\n", NOW)
+        given += 1
+        while (event := session.next_event()) is not None:
+            if isinstance(event, AuthRequested | SenderGiven):
+                session.refuse(Reply.of(454, "4.7.0", "later"))
+        said += session.data_to_send()
+    assert given in (USELESS_LIMIT - 1, USELESS_LIMIT)
+    assert said.endswith(b"421 4.7.0 too many errors\r\n")
+
+
+def test_a_message_makes_up_for_commands_that_did_nothing_SIN_17() -> None:
+    peer = open_session()
+    for _ in range(5):
+        peer.send(b"NOOP\r\nRSET\r\n" * 40)
+        peer.send(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n", b"x\r\n.\r\n")
+    assert len(peer.messages) == 5

@@ -59,6 +59,9 @@ AUTH_FAILURE_LIMIT: Final = 5
 REFUSED_LIMIT: Final = 100
 """Recipients of a stranger that are refused for good until 421. Lists have dead addresses; who asks for more of them in
 one session looks for those that live. What was refused stays refused, so a list goes on with the rest in the next."""
+USELESS_LIMIT: Final = 100
+"""Commands without effect between two messages until 421: NOOP, RSET, VRFY, HELP, EHLO, MAIL that is refused, AUTH that
+is answered 4yz. No client needs more, and whoever goes on has a session for nothing (Postfix: junk commands)."""
 PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
 """Mechanisms that hand over the password: only inside TLS (AUTH-01)."""
 
@@ -393,6 +396,7 @@ class ServerSession:
         "_skipped_auth",
         "_stage",
         "_transaction",
+        "_useless",
         "extended",
         "hello",
         "login",
@@ -430,6 +434,7 @@ class ServerSession:
         self._errors = 0
         self._failed_logins = 0
         self._refused = 0
+        self._useless = 0  # commands since the last message
         self._now = 0.0
 
     # --- octets ---
@@ -574,6 +579,7 @@ class ServerSession:
         self._out.append(reply.encode())
         if awaited is _SENDER:
             self._transaction = None
+            self._count_useless()
         elif awaited is _RECIPIENT:
             if reply.permanent and self.login is None:
                 self._refused += 1
@@ -587,6 +593,8 @@ class ServerSession:
                 if self._failed_logins >= AUTH_FAILURE_LIMIT:
                     self._out.append(_TOO_MANY_ERRORS)
                     self._close("too many failed logins", linger=True)
+            else:
+                self._count_useless()
 
     def finish(self, reply: Reply | None = None, *, identifier: str = "") -> None:
         """The answer to ContentEnded: after the commit, perhaps with the name of what was accepted, or why not."""
@@ -599,9 +607,11 @@ class ServerSession:
         if reply is not None:
             if reply.completed:
                 self.messages += 1
+                self._useless = 0
             self._out.append(reply.encode())
             return
         self.messages += 1
+        self._useless = 0
         self._out.append(b"250 2.6.0 accepted as %b\r\n" % identifier.encode() if identifier else _CONTENT_OK)
 
     def challenge(self, data: bytes) -> None:
@@ -735,6 +745,13 @@ class ServerSession:
             self._out.append(_TOO_MANY_ERRORS)
             self._close("too many errors", linger=True)
 
+    def _count_useless(self) -> None:
+        """A command was answered that did nothing for a message."""
+        self._useless += 1
+        if self._useless >= USELESS_LIMIT:
+            self._out.append(_TOO_MANY_ERRORS)
+            self._close("too many errors", linger=True)
+
     def _fatal(self, reply: bytes, reason: str) -> None:
         self._out.append(reply)
         self._close(reason, linger=True)
@@ -763,6 +780,7 @@ class ServerSession:
         # What changes with time is rounded to the minute: so the reply is made once a minute, not once a client.
         now = int(self._now) // 60 * 60 if self.options.submission else 0
         self._out.append(_hello_reply(self.options, self.tls is not None, self.login is not None, now))
+        self._count_useless()
 
     def _helo(self, argument: bytes) -> None:
         if not _hello_argument.fullmatch(argument):
@@ -772,6 +790,7 @@ class ServerSession:
         self.hello = argument.decode("ascii")
         self.extended = False
         self._out.append(f"250 {self.options.hostname}\r\n".encode())
+        self._count_useless()
 
     def _mail(self, argument: bytes) -> None:
         options = self.options
@@ -816,6 +835,7 @@ class ServerSession:
             return
         if parameters.size is not None and parameters.size > options.size_limit:
             self._out.append(too_big(options.size_limit).encode())
+            self._count_useless()
             return
         self._transaction = _Transaction(parameters, options.size_limit)
         self._awaited = _SENDER
@@ -931,9 +951,11 @@ class ServerSession:
             return
         self._abandon("RSET")
         self._out.append(_OK)
+        self._count_useless()
 
     def _noop(self, _: bytes) -> None:
         self._out.append(_OK)
+        self._count_useless()
 
     def _quit(self, argument: bytes) -> None:
         if argument:
@@ -947,9 +969,11 @@ class ServerSession:
             self._error(_ARGUMENT)
             return
         self._out.append(_VERIFY)
+        self._count_useless()
 
     def _help(self, _: bytes) -> None:
         self._out.append(_HELP)
+        self._count_useless()
 
     def _starttls(self, argument: bytes) -> None:
         options = self.options
@@ -963,6 +987,7 @@ class ServerSession:
             self._error(_HELLO_FIRST)
         elif not options.starttls_ready:
             self._out.append(_TLS_UNAVAILABLE)
+            self._count_useless()
         else:
             self._abandon("STARTTLS")
             self._out.append(_TLS_GO_AHEAD)
