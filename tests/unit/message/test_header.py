@@ -1,7 +1,13 @@
 """Reading and writing headers as octets: SIN-13..15, SUB-03..05, TLS-06, design 9."""
 
+import email
+import email.policy
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.errors import MessageError
+from email.utils import getaddresses
+from inspect import signature
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,6 +20,7 @@ from mailrail.core.message.header import (
     Header,
     HeaderError,
     Received,
+    _loose_authors,
     author_addresses,
     date,
     foreign_results,
@@ -22,6 +29,7 @@ from mailrail.core.message.header import (
     subject,
     with_keyword,
 )
+from mailrail.core.smtp.address import parse_address
 from mailrail.core.smtp.server import TlsFacts
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
@@ -132,6 +140,11 @@ def test_no_subject_is_none() -> None:
         (["From: A. Lovelace <ada@[192.0.2.1]>"], ["ada@[192.0.2.1]"]),
         (["From: Жора <жора@example.org>"], ["жора@example.org"]),
         (["From: ada@example.org", "From: eve@example.net"], ["ada@example.org", "eve@example.net"]),
+        (["From: [tag] Ada <ada@example.org>"], ["ada@example.org"]),
+        (["From: Ada [tag", " two] <ada@example.org>\t"], ["ada@example.org"]),
+        (['From: [x] "A." (Sales) Lovelace<ada@example.org>'], ["ada@example.org"]),
+        (["From: ada@example.org <ada@example.org>"], ["ada@example.org", "ada@example.org"]),
+        (["From: ada@example.org <eve@example.net>"], ["ada@example.org", "eve@example.net"]),
         (["Subject: no author"], []),
         (["From:"], []),
     ],
@@ -144,7 +157,21 @@ def test_every_author_is_found_SUB_03(lines: list[str], expected: list[str]) -> 
     "line",
     [
         "From: ada",
-        "From: ada@example.org <eve@example.net>",
+        "From: Ada @ Work <ada@example.org>",
+        "From: x eve@example.net <ada@example.org>",
+        "From: [eve@example.net] <ada@example.org>",
+        'From: [x] "eve@example.net" <ada@example.org>',
+        "From: [x] (eve@example.net) <ada@example.org>",
+        "From: [x] (Ada <ada@example.org>",
+        'From: [x] "Ada <ada@example.org>',
+        "From: [x] Ada <ada@example.org> <eve@example.net>",
+        "From: [x] Ada, Eve <ada@example.org>",
+        "From: [x] A: Eve <ada@example.org>;",
+        "From: [x] Ada\\ <ada@example.org>",
+        "From: [x] <@eve.example:ada@example.org>",
+        "From: [x] <ada@example.org>, eve@example.net",
+        "From: [x] <>",
+        "From: [x] ada@example.org",
         "From: ada@example.org eve@example.net",
         "From: ada@example.org; eve@example.net",
         "From: <ada@example.org",
@@ -275,6 +302,50 @@ def test_any_octets_can_be_read_as_a_header(content: bytes) -> None:
 def test_any_from_field_is_read_or_refused(value: str) -> None:
     with suppress(HeaderError):
         author_addresses(Header(b"From: " + value.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n"))
+
+
+_ADA = "<ada@home.example>"
+_author_pieces = st.sampled_from(
+    [
+        *'[]()<>@"\\,:;. \txж\udcff\x0b',
+        "\r\n ",
+        _ADA,
+        "ada@home.example",
+        "ceo@home.example",
+        "<ceo@home.example>",
+        "=?utf-8?q?x?=",
+    ]
+)
+
+
+@given(st.lists(_author_pieces, max_size=10) | st.lists(_author_pieces, max_size=5).map(lambda x: [*x, _ADA]))
+def test_no_reader_finds_an_author_that_was_not_judged_where_the_name_is_read_loosely_SUB_03(pieces: list[str]) -> None:
+    value = "".join(pieces)
+
+    def same(address: str) -> str:
+        return str(parse_address(address))  # domains as they are compared
+
+    try:
+        judged = {str(author) for author in _loose_authors(value.replace("\r\n", ""))}
+    except HeaderError:
+        return
+    raw = f"From: {value}\r\n\r\n".encode("utf-8", "surrogateescape")
+    assert {str(author) for author in author_addresses(Header(raw))} <= judged
+    parsed = email.message_from_bytes(raw)
+    strictly = [{"strict": True}, {"strict": False}] if "strict" in signature(getaddresses).parameters else [{}]
+    texts = [value, value.replace("\r\n", "")]
+    if value.isascii():  # else what the library shows of it is not what is there
+        texts.append(str(parsed["from"]))
+    for text in texts:
+        for how in strictly:
+            for _, found in getaddresses([text], **how):
+                assert "@" not in found or same(found) in judged
+        assert {same(found) for found in re.findall(r"<([^<>]*)>", text)} <= judged
+    if not value.isascii():
+        return
+    modern = email.message_from_bytes(raw, policy=email.policy.SMTP)
+    with suppress(AttributeError, IndexError, TypeError, MessageError):  # the library breaks on some of these
+        assert all("@" not in one.addr_spec or one.addr_spec in judged for one in modern["from"].addresses)
 
 
 _charsets = st.sampled_from(["utf-8", "us-ascii", "utf-16", "idna", "zlib", "é", "\u212a", "", " ", "a*b"]) | st.text(

@@ -295,11 +295,46 @@ class _Addresses:
                 raise HeaderError("addresses are separated by commas")
 
 
+_plain_address = r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+@[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+"
+_loose_mailbox = re.compile(
+    rf"[ \t]*(?:(?P<name>{_plain_address})"
+    r'|(?:[^\x00-\x08\x0a-\x1f\x7f()<>:;@\\,"]|"[^\x00-\x1f\x7f()<>@\\"]*"|\([^\x00-\x1f\x7f()<>@\\"]*\))*)'
+    rf"[ \t]*<(?P<address>{_plain_address})>[ \t]*"
+)
+
+
+_LOOSE_LIMIT: Final = 2000
+"""Characters of a field that is read loosely: names are short, and reading takes time."""
+
+
+def _loose_authors(text: str) -> list[Address]:
+    """The author of a field that breaks RFC 5322 in the name alone, as `[tag] Ada <ada@example.org>`, or whose name is
+    an address. Raises HeaderError.
+
+    Real clients send both. Nobody can hide another author there: every `@` of the field, in quotes and comments too,
+    belongs to an address that is returned, and there is one pair of angle brackets; so no reader, however it splits
+    what stands before them, has another address to find. Commas, colons and semicolons, which would make a list or a
+    group, stay errors.
+    """
+    found = _loose_mailbox.fullmatch(text) if len(text) <= _LOOSE_LIMIT else None
+    written = [found[name] for name in ("name", "address") if found[name] is not None] if found is not None else []
+    if not written or any("=?" in one for one in written):  # some decode words that are none, and read another address
+        raise HeaderError("an author is not valid")
+    try:
+        return [parse_address(one) for one in written]
+    except AddressError as error:
+        raise HeaderError(str(error)) from error
+
+
 def author_addresses(header: Header) -> list[Address]:
     """Every address of every From field. Raises HeaderError when one cannot be read for certain."""
     found: list[Address] = []
     for field in header.named(b"from"):
-        found += _Addresses(_fold.sub(b"", field.value).decode("utf-8", "surrogateescape")).read()
+        text = _fold.sub(b"", field.value).decode("utf-8", "surrogateescape")
+        try:
+            found += _Addresses(text).read()
+        except HeaderError:
+            found += _loose_authors(text.rstrip("\r\n"))
     return found
 
 
