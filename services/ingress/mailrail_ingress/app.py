@@ -1010,13 +1010,31 @@ def _recipients(given: list[_Given]) -> list[Recipient]:
     found: dict[tuple[str, ObjectRef | None, str], Recipient] = {}
     for one in given:
         parameters, expanded = passed_on(one.parameters, one.resolution)
+        shared: list[Recipient] = []
         for destination in one.resolution.destinations:
             key = (destination.address.key, destination.account, destination.mailbox)
             if key in found:
+                shared.append(found[key])
                 continue
             found[key] = _recipient(one, destination, parameters, expanded=expanded)
             expanded = False  # one DSN tells of the expansion, not one a copy (DSN-23)
+        if expanded:
+            _tell_of(one, shared)
     return list(found.values())
+
+
+def _tell_of(one: _Given, shared: list[Recipient]) -> None:
+    """All that an alias stands for was given before: one of those carries its `expanded` DSN (DSN-23).
+
+    What was asked for that one's delivery stays. One with an ORCPT of its own, or that tells of another alias, has no
+    room for it.
+    """
+    for recipient in shared:
+        if not recipient.expanded and recipient.orcpt is None:
+            recipient.expanded = True
+            recipient.given = str(one.address)
+            recipient.orcpt = one.parameters.orcpt
+            return
 
 
 def _recipient(one: _Given, destination: Destination, parameters: RcptParameters, *, expanded: bool) -> Recipient:

@@ -414,6 +414,42 @@ def test_a_binary_message_has_a_header_of_lines_all_the_same_RFC_3030_3(header: 
 # --- strangers and users who say anything ---
 
 
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (
+            ["ada@home.example> NOTIFY=SUCCESS", "bob@far.example>"],
+            [
+                ("ada@home.example", "team@home.example", "SUCCESS", True),
+                ("bob@far.example", "bob@far.example", "", False),
+            ],
+        ),
+        (
+            ["ada@home.example> ORCPT=rfc822;a@x.example", "bob@far.example> NOTIFY=NEVER"],
+            [
+                ("ada@home.example", "ada@home.example", "", False),
+                ("bob@far.example", "team@home.example", "NEVER", True),
+            ],
+        ),
+        (
+            ["team@home.example>"],
+            [("ada@home.example", "team@home.example", "", True), ("bob@far.example", "team@home.example", "", False)],
+        ),
+    ],
+)
+def test_an_alias_whose_members_were_all_given_before_is_told_of_as_expanded_DSN_23(
+    before: list[str], expected: list[tuple[str, str, str, bool]]
+) -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    client.send(FROM_ADA + b"\r\n")
+    for recipient in [*before, "team@home.example> NOTIFY=SUCCESS,FAILURE"]:
+        assert client.send(f"RCPT TO:<{recipient}\r\n".encode()) == ["250 2.1.5"]
+    client.send(b"DATA\r\nFrom: ada@home.example\r\n\r\n.\r\n")
+    found = queue.commits[0][0].recipients
+    assert [(r.address, r.given, ",".join(word.value for word in r.notify), r.expanded) for r in found] == expected
+
+
 def in_tls(desk: Reception) -> Client:
     client = Client(desk, "submission")
     client.session.tls = TlsFacts("TLSv1.3", "x")
