@@ -9,10 +9,10 @@ from mailrail.core.config.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail_ingress import metrics
-from mailrail_ingress.app import Reception
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
 from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.reception import Reception
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions

@@ -9,7 +9,7 @@ from functools import partial
 from mailrail.core.config.revision import Protocol
 from mailrail.kit import log
 from mailrail_ingress import metrics
-from mailrail_ingress.app import Door, Reception
+from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
 from mailrail_ingress.tls import Identity, switching

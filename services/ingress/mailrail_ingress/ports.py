@@ -88,6 +88,22 @@ NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again la
 """Said of a message that the queue took no more of for too long (ACC-07)."""
 
 
+class Wire(Protocol):
+    """The shell around a session, as far as a visit needs it."""
+
+    def pump(self) -> None:
+        """An answer was given: go on with what has come meanwhile, unless that is being done."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading the client (ACC-07)."""
+        ...
+
+    def resume(self) -> None:
+        """Read again."""
+        ...
+
+
 class Upload(Protocol):
     """A body above INLINE_LIMIT on its way."""
 

@@ -20,10 +20,11 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, Event, ServerSession, TlsFacts
 from mailrail.kit import log
 from mailrail_ingress import metrics
-from mailrail_ingress.app import HANDLERS, Desk, Door, Reception, Visit
 from mailrail_ingress.budget import LEAST
+from mailrail_ingress.reception import Desk, Door, Reception
 from mailrail_ingress.throttle import Rate, neighbourhood
 from mailrail_ingress.timers import NEVER, Wheel
+from mailrail_ingress.visit import HANDLERS, Visit
 
 _NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024

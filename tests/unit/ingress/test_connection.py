@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailrail_ingress.app import Door, Reception
+from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
 from mailrail_ingress.timers import NEVER, Wheel

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from mailrail.kit.settings import BadSettings
-from mailrail_ingress.app import Reception
 from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.reception import Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 from mailrail_ingress.timers import Wheel

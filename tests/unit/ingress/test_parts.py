@@ -16,10 +16,10 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
-from mailrail_ingress.app import MessageIds
 from mailrail_ingress.budget import CALM, LEAST, Budget
 from mailrail_ingress.clients import UPLOADS_PART, OutboundVerification, _Commit, _Stream, _Upload, read_reply
 from mailrail_ingress.ports import FRAME_LIMIT
+from mailrail_ingress.reception import MessageIds
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import ACQUAINTANCE, FAILURES, LOGIN_FAILURES, WINDOW, Throttle, neighbourhood
 from mailrail_ingress.timers import NEVER, TICK, Wheel

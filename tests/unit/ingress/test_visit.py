@@ -17,11 +17,12 @@ from mailrail.core.smtp.client import has_bare_line_ends
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import Closing, ServerSession, TlsFacts
-from mailrail_ingress.app import PARTS_LIMIT, Door, Reception, Visit
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
+from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import LOGIN_FAILURES
+from mailrail_ingress.visit import PARTS_LIMIT, Visit
 
 from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, setup
 
