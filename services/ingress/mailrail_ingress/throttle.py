@@ -23,6 +23,8 @@ ACQUAINTANCE: Final = 30 * 86_400.0
 """Seconds since a good login for which an address is no stranger to it."""
 KEYS: Final = 10_000
 """Addresses, or logins, that are remembered."""
+LOGIN_LENGTH: Final = 256
+"""Characters of a login by which it is remembered: nobody has a longer one, and guesses may be of any length."""
 ACQUAINTANCES: Final = 50_000
 """Pairs of login and address that are remembered."""
 
@@ -78,13 +80,13 @@ class Throttle:
 
     def blocks_login(self, login: str, client: str, now: float) -> bool:
         """Whether the client has to wait before it tries this login, which may exist or not."""
-        return self._by_login.reached(login, now) and not self._knows(login, client, now)
+        return self._by_login.reached(login[:LOGIN_LENGTH], now) and not self._knows(login, client, now)
 
     def failed(self, login: str, client: str, now: float) -> None:
         """Another wrong guess."""
         self._by_client.add(client, now)
         if login and not self._knows(login, client, now):
-            self._by_login.add(login, now)
+            self._by_login.add(login[:LOGIN_LENGTH], now)
 
     def succeeded(self, login: str, client: str, now: float) -> None:
         """The client proved to be this login."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mailrail_ingress.budget import LEAST
 from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
@@ -171,3 +172,26 @@ def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> No
         assert came == [True, True, False]
 
     asyncio.run(main())
+
+
+def test_a_client_that_has_to_wait_for_room_is_not_read_from_and_hears_452_after_a_minute_ACC_07(run: Run) -> None:
+    def test(caller: Caller) -> None:
+        connection, budget = caller.connection, caller.sessions.budget
+        caller.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n")
+        budget.change(0, budget.limit)
+        for _ in range(1000):
+            budget.change(0, 1)  # a thousand others keep a little: the share is 67 KB
+        sent = 0
+        while caller.line.reading:
+            assert len(connection.get_buffer(-1)) == LEAST
+            caller.send(b"X: " + b"y" * 995 + b"\r\n")
+            sent += 1000
+        assert budget.share < sent <= budget.share + 1000
+        kept = budget.held
+        connection.expire(connection.deadline)
+        assert caller.line.reading
+        assert budget.held < kept - 60_000
+        caller.send(b"\r\n.\r\n")
+        assert caller.line.written.endswith(b"452 4.3.1 the mail system is busy; try again later\r\n")
+
+    run(test)

@@ -21,7 +21,15 @@ from mailrail_ingress.clients import UPLOADS_PART, OutboundVerification, _Commit
 from mailrail_ingress.ports import FRAME_LIMIT
 from mailrail_ingress.reception import MessageIds
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.throttle import ACQUAINTANCE, FAILURES, LOGIN_FAILURES, WINDOW, Throttle, neighbourhood
+from mailrail_ingress.throttle import (
+    ACQUAINTANCE,
+    FAILURES,
+    LOGIN_FAILURES,
+    LOGIN_LENGTH,
+    WINDOW,
+    Throttle,
+    neighbourhood,
+)
 from mailrail_ingress.timers import NEVER, TICK, Wheel
 from mailrail_ingress.tls import BadCertificate, load, switching
 
@@ -208,6 +216,8 @@ def test_the_memory_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(200):
         throttle.failed(f"login {number}", str(number), 1000)
         throttle.succeeded(f"user {number}", str(number), 1000)
+    throttle.failed("x" * 12_000, "y", 1000)
+    assert max(map(len, throttle._by_login._counts)) == LOGIN_LENGTH
     assert (len(throttle._by_client), len(throttle._by_login), len(throttle._acquainted)) == (100, 100, 100)
 
 
