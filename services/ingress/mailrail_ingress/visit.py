@@ -295,20 +295,30 @@ class Visit(Guest):
         self._weigh(transaction)
 
     def _weigh(self, transaction: Transaction) -> None:
-        """Tell the budget what is kept of a message; who keeps more than its share while it is tight has to wait."""
+        """Tell the budget what is kept of a message. While it is tight, who keeps more than its share sends the
+        body on, and has to wait if it is a header."""
         if transaction.refusal is not None:
             return
-        assert transaction.intake is not None
         budget = self.reception.budget
-        kept = transaction.intake.held + transaction.stored
-        if kept != transaction.charged:
-            budget.change(transaction.charged, kept)
-            transaction.charged = kept
-        if budget.tight and kept > budget.share:
+        kept = self._charge(transaction)
+        if budget.tight and kept > budget.share and transaction.stored:
+            self._upload(transaction)
+            self._send(transaction, everything=True)
+            self._charge(transaction)
+        elif budget.tight and kept > budget.share:
             if not budget.waiting:
                 self.reception.log.warning("too much mail is kept; clients wait", octets=budget.held)
             budget.wait(self._has_room)
             self._wait(_For.ROOM)
+
+    def _charge(self, transaction: Transaction) -> int:
+        """Returns the octets that are kept."""
+        assert transaction.intake is not None
+        kept = transaction.intake.held + transaction.stored
+        if kept != transaction.charged:
+            self.reception.budget.change(transaction.charged, kept)
+            transaction.charged = kept
+        return kept
 
     def _has_room(self) -> None:
         self._go_on(_For.ROOM)
@@ -358,16 +368,19 @@ class Visit(Guest):
             parts[:] = [b"".join(parts)]
         parts.append(data)
         transaction.stored += len(data)
-        budget = self.reception.budget
-        hurry = budget.tight and transaction.stored > budget.share
         if transaction.upload is None:
-            if transaction.stored <= INLINE_LIMIT and not hurry:
+            if transaction.stored <= INLINE_LIMIT:
                 return
+            self._upload(transaction)
+        if transaction.stored >= FRAME_LIMIT:
+            self._send(transaction, everything=False)
+
+    def _upload(self, transaction: Transaction) -> None:
+        """Begin to send the body, unless that is begun."""
+        if transaction.upload is None:
             transaction.upload = self.reception.queue.upload(
                 transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
             )
-        if hurry or transaction.stored >= FRAME_LIMIT:
-            self._send(transaction, everything=hurry)
 
     def _send(self, transaction: Transaction, *, everything: bool, last: bool = False) -> None:
         """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""

@@ -276,7 +276,9 @@ def test_users_send_as_themselves_alone_SUB_03(ingress: Ingress) -> None:
             ("Ada <ada@sending.example>, ada@home.example", "250 2.6.0"),
             ("bob@home.example", "550 5.7.1"),
             ("ada@home.example, bob@home.example", "550 5.7.1"),
-            ("ada@home.example <bob@home.example>", "550 5.6.0"),
+            ("ada@home.example <bob@home.example>", "550 5.7.1"),
+            ("[home] Ada <ada@home.example>", "250 2.6.0"),
+            ("[home], Ada <ada@home.example>", "550 5.6.0"),
         ):
             reply = send(talk, f"From: {author}\r\n\r\n".encode(), sender="ada@home.example", to="x@far.example")
             assert reply.startswith(expected), (author, reply)

@@ -5,6 +5,7 @@ import socket
 import struct
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -164,6 +165,25 @@ def test_no_credit_pauses_one_client_alone_and_then_refuses_it_ACC_07(run: Start
         slow.send(b"\r\n.\r\n")
         assert code(slow.reply()) == "452 4.3.1"
         assert code(slow.say("NOOP")[0]) == "250 2.0.0"
+
+
+def test_a_budget_that_many_uploads_overrun_slows_them_down_and_loses_none_ACC_07(run: Start) -> None:
+    ingress = run(held_octets="100000", credit_timeout="30")
+    header = b"Subject: x\r\n" + (b"X: " + b"y" * 900 + b"\r\n") * 3 + b"\r\n"
+    line = b"x" * 998 + b"\r\n"
+
+    def upload(number: int) -> str:
+        with mx(ingress) as talk:
+            if number % 2:
+                talk.start_tls()
+            open_message(talk)
+            for piece in (header, line * 700, b".\r\n"):
+                talk.send(piece)
+            return code(talk.reply())
+
+    with ThreadPoolExecutor(8) as clients:
+        assert set(clients.map(upload, range(16))) == {"250 2.6.0"}
+    assert {len(message.body) for message in ingress.queue.stored} == {len(header) + 700_000}
 
 
 @pytest.mark.parametrize("size", [100, 300_000])
@@ -624,6 +644,7 @@ def test_metrics_count_what_happened(run: Start) -> None:
         "mailrail_ingress_commit_seconds_count 1.0",
         "mailrail_ingress_queue_stream_up 1.0",
         "mailrail_ingress_queue_pending 0.0",
+        "mailrail_ingress_held_octets 0.0",
     ):
         assert series in text, series
 
