@@ -289,6 +289,17 @@ def test_a_refused_mail_decides_all_and_its_echoes_are_ignored() -> None:
     assert dialogue.take().startswith(b"RSET\r\nMAIL FROM")
 
 
+def test_354_of_an_lmtp_server_that_took_no_recipient_ends_the_session_without_content_RFC_2033_4_2() -> None:
+    dialogue = session(protocol=Protocol.LMTP)
+    tx = transaction(2)
+    dialogue.begin(tx)
+    dialogue.take()
+    events = dialogue.receive(b"250 ok\r\n550 no\r\n451 later\r\n354 go\r\n")
+    assert [type(event) for event in events] == [Finished, Gone]
+    assert [answer.reply and answer.reply.code for answer in answers(tx)] == [550, 451]
+    assert dialogue.take() == b""
+
+
 def test_354_without_a_recipient_is_answered_with_a_lone_dot_EXT_04() -> None:
     dialogue = session()
     tx = transaction()

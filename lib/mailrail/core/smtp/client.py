@@ -826,6 +826,12 @@ class Dialogue:
             if tx._waiting:
                 self._content = tx
                 events.append(ContentWanted(tx))
+            elif self._protocol is Protocol.LMTP:
+                # RFC 2033 4.2: DATA must fail here, and the end of content has a reply for each recipient taken, which
+                # is none: after a lone dot there would be nothing to wait for.
+                detail = "the server answered DATA with 354 and has taken no recipient"
+                self._expected.appendleft((_DATA, tx, 0))
+                events += self._end(Answer(_DATA, None, Trouble.PROTOCOL, detail))
             else:
                 # RFC 2920 3.1: a server that says 354 without a valid recipient wants a lone dot (EXT-04).
                 self._out.append(b".\r\n")
