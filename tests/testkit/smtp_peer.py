@@ -56,7 +56,15 @@ class Raw:
     octets: bytes
 
 
-Action = str | Close | Hang | Drip | Flood | Raw
+@dataclass(frozen=True)
+class Slow:
+    """Answer with `reply`, so many seconds late."""
+
+    reply: str
+    seconds: float
+
+
+Action = str | Close | Hang | Drip | Flood | Raw | Slow
 Step = Action | Sequence[Action] | Callable[["PeerSession", str], Action | None]
 
 
@@ -269,7 +277,7 @@ class SmtpPeer:
 
     def _step(self, name: str, session: PeerSession, line: str) -> Action | None:
         step = self._replies.get(name)
-        if step is None or isinstance(step, str | Close | Hang | Drip | Flood | Raw):
+        if step is None or isinstance(step, Action):
             return step
         if callable(step):
             return step(session, line)
@@ -307,6 +315,9 @@ class SmtpPeer:
                     writer.write(octets * 100)
                     await writer.drain()
                     await asyncio.sleep(0)
+            case Slow(reply, seconds):
+                await asyncio.sleep(seconds)
+                await self._do(writer, reply)
             case Raw(octets):
                 writer.write(octets)
                 await writer.drain()

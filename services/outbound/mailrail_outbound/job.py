@@ -231,7 +231,7 @@ class HostJob(PoolJob):
                     self._pending.remove(i)
             if made.rcpt_lines:
                 self._plan = made
-                transaction = Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat)
+                transaction = Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat, octets=facts.size)
                 self._under_way = (connection, transaction)
                 return transaction
         self._over()

@@ -1,7 +1,8 @@
 """Settings of an outbound process. Every field has a default that works; units are in the texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mailrail.core.outbound.allowance import Allowance
 from mailrail.kit.settings import ServiceSettings
 
 
@@ -27,6 +28,8 @@ class Timeouts:
     """QUIT awaits 221 briefly (SOUT-17): nothing depends on it."""
     content: float = 3600.0
     """All content of one message: a server that drips its window open holds nothing for ever."""
+    transaction: Allowance = field(default_factory=Allowance)
+    """All of one transaction up to the final dot: a server that takes its minutes for each command neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,11 @@ class OutboundSettings(ServiceSettings):
     data_timeout: float = 120.0
     block_timeout: float = 180.0
     end_timeout: float = 600.0
+    transaction_timeout: float = 1320.0
+    """All of one transaction up to the final dot, whatever its single commands may take; more by
+    `transaction_recipient_timeout` for each recipient, and by its octets at 16 KiB a second. The 22 minutes are what
+    RFC 5321 4.5.3.2 gives one command each: without a sum, 100 slow replies would hold a slot for 8 hours."""
+    transaction_recipient_timeout: float = 30.0
     tls_timeout: float = 60.0
     """STARTTLS and the handshake, each."""
     auth_timeout: float = 120.0
@@ -91,4 +99,5 @@ class OutboundSettings(ServiceSettings):
             data=self.data_timeout,
             block=self.block_timeout,
             end=self.end_timeout,
+            transaction=Allowance(self.transaction_timeout, self.transaction_recipient_timeout),
         )

@@ -9,6 +9,7 @@ a number. A deadline moves when a whole reply came, never because octets dripped
 """
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -186,6 +187,8 @@ class Connection(asyncio.Protocol):
         self._deadlines = deadlines
         self._message_limit = message_limit
         self._transport: asyncio.Transport | None = None
+        self._over = math.inf  # when the transaction that was begun last has had its time
+        self._newest: Transaction | None = None
         self._replies = 0
         self._may_write: asyncio.Event | None = None  # made by the first large content
         self._wake: asyncio.Event | None = None  # a chunk's reply came
@@ -234,6 +237,8 @@ class Connection(asyncio.Protocol):
             self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy did not answer in time"))
         elif stage is Stage.HANDSHAKE:
             self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, "the TLS handshake took too long"))
+        elif self._over <= self._loop.time():
+            self.abort(Trouble.TIMEOUT, f"the transaction took too long in all; it waited for {stage.upper()}")
         else:
             self.abort(Trouble.TIMEOUT, f"no reply to {stage.upper()} in time")
 
@@ -429,6 +434,8 @@ class Connection(asyncio.Protocol):
 
     def _transaction_ended(self, transaction: Transaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
+        if self._newest is transaction:
+            self._newest, self._over = None, math.inf
         if self._streamed is transaction:
             self._streamed = None
             self._wake_up()
@@ -474,6 +481,12 @@ class Connection(asyncio.Protocol):
         if dialogue.transactions:
             metrics.REUSES.inc()
         dialogue.begin(transaction)
+        allowed = self._loop.time() + self._timeouts.transaction.seconds(
+            len(transaction.rcpt_lines), transaction.octets
+        )
+        # One whose final dot is not answered yet keeps its time.
+        self._over = allowed if self._newest is None else max(self._over, allowed)
+        self._newest = transaction
         return True
 
     def _send_content(self, transaction: Transaction) -> None:
@@ -495,6 +508,7 @@ class Connection(asyncio.Protocol):
         metrics.OCTETS.inc(by=len(data))
         dialogue = self.dialogue
         dialogue.content(data, last=True)
+        self._dot_sent()
         if dialogue.transactions >= self._message_limit:
             dialogue.quit()  # leaves with the final dot where the server pipelines
         else:
@@ -540,6 +554,7 @@ class Connection(asyncio.Protocol):
             self._break_off(forbidden)
             return
         self._write_content((held or b"") if transaction.bdat else stuffer.finish(), last=True)
+        self._dot_sent()
         self._wait_for(self._timeouts.end)
         if dialogue.transactions >= self._message_limit:
             dialogue.quit()
@@ -552,7 +567,7 @@ class Connection(asyncio.Protocol):
     async def _room(self, transaction: Transaction, over: float) -> bool:
         """Wait until more content of the transaction may be written; False when it is over."""
         assert self._may_write is not None
-        self._wait_for(min(self._timeouts.block, max(over - self._loop.time(), 0.0)))
+        self._wait_for(min(self._timeouts.block, max(min(over, self._over) - self._loop.time(), 0.0)))
         while self.dialogue.sending is transaction:
             if not self._may_write.is_set():
                 await self._may_write.wait()
@@ -599,7 +614,11 @@ class Connection(asyncio.Protocol):
     def _wait_for_reply(self) -> None:
         awaiting = self.dialogue.awaiting
         if awaiting is not None:
-            self.deadline = self._loop.time() + self._times[awaiting]
+            self.deadline = min(self._loop.time() + self._times[awaiting], self._over)
+
+    def _dot_sent(self) -> None:
+        # The first reply to it has all the time that RFC 5321 4.5.3.2.6 asks for, however long the rest took.
+        self._over = max(self._over, self._loop.time() + self._timeouts.end)
 
     def keep_idle(self, seconds: float) -> None:
         """Stay open for so long without work."""

@@ -11,7 +11,7 @@ from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority
 from testkit.outbound import OutboundBench, StreamedBody, secret_ref, transport
-from testkit.smtp_peer import Action, Close, Drip, Flood, Hang, Raw, SmtpPeer
+from testkit.smtp_peer import Action, Close, Drip, Flood, Hang, Raw, Slow, SmtpPeer
 
 STEPS = ["GREETING", "EHLO", "MAIL", "RCPT", "DATA", "END"]
 FAST: dict[str, Any] = {
@@ -188,3 +188,20 @@ async def test_a_refusal_just_before_the_server_closes_is_kept_H10() -> None:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
             assert result.result is Result.FAILED
             assert str(result.reply) == "550 5.7.1 we do not like you"
+
+
+@pytest.mark.parametrize("extensions", [["PIPELINING"], []])
+async def test_a_server_that_is_slow_at_each_command_is_given_up_in_all_SOUT_06(extensions: list[str]) -> None:
+    slow = [Slow("550 5.1.1 no", 0.1), Slow("250 ok", 0.1)]
+    async with SmtpPeer(extensions=extensions, replies={"RCPT": slow}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        limits: dict[str, Any] = {"transaction_timeout": 0.5, "transaction_recipient_timeout": 0.01}
+        async with OutboundBench.running(via, **limits) as bench:
+            delivery = bench.delivery(via, "first@example.org", *(f"r{i}@example.org" for i in range(40)))
+            report = await bench.deliver(delivery)
+        first, *others = report.recipients
+        assert first.result is Result.FAILED  # it was answered
+        assert {each.result for each in others} == {Result.DEFERRED}
+        assert str(others[-1].status) == "4.4.2"
+        assert "too long in all" in others[-1].text
+        assert peer.messages == []

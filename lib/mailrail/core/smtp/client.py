@@ -231,6 +231,7 @@ class Transaction:
         "bdat",
         "content_sent",
         "mail_line",
+        "octets",
         "probe",
         "rcpt_lines",
         "tag",
@@ -244,15 +245,18 @@ class Transaction:
         *,
         bdat: bool = False,
         probe: bool = False,
+        octets: int = 0,
         tag: object = None,
     ) -> None:
-        """`probe`: only asks whether the recipients would be taken; it ends after the last RCPT, without content."""
+        """`probe`: only asks whether the recipients would be taken; it ends after the last RCPT, without content.
+        `octets`: of the content, for whoever keeps time."""
         if not rcpt_lines:
             raise ValueError("a transaction has at least one recipient")
         self.probe = probe
         self.mail_line = mail_line
         self.rcpt_lines = tuple(rcpt_lines)
         self.bdat = bdat
+        self.octets = octets
         self.tag = tag
         self.answers: list[Answer | None] = [None] * len(self.rcpt_lines)
         self.content_sent = False
