@@ -492,15 +492,20 @@ class Outbound(Worker):
                 found = resolver.kept_host_addresses(name)
                 if found is None:
                     found = yield resolver.host_addresses(name)
+            if by_mx:
+                known, families = found, transport.families
+                found = [a for a in known if ("ipv6" if ":" in a else "ipv4") in families]
+                others = not found and len(families) < 2
+                if others and (known or (yield resolver.addresses(name, ("ipv4", "ipv6")))):
+                    detail = f"{name} has no {' or '.join(families)} address, and no other family is allowed"
+                    course.session_failed(Answer(Stage.DNS, None, Trouble.NO_FAMILY, detail))
+                    return ()
         except LookupFailed as error:
             course.session_failed(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
             return ()
-        if by_mx:
-            found = [a for a in found if ("ipv6" if ":" in a else "ipv4") in transport.families]
         if not found:
             # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
-            text = f"{name} has no address" + ("" if len(transport.families) == 2 else " of the families allowed")
-            course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, text))
+            course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address"))
         return tuple(found)
 
     def _is_own_mx(self, tables: Tables, address: str, port: int) -> bool:

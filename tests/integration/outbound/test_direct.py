@@ -355,6 +355,17 @@ async def test_a_direct_transport_dials_from_its_source_address_and_its_families
     assert other.result is Result.DEFERRED
 
 
+@pytest.mark.parametrize("domain", ["example.org", "[127.0.0.7]"])
+async def test_addresses_of_a_family_that_our_transport_may_not_use_are_no_bounce_SOUT_05(mx: Mx, domain: str) -> None:
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    await mx.host("one.example.org")
+    only6 = transport(TransportKind.DIRECT, families=("ipv6",))
+    async with mx.bench(transports=[only6]) as bench:
+        (result,) = (await bench.deliver(bench.delivery(only6, domain=domain))).recipients
+    assert (result.result, str(result.status)) == (Result.DEFERRED, "4.3.5")
+    assert "no ipv6 address" in result.text
+
+
 # --- SOCKS ---------------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ class Trouble(StrEnum):
     NO_SUCH_DOMAIN = "no-such-domain"
     NULL_MX = "null-mx"
     NO_USABLE_MX = "no-usable-mx"
+    NO_FAMILY = "no-family"
     LOOP = "loop"
     UNREACHABLE = "unreachable"
     TIMED_OUT = "timed-out"
@@ -102,6 +103,8 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.NO_SUCH_DOMAIN: _means("5.1.2", "the destination domain does not exist"),
     Trouble.NULL_MX: _means("5.1.10", "the destination domain says that it takes no mail (null MX)"),
     Trouble.NO_USABLE_MX: _means("5.4.4", "none of the destination's MX hosts can be used"),
+    # SOUT-05 is about what is wrong with the destination; here our own configuration keeps us from it.
+    Trouble.NO_FAMILY: _means("4.3.5", "our transport may not dial the addresses that the destination has", Scope.SITE),
     Trouble.LOOP: _means("5.4.6", "the destination's MX is this system: mail would loop"),
     Trouble.UNREACHABLE: _means("4.4.1", "no connection to the next hop", Scope.SITE),
     Trouble.TIMED_OUT: _means("4.4.2", "the next hop did not answer in time", Scope.SITE),

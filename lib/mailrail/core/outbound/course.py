@@ -47,6 +47,7 @@ _STAGES: dict[Stage, outcome.Stage] = {
 _TROUBLES: dict[Trouble, outcome.Trouble] = {
     Trouble.DNS: outcome.Trouble.DNS_FAILED,
     Trouble.NO_ADDRESS: outcome.Trouble.NO_USABLE_MX,
+    Trouble.NO_FAMILY: outcome.Trouble.NO_FAMILY,
     Trouble.UNREACHABLE: outcome.Trouble.UNREACHABLE,
     Trouble.PROXY: outcome.Trouble.PROXY_FAILED,
     Trouble.CLOSED: outcome.Trouble.LOST,

@@ -85,6 +85,7 @@ class Trouble(StrEnum):
 
     DNS = "dns"
     NO_ADDRESS = "no-address"  # the DNS has none for the host
+    NO_FAMILY = "no-family"  # it has some, of families that our transport may not use
     UNREACHABLE = "unreachable"  # refused, reset, no route, timed out before the greeting
     PROXY = "proxy"
     CLOSED = "closed"
