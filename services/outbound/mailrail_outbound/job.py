@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import cast
 
-from mailrail.core.message.reencode import MAX_HEADER, Reencoder, Target, reencode
+from mailrail.core.message.reencode import MAX_HEADER, Reencoder, Target, Unconvertible, reencode
 from mailrail.core.outbound.course import Course
 from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
 from mailrail.core.outbound.envelope import Plan as EnvelopePlan
@@ -105,7 +105,7 @@ class Message:
                         return
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
-        """The content from its start. Raises ContentGone."""
+        """The content from its start. Raises ContentGone or Unconvertible."""
         if form is _AS_IS:
             async for piece in self._stored():
                 yield piece
@@ -209,9 +209,12 @@ class HostJob(PoolJob):
         facts = self._message.facts
         form = self.form = form_for(facts, capabilities)
         if form is not _AS_IS:
-            facts = Content(
-                self._message.size(form, capabilities.size), facts.eight_bit, facts.binary, facts.header_eight_bit
-            )
+            try:
+                size = self._message.size(form, capabilities.size)
+            except Unconvertible as error:
+                self._refuse_all(Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, str(error)), connection)
+                return None
+            facts = Content(size, facts.eight_bit, facts.binary, facts.header_eight_bit)
         recipients = delivery.recipients
         limit = capabilities.max_recipients
         most = MAX_RECIPIENTS if limit is None else min(limit, MAX_RECIPIENTS)
@@ -236,6 +239,13 @@ class HostJob(PoolJob):
                 return transaction
         self._over()
         return None
+
+    def _refuse_all(self, answer: Answer, connection: Connection) -> None:
+        self._course.refused_by_plan([(i, answer) for i in self._pending])
+        for i in self._pending:
+            self._note(i, connection)
+        self._pending = []
+        self._over()
 
     def may_finish(self) -> Trouble | None:
         """See smtp.Job."""

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, cast
 from typing import Protocol as Interface
 
+from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import ProxyError, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
@@ -56,7 +57,7 @@ class Job(Interface):
         """All content in this form, dot-stuffed and with its final dot; None: it must be streamed."""
 
     def content(self, form: Form) -> AsyncIterator[bytes]:
-        """The content in this form, in pieces, neither stuffed nor chunked. Raises ContentGone."""
+        """The content in this form, in pieces, neither stuffed nor chunked. Raises ContentGone or Unconvertible."""
 
     def content_in_chunks(self, form: Form) -> bytes | None:
         """All content in this form for one BDAT LAST; None: it must be streamed."""
@@ -548,6 +549,9 @@ class Connection(asyncio.Protocol):
                 return
         except ContentGone as error:
             self.abort(Trouble.LEASE, f"the content could not be read to its end: {error}")
+            return
+        except Unconvertible as error:
+            self.abort(Trouble.UNCONVERTIBLE, str(error))
             return
         forbidden = job.may_finish()
         if forbidden is not None:

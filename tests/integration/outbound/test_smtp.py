@@ -478,3 +478,20 @@ async def test_a_body_that_ends_early_gets_no_final_dot() -> None:
         assert result.result is Result.DEFERRED
         await peer.until(lambda p: p.sessions[0].closed)
         assert peer.messages == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_lone_line_end_in_a_header_becomes_no_field_at_a_hop_without_binarymime_SOUT_12(streams: bool) -> None:
+    content = b"Subject: x\nBcc: victim@example.org\r\n\r\nbody\r\n"
+    envelope = Envelope("a@sender.example", body=Body.BINARY_MIME)
+    body = StreamedBody(content) if streams else content
+    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME"]) as peer:
+        (result,) = await deliver(peer, envelope=envelope, content=body, size=len(content))
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
+        assert "header" in result.text
+        assert peer.messages == []
+    extensions = ["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"]
+    async with SmtpPeer(extensions=extensions) as peer:
+        (result,) = await deliver(peer, envelope=envelope, content=body, size=len(content))
+        assert result.result is Result.RELAYED
+        assert peer.messages[0].content == content

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailrail.core.message.reencode import Reencoder, Target, reencode
+from mailrail.core.message.reencode import Reencoder, Target, Unconvertible, reencode
 
 
 def leaves(message: email.message.Message) -> list[tuple[str, bytes]]:
@@ -257,7 +257,33 @@ def test_every_part_of_any_nested_message_survives_signed_ones_too(
 
 @given(st.binary(max_size=600), st.sampled_from(list(Target)))
 def test_no_bytes_break_the_reencoder(content: bytes, target: Target) -> None:
-    reencode(content, target)
+    try:
+        out = reencode(content, target)
+    except Unconvertible:
+        assert _bare(content)
+    else:
+        assert not _bare(out)
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("lone", [b"\r", b"\n"])
+@pytest.mark.parametrize("before", [b"", LATIN.replace(b"text/plain", b"multipart/mixed; boundary=b") + b"--b\r\n"])
+def test_a_header_with_a_lone_cr_or_lf_is_refused_and_makes_no_new_field_SOUT_12(
+    before: bytes, lone: bytes, target: Target
+) -> None:
+    content = before + b"X: a" + lone + b"Bcc: victim@example.org\r\n\r\nbody\xff\r\n"
+    with pytest.raises(Unconvertible, match="header"):
+        reencode(content, target)
+    encoder = Reencoder(target)
+    with pytest.raises(Unconvertible):
+        b"".join(encoder.feed(bytes([octet])) for octet in content)
+
+
+def test_what_is_no_field_and_no_part_cannot_become_one_SOUT_12() -> None:
+    preamble = LATIN.replace(b"text/plain", b"multipart/mixed; boundary=b") + b"x\n--b\nBcc: y\r\n--b--\r\n"
+    assert b"x --b Bcc: y\r\n" in reencode(preamble, Target.SEVEN_BIT)
+    long = b"X: " + b"x" * 300_000 + b"\r\nY: a\nBcc: y\r\n\r\n"
+    assert b"\r\nY: a Bcc: y\r\n" in reencode(long, Target.SEVEN_BIT)
 
 
 @pytest.mark.parametrize("depth", [50, 150])

@@ -8,11 +8,12 @@ needs SMTPUTF8. References and In-Reply-To name the original, so that mail clien
 `build` is pure: time, message id and boundary are given.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
-from mailrail.core.message.reencode import Target, reencode
+from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 HEADERS_LIMIT = 128 * 1024
@@ -309,8 +310,10 @@ def _returned(original: Original) -> bytes | None:
             # message/global, unlike message/rfc822, may be encoded (RFC 6532 3.7).
             return _part("message/global", "Undelivered message", content)
         # message/rfc822 may only be 7bit here (RFC 3464 does not change RFC 2045 6.4), so its parts are re-encoded.
-        seven = content if text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
-        if text.is_seven_bit(seven):
+        seven: bytes | None = None
+        with contextlib.suppress(Unconvertible):
+            seven = content if text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
+        if seven is not None and text.is_seven_bit(seven):
             return _part("message/rfc822", "Undelivered message", seven)
     if not original.header:
         return None

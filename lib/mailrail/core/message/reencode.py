@@ -13,7 +13,9 @@ untouched; a longer part is encoded by what its header says, which is never wron
 be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit. A signature over 8-bit parts does not
 outlive such a hop; signers know it and send 7bit (RFC 1847 2.1, RFC 6376 5.3), which is never touched.
 
-Only CRLF ends a line. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as
+Only CRLF ends a line. A CR or LF alone in a header section cannot stay, and as CRLF it would make a header field that
+nobody wrote: such content is refused (`Unconvertible`). Outside of fields and parts, where nobody reads, it becomes a
+space. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as
 text with a CRLF in front of each but the first.
 """
 
@@ -34,6 +36,7 @@ HOLD = 1048576
 _CRLF = b"\r\n"
 _BASE64_LINE = 57  # octets that make a line of 76 characters (RFC 2045 6.8)
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_LONE = re.compile(rb"[\r\n]")  # in a line, whose CRLF is taken off
 _NOT_SEVEN = re.compile(rb"[\x00\r\n\x80-\xff]")
 _NOT_EIGHT = re.compile(rb"[\x00\r\n]")
 _BOUNDARY = re.compile(rb';[ \t]*boundary[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.){1,250})"|([^\s;"]{1,250}))', re.IGNORECASE)
@@ -46,6 +49,10 @@ class Target(StrEnum):
 
     SEVEN_BIT = "7bit"
     EIGHT_BIT = "8bit"  # 8-bit octets in lines, but no NUL and no bare CR or LF
+
+
+class Unconvertible(ValueError):
+    """The message cannot be made fit for the target; the text says why."""
 
 
 class _State(Enum):
@@ -188,7 +195,7 @@ class Reencoder:
         self._broken = True  # quoted-printable: the last line put out ends hard, or is the first
 
     def feed(self, data: bytes) -> bytes:
-        """The next octets; returns what is ready."""
+        """The next octets; returns what is ready. Raises Unconvertible."""
         lines = (self._buffer + data if self._buffer else data).split(_CRLF)
         rest = lines.pop()
         for line in lines:
@@ -200,7 +207,7 @@ class Reencoder:
         return self._take()
 
     def finish(self) -> bytes:
-        """The end of the message; returns the rest."""
+        """The end of the message; returns the rest. Raises Unconvertible."""
         self._line(self._buffer, ended=True)
         self._buffer = b""
         if self._state is _State.HEADER:
@@ -231,6 +238,8 @@ class Reencoder:
         if state is _State.HEADER:
             self._header_line(piece, goes_on)
         elif state is _State.PASS:
+            if b"\r" in piece or b"\n" in piece:
+                piece = _LONE.sub(b" ", piece)
             if goes_on:
                 self._out.append(piece)
             else:
@@ -266,6 +275,8 @@ class Reencoder:
         if not piece and not goes_on:
             self._header_ended(piece)
             return
+        if b"\r" in piece or b"\n" in piece:
+            raise Unconvertible("a header has a CR or LF that does not end its line")
         if goes_on and self._lines:
             self._lines[-1] += piece
         else:
@@ -433,6 +444,6 @@ class Reencoder:
 
 
 def reencode(content: bytes, target: Target) -> bytes:
-    """A whole message for the target."""
+    """A whole message for the target. Raises Unconvertible."""
     encoder = Reencoder(target, hold=len(content) + 1)
     return encoder.feed(content) + encoder.finish()

@@ -936,8 +936,8 @@ def has_bare_line_ends(content: bytes) -> bool:
 def stuff(content: bytes, *, bare_line_ends: bool = True) -> bytes:
     """Whole content made ready for DATA: dots doubled at line starts, CRLF and the final dot at its end.
 
-    Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, which the re-encoder leaves in header fields at most,
-    becomes CRLF, so that stored bytes can never end the data or begin a command. `bare_line_ends` false: somebody has
+    Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, of which the re-encoder leaves none, becomes CRLF,
+    so that stored bytes can never end the data or begin a command. `bare_line_ends` false: somebody has
     looked (`has_bare_line_ends`), there are none.
     """
     if bare_line_ends and has_bare_line_ends(content):
