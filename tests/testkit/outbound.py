@@ -160,6 +160,7 @@ class StreamedBody:
     def __init__(self, *pieces: bytes, fails_after: int | None = None) -> None:
         self.pieces = pieces
         self.reads = 0
+        self.within_reach = True
         self._fails_after = fails_after
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ does not come back.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container
 from functools import lru_cache
 
 import grpc
@@ -25,12 +25,23 @@ from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import metrics
-from mailrail_outbound.ports import ContentGone, Delivery, DeliveryReport, Lease, RecipientReport, Result, Seen, Worker
+from mailrail_outbound.ports import (
+    ContentGone,
+    Delivery,
+    DeliveryReport,
+    Lease,
+    OutOfReach,
+    RecipientReport,
+    Result,
+    Seen,
+    Worker,
+)
 from mailrail_outbound.settings import OutboundSettings
 
 _LOOK_AGAIN = 2.0  # seconds between looks for replicas
 _PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
+_FETCH_WITHIN = 10.0  # seconds in which some replica must go on with content that is being fetched
 _BATCH = 500  # results in one gRPC message
 
 _BODIES = {
@@ -116,6 +127,38 @@ class QueueClient:
         if link is None:
             return
         link.add_result(report)
+
+    async def content(self, token: int, message_id: bytes) -> AsyncIterator[bytes]:
+        """The body of a message. Every replica has it from Postgres: where the one that leased it goes away, another
+        goes on at the same octet. Raises ContentGone."""
+        offset = 0
+        tried: set[_Link] = set()
+        over = time.monotonic() + _FETCH_WITHIN
+        why = OutOfReach("the queue is out of reach")
+        while True:
+            link = self._who_has_content(token, tried)
+            if link is None:
+                if time.monotonic() > over:
+                    raise why
+                tried.clear()
+                await asyncio.sleep(_PAUSE)
+                continue
+            tried.add(link)
+            try:
+                async with contextlib.aclosing(link.fetch(token, message_id, offset)) as pieces:
+                    async for piece in pieces:
+                        offset += len(piece)
+                        yield piece
+                        tried = {link}
+                        over = time.monotonic() + _FETCH_WITHIN
+                return
+            except OutOfReach as error:
+                why = error
+
+    def _who_has_content(self, token: int, tried: Container["_Link"]) -> "_Link | None":
+        home = self._homes.get(token)
+        links = [home, *self._links.values()] if home is not None else list(self._links.values())
+        return next((link for link in links if link.connected and link not in tried), None)
 
     def drain(self) -> None:
         """Take no more work."""
@@ -356,7 +399,7 @@ class _Link:
             tuple(ids),
             tuple(simulate),
             wire.prefix,
-            wire.body if wire.HasField("body") else _RemoteBody(self, token, message_id),
+            wire.body if wire.HasField("body") else _RemoteBody(self._client, token, message_id),
             wire.size,
             envelope.eight_bit,
             wire.attempt,
@@ -364,32 +407,41 @@ class _Link:
             {host.host: tuple(host.ips) for host in wire.dialled} if wire.dialled else {},
         )
 
-    async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncIterator[bytes]:
-        """The body from an offset. Raises ContentGone."""
+    async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncGenerator[bytes]:
+        """The body from an offset. Raises OutOfReach where this replica does not answer, ContentGone where it says that
+        there is no such content for us."""
         stub = self._stub
         if stub is None:
-            raise ContentGone("the queue is out of reach")
+            raise OutOfReach("the queue is out of reach")
         request = lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset)
         try:
             async for response in stub.FetchContent(request):
                 yield response.data
         except grpc.aio.AioRpcError as error:
-            raise ContentGone(f"{error.code().name}: {error.details()}") from error
+            reason = f"{error.code().name}: {error.details()}"
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                raise ContentGone(reason) from error
+            raise OutOfReach(reason) from error
 
 
 class _RemoteBody:
     """A body that stays with the queue until it is sent (ports.Body)."""
 
-    __slots__ = ("_link", "_message_id", "_token")
+    __slots__ = ("_client", "_message_id", "_token")
 
-    def __init__(self, link: _Link, token: int, message_id: bytes) -> None:
-        self._link = link
+    def __init__(self, client: QueueClient, token: int, message_id: bytes) -> None:
+        self._client = client
         self._token = token
         self._message_id = message_id
 
+    @property
+    def within_reach(self) -> bool:
+        """See ports.Body."""
+        return self._client.connected
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """See ports.Body."""
-        async for chunk in self._link.fetch(self._token, self._message_id, 0):
+        async for chunk in self._client.content(self._token, self._message_id):
             yield chunk
 
 

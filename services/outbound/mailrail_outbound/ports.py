@@ -40,8 +40,16 @@ class ContentGone(Exception):
     """The content of a delivery cannot be read: its lease was lost, or the queue is out of reach."""
 
 
+class OutOfReach(ContentGone):
+    """No queue replica answers; the content itself may be well."""
+
+
 class Body(Protocol):
     """The content of a message below our prefix."""
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether anybody could give it now."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body from its start, in pieces of 256 KiB at most. Raises ContentGone."""
