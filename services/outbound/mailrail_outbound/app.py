@@ -50,15 +50,18 @@ from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.job import HostJob, Message, ProbeJob
 from mailrail_outbound.pool import Dial, Pool
 from mailrail_outbound.ports import (
+    Body,
     Delivery,
     DeliveryReport,
     LookupFailed,
     NoSuchDomain,
+    OutOfReach,
     RecipientReport,
     Result,
     Seen,
     Worker,
 )
+from mailrail_outbound.room import Room
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import TlsPlan
 from mailrail_outbound.tls import client_context
@@ -188,6 +191,7 @@ class Outbound(Worker):
         self._settings = settings
         self._resolver = resolver
         self._pool = pool
+        self._room = Room(settings.streamed_content)
         self._report = report
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
@@ -367,9 +371,10 @@ class Outbound(Worker):
         if len(reports) < len(ids):
             course = Course(len(ids), hop=hop.kind)
             course.leave_out(reports)
-            if run.message.header_unseen:
-                yield run.message.look_at_header()
-            stopped = yield from self._visit_hosts(run, tables, hop, course)
+            if isinstance(delivery.body, bytes):
+                stopped = yield from self._visit_hosts(run, tables, hop, course)
+            else:
+                stopped = yield from self._stream_to_hosts(run, delivery.body, tables, hop, course)
             if isinstance(stopped, Captured):
                 verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
                 for i in course.open:
@@ -382,6 +387,25 @@ class Outbound(Worker):
             for i, settled in course.conclude().items():
                 reports[i] = _report(ids[i], settled, run.seen.get(i))
         return [reports[i] for i in range(len(ids))]
+
+    def _stream_to_hosts(
+        self, run: "_Run", body: Body, tables: Tables, hop: NextHop, course: Course
+    ) -> Steps[Captured | Verdict | None]:
+        """`_visit_hosts` for content that streams: once there is room for it, and somebody to give it."""
+        octets = run.message.held
+        if not (yield self._room.take(octets, self._settings.streamed_content_wait)):
+            raise NotDialled("too much large content is being sent; there was no room for more in time")
+        try:
+            if not body.within_reach:
+                raise NotDialled("no queue is within reach that could give the content")
+            if run.message.header_unseen:
+                try:
+                    yield run.message.look_at_header()
+                except OutOfReach as error:
+                    raise NotDialled(f"the content cannot be had: {error}") from error
+            return (yield from self._visit_hosts(run, tables, hop, course))
+        finally:
+            self._room.give(octets)
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):

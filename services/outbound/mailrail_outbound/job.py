@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import cast
 
-from mailrail.core.message.reencode import MAX_HEADER, Reencoder, Target, Unconvertible, reencode
+from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
 from mailrail.core.outbound.course import Course
 from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
 from mailrail.core.outbound.envelope import Plan as EnvelopePlan
@@ -18,7 +18,7 @@ from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
-from mailrail_outbound.ports import ContentGone, Delivery, Seen, TlsReport
+from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach, Seen, TlsReport
 from mailrail_outbound.smtp import Connection
 
 _AS_IS = Form.AS_IS
@@ -86,15 +86,21 @@ class Message:
         return stuff(whole, bare_line_ends=not looked)
 
     @property
+    def held(self) -> int:
+        """Octets of memory that it takes to send content that streams: two pieces on their way, one of them stuffed or
+        encrypted, and what the re-encoder looks at where it may be needed."""
+        return 524288 + (HOLD if self.facts.eight_bit or self.facts.binary else 0)
+
+    @property
     def header_unseen(self) -> bool:
         """Whether only a look at the header can tell if it needs SMTPUTF8: all that is known of content that streams is
         that there are 8-bit octets somewhere."""
         return not isinstance(self._body, bytes) and self.facts.header_eight_bit
 
     async def look_at_header(self) -> None:
-        """Find out; what cannot be read, or ends nowhere, keeps the cautious answer."""
+        """Find out; what ends nowhere, or is not whole, keeps the cautious answer. Raises OutOfReach."""
         head = b""
-        with contextlib.suppress(ContentGone):
+        try:
             async with contextlib.aclosing(self._stored()) as pieces:
                 async for piece in pieces:
                     head += piece
@@ -103,6 +109,10 @@ class Message:
                         self.facts.header_eight_bit = not head[:end].isascii()
                     if end >= 0 or len(head) > MAX_HEADER:
                         return
+        except OutOfReach:
+            raise
+        except ContentGone:
+            return
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone or Unconvertible."""

@@ -40,6 +40,11 @@ class OutboundSettings(ServiceSettings):
     """Target of the queue's replicas: HOST:PORT, several separated by commas, each name with all its addresses."""
     capacity: int = 1000
     """Deliveries worked on at once. Content up to 64 KiB each is in memory, so this bounds it to 64 MiB."""
+    streamed_content: int = 64 * 1024 * 1024
+    """Octets of memory for content above 64 KiB, which streams: half a MiB a delivery and one more where it may be
+    re-encoded. Past it the next one waits before it dials; `capacity` alone would let it grow to gigabytes."""
+    streamed_content_wait: float = 600.0
+    """Seconds that a delivery waits for such room, its lease renewed, before it goes back undialled (LSE-04)."""
     connections: int = 1000
     """Open connections to next hops."""
     connections_per_destination: int = 20

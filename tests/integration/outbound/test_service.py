@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import grpc
 import pytest
 
 from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
+from mailrail.core.smtp.client import Trouble
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound.__main__ import start
+from mailrail_outbound.ports import Result
 from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
-from testkit.outbound import MESSAGE, SETTINGS, transport
+from testkit.outbound import MESSAGE, SETTINGS, OutboundBench, StreamedBody, transport
 from testkit.smtp_peer import Hang, SmtpPeer
 
 
@@ -64,6 +66,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.batches: list[int] = []
         self.commit = True
         self.fetched: list[int] = []
+        self.breaks_after: int | None = None  # pieces of content
         self.bodies: dict[bytes, bytes] = {}
         self.outgoing: asyncio.Queue[lease_pb2.LeaseResponse | None] = asyncio.Queue()
 
@@ -98,6 +101,8 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such content")
             return
         for start_at in range(request.offset, len(body), 262144):
+            if self.breaks_after is not None and start_at >= self.breaks_after * 262144:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
             yield lease_pb2.FetchContentResponse(data=body[start_at : start_at + 262144])
 
     def hand_out(self, *deliveries: lease_pb2.Delivery) -> None:
@@ -141,7 +146,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(tmp_path: Path, *transports: Transport, **settings: object) -> AsyncIterator[World]:
+async def world(
+    tmp_path: Path, *transports: Transport, more_queues: Sequence[int] = (), **settings: object
+) -> AsyncIterator[World]:
     keys = tmp_path / "keys"
     keys.mkdir()
     (keys / "k1").write_bytes(base64.b64encode(b"k" * 32))
@@ -160,7 +167,7 @@ async def world(tmp_path: Path, *transports: Transport, **settings: object) -> A
         SETTINGS,
         sealing_keys_dir=keys,
         config_target=f"127.0.0.1:{config_port}",
-        queue_target=f"127.0.0.1:{here.queue_port}",
+        queue_target=",".join(f"127.0.0.1:{port}" for port in (here.queue_port, *more_queues)),
         **settings,  # type: ignore[arg-type]
     )
     here.task = asyncio.create_task(start(made, here.stop))
@@ -218,6 +225,56 @@ async def test_content_that_is_gone_ends_the_attempt_without_a_final_dot(tmp_pat
             result = await here.result(delivery.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_DEFERRED
             assert peer.messages == []
+
+
+async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LSE_06(tmp_path: Path) -> None:
+    body = bytes(range(32, 126)) * 10_000 + b"\r\n"
+    async with SmtpPeer() as peer, contextlib.AsyncExitStack() as stack:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        other = FakeQueue()  # type: ignore[abstract]
+        server = grpc.aio.server()
+        lease_pb2_grpc.add_LeaseServiceServicer_to_server(other, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        async with world(tmp_path, via, more_queues=[port]) as here:
+            await eventually(lambda: len(other.hellos) > 0, within=10)
+            delivery = here.delivery(via, body=None, size=len(body))
+            here.queue.bodies[delivery.message_id] = other.bodies[delivery.message_id] = body
+            here.queue.breaks_after = 1
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert len(here.queue.fetched) == len(other.fetched) == 1
+            assert peer.messages[0].content == body
+
+
+async def test_content_that_nobody_can_give_is_returned_undialled_LSE_04() -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via) as bench:
+            body = StreamedBody(MESSAGE)
+            body.within_reach = False
+            report = await bench.deliver(bench.delivery(via, content=body, size=len(MESSAGE)))
+            assert [each.result for each in report.recipients] == [Result.NOT_DIALLED]
+            assert peer.sessions == []
+
+
+async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_comes_LSE_04() -> None:
+    async with SmtpPeer(replies={"END": [Hang(), "250 2.0.0 taken"]}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 0.2}
+        async with OutboundBench.running(via, **settings) as bench:
+            begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+            await eventually(lambda: "DATA" in peer.commands, within=5)
+            second = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+            assert [each.result for each in second.recipients] == [Result.NOT_DIALLED]
+            assert (await bench.deliver(bench.delivery(via))).recipients[0].result is Result.DELIVERED  # small
+            for connection in bench.pool.connections:
+                connection.abort(Trouble.CLOSED, "by the test")
+            await begun
+            third = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+            assert third.recipients[0].result is Result.DELIVERED
 
 
 async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: Path) -> None:
