@@ -116,6 +116,7 @@ class SmtpPeer:
         extensions_after_tls: Sequence[str] | None = None,
         accounts: Mapping[str, str] | None = None,
         binding: Callable[[], tuple[str, bytes]] | None = None,
+        iterations: int = 4096,
         lmtp: bool = False,
         keep_content: bool = True,
     ) -> None:
@@ -131,6 +132,7 @@ class SmtpPeer:
         self._implicit = implicit_tls
         self._accounts = dict(accounts or {})
         self._binding = binding
+        self._iterations = iterations
         self._lmtp = lmtp
         self._keep = keep_content
         self._counts: dict[str, int] = {}
@@ -372,7 +374,9 @@ class SmtpPeer:
 
         def lookup(user: str) -> tuple[bytes, bytes, bytes, int]:
             session.login = user
-            found: tuple[bytes, bytes, bytes, int] = scheme.make_auth_info(self._accounts.get(user, "?"))
+            found: tuple[bytes, bytes, bytes, int] = scheme.make_auth_info(
+                self._accounts.get(user, "?"), iteration_count=self._iterations
+            )
             return found
 
         binding = self._binding() if self._binding is not None and scheme.use_binding else None

@@ -21,12 +21,14 @@ from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import ProxyError, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
+from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.client import (
     Answer,
     ContentWanted,
     Dialogue,
     Event,
     Finished,
+    NeedHash,
     NeedTls,
     Ready,
     SessionFailed,
@@ -195,6 +197,7 @@ class Connection(asyncio.Protocol):
         self._wake: asyncio.Event | None = None  # a chunk's reply came
         self._streaming: asyncio.Task[None] | None = None
         self._streamed: Transaction | None = None
+        self._hashing: asyncio.Task[None] | None = None
         self._owned = True  # the owner still counts on us
 
     # --- the owner's side ------------------------------------------------------------------------------------
@@ -418,11 +421,19 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, NeedTls):
                 self._flush()
                 self._start_tls()
+            elif isinstance(event, NeedHash):
+                self._hashing = self._loop.create_task(self._hash(event.work))
             elif isinstance(event, SessionFailed):
                 self.answer = event.answer
                 self._tell_failed(event.answer)
             else:
                 self.answer = self.answer or event.answer
+
+    async def _hash(self, work: Hashing) -> None:
+        # Half a second in which no other connection would be served.
+        self.dialogue.hashed(await asyncio.to_thread(work.do))
+        self._wait_for_reply()
+        self._flush()
 
     def _became_ready(self) -> None:
         facts = self.tls_facts

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import ssl
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.client import Stage, Trouble
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
@@ -264,6 +266,29 @@ async def test_we_log_in_with_the_strongest_mechanism_or_the_configured_one_AUTH
         assert result.result is Result.DELIVERED, result.text
         assert peer.sessions[0].mechanism == used
         assert peer.sessions[0].login == "us=er,1"
+
+
+async def test_a_server_with_many_scram_iterations_stops_no_other_connection(
+    authority: Authority, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[threading.Thread] = []
+    do = Hashing.do
+
+    def noted(work: Hashing) -> bytes:
+        workers.append(threading.current_thread())
+        return do(work)
+
+    monkeypatch.setattr(Hashing, "do", noted)
+    async with SmtpPeer(
+        tls=certificate.server_context(),
+        extensions_after_tls=["PIPELINING", "DSN", "AUTH SCRAM-SHA-256"],
+        accounts={"us=er,1": "pencil, sharp"},
+        iterations=100_000,
+    ) as peer:
+        result = await send(submission(peer), SECRETS | {"ca": authority.pem})
+        assert result.result is Result.DELIVERED, result.text
+    assert len(workers) == 1
+    assert workers[0] is not threading.main_thread()
 
 
 async def test_wrong_credentials_are_our_fault_and_never_a_bounce_AUTH_09_H29(

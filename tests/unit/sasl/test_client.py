@@ -8,6 +8,7 @@ from mailrail.core.sasl.client import (
     MAX_ITERATIONS,
     ChannelBinding,
     Credentials,
+    Hashing,
     Mechanism,
     NoMechanism,
     SaltedPasswords,
@@ -194,8 +195,11 @@ def test_credentials_do_not_print_the_password() -> None:
 
 def test_salted_passwords_are_kept_and_bounded() -> None:
     salted = SaltedPasswords(limit=2)
-    first = salted.get("sha256", b"pw", b"salt1", 4096)
-    salted.get("sha256", b"pw", b"salt2", 4096)
-    salted.get("sha256", b"pw", b"salt3", 4096)
-    assert len(salted._entries) == 2
-    assert salted.get("sha256", b"pw", b"salt1", 4096) == first
+    first, second, third = (Hashing("sha256", b"pw", salt, 4096) for salt in (b"1", b"2", b"3"))
+    made = salted.get(first)
+    salted.get(second)
+    assert salted.knows(first)
+    salted.get(third)
+    assert [salted.knows(each) for each in (first, second, third)] == [False, True, True]
+    assert salted.get(first) == made
+    assert "pw" not in repr(first)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailrail.core.delivery.outcome import Hop, Outcome
 from mailrail.core.outbound.course import verdict_on
-from mailrail.core.sasl.client import ChannelBinding, Credentials
+from mailrail.core.sasl.client import ChannelBinding, Credentials, SaltedPasswords
 from mailrail.core.smtp.client import (
     Answer,
     ContentWanted,
@@ -19,6 +19,7 @@ from mailrail.core.smtp.client import (
     Finished,
     Gone,
     Login,
+    NeedHash,
     NeedTls,
     Protocol,
     Ready,
@@ -677,6 +678,36 @@ def test_scram_verifies_the_server_before_mail_SCR_01() -> None:
     dialogue.receive(b"334 " + base64.b64encode(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=") + b"\r\n")
     assert dialogue.take() == b"\r\n"  # SCR-02: an empty line, then 235
     assert kinds(dialogue.receive(b"235 ok\r\n")) == [Ready]
+
+
+def test_scram_with_many_iterations_is_worked_out_elsewhere_and_once_for_all_connections() -> None:
+    login = Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
+    challenge = b"334 " + base64.b64encode(b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=200000") + b"\r\n"
+    dialogue = _authenticating(b"SCRAM-SHA-256", login)
+    dialogue.take()
+    (wanted,) = dialogue.receive(challenge)
+    assert isinstance(wanted, NeedHash)
+    assert wanted.work.iterations == 200_000
+    assert dialogue.awaiting is Stage.AUTH  # it has its time
+    assert dialogue.take() == b""
+    dialogue.hashed(wanted.work.do())
+    assert len(dialogue.take()) > 100
+    again = _authenticating(b"SCRAM-SHA-256", login)
+    assert again.receive(challenge) == []
+
+
+def test_what_is_worked_out_for_a_session_that_ended_meanwhile_is_dropped() -> None:
+    login = Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
+    dialogue = _authenticating(b"SCRAM-SHA-256", login)
+    dialogue.take()
+    first = b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=200000"
+    dialogue.receive(b"334 " + base64.b64encode(first) + b"\r\n")
+    (failed, gone) = dialogue.lost(Trouble.CLOSED, "the server closed the connection")
+    assert isinstance(failed, SessionFailed)
+    assert isinstance(gone, Gone)
+    assert failed.answer.stage is Stage.AUTH
+    dialogue.hashed(b"x")
+    assert dialogue.take() == b""
 
 
 def test_an_early_235_is_not_believed_by_scram_SCR_01() -> None:

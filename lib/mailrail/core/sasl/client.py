@@ -25,6 +25,8 @@ MIN_ITERATIONS = 4096
 """RFC 7677 4: servers announce at least this many; fewer is a server, or someone between, that wants a weak proof."""
 MAX_ITERATIONS = 1_000_000
 """Half a second of CPU here. A server may not name its price freely: the work is ours."""
+QUICK_ITERATIONS = 20_000
+"""Above these, 10 ms, the caller does the work beside what else it has to do (`Exchange.work`)."""
 MAX_CHALLENGE = 9216
 """Octets of one decoded challenge: RFC 4954 4 allows lines of 12288 octets in base64."""
 
@@ -109,6 +111,20 @@ def choose(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Hashing:
+    """Work that takes long: Hi(password, salt, iterations) of RFC 5802 2.2. May be done in another thread."""
+
+    algorithm: str
+    password: bytes = field(repr=False)
+    salt: bytes
+    iterations: int
+
+    def do(self) -> bytes:
+        """The salted password."""
+        return hashlib.pbkdf2_hmac(self.algorithm, self.password, self.salt, self.iterations)
+
+
 class SaltedPasswords:
     """Salted passwords by salt and count, so that PBKDF2 runs once per account and not once per connection.
 
@@ -121,16 +137,27 @@ class SaltedPasswords:
         self._limit = limit
         self._entries: OrderedDict[tuple[str, bytes, bytes, int], bytes] = OrderedDict()
 
-    def get(self, algorithm: str, password: bytes, salt: bytes, iterations: int) -> bytes:
-        """Hi(password, salt, iterations) of RFC 5802 2.2."""
-        key = (algorithm, hashlib.sha256(password).digest(), salt, iterations)
-        salted = self._entries.get(key)
+    def get(self, work: Hashing) -> bytes:
+        """The salted password, made now where it is not known."""
+        salted = self._entries.get(self._key(work))
         if salted is None:
-            salted = hashlib.pbkdf2_hmac(algorithm, password, salt, iterations)
-            self._entries[key] = salted
-            if len(self._entries) > self._limit:
-                self._entries.popitem(last=False)
+            salted = work.do()
+            self.keep(work, salted)
         return salted
+
+    def knows(self, work: Hashing) -> bool:
+        """Whether `get` costs nothing."""
+        return self._key(work) in self._entries
+
+    def keep(self, work: Hashing, salted: bytes) -> None:
+        """What `work` gave."""
+        self._entries[self._key(work)] = salted
+        if len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    @staticmethod
+    def _key(work: Hashing) -> tuple[str, bytes, bytes, int]:
+        return (work.algorithm, hashlib.sha256(work.password).digest(), work.salt, work.iterations)
 
 
 class Exchange(Protocol):
@@ -140,6 +167,10 @@ class Exchange(Protocol):
 
     def initial(self) -> bytes | None:
         """The initial response; None for a mechanism where the server speaks first."""
+
+    def work(self, challenge: bytes) -> Hashing | None:
+        """What takes long about the answer to a challenge, if anything does: `keep` its result in the salted passwords
+        before `respond`. Raises SaslError."""
 
     def respond(self, challenge: bytes) -> bytes:
         """The answer to a challenge. Raises SaslError: cancel with `*`."""
@@ -182,7 +213,12 @@ def start(
             return _Scram(mechanism, credentials, nonce, flag, binding, salted or SaltedPasswords())
 
 
-class _Plain:
+class _Quick:
+    def work(self, challenge: bytes) -> Hashing | None:
+        return None
+
+
+class _Plain(_Quick):
     mechanism = Mechanism.PLAIN
 
     def __init__(self, credentials: Credentials) -> None:
@@ -200,7 +236,7 @@ class _Plain:
         return
 
 
-class _Login:
+class _Login(_Quick):
     """No RFC; as draft-murchison-sasl-login says: user name, then password, whatever the prompts say."""
 
     mechanism = Mechanism.LOGIN
@@ -229,7 +265,7 @@ class _Login:
 _CRAM_CHALLENGE = re.compile(rb"<[0-9A-Za-z_+/=.-]{1,128}@[0-9A-Za-z_.:\[\]-]{1,255}>")
 
 
-class _CramMd5:
+class _CramMd5(_Quick):
     mechanism = Mechanism.CRAM_MD5
 
     def __init__(self, credentials: Credentials) -> None:
@@ -308,13 +344,14 @@ class _Scram:
     def initial(self) -> bytes | None:
         return (self._gs2 + self._first_bare).encode()
 
+    def work(self, challenge: bytes) -> Hashing | None:
+        if self.proof_sent:
+            return None
+        _, work = self._read_first(self._text(challenge))
+        return None if work.iterations <= QUICK_ITERATIONS or self._salted.knows(work) else work
+
     def respond(self, challenge: bytes) -> bytes:
-        if len(challenge) > MAX_CHALLENGE:
-            raise SaslError(f"the server's SCRAM message is longer than {MAX_CHALLENGE} octets")
-        try:
-            text = challenge.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise SaslError("the server's SCRAM message is not UTF-8") from error
+        text = self._text(challenge)
         if not self.proof_sent:
             return self._final(text)
         if not self._verified:
@@ -322,7 +359,16 @@ class _Scram:
             return b""
         raise SaslError("the server went on after the end of SCRAM")
 
-    def _final(self, server_first: str) -> bytes:
+    def _text(self, challenge: bytes) -> str:
+        if len(challenge) > MAX_CHALLENGE:
+            raise SaslError(f"the server's SCRAM message is longer than {MAX_CHALLENGE} octets")
+        try:
+            return challenge.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SaslError("the server's SCRAM message is not UTF-8") from error
+
+    def _read_first(self, server_first: str) -> tuple[str, Hashing]:
+        """The whole nonce, and what the salted password is made of."""
         parts = server_first.split(",")
         if parts[0].startswith("e="):
             raise SaslError(f"the server refused SCRAM: {parts[0][2:][:80]}")
@@ -338,10 +384,14 @@ class _Scram:
         iterations = int(count)
         if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
             raise SaslError(f"the server asks for {count} iterations; we do {MIN_ITERATIONS} to {MAX_ITERATIONS}")
+        return nonce, Hashing(self._algorithm, self._password, salt, iterations)
+
+    def _final(self, server_first: str) -> bytes:
+        nonce, work = self._read_first(server_first)
         channel = base64.b64encode(self._gs2.encode() + self._bound).decode()
         without_proof = f"c={channel},r={nonce}"
         message = f"{self._first_bare},{server_first},{without_proof}".encode()
-        salted = self._salted.get(self._algorithm, self._password, salt, iterations)
+        salted = self._salted.get(work)
         client_key = hmac.digest(salted, b"Client Key", self._algorithm)
         signature = hmac.digest(self._digest(client_key).digest(), message, self._algorithm)
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))

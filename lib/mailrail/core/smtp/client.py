@@ -32,6 +32,7 @@ from mailrail.core.sasl.client import (
     ChannelBinding,
     Credentials,
     Exchange,
+    Hashing,
     Mechanism,
     NoMechanism,
     SaltedPasswords,
@@ -287,6 +288,13 @@ class NeedTls:
 
 
 @dataclass(slots=True)
+class NeedHash:
+    """Do this work beside everything else, then call `hashed` with its result."""
+
+    work: Hashing
+
+
+@dataclass(slots=True)
 class Ready:
     """The session is set up: transactions may begin."""
 
@@ -321,7 +329,7 @@ class Gone:
     answer: Answer
 
 
-Event = NeedTls | Ready | SessionFailed | ContentWanted | Finished | Gone
+Event = NeedTls | NeedHash | Ready | SessionFailed | ContentWanted | Finished | Gone
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _CRLF = b"\r\n"
@@ -340,6 +348,7 @@ class Dialogue:
         "_exchange",
         "_expected",
         "_failed_mechanisms",
+        "_hashing",
         "_hello_name",
         "_initial_owed",
         "_login",
@@ -399,6 +408,7 @@ class Dialogue:
         self._exchange: Exchange | None = None
         self._failed_mechanisms: set[Mechanism] = set()
         self._initial_owed: bytes | None = None  # an initial response too long for the AUTH line (AUTH-10)
+        self._hashing: tuple[Hashing, bytes] | None = None  # work under way, and the challenge that it is for
         self._cancelled: Answer | None = None  # we said `*`, and why
         self._reset_needed = False
         self._quitting = False
@@ -410,6 +420,8 @@ class Dialogue:
         """The command whose reply comes next; None when idle or while content is being sent without one awaited."""
         if self._expected:
             return self._expected[0][0]
+        if self._hashing is not None:
+            return Stage.AUTH
         return _CONTENT if self._content is not None else None
 
     @property
@@ -727,7 +739,7 @@ class Dialogue:
             answer, self._cancelled = self._cancelled, None
             self._auth_refused(exchange, answer, events)
         elif reply.code == 334:
-            self._challenge(exchange, reply)
+            self._challenge(exchange, reply, events)
         elif reply.code == 235:
             try:
                 exchange.verify_success()
@@ -754,7 +766,28 @@ class Dialogue:
         else:
             self._fail_session(answer, events)
 
-    def _challenge(self, exchange: Exchange, reply: Reply) -> None:
+    def hashed(self, salted: bytes) -> None:
+        """The result of what `NeedHash` asked for."""
+        if self._hashing is None or self.gone:
+            return
+        (work, challenge), self._hashing = self._hashing, None
+        assert self._exchange is not None
+        assert self._login is not None
+        assert self._login.salted is not None
+        self._login.salted.keep(work, salted)
+        try:
+            response = self._exchange.respond(challenge)
+        except SaslError as error:
+            self._cancel_auth(error)
+            return
+        self._auth_line(base64.b64encode(response))
+
+    def _cancel_auth(self, error: SaslError) -> None:
+        # RFC 4954 4: `*` cancels; the server answers 501.
+        self._cancelled = Answer(Stage.AUTH, None, Trouble.AUTH, str(error))
+        self._auth_line(b"*")
+
+    def _challenge(self, exchange: Exchange, reply: Reply, events: list[Event]) -> None:
         try:
             challenge = _decode_challenge(reply)
             if self._initial_owed is not None:
@@ -762,11 +795,15 @@ class Dialogue:
                     raise SaslError("the server sent a challenge where it should wait for our first message")
                 response, self._initial_owed = self._initial_owed, None
             else:
+                login = self._login
+                work = exchange.work(challenge) if login is not None and login.salted is not None else None
+                if work is not None:
+                    self._hashing = (work, challenge)
+                    events.append(NeedHash(work))
+                    return
                 response = exchange.respond(challenge)
         except SaslError as error:
-            # RFC 4954 4: `*` cancels; the server answers 501.
-            self._cancelled = Answer(Stage.AUTH, None, Trouble.AUTH, str(error))
-            self._auth_line(b"*")
+            self._cancel_auth(error)
             return
         self._auth_line(base64.b64encode(response))
 
