@@ -30,7 +30,6 @@ from mailrail.core.recipients import (
     Resolution,
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
-from mailrail.core.smtp.client import has_bare_line_ends
 from mailrail.core.smtp.parameters import Body, MailParameters, xtext_decode
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import (
@@ -47,6 +46,7 @@ from mailrail.core.smtp.server import (
     ServerSession,
     too_big,
 )
+from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail_ingress import metrics
 from mailrail_ingress.login import Guest
 from mailrail_ingress.ports import (

@@ -13,8 +13,9 @@ from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, 
 from mailrail.core.outbound.course import Course
 from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
 from mailrail.core.outbound.envelope import Plan as EnvelopePlan
-from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble, stuff
+from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble
 from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.smtp.stuffing import stuff
 from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob

@@ -33,10 +33,10 @@ from mailrail.core.smtp.client import (
     Ready,
     SessionFailed,
     Stage,
-    Stuffer,
     Transaction,
     Trouble,
 )
+from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Decision
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone

@@ -17,7 +17,8 @@ from mailrail.core.outbound.envelope import (
     inspect,
     plan,
 )
-from mailrail.core.smtp.client import Capabilities, Trouble
+from mailrail.core.smtp.capabilities import Capabilities
+from mailrail.core.smtp.client import Trouble
 from mailrail.core.smtp.parameters import Body
 
 SEVEN = Content(100, eight_bit=False, binary=False, header_eight_bit=False)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mailrail.core.delivery.outcome import Hop, Outcome
 from mailrail.core.outbound.course import verdict_on
 from mailrail.core.sasl.client import ChannelBinding, Credentials, SaltedPasswords
+from mailrail.core.smtp.capabilities import read_capabilities
 from mailrail.core.smtp.client import (
     Answer,
     ContentWanted,
@@ -26,14 +27,11 @@ from mailrail.core.smtp.client import (
     SessionFailed,
     Stage,
     StartTls,
-    Stuffer,
     Transaction,
     Trouble,
-    has_bare_line_ends,
-    read_capabilities,
-    stuff,
 )
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.stuffing import Stuffer, has_bare_line_ends, stuff
 
 PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
 PLAIN_HELLO = b"250 mx.example\r\n"

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mailrail.core.smtp.address import AddressError, parse_address
-from mailrail.core.smtp.client import Answer, Capabilities, Stage, Trouble, has_bare_line_ends
+from mailrail.core.smtp.capabilities import Capabilities
+from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.parameters import Body
+from mailrail.core.smtp.stuffing import has_bare_line_ends
 
 BDAT_ABOVE = 65536
 """Octets above which content goes by BDAT where CHUNKING is offered: no dot-stuffing of large bodies. Small content

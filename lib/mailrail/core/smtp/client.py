@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from mailrail.core.sasl.client import (
     ChannelBinding,
@@ -40,6 +39,7 @@ from mailrail.core.sasl.client import (
     choose,
 )
 from mailrail.core.sasl.client import start as start_sasl
+from mailrail.core.smtp.capabilities import Capabilities, read_capabilities
 from mailrail.core.smtp.reply import BadReply, Reply, ReplyParser
 
 MAX_COMMAND = 512
@@ -127,76 +127,6 @@ class Answer:
     def remote(self) -> bool:
         """A remote server really said it."""
         return self.reply is not None and self.trouble is None
-
-
-# --- what the server can do ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What EHLO or LHLO told; all empty after HELO (SIN-20 from the other side)."""
-
-    name: str = ""
-    extended: bool = False
-    pipelining: bool = False
-    chunking: bool = False
-    eight_bit_mime: bool = False
-    binary_mime: bool = False
-    smtputf8: bool = False
-    dsn: bool = False
-    starttls: bool = False
-    require_tls: bool = False
-    size_offered: bool = False
-    size: int | None = None
-    """Octets; None = no limit was declared. SIZE 0 means none too (RFC 1870 4, reference H10)."""
-    auth: tuple[str, ...] = ()
-    max_recipients: int | None = None
-    """LIMITS RCPTMAX (RFC 9422)."""
-    max_transactions: int | None = None
-    """LIMITS MAILMAX."""
-
-
-def read_capabilities(reply: Reply) -> Capabilities:
-    """Read an EHLO reply. Keywords in any case; unknown ones and nonsense are ignored (RFC 5321 4.1.1.1)."""
-    return _capabilities(reply.lines)
-
-
-@lru_cache(maxsize=256)
-def _capabilities(lines: tuple[str, ...]) -> Capabilities:
-    keywords: dict[str, list[str]] = {}
-    for line in lines[1:]:
-        words = line.split()
-        if not words:
-            continue
-        # AUTH=LOGIN: an old spelling that some servers send beside the right one.
-        keyword = words[0].upper()
-        if keyword.startswith("AUTH="):
-            words[1:1] = [keyword[5:]]
-            keyword = "AUTH"
-        keywords.setdefault(keyword, []).extend(word.upper() for word in words[1:])
-    size = keywords.get("SIZE", [])
-    limits = dict(word.split("=", 1) for word in keywords.get("LIMITS", []) if "=" in word)
-    return Capabilities(
-        name=lines[0].split(" ", 1)[0],
-        extended=True,
-        pipelining="PIPELINING" in keywords,
-        chunking="CHUNKING" in keywords,
-        eight_bit_mime="8BITMIME" in keywords,
-        binary_mime="BINARYMIME" in keywords and "CHUNKING" in keywords,
-        smtputf8="SMTPUTF8" in keywords,
-        dsn="DSN" in keywords,
-        starttls="STARTTLS" in keywords,
-        require_tls="REQUIRETLS" in keywords,
-        size_offered="SIZE" in keywords,
-        size=_positive(size[0]) if size else None,
-        auth=tuple(dict.fromkeys(keywords.get("AUTH", []))),
-        max_recipients=_positive(limits.get("RCPTMAX", "")),
-        max_transactions=_positive(limits.get("MAILMAX", "")),
-    )
-
-
-def _positive(text: str) -> int | None:
-    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 # --- what we want of the session -----------------------------------------------------------------------------------
@@ -498,8 +428,8 @@ class Dialogue:
     def content(self, data: bytes, *, last: bool) -> None:
         """Send content of the transaction that asked for it.
 
-        For DATA: dot-stuffed octets, with the final dot in them when `last` (see `stuff`). For BDAT: one chunk as it
-        is. With `last` the recipients become uncertain until the reply comes.
+        For DATA: dot-stuffed octets, with the final dot in them when `last` (see `stuffing.py`). For BDAT: one chunk as
+        it is. With `last` the recipients become uncertain until the reply comes.
         """
         transaction = self._content
         if transaction is None:
@@ -956,66 +886,3 @@ def _decode_challenge(reply: Reply) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise SaslError("the server's challenge is not base64") from error
-
-
-# --- content -------------------------------------------------------------------------------------------------------
-
-_BARE = re.compile(rb"\r\n|\r|\n")
-
-
-def has_bare_line_ends(content: bytes) -> bool:
-    """Whether a CR or LF stands alone somewhere: such content must not be sent by DATA as it is (SOUT-12)."""
-    # Two passes that skip, where counting single octets looks at each of them: a quarter of the time.
-    rest = content.replace(b"\r\n", b"")
-    return b"\n" in rest or b"\r" in rest
-
-
-def stuff(content: bytes, *, bare_line_ends: bool = True) -> bytes:
-    """Whole content made ready for DATA: dots doubled at line starts, CRLF and the final dot at its end.
-
-    Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, of which the re-encoder leaves none, becomes CRLF,
-    so that stored bytes can never end the data or begin a command. `bare_line_ends` false: somebody has
-    looked (`has_bare_line_ends`), there are none.
-    """
-    if bare_line_ends and has_bare_line_ends(content):
-        content = _BARE.sub(b"\r\n", content)
-    if b"\r\n." in content:
-        content = content.replace(b"\r\n.", b"\r\n..")
-    if content.startswith(b"."):
-        content = b"." + content
-    if content.endswith(b"\r\n") or not content:
-        return content + b".\r\n"
-    return content + b"\r\n.\r\n"
-
-
-class Stuffer:
-    """`stuff` for content that comes in pieces, split anywhere."""
-
-    __slots__ = ("_held", "_line_start")
-
-    def __init__(self) -> None:
-        self._line_start = True
-        self._held = b""  # a CR whose LF may come with the next piece
-
-    def feed(self, piece: bytes) -> bytes:
-        """The octets to write for this piece."""
-        data = self._held + piece
-        self._held = b""
-        if data.endswith(b"\r"):
-            data, self._held = data[:-1], b"\r"
-        if not data:
-            return b""
-        if has_bare_line_ends(data):
-            data = _BARE.sub(b"\r\n", data)
-        starts = self._line_start and data.startswith(b".")
-        self._line_start = data.endswith(b"\r\n")
-        if b"\r\n." in data:
-            data = data.replace(b"\r\n.", b"\r\n..")
-        return b"." + data if starts else data
-
-    def finish(self) -> bytes:
-        """What closes the data: the rest of the last line and the final dot."""
-        if self._held:
-            self._held, self._line_start = b"", True
-            return b"\r\n.\r\n"
-        return b".\r\n" if self._line_start else b"\r\n.\r\n"
