@@ -18,8 +18,9 @@ from mailrail.core.config.revision import (
 )
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.tlspolicy.decision import Requirement
-from mailrail_outbound.app import Outbound, Tables
+from mailrail_outbound.app import Outbound
 from mailrail_outbound.dns import DnsResolver
+from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import Body, Delivery, DeliveryReport, Lease
 from mailrail_outbound.settings import OutboundSettings

@@ -8,9 +8,10 @@ from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
-from mailrail_outbound.app import Outbound, Tables
+from mailrail_outbound.app import Outbound
 from mailrail_outbound.clients import QueueClient
 from mailrail_outbound.dns import DnsResolver
+from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings

@@ -14,41 +14,27 @@ import errno
 import logging
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mailrail.core.config.revision import (
-    Gateway,
-    ObjectRef,
-    Protocol,
-    Revision,
-    SecretRef,
-    TlsMode,
-    Transport,
-    TransportKind,
-)
+from mailrail.core.config.revision import ObjectRef, Transport, TransportKind
 from mailrail.core.delivery import outcome
-from mailrail.core.delivery.outcome import Hop, Outcome, Verdict, of_trouble
+from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.course import Course, Settled
-from mailrail.core.outbound.envelope import Recipient
-from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
-from mailrail.core.outbound.targets import MAX_SESSIONS, ConnectionKey, NoHosts, address_order, mx_hosts
-from mailrail.core.sasl.client import Credentials, SaltedPasswords
+from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order, mx_hosts
 from mailrail.core.smtp.address import AddressError, parse_address
-from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
-from mailrail.core.smtp.client import Protocol as Speech
+from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.core.tlspolicy.decision import Decision, decide
-from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.kit import log
 from mailrail_outbound import metrics
+from mailrail_outbound.dialling import CannotDial, Dialler
 from mailrail_outbound.dns import DnsResolver
-from mailrail_outbound.job import HostJob, Message, ProbeJob
-from mailrail_outbound.pool import Dial, Pool
+from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
+from mailrail_outbound.job import HostJob, Message
+from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
     Body,
     Delivery,
@@ -61,18 +47,10 @@ from mailrail_outbound.ports import (
     Seen,
     Worker,
 )
+from mailrail_outbound.probes import Prober
 from mailrail_outbound.room import Room
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import TlsPlan
-from mailrail_outbound.tls import client_context
 
-_PORTS = {
-    TransportKind.SMTP: 25,
-    TransportKind.SUBMISSION: 587,
-    TransportKind.SUBMISSIONS: 465,
-    TransportKind.LMTP: 24,  # LMTP-04: never 25; the configuration demands one, this is what IANA gives it
-}
-_DIRECT = Transport(ObjectRef("MailTransport", "", ""), TransportKind.DIRECT)
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
     Outcome.RELAYED: Result.RELAYED,
@@ -88,80 +66,6 @@ _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO}
 our own side the pool has tried them all."""
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
-_OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
-
-
-@dataclass(frozen=True, slots=True)
-class NextHop:
-    """A transport, or direct delivery, with what each delivery by it asks."""
-
-    transport: Transport
-    digest: str
-    """Empty for direct delivery."""
-    kind: Hop
-    by_mx: bool
-    """The MX hosts of the destination are dialled, not a host of our own."""
-    proxied: bool
-    hosts: tuple[str, ...]
-    port: int
-    """Of `hosts`, both only where not `by_mx`."""
-    ways: "dict[tuple[object, ...], _Way]" = field(default_factory=dict, repr=False)
-    """How hosts are dialled, made once each."""
-
-    @classmethod
-    def of(cls, transport: Transport) -> "NextHop":
-        """Arrange a transport."""
-        kind = transport.kind
-        proxied = kind is TransportKind.SOCKS
-        return cls(
-            transport,
-            transport.digest if transport is not _DIRECT else "",
-            _hop(transport),
-            by_mx=proxied or kind is TransportKind.DIRECT,
-            proxied=proxied,
-            hosts=(transport.host or "",),
-            port=transport.port or _PORTS.get(kind, 0),
-        )
-
-
-@dataclass(frozen=True)
-class Tables:
-    """A configuration, arranged for lookups."""
-
-    number: int
-    hops: dict[ObjectRef | None, NextHop]
-    """By transport; None = direct delivery."""
-    gateways: dict[ObjectRef, Gateway]
-    names: frozenset[str]
-    mx_ports: frozenset[int]
-    hello_name: str
-    secret: Callable[[SecretRef], bytes] = field(repr=False)
-
-    @classmethod
-    def of(cls, number: int, revision: Revision, secret: Callable[[SecretRef], bytes]) -> "Tables":
-        """Arrange a revision."""
-        listeners = [listener for gateway in revision.gateways for listener in gateway.listeners]
-        return cls(
-            number=number,
-            hops={None: NextHop.of(_DIRECT)} | {each.ref: NextHop.of(each) for each in revision.transports},
-            gateways={gateway.ref: gateway for gateway in revision.gateways},
-            names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
-            mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
-            hello_name=revision.gateways[0].hostname if revision.gateways else "",
-            secret=secret,
-        )
-
-
-_MOST_WAYS = 10_000  # of one next hop
-
-
-@dataclass(slots=True)
-class _Way:
-    """The TLS decision for a host, and how to dial it accordingly."""
-
-    decision: Decision
-    dial: Dial | None = None
-    without_tls: Dial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +99,8 @@ class Outbound(Worker):
         self._report = report
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
-        self._salted = SaltedPasswords()
+        self._dialler = Dialler(settings, resolver)
+        self._prober = Prober(settings, resolver, self._dialler, pool)
         self._running: dict[int, _Run] = {}
         self._own_addresses: dict[str, bool] = {}
         self._all_done: asyncio.Event | None = None
@@ -436,7 +341,7 @@ class Outbound(Worker):
             run.mx_hosts = hosts.names
             names = hosts.names
             port = settings.direct_port
-            if settings.captive and hop.proxied and not (yield self._proxy_is_here(transport)):
+            if settings.captive and hop.proxied and not (yield self._dialler.proxy_is_here(transport)):
                 return Captured(f"captive: the proxy {transport.proxy_host} is not on this machine")
         else:
             names, port = hop.hosts, hop.port
@@ -570,7 +475,7 @@ class Outbound(Worker):
         ordered = address_order(addresses, delivery.dialled.get(host, ()))
         sessions = 0
         while True:
-            way = self._way(hop, delivery, host, ordered)
+            way = self._dialler.way(hop, delivery, host, ordered)
             decision = way.decision
             if decision.refusal is not None:
                 course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
@@ -598,36 +503,13 @@ class Outbound(Worker):
                 return
             ordered = rest
 
-    def _way(self, hop: NextHop, delivery: Delivery, host: str, addresses: tuple[str, ...]) -> _Way:
-        key = (host, addresses, delivery.gateway, delivery.requirement)
-        way = hop.ways.get(key)
-        if way is None:
-            transport, by_mx = hop.transport, hop.by_mx
-            way = _Way(
-                decide(
-                    TlsHop(
-                        host=host,
-                        configured=None if by_mx else transport.tls,
-                        implicit=transport.kind is TransportKind.SUBMISSIONS,
-                        carries_credentials=transport.username is not None and not by_mx,
-                        requirement=delivery.requirement,
-                    )
-                )
-            )
-            if len(hop.ways) >= _MOST_WAYS:
-                hop.ways.clear()
-            # The addresses of a proxy may change while the configuration does not.
-            if not hop.proxied:
-                hop.ways[key] = way
-        return way
-
     def _run(
         self,
         run: "_Run",
         tables: Tables,
         hop: NextHop,
         course: Course,
-        way: _Way,
+        way: Way,
         where: tuple[str, int, tuple[str, ...]],
         *,
         plaintext: bool,
@@ -637,8 +519,10 @@ class Outbound(Worker):
         dial = way.without_tls if plaintext else way.dial
         if dial is None:
             try:
-                proxy = (yield self._proxy_address(hop.transport)) if hop.proxied else ""
-                dial = self._dial(tables, hop, way.decision, delivery.gateway, where, proxy, plaintext=plaintext)
+                proxy = (yield self._dialler.proxy_address(hop.transport)) if hop.proxied else ""
+                dial = self._dialler.dial(
+                    tables, hop, way.decision, delivery.gateway, where, proxy, plaintext=plaintext
+                )
             except CannotDial as error:
                 return error.answer
             if plaintext:
@@ -672,169 +556,14 @@ class Outbound(Worker):
                 known += [ip for ip in job.dialled if ip not in known]
         return job.answer
 
-    # --- how to dial ----------------------------------------------------------------------------------------
-
-    def _dial(
-        self,
-        tables: Tables,
-        hop: NextHop,
-        decision: Decision,
-        gateway: ObjectRef | None,
-        where: tuple[str, int, tuple[str, ...]],
-        proxy_address: str,
-        *,
-        plaintext: bool,
-    ) -> Dial:
-        transport = hop.transport
-        host, port, addresses = where
-        named = tables.gateways.get(gateway) if gateway is not None else None
-        hello = (
-            transport.remote_hostname
-            or self._settings.hello_name
-            or (named.hostname if named is not None else tables.hello_name)
-            or socket.getfqdn()
-        )
-        mode = TlsMode.NONE if plaintext else decision.mode
-        proxy: tuple[str, int] | None = None
-        login: ProxyLogin | None = None
-        if hop.proxied:
-            proxy = (proxy_address, transport.proxy_port or 1080)
-            if transport.username is not None:
-                login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
-        speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
-        sasl: Login | None = None
-        if transport.username is not None and not hop.proxied:
-            password = self._secret(tables, transport.password, Stage.AUTH)
-            sasl = Login(
-                Credentials(transport.username, password),
-                lambda: secrets.token_urlsafe(24),
-                transport.mechanisms,
-                self._salted,
-            )
-        key = ConnectionKey(
-            transport=hop.digest,
-            host=host,
-            port=port,
-            protocol=speech,
-            hello_name=hello,
-            source=f"{proxy[0]}:{proxy[1]}" if proxy else ",".join(transport.source_addresses),
-            identity=transport.username if sasl is not None and transport.username else "",
-            tls=mode,
-            implicit_tls=decision.implicit,
-            verified=decision.verify_name or "",
-        )
-        starttls = StartTls.NEVER
-        if mode is not TlsMode.NONE and not decision.implicit:
-            starttls = StartTls.IF_OFFERED if mode is TlsMode.OPPORTUNISTIC else StartTls.ALWAYS
-        return Dial(
-            key=key,
-            transport_name="direct" if transport is _DIRECT else f"{transport.ref.namespace}/{transport.ref.name}",
-            host=host,
-            port=port,
-            addresses=addresses,
-            dialogue=lambda: Dialogue(hello, protocol=speech, starttls=starttls, login=sasl),
-            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
-            sources=transport.source_addresses,
-            proxy=proxy,
-            socks=(lambda ip, port: Socks5(ip, port, login)) if proxy else None,
-            limit=transport.limits.connections_per_destination or transport.limits.connections,
-        )
-
-    def _tls(self, tables: Tables, transport: Transport, decision: Decision, host: str) -> TlsPlan:
-        verify = decision.verify_name is not None
-        try:
-            # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).
-            ca = tables.secret(transport.ca) if verify and transport.ca is not None else b""
-            context = client_context(verify=verify, ca=ca)
-        except (KeyError, ValueError, ssl.SSLError) as error:
-            detail = f"the CA certificates of transport {transport.ref.name} cannot be used: {error}"
-            raise CannotDial(Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail)) from error
-        return TlsPlan(context, decision.verify_name or host, verify, decision.implicit)
-
-    def _secret(self, tables: Tables, ref: SecretRef | None, stage: Stage) -> str:
-        trouble = Trouble.PROXY if stage is Stage.PROXY else Trouble.AUTH
-        if ref is None:
-            raise CannotDial(Answer(stage, None, trouble, "the transport has a user name and no password"))
-        try:
-            return tables.secret(ref).decode()
-        except (KeyError, UnicodeDecodeError) as error:
-            detail = f"the password in {ref.namespace}/{ref.name} is not here"
-            raise CannotDial(Answer(stage, None, trouble, detail)) from error
-
-    async def _proxy_is_here(self, transport: Transport) -> bool:
-        try:
-            return is_loopback(await self._proxy_address(transport))
-        except CannotDial:
-            return False
-
-    async def _proxy_address(self, transport: Transport) -> str:
-        try:
-            found = await self._resolver.host_addresses(transport.proxy_host or "")
-        except LookupFailed as error:
-            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, str(error))) from error
-        if not found:
-            detail = f"the proxy {transport.proxy_host} has no address"
-            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
-        return found[0]
-
-    # --- recipient verification -----------------------------------------------------------------------------
-
     async def verify(self, address: str, ref: ObjectRef) -> Answer:
         """Ask the next hop of a transport about a recipient (recipients: verify, design 5)."""
-        tables = self.tables
-        hop = tables.hops.get(ref) if tables is not None else None
-        if tables is None or hop is None or hop.by_mx or hop.transport.host is None:
-            return Answer(Stage.DNS, None, Trouble.UNREACHABLE, f"transport {ref} has no host to ask")
-        transport, host, port = hop.transport, hop.transport.host, hop.port
-        try:
-            addresses = tuple(await self._resolver.host_addresses(host))
-            if self._settings.captive:
-                addresses = tuple(a for a in addresses if is_loopback(a))
-            if not addresses:
-                return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{host} has no address that may be dialled")
-            decision = decide(
-                TlsHop(
-                    host=host,
-                    configured=transport.tls,
-                    implicit=transport.kind is TransportKind.SUBMISSIONS,
-                    carries_credentials=transport.username is not None,
-                )
-            )
-            dial = self._dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=False)
-        except LookupFailed as error:
-            return Answer(Stage.DNS, None, Trouble.DNS, str(error))
-        except CannotDial as error:
-            return error.answer
-        answer = await self._probe(address, dial)
-        if answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
-            # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
-            dial = self._dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=True)
-            answer = await self._probe(address, dial)
-        return answer
-
-    async def _probe(self, address: str, dial: Dial) -> Answer:
-        job = ProbeJob(Recipient(address), dial, self._loop.create_future())
-        self._pool.submit(job)
-        try:
-            async with asyncio.timeout(60):
-                return await job.done
-        except TimeoutError:
-            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{dial.host} did not answer in time")
-        finally:
-            self._pool.withdraw(job)
+        return await self._prober.verify(self.tables, address, ref)
 
     def digest(self, ref: ObjectRef) -> str:
         """What a transport says now, as a digest; empty: it is not known."""
         hop = self.tables.hops.get(ref) if self.tables is not None else None
         return hop.digest if hop is not None else ""
-
-
-class CannotDial(Exception):
-    """Nothing can be dialled, for a reason of our own."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.detail)
-        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -878,7 +607,7 @@ class _Run:
         """For its job."""
         self.task: asyncio.Task[None] | None = None
         """Awaits what the steps asked for."""
-        self.transport = _DIRECT
+        self.transport = DIRECT
 
     def job_ended(self) -> None:
         """Its job is over. A job may be over before it is waited for."""
@@ -893,12 +622,6 @@ class _Run:
             self.task.cancel()
         if steps is not None:
             steps.close()
-
-
-def _hop(transport: Transport) -> Hop:
-    if transport.kind is TransportKind.LMTP:
-        return Hop.FINAL
-    return Hop.OWN if transport.kind in _OURS else Hop.FOREIGN
 
 
 def _is_address(name: str) -> bool:

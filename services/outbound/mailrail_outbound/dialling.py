@@ -1,0 +1,171 @@
+"""How a host is dialled: its TLS, its proxy and login, and the key that connections are reused under."""
+
+import secrets
+import socket
+import ssl
+
+from mailrail.core.config.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
+from mailrail.core.outbound.captive import is_loopback
+from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
+from mailrail.core.outbound.targets import ConnectionKey
+from mailrail.core.sasl.client import Credentials, SaltedPasswords
+from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
+from mailrail.core.smtp.client import Protocol as Speech
+from mailrail.core.tlspolicy.decision import Decision, decide
+from mailrail.core.tlspolicy.decision import Hop as TlsHop
+from mailrail_outbound.dns import DnsResolver
+from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
+from mailrail_outbound.pool import Dial
+from mailrail_outbound.ports import Delivery, LookupFailed
+from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import TlsPlan
+from mailrail_outbound.tls import client_context
+
+_MOST_WAYS = 10_000  # of one next hop
+
+
+class Dialler:
+    """Makes what the pool needs to connect."""
+
+    def __init__(self, settings: OutboundSettings, resolver: DnsResolver) -> None:
+        self._settings = settings
+        self._resolver = resolver
+        self._salted = SaltedPasswords()
+
+    def way(self, hop: NextHop, delivery: Delivery, host: str, addresses: tuple[str, ...]) -> Way:
+        """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
+        key = (host, addresses, delivery.gateway, delivery.requirement)
+        way = hop.ways.get(key)
+        if way is None:
+            transport, by_mx = hop.transport, hop.by_mx
+            way = Way(
+                decide(
+                    TlsHop(
+                        host=host,
+                        configured=None if by_mx else transport.tls,
+                        implicit=transport.kind is TransportKind.SUBMISSIONS,
+                        carries_credentials=transport.username is not None and not by_mx,
+                        requirement=delivery.requirement,
+                    )
+                )
+            )
+            if len(hop.ways) >= _MOST_WAYS:
+                hop.ways.clear()
+            # The addresses of a proxy may change while the configuration does not.
+            if not hop.proxied:
+                hop.ways[key] = way
+        return way
+
+    def dial(
+        self,
+        tables: Tables,
+        hop: NextHop,
+        decision: Decision,
+        gateway: ObjectRef | None,
+        where: tuple[str, int, tuple[str, ...]],
+        proxy_address: str,
+        *,
+        plaintext: bool,
+    ) -> Dial:
+        """How to connect to `where`: host, port, addresses. `plaintext`: whatever was decided. Raises CannotDial."""
+        transport = hop.transport
+        host, port, addresses = where
+        named = tables.gateways.get(gateway) if gateway is not None else None
+        hello = (
+            transport.remote_hostname
+            or self._settings.hello_name
+            or (named.hostname if named is not None else tables.hello_name)
+            or socket.getfqdn()
+        )
+        mode = TlsMode.NONE if plaintext else decision.mode
+        proxy: tuple[str, int] | None = None
+        login: ProxyLogin | None = None
+        if hop.proxied:
+            proxy = (proxy_address, transport.proxy_port or 1080)
+            if transport.username is not None:
+                login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
+        speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
+        sasl: Login | None = None
+        if transport.username is not None and not hop.proxied:
+            password = self._secret(tables, transport.password, Stage.AUTH)
+            sasl = Login(
+                Credentials(transport.username, password),
+                lambda: secrets.token_urlsafe(24),
+                transport.mechanisms,
+                self._salted,
+            )
+        key = ConnectionKey(
+            transport=hop.digest,
+            host=host,
+            port=port,
+            protocol=speech,
+            hello_name=hello,
+            source=f"{proxy[0]}:{proxy[1]}" if proxy else ",".join(transport.source_addresses),
+            identity=transport.username if sasl is not None and transport.username else "",
+            tls=mode,
+            implicit_tls=decision.implicit,
+            verified=decision.verify_name or "",
+        )
+        starttls = StartTls.NEVER
+        if mode is not TlsMode.NONE and not decision.implicit:
+            starttls = StartTls.IF_OFFERED if mode is TlsMode.OPPORTUNISTIC else StartTls.ALWAYS
+        return Dial(
+            key=key,
+            transport_name="direct" if transport is DIRECT else f"{transport.ref.namespace}/{transport.ref.name}",
+            host=host,
+            port=port,
+            addresses=addresses,
+            dialogue=lambda: Dialogue(hello, protocol=speech, starttls=starttls, login=sasl),
+            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
+            sources=transport.source_addresses,
+            proxy=proxy,
+            socks=(lambda ip, port: Socks5(ip, port, login)) if proxy else None,
+            limit=transport.limits.connections_per_destination or transport.limits.connections,
+        )
+
+    def _tls(self, tables: Tables, transport: Transport, decision: Decision, host: str) -> TlsPlan:
+        verify = decision.verify_name is not None
+        try:
+            # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).
+            ca = tables.secret(transport.ca) if verify and transport.ca is not None else b""
+            context = client_context(verify=verify, ca=ca)
+        except (KeyError, ValueError, ssl.SSLError) as error:
+            detail = f"the CA certificates of transport {transport.ref.name} cannot be used: {error}"
+            raise CannotDial(Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail)) from error
+        return TlsPlan(context, decision.verify_name or host, verify, decision.implicit)
+
+    def _secret(self, tables: Tables, ref: SecretRef | None, stage: Stage) -> str:
+        trouble = Trouble.PROXY if stage is Stage.PROXY else Trouble.AUTH
+        if ref is None:
+            raise CannotDial(Answer(stage, None, trouble, "the transport has a user name and no password"))
+        try:
+            return tables.secret(ref).decode()
+        except (KeyError, UnicodeDecodeError) as error:
+            detail = f"the password in {ref.namespace}/{ref.name} is not here"
+            raise CannotDial(Answer(stage, None, trouble, detail)) from error
+
+    async def proxy_is_here(self, transport: Transport) -> bool:
+        """Whether the proxy of a transport is on this machine."""
+        try:
+            return is_loopback(await self.proxy_address(transport))
+        except CannotDial:
+            return False
+
+    async def proxy_address(self, transport: Transport) -> str:
+        """The IP of the proxy of a transport. Raises CannotDial."""
+        try:
+            found = await self._resolver.host_addresses(transport.proxy_host or "")
+        except LookupFailed as error:
+            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, str(error))) from error
+        if not found:
+            detail = f"the proxy {transport.proxy_host} has no address"
+            raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
+        return found[0]
+
+
+class CannotDial(Exception):
+    """Nothing can be dialled, for a reason of our own."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.detail)
+        self.answer = answer

@@ -1,0 +1,94 @@
+"""Next hops: a configuration, arranged for looking up how each of its transports delivers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mailrail.core.config.revision import Gateway, ObjectRef, Protocol, Revision, SecretRef, Transport, TransportKind
+from mailrail.core.delivery.outcome import Hop
+from mailrail.core.tlspolicy.decision import Decision
+from mailrail_outbound.pool import Dial
+
+_PORTS = {
+    TransportKind.SMTP: 25,
+    TransportKind.SUBMISSION: 587,
+    TransportKind.SUBMISSIONS: 465,
+    TransportKind.LMTP: 24,  # LMTP-04: never 25; the configuration demands one, this is what IANA gives it
+}
+DIRECT = Transport(ObjectRef("MailTransport", "", ""), TransportKind.DIRECT)
+_OURS = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """A transport, or direct delivery, with what each delivery by it asks."""
+
+    transport: Transport
+    digest: str
+    """Empty for direct delivery."""
+    kind: Hop
+    by_mx: bool
+    """The MX hosts of the destination are dialled, not a host of our own."""
+    proxied: bool
+    hosts: tuple[str, ...]
+    port: int
+    """Of `hosts`, both only where not `by_mx`."""
+    ways: "dict[tuple[object, ...], Way]" = field(default_factory=dict, repr=False)
+    """How hosts are dialled, made once each."""
+
+    @classmethod
+    def of(cls, transport: Transport) -> "NextHop":
+        """Arrange a transport."""
+        kind = transport.kind
+        proxied = kind is TransportKind.SOCKS
+        return cls(
+            transport,
+            transport.digest if transport is not DIRECT else "",
+            _hop(transport),
+            by_mx=proxied or kind is TransportKind.DIRECT,
+            proxied=proxied,
+            hosts=(transport.host or "",),
+            port=transport.port or _PORTS.get(kind, 0),
+        )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A configuration, arranged for lookups."""
+
+    number: int
+    hops: dict[ObjectRef | None, NextHop]
+    """By transport; None = direct delivery."""
+    gateways: dict[ObjectRef, Gateway]
+    names: frozenset[str]
+    mx_ports: frozenset[int]
+    hello_name: str
+    secret: Callable[[SecretRef], bytes] = field(repr=False)
+
+    @classmethod
+    def of(cls, number: int, revision: Revision, secret: Callable[[SecretRef], bytes]) -> "Tables":
+        """Arrange a revision."""
+        listeners = [listener for gateway in revision.gateways for listener in gateway.listeners]
+        return cls(
+            number=number,
+            hops={None: NextHop.of(DIRECT)} | {each.ref: NextHop.of(each) for each in revision.transports},
+            gateways={gateway.ref: gateway for gateway in revision.gateways},
+            names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
+            mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
+            hello_name=revision.gateways[0].hostname if revision.gateways else "",
+            secret=secret,
+        )
+
+
+@dataclass(slots=True)
+class Way:
+    """The TLS decision for a host, and how to dial it accordingly."""
+
+    decision: Decision
+    dial: Dial | None = None
+    without_tls: Dial | None = None
+
+
+def _hop(transport: Transport) -> Hop:
+    if transport.kind is TransportKind.LMTP:
+        return Hop.FINAL
+    return Hop.OWN if transport.kind in _OURS else Hop.FOREIGN
