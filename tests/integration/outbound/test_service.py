@@ -231,7 +231,7 @@ async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LS
     body = bytes(range(32, 126)) * 10_000 + b"\r\n"
     async with SmtpPeer() as peer, contextlib.AsyncExitStack() as stack:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
-        other = FakeQueue()  # type: ignore[abstract]
+        other = FakeQueue()
         server = grpc.aio.server()
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(other, server)
         port = server.add_insecure_port("127.0.0.1:0")
