@@ -35,6 +35,7 @@ from mailrail_queue.database import run
 from mailrail_queue.dsn import Notifier
 from mailrail_queue.finish import facts_of, passenger_of
 from mailrail_queue.ports import Notice
+from mailrail_queue.reading import attempt_of, envelope_of
 from mailrail_queue.routing import Facts, Router, domain_of
 from mailrail_queue.store import Connection, Ending, Waiting
 
@@ -256,7 +257,7 @@ class Administration:
             found.next_attempt.FromDatetime(due)
         _stamp(found.last_attempt, last_attempt)
         if last is not None:
-            found.last.ParseFromString(last)
+            found.last.CopyFrom(attempt_of(last))
             found.outcome = found.last.outcome
         if account:
             found.account.CopyFrom(_account_pb(account))
@@ -296,7 +297,7 @@ class Administration:
         if account:
             found.account.CopyFrom(_account_pb(account))
         if last is not None:
-            found.last.ParseFromString(last)
+            found.last.CopyFrom(attempt_of(last))
             _copy_time(found.last, found)
         _described(found, raw)
         return found
@@ -370,7 +371,7 @@ class Administration:
             raise NotFound(f"no message {identity}")
         raw, size = (live[0][15], live[0][16]) if live else (done[0][14], done[0][9])
         answer = admin_pb2.GetMessageResponse(size=size or 0)
-        answer.envelope.ParseFromString(raw or b"")
+        answer.envelope.CopyFrom(envelope_of(raw))
         for row in live:
             answer.recipients.append(_timeline(self._live(row), attempts.get(row[0], [])))
         for row in done:
@@ -404,7 +405,7 @@ class Administration:
             _stamp(site.next_due, next_due)
             _stamp(site.paused_until, paused)
             if error is not None:
-                attempt = types_pb2.Attempt.FromString(error)
+                attempt = attempt_of(error)
                 site.last_error = " ".join(attempt.reply.lines)[:500]
             found.append(site)
         return found, rows[size - 1][0] if len(rows) > size else ""
@@ -922,7 +923,7 @@ _REQUEST: Final[
 
 def _described(found: admin_pb2.Recipient, envelope: bytes | None) -> None:
     if envelope:
-        known = types_pb2.Envelope.FromString(envelope)
+        known = envelope_of(envelope)
         found.subject, found.header_message_id = known.subject, known.message_id
 
 
@@ -935,7 +936,7 @@ def _timeline(recipient: admin_pb2.Recipient, attempts: Iterable[bytes]) -> admi
     found = admin_pb2.RecipientTimeline(recipient=recipient)
     for data in attempts:
         if data:
-            found.attempts.add().ParseFromString(data)
+            found.attempts.append(attempt_of(data))
     return found
 
 

@@ -31,6 +31,7 @@ from mailrail_queue.database import run
 from mailrail_queue.mailbox import Entry, Head, MailboxDelivery
 from mailrail_queue.metrics import count_dsn
 from mailrail_queue.ports import Notice
+from mailrail_queue.reading import envelope_of
 from mailrail_queue.routing import Facts, Router, domain_of, object_pb, reference_text
 from mailrail_queue.store import Connection, NewMessage, NewRecipient, Ownership
 
@@ -187,7 +188,7 @@ class Notifier:
             passenger.address,
             head.mail_from,
             delivered=False,
-            dsn=types_pb2.Envelope.FromString(head.envelope).origin == types_pb2.ORIGIN_SYSTEM,
+            dsn=envelope_of(head.envelope).origin == types_pb2.ORIGIN_SYSTEM,
             note=f"could not be delivered to {passenger.address}: {said}"[:1000],
         )
 
@@ -227,7 +228,7 @@ class Notifier:
 
     async def _compose(self, connection: Connection, group: _Group) -> Dsn:
         head = group.head
-        envelope = types_pb2.Envelope.FromString(head.envelope)
+        envelope = envelope_of(head.envelope)
         first = group.notices[0].passenger
         gateway = self._router().gateway(first.facts.gateway)
         hostname = gateway.hostname if gateway is not None else "localhost"

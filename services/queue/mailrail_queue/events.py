@@ -14,6 +14,7 @@ from typing import Final, LiteralString
 
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.database import run
+from mailrail_queue.reading import attempt_of
 from mailrail_queue.store import Connection
 
 SUBSCRIBE: Final[
@@ -70,10 +71,7 @@ async def unsubscribe(connection: Connection, name: str) -> None:
 async def read(connection: Connection, name: str, count: int) -> list[Event]:
     """The next events for `name`, oldest first; the same again until they are acknowledged."""
     rows = await run(connection, READ, {"name": name, "count": count})
-    return [
-        Event(Place(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, types_pb2.Attempt.FromString(row[6]))
-        for row in rows
-    ]
+    return [Event(Place(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6])) for row in rows]
 
 
 async def acknowledge(connection: Connection, name: str, place: Place) -> None:

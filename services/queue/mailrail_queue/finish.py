@@ -25,6 +25,7 @@ from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, Lane, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
+from mailrail_queue.reading import dialled_of, recipient_of
 from mailrail_queue.routing import Facts, Plan, Router, domain_of
 from mailrail_queue.store import Connection, Deferral, Ending, Expired, Waiting
 
@@ -74,7 +75,7 @@ def asked_of(keywords: Iterable[str]) -> int:
 
 def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
     """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
-    rcpt = types_pb2.EnvelopeRecipient.FromString(waiting.rcpt)
+    rcpt = recipient_of(waiting.rcpt, waiting.address)
     return Passenger(
         id=waiting.id,
         message_id=waiting.message_id,
@@ -91,7 +92,7 @@ def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
         address=waiting.address,
         facts=facts_of(waiting),
         notify=asked_of(rcpt.notify),
-        rcpt=waiting.rcpt,
+        rcpt=rcpt.SerializeToString(),
         dialled=waiting.dialled,
         request=waiting.request,
         request_reason=waiting.request_reason,
@@ -127,9 +128,7 @@ def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> by
     """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
     if not result.dialled:
         return None
-    hosts: dict[str, list[str]] = {}
-    if before:
-        hosts = {h.host: list(h.ips) for h in lease_pb2.DeliveryResult.FromString(before).dialled}
+    hosts = dialled_of(before)
     for found in result.dialled:
         ips = [*hosts.pop(found.host, ()), *found.ips]  # to the end: hosts that are dialled no more fall off
         hosts[found.host] = ips[-_MOST_IPS:]

@@ -23,6 +23,7 @@ from mailrail_queue import columns as c
 from mailrail_queue.addresses import INBOX, Addresses
 from mailrail_queue.database import Row, run
 from mailrail_queue.ports import Arrival, Passenger
+from mailrail_queue.reading import envelope_of
 from mailrail_queue.routing import Router, object_pb, reference_text
 
 Connection = AsyncConnection[Row]
@@ -214,7 +215,7 @@ class MailboxDelivery:
                 continue
             captured = arrival.attempt.outcome == types_pb2.OUTCOME_CAPTURED
             account, path = (self._captor(passenger), CAPTURED) if captured else self.place(passenger)
-            envelope = types_pb2.Envelope.FromString(head.envelope)
+            envelope = envelope_of(head.envelope)
             entries.append(
                 Entry(
                     account,

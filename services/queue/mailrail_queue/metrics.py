@@ -55,6 +55,9 @@ DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Failures of P
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
 """what: message, upload, bar, usage, dsn, event, site, history_partition."""
 
+SET_ASIDE = Counter(
+    "mailrail_queue_set_aside_total", "Recipients put on hold because what is stored of them cannot be read"
+)
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 

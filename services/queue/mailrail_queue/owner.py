@@ -20,7 +20,7 @@ from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
-from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics, store
 from mailrail_queue.accept import PER_DELIVERY, Intake, read_holds
 from mailrail_queue.database import Database, NotDurable, run
@@ -29,9 +29,17 @@ from mailrail_queue.finish import Finisher, facts_of, passenger_of, record_inter
 from mailrail_queue.lease import Desk
 from mailrail_queue.peers import Peers
 from mailrail_queue.ports import Notice, Passenger
+from mailrail_queue.reading import (
+    ENVELOPE_UNREADABLE,
+    RECIPIENT_UNREADABLE,
+    attempt_of,
+    dialled_of,
+    is_envelope,
+    is_recipient,
+)
 from mailrail_queue.routing import Facts, Plan, Router
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import Deferral, Ownership, Waiting
+from mailrail_queue.store import Connection, Deferral, Ownership, Waiting
 
 SHARDS = 256
 _FETCH = 200
@@ -440,7 +448,7 @@ class Owner:
         router = self._router()
         before = dispatcher.clock()
         async with self._work_lane.use() as connection:
-            rows = await store.fetch_due(connection, wanted)
+            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
         ended = await self._end_worn([row for row in rows if row.interrupted > INTERRUPTIONS_FORGIVEN])
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
@@ -480,6 +488,26 @@ class Owner:
                 self._turn.setdefault(key)
         dispatcher.pump()
 
+    async def _readable(self, connection: Connection, rows: list[Waiting]) -> list[Waiting]:
+        """Those of these recipients that can be read; the others are set aside.
+
+        One that an administrator wants failed or dropped need not be read for that, and stays.
+        """
+        damaged = [row for row in rows if not row.request and not is_recipient(row.rcpt)]
+        if not damaged:
+            return rows
+        await self._set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
+        gone = {row.id for row in damaged}
+        return [row for row in rows if row.id not in gone]
+
+    async def _set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
+        """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
+        aside = await store.set_aside(connection, self.ownership, rows, reason)
+        metrics.SET_ASIDE.inc(len(aside))
+        for row, _ in rows:
+            if row.id in aside:
+                self._log.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
+
     async def _end_worn(self, rows: Sequence[Waiting]) -> set[int]:
         """Judge those whose last attempt was cut off once too often (LSE-04). Returns the ids that are final now.
 
@@ -492,7 +520,7 @@ class Owner:
         finals = []
         notices: list[Notice] = []
         for row in rows:
-            attempt = types_pb2.Attempt.FromString(newest.get(row.id, b""))
+            attempt = attempt_of(newest.get(row.id))
             if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
                 continue
             attempt.reply.enhanced = "4.4.2"
@@ -550,6 +578,11 @@ class Owner:
                 return left
             ids = {row.message_id for row, _, _ in wanted if row.id in leased}
             contents = await store.contents(connection, ids)
+            damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
+            if damaged:
+                rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in damaged]
+                await self._set_aside(connection, rows, ENVELOPE_UNREADABLE)
+                leased -= {row.id for row, _ in rows}
         self._database.heard(moment)
         lost: list[tuple[int, int]] = []
         for (plan, site, part), token in zip(chosen, tokens, strict=True):
@@ -596,10 +629,9 @@ class Owner:
             passenger = passenger_of(row, attempts=row.attempts + 1)
             passengers.append(passenger)
             recipients.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
-            if row.dialled:
-                for host in lease_pb2.DeliveryResult.FromString(row.dialled).dialled:
-                    if len(host.ips) > len(hosts.get(host.host, ())):  # most often they travelled together
-                        hosts[host.host] = list(host.ips)
+            for host, ips in dialled_of(row.dialled).items():
+                if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
+                    hosts[host] = ips
         cargo = Cargo(envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts)
         size = len(content.prefix) + len(content.body or b"")
         return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
@@ -640,7 +672,7 @@ class Owner:
             site.due.clear()
             return
         async with self._work_lane.use() as connection:
-            rows = await store.fetch_due(connection, wanted)
+            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
             if site.kind is not SiteKind.MISSING:
                 # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
                 # So the rest is looked at after them.
@@ -691,7 +723,7 @@ class Owner:
         finals = []
         now = self._database.now()
         for row, plan, last in counted:
-            attempt = types_pb2.Attempt.FromString(last) if last else types_pb2.Attempt()
+            attempt = attempt_of(last)
             attempt.number = row.attempts + 1
             attempt.outcome = types_pb2.OUTCOME_DEFERRED
             attempt.dialled = False

@@ -661,6 +661,34 @@ LOST: Final[LiteralString] = f"""WITH stored AS (
     {_NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
+# Mail that cannot be read: on hold, out of the way of all other, with the reason; under its token an attempt that never began is undone.
+SET_ASIDE: Final[LiteralString] = f"""WITH {_OWN}
+    UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
+        due = coalesce(r.after_due, r.due), after_due = NULL, attempts = r.attempts - CASE WHEN r.token IS NULL THEN 0 ELSE 1 END
+    FROM unnest(%(id)s, %(version)s, %(token)s) AS x (id, version, token)
+    WHERE r.id = x.id AND r.held IS NULL AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
+      AND r.shard IN (SELECT number FROM own)
+    RETURNING r.id"""
+
+
+async def set_aside(
+    connection: Connection, ownership: Ownership, rows: Sequence[tuple[Waiting, int]], reason: str
+) -> set[int]:
+    """Put (recipient, token or 0) on hold (SET_ASIDE). Returns the ids that were still as they were found."""
+    found = await run(
+        connection,
+        SET_ASIDE,
+        {
+            "id": c.bigints([row.id for row, _ in rows]),
+            "version": c.bigints([row.version for row, _ in rows]),
+            "token": c.bigints([token for _, token in rows]),
+            "reason": reason,
+            **ownership.parameters(row.shard for row, _ in rows),
+        },
+    )
+    return {row[0] for row in found}
+
+
 RECORD: Final[LiteralString] = """INSERT INTO attempt (recipient_id, data)
     SELECT x.id, x.data FROM unnest(%(id)s, %(data)s) AS x (id, data) JOIN recipient r ON r.id = x.id"""
 

@@ -80,6 +80,19 @@ async def test_a_filter_is_the_and_of_what_is_set_H28(desk: Desk) -> None:
     assert await listed(desk, to="100%_'; --") == []
 
 
+async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    await desk.rig.connection.execute(r"UPDATE recipient SET rcpt = '\xff', last = '\xff'")
+    await desk.rig.connection.execute(r"UPDATE message SET envelope = '\xff'")
+    await desk.rig.connection.execute(r"INSERT INTO attempt (recipient_id, data) VALUES (%s, '\xff')", (bob.id,))
+    ((found,), _) = await desk.recipients(admin_pb2.Filter(), 0, "")
+    assert (found.address, found.last.reason) == ("bob@there.example", "what is stored of this attempt cannot be read")
+    shown = await desk.message(bob.message_id)
+    assert [a.reason for a in shown.recipients[0].attempts] == ["what is stored of this attempt cannot be read"]
+    await desk.fail(only(bob.id), "enough")
+    assert [r.address for r in (await desk.history(admin_pb2.Filter(), 0, ""))[0]] == ["bob@there.example"]
+
+
 async def test_times_are_compared_by_instant_H17(desk: Desk) -> None:
     await desk.rig.accept("bob@there.example")
     wanted = admin_pb2.Filter()

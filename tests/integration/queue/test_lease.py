@@ -679,3 +679,30 @@ async def test_without_a_partition_for_today_one_is_made_and_nothing_is_sent_twi
         outbound.finish(delivery)
         await eventually(lambda: delivery.token in outbound.committed)
         assert await q.sql("SELECT outcome, attempts FROM history") == [(RELAYED, 1)]
+
+
+async def test_a_lease_of_a_recipient_that_cannot_be_read_keeps_no_outbound_process_away_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound("o")
+        delivery = await one_delivery(q, outbound)
+        await outbound.close()
+    async with running_queue(database) as q:
+        await q.sql(r"UPDATE recipient SET rcpt = '\xff'")
+        outbound = await q.outbound("o", working=[(delivery.token, [r.id for r in delivery.recipients])])
+        outbound.finish(delivery, outcome=DELIVERED)
+        await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", DELIVERED)
+
+
+async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        await ingress.accept("bob@away.example", submitted=True, mail_from="alice@home.example")
+        await ingress.accept("eve@away.example", submitted=True, mail_from="alice@home.example")
+        await q.sql(r"UPDATE recipient SET rcpt = '\xff', held = now(), request = 1 WHERE address LIKE 'bob%%'")
+        await q.sql(
+            r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
+        )
+        await q.sql("UPDATE recipient SET held = now(), request = 1 WHERE address LIKE 'eve%%'")
+        q.queue.owner.administered(range(256))
+        await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
+        assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2

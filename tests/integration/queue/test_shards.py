@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
@@ -541,3 +542,41 @@ async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counte
         await q.until(
             "SELECT count(*) = 10 FROM history WHERE attempts = 2 AND outcome = %s", types_pb2.OUTCOME_RELAYED
         )
+
+
+async def test_a_recipient_that_cannot_be_read_is_set_aside_and_stalls_no_other_SHD_03(database: str) -> None:
+    before = REGISTRY.get_sample_value("mailrail_queue_set_aside_total") or 0.0
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for name in ("bad", "good", "forgotten"):
+            await ingress.accept(f"{name}@away.example")
+        await q.sql(r"UPDATE recipient SET rcpt = '\xff' WHERE address LIKE 'bad%%'")
+        await q.sql(r"UPDATE recipient SET dialled = '\xff', last = '\xff' WHERE address LIKE 'forgotten%%'")
+        await ingress.accept("torn@away.example")
+        await q.sql(
+            r"UPDATE message SET envelope = '\xff' WHERE id = "
+            "(SELECT message_id FROM recipient WHERE address LIKE 'torn%%')"
+        )
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await q.sql("UPDATE recipient SET due = now() WHERE token IS NULL")
+        await q.sql("UPDATE site_due SET next_due = now()")
+        await q.until("SELECT count(*) = 2 FROM history")
+        await q.until("SELECT count(*) = 2 FROM recipient WHERE held IS NOT NULL AND token IS NULL AND attempts = 0")
+        assert await q.sql("SELECT address, hold_reason FROM recipient ORDER BY address") == [
+            ("bad@away.example", "what is stored of this recipient cannot be read"),
+            ("torn@away.example", "the envelope that is stored of this message cannot be read"),
+        ]
+        assert REGISTRY.get_sample_value("mailrail_queue_set_aside_total") == before + 2
+        assert await q.one("SELECT count(*) FROM attempt") == 0
+
+
+async def test_a_recipient_that_cannot_be_read_is_set_aside_at_a_resting_site_too_SHD_05(database: str) -> None:
+    async with running_queue(database) as q:
+        await refused(q, 10, "dead.example")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
+        await q.sql(r"UPDATE recipient SET rcpt = '\xff' WHERE id = (SELECT min(id) FROM recipient)")
+        await q.sql("UPDATE recipient SET due = now()")
+        await q.sql("UPDATE site_due SET next_due = now()")
+        await q.until("SELECT count(*) = 9 FROM recipient WHERE attempts = 2 AND token IS NULL AND held IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE attempts = 1 AND held IS NOT NULL")

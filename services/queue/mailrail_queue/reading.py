@@ -1,0 +1,66 @@
+"""What rows hold as messages of protobuf, read so that one that was damaged harms no other.
+
+Storage that lies, a hand that wrote in the database: a row may come back as bytes that are no message. Whoever walks
+many rows must not stop at one. What only describes (attempts that were, addresses that were dialled) is shown or taken
+as not known; mail whose recipient or envelope cannot be read is not sent, but put on hold with the reason and kept.
+"""
+
+from google.protobuf.message import DecodeError
+
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+
+RECIPIENT_UNREADABLE = "what is stored of this recipient cannot be read"
+ENVELOPE_UNREADABLE = "the envelope that is stored of this message cannot be read"
+ATTEMPT_UNREADABLE = "what is stored of this attempt cannot be read"
+
+
+def is_recipient(data: bytes) -> bool:
+    """Whether these bytes are an EnvelopeRecipient."""
+    try:
+        types_pb2.EnvelopeRecipient.FromString(data)
+    except DecodeError:
+        return False
+    return True
+
+
+def is_envelope(data: bytes) -> bool:
+    """Whether these bytes are an Envelope."""
+    try:
+        types_pb2.Envelope.FromString(data)
+    except DecodeError:
+        return False
+    return True
+
+
+def recipient_of(data: bytes, address: str) -> types_pb2.EnvelopeRecipient:
+    """The EnvelopeRecipient of a row; where it cannot be read, of its address alone."""
+    try:
+        return types_pb2.EnvelopeRecipient.FromString(data)
+    except DecodeError:
+        return types_pb2.EnvelopeRecipient(address=address, given_address=address)
+
+
+def envelope_of(data: bytes | None) -> types_pb2.Envelope:
+    """The Envelope of a message; an empty one where it cannot be read."""
+    try:
+        return types_pb2.Envelope.FromString(data or b"")
+    except DecodeError:
+        return types_pb2.Envelope()
+
+
+def attempt_of(data: bytes | None) -> types_pb2.Attempt:
+    """A finished attempt; one that only says so where it cannot be read."""
+    try:
+        return types_pb2.Attempt.FromString(data or b"")
+    except DecodeError:
+        return types_pb2.Attempt(reason=ATTEMPT_UNREADABLE)
+
+
+def dialled_of(data: bytes | None) -> dict[str, list[str]]:
+    """Host → addresses that were dialled before, oldest host first; none where it cannot be read."""
+    if not data:
+        return {}
+    try:
+        return {h.host: list(h.ips) for h in lease_pb2.DeliveryResult.FromString(data).dialled}
+    except DecodeError:
+        return {}
