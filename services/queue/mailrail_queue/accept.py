@@ -25,7 +25,6 @@ from mailrail.core.hold import HoldRule, first_match
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
-from mailrail_queue import columns as c
 from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, Lane, NotDurable, run
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, told
@@ -383,7 +382,7 @@ class Intake:
                 if limited:
                     refused.update(await self._over_limit(connection, router, limited, refused))
                 chosen = [a for a in batch if a.id not in refused]
-                done = await self._insert(connection, ownership, chosen)
+                done = await self._insert(connection, router, ownership, holds, chosen)
                 if expanded and self.notifications is not None:
                     there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
                     notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]
@@ -391,7 +390,7 @@ class Intake:
             if expanded and self.notifications is not None:
                 self.notifications.stored()
         else:
-            done = await self._insert(connection, ownership, chosen)
+            done = await self._insert(connection, router, ownership, holds, chosen)
         metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
         metrics.BATCH.observe(len(batch))
         self._database.heard(done.now)
@@ -404,18 +403,28 @@ class Intake:
                 conflicts = await self._sort_conflicts(connection, chosen, conflicts, refused)
         if again:
             await self._give_back(connection, [a for a in batch if a.id in conflicts and a.earlier])
-        if done.hold_version != holds.version and chosen:
-            await self._hold_late(connection, [a for a in chosen if a.id not in conflicts])
         self._hand_on(batch, refused, conflicts, done, before)
 
-    async def _insert(self, connection: Connection, ownership: Ownership, chosen: list[Arriving]) -> store.Stored:
-        return await store.store(
-            connection,
-            ownership,
-            self._settings.lease_seconds,
-            [a.new for a in chosen if a.new is not None],
-            [r for a in chosen for r in a.recipients],
-        )
+    async def _insert(
+        self, connection: Connection, router: Router, ownership: Ownership, holds: Holds, chosen: list[Arriving]
+    ) -> store.Stored:
+        while True:
+            done = await store.store(
+                connection,
+                ownership,
+                self._settings.lease_seconds,
+                [a.new for a in chosen if a.new is not None],
+                [r for a in chosen for r in a.recipients],
+                holds=holds.version,
+            )
+            if done.hold_version == holds.version:
+                return done
+            # Rules came or went while the batch was under way, and nothing was stored: made anew under those of now.
+            holds = self.holds = await read_holds(connection)
+            count = sum(len(a.commit.recipients) for a in chosen)
+            await self.ids.ensure(count, count, connection)
+            for arriving in chosen:
+                self._prepare(arriving, router, ownership, holds)
 
     async def _conflicts(self, connection: Connection, chosen: list[Arriving], done: store.Stored) -> dict[bytes, bool]:
         """Ids that were there before this statement: those none of whose recipients it stored."""
@@ -581,32 +590,6 @@ class Intake:
                 passengers = [p for _, _, p, _ in part]
                 cargo = Cargo(data, [fields for _, _, _, fields in part], prefix, body, size)
                 flights.append(Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
-
-    async def _hold_late(self, connection: Connection, chosen: Iterable[Arriving]) -> None:
-        """A rule came while the batch was under way: what it matches is held before anything is handed on."""
-        holds = self.holds = await read_holds(connection)
-        ids: list[int] = []
-        tokens: list[int] = []
-        reasons: list[str] = []
-        for arriving in chosen:
-            for new in arriving.recipients:
-                rule = first_match(
-                    holds.rules,
-                    account=new.account,
-                    sender_domain=new.from_domain,
-                    recipient_domain=domain_of(new.address),
-                )
-                if rule is not None and new.hold_reason is None:
-                    new.hold_reason = rule.reason
-                    ids.append(new.id)
-                    tokens.append(new.token)
-                    reasons.append(rule.reason)
-        if ids:
-            await run(
-                connection,
-                store.HOLD_FRESH,
-                {"id": c.bigints(ids), "token": c.bigints(tokens), "reason": c.texts(reasons)},
-            )
 
     def _hand_on(
         self,

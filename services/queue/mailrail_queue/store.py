@@ -107,12 +107,14 @@ class NewRecipient:
 
 
 # The group commit: messages and their recipients, in one statement (ACC-02, SHD-02). An id that exists (or is barred, ACC-04) is left alone
-# with all its recipients. A recipient is born leased only if its shard is still held under the epoch that the batch was made with.
+# with all its recipients. A recipient is born leased only if its shard is still held under the epoch that the batch was made with. Nothing is
+# stored if hold rules changed since the batch was made: what a rule holds must be on hold from the first.
 STORE: Final = Statement(
     "store",
     f"""WITH stored_message AS (
     INSERT INTO message (id, mail_from, account, size, chunks, envelope, prefix, body)
     SELECT * FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s)
+    WHERE %(holds)s < 0 OR (SELECT version FROM hold_version) = %(holds)s
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), {_OWN}, stored AS (
     INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
@@ -149,6 +151,7 @@ class Stored:
     owned: frozenset[int]
     """Shards under whose epoch recipients were born leased."""
     hold_version: int
+    """Another one than was given: nothing was stored."""
     now: float
 
 
@@ -158,8 +161,10 @@ async def store(
     lease: float,
     messages: Sequence[NewMessage],
     recipients: Sequence[NewRecipient],
+    *,
+    holds: int = -1,
 ) -> Stored:
-    """Store a batch (STORE). Raises psycopg.Error; UnicodeEncodeError when a text cannot be UTF-8."""
+    """Store a batch (STORE), unless the version of hold rules is not `holds` (-1: any). Raises psycopg.Error; UnicodeEncodeError when a text cannot be UTF-8."""
     held = ownership.parameters(r.shard for r in recipients if r.token)
     rows = await run_columns(
         connection,
@@ -190,6 +195,7 @@ async def store(
             "r_local": c.booleans([r.local for r in recipients]),
             "r_rcpt": c.octets([r.rcpt for r in recipients]),
             "lease": c.number(lease),
+            "holds": c.number(holds),
             "owner": c.word(ownership.owner),
             "own_shards": held["own_shards"],
             "own_epochs": held["own_epochs"],
@@ -289,13 +295,6 @@ BLOCK = 1000
 
 HOLD_RULES: Final[LiteralString] = """SELECT v.version, r.id, r.account, r.from_domain, r.to_domain, r.comment
     FROM hold_version v LEFT JOIN hold_rule r ON true ORDER BY r.id"""
-# Fresh recipients that a newer rule holds: back from their first lease, which was never handed on (ACC, ADM-01).
-HOLD_FRESH: Final[LiteralString] = """UPDATE recipient r SET held = now(), hold_reason = x.reason,
-        token = CASE WHEN r.token = x.token THEN NULL ELSE r.token END,
-        lease_until = CASE WHEN r.token = x.token THEN NULL ELSE r.lease_until END,
-        attempts = CASE WHEN r.token = x.token THEN r.attempts - 1 ELSE r.attempts END
-    FROM unnest(%(id)s, %(token)s, %(reason)s) AS x (id, token, reason)
-    WHERE r.id = x.id AND r.held IS NULL"""
 
 
 # --- due work -------------------------------------------------------------------------------------------------------

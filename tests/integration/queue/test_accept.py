@@ -8,6 +8,7 @@ import pytest
 
 from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_queue import accept, store
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.store import CHUNK
 
@@ -417,3 +418,29 @@ async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26(dat
             assert (await result).accepted
         assert await q.sql("SELECT recipient_id > 0, kind FROM dsn") == [(True, 5)]  # only of the account's own
         assert await q.one("SELECT count(*) FROM message") == 4
+
+
+async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [psycopg.OperationalError("the connection is lost")]
+
+    read_holds = accept.read_holds
+
+    async def read(connection: store.Connection) -> accept.Holds:
+        if failures:
+            raise failures.pop()
+        return await read_holds(connection)
+
+    async with running_queue(database, heartbeat_seconds=60.0) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        await q.sql("INSERT INTO hold_rule (to_domain, comment) VALUES ('held.example', 'look')")
+        await q.sql("UPDATE hold_version SET version = version + 1")
+        monkeypatch.setattr(accept, "read_holds", read)
+        await ingress.accept("bob@held.example", "eve@away.example")
+        assert failures == []
+        await eventually(lambda: outbound.deliveries)
+        assert [d.domain for d in outbound.deliveries] == ["away.example"]
+        rows = await q.sql("SELECT address, held IS NOT NULL, attempts FROM recipient ORDER BY address")
+        assert rows == [("bob@held.example", True, 0), ("eve@away.example", False, 1)]
