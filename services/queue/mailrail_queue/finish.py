@@ -422,7 +422,9 @@ class Finisher:
             return
         if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
             data = attempt.SerializeToString()
-            work.deferrals.append(Deferral(passenger.id, token, passenger.version, 0.0, data, dialled=dialled))
+            work.deferrals.append(
+                Deferral(passenger.id, token, passenger.version, 0.0, data, False, dialled, cancelled=True)
+            )
             return
         judgement = self.judge(verdict_of(found), passenger)
         if judgement.final:

@@ -562,23 +562,28 @@ class Deferral:
     delayed: bool = False
     dialled: bytes | None = None
     shard: int = 0
+    cancelled: bool = False
+    """The delivery was aborted for the sake of those that an administrator asked for; of the others it is undone."""
 
 
-# Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02).
+# Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02). Who only shared a
+# delivery with somebody that was cancelled keeps a record of it, and nothing else (LSE-04).
 DEFER: Final[LiteralString] = f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s)
-        AS x (id, token, retry, last, delayed, dialled)
+    SELECT * FROM unnest(%(id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s, %(cancelled)s)
+        AS x (id, token, retry, last, delayed, dialled, cancelled)
 ), stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now() + x.retry * interval '1 second'),
-        after_due = NULL, last = coalesce(x.last, r.last), delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
-        attempts = CASE WHEN x.last IS NULL THEN r.attempts - 1 ELSE r.attempts END
+        after_due = NULL, last = CASE WHEN x.cancelled AND r.request = 0 THEN r.last ELSE coalesce(x.last, r.last) END,
+        delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
+        attempts = CASE WHEN x.last IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
     FROM x WHERE r.id = x.id AND r.token = x.token
-    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last
+    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last,
+              x.last IS NULL OR (x.cancelled AND r.request = 0) AS undone
 ), recorded AS (
     INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored WHERE last IS NOT NULL
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
-    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE last IS NOT NULL AND {_HEARD}
+    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE NOT undone AND {_HEARD}
 ), noted AS (
     {_NOTE}
 )
@@ -614,6 +619,7 @@ async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[t
             "last": c.octets([d.last for d in deferrals]),
             "delayed": c.booleans([d.delayed for d in deferrals]),
             "dialled": c.octets([d.dialled for d in deferrals]),
+            "cancelled": c.booleans([d.cancelled for d in deferrals]),
         },
     )
     return [(row[0], row[1], row[2]) for row in rows]

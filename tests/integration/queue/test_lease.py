@@ -706,3 +706,22 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
         q.queue.owner.administered(range(256))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
+
+
+async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attempt_ADM_02_LSE_04(database: str) -> None:
+    revision = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
+    async with running_queue(database, revision) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
+        assert len(delivery.recipients) == 2
+        await q.sql("UPDATE recipient SET request = 2, version = version + 1 WHERE address LIKE 'bob%%'")
+        q.queue.owner.administered(range(256))
+        await eventually(lambda: delivery.token in outbound.cancelled)
+        outbound.finish(delivery, outcome=CANCELLED)
+        await eventually(outbound.has(2))
+        again = outbound.deliveries[1]
+        assert ([r.address for r in again.recipients], again.attempt) == (["eve@away.example"], 1)
+        await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
+        assert await q.sql("SELECT address, attempts, last FROM recipient") == [("eve@away.example", 1, None)]
+        (kept,) = await q.sql("SELECT data FROM attempt")
+        assert types_pb2.Attempt.FromString(kept[0]).outcome == CANCELLED
