@@ -154,6 +154,8 @@ class EnqueueStream:
             prefix, body = commit.prefix, commit.body  # each look at a field of bytes copies it
             octets = len(prefix) + len(body)
             self._outstanding += octets
+            if self._overdrawn():
+                return
             if len(message_id) != 16 or not 0 < len(commit.recipients) <= MAX_RECIPIENTS:
                 self.refund(octets)
                 self.answer(message_id, False, _MALFORMED)
@@ -172,8 +174,8 @@ class EnqueueStream:
                 self.answer(message_id, False, UPLOAD_GONE)  # its chunks went down with another stream
         elif step == "chunk":
             self._outstanding += len(frame.chunk.data)
-            if self._outstanding > 2 * self.queue.settings.stream_credit or len(message_id) != 16:
-                self.broken = True  # it takes no notice of credit
+            if self._overdrawn() or len(message_id) != 16:
+                self.broken = True
                 self.ready.set()
                 return
             upload = self.uploads.get(message_id)
@@ -184,6 +186,13 @@ class EnqueueStream:
             upload = self.uploads.pop(message_id, None)
             if upload is not None:
                 upload.abort()
+
+    def _overdrawn(self) -> bool:
+        """Whether the caller takes no notice of credit (ACC-07): the stream breaks, and it asks GetOutcome."""
+        if self._outstanding > 2 * self.queue.settings.stream_credit:
+            self.broken = True
+            self.ready.set()
+        return self.broken
 
     def commit(self, message_id: bytes, commit: enqueue_pb2.Commit, prefix: bytes, body: bytes, chunks: int) -> None:
         """All of a message is here."""

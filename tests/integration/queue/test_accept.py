@@ -444,3 +444,15 @@ async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(
         assert [d.domain for d in outbound.deliveries] == ["away.example"]
         rows = await q.sql("SELECT address, held IS NOT NULL, attempts FROM recipient ORDER BY address")
         assert rows == [("bob@held.example", True, 0), ("eve@away.example", False, 1)]
+
+
+async def test_commits_take_credit_as_chunks_do_ACC_07(database: str) -> None:
+    async with running_queue(database, stream_credit=100_000) as q:
+        ingress = await q.ingress()
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            await other.execute("LOCK TABLE queue.message")  # nothing is stored, so no credit comes back
+            futures = ingress.commit(*(commit_of(f"u{n}@away.example", body=b"x" * 50_000) for n in range(12)))
+            await eventually(lambda: ingress.broken is not None)
+            assert q.queue.intake.idle or len(q.queue.intake._waiting) <= 4
+        await asyncio.gather(*futures, return_exceptions=True)
+        await (await q.ingress()).accept("next@away.example")
