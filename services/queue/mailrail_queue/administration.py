@@ -590,9 +590,7 @@ class Administration:
                 changed = [row for row in rows if row[1] is not None]  # the others are as it was asked already
                 if wake_sites and changed:
                     sites = {row[3] for row in changed}
-                    # A proxy rests as a whole under the name of its transport.
-                    whole = {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
-                    await run(connection, _WAKE_SITES, {"name": c.texts(sorted(sites | whole))})
+                    await run(connection, _WAKE_SITES, {"name": c.texts(sorted(_resting_as(sites)))})
             changes.add((row[0], row[1]) for row in changed)
             shards |= {row[2] for row in changed}
             if len(rows) < BATCH:
@@ -785,10 +783,10 @@ class Administration:
     async def _add_pause(self, connection: Connection, answer: admin_pb2.ExplainResponse, site: Site) -> None:
         rows = await run(
             connection,
-            "SELECT paused_until FROM site WHERE name = %(name)s AND paused_until > now()",
-            {"name": site.key},
+            "SELECT max(paused_until) FROM site WHERE name = ANY(%(name)s) AND paused_until > now()",
+            {"name": c.texts(sorted(_resting_as({site.key})))},
         )
-        if rows:
+        if rows[0][0] is not None:
             answer.site_paused_until.FromDatetime(rows[0][0])
 
 
@@ -919,6 +917,11 @@ _REQUEST: Final[
     LiteralString
 ] = """UPDATE recipient r SET request = %(request)s, request_reason = %(reason)s, version = r.version + 1
     WHERE r.id = ANY(%(id)s) AND r.token IS NOT NULL RETURNING r.id, r.shard"""
+
+
+def _resting_as(sites: set[str]) -> set[str]:
+    """Names under which these sites may rest: a proxy rests as a whole under the name of its transport."""
+    return sites | {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}
 
 
 def _described(found: admin_pb2.Recipient, envelope: bytes | None) -> None:

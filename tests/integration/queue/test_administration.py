@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule
+from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import administration, store
 from mailrail_queue.administration import Administration, BadRequest, NotFound, make_token, page_token
@@ -511,6 +511,23 @@ async def test_explain_says_that_a_site_rests(desk: Desk) -> None:
     (bob,) = await desk.rig.accept("bob@there.example")
     await desk.rig.connection.execute(
         "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 1, now() + interval '1 hour')"
+    )
+    assert (await desk.explain(asked(recipient_id=bob.id))).HasField("site_paused_until")
+
+
+async def test_explain_says_that_the_proxy_of_a_site_rests_as_a_whole(desk: Desk) -> None:
+    ref = ObjectRef("MailTransport", "mail", "tor")
+    proxy = Transport(ref, TransportKind.SOCKS, proxy_host="127.0.0.1", proxy_port=1)
+    rule = Rule(ObjectRef("MailRoute", "mail", "r"), 0, "0", (Match(to_domains=("there.example",)),), ref, False)
+    base = revision()
+    desk.rig.configure(
+        replace(base, transports=(*base.transports, proxy), global_routes=(RouteLevel(GATEWAY, (rule,)),))
+    )
+    (bob,) = await desk.rig.accept("bob@there.example")
+    answer = await desk.explain(asked(recipient_id=bob.id))
+    assert (answer.site, answer.HasField("site_paused_until")) == ("proxy:mail/tor:there.example", False)
+    await desk.rig.connection.execute(
+        "INSERT INTO site (name, failures, paused_until) VALUES ('transport:mail/tor', 1, now() + interval '1 hour')"
     )
     assert (await desk.explain(asked(recipient_id=bob.id))).HasField("site_paused_until")
 
