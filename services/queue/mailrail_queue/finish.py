@@ -25,7 +25,7 @@ from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, Lane, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
-from mailrail_queue.reading import dialled_of, recipient_of
+from mailrail_queue.reading import attempt_of, dialled_of, recipient_of
 from mailrail_queue.routing import Facts, Plan, Router, domain_of
 from mailrail_queue.store import Connection, Deferral, Ending, Expired, Waiting
 
@@ -314,7 +314,12 @@ class Finisher:
             async with lane.use() as connection:
                 if work.records:
                     await store.record(connection, work.records)
-                expired = await store.lose(connection, work.lost) if work.lost else []
+                expired = []
+                if work.lost:
+                    async with connection.transaction():
+                        expired = await store.lose(connection, work.lost)
+                        await self.cut_off(connection, expired)
+                    self.told()
             self.deferred([(row.shard, row.request) for row in expired])
         metrics.count_attempts(work.outcomes)
 
@@ -470,6 +475,46 @@ class Finisher:
         return judging.judge(
             verdict, standing, schedule, now=self._database.now(), jitter=self._dice.uniform(-1.0, 1.0)
         )
+
+    # --- attempts that were cut off ---
+
+    async def cut_off(self, connection: Connection, rows: Sequence[Expired]) -> None:
+        """Record attempts whose lease was lost, in the transaction that took it back (LSE-04).
+
+        The first ten are due again at once. From then on they count, and wait as after any failed attempt: mail that
+        ends every process that takes it would end one every two minutes. What is final
+        by now stays due, and ends when its owner finds it.
+        """
+        await record_interrupted(connection, rows, self._database.now())
+        worn = [row.id for row in rows if row.interrupted > judging.INTERRUPTIONS_FORGIVEN]
+        if not worn:
+            return
+        waits: list[tuple[int, float]] = []
+        notices: list[Notice] = []
+        newest = await store.newest_attempts(connection, worn)
+        for row in await store.live(connection, worn):
+            attempt, passenger, judgement = self.judge_cut_off(row, attempt_of(newest.get(row.id)))
+            if judgement.retry_in is None:
+                continue
+            waits.append((row.id, judgement.retry_in))
+            if judgement.dsn is not None:
+                notices.append(Notice(passenger, judgement, attempt))
+        await store.put_off(connection, waits)
+        if notices and self.notifications is not None:
+            await self.notifications.notify(connection, notices)
+
+    def judge_cut_off(self, row: Waiting, attempt: types_pb2.Attempt) -> tuple[types_pb2.Attempt, Passenger, Judgement]:
+        """What becomes of a recipient whose newest attempt was cut off once too often."""
+        attempt.reply.enhanced = "4.4.2"
+        attempt.reply.lines.append("it was cut off, as several were before")
+        passenger = passenger_of(row)
+        verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
+        return attempt, passenger, self.judge(verdict, passenger)
+
+    def told(self) -> None:
+        """The transaction of a `cut_off` is committed."""
+        if self.notifications is not None:
+            self.notifications.stored()
 
     # --- endings without a lease ---
 

@@ -19,7 +19,7 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, TransportState
-from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of, record_interrupted
+from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import Router
 from mailrail_queue.settings import QueueSettings
@@ -428,9 +428,10 @@ class Desk:
             self.went_back()
         while self._lost:
             lost = self._lost[:500]
-            async with self._lane.use() as connection:
+            async with self._lane.use() as connection, connection.transaction():
                 expired = await store.lose(connection, lost)
-                await record_interrupted(connection, expired, self._database.now())
+                await self._finisher.cut_off(connection, expired)
+            self._finisher.told()
             del self._lost[: len(lost)]
             self._finisher.deferred([(row.shard, row.request) for row in expired])
             metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(lost))

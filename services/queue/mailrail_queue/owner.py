@@ -25,7 +25,7 @@ from mailrail_queue import metrics, store
 from mailrail_queue.accept import PER_DELIVERY, Intake, read_holds
 from mailrail_queue.database import Database, NotDurable, run
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, told
-from mailrail_queue.finish import Finisher, facts_of, passenger_of, record_interrupted, status_of
+from mailrail_queue.finish import Finisher, facts_of, passenger_of, status_of
 from mailrail_queue.lease import Desk
 from mailrail_queue.peers import Peers
 from mailrail_queue.ports import Notice, Passenger
@@ -518,27 +518,15 @@ class Owner:
         async with self._work_lane.use() as connection:
             newest = await store.newest_attempts(connection, [row.id for row in rows])
         finals = []
-        notices: list[Notice] = []
         for row in rows:
             attempt = attempt_of(newest.get(row.id))
             if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
                 continue
-            attempt.reply.enhanced = "4.4.2"
-            attempt.reply.lines.append("it was cut off, as several were before")
-            passenger = passenger_of(row)
-            verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
-            judgement = self._finisher.judge(verdict, passenger)
+            attempt, _, judgement = self._finisher.judge_cut_off(row, attempt)
             if judgement.final:
                 finals.append((row, attempt, judgement, False))
-            elif judgement.dsn is not None:
-                notices.append(Notice(passenger, judgement, attempt))
         if finals:
             await self._finisher.end_waiting(self._work_lane, finals)
-        if notices and self._finisher.notifications is not None:
-            async with self._work_lane.use() as connection:
-                async with connection.transaction():
-                    await self._finisher.notifications.notify(connection, notices)
-                self._finisher.notifications.stored()
         return {row.id for row, _, _, _ in finals}
 
     async def _lease_groups(
@@ -889,7 +877,8 @@ class Owner:
         while True:
             async with self._lane.use() as connection, connection.transaction():
                 rows = await store.expire(connection, self.ownership, shards, since, 500)
-                await record_interrupted(connection, rows, self._database.now())
+                await self._finisher.cut_off(connection, rows)
+            self._finisher.told()
             for row in rows:
                 flight = self._dispatcher.flights.get(row.token)
                 if flight is not None:

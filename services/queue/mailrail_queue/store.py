@@ -651,21 +651,32 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
         interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
     FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
-    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request
+    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
 ), noted AS (
     {_NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
         interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
     FROM unnest(%(id)s, %(token)s) AS x (id, token) WHERE r.id = x.id AND r.token = x.token
-    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request
+    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
 ), noted AS (
     {_NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
+# Of those that were taken back in this very transaction: not now, but later (unless an administrator said when).
+PUT_OFF: Final[LiteralString] = """UPDATE recipient r SET due = now() + x.seconds * interval '1 second'
+    FROM unnest(%(id)s, %(seconds)s) AS x (id, seconds) WHERE r.id = x.id AND r.token IS NULL AND r.due = now()"""
+
+
+async def put_off(connection: Connection, waits: Sequence[tuple[int, float]]) -> None:
+    """Let (recipient id, seconds) wait that this transaction made due (PUT_OFF)."""
+    parameters = {"id": c.bigints([i for i, _ in waits]), "seconds": c.floats([s for _, s in waits])}
+    await run(connection, PUT_OFF, parameters)
+
+
 # Mail that cannot be read: on hold, out of the way of all other, with the reason; under its token an attempt that never began is undone.
 SET_ASIDE: Final[LiteralString] = f"""WITH {_OWN}
     UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
@@ -708,6 +719,7 @@ class Expired:
     started: float
     request: int
     shard: int
+    interrupted: int
 
 
 async def expire(

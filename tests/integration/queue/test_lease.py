@@ -207,9 +207,24 @@ async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_coun
         await one_delivery(q, outbound)
         for count in range(1, 13):
             await q.sql(LONG_AGO)
+            if count > 10:  # from the eleventh on it waits as after any failed attempt
+                await q.until("SELECT token IS NULL FROM recipient")
+                wait = "extract(epoch FROM due - now())"
+                first, last = (400, 480) if count == 11 else (800, 960)
+                assert await q.one(f"SELECT {wait} BETWEEN {first} AND {last} FROM recipient")
+                await due_again(q)
             await eventually(outbound.has(count + 1))
         assert [d.attempt for d in outbound.deliveries] == [1] * 11 + [2, 3]
         assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
+
+
+async def test_a_kick_is_granted_also_when_the_eleventh_attempt_is_cut_off_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        await one_delivery(q, outbound)
+        await q.sql("UPDATE recipient SET interrupted = 11, after_due = now(), version = version + 1")
+        await q.sql(LONG_AGO)
+        await eventually(outbound.has(2))
 
 
 async def test_mail_whose_leases_run_out_again_and_again_expires_as_all_mail_does_LSE_04(database: str) -> None:
@@ -219,8 +234,9 @@ async def test_mail_whose_leases_run_out_again_and_again_expires_as_all_mail_doe
         await eventually(lambda: outbound.deliveries)
         await q.sql("UPDATE recipient SET interrupted = 10, attempts = 5")
         await q.sql(LONG_AGO)  # the first that counts, and a delayed notification is due
-        await eventually(outbound.has(2))
         await q.until("SELECT count(*) = 1 FROM dsn WHERE kind = 2")
+        await due_again(q)
+        await eventually(outbound.has(2))
         await q.sql(
             "UPDATE recipient SET queued = queued - interval '5 days' WHERE account IS NOT NULL AND token IS NOT NULL"
         )
