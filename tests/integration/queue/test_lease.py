@@ -741,3 +741,24 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         assert await q.sql("SELECT address, attempts, last FROM recipient") == [("eve@away.example", 1, None)]
         (kept,) = await q.sql("SELECT data FROM attempt")
         assert types_pb2.Attempt.FromString(kept[0]).outcome == CANCELLED
+
+
+async def test_mail_that_was_accepted_and_fails_for_one_of_two_is_told_of_once_for_that_one_DSN_25(
+    database: str,
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        await ingress.accept(  # this answer is the 250 of ingress: for both
+            "ok@away.example", "no@away.example", submitted=True, mail_from="alice@home.example"
+        )
+        await eventually(outbound.has(1))
+        result = result_of(outbound.deliveries[0])
+        for found in result.recipients:
+            if found.id == outbound.deliveries[0].recipients[1].id:
+                found.attempt.outcome = FAILED
+                found.attempt.reply.code, found.attempt.reply.enhanced = 550, "5.1.1"
+        outbound.send(results=[result])
+        await q.until("SELECT count(*) = 2 FROM history WHERE address LIKE '%%@away.example'")
+        ((told, kind),) = await q.sql("SELECT h.address, d.kind FROM dsn d JOIN history h ON h.id = d.recipient_id")
+        assert (told, kind) == (outbound.deliveries[0].recipients[1].address, 1)
