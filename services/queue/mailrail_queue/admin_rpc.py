@@ -18,7 +18,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 from mailrail_queue import columns, mailbox
 from mailrail_queue.addresses import Addresses
-from mailrail_queue.administration import Administration, BadRequest, NotFound, page_size
+from mailrail_queue.admin_filters import BadRequest, NotFound, page_size
+from mailrail_queue.administration import Administration
 from mailrail_queue.app import NotConfigured, Queue
 from mailrail_queue.dsn import Notifier
 from mailrail_queue.mailbox import FLAGS, PATH_LIMIT, SEEN, Listed, MailboxDelivery

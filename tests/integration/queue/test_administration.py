@@ -10,8 +10,9 @@ import pytest
 
 from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue import administration, store
-from mailrail_queue.administration import Administration, BadRequest, NotFound, make_token, page_token
+from mailrail_queue import admin_changes, store
+from mailrail_queue.admin_filters import BadRequest, NotFound, make_token, page_token
+from mailrail_queue.administration import Administration
 from mailrail_queue.changes import Changes
 from mailrail_queue.database import run
 from mailrail_queue.store import Ending, Ownership
@@ -267,7 +268,7 @@ async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
         "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
     )
     seen: list[Any] = []
-    monkeypatch.setattr(administration, "BATCH", 1)
+    monkeypatch.setattr(admin_changes, "BATCH", 1)
 
     async def watched(connection: store.Connection, *statement: Any) -> list[Any]:
         rows = await run(connection, *statement)
@@ -279,7 +280,7 @@ async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
             seen.extend(await cursor.fetchall())
         return rows
 
-    monkeypatch.setattr(administration, "run", watched)
+    monkeypatch.setattr(admin_changes, "run", watched)
     assert len(await desk.kick(admin_pb2.Filter(to="bob"))) == 3
     assert seen == []
     assert await desk.rig.rows("SELECT bool_and(due <= now()) FROM recipient") == [(True,)]

@@ -1,0 +1,70 @@
+"""Hold rules: what matches is put on hold, from its commit on and what is queued already (reference H27)."""
+
+# ruff: noqa: E501 -- statements keep their own lines
+
+from collections.abc import Sequence
+from typing import Any
+
+from mailrail.core.hold import HoldRule
+from mailrail.pb.queue.v1 import admin_pb2
+from mailrail_queue.admin_base import stamp
+from mailrail_queue.admin_changes import Changing
+from mailrail_queue.admin_filters import NotFound, domain_argument
+from mailrail_queue.database import run
+from mailrail_queue.store import Connection
+
+
+class HoldRules(Changing):
+    """Making and removing hold rules."""
+
+    async def create_hold_rule(
+        self, connection: Connection, rule: admin_pb2.HoldRule
+    ) -> tuple[admin_pb2.HoldRule, int]:
+        """Hold what matches from now on, and what is queued already (H27). Returns the rule and how many were held."""
+        account = rule.account or None
+        from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
+        to_domain = domain_argument(rule.to_domain) if rule.to_domain else None
+        async with connection.transaction():
+            rows = await run(
+                connection,
+                "INSERT INTO hold_rule (account, from_domain, to_domain, comment) VALUES (%(account)s, %(from)s, %(to)s, %(comment)s)"
+                " RETURNING id, created",
+                {"account": account, "from": from_domain, "to": to_domain, "comment": rule.comment[:500]},
+            )
+            await run(connection, "UPDATE hold_version SET version = version + 1")
+        identity, created = rows[0]
+        # Committed first, so that mail stored from here on sees the rule; what came before is held now.
+        made = HoldRule(identity, account, from_domain, to_domain, rule.comment[:500])
+        wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
+        wanted.all = True
+        held = await self.hold(connection, wanted, made.reason)
+        answer = _rule_pb((identity, account, from_domain, to_domain, created, rule.comment[:500]))
+        return answer, held.count.recipients
+
+    async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:
+        """All rules, oldest first."""
+        rows = await run(
+            connection, "SELECT id, account, from_domain, to_domain, created, comment FROM hold_rule ORDER BY id"
+        )
+        return [_rule_pb(row) for row in rows]
+
+    async def delete_hold_rule(self, connection: Connection, identity: int) -> None:
+        """Remove a rule; what it holds stays on hold. Raises NotFound."""
+        async with connection.transaction():
+            rows = await run(connection, "DELETE FROM hold_rule WHERE id = %(id)s RETURNING id", {"id": identity})
+            if not rows:
+                raise NotFound(f"no hold rule {identity}")
+            await run(connection, "UPDATE hold_version SET version = version + 1")
+
+
+def _rule_pb(row: Sequence[Any]) -> admin_pb2.HoldRule:
+    identity, account, from_domain, to_domain, created, comment = row
+    rule = admin_pb2.HoldRule(
+        id=identity,
+        account=account or "",
+        from_domain=from_domain or "",
+        to_domain=to_domain or "",
+        comment=comment,
+    )
+    stamp(rule.created, created)
+    return rule
