@@ -1,268 +1,45 @@
-"""Ownership of shards, and what an owner does: it walks the sites that are due (SHD-01 to SHD-05).
+"""What an owner of shards does: it walks the sites that are due (SHD-02 to SHD-04).
 
-Every two seconds a process says that it lives and sees who else does; shards of the dead are taken over under a new
-epoch, surplus ones are let go. What is due is found by site, never by row: an index of (shard, site, next due) is asked
-each second and whenever something woke us. Sites with room are fetched from in turn, a bounded number of recipients
-each; a site in backoff has its due recipients counted set-wise, without content and without a dial.
+What is due is found by site, never by row: an index of (shard, site, next due) is asked each second and whenever
+something woke us. Sites with room are fetched from in turn, a bounded number of recipients each. Which shards they are
+is the matter of `shards`; what is not dialled, that of `undialled`.
 """
 
 import asyncio
-import random
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import psycopg
-
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
-from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
-from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics, store
-from mailrail_queue.accept import PER_DELIVERY, Intake, read_holds
-from mailrail_queue.database import Database, NotDurable, run
-from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, told
-from mailrail_queue.finish import Finisher, facts_of, passenger_of, status_of
-from mailrail_queue.lease import Desk
-from mailrail_queue.peers import Peers
-from mailrail_queue.ports import Notice, Passenger
+from mailrail_queue.accept import PER_DELIVERY
+from mailrail_queue.dispatch import Cargo, Flight, SiteState, told
+from mailrail_queue.finish import facts_of, passenger_of
+from mailrail_queue.ports import Passenger
 from mailrail_queue.reading import (
     ENVELOPE_UNREADABLE,
-    RECIPIENT_UNREADABLE,
     attempt_of,
     dialled_of,
     is_envelope,
-    is_recipient,
 )
 from mailrail_queue.routing import Facts, Plan, Router
-from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import Connection, Deferral, Ownership, Waiting
+from mailrail_queue.shards import DATABASE_TROUBLE, SHARDS
+from mailrail_queue.store import Waiting
+from mailrail_queue.undialled import Undialled
 
-SHARDS = 256
 _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
-_BACKOFF = 250
-"""Recipients of a resting site counted in one statement (SHD-05)."""
 _PER_SHARD = 100
 """Due sites of a shard that one look reads; the next look goes on from there."""
-_LOOK_BACK = 5.0
-"""Seconds after which a site that was found empty is looked at once more: longer than a transaction lasts (SHD-02)."""
-_PROBE_SECONDS = 130.0
-"""For how long the right to probe a shared site is kept from other owners."""
-_DATABASE_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
 
 
-class Owner:
+class Owner(Undialled):
     """This process as an owner of shards."""
-
-    def __init__(
-        self,
-        settings: QueueSettings,
-        database: Database,
-        dispatcher: Dispatcher,
-        intake: Intake,
-        finisher: Finisher,
-        desk: Desk,
-        peers: Peers,
-        router: Callable[[], Router],
-        *,
-        run_id: str,
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._dispatcher = dispatcher
-        self._intake = intake
-        self._finisher = finisher
-        self._desk = desk
-        self._peers = peers
-        self._router = router
-        self._run_id = run_id
-        self._lane = database.lane("owner")
-        self._work_lane = database.lane("work")
-        self._beat_lane = database.lane("heartbeat")
-        self.ownership = Ownership(run_id, {})
-        self.address = ""
-        self.healthy = False
-        """Postgres answered the last heartbeat."""
-        self._started: str | None = None
-        self._cursors: dict[int, float] = {}
-        self._turn: dict[str, None] = {}
-        """Keys of sites with due work in the database, in the order of their turns."""
-        self._emptied: dict[tuple[int, str], float] = {}
-        self._settled: deque[tuple[float, int, str]] = deque(maxlen=50_000)
-        """(when to look back, shard, site) of sites whose next due time was moved for good."""
-        self._unverified: list[int] = []
-        self._sites_seen = 0.0
-        self._requests = False
-        self._swept_until = 0.0
-        self._sweeps = 0
-        self._wake = asyncio.Event()
-        self._revised = asyncio.Event()
-        self._changed: set[str] = set()
-        """Transports that are not what they were, whose mail was not looked at since."""
-        self._claiming: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._dice = random.Random()
-        self._log = log.get_logger()
-        dispatcher.hungry = self._hungry
-        dispatcher.claim = self._claim
-        intake.stored_due = self.stored_due
-        finisher.deferred = self._deferred
-        desk.went_back = self._wake.set
-
-    # --- being told ---
-
-    def stored_due(self, where: set[tuple[int, str]]) -> None:
-        """Recipients were stored due in these (shard, site): ours are looked at, the owners of others are woken."""
-        others: set[int] = set()
-        for number, key in where:
-            if number in self.ownership.epochs:
-                self._note(number, key)
-            else:
-                others.add(number)
-        if others:
-            self._peers.wake(others)
-        self._wake.set()
-
-    def woken(self, shards: Iterable[int]) -> None:
-        """Somebody says that there is work, or an administrator's request, in these shards."""
-        for number in shards:
-            if number in self._cursors:
-                self._cursors[number] = 0.0
-        self._requests = True
-        self._wake.set()
-
-    def woken_or_peer(self, shards: Iterable[int]) -> None:
-        """Mail of our own making was stored due in these shards: ours are looked at, owners of others are woken."""
-        found = set(shards)
-        self.woken(found)
-        others = {n for n in found if n not in self.ownership.epochs}
-        if others:
-            self._peers.wake(others)
-
-    def revised(self, changed: Iterable[str]) -> None:
-        """A new revision is in force; these transports ("NAMESPACE/NAME") are not what they were (ADM-03)."""
-        self._changed.update(changed)
-        self._revised.set()
-
-    def administered(self, shards: Iterable[int]) -> None:
-        """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
-        found = set(shards)
-        self.woken(found)
-        self._peers.wake_everybody(found)
-
-    def _deferred(self, rows: Sequence[tuple[int, int]]) -> None:
-        asked = {number for number, request in rows if request}
-        if asked:
-            self.woken_or_peer(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
-
-    def _hungry(self, site: SiteState) -> None:
-        self._turn.setdefault(site.key)
-        self._wake.set()
-
-    def _note(self, number: int, key: str) -> None:
-        site = self._dispatcher.site_of_key(key, self._router())
-        site.due.setdefault(number, False)
-        self._turn.setdefault(key)
-
-    # --- shards ---
-
-    async def beat(self) -> None:
-        """One heartbeat: say that we live, see who else does, take and let go of shards (SHD-01)."""
-        settings = self._settings
-        async with self._beat_lane.use() as connection:
-            if self._started is None:
-                rows = await run(connection, store.STARTED)
-                self._started = str(rows[0][0].isoformat())
-            rows = await run(
-                connection,
-                store.HEARTBEAT,
-                {
-                    "id": self._run_id,
-                    "name": settings.node_id,
-                    "address": self.address,
-                    "started": self._started,
-                    "dead": settings.dead_seconds,
-                },
-            )
-            others: dict[str, str] = {row[0]: row[1] for row in rows}
-            if rows:
-                self._database.heard(rows[0][2])
-            live = sorted([self._run_id, *others])
-            mine = {row[0]: row[1] for row in await run(connection, store.MINE, {"id": self._run_id})}
-            fair = -(-SHARDS // len(live))
-            if len(mine) > fair:
-                surplus = sorted(mine)[fair:]
-                await run(connection, store.RELEASE, {"id": self._run_id, "number": store.shard_column(surplus)})
-                for number in surplus:
-                    del mine[number]
-            elif len(mine) < fair:
-                taken = await run(
-                    connection, store.ACQUIRE, {"id": self._run_id, "live": live, "count": fair - len(mine)}
-                )
-                for number, epoch in taken:
-                    mine[number] = epoch
-                    self._unverified.append(number)
-            owners = {row[0]: row[1] for row in await run(connection, store.OWNERS)} if others else {}
-            holds = await read_holds(connection)
-        self._intake.holds = holds
-        self._own(mine)
-        self._peers.learn(
-            {n: others[o] for n, o in owners.items() if others.get(o)},
-            frozenset(a for a in others.values() if a),
-        )
-        self._dispatcher.owners = len(live)
-        self._dispatcher.owner_index = live.index(self._run_id)
-        self._dispatcher.configure(self._router().transports())
-        self._requests = True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
-        self.healthy = True
-        metrics.POSTGRES_UP.set(1)
-        await self._learn_sites()
-
-    def _own(self, mine: dict[int, int]) -> None:
-        before = self.ownership.epochs
-        if mine == before:
-            return
-        gained = [n for n, e in mine.items() if before.get(n) != e]
-        gone = [n for n in before if n not in mine]
-        self.ownership = Ownership(self._run_id, mine)
-        self._cursors = {n: self._cursors.get(n, 0.0) if n in before else 0.0 for n in mine}
-        for site in self._dispatcher.sites.values():
-            for number in gone:
-                site.due.pop(number, None)
-        metrics.SHARDS.set(len(mine))
-        self._log.info("shards changed", owned=len(mine), gained=len(gained), released=len(gone))
-        self._swept_until = 0.0
-        self._requests = True
-        if gained:
-            self._revised.set()  # their owner may have been down when the revision came
-        self._wake.set()
-
-    async def _learn_sites(self) -> None:
-        """What other owners, or this process before a restart, saw of sites."""
-        async with self._beat_lane.use() as connection:
-            rows = await store.sites_changed(connection, self._sites_seen)
-        now = self._dispatcher.clock()
-        for row in rows:
-            self._sites_seen = max(self._sites_seen, row.changed)
-            if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < 20_000:
-                self._dispatcher.site_of_key(row.name, self._router())
-            self._desk.learn_rest(row, now)
-
-    async def leave(self) -> None:
-        """A clean stop: others may take the shards at once."""
-        self.ownership = Ownership(self._run_id, {})
-        self._cursors = {}
-        try:
-            async with asyncio.timeout(3):
-                await self._beat_lane.run(store.LEAVE, {"id": self._run_id})
-        except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
-            self._log.info("left without a word", error=str(error))
 
     # --- loops ---
 
@@ -274,33 +51,6 @@ class Owner:
             group.create_task(self._sweeps_loop())
             group.create_task(self._timers())
             group.create_task(self._revisions())
-
-    async def _beats(self) -> None:
-        while True:
-            try:
-                await self.beat()
-            except _DATABASE_TROUBLE as error:
-                if self.healthy:
-                    self._log.warning("heartbeat failed", error=str(error).strip())
-                self.healthy = False
-                metrics.POSTGRES_UP.set(0)
-            self._measure()
-            await asyncio.sleep(self._settings.heartbeat_seconds * self._dice.uniform(0.9, 1.1))
-
-    def _measure(self) -> None:
-        dispatcher = self._dispatcher
-        now = dispatcher.clock()
-        metrics.PENDING.set(dispatcher.pending_flights)
-        metrics.PENDING_BYTES.set(dispatcher.pending_bytes)
-        metrics.IN_FLIGHT.set(len(dispatcher.flights) - dispatcher.pending_flights)
-        resting = sum(1 for s in dispatcher.sites.values() if s.resting(now))
-        metrics.SITES.labels(state="resting").set(resting)
-        metrics.SITES.labels(state="active").set(len(dispatcher.sites) - resting)
-        # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
-        as_site = {s.key.partition(":")[2] for s in dispatcher.sites.values() if s.shared and s.window.resting(now)}
-        as_whole = {t.name for t in dispatcher.transports.values() if t.window.resting(now)}
-        metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
-        dispatcher.forget_idle(now - 600.0)
 
     async def _timers(self) -> None:
         """Wake sites whose rate, rest or turn lets them go on."""
@@ -322,7 +72,7 @@ class Owner:
                     self._requests = False
                     await self._grant_requests()
                 progress = await self._step()
-            except _DATABASE_TROUBLE as error:
+            except DATABASE_TROUBLE as error:
                 self._log.warning("due work waits for postgres", error=str(error).strip())
                 await asyncio.sleep(0.5)
                 continue
@@ -488,26 +238,6 @@ class Owner:
                 self._turn.setdefault(key)
         dispatcher.pump()
 
-    async def _readable(self, connection: Connection, rows: list[Waiting]) -> list[Waiting]:
-        """Those of these recipients that can be read; the others are set aside.
-
-        One that an administrator wants failed or dropped need not be read for that, and stays.
-        """
-        damaged = [row for row in rows if not row.request and not is_recipient(row.rcpt)]
-        if not damaged:
-            return rows
-        await self._set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
-        gone = {row.id for row in damaged}
-        return [row for row in rows if row.id not in gone]
-
-    async def _set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
-        """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
-        aside = await store.set_aside(connection, self.ownership, rows, reason)
-        metrics.SET_ASIDE.inc(len(aside))
-        for row, _ in rows:
-            if row.id in aside:
-                self._log.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
-
     async def _end_worn(self, rows: Sequence[Waiting]) -> set[int]:
         """Judge those whose last attempt was cut off once too often (LSE-04). Returns the ids that are final now.
 
@@ -624,143 +354,7 @@ class Owner:
         size = len(content.prefix) + len(content.body or b"")
         return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
 
-    async def _settle(self, drained: list[tuple[int, str]]) -> None:
-        """These (shard, site) had nothing more that is due."""
-        if not drained:
-            return
-        now = self._dispatcher.clock()
-        looked: list[tuple[int, str, bool]] = []
-        for number, key in drained:
-            site = self._dispatcher.sites.get(key)
-            if site is not None:
-                site.due.pop(number, None)
-            first = self._emptied.get((number, key))
-            again = first is None or now - first > 60.0
-            if again:
-                self._emptied[(number, key)] = now
-            else:
-                del self._emptied[(number, key)]
-                self._settled.append((now + _LOOK_BACK, number, key))
-            looked.append((number, key, again))
-        if len(self._emptied) > 50_000:
-            self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
-        async with self._lane.use() as connection:
-            still = await store.settle(connection, self.ownership, looked)
-        for number, key in still:
-            self._note(number, key)
-
-    # --- attempts without a dial ---
-
-    async def _back_off(self, site: SiteState) -> None:
-        """The due recipients of a site that rests, or whose transport is missing (SHD-05; design 4, Attempt)."""
-        router = self._router()
-        shards = [n for n in site.due if n in self.ownership.epochs]
-        wanted = [(n, site.key, max(1, _BACKOFF // max(1, len(shards)))) for n in shards]
-        if not wanted:
-            site.due.clear()
-            return
-        async with self._work_lane.use() as connection:
-            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
-            if site.kind is not SiteKind.MISSING:
-                # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
-                # So the rest is looked at after them.
-                names = [site.key]
-                if site.kind is SiteKind.PROXY and site.transport is not None:
-                    names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
-                for known in await store.sites(connection, names):
-                    self._desk.learn_rest(known, self._dispatcher.clock())
-                if not site.resting(self._dispatcher.clock()):
-                    self._turn.setdefault(site.key)
-                    return
-        counted: list[tuple[Waiting, Plan, bytes]] = []
-        moved: list[tuple[Waiting, str]] = []
-        found: dict[int, int] = {}
-        for row in rows:
-            found[row.shard] = found.get(row.shard, 0) + 1
-            if row.request:
-                self._requests = True
-                continue
-            plan = router.plan(facts_of(row), row.attempts)
-            if plan.key != row.site:
-                moved.append((row, plan.key))
-            else:
-                counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
-        if moved:
-            async with self._work_lane.use() as connection:
-                for number, key in await store.re_key(connection, self.ownership, moved):
-                    self._note(number, key)
-        if counted:
-            await self._count_undialled(router, counted)
-        await self._settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
-        if site.due:
-            self._turn.setdefault(site.key)
-
-    def _last_error(self, site: SiteState) -> bytes:
-        if site.last_error:
-            return site.last_error
-        attempt = types_pb2.Attempt()
-        attempt.reply.enhanced = "4.4.1"
-        transport = site.transport.window.last_error if site.transport is not None else ""
-        attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
-        return attempt.SerializeToString()
-
-    async def _count_undialled(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
-        """A counted attempt for each, with the last error and without a dial."""
-        deferrals: list[Deferral] = []
-        notices: dict[int, Notice] = {}
-        finals = []
-        now = self._database.now()
-        for row, plan, last in counted:
-            attempt = attempt_of(last)
-            attempt.number = row.attempts + 1
-            attempt.outcome = types_pb2.OUTCOME_DEFERRED
-            attempt.dialled = False
-            plan.describe(attempt)
-            attempt.started.FromNanoseconds(int(now * 1e9))
-            attempt.ended.CopyFrom(attempt.started)
-            if plan.missing:
-                verdict = of_trouble(Trouble.MISSING, detail=plan.decision.reason)
-                attempt.reply.enhanced = str(verdict.status)
-                attempt.reply.lines.append(verdict.text)
-            else:
-                text = " ".join(attempt.reply.lines)
-                status = status_of(attempt.reply, "4.4.1")
-                verdict = Verdict(Outcome.DEFERRED, status, text, None, Scope.SITE)
-            passenger = passenger_of(row, attempts=row.attempts + 1)
-            judgement = self._finisher.judge(verdict, passenger)
-            if judgement.final:
-                finals.append((row, attempt, judgement, True))
-                continue
-            assert judgement.retry_in is not None
-            deferrals.append(
-                Deferral(
-                    row.id,
-                    0,
-                    row.version,
-                    judgement.retry_in,
-                    attempt.SerializeToString(),
-                    judgement.dsn is not None,
-                    None,
-                    row.shard,
-                )
-            )
-            if judgement.dsn is not None:
-                notices[row.id] = Notice(passenger, judgement, attempt)
-        if finals:
-            await self._finisher.end_waiting(self._work_lane, finals)
-        if not deferrals:
-            return
-        async with self._work_lane.use() as connection:
-            async with connection.transaction():
-                done = await store.back_off(connection, self.ownership, deferrals)
-                told = [n for i, n in notices.items() if i in done]
-                if told and self._finisher.notifications is not None:
-                    await self._finisher.notifications.notify(connection, told)
-            if told and self._finisher.notifications is not None:
-                self._finisher.notifications.stored()
-        metrics.count_attempts([types_pb2.OUTCOME_DEFERRED] * len(done))
-
-    # --- requests, probes, missing transports ---
+    # --- requests, missing transports ---
 
     async def _grant_requests(self) -> None:
         """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
@@ -774,32 +368,6 @@ class Owner:
             if len(everywhere) >= 500:
                 self._requests = True
 
-    def _claim(self, site: SiteState) -> None:
-        """Ask for the right to probe a site that several owners share."""
-        if site.key in self._claiming:
-            return
-        self._claiming.add(site.key)
-        task = asyncio.get_running_loop().create_task(self._claim_now(site))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _claim_now(self, site: SiteState) -> None:
-        try:
-            parameters = {"name": site.key, "token": self._dice.getrandbits(62), "seconds": _PROBE_SECONDS}
-            rows = await self._lane.run(store.CLAIM_PROBE, parameters)
-            if rows:
-                site.claimed = True
-                self._turn.setdefault(site.key)
-                self._wake.set()
-                self._dispatcher.wake_all()
-                self._dispatcher.pump()
-            else:
-                await asyncio.sleep(2.0)
-        except _DATABASE_TROUBLE:
-            await asyncio.sleep(1.0)
-        finally:
-            self._claiming.discard(site.key)
-
     async def _revisions(self) -> None:
         while True:
             await self._revised.wait()
@@ -807,7 +375,7 @@ class Owner:
             changed, self._changed = self._changed, set()
             try:
                 await self._reconsider(sorted(changed))
-            except _DATABASE_TROUBLE as error:
+            except DATABASE_TROUBLE as error:
                 self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
                 self.revised(changed)
                 await asyncio.sleep(0.5)
@@ -860,7 +428,7 @@ class Owner:
         while True:
             try:
                 await self.sweep()
-            except _DATABASE_TROUBLE as error:
+            except DATABASE_TROUBLE as error:
                 self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
             await asyncio.sleep(self._settings.sweep_seconds * self._dice.uniform(0.8, 1.0))
 

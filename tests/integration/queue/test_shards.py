@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import owner, store
+from mailrail_queue import store, undialled
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -423,7 +423,7 @@ async def test_the_slow_round_finds_sites_that_a_race_left_out_SHD_02(database: 
 async def test_recipients_that_a_settled_site_did_not_show_yet_are_found_soon_SHD_02(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, "_LOOK_BACK", 2.0)
+    monkeypatch.setattr(undialled, "_LOOK_BACK", 2.0)
     async with running_queue(database) as q:
 
         async def no_slow_round(number: int) -> None:

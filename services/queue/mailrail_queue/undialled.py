@@ -1,0 +1,192 @@
+"""Due mail that is not dialled: of sites that rest or are missing, and mail that cannot be read (SHD-05).
+
+A site in backoff has its due recipients counted set-wise, without content and without a dial. Where nothing more is
+due, the site's row learns when it will be.
+"""
+
+from collections.abc import Sequence
+
+from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
+from mailrail.core.site import SiteKind
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import metrics, store
+from mailrail_queue.dispatch import SiteState
+from mailrail_queue.finish import facts_of, passenger_of, status_of
+from mailrail_queue.ports import Notice
+from mailrail_queue.reading import (
+    RECIPIENT_UNREADABLE,
+    attempt_of,
+    is_recipient,
+)
+from mailrail_queue.routing import Plan, Router
+from mailrail_queue.shards import Shardholder
+from mailrail_queue.store import Connection, Deferral, Waiting
+
+_BACKOFF = 250
+"""Recipients of a resting site counted in one statement (SHD-05)."""
+_LOOK_BACK = 5.0
+"""Seconds after which a site that was found empty is looked at once more: longer than a transaction lasts (SHD-02)."""
+
+
+class Undialled(Shardholder):
+    """What an owner does with due recipients without a dial."""
+
+    # --- mail that cannot be read ---
+
+    async def _readable(self, connection: Connection, rows: list[Waiting]) -> list[Waiting]:
+        """Those of these recipients that can be read; the others are set aside.
+
+        One that an administrator wants failed or dropped need not be read for that, and stays.
+        """
+        damaged = [row for row in rows if not row.request and not is_recipient(row.rcpt)]
+        if not damaged:
+            return rows
+        await self._set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
+        gone = {row.id for row in damaged}
+        return [row for row in rows if row.id not in gone]
+
+    async def _set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
+        """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
+        aside = await store.set_aside(connection, self.ownership, rows, reason)
+        metrics.SET_ASIDE.inc(len(aside))
+        for row, _ in rows:
+            if row.id in aside:
+                self._log.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
+
+    # --- sites with nothing more that is due ---
+
+    async def _settle(self, drained: list[tuple[int, str]]) -> None:
+        """These (shard, site) had nothing more that is due."""
+        if not drained:
+            return
+        now = self._dispatcher.clock()
+        looked: list[tuple[int, str, bool]] = []
+        for number, key in drained:
+            site = self._dispatcher.sites.get(key)
+            if site is not None:
+                site.due.pop(number, None)
+            first = self._emptied.get((number, key))
+            again = first is None or now - first > 60.0
+            if again:
+                self._emptied[(number, key)] = now
+            else:
+                del self._emptied[(number, key)]
+                self._settled.append((now + _LOOK_BACK, number, key))
+            looked.append((number, key, again))
+        if len(self._emptied) > 50_000:
+            self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
+        async with self._lane.use() as connection:
+            still = await store.settle(connection, self.ownership, looked)
+        for number, key in still:
+            self._note(number, key)
+
+    # --- attempts without a dial ---
+
+    async def _back_off(self, site: SiteState) -> None:
+        """The due recipients of a site that rests, or whose transport is missing (SHD-05; design 4, Attempt)."""
+        router = self._router()
+        shards = [n for n in site.due if n in self.ownership.epochs]
+        wanted = [(n, site.key, max(1, _BACKOFF // max(1, len(shards)))) for n in shards]
+        if not wanted:
+            site.due.clear()
+            return
+        async with self._work_lane.use() as connection:
+            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
+            if site.kind is not SiteKind.MISSING:
+                # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
+                # So the rest is looked at after them.
+                names = [site.key]
+                if site.kind is SiteKind.PROXY and site.transport is not None:
+                    names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
+                for known in await store.sites(connection, names):
+                    self._desk.learn_rest(known, self._dispatcher.clock())
+                if not site.resting(self._dispatcher.clock()):
+                    self._turn.setdefault(site.key)
+                    return
+        counted: list[tuple[Waiting, Plan, bytes]] = []
+        moved: list[tuple[Waiting, str]] = []
+        found: dict[int, int] = {}
+        for row in rows:
+            found[row.shard] = found.get(row.shard, 0) + 1
+            if row.request:
+                self._requests = True
+                continue
+            plan = router.plan(facts_of(row), row.attempts)
+            if plan.key != row.site:
+                moved.append((row, plan.key))
+            else:
+                counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
+        if moved:
+            async with self._work_lane.use() as connection:
+                for number, key in await store.re_key(connection, self.ownership, moved):
+                    self._note(number, key)
+        if counted:
+            await self._count_undialled(router, counted)
+        await self._settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
+        if site.due:
+            self._turn.setdefault(site.key)
+
+    def _last_error(self, site: SiteState) -> bytes:
+        if site.last_error:
+            return site.last_error
+        attempt = types_pb2.Attempt()
+        attempt.reply.enhanced = "4.4.1"
+        transport = site.transport.window.last_error if site.transport is not None else ""
+        attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
+        return attempt.SerializeToString()
+
+    async def _count_undialled(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+        """A counted attempt for each, with the last error and without a dial."""
+        deferrals: list[Deferral] = []
+        notices: dict[int, Notice] = {}
+        finals = []
+        now = self._database.now()
+        for row, plan, last in counted:
+            attempt = attempt_of(last)
+            attempt.number = row.attempts + 1
+            attempt.outcome = types_pb2.OUTCOME_DEFERRED
+            attempt.dialled = False
+            plan.describe(attempt)
+            attempt.started.FromNanoseconds(int(now * 1e9))
+            attempt.ended.CopyFrom(attempt.started)
+            if plan.missing:
+                verdict = of_trouble(Trouble.MISSING, detail=plan.decision.reason)
+                attempt.reply.enhanced = str(verdict.status)
+                attempt.reply.lines.append(verdict.text)
+            else:
+                text = " ".join(attempt.reply.lines)
+                status = status_of(attempt.reply, "4.4.1")
+                verdict = Verdict(Outcome.DEFERRED, status, text, None, Scope.SITE)
+            passenger = passenger_of(row, attempts=row.attempts + 1)
+            judgement = self._finisher.judge(verdict, passenger)
+            if judgement.final:
+                finals.append((row, attempt, judgement, True))
+                continue
+            assert judgement.retry_in is not None
+            deferrals.append(
+                Deferral(
+                    row.id,
+                    0,
+                    row.version,
+                    judgement.retry_in,
+                    attempt.SerializeToString(),
+                    judgement.dsn is not None,
+                    None,
+                    row.shard,
+                )
+            )
+            if judgement.dsn is not None:
+                notices[row.id] = Notice(passenger, judgement, attempt)
+        if finals:
+            await self._finisher.end_waiting(self._work_lane, finals)
+        if not deferrals:
+            return
+        async with self._work_lane.use() as connection:
+            async with connection.transaction():
+                done = await store.back_off(connection, self.ownership, deferrals)
+                told = [n for i, n in notices.items() if i in done]
+                if told and self._finisher.notifications is not None:
+                    await self._finisher.notifications.notify(connection, told)
+            if told and self._finisher.notifications is not None:
+                self._finisher.notifications.stored()
+        metrics.count_attempts([types_pb2.OUTCOME_DEFERRED] * len(done))
