@@ -406,6 +406,8 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.sample(connection, list(range(256)), "missing:default/relay")
                 await store.newest_attempts(connection, [1, 2, 3])
                 await store.record(connection, [(1, b"late")])
+                await store.put_off(connection, [(1, 60.0)])
+                await store.set_aside(connection, q.queue.owner.ownership, [], "cannot be read")
             await connection.execute("SELECT pg_stat_force_next_flush()")
         after = await q.one("SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'")
         assert after == before
