@@ -100,6 +100,11 @@ DASHBOARD = Dashboard(
                     "Recipients that are not final, by Postgres's statistics.",
                     (Query("sum(max by (namespace, job) (mailrail_queue_recipients_stored))", "recipients"),),
                 ),
+                Panel(
+                    "Set aside",
+                    "Recipients that cannot be read; they are on hold with the reason.",
+                    (Query("sum(mailrail_queue_set_aside_total)", "recipients"),),
+                ),
             ),
         ),
         processes("queue"),
