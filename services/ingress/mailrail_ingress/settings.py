@@ -34,9 +34,9 @@ class IngressSettings(ServiceSettings):
     """Octets of mail that is kept for all connections together until the queue takes it: headers that are not whole,
     small bodies, frames that wait for credit. While there is more, clients with more than their share are not read
     from, and hear 452 4.3.1 after `credit_timeout`. 64 MiB keep the process below 150 MB with 1,000 connections."""
-    connections_per_minute: int = 6000
-    """New connections of one client (an IPv4 address, an IPv6 /64) within a minute, then 421 4.7.0; 0: any number. More
-    than a busy server makes, since behind a load balancer that hides addresses all clients are one. This machine's own
+    connections_per_minute: int = 60_000
+    """New connections of one client (an IPv4 address, an IPv6 /64) within a minute, then 421 4.7.0; 0: any number. Only
+    a flood comes to so many, and behind a load balancer that hides addresses all clients are one. This machine's own
     programs are not counted."""
     proxy_timeout: float = 5.0
     """Seconds until a PROXY header must be there (PRX-01)."""

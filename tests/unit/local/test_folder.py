@@ -12,7 +12,9 @@ import grpc
 import pytest
 import structlog
 
-from mailrail.core.config.compiler import Options, Sources, compile
+from mailrail.core.config.building import Options
+from mailrail.core.config.compiler import compile
+from mailrail.core.config.reading import Sources
 from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
 from mailrail.kit.publisher import Outcome, Publisher
