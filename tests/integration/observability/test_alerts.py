@@ -54,6 +54,7 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
 
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
+SET_ASIDE = of("mailrail_queue_set_aside_total")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
 SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="accepted")
@@ -155,6 +156,7 @@ CASES = (
         ({INTERRUPTED: rising(5), DONE: rising(50)},),
         ({INTERRUPTED: rising(5), DONE: rising(5000)}, {INTERRUPTED: rising(1), DONE: rising(1)}),
     ),
+    Case("MailrailMailSetAside", ({SET_ASIDE: rising(1)},), ({SET_ASIDE: still(1)},)),
     Case("MailrailTransportResting", *gauge("mailrail_queue_transports_resting", 1, 0)),
     Case(
         "MailrailManySitesResting",
