@@ -40,7 +40,7 @@ _SET_TRANSPORT: Final[LiteralString] = f"""WITH stored AS (
         FROM unnest(%(id)s, %(site)s) AS x (id, site) WHERE r.id = x.id
         RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held IS NULL AS waits
     ), noted AS (
-        {store._NOTE}
+        {store.NOTE}
     )
     SELECT id, leased, shard FROM stored"""
 _REQUEST: Final[
@@ -217,7 +217,7 @@ class Changing(AdminBase):
             {update}
             RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held IS NULL AS waits
         ), noted AS (
-            {store._NOTE}
+            {store.NOTE}
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
         changes = Changes()
@@ -248,7 +248,7 @@ class Changing(AdminBase):
     ) -> Changes:
         """Hand the recipients, locked, to `batch` inside a transaction, some at a time."""
         where = self._for_change(wanted)
-        statement: LiteralString = f"""SELECT {store._WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
+        statement: LiteralString = f"""SELECT {store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
         changes = Changes()
         shards: set[int] = set()
@@ -258,7 +258,7 @@ class Changing(AdminBase):
         while True:
             async with connection.transaction():
                 rows = await run(connection, statement, {**where.parameters, "past": past, "began": began})
-                found = [store._waiting(row) for row in rows]
+                found = [store.waiting(row) for row in rows]
                 done = await batch(found) if found else []
             self._notifier.stored()
             changes.add((i, pending) for i, pending, _ in done)

@@ -16,14 +16,15 @@ import psycopg
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import metrics, store
+from mailrail_queue import metrics, site_store, store
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, TransportState
 from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import Router
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import Deferral, SiteRow, Waiting
+from mailrail_queue.site_store import SiteRow
+from mailrail_queue.store import Deferral, Waiting
 
 _MAX_WORKING = 100_000
 """Tokens that a Hello may list; more is a mistake of the other side."""
@@ -439,10 +440,10 @@ class Desk:
         while self._rests:
             name, rest = next(iter(self._rests.items()))
             if rest is None:
-                await self._lane.run(store.RECOVER, {"name": name})
+                await self._lane.run(site_store.RECOVER, {"name": name})
             else:
                 await self._lane.run(
-                    store.REST, {"name": name, "failures": rest[0], "seconds": rest[1], "error": rest[2]}
+                    site_store.REST, {"name": name, "failures": rest[0], "seconds": rest[1], "error": rest[2]}
                 )
             if self._rests.get(name) == rest:
                 del self._rests[name]

@@ -14,7 +14,7 @@ from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import metrics, store
+from mailrail_queue import metrics, site_store, store
 from mailrail_queue.accept import PER_DELIVERY
 from mailrail_queue.dispatch import Cargo, Flight, SiteState, told
 from mailrail_queue.finish import facts_of, passenger_of
@@ -97,7 +97,7 @@ class Owner(Undialled):
         if not self._cursors:
             return
         async with self._lane.use() as connection:
-            rows = await store.due_sites(connection, self._cursors, _PER_SHARD)
+            rows = await site_store.due_sites(connection, self._cursors, _PER_SHARD)
         counts: dict[int, int] = {}
         latest: dict[int, float] = {}
         for number, key, due in rows:
@@ -123,7 +123,7 @@ class Owner(Undialled):
                 looked.append((number, key))
         if looked:
             async with self._lane.use() as connection:
-                for number, key in await store.look_back(connection, list(dict.fromkeys(looked))):
+                for number, key in await site_store.look_back(connection, list(dict.fromkeys(looked))):
                     self._note(number, key)
 
     async def _verify(self, number: int) -> None:
@@ -131,7 +131,7 @@ class Owner(Undialled):
         if number not in self.ownership.epochs:
             return
         async with self._lane.use() as connection:
-            wrong = await store.verify(connection, number)
+            wrong = await site_store.verify(connection, number)
         if wrong:
             self._log.info("sites found by the slow round", shard=number, sites=wrong)
             self._cursors[number] = 0.0
@@ -223,7 +223,7 @@ class Owner(Undialled):
         left = await self._lease_groups(router, list(groups.values()), before)
         if moved:
             async with self._work_lane.use() as connection:
-                for number, key in await store.re_key(connection, self.ownership, moved):
+                for number, key in await site_store.re_key(connection, self.ownership, moved):
                     self._note(number, key)
         if missing:
             await self._count_undialled(router, [(row, plan, b"") for row, plan in missing])
@@ -393,17 +393,17 @@ class Owner(Undialled):
         async with self._lane.use() as connection:
             names = [
                 name
-                for name in await store.missing_sites(connection, shards)
-                if self._is_back(router, name) or self._goes(router, await store.sample(connection, shards, name))
+                for name in await site_store.missing_sites(connection, shards)
+                if self._is_back(router, name) or self._goes(router, await site_store.sample(connection, shards, name))
             ]
             if changed:
-                names += await store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
+                names += await site_store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
         if changed:
             await self._learn_sites()  # before their mail is looked at: while a site rests, that is a counted attempt
         for name in names:
             while True:
                 async with self._lane.use() as connection:
-                    woken = await store.wake_site(connection, self.ownership, name)
+                    woken = await site_store.wake_site(connection, self.ownership, name)
                 if not woken:
                     break
                 for number in woken:

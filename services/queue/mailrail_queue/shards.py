@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import psycopg
 
 from mailrail.kit import log
-from mailrail_queue import metrics, store
+from mailrail_queue import metrics, site_store
 from mailrail_queue.accept import Intake, read_holds
 from mailrail_queue.database import Database, NotDurable, run
 from mailrail_queue.dispatch import Dispatcher, SiteState
@@ -149,11 +149,11 @@ class Shardholder:
         settings = self._settings
         async with self._beat_lane.use() as connection:
             if self._started is None:
-                rows = await run(connection, store.STARTED)
+                rows = await run(connection, site_store.STARTED)
                 self._started = str(rows[0][0].isoformat())
             rows = await run(
                 connection,
-                store.HEARTBEAT,
+                site_store.HEARTBEAT,
                 {
                     "id": self._run_id,
                     "name": settings.node_id,
@@ -166,21 +166,23 @@ class Shardholder:
             if rows:
                 self._database.heard(rows[0][2])
             live = sorted([self._run_id, *others])
-            mine = {row[0]: row[1] for row in await run(connection, store.MINE, {"id": self._run_id})}
+            mine = {row[0]: row[1] for row in await run(connection, site_store.MINE, {"id": self._run_id})}
             fair = -(-SHARDS // len(live))
             if len(mine) > fair:
                 surplus = sorted(mine)[fair:]
-                await run(connection, store.RELEASE, {"id": self._run_id, "number": store.shard_column(surplus)})
+                await run(
+                    connection, site_store.RELEASE, {"id": self._run_id, "number": site_store.shard_column(surplus)}
+                )
                 for number in surplus:
                     del mine[number]
             elif len(mine) < fair:
                 taken = await run(
-                    connection, store.ACQUIRE, {"id": self._run_id, "live": live, "count": fair - len(mine)}
+                    connection, site_store.ACQUIRE, {"id": self._run_id, "live": live, "count": fair - len(mine)}
                 )
                 for number, epoch in taken:
                     mine[number] = epoch
                     self._unverified.append(number)
-            owners = {row[0]: row[1] for row in await run(connection, store.OWNERS)} if others else {}
+            owners = {row[0]: row[1] for row in await run(connection, site_store.OWNERS)} if others else {}
             holds = await read_holds(connection)
         self._intake.holds = holds
         self._own(mine)
@@ -218,7 +220,7 @@ class Shardholder:
     async def _learn_sites(self) -> None:
         """What other owners, or this process before a restart, saw of sites."""
         async with self._beat_lane.use() as connection:
-            rows = await store.sites_changed(connection, self._sites_seen)
+            rows = await site_store.sites_changed(connection, self._sites_seen)
         now = self._dispatcher.clock()
         for row in rows:
             self._sites_seen = max(self._sites_seen, row.changed)
@@ -232,7 +234,7 @@ class Shardholder:
         self._cursors = {}
         try:
             async with asyncio.timeout(3):
-                await self._beat_lane.run(store.LEAVE, {"id": self._run_id})
+                await self._beat_lane.run(site_store.LEAVE, {"id": self._run_id})
         except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
             self._log.info("left without a word", error=str(error))
 
@@ -277,7 +279,7 @@ class Shardholder:
     async def _claim_now(self, site: SiteState) -> None:
         try:
             parameters = {"name": site.key, "token": self._dice.getrandbits(62), "seconds": _PROBE_SECONDS}
-            rows = await self._lane.run(store.CLAIM_PROBE, parameters)
+            rows = await self._lane.run(site_store.CLAIM_PROBE, parameters)
             if rows:
                 site.claimed = True
                 self._turn.setdefault(site.key)

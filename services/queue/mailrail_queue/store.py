@@ -1,4 +1,5 @@
-"""Named statements of the queue and the typed rows that they give. What each is for is in the comment above it.
+"""Named statements about mail, and the typed rows that they give; those about sites are in `site_store`. What each is for
+is in the comment above it.
 
 Rules that hold for all: one statement a batch (`unnest` of columns); every write that leases or schedules compares
 owner and epoch of the shard in the same statement (`own`, SHD-01); every write to a leased recipient names its token
@@ -53,14 +54,14 @@ _CANCELLED: Final = 8
 # Whether anybody reads events; found out once a statement (mailrail_queue.events).
 _HEARD: Final = "EXISTS (SELECT FROM event_consumer WHERE seen > now() - interval '7 days')"
 
-_OWN: Final = """own AS (
+OWN: Final = """own AS (
     SELECT s.number FROM unnest(%(own_shards)s, %(own_epochs)s) AS o (number, epoch)
     JOIN shard s ON s.number = o.number AND s.owner = %(owner)s AND s.epoch = o.epoch
 )"""
 
 # The sites that `stored` rows (shard, site, due, waits) made due earlier than their row says. Most often that is none, and then nothing
 # is written or locked. In order, so that two batches never wait for each other in a ring.
-_NOTE: Final = """INSERT INTO site_due (shard, site, next_due)
+NOTE: Final = """INSERT INTO site_due (shard, site, next_due)
     SELECT n.shard, n.site, min(n.due) AS due FROM stored n
     WHERE n.waits AND NOT EXISTS (SELECT FROM site_due d WHERE d.shard = n.shard AND d.site = n.site AND d.next_due <= n.due)
     GROUP BY n.shard, n.site ORDER BY n.shard, n.site
@@ -116,7 +117,7 @@ STORE: Final = Statement(
     SELECT * FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s)
     WHERE %(holds)s < 0 OR (SELECT version FROM hold_version) = %(holds)s
     ON CONFLICT (id) DO NOTHING RETURNING id
-), {_OWN}, stored AS (
+), {OWN}, stored AS (
     INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
                            tls, origin, vouched, paused, address, gateway, account, from_domain, local, rcpt)
     SELECT x.id, x.message_id, x.shard, x.site, GREATEST(now(), to_timestamp(x.release)),
@@ -135,7 +136,7 @@ STORE: Final = Statement(
     LEFT JOIN own ON x.token <> 0 AND own.number = x.shard
     RETURNING shard, site, due, token IS NULL AND held IS NULL AS waits
 ), noted AS (
-    {_NOTE}
+    {NOTE}
 )
 SELECT (SELECT count(*) FROM stored_message), (SELECT array_agg(number) FROM own),
        (SELECT version FROM hold_version), extract(epoch FROM now())::float8""",
@@ -332,18 +333,18 @@ class Waiting:
     started: float  # of the newest attempt; 0 before the first
 
 
-_WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.vouched,
+WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.vouched,
     extract(epoch FROM r.queued)::float8, r.paused, r.delayed, r.address, r.gateway, r.account, r.from_domain, r.local,
     r.own_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
     r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt), 0)::float8"""
 
 
-def _waiting(row: Row) -> Waiting:
+def waiting(row: Row) -> Waiting:
     return Waiting(row[0], row[1].bytes, *row[2:])
 
 
 # Due recipients of some sites, oldest first, each by its own walk of recipient_due (SHD-03).
-FETCH_DUE: Final[LiteralString] = f"""SELECT {_WAITING}
+FETCH_DUE: Final[LiteralString] = f"""SELECT {WAITING}
     FROM unnest(%(shard)s, %(site)s, %(count)s) AS w (shard, site, count)
     CROSS JOIN LATERAL (
         SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL AND t.due <= now()
@@ -362,28 +363,28 @@ async def fetch_due(connection: Connection, wanted: Sequence[tuple[int, str, int
             "count": c.bigints([w[2] for w in wanted]),
         },
     )
-    return [_waiting(row) for row in rows]
+    return [waiting(row) for row in rows]
 
 
 # Live recipients by id: after a restart, to adopt leases and to judge results of attempts that this process did not hand out (LSE-02, LSE-03).
-LIVE: Final[LiteralString] = f"SELECT {_WAITING} FROM recipient r WHERE r.id = ANY(%(id)s)"
+LIVE: Final[LiteralString] = f"SELECT {WAITING} FROM recipient r WHERE r.id = ANY(%(id)s)"
 # Fail and drop requests (ADM-02), leased or not.
-REQUESTED: Final[LiteralString] = f"""SELECT {_WAITING} FROM recipient r
+REQUESTED: Final[LiteralString] = f"""SELECT {WAITING} FROM recipient r
     WHERE r.request <> 0 AND r.shard = ANY(%(shard)s) LIMIT 500"""
 
 
 async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     """Those of `ids` that are not final."""
-    return [_waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
+    return [waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
 
 
 async def requested(connection: Connection, shards: Sequence[int]) -> list[Waiting]:
     """Recipients that an administrator wants failed or dropped."""
-    return [_waiting(row) for row in await run(connection, REQUESTED, {"shard": c.smallints(shards)})]
+    return [waiting(row) for row in await run(connection, REQUESTED, {"shard": c.smallints(shards)})]
 
 
 # The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).
-LEASE: Final[LiteralString] = f"""WITH {_OWN}
+LEASE: Final[LiteralString] = f"""WITH {OWN}
     UPDATE recipient r SET token = x.token, lease_until = now() + %(lease)s * interval '1 second', attempts = r.attempts + 1,
         last_attempt = now(), site = x.site
     FROM unnest(%(id)s, %(version)s, %(token)s, %(site)s) AS x (id, version, token, site)
@@ -585,12 +586,12 @@ DEFER: Final[LiteralString] = f"""WITH x AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE NOT undone AND {_HEARD}
 ), noted AS (
-    {_NOTE}
+    {NOTE}
 )
 SELECT id, shard, request FROM stored"""
 
 # A counted attempt without a dial (SHD-05; design 4, Attempt): its site is in backoff, or its transport is missing.
-BACK_OFF: Final[LiteralString] = f"""WITH {_OWN}, x AS (
+BACK_OFF: Final[LiteralString] = f"""WITH {OWN}, x AS (
     SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last)s, %(delayed)s) AS x (id, version, retry, last, delayed)
 ), stored AS (
     UPDATE recipient r SET due = now() + x.retry * interval '1 second', last = x.last, delayed = r.delayed OR x.delayed,
@@ -647,13 +648,13 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     SELECT id, token FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
     ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
-), {_OWN}, stored AS (
+), {OWN}, stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
         interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
     FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
     RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
 ), noted AS (
-    {_NOTE}
+    {NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
@@ -663,7 +664,7 @@ LOST: Final[LiteralString] = f"""WITH stored AS (
     FROM unnest(%(id)s, %(token)s) AS x (id, token) WHERE r.id = x.id AND r.token = x.token
     RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
 ), noted AS (
-    {_NOTE}
+    {NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
 # Of those that were taken back in this very transaction: not now, but later (unless an administrator said when).
@@ -678,7 +679,7 @@ async def put_off(connection: Connection, waits: Sequence[tuple[int, float]]) ->
 
 
 # Mail that cannot be read: on hold, out of the way of all other, with the reason; under its token an attempt that never began is undone.
-SET_ASIDE: Final[LiteralString] = f"""WITH {_OWN}
+SET_ASIDE: Final[LiteralString] = f"""WITH {OWN}
     UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
         due = coalesce(r.after_due, r.due), after_due = NULL, attempts = r.attempts - CASE WHEN r.token IS NULL THEN 0 ELSE 1 END
     FROM unnest(%(id)s, %(version)s, %(token)s) AS x (id, version, token)
@@ -755,248 +756,3 @@ NEWEST: Final[LiteralString] = """SELECT DISTINCT ON (recipient_id) recipient_id
 async def newest_attempts(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     """Recipient id → its newest finished attempt, of those that have one."""
     return {row[0]: row[1] for row in await run(connection, NEWEST, {"id": c.bigints(ids)})}
-
-
-# --- sites ----------------------------------------------------------------------------------------------------------
-
-# Sites of my shards that are due, so many a shard, from where the last look ended (SHD-03).
-DUE_SITES: Final[LiteralString] = """SELECT d.shard, d.site, extract(epoch FROM d.next_due)::float8
-    FROM unnest(%(shard)s, %(after)s) AS w (shard, after)
-    CROSS JOIN LATERAL (
-        SELECT * FROM site_due t WHERE t.shard = w.shard AND t.next_due > to_timestamp(w.after) AND t.next_due <= now()
-        ORDER BY t.next_due LIMIT %(count)s
-    ) d"""
-
-
-async def due_sites(connection: Connection, cursors: Mapping[int, float], count: int) -> list[tuple[int, str, float]]:
-    """(shard, site, next due) of due sites, `count` at most a shard; `cursors`: shard → time after which to look."""
-    rows = await run(
-        connection,
-        DUE_SITES,
-        {"shard": c.smallints(list(cursors)), "after": c.floats(list(cursors.values())), "count": count},
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-# A site of a shard has nothing more that is due: when will it have? The first time (`again`) no later than in 5 s, for a transaction that
-# stored more may have looked at this row before it was moved, and may not be visible yet.
-SETTLE: Final[LiteralString] = f"""WITH {_OWN}, x AS (
-    SELECT w.shard, w.site, w.again, (
-        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
-        ORDER BY t.due LIMIT 1
-    ) AS due
-    FROM unnest(%(shard)s, %(site)s, %(again)s) AS w (shard, site, again) JOIN own ON own.number = w.shard
-), emptied AS (
-    DELETE FROM site_due d USING x WHERE d.shard = x.shard AND d.site = x.site AND x.due IS NULL AND NOT x.again
-)
-UPDATE site_due d SET next_due = CASE WHEN x.again THEN LEAST(x.due, now() + interval '5 seconds') ELSE x.due END
-FROM x WHERE d.shard = x.shard AND d.site = x.site AND (x.again OR x.due IS NOT NULL)
-RETURNING d.shard, d.site, d.next_due <= now()"""
-
-
-async def settle(
-    connection: Connection, ownership: Ownership, looked: Sequence[tuple[int, str, bool]]
-) -> set[tuple[int, str]]:
-    """Move the next due time of (shard, site, again). Returns those that turned out to be due after all."""
-    rows = await run(
-        connection,
-        SETTLE,
-        {
-            "shard": c.smallints([s for s, _, _ in looked]),
-            "site": c.texts([n for _, n, _ in looked]),
-            "again": c.booleans([a for _, _, a in looked]),
-            **ownership.parameters(s for s, _, _ in looked),
-        },
-    )
-    return {(row[0], row[1]) for row in rows if row[2]}
-
-
-# The slow round: every site of a shard with its earliest due time, by a loose walk of recipient_due (one step a site, not a row),
-# against what site_due says.
-VERIFY: Final[LiteralString] = f"""WITH RECURSIVE w AS (
-    (SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL
-     ORDER BY t.site, t.due LIMIT 1)
-    UNION ALL
-    SELECT n.site, n.due FROM w CROSS JOIN LATERAL (
-        SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL AND t.site > w.site
-        ORDER BY t.site, t.due LIMIT 1) n
-), stored AS (SELECT %(number)s::smallint AS shard, site, due, true AS waits FROM w)
-{_NOTE} RETURNING shard"""
-
-
-async def verify(connection: Connection, number: int) -> int:
-    """Compare a shard's sites with its recipients; how many were wrong (and are right now)."""
-    return len(await run(connection, VERIFY, {"number": number}))
-
-
-# The same for some sites, a while after they were settled: a transaction that was under way then may have left its recipients to a row
-# that has moved since.
-LOOK_BACK: Final[LiteralString] = f"""WITH stored AS (
-    SELECT w.shard, w.site, t.due, true AS waits FROM unnest(%(shard)s, %(site)s) AS w (shard, site) CROSS JOIN LATERAL (
-        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
-        ORDER BY t.due LIMIT 1) t
-)
-{_NOTE} RETURNING shard, site"""
-
-
-async def look_back(connection: Connection, looked: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Compare these (shard, site) with their recipients; those that were wrong (and are right now)."""
-    rows = await run(
-        connection,
-        LOOK_BACK,
-        {"shard": c.smallints([s for s, _ in looked]), "site": c.texts([n for _, n in looked])},
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-# Routing changed where these go (SHD-04).
-RE_KEY: Final[LiteralString] = f"""WITH {_OWN}, stored AS (
-    UPDATE recipient r SET site = x.site FROM unnest(%(id)s, %(version)s, %(site)s) AS x (id, version, site)
-    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.shard IN (SELECT number FROM own)
-    RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
-), noted AS (
-    {_NOTE}
-)
-SELECT DISTINCT shard, site FROM stored"""
-
-
-async def re_key(
-    connection: Connection, ownership: Ownership, moved: Sequence[tuple[Waiting, str]]
-) -> list[tuple[int, str]]:
-    """Move recipients to another site. Returns the (shard, site) that have more now."""
-    rows = await run(
-        connection,
-        RE_KEY,
-        {
-            "id": c.bigints([w.id for w, _ in moved]),
-            "version": c.bigints([w.version for w, _ in moved]),
-            "site": c.texts([s for _, s in moved]),
-            **ownership.parameters(w.shard for w, _ in moved),
-        },
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-# Recipients of a site are due now, a bounded batch of them (ADM-03: what they waited for is there).
-WAKE_SITE: Final[LiteralString] = f"""WITH {_OWN}, found AS (
-    SELECT f.id FROM own CROSS JOIN LATERAL (
-        SELECT t.id FROM recipient t WHERE t.shard = own.number AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
-          AND t.due > now() ORDER BY t.due LIMIT 500
-    ) f LIMIT 500
-), stored AS (
-    UPDATE recipient r SET due = now() FROM found f WHERE r.id = f.id AND r.token IS NULL RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
-), noted AS ({_NOTE})
-SELECT DISTINCT shard FROM stored"""
-# Which sites wait for something that is missing? A step a site, as in VERIFY.
-MISSING_SITES: Final[LiteralString] = (
-    """SELECT DISTINCT site FROM site_due WHERE shard = ANY(%(shard)s) AND site LIKE 'missing:%%'"""
-)
-
-
-# Some of the recipients of a site, whenever they are due: two a shard.
-SAMPLE: Final[LiteralString] = f"""SELECT {_WAITING} FROM unnest(%(shard)s) AS w (shard) CROSS JOIN LATERAL (
-        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
-        ORDER BY t.due LIMIT 2) r
-    LIMIT 200"""
-
-
-async def sample(connection: Connection, shards: Sequence[int], site: str) -> list[Waiting]:
-    """Some of the recipients that wait at a site."""
-    return [_waiting(row) for row in await run(connection, SAMPLE, {"shard": c.smallints(shards), "site": site})]
-
-
-async def wake_site(connection: Connection, ownership: Ownership, site: str) -> list[int]:
-    """Make up to 500 recipients of a site due now; the shards concerned, empty when none is left."""
-    rows = await run(connection, WAKE_SITE, {"site": site, **ownership.parameters(ownership.epochs)})
-    return [row[0] for row in rows]
-
-
-async def missing_sites(connection: Connection, shards: Sequence[int]) -> list[str]:
-    """Keys of the sites of these shards that wait for a missing transport or domain."""
-    return [row[0] for row in await run(connection, MISSING_SITES, {"shard": c.smallints(shards)})]
-
-
-# Of these sites, the ones that have failed and rest, or rested a moment ago; then let them rest no more. Another owner may
-# have been quicker: each looks at failures, which only a success takes away. Owners learn the rest from `changed`.
-FAILED_SITES: Final[LiteralString] = "SELECT name FROM site WHERE name = ANY(%(name)s) AND failures > 0"
-RESUME: Final[LiteralString] = """UPDATE site SET paused_until = now(), changed = clock_timestamp()
-    WHERE name = ANY(%(name)s) AND paused_until > now()"""
-
-
-async def resume_sites(connection: Connection, names: Sequence[str]) -> list[str]:
-    """End the backoff of these sites; answers the keys of those that had failed."""
-    failed = [row[0] for row in await run(connection, FAILED_SITES, {"name": c.texts(names)})]
-    if failed:
-        await run(connection, RESUME, {"name": c.texts(failed)})
-    return failed
-
-
-@dataclass(frozen=True, slots=True)
-class SiteRow:
-    """What is known of a site beyond one attempt."""
-
-    name: str
-    failures: int
-    paused_for: float | None  # seconds from now; None: not paused
-    last_error: bytes | None
-    changed: float
-
-
-REST: Final[LiteralString] = """INSERT INTO site (name, failures, paused_until, last_error)
-    VALUES (%(name)s, %(failures)s, now() + %(seconds)s * interval '1 second', %(error)s)
-    ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, paused_until = excluded.paused_until, last_error = excluded.last_error,
-        probe_token = NULL, probe_until = NULL, changed = clock_timestamp()"""
-RECOVER: Final[
-    LiteralString
-] = """UPDATE site SET failures = 0, paused_until = NULL, probe_token = NULL, probe_until = NULL,
-    changed = clock_timestamp() WHERE name = %(name)s AND failures > 0"""
-SITES_CHANGED: Final[
-    LiteralString
-] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
-    extract(epoch FROM changed)::float8 FROM site WHERE changed > to_timestamp(%(after)s) ORDER BY changed LIMIT 1000"""
-SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
-    extract(epoch FROM changed)::float8 FROM site WHERE name = ANY(%(name)s) AND failures > 0"""
-# The right to probe a site that several owners share: one at a time (design 4, Attempt).
-CLAIM_PROBE: Final[
-    LiteralString
-] = """UPDATE site SET probe_token = %(token)s, probe_until = now() + %(seconds)s * interval '1 second'
-    WHERE name = %(name)s AND (probe_until IS NULL OR probe_until < now()) RETURNING name"""
-
-
-async def sites_changed(connection: Connection, after: float) -> list[SiteRow]:
-    """Sites that somebody paused or found well since (Unix seconds)."""
-    return [SiteRow(*row) for row in await run(connection, SITES_CHANGED, {"after": after})]
-
-
-async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
-    """Those of these sites that have failed."""
-    return [SiteRow(*row) for row in await run(connection, SITE, {"name": c.texts(names)})]
-
-
-# --- shards and processes -------------------------------------------------------------------------------------------
-
-HEARTBEAT: Final[LiteralString] = """WITH mine AS (
-    INSERT INTO node (id, name, address, started) VALUES (%(id)s, %(name)s, %(address)s, %(started)s::timestamptz)
-    ON CONFLICT (id) DO UPDATE SET seen = now(), address = excluded.address
-), replaced AS (
-    DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz) OR seen < now() - interval '1 hour'
-)
-SELECT id, address, extract(epoch FROM now())::float8 FROM node
-WHERE id <> %(id)s AND NOT (name = %(name)s AND started < %(started)s::timestamptz)
-  AND seen > now() - %(dead)s * interval '1 second' ORDER BY id"""
-STARTED: Final[LiteralString] = "SELECT now()"
-LEAVE: Final[LiteralString] = """WITH left_ AS (DELETE FROM node WHERE id = %(id)s)
-    UPDATE shard SET owner = NULL WHERE owner = %(id)s"""
-MINE: Final[LiteralString] = "SELECT number, epoch FROM shard WHERE owner = %(id)s"
-# Shards of nobody, or of a process that is no more; each acquisition is a new epoch (SHD-01).
-ACQUIRE: Final[LiteralString] = """UPDATE shard SET owner = %(id)s, epoch = epoch + 1, since = now()
-    WHERE number IN (
-        SELECT number FROM shard WHERE owner IS NULL OR NOT (owner = ANY(%(live)s)) ORDER BY number LIMIT %(count)s FOR UPDATE SKIP LOCKED
-    ) RETURNING number, epoch"""
-RELEASE: Final[LiteralString] = "UPDATE shard SET owner = NULL WHERE owner = %(id)s AND number = ANY(%(number)s)"
-OWNERS: Final[LiteralString] = "SELECT number, owner FROM shard WHERE owner IS NOT NULL"
-
-
-def shard_column(numbers: Sequence[int]) -> c.Column:
-    """Shard numbers as a parameter."""
-    return c.smallints(numbers)

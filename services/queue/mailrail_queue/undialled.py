@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
 from mailrail.core.site import SiteKind
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import metrics, store
+from mailrail_queue import metrics, site_store, store
 from mailrail_queue.dispatch import SiteState
 from mailrail_queue.finish import facts_of, passenger_of, status_of
 from mailrail_queue.ports import Notice
@@ -76,7 +76,7 @@ class Undialled(Shardholder):
         if len(self._emptied) > 50_000:
             self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
         async with self._lane.use() as connection:
-            still = await store.settle(connection, self.ownership, looked)
+            still = await site_store.settle(connection, self.ownership, looked)
         for number, key in still:
             self._note(number, key)
 
@@ -98,7 +98,7 @@ class Undialled(Shardholder):
                 names = [site.key]
                 if site.kind is SiteKind.PROXY and site.transport is not None:
                     names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
-                for known in await store.sites(connection, names):
+                for known in await site_store.sites(connection, names):
                     self._desk.learn_rest(known, self._dispatcher.clock())
                 if not site.resting(self._dispatcher.clock()):
                     self._turn.setdefault(site.key)
@@ -118,7 +118,7 @@ class Undialled(Shardholder):
                 counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
         if moved:
             async with self._work_lane.use() as connection:
-                for number, key in await store.re_key(connection, self.ownership, moved):
+                for number, key in await site_store.re_key(connection, self.ownership, moved):
                     self._note(number, key)
         if counted:
             await self._count_undialled(router, counted)

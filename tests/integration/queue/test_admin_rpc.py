@@ -9,7 +9,7 @@ import pytest
 
 from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
-from mailrail_queue import administration, changes, mailbox
+from mailrail_queue import admin_changes, changes, mailbox
 from mailrail_queue.admin_rpc import MailboxServicer, QueueAdminServicer, Rows
 from mailrail_queue.administration import Administration
 from mailrail_queue.app import NotConfigured
@@ -98,7 +98,7 @@ async def test_a_change_counts_all_that_it_met_and_names_some(
     service: Service, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "LISTED", 2)
-    monkeypatch.setattr(administration, "BATCH", 2)
+    monkeypatch.setattr(admin_changes, "BATCH", 2)
     stored = [r.id for n in range(5) for r in await service.rig.accept(f"user{n}@there.example")]
     everyone = admin_pb2.Filter(all=True)
     if call == "hold":

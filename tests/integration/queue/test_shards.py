@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import store, undialled
+from mailrail_queue import site_store, store, undialled
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -84,8 +84,8 @@ async def test_a_stale_epoch_leases_schedules_and_moves_nothing_SHD_01(database:
                 assert (await store.lease(connection, ownership, 120.0, [(rows[0], 1, "x")]))[0] == set()
                 deferral = store.Deferral(number, 0, 1, 60.0, b"x", shard=rows[0].shard)
                 assert await store.back_off(connection, ownership, [deferral]) == set()
-                assert await store.re_key(connection, ownership, [(rows[0], "domain:y")]) == []
-                await store.settle(connection, ownership, [(rows[0].shard, rows[0].site, False)])
+                assert await site_store.re_key(connection, ownership, [(rows[0], "domain:y")]) == []
+                await site_store.settle(connection, ownership, [(rows[0].shard, rows[0].site, False)])
         assert await q.one("SELECT count(*) FROM site_due WHERE next_due <= now()") == 1
         assert await q.sql("SELECT token, attempts, site FROM recipient") == [(None, 0, "domain:away.example")]
 
@@ -399,11 +399,11 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.fetch_due(connection, [(number, f"domain:d{number}", 200)])
                 await store.live(connection, [1, 2, 3])
                 await store.expire(connection, q.queue.owner.ownership, list(range(256)), 0.0, 500)
-                await store.settle(connection, q.queue.owner.ownership, [(number, "domain:d1", True)])
+                await site_store.settle(connection, q.queue.owner.ownership, [(number, "domain:d1", True)])
                 await store.requested(connection, list(range(256)))
-                await store.verify(connection, number)
-                await store.look_back(connection, [(number, f"domain:d{number}")])
-                await store.sample(connection, list(range(256)), "missing:default/relay")
+                await site_store.verify(connection, number)
+                await site_store.look_back(connection, [(number, f"domain:d{number}")])
+                await site_store.sample(connection, list(range(256)), "missing:default/relay")
                 await store.newest_attempts(connection, [1, 2, 3])
                 await store.record(connection, [(1, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
@@ -490,7 +490,7 @@ async def test_a_revision_that_came_while_postgres_was_away_is_looked_at_later_A
         (await q.outbound()).answer = result_of
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
-        look, tries = store.missing_sites, []
+        look, tries = site_store.missing_sites, []
 
         async def away_at_first(*arguments: Any) -> list[str]:
             tries.append(1)
@@ -498,7 +498,7 @@ async def test_a_revision_that_came_while_postgres_was_away_is_looked_at_later_A
                 raise psycopg.OperationalError("the server closed the connection")
             return await look(*arguments)
 
-        monkeypatch.setattr(store, "missing_sites", away_at_first)
+        monkeypatch.setattr(site_store, "missing_sites", away_at_first)
         q.configure(a_revision(transports=[relay()], rules=[rule_to(RELAY)]))
         await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
         assert len(tries) == 2
