@@ -335,11 +335,11 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         stream = OutboundStream(first.hello.node_id)
         await queue.desk.hello(stream, first.hello)
         queue.desk.joined(stream)
-        yield lease_pb2.LeaseResponse()  # so that an idle outbound knows at once that its stream stands
         reader = asyncio.create_task(self._read(stream, first, requests))
         pulse = asyncio.create_task(_pulse(stream.ready))
         leaving = False
-        try:
+        try:  # at once: a process that goes before it heard of us must not count as there
+            yield lease_pb2.LeaseResponse()  # so that an idle outbound knows that its stream stands
             while not stream.closing and not queue.stopped.is_set():
                 for response in stream.take():
                     yield response

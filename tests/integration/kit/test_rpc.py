@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mailrail.kit import rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.pb.queue.v1 import peer_pb2, peer_pb2_grpc
+
+from testkit.faultproxy import FaultProxy
 
 PEER = "mailrail.queue.v1.PeerService"
 
@@ -117,3 +120,52 @@ async def test_endpoints_are_every_address_behind_the_names() -> None:
     assert await rpc.endpoints("[::1]:3") == ["[::1]:3"]
     assert await rpc.endpoints("no-such-name.invalid:3") == []
     await asyncio.sleep(0)
+
+
+class Waiting(peer_pb2_grpc.PeerServiceServicer):
+    """A call that never ends by itself; says when it began and that it was cancelled."""
+
+    def __init__(self) -> None:
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def Wake(self, request: peer_pb2.WakeRequest, context: object) -> peer_pb2.WakeResponse:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return peer_pb2.WakeResponse()
+
+
+async def test_a_caller_and_a_server_that_are_gone_without_a_word_are_noticed_within_half_a_minute() -> None:
+    # As when a node dies, or a pod with its network: TCP itself would take a quarter of an hour.
+    settings, waiting, forgetful = ServiceSettings(plaintext=True), Waiting(), Waiting()
+
+    async def caller_notices() -> None:
+        services = {PEER: (forgetful, peer_pb2_grpc.add_PeerServiceServicer_to_server)}
+        async with rpc.serve(settings, services, {PEER: frozenset({"queue"})}) as server:
+            with FaultProxy(("127.0.0.1", server.port)) as proxy:
+                async with rpc.channel(settings, f"{proxy.address}:{proxy.port}", "queue") as channel:
+                    call = await begin(channel, forgetful)
+                    proxy.stall()
+                    assert await asyncio.wait_for(call.code(), 30) is grpc.StatusCode.UNAVAILABLE
+                proxy.resume()
+
+    async def server_notices() -> None:
+        services = {PEER: (waiting, peer_pb2_grpc.add_PeerServiceServicer_to_server)}
+        async with rpc.serve(settings, services, {PEER: frozenset({"queue"})}) as server:
+            with FaultProxy(("127.0.0.1", server.port)) as proxy:
+                async with grpc.aio.insecure_channel(f"{proxy.address}:{proxy.port}") as channel:  # asks nothing itself
+                    await begin(channel, waiting)
+                    proxy.stall()
+                    await asyncio.wait_for(waiting.cancelled.wait(), 30)
+                proxy.resume()
+
+    async def begin(channel: grpc.aio.Channel, service: Waiting) -> Any:
+        stub: peer_pb2_grpc.PeerServiceAsyncStub = peer_pb2_grpc.PeerServiceStub(channel)
+        call = stub.Wake(peer_pb2.WakeRequest())
+        await asyncio.wait_for(service.began.wait(), 10)
+        return call
+
+    await asyncio.gather(caller_notices(), server_notices())
