@@ -14,6 +14,7 @@ from mailrail_queue.ports import Notice
 from mailrail_queue.store import CHUNK, Connection
 
 from testkit.conditions import eventually
+from testkit.faultproxy import FaultProxy
 from testkit.queue import (
     RELAY,
     FakeOutbound,
@@ -762,3 +763,23 @@ async def test_mail_that_was_accepted_and_fails_for_one_of_two_is_told_of_once_f
         await q.until("SELECT count(*) = 2 FROM history WHERE address LIKE '%%@away.example'")
         ((told, kind),) = await q.sql("SELECT h.address, d.kind FROM dsn d JOIN history h ON h.id = d.recipient_id")
         assert (told, kind) == (outbound.deliveries[0].recipients[1].address, 1)
+
+
+async def test_mail_goes_another_way_soon_after_an_outbound_died_with_its_node_LSE_04(database: str) -> None:
+    async with running_queue(database) as q:
+        stays = await q.outbound("stays")
+        stays.answer = result_of
+        with FaultProxy(("127.0.0.1", q.port)) as network:
+            async with grpc.aio.insecure_channel(f"{network.address}:{network.port}") as channel:
+                dies = await FakeOutbound(channel, "dies").open()
+                try:
+                    await eventually(lambda: len(q.queue.dispatcher.streams) == 2)
+                    network.stall()  # no farewell: connections stay open, and nothing comes any more
+                    await eventually(lambda: list(q.queue.dispatcher.streams) == ["stays"], 30)
+                    ingress = await q.ingress()
+                    for n in range(20):  # as many sites, of which half would be those of the dead one
+                        await ingress.accept(f"somebody@domain{n}.example")
+                    await eventually(stays.has(20))
+                finally:
+                    network.resume()
+                    await dies.close()
