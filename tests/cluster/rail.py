@@ -20,6 +20,7 @@ from cluster.release import NAME, Release, image
 from cluster.stage import manifest
 
 from testkit.ca import Authority
+from testkit.conditions import wait_until
 
 LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
@@ -92,6 +93,24 @@ class Rail(Release):
         for one in self.cli_json("queue", "list", "--to", address):
             return dict(one)
         raise LookupError(f"{address} is not in the queue")
+
+    # --- routes ---
+
+    def explain(self, recipient: str) -> tuple[str, int]:
+        """The transport that alice's mail to a recipient would take now, "" if none is named; and by which revision."""
+        answer = self.cli_json("explain", "--from", LOGIN, "--to", recipient, "--account", LOGIN)
+        return str((answer["decision"].get("transport") or {}).get("name", "")), int(answer["config_revision"])
+
+    def wait_until_goes_to(self, transport: str, recipient: str, within: float = 60.0) -> None:
+        """Wait until alice's mail to a recipient would take a transport, wherever in the queue it is decided."""
+
+        def decided() -> int:
+            name, revision = self.explain(recipient)
+            return revision if name == transport else 0
+
+        revision = wait_until(decided, within, lambda: f"mail for {recipient} goes to {transport}\n{self.tails()}")
+        # One queue has answered, and the other may decide about the next message.
+        self.cli("config", "wait", "--revision", str(revision), "--timeout", f"{within:g}")
 
     # --- resources ---
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from cluster.rail import LOGIN, Rail
+from cluster.rail import Rail
 from cluster.stage import manifest, route
 
 from testkit.conditions import wait_until
@@ -43,21 +43,15 @@ def test_a_route_changes_where_the_very_next_message_goes_at_global_domain_and_a
         applied("account", "first", ACCOUNT, "four@elsewhere.test")  # an edit of a route in use
         applied("account", "third", ACCOUNT, "five@elsewhere.test")
         rail.kubectl("delete", "mroute", "account")
-        wait_until(lambda: explained(rail) == "second", 60, rail.tails)
+        rail.wait_until_goes_to("second", "x@elsewhere.test")
         next_goes_to(rail, "second", "six@elsewhere.test")
         rail.kubectl("delete", "mroute", "domain")
-        wait_until(lambda: explained(rail) == "first", 60, rail.tails)
+        rail.wait_until_goes_to("first", "x@elsewhere.test")
         next_goes_to(rail, "first", "seven@elsewhere.test")
     finally:
         rail.kubectl("delete", "mroute", "--all")
     with capsys.disabled():
         print(f"\nfrom kubectl apply to Ready: {', '.join(f'{one:.2f} s' for one in took)}")
-
-
-def explained(rail: Rail) -> str:
-    """The transport that alice's mail to elsewhere.test would take now."""
-    answer = rail.cli_json("explain", "--from", LOGIN, "--to", "x@elsewhere.test", "--account", LOGIN)
-    return str((answer["decision"].get("transport") or {}).get("name", ""))
 
 
 def test_a_missing_transport_defers_says_so_and_delivers_when_it_is_there_ADM_03(rail: Rail) -> None:
@@ -93,7 +87,7 @@ def test_a_route_that_was_deleted_while_no_operator_watched_does_not_linger(rail
         with rail.without_operator():
             rail.kubectl("delete", "mroute/upper")
             next_goes_to(rail, "third", "no-operator@elsewhere.test")  # what was last compiled serves on (CFG-07)
-        wait_until(lambda: explained(rail) == "second", 60, rail.tails)
+        rail.wait_until_goes_to("second", "x@elsewhere.test")
         next_goes_to(rail, "second", "after@elsewhere.test")
     finally:
         rail.kubectl("delete", "mroute", "--all")

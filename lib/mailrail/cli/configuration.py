@@ -1,9 +1,11 @@
 """`mailrail config`: which configuration runs where, its history, rolling back, and checking a folder beforehand."""
 
+import asyncio
 import datetime
 import json as json_module
 import secrets
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,9 @@ from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 app = typer.Typer(no_args_is_help=True, help="See, check and roll back the configuration.")
 
 SERVICE = "config"
+
+_LOOK_SECONDS = 0.2
+"""Between two looks at who runs what."""
 
 
 def _stub(channel: Any) -> "config_pb2_grpc.ConfigServiceAsyncStub":
@@ -147,6 +152,60 @@ def status(json: a.Json = False) -> None:
             where = f"{finding.get('origin')}:{finding.get('line')}: " if finding.get("origin") else ""
             who = f"{finding['object']}: " if finding.get("object") else ""
             output.say(f"{where}{finding.get('severity', '')}: {who}{finding.get('message', '')}")
+
+
+@app.command()
+def wait(
+    revision: Annotated[
+        int, typer.Option("--revision", metavar="N", min=0, help="This one or a newer; default: the one in force.")
+    ] = 0,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="For so long at most.")] = "60s",
+    json: a.Json = False,
+) -> None:
+    """Wait until every service that lives runs the revision in force. (What was deleted has no Ready to wait for.)
+
+    A change by kubectl or in a file is in force a moment after it was made. What `mailrail explain` says was decided by
+    the revision that it names; with `--revision` and that number, every service decides so when this command ends.
+    """
+    seconds = a.duration(timeout).total_seconds()
+    if seconds < 0:
+        output.stop(f"--timeout {timeout} lies in the past", output.USAGE)
+
+    async def question(channel: Any) -> tuple[config_pb2.ListConsumersResponse, list[str]]:
+        end = time.monotonic() + seconds
+        while True:
+            found = await _stub(channel).ListConsumers(config_pb2.ListConsumersRequest(), timeout=TIMEOUT)
+            missing = not_yet_live(found, revision)
+            if not missing or time.monotonic() >= end:
+                return found, missing
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    found, missing = ask(SERVICE, question, doing="waiting for every service")
+    if json:
+        output.print_json({"head": found.head, "live": not missing, "consumers": list(found.consumers)})
+    elif not missing:
+        output.say(f"revision {found.head} runs in all {sum(c.live for c in found.consumers)} services")
+    if missing:
+        output.stop(f"not live everywhere after {seconds:g} s: {'; '.join(missing)}")
+
+
+def not_yet_live(found: config_pb2.ListConsumersResponse, revision: int = 0) -> list[str]:
+    """Why `revision` or a newer one (0: exactly the one in force) does not run everywhere; empty when it does.
+
+    Services that were not seen for 10 s do not count, as for the condition Programmed (CFG-05).
+    """
+    if not found.head:
+        return ["nothing has been published yet"]
+    if found.head < revision:
+        return [f"revision {found.head} is {'pinned: `mailrail config unpin`' if found.pinned else 'the newest yet'}"]
+    live = [c for c in found.consumers if c.live]
+    if not live:
+        return ["no service has reported yet"]
+    return [
+        f"{c.node_id} ({c.role}) runs {c.revision}" + (f" and refused {c.rejected}: {c.error}" if c.rejected else "")
+        for c in live
+        if (c.revision < revision if revision else c.revision != found.head)
+    ]
 
 
 @app.command()

@@ -243,6 +243,7 @@ def test_configuration_is_shown_rolled_back_and_let_go_again(local: Installation
     )
     wait_until(lambda: local.ask("config", "status")["head"] > head, 60, "the change is in force")
     newest = local.ask("config", "status")["newest"]
+    assert _done(local, "config", "wait", "--revision", str(newest)) == f"revision {newest} runs in all 3 services\n"
     assert "in force and pinned" in _done(local, "config", "rollback", str(head), "--reason", "the relay bounced")
     pinned = local.ask("config", "status")
     assert (pinned["pinned"], pinned["pin_reason"], pinned["newest"]) == (True, "the relay bounced", newest)
@@ -250,6 +251,9 @@ def test_configuration_is_shown_rolled_back_and_let_go_again(local: Installation
     assert f"revision {head} is in force: 1 gateway, 1 domain, 2 accounts, 7 transports" in told
     assert f"pinned (the relay bounced); the newest, {newest} (1 gateway, 1 domain, 2 accounts, 8 transports" in told
     assert "pinned" in _done(local, "config", "history")
+    assert local.ask("config", "wait")["head"] == head  # exactly that one, although all ran a newer
+    later = local.run("config", "wait", "--revision", str(newest), "--timeout", "0")
+    assert (later.exit_code, "is pinned: `mailrail config unpin`" in later.stderr) == (1, True)
     assert "is in force" in _done(local, "config", "unpin")
     status = local.ask("config", "status")
     assert (status["pinned"], status["pin_reason"]) == (False, "")

@@ -1,0 +1,36 @@
+"""What `mailrail config wait` waits for."""
+
+from mailrail.cli.configuration import not_yet_live
+from mailrail.pb.config.v1.config_pb2 import Consumer, ListConsumersResponse
+
+
+def found(head: int, *runs: int, pinned: bool = False, live: bool = True) -> ListConsumersResponse:
+    rows = [Consumer(node_id=f"node-{n}", role="queue", revision=r, live=live) for n, r in enumerate(runs, 1)]
+    return ListConsumersResponse(head=head, pinned=pinned, consumers=rows)
+
+
+def test_the_revision_in_force_is_live_once_every_living_service_runs_exactly_it() -> None:
+    assert not_yet_live(found(7, 7, 7)) == []
+    assert not_yet_live(found(7, 7, 6)) == ["node-2 (queue) runs 6"]
+    assert not_yet_live(found(7, 7, 8)) == ["node-2 (queue) runs 8"]  # after a rollback
+
+
+def test_a_named_revision_is_live_under_a_newer_one_too() -> None:
+    assert not_yet_live(found(9, 9, 8), 8) == []
+    assert not_yet_live(found(9, 9, 7), 8) == ["node-2 (queue) runs 7"]
+    assert not_yet_live(found(7, 7), 8) == ["revision 7 is the newest yet"]
+    assert not_yet_live(found(7, 7, pinned=True), 8) == ["revision 7 is pinned: `mailrail config unpin`"]
+
+
+def test_a_service_that_went_silent_is_not_waited_for_and_none_at_all_is_not_success() -> None:
+    both = found(7, 7)
+    both.consumers.add(node_id="gone", role="queue", revision=3, live=False)
+    assert not_yet_live(both) == []
+    assert not_yet_live(found(7, 7, live=False)) == ["no service has reported yet"]
+    assert not_yet_live(found(0)) == ["nothing has been published yet"]
+
+
+def test_a_refusal_is_told_with_its_reason() -> None:
+    one = found(7, 6)
+    one.consumers[0].rejected, one.consumers[0].error = 7, "no such key"
+    assert not_yet_live(one) == ["node-1 (queue) runs 6 and refused 7: no such key"]
