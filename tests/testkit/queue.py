@@ -380,7 +380,7 @@ async def running_queue(
     configure(queue, revision or a_revision())
     await queue.prepare()
     async with rpc.serve(settings, services) as server:
-        queue.owner.address = f"127.0.0.1:{server.port}"
+        queue.shards.address = f"127.0.0.1:{server.port}"
         await queue.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             running = RunningQueue(queue, server.port, url, channel)

@@ -35,7 +35,7 @@ def assemble(settings: QueueSettings) -> tuple[Queue, Services]:
     """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
     queue = Queue(settings)
     mailboxes = MailboxDelivery(queue.router)
-    queue.use(Notifier(queue.router, mailboxes, queue.owner.woken_or_peer), mailboxes)
+    queue.use(Notifier(queue.router, mailboxes, queue.agenda.woken_or_peer), mailboxes)
     services: Services = {
         ENQUEUE: (EnqueueServicer(queue), enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server),
         LEASE: (LeaseServicer(queue), lease_pb2_grpc.add_LeaseServiceServicer_to_server),
@@ -64,7 +64,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:
         services |= admin_rpc.administration_services(queue, pool)
         server = await stack.enter_async_context(rpc.serve(settings, services, CALLERS))
-        queue.owner.address = address_for_peers(settings, server.port)
+        queue.shards.address = address_for_peers(settings, server.port)
         logger.info("listening", port=server.port)
         stopping = asyncio.create_task(stop.wait())
         preparing = asyncio.create_task(prepare(queue, config))

@@ -341,8 +341,8 @@ def administration_services(queue: Queue, pool: Pool) -> dict[str, tuple[Any, Ca
     administration = Administration(
         queue.router,
         mailboxes.addresses,
-        Notifier(queue.router, mailboxes, queue.owner.woken_or_peer),
-        changed=queue.owner.administered,
+        Notifier(queue.router, mailboxes, queue.agenda.woken_or_peer),
+        changed=queue.agenda.administered,
         clock=queue.database.now,
     )
 
@@ -353,7 +353,7 @@ def administration_services(queue: Queue, pool: Pool) -> dict[str, tuple[Any, Ca
     admin = QueueAdminServicer(
         administration,
         rows,
-        shards_owned=lambda: len(queue.owner.ownership.epochs),
+        shards_owned=lambda: len(queue.agenda.ownership.epochs),
         outbound_nodes=lambda: len(queue.dispatcher.streams),
         window=window,
     )

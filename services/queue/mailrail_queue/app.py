@@ -1,7 +1,7 @@
 """The queue as a whole: its parts, in the order in which they need each other, and how they start and stop.
 
-Mail enters by `accept`, leaves by `lease`, comes back by `finish`, and waits under `owner`; `dispatch` stands between
-them and holds what is in memory. See the README for the way of a message through these.
+Mail enters by `accept`, leaves by `lease`, comes back by `finish`, and waits under `owner`. `dispatch` stands between
+them and holds what is in memory; `agenda` says what is to be looked at. See the README for the way of a message.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from mailrail.kit import log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.accept import Intake
+from mailrail_queue.agenda import Agenda
 from mailrail_queue.backlog import Counting
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
@@ -26,6 +27,8 @@ from mailrail_queue.peers import Peers
 from mailrail_queue.ports import Mailboxes, Notifications
 from mailrail_queue.routing import Router, reference_text
 from mailrail_queue.settings import QueueSettings
+from mailrail_queue.shards import Shards
+from mailrail_queue.shared_sites import SharedSites
 from mailrail_queue.upkeep import Upkeep
 
 
@@ -57,9 +60,23 @@ class Queue:
             rounds=settings.born_leased_rounds,
         )
         self.peers = Peers(settings)
+        self.agenda = Agenda(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.finisher = Finisher(self.database, self.dispatcher, self.router)
-        self.intake = Intake(settings, self.database, self.dispatcher, self.router, lambda: self.owner.ownership)
+        self.intake = Intake(settings, self.database, self.dispatcher, self.router, lambda: self.agenda.ownership)
         self.desk = Desk(settings, self.database, self.dispatcher, self.finisher, self.router)
+        beats = self.database.lane("heartbeat")
+        self.shared_sites = SharedSites(beats, self.dispatcher, self.desk, self.agenda)
+        self.shards = Shards(
+            settings,
+            self.database,
+            beats,
+            self.dispatcher,
+            self.intake,
+            self.peers,
+            self.agenda,
+            self.shared_sites,
+            self.router,
+        )
         self.owner = Owner(
             settings,
             self.database,
@@ -67,13 +84,19 @@ class Queue:
             self.intake,
             self.finisher,
             self.desk,
-            self.peers,
+            self.agenda,
+            self.shared_sites,
             self.router,
-            run_id=self.run_id,
         )
+        # Whoever learns of work writes it down.
+        self.dispatcher.hungry = self.agenda.hungry
+        self.intake.stored_due = self.agenda.stored_due
+        self.finisher.deferred = self.agenda.deferred
+        self.desk.went_back = self.agenda.wake.set
+        self.dispatcher.claim = self.shared_sites.claim
         self.upkeep = Upkeep(settings, self.database, self.history_days)
         self.counting = Counting(
-            self.database, self.dispatcher, lambda: self.owner.ownership.epochs, settings.count_seconds
+            self.database, self.dispatcher, lambda: self.agenda.ownership.epochs, settings.count_seconds
         )
         self.dispatcher.deliver_here = self._deliver_here
         self.database.on_new_timeline = self._new_timeline
@@ -107,7 +130,7 @@ class Queue:
         if self._running is not None:
             now = configuration.revision.transports
             changed = [reference_text(one.ref) for one in now if known.get(one.ref, one.digest) != one.digest]
-            self.owner.revised(changed)
+            self.agenda.revise(changed)
 
     def history_days(self) -> int:
         """How long history is kept: the longest that any gateway says."""
@@ -137,7 +160,7 @@ class Queue:
         await self.upkeep.start()
         while True:
             try:
-                await self.owner.beat()
+                await self.shards.beat()
                 break
             except (psycopg.Error, NotDurable, OSError) as error:
                 self._log.warning("waiting for the database", error=str(error).strip())
@@ -148,14 +171,22 @@ class Queue:
     @property
     def serving(self) -> bool:
         """Whether mail can be taken durably now."""
-        return self.ready and self.owner.healthy and not self.stopping.is_set()
+        return self.ready and self.shards.healthy and not self.stopping.is_set()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self.intake.run, self.finisher.run, self.desk.run, self.owner.run, self.peers.run):
-                group.create_task(part())
-            group.create_task(self.upkeep.run())
-            group.create_task(self.counting.run())
+            parts = (
+                self.intake,
+                self.finisher,
+                self.desk,
+                self.shards,
+                self.owner,
+                self.peers,
+                self.upkeep,
+                self.counting,
+            )
+            for part in parts:
+                group.create_task(part.run())
 
     def failed(self) -> BaseException | None:
         """Why the parts stopped running, if they did: a mistake of ours that a restart may heal."""
@@ -179,7 +210,7 @@ class Queue:
                 break
             await asyncio.sleep(0.02)
         self.intake.close()
-        await self.owner.leave()
+        await self.shards.leave()
         await self.desk.release_all()
         self.stopped.set()
         if self._running is not None:

@@ -46,6 +46,10 @@ class NotDurable(Exception):
     """Postgres would answer a commit that a power cut undoes; nothing is written to it (ACC-06)."""
 
 
+TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
+"""Postgres is out of reach or not what it should be: whoever meets this waits and tries again."""
+
+
 class Database:
     """The lanes of a process and what is known of the server behind them."""
 

@@ -20,6 +20,7 @@ from mailrail.core.config.revision import Transport
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.site import SiteKind
 from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import metrics
 from mailrail_queue.ports import Passenger
 from mailrail_queue.routing import TRANSPORT, Plan, Router, reference, reference_text
 
@@ -286,6 +287,20 @@ class Dispatcher:
             and not s.window.resting(now)
         ]:
             del self.sites[key]
+
+    def measure(self) -> None:
+        """Set the gauges that tell what is in memory."""
+        now = self.clock()
+        metrics.PENDING.set(self.pending_flights)
+        metrics.PENDING_BYTES.set(self.pending_bytes)
+        metrics.IN_FLIGHT.set(len(self.flights) - self.pending_flights)
+        resting = sum(1 for s in self.sites.values() if s.resting(now))
+        metrics.SITES.labels(state="resting").set(resting)
+        metrics.SITES.labels(state="active").set(len(self.sites) - resting)
+        # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
+        as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.resting(now)}
+        as_whole = {t.name for t in self.transports.values() if t.window.resting(now)}
+        metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
 
     # --- streams ---
 

@@ -1,32 +1,40 @@
-"""What an owner of shards does: it walks the sites that are due (SHD-02 to SHD-04).
+"""What an owner of shards does: it works off what is due, site by site (SHD-03).
 
-What is due is found by site, never by row: an index of (shard, site, next due) is asked each second and whenever
-something woke us. Sites with room are fetched from in turn, a bounded number of recipients each. Which shards they are
-is the matter of `shards`; what is not dialled, that of `undialled`.
+Sites with due work come from the `agenda`, which the table `due_sites` fills each second and whenever something woke
+us. Those with room are fetched from in turn, a bounded number of recipients each, and leased; what is not dialled is
+the matter of `undialled`.
 """
 
 import asyncio
+import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
+from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import metrics, site_store, store
-from mailrail_queue.accept import PER_DELIVERY
-from mailrail_queue.dispatch import Cargo, Flight, SiteState, told
-from mailrail_queue.finish import facts_of, passenger_of
+from mailrail_queue import store
+from mailrail_queue.accept import PER_DELIVERY, Intake
+from mailrail_queue.agenda import Agenda
+from mailrail_queue.database import TROUBLE, Database
+from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, told
+from mailrail_queue.due_sites import DueSites
+from mailrail_queue.expiry import Expiry
+from mailrail_queue.finish import Finisher, facts_of, passenger_of
+from mailrail_queue.lease import Desk
 from mailrail_queue.ports import Passenger
 from mailrail_queue.reading import (
     ENVELOPE_UNREADABLE,
-    attempt_of,
     dialled_of,
     is_envelope,
 )
-from mailrail_queue.routing import Facts, Plan, Router
-from mailrail_queue.shards import DATABASE_TROUBLE, SHARDS
+from mailrail_queue.revisions import Revisions
+from mailrail_queue.routing import Plan, Router
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.shards import SHARDS
+from mailrail_queue.shared_sites import SharedSites
 from mailrail_queue.store import Waiting
 from mailrail_queue.undialled import Undialled
 
@@ -34,23 +42,52 @@ _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
-_PER_SHARD = 100
-"""Due sites of a shard that one look reads; the next look goes on from there."""
 
 
-class Owner(Undialled):
-    """This process as an owner of shards."""
+class Owner:
+    """This process as an owner of shards: the loop that works off the agenda."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        finisher: Finisher,
+        desk: Desk,
+        agenda: Agenda,
+        shared_sites: SharedSites,
+        router: Callable[[], Router],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._finisher = finisher
+        self._desk = desk
+        self._agenda = agenda
+        self._shared_sites = shared_sites
+        self._router = router
+        self._log = log.get_logger()
+        # What looks for work does not wait for what does it.
+        self.lane = database.lane("owner")
+        self._work_lane = database.lane("work")
+        self.due_sites = DueSites(self.lane, dispatcher, agenda)
+        self._undialled = Undialled(
+            database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router
+        )
+        self.revisions = Revisions(self.lane, agenda, shared_sites, router)
+        self._expiry = Expiry(settings, database, self.lane, dispatcher, finisher, agenda)
 
     # --- loops ---
 
     async def run(self) -> None:
         """Everything that an owner does, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beats())
             group.create_task(self._looks())
-            group.create_task(self._sweeps_loop())
             group.create_task(self._timers())
-            group.create_task(self._revisions())
+            group.create_task(self._expiry.run())
+            group.create_task(self.revisions.run())
 
     async def _timers(self) -> None:
         """Wake sites whose rate, rest or turn lets them go on."""
@@ -65,14 +102,14 @@ class Owner(Undialled):
         last = 0.0
         while True:
             try:
-                if time.monotonic() - last >= self._settings.look_seconds or self._stale():
+                if time.monotonic() - last >= self._settings.look_seconds or self._agenda.stale:
                     last = time.monotonic()
-                    await self._look()
-                if self._requests:
-                    self._requests = False
+                    await self.due_sites.look()
+                if self._agenda.requests:
+                    self._agenda.requests = False
                     await self._grant_requests()
                 progress = await self._step()
-            except DATABASE_TROUBLE as error:
+            except TROUBLE as error:
                 self._log.warning("due work waits for postgres", error=str(error).strip())
                 await asyncio.sleep(0.5)
                 continue
@@ -83,58 +120,11 @@ class Owner(Undialled):
             if not progress:
                 try:
                     async with asyncio.timeout(max(0.01, self._settings.look_seconds - (time.monotonic() - last))):
-                        await self._wake.wait()
+                        await self._agenda.wake.wait()
                 except TimeoutError:
                     self._dispatcher.wake_all()
                     self._dispatcher.pump()
-                self._wake.clear()
-
-    def _stale(self) -> bool:
-        return any(cursor == 0.0 for cursor in self._cursors.values()) and bool(self._cursors)
-
-    async def _look(self) -> None:
-        """Which sites of our shards are due? From where the last look ended, so that none waits behind others."""
-        if not self._cursors:
-            return
-        async with self._lane.use() as connection:
-            rows = await site_store.due_sites(connection, self._cursors, _PER_SHARD)
-        counts: dict[int, int] = {}
-        latest: dict[int, float] = {}
-        for number, key, due in rows:
-            counts[number] = counts.get(number, 0) + 1
-            latest[number] = max(latest.get(number, 0.0), due)
-            self._note(number, key)
-        for number in self._cursors:
-            # A full answer goes on from its end at the next look; else begin anew. 1.0: looked at, nothing special.
-            self._cursors[number] = latest[number] if counts.get(number, 0) >= _PER_SHARD else 1.0
-        await self._look_back()
-        if self._unverified:
-            await self._verify(self._unverified.pop())
-        elif self._dice.random() < 0.5:
-            await self._verify(self._dice.choice(list(self._cursors)))
-
-    async def _look_back(self) -> None:
-        """Did a transaction that was under way when a site was settled leave recipients there?"""
-        now = self._dispatcher.clock()
-        looked: list[tuple[int, str]] = []
-        while self._settled and self._settled[0][0] <= now and len(looked) < _ROUND:
-            _, number, key = self._settled.popleft()
-            if number in self.ownership.epochs:
-                looked.append((number, key))
-        if looked:
-            async with self._lane.use() as connection:
-                for number, key in await site_store.look_back(connection, list(dict.fromkeys(looked))):
-                    self._note(number, key)
-
-    async def _verify(self, number: int) -> None:
-        """The slow round: does a shard know of all its sites?"""
-        if number not in self.ownership.epochs:
-            return
-        async with self._lane.use() as connection:
-            wrong = await site_store.verify(connection, number)
-        if wrong:
-            self._log.info("sites found by the slow round", shard=number, sites=wrong)
-            self._cursors[number] = 0.0
+                self._agenda.wake.clear()
 
     # --- due work ---
 
@@ -145,24 +135,24 @@ class Owner(Undialled):
         wanted: list[tuple[int, str, int]] = []
         resting: list[SiteState] = []
         room_left = _ROUND
-        for key in list(self._turn):
+        for key in list(self._agenda.turn):
             site = dispatcher.sites.get(key)
             if site is None or not site.due:
-                self._turn.pop(key, None)
+                self._agenda.turn.pop(key, None)
                 continue
             if site.kind is SiteKind.MISSING or site.resting(now):
-                self._turn.pop(key, None)
+                self._agenda.turn.pop(key, None)
                 resting.append(site)
                 if len(resting) >= 20:
                     break
                 continue
             take = self._appetite(site, now)
             if take <= 0:
-                self._turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
+                self._agenda.turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
                 continue
-            self._turn.pop(key, None)
-            shards = [n for n in site.due if n in self.ownership.epochs]
-            self._dice.shuffle(shards)
+            self._agenda.turn.pop(key, None)
+            shards = [n for n in site.due if n in self._agenda.ownership.epochs]
+            random.shuffle(shards)
             each = max(1, take // max(1, len(shards)))
             for number in shards[:take]:
                 wanted.append((number, key, each))
@@ -170,10 +160,10 @@ class Owner(Undialled):
             if room_left <= 0:
                 break
         for site in resting:
-            await self._back_off(site)
+            await self._undialled.back_off(site)
         if wanted:
             await self._fetch(wanted)
-        return bool(self._turn)
+        return bool(self._agenda.turn)
 
     def _appetite(self, site: SiteState, now: float) -> int:
         """Recipients to fetch of a site now; 0: it has no room."""
@@ -186,7 +176,7 @@ class Owner(Undialled):
         if room <= 0:
             return 0
         if site.window.resting_until is not None and site.shared and dispatcher.owners > 1 and not site.claimed:
-            self._claim(site)
+            self._shared_sites.claim(site)
             return 0
         groups = 2 * room - len(site.pending)
         if groups <= 0:
@@ -198,8 +188,8 @@ class Owner(Undialled):
         router = self._router()
         before = dispatcher.clock()
         async with self._work_lane.use() as connection:
-            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
-        ended = await self._end_worn([row for row in rows if row.interrupted > INTERRUPTIONS_FORGIVEN])
+            rows = await self._undialled.readable(connection, await store.fetch_due(connection, wanted))
+        ended = await self._undialled.end_worn(rows)
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
@@ -208,7 +198,7 @@ class Owner(Undialled):
             where = (row.shard, row.site)
             found[where] = found.get(where, 0) + 1
             if row.request:
-                self._requests = True
+                self._agenda.requests = True
                 continue
             if row.id in ended:
                 continue
@@ -221,43 +211,19 @@ class Owner(Undialled):
                 group = (row.message_id, plan.grouping, plan.template.domain, row.tls, row.attempts)
                 groups.setdefault(group, (plan, []))[1].append(row)
         left = await self._lease_groups(router, list(groups.values()), before)
-        if moved:
-            async with self._work_lane.use() as connection:
-                for number, key in await site_store.re_key(connection, self.ownership, moved):
-                    self._note(number, key)
+        await self.due_sites.re_key(moved)
         if missing:
-            await self._count_undialled(router, [(row, plan, b"") for row, plan in missing])
+            await self._undialled.count(router, [(row, plan, b"") for row, plan in missing])
         drained = [
             (number, key)
             for number, key, count in wanted
             if found.get((number, key), 0) < count and (number, key) not in left
         ]
-        await self._settle(drained)
+        await self.due_sites.settle(drained)
         for number, key, _ in wanted:
             if (number, key) not in drained:
-                self._turn.setdefault(key)
+                self._agenda.turn.setdefault(key)
         dispatcher.pump()
-
-    async def _end_worn(self, rows: Sequence[Waiting]) -> set[int]:
-        """Judge those whose last attempt was cut off once too often (LSE-04). Returns the ids that are final now.
-
-        Nobody judges an attempt that has no result: mail that kills whatever takes it would come back for ever.
-        """
-        if not rows:
-            return set()
-        async with self._work_lane.use() as connection:
-            newest = await store.newest_attempts(connection, [row.id for row in rows])
-        finals = []
-        for row in rows:
-            attempt = attempt_of(newest.get(row.id))
-            if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
-                continue
-            attempt, _, judgement = self._finisher.judge_cut_off(row, attempt)
-            if judgement.final:
-                finals.append((row, attempt, judgement, False))
-        if finals:
-            await self._finisher.end_waiting(self._work_lane, finals)
-        return {row.id for row, _, _, _ in finals}
 
     async def _lease_groups(
         self, router: Router, groups: list[tuple[Plan, list[Waiting]]], before: float
@@ -291,7 +257,7 @@ class Owner(Undialled):
         wanted = [(row, token, plan.key) for (plan, _, part), token in zip(chosen, tokens, strict=True) for row in part]
         before = dispatcher.clock()
         async with self._work_lane.use() as connection:
-            leased, moment = await store.lease(connection, self.ownership, self._settings.lease_seconds, wanted)
+            leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
             if not leased:
                 return left
             ids = {row.message_id for row, _, _ in wanted if row.id in leased}
@@ -299,7 +265,7 @@ class Owner(Undialled):
             damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
             if damaged:
                 rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in damaged]
-                await self._set_aside(connection, rows, ENVELOPE_UNREADABLE)
+                await self._undialled.set_aside(connection, rows, ENVELOPE_UNREADABLE)
                 leased -= {row.id for row, _ in rows}
         self._database.heard(moment)
         lost: list[tuple[int, int]] = []
@@ -354,119 +320,16 @@ class Owner(Undialled):
         size = len(content.prefix) + len(content.body or b"")
         return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
 
-    # --- requests, missing transports ---
+    # --- requests ---
 
     async def _grant_requests(self) -> None:
         """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
-        shards = list(self.ownership.epochs)
-        async with self._lane.use() as connection:
+        shards = list(self._agenda.ownership.epochs)
+        async with self.lane.use() as connection:
             everywhere = await store.requested(connection, range(SHARDS) if self._dispatcher.flights else shards)
         self._desk.cancel(row for row in everywhere if row.token is not None)
-        free = [row for row in everywhere if row.token is None and row.shard in self.ownership.epochs]
+        free = [row for row in everywhere if row.token is None and row.shard in self._agenda.ownership.epochs]
         if free:
-            await self._finisher.end_waiting(self._lane, [self._finisher.by_administrator(row) for row in free])
+            await self._finisher.end_waiting(self.lane, [self._finisher.by_administrator(row) for row in free])
             if len(everywhere) >= 500:
-                self._requests = True
-
-    async def _revisions(self) -> None:
-        while True:
-            await self._revised.wait()
-            self._revised.clear()
-            changed, self._changed = self._changed, set()
-            try:
-                await self._reconsider(sorted(changed))
-            except DATABASE_TROUBLE as error:
-                self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
-                self.revised(changed)
-                await asyncio.sleep(0.5)
-
-    async def _reconsider(self, changed: Sequence[str]) -> None:
-        """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
-
-        So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
-        whoever corrects a relay's password must not wait for the end of a rest that the wrong one has earned.
-        """
-        shards = list(self.ownership.epochs)
-        if not shards:
-            return
-        router = self._router()
-        async with self._lane.use() as connection:
-            names = [
-                name
-                for name in await site_store.missing_sites(connection, shards)
-                if self._is_back(router, name) or self._goes(router, await site_store.sample(connection, shards, name))
-            ]
-            if changed:
-                names += await site_store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
-        if changed:
-            await self._learn_sites()  # before their mail is looked at: while a site rests, that is a counted attempt
-        for name in names:
-            while True:
-                async with self._lane.use() as connection:
-                    woken = await site_store.wake_site(connection, self.ownership, name)
-                if not woken:
-                    break
-                for number in woken:
-                    self._note(number, name)
-                self._wake.set()
-        self._cursors = dict.fromkeys(self._cursors, 0.0)
-        self._wake.set()
-
-    @staticmethod
-    def _goes(router: Router, rows: Iterable[Waiting]) -> bool:
-        """Whether another route takes any of these now, although what they waited for is still missing."""
-        return any(not router.plan(facts_of(row), row.attempts).missing for row in rows)
-
-    @staticmethod
-    def _is_back(router: Router, name: str) -> bool:
-        what = name.removeprefix(f"{SiteKind.MISSING}:")
-        return router.has(what) if "/" in what else what in router.table.by_name
-
-    # --- leases that ran out ---
-
-    async def _sweeps_loop(self) -> None:
-        while True:
-            try:
-                await self.sweep()
-            except DATABASE_TROUBLE as error:
-                self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
-            await asyncio.sleep(self._settings.sweep_seconds * self._dice.uniform(0.8, 1.0))
-
-    async def sweep(self) -> int:
-        """Take back leases that ran out (LSE-04). Returns how many."""
-        shards = list(self.ownership.epochs)
-        if not shards:
-            return 0
-        # Dead entries of the index lie before the last sweep; every sixth sweep looks at all the same.
-        since = 0.0 if self._sweeps % 6 == 0 else max(0.0, self._swept_until - 60.0)
-        self._sweeps += 1
-        started = self._database.now()
-        total = 0
-        while True:
-            async with self._lane.use() as connection, connection.transaction():
-                rows = await store.expire(connection, self.ownership, shards, since, 500)
-                await self._finisher.cut_off(connection, rows)
-            self._finisher.told()
-            for row in rows:
-                flight = self._dispatcher.flights.get(row.token)
-                if flight is not None:
-                    if flight.stream is not None:
-                        flight.stream.cancel(flight.token)
-                        flight.site.window.undo()
-                    self._dispatcher.land(flight)
-            total += len(rows)
-            if any(row.request for row in rows):
-                self._requests = True
-            if len(rows) < 500:
-                break
-        self._swept_until = started
-        if total:
-            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * total)
-            self._log.info("leases ran out", recipients=total)
-            self._cursors = dict.fromkeys(self._cursors, 0.0)
-            self._wake.set()
-        return total
-
-    def facts(self, row: Waiting) -> Facts:
-        """Routing facts of a stored recipient (for explanations)."""
-        return facts_of(row)
+                self._agenda.requests = True

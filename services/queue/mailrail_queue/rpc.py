@@ -420,5 +420,5 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._queue = queue
 
     async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:
-        self._queue.owner.woken(n for n in request.shards if n < 256)
+        self._queue.agenda.woken(n for n in request.shards if n < 256)
         return peer_pb2.WakeResponse()

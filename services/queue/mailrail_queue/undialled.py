@@ -1,17 +1,22 @@
-"""Due mail that is not dialled: of sites that rest or are missing, and mail that cannot be read (SHD-05).
+"""Due mail that is not dialled: of sites that rest or are missing, that cannot be read, or whose attempts were cut off.
 
-A site in backoff has its due recipients counted set-wise, without content and without a dial. Where nothing more is
-due, the site's row learns when it will be.
+A site in backoff has its due recipients counted set-wise, without content and without a dial (SHD-05).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
 from mailrail.core.site import SiteKind
+from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics, site_store, store
-from mailrail_queue.dispatch import SiteState
-from mailrail_queue.finish import facts_of, passenger_of, status_of
+from mailrail_queue.agenda import Agenda
+from mailrail_queue.database import Database, Lane
+from mailrail_queue.dispatch import Dispatcher, SiteState
+from mailrail_queue.due_sites import DueSites
+from mailrail_queue.finish import Finisher, facts_of, passenger_of, status_of
+from mailrail_queue.lease import Desk
 from mailrail_queue.ports import Notice
 from mailrail_queue.reading import (
     RECIPIENT_UNREADABLE,
@@ -19,21 +24,39 @@ from mailrail_queue.reading import (
     is_recipient,
 )
 from mailrail_queue.routing import Plan, Router
-from mailrail_queue.shards import Shardholder
 from mailrail_queue.store import Connection, Deferral, Waiting
 
 _BACKOFF = 250
 """Recipients of a resting site counted in one statement (SHD-05)."""
-_LOOK_BACK = 5.0
-"""Seconds after which a site that was found empty is looked at once more: longer than a transaction lasts (SHD-02)."""
 
 
-class Undialled(Shardholder):
+class Undialled:
     """What an owner does with due recipients without a dial."""
+
+    def __init__(
+        self,
+        database: Database,
+        lane: Lane,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        desk: Desk,
+        agenda: Agenda,
+        due_sites: DueSites,
+        router: Callable[[], Router],
+    ) -> None:
+        self._database = database
+        self._lane = lane
+        self._dispatcher = dispatcher
+        self._finisher = finisher
+        self._desk = desk
+        self._agenda = agenda
+        self._due_sites = due_sites
+        self._router = router
+        self._log = log.get_logger()
 
     # --- mail that cannot be read ---
 
-    async def _readable(self, connection: Connection, rows: list[Waiting]) -> list[Waiting]:
+    async def readable(self, connection: Connection, rows: list[Waiting]) -> list[Waiting]:
         """Those of these recipients that can be read; the others are set aside.
 
         One that an administrator wants failed or dropped need not be read for that, and stays.
@@ -41,57 +64,54 @@ class Undialled(Shardholder):
         damaged = [row for row in rows if not row.request and not is_recipient(row.rcpt)]
         if not damaged:
             return rows
-        await self._set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
+        await self.set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
         gone = {row.id for row in damaged}
         return [row for row in rows if row.id not in gone]
 
-    async def _set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
+    async def set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
         """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
-        aside = await store.set_aside(connection, self.ownership, rows, reason)
+        aside = await store.set_aside(connection, self._agenda.ownership, rows, reason)
         metrics.SET_ASIDE.inc(len(aside))
         for row, _ in rows:
             if row.id in aside:
                 self._log.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
 
-    # --- sites with nothing more that is due ---
+    # --- attempts that were cut off ---
 
-    async def _settle(self, drained: list[tuple[int, str]]) -> None:
-        """These (shard, site) had nothing more that is due."""
-        if not drained:
-            return
-        now = self._dispatcher.clock()
-        looked: list[tuple[int, str, bool]] = []
-        for number, key in drained:
-            site = self._dispatcher.sites.get(key)
-            if site is not None:
-                site.due.pop(number, None)
-            first = self._emptied.get((number, key))
-            again = first is None or now - first > 60.0
-            if again:
-                self._emptied[(number, key)] = now
-            else:
-                del self._emptied[(number, key)]
-                self._settled.append((now + _LOOK_BACK, number, key))
-            looked.append((number, key, again))
-        if len(self._emptied) > 50_000:
-            self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
+    async def end_worn(self, rows: Sequence[Waiting]) -> set[int]:
+        """Judge those of these whose last attempt was cut off once too often (LSE-04). Returns ids that are final now.
+
+        Nobody judges an attempt that has no result: mail that kills whatever takes it would come back for ever.
+        """
+        worn = [row for row in rows if row.interrupted > INTERRUPTIONS_FORGIVEN]
+        if not worn:
+            return set()
         async with self._lane.use() as connection:
-            still = await site_store.settle(connection, self.ownership, looked)
-        for number, key in still:
-            self._note(number, key)
+            newest = await store.newest_attempts(connection, [row.id for row in worn])
+        finals = []
+        for row in worn:
+            attempt = attempt_of(newest.get(row.id))
+            if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
+                continue
+            attempt, _, judgement = self._finisher.judge_cut_off(row, attempt)
+            if judgement.final:
+                finals.append((row, attempt, judgement, False))
+        if finals:
+            await self._finisher.end_waiting(self._lane, finals)
+        return {row.id for row, _, _, _ in finals}
 
     # --- attempts without a dial ---
 
-    async def _back_off(self, site: SiteState) -> None:
+    async def back_off(self, site: SiteState) -> None:
         """The due recipients of a site that rests, or whose transport is missing (SHD-05; design 4, Attempt)."""
         router = self._router()
-        shards = [n for n in site.due if n in self.ownership.epochs]
+        shards = [n for n in site.due if n in self._agenda.ownership.epochs]
         wanted = [(n, site.key, max(1, _BACKOFF // max(1, len(shards)))) for n in shards]
         if not wanted:
             site.due.clear()
             return
-        async with self._work_lane.use() as connection:
-            rows = await self._readable(connection, await store.fetch_due(connection, wanted))
+        async with self._lane.use() as connection:
+            rows = await self.readable(connection, await store.fetch_due(connection, wanted))
             if site.kind is not SiteKind.MISSING:
                 # A kick ends the rest and makes recipients due in one transaction: they are to be tried, not counted.
                 # So the rest is looked at after them.
@@ -101,7 +121,7 @@ class Undialled(Shardholder):
                 for known in await site_store.sites(connection, names):
                     self._desk.learn_rest(known, self._dispatcher.clock())
                 if not site.resting(self._dispatcher.clock()):
-                    self._turn.setdefault(site.key)
+                    self._agenda.turn.setdefault(site.key)
                     return
         counted: list[tuple[Waiting, Plan, bytes]] = []
         moved: list[tuple[Waiting, str]] = []
@@ -109,22 +129,19 @@ class Undialled(Shardholder):
         for row in rows:
             found[row.shard] = found.get(row.shard, 0) + 1
             if row.request:
-                self._requests = True
+                self._agenda.requests = True
                 continue
             plan = router.plan(facts_of(row), row.attempts)
             if plan.key != row.site:
                 moved.append((row, plan.key))
             else:
                 counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
-        if moved:
-            async with self._work_lane.use() as connection:
-                for number, key in await site_store.re_key(connection, self.ownership, moved):
-                    self._note(number, key)
+        await self._due_sites.re_key(moved)
         if counted:
-            await self._count_undialled(router, counted)
-        await self._settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
+            await self.count(router, counted)
+        await self._due_sites.settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
         if site.due:
-            self._turn.setdefault(site.key)
+            self._agenda.turn.setdefault(site.key)
 
     def _last_error(self, site: SiteState) -> bytes:
         if site.last_error:
@@ -135,7 +152,7 @@ class Undialled(Shardholder):
         attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
         return attempt.SerializeToString()
 
-    async def _count_undialled(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+    async def count(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
         """A counted attempt for each, with the last error and without a dial."""
         deferrals: list[Deferral] = []
         notices: dict[int, Notice] = {}
@@ -178,12 +195,12 @@ class Undialled(Shardholder):
             if judgement.dsn is not None:
                 notices[row.id] = Notice(passenger, judgement, attempt)
         if finals:
-            await self._finisher.end_waiting(self._work_lane, finals)
+            await self._finisher.end_waiting(self._lane, finals)
         if not deferrals:
             return
-        async with self._work_lane.use() as connection:
+        async with self._lane.use() as connection:
             async with connection.transaction():
-                done = await store.back_off(connection, self.ownership, deferrals)
+                done = await store.back_off(connection, self._agenda.ownership, deferrals)
                 told = [n for i, n in notices.items() if i in done]
                 if told and self._finisher.notifications is not None:
                     await self._finisher.notifications.notify(connection, told)

@@ -62,7 +62,7 @@ async def test_due_mail_of_a_dead_site_is_resting(database: str) -> None:
             await ingress.accept(f"user{n}@dead.example")
         await eventually(lambda: any(site.resting(dispatcher.clock()) for site in dispatcher.sites.values()))
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
-        async with q.queue.owner._lane.use():  # else the owner would count it as tried, and move it on, at once
+        async with q.queue.owner.lane.use():  # else the owner would count it as tried, and move it on, at once
             await q.sql("UPDATE recipient SET due = now() - interval '1 minute'")
             await q.sql("UPDATE site_due SET next_due = now() - interval '1 minute'")
             found = await q.queue.counting.count()
@@ -74,7 +74,7 @@ async def test_mail_for_a_missing_transport_is_resting(database: str) -> None:
     gone = rev.ObjectRef("MailTransport", "default", "gone")
     async with running_queue(database, a_revision(rules=[rule_to(gone, missing=True)])) as q:
         ingress = await q.ingress()
-        async with q.queue.owner._lane.use():
+        async with q.queue.owner.lane.use():
             await ingress.accept("user@d.example")
             await until_counted(q, resting=1)
 

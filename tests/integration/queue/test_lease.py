@@ -545,7 +545,7 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         aborted = await one_delivery(q, outbound, "bob@away.example")
         sent = await one_delivery(q, outbound, "eve@other.example")
         await q.sql("UPDATE recipient SET request = 1, request_reason = 'enough', version = version + 1")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await eventually(lambda: {aborted.token, sent.token} <= outbound.cancelled)
         outbound.finish(aborted, outcome=CANCELLED)
         outbound.finish(sent, outcome=RELAYED)
@@ -561,7 +561,7 @@ async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(da
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
         await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
 
@@ -570,11 +570,11 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         async with running_queue(database) as other:
-            owners = [q.queue.owner, other.queue.owner]
-            await eventually(lambda: [len(owner.ownership.epochs) for owner in owners] == [128, 128])
-            moved = min(other.queue.owner.ownership.epochs)
+            agendas = [q.queue.agenda, other.queue.agenda]
+            await eventually(lambda: [len(agenda.ownership.epochs) for agenda in agendas] == [128, 128])
+            moved = min(other.queue.agenda.ownership.epochs)
             await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1, shard = %s", moved)
-            q.queue.owner.administered(range(256))
+            q.queue.agenda.administered(range(256))
             await eventually(lambda: delivery.token in outbound.cancelled)
             outbound.finish(delivery, outcome=CANCELLED)
             await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
@@ -586,7 +586,7 @@ async def test_a_drop_makes_no_dsn_ADM_02(database: str, outcome: types_pb2.Outc
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         await q.sql("UPDATE recipient SET request = 2, version = version + 1")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=outcome)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -605,7 +605,7 @@ async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_
         await eventually(lambda: len(outbound.deliveries) == 3)
         assert outbound.deliveries[2].recipients[0].address == "kick@away.example"
         await due_again(q)
-        await asyncio.wait_for(q.queue.owner._look(), 5)
+        await asyncio.wait_for(q.queue.owner.due_sites.look(), 5)
         assert await q.one("SELECT token IS NULL AND held IS NOT NULL FROM recipient WHERE address LIKE 'hold%%'")
 
 
@@ -623,7 +623,7 @@ async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database:
             await q.sql("UPDATE recipient SET held = now() WHERE id = %s", numbers[1])
             await q.sql("UPDATE recipient SET due = now() + interval '1 hour' WHERE id = %s", numbers[2])
             wanted = [(row, 9000 + n, row.site) for n, row in enumerate(rows)]
-            leased, _ = await store.lease(connection, q.queue.owner.ownership, 120.0, wanted)
+            leased, _ = await store.lease(connection, q.queue.agenda.ownership, 120.0, wanted)
             assert leased == {numbers[3]}
 
 
@@ -669,7 +669,7 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         await q.until("SELECT count(*) = 1 FROM attempt")
         # An administrator ends it between two attempts.
         await q.sql("UPDATE recipient SET request = 2")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await q.until("SELECT count(*) = 1 FROM history")
         # A late `delivered` ends another that waits after its first lease ran out.
         second = await one_delivery(q, outbound, "late@away.example")
@@ -720,7 +720,7 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
             r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
         )
         await q.sql("UPDATE recipient SET held = now(), request = 1 WHERE address LIKE 'eve%%'")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
 
@@ -732,7 +732,7 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
         assert len(delivery.recipients) == 2
         await q.sql("UPDATE recipient SET request = 2, version = version + 1 WHERE address LIKE 'bob%%'")
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=CANCELLED)
         await eventually(outbound.has(2))

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import site_store, store, undialled
+from mailrail_queue import due_sites, site_store, store
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -56,14 +56,14 @@ async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or
         assert two.queue._running is not None
         two.queue._running.cancel()  # as a process that is gone without a word
         await one.until("SELECT count(DISTINCT owner) = 1 AND min(epoch) >= 1 FROM shard")
-        await eventually(lambda: len(one.queue.owner.ownership.epochs) == 256)
+        await eventually(lambda: len(one.queue.agenda.ownership.epochs) == 256)
 
 
 async def test_a_restarted_process_of_the_same_name_takes_its_shards_back_at_once_SHD_01(database: str) -> None:
     # Overlapping as they do when the first hangs and is replaced.
     async with running_queue(database, node="queue-a", dead_seconds=600.0, heartbeat_seconds=600.0) as old:  # noqa: SIM117
         async with running_queue(database, node="queue-a", dead_seconds=600.0) as new:
-            assert len(new.queue.owner.ownership.epochs) == 256
+            assert len(new.queue.agenda.ownership.epochs) == 256
             assert await new.one("SELECT min(epoch) FROM shard") == 2
             # The one before writes under an epoch that is over: its mail is stored due for the new owner.
             outbound = await old.outbound()
@@ -79,7 +79,7 @@ async def test_a_stale_epoch_leases_schedules_and_moves_nothing_SHD_01(database:
         async with q.queue.database.lane("test").use() as connection:
             rows = await store.live(connection, [number])
             stale = store.Ownership(q.queue.run_id, dict.fromkeys(range(256), 77))
-            other = store.Ownership("somebody", q.queue.owner.ownership.epochs)
+            other = store.Ownership("somebody", q.queue.agenda.ownership.epochs)
             for ownership in (stale, other):
                 assert (await store.lease(connection, ownership, 120.0, [(rows[0], 1, "x")]))[0] == set()
                 deferral = store.Deferral(number, 0, 1, 60.0, b"x", shard=rows[0].shard)
@@ -96,7 +96,9 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
         running_queue(database, look_seconds=30.0) as two,
     ):
         await one.until("SELECT count(*) = 2 FROM (SELECT owner FROM shard GROUP BY owner HAVING count(*) = 128) x")
-        await eventually(lambda: len(one.queue.owner.ownership.epochs) == 128 == len(two.queue.owner.ownership.epochs))
+        await eventually(
+            lambda: len(one.queue.agenda.ownership.epochs) == 128 == len(two.queue.agenda.ownership.epochs)
+        )
         await eventually(lambda: one.queue.peers._owners and two.queue.peers._owners)
         first, second = await one.outbound("o"), await two.outbound("o")
         began = time.monotonic()
@@ -105,7 +107,7 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
         await eventually(lambda: len(first.deliveries) + len(second.deliveries) == 20)
         assert time.monotonic() - began < 20, "woken, not found by the next look"
         for outbound, queue in ((first, one.queue), (second, two.queue)):
-            assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.owner.ownership.epochs)
+            assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.agenda.ownership.epochs)
         assert first.deliveries
         assert second.deliveries
         assert one.queue.peers._channels
@@ -303,7 +305,7 @@ async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(datab
         await q.sql("UPDATE recipient SET due = now()")
         await q.sql("UPDATE site_due SET next_due = now()")
         await eventually(lambda: len(outbound.deliveries) == before + 1)
-        await asyncio.wait_for(q.queue.owner._look(), 5)
+        await asyncio.wait_for(q.queue.owner.due_sites.look(), 5)
         assert len(outbound.deliveries) == before + 1
         outbound.answer = result_of
         outbound.finish(outbound.deliveries[-1])
@@ -398,8 +400,8 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
             for number in range(5):
                 await store.fetch_due(connection, [(number, f"domain:d{number}", 200)])
                 await store.live(connection, [1, 2, 3])
-                await store.expire(connection, q.queue.owner.ownership, list(range(256)), 0.0, 500)
-                await site_store.settle(connection, q.queue.owner.ownership, [(number, "domain:d1", True)])
+                await store.expire(connection, q.queue.agenda.ownership, list(range(256)), 0.0, 500)
+                await site_store.settle(connection, q.queue.agenda.ownership, [(number, "domain:d1", True)])
                 await store.requested(connection, list(range(256)))
                 await site_store.verify(connection, number)
                 await site_store.look_back(connection, [(number, f"domain:d{number}")])
@@ -407,7 +409,7 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.newest_attempts(connection, [1, 2, 3])
                 await store.record(connection, [(1, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
-                await store.set_aside(connection, q.queue.owner.ownership, [], "cannot be read")
+                await store.set_aside(connection, q.queue.agenda.ownership, [], "cannot be read")
             await connection.execute("SELECT pg_stat_force_next_flush()")
         after = await q.one("SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'")
         assert after == before
@@ -418,20 +420,20 @@ async def test_the_slow_round_finds_sites_that_a_race_left_out_SHD_02(database: 
         await (await q.ingress()).accept("bob@away.example")
         await q.sql("DELETE FROM site_due")
         number = shard("away.example")
-        await q.queue.owner._verify(number)
+        await q.queue.owner.due_sites.verify(number)
         assert await q.sql("SELECT shard, site FROM site_due") == [(number, "domain:away.example")]
 
 
 async def test_recipients_that_a_settled_site_did_not_show_yet_are_found_soon_SHD_02(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(undialled, "_LOOK_BACK", 2.0)
+    monkeypatch.setattr(due_sites, "_LOOK_BACK", 2.0)
     async with running_queue(database) as q:
 
         async def no_slow_round(number: int) -> None:
             pass
 
-        monkeypatch.setattr(q.queue.owner, "_verify", no_slow_round)
+        monkeypatch.setattr(q.queue.owner.due_sites, "verify", no_slow_round)
         ingress = await q.ingress()
         await ingress.accept("seen@away.example")
         await ingress.accept("unseen@away.example")
@@ -468,7 +470,7 @@ async def test_a_route_that_names_what_is_missing_no_longer_frees_its_mail_ADM_0
         await accept_all(await q.ingress(), ["away.example"])
         await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
         q.configure(a_revision(rules=both[:1]))
-        await asyncio.wait_for(q.queue.owner._reconsider(()), 5)
+        await asyncio.wait_for(q.queue.owner.revisions.reconsider(()), 5)
         assert await q.one("SELECT attempts FROM recipient") == 1  # it waits for what is missing still: no attempt
         q.configure(a_revision(rules=both[1:]))  # away.example goes directly now
         await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
@@ -540,7 +542,7 @@ async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counte
             " r AS (UPDATE recipient SET due = now(), version = version + 1)"
             " UPDATE site_due SET next_due = now()"
         )
-        q.queue.owner.administered(range(256))
+        q.queue.agenda.administered(range(256))
         await q.until(
             "SELECT count(*) = 10 FROM history WHERE attempts = 2 AND outcome = %s", types_pb2.OUTCOME_RELAYED
         )

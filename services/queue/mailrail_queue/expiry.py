@@ -1,0 +1,84 @@
+"""Leases that ran out: whoever held them is gone or hangs, and their mail is due again (LSE-04)."""
+
+import asyncio
+import random
+
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import metrics, store
+from mailrail_queue.agenda import Agenda
+from mailrail_queue.database import TROUBLE, Database, Lane
+from mailrail_queue.dispatch import Dispatcher
+from mailrail_queue.finish import Finisher
+from mailrail_queue.settings import QueueSettings
+
+
+class Expiry:
+    """Sweeps the leases of our shards."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        lane: Lane,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        agenda: Agenda,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._lane = lane
+        self._dispatcher = dispatcher
+        self._finisher = finisher
+        self._agenda = agenda
+        self._sweeps = 0
+        self._swept_until = 0.0
+        """When the last sweep began, in Unix seconds by Postgres's clock."""
+        self._swept_for = agenda.ownership
+        """Whose leases the last sweep looked at: shards that were taken over since are looked at from the beginning."""
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except TROUBLE as error:
+                self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+            await asyncio.sleep(self._settings.sweep_seconds * random.uniform(0.8, 1.0))
+
+    async def sweep(self) -> int:
+        """Take back leases that ran out (LSE-04). Returns how many."""
+        ownership = self._agenda.ownership
+        shards = list(ownership.epochs)
+        if not shards:
+            return 0
+        # Dead entries of the index lie before the last sweep; every sixth sweep looks at all the same.
+        again = ownership is self._swept_for and self._sweeps % 6
+        since = max(0.0, self._swept_until - 60.0) if again else 0.0
+        self._sweeps += 1
+        started = self._database.now()
+        total = 0
+        while True:
+            async with self._lane.use() as connection, connection.transaction():
+                rows = await store.expire(connection, ownership, shards, since, 500)
+                await self._finisher.cut_off(connection, rows)
+            self._finisher.told()
+            for row in rows:
+                flight = self._dispatcher.flights.get(row.token)
+                if flight is not None:
+                    if flight.stream is not None:
+                        flight.stream.cancel(flight.token)
+                        flight.site.window.undo()
+                    self._dispatcher.land(flight)
+            total += len(rows)
+            if any(row.request for row in rows):
+                self._agenda.requests = True
+            if len(rows) < 500:
+                break
+        self._swept_until, self._swept_for = started, ownership
+        if total:
+            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * total)
+            self._log.info("leases ran out", recipients=total)
+            self._agenda.look_anew()
+        return total
