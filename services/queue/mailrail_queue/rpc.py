@@ -1,7 +1,9 @@
 """gRPC of the message path: streams in and out, translated into what the parts of the queue take; no decisions.
 
 Streams are long-lived and carry batches (ACC-07, design 6). Each is read by a task of its own and written by the
-handler, an async generator that yields whatever has gathered since it last looked.
+handler, an async generator that yields whatever has gathered since it last looked. A handler ends without `await`: when
+a caller dies, its reader sees the end and gRPC cancels the handler, in either order; what stands behind an `await` in
+`finally` would not run, and a process that is gone would be handed mail as if it were there.
 """
 
 import asyncio
@@ -238,7 +240,7 @@ class EnqueueStream:
         self._results, self._refund = [], 0
         return response
 
-    async def gone(self) -> None:
+    def gone(self) -> None:
         """The stream ended: bodies whose commit did not come are forgotten (ACC-05)."""
         uploads, self.uploads = list(self.uploads.values()), {}
         for upload in uploads:
@@ -288,12 +290,11 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
                     patience = time.monotonic() + _CLOSES_WITHIN
                     yield enqueue_pb2.EnqueueResponse(go_away=True)
                 await stream.ready.wait()
-        finally:
+        finally:  # without await, see above
             queue.arrivals.discard(stream)
             reader.cancel()
             pulse.cancel()
-            await asyncio.gather(reader, pulse, return_exceptions=True)
-            await stream.gone()
+            stream.gone()
 
     async def GetOutcome(
         self, request: enqueue_pb2.GetOutcomeRequest, context: Context
@@ -350,10 +351,9 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 await stream.ready.wait()
             for response in stream.take():
                 yield response
-        finally:
+        finally:  # without await, see above
             reader.cancel()
             pulse.cancel()
-            await asyncio.gather(reader, pulse, return_exceptions=True)
             queue.desk.left(stream)
 
     async def _read(
