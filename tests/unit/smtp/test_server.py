@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import (
+    OVERSHOOT_LIMIT,
     USELESS_LIMIT,
     Abandoned,
     AuthCancelled,
@@ -272,6 +273,17 @@ def test_recipients_above_the_limit_get_452_and_the_earlier_ones_stay_SIN_06() -
         assert code(peer.send(b"RCPT TO:<b%d@example.net>\r\n" % number)) == "250 2.1.5"
     assert code(peer.send(b"RCPT TO:<b100@example.net>\r\n")) == "452 4.5.3"
     assert code(peer.send(b"DATA\r\n")) == "354"
+
+
+def test_recipients_above_the_limit_have_an_end_too_SIN_17() -> None:
+    peer = open_session(replace(MX, recipient_limit=2))
+    peer.send(b"MAIL FROM:<a@example.org>\r\n")
+    said = "".join(peer.send(b"RCPT TO:<b@example.net>\r\n" * 2) for _ in range(OVERSHOOT_LIMIT // 2))
+    assert said.count("452 4.5.3") == OVERSHOOT_LIMIT - 2
+    assert not peer.session.closed
+    said = peer.send(b"RCPT TO:<b@example.net>\r\n" * 3)
+    assert said.endswith("421 4.7.0 too many errors\r\n")
+    assert peer.session.closed
 
 
 def test_a_refused_sender_leaves_no_transaction() -> None:

@@ -62,6 +62,9 @@ one session looks for those that live. What was refused stays refused, so a list
 USELESS_LIMIT: Final = 100
 """Commands without effect between two messages until 421: NOOP, RSET, VRFY, HELP, EHLO, MAIL that is refused, AUTH that
 is answered 4yz. No client needs more, and whoever goes on has a session for nothing (Postfix: junk commands)."""
+OVERSHOOT_LIMIT: Final = 10_000
+"""Recipients above the limit of one transaction that are answered 452 until 421. Software that gives its whole list at
+once goes on with the rest in the next transaction; whoever has not had enough by then does not listen."""
 PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
 """Mechanisms that hand over the password: only inside TLS (AUTH-01)."""
 
@@ -331,6 +334,7 @@ class _Transaction:
     parameters: MailParameters
     size_limit: int
     recipients: int = 0
+    overshoot: int = 0  # recipients that were one too many
     octets: int = 0
     content: bool = False  # content has begun; the app holds something for it
     chunks: "LineEndWatch | None" = None  # BDAT has begun with text
@@ -856,6 +860,9 @@ class ServerSession:
                 return
         if transaction.recipients >= self.options.recipient_limit:
             self._out.append(_TOO_MANY_RECIPIENTS)
+            transaction.overshoot += 1
+            if transaction.overshoot >= OVERSHOOT_LIMIT:
+                self._fatal(_TOO_MANY_ERRORS, "too many errors")
             return
         self._awaited = _RECIPIENT
         self._events.append(event)
