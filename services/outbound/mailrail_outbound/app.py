@@ -10,22 +10,18 @@ deliveries find all they need at hand and wait for their job alone: no task, no 
 
 import asyncio
 import contextlib
-import errno
 import logging
-import secrets
-import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from mailrail.core.config.revision import ObjectRef, Transport, TransportKind
+from mailrail.core.config.revision import ObjectRef, TransportKind
 from mailrail.core.delivery import outcome
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.course import Course, Settled
-from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order, mx_hosts
-from mailrail.core.smtp.address import AddressError, parse_address
+from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
@@ -33,14 +29,13 @@ from mailrail_outbound import metrics
 from mailrail_outbound.dialling import CannotDial, Dialler
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
+from mailrail_outbound.hosts import Hosts
 from mailrail_outbound.job import HostJob, Message
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
     Body,
     Delivery,
     DeliveryReport,
-    LookupFailed,
-    NoSuchDomain,
     OutOfReach,
     RecipientReport,
     Result,
@@ -50,6 +45,7 @@ from mailrail_outbound.ports import (
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.room import Room
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.steps import Steps
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -57,13 +53,11 @@ _RESULTS = {
     Outcome.DEFERRED: Result.DEFERRED,
     Outcome.FAILED: Result.FAILED,
 }
-_T = TypeVar("_T")
-Steps = Generator[Awaitable[Any] | None, Any, _T]
-"""The way of a delivery, or a part of it. Yields what must be awaited and gets its value; None: its job."""
 
 _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO})
 """Where a session failed that another address of the same host may give. CONNECT: a proxy could not reach this one; on
 our own side the pool has tried them all."""
+_CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 
@@ -77,6 +71,10 @@ class Captured:
 
 class NotDialled(Exception):
     """The attempt is to be undone (LSE-04); the text says why."""
+
+
+class BrokenOff(Exception):
+    """An administrator broke a delivery off while it stood in line (ADM-02)."""
 
 
 class Outbound(Worker):
@@ -93,16 +91,15 @@ class Outbound(Worker):
     ) -> None:
         self.tables: Tables | None = None
         self._settings = settings
-        self._resolver = resolver
         self._pool = pool
         self._room = Room(settings.streamed_content)
         self._report = report
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
+        self._hosts = Hosts(settings, resolver)
         self._dialler = Dialler(settings, resolver)
         self._prober = Prober(settings, resolver, self._dialler, pool)
         self._running: dict[int, _Run] = {}
-        self._own_addresses: dict[str, bool] = {}
         self._all_done: asyncio.Event | None = None
         self._log = log.get_logger()
         # The fields of a line cost more than the question whether anybody wants it.
@@ -136,6 +133,8 @@ class Outbound(Worker):
         run.delivery.lease.cancelled = True
         if run.job is not None:
             run.job.cancel(waits=self._pool.withdraw(run.job))
+        elif run.lined_up:
+            self._loop.call_soon(run.leave_line)  # a task that has not begun yet would be cancelled without a word
 
     @property
     def under_way(self) -> int:
@@ -201,12 +200,15 @@ class Outbound(Worker):
             self._log.exception("report lost", token=delivery.lease.token, message_id=delivery.message_id.hex())
 
     async def _wait(self, run: "_Run", wanted: Awaitable[Any]) -> None:
-        value, error = None, None
+        value: object = None
+        error: Exception | None = None
         try:
             value = await wanted
-        except asyncio.CancelledError:  # the process stops
-            self._running.pop(run.delivery.lease.token, None)
-            raise
+        except asyncio.CancelledError:
+            if run.steps is None or not run.lined_up:  # the process stops
+                self._running.pop(run.delivery.lease.token, None)
+                raise
+            error = BrokenOff()
         except Exception as raised:
             error = raised
         run.task = None
@@ -298,8 +300,15 @@ class Outbound(Worker):
     ) -> Steps[Captured | Verdict | None]:
         """`_visit_hosts` for content that streams: once there is room for it, and somebody to give it."""
         octets = run.message.held
-        if not (yield self._room.take(octets, self._settings.streamed_content_wait)):
-            raise NotDialled("too much large content is being sent; there was no room for more in time")
+        run.lined_up = True
+        try:
+            if not (yield self._room.take(octets, self._settings.streamed_content_wait)):
+                raise NotDialled("too much large content is being sent; there was no room for more in time")
+        except BrokenOff:
+            course.session_failed(_CANCELLED)
+            return None
+        finally:
+            run.lined_up = False
         try:
             if not body.within_reach:
                 raise NotDialled("no queue is within reach that could give the content")
@@ -335,7 +344,7 @@ class Outbound(Worker):
         if by_mx:
             if settings.captive and not settings.resolver and not delivery.domain.startswith("["):
                 return Captured(f"captive: mail for {delivery.domain} would go to its MX")
-            hosts = yield from self._mx(tables, delivery.domain)
+            hosts = yield from self._hosts.of_domain(tables, delivery.domain)
             if isinstance(hosts, NoHosts):
                 return of_trouble(hosts.trouble, stage=outcome.Stage.RESOLVE, detail=hosts.detail)
             run.mx_hosts = hosts.names
@@ -350,14 +359,14 @@ class Outbound(Worker):
             if not course.open:
                 break
             if delivery.lease.cancelled:
-                course.session_failed(Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator"))
+                course.session_failed(_CANCELLED)
                 break
             if delivery.lease.deadline - self._loop.time() < settings.lease_margin:
                 if not run.dialled:
                     raise NotDialled("too little of the lease is left to begin")
                 course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
                 break
-            addresses = yield from self._addresses(name, transport, course, by_mx=by_mx)
+            addresses = yield from self._hosts.addresses(name, transport, course, by_mx=by_mx)
             if not addresses:
                 if settings.captive and not by_mx:
                     return Captured(f"captive: {name} port {port} would be dialled; it has no address here")
@@ -368,7 +377,7 @@ class Outbound(Worker):
                     return Captured(f"captive: {name} port {port} at {addresses[0]} would be dialled")
                 addresses = local
             if by_mx:
-                foreign = tuple(a for a in addresses if not self._is_own_mx(tables, a, port))
+                foreign = tuple(a for a in addresses if not self._hosts.is_own_mx(tables, a, port))
                 if not foreign:
                     # SOUT-04: this is ourselves under another name. What is no better would hand the message back.
                     looped = True
@@ -378,87 +387,6 @@ class Outbound(Worker):
         if looped and not course.tried:
             return of_trouble(outcome.Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
         return None
-
-    def _mx(self, tables: Tables, domain: str) -> Steps["NoHosts | _Hosts"]:
-        if domain.startswith("["):
-            try:
-                literal = parse_address(f"x@{domain}").ip
-            except AddressError:
-                literal = None
-            if literal is None:
-                return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
-            return _Hosts((str(literal),))
-        try:
-            records = self._resolver.kept_mx(domain)
-            if records is None:
-                records = yield self._resolver.mx(domain)
-        except NoSuchDomain as error:
-            return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, str(error))
-        except LookupFailed as error:
-            return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
-        random = secrets.SystemRandom().random
-        hosts = mx_hosts(domain, records, own_names=tables.names, random=random)
-        if isinstance(hosts, NoHosts):
-            return hosts
-        if hosts.implicit:
-            # SOUT-01: the domain itself must have an address, else there is nowhere to go (5.1.2, 5.4.4).
-            try:
-                if not (yield self._resolver.addresses(domain, ("ipv4", "ipv6"))):
-                    return NoHosts(outcome.Trouble.NO_USABLE_MX, f"{domain} has neither MX nor address records")
-            except LookupFailed as error:
-                return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
-        return _Hosts(hosts.names)
-
-    def _addresses(self, name: str, transport: Transport, course: Course, *, by_mx: bool) -> Steps[tuple[str, ...]]:
-        resolver = self._resolver
-        found: Sequence[str] | None
-        try:
-            if by_mx and not _is_address(name):
-                found = resolver.kept_addresses(name, transport.families)
-                if found is None:
-                    found = yield resolver.addresses(name, transport.families)
-            else:
-                found = resolver.kept_host_addresses(name)
-                if found is None:
-                    found = yield resolver.host_addresses(name)
-            if by_mx:
-                known, families = found, transport.families
-                found = [a for a in known if ("ipv6" if ":" in a else "ipv4") in families]
-                others = not found and len(families) < 2
-                if others and (known or (yield resolver.addresses(name, ("ipv4", "ipv6")))):
-                    detail = f"{name} has no {' or '.join(families)} address, and no other family is allowed"
-                    course.session_failed(Answer(Stage.DNS, None, Trouble.NO_FAMILY, detail))
-                    return ()
-        except LookupFailed as error:
-            course.session_failed(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
-            return ()
-        if not found:
-            # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
-            course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address"))
-        return tuple(found)
-
-    def _is_own_mx(self, tables: Tables, address: str, port: int) -> bool:
-        """Whether direct delivery would dial our own MX listener (SOUT-04)."""
-        shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        if shown in self._settings.own_mx:
-            return True
-        return port in tables.mx_ports and self._is_own_address(address)
-
-    def _is_own_address(self, address: str) -> bool:
-        # Only an address of this machine can be bound; a pod's own address is the one that its mail could loop to.
-        known = self._own_addresses.get(address)
-        if known is None:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                try:
-                    probe.bind((address, 0))
-                    known = True
-                except OSError as error:
-                    known = error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, 10049)
-            if len(self._own_addresses) > 10_000:
-                self._own_addresses.clear()
-            self._own_addresses[address] = known
-        return known
 
     def _visit(
         self,
@@ -566,11 +494,6 @@ class Outbound(Worker):
         return hop.digest if hop is not None else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hosts:
-    names: tuple[str, ...]
-
-
 class _Run:
     """A delivery in progress."""
 
@@ -579,6 +502,7 @@ class _Run:
         "delivery",
         "dialled",
         "job",
+        "lined_up",
         "message",
         "mx_hosts",
         "resume",
@@ -607,6 +531,8 @@ class _Run:
         """For its job."""
         self.task: asyncio.Task[None] | None = None
         """Awaits what the steps asked for."""
+        self.lined_up = False
+        """That is for room, and nothing was done yet: it can be broken off."""
         self.transport = DIRECT
 
     def job_ended(self) -> None:
@@ -615,6 +541,11 @@ class _Run:
             self.waits = False
             self.resume(self)
 
+    def leave_line(self) -> None:
+        """Wait for room no longer."""
+        if self.lined_up and self.task is not None:
+            self.task.cancel()
+
     def stop(self) -> None:
         """Break off."""
         steps, self.steps = self.steps, None
@@ -622,10 +553,6 @@ class _Run:
             self.task.cancel()
         if steps is not None:
             steps.close()
-
-
-def _is_address(name: str) -> bool:
-    return ":" in name or name.replace(".", "").isdigit()
 
 
 def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:

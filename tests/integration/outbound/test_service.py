@@ -277,6 +277,25 @@ async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_
             assert third.recipients[0].result is Result.DELIVERED
 
 
+async def test_large_content_that_waits_for_room_is_broken_off_at_once_ADM_02() -> None:
+    async with SmtpPeer(replies={"END": [Hang(), "250 2.0.0 taken"]}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 600.0}
+        async with OutboundBench.running(via, **settings) as bench:
+            begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+            await eventually(lambda: "DATA" in peer.commands, within=5)
+            waits = bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE))
+            waiting = bench.begin(waits)
+            bench.app.cancel(waits.lease.token)
+            report = await asyncio.wait_for(waiting, 5)
+            assert [each.result for each in report.recipients] == [Result.CANCELLED]
+            for connection in bench.pool.connections:
+                connection.abort(Trouble.CLOSED, "by the test")
+            await begun
+            third = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+            assert third.recipients[0].result is Result.DELIVERED  # what stood in line has kept no room
+
+
 async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: Path) -> None:
     async with SmtpPeer() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
