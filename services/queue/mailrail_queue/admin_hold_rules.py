@@ -2,8 +2,10 @@
 
 # ruff: noqa: E501 -- statements keep their own lines
 
+import asyncio
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, LiteralString
 
 from mailrail.core.hold import HoldRule
 from mailrail.pb.queue.v1 import admin_pb2
@@ -12,6 +14,9 @@ from mailrail_queue.admin_changes import Changing
 from mailrail_queue.admin_filters import NotFound, domain_argument
 from mailrail_queue.database import run
 from mailrail_queue.store import Connection
+
+_PATIENCE = 30.0
+"""Seconds that a transaction which stores mail is waited for: no statement of ours lasts longer."""
 
 
 class HoldRules(Changing):
@@ -33,7 +38,9 @@ class HoldRules(Changing):
             )
             await run(connection, "UPDATE hold_version SET version = version + 1")
         identity, created = rows[0]
-        # Committed first, so that mail stored from here on sees the rule; what came before is held now.
+        # Committed first, so that mail stored from here on sees the rule; what came before is held now. What is being stored
+        # at this moment may have looked too early: it is waited for.
+        await _writers_end(connection)
         made = HoldRule(identity, account, from_domain, to_domain, rule.comment[:500])
         wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
         wanted.all = True
@@ -55,6 +62,21 @@ class HoldRules(Changing):
             if not rows:
                 raise NotFound(f"no hold rule {identity}")
             await run(connection, "UPDATE hold_version SET version = version + 1")
+
+
+# A statement has its locks before it looks at anything, and keeps them until it is committed.
+_WRITERS: Final[LiteralString] = """SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = 'recipient'::regclass AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()"""
+
+
+async def _writers_end(connection: Connection) -> None:
+    """Wait until all transactions that write recipients now are over, but not for one that hangs."""
+    rows = await run(connection, _WRITERS)
+    writers = {row[0] for row in rows}
+    end = time.monotonic() + _PATIENCE
+    while writers and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+        writers &= {row[0] for row in await run(connection, _WRITERS)}
 
 
 def _rule_pb(row: Sequence[Any]) -> admin_pb2.HoldRule:

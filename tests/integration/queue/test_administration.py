@@ -1,5 +1,6 @@
 """What administrators see of the queue and do to it (ADM-01, ADM-02; reference F3, H27, H28)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,14 @@ import pytest
 
 from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue import admin_changes, store
+from mailrail_queue import admin_changes, admin_hold_rules, store
 from mailrail_queue.admin_filters import BadRequest, NotFound, make_token, page_token
 from mailrail_queue.administration import Administration
 from mailrail_queue.changes import Changes
 from mailrail_queue.database import run
 from mailrail_queue.store import Ending, Ownership
 
+from testkit.conditions import eventually
 from testkit.stored_mail import GATEWAY, RELAY, Rig, revision
 from testkit.stored_mail import rig as make_rig
 
@@ -374,6 +376,34 @@ async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leave
     assert (await desk.row(bob.id))["held"] is not None
     with pytest.raises(NotFound):
         await desk.delete_hold_rule(rule.id)
+
+
+async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
+    database_for: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    async def counted(connection: Any, statement: Any, parameters: Any = None) -> Any:
+        rows = await run(connection, statement, parameters)
+        if "pg_locks" in statement:
+            looks.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(admin_hold_rules, "run", counted)
+    url = database_for("queue")
+    async with make_rig(url) as rig, await psycopg.AsyncConnection.connect(url) as storing:
+        desk = Desk(rig)
+        await rig.accept("bob@there.example")
+        # As the statement does that stores a batch: it has looked at the rules, and its rows are not committed.
+        await storing.execute("SELECT version FROM queue.hold_version")
+        copy = "(jsonb_populate_record(r, '{\"id\": 1000000}')).*"
+        await storing.execute(f"INSERT INTO queue.recipient SELECT {copy} FROM queue.recipient r")
+        making = asyncio.create_task(desk.create_hold_rule(admin_pb2.HoldRule(to_domain="there.example")))
+        await eventually(lambda: len(looks) > 3)
+        assert set(looks) == {1}
+        await storing.commit()
+        _, held = await making
+        assert held == 2
 
 
 async def test_a_message_is_shown_whole_with_every_attempt(desk: Desk) -> None:
