@@ -20,13 +20,9 @@ from mailrail.core.sasl.server import (
     UnexpectedInitialResponse,
     prepared,
 )
+from mailrail.core.smtp.events import AuthCancelled, AuthRequested, AuthResponse
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import (
-    AuthCancelled,
-    AuthRequested,
-    AuthResponse,
-    ServerSession,
-)
+from mailrail.core.smtp.server import ServerSession
 from mailrail_ingress import metrics
 from mailrail_ingress.ports import (
     Wire,

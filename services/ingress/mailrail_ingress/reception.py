@@ -21,10 +21,8 @@ from mailrail.core.recipients import (
     Resolution,
 )
 from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.events import Options
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import (
-    Options,
-)
 from mailrail.kit import log
 from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics

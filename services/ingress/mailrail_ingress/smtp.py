@@ -15,9 +15,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
 from mailrail.core.config.revision import Protocol
+from mailrail.core.smtp.events import Closing, Event, TlsFacts
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import Closing, Event, ServerSession, TlsFacts
+from mailrail.core.smtp.server import ServerSession
 from mailrail.kit import log
 from mailrail_ingress import metrics
 from mailrail_ingress.budget import LEAST

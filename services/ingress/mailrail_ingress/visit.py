@@ -30,9 +30,7 @@ from mailrail.core.recipients import (
     Resolution,
 )
 from mailrail.core.smtp.address import Address, AddressError, parse_address
-from mailrail.core.smtp.parameters import Body, MailParameters, xtext_decode
-from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import (
+from mailrail.core.smtp.events import (
     Abandoned,
     AuthCancelled,
     AuthRequested,
@@ -43,9 +41,11 @@ from mailrail.core.smtp.server import (
     Event,
     RecipientGiven,
     SenderGiven,
-    ServerSession,
-    too_big,
 )
+from mailrail.core.smtp.parameters import Body, MailParameters, xtext_decode
+from mailrail.core.smtp.phrases import too_big
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail_ingress import metrics
 from mailrail_ingress.login import Guest

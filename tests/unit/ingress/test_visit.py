@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.smtp.events import Closing, TlsFacts
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import Closing, ServerSession, TlsFacts
+from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain

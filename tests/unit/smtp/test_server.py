@@ -8,11 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.core.smtp.parameters import Notify, RcptParameters
-from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import (
-    OVERSHOOT_LIMIT,
-    USELESS_LIMIT,
+from mailrail.core.smtp.events import (
     Abandoned,
     AuthCancelled,
     AuthRequested,
@@ -25,10 +21,12 @@ from mailrail.core.smtp.server import (
     Options,
     RecipientGiven,
     SenderGiven,
-    ServerSession,
     TlsFacts,
     TlsRequested,
 )
+from mailrail.core.smtp.parameters import Notify, RcptParameters
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.server import OVERSHOOT_LIMIT, USELESS_LIMIT, ServerSession
 
 NOW = 1795370400.0  # 2026-11-22T18:00:00Z
 MX = Options("mx.example.net", starttls=True, size_limit=100_000, recipient_limit=100)

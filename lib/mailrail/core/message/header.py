@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_literal
-from mailrail.core.smtp.server import TlsFacts
+from mailrail.core.smtp.events import TlsFacts
 
 HEADER_LIMIT: Final = 256 * 1024
 """Octets of a header block. It is held in memory while a message arrives; real ones stay under 64 KiB."""

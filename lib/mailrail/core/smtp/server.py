@@ -13,7 +13,7 @@ comes (bounded by `wants_data`). Everything that one `receive` brought is answer
 
 Extensions: SIZE (1870), PIPELINING (2920), CHUNKING and BINARYMIME (3030), 8BITMIME (6152), SMTPUTF8 (6531), DSN
 (3461), ENHANCEDSTATUSCODES (2034), STARTTLS (3207), AUTH (4954), LIMITS (9422), FUTURERELEASE (4865). Further ones,
-REQUIRETLS first, are added at `_offer` (what EHLO says), `Options.extensions` (what MAIL takes) and parameters.py
+REQUIRETLS first, are added in phrases.py (what EHLO says), `Options.extensions` (what MAIL takes) and parameters.py
 (what it means).
 
 What would let two readers disagree about where something ends (a bare CR or LF, SIN-02/03) ends the session.
@@ -26,13 +26,29 @@ from binascii import a2b_base64
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Final
 
-from mailrail.core.smtp.address import Address, AddressError, parse_forward_path, parse_reverse_path
+from mailrail.core.smtp.address import AddressError, parse_forward_path, parse_reverse_path
 from mailrail.core.smtp.data import DataScanner, LineEndWatch
+from mailrail.core.smtp.events import (
+    Abandoned,
+    AuthCancelled,
+    AuthRequested,
+    AuthResponse,
+    Closing,
+    Content,
+    ContentEnded,
+    ContentStarted,
+    Event,
+    Options,
+    RecipientGiven,
+    SenderGiven,
+    TlsFacts,
+    TlsRequested,
+)
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,
     NO_RCPT_PARAMETERS,
@@ -40,9 +56,59 @@ from mailrail.core.smtp.parameters import (
     Extension,
     MailParameters,
     ParameterError,
-    RcptParameters,
     parse_mail_parameters,
     parse_rcpt_parameters,
+)
+from mailrail.core.smtp.phrases import (
+    ARGUMENT,
+    AUTH_ALREADY,
+    AUTH_IN_TRANSACTION,
+    AUTH_LINE_TOO_LONG,
+    AUTH_NEEDED,
+    AUTH_NEEDS_TLS,
+    AUTH_UNKNOWN,
+    AUTHENTICATED,
+    BAD_BASE64,
+    BAD_BDAT,
+    BAD_HELLO,
+    BAD_MAIL,
+    BAD_RCPT,
+    BARE_CONTENT,
+    BARE_LINE_END,
+    BINARY_NEEDS_BDAT,
+    CANCELLED,
+    CHUNK_OK,
+    CHUNKS_BEGUN,
+    CONTENT_OK,
+    GO_AHEAD,
+    GOODBYE,
+    HELLO_FIRST,
+    HELP,
+    LINE_TOO_LONG,
+    MAIL_FIRST,
+    NESTED_MAIL,
+    NO_ARGUMENT,
+    NO_RECIPIENT,
+    NOT_HTTP,
+    OFF,
+    OK,
+    RECIPIENT_OK,
+    SENDER_OK,
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    TLS_ALREADY,
+    TLS_GO_AHEAD,
+    TLS_NEEDED,
+    TLS_UNAVAILABLE,
+    TOO_MANY_ERRORS,
+    TOO_MANY_RECIPIENTS,
+    UNKNOWN,
+    VERIFY,
+    greeting,
+    hello_reply,
+    offered_mechanisms,
+    say,
+    too_big,
 )
 from mailrail.core.smtp.reply import Reply
 
@@ -65,232 +131,11 @@ is answered 4yz. No client needs more, and whoever goes on has a session for not
 OVERSHOOT_LIMIT: Final = 10_000
 """Recipients above the limit of one transaction that are answered 452 until 421. Software that gives its whole list at
 once goes on with the rest in the next transaction; whoever has not had enough by then does not listen."""
-PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
-"""Mechanisms that hand over the password: only inside TLS (AUTH-01)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFacts:
-    """What the handshake gave, for EHLO, Received and the log."""
-
-    version: str  # "TLSv1.3"
-    cipher: str  # OpenSSL's name
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What one listener offers. A new configuration is put in place by assigning `session.options`."""
-
-    hostname: str
-    submission: bool = False
-    size_limit: int = 100 * 1024 * 1024  # octets
-    recipient_limit: int = 1000
-    starttls: bool = False  # a certificate is configured
-    starttls_ready: bool = True  # and could be loaded; else 454 (TLS-01)
-    require_tls: bool = False  # TLS-03
-    mechanisms: tuple[str, ...] = ()  # in the order that EHLO lists them; empty: no AUTH
-    longest_hold: int = 5_184_000  # seconds, FUTURERELEASE
-    error_limit: int = 20
-    repair_chunks: bool = False  # BDAT text with bare line ends: repair rather than refuse (SIN-03)
-
-    @property
-    def extensions(self) -> frozenset[Extension]:
-        """The extensions whose parameters MAIL and RCPT take after EHLO."""
-        return _SUBMISSION_EXTENSIONS if self.submission else _MX_EXTENSIONS
-
-
-_MX_EXTENSIONS: Final = frozenset(Extension) - {Extension.AUTH, Extension.FUTURE_RELEASE}
-_SUBMISSION_EXTENSIONS: Final = frozenset(Extension)
 _NO_EXTENSIONS: Final[frozenset[Extension]] = frozenset()
-
-
-# --- events -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SenderGiven:
-    """MAIL was said well. Answer with `accept` or `refuse`. The sender is None for the null path."""
-
-    sender: Address | None
-    parameters: MailParameters
-
-
-@dataclass(frozen=True, slots=True)
-class RecipientGiven:
-    """RCPT was said well. Answer with `accept` or `refuse`."""
-
-    recipient: Address
-    parameters: RcptParameters
-
-
-@dataclass(frozen=True, slots=True)
-class ContentStarted:
-    """DATA or the first BDAT. Answer with `accept` or `refuse`."""
-
-
-@dataclass(slots=True)  # not frozen: it is made for each message, and freezing triples what that costs
-class Content:
-    """The next octets of the message, dots unstuffed."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ContentEnded:
-    """The message is whole. Answer with `finish`, after the commit (SIN-01)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """The transaction is over without a message: RSET, EHLO, QUIT, a refusal. Nothing to answer."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AuthRequested:
-    """AUTH with an offered mechanism; None = no initial response. Answer: `challenge`, `authenticated` or `refuse`."""
-
-    mechanism: str
-    initial: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class AuthResponse:
-    """The client's answer to a challenge. Answer as for AuthRequested."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AuthCancelled:
-    """The exchange that was going on is over; its state can be dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsRequested:
-    """Send what is to be sent, then do the handshake, then `tls_started`. Octets that came before it are dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """Send what is to be sent and close. With `linger` the client may still be sending: read and drop for a while."""
-
-    reason: str
-    linger: bool = False
-
-
-Event = (
-    SenderGiven
-    | RecipientGiven
-    | ContentStarted
-    | Content
-    | ContentEnded
-    | Abandoned
-    | AuthRequested
-    | AuthResponse
-    | AuthCancelled
-    | TlsRequested
-    | Closing
-)
-
-
 _CONTENT_STARTED: Final = ContentStarted()
 _CONTENT_ENDED: Final = ContentEnded()
-
-
-# --- replies ----------------------------------------------------------------------------------------------------
-
-
-def _say(code: int, enhanced: str | None, text: str) -> bytes:
-    return Reply.of(code, enhanced, text).encode()
-
-
-_OK = _say(250, "2.0.0", "ok")
-_SENDER_OK = _say(250, "2.1.0", "sender ok")
-_RECIPIENT_OK = _say(250, "2.1.5", "recipient ok")
-_CONTENT_OK = _say(250, "2.6.0", "message accepted")
-_GO_AHEAD = _say(354, None, "end data with <CRLF>.<CRLF>")
-_TLS_GO_AHEAD = _say(220, "2.0.0", "ready to start TLS")
-_GOODBYE = _say(221, "2.0.0", "goodbye")
-_HELP = _say(214, "2.0.0", "see RFC 5321")
-_VERIFY = _say(252, "2.0.0", "cannot verify a user, but mail to it can be tried")
-_AUTHENTICATED = _say(235, "2.7.0", "authenticated")
-
-_UNKNOWN = _say(500, "5.5.1", "unknown command")
-_NOT_HTTP = _say(500, "5.5.1", "this is no web server")
-_LINE_TOO_LONG = _say(500, "5.5.2", "line too long")
-_AUTH_LINE_TOO_LONG = _say(500, "5.5.6", "authentication line too long")
-_BARE_LINE_END = _say(500, "5.5.2", "lines end with CRLF; a CR or LF alone is not allowed")
-_NO_ARGUMENT = _say(501, "5.5.4", "this command takes no argument")
-_ARGUMENT = _say(501, "5.5.4", "this command takes an argument")
-_BAD_HELLO = _say(501, "5.5.4", "give the name or address literal of your host")
-_BAD_MAIL = _say(501, "5.5.4", "syntax is MAIL FROM:<address>")
-_BAD_RCPT = _say(501, "5.5.4", "syntax is RCPT TO:<address>")
-_BAD_BDAT = _say(501, "5.5.4", "syntax is BDAT octets [LAST]")
-_BAD_BASE64 = _say(501, "5.5.2", "not base64")
-_CANCELLED = _say(501, "5.7.0", "authentication cancelled")
-_OFF = _say(502, "5.5.1", "command not offered here")
-_HELLO_FIRST = _say(503, "5.5.1", "send EHLO first")
-_NESTED_MAIL = _say(503, "5.5.1", "a transaction is open already")
-_MAIL_FIRST = _say(503, "5.5.1", "send MAIL first")
-_CHUNKS_BEGUN = _say(503, "5.5.1", "the message is being sent with BDAT")
-_BINARY_NEEDS_BDAT = _say(503, "5.5.1", "BODY=BINARYMIME is sent with BDAT")
-_NO_RECIPIENT = _say(554, "5.5.1", "no valid recipients")
-_TLS_ALREADY = _say(503, "5.5.1", "TLS is up already")
-_TLS_UNAVAILABLE = _say(454, "4.7.0", "TLS is not available for now")
-_TLS_NEEDED = _say(530, "5.7.0", "send STARTTLS first")
-_AUTH_NEEDED = _say(530, "5.7.0", "authentication required")
-_AUTH_ALREADY = _say(503, "5.5.1", "authenticated already")
-_AUTH_IN_TRANSACTION = _say(503, "5.5.1", "no authentication inside a transaction")
-_AUTH_NEEDS_TLS = _say(538, "5.7.11", "this mechanism needs TLS")
-_AUTH_UNKNOWN = _say(504, "5.5.4", "mechanism not offered")
-_TOO_MANY_RECIPIENTS = _say(452, "4.5.3", "too many recipients; send the others in a further transaction")
-_TOO_MANY_ERRORS = _say(421, "4.7.0", "too many errors")
-_TIMED_OUT = _say(421, "4.4.2", "timed out waiting for you")
-_SHUTTING_DOWN = _say(421, "4.3.2", "shutting down; try again shortly")
-_BARE_CONTENT = _say(550, "5.6.0", "the message has a CR or LF that stands alone; lines end with CRLF")
-_CHUNK_OK = _say(250, "2.0.0", "chunk received")
-
-
-def too_big(limit: int) -> Reply:
-    """What is said of a message above `limit` octets (EXT-01)."""
-    return Reply.of(552, "5.3.4", f"the message exceeds the limit of {limit} octets")
-
-
-# --- what EHLO lists ----------------------------------------------------------------------------------------------
-
-
-def _offered_mechanisms(options: Options, *, tls: bool) -> tuple[str, ...]:
-    if tls:
-        return options.mechanisms
-    return tuple(name for name in options.mechanisms if name not in PLAINTEXT_MECHANISMS and not name.endswith("-PLUS"))
-
-
-def _offer(options: Options, tls: bool, logged_in: bool, now: int) -> list[str]:
-    """The extensions that a client may use now (RFC 5321 4.1.1.1); a new list after TLS and after a login (AUTH-07)."""
-    offer = ["PIPELINING", f"SIZE {options.size_limit}"]
-    if options.starttls and options.starttls_ready and not tls:
-        offer.append("STARTTLS")
-    mechanisms = _offered_mechanisms(options, tls=tls)
-    if mechanisms and not logged_in:
-        offer.append("AUTH " + " ".join(mechanisms))
-    offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
-    offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")
-    if options.submission:
-        until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=options.longest_hold)
-        offer.append(f"FUTURERELEASE {options.longest_hold} {until:%Y-%m-%dT%H:%M:%SZ}")
-    return offer
-
-
-@lru_cache(maxsize=64)
-def _greeting(hostname: str) -> bytes:
-    return f"220 {hostname} ESMTP Mailrail\r\n".encode()
-
-
-@lru_cache(maxsize=64)
-def _hello_reply(options: Options, tls: bool, logged_in: bool, now: int) -> bytes:
-    return Reply(250, (options.hostname, *_offer(options, tls, logged_in, now))).encode()
 
 
 # --- the session ------------------------------------------------------------------------------------------------
@@ -429,7 +274,7 @@ class ServerSession:
         self._skipped = 0
         self._skipped_auth = False
         self._events: deque[Event] = deque()
-        self._out: list[bytes] = [_greeting(options.hostname)]
+        self._out: list[bytes] = [greeting(options.hostname)]
         self._transaction: _Transaction | None = None
         self._scanner: DataScanner | None = None
         self._chunk_left = 0
@@ -544,17 +389,17 @@ class ServerSession:
         assert transaction is not None
         if awaited is _RECIPIENT:
             transaction.recipients += 1
-            self._out.append(_RECIPIENT_OK if reply is None else reply.encode())
+            self._out.append(RECIPIENT_OK if reply is None else reply.encode())
         elif awaited is _SENDER:
             if size_limit is not None:
                 transaction.size_limit = min(size_limit, transaction.size_limit)
-            self._out.append(_SENDER_OK if reply is None else reply.encode())
+            self._out.append(SENDER_OK if reply is None else reply.encode())
         elif awaited is _CONTENT_START:
             transaction.content = True
             if transaction.chunked:
                 self._stage = _CHUNK
             else:
-                self._out.append(_GO_AHEAD)
+                self._out.append(GO_AHEAD)
                 if self._scanner is None:
                     self._scanner = DataScanner()
                 else:
@@ -588,14 +433,14 @@ class ServerSession:
             if reply.permanent and self.login is None:
                 self._refused += 1
                 if self._refused >= REFUSED_LIMIT:
-                    self._out.append(_TOO_MANY_ERRORS)
+                    self._out.append(TOO_MANY_ERRORS)
                     self._close("too many errors", linger=True)
         elif awaited is _AUTH:
             self._stage = _COMMAND
             if reply.permanent:
                 self._failed_logins += 1
                 if self._failed_logins >= AUTH_FAILURE_LIMIT:
-                    self._out.append(_TOO_MANY_ERRORS)
+                    self._out.append(TOO_MANY_ERRORS)
                     self._close("too many failed logins", linger=True)
             else:
                 self._count_useless()
@@ -616,7 +461,7 @@ class ServerSession:
             return
         self.messages += 1
         self._useless = 0
-        self._out.append(b"250 2.6.0 accepted as %b\r\n" % identifier.encode() if identifier else _CONTENT_OK)
+        self._out.append(b"250 2.6.0 accepted as %b\r\n" % identifier.encode() if identifier else CONTENT_OK)
 
     def challenge(self, data: bytes) -> None:
         """Ask the client on; an empty challenge is `334 ` (AUTH-04)."""
@@ -637,7 +482,7 @@ class ServerSession:
         self._awaited = _NOTHING
         self._stage = _COMMAND
         self.login = login
-        self._out.append(_AUTHENTICATED)
+        self._out.append(AUTHENTICATED)
 
     def tls_started(self, facts: TlsFacts) -> None:
         """The handshake after TlsRequested is done: all knowledge from before it is gone (RFC 3207 4.2, AUTH-07)."""
@@ -652,11 +497,11 @@ class ServerSession:
 
     def time_out(self) -> None:
         """The client was silent, or slow, for too long (SIN-17)."""
-        self._end(_TIMED_OUT, "timeout")
+        self._end(TIMED_OUT, "timeout")
 
     def shut_down(self) -> None:
         """The server stops (SIN-17)."""
-        self._end(_SHUTTING_DOWN, "shutdown")
+        self._end(SHUTTING_DOWN, "shutdown")
 
     def hang_up(self) -> None:
         """The connection is gone: there is nobody to tell anything. Answers that still come are ignored."""
@@ -684,7 +529,7 @@ class ServerSession:
         if end < 0:
             waiting = len(data) - at
             if waiting + self._skipped > SKIP_LIMIT:
-                self._fatal(_LINE_TOO_LONG, "endless line")
+                self._fatal(LINE_TOO_LONG, "endless line")
             elif waiting > AUTH_LINE_LIMIT:
                 # Too long whatever it is. The last octet stays, to tell CRLF from a bare LF.
                 if not self._skipped:
@@ -694,7 +539,7 @@ class ServerSession:
             return False
         self._at = end + 1
         if end == at or data[end - 1] != 13:
-            self._fatal(_BARE_LINE_END, "bare line feed")
+            self._fatal(BARE_LINE_END, "bare line feed")
             return True
         length = end + 1 - at + self._skipped
         in_auth = self._stage is _IN_AUTH
@@ -702,18 +547,18 @@ class ServerSession:
             auth = in_auth or (self._skipped_auth if self._skipped else data[at : at + 5].upper() == b"AUTH ")
             self._skipped = 0
             if length > SKIP_LIMIT:
-                self._fatal(_LINE_TOO_LONG, "endless line")
+                self._fatal(LINE_TOO_LONG, "endless line")
                 return True
             if length > AUTH_LINE_LIMIT or not auth:
                 if in_auth:
                     self._stop_auth()
-                self._error(_AUTH_LINE_TOO_LONG if auth else _LINE_TOO_LONG)
+                self._error(AUTH_LINE_TOO_LONG if auth else LINE_TOO_LONG)
                 return True
         line = data[at : end - 1]
         if b"\r" in line:
             if in_auth:
                 self._stop_auth()
-            self._fatal(_BARE_LINE_END, "bare carriage return")
+            self._fatal(BARE_LINE_END, "bare carriage return")
         elif in_auth:
             self._auth_line(line)
         else:
@@ -729,15 +574,15 @@ class ServerSession:
             if handler is None:
                 self.verb = "unknown"
                 if verb in _HTTP:
-                    self._fatal(_NOT_HTTP, "an HTTP request")
+                    self._fatal(NOT_HTTP, "an HTTP request")
                 elif verb.startswith(b"BDAT"):
-                    self._fatal(_BAD_BDAT, "a chunk of unknown size")
+                    self._fatal(BAD_BDAT, "a chunk of unknown size")
                 else:
-                    self._error(_OFF if verb in _KNOWN_BUT_OFF else _UNKNOWN)
+                    self._error(OFF if verb in _KNOWN_BUT_OFF else UNKNOWN)
                 return
         self.verb = handler.verb
         if self.options.require_tls and self.tls is None and not handler.without_tls:
-            self._error(_TLS_NEEDED)
+            self._error(TLS_NEEDED)
             return
         handler.act(self, argument.strip(b" \t"))
 
@@ -746,14 +591,14 @@ class ServerSession:
         self._out.append(reply)
         self._errors += 1
         if self._errors >= self.options.error_limit:
-            self._out.append(_TOO_MANY_ERRORS)
+            self._out.append(TOO_MANY_ERRORS)
             self._close("too many errors", linger=True)
 
     def _count_useless(self) -> None:
         """A command was answered that did nothing for a message."""
         self._useless += 1
         if self._useless >= USELESS_LIMIT:
-            self._out.append(_TOO_MANY_ERRORS)
+            self._out.append(TOO_MANY_ERRORS)
             self._close("too many errors", linger=True)
 
     def _fatal(self, reply: bytes, reason: str) -> None:
@@ -776,19 +621,19 @@ class ServerSession:
 
     def _ehlo(self, argument: bytes) -> None:
         if not _hello_argument.fullmatch(argument):
-            self._error(_BAD_HELLO)
+            self._error(BAD_HELLO)
             return
         self._abandon("EHLO")
         self.hello = argument.decode("ascii")
         self.extended = True
         # What changes with time is rounded to the minute: so the reply is made once a minute, not once a client.
         now = int(self._now) // 60 * 60 if self.options.submission else 0
-        self._out.append(_hello_reply(self.options, self.tls is not None, self.login is not None, now))
+        self._out.append(hello_reply(self.options, self.tls is not None, self.login is not None, now))
         self._count_useless()
 
     def _helo(self, argument: bytes) -> None:
         if not _hello_argument.fullmatch(argument):
-            self._error(_BAD_HELLO)
+            self._error(BAD_HELLO)
             return
         self._abandon("HELO")
         self.hello = argument.decode("ascii")
@@ -799,13 +644,13 @@ class ServerSession:
     def _mail(self, argument: bytes) -> None:
         options = self.options
         if self.hello is None:
-            self._error(_HELLO_FIRST)
+            self._error(HELLO_FIRST)
             return
         if options.submission and self.login is None:
-            self._error(_AUTH_NEEDED)
+            self._error(AUTH_NEEDED)
             return
         if self._transaction is not None:
-            self._error(_NESTED_MAIL)
+            self._error(NESTED_MAIL)
             return
         # What ends otherwise has parameters, which hardly ever come twice.
         event = _simple_sender(argument) if argument.endswith(b">") and len(argument) <= _SIMPLE else None
@@ -815,12 +660,12 @@ class ServerSession:
             self._events.append(event)
             return
         if argument[:5].upper() != b"FROM:":
-            self._error(_BAD_MAIL)
+            self._error(BAD_MAIL)
             return
         try:
             sender, rest = parse_reverse_path(argument[5:].lstrip(b" "), utf8=True)
         except AddressError as error:
-            self._error(_say(501, "5.1.7", str(error)))
+            self._error(say(501, "5.1.7", str(error)))
             return
         parameters = NO_MAIL_PARAMETERS
         if rest:
@@ -832,10 +677,10 @@ class ServerSession:
                     longest_hold=options.longest_hold,
                 )
             except ParameterError as error:
-                self._error(_say(error.code, "5.5.4", str(error)))
+                self._error(say(error.code, "5.5.4", str(error)))
                 return
         if not parameters.smtputf8 and not argument.isascii():
-            self._error(_say(550, "5.6.7", "the address needs SMTPUTF8"))
+            self._error(say(550, "5.6.7", "the address needs SMTPUTF8"))
             return
         if parameters.size is not None and parameters.size > options.size_limit:
             self._out.append(too_big(options.size_limit).encode())
@@ -848,10 +693,10 @@ class ServerSession:
     def _rcpt(self, argument: bytes) -> None:
         transaction = self._transaction
         if transaction is None:
-            self._error(_MAIL_FIRST)
+            self._error(MAIL_FIRST)
             return
         if transaction.chunked:
-            self._error(_CHUNKS_BEGUN)
+            self._error(CHUNKS_BEGUN)
             return
         event = _simple_recipient(argument) if argument.endswith(b">") and len(argument) <= _SIMPLE else None
         if event is None:
@@ -859,10 +704,10 @@ class ServerSession:
             if event is None:
                 return
         if transaction.recipients >= self.options.recipient_limit:
-            self._out.append(_TOO_MANY_RECIPIENTS)
+            self._out.append(TOO_MANY_RECIPIENTS)
             transaction.overshoot += 1
             if transaction.overshoot >= OVERSHOOT_LIMIT:
-                self._fatal(_TOO_MANY_ERRORS, "too many errors")
+                self._fatal(TOO_MANY_ERRORS, "too many errors")
             return
         self._awaited = _RECIPIENT
         self._events.append(event)
@@ -870,12 +715,12 @@ class ServerSession:
     def _given_recipient(self, argument: bytes, transaction: _Transaction) -> RecipientGiven | None:
         """What RCPT says; None when it is wrong, which has been answered."""
         if argument[:3].upper() != b"TO:":
-            self._error(_BAD_RCPT)
+            self._error(BAD_RCPT)
             return None
         try:
             recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
         except AddressError as error:
-            self._error(_say(501, "5.1.3", str(error)))
+            self._error(say(501, "5.1.3", str(error)))
             return None
         smtputf8 = transaction.parameters.smtputf8
         parameters = NO_RCPT_PARAMETERS
@@ -885,25 +730,25 @@ class ServerSession:
                     rest, self.options.extensions if self.extended else _NO_EXTENSIONS, utf8=smtputf8
                 )
             except ParameterError as error:
-                self._error(_say(error.code, "5.5.4", str(error)))
+                self._error(say(error.code, "5.5.4", str(error)))
                 return None
         if not smtputf8 and not argument.isascii():
-            self._error(_say(553, "5.6.7", "the address needs SMTPUTF8"))
+            self._error(say(553, "5.6.7", "the address needs SMTPUTF8"))
             return None
         return RecipientGiven(recipient, parameters)
 
     def _data(self, argument: bytes) -> None:
         transaction = self._transaction
         if argument:
-            self._error(_NO_ARGUMENT)
+            self._error(NO_ARGUMENT)
         elif transaction is None:
-            self._error(_MAIL_FIRST)
+            self._error(MAIL_FIRST)
         elif transaction.chunked:
-            self._error(_CHUNKS_BEGUN)
+            self._error(CHUNKS_BEGUN)
         elif transaction.parameters.body is Body.BINARY_MIME:
-            self._error(_BINARY_NEEDS_BDAT)
+            self._error(BINARY_NEEDS_BDAT)
         elif not transaction.recipients:
-            self._error(_NO_RECIPIENT)
+            self._error(NO_RECIPIENT)
         else:
             self._awaited = _CONTENT_START
             self._events.append(_CONTENT_STARTED)
@@ -912,21 +757,21 @@ class ServerSession:
         found = _bdat.fullmatch(argument)
         if found is None:
             # Octets may follow, and nobody can tell how many: they must not be taken for commands.
-            self._fatal(_BAD_BDAT, "a chunk of unknown size")
+            self._fatal(BAD_BDAT, "a chunk of unknown size")
             return
         octets = int(found[1])
         transaction = self._transaction
         if self.options.require_tls and self.tls is None:
-            self._swallow(octets, _TLS_NEEDED)
+            self._swallow(octets, TLS_NEEDED)
             return
         if not self.extended:
-            self._swallow(octets, _HELLO_FIRST)
+            self._swallow(octets, HELLO_FIRST)
             return
         if transaction is None:
-            self._swallow(octets, _MAIL_FIRST)
+            self._swallow(octets, MAIL_FIRST)
             return
         if not transaction.recipients:
-            self._swallow(octets, _NO_RECIPIENT)
+            self._swallow(octets, NO_RECIPIENT)
             return
         self._chunk_left = octets
         self._chunk_last = found[2] is not None
@@ -954,50 +799,50 @@ class ServerSession:
 
     def _rset(self, argument: bytes) -> None:
         if argument:
-            self._error(_NO_ARGUMENT)
+            self._error(NO_ARGUMENT)
             return
         self._abandon("RSET")
-        self._out.append(_OK)
+        self._out.append(OK)
         self._count_useless()
 
     def _noop(self, _: bytes) -> None:
-        self._out.append(_OK)
+        self._out.append(OK)
         self._count_useless()
 
     def _quit(self, argument: bytes) -> None:
         if argument:
-            self._error(_NO_ARGUMENT)
+            self._error(NO_ARGUMENT)
             return
-        self._out.append(_GOODBYE)
+        self._out.append(GOODBYE)
         self._close("QUIT")
 
     def _vrfy(self, argument: bytes) -> None:
         if not argument:
-            self._error(_ARGUMENT)
+            self._error(ARGUMENT)
             return
-        self._out.append(_VERIFY)
+        self._out.append(VERIFY)
         self._count_useless()
 
     def _help(self, _: bytes) -> None:
-        self._out.append(_HELP)
+        self._out.append(HELP)
         self._count_useless()
 
     def _starttls(self, argument: bytes) -> None:
         options = self.options
         if argument:
-            self._error(_NO_ARGUMENT)
+            self._error(NO_ARGUMENT)
         elif self.tls is not None:
-            self._error(_TLS_ALREADY)
+            self._error(TLS_ALREADY)
         elif not options.starttls:
-            self._error(_OFF)
+            self._error(OFF)
         elif not self.extended:
-            self._error(_HELLO_FIRST)
+            self._error(HELLO_FIRST)
         elif not options.starttls_ready:
-            self._out.append(_TLS_UNAVAILABLE)
+            self._out.append(TLS_UNAVAILABLE)
             self._count_useless()
         else:
             self._abandon("STARTTLS")
-            self._out.append(_TLS_GO_AHEAD)
+            self._out.append(TLS_GO_AHEAD)
             # TLS-02: what came behind the command in plaintext was not said by whom the handshake will prove.
             self._drop()
             self._stage = _TLS
@@ -1007,33 +852,33 @@ class ServerSession:
 
     def _auth(self, argument: bytes) -> None:
         if not self.options.mechanisms:
-            self._error(_OFF)
+            self._error(OFF)
             return
         if not self.extended:
-            self._error(_HELLO_FIRST)
+            self._error(HELLO_FIRST)
             return
         if self.login is not None:
-            self._error(_AUTH_ALREADY)
+            self._error(AUTH_ALREADY)
             return
         if self._transaction is not None:
-            self._error(_AUTH_IN_TRANSACTION)
+            self._error(AUTH_IN_TRANSACTION)
             return
         name, _, initial = argument.partition(b" ")
         if not name:
-            self._error(_ARGUMENT)
+            self._error(ARGUMENT)
             return
         mechanism = name.decode("ascii", "replace").upper()
         if not _mechanism.fullmatch(name) or mechanism not in self.options.mechanisms:
-            self._error(_AUTH_UNKNOWN)
+            self._error(AUTH_UNKNOWN)
             return
-        if self.tls is None and mechanism not in _offered_mechanisms(self.options, tls=False):
-            self._error(_AUTH_NEEDS_TLS)
+        if self.tls is None and mechanism not in offered_mechanisms(self.options, tls=False):
+            self._error(AUTH_NEEDS_TLS)
             return
         response: bytes | None = None
         if initial:
             response = b"" if initial == b"=" else _from_base64(initial)
             if response is None:
-                self._error(_BAD_BASE64)
+                self._error(BAD_BASE64)
                 return
         self._awaited = _AUTH
         self._events.append(AuthRequested(mechanism, response))
@@ -1041,12 +886,12 @@ class ServerSession:
     def _auth_line(self, line: bytes) -> None:
         if line == b"*":
             self._stop_auth()
-            self._error(_CANCELLED)
+            self._error(CANCELLED)
             return
         response = _from_base64(line)
         if response is None:
             self._stop_auth()
-            self._error(_BAD_BASE64)
+            self._error(BAD_BASE64)
             return
         self._awaited = _AUTH
         self._events.append(AuthResponse(response))
@@ -1064,7 +909,7 @@ class ServerSession:
         content = scanner.feed(self._octets[self._at :] if self._at else self._octets)
         self._take_content(content, transaction)
         if scanner.bare_line_end:
-            self._fatal(_BARE_CONTENT, "bare line end in content")
+            self._fatal(BARE_CONTENT, "bare line end in content")
         elif scanner.finished:
             self._octets = scanner.rest
             self._at = 0
@@ -1105,7 +950,7 @@ class ServerSession:
             if watch is not None and self._chunk_last and not self._chunk_left:
                 content += watch.finish()
             if watch is not None and watch.bare_line_end and not watch.repair and transaction.refusal is None:
-                self._refuse_content(transaction, _BARE_CONTENT, "bare line end in content")
+                self._refuse_content(transaction, BARE_CONTENT, "bare line end in content")
             self._take_content(content, transaction)
         if self._chunk_left:
             return
@@ -1113,12 +958,12 @@ class ServerSession:
         if self._chunk_reply is not None:
             self._out.append(self._chunk_reply)
             if self._errors >= self.options.error_limit:
-                self._fatal(_TOO_MANY_ERRORS, "too many errors")
+                self._fatal(TOO_MANY_ERRORS, "too many errors")
         elif transaction is not None:
             if self._chunk_last or transaction.refusal is not None:
                 self._content_complete(transaction)
             else:
-                self._out.append(_CHUNK_OK)
+                self._out.append(CHUNK_OK)
 
 
 def _from_base64(text: bytes) -> bytes | None:
