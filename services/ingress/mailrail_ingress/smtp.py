@@ -63,6 +63,8 @@ _ENDS: Final = {
     "too many errors": "errors",
 }
 
+LINGER_OCTETS: Final = 16 * 1024 * 1024
+"""Octets that are read and dropped after our last word; whoever sends more does not listen."""
 LAST_LINGER: Final = 0.25
 """Seconds that a connection is still read, at most, once the process stops: for what is on its way when we say 421.
 Clients that keep connections open, and are silent, would else hold up every stop."""
@@ -154,6 +156,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_client_done",
         "_content_until",
+        "_dropped",
         "_end",
         "_expected",
         "_holds",
@@ -189,6 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = sessions.loop
         self._transport: asyncio.Transport | None = None
         self._state: _State = _OPEN
+        self._dropped = 0
         self._holds = 0
         self._pumping = False
         self._client_done = False  # it has closed its sending side and may still read
@@ -267,6 +271,10 @@ class Connection(asyncio.BufferedProtocol):
                 self.pump()
         elif state is _PROXY:
             self._proxy_octets(data)
+        elif state is _State.LINGERING:
+            self._dropped += nbytes
+            if self._dropped > LINGER_OCTETS and self._transport is not None:
+                self._transport.abort()
 
     def eof_received(self) -> bool:
         """The client sends nothing more. An answer that is due is still given, where TLS does not forbid it."""

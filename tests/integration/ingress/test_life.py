@@ -19,6 +19,7 @@ from mailrail.core.sasl.client import ChannelBinding, Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.smtp.proxy import SIGNATURE
 from mailrail.pb.queue.v1 import types_pb2
+from mailrail_ingress.smtp import LINGER_OCTETS
 
 from testkit.background import background
 from testkit.ca import Authority
@@ -482,14 +483,25 @@ def test_a_client_that_does_not_read_is_not_answered_without_bound(run: Start) -
     ingress = run(limited(idle_timeout=60))
     with mx(ingress) as talk, mx(ingress) as other:
         talk.say("MAIL FROM:<>")
+        talk.say("RCPT TO:<ada@home.example>")
         talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         talk.socket.settimeout(1)
         sent = 0
         with contextlib.suppress(TimeoutError):
-            while sent < 200_000_000:
-                sent += talk.socket.send(b"RCPT TO:<ada@home.example>\r\n" * 10_000)
-        assert sent < 100_000_000
+            while sent < 60_000_000:
+                sent += talk.socket.send(b"BDAT 1\r\nx" * 10_000)
+        assert sent < 30_000_000
         assert other.codes("NOOP") == ["250 2.0.0"]
+
+
+def test_a_client_that_goes_on_sending_after_our_last_word_is_cut_off(run: Start) -> None:
+    ingress = run()
+    with mx(ingress) as talk:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 200_000_000:
+                sent += talk.socket.send(b"a line that is no command\r\n" * 10_000)
+        assert LINGER_OCTETS <= sent < 100_000_000
 
 
 # --- senders in DNS ---
