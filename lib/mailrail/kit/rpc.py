@@ -3,7 +3,8 @@
 Each role has a certificate whose DNS names include `<role>.mailrail.internal`; a client asks for exactly that
 name, and a server knows its caller's role by it. Files live in one folder per role: tls.crt, tls.key, ca.crt. A rotated
 certificate is picked up by servers without a restart; channels are made anew by their owners when a stream breaks.
-Streaming handlers are async generators.
+Streaming handlers are async generators, and end without `await`: when a caller dies, its reader sees the end and gRPC
+cancels the handler, in either order, and what stands behind an `await` in `finally` would not run.
 """
 
 import asyncio

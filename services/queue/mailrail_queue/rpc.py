@@ -1,9 +1,8 @@
 """gRPC of the message path: streams in and out, translated into what the parts of the queue take; no decisions.
 
 Streams are long-lived and carry batches (ACC-07, design 6). Each is read by a task of its own and written by the
-handler, an async generator that yields whatever has gathered since it last looked. A handler ends without `await`: when
-a caller dies, its reader sees the end and gRPC cancels the handler, in either order; what stands behind an `await` in
-`finally` would not run, and a process that is gone would be handed mail as if it were there.
+handler, an async generator that yields whatever has gathered since it last looked. A handler that missed its own end
+(`kit.rpc` says how) would leave a process that is gone in the list of those that are handed mail.
 """
 
 import asyncio
@@ -290,7 +289,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
                     patience = time.monotonic() + _CLOSES_WITHIN
                     yield enqueue_pb2.EnqueueResponse(go_away=True)
                 await stream.ready.wait()
-        finally:  # without await, see above
+        finally:  # without await (kit.rpc)
             queue.arrivals.discard(stream)
             reader.cancel()
             pulse.cancel()
@@ -351,7 +350,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 await stream.ready.wait()
             for response in stream.take():
                 yield response
-        finally:  # without await, see above
+        finally:  # without await (kit.rpc)
             reader.cancel()
             pulse.cancel()
             queue.desk.left(stream)
