@@ -50,7 +50,7 @@ def history(
             (
                 str(r.revision),
                 "pinned" if r.pinned else "head" if r.head else "",
-                output.when(r, "created", now),
+                output.when(r, "created", now, brief=True),
                 r.publisher,
                 r.summary,
                 str(len(_findings(r.diagnostics)) or ""),
@@ -145,6 +145,7 @@ def status(json: a.Json = False) -> None:
             for c in consumers.consumers
         ),
         none="no service has reported yet",
+        prose=1,
     )
     if findings:
         print()

@@ -57,6 +57,7 @@ def explain(
             ("", "LEVEL", "RULE", "WHY"),
             (("→" if r.matched else " ", r.level, _rule(r), r.reason) for r in found.tried),
             none="",
+            prose=1,
         )
     if found.planned:
         print()
@@ -65,14 +66,15 @@ def explain(
             (
                 (
                     _attempts(p),
-                    output.when(p, "due", now),
-                    output.when(p, "last_due", now) if p.last_attempt > p.attempt else "",
+                    output.when(p, "due", now, brief=True),
+                    output.when(p, "last_due", now, brief=True) if p.last_attempt > p.attempt else "",
                     _where(p.decision),
                     p.decision.reason,
                 )
                 for p in found.planned
             ),
             none="",
+            prose=1,
         )
 
 

@@ -42,7 +42,7 @@ def sessions(
                 s.tls,
                 s.state,
                 str(s.messages),
-                output.when(s, "started", now),
+                output.when(s, "started", now, brief=True),
             )
             for s in found.sessions
         ),
@@ -101,7 +101,7 @@ def connections(json: a.Json = False) -> None:
                 c.identity,
                 "busy" if c.busy else "idle",
                 str(c.messages),
-                output.when(c, "opened", now),
+                output.when(c, "opened", now, brief=True),
             )
             for c in found
         ),

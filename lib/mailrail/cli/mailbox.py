@@ -80,7 +80,7 @@ def list_messages(
                 str(m.id),
                 output.ref(m, "account"),
                 m.path,
-                output.when(m, "received", now),
+                output.when(m, "received", now, brief=True),
                 m.__getattribute__("from"),
                 m.subject if SEEN in m.flags else f"* {m.subject}",
                 m.note,
@@ -88,6 +88,7 @@ def list_messages(
             for m in found
         ),
         none="no messages",
+        prose=2,
     )
     if more:
         output.say(f"... more than {limit}; --limit 0 shows all")

@@ -6,7 +6,9 @@ in a subject must not repaint an administrator's screen.
 
 import datetime
 import json
+import shutil
 import sys
+import textwrap
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -15,12 +17,16 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 """Exit statuses; mailrail/cli/__init__.py says what they mean."""
+
+_BELOW = "    "
+"""Before a sentence that stands below its row."""
 
 
 def stop(text: str, status: int = REFUSED) -> NoReturn:
@@ -51,17 +57,54 @@ def _escape(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str) -> None:
-    """A table for people; the sentence `none` when it would be empty."""
-    found = [list(row) for row in rows]
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str, prose: int = 0) -> None:
+    """A table for people; the sentence `none` when it would be empty.
+
+    The last `prose` columns hold sentences. Where a table is wider than the terminal, they stand below their row, so
+    that numbers and addresses keep their line and can be copied. When nobody looks, a row is always one line.
+    """
+    found = [[clean(cell, keep="") for cell in row] for row in rows]
     if not found:
         print(none)
         return
+    cells = [list(columns), *found]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    room = terminal_width()
+    if room is not None and sum(widths) + 2 * (len(widths) - 1) > room:
+        if prose:
+            _print_with_prose_below(cells, widths, prose, room)
+        else:
+            _print_folded(columns, found)
+        return
+    for number, row in enumerate(cells):
+        _print_row(_aligned(row, widths), heading=number == 0 and room is not None)
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _print_row(line: str, *, heading: bool) -> None:
+    if heading:
+        console().print(Text(line, style="bold"), soft_wrap=True)
+    else:
+        print(line)
+
+
+def _print_with_prose_below(cells: Sequence[Sequence[str]], widths: Sequence[int], prose: int, room: int) -> None:
+    for number, row in enumerate(cells):
+        _print_row(_aligned(row[:-prose], widths[:-prose]), heading=number == 0)
+        for sentence in row[-prose:] if number else ():
+            for line in textwrap.wrap(sentence, max(room - len(_BELOW), 20)):
+                print(_BELOW + line)
+
+
+def _print_folded(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     shown = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         shown.add_column(name, overflow="fold", no_wrap=number == 0)
-    for row in found:
-        shown.add_row(*(Text(clean(cell, keep="")) for cell in row))
+    for row in rows:
+        shown.add_row(*map(Text, row))
     console().print(shown)
 
 
@@ -77,8 +120,13 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def console() -> Console:
-    """Standard output for rich. Wide when nobody looks, so that piped rows stay on one line."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Standard output for rich, on a terminal."""
+    return Console(highlight=False)
+
+
+def terminal_width() -> int | None:
+    """How many columns whoever looks has; None when the answer goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_json(value: Any) -> None:
@@ -142,12 +190,14 @@ def instant(stamp: Timestamp) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def when(message: Message, field: str, now: datetime.datetime) -> str:
-    """A time for people: `12:04:05 (in 5m)`; empty when the field is absent."""
+def when(message: Message, field: str, now: datetime.datetime, *, brief: bool = False) -> str:
+    """A time for people: `2026-11-22 12:04:05 (in 5m)`; empty when the field is absent. `brief`: today has no date."""
     if not message.HasField(field):
         return ""
     moment: datetime.datetime = getattr(message, field).ToDatetime(tzinfo=datetime.UTC)
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({distance((moment - now).total_seconds())})"
+    local = moment.astimezone()
+    form = "%H:%M:%S" if brief and local.date() == now.astimezone().date() else "%Y-%m-%d %H:%M:%S"
+    return f"{local:{form}} ({distance((moment - now).total_seconds())})"
 
 
 def distance(seconds: float) -> str:

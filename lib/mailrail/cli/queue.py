@@ -47,7 +47,7 @@ def list_recipients(
         {
             "STATE": _state,
             "TRIES": _tries,
-            "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now),
+            "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now, brief=True),
             "LAST REPLY": _last_reply,
         },
         none="the queue is empty" if chosen == admin_pb2.Filter() else "nothing in the queue matches",
@@ -92,6 +92,7 @@ def _print_recipients(
         ("ID", "FROM", "TO", *columns),
         ((str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values())) for r in found),
         none=none,
+        prose=1,
     )
     if more:
         output.say(f"... more than {len(found)}; --limit 0 shows all")
@@ -225,7 +226,7 @@ def history(
         {
             "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
             "TRIES": _tries,
-            "FINISHED": lambda r: output.when(r, "finished", now),
+            "FINISHED": lambda r: output.when(r, "finished", now, brief=True),
             "REPLY": _last_reply,
         },
         none="nothing has been finished yet" if chosen == admin_pb2.Filter() else "nothing in the history matches",
@@ -283,13 +284,14 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
                 str(s.queued),
                 str(s.in_flight),
                 str(s.window),
-                output.when(s, "next_due", now),
-                output.when(s, "paused_until", now),
+                output.when(s, "next_due", now, brief=True),
+                output.when(s, "paused_until", now, brief=True),
                 s.last_error[:160],
             )
             for s in found
         ),
         none="no next hop has mail waiting",
+        prose=1,
     )
     if more:
         output.say(f"... more than {limit}; --limit 0 shows all")
@@ -487,6 +489,7 @@ def list_hold_rules(json: a.Json = False) -> None:
             for r in found
         ),
         none="no hold rules",
+        prose=1,
     )
 
 

@@ -82,3 +82,43 @@ def test_rows_stay_on_one_line_when_nobody_looks_and_markup_is_text(capsys: pyte
     assert lines[0].split() == ["ID", "SUBJECT"]
     assert "[bold]x[/bold]" in lines[1]
     assert "\x1b" not in "".join(lines)
+
+
+LONG = "4.4.1 no connection to the next hop: 127.0.0.1 port 2525: Connection refused, and so on for longer than a line"
+
+
+def test_a_row_for_a_pipe_is_one_line_however_long_without_blanks_at_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.table(("ID", "REPLY", "NOTE"), [("1", LONG * 5, ""), ("2", "", "x")], none="", prose=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1] == f"1   {LONG * 5}"
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_on_a_narrow_terminal_sentences_stand_below_their_row_and_addresses_keep_their_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "terminal_width", lambda: 60)
+    row = ("1002", "alice@example.org", "bob@smarthost.example", LONG)
+    output.table(("ID", "FROM", "TO", "LAST REPLY"), [row], none="", prose=1)
+    head, first, *below = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ID", "FROM", "TO"]
+    assert first == "1002  alice@example.org  bob@smarthost.example"
+    assert all(line.startswith("    ") and len(line) <= 60 for line in below)
+    assert " ".join(line.strip() for line in below) == LONG
+
+
+def test_columns_are_aligned_by_what_a_terminal_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("A", "B"), [("漢字", "x"), ("abcd", "y")], none="")
+    assert capsys.readouterr().out.splitlines()[1:] == ["漢字  x", "abcd  y"]
+
+
+def test_in_a_table_today_needs_no_date() -> None:
+    recipient = admin_pb2.Recipient()
+    recipient.next_attempt.FromDatetime(NOW.replace(tzinfo=None) + datetime.timedelta(seconds=1))
+    full = output.when(recipient, "next_attempt", NOW)
+    assert output.when(recipient, "next_attempt", NOW, brief=True) == full.split(" ", 1)[1]
+    later = NOW + datetime.timedelta(days=3)
+    assert output.when(recipient, "next_attempt", later, brief=True) == output.when(recipient, "next_attempt", later)
