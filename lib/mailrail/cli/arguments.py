@@ -64,7 +64,10 @@ def message_id(text: str) -> bytes:
     try:
         return uuid.UUID(text).bytes
     except ValueError:
-        stop(f"{text!r} is no message id; `mailrail queue list --json` shows them", USAGE)
+        stop(
+            f"{text!r} is no message id; the 250 to its sender has it, and `mailrail queue show NUMBER`",
+            USAGE,
+        )
 
 
 def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
@@ -80,6 +83,7 @@ def qualified(text: str) -> str:
     return text if not text or "/" in text or "@" in text else f"default/{text}"
 
 
+MESSAGE = "A message (the id in the 250 to its sender) or one of its recipients (number)."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 = all.")]
 FromDomain = Annotated[str, typer.Option("--from-domain", metavar="DOMAIN", help="The sender's domain, exactly.")]
@@ -103,7 +107,9 @@ LIVE, FINISHED, TO_CHANGE = Choice
 
 _IDS = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ID", help="Recipients (numbers) or messages (UUIDs).", show_default=False),
+    typer.Argument(
+        metavar="ID", help="Recipients (numbers) or messages (ids in the 250 to their senders).", show_default=False
+    ),
 ]
 _HOLD = Annotated[bool | None, typer.Option("--on-hold/--not-on-hold", help="On hold, or not.", show_default=False)]
 _SUBMITTED = Annotated[

@@ -31,6 +31,8 @@ def explain(
         output.stop("give the number of a recipient in the queue, or --to (with --from and --account)", output.USAGE)
     request = admin_pb2.ExplainRequest(recipient_id=recipient, to=to, account=a.qualified(account), attempt=attempt)
     setattr(request, "from", sender)  # a keyword in Python, a field in the API
+    if to and account and not sender:  # who submits has an address, and routes of its domain
+        output.note("without --from this is about the null sender, to whom no domain's routes apply")
 
     async def question(channel: Any) -> admin_pb2.ExplainResponse:
         stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)

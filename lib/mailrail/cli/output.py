@@ -228,8 +228,3 @@ def ref(message: Message, field: str) -> str:
         return ""
     found = getattr(message, field)
     return f"{found.namespace}/{found.name}"
-
-
-def message_id(value: bytes) -> str:
-    """A message's id as people read and type it."""
-    return str(uuid.UUID(bytes=value)) if len(value) == 16 else value.hex()

@@ -19,6 +19,9 @@ app.add_typer(holds, name="holds")
 
 SERVICE = "queue"
 
+_LOOKED_AT = 1000
+"""Of so many recipients that were changed it is asked whether they are on hold: a page of the API."""
+
 
 def _stub(channel: Any) -> "admin_pb2_grpc.QueueAdminServiceAsyncStub":
     stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
@@ -98,6 +101,10 @@ def _print_recipients(
         output.say(f"... more than {len(found)}; --limit 0 shows all")
 
 
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def _state(recipient: admin_pb2.Recipient) -> str:
     if recipient.on_hold:
         return "held"
@@ -109,7 +116,9 @@ def _tries(recipient: admin_pb2.Recipient) -> str:
 
 
 def _last_reply(recipient: admin_pb2.Recipient) -> str:
-    return _reply(recipient.last.reply) if recipient.HasField("last") else ""
+    reply = _reply(recipient.last.reply) if recipient.HasField("last") else ""
+    held = f"held: {recipient.hold_reason}" if recipient.on_hold and recipient.hold_reason else ""
+    return "; ".join(part for part in (held, reply) if part)
 
 
 def _reply(reply: types_pb2.Reply) -> str:
@@ -119,7 +128,7 @@ def _reply(reply: types_pb2.Reply) -> str:
 
 @app.command()
 def show(
-    message: Annotated[str, typer.Argument(metavar="ID", help="A message (UUID) or one of its recipients (number).")],
+    message: Annotated[str, typer.Argument(metavar="ID", help=a.MESSAGE)],
     json: a.Json = False,
 ) -> None:
     """One message whole: envelope, recipients, every attempt with its reply and its reason."""
@@ -137,6 +146,10 @@ def show(
     envelope, now = found.envelope, _now()
     output.facts(
         (
+            (
+                "Message",
+                next((t.recipient.message_id.hex() for t in found.recipients), ""),
+            ),  # as in 250, Received and logs
             ("From", envelope.mail_from or "<>"),
             ("Subject", envelope.subject),
             ("Message-ID", envelope.message_id),
@@ -168,7 +181,7 @@ def show(
         )
         for attempt in timeline.attempts:
             way = output.ref(attempt, "transport") or "direct"
-            peer = " ".join(p for p in (attempt.mx_host, attempt.remote_ip) if p)
+            peer = " ".join(dict.fromkeys(p for p in (attempt.mx_host, attempt.remote_ip) if p))
             print()
             output.facts(
                 (
@@ -176,10 +189,15 @@ def show(
                     ("  outcome", output.name_of(attempt, "outcome")),
                     ("  by", " to ".join(p for p in (way, peer) if p)),
                     ("  because", attempt.reason),
-                    ("  TLS", attempt.tls.verdict if attempt.HasField("tls") else ""),
+                    ("  TLS", _tls(attempt.tls) if attempt.HasField("tls") else ""),
                     ("  reply", _reply(attempt.reply)),
                 )
             )
+
+
+def _tls(facts: types_pb2.TlsFacts) -> str:
+    """Whether the connection was encrypted, then what was demanded."""
+    return "; ".join(p for p in (" ".join(p for p in (facts.version, facts.cipher) if p) or "none", facts.verdict) if p)
 
 
 async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: str) -> bytes:
@@ -197,7 +215,7 @@ async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: s
 
 @app.command()
 def content(
-    message: Annotated[str, typer.Argument(metavar="ID", help="A message (UUID) or one of its recipients (number).")],
+    message: Annotated[str, typer.Argument(metavar="ID", help=a.MESSAGE)],
 ) -> None:
     """The message itself, octet for octet, on standard output."""
 
@@ -247,13 +265,14 @@ def stats(json: a.Json = False) -> None:
         return
     output.facts(
         (
-            ("queued", f"{found.queued} recipients of {found.messages} messages, {output.size_of(found.bytes)}"),
+            ("queued", _count(found.queued, "recipient")),
             ("due", str(found.due)),
             ("under way", str(found.leased)),
             ("on hold", str(found.on_hold)),
             ("oldest", output.when(found, "oldest", _now())),
+            ("stored", f"{_count(found.messages, 'message')}, {output.size_of(found.bytes)}, history included"),
             ("shards", f"{found.shards_owned} owned by this queue process"),
-            ("outbound", f"{found.outbound_nodes} processes connected"),
+            ("outbound", f"{_count(found.outbound_nodes, 'process', 'processes')} connected"),
         )
     )
 
@@ -300,7 +319,13 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
 # --- changing ---------------------------------------------------------------------------------------------------------
 
 
-def _tell(changes: Sequence[admin_pb2.Change], count: admin_pb2.ChangeCount, done: str, json: bool) -> None:
+def _tell(
+    chosen: admin_pb2.Filter,
+    changes: Sequence[admin_pb2.Change],
+    count: admin_pb2.ChangeCount,
+    done: str,
+    json: bool,
+) -> None:
     """Say what a change did; exit status 1 when it met nobody."""
     met = max(count.recipients, len(changes))  # a queue of before counts nothing and lists all
     if json:
@@ -310,22 +335,42 @@ def _tell(changes: Sequence[admin_pb2.Change], count: admin_pb2.ChangeCount, don
     elif changes:
         pending = max(count.pending, sum(c.pending for c in changes))
         tail = f"; for {pending} of them when the attempt that runs has ended" if pending else ""
-        output.say(f"{met} {'recipient' if met == 1 else 'recipients'} {done}{tail}")
+        output.say(f"{_count(met, 'recipient')} {done}{tail}")
     if not changes:
         if json:
             raise typer.Exit(output.REFUSED)
         output.stop("no recipient matches")
+    # Of ids typed together one may be wrong, or final meanwhile: that shall not pass for done.
+    reached = {c.recipient_id for c in changes}
+    missed = [str(i) for i in dict.fromkeys(chosen.recipient_ids) if i not in reached and not count.truncated]
+    if missed:
+        output.note(f"not changed, for they are not in the queue or not chosen by the options: {', '.join(missed)}")
 
 
-def _change(method: str, request: Any, done: str, json: bool) -> None:
-    async def question(channel: Any) -> Any:
-        return await getattr(_stub(channel), method)(request, timeout=CHANGE_TIMEOUT)
+def _change(method: str, request: Any, done: str, json: bool, *, held: bool = False) -> None:
+    """`held`: recipients on hold are changed, too, without going on; say how many."""
 
-    answer = ask(SERVICE, question, doing=f"recipients are being {done}")
-    _tell(answer.changes, answer.count, done, json)
+    async def question(channel: Any) -> tuple[Any, int]:
+        stub = _stub(channel)
+        answer = await getattr(stub, method)(request, timeout=CHANGE_TIMEOUT)
+        return answer, await _on_hold(stub, answer.changes) if held and answer.changes else 0
+
+    answer, waiting = ask(SERVICE, question, doing=f"recipients are being {done}")
+    _tell(request.filter, answer.changes, answer.count, done, json)
+    if waiting:
+        least = "at least " if len(answer.changes) > _LOOKED_AT else ""
+        are = "is" if waiting == 1 else "are"
+        output.note(f"{least}{waiting} of them {are} on hold until `mailrail queue unhold`")
 
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+async def _on_hold(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", changes: Sequence[admin_pb2.Change]) -> int:
+    """How many of those changed are on hold. By number, which is cheap; counting all holds is a pass over the queue."""
+    chosen = admin_pb2.Filter(recipient_ids=[c.recipient_id for c in changes[:_LOOKED_AT]], on_hold=True)
+    request = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=_LOOKED_AT)
+    return len((await stub.ListRecipients(request, timeout=TIMEOUT)).recipients)
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, as it does before --all alone.")]
 
 
 def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
@@ -366,7 +411,7 @@ def kick(
     json: a.Json = False,
 ) -> None:
     """Try now instead of at the planned time."""
-    _change("Kick", admin_pb2.KickRequest(filter=chosen), "made due now", json)
+    _change("Kick", admin_pb2.KickRequest(filter=chosen), "made due now", json, held=True)
 
 
 @app.command()
@@ -390,7 +435,7 @@ def schedule(
         span = Duration()
         span.FromTimedelta(a.duration(within or later))
         (request.from_now if within else request.from_scheduled).CopyFrom(span)
-    _change("Schedule", request, "rescheduled", json)
+    _change("Schedule", request, "rescheduled", json, held=True)
 
 
 @app.command()
@@ -429,7 +474,7 @@ def set_transport(
     chosen: admin_pb2.Filter,
     json: a.Json = False,
 ) -> None:
-    """Send by this transport, whatever the routes say."""
+    """Send by this transport, whatever the routes say, from the next attempt on (`kick`: now)."""
     request = admin_pb2.SetTransportRequest(filter=chosen)
     if target != "routes":
         request.transport.CopyFrom(a.object_ref("MailTransport", target))
@@ -448,16 +493,16 @@ def set_tls(
     chosen: admin_pb2.Filter,
     json: a.Json = False,
 ) -> None:
-    """Change what queued messages demand of TLS (RFC 8689)."""
+    """Change what queued messages demand of TLS (RFC 8689), from the next attempt on."""
     values = {
-        "required": types_pb2.TLS_REQUIREMENT_REQUIRED,
-        "default": types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
-        "no": types_pb2.TLS_REQUIREMENT_NO,
+        "required": (types_pb2.TLS_REQUIREMENT_REQUIRED, "set to demand TLS"),
+        "default": (types_pb2.TLS_REQUIREMENT_UNSPECIFIED, "set to demand of TLS what the transport says"),
+        "no": (types_pb2.TLS_REQUIREMENT_NO, "set to go even where no TLS can be had"),
     }
     if requirement not in values:
         output.stop(f"{requirement!r}: write required, default or no", output.USAGE)
-    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement])
-    _change("SetTlsRequirement", request, f"set to TLS {requirement}", json)
+    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement][0])
+    _change("SetTlsRequirement", request, values[requirement][1], json)
 
 
 # --- hold rules -------------------------------------------------------------------------------------------------------
@@ -517,7 +562,7 @@ def add_hold_rule(
     if json:
         output.print_json(made)
         return
-    output.say(f"hold rule {made.rule.id} made; {made.held} queued recipients put on hold")
+    output.say(f"hold rule {made.rule.id} made; {_count(made.held, 'queued recipient')} put on hold")
 
 
 @holds.command("remove")

@@ -1,6 +1,7 @@
 """Commands without a running installation: help, refusals, exit statuses, and the generated reference."""
 
 import asyncio
+import importlib
 import io
 import json
 import subprocess
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from mailrail.cli import connection, queue
 from mailrail.cli.app import app
-from mailrail.pb.queue.v1 import admin_pb2
+from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
+explain_module = importlib.import_module("mailrail.cli.explain")
 ROOT = Path(__file__).resolve().parents[3]
 BOTH_GROUPS = [
     ("queue", "list"), ("queue", "show", "1"), ("queue", "history"), ("queue", "stats"), ("queue", "sites"),
@@ -173,8 +175,70 @@ def test_a_change_to_a_queue_of_millions_is_not_cut_off_in_its_middle(monkeypatc
 def test_a_change_to_more_than_can_be_listed_tells_how_many_it_met(monkeypatch: pytest.MonkeyPatch) -> None:
     count = admin_pb2.ChangeCount(recipients=3_000_000, pending=2, truncated=True)
     answer = admin_pb2.HoldResponse(changes=[admin_pb2.Change(recipient_id=1)], count=count)
-    monkeypatch.setattr(queue, "ask", lambda _, question, doing: answer)
+    monkeypatch.setattr(queue, "ask", lambda _, question, doing: (answer, 0))
     done = CliRunner().invoke(app, ["queue", "hold", "--all"])
     assert done.stdout == "3000000 recipients put on hold; for 2 of them when the attempt that runs has ended\n"
     done = CliRunner().invoke(app, ["queue", "hold", "--all", "--json"])
     assert done.stderr == "mailrail: 3000000 recipients put on hold; the first 1 of them are listed\n"
+
+
+class _Queue:
+    """A queue with recipient 7, which is on hold or not, and nobody else."""
+
+    def __init__(self, *, on_hold: bool = False) -> None:
+        self.on_hold = on_hold
+
+    async def ListRecipients(
+        self, request: admin_pb2.ListRecipientsRequest, timeout: float
+    ) -> admin_pb2.ListRecipientsResponse:
+        assert request.filter == admin_pb2.Filter(recipient_ids=[7], on_hold=True)
+        return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=7)] if self.on_hold else [])
+
+    async def Kick(self, request: admin_pb2.KickRequest, timeout: float) -> admin_pb2.KickResponse:
+        return admin_pb2.KickResponse(changes=[admin_pb2.Change(recipient_id=7)])
+
+    async def Drop(self, request: admin_pb2.DropRequest, timeout: float) -> admin_pb2.DropResponse:
+        return admin_pb2.DropResponse(changes=[admin_pb2.Change(recipient_id=7)])
+
+
+def _talk_to(monkeypatch: pytest.MonkeyPatch, there: _Queue) -> None:
+    monkeypatch.setattr(queue, "_stub", lambda _: there)
+    monkeypatch.setattr(queue, "ask", lambda _, question, doing="": asyncio.run(question(None)))
+
+
+@pytest.mark.parametrize("on_hold", [True, False])
+def test_a_kick_says_when_what_it_made_due_is_on_hold_and_does_not_go(
+    on_hold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _talk_to(monkeypatch, _Queue(on_hold=on_hold))
+    done = CliRunner().invoke(app, ["queue", "kick", "7"])
+    assert (done.exit_code, done.stdout) == (0, "1 recipient made due now\n")
+    assert ("1 of them is on hold until `mailrail queue unhold`" in done.stderr) is on_hold
+
+
+def test_an_id_that_was_not_changed_is_named_though_others_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    _talk_to(monkeypatch, _Queue())
+    done = CliRunner().invoke(app, ["queue", "drop", "7", "4711"])
+    assert (done.exit_code, done.stdout) == (0, "1 recipient dropped\n")
+    assert done.stderr.endswith(": 4711\n")
+    assert CliRunner().invoke(app, ["queue", "drop", "7"]).stderr == ""
+
+
+def test_why_mail_is_held_stands_in_the_list() -> None:
+    reply = types_pb2.Reply(code=451, enhanced="4.3.0", lines=["later"])
+    held = admin_pb2.Recipient(on_hold=True, hold_reason="ask bob", last=types_pb2.Attempt(reply=reply))
+    assert queue._last_reply(held) == "held: ask bob; 451 4.3.0 later"
+
+
+def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded() -> None:
+    verdict = "tls.mode opportunistic"
+    assert queue._tls(types_pb2.TlsFacts(verdict=verdict)) == f"none; {verdict}"
+    facts = types_pb2.TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", verdict=verdict)
+    assert queue._tls(facts) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; {verdict}"
+
+
+def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_module, "ask", lambda _, question: admin_pb2.ExplainResponse())
+    command = ["explain", "--account", "alice", "--to", "bob@example.org"]
+    assert "null sender" in CliRunner().invoke(app, command).stderr
+    assert CliRunner().invoke(app, [*command, "--from", "alice@example.org"]).stderr == ""
