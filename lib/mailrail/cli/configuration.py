@@ -6,6 +6,7 @@ import json as json_module
 import secrets
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -262,6 +263,10 @@ def keys(json: a.Json = False) -> None:
     )
 
 
+def _counted(number: int, severity: str) -> str:
+    return f"{number} {severity}{'s' if number != 1 and severity != 'waiting' else ''}"
+
+
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder with resource documents, or one file.")] = Path("mail.d"),
@@ -284,6 +289,9 @@ def check(
         # What local mode itself adds (the certificate of its listeners) is no fault of the documents.
         made = pki.ensure(Path(keys))
         sources = Folder(folder, made.smtp_certificate, made.smtp_key).read()
+    if not (sources.unreadable or any(d.place.origin for d in sources.documents)):
+        # A mistyped folder in a pipeline shall not pass for one in which all is well.
+        output.stop(f"{folder} holds no resource documents: *.yaml, *.yml or *.json")
     compiled = compile(sources, State(), keyring)
     findings = compiled.diagnostics.findings
     bad = [f for f in findings if strict or f.severity is Severity.ERROR]
@@ -296,6 +304,8 @@ def check(
             where = f"{finding.place}: " if finding.place.origin else ""
             who = f"{finding.ref}: " if finding.ref else ""
             output.say(f"{where}{finding.severity}: {who}{finding.message}")
-        output.say(f"{compiled.summary}: {'refused' if bad else 'fine'}")
+        counts = Counter(f.severity for f in findings)
+        words = [_counted(counts[s], str(s)) for s in (Severity.ERROR, Severity.WAITING, Severity.WARNING) if counts[s]]
+        output.say(f"{compiled.summary}: {', '.join(words) or 'fine'}")
     if bad:
         raise typer.Exit(output.REFUSED)

@@ -113,6 +113,31 @@ def test_a_folder_is_checked_with_file_line_and_status(tmp_path: Path) -> None:
     assert found["findings"][0]["line"] == 4
 
 
+TRANSPORT = "apiVersion: mailrail.dev/v1alpha1\nkind: MailTransport\nmetadata: {name: a}\nspec: {smtp: {host: h}}\n"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.yaml"])
+def test_a_folder_without_documents_does_not_pass_the_check(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("# nothing yet\n")
+    done = CliRunner().invoke(app, ["config", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "holds no resource documents" in done.stderr
+
+
+def test_a_check_ends_with_how_much_is_wrong_and_says_where_the_first_of_two_is(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TRANSPORT)
+    assert CliRunner().invoke(app, ["config", "check", str(tmp_path)]).stdout.endswith(": fine\n")
+    (tmp_path / "b.yaml").write_text(TRANSPORT)
+    (tmp_path / "c.yaml").write_text(
+        "apiVersion: mailrail.dev/v1alpha1\nkind: MailAccount\nmetadata: {name: a}\n"
+        "spec: {domainRef: {name: missing}, addresses: [a]}\n"
+    )
+    done = CliRunner().invoke(app, ["config", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"the one in {tmp_path.name}/a.yaml:1 counts" in done.stdout
+    assert done.stdout.endswith(": 1 error, 1 waiting\n")
+
+
 def test_the_example_of_local_mode_passes_the_check() -> None:
     example = ROOT / "lib" / "mailrail" / "local" / "example"
     done = CliRunner().invoke(app, ["config", "check", str(example), "--strict"])

@@ -186,3 +186,10 @@ def test_no_text_raises_and_every_line_is_one_of_the_file(source: str) -> None:
     for document in loaded.documents:
         for key in document.content:
             assert document.place_of((key,)).line >= document.place.line
+
+
+def test_what_was_never_closed_is_told_with_where_it_began() -> None:
+    assert reason("kind: A\nmetadata: {name: x\n\nspec:\n  a: 1\n") == (
+        "f.yaml:4: this is not YAML: while parsing a flow mapping that began 2 lines above: "
+        "did not find expected ',' or '}'"
+    )

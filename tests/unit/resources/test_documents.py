@@ -199,6 +199,22 @@ BAD: list[tuple[str, Any, list[str]]] = [
         {"smtp": {"host": "h", "tls": {"caFile": "a", "caSecretRef": {"name": "b"}}}},
         ["spec.smtp.tls: set only one of caSecretRef or caFile"],
     ),
+    (
+        "MailTransport",
+        {"smtp": {"host": "h", "tls": {"mode": False}}},  # YAML reads no, off and false alike
+        [
+            "spec.smtp.tls.mode: must be one of none, opportunistic, required, verified, not false "
+            "(a yes/no value; put it in quotes if text is meant)"
+        ],
+    ),
+    (
+        "MailTransport",
+        {"smtp": {"host": "[2001:db8::1]:2525"}},
+        [
+            "spec.smtp.host: '[2001:db8::1]:2525' should be a host name in lower-case A-labels or an IP address; "
+            "write 2001:db8::1, and the port in its own field"
+        ],
+    ),
     ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
     (
         "MailDomain",

@@ -203,6 +203,14 @@ def _tab_indents(chunk: str, line: int) -> bool:
     return line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]
 
 
+def _context(error: yaml.MarkedYAMLError, line: int) -> str:
+    """What the parser was at, and where that began: the mistake is more often there than where it was noticed."""
+    above = line - error.context_mark.line if error.context_mark is not None else 0
+    if not error.context or above <= 0:
+        return error.context or ""
+    return f"{error.context} that began {above} {'line' if above == 1 else 'lines'} above"
+
+
 def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
     """The content of one chunk, its first line and its canonical form, or what is wrong with it."""
     if chunk.lstrip().startswith("%"):  # a directive before `---`; YAML has none that we need
@@ -222,7 +230,7 @@ def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
         line = error.problem_mark.line if error.problem_mark is not None else 0
         if line > last and error.context_mark is not None:
             line = error.context_mark.line  # what was not closed before the end, and where it began
-        words = ": ".join(part for part in (error.context, error.problem) if part)
+        words = ": ".join(part for part in (_context(error, min(line, last)), error.problem) if part)
         mark = error.problem_mark
         if mark is not None and _tab_indents(chunk, mark.line):
             words = "the line is indented with a tab; YAML takes blanks"

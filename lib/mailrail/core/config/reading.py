@@ -86,6 +86,7 @@ class Input:
         self.secrets: dict[tuple[str, str], SecretDocument] = {}
         self.broken_secrets: dict[tuple[str, str], str] = {}
         self.namespaces: dict[str, Mapping[str, str]] = dict(sources.namespaces)
+        self._places: dict[ObjectRef, Place] = {}
         self.retained: set[ObjectRef] = set()
         unreadable = {u.place.origin for u in sources.unreadable}
         for item in sorted(sources.unreadable, key=lambda u: (u.place, u.reason)):
@@ -166,18 +167,18 @@ class Input:
                 self.namespaces[ref.name] = {k: v for k, v in labels.items() if isinstance(v, str)}
             return True
         key = (ref.namespace, ref.name)
-        known = ref in self.candidates or (ref.kind == "Secret" and (key in self.secrets or key in self.broken_secrets))
-        if known:
+        if ref in self._places:
+            first = self._places[ref]
+            which = (
+                f"the one in {first} counts, the first by file name and line"
+                if first.origin
+                else "the one that Mailrail itself makes counts; give this one another name"
+            )
             self.findings.append(
-                Finding(
-                    document.place,
-                    Severity.ERROR,
-                    Reason.DUPLICATE,
-                    "is written twice; the first one counts, by file name and line",
-                    ref,
-                )
+                Finding(document.place, Severity.ERROR, Reason.DUPLICATE, f"is written twice; {which}", ref)
             )
             return True
+        self._places[ref] = document.place
         if ref.kind == "Secret":
             try:
                 self.secrets[key] = read_secret(document.content, ref.namespace, ref.name, document.place.origin)

@@ -5,6 +5,7 @@ values that are allowed. Nothing here repeats a value that could be a secret: Se
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,6 +70,9 @@ _KINDS: Final = {
 }
 
 
+_HOST_AND_PORT: Final = re.compile(r"(?:\[([^\]]{1,255})\]|([^:/\s]{1,255})):[0-9]{1,5}")
+
+
 def _what_it_is(value: Any) -> str:
     match value:
         case None:
@@ -86,8 +90,10 @@ def _what_it_is(value: Any) -> str:
 
 
 def _hint(pattern: str, value: Any) -> str:
-    """Where a domain name only needs its other spelling, say which one."""
+    """Where a host or domain name only needs its other spelling, say which one."""
     meaning = PATTERN_MEANINGS.get(pattern, "")
+    if isinstance(value, str) and "host name" in meaning and (both := _HOST_AND_PORT.fullmatch(value)):
+        return f"; write {both[1] or both[2]}, and the port in its own field"
     if not isinstance(value, str) or not ("A-label" in meaning or "subdomain" in meaning):
         return ""
     dot = "." if value.startswith(".") and "subdomain" in meaning else ""
@@ -144,7 +150,10 @@ def _message(root: type[BaseModel], path: Path, error: Any) -> str:
             meaning = PATTERN_MEANINGS.get(pattern, f"text that matches {pattern}")
             return f"{shown(value)!r} should be {meaning}{_hint(pattern, value)}"
         case "enum" | "literal_error":
-            return f"{shown(value)!r} is not one of {context['expected'].replace(chr(39), '').replace(' or ', ', ')}"
+            possible = context["expected"].replace(chr(39), "").replace(" or ", ", ")
+            if isinstance(value, str):
+                return f"{shown(value)!r} is not one of {possible}"
+            return f"must be one of {possible}, not {_what_it_is(value)}"
         case "greater_than_equal":
             return f"{value} is too small; at least {context['ge']}"
         case "less_than_equal":
