@@ -33,6 +33,12 @@ app.add_typer(inspect.outbound, name="outbound")
 app.add_typer(cluster.app, name="cluster")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mailrail {version_of('mailrail')}")
+        raise typer.Exit
+
+
 @app.callback()
 def place(
     state: Annotated[
@@ -65,6 +71,10 @@ def place(
             show_default=False,
         ),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", is_eager=True, callback=_tell_version, help="The version of this software."),
+    ] = False,
 ) -> None:
     """Where to look; every subcommand heeds it."""
     PLACE.state, PLACE.server, PLACE.tls_dir = state, server, tls_dir

@@ -78,6 +78,7 @@ def _with_findings(revision: config_pb2.RevisionInfo) -> dict[str, Any]:
 @app.command()
 def show(
     revision: Annotated[int, typer.Argument(metavar="REVISION", min=0, help="Default: the one in force.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, as it does anyway.")] = False,
 ) -> None:
     """The compiled configuration of a revision, as JSON. It holds references to secrets, never secrets."""
 

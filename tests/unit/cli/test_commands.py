@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,23 @@ def test_a_service_process_carries_no_command_line_library() -> None:
 def test_the_version_is_told_as_a_line_and_as_json() -> None:
     line = CliRunner().invoke(app, ["version"]).stdout
     assert line == f"mailrail {json.loads(CliRunner().invoke(app, ['version', '--json']).stdout)['version']}\n"
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_told_where_every_command_has_it(option: str) -> None:
+    done = CliRunner().invoke(app, [option])
+    assert (done.exit_code, done.stdout) == (0, CliRunner().invoke(app, ["version"]).stdout)
+
+
+def test_every_command_that_reads_takes_json() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
+    sections = re.split(r"^### `mailrail ", page, flags=re.MULTILINE)[1:]
+    without = {section.split("`")[0] for section in sections if "| `--json` |" not in section}
+    assert without == {
+        "local", "serve", "cluster keys", "cluster postgres", "cluster test",  # they run, and log
+        "queue content",  # octets
+        "queue holds remove", "mailbox flag", "mailbox delete",  # they change, and end with a status
+    }  # fmt: skip
 
 
 def test_the_reference_page_names_every_command() -> None:
