@@ -139,10 +139,14 @@ class MailGatewaySpec(Part):
     )
     postmaster: Postmaster = Field(description="Who answers for this gateway.")
     require_tls_extension: bool = Field(
-        default=True, alias="requireTLSExtension", description="Announce REQUIRETLS (RFC 8689) over TLS."
+        default=True,
+        alias="requireTLSExtension",
+        description="Announce REQUIRETLS (RFC 8689) over TLS. For a later version: none announces it yet.",
     )
-    dmarc_reports: bool = Field(default=True, description="Send DMARC aggregate reports.")
-    tls_reports: bool = Field(default=True, description="Send TLS reports.")
+    dmarc_reports: bool = Field(
+        default=True, description="Send DMARC aggregate reports. For a later version: none sends them yet."
+    )
+    tls_reports: bool = Field(default=True, description="Send TLS reports. For a later version: none sends them yet.")
     retry: Retry | None = Field(default=None, description="When to repeat and when to give up.")
     limits: GatewayLimitsSpec | None = Field(default=None, description="Bounds on what strangers may ask for.")
     history_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
