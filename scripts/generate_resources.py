@@ -158,8 +158,9 @@ class _Reference:
             given = ""
         else:
             given = f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        local = " Local mode only." if field.get("x-mailrail-local") else ""
-        meaning = _escaped(field.get("description", "")) + local
+        meaning = _escaped(field.get("description", ""))
+        if field.get("x-mailrail-local") and "local mode only" not in meaning:
+            meaning += " Local mode only."
         return f"| `{where.removeprefix('spec.')}` | {_escaped(self._type(field))} | {given} | {meaning} |"
 
 

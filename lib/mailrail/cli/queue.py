@@ -544,7 +544,9 @@ def add_hold_rule(
     from_domain: a.FromDomain = "",
     to_domain: a.ToDomain = "",
     everything: a.All = False,
-    comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why, for whoever looks later.")] = "",
+    comment: Annotated[
+        str, typer.Option("--comment", "--reason", metavar="TEXT", help="Why, for whoever looks later.")
+    ] = "",
     json: a.Json = False,
 ) -> None:
     """Hold what matches, now and as it comes. All options given must hold; --all alone holds everything."""

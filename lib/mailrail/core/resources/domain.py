@@ -115,7 +115,7 @@ class MailDomainSpec(Part):
     )
     retry: Retry | None = Field(default=None, description="For mail from this domain, in place of the gateway's.")
     dkim: Annotated[tuple[DkimKeySpec, ...], Field(max_length=8)] = Field(
-        default=(), description="Keys that sign the domain's mail."
+        default=(), description="Keys that sign the domain's mail. For a later version: none signs yet."
     )
     allowed_namespaces: AllowedNamespaces = Field(
         default=AllowedNamespaces.model_validate({}),
