@@ -34,17 +34,19 @@ def explain(
     if to and account and not sender:  # who submits has an address, and routes of its domain
         output.note("without --from this is about the null sender, to whom no domain's routes apply")
 
-    async def question(channel: Any) -> admin_pb2.ExplainResponse:
+    async def question(channel: Any) -> tuple[admin_pb2.ExplainResponse, str]:
         stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
-        return await stub.Explain(request, timeout=TIMEOUT)
+        answer = await stub.Explain(request, timeout=TIMEOUT)
+        return answer, await _held(stub, recipient) if recipient is not None and not json else ""
 
-    found = ask("queue", question)
+    found, held = ask("queue", question)
     if json:
         output.print_json(found)
         return
     now = datetime.datetime.now(datetime.UTC)
     output.facts(
         (
+            ("on hold", held),
             ("goes to", _where(found.decision)),
             ("because", found.decision.reason),
             ("attempt", str(found.attempt)),
@@ -78,6 +80,14 @@ def explain(
             none="",
             prose=1,
         )
+
+
+async def _held(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", recipient: int) -> str:
+    """Why a recipient goes nowhere for now, whatever its route; empty when it is not on hold."""
+    chosen = admin_pb2.Filter(recipient_ids=[recipient], on_hold=True)
+    found = await stub.ListRecipients(admin_pb2.ListRecipientsRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
+    until = "until `mailrail queue unhold`"
+    return next((f"{until}: {r.hold_reason}" if r.hold_reason else until for r in found.recipients), "")
 
 
 def _attempts(planned: admin_pb2.PlannedAttempt) -> str:

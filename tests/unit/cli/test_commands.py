@@ -237,6 +237,9 @@ class _Queue:
         assert request.filter == admin_pb2.Filter(recipient_ids=[7], on_hold=True)
         return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=7)] if self.on_hold else [])
 
+    async def Explain(self, request: admin_pb2.ExplainRequest, timeout: float) -> admin_pb2.ExplainResponse:
+        return admin_pb2.ExplainResponse(attempt=1)
+
     async def Kick(self, request: admin_pb2.KickRequest, timeout: float) -> admin_pb2.KickResponse:
         return admin_pb2.KickResponse(changes=[admin_pb2.Change(recipient_id=7)])
 
@@ -281,7 +284,16 @@ def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded()
 
 
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "ask", lambda _, question: admin_pb2.ExplainResponse())
+    monkeypatch.setattr(explain_module, "ask", lambda _, question: (admin_pb2.ExplainResponse(), ""))
     command = ["explain", "--account", "alice", "--to", "bob@example.org"]
     assert "null sender" in CliRunner().invoke(app, command).stderr
     assert CliRunner().invoke(app, [*command, "--from", "alice@example.org"]).stderr == ""
+
+
+def test_an_explanation_of_held_mail_says_first_that_it_is_on_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _Queue(on_hold=True)
+    monkeypatch.setattr(explain_module.admin_pb2_grpc, "QueueAdminServiceStub", lambda _: there)
+    monkeypatch.setattr(explain_module, "ask", lambda _, question: asyncio.run(question(None)))
+    assert CliRunner().invoke(app, ["explain", "7"]).stdout.startswith("on hold   until `mailrail queue unhold`")
+    there.on_hold = False
+    assert "on hold" not in CliRunner().invoke(app, ["explain", "7"]).stdout
