@@ -19,6 +19,7 @@ app.add_typer(holds, name="holds")
 
 SERVICE = "queue"
 
+_STORED = "with those of mailboxes and what is not swept yet"
 _LOOKED_AT = 1000
 """Of so many recipients that were changed it is asked whether they are on hold: a page of the API."""
 
@@ -270,7 +271,7 @@ def stats(json: a.Json = False) -> None:
             ("under way", str(found.leased)),
             ("on hold", str(found.on_hold)),
             ("oldest", output.when(found, "oldest", _now())),
-            ("stored", f"{_count(found.messages, 'message')}, {output.size_of(found.bytes)}, history included"),
+            ("stored", f"{_count(found.messages, 'message')}, {output.size_of(found.bytes)}, {_STORED}"),
             ("shards", f"{found.shards_owned} owned by this queue process"),
             ("outbound", f"{_count(found.outbound_nodes, 'process', 'processes')} connected"),
         )

@@ -35,7 +35,12 @@ def _bounded(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.ty
 
 
 def _for_terminals(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Bounded texts without control characters: what a stranger wrote must not repaint an administrator's screen."""
+    """Bounded texts without control characters: what a stranger wrote must not repaint an administrator's screen.
+
+    Which process a line is from, local mode writes before it and `kubectl logs` was told: twice more would be noise.
+    """
+    for known in ("service", "node"):
+        event.pop(known, None)
     for key, value in event.items():
         if isinstance(value, str):
             shown = value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"

@@ -53,7 +53,10 @@ class Explaining(AdminBase):
             known = request.recipient_id < 2**63
             rows = await store.live(connection, [request.recipient_id]) if known else []
             if not rows:
-                raise NotFound(f"recipient {request.recipient_id} is not in the queue")
+                raise NotFound(
+                    f"recipient {request.recipient_id} is not in the queue; "
+                    "if it was, `mailrail queue show` tells what became of it"
+                )
             row = rows[0]
             due = await run(connection, "SELECT due, token IS NULL FROM recipient WHERE id = %(id)s", {"id": row.id})
             return _Subject(

@@ -55,6 +55,18 @@ def test_an_event_tells_where_it_comes_from_its_level_and_its_time(stream: Strea
     }
 
 
+def test_for_people_a_line_does_not_repeat_which_process_it_is_from(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", stream)
+    log.setup("queue", "node-1", "console", "info")
+    log.get_logger().info("message accepted", size=5)
+    assert "message accepted" in stream.getvalue()
+    assert "size=5" in stream.getvalue()
+    assert "node-1" not in stream.getvalue()
+    assert "service=" not in stream.getvalue()
+
+
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x1b[2J and a blank", "\x9b31mred", "\u202egnp.exe", "a\nb=c"])
 def test_on_a_terminal_a_strangers_text_repaints_nothing(
     text: str, stream: Stream, monkeypatch: pytest.MonkeyPatch
