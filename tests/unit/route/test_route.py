@@ -116,7 +116,7 @@ def test_a_missing_transport_defers_and_is_never_handed_to_the_next_rule() -> No
     decision = table.evaluate(to("x.com"), 0)
     assert (decision.via, decision.missing) == (Via.MISSING, GONE)
     assert decision.site("x.com").key == "missing:mail/gone"
-    assert "does not exist" in decision.reason
+    assert "is missing or cannot be used: deferred" in decision.reason
 
 
 def test_a_transport_set_by_an_administrator_overrides_everything() -> None:

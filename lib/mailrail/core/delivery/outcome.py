@@ -119,7 +119,7 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),
     Trouble.UTF8_HEADER: _means("5.6.9", "the next hop does not take a header with UTF-8 (SMTPUTF8)"),
     Trouble.UNCONVERTIBLE: _means("5.6.3", "the content cannot be converted to what the next hop takes"),
-    Trouble.MISSING: _means("4.3.5", "the transport that should deliver this does not exist"),
+    Trouble.MISSING: _means("4.3.5", "the transport that should deliver this is missing or cannot be used"),
 }
 
 _OUR_FAULT = EnhancedCode(4, 3, 5)

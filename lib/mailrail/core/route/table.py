@@ -14,6 +14,7 @@ A match that lists many domains on both sides would be filed under their product
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from mailrail.core.config.revision import (
     Delivery,
@@ -118,6 +119,10 @@ def _winners(entries: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple
     return tuple(minimums), tuple(positions)
 
 
+_UNUSABLE: Final = "which is missing or cannot be used: deferred until it can be"
+"""Of a transport: one that is there and lacks its Secret is left out of the table, too; its status says why."""
+
+
 def decision_of(rule: Rule, level: Level, transports: Mapping[ObjectRef, Transport]) -> Decision:
     """What it means that `rule` matches, with its transport resolved.
 
@@ -128,7 +133,7 @@ def decision_of(rule: Rule, level: Level, transports: Mapping[ObjectRef, Transpo
         return Decision(Via.DIRECT, level, f"{ref} at {level} level: direct delivery to the MX", rule=ref)
     transport = transports.get(rule.transport)
     if transport is None:
-        reason = f"{ref} at {level} level names {rule.transport}, which does not exist: deferred until it does"
+        reason = f"{ref} at {level} level names {rule.transport}, {_UNUSABLE}"
         return Decision(Via.MISSING, level, reason, rule=ref, missing=rule.transport)
     return Decision(Via.TRANSPORT, level, f"{ref} at {level} level: {transport.ref}", transport, ref)
 
@@ -157,10 +162,7 @@ class RouteTable:
         if domain.delivery is Delivery.TRANSPORT:
             transport = self.transports.get(domain.transport) if domain.transport else None
             if transport is None:
-                reason = (
-                    f"{domain.ref} delivers {domain.name} by {domain.transport}, which does not exist: "
-                    "deferred until it does"
-                )
+                reason = f"{domain.ref} delivers {domain.name} by {domain.transport}, {_UNUSABLE}"
                 return Decision(Via.MISSING, Level.DELIVERY, reason, missing=domain.transport)
             reason = f"{domain.ref} delivers {domain.name} by {transport.ref}"
             return Decision(Via.TRANSPORT, Level.DELIVERY, reason, transport)
@@ -174,7 +176,7 @@ class RouteTable:
             return None
         transport = self.transports.get(envelope.transport)
         if transport is None:
-            reason = f"set on this message: {envelope.transport}, which does not exist: deferred until it does"
+            reason = f"set on this message: {envelope.transport}, {_UNUSABLE}"
             return Decision(Via.MISSING, Level.MESSAGE, reason, missing=envelope.transport)
         return Decision(Via.TRANSPORT, Level.MESSAGE, f"set on this message: {transport.ref}", transport)
 
