@@ -83,6 +83,16 @@ def qualified(text: str) -> str:
     return text if not text or "/" in text or "@" in text else f"default/{text}"
 
 
+def account_name(text: str) -> str:
+    """The account of mail in the queue, which knows no logins: one in its place would silently match nothing."""
+    if "@" in text and "/" not in text:
+        stop(
+            f"{text} is a login; write the account's NAMESPACE/NAME, which `mailrail ingress resolve {text}` tells",
+            USAGE,
+        )
+    return qualified(text)
+
+
 MESSAGE = "A message (the id in the 250 to its sender) or one of its recipients (number)."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 = all.")]
@@ -192,5 +202,9 @@ def selection(ids: list[str] | None, **options: Any) -> admin_pb2.Filter:
         if field in ("queued_before", "queued_after", "due_before", "due_after"):
             getattr(chosen, field).CopyFrom(stamp(moment(value)))
         else:
-            setattr(chosen, field, qualified(value) if field in ("account", "transport") else value)
+            if field == "account":
+                value = account_name(value)
+            elif field == "transport":
+                value = qualified(value)
+            setattr(chosen, field, value)
     return chosen

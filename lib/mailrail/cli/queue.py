@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+import grpc
 import typer
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,6 +21,7 @@ app.add_typer(holds, name="holds")
 SERVICE = "queue"
 
 _STORED = "with those of mailboxes and what is not swept yet"
+_UNLIMITED = 1_000_000  # the window where nothing is dialled
 _LOOKED_AT = 1000
 """Of so many recipients that were changed it is asked whether they are on hold: a page of the API."""
 
@@ -303,12 +305,14 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
                 s.name,
                 str(s.queued),
                 str(s.in_flight),
-                str(s.window),
+                str(s.window) if 0 < s.window < _UNLIMITED else "",
                 output.when(s, "next_due", now, brief=True),
                 output.when(s, "paused_until", now, brief=True),
                 s.last_error[:160],
             )
             for s in found
+            # Where the last mail went, the name stays for a while.
+            if s.queued or s.in_flight or s.HasField("paused_until") or s.last_error
         ),
         none="no next hop has mail waiting",
         prose=1,
@@ -554,18 +558,32 @@ def add_hold_rule(
     if not (account or from_domain or to_domain or everything):
         output.stop("say what to hold: --account, --from-domain, --to-domain, or --all", output.USAGE)
     rule = admin_pb2.HoldRule(
-        account=a.qualified(account), from_domain=from_domain, to_domain=to_domain, comment=comment
+        account=a.account_name(account), from_domain=from_domain, to_domain=to_domain, comment=comment
     )
 
-    async def question(channel: Any) -> admin_pb2.CreateHoldRuleResponse:
-        request = admin_pb2.CreateHoldRuleRequest(rule=rule)
-        return await _stub(channel).CreateHoldRule(request, timeout=CHANGE_TIMEOUT)
+    async def question(channel: Any) -> tuple[admin_pb2.CreateHoldRuleResponse, bool]:
+        stub = _stub(channel)
+        made = await stub.CreateHoldRule(admin_pb2.CreateHoldRuleRequest(rule=rule), timeout=CHANGE_TIMEOUT)
+        return made, not rule.account or await _is_there(stub, rule.account)
 
-    made = ask(SERVICE, question, doing="recipients are being put on hold")
+    made, known = ask(SERVICE, question, doing="recipients are being put on hold")
+    if not known:
+        output.note(f"there is no account {rule.account}; the rule holds what is submitted once there is")
     if json:
         output.print_json(made)
         return
     output.say(f"hold rule {made.rule.id} made; {_count(made.held, 'queued recipient')} put on hold")
+
+
+async def _is_there(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", account: str) -> bool:
+    """Whether the configuration in force has an account, which explaining a message of it tells."""
+    try:
+        await stub.Explain(admin_pb2.ExplainRequest(to="anybody@example.invalid", account=account), timeout=TIMEOUT)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+            return False
+        raise
+    return True
 
 
 @holds.command("remove")

@@ -55,6 +55,13 @@ def test_a_name_without_a_namespace_is_in_default_and_a_login_stays_one() -> Non
     assert (found.kind, found.namespace, found.name) == ("MailTransport", "default", "smarthost")
 
 
+def test_a_login_is_no_account_of_mail_in_the_queue(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        a.selection([], account="alice@example.org")
+    assert "write the account's NAMESPACE/NAME" in capsys.readouterr().err
+    assert a.account_name("mail/a@b") == "mail/a@b"
+
+
 def test_ids_are_numbers_of_recipients_or_uuids_of_messages() -> None:
     chosen = a.selection(["17", ID, ID.replace("-", "")])
     assert list(chosen.recipient_ids) == [17]

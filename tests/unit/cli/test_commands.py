@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
@@ -46,6 +47,8 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
         (("queue", "set-transport", "a/b/c", "1"), "names no MailTransport"),
         (("queue", "set-tls", "maybe", "1"), "required, default or no"),
         (("queue", "holds", "add"), "say what to hold"),
+        (("queue", "holds", "add", "--account", "alice@example.org"), "is a login"),
+        (("queue", "hold", "--account", "alice@example.org"), "is a login"),
         (("mailbox", "flag", "1"), "--add or --remove"),
         (("explain",), "give the number of a recipient"),
         (("explain", "7", "--to", "bob@example.org"), "give the number of a recipient"),
@@ -237,7 +240,14 @@ class _Queue:
         assert request.filter == admin_pb2.Filter(recipient_ids=[7], on_hold=True)
         return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=7)] if self.on_hold else [])
 
+    async def CreateHoldRule(
+        self, request: admin_pb2.CreateHoldRuleRequest, timeout: float
+    ) -> admin_pb2.CreateHoldRuleResponse:
+        return admin_pb2.CreateHoldRuleResponse(rule=request.rule)
+
     async def Explain(self, request: admin_pb2.ExplainRequest, timeout: float) -> admin_pb2.ExplainResponse:
+        if request.account not in ("", "default/alice"):
+            raise grpc.aio.AioRpcError(grpc.StatusCode.INVALID_ARGUMENT, grpc.aio.Metadata(), grpc.aio.Metadata())
         return admin_pb2.ExplainResponse(attempt=1)
 
     async def Kick(self, request: admin_pb2.KickRequest, timeout: float) -> admin_pb2.KickResponse:
@@ -297,3 +307,28 @@ def test_an_explanation_of_held_mail_says_first_that_it_is_on_hold(monkeypatch: 
     assert CliRunner().invoke(app, ["explain", "7"]).stdout.startswith("on hold   until `mailrail queue unhold`")
     there.on_hold = False
     assert "on hold" not in CliRunner().invoke(app, ["explain", "7"]).stdout
+
+
+@pytest.mark.parametrize(("account", "told"), [("alcie", True), ("alice", False)])
+def test_a_rule_for_an_account_that_is_not_there_says_that_it_holds_nothing_yet(
+    account: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _talk_to(monkeypatch, _Queue())
+    done = CliRunner().invoke(app, ["queue", "holds", "add", "--account", account])
+    assert done.exit_code == 0, done.output
+    assert (f"there is no account default/{account}" in done.stderr) is told
+
+
+def test_next_hops_are_those_with_mail_or_trouble_and_a_window_is_a_number_of_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        admin_pb2.Site(name="transport:default/smarthost", queued=3, window=4),
+        admin_pb2.Site(name="missing:default/gone", queued=1, window=1_000_000),
+        admin_pb2.Site(name="domain:done.example"),
+        admin_pb2.Site(name="domain:resting.example", last_error="421 busy"),
+    ]
+    monkeypatch.setattr(queue, "ask", lambda _, question: (found, False))
+    lines = CliRunner().invoke(app, ["queue", "sites"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [s.name for s in found if s.name != "domain:done.example"]
+    assert "1000000" not in "".join(lines)
