@@ -29,6 +29,8 @@ def explain(
     """Where a message would go, and why: every rule that was asked, in order, and what it said."""
     if (recipient is None) == (not to):
         output.stop("give the number of a recipient in the queue, or --to (with --from and --account)", output.USAGE)
+    if recipient is not None and (sender or account):
+        output.stop("a recipient in the queue has its sender and account; leave out --from and --account", output.USAGE)
     request = admin_pb2.ExplainRequest(recipient_id=recipient, to=to, account=a.qualified(account), attempt=attempt)
     setattr(request, "from", sender)  # a keyword in Python, a field in the API
     if to and account and not sender:  # who submits has an address, and routes of its domain
