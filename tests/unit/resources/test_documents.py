@@ -215,6 +215,11 @@ BAD: list[tuple[str, Any, list[str]]] = [
             "write 2001:db8::1, and the port in its own field"
         ],
     ),
+    (
+        "MailTransport",
+        {"socks": {"address": "p:1080", "remoteIPs": ["192.0.2.1", "192.0.2.1"], "remoteHostname": "o.example"}},
+        ["spec.socks: remoteIPs: each entry must be different"],
+    ),
     ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
     (
         "MailDomain",

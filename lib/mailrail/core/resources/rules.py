@@ -85,17 +85,18 @@ class UniqueBy:
 
     field: str
     key: str | None = None
+    alias: str | None = None  # as documents spell the field, where that is not its name in camel case
 
     @property
     def message(self) -> str:
         """Which list, and what must differ."""
         what = f"the {to_camel(self.key)} of each" if self.key else "each"
-        return f"{to_camel(self.field)}: {what} entry must be different"
+        return f"{self.alias or to_camel(self.field)}: {what} entry must be different"
 
     @property
     def cel(self) -> str:
         """Each entry exists once."""
-        name = to_camel(self.field)
+        name = self.alias or to_camel(self.field)
         if self.key is None:
             return f"!has(self.{name}) || self.{name}.all(a, self.{name}.exists_one(b, b == a))"
         key = to_camel(self.key)  # entries without it do not count

@@ -108,7 +108,7 @@ class SocksAuth(Part):
 class SocksSpec(Part):
     """To the MX of the recipient's domain, through a SOCKS5 proxy."""
 
-    RULES = (UniqueBy("ip_families"), UniqueBy("remote_ips"))
+    RULES = (UniqueBy("ip_families"), UniqueBy("remote_ips", alias="remoteIPs"))
     address: HostPort = Field(description="Where the proxy listens.")
     remote_ips: Annotated[tuple[IpAddress, ...], Field(min_length=1, max_length=16)] = Field(
         alias="remoteIPs", description="Addresses that the world sees; SPF must name them."
