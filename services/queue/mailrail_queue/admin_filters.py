@@ -44,6 +44,14 @@ def domain_argument(text: str) -> str:
         raise BadRequest(f"{text!r}: {error}") from error
 
 
+def object_argument(kind: str, text: str) -> str:
+    """NAMESPACE/NAME of an object, as columns hold it. Raises BadRequest: a login, say, would silently match nothing."""
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name or "@" in text:
+        raise BadRequest(f"{text[:200]!r} names no {kind}; write NAMESPACE/NAME")
+    return text
+
+
 def is_empty(wanted: admin_pb2.Filter) -> bool:
     """Nothing is set."""
     return not wanted.ListFields()
@@ -59,7 +67,7 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
         parameters["on_hold"] = wanted.on_hold
     if wanted.transport:
         parts.append("r.own_transport = %(transport)s")
-        parameters["transport"] = wanted.transport
+        parameters["transport"] = object_argument("MailTransport", wanted.transport)
     if wanted.from_domain:
         parts.append("r.from_domain = %(from_domain)s")
         parameters["from_domain"] = domain_argument(wanted.from_domain)
@@ -108,7 +116,7 @@ def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralStrin
         parameters["message_ids"] = c.uuids(list(wanted.message_ids))
     if wanted.account:
         parts.append(a + ".account = %(account)s")
-        parameters["account"] = wanted.account
+        parameters["account"] = object_argument("MailAccount", wanted.account)
     if wanted.to:
         parts.append("strpos(lower(" + a + ".address), lower(%(to)s)) > 0")
         parameters["to"] = wanted.to

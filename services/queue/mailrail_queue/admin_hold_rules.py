@@ -11,7 +11,7 @@ from mailrail.core.hold import HoldRule
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin_base import stamp
 from mailrail_queue.admin_changes import Changing
-from mailrail_queue.admin_filters import NotFound, domain_argument
+from mailrail_queue.admin_filters import NotFound, domain_argument, object_argument
 from mailrail_queue.database import run
 from mailrail_queue.store import Connection
 
@@ -26,7 +26,7 @@ class HoldRules(Changing):
         self, connection: Connection, rule: admin_pb2.HoldRule
     ) -> tuple[admin_pb2.HoldRule, int]:
         """Hold what matches from now on, and what is queued already (H27). Returns the rule and how many were held."""
-        account = rule.account or None
+        account = object_argument("MailAccount", rule.account) if rule.account else None
         from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
         to_domain = domain_argument(rule.to_domain) if rule.to_domain else None
         async with connection.transaction():

@@ -310,11 +310,13 @@ class Dispatcher:
         self._generation += 1
         self.wake_all()
 
-    def disconnect(self, stream: Stream) -> None:
-        """It is gone; what it had stays leased until it says otherwise or the leases run out."""
-        if self.streams.get(stream.node) is stream:
-            del self.streams[stream.node]
+    def disconnect(self, stream: Stream) -> bool:
+        """It is gone; what it had stays leased until it says otherwise or the leases run out. False: it was gone."""
+        if self.streams.get(stream.node) is not stream:
+            return False
+        del self.streams[stream.node]
         self._generation += 1
+        return True
 
     def _stream_for(self, site: SiteState) -> Stream | None:
         if site.generation != self._generation:

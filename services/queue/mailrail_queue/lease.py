@@ -185,9 +185,9 @@ class Desk:
 
     def left(self, stream: OutboundStream) -> None:
         """It is gone; what it works on stays leased."""
-        self._dispatcher.disconnect(stream)
-        metrics.OUTBOUND.set(len(self._dispatcher.streams))
-        self._log.info("outbound left", outbound=stream.node)
+        if self._dispatcher.disconnect(stream):
+            metrics.OUTBOUND.set(len(self._dispatcher.streams))
+            self._log.info("outbound left", outbound=stream.node)
 
     async def _adopt(self, stream: OutboundStream, listed: dict[int, list[int]]) -> None:
         strangers: list[int] = []

@@ -96,6 +96,17 @@ async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(desk: Desk) 
     assert [r.address for r in (await desk.history(admin_pb2.Filter(), 0, ""))[0]] == ["bob@there.example"]
 
 
+@pytest.mark.parametrize("account", ["alice@example.org", "alice", "mail/", "/alice", "mail/alice/x"])
+async def test_a_login_in_place_of_an_account_is_refused_and_not_matched_with_nothing(desk: Desk, account: str) -> None:
+    for asked in (
+        desk.recipients(admin_pb2.Filter(account=account), 0, ""),
+        desk.history(admin_pb2.Filter(account=account), 0, ""),
+        desk.create_hold_rule(admin_pb2.HoldRule(account=account)),
+    ):
+        with pytest.raises(BadRequest, match="names no MailAccount; write NAMESPACE/NAME"):
+            await asked
+
+
 async def test_times_are_compared_by_instant_H17(desk: Desk) -> None:
     await desk.rig.accept("bob@there.example")
     wanted = admin_pb2.Filter()
