@@ -413,15 +413,17 @@ class _Link:
         stub = self._stub
         if stub is None:
             raise OutOfReach("the queue is out of reach")
-        request = lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset)
+        call = stub.FetchContent(lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset))
         try:
-            async for response in stub.FetchContent(request):
+            async for response in call:
                 yield response.data
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise ContentGone(reason) from error
             raise OutOfReach(reason) from error
+        finally:
+            call.cancel()  # who has read enough lets go of us; the call itself would wait for a reader for ever
 
 
 class _RemoteBody:

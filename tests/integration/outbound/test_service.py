@@ -66,6 +66,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.batches: list[int] = []
         self.commit = True
         self.fetched: list[int] = []
+        self.fetching = 0
         self.breaks_after: int | None = None  # pieces of content
         self.bodies: dict[bytes, bytes] = {}
         self.outgoing: asyncio.Queue[lease_pb2.LeaseResponse | None] = asyncio.Queue()
@@ -100,10 +101,14 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         if body is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such content")
             return
-        for start_at in range(request.offset, len(body), 262144):
-            if self.breaks_after is not None and start_at >= self.breaks_after * 262144:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
-            yield lease_pb2.FetchContentResponse(data=body[start_at : start_at + 262144])
+        self.fetching += 1
+        try:
+            for start_at in range(request.offset, len(body), 262144):
+                if self.breaks_after is not None and start_at >= self.breaks_after * 262144:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
+                yield lease_pb2.FetchContentResponse(data=body[start_at : start_at + 262144])
+        finally:
+            self.fetching -= 1
 
     def hand_out(self, *deliveries: lease_pb2.Delivery) -> None:
         self.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=deliveries))
@@ -247,6 +252,21 @@ async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LS
             assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
             assert len(here.queue.fetched) == len(other.fetched) == 1
             assert peer.messages[0].content == body
+
+
+async def test_content_is_let_go_of_by_whoever_has_read_enough_LSE_06(tmp_path: Path) -> None:
+    body = b"Subject: large\r\n\r\n" + b"\xc3\xa9\r\n" * 2_000_000
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            envelope = types_pb2.Envelope(mail_from="a@sender.example", smtputf8=True, eight_bit=True)
+            delivery = here.delivery(via, body=None, size=len(body), envelope=envelope)
+            here.queue.bodies[delivery.message_id] = body
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert len(here.queue.fetched) == 2  # for a look at the header, and to be sent
+            await eventually(lambda: here.queue.fetching == 0)
 
 
 async def test_content_that_nobody_can_give_is_returned_undialled_LSE_04() -> None:
