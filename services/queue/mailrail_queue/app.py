@@ -210,12 +210,13 @@ class Queue:
                 break
             await asyncio.sleep(0.02)
         self.intake.close()
+        if self._running is not None:
+            # Before anything is given back: a heartbeat would take shards again, and the owner of due work lease more.
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         await self.shards.leave()
         await self.desk.release_all()
         self.stopped.set()
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
         await self.database.close()
 
     # --- the rest ---

@@ -80,6 +80,18 @@ async def test_a_queue_that_gave_everything_back_ends_the_streams_of_outbound(da
         assert await q.sql("SELECT count(*) FROM recipient") == [(0,)]
 
 
+async def test_a_clean_stop_gives_back_all_that_was_not_handed_on_LSE_04(database: str) -> None:
+    count = 1300  # three batches: who writes the last one is not cut off
+    async with running_queue(database) as q:
+        await q.outbound(credit=0)
+        ingress = await q.ingress()
+        results = await asyncio.gather(*ingress.commit(*(commit_of(f"user@d{n}.example") for n in range(count))))
+        assert all(result.accepted for result in results)
+        assert q.queue.dispatcher.pending_flights == count
+        await q.queue.stop(0.0)
+        assert await q.one("SELECT count(*) FROM recipient WHERE token IS NULL AND attempts = 0") == count
+
+
 async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_LSE_01(database: str) -> None:
     async with running_queue(database, lease_seconds=61.0) as q:
         outbound = await q.outbound(credit=0)

@@ -46,6 +46,28 @@ async def test_one_process_owns_all_256_shards_each_under_an_epoch_SHD_01(databa
         assert rows == [(256, 1, 1)]
 
 
+async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_mail_back_SHD_01(database: str) -> None:
+    async with running_queue(database, heartbeat_seconds=0.05) as q:
+        beat, release, running = q.queue.shards.beat, q.queue.desk.release_all, q.queue._running
+        beats = 0
+        assert running is not None
+
+        async def counted() -> None:
+            nonlocal beats
+            await beat()
+            beats += 1
+
+        async def slowly() -> None:
+            before = beats
+            await eventually(lambda: running.done() or beats > before)
+            await release()
+
+        q.queue.shards.beat, q.queue.desk.release_all = counted, slowly  # type: ignore[method-assign]
+        await q.queue.stop(0.0)
+        assert await q.one("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
+        assert await q.one("SELECT count(*) FROM node") == 0
+
+
 async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or_dies_SHD_01(database: str) -> None:
     async with running_queue(database, dead_seconds=1.0) as one, running_queue(database, dead_seconds=1.0) as two:
         halves = "SELECT count(*) = 2 FROM (SELECT owner FROM shard GROUP BY owner HAVING count(*) = 128) x"
