@@ -273,6 +273,10 @@ class Intake:
                 self._steady = time.monotonic()
             try:
                 await self._store(lane, batch)
+            except asyncio.CancelledError:  # we stop, and only another replica can tell what became of it (ACC-04)
+                for arriving in batch:
+                    arriving.lost()
+                raise
             except Exception:
                 self._log.exception("a batch failed in a way that nobody foresaw", messages=len(batch))
                 for arriving in batch:

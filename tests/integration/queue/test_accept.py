@@ -277,6 +277,18 @@ async def test_a_commit_after_the_end_is_not_left_waiting_ACC_04(database: str) 
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_commit_that_postgres_keeps_past_the_end_is_not_left_waiting_ACC_04(database: str) -> None:
+    async with running_queue(database) as q, await psycopg.AsyncConnection.connect(database) as other:
+        ingress = await q.ingress()
+        await other.execute("LOCK TABLE queue.message IN ACCESS EXCLUSIVE MODE")
+        (future,) = ingress.commit(commit_of("bob@away.example"))
+        await q.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+        await q.queue.stop(0.0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # its sender asks another replica
+            await asyncio.wait_for(future, 10)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 LIMITED = a_revision(limits=rev.AccountLimits(messages_per_day=3, recipients_per_day=5))
 
 
