@@ -392,6 +392,11 @@ class Desk:
             self._undo += [Deferral(p.id, flight.token, p.version, 0.0, None) for p in flight.passengers]
         self._renew.set()
 
+    def give_back(self, leased: Iterable[tuple[Waiting, int]]) -> None:
+        """These (recipient, token) were leased and no delivery came of it: that is undone (LSE-04)."""
+        self._undo += [Deferral(row.id, token, row.version, 0.0, None) for row, token in leased]
+        self._renew.set()
+
     async def run(self) -> None:
         """Renew, take back and note, in batches, until cancelled."""
         while True:

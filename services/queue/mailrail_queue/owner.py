@@ -260,13 +260,17 @@ class Owner:
             leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
             if not leased:
                 return left
-            ids = {row.message_id for row, _, _ in wanted if row.id in leased}
-            contents = await store.contents(connection, ids)
-            damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
-            if damaged:
-                rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in damaged]
-                await self._undialled.set_aside(connection, rows, ENVELOPE_UNREADABLE)
-                leased -= {row.id for row, _ in rows}
+            try:
+                ids = {row.message_id for row, _, _ in wanted if row.id in leased}
+                contents = await store.contents(connection, ids)
+                damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
+                if damaged:
+                    rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in damaged]
+                    await self._undialled.set_aside(connection, rows, ENVELOPE_UNREADABLE)
+                    leased -= {row.id for row, _ in rows}
+            except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
+                self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
+                raise
         self._database.heard(moment)
         lost: list[tuple[int, int]] = []
         for (plan, site, part), token in zip(chosen, tokens, strict=True):

@@ -1,7 +1,7 @@
 """Leases and what comes back under them (message-life LSE and FIN), on a real Postgres and over real gRPC."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import grpc
 import psycopg
@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import store
 from mailrail_queue.ports import Notice
 from mailrail_queue.store import CHUNK, Connection
 
@@ -90,6 +91,32 @@ async def test_a_clean_stop_gives_back_all_that_was_not_handed_on_LSE_04(databas
         assert q.queue.dispatcher.pending_flights == count
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM recipient WHERE token IS NULL AND attempts = 0") == count
+
+
+@pytest.mark.parametrize("how", ["postgres fails", "the process stops"])
+async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
+    database: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reading = store.contents, asyncio.Event()
+
+    async def cut_off(connection: store.Connection, ids: Iterable[bytes]) -> dict[bytes, store.Content]:
+        monkeypatch.setattr(store, "contents", read)
+        reading.set()
+        if how == "the process stops":
+            await asyncio.Event().wait()
+        raise psycopg.OperationalError("the connection was lost")
+
+    async with running_queue(database) as q:
+        await (await q.ingress()).accept("bob@away.example")  # due, since there is no outbound
+        monkeypatch.setattr(store, "contents", cut_off)
+        outbound = await q.outbound()
+        await reading.wait()
+        if how == "the process stops":
+            await q.queue.stop(0.0)
+            assert await q.one("SELECT token IS NULL AND attempts = 0 FROM recipient")
+        else:
+            await eventually(outbound.has(1))
+            assert outbound.deliveries[0].attempt == 1
 
 
 async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_LSE_01(database: str) -> None:
