@@ -217,7 +217,9 @@ class Desk:
                 by_token.setdefault(row.token, []).append(row)
         for token in strangers:
             found = by_token.get(token)
-            if found:
+            if (known := self._dispatcher.flights.get(token)) is not None:  # another stream of it adopted it meanwhile
+                known.stream, known.node = stream, stream.node
+            elif found:
                 self._dispatcher.adopt(self._flight_of(token, found, before), stream)
             else:
                 stream.cancel(token)  # lost: another may have it already

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import store
+from mailrail_queue.lease import OutboundStream
 from mailrail_queue.ports import Notice
 from mailrail_queue.store import CHUNK, Connection
 
@@ -178,6 +179,19 @@ async def test_a_new_owner_adopts_leases_of_the_one_before_if_they_are_valid_LSE
         again.send(alive=[valid.token])
         again.finish(valid)
         await eventually(lambda: valid.token in again.committed)
+
+
+async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        delivery = await one_delivery(q, await q.outbound())
+    async with running_queue(database) as q:
+        hello = lease_pb2.Hello(node_id="outbound-1")
+        hello.working.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
+        cut, again = OutboundStream("outbound-1"), OutboundStream("outbound-1")  # the first is not known to be gone yet
+        await asyncio.gather(q.queue.desk.hello(cut, hello), q.queue.desk.hello(again, hello))
+        flight = q.queue.dispatcher.flights[delivery.token]
+        assert flight.stream is again
+        assert flight.site.window.in_flight == 1
 
 
 async def test_what_a_returning_process_does_not_list_is_due_again_soon_LSE_02(database: str) -> None:
