@@ -41,17 +41,21 @@ class DueSites:
         agenda = self._agenda
         if not agenda.cursors:
             return
+        cursors = dict(agenda.cursors)
+        for number in cursors:  # 1.0: looked at, nothing special. Who is woken from here on may not be in what is read.
+            agenda.cursors[number] = 1.0
         async with self._lane.use() as connection:
-            rows = await site_store.due_sites(connection, agenda.cursors, _PER_SHARD)
+            rows = await site_store.due_sites(connection, cursors, _PER_SHARD)
         counts: dict[int, int] = {}
         latest: dict[int, float] = {}
         for number, key, due in rows:
             counts[number] = counts.get(number, 0) + 1
             latest[number] = max(latest.get(number, 0.0), due)
             agenda.note(number, key)
-        for number in agenda.cursors:
-            # A full answer goes on from its end at the next look; else begin anew. 1.0: looked at, nothing special.
-            agenda.cursors[number] = latest[number] if counts.get(number, 0) >= _PER_SHARD else 1.0
+        for number, count in counts.items():
+            # A full answer goes on from its end at the next look; else begin anew.
+            if count >= _PER_SHARD and agenda.cursors.get(number) == 1.0:
+                agenda.cursors[number] = latest[number]
         await self._look_back()
         if agenda.unverified:
             await self.verify(agenda.unverified.pop())

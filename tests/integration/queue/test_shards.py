@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import due_sites, site_store, store
+from mailrail_queue.agenda import Agenda
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -66,6 +68,26 @@ async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_m
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
         assert await q.one("SELECT count(*) FROM node") == 0
+
+
+async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = site_store.due_sites
+    async with running_queue(database) as q:
+        agenda = Agenda(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        agenda.cursors = {7: 0.0, 8: 0.0}
+
+        async def hinted(
+            connection: store.Connection, cursors: Mapping[int, float], count: int
+        ) -> list[tuple[int, str, float]]:
+            rows = await look(connection, cursors, count)
+            agenda.woken([7])  # of what was stored after the rows were read
+            return rows
+
+        monkeypatch.setattr(site_store, "due_sites", hinted)
+        await due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda).look()
+        assert agenda.cursors == {7: 0.0, 8: 1.0}
 
 
 async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or_dies_SHD_01(database: str) -> None:
