@@ -114,11 +114,11 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def GetContent(
         self, request: admin_pb2.GetContentRequest, context: Context
     ) -> AsyncIterator[admin_pb2.GetContentResponse]:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context):
             if len(request.message_id) != 16:
                 raise BadRequest("a message id has 16 octets")
             sent = False
-            async for part in mailbox.content(connection, UUID(bytes=request.message_id)):
+            async for part in mailbox.content_for(self._rows.use, UUID(bytes=request.message_id)):
                 sent = True
                 yield admin_pb2.GetContentResponse(data=part)
             if not sent:
@@ -259,15 +259,16 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def ReadMessage(
         self, request: mailbox_pb2.ReadMessageRequest, context: Context
     ) -> AsyncIterator[mailbox_pb2.ReadMessageResponse]:
-        async with answering(context), self._rows.use() as connection:
-            found = await mailbox.one(connection, request.id)
-            if found is None:
-                raise NotFound(f"no message {request.id}")
-            if request.mark_seen and SEEN not in found.flags:
-                await mailbox.set_flags(connection, [found.id], [SEEN], [])
-                found.flags.append(SEEN)
+        async with answering(context):
+            async with self._rows.use() as connection:
+                found = await mailbox.one(connection, request.id)
+                if found is None:
+                    raise NotFound(f"no message {request.id}")
+                if request.mark_seen and SEEN not in found.flags:
+                    await mailbox.set_flags(connection, [found.id], [SEEN], [])
+                    found.flags.append(SEEN)
             yield mailbox_pb2.ReadMessageResponse(message=_message(found), data=found.prefix)
-            async for part in mailbox.content(connection, found.message_id):
+            async for part in mailbox.content_for(self._rows.use, found.message_id):
                 yield mailbox_pb2.ReadMessageResponse(data=part)
 
     async def SetFlags(self, request: mailbox_pb2.SetFlagsRequest, context: Context) -> mailbox_pb2.SetFlagsResponse:

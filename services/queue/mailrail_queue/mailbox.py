@@ -7,8 +7,10 @@ one message at most (FIN-01). What is removed here is swept with its content lat
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of this module alone
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
@@ -322,7 +324,16 @@ async def delete(connection: Connection, ids: Sequence[int]) -> int:
 
 async def content(connection: Connection, message_id: UUID) -> AsyncIterator[bytes]:
     """The stored content of a message, prefix first, in pieces of at most 256 KiB or so; nothing if it is gone."""
-    rows = await run(connection, CONTENT, {"id": message_id})
+    async for part in content_for(lambda: contextlib.nullcontext(connection), message_id):
+        yield part
+
+
+async def content_for(
+    use: Callable[[], AbstractAsyncContextManager[Connection]], message_id: UUID
+) -> AsyncIterator[bytes]:
+    """The same for one who takes it as slowly as they like: none of the connections that `use` gives waits for them."""
+    async with use() as connection:
+        rows = await run(connection, CONTENT, {"id": message_id})
     if not rows:
         return
     prefix, body, chunks = rows[0]
@@ -332,7 +343,8 @@ async def content(connection: Connection, message_id: UUID) -> AsyncIterator[byt
     for start in range(0, len(body or b""), piece):
         yield body[start : start + piece]
     for number in itertools.takewhile(lambda n: n < chunks, itertools.count()):
-        parts = await run(connection, CHUNK, {"id": message_id, "number": number})
+        async with use() as connection:
+            parts = await run(connection, CHUNK, {"id": message_id, "number": number})
         if not parts:
             return
         yield parts[0][0]

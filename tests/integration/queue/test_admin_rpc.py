@@ -61,6 +61,17 @@ async def refused(call: object) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details() or ""
 
 
+async def test_who_reads_content_slowly_keeps_nobody_from_administration(service: Service) -> None:
+    (bob,) = await service.rig.accept("bob@there.example")
+    await service.rig.connection.execute("UPDATE message SET body = convert_to(repeat('x', 20000000), 'UTF8')")
+    request = admin_pb2.GetContentRequest(message_id=bob.message_id)
+    slow = [service.admin.GetContent(request) for _ in range(3)]  # as many as there are connections
+    assert all([await call.read() for call in slow])
+    assert (await service.admin.GetStats(admin_pb2.GetStatsRequest())).shards_owned == 256
+    for call in slow:
+        call.cancel()
+
+
 async def test_every_call_of_administration_answers(service: Service) -> None:
     (bob,) = await service.rig.accept("bob@there.example")
     chosen = admin_pb2.Filter(recipient_ids=[bob.id])
