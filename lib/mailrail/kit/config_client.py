@@ -169,11 +169,16 @@ class ConfigClient:
                 async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
                     stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
                     while True:
-                        await stub.Report(self._state(), timeout=5)
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(_REPORT_EVERY), self._changed:
-                                await self._changed.wait()  # a swap is reported at once, else by the clock
+                        said = self._state()
+                        await stub.Report(said, timeout=5)
+                        await self._news(said)
             await asyncio.sleep(0.5)
+
+    async def _news(self, said: config_pb2.ReportRequest) -> None:
+        """A swap is reported at once, even one that came while the last report was on its way; else by the clock."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REPORT_EVERY), self._changed:
+                await self._changed.wait_for(lambda: self._state() != said)
 
     def _state(self, leaving: bool = False) -> config_pb2.ReportRequest:
         return config_pb2.ReportRequest(

@@ -16,7 +16,7 @@ from mailrail.core.config.credentials import ScramVerifier
 from mailrail.core.config.revision import Role
 from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State, encode_state
-from mailrail.kit import migrations
+from mailrail.kit import config_client, migrations
 from mailrail.kit.publisher import REASON_KEY, STALE_EPOCH, Superseded
 from mailrail.local.postgres import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2 as pb
@@ -198,6 +198,32 @@ async def test_consumers_are_seen_rejecting_and_leaving_CFG_05(database: str, ke
                 }
             assert set(await states()) == {"queue"}  # a clean stop removes the row
         assert await states() == {}
+
+
+async def test_a_swap_during_a_report_is_reported_right_after_it_CFG_05(
+    database: str, keys_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_client, "_REPORT_EVERY", 60.0)
+    async with config_service(database) as service:
+        queue = consumer(keys_dir, service.target, Role.QUEUE)
+        report, reporting, go_on = service.store.report, asyncio.Event(), asyncio.Event()
+
+        async def slow(*said: Any) -> None:
+            reporting.set()
+            await go_on.wait()
+            await report(*said)
+
+        monkeypatch.setattr(service.store, "report", slow)
+        async with queue.client.running():
+            await reporting.wait()
+            await publisher(keys_dir, service.target).publish(sources())
+            await eventually(lambda: queue.seen)
+            go_on.set()
+
+            async def told() -> Any:
+                return [row.revision for row in await service.store.consumers()] == [1]
+
+            await eventually(told, within=4)
 
 
 async def test_a_consumer_that_fell_silent_is_not_live_CFG_05(database: str) -> None:
