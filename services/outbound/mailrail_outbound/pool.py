@@ -212,6 +212,7 @@ class Pool:
                             lambda connection=connection: connection, peer, port, local_addr=_source(dial.sources, peer)
                         )
                 except (OSError, TimeoutError) as error:
+                    connection.disown()  # it may have been made in the moment in which its time was over
                     destination.live.discard(connection)
                     failures.append(f"{address} port {dial.port}: {_in_words(error)}")
                     continue

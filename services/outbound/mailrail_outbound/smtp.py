@@ -231,6 +231,10 @@ class Connection(asyncio.Protocol):
         self._act(self.dialogue.lost(trouble, detail))
         self._close()
 
+    def disown(self) -> None:
+        """It comes too late: the owner gave up waiting for it, and counts on it no more."""
+        self._owned = False
+
     def timed_out(self) -> None:
         """The deadline is over (called by Deadlines)."""
         stage = Stage.HANDSHAKE if self._handshaking else Stage.PROXY if self._proxy else self.dialogue.awaiting
@@ -653,6 +657,8 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _tell_failed(self, answer: Answer) -> None:
+        if not self._owned:
+            return
         metrics.CONNECTIONS.inc(_result(answer))
         self.owner.failed(self, answer)
 

@@ -386,6 +386,37 @@ async def test_no_more_connections_than_the_transport_allows() -> None:
         assert len(peer.sessions) <= 3
 
 
+async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    late: list[asyncio.BaseTransport] = []
+
+    class TooLate:
+        """The loop that is asked for a connection, cancelled as the first one is made; it closes that one, then."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        async def create_connection(self, *args: Any, **named: Any) -> Any:
+            made = await loop.create_connection(*args, **named)
+            if not late:
+                late.append(made[0])
+                made[0].close()
+                raise TimeoutError
+            return made
+
+    async with SmtpPeer() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            monkeypatch.setattr(bench.pool, "_loop", TooLate())
+            first = await bench.deliver(bench.delivery(via))
+            assert results(first.recipients) == [Result.DEFERRED]
+            second = await bench.deliver(bench.delivery(via))
+            assert results(second.recipients) == [Result.DELIVERED]
+            assert (bench.pool._open, len(bench.pool.connections)) == (1, 1)
+
+
 async def test_the_process_keeps_to_its_own_limit_over_all_hosts() -> None:
     async with SmtpPeer() as one, SmtpPeer() as two:
         first, second = smarthost(one), smarthost(two, name="second")
