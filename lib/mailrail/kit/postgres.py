@@ -4,9 +4,10 @@ One URL and one role suffice (DBS-01). Every connection sets `synchronous_commit
 so neither a server's nor a role's default can weaken promise 1.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -15,6 +16,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from mailrail.kit.settings import DatabaseSettings
+
+ALIVE: Mapping[str, Any] = MappingProxyType(
+    {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+)
+"""Parameters of a connection that notices a server whose node is gone without a word; else a query to it waits for as
+long as TCP tries, a quarter of an hour."""
 
 
 def database_of(settings: DatabaseSettings) -> str:
@@ -82,7 +89,7 @@ async def pool(
 
     made: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
         url,
-        kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True},
+        kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE},
         configure=configure,
         # Connections of before a restart of Postgres would fail once each, long after it is back.
         check=AsyncConnectionPool.check_connection,

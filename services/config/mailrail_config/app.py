@@ -84,6 +84,7 @@ class HeadFollower:
                     autocommit=True,
                     connect_timeout=5,
                     application_name="mailrail config follower",
+                    **postgres.ALIVE,
                 ) as connection:
                     await migrations.check(connection, "config")
                     await self._follow(connection)

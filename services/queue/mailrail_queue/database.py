@@ -24,7 +24,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from mailrail.kit import log
-from mailrail.kit.postgres import ServerState, server_state
+from mailrail.kit.postgres import ALIVE, ServerState, server_state
 from mailrail_queue import columns, metrics
 
 Row = tuple[Any, ...]
@@ -93,10 +93,7 @@ class Database:
             connect_timeout=5,
             row_factory=tuple_row,
             prepare_threshold=0,
-            keepalives_idle=20,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=20_000,
+            **ALIVE,
         )
         try:
             await connection.execute("SET synchronous_commit = on")

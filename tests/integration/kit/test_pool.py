@@ -23,3 +23,9 @@ async def test_connections_that_the_server_ended_are_never_handed_out(
             async with connections.connection() as connection:
                 row = await (await connection.execute("SELECT 42")).fetchone()
             assert row == (42,)
+
+
+async def test_a_server_that_is_gone_without_a_word_is_noticed_soon(empty_database: str) -> None:
+    async with pool(empty_database, "public", size=1) as connections, connections.connection() as connection:
+        parameters = connection.info.get_parameters()
+        assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == ("20000", "20")
