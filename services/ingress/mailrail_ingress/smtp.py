@@ -373,13 +373,15 @@ class Connection(asyncio.BufferedProtocol):
         task.add_done_callback(self._sessions.tasks.discard)
 
     async def _do_handshake(self, desk: Desk, context: ssl.SSLContext) -> None:
-        assert self._transport is not None
+        if self._transport is None:  # the client went before we came to it
+            return
         timeout = self._sessions.reception.settings.tls_timeout
         self.deadline = self._loop.time() + timeout + self._idle  # the handshake has its own limit
         try:
-            transport = await self._loop.start_tls(
-                self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout
-            )
+            async with asyncio.timeout(timeout + 1.0):  # which uvloop never starts where the client is gone by now
+                transport = await self._loop.start_tls(
+                    self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout
+                )
         except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
             transport = None
         if transport is None or self._state is not _State.HANDSHAKE:

@@ -264,6 +264,17 @@ def test_a_new_certificate_serves_new_handshakes_TLS_09(run: Start) -> None:
         assert talk.codes("NOOP") == ["250 2.0.0"]
 
 
+def test_a_client_that_is_gone_before_its_handshake_begins_is_no_fault_of_ours(run: Start) -> None:
+    ingress = run()
+    for _ in range(5):
+        with mx(ingress) as talk:
+            talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so close() resets
+            talk.send(b"STARTTLS\r\n")
+    with Talk((HOST, ingress.ports["submission"])) as talk:
+        talk.start_tls()
+    assert not [line for line in ingress.program_lines() if '"level": "error"' in line]
+
+
 def test_a_certificate_that_cannot_serve_costs_tls_and_nothing_else_TLS_01(run: Start) -> None:
     ingress = run(setup(certificate=b"no certificate"))
     with mx(ingress) as talk:

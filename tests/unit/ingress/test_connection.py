@@ -13,6 +13,7 @@ from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
 from mailrail_ingress.timers import NEVER, Wheel
 
+from testkit.conditions import eventually
 from testkit.ingress import GATEWAY, HeldQueue, setup
 
 
@@ -143,6 +144,27 @@ def test_a_client_that_does_not_read_our_last_words_does_not_keep_its_place_SIN_
         assert caller.line.aborted
 
     run(test)
+
+
+def test_a_handshake_that_the_loop_forgets_does_not_keep_its_place_SIN_17() -> None:
+    class Forgetful:
+        """As uvloop is where the connection is lost already."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio.get_running_loop(), name)
+
+        async def start_tls(self, *_: Any, **__: Any) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        caller = Caller(tls_timeout=-0.9)  # the loop's own limit and a second on top of it are nearly over
+        caller.connection._loop = Forgetful()  # type: ignore[assignment]
+        caller.send(b"EHLO c\r\nSTARTTLS\r\n")
+        await eventually(lambda: not caller.sessions.open)
+        assert caller.line.aborted
+        assert not caller.sessions.tasks
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("address", "most"), [("192.0.2.3", 3), ("2001:db8::1", 3), ("127.0.0.1", 9)])
