@@ -355,7 +355,10 @@ class QueueClient:
     def _answer(self, commit: _Commit, answer: Answer) -> None:
         self._pending -= 1
         self._answered.set()
-        commit.done(answer)
+        try:
+            commit.done(answer)
+        except Exception:  # a mistake of ours about one client; all others wait for their answers on the same stream
+            self._log.exception("an answer was not passed on")
 
     # --- streams ---
 

@@ -8,6 +8,8 @@ there are.
 import asyncio
 from typing import Protocol
 
+from mailrail.kit import log
+
 TICK = 0.5
 """Seconds between looks; deadlines are met this much late at most."""
 
@@ -73,7 +75,10 @@ class Wheel:
                 if self._where.pop(timed, None) is None:
                     continue  # removed by one that expired before it
                 if timed.deadline <= now:
-                    timed.expire(now)
+                    try:
+                        timed.expire(now)
+                    except Exception:  # one that fails must not stop the clock of all others
+                        log.get_logger().exception("a deadline was not met")
                 if timed.deadline < NEVER:
                     self._put(timed)
         if self._where:

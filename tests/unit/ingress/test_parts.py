@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, cast
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -14,11 +15,19 @@ from hypothesis import strategies as st
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
 from mailrail.kit import rpc
-from mailrail.pb.queue.v1 import types_pb2
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.budget import CALM, LEAST, Budget
-from mailrail_ingress.clients import UPLOADS_PART, OutboundVerification, _Commit, _Stream, _Upload, read_reply
-from mailrail_ingress.ports import FRAME_LIMIT
+from mailrail_ingress.clients import (
+    UPLOADS_PART,
+    OutboundVerification,
+    QueueClient,
+    _Commit,
+    _Stream,
+    _Upload,
+    read_reply,
+)
+from mailrail_ingress.ports import FRAME_LIMIT, Answer
 from mailrail_ingress.reception import MessageIds
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import (
@@ -117,6 +126,21 @@ def test_a_deadline_that_comes_nearer_is_met_when_said_so() -> None:
     turning.hasten(watched)
     loop.advance(2 + 2 * TICK)
     assert watched.expired == 1
+
+
+def test_one_whose_end_fails_does_not_stop_the_clock_of_all_others_SIN_17() -> None:
+    turning, loop = wheel()
+
+    class Broken(Watched):
+        def expire(self, now: float) -> None:
+            super().expire(now)
+            raise RuntimeError("a mistake of ours")
+
+    several = [Broken(loop.now + 10), Watched(loop.now + 10), Watched(loop.now + 20)]
+    for watched in several:
+        turning.add(watched)
+    loop.advance(20 + 2 * TICK)
+    assert [watched.expired for watched in several] == [1, 1, 1]
 
 
 def test_what_is_removed_never_expires_even_by_another_in_its_slot() -> None:
@@ -395,6 +419,36 @@ def test_a_refusal_of_the_queue_becomes_a_reply_that_smtp_allows(
 
 
 # --- neighbours ---
+
+
+def test_a_mistake_about_one_client_keeps_no_answer_from_another_ACC_04() -> None:
+    heard: list[bool] = []
+
+    def mistaken(answer: Answer) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    async def main() -> None:
+        queue = QueueClient(IngressSettings(plaintext=True), Budget(LIMIT))
+        stream = _Stream(cast("Any", Answering(b"1", b"2")), 1024, lambda: 0.0, queue._answer, Budget(LIMIT))
+        for name, done in ((b"1", mistaken), (b"2", lambda answer: heard.append(answer.accepted))):
+            stream.written[name] = _Commit(b"", 1, done, since=0.0, uploaded=False)
+        await stream._read()
+        assert not stream.written
+
+    class Answering:
+        """A call that brings these answers, one at a time, and ends."""
+
+        def __init__(self, *ids: bytes) -> None:
+            self._ids = list(ids)
+
+        async def read(self) -> object:
+            if not self._ids:
+                return grpc.aio.EOF
+            result = enqueue_pb2.EnqueueResult(message_id=self._ids.pop(0), accepted=True)
+            return enqueue_pb2.EnqueueResponse(results=[result])
+
+    asyncio.run(main())
+    assert heard == [True]
 
 
 def test_a_client_hears_of_its_recipient_even_if_the_question_is_cut_off_ACC_05() -> None:
