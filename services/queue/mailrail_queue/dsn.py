@@ -8,12 +8,14 @@ is written straight into the postmaster's built-in mailbox, and never routed (DS
 
 # ruff: noqa: E501 -- statements keep their own lines
 
+import asyncio
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
+from weakref import WeakKeyDictionary
 
 from mailrail.core.delivery.judge import EXPIRED, Judgement
 from mailrail.core.dsn.build import FULL_LIMIT, Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
@@ -99,6 +101,12 @@ class _Group:
     notices: list[Notice]
 
 
+def _whoever_asks() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "transactions are made by tasks"
+    return task
+
+
 class Notifier:
     """Makes and stores what is due (`ports.Notifications`)."""
 
@@ -111,7 +119,8 @@ class Notifier:
         self._router = router
         self._mailboxes = mailboxes
         self._wake = wake
-        self._shards: set[int] = set()
+        self._shards: WeakKeyDictionary[asyncio.Task[Any], set[int]] = WeakKeyDictionary()
+        """Who stores → where. Several do at once, and another's commit is no reason to look for what is not yet there."""
         self._log = log.get_logger()
 
     async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
@@ -139,7 +148,7 @@ class Notifier:
 
     def stored(self) -> None:
         """The transaction of the `notify` calls before is committed: their owners have work."""
-        shards, self._shards = self._shards, set()
+        shards = self._shards.pop(_whoever_asks(), None)
         if shards:
             self._wake(shards)
 
@@ -224,7 +233,8 @@ class Notifier:
             recipients += made
             count_dsn(group.kind.value)
         await store.store(connection, _OWNERLESS, 0.0, messages, recipients)
-        self._shards |= {r.shard for r in recipients if r.hold_reason is None}
+        shards = self._shards.setdefault(_whoever_asks(), set())
+        shards |= {r.shard for r in recipients if r.hold_reason is None}
 
     async def _compose(self, connection: Connection, group: _Group) -> Dsn:
         head = group.head

@@ -67,6 +67,20 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07(r
     assert rig.woken == [{shard("here.example")}]
 
 
+async def test_an_owner_hears_of_a_dsn_when_it_is_committed_whoever_else_commits_before_SHD_02(rig: Rig) -> None:
+    (bob,) = await rig.accept("bob@there.example")
+
+    async def another_commit() -> None:
+        rig.notifier.stored()
+
+    async with rig.connection.transaction():
+        await rig.notifier.notify(rig.connection, [rig.refused(bob)])
+        await asyncio.create_task(another_commit())
+        assert rig.woken == []  # nobody could see it yet
+    rig.notifier.stored()
+    assert rig.woken == [{shard("here.example")}]
+
+
 async def test_a_dsn_to_a_foreign_sender_is_routed_like_any_mail(rig: Rig) -> None:
     (bob,) = await rig.accept("bob@there.example", mail_from="x@relayed.example")
     await rig.fail(bob)
