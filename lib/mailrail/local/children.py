@@ -128,7 +128,10 @@ class Child:
                 self._say(f"{self.name} cannot be started: {error}")
                 return None
             self._process = process
-        self._started(self.name, process.pid)
+        try:
+            self._started(self.name, process.pid)
+        except OSError as error:  # a full disk: all the same somebody must read what it prints, and start it again
+            self._say(f"the process id of {self.name} cannot be noted: {error}")
         assert process.stdout is not None
         self._pump(process.stdout)
         status = process.wait()

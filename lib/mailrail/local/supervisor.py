@@ -294,6 +294,7 @@ class Supervisor:
         """Start Postgres again, on the same port, whenever it ends before we stop it."""
         assert self._postgres is not None
         backoff = Backoff()
+        what = "Postgres ended"  # before anybody looked
         while not self._stop.is_set():
             began = time.monotonic()
             if self._postgres.running:
@@ -310,7 +311,7 @@ class Supervisor:
                 self._postgres_restarts += 1
                 self._note_postgres()
                 self.output.say("Postgres is back")
-            except PostgresUnavailable as error:
+            except (PostgresUnavailable, OSError) as error:  # a full disk is no reason to give it up
                 what = str(error)
 
     def _migrate(self, url: str) -> None:

@@ -1,5 +1,6 @@
 """Child processes: output, restarts, and the leash."""
 
+import errno
 import os
 import sys
 import threading
@@ -77,6 +78,29 @@ def test_a_killed_child_is_started_again() -> None:
     wait_until(lambda: len(record.pids) == 2 and record.lines.count(b"up") == 2, 20)
     assert child.restarts == 1
     assert record.said == [f"child ended (killed by signal 9); starting it again in {FIRST_PAUSE:g} s"]
+    assert child.stop(within=20) is True
+
+
+def test_a_child_whose_number_cannot_be_noted_is_kept_running_all_the_same() -> None:
+    record = Recorder()
+
+    def full(name: str, pid: int) -> None:
+        record.pids.append(pid)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    child = Child(
+        "child",
+        [sys.executable, "-c", _POLITE],
+        os.environ,
+        output=lambda _, lines: record.lines.extend(lines),
+        say=record.said.append,
+        started=full,
+    )
+    child.start()
+    wait_until(lambda: b"up" in record.lines, 20)
+    os.kill(record.pids[0], 9)
+    wait_until(lambda: record.lines.count(b"up") == 2, 20)
+    assert record.said[0] == "the process id of child cannot be noted: [Errno 28] No space left on device"
     assert child.stop(within=20) is True
 
 

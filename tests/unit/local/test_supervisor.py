@@ -18,6 +18,7 @@ from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
 from mailrail.local import example, pki
 from mailrail.local.folder import FolderSettings
+from mailrail.local.postgres import PostgresUnavailable
 from mailrail.local.supervisor import (
     METRICS,
     SERVICES,
@@ -215,6 +216,27 @@ def test_the_supervisors_own_json_lines_have_a_level_and_a_time_as_those_of_serv
     ]
     for one in said:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", one["timestamp"])
+
+
+@pytest.mark.parametrize("trouble", [PostgresUnavailable("no"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_postgres_that_ended_before_anybody_looked_is_started_until_it_runs(
+    tmp_path: Path, trouble: Exception
+) -> None:
+    supervisor = _supervisor(tmp_path)
+    fails = [trouble]
+
+    class Postgres:
+        running = False
+        pid = None
+
+        def restart(self) -> None:
+            if fails:
+                raise fails.pop()
+            supervisor.stop()
+
+    supervisor._postgres = Postgres()  # type: ignore[assignment]
+    supervisor._keep_postgres()
+    assert supervisor._postgres_restarts == 1
 
 
 def test_words_of_postgres_have_the_level_that_it_gave_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
