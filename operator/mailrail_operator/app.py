@@ -248,7 +248,9 @@ class Leader:
             self._store.changed.clear()
             if self._relisted:
                 kinds, self._relisted = tuple(sorted(self._relisted)), set()
-                await self._list(kinds, "relist")
+                if not await self._list(kinds, "relist"):  # what went unheard in the gap is still to be found
+                    self._relisted.update(kinds)
+                    asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
             try:
                 outcome = await self._publish()
             except (grpc.aio.AioRpcError, *_API_BROKEN) as error:

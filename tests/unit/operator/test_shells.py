@@ -383,6 +383,28 @@ async def test_a_watch_that_breaks_before_everything_was_listed_ends_the_term() 
         await runner.cleanup()
 
 
+async def test_a_list_after_a_gap_that_fails_is_tried_again_CFG_01() -> None:
+    settings = OperatorSettings(dns_check=False, plaintext=True, retry_publish_seconds=0.05)
+    async with connect(Credentials("http://127.0.0.1:1")) as api:
+        leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
+        listed: list[tuple[str, ...]] = []
+
+        async def listing(kinds: tuple[str, ...], cause: str) -> bool:
+            listed.append(kinds)
+            return len(listed) > 1
+
+        async def published() -> None:
+            return None
+
+        leader._list, leader._publish, leader._take = listing, published, lambda _: None  # type: ignore[method-assign, assignment]
+        leader._on_relist("MailRoute")
+        rounds = asyncio.create_task(leader._rounds())
+        try:
+            await eventually(lambda: listed == [("MailRoute",)] * 2)
+        finally:
+            rounds.cancel()
+
+
 # --- the check of DNS ---
 
 
