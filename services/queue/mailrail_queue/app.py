@@ -158,13 +158,17 @@ class Queue:
     async def start(self) -> None:
         """Take part: own shards, take mail, hand it out. `prepare` and the first revision came before."""
         await self.upkeep.start()
-        while True:
-            try:
-                await self.shards.beat()
-                break
-            except (psycopg.Error, NotDurable, OSError) as error:
-                self._log.warning("waiting for the database", error=str(error).strip())
-                await asyncio.sleep(0.5)
+        try:
+            while True:
+                try:
+                    await self.shards.beat()
+                    break
+                except (psycopg.Error, NotDurable, OSError) as error:
+                    self._log.warning("waiting for the database", error=str(error).strip())
+                    await asyncio.sleep(0.5)
+        except asyncio.CancelledError:  # told to stop as it began: nobody shall wait until it is taken for dead
+            await self.shards.leave()
+            raise
         self._running = asyncio.get_running_loop().create_task(self._run())
         self.ready = True
 

@@ -14,19 +14,23 @@ from mailrail.core.config import revision as rev
 from mailrail.core.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import due_sites, site_store, store
+from mailrail_queue.__main__ import assemble
 from mailrail_queue.agenda import Agenda
 
 from testkit.conditions import eventually
 from testkit.queue import (
+    QUICK,
     RELAY,
     FakeIngress,
     FakeOutbound,
     RunningQueue,
     a_revision,
+    configure,
     relay,
     result_of,
     rule_to,
     running_queue,
+    sql,
 )
 
 DEFERRED = types_pb2.OUTCOME_DEFERRED
@@ -68,6 +72,27 @@ async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_m
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
         assert await q.one("SELECT count(*) FROM node") == 0
+
+
+async def test_a_process_that_is_stopped_as_it_begins_owns_nothing_SHD_01(database: str) -> None:
+    queue, _ = assemble(replace(QUICK, database_url=database, node_id="brief"))
+    configure(queue, a_revision())
+    await queue.prepare()
+    owning = asyncio.Event()
+
+    async def slow() -> None:
+        owning.set()
+        await asyncio.Event().wait()
+
+    queue.shared_sites.learn = slow  # type: ignore[method-assign]
+    starting = asyncio.create_task(queue.start())
+    await owning.wait()
+    assert await sql(database, "SELECT count(*) FROM shard WHERE owner IS NOT NULL") == [(256,)]
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert await sql(database, "SELECT count(*) FROM shard WHERE owner IS NOT NULL") == [(0,)]
+    assert await sql(database, "SELECT count(*) FROM node") == [(0,)]
+    await queue.database.close()
 
 
 async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
