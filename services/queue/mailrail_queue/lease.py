@@ -161,7 +161,10 @@ class Desk:
     # --- streams ---
 
     async def hello(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
-        """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not."""
+        """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not.
+
+        Raises psycopg.Error, NotDurable or OSError while nobody can tell what it works on rightly.
+        """
         listed = {w.token: list(w.recipient_ids) for w in hello.working[:_MAX_WORKING]}
         await self._adopt(stream, listed)
         missing = [
@@ -201,16 +204,10 @@ class Desk:
             return
         ids = [i for token in strangers for i in listed[token]]
         before = self._dispatcher.clock()
-        try:
-            async with self._lane.use() as connection:
-                rows = [
-                    w
-                    for start in range(0, len(ids), 1000)
-                    for w in await store.live(connection, ids[start : start + 1000])
-                ]
-        except (psycopg.Error, NotDurable, OSError) as error:
-            self._log.warning("cannot adopt leases", outbound=stream.node, error=str(error).strip())
-            return
+        async with self._lane.use() as connection:
+            rows = [
+                w for start in range(0, len(ids), 1000) for w in await store.live(connection, ids[start : start + 1000])
+            ]
         by_token: dict[int, list[Waiting]] = {}
         for row in rows:
             if row.token is not None and row.remaining > 0:

@@ -272,7 +272,6 @@ class Owner:
                 self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
         self._database.heard(moment)
-        lost: list[tuple[int, int]] = []
         for (plan, site, part), token in zip(chosen, tokens, strict=True):
             members = [row for row in part if row.id in leased]
             if not members:
@@ -280,7 +279,6 @@ class Owner:
             content = contents.get(members[0].message_id)
             if content is None:  # cannot be: only the sweeper deletes content, and never that of a live recipient
                 self._log.error("content is missing", message_id=members[0].message_id.hex())
-                lost += [(row.id, token) for row in members]
                 continue
             flight = self._flight(router, plan, site, token, members, content, moment)
             flight.deadline = before + self._settings.lease_seconds

@@ -333,7 +333,10 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
             return
         stream = OutboundStream(first.hello.node_id)
-        await queue.desk.hello(stream, first.hello)
+        try:
+            await queue.desk.hello(stream, first.hello)
+        except _TROUBLE as error:  # it comes again; what it works on goes on meanwhile
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
         queue.desk.joined(stream)
         reader = asyncio.create_task(self._read(stream, first, requests))
         pulse = asyncio.create_task(_pulse(stream.ready))

@@ -181,6 +181,32 @@ async def test_a_new_owner_adopts_leases_of_the_one_before_if_they_are_valid_LSE
         await eventually(lambda: valid.token in again.committed)
 
 
+async def test_a_process_whose_leases_cannot_be_looked_up_comes_again_and_goes_on_meanwhile_LSE_02(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as one:
+        outbound = await one.outbound()
+        delivery = await one_delivery(one, outbound)
+    real, away = store.live, [True]
+
+    async def live(connection: Connection, ids: Sequence[int]) -> list[store.Waiting]:
+        if away:
+            raise psycopg.OperationalError("away")
+        return await real(connection, ids)
+
+    monkeypatch.setattr(store, "live", live)
+    working = [(delivery.token, [r.id for r in delivery.recipients])]
+    async with running_queue(database) as q:
+        refused = await q.outbound(working=working)
+        assert refused.ended
+        assert delivery.token not in refused.cancelled
+        away.clear()
+        again = await q.outbound(working=working)
+        assert not again.ended
+        again.finish(delivery)
+        await q.until("SELECT count(*) = 1 FROM history")
+
+
 async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02(database: str) -> None:
     async with running_queue(database) as q:
         delivery = await one_delivery(q, await q.outbound())
