@@ -132,7 +132,15 @@ class HeadFollower:
         info, body = await self._store.info(number), await self._store.body(number)
         if info is None or body is None:
             return None
-        revision = await asyncio.to_thread(decode, body)
+        try:
+            revision = await asyncio.to_thread(decode, body)
+        except UnreadableRevision as error:
+            # After a downgrade, or beside newer replicas. Watchers hear that there is a head and keep what they have: an
+            # older one in its place would take back what a newer replica gave them.
+            self._log.warning(
+                "revision not served: this version cannot read it", revision=number, reason=str(error)[:500]
+            )
+            return {}
         deliveries: dict[Role, Delivery] = {}
         for role in ROLES:
             paths = secrets_for(revision, role)

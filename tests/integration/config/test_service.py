@@ -309,6 +309,29 @@ async def test_two_replicas_serve_the_same_head_and_either_takes_a_publish_CFG_0
             assert await at_two.client.wait_for(2, 10)
 
 
+async def test_a_head_of_a_newer_version_is_not_served_and_can_be_rolled_back_CFG_07(
+    database: str, keys_dir: Path
+) -> None:
+    async with config_service(database) as service:
+        await publisher(keys_dir, service.target).publish(sources())
+        watching = consumer(keys_dir, service.target, Role.QUEUE)
+        async with watching.client.running():
+            await asyncio.wait_for(watching.client.wait_first(), 10)
+            async with service.store._pool.connection() as connection:
+                newer = "(jsonb_populate_record(r, jsonb_build_object('revision', 2, 'body', %s::bytea))).*"
+                await connection.execute(f"INSERT INTO revisions SELECT {newer} FROM revisions r", (b'{"format": 99}',))
+                await connection.execute("UPDATE head SET revision = 2, last_revision = 2")
+            await eventually(lambda: service.follower.head.revision == 2)
+            assert service.follower.head.deliveries == {}
+            async with service.stub() as stub:
+                answer = await stub.Rollback(pb.RollbackRequest(revision=1))
+            assert answer.head.revision == 1
+            await eventually(lambda: bool(service.follower.head.deliveries))
+        current = watching.client.current
+        assert current is not None
+        assert (current.number, watching.client._rejected) == (1, 0)
+
+
 async def test_watchers_are_served_while_postgres_is_away_and_readiness_says_so_CFG_07(
     disposable_postgres: EmbeddedPostgres, keys_dir: Path
 ) -> None:
