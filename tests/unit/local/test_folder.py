@@ -109,17 +109,19 @@ async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
 ) -> None:
     config = Config()
     away = settings.resources.with_name("away")
+
+    def told() -> list[str]:
+        return [e["event"] for e in events if "folder" in e["event"]]  # that it has published is said a moment later
+
     async with watching(watcher(settings, config)):
         await eventually(lambda: len(config.published) == 1)
-        for _ in range(2):
-            said = len(events)
+        for turn in range(2):
             settings.resources.rename(away)
-            await eventually(lambda n=said: len(events) > n)  # type: ignore[misc]
+            await eventually(lambda n=turn: len(told()) == 2 * n + 1)  # type: ignore[misc]
             away.rename(settings.resources)
-            await eventually(lambda n=said: len(events) > n + 1)  # type: ignore[misc]
-    told = [e["event"] for e in events if "folder" in e["event"]]
+            await eventually(lambda n=turn: len(told()) == 2 * n + 2)  # type: ignore[misc]
     assert (
-        told
+        told()
         == [
             "the folder of resources is gone; what it said stays in force until it is back",
             "the folder of resources is back",
