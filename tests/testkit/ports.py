@@ -9,6 +9,7 @@ import functools
 import secrets
 import socket
 import sys
+from collections.abc import Iterable
 
 
 @functools.cache
@@ -34,47 +35,81 @@ def loopback_address() -> str:
     return f"127.{16 + secrets.randbelow(239)}.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
 
 
-def free_port(address: str = "127.0.0.1", *, udp: bool = False) -> int:
+_LOOPBACK = "127.0.0.1"
+_LOWEST, _HIGHEST = 8_000, 32_000
+"""Ports at 127.0.0.1 are drawn from between: below 32,768, where Linux begins to hand out ports for connections, all of
+which leave from this address; one that stays unbound for a second would not stay free."""
+_NOTES = "127.1.1.1"
+"""Here a test process binds what it has chosen at 127.0.0.1, so that no other one chooses it before it is in use there,
+or while what uses it is killed and started again."""
+_held: dict[int, list[socket.socket]] = {}
+
+
+def _bound(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    made = socket.socket(socket.AF_INET, kind)
+    try:
+        made.bind((address, port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _noted(ports: Iterable[int]) -> list[socket.socket]:
+    """Sockets that tell other test processes of ports at 127.0.0.1. Raises OSError where another one has told."""
+    if not _any_loopback_address_works():
+        return []
+    with contextlib.ExitStack() as held:
+        notes = [held.enter_context(_bound(_NOTES, port)) for port in ports]
+        held.pop_all()
+    return notes
+
+
+def free_port(address: str = _LOOPBACK, *, udp: bool = False) -> int:
     """A port that nobody listens on at `address`; with `udp` one that is free for both TCP and UDP.
 
-    For programs that cannot take port 0. On an address from `loopback_address()` nobody else will take it meanwhile.
+    For programs that cannot take port 0. On an address from `loopback_address()` nobody else will take it meanwhile;
+    at 127.0.0.1 no other test process will, for as long as this one lives.
     """
+    shared = address == _LOOPBACK
     while True:
-        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as tcp:
-            tcp.bind((address, 0))
+        wanted = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST) if shared else 0
+        with contextlib.suppress(OSError), _bound(address, wanted) as tcp:
             port: int = tcp.getsockname()[1]
-            if not udp:
-                return port
-            with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as datagrams:
-                try:
-                    datagrams.bind((address, port))
-                except OSError:
-                    continue
-                return port
+            if udp:
+                _bound(address, port, socket.SOCK_DGRAM).close()
+            if shared:
+                _held.setdefault(-port, []).extend(_noted([port]))
+            return port
 
 
-def free_offset(ports: tuple[int, ...], address: str = "127.0.0.1") -> int:
+def free_offset(ports: tuple[int, ...], address: str = _LOOPBACK) -> int:
     """A number that, added to each of `ports`, gives ports that are all free at `address` (for `--port-offset`).
 
-    The sums stay below 32,768, where Linux begins to hand out ports for outgoing connections.
+    No other test process gets any of the sums until `release_offset`.
     """
     for _ in range(500):
-        offset = 8_000 + 10 * secrets.randbelow((32_000 - 8_000 - max(ports)) // 10)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in ports:
-                    probe = held.enter_context(contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)))
-                    probe.bind((address, port + offset))
-            except OSError:
-                continue
+        offset = _LOWEST + 10 * secrets.randbelow((_HIGHEST - _LOWEST - max(ports)) // 10)
+        if offset in _held:
+            continue
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in ports:
+                probes.enter_context(_bound(address, port + offset))
+            _held[offset] = _noted(port + offset for port in ports)
             return offset
     raise OSError(f"no free offset for the ports {ports} at {address}")
+
+
+def release_offset(offset: int) -> None:
+    """Let others have what `free_offset` gave."""
+    for note in _held.pop(offset, []):
+        note.close()
 
 
 def accepts(address: str, port: int) -> bool:
     """Whether somebody accepts TCP connections there now."""
     try:
-        with socket.create_connection((address, port), timeout=2):
+        with socket.create_connection((address, port), timeout=5):
             return True
     except OSError:
         return False

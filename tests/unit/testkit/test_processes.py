@@ -1,6 +1,9 @@
 """Programs started by tests are watched, waited for and always ended, and waiting says what it waited for."""
 
 import asyncio
+import os
+import secrets
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import psutil
 import pytest
 
 from testkit.conditions import NeverTrue, eventually, wait_until
-from testkit.ports import accepts, free_offset, free_port, loopback_address
+from testkit.ports import accepts, free_offset, free_port, loopback_address, release_offset
 from testkit.processes import Ended, Program, alive, run
 
 PARENT = """
@@ -91,3 +94,32 @@ def test_addresses_and_ports_are_free() -> None:
     assert not accepts(address, free_port(address, udp=True))
     offset = free_offset((1025, 1587))
     assert 1587 + offset < 32_768
+
+
+CHOSEN = """
+import sys
+from testkit.ports import free_offset, free_port
+print(free_offset((1025, 1587)), free_port(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_another_test_process_has_chosen_and_does_not_use_yet_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", CHOSEN]
+    draw, next_draws = secrets.randbelow, list[int]()
+    monkeypatch.setattr(secrets, "randbelow", lambda below: next_draws.pop() if next_draws else draw(below))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        assert other.stdout is not None
+        offset, port = map(int, other.stdout.readline().split())
+        next_draws = [(offset - 8_000) // 10]
+        ours = free_offset((1025, 1587))
+        assert ours != offset
+        next_draws = [port - 8_000]
+        assert free_port() != port
+        assert not next_draws
+        release_offset(ours)
+        next_draws = [(ours - 8_000) // 10]
+        assert free_offset((1025, 1587)) == ours
+        release_offset(ours)
+        other.communicate("\n")
