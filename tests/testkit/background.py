@@ -19,7 +19,7 @@ class Background:
         self._thread = threading.Thread(target=self.loop.run_forever, name="testkit", daemon=True)
         self._thread.start()
 
-    def call(self, work: Coroutine[Any, Any, T], within: float = 10.0) -> T:
+    def call(self, work: Coroutine[Any, Any, T], within: float = 60.0) -> T:
         """Run a coroutine over there and wait for its result; not to be called from that loop itself."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(within)
 

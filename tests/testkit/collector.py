@@ -89,12 +89,12 @@ class Collector(Served):
         """What came for one recipient."""
         return [receipt for receipt in self.receipts if recipient in receipt.recipients]
 
-    def wait_for(self, count: int, within: float = 30.0) -> list[Receipt]:
+    def wait_for(self, count: int, within: float = 60.0) -> list[Receipt]:
         """Wait until at least so many messages came; answers all of them."""
         wait_until(lambda: len(self) >= count, within, lambda: f"{count} messages at {self.hostname}, {len(self)} came")
         return self.receipts
 
-    def wait_for_recipient(self, recipient: str, within: float = 30.0) -> Receipt:
+    def wait_for_recipient(self, recipient: str, within: float = 60.0) -> Receipt:
         """Wait until a message for this recipient came; answers the first."""
         return wait_until(
             lambda: next(iter(self.received(recipient)), None),

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 _FIRST_PAUSE = 0.005  # seconds
 _LONGEST_PAUSE = 0.1  # seconds
+_WITHIN = 30.0
+"""Seconds: long for any machine, and short beside the 60 and more that a test sets for what must not be waited for."""
 
 
 class NeverTrue(AssertionError):
@@ -30,7 +32,7 @@ def _failure(
 
 def wait_until(
     condition: Callable[[], T | None],
-    within: float = 10.0,
+    within: float = _WITHIN,
     what: str | Callable[[], str] = "",
     *,
     ignoring: tuple[type[Exception], ...] = (OSError, AssertionError, LookupError),
@@ -60,7 +62,7 @@ def wait_until(
 
 async def eventually(
     condition: Callable[[], T | Awaitable[T | None] | None],
-    within: float = 10.0,
+    within: float = _WITHIN,
     what: str | Callable[[], str] = "",
     *,
     ignoring: tuple[type[Exception], ...] = (OSError, AssertionError, LookupError),

@@ -396,7 +396,7 @@ class Ingress:
     """The process, with its neighbours. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, made: Setup | None = None, *, keep: bool = True, patience: float = 20.0, **settings: str
+        self, folder: Path, made: Setup | None = None, *, keep: bool = True, patience: float = 60.0, **settings: str
     ) -> None:
         self.queue = FakeQueue(keep=keep)
         self.config = FakeConfig()  # type: ignore[abstract]  # the calls that ingress makes are all it answers
@@ -464,7 +464,7 @@ class Ingress:
         assert self.program is not None
         self.program.wait_until(condition, self._patience, what)
 
-    def wait_stored(self, count: int, within: float = 20.0) -> list[Stored]:
+    def wait_stored(self, count: int, within: float = 60.0) -> list[Stored]:
         """Wait until the queue has so many messages."""
         wait_until(lambda: len(self.queue.stored) >= count, within, f"{count} messages are stored")
         return self.queue.stored
@@ -490,7 +490,7 @@ class Talk:
     """A plain socket that speaks SMTP as it is told, right or wrong."""
 
     def __init__(
-        self, address: tuple[str, int], *, greeting: bool = True, source: str = "", within: float = 10.0
+        self, address: tuple[str, int], *, greeting: bool = True, source: str = "", within: float = 60.0
     ) -> None:
         self.socket: socket.socket = socket.create_connection(
             address, timeout=within, source_address=(source, 0) if source else None

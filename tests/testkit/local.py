@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from mailrail.cli.app import app
 
 from testkit.conditions import wait_until
-from testkit.ports import free_offset
+from testkit.ports import free_offset, release_offset
 from testkit.processes import Program
 
 PLANNED = (1025, 1465, 1587, 1080, 1081, 1091, 1092, 1093, 1094, 1191, 1192, 1193, 1194, 1195)
@@ -96,7 +96,7 @@ class Installation:
         """kill -9 a child or `postgres`; answers the process id that it had."""
         pid = self.pid(name)
         os.kill(pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-        wait_until(lambda: not _alive(pid), 10, f"{name} is dead")
+        wait_until(lambda: not _alive(pid), 60, f"{name} is dead")
         return pid
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
@@ -143,6 +143,7 @@ def installation(*options: str, ready: bool = True, folder: Path | None = None) 
     finally:
         if hasattr(made, "program"):
             made.program.stop(30)
+        release_offset(made.offset)
         with contextlib.suppress(OSError, ValueError):  # as root the data of a closed state folder lies elsewhere
             data = Path(json.loads((made.state / "postgres" / "postgres.json").read_text())["data"])
             if not data.is_relative_to(place):

@@ -143,7 +143,7 @@ class OutboundBench:
         self.app.take(delivery)
         return future
 
-    async def deliver(self, delivery: Delivery, within: float = 20.0) -> DeliveryReport:
+    async def deliver(self, delivery: Delivery, within: float = 60.0) -> DeliveryReport:
         """Hand it in and wait for its report."""
         async with asyncio.timeout(within):
             return await self.begin(delivery)

@@ -128,7 +128,7 @@ class Program:
             kept = list(self.lines)[-count:]
         return "\n".join(f"    {self.name}| {line}" for line in kept) or f"    {self.name} printed nothing"
 
-    def wait_for_line(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, within: float = 60.0) -> re.Match[str]:
         """Wait until it has printed a line that `pattern` is found in. Raises Ended when it ends first."""
         compiled = re.compile(pattern)
 
@@ -146,7 +146,7 @@ class Program:
 
         return wait_until(printed, within, lambda: f"{self.name} prints /{pattern}/\n{self.tail()}", ignoring=())
 
-    def wait_until(self, condition: Callable[[], object], within: float = 30.0, what: str = "") -> None:
+    def wait_until(self, condition: Callable[[], object], within: float = 60.0, what: str = "") -> None:
         """Wait for a condition that this program brings about. Raises Ended when it ends first."""
 
         def met() -> object:
@@ -158,7 +158,7 @@ class Program:
 
         wait_until(met, within, lambda: f"{self.name}: {what}\n{self.tail()}", ignoring=(OSError,))
 
-    def wait(self, within: float = 30.0) -> int:
+    def wait(self, within: float = 60.0) -> int:
         """Wait until it ends by itself; answers its exit status."""
         try:
             status = self._process.wait(within)
@@ -177,7 +177,7 @@ class Program:
         """SIGKILL (on Windows: terminate) to the program alone, as a crash would; what it started lives on."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def interrupt(self) -> None:
         """What Ctrl-C sends."""
@@ -192,12 +192,12 @@ class Program:
                 self._process.wait(within)
         if self.running:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
         for left in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()
         wait_until(
-            lambda: not any(alive(left) for left in family), 10, f"everything that {self.name} started has ended"
+            lambda: not any(alive(left) for left in family), 60, f"everything that {self.name} started has ended"
         )
         self._reader.join(timeout=5)
         if self._process.stdout is not None and not self._reader.is_alive():
@@ -233,7 +233,7 @@ def _stop_what_is_left() -> None:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str | os.PathLike[str]], *, ready: str, within: float = 30.0, name: str = ""
+    command: Sequence[str | os.PathLike[str]], *, ready: str, within: float = 60.0, name: str = ""
 ) -> Iterator[Program]:
     """Start a program, wait until it prints a line that `ready` is found in, stop it at the end."""
     with Program(command, name=name) as program:

@@ -148,7 +148,7 @@ class FakeIngress:
                 started.set()
 
         self._task = asyncio.create_task(read())
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         return self
 
     def send(self, *frames: enqueue_pb2.EnqueueFrame) -> None:
@@ -177,7 +177,7 @@ class FakeIngress:
         """Commit one message and see it accepted; its id."""
         number = id or message_id()
         (future,) = self.commit(commit_of(*to, **how), ids=[number])
-        result = await asyncio.wait_for(future, 20)
+        result = await asyncio.wait_for(future, 60)
         assert result.accepted, result.refusal
         return number
 
@@ -329,7 +329,7 @@ class RunningQueue:
         rows = await self.sql(query, *parameters)
         return rows[0][0] if rows else None
 
-    async def until(self, query: str, *parameters: Any, within: float = 10.0) -> None:
+    async def until(self, query: str, *parameters: Any, within: float = 30.0) -> None:
         """Wait until the query's first value is true."""
         seen: list[Any] = []
 

@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 
 from testkit.conditions import wait_until
-from testkit.ports import accepts, free_offset
+from testkit.ports import accepts, free_offset, release_offset
 from testkit.processes import Program, run
 
 API_VERSION = "mailrail.dev/v1alpha1"
@@ -254,6 +254,7 @@ class Rail:
     def stop(self) -> None:
         """Stop it and remove its folders."""
         self.program.stop(within=60)
+        release_offset(self.offset)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -302,13 +303,13 @@ class Rail:
     def serving(self, service: str, name: str = "") -> bool:
         """What the health service of a service says."""
         with self.channel(service) as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def stats(self) -> admin_pb2.GetStatsResponse:
         """Counts of the queue."""
         with self.channel("queue") as channel:
-            return admin_pb2_grpc.QueueAdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=10)
+            return admin_pb2_grpc.QueueAdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=60)
 
     def queued(self) -> int:
         """Recipients in the queue that are not final."""
@@ -318,14 +319,14 @@ class Rail:
         """Recipients in the queue whose address holds this text, as the API names their fields."""
         request = admin_pb2.ListRecipientsRequest(filter=admin_pb2.Filter(to=address), page_size=1000)
         with self.channel("queue") as channel:
-            answer = admin_pb2_grpc.QueueAdminServiceStub(channel).ListRecipients(request, timeout=10)
+            answer = admin_pb2_grpc.QueueAdminServiceStub(channel).ListRecipients(request, timeout=60)
         return [
             MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
             for one in answer.recipients
         ]
 
     def wait_for_recipient(
-        self, address: str, condition: Callable[[dict[str, Any]], object], within: float = 30.0
+        self, address: str, condition: Callable[[dict[str, Any]], object], within: float = 60.0
     ) -> dict[str, Any]:
         """Wait until a queued recipient fulfils a condition; answers it."""
         return wait_until(
@@ -339,7 +340,7 @@ class Rail:
         """Messages in a built-in mailbox (all mailboxes of the account without `path`), newest first."""
         request = mailbox_pb2.ListMessagesRequest(account=login, path=path, page_size=500)
         with self.channel("queue") as channel:
-            answer = mailbox_pb2_grpc.MailboxServiceStub(channel).ListMessages(request, timeout=10)
+            answer = mailbox_pb2_grpc.MailboxServiceStub(channel).ListMessages(request, timeout=60)
         return [
             MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
             for one in answer.messages
@@ -349,11 +350,11 @@ class Rail:
         """The content of a message in a built-in mailbox."""
         request = mailbox_pb2.ReadMessageRequest(id=int(message["id"]))
         with self.channel("queue") as channel:
-            parts = mailbox_pb2_grpc.MailboxServiceStub(channel).ReadMessage(request, timeout=30)
+            parts = mailbox_pb2_grpc.MailboxServiceStub(channel).ReadMessage(request, timeout=60)
             return b"".join(part.data for part in parts)
 
     def wait_for_mail(
-        self, login: str, condition: Callable[[dict[str, Any]], object], within: float = 30.0
+        self, login: str, condition: Callable[[dict[str, Any]], object], within: float = 60.0
     ) -> dict[str, Any]:
         """Wait until a message in a mailbox of the account fulfils a condition; answers it."""
         return wait_until(

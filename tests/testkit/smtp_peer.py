@@ -154,7 +154,7 @@ class SmtpPeer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def until(self, condition: Callable[["SmtpPeer"], bool], within: float = 10.0) -> None:
+    async def until(self, condition: Callable[["SmtpPeer"], bool], within: float = 60.0) -> None:
         """Wait until the condition holds of this peer."""
         async with asyncio.timeout(within):
             while not condition(self):

@@ -143,9 +143,9 @@ class Dovecot:
         config.write_text(text)
         self._program = Program([program("dovecot"), "-F", "-c", config], name=hostname)
         try:
-            self._program.wait_until(lambda: accepts(*self.auth), 15, "answers authentication")
+            self._program.wait_until(lambda: accepts(*self.auth), 60, "answers authentication")
             if relay_to is not None:
-                self._program.wait_until(self._greets, 15, "greets on submission")
+                self._program.wait_until(self._greets, 60, "greets on submission")
         except AssertionError as error:
             log = self.logged()
             self.stop()

@@ -28,7 +28,7 @@ def smtp_sink(*options: str, backlog: int = 1024) -> Iterator[Sink]:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options = ("-u", "nobody", *options)  # it refuses to stay root
     with Program([program("smtp-sink"), *options, f"{address}:{port}", str(backlog)], name="smtp-sink") as running:
-        running.wait_until(lambda: accepts(address, port), 15, f"accepts connections at {address}:{port}")
+        running.wait_until(lambda: accepts(address, port), 60, f"accepts connections at {address}:{port}")
         yield Sink(address, port, running)
 
 

@@ -107,7 +107,7 @@ class Postfix:
         # -d: stays in the session that we made for it, so that it and its children can be stopped by pid.
         self._program = Program([f"{daemons}/master", "-c", self._config, "-d"], name=hostname)
         try:
-            self._program.wait_until(self._serves, 15, f"accepts connections at {self.address}:{self.port}")
+            self._program.wait_until(self._serves, 60, f"accepts connections at {self.address}:{self.port}")
         except AssertionError as error:
             log = self.log.read_text() if self.log.exists() else "(no log)"
             self.stop()

@@ -54,7 +54,7 @@ class Prometheus:
             name="prometheus",
         )
         try:
-            self._program.wait_for_line("Server is ready to receive web requests", 30)
+            self._program.wait_for_line("Server is ready to receive web requests", 60)
         except AssertionError:
             self.stop()
             raise
@@ -83,7 +83,7 @@ class Prometheus:
             raise LookupError(f"{expression} has {len(result)} results")
         return float(result[0]["value"][1])
 
-    def wait_until_scraped(self, within: float = 30.0) -> None:
+    def wait_until_scraped(self, within: float = 60.0) -> None:
         """Wait until every target has answered a scrape."""
 
         def all_up() -> bool:
@@ -96,7 +96,7 @@ class Prometheus:
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         url = f"http://{self.address}:{self.port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             data: dict[str, Any] = json.load(answer)["data"]
         return data
 

@@ -52,7 +52,7 @@ def dante() -> Iterator[SocksServer]:
         config = Path(folder) / "danted.conf"
         config.write_text(_DANTE.format(address=address, port=port))
         with Program([program("danted"), "-f", config, "-p", Path(folder) / "pid"], name="dante") as running:
-            running.wait_until(lambda: accepts(address, port), 15, f"accepts connections at {address}:{port}")
+            running.wait_until(lambda: accepts(address, port), 60, f"accepts connections at {address}:{port}")
             yield SocksServer(address, port, running)
 
 
@@ -66,5 +66,5 @@ def microsocks(*, username: str | None = None, password: str | None = None) -> I
     if username is not None and password is not None:
         command += ["-u", username, "-P", password]
     with Program(command, name="microsocks") as running:
-        running.wait_until(lambda: accepts(address, port), 15, f"accepts connections at {address}:{port}")
+        running.wait_until(lambda: accepts(address, port), 60, f"accepts connections at {address}:{port}")
         yield SocksServer(address, port, running, username, password)
