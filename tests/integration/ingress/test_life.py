@@ -137,7 +137,7 @@ def test_a_body_is_never_resumed_on_another_stream_ACC_05(run: Start) -> None:
     with mx(ingress) as talk:
         open_message(talk)
         talk.send(b"Subject: x\r\n\r\n" + b"x" * 998 + b"\r\n" * 500_000)
-        wait_until(lambda: ingress.queue.held, 10, "chunks arrived")
+        wait_until(lambda: ingress.queue.held, 30, "chunks arrived")
         background().call(ingress.queue.stop())
         background().call(ingress.queue.serve())
         ingress.wait_for(lambda: len(ingress.events("queue stream open")) == 2, "a new stream")
@@ -155,11 +155,14 @@ def test_no_credit_pauses_one_client_alone_and_then_refuses_it_ACC_07(run: Start
         open_message(slow)
         slow.socket.settimeout(1)
         sent = 0
-        with contextlib.suppress(TimeoutError):
-            while sent < 90 * 1024 * 1024:
-                slow.send(block * 100)
-                sent += 100_000
-        slow.socket.settimeout(20)
+        while sent < 90 * 1024 * 1024:
+            try:
+                sent += slow.socket.send(block[sent % 1000 :] + block * 100)
+            except TimeoutError:
+                if ingress.queue.octets > 31 * 1024 * 1024:
+                    break  # else the machine is busy
+        slow.send(block[sent % 1000 :])
+        slow.socket.settimeout(60)
         # The stream's 32 MiB and what lies between were taken, and no more of it.
         assert ingress.queue.octets <= 32 * 1024 * 1024
         assert code(other.say("NOOP")[0]) == "250 2.0.0"
@@ -195,7 +198,7 @@ def test_a_message_that_is_whole_does_not_wait_for_credit_without_end_ACC_07(run
     background().loop.call_soon_threadsafe(ingress.queue.go_away.set)
     ingress.wait_for(lambda: ingress.queue.streams == 2, "a stream with hardly any credit")
     with mx(ingress) as talk:
-        wait_until(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0].startswith("250"), 10, "it is in use")
+        wait_until(lambda: talk.codes("MAIL FROM:<x@far.example>", "RSET")[0].startswith("250"), 30, "it is in use")
         for _ in range(2):
             open_message(talk)
             talk.send(b"Subject: x\r\n\r\n" + (b"x" * 98 + b"\r\n") * (size // 100) + b".\r\n")
@@ -208,11 +211,11 @@ def test_a_stream_that_is_to_end_finishes_what_runs_and_another_takes_what_is_ne
     with mx(ingress) as long, mx(ingress) as short:
         open_message(long)
         long.send(b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1000)
-        wait_until(lambda: ingress.queue.held, 10, "chunks arrived")
+        wait_until(lambda: ingress.queue.held, 30, "chunks arrived")
         background().loop.call_soon_threadsafe(ingress.queue.go_away.set)
         ingress.wait_for(lambda: ingress.queue.streams == 2, "a second stream")
         # The queue sees the stream a moment before ingress has credit on it; until then MAIL is put off with 451.
-        wait_until(lambda: short.codes("MAIL FROM:<x@far.example>", "RSET")[0].startswith("250"), 10, "it has credit")
+        wait_until(lambda: short.codes("MAIL FROM:<x@far.example>", "RSET")[0].startswith("250"), 30, "it has credit")
         assert deliver(short) == "250 2.6.0"
         long.send(b".\r\n")
         assert code(long.reply()) == "250 2.6.0"
@@ -260,7 +263,7 @@ def test_a_new_certificate_serves_new_handshakes_TLS_09(run: Start) -> None:
     with Talk((HOST, ingress.ports["submission"])) as talk:
         talk.start_tls()
         ingress.publish(setup(certificate=Authority().issue("other.home.example").pem))
-        wait_until(lambda: served() != before, 5, "the other certificate is served")
+        wait_until(lambda: served() != before, 30, "the other certificate is served")
         assert talk.codes("NOOP") == ["250 2.0.0"]
 
 
@@ -401,7 +404,7 @@ def limited(**limits: int) -> Setup:
 
 
 def test_a_silent_client_hears_421_SIN_17(run: Start) -> None:
-    ingress = run(limited(idle_timeout=1))
+    ingress = run(limited(idle_timeout=3))
     with mx(ingress) as talk, mx(ingress) as in_message:
         open_message(in_message)
         assert code(talk.reply()) == "421 4.4.2"
@@ -412,7 +415,7 @@ def test_a_silent_client_hears_421_SIN_17(run: Start) -> None:
 
 
 def test_a_message_that_drips_ends_by_the_clock_SIN_17(run: Start) -> None:
-    ingress = run(limited(idle_timeout=60, transaction_timeout=1))
+    ingress = run(limited(idle_timeout=600, transaction_timeout=3))
     with mx(ingress) as talk:
         open_message(talk)
         talk.send(b"Subject: x\r\n")
@@ -420,7 +423,7 @@ def test_a_message_that_drips_ends_by_the_clock_SIN_17(run: Start) -> None:
 
 
 def test_a_client_is_not_timed_out_while_it_waits_for_us(run: Start) -> None:
-    ingress = run(limited(idle_timeout=1))
+    ingress = run(limited(idle_timeout=3))
     ingress.queue.answers.clear()
     with mx(ingress) as talk, mx(ingress) as idle:
         open_message(talk)
@@ -445,7 +448,7 @@ def test_one_client_gets_so_many_connections_and_others_still_get_theirs(run: St
         with Talk((HOST, ingress.ports["mx"]), greeting=False) as talk:
             return code(talk.reply()) == "220"
 
-    wait_until(again, 5, "the place of one that left is free")
+    wait_until(again, 30, "the place of one that left is free")
 
 
 def test_a_client_that_never_shakes_hands_is_counted_like_any_other(run: Start) -> None:
@@ -466,7 +469,7 @@ def test_a_client_that_never_shakes_hands_is_counted_like_any_other(run: Start) 
                 return talk.reply().startswith("220 ")
             return False
 
-        wait_until(again, 5, "the place of one whose handshake failed is free")
+        wait_until(again, 30, "the place of one whose handshake failed is free")
 
 
 def test_a_process_takes_so_many_connections(run: Start) -> None:
@@ -526,7 +529,7 @@ def test_sender_domains_are_looked_up_at_the_mx_SIN_23(run: Start) -> None:
         dns.add("silent.example", "MX", "0 .")
         dns.add("nothing.example", "TXT", '"no mail here"')
         dns.fail("broken.example", Failure.SERVFAIL)
-        ingress = run(resolver=dns.endpoint, dns_timeout="2")
+        ingress = run(resolver=dns.endpoint, dns_timeout="20")
         with mx(ingress) as talk:
             for domain, expected in (
                 ("mx.example", "250 2.1.0"),
@@ -602,7 +605,7 @@ def _scram_plus(talk: Talk, data: bytes) -> str:
 
 
 def test_stopping_says_421_and_lets_a_message_finish_SIN_17(run: Start) -> None:
-    ingress = run(stop_grace="10")
+    ingress = run(stop_grace="60")
     assert ingress.program is not None
     with mx(ingress) as idle, mx(ingress) as busy:
         open_message(busy)
@@ -615,7 +618,7 @@ def test_stopping_says_421_and_lets_a_message_finish_SIN_17(run: Start) -> None:
         busy.send(b"second half\r\n.\r\n")
         assert code(busy.reply()) == "250 2.6.0"
         assert code(busy.reply()) == "421 4.3.2"
-    assert ingress.program.wait(10) == 0
+    assert ingress.program.wait(60) == 0
     assert ingress.queue.stored[0].body.endswith(b"second half\r\n")
 
 
@@ -625,7 +628,7 @@ def test_silent_clients_that_keep_their_connection_do_not_hold_up_a_stop_SIN_17(
     with mx(ingress) as talk, mx(ingress) as other:
         talk.say("EHLO keeps.example")
         ingress.program._process.terminate()
-        assert ingress.program.wait(30) == 0  # far within the grace: nothing is under way
+        assert ingress.program.wait(60) == 0  # far within the grace: nothing is under way
         assert [code(client.reply()) for client in (talk, other)] == ["421 4.3.2", "421 4.3.2"]
 
 
@@ -652,13 +655,12 @@ def test_metrics_count_what_happened(run: Start) -> None:
         talk.say("MAIL FROM:<x@far.example>", "RCPT TO:<nobody@home.example>", "QUIT")
 
     def scrape() -> str:
-        opened: AbstractContextManager[Any] = urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5)
+        opened: AbstractContextManager[Any] = urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=60)
         with opened as response:
             return str(response.read().decode())
 
-    wait_until(lambda: 'mailrail_ingress_sessions_total{end="quit"} 1.0' in scrape(), 5, "the session is counted")
-    text = scrape()
-    for series in (
+    wanted = (
+        'mailrail_ingress_sessions_total{end="quit"} 1.0',
         'mailrail_ingress_connections_total{protocol="mx",result="accepted"} 1.0',
         'mailrail_ingress_connections_open{protocol="mx"} 0.0',
         'mailrail_ingress_messages_total{origin="mx",result="accepted"} 1.0',
@@ -668,8 +670,13 @@ def test_metrics_count_what_happened(run: Start) -> None:
         "mailrail_ingress_queue_stream_up 1.0",
         "mailrail_ingress_queue_pending 0.0",
         "mailrail_ingress_held_octets 0.0",
-    ):
-        assert series in text, series
+    )
+
+    def missing() -> list[str]:
+        text = scrape()
+        return [series for series in wanted if series not in text]
+
+    wait_until(lambda: not missing(), 30, lambda: f"everything is counted, such as {missing()}")
 
 
 def test_a_revision_without_our_gateway_is_rejected_and_the_one_before_stays_in_force(run: Start) -> None:
