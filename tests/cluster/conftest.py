@@ -41,7 +41,7 @@ class Kubectl:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:

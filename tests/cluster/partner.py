@@ -65,7 +65,7 @@ class Partner:
         """Its name in the cluster's DNS."""
         return f"{self.name}.{self.kubectl.namespace}.svc.cluster.local"
 
-    def wait_until_open(self, within: float = 90.0) -> "Partner":
+    def wait_until_open(self, within: float = 180.0) -> "Partner":
         """Wait until it serves."""
         wait_until(
             lambda: self.kubectl.try_("get", "--raw", self._path("seen")).returncode == 0,

@@ -132,9 +132,9 @@ class PostOffice:
         said: dict[str, Any] = {}
         try:
             if body.get("tls") == "implicit":
-                client = smtplib.SMTP_SSL(body["address"], body["port"], timeout=20, context=context)
+                client = smtplib.SMTP_SSL(body["address"], body["port"], timeout=60, context=context)
             else:
-                client = smtplib.SMTP(body["address"], body["port"], timeout=20)
+                client = smtplib.SMTP(body["address"], body["port"], timeout=60)
             with client:
                 client.ehlo("client.test")
                 if body.get("tls") == "starttls":

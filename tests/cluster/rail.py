@@ -110,9 +110,13 @@ class Rail(Release):
 
         revision = wait_until(decided, within, lambda: f"mail for {recipient} goes to {transport}\n{self.tails()}")
         # One queue has answered, and the other may decide about the next message.
-        self.cli("config", "wait", "--revision", str(revision), "--timeout", f"{within:g}")
+        self.wait_until_live_everywhere("--revision", str(revision))
 
     # --- resources ---
+
+    def wait_until_live_everywhere(self, *options: str) -> None:
+        """Wait until every replica of every service runs the revision in force: one that behaves so is not all."""
+        self.cli("config", "wait", "--timeout", "60s", *options)
 
     def apply(self, *manifests: str) -> None:
         """`kubectl apply`."""
@@ -146,7 +150,7 @@ class Rail(Release):
         """No operator runs while the context lasts."""
         name = f"deployment/{NAME}-operator"
         self.kubectl("scale", name, "--replicas=0")
-        self.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=operator", "--timeout=60s")
+        self.kubectl("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=operator", "--timeout=120s")
         try:
             yield
         finally:

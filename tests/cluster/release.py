@@ -127,13 +127,18 @@ class Release:
         """Wait for `all_ready`."""
         wait_until(self.all_ready, within, lambda: f"every pod is Ready\n{self.tails()}")
 
-    def kill(self, component: str) -> Break:
-        """End one pod of a component without any warning, and wait until another one stands in its place, Ready.
+    def kill(self, component: str, name: str = "") -> Break:
+        """End a pod of a component, one that is Ready or a named one, and wait until another one is Ready in its place.
 
-        Where the node is this machine, its processes are killed by SIGKILL before the pod is deleted; elsewhere the pod
-        is deleted by force, which is nearly as rude.
+        It gets no warning: where the node is this machine, its processes are killed by SIGKILL before the pod is
+        deleted; elsewhere the pod is deleted by force, which is nearly as rude.
         """
-        pod = next(one for one in self.pods(component) if is_ready(one))
+
+        def victim() -> dict[str, Any] | None:
+            found = (one for one in self.pods(component) if is_ready(one))
+            return next((one for one in found if name in ("", one["metadata"]["name"])), None)
+
+        pod = wait_until(victim, 60, lambda: f"a pod of {component} is Ready\n{self.tails()}")
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         at = time.time()
         kill_processes(uid)
@@ -256,6 +261,8 @@ def namespace(cluster: Kubectl, name: str, *, keep: bool = False) -> Iterator[Ku
     finally:
         if not keep:
             cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+            # What ends there takes its share of the machine, and others measure; one that lingers is no fault here.
+            cluster.try_("wait", "--for=delete", f"namespace/{name}", "--timeout=90s")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import yaml
 from cluster.apiproxy import ApiProxy
 from cluster.conftest import ROOT, Kubectl
@@ -22,6 +23,7 @@ from cluster.conftest import ROOT, Kubectl
 from mailrail.core.config.revision import Revision, Role
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
+from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 from testkit.background import background
 from testkit.conditions import wait_until
@@ -70,7 +72,7 @@ class Consumer:
     def close(self) -> None:
         """Say goodbye and end."""
         background().loop.call_soon_threadsafe(self._stop.set)
-        self._done.result(10)
+        self._done.result(60)
 
 
 class Stage:
@@ -165,7 +167,7 @@ class Stage:
         return max(int(listed["metadata"].get("resourceVersion") or 0), int(raw["metadata"]["resourceVersion"]))
 
     def start_consumers(self, *roles: Role) -> None:
-        """Services that read the configuration."""
+        """Services that read the configuration, and that config knows of from now on."""
         for role in roles or (Role.INGRESS, Role.QUEUE, Role.OUTBOUND):
             settings = ServiceSettings(
                 node_id=f"{role.value}-{os.getpid()}",
@@ -174,12 +176,21 @@ class Stage:
                 sealing_keys_dir=self.folder / "keys",
             )
             self.consumers[role] = Consumer(settings, role)
+        with grpc.insecure_channel(self._common["MAILRAIL_CONFIG_TARGET"]) as channel:
+            stub = config_pb2_grpc.ConfigServiceStub(channel)
+
+            def known() -> bool:
+                found = stub.ListConsumers(config_pb2.ListConsumersRequest(), timeout=30).consumers
+                return {role.value for role in self.consumers} <= {one.role for one in found if one.live}
+
+            # One that has not reported yet is not waited for when an object is called Ready (CFG-05).
+            wait_until(known, 60, lambda: f"config knows its consumers\n{self.tails()}", ignoring=(grpc.RpcError,))
 
     def queue(self) -> Revision:
         """What the queue runs."""
         return self.consumers[Role.QUEUE].revision
 
-    def until_queue(self, condition: Callable[[Revision], object], within: float = 45.0, what: str = "") -> None:
+    def until_queue(self, condition: Callable[[Revision], object], within: float = 60.0, what: str = "") -> None:
         """Wait until the queue runs a configuration that fits."""
         wait_until(lambda: condition(self.queue()), within, lambda: f"{what}\n{self.tails()}")
 
@@ -200,7 +211,7 @@ class Stage:
         raise LookupError(f"{kind} {name} has no condition {condition}")
 
     def wait_condition(
-        self, kind: str, name: str, condition: str, within: float = 45.0, **wanted: str
+        self, kind: str, name: str, condition: str, within: float = 60.0, **wanted: str
     ) -> dict[str, Any]:
         """Wait until a condition has these fields; with them `observedGeneration` must be the current one."""
 

@@ -160,10 +160,10 @@ def test_an_uninstall_does_not_hang_on_resources_and_leaves_them_deletable(fresh
         + route("all", "relay")
     )
     fresh.ready("mgw,mdom,macct,mtrans,mroute", "--all")
-    done = fresh.helm("uninstall", NAME, "--wait", "--timeout=2m")
+    done = fresh.helm("uninstall", NAME, "--wait", "--timeout=3m")
     assert done.returncode == 0, f"{done.stderr}\n{fresh.tails()}"
     left = fresh.kubectl("get", "mailrail", "-o", "name").split()
     assert len(left) == 5, "the CRDs stay (crds.keep), and what people wrote stays with them"
-    fresh.kubectl("delete", "mailroutes,mailtransports", "--all", "--timeout=20s")
+    fresh.kubectl("delete", "mailroutes,mailtransports", "--all", "--timeout=60s")
     # The others go with their namespace, although nobody is there any more to look after them.
-    fresh.kubectl("delete", "namespace", fresh.kubectl.namespace, "--timeout=90s")
+    fresh.kubectl("delete", "namespace", fresh.kubectl.namespace, "--timeout=240s")

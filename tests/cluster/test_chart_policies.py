@@ -17,7 +17,7 @@ import socket, sys
 for one in sys.argv[1:]:
     address, _, port = one.rpartition(":")
     try:
-        socket.create_connection((address, int(port)), 2).close()
+        socket.create_connection((address, int(port)), 5).close()
         print(one, "open")
     except OSError:  # what enforces policies may drop or refuse
         print(one, "shut")
@@ -43,7 +43,7 @@ def enforcing(rail: Rail) -> Iterator[Rail]:
     assert opens(rail.kubectl, "third", target)[target]
     rail.kubectl.apply(yaml.safe_dump(policy))
     try:
-        wait_until(lambda: not opens(rail.kubectl, "third", target)[target], 20, "a pod that may go nowhere is held")
+        wait_until(lambda: not opens(rail.kubectl, "third", target)[target], 30, "a pod that may go nowhere is held")
         yield rail
     except NeverTrue:
         pytest.skip("this cluster accepts network policies and does not enforce them")

@@ -6,7 +6,7 @@ import pytest
 from cluster.rail import Rail
 from cluster.stage import manifest, route
 
-from testkit.conditions import wait_until
+from testkit.conditions import keeps_to, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -58,10 +58,11 @@ def test_a_missing_transport_defers_says_so_and_delivers_when_it_is_there_ADM_03
     rail.apply(route("waiting", "absent", parent=GATEWAY))
     try:
         row = wait_until(
-            lambda: rail.condition("mroute", "waiting", "ResolvedRefs"), 10, lambda: f"a condition\n{rail.tails()}"
+            lambda: rail.condition("mroute", "waiting", "ResolvedRefs"), 60, lambda: f"a condition\n{rail.tails()}"
         )
         assert (row["status"], row["reason"]) == ("False", "TransportNotFound")
         assert "absent is not there; matching mail is deferred until it is" in row["message"]
+        rail.wait_until_goes_to("absent", "patience@elsewhere.test")  # the condition says what will be, not yet what is
         assert rail.submit("patience@elsewhere.test").accepted
         queued = wait_until(
             lambda: next((r for r in [rail.recipient("patience@elsewhere.test")] if r["attempts"] >= 1), None),
@@ -93,30 +94,38 @@ def test_a_route_that_was_deleted_while_no_operator_watched_does_not_linger(rail
         rail.kubectl("delete", "mroute", "--all")
 
 
-def test_a_wrong_manifest_says_why_within_two_seconds_and_everything_else_goes_on(rail: Rail) -> None:
+def test_a_wrong_manifest_says_why_within_two_seconds_and_everything_else_goes_on(
+    rail: Rail, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused = rail.kubectl.try_("apply", "-f", "-", stdin=manifest("MailTransport", "both", {"smtp": {}, "fail": {}}))
     assert refused.returncode != 0
     rail.apply(route("good", "first", parent=GATEWAY))
     try:
         rail.ready("mroute/good")
-        began = time.monotonic()
-        spec = {"domainName": "other.example", "gatewayRef": {"name": "mx1"}, "delivery": "none", "catchAll": "alice"}
-        rail.apply(manifest("MailDomain", "wrong", spec))
-        row = wait_until(lambda: rail.condition("mdom", "wrong", "Accepted"), 60, rail.tails)
-        took = time.monotonic() - began
-        assert row["status"] == "False"
-        assert "catchAll" in row["message"]
-        assert took < 2.0, took
+
+        def told(number: int) -> float:
+            spec = {"domainName": f"other{number}.example", "gatewayRef": {"name": "mx1"}}
+            began = time.monotonic()
+            rail.apply(manifest("MailDomain", f"wrong{number}", spec | {"delivery": "none", "catchAll": "alice"}))
+            row = wait_until(lambda: rail.condition("mdom", f"wrong{number}", "Accepted"), 60, rail.tails)
+            took = time.monotonic() - began
+            assert row["status"] == "False"
+            assert "catchAll" in row["message"]
+            return took
+
+        took = keeps_to(2.0, told, "to be told why a manifest is wrong")
+        with capsys.disabled():
+            print(f"\ntold why a manifest is wrong after {', '.join(f'{one:.2f} s' for one in took)}")
         next_goes_to(rail, "first", "unharmed@elsewhere.test")
     finally:
-        rail.kubectl("delete", "--ignore-not-found", "mroute/good", "mdom/wrong")
+        rail.kubectl("delete", "--ignore-not-found", "mroute/good", *(f"mdom/wrong{number}" for number in range(3)))
 
 
 def test_kubectl_waits_for_ready_on_every_kind(rail: Rail) -> None:
     rail.apply(rail.smtp("first"), route("every", "first", parent=GATEWAY))
     try:
         for kind in ("mgw", "mdom", "macct", "mtrans", "mroute"):
-            done = rail.kubectl.try_("wait", "--for=condition=Ready", "--timeout=20s", kind, "--all")
+            done = rail.kubectl.try_("wait", "--for=condition=Ready", "--timeout=60s", kind, "--all")
             assert done.returncode == 0, f"{done.stderr}\n{rail.tails()}"
             assert "condition met" in done.stdout
     finally:

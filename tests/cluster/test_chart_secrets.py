@@ -2,15 +2,16 @@
 
 import base64
 import json
+import time
 
 import pytest
 from cluster.partner import tls_secret
-from cluster.rail import PASSWORD, Rail
+from cluster.rail import LOGIN, PASSWORD, Rail
 from cluster.release import seconds_until
 from cluster.stage import manifest, route
 from cryptography import x509
 
-from testkit.conditions import wait_until
+from testkit.conditions import keeps_to, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -22,16 +23,24 @@ def test_a_new_password_of_an_account_logs_in_within_seconds_and_the_old_one_no_
 ) -> None:
     assert rail.submit(password=PASSWORD).accepted
     restarts = pods_and_restarts(rail)
+
+    def changed(number: int) -> float:
+        before, after = f"password {number}" if number else PASSWORD, f"password {number + 1}"
+        partner = list(rail.partners)[number]
+        rail.set_secret("alice-login", password=after)
+        took = seconds_until(lambda: logs_in(rail, after, partner), 60, rail.tails)
+        rail.wait_until_live_everywhere()  # one ingress knows it
+        assert rail.submit(password=before).code == 535
+        return took
+
     try:
-        rail.set_secret("alice-login", password="a new password")
-        took = seconds_until(lambda: rail.submit(password="a new password").accepted, 60, rail.tails)
-        assert rail.submit(password=PASSWORD).code == 535
+        took = keeps_to(SECONDS, changed, "to log in with a new password")
     finally:
         rail.set_secret("alice-login", password=PASSWORD)
-    wait_until(lambda: rail.submit(password=PASSWORD).accepted, 60, rail.tails)
+    wait_until(lambda: logs_in(rail, PASSWORD, "first"), 60, rail.tails)
+    rail.wait_until_live_everywhere()
     with capsys.disabled():
-        print(f"\na new password logs in after {took:.1f} s")
-    assert took < SECONDS
+        print(f"\na new password logs in after {', '.join(f'{one:.1f} s' for one in took)}")
     assert pods_and_restarts(rail) == restarts
 
 
@@ -67,12 +76,24 @@ def test_a_new_password_for_a_relay_is_used_within_seconds(rail: Rail, capsys: p
 def test_a_new_certificate_is_presented_within_seconds_and_no_connection_is_dropped(
     rail: Rail, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = presented(rail)
-    tls_secret(rail.kubectl, "mx-tls", rail.authority.issue(*rail.smtp_hosts))
-    took = seconds_until(lambda: presented(rail) != before, 60, rail.tails)
+    def changed(_: int) -> float:
+        fresh = rail.authority.issue(*rail.smtp_hosts)
+        tls_secret(rail.kubectl, "mx-tls", fresh)
+        serial = x509.load_pem_x509_certificate(fresh.chain_pem).serial_number
+        return seconds_until(lambda: presented(rail) == serial, 60, rail.tails)
+
+    took = keeps_to(SECONDS, changed, "to present a new certificate")
+    rail.wait_until_live_everywhere()
     with capsys.disabled():
-        print(f"\na new certificate is presented after {took:.1f} s")
-    assert took < SECONDS
+        print(f"\na new certificate is presented after {', '.join(f'{one:.1f} s' for one in took)}")
+
+
+def logs_in(rail: Rail, password: str, partner: str) -> bool:
+    """Whether alice can log in so from a partner. If not it takes its time: 30 failures of a client are too many."""
+    said = rail.partners[partner].talk(*rail.submission, sender=LOGIN, login=LOGIN, password=password, tls="starttls")
+    if not said.accepted:
+        time.sleep(0.4)
+    return said.accepted
 
 
 def presented(rail: Rail) -> int:

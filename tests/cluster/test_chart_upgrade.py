@@ -23,7 +23,7 @@ def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: p
     )
     breaks = []
     try:
-        run.wait_for(20, 60)
+        run.wait_for(20, 180)
         for action in ("upgrade", "rollback"):
             began = time.time()
             if action == "upgrade":
@@ -31,6 +31,7 @@ def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: p
                 rail.upgrade({**VALUES, **changed})
             else:
                 rail.rollback(revision)
+            rail.wait_until_ready()  # helm counts those that are Ready and does not wait for older ones to go
             breaks.append(Break(action, began, time.time()))
             # Every pod was replaced: this was an upgrade and not a word about one.
             kept = before & {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
@@ -38,7 +39,7 @@ def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: p
             before = {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
     finally:
         run.enough()
-    run.finish(120)
+    run.finish(300)
     rail.wait_until_empty(LEASE + 90)
     verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
     moments = sorted(at for _, fate, _, at in run.tries() if fate == "accepted")

@@ -14,7 +14,7 @@ from cluster.stage import Stage, basics, relay, staged
 from mailrail.core.config.revision import Role
 from mailrail_operator.kubernetes import Api, ApiError, connect, find_credentials, resource_path
 
-from testkit.conditions import NeverTrue, wait_until
+from testkit.conditions import NeverTrue, keeps_to, wait_until
 
 ROUTES = 5_000
 AT_ONCE = 32
@@ -79,7 +79,7 @@ def ready_routes(stage: Stage) -> int:
     return stage.kubectl("get", "mroute", "-o", path).count("True")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_five_thousand_routes_at_once_are_live_in_30_s_and_one_change_among_them_in_2_s_CFG_06(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,27 +93,39 @@ def test_five_thousand_routes_at_once_are_live_in_30_s_and_one_change_among_them
     stage.kubectl.apply(basics() + relay("relay", "relay.example.org"))
     stage.wait_ready("mtrans/relay")
 
-    began = time.monotonic()
-    asyncio.run(create_routes(stage.kubectl.namespace, range(ROUTES)))
-    created = time.monotonic()
-    stage.until_queue(lambda r: len(r.global_routes[0].rules) == ROUTES, 60)
-    live = time.monotonic()
-    wait_until(lambda: ready_routes(stage) == ROUTES, 300, stage.tails)
-    told = time.monotonic()
+    def at_once(number: int) -> float:
+        if number:
+            asyncio.run(delete_routes(stage.kubectl.namespace, range(ROUTES)))
+            stage.until_queue(lambda r: not r.global_routes, 180, "the routes are gone")
+        began = time.monotonic()
+        asyncio.run(create_routes(stage.kubectl.namespace, range(ROUTES)))
+        created = time.monotonic()
+        stage.until_queue(lambda r: len(r.global_routes[0].rules) == ROUTES, 180)
+        live = time.monotonic()
+        wait_until(lambda: ready_routes(stage) == ROUTES, 300, stage.tails)
+        told = time.monotonic()
+        with capsys.disabled():
+            print(
+                f"\n{ROUTES} routes: created in {created - began:.1f} s, live {live - created:.1f} s after the last, "
+                f"all Ready after {told - created:.1f} s{' (busy machine)' * busy}",
+                end="",
+            )
+        return live - created
 
-    took: list[float] = []
-    for n in range(10):
-        host = f"host-{n}.example.org"
-        stage.kubectl.apply(relay("relay", host))
-        start = time.monotonic()
-        stage.until_queue(lambda r, host=host: r.transports[0].host == host)  # type: ignore[misc]
-        took.append(time.monotonic() - start)
-    with capsys.disabled():
-        print(
-            f"\n{ROUTES} routes: created in {created - began:.1f} s, live {live - created:.1f} s after the last one, "
-            f"all Ready after {told - created:.1f} s more; one change among them: "
-            f"median {sorted(took)[5]:.2f} s, worst {max(took):.2f} s{' (busy machine)' * busy}"
-        )
-    assert live - created < (120 if busy else 30)
-    assert sorted(took)[-2] < (30 if busy else 2), took  # of ten all but one: p95 would take a hundred
+    def one_change(number: int) -> float:
+        took: list[float] = []
+        for n in range(10):
+            host = f"host-{number}-{n}.example.org"
+            stage.kubectl.apply(relay("relay", host))
+            start = time.monotonic()
+            stage.until_queue(lambda r, host=host: r.transports[0].host == host)  # type: ignore[misc]
+            took.append(time.monotonic() - start)
+        with capsys.disabled():
+            print(f"; one change among them: median {sorted(took)[5]:.2f} s, worst {max(took):.2f} s", end="")
+        return sorted(took)[-2]  # of ten all but one: p95 would take a hundred
+
+    keeps_to(120 if busy else 30, at_once, f"to bring {ROUTES} routes to life")
+    keeps_to(30 if busy else 2, one_change, f"one change among {ROUTES} routes")
     assert operator.running
+    # With the namespace they would go in the background, and disturb whatever is measured next.
+    asyncio.run(delete_routes(stage.kubectl.namespace, range(ROUTES)))

@@ -85,3 +85,18 @@ async def eventually(
             raise NeverTrue(_failure(condition, what, within, seen, error)) from error
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def keeps_to(promised: float, measure: Callable[[int], float], what: str, tries: int = 3) -> list[float]:
+    """Measure what has a promised time, again if it took longer; answers the seconds that it took, the best one last.
+
+    A machine that others share hesitates now and then, so one try within the time is enough; what is slow by itself is
+    so each time. `measure` is given the number of the try, from 0. Raises AssertionError with all that was measured.
+    """
+    took: list[float] = []
+    while len(took) < tries:
+        took.append(measure(len(took)))
+        if took[-1] < promised:
+            return took
+    seconds = ", ".join(f"{one:.2f} s" for one in took)
+    raise AssertionError(f"{what} took {seconds}; {promised:g} s are promised")
