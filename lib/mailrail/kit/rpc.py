@@ -47,7 +47,8 @@ _SERVER: list[tuple[str, Any]] = [
 _CLIENT: list[tuple[str, Any]] = [
     *_COMMON,
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Not how long to rest but how long a dial may take, TLS included: where a node is busy that is more than 200 ms.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # gRPC's own 30 s would leave a client without any address when all pods of a service were replaced within them.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
