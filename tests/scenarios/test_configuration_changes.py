@@ -17,7 +17,7 @@ import pytest
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
 from testkit.collector import Collector
-from testkit.conditions import wait_until
+from testkit.conditions import keeps_to, wait_until
 from testkit.peers.swaks import swaks
 from testkit.rail import LOGIN, PASSWORD, Rail, account, basics, route, rule, secret, transport
 
@@ -49,7 +49,7 @@ def decided(rail: Rail, recipient: str) -> str:
     request = admin_pb2.ExplainRequest(to=recipient)
     setattr(request, "from", "bob@elsewhere.test")  # a word that Python keeps for itself
     with rail.channel("queue") as channel:
-        answer = admin_pb2_grpc.QueueAdminServiceStub(channel).Explain(request, timeout=10)
+        answer = admin_pb2_grpc.QueueAdminServiceStub(channel).Explain(request, timeout=60)
     return str(answer.decision.transport.name)
 
 
@@ -58,7 +58,7 @@ def seconds_until(rail: Rail, recipient: str, wanted: str) -> float:
     start = time.monotonic()
     wait_until(
         lambda: decided(rail, recipient) == wanted,
-        15,
+        60,
         lambda: (
             f"{recipient} goes to {wanted or 'no transport'}, now {decided(rail, recipient)}\n{rail.program.tail()}"
         ),
@@ -72,12 +72,16 @@ def send_all_to(name: str, domain: str) -> dict[str, object]:
 
 
 def test_a_changed_file_is_live_within_two_seconds_CFG_06(rail: Rail) -> None:
-    taken = []
-    for number in range(7):
-        name = ("first", "second")[number % 2]
-        rail.write("changing.yaml", [send_all_to(name, "changing.test")])
-        taken.append(seconds_until(rail, "x@changing.test", name))
-    assert statistics.median(taken) <= PROMISED, taken
+    def seven_changes(turn: int) -> float:
+        taken = []
+        for number in range(7):
+            name = ("first", "second")[(turn + number) % 2]
+            rail.write("changing.yaml", [send_all_to(name, "changing.test")])
+            taken.append(seconds_until(rail, "x@changing.test", name))
+        print(f"a changed file is live after {', '.join(f'{one:.2f} s' for one in taken)}")
+        return statistics.median(taken)
+
+    keeps_to(PROMISED, seven_changes, "the median of seven changes")
 
 
 @pytest.mark.peer("swaks")
@@ -112,9 +116,9 @@ def test_a_new_account_can_log_in_and_a_removed_one_no_more(rail: Rail) -> None:
         "carol.yaml",
         [account("carol", "example-org", "carol", credentials="carol"), secret("carol", password=PASSWORD)],
     )
-    wait_until(lambda: swaks(*rail.submission, *login).status == 0, 15, "carol can log in")
+    wait_until(lambda: swaks(*rail.submission, *login).status == 0, 60, "carol can log in")
     file.unlink()
-    wait_until(lambda: swaks(*rail.submission, *login).status != 0, 15, "carol is gone")
+    wait_until(lambda: swaks(*rail.submission, *login).status != 0, 60, "carol is gone")
 
 
 def test_a_broken_document_is_refused_with_file_and_line_and_keeps_its_last_version_CFG_01(rail: Rail) -> None:
@@ -133,7 +137,7 @@ def test_a_broken_document_is_refused_with_file_and_line_and_keeps_its_last_vers
         "      transportReff: {name: second}\n",
     )
     rail.write("healthy.yaml", [send_all_to("second", "healthy.test")])
-    said = rail.program.wait_for_line(r"broken\.yaml:\d+.*", 20)[0]
+    said = rail.program.wait_for_line(r"broken\.yaml:\d+.*")[0]
     assert re.search(r"broken\.yaml:[79]\b", said), said
     assert "transportReff" in said
     seconds_until(rail, "x@healthy.test", "second")  # other changes go live
@@ -146,7 +150,7 @@ def test_an_unparseable_file_counts_as_all_its_documents_unchanged_CFG_01(rail: 
     rail.write("garbled.yaml", [send_all_to("first", "garbled.test")])
     seconds_until(rail, "x@garbled.test", "first")
     rail.write_text("garbled.yaml", "apiVersion: mailrail.dev/v1alpha1\nkind: [unclosed\n")
-    rail.program.wait_for_line(r"garbled\.yaml:\d+", 20)
+    rail.program.wait_for_line(r"garbled\.yaml:\d+")
     rail.write("other.yaml", [send_all_to("first", "other.test")])
     seconds_until(rail, "x@other.test", "first")
     assert decided(rail, "x@garbled.test") == "first"
@@ -156,7 +160,7 @@ def test_the_last_accepted_version_survives_a_restart_beside_its_broken_file_CFG
     rail.write("kept.yaml", [send_all_to("second", "kept.test")])
     seconds_until(rail, "x@kept.test", "second")
     rail.write_text("kept.yaml", "kind: MailRoute\nmetadata: {name: to-kept}\n")
-    rail.program.wait_for_line(r"kept\.yaml:\d+", 20)
+    rail.program.wait_for_line(r"kept\.yaml:\d+")
     rail.restart()
     assert decided(rail, "x@kept.test") == "second"
 
@@ -166,8 +170,8 @@ def test_mail_whose_transport_is_missing_waits_and_goes_when_it_comes_ADM_03(
 ) -> None:
     first, _ = hops
     rail.write("missing.yaml", [send_all_to("absent", "missing.test")])
-    rail.program.wait_for_line(r"missing\.yaml:\d+.*absent|absent.*missing\.yaml:\d+", 20)
-    wait_until(lambda: decided(rail, "x@missing.test") == "absent", 15, "the rule is in force")
+    rail.program.wait_for_line(r"missing\.yaml:\d+.*absent|absent.*missing\.yaml:\d+")
+    wait_until(lambda: decided(rail, "x@missing.test") == "absent", 60, "the rule is in force")
     with smtplib.SMTP(*rail.mx) as client:
         client.sendmail("bob@elsewhere.test", ["x@missing.test"], "Subject: wait\r\n\r\nbody\r\n")
     rail.wait_for_recipient("x@missing.test", lambda one: one["attempts"] >= 1)

@@ -55,7 +55,7 @@ def test_mail_from_smtp_source_goes_on_to_smtp_sink_with_and_without_reuse() -> 
             smtp_source(*rail.mx, messages=100, sessions=10)
             smtp_source(*rail.mx, messages=100, sessions=10, reuse=True)
             rail.wait_until_empty()
-            wait_until(lambda: "mesg=200" in "".join(sink.program.lines), 10, sink.program.tail)
+            wait_until(lambda: "mesg=200" in "".join(sink.program.lines), 60, sink.program.tail)
 
 
 @pytest.mark.peer("postfix")
@@ -74,7 +74,7 @@ def test_a_postfix_smarthost_hands_on_what_we_give_it_over_tls_if_it_offers_that
         ) as rail,
     ):
         send(rail, "friend@partner.test", "--header", "Subject: through Postfix")
-        wait_until(lambda: destination.count() == 1, 30, lambda: smarthost.logged() + destination.logged())
+        wait_until(lambda: destination.count() == 1, 60, lambda: smarthost.logged() + destination.logged())
         message = destination.messages()[0]
         assert message["Subject"] == "through Postfix"
         assert message["Return-Path"] == "<bob@elsewhere.test>"
@@ -137,7 +137,7 @@ def test_a_submission_server_takes_our_mail_with_the_strongest_mechanism_it_has(
             trust=AUTHORITY,
         ) as rail:
             send(rail, "friend@partner.test")
-            wait_until(lambda: destination.count() == 1, 30, lambda: server.logged() + dovecot.logged())
+            wait_until(lambda: destination.count() == 1, 60, lambda: server.logged() + dovecot.logged())
             assert f"sasl_method={mechanism}, sasl_username={SMARTHOST_LOGIN}" in server.logged()
 
 
@@ -232,7 +232,7 @@ def test_a_proxy_that_refuses_our_credentials_is_tried_again_and_bounces_nothing
         with running(*_socks(proxy, auth=True), options=("--resolver", dns.endpoint)) as rail:
             send(rail, "friend@partner.test")
             rail.wait_for_recipient("friend@partner.test", lambda one: one["attempts"] >= 1)
-            wait_until(lambda: proxy.failed_logins >= 1, 20, "the proxy was asked")
+            wait_until(lambda: proxy.failed_logins >= 1, 60, "the proxy was asked")
             assert rail.queued() == 1
 
 
@@ -260,5 +260,5 @@ def test_a_domain_delivered_by_a_transport_goes_there_whatever_routes_say() -> N
         ) as rail,
     ):
         send(rail, "anyone@stored.example.org")
-        wait_until(lambda: store.count() == 1, 30, store.logged)
+        wait_until(lambda: store.count() == 1, 60, store.logged)
         assert len(elsewhere) == 0

@@ -60,13 +60,13 @@ def rail(hop: Collector) -> Iterator[Rail]:
 def kill_and_wait(rail: Rail, victim: str) -> Kill:
     at = time.monotonic()
     pid = rail.kill(victim)
-    rail.wait_until_back(victim, pid, within=BACK * 2)
+    rail.wait_until_back(victim, pid, within=BACK * 4)
     return Kill(victim, at, time.monotonic())
 
 
 def judge(hop: Collector, sender: Sender, kills: list[Kill]) -> None:
     """Compare what was promised with what arrived."""
-    traffic = sender.finish(60)
+    traffic = sender.finish(180)
     assert traffic.given_up == 0, [one for one in traffic.tries if one.fate is not Fate.ACCEPTED][-5:]
     accepted, refused = traffic.ids(Fate.ACCEPTED), traffic.ids(Fate.REFUSED)
     receipts = hop.receipts
@@ -80,8 +80,8 @@ def judge(hop: Collector, sender: Sender, kills: list[Kill]) -> None:
     for id_, count in copies.items():
         if count > 1:
             first = min(receipt.at for receipt in receipts if receipt.header("X-Try") == id_)
-            # 3 s before: a result may wait for its batch and its commit, not longer.
-            assert any(kill.at - 3 <= first <= kill.back + LEASE for kill in kills), (
+            # 10 s before: a result may wait for its batch and its commit, on a busy machine too, and not longer.
+            assert any(kill.at - 10 <= first <= kill.back + LEASE for kill in kills), (
                 f"{id_} arrived {count} times, and nothing was killed about its first delivery"
             )
     doubled = sum(count - 1 for count in copies.values())
@@ -138,12 +138,12 @@ def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: Collector)
     hop.refuse("@later.test", "451 4.3.0 not now")
     sender = Sender(*rail.mx, messages=50, recipient="r{n}-x@later.test", sessions=5)
     try:
-        sender.finish(60)
-        wait_until(lambda: rail.queued() == 50, 30, "all wait in the queue")
+        sender.finish(180)
+        wait_until(lambda: rail.queued() == 50, 60, "all wait in the queue")
         rail.restart()
         assert rail.queued() == 50
         hop.accept("@later.test")
-        rail.wait_until_empty(60)
+        rail.wait_until_empty(120)
         judge(hop, sender, [])
     finally:
         sender.stop()
@@ -153,7 +153,7 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_delivers(rail:
     hop.refuse("@later.test", "451 4.3.0 not now")
     sender = Sender(*rail.mx, messages=20, recipient="r{n}-x@later.test", sessions=5)
     try:
-        sender.finish(60)
+        sender.finish(180)
         family = rail.program.descendants()
         rail.program.kill()
         wait_until(lambda: not any(map(alive, family)), 60, "no child is left")

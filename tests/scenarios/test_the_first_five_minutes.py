@@ -28,7 +28,7 @@ def rail() -> Iterator[Rail]:
 @pytest.fixture(scope="module")
 def login(rail: Rail) -> tuple[str, str]:
     """The example account's login and password, as printed before `ready`."""
-    found = rail.program.wait_for_line(r"login of the example account: (\S+), password (\S+)", 5)
+    found = rail.program.wait_for_line(r"login of the example account: (\S+), password (\S+)")
     return found[1], found[2]
 
 
@@ -100,7 +100,7 @@ def test_metrics_of_every_service_are_on_one_page(rail: Rail) -> None:
 def test_a_real_prometheus_scrapes_it(rail: Rail) -> None:
     with Prometheus({"mailrail": rail.metrics}) as prometheus:
         prometheus.wait_until_scraped()
-        wait_until(lambda: prometheus.query('count by (job) ({__name__=~"mailrail_.+"})'), 20)
+        wait_until(lambda: prometheus.query('count by (job) ({__name__=~"mailrail_.+"})'), 60)
 
 
 def test_a_second_one_on_the_same_folder_or_ports_is_told_what_to_do(rail: Rail) -> None:
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_it_cleanly_with_everything_that_it_started() -> None:
         assert len(family) > 5
         running.program.interrupt()
         assert running.program.wait(60) == 0
-        wait_until(lambda: not any(map(alive, family)), 10, "no child is left")
+        wait_until(lambda: not any(map(alive, family)), 60, "no child is left")
         said = running.program.tail(2000)
         assert "Traceback" not in said
         assert "was killed" not in said

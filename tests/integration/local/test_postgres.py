@@ -148,7 +148,7 @@ def test_postgres_ends_when_the_process_that_started_it_is_killed(folder: Path) 
         assert psutil.pid_exists(pid)
         owner.kill()
         owner.wait(10)
-    wait_until(lambda: not _alive(pid), 30, "Postgres has ended with its owner")
+    wait_until(lambda: not _alive(pid), 60, "Postgres has ended with its owner")
 
 
 def test_an_initdb_that_was_cut_off_is_begun_anew(folder: Path) -> None:

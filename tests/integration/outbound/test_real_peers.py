@@ -42,7 +42,7 @@ async def test_postfix_as_smarthost_takes_mail_over_verified_tls_and_refuses_one
                 assert str(refused.status) == "5.1.1"
                 for _ in range(5):
                     assert (await bench.deliver(bench.delivery(via))).recipients[0].result is Result.DELIVERED
-        await eventually(lambda: postfix.count() == 6, within=20)
+        await eventually(lambda: postfix.count() == 6, within=60)
         (first, *_) = postfix.messages()
         assert first["Subject"] == "test"
         assert first.get_content().strip() == "Hello."

@@ -146,7 +146,7 @@ class World:
         return lease_pb2.Delivery(**{name: value for name, value in made.items() if value is not None})
 
     async def result(self, token: int) -> lease_pb2.RecipientResult:
-        await eventually(lambda: token in self.queue.results, within=15)
+        await eventually(lambda: token in self.queue.results, within=60)
         return self.queue.results[token].recipients[0]
 
 
@@ -177,11 +177,11 @@ async def world(
     )
     here.task = asyncio.create_task(start(made, here.stop))
     try:
-        await eventually(lambda: len(queue.hellos) > 0, within=10)
+        await eventually(lambda: len(queue.hellos) > 0, within=60)
         yield here
     finally:
         here.stop.set()
-        await asyncio.wait_for(here.task, 20)
+        await asyncio.wait_for(here.task, 60)
         await config_server.stop(0)
         if here.queue_server is not None:
             await here.queue_server.stop(0)
@@ -243,7 +243,7 @@ async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LS
         await server.start()
         stack.push_async_callback(server.stop, 0)
         async with world(tmp_path, via, more_queues=[port]) as here:
-            await eventually(lambda: len(other.hellos) > 0, within=10)
+            await eventually(lambda: len(other.hellos) > 0, within=60)
             delivery = here.delivery(via, body=None, size=len(body))
             here.queue.bodies[delivery.message_id] = other.bodies[delivery.message_id] = body
             here.queue.breaks_after = 1
@@ -286,7 +286,7 @@ async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_
         settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 0.2}
         async with OutboundBench.running(via, **settings) as bench:
             begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            await eventually(lambda: "DATA" in peer.commands, within=5)
+            await eventually(lambda: "DATA" in peer.commands, within=60)
             second = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
             assert [each.result for each in second.recipients] == [Result.NOT_DIALLED]
             assert (await bench.deliver(bench.delivery(via))).recipients[0].result is Result.DELIVERED  # small
@@ -303,7 +303,7 @@ async def test_large_content_that_waits_for_room_is_broken_off_at_once_ADM_02() 
         settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 600.0}
         async with OutboundBench.running(via, **settings) as bench:
             begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            await eventually(lambda: "DATA" in peer.commands, within=5)
+            await eventually(lambda: "DATA" in peer.commands, within=60)
             waits = bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE))
             waiting = bench.begin(waits)
             bench.app.cancel(waits.lease.token)
@@ -371,7 +371,7 @@ async def test_a_broken_stream_is_opened_again_and_unacknowledged_results_go_out
             here.queue.results.clear()
             here.queue.commit = True
             here.queue.outgoing.put_nowait(None)  # the queue ends the stream
-            await eventually(lambda: len(here.queue.hellos) == 2, within=10)
+            await eventually(lambda: len(here.queue.hellos) == 2, within=60)
             assert [w.token for w in here.queue.hellos[1].working] == [running.token]
             await here.result(done.token)
 
@@ -382,7 +382,7 @@ async def test_many_results_share_a_message(tmp_path: Path) -> None:
         async with world(tmp_path, via) as here:
             deliveries = [here.delivery(via) for _ in range(200)]
             here.queue.hand_out(*deliveries)
-            await eventually(lambda: len(here.queue.results) == 200, within=20)
+            await eventually(lambda: len(here.queue.results) == 200, within=60)
             assert len(peer.messages) == 200
             assert len(here.queue.batches) < 150
 
@@ -395,7 +395,7 @@ async def test_a_stop_takes_no_more_work_and_finishes_what_runs(tmp_path: Path) 
             await eventually(lambda: len(peer.sessions) > 0)
             here.stop.set()
             assert here.task is not None
-            await asyncio.wait_for(asyncio.shield(here.task), 15)
+            await asyncio.wait_for(asyncio.shield(here.task), 60)
             assert here.queue.went_away
             assert len(here.queue.results) == len(peer.messages) == 50
 

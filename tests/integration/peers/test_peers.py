@@ -38,7 +38,7 @@ def test_a_smarthost_hands_on_what_a_destination_keeps_and_a_refused_recipient_i
             pytest.raises(smtplib.SMTPRecipientsRefused, match="nobody here"),
         ):
             client.sendmail("a@example.org", ["nobody@example.net"], MESSAGE)
-        wait_until(lambda: destination.count() == 1, 20, destination.logged)
+        wait_until(lambda: destination.count() == 1, 60, destination.logged)
         message = destination.messages()[0]
         assert message["Subject"] == "hello"
         received = [re.search(r"by (\S+) \(Postfix\)", line) for line in message.get_all("Received", [])]
@@ -71,7 +71,7 @@ def test_a_submission_server_takes_mail_only_over_tls_from_who_proves_to_be_some
         right = swaks(*where, *login, "--auth-password", "s3cret", "--tls")
         assert right.accepted, right.text
         assert "SCRAM-SHA-256" in right.text
-        wait_until(lambda: destination.count() == 1, 20, destination.logged)
+        wait_until(lambda: destination.count() == 1, 60, destination.logged)
 
 
 @pytest.mark.peer("dovecot")
@@ -172,7 +172,7 @@ def _exporter() -> Iterator[str]:
 def test_prometheus_scrapes_and_answers() -> None:
     with _exporter() as target, Prometheus({"test": target}, every=0.2) as prometheus:
         prometheus.wait_until_scraped()
-        wait_until(lambda: prometheus.value("mailrail_test_total") == 42, 20)
+        wait_until(lambda: prometheus.value("mailrail_test_total") == 42, 60)
 
 
 def test_a_missing_peer_skips_for_people_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ async def test_a_commit_that_was_on_its_way_when_the_replica_stopped_is_answered
         await eventually(lambda: ingress.go_away)
         await ingress.accept("late@away.example")  # sent before its sender had read GoAway, as far as the queue can see
         ingress.finish()
-        await asyncio.wait_for(stopping, 20)
+        await asyncio.wait_for(stopping, 60)
         assert ingress.broken is None
 
 
@@ -273,7 +273,7 @@ async def test_a_commit_after_the_end_is_not_left_waiting_ACC_04(database: str) 
         q.queue.intake.close()
         (future,) = ingress.commit(commit_of("bob@away.example"))
         with pytest.raises(grpc.aio.AioRpcError) as caught:  # its sender asks another replica
-            await asyncio.wait_for(future, 20)
+            await asyncio.wait_for(future, 60)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -363,8 +363,8 @@ async def test_nothing_is_tried_before_its_release_time_which_counts_for_no_life
         ((due, paused),) = await q.sql(
             "SELECT extract(epoch FROM due - now())::int, paused::int FROM recipient WHERE address LIKE 'later%%'"
         )
-        assert 3590 < due <= 3600
-        assert 3590 < paused <= 3600
+        assert 3500 < due <= 3600
+        assert 3500 < paused <= 3600
 
 
 async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(database: str) -> None:
@@ -376,7 +376,7 @@ async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(data
             await ingress.accept("before@away.example")
             proxy.cut()
             futures = ingress.commit(*(commit_of(f"user{n}@away.example") for n in range(20)))
-            answers = await asyncio.wait_for(asyncio.gather(*futures), 20)
+            answers = await asyncio.wait_for(asyncio.gather(*futures), 60)
             assert all(a.accepted for a in answers)
             assert (await sql(database, "SELECT count(*) FROM message"))[0][0] == 21
             assert (await sql(database, "SELECT count(*) FROM recipient"))[0][0] == 21

@@ -684,7 +684,7 @@ async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_
         await eventually(lambda: len(outbound.deliveries) == 3)
         assert outbound.deliveries[2].recipients[0].address == "kick@away.example"
         await due_again(q)
-        await asyncio.wait_for(q.queue.owner.due_sites.look(), 5)
+        await asyncio.wait_for(q.queue.owner.due_sites.look(), 30)
         assert await q.one("SELECT token IS NULL AND held IS NOT NULL FROM recipient WHERE address LIKE 'hold%%'")
 
 

@@ -161,8 +161,8 @@ async def test_a_stale_epoch_leases_schedules_and_moves_nothing_SHD_01(database:
 
 async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> None:
     async with (
-        running_queue(database, look_seconds=30.0) as one,
-        running_queue(database, look_seconds=30.0) as two,
+        running_queue(database, look_seconds=120.0) as one,
+        running_queue(database, look_seconds=120.0) as two,
     ):
         await one.until("SELECT count(*) = 2 FROM (SELECT owner FROM shard GROUP BY owner HAVING count(*) = 128) x")
         await eventually(
@@ -174,14 +174,14 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
         names = domains(20)
         await accept_all(await one.ingress(), names)
         await eventually(lambda: len(first.deliveries) + len(second.deliveries) == 20)
-        assert time.monotonic() - began < 20, "woken, not found by the next look"
+        assert time.monotonic() - began < 60, "woken, not found by the next look"
         for outbound, queue in ((first, one.queue), (second, two.queue)):
             assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.agenda.ownership.epochs)
         assert first.deliveries
         assert second.deliveries
         assert one.queue.peers._channels
         one.queue.peers.learn({}, frozenset())  # as after the other one's end
-        await eventually(lambda: not one.queue.peers._channels, 2)
+        await eventually(lambda: not one.queue.peers._channels)
 
 
 async def test_without_any_word_an_owner_finds_due_work_by_itself_SHD_02(database: str) -> None:
@@ -267,7 +267,7 @@ async def test_messages_a_second_of_a_transport_are_kept_SHD_04(database: str) -
         began = time.monotonic()
         for n in range(50):
             await ingress.accept(f"user{n}@away.example")
-        await q.until("SELECT count(*) = 50 FROM history", within=20)
+        await q.until("SELECT count(*) = 50 FROM history", within=60)
         assert time.monotonic() - began > 1.3  # 20 at once, then 20 a second
         assert await q.one("SELECT count(*) FROM attempt") == 0, "waiting for a rate is no attempt"
 
@@ -316,7 +316,7 @@ async def test_recipients_re_key_when_routing_changes_their_site_SHD_04(database
         outbound.answer = result_of
         await q.until("SELECT count(*) = 30 FROM history")
         assert {d.site for d in outbound.deliveries} == {"transport:default/relay"}
-        await q.until("SELECT count(*) = 0 FROM site_due", within=15)
+        await q.until("SELECT count(*) = 0 FROM site_due", within=60)
 
 
 def refuse_connections(delivery: lease_pb2.Delivery) -> lease_pb2.DeliveryResult:
@@ -374,7 +374,7 @@ async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(datab
         await q.sql("UPDATE recipient SET due = now()")
         await q.sql("UPDATE site_due SET next_due = now()")
         await eventually(lambda: len(outbound.deliveries) == before + 1)
-        await asyncio.wait_for(q.queue.owner.due_sites.look(), 5)
+        await asyncio.wait_for(q.queue.owner.due_sites.look(), 30)
         assert len(outbound.deliveries) == before + 1
         outbound.answer = result_of
         outbound.finish(outbound.deliveries[-1])
@@ -449,7 +449,7 @@ async def test_a_dead_site_with_a_long_backlog_fills_no_window_SHD_03(database: 
         await q.until("SELECT count(*) >= 50 FROM history", within=15)
         assert time.monotonic() - began < 15
         assert {d.domain for d in outbound.deliveries} == {"well.example"}
-        await q.until("SELECT count(*) > 1000 FROM recipient WHERE attempts = 1", within=20)
+        await q.until("SELECT count(*) > 1000 FROM recipient WHERE attempts = 1", within=60)
         assert q.queue.dispatcher.pending_flights == 0
 
 
@@ -539,7 +539,7 @@ async def test_a_route_that_names_what_is_missing_no_longer_frees_its_mail_ADM_0
         await accept_all(await q.ingress(), ["away.example"])
         await q.until("SELECT attempts = 1 AND due > now() + interval '5 min' FROM recipient")
         q.configure(a_revision(rules=both[:1]))
-        await asyncio.wait_for(q.queue.owner.revisions.reconsider(()), 5)
+        await asyncio.wait_for(q.queue.owner.revisions.reconsider(()), 30)
         assert await q.one("SELECT attempts FROM recipient") == 1  # it waits for what is missing still: no attempt
         q.configure(a_revision(rules=both[1:]))  # away.example goes directly now
         await q.until("SELECT count(*) = 1 FROM history WHERE attempts = 2")
