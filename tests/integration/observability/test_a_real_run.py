@@ -60,25 +60,25 @@ def unproven() -> ssl.SSLContext:
 
 def strangers(rail: Rail, numbers: range) -> None:
     """Mail for a user, for nobody, and for somebody elsewhere whose next hop takes, defers or refuses it."""
-    with smtplib.SMTP(*rail.mx, timeout=30) as client:
+    with smtplib.SMTP(*rail.mx, timeout=60) as client:
         for number in numbers:
             client.sendmail(STRANGER, ["alice@example.org"], mail(number, "alice@example.org"))
             with contextlib.suppress(smtplib.SMTPRecipientsRefused):
                 client.sendmail(STRANGER, ["nobody@example.org"], mail(number, "nobody@example.org"))
-    with smtplib.SMTP(*rail.mx, timeout=30) as client:
+    with smtplib.SMTP(*rail.mx, timeout=60) as client:
         client.starttls(context=unproven())
         client.ehlo()
 
 
 def users(rail: Rail, numbers: range) -> None:
     """A user's mail: taken by the next hop, refused there, refused by a route, and for a smarthost that is away."""
-    with smtplib.SMTP(*rail.submission, timeout=30) as client:
+    with smtplib.SMTP(*rail.submission, timeout=60) as client:
         client.starttls(context=unproven())
         client.login(LOGIN, PASSWORD)
         for number in numbers:
             for to in ("fine@taken.example", "bad@taken.example", "any@forbidden.example", "any@away.example"):
                 client.sendmail(LOGIN, [to], mail(number, to))
-    with smtplib.SMTP(*rail.submission, timeout=30) as client:
+    with smtplib.SMTP(*rail.submission, timeout=60) as client:
         client.starttls(context=unproven())
         with contextlib.suppress(smtplib.SMTPAuthenticationError):
             client.login(LOGIN, "wrong")
@@ -113,7 +113,7 @@ def a_service_that_rejects(rail: Rail) -> Iterator[None]:
         yield
     finally:
         background().loop.call_soon_threadsafe(stop.set)
-        done.result(15)
+        done.result(60)
 
 
 def wait_for(run: Run, what: str) -> None:
@@ -146,6 +146,7 @@ def run() -> Iterator[Run]:
             for number in range(0, 20, 5):
                 strangers(rail, range(number, number + 5))
                 users(rail, range(number, number + 5))
+                prometheus.wait_until_scraped_again()  # of what comes between two scrapes alone there is no rate
             rail.wait_for_mail(LOGIN, lambda one: one["in_reply_to"])  # a notification came back
             with a_service_that_rejects(rail):
                 for what in (
@@ -157,6 +158,8 @@ def run() -> Iterator[Run]:
                     'mailrail_ingress_logins_total{result="refused"} > 0',
                 ):
                     wait_for(made, what)
+                for _ in range(2):  # what the last scrape was the first to see has a rate with the next
+                    prometheus.wait_until_scraped_again()
             made.ended = time.time()
             yield made
 
@@ -186,7 +189,7 @@ def test_every_selector_of_every_alert_names_series_that_are_there(run: Run) -> 
 def test_every_alert_evaluates(run: Run) -> None:
     wait_until(
         lambda: all(one["health"] == "ok" for one in run.prometheus.rules()),
-        30,
+        60,
         lambda: str([(one["name"], one["lastError"]) for one in run.prometheus.rules() if one["health"] != "ok"]),
     )
     assert {one["name"] for one in run.prometheus.rules()} == {alert.name for alert in alerts()}

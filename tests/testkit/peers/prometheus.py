@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -93,6 +94,16 @@ class Prometheus:
             return bool(states)
 
         wait_until(all_up, within, "Prometheus has scraped every target")
+
+    def wait_until_scraped_again(self, within: float = 60.0) -> None:
+        """Wait until every target was scraped anew: what it exported at the moment of the call is seen."""
+        now = time.time()
+
+        def all_since() -> bool:
+            seen = self.query("timestamp(up)")
+            return bool(seen) and all(float(one["value"][1]) > now for one in seen)
+
+        wait_until(all_since, within, "Prometheus has scraped every target again")
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         url = f"http://{self.address}:{self.port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
