@@ -346,7 +346,7 @@ async def test_a_direct_transport_dials_from_its_source_address_and_its_families
     source = loopback_address()
     via = transport(TransportKind.DIRECT, source_addresses=(source,), families=("ipv4",))
     only6 = transport(TransportKind.DIRECT, "six", families=("ipv6",))
-    async with mx.bench(transports=[via, only6], connect_timeout=1.0) as bench:
+    async with mx.bench(transports=[via, only6], connect_timeout=5.0) as bench:
         (result,) = (await bench.deliver(bench.delivery(via))).recipients
         (other,) = (await bench.deliver(bench.delivery(only6))).recipients
     assert result.result is Result.DELIVERED

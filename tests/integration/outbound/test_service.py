@@ -307,7 +307,7 @@ async def test_large_content_that_waits_for_room_is_broken_off_at_once_ADM_02() 
             waits = bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE))
             waiting = bench.begin(waits)
             bench.app.cancel(waits.lease.token)
-            report = await asyncio.wait_for(waiting, 5)
+            report = await asyncio.wait_for(waiting, 60)
             assert [each.result for each in report.recipients] == [Result.CANCELLED]
             for connection in bench.pool.connections:
                 connection.abort(Trouble.CLOSED, "by the test")
@@ -349,7 +349,7 @@ async def test_a_transport_that_changed_or_is_missing_returns_the_delivery_LSE_0
 async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_ADM_02(tmp_path: Path) -> None:
     async with SmtpPeer(replies={"DATA": Hang()}) as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
-        async with world(tmp_path, via, alive_seconds=0.1, data_timeout=2.0) as here:
+        async with world(tmp_path, via, alive_seconds=0.1, data_timeout=60.0) as here:
             delivery = here.delivery(via)
             here.queue.hand_out(delivery)
             await eventually(lambda: delivery.token in here.queue.alive)

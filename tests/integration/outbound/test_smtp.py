@@ -479,7 +479,7 @@ async def test_a_cancelled_delivery_that_waits_for_a_connection_ends_at_once_ADM
             future = bench.begin(waiting)
             await eventually(lambda: bench.pool.waiting == 1)
             bench.app.cancel(waiting.lease.token)
-            assert (await asyncio.wait_for(future, 2)).recipients[0].result is Result.CANCELLED
+            assert (await asyncio.wait_for(future, 8)).recipients[0].result is Result.CANCELLED
 
 
 async def test_a_cancel_after_the_final_dot_changes_nothing_ADM_02() -> None:
