@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -81,11 +82,13 @@ def test_the_command_finds_a_running_installation_by_its_state(local: Installati
 
 
 def test_one_page_holds_the_metrics_of_every_process(local: Installation) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{local.port(METRICS)}/metrics", timeout=30) as answer:
-        page = answer.read().decode()
-    families = {f.name: f for f in text_string_to_metric_families(page)}
-    up = {s.labels["service"]: s.value for s in families["mailrail_local_up"].samples}
-    assert up == dict.fromkeys(CHILDREN, 1.0)
+    def page() -> dict[str, Any] | None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{local.port(METRICS)}/metrics", timeout=60) as answer:
+            found = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}
+        up = {s.labels["service"]: s.value for s in found["mailrail_local_up"].samples}
+        return found if up == dict.fromkeys(CHILDREN, 1.0) else None  # a busy one that answered late is left out
+
+    families = wait_until(page, 60, "every process is up")
     assert {s.labels["service"] for s in families["process_cpu_seconds"].samples} == set(CHILDREN)
     assert {s.labels["service"] for s in families["mailrail_build_info"].samples} >= {"ingress", "queue"}
 
