@@ -69,7 +69,8 @@ def free_port(address: str = _LOOPBACK, *, udp: bool = False) -> int:
     """A port that nobody listens on at `address`; with `udp` one that is free for both TCP and UDP.
 
     For programs that cannot take port 0. On an address from `loopback_address()` nobody else will take it meanwhile;
-    at 127.0.0.1 no other test process will, for as long as this one lives.
+    at 127.0.0.1 no other test process will, for as long as this one lives, and what takes it must not ask for the port
+    at every address.
     """
     shared = address == _LOOPBACK
     while True:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
+import pytest
 
 from mailrail.kit import migrations
 from mailrail.local.postgres import EmbeddedPostgres
@@ -19,6 +20,8 @@ from testkit.conditions import eventually
 from testkit.ports import free_port
 from testkit.processes import Program
 from testkit.queue import FakeIngress, FakeOutbound, commit_of, message_id, result_of, running_queue, sql
+
+pytestmark = pytest.mark.timeout(400)
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -69,7 +72,7 @@ class Ingress:
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options) as channel:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    return (await FakeIngress(channel).stub.GetOutcome(request, timeout=2)).accepted
+                    return (await FakeIngress(channel).stub.GetOutcome(request, timeout=10)).accepted
             await asyncio.sleep(0.1)
 
 
@@ -144,7 +147,8 @@ async def test_a_queue_killed_in_the_middle_loses_nothing_and_doubles_nothing(da
     port = free_port()
 
     def start() -> Program:
-        command = [sys.executable, "-m", "testkit.queue_process", database, "queue-a", str(port), "12", "6"]
+        # Leases outlast a start on a busy machine: one that ran out before is no fault, and doubles what was delivered.
+        command = [sys.executable, "-m", "testkit.queue_process", database, "queue-a", str(port), "60", "30"]
         program = Program(command, name="queue", env={"PYTHONPATH": str(TESTS)})
         program.wait_for_line("serving", within=60)
         return program
@@ -159,7 +163,7 @@ async def test_a_queue_killed_in_the_middle_loses_nothing_and_doubles_nothing(da
             program.kill()
             await asyncio.to_thread(program.stop)
             program = await asyncio.to_thread(start)
-        await asyncio.wait_for(sending, 60)
+        await asyncio.wait_for(sending, 120)
         await everything_delivered(database, ingress, outbound)
         assert len(ingress.accepted) > 500
     finally:
@@ -186,7 +190,7 @@ async def test_a_postgres_killed_in_the_middle_loses_nothing_and_doubles_nothing
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.to_thread(server.wait, 30)
                 await asyncio.to_thread(server.restart)
-            await asyncio.wait_for(sending, 60)
+            await asyncio.wait_for(sending, 120)
             await everything_delivered(url, ingress, outbound)
             assert len(ingress.accepted) == 600, "while Postgres is away for a moment, mail waits"
         finally:
@@ -208,7 +212,7 @@ async def test_one_of_two_replicas_killed_loses_nothing_and_the_other_takes_its_
                 sending = asyncio.create_task(ingress.send(range(400)))
                 await eventually(lambda: len(ingress.accepted) >= 150, within=60)
                 program.kill()
-                await asyncio.wait_for(sending, 60)
+                await asyncio.wait_for(sending, 120)
                 assert len(ingress.accepted) == 400
                 await everything_delivered(database, ingress, outbound)
                 assert len(q.queue.agenda.ownership.epochs) == 256
