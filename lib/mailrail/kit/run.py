@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from mailrail.kit import log, metrics
 from mailrail.kit.settings import BadSettings, S, load
@@ -27,6 +28,23 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # not for Windows
 
     return uvloop.new_event_loop()
+
+
+_CANCEL_AGAIN = 5.0  # seconds; what winds down takes less
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until each of them has ended, however it ended.
+
+    Once is not enough: asyncio.wait_for of Python 3.11, by which psycopg's pool waits for a connection, forgets a
+    cancellation that comes together with what it waited for, and its task goes on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+    await asyncio.gather(*tasks, return_exceptions=True)  # nobody is told that their errors were never looked at
 
 
 def run(service: str, kind: type[S], start: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:

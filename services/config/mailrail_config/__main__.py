@@ -5,7 +5,7 @@ import contextlib
 import sys
 
 from mailrail.kit import postgres, rpc
-from mailrail.kit.run import run
+from mailrail.kit.run import end, run
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config.app import HeadFollower, keep_up
 from mailrail_config.rpc import ALLOWED, SERVICE, ConfigServicer
@@ -35,9 +35,7 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
             waiting = asyncio.create_task(stop.wait())
             done, _ = await asyncio.wait((waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
             servicer.stop()
-            for task in (waiting, *tasks):
-                task.cancel()
-            await asyncio.gather(waiting, *tasks, return_exceptions=True)
+            await end(waiting, *tasks)
             for task in done - {waiting}:
                 with contextlib.suppress(asyncio.CancelledError):
                     task.result()  # a task that ends by itself failed; the process fails with it

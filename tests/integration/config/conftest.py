@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,6 +17,7 @@ from mailrail.kit import postgres as kit_postgres
 from mailrail.kit import rpc
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail.kit.publisher import Publisher
+from mailrail.kit.run import end
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config.app import HeadFollower
@@ -129,9 +129,9 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
                 yield Running(settings, store, follower, server.port)
             finally:
                 servicer.stop()
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
+                await end(following)
+                if not following.cancelled():
+                    following.result()  # raises what it failed with
 
 
 Service = Callable[..., AbstractAsyncContextManager[Running]]
