@@ -143,6 +143,7 @@ class Watcher:
                         folder=str(self._settings.resources),
                     )
                 gone = True
+                before = published
             else:
                 if gone:
                     self._log.info("the folder of resources is back", folder=str(self._settings.resources))
@@ -151,9 +152,12 @@ class Watcher:
                 now = await asyncio.to_thread(self._folder.snapshot)
                 if now == published:  # nothing is going on: thousands of files are not to take a quarter of a processor
                     pause = min(max(pause, _REST * (time.monotonic() - began)), _LONGEST_REST * pause)
-                if now != published and (now == before or published is None):
+                if not self._folder.exists():  # it went while it was looked at: what was seen of it means nothing
+                    before = published
+                elif now != published and (now == before or published is None):
                     return now
-                before = now
+                else:
+                    before = now
             await asyncio.sleep(pause)
 
     async def _publish(self) -> bool:

@@ -131,6 +131,34 @@ async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
     assert len(config.published) == 1  # nothing changed
 
 
+async def test_a_folder_that_vanishes_while_it_is_looked_at_is_not_taken_for_an_empty_one(
+    settings: FolderSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = settings.resources.with_name("away")
+    snapshot, looks = Folder.snapshot, list[Snapshot]()
+
+    class Enough(Exception):
+        """Looked at often enough."""
+
+    def vanishing(of: Folder) -> Snapshot:
+        settings.resources.rename(away)
+        looks.append(snapshot(of))
+        return looks[-1]
+
+    async def sleep(_: float) -> None:
+        away.rename(settings.resources)
+        if len(looks) == 3:
+            raise Enough
+
+    one = watcher(settings, Config())
+    before = one._folder.snapshot()
+    monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    monkeypatch.setattr(Folder, "snapshot", vanishing)
+    with pytest.raises(Enough):
+        await one._settled(before)
+    assert looks[0] == looks[1] != before
+
+
 async def test_a_refusal_is_tried_again_and_said_once_and_a_service_that_is_away_is_not_said(
     settings: FolderSettings, events: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
