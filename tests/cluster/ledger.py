@@ -56,8 +56,8 @@ def judge(
     for id_, count in copies.items():
         if count > 1:
             first = min(one.at for one in arrivals if one.try_id == id_)
-            # 10 s before: a result may wait for its batch and its commit, on a busy machine too, and not longer.
-            assert any(one.at - 10 <= first <= one.back + LEASE for one in breaks), (
+            # 3 s before: a result may wait for its batch and its commit, not longer.
+            assert any(one.at - 3 <= first <= one.back + LEASE for one in breaks), (
                 f"{id_} arrived {count} times, and nothing was broken about its first delivery"
             )
     doubled = sum(count - 1 for count in copies.values())

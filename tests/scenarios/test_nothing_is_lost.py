@@ -80,8 +80,8 @@ def judge(hop: Collector, sender: Sender, kills: list[Kill]) -> None:
     for id_, count in copies.items():
         if count > 1:
             first = min(receipt.at for receipt in receipts if receipt.header("X-Try") == id_)
-            # 10 s before: a result may wait for its batch and its commit, on a busy machine too, and not longer.
-            assert any(kill.at - 10 <= first <= kill.back + LEASE for kill in kills), (
+            # 3 s before: a result may wait for its batch and its commit, not longer.
+            assert any(kill.at - 3 <= first <= kill.back + LEASE for kill in kills), (
                 f"{id_} arrived {count} times, and nothing was killed about its first delivery"
             )
     doubled = sum(count - 1 for count in copies.values())

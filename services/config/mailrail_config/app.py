@@ -135,8 +135,8 @@ class HeadFollower:
         try:
             revision = await asyncio.to_thread(decode, body)
         except UnreadableRevision as error:
-            # After a downgrade, or beside newer replicas. Watchers hear that there is a head and keep what they have: an
-            # older one in its place would take back what a newer replica gave them.
+            # After a downgrade, or beside newer replicas. Watchers hear that there is a head and keep what they have:
+            # an older one would take back what a newer replica gave them.
             self._log.warning(
                 "revision not served: this version cannot read it", revision=number, reason=str(error)[:500]
             )
