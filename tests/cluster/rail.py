@@ -112,11 +112,11 @@ class Rail(Release):
         # One queue has answered, and the other may decide about the next message.
         self.wait_until_live_everywhere("--revision", str(revision))
 
-    # --- resources ---
-
     def wait_until_live_everywhere(self, *options: str) -> None:
         """Wait until every replica of every service runs the revision in force: one that behaves so is not all."""
         self.cli("config", "wait", "--timeout", "60s", *options)
+
+    # --- resources ---
 
     def apply(self, *manifests: str) -> None:
         """`kubectl apply`."""

@@ -43,6 +43,9 @@ _NOTES = "127.1.1.1"
 """Here a test process binds what it has chosen at 127.0.0.1, so that no other one chooses it before it is in use there,
 or while what uses it is killed and started again."""
 _held: dict[int, list[socket.socket]] = {}
+"""Of each offset that `free_offset` gave, until it is released."""
+_kept: list[socket.socket] = []
+"""Of ports that `free_port` gave: for as long as this process lives."""
 
 
 def _bound(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
@@ -80,7 +83,7 @@ def free_port(address: str = _LOOPBACK, *, udp: bool = False) -> int:
             if udp:
                 _bound(address, port, socket.SOCK_DGRAM).close()
             if shared:
-                _held.setdefault(-port, []).extend(_noted([port]))
+                _kept.extend(_noted([port]))
             return port
 
 

@@ -186,7 +186,6 @@ class Owner:
     async def _fetch(self, wanted: list[tuple[int, str, int]]) -> None:
         dispatcher = self._dispatcher
         router = self._router()
-        before = dispatcher.clock()
         async with self._work_lane.use() as connection:
             rows = await self._undialled.readable(connection, await store.fetch_due(connection, wanted))
         ended = await self._undialled.end_worn(rows)
@@ -210,7 +209,7 @@ class Owner:
             else:
                 group = (row.message_id, plan.grouping, plan.template.domain, row.tls, row.attempts)
                 groups.setdefault(group, (plan, []))[1].append(row)
-        left = await self._lease_groups(router, list(groups.values()), before)
+        left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
         if missing:
             await self._undialled.count(router, [(row, plan, b"") for row, plan in missing])
@@ -225,9 +224,7 @@ class Owner:
                 self._agenda.turn.setdefault(key)
         dispatcher.pump()
 
-    async def _lease_groups(
-        self, router: Router, groups: list[tuple[Plan, list[Waiting]]], before: float
-    ) -> set[tuple[int, str]]:
+    async def _lease_groups(self, router: Router, groups: list[tuple[Plan, list[Waiting]]]) -> set[tuple[int, str]]:
         """Lease what the sites have room for. Returns the (shard, site) of which some were left where they are."""
         dispatcher = self._dispatcher
         now = dispatcher.clock()

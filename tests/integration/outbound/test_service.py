@@ -4,7 +4,8 @@ import asyncio
 import base64
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mailrail.core.smtp.client import Trouble
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound.__main__ import start
-from mailrail_outbound.ports import Result
+from mailrail_outbound.ports import Delivery, Result
 from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
@@ -280,40 +281,43 @@ async def test_content_that_nobody_can_give_is_returned_undialled_LSE_04() -> No
             assert peer.sessions == []
 
 
-async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_comes_LSE_04() -> None:
+@asynccontextmanager
+async def no_room(wait: float) -> AsyncIterator[tuple[OutboundBench, Callable[[], Delivery], Callable[[], Delivery]]]:
+    """A process all of whose room for large content is taken, and makers of a large and of a small delivery.
+
+    In the end the room is given back, and whoever stood in line has kept none of it.
+    """
     async with SmtpPeer(replies={"END": [Hang(), "250 2.0.0 taken"]}) as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
-        settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 0.2}
+        settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": wait}
         async with OutboundBench.running(via, **settings) as bench:
-            begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
+
+            def large() -> Delivery:
+                return bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE))
+
+            begun = bench.begin(large())
             await eventually(lambda: "DATA" in peer.commands, within=60)
-            second = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            assert [each.result for each in second.recipients] == [Result.NOT_DIALLED]
-            assert (await bench.deliver(bench.delivery(via))).recipients[0].result is Result.DELIVERED  # small
+            yield bench, large, lambda: bench.delivery(via)
             for connection in bench.pool.connections:
                 connection.abort(Trouble.CLOSED, "by the test")
             await begun
-            third = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            assert third.recipients[0].result is Result.DELIVERED
+            assert (await bench.deliver(large())).recipients[0].result is Result.DELIVERED
+
+
+async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_comes_LSE_04() -> None:
+    async with no_room(wait=0.2) as (bench, large, small):
+        report = await bench.deliver(large())
+        assert [each.result for each in report.recipients] == [Result.NOT_DIALLED]
+        assert (await bench.deliver(small())).recipients[0].result is Result.DELIVERED
 
 
 async def test_large_content_that_waits_for_room_is_broken_off_at_once_ADM_02() -> None:
-    async with SmtpPeer(replies={"END": [Hang(), "250 2.0.0 taken"]}) as peer:
-        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
-        settings: dict[str, Any] = {"streamed_content": 600_000, "streamed_content_wait": 600.0}
-        async with OutboundBench.running(via, **settings) as bench:
-            begun = bench.begin(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            await eventually(lambda: "DATA" in peer.commands, within=60)
-            waits = bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE))
-            waiting = bench.begin(waits)
-            bench.app.cancel(waits.lease.token)
-            report = await asyncio.wait_for(waiting, 60)
-            assert [each.result for each in report.recipients] == [Result.CANCELLED]
-            for connection in bench.pool.connections:
-                connection.abort(Trouble.CLOSED, "by the test")
-            await begun
-            third = await bench.deliver(bench.delivery(via, content=StreamedBody(MESSAGE), size=len(MESSAGE)))
-            assert third.recipients[0].result is Result.DELIVERED  # what stood in line has kept no room
+    async with no_room(wait=600.0) as (bench, large, _):
+        waits = large()
+        waiting = bench.begin(waits)
+        bench.app.cancel(waits.lease.token)
+        report = await asyncio.wait_for(waiting, 60)
+        assert [each.result for each in report.recipients] == [Result.CANCELLED]
 
 
 async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: Path) -> None:

@@ -433,15 +433,13 @@ class ServerSession:
             if reply.permanent and self.login is None:
                 self._refused += 1
                 if self._refused >= REFUSED_LIMIT:
-                    self._out.append(TOO_MANY_ERRORS)
-                    self._close("too many errors", linger=True)
+                    self._fatal(TOO_MANY_ERRORS, "too many errors")
         elif awaited is _AUTH:
             self._stage = _COMMAND
             if reply.permanent:
                 self._failed_logins += 1
                 if self._failed_logins >= AUTH_FAILURE_LIMIT:
-                    self._out.append(TOO_MANY_ERRORS)
-                    self._close("too many failed logins", linger=True)
+                    self._fatal(TOO_MANY_ERRORS, "too many failed logins")
             else:
                 self._count_useless()
 
@@ -591,15 +589,13 @@ class ServerSession:
         self._out.append(reply)
         self._errors += 1
         if self._errors >= self.options.error_limit:
-            self._out.append(TOO_MANY_ERRORS)
-            self._close("too many errors", linger=True)
+            self._fatal(TOO_MANY_ERRORS, "too many errors")
 
     def _count_useless(self) -> None:
         """A command was answered that did nothing for a message."""
         self._useless += 1
         if self._useless >= USELESS_LIMIT:
-            self._out.append(TOO_MANY_ERRORS)
-            self._close("too many errors", linger=True)
+            self._fatal(TOO_MANY_ERRORS, "too many errors")
 
     def _fatal(self, reply: bytes, reason: str) -> None:
         self._out.append(reply)
