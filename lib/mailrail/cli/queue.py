@@ -1,5 +1,6 @@
 """`mailrail queue`: what is in the queue, why, and what to do about it (ADM-01, ADM-02)."""
 
+import contextlib
 import datetime
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -369,10 +370,15 @@ def _change(method: str, request: Any, done: str, json: bool, *, held: bool = Fa
 
 
 async def _on_hold(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", changes: Sequence[admin_pb2.Change]) -> int:
-    """How many of those changed are on hold. By number, which is cheap; counting all holds is a pass over the queue."""
+    """How many of those changed are on hold. By number, which is cheap; counting all holds is a pass over the queue.
+
+    The change is done: an answer that does not come makes none of it undone, and counts as none.
+    """
     chosen = admin_pb2.Filter(recipient_ids=[c.recipient_id for c in changes[:_LOOKED_AT]], on_hold=True)
     request = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=_LOOKED_AT)
-    return len((await stub.ListRecipients(request, timeout=TIMEOUT)).recipients)
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        return len((await stub.ListRecipients(request, timeout=TIMEOUT)).recipients)
+    return 0
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, as it does before --all alone.")]
@@ -576,13 +582,14 @@ def add_hold_rule(
 
 
 async def _is_there(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", account: str) -> bool:
-    """Whether the configuration in force has an account, which explaining a message of it tells."""
+    """Whether the configuration in force has an account, which explaining a message of it tells.
+
+    Asked when the rule is made: an answer that does not come makes it no less made, and counts as yes.
+    """
     try:
         await stub.Explain(admin_pb2.ExplainRequest(to="anybody@example.invalid", account=account), timeout=TIMEOUT)
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-            return False
-        raise
+        return error.code() is not grpc.StatusCode.INVALID_ARGUMENT
     return True
 
 

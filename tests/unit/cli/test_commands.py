@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -271,6 +272,20 @@ def test_a_kick_says_when_what_it_made_due_is_on_hold_and_does_not_go(
     done = CliRunner().invoke(app, ["queue", "kick", "7"])
     assert (done.exit_code, done.stdout) == (0, "1 recipient made due now\n")
     assert ("1 of them is on hold until `mailrail queue unhold`" in done.stderr) is on_hold
+
+
+def test_what_was_done_stays_done_when_what_is_told_beside_it_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaving(_Queue):
+        async def ListRecipients(self, *_: object, **__: object) -> Any:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+        Explain = ListRecipients
+
+    _talk_to(monkeypatch, Leaving(on_hold=True))
+    kicked = CliRunner().invoke(app, ["queue", "kick", "7"])
+    assert (kicked.exit_code, kicked.stdout, kicked.stderr) == (0, "1 recipient made due now\n", "")
+    held = CliRunner().invoke(app, ["queue", "holds", "add", "--account", "alice"])
+    assert (held.exit_code, held.stderr) == (0, "")
 
 
 def test_an_id_that_was_not_changed_is_named_though_others_were(monkeypatch: pytest.MonkeyPatch) -> None:
