@@ -8,6 +8,7 @@ from typing import Any
 from mailrail.core.config.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
+from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
@@ -16,7 +17,6 @@ from mailrail_ingress.reception import Reception
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
-from mailrail_ingress.timers import Wheel
 
 
 async def start(settings: IngressSettings, stop: asyncio.Event) -> None:

@@ -20,11 +20,11 @@ from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.kit import log
+from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.budget import LEAST
 from mailrail_ingress.reception import Desk, Door, Reception
 from mailrail_ingress.throttle import Rate, neighbourhood
-from mailrail_ingress.timers import NEVER, Wheel
 from mailrail_ingress.visit import HANDLERS, Visit
 
 _NOBODY: Final = IPv4Address(0)
@@ -513,6 +513,12 @@ class Connection(asyncio.BufferedProtocol):
                     self.deadline = NEVER
         else:
             self.deadline = now + self._idle
+
+    def give_up(self) -> None:
+        """Its deadline could not be met for a fault of ours (kit.wheel): no last word, or it would stay for ever."""
+        self.deadline = NEVER
+        if self._transport is not None:
+            self._transport.abort()
 
     def shut_down(self, *, even_busy: bool) -> None:
         """The process stops."""

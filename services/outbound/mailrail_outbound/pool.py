@@ -19,9 +19,10 @@ from mailrail.core.outbound.socks5 import Socks5
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.client import Answer, Dialogue, Stage, Trouble
 from mailrail.kit import log
+from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import Connection, Deadlines, Job, TlsPlan
+from mailrail_outbound.smtp import Connection, Job, TlsPlan
 
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections is respected
 
@@ -83,7 +84,7 @@ class Pool:
         self._settings = settings
         self._timeouts = settings.timeouts
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(settings.tick)
+        self._wheel = Wheel(self._loop, settings.tick)
         self._destinations: dict[ConnectionKey, _Destination] = {}
         self._dials: set[asyncio.Task[None]] = set()
         self._open = 0
@@ -145,7 +146,7 @@ class Pool:
         for task in list(self._dials):
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
-        self._deadlines.stop()
+        self._wheel.stop()
 
     # --- dialling --------------------------------------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class Pool:
                     tls=dial.tls,
                     proxy=dial.socks(address, dial.port) if dial.socks is not None else None,
                     timeouts=self._timeouts,
-                    deadlines=self._deadlines,
+                    wheel=self._wheel,
                     message_limit=self._settings.messages_per_connection,
                     host=dial.host,
                     ip=address,

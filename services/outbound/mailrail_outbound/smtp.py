@@ -4,8 +4,8 @@ One `Connection` runs the jobs that the pool hands it, one after the other; wher
 commands leave with the final dot of the one before. All work happens in `data_received`, one write per read: no task,
 no future, no stream reader. Only content above 64 KiB, which must wait for the peer and for the queue, has a task.
 
-`Deadlines` is the one timer: it looks at every connection a few times a second, so that setting a deadline is storing
-a number. A deadline moves when a whole reply came, never because octets dripped in.
+One wheel (kit.wheel) meets the deadlines of all connections. A deadline moves when a whole reply came, never because
+octets dripped in.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from mailrail.core.smtp.client import (
 )
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Decision
+from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
 from mailrail_outbound.settings import Timeouts
@@ -103,43 +104,6 @@ class TlsPlan:
     implicit: bool
 
 
-class Deadlines:
-    """Looks after the deadlines of all connections."""
-
-    def __init__(self, tick: float) -> None:
-        self._tick = tick
-        self._loop = asyncio.get_running_loop()
-        self._watched: set[Connection] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._stopped = False
-
-    def add(self, connection: "Connection") -> None:
-        """Watch a connection until `remove`."""
-        self._watched.add(connection)
-        if self._timer is None and not self._stopped:
-            self._timer = self._loop.call_later(self._tick, self._look)
-
-    def remove(self, connection: "Connection") -> None:
-        """No longer."""
-        self._watched.discard(connection)
-
-    def stop(self) -> None:
-        """No more looks."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        try:
-            for connection in [c for c in self._watched if c.deadline <= now]:
-                connection.timed_out()
-        finally:  # one that fails must not stop the clock of all others
-            more = self._watched and not self._stopped
-            self._timer = self._loop.call_later(self._tick, self._look) if more else None
-
-
 class Connection(asyncio.Protocol):
     """One connection to a next hop, from the TCP handshake to its end."""
 
@@ -152,7 +116,7 @@ class Connection(asyncio.Protocol):
         tls: TlsPlan | None,
         proxy: Socks5 | None,
         timeouts: Timeouts,
-        deadlines: Deadlines,
+        wheel: Wheel,
         message_limit: int,
         host: str,
         ip: str,
@@ -187,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._proxy = proxy
         self._timeouts = timeouts
         self._times = _times(timeouts)
-        self._deadlines = deadlines
+        self._wheel = wheel
         self._message_limit = message_limit
         self._transport: asyncio.Transport | None = None
         self._over = math.inf  # when the transaction that was begun last has had its time
@@ -235,20 +199,25 @@ class Connection(asyncio.Protocol):
         """It comes too late: the owner gave up waiting for it, and counts on it no more."""
         self._owned = False
 
-    def timed_out(self) -> None:
-        """The deadline is over (called by Deadlines)."""
+    def expire(self, now: float) -> None:
+        """The deadline has passed (kit.wheel)."""
         stage = Stage.HANDSHAKE if self._handshaking else Stage.PROXY if self._proxy else self.dialogue.awaiting
         if stage is None:  # idle: not wanted any longer
             self.quit()
-            self.deadline = self._loop.time() + self._timeouts.quit
+            self.deadline = now + self._timeouts.quit
         elif stage is Stage.PROXY:
             self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy did not answer in time"))
         elif stage is Stage.HANDSHAKE:
             self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, "the TLS handshake took too long"))
-        elif self._over <= self._loop.time():
+        elif self._over <= now:
             self.abort(Trouble.TIMEOUT, f"the transaction took too long in all; it waited for {stage.upper()}")
         else:
             self.abort(Trouble.TIMEOUT, f"no reply to {stage.upper()} in time")
+
+    def give_up(self) -> None:
+        """Its deadline could not be met for a fault of ours (kit.wheel): `connection_lost` tells the rest."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # --- asyncio's side ------------------------------------------------------------------------------------------
 
@@ -260,7 +229,7 @@ class Connection(asyncio.Protocol):
         local = transport.get_extra_info("sockname")
         if local:
             self.local_ip = str(local[0])
-        self._deadlines.add(self)
+        self._wheel.add(self)
         if self._proxy is not None:
             self._wait_for(self._timeouts.connect)
             transport.write(self._proxy.start())
@@ -286,17 +255,19 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
-        self._deadlines.remove(self)
+        self._wheel.remove(self)
         detail = f"the connection was lost: {exc}" if exc is not None else "the server closed the connection"
-        if self._handshaking:
-            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"{detail} during the TLS handshake"))
-        elif self._proxy is not None:
-            self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
-        elif self._unproven:
-            self._act(self.dialogue.lost(Trouble.TLS, f"{detail} right after the TLS handshake"))
-        else:
-            self._act(self.dialogue.lost(Trouble.CLOSED, detail))
-        self._ended()
+        try:
+            if self._handshaking:
+                self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"{detail} during the TLS handshake"))
+            elif self._proxy is not None:
+                self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
+            elif self._unproven:
+                self._act(self.dialogue.lost(Trouble.TLS, f"{detail} right after the TLS handshake"))
+            else:
+                self._act(self.dialogue.lost(Trouble.CLOSED, detail))
+        finally:  # whatever fails here, its place among the connections is free again
+            self._ended()
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""
@@ -628,12 +599,12 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def _wait_for(self, seconds: float) -> None:
-        self.deadline = self._loop.time() + seconds
+        self._wheel.move(self, self._loop.time() + seconds)
 
     def _wait_for_reply(self) -> None:
         awaiting = self.dialogue.awaiting
         if awaiting is not None:
-            self.deadline = min(self._loop.time() + self._times[awaiting], self._over)
+            self._wheel.move(self, min(self._loop.time() + self._times[awaiting], self._over))
 
     def _dot_sent(self) -> None:
         # The first reply to it has all the time that RFC 5321 4.5.3.2.6 asks for, however long the rest took.
@@ -677,7 +648,7 @@ class Connection(asyncio.Protocol):
         if not self._owned:
             return
         self._owned = False
-        self._deadlines.remove(self)
+        self._wheel.remove(self)
         self._wake_up()
         self.owner.gone(self)
 

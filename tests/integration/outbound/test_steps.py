@@ -7,6 +7,7 @@ import pytest
 
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind
 from mailrail_outbound.ports import DeliveryReport, Result
+from mailrail_outbound.smtp import Connection
 
 from testkit.conditions import eventually
 from testkit.dns import DnsServer
@@ -122,3 +123,29 @@ async def test_draining_waits_for_the_last_delivery() -> None:
             assert bench.app.under_way == 5
             assert await bench.app.drained(10.0)
             assert len(bench.reports) == 5
+
+
+async def test_a_deadline_that_raises_costs_its_own_connection_and_no_other_SOUT_06(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with SmtpPeer(replies={"DATA": Hang()}) as one, SmtpPeer(replies={"DATA": Hang()}) as other:
+        vias = [
+            transport(TransportKind.SMTP, name, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+            for name, peer in (("one", one), ("other", other))
+        ]
+        failed: list[int] = []
+        expire = Connection.expire
+
+        def fails(connection: Connection, now: float) -> None:
+            if connection.key.port == one.port:
+                failed.append(1)
+                raise RuntimeError("a mistake of ours")
+            expire(connection, now)
+
+        monkeypatch.setattr(Connection, "expire", fails)
+        async with OutboundBench.running(*vias, data_timeout=0.3) as bench:
+            reports = await asyncio.gather(*(bench.deliver(bench.delivery(via), within=20) for via in vias))
+            assert [report.recipients[0].result for report in reports] == [Result.DEFERRED] * 2
+            assert "no reply to DATA in time" in reports[1].recipients[0].text
+            assert len(failed) == 1
+            await eventually(lambda: bench.pool.connections == [])

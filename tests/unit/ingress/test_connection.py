@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress.budget import LEAST
 from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
-from mailrail_ingress.timers import NEVER, Wheel
 
 from testkit.conditions import eventually
 from testkit.ingress import GATEWAY, HeldQueue, setup

@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from mailrail.kit.settings import BadSettings
+from mailrail.kit.wheel import Wheel
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.reception import Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
-from mailrail_ingress.timers import Wheel
 
 from testkit.ingress import HeldQueue, setup
 

@@ -1,8 +1,8 @@
-"""The smaller parts of ingress, each alone: deadlines, throttle, logins, certificates, ids, refusals of the queue."""
+"""The smaller parts of ingress, each alone: throttle, logins, certificates, ids, refusals of the queue."""
 
 import asyncio
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -39,127 +39,12 @@ from mailrail_ingress.throttle import (
     Throttle,
     neighbourhood,
 )
-from mailrail_ingress.timers import NEVER, TICK, Wheel
 from mailrail_ingress.tls import BadCertificate, load, switching
 
 from testkit.ca import Authority
 from testkit.ingress import PASSWORD, account, setup
 
 FAKE_KEY = b"f" * 32
-
-
-# --- deadlines ---
-
-
-class Loop:
-    """A clock and one timer, turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.due: list[tuple[float, object]] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, delay: float, callback: object) -> object:
-        self.due.append((self.now + delay, callback))
-        return object()
-
-    def advance(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.due and min(at for at, _ in self.due) <= until:
-            at, callback = min(self.due, key=lambda entry: entry[0])
-            self.due.remove((at, callback))
-            self.now = at
-            assert callable(callback)
-            callback()
-        self.now = until
-
-
-@dataclass(eq=False)
-class Watched:
-    deadline: float
-    then: float = NEVER
-    expired: int = 0
-
-    def expire(self, now: float) -> None:
-        assert now >= self.deadline
-        self.expired += 1
-        self.deadline = self.then
-
-
-def wheel() -> tuple[Wheel, Loop]:
-    loop = Loop()
-    return Wheel(loop), loop  # type: ignore[arg-type]
-
-
-def test_a_deadline_is_met_within_a_tick_and_once() -> None:
-    turning, loop = wheel()
-    watched = Watched(loop.now + 10)
-    turning.add(watched)
-    loop.advance(10 - TICK)
-    assert watched.expired == 0
-    loop.advance(3 * TICK)
-    assert watched.expired == 1
-    loop.advance(100)
-    assert watched.expired == 1
-    assert loop.due == []  # nothing is watched, nothing turns
-
-
-def test_a_deadline_that_moved_on_is_met_later_and_costs_nothing_before() -> None:
-    turning, loop = wheel()
-    watched = Watched(loop.now + 5)
-    turning.add(watched)
-    for _ in range(20):
-        loop.advance(4)
-        watched.deadline = loop.now + 5
-    assert watched.expired == 0
-    loop.advance(5 + 2 * TICK)
-    assert watched.expired == 1
-
-
-def test_a_deadline_that_comes_nearer_is_met_when_said_so() -> None:
-    turning, loop = wheel()
-    watched = Watched(loop.now + 300)
-    turning.add(watched)
-    watched.deadline = loop.now + 2
-    turning.hasten(watched)
-    loop.advance(2 + 2 * TICK)
-    assert watched.expired == 1
-
-
-def test_one_whose_end_fails_does_not_stop_the_clock_of_all_others_SIN_17() -> None:
-    turning, loop = wheel()
-
-    class Broken(Watched):
-        def expire(self, now: float) -> None:
-            super().expire(now)
-            raise RuntimeError("a mistake of ours")
-
-    several = [Broken(loop.now + 10), Watched(loop.now + 10), Watched(loop.now + 20)]
-    for watched in several:
-        turning.add(watched)
-    loop.advance(20 + 2 * TICK)
-    assert [watched.expired for watched in several] == [1, 1, 1]
-
-
-def test_what_is_removed_never_expires_even_by_another_in_its_slot() -> None:
-    turning, loop = wheel()
-
-    class Killer(Watched):
-        def expire(self, now: float) -> None:
-            super().expire(now)
-            for other in others:
-                if other is not self:
-                    turning.remove(other)
-                    other.deadline = NEVER
-
-    others = [Killer(loop.now + 1), Killer(loop.now + 1)]
-    for other in others:
-        turning.add(other)
-    loop.advance(5)
-    assert sum(other.expired for other in others) == 1
-    turning.remove(Watched(0))
 
 
 # --- the budget ---
