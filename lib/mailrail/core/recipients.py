@@ -4,8 +4,8 @@ Order: an account's address, then an alias, then both again for the part before 
 or, delivered by a transport, takes unseen; `postmaster` of a received domain always resolves; then an account that owns
 `@domain`, then the catch-all. Local parts compare without case and keep their spelling on the wire.
 
-Aliases are followed to their ends here, once, at accept: the compiler refused cycles, so a chain ends; a bound stands
-in for that promise all the same.
+Aliases are followed to their ends here, once, at accept. The compiler refused cycles and aliases that lead to too many
+addresses; what it could not refuse is refused here. The list of recipients is whole or there is none.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.config.revision import Account, Delivery, Domain, Gateway, ObjectRef, Recipients, Revision
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
-
-CHAIN_LIMIT: Final = 50
-"""Aliases in a row. The compiler refuses cycles; this keeps a mistake of ours from being endless."""
-EXPANSION_LIMIT: Final = 10_000
-"""Recipients that one address may stand for."""
 
 NO_SUCH_USER: Final = Reply.of(550, "5.1.1", "no such user here")
 RELAY_DENIED: Final = Reply.of(550, "5.7.1", "relaying denied: this server does not receive mail for that domain")
@@ -29,6 +25,11 @@ ROUTED: Final = Reply.of(550, "5.7.1", "relaying denied: the local part has a ro
 SEND_ONLY: Final = Reply.of(550, "5.7.1", "this domain receives no mail here")
 NOT_QUALIFIED: Final = Reply.of(554, "5.1.2", "the domain is not fully qualified")
 NOT_YOUR_ADDRESS: Final = Reply.of(550, "5.7.1", "you may not send as this address")
+ALIAS_TOO_LARGE: Final = Reply.of(
+    451, "4.3.5", f"the address is misconfigured here: it stands for more than {EXPANSION_LIMIT} addresses"
+)
+"""Temporary: it is our configuration that is wrong, and the mail can go on when that is mended (RFC 3463 X.3.5)."""
+ALIAS_BROKEN: Final = Reply.of(451, "4.3.5", "the address is misconfigured here: it stands for one that is not valid")
 VERIFICATION_UNAVAILABLE: Final = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
 
 
@@ -70,6 +71,9 @@ class Resolution:
 
     how: How
     destinations: tuple[Destination, ...]
+    missing: tuple[Address, ...] = ()
+    """Addresses of ours that it should stand for as well and that do not exist: an account was deleted, say. Mail goes
+    on to the others, as the compiler says at that object; whoever accepts mail has to say it too."""
 
     @property
     def several(self) -> bool:
@@ -93,10 +97,14 @@ def passed_on(parameters: RcptParameters, resolution: Resolution) -> tuple[RcptP
 class _DomainIndex:
     domain: Domain
     accounts: dict[str, ObjectRef]  # lower-case local part → owner
-    aliases: dict[str, tuple[Address, ...]]
+    aliases: dict[str, tuple[Address, ...] | Reply]
     listed: frozenset[str]
-    catch_all: tuple[Address, ...]  # one or none
+    catch_all: tuple[Address, ...] | Reply  # one or none
     everyone: ObjectRef | None = None  # the account that owns `@domain`
+
+
+_Followed = tuple[tuple[Destination, ...], tuple[Address, ...]]
+"""Where addresses lead, and those of them that do not exist."""
 
 
 class Directory:
@@ -108,9 +116,9 @@ class Directory:
             self._domains[domain.name] = _DomainIndex(
                 domain,
                 {},
-                {alias.local: _addresses(alias.targets) for alias in domain.aliases},
+                {alias.local: _targets(alias.targets) for alias in domain.aliases},
                 frozenset(domain.listed),
-                _addresses((domain.catch_all,)) if domain.catch_all else (),
+                _targets((domain.catch_all,)) if domain.catch_all else (),
             )
         self._transports = {domain.ref: domain.transport for domain in revision.domains}
         self._accounts: dict[ObjectRef, Account] = {account.ref: account for account in revision.accounts}
@@ -162,8 +170,7 @@ class Directory:
         `authenticated`: the client logged in and may relay. `captive`: local mode takes any recipient (design 10).
         """
         if not recipient.domain:
-            ends = self._postmaster_ends()
-            return Resolution(How.POSTMASTER, ends) if ends else NO_SUCH_USER
+            return self._resolution(How.POSTMASTER, self._postmaster_ends())
         index = self._domains.get(recipient.domain)
         if index is None or index.domain.delivery is Delivery.NONE:
             if not authenticated and not captive:
@@ -177,15 +184,25 @@ class Directory:
                 if how in _UNSEEN and not authenticated and not captive and self._is_routed(end):
                     return ROUTED
                 return Resolution(how, (end,))
-            ends = self._postmaster_ends() if how is How.POSTMASTER else self._follow(end)
-            if ends:
-                if how is How.CATCH_ALL:
-                    ends = self._under_given_address(recipient, ends)
-                return Resolution(how, ends)
+            if isinstance(end, Reply):
+                return end
+            followed = self._postmaster_ends() if how is How.POSTMASTER else self._follow(end)
+            if how is How.CATCH_ALL and not isinstance(followed, Reply):
+                followed = self._under_given_address(recipient, followed[0]), followed[1]
+            resolution = self._resolution(how, followed)
+            if resolution is not NO_SUCH_USER:
+                return resolution
         if captive and self._postmaster is not None:
             assert index is not None
             return Resolution(How.CAPTIVE, (self._own(recipient, index.domain, self._postmaster.ref),))
         return NO_SUCH_USER
+
+    @staticmethod
+    def _resolution(how: How, followed: "_Followed | Reply") -> Resolution | Reply:
+        if isinstance(followed, Reply):
+            return followed
+        ends, missing = followed
+        return Resolution(how, ends, missing) if ends else NO_SUCH_USER
 
     def _is_routed(self, end: Destination) -> bool:
         """Whether the next hop might read the local part as a route, and trust us with it (SIN-16)."""
@@ -193,8 +210,9 @@ class Directory:
             return False
         return any(mark in end.address.local for mark in "@%!")
 
-    def _step(self, address: Address) -> tuple[How, "Destination | tuple[Address, ...]"] | None:
-        """One step from an address: where it ends, or the addresses that it stands for; None when it does not exist."""
+    def _step(self, address: Address) -> tuple[How, "Destination | tuple[Address, ...] | Reply"] | None:
+        """One step from an address: where it ends, the addresses that it stands for, or why they cannot be told; None
+        when it does not exist."""
         index = self._domains.get(address.domain)
         if index is None or index.domain.delivery is Delivery.NONE:
             return How.FOREIGN, Destination(address, index.domain.ref if index is not None else None)
@@ -226,25 +244,35 @@ class Directory:
             return How.CATCH_ALL, self._own(address, domain, index.everyone)
         return (How.CATCH_ALL, index.catch_all) if index.catch_all else None
 
-    def _follow(self, targets: tuple[Address, ...]) -> tuple[Destination, ...]:
-        """The ends that addresses lead to, each once. Addresses of ours that do not exist fall away."""
+    def _follow(self, targets: tuple[Address, ...]) -> "_Followed | Reply":
+        """The ends that addresses lead to, each once, and those addresses of ours that do not exist.
+
+        All of them, or a refusal: more than EXPANSION_LIMIT addresses, aliases on the way counted, are followed for
+        nobody.
+        """
         ends: dict[str, Destination] = {}
+        missing: list[Address] = []
         seen: set[str] = set()
-        waiting = [(target, 0) for target in reversed(targets)]
-        while waiting and len(ends) < EXPANSION_LIMIT:
-            target, depth = waiting.pop()
-            if target.key in seen or depth > CHAIN_LIMIT:
+        waiting = list(reversed(targets))
+        while waiting:
+            target = waiting.pop()
+            if target.key in seen:
                 continue
+            if len(seen) >= EXPANSION_LIMIT:
+                return ALIAS_TOO_LARGE
             seen.add(target.key)
             found = self._step(target)
             if found is None:
+                missing.append(target)
                 continue
             _, end = found
             if isinstance(end, Destination):
                 ends[target.key] = end
+            elif isinstance(end, Reply):
+                return end
             else:
-                waiting.extend((address, depth + 1) for address in reversed(end))
-        return tuple(ends.values())
+                waiting.extend(reversed(end))
+        return tuple(ends.values()), tuple(missing)
 
     def _own(self, address: Address, domain: Domain, account: ObjectRef) -> Destination:
         return Destination(address, domain.ref, account if domain.delivery is Delivery.MAILBOX else None)
@@ -252,15 +280,19 @@ class Directory:
     def _in_postmaster_mailbox(self, address: Address, domain: Domain, account: ObjectRef) -> Destination:
         return Destination(address, domain.ref, account, self._gateway.postmaster_mailbox)
 
-    def _postmaster_ends(self) -> tuple[Destination, ...]:
+    def _postmaster_ends(self) -> "_Followed | Reply":
         """Where mail to the bare `Postmaster` goes (RFC 5321 2.3.5)."""
-        ends = self._follow(self._postmaster_address)
-        return tuple(
+        followed = self._follow(self._postmaster_address)
+        if isinstance(followed, Reply):
+            return followed
+        ends, missing = followed
+        placed = tuple(
             replace(end, mailbox=self._gateway.postmaster_mailbox)
             if self._postmaster is not None and end.account == self._postmaster.ref
             else end
             for end in ends
         )
+        return placed, missing
 
     def _under_given_address(self, given: Address, ends: tuple[Destination, ...]) -> tuple[Destination, ...]:
         """An account that catches all gets the mail under the address that was written, as people sort by it."""
@@ -284,11 +316,20 @@ class Directory:
         return bool(cuts) and f"{local[: min(cuts)]}@{address.domain}" in exact
 
 
+def _targets(texts: Iterable[str]) -> tuple[Address, ...] | Reply:
+    """The addresses that an alias stands for: all of them. The compiler let through only valid ones; where one is not
+    valid all the same, mail for the alias waits, and the rest of mail does not."""
+    try:
+        return tuple(parse_address(text) for text in texts)
+    except AddressError:
+        return ALIAS_BROKEN
+
+
 def _addresses(texts: Iterable[str]) -> tuple[Address, ...]:
     parsed: list[Address] = []
     for text in texts:
         try:
             parsed.append(parse_address(text))
-        except AddressError:  # the compiler let none through; one bad address must not stop all mail
+        except AddressError:  # the compiler let none through; an account does without it, and its mail is refused
             continue
     return tuple(parsed)

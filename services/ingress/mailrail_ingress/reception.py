@@ -109,6 +109,8 @@ class Desk:
     """What is counted of accepted connections."""
     whences: dict[tuple[object, ...], Whence]
     """Where mail came from before; see Visit."""
+    missing: set[str]
+    """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
 
 
 class Reception:
@@ -228,6 +230,7 @@ class Reception:
             accepted=metrics.Mail(label),
             connections=metrics.Connections(listener.protocol.value),
             whences={},
+            missing=set(),
         )
 
     def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:

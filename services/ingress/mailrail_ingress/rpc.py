@@ -65,7 +65,8 @@ class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
                     address=str(destination.address), how=found.how.value, account=str(destination.account or "")
                 )
                 for destination in found.destinations
-            ],
+            ]
+            + [ingress_pb2.ResolvedRecipient(address=str(address), how="missing") for address in found.missing],
         )
 
 

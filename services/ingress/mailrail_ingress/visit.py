@@ -227,10 +227,24 @@ class Visit(Guest):
         if copies > COPIES_LIMIT and transaction.given:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
             return
+        if found.missing:
+            self._tell_of_missing(event.recipient, found)
         transaction.copies = copies
         transaction.given.append(Given(event.recipient, event.parameters, found))
         self.desk.accepted.recipients.number += 1
         self.session.accept()
+
+    def _tell_of_missing(self, recipient: Address, found: Resolution) -> None:
+        """Once a revision for each address: strangers may write to the alias as often as they like."""
+        new = [str(address) for address in found.missing if address.key not in self.desk.missing]
+        if new:
+            self.desk.missing.update(address.key for address in found.missing)
+            self.reception.log.warning(
+                "an alias names addresses that do not exist; mail goes to its others",
+                recipient=str(recipient),
+                missing=new[:20],
+                count=len(new),
+            )
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
         metrics.count(metrics.RECIPIENTS, self.desk.label, "refused" if reply.permanent else "deferred")

@@ -646,8 +646,76 @@ def test_a_cycle_that_a_deletion_opens_is_cut_and_named() -> None:
 
 def test_an_alias_to_nobody_is_named() -> None:
     compiled = build([*basics(), domain("d", "d.example", aliases=[{"localPart": "a", "to": ["ghost@example.org"]}])])
-    assert words(compiled) == ["MailDomain default/d: spec.aliases[0]: ghost@example.org does not exist"]
+    assert words(compiled) == [
+        "MailDomain default/d: spec.aliases[0]: ghost@example.org does not exist; mail for the alias goes on without it"
+    ]
     assert next(d for d in compiled.revision.domains if d.name == "d.example").aliases != ()
+
+
+def people(local: str, count: int) -> Content:
+    return {"localPart": local, "to": [f"{local}-{n}@far.example" for n in range(count)]}
+
+
+def everyone(groups: int) -> list[Content]:
+    names = [f"g{n}" for n in range(groups)]
+    return [*(people(name, 1000) for name in names), {"localPart": "all", "to": names}]
+
+
+def test_an_alias_that_leads_to_more_addresses_than_ingress_follows_is_refused() -> None:
+    compiled = build([*basics(), domain("big", "big.example", aliases=everyone(12))])
+    assert names(compiled.revision) == {"example.org"}
+    [text] = words(compiled, Severity.ERROR)
+    assert "spec.aliases: all@big.example leads to more than 10000 addresses" in text
+    accepted = compiled.diagnostics.of("MailDomain", "big").condition(ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert accepted.reason is Reason.ALIAS_TOO_LARGE
+
+
+def test_an_alias_below_the_limit_is_fine_also_when_its_members_share_theirs() -> None:
+    shared = [*everyone(9), {"localPart": "twice", "to": ["all", "g0", "g1", "g2", "g3"]}]
+    compiled = build([*basics(), domain("big", "big.example", aliases=shared)])
+    assert words(compiled) == []
+    assert names(compiled.revision) == {"example.org", "big.example"}
+
+
+def test_the_edit_that_makes_an_alias_too_large_is_refused_whichever_domain_has_the_alias() -> None:
+    top = domain("top", "top.example", aliases=[{"localPart": "all", "to": ["all@big.example"]}, people("more", 500)])
+    small = domain("big", "big.example", aliases=everyone(9))
+    first = build([*basics(), top, small])
+    assert words(first) == []
+    second = build([*basics(), top, domain("big", "big.example", aliases=everyone(12), separators="-")], first)
+    [text] = words(second, Severity.ERROR)
+    assert text.startswith("MailDomain default/big: spec.aliases: all@big.example leads to more than")
+    assert text.endswith("its last accepted version stays in use")
+    assert {d.name: d.separators for d in second.revision.domains} == {
+        "example.org": "+",
+        "top.example": "+",
+        "big.example": "+",
+    }
+
+
+def test_an_alias_that_a_deletion_makes_too_large_stays_and_its_mail_is_said_to_wait() -> None:
+    """An account stood before the alias of the same name. Cut, the alias would refuse mail for good."""
+    big = domain("big", "big.example", aliases=everyone(12))
+    first = build([*basics(), big, account("all", "big", "all")])
+    assert words(first, Severity.ERROR) == []
+    second = build([*basics(), big], first)
+    [text] = words(second, Severity.WAITING)
+    assert "all@big.example leads to more than 10000 addresses" in text
+    assert text.endswith("mail for it is deferred")
+    assert len(next(d for d in second.revision.domains if d.name == "big.example").aliases) == 13
+
+
+@pytest.mark.parametrize(
+    "target", ["foo..bar@docomo.example", ".x@far.example", "x.@far.example", "a\x85b@far.example"]
+)
+def test_an_alias_to_an_address_that_mail_cannot_be_sent_to_is_refused(target: str) -> None:
+    """Once it was accepted, and the address was left out at each message without a word."""
+    compiled = build(
+        [*basics(), domain("d", "d.example", aliases=[{"localPart": "a", "to": [target, "x@far.example"]}])]
+    )
+    [text] = words(compiled, Severity.ERROR)
+    assert "spec.aliases[0].to[0]" in text
 
 
 # --- transports -------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from mailrail.core.config.revision import Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.smtp.events import Closing, TlsFacts
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
@@ -321,6 +322,31 @@ def test_a_recipient_that_the_next_hop_knows_is_asked_for() -> None:
     assert held.asked == ["who@behind.example"] * 2
     without = Client(reception(HeldQueue()))
     assert without.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<who@behind.example>\r\n")[-1] == "451 4.3.0"
+
+
+def with_aliases(desk: Reception, *aliases: Alias) -> None:
+    made = setup()
+    domains = [replace(d, aliases=aliases) if d.name == "home.example" else d for d in made.revision.domains]
+    desk.configure(replace(made.revision, domains=tuple(domains)), 8, made.secrets)
+
+
+def test_an_alias_that_stands_for_too_many_is_451_at_RCPT() -> None:
+    desk = reception(HeldQueue())
+    with_aliases(desk, Alias("all", tuple(f"u{n}@far.example" for n in range(10_001))))
+    client = Client(desk)
+    assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<all@home.example>\r\n")[-1] == "451 4.3.5"
+
+
+def test_the_log_names_addresses_of_an_alias_that_do_not_exist_once_a_revision() -> None:
+    with capture_logs() as told:
+        desk = reception(HeldQueue())
+        for _ in range(2):
+            with_aliases(desk, Alias("team", ("ghost@home.example", "ada@home.example")))
+            client = Client(desk)
+            for _ in range(3):
+                assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<team@home.example>\r\n")[-1] == "250 2.1.5"
+    warnings = [event for event in told if "addresses that do not exist" in event["event"]]
+    assert [(w["recipient"], w["missing"]) for w in warnings] == [("team@home.example", ["ghost@home.example"])] * 2
 
 
 def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06() -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.config.revision import (
     Account,
     Alias,
@@ -15,6 +16,8 @@ from mailrail.core.config.revision import (
     Revision,
 )
 from mailrail.core.recipients import (
+    ALIAS_BROKEN,
+    ALIAS_TOO_LARGE,
     NO_SUCH_USER,
     NOT_QUALIFIED,
     RELAY_DENIED,
@@ -275,6 +278,74 @@ def test_a_long_chain_ends_and_a_cycle_that_slipped_through_does_too() -> None:
         found = directory.resolve(Address(local, "loop.example"), authenticated=False)
         assert isinstance(found, Resolution)
         assert [str(end.address) for end in found.destinations] == ["ada@home.example"]
+
+
+def large(*aliases: Alias, name: str = "big.example") -> Directory:
+    revision = Revision(
+        gateways=REVISION.gateways,
+        domains=(
+            *REVISION.domains,
+            domain(name, aliases=aliases),
+            domain("catch.big.example", catch_all=f"all@{name}"),
+        ),
+        accounts=REVISION.accounts,
+    )
+    return Directory(revision, revision.gateways[0])
+
+
+@pytest.mark.parametrize("groups", [1, 12])
+def test_an_alias_that_stands_for_too_many_is_refused_whole_and_never_shortened(groups: int) -> None:
+    """The list was cut at the limit, answered 250, and the rest got nothing."""
+    each = EXPANSION_LIMIT // groups + 1
+    members = [Alias(f"g{g}", tuple(f"u{n}@g{g}.example" for n in range(each))) for g in range(groups)]
+    directory = large(*members, Alias("all", tuple(f"g{g}@big.example" for g in range(groups))))
+    for address in ("all@big.example", "all+tag@big.example", "anybody@catch.big.example"):
+        for authenticated in (False, True):
+            found = directory.resolve(parse_address(address), authenticated=authenticated)
+            assert found is ALIAS_TOO_LARGE
+    assert not ALIAS_TOO_LARGE.permanent
+
+
+def test_an_alias_at_the_limit_is_whole() -> None:
+    directory = large(Alias("all", tuple(f"u{n}@far.example" for n in range(EXPANSION_LIMIT))))
+    found = directory.resolve(parse_address("all@big.example"), authenticated=False)
+    assert isinstance(found, Resolution)
+    assert len(found.destinations) == EXPANSION_LIMIT
+
+
+@pytest.mark.parametrize(("length", "refused"), [(51, False), (9_000, False), (EXPANSION_LIMIT + 1, True)])
+def test_a_chain_of_aliases_leads_to_its_end_or_is_refused_and_never_ends_in_between(
+    length: int, refused: bool
+) -> None:
+    """Its fifty-first link was left out, and what it led to with it."""
+    chain = [Alias(f"a{n}", (f"a{n + 1}@big.example",)) for n in range(length)]
+    directory = large(
+        *chain, Alias(f"a{length}", ("ada@home.example",)), Alias("all", ("a0@big.example", "x@y.example"))
+    )
+    found = directory.resolve(parse_address("all@big.example"), authenticated=False)
+    if refused:
+        assert found is ALIAS_TOO_LARGE
+    else:
+        assert isinstance(found, Resolution)
+        assert [str(end.address) for end in found.destinations] == ["ada@home.example", "x@y.example"]
+
+
+def test_an_alias_with_an_address_that_is_none_makes_its_own_mail_wait_and_no_other() -> None:
+    directory = large(
+        Alias("a", ("foo..bar@far.example", "ada@home.example")), Alias("b", ("a@big.example", "x@y.example"))
+    )
+    for local in ("a", "b"):
+        assert directory.resolve(Address(local, "big.example"), authenticated=False) is ALIAS_BROKEN
+    assert isinstance(directory.resolve(parse_address("ada@home.example"), authenticated=False), Resolution)
+
+
+def test_addresses_of_ours_that_do_not_exist_are_named_beside_those_that_do() -> None:
+    found = resolve("mixed@home.example")
+    assert isinstance(found, Resolution)
+    assert [str(address) for address in found.missing] == ["nobody@home.example"]
+    whole = resolve("team@home.example")
+    assert isinstance(whole, Resolution)
+    assert whole.missing == ()
 
 
 @pytest.mark.parametrize(

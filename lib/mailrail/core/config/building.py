@@ -44,6 +44,7 @@ from mailrail.core.config.settling import (
     forbidden,
     full_address,
     reference,
+    too_large_note,
     waits,
 )
 from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
@@ -398,6 +399,9 @@ class Build:
                 kept = tuple(a for a in domain.aliases if a.local != last.local)
                 served[last.domain] = replace(domain, aliases=kept)
             self.notes.append(cycle_note(domain.ref, cycle, ConditionType.RESOLVED_REFS))
+        for node in Directory(served.values(), addresses).too_large():
+            # No edit made it either. It stays, so that mail for it waits: cut, it would be refused for good.
+            self.notes.append(too_large_note(served[node.domain].ref, node, ConditionType.RESOLVED_REFS))
         return served.values()
 
     def _with_targets(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> list[Domain]:
@@ -414,7 +418,8 @@ class Build:
                     self.notes.append(Note(domain.ref, ConditionType.SHADOWED, Reason.HIDDEN_BY_ACCOUNT, message, path))
                 for target in alias.targets:
                     if directory.lookup(target) is End.NOBODY:
-                        self._unresolved(domain.ref, Reason.TARGET_NOT_FOUND, f"{target} does not exist", path)
+                        message = f"{target} does not exist; mail for the alias goes on without it"
+                        self._unresolved(domain.ref, Reason.TARGET_NOT_FOUND, message, path)
             if domain.catch_all is not None and directory.lookup(domain.catch_all) in (
                 End.NOBODY,
                 Node(domain.name, None),

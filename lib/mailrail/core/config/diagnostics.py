@@ -42,6 +42,7 @@ class Reason(StrEnum):
     DUPLICATE = "Duplicate"
     CONFLICTED = "Conflicted"
     ALIAS_CYCLE = "AliasCycle"
+    ALIAS_TOO_LARGE = "AliasTooLarge"
     POSTMASTER_NOT_FOUND = "PostmasterNotFound"
     RESOLVED_REFS = "ResolvedRefs"
     PARENT_NOT_FOUND = "ParentNotFound"
@@ -71,6 +72,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object claimed the same domain name, address or login before; it keeps it.",
     Reason.ALIAS_CYCLE: "Following an alias or a catch-all leads back to where it began.",
+    Reason.ALIAS_TOO_LARGE: "An alias leads to more than 10,000 addresses, other aliases on the way counted. "
+    "Where no edit could be refused, mail for it is deferred (451 4.3.5).",
     Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or that domain's gateway is not there.",
     Reason.RESOLVED_REFS: "Everything that the object names is there.",
     Reason.PARENT_NOT_FOUND: "The object that this one attaches to is not there; it waits for it.",
@@ -80,7 +83,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.SECRET_INVALID: "A Secret is there, and its content cannot be used.",
     Reason.FILE_NOT_FOUND: "A caFile is not there, or files are not available (they are in local mode only).",
     Reason.REF_NOT_PERMITTED: "The target's allowedNamespaces does not let this namespace refer to it.",
-    Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist.",
+    Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist. Mail for the "
+    "alias goes to its other addresses, and ingress logs a warning.",
     Reason.HIDDEN_BY_RULE: "An earlier rule of the same level takes all the mail that this one would match.",
     Reason.NEVER_MATCHES: "No mail can match: the level or the recipient's domain rules it out.",
     Reason.HIDDEN_BY_ACCOUNT: "An account has the address of this alias; accounts are asked first.",

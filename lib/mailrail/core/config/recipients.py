@@ -1,4 +1,6 @@
-"""Which recipients our domains have, and where aliases and catch-alls lead: no cycle reaches ingress (design 5).
+"""Which recipients our domains have, and where aliases and catch-alls lead (design 5).
+
+No cycle reaches ingress, and no alias that leads to more addresses than ingress follows.
 
 Resolution order, as ingress follows it: an account's address, then an alias, then both again for the part before a
 separator, then what the domain says of recipients it does not list, then an account that owns `@`, then its catch-all.
@@ -12,6 +14,9 @@ from typing import Final
 from mailrail.core.config.revision import Delivery, Domain, Recipients
 
 POSTMASTER: Final = "postmaster"
+EXPANSION_LIMIT: Final = 10_000
+"""Addresses that one address may lead to, aliases on the way counted, each once. Longer lists are the business of a
+mailing list manager; a limit there must be, for all of them are looked at while a client waits for its answer."""
 
 
 class End(Enum):
@@ -109,3 +114,56 @@ class Directory:
                 path.append(step)
                 waiting.append(iter(self.targets(step)))
         return ()
+
+    def too_large(self, limit: int = EXPANSION_LIMIT) -> dict[Node, frozenset[str]]:
+        """Every alias that leads to more than `limit` addresses, with the domains that it passes through.
+
+        Those come first that others lead through. There must be no cycle. In most configurations one sum tells that
+        there is none; else only those are walked whose lists are too long when what they share is counted twice.
+        """
+        if sum(len(targets) for targets in self._aliases.values()) <= limit:
+            return {}
+        bounds: dict[Node, int] = {}
+        found: dict[Node, frozenset[str]] = {}
+        for start in self.nodes():
+            if start.local is not None and self.lookup(f"{start.local}@{start.domain}") != start:
+                continue  # an account has the address, so nothing leads through the alias
+            waiting = [start]
+            while waiting:
+                node = waiting[-1]
+                if node in bounds:
+                    waiting.pop()
+                    continue
+                steps = [step for t in self.targets(node) if isinstance(step := self.lookup(t), Node) and step != node]
+                below = [step for step in steps if step not in bounds]
+                if below:
+                    waiting += below
+                    continue
+                waiting.pop()
+                bounds[node] = len(self.targets(node)) + sum(bounds[step] for step in steps)
+                if bounds[node] > limit:
+                    bounds[node] = limit + 1
+                    large = [step for step in steps if step in found]
+                    if large:
+                        found[node] = frozenset((node.domain,)).union(*(found[step] for step in large))
+                    elif (passed := self._passes(node, limit)) is not None:
+                        found[node] = passed
+        return found
+
+    def _passes(self, node: Node, limit: int) -> frozenset[str] | None:
+        """The domains on the way if a node leads to more than `limit` addresses; None if it does not."""
+        seen: set[str] = set()
+        domains = {node.domain}
+        waiting = list(self.targets(node))
+        while waiting:
+            target = waiting.pop()
+            if target in seen:
+                continue
+            seen.add(target)
+            if len(seen) > limit:
+                return frozenset(domains)
+            step = self.lookup(target)
+            if isinstance(step, Node):
+                domains.add(step.domain)
+                waiting.extend(self.targets(step))
+        return None

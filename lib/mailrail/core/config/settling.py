@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.reading import Input, Note, Version
-from mailrail.core.config.recipients import Directory, Node
+from mailrail.core.config.recipients import EXPANSION_LIMIT, Directory, Node
 from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.config.state import Claim, State
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
@@ -249,10 +249,13 @@ def settle(read_in: Input, previous: State) -> tuple[Settled, list[Note]]:
             refusals.refuse(note)
         if refused:
             continue
-        cycle = _cycle(settled)
+        directory = _directory(settled)
+        cycle = directory.cycle()
         changed = [ref for ref in domains_of(settled, cycle) if settled.versions[ref].new]
         if changed:
             refusals.refuse(cycle_note(max(changed), cycle))
+            continue
+        if not cycle and _refuse_too_large(settled, directory, refusals):
             continue
         return settled, [*refusals.notes, *notes, *lacking, *_kept(read_in, settled)]
 
@@ -328,8 +331,17 @@ def _directory(settled: Settled) -> Directory:
     )
 
 
-def _cycle(settled: Settled) -> tuple[Node, ...]:
-    return _directory(settled).cycle()
+def _refuse_too_large(settled: Settled, directory: Directory, refusals: Refusals) -> bool:
+    """Refuse the edit that makes an alias lead to too many addresses: that of its own domain first, else of one that
+    it passes through. Whether there was such an edit."""
+    by_name = {d.spec.domain_name: ref for ref, d in settled.domains.items()}
+    for node, passed in directory.too_large().items():
+        own = by_name[node.domain]
+        edited = [ref for name in passed if settled.versions[ref := by_name[name]].new]
+        if edited:
+            refusals.refuse(too_large_note(own if own in edited else max(edited), node))
+            return True
+    return False
 
 
 def domains_of(settled: Settled, cycle: Sequence[Node]) -> list[ObjectRef]:
@@ -344,3 +356,15 @@ def cycle_note(ref: ObjectRef, cycle: Sequence[Node], kind: ConditionType = Cond
     way = " → ".join(str(n) for n in (*cycle[:6], *(("…",) if len(cycle) > 6 else ()), first))
     path: Path = ("spec", "catchAll") if first.local is None else ("spec", "aliases")
     return Note(ref, kind, Reason.ALIAS_CYCLE, f"{show_path(path)}: leads back to itself: {way}", path)
+
+
+def too_large_note(ref: ObjectRef, node: Node, kind: ConditionType = ConditionType.ACCEPTED) -> Note:
+    """An alias of `ref`, or one that leads through it, leads to too many addresses."""
+    path: Path = ("spec", "catchAll") if node.local is None else ("spec", "aliases")
+    message = (
+        f"{show_path(path)}: {node} leads to more than {EXPANSION_LIMIT} addresses, those that other aliases stand for "
+        "counted with them; shorten it, or let a mailing list manager send to so many"
+    )
+    if kind is not ConditionType.ACCEPTED:
+        message += "; mail for it is deferred"
+    return Note(ref, kind, Reason.ALIAS_TOO_LARGE, message, path)

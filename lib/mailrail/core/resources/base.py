@@ -30,7 +30,8 @@ def _text(pattern: str, meaning: str, limit: int, *, least: int = 1) -> StringCo
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = rf"{_LABEL}(\.{_LABEL})*"
 _OBJECT_NAME = rf"{_LABEL}(?:\.{_LABEL})*"  # the same language, another text: each pattern has its own sentence
-_LOCAL = r"[^\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,64}"
+_ATOM = r"[^\x00-\x20\x7f-\x9f\".(),:;<>@\[\\\]]{1,64}"
+_LOCAL = rf"{_ATOM}(\.{_ATOM})*"  # what address.py parses; where they differ, mail would have no way to such an address
 _HEX = r"[0-9A-Fa-f]"
 
 ObjectName = Annotated[
@@ -75,7 +76,12 @@ IpAddress = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}$", "an IPv4 or IPv6 addr
 Cidr = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$", "a network, like 10.0.0.0/8 or 2001:db8::/32", 49)]
 """A network."""
 LocalPart = Annotated[
-    str, _text(rf"^{_LOCAL}$", "the part of an address before the @, without blanks, quotes or any of (),:;<>@[\\]", 64)
+    str,
+    _text(
+        rf"^{_LOCAL}$",
+        "the part of an address before the @, without blanks, quotes or any of (),:;<>@[\\], and dots only in between",
+        64,
+    ),
 ]
 """A local part as people write it; compared case-insensitively."""
 AddressOrLocalPart = Annotated[

@@ -174,8 +174,9 @@ class ResolvedRecipient(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     how: _builtins.str
-    """"exact", "alias", "separator", "catch-all", "postmaster", "foreign" """
+    """"exact", "alias", "separator", "catch-all", "postmaster", "foreign"; "missing": of the"""
     account: _builtins.str
+    """addresses that an alias names, one of ours that does not exist and gets no mail"""
     def __init__(
         self,
         *,
