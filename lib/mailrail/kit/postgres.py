@@ -31,6 +31,16 @@ def database_of(settings: DatabaseSettings) -> str:
     return make_conninfo(settings.database_url, **given) if given else settings.database_url
 
 
+def storable(text: str) -> str:
+    """A text for people to read, as a text column can hold it: NUL and lone surrogates become escapes.
+
+    What a stranger said may hold anything, and must not make the row unwritable that quotes it.
+    """
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\0", "\\x00")
+
+
 class Unsafe(Exception):
     """The server would answer a commit that a power cut can undo; the text says which setting."""
 

@@ -22,6 +22,7 @@ from psycopg_pool import PoolTimeout
 from mailrail.core.config.revision import Revision, Role, UnreadableRevision, checksum, decode, secrets_for
 from mailrail.core.config.sealing import key_of
 from mailrail.kit import log, migrations, postgres
+from mailrail.kit.postgres import storable
 from mailrail_config import metrics
 from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, Sealed, Store
@@ -196,7 +197,7 @@ async def publish(store: Store, submission: Submission) -> Published:
             submission.body,
             submission.previous,
             submission.diagnostics,
-            submission.summary[:1000],
+            storable(submission.summary[:1000]),
             tuple(sorted(frozenset().union(*needed.values()))),
         )
         sealed = [_sealed(*value) for value in submission.sealed]

@@ -9,6 +9,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
+from mailrail.kit.postgres import storable
+
 CHANNEL = "mailrail_config"
 """NOTIFY channel: a new head, never a message (design 2)."""
 LIVE_SECONDS = 10
@@ -204,7 +206,7 @@ class Store:
             await cursor.execute(
                 "UPDATE head SET epoch = epoch + 1, publisher = %s"
                 " RETURNING revision, pinned, pin_reason, epoch, publisher, last_revision",
-                (identity,),
+                (storable(identity),),
             )
             head = await cursor.fetchone()
             assert head is not None, "the migration made it"
@@ -319,7 +321,7 @@ class Store:
             if row is None:
                 raise NoSuchRevision(f"there is no revision {revision}; see the history for those that are kept")
             await connection.execute(
-                "UPDATE head SET revision = %s, pinned = true, pin_reason = %s", (revision, reason)
+                "UPDATE head SET revision = %s, pinned = true, pin_reason = %s", (revision, storable(reason))
             )
             await self._announce(connection, revision)
         return row
@@ -347,7 +349,7 @@ class Store:
                 " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (node_id, role) DO UPDATE SET"
                 " revision = excluded.revision, rejected = excluded.rejected, error = excluded.error,"
                 " version = excluded.version, seen = excluded.seen",
-                (node_id, role, revision, rejected, error, version),
+                (node_id, role, revision, rejected, storable(error), storable(version)),
             )
 
     async def leave(self, node_id: str, role: str) -> None:

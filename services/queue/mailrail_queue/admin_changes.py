@@ -15,6 +15,7 @@ from mailrail.core.delivery.judge import Standing, judge
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.dsn.due import Asked
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import columns as c
 from mailrail_queue import store
@@ -58,7 +59,7 @@ class Changing(AdminBase):
             connection,
             wanted,
             "UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id AND r.held IS NULL",
-            {"reason": reason[:1000] or "held by an administrator"},
+            {"reason": storable(reason[:1000]) or "held by an administrator"},
         )
 
     async def unhold(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
@@ -137,7 +138,7 @@ class Changing(AdminBase):
                 _SET_TRANSPORT,
                 {
                     "id": c.bigints([row.id for row in found]),
-                    "site": c.texts(sites),
+                    "site": c.names(sites),
                     "transport": transport,
                 },
             )
@@ -147,7 +148,9 @@ class Changing(AdminBase):
 
     async def fail(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> Changes:
         """Final now, with a DSN; where an attempt runs, its end decides: `delivered` wins (ADM-02)."""
-        return await self._each(connection, wanted, lambda found: self._end(connection, found, _FAIL, reason[:1000]))
+        return await self._each(
+            connection, wanted, lambda found: self._end(connection, found, _FAIL, storable(reason[:1000]))
+        )
 
     async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
         """Final now, and nobody is told."""
@@ -230,7 +233,7 @@ class Changing(AdminBase):
                 changed = [row for row in rows if row[1] is not None]  # the others are as it was asked already
                 if wake_sites and changed:
                     sites = {row[3] for row in changed}
-                    await run(connection, _WAKE_SITES, {"name": c.texts(sorted(resting_as(sites)))})
+                    await run(connection, _WAKE_SITES, {"name": c.names(sorted(resting_as(sites)))})
             changes.add((row[0], row[1]) for row in changed)
             shards |= {row[2] for row in changed}
             if len(rows) < BATCH:

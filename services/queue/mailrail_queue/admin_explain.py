@@ -131,7 +131,7 @@ class Explaining(AdminBase):
         rows = await run(
             connection,
             "SELECT max(paused_until) FROM site WHERE name = ANY(%(name)s) AND paused_until > now()",
-            {"name": c.texts(sorted(resting_as({site.key})))},
+            {"name": c.names(sorted(resting_as({site.key})))},
         )
         if rows[0][0] is not None:
             answer.site_paused_until.FromDatetime(rows[0][0])

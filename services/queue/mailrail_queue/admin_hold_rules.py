@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 
 from mailrail.core.hold import HoldRule
+from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin_base import stamp
 from mailrail_queue.admin_changes import Changing
@@ -29,23 +30,24 @@ class HoldRules(Changing):
         account = object_argument("MailAccount", rule.account) if rule.account else None
         from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
         to_domain = domain_argument(rule.to_domain) if rule.to_domain else None
+        comment = storable(rule.comment[:500])
         async with connection.transaction():
             rows = await run(
                 connection,
                 "INSERT INTO hold_rule (account, from_domain, to_domain, comment) VALUES (%(account)s, %(from)s, %(to)s, %(comment)s)"
                 " RETURNING id, created",
-                {"account": account, "from": from_domain, "to": to_domain, "comment": rule.comment[:500]},
+                {"account": account, "from": from_domain, "to": to_domain, "comment": comment},
             )
             await run(connection, "UPDATE hold_version SET version = version + 1")
         identity, created = rows[0]
         # Committed first, so that mail stored from here on sees the rule; what came before is held now. What is being stored
         # at this moment may have looked too early: it is waited for.
         await _writers_end(connection)
-        made = HoldRule(identity, account, from_domain, to_domain, rule.comment[:500])
+        made = HoldRule(identity, account, from_domain, to_domain, comment)
         wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
         wanted.all = True
         held = await self.hold(connection, wanted, made.reason)
-        answer = _rule_pb((identity, account, from_domain, to_domain, created, rule.comment[:500]))
+        answer = _rule_pb((identity, account, from_domain, to_domain, created, comment))
         return answer, held.count.recipients
 
     async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:

@@ -112,7 +112,7 @@ class Counting:
                 _COUNT,
                 {
                     "shard": c.smallints(shards),
-                    "resting": c.texts(resting),
+                    "resting": c.names(resting),
                     "rest": rest,
                     "most": MOST,
                     "per_site": PER_SITE,

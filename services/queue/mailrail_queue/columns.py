@@ -13,6 +13,8 @@ from typing import ClassVar, cast
 from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
 
+from mailrail.kit.postgres import storable
+
 _HEADER = struct.Struct(">iiIii")
 _LENGTH = struct.Struct(">i").pack
 _NULL = _LENGTH(-1)
@@ -150,7 +152,15 @@ def octets(values: Sequence[bytes | None]) -> BytesColumn:
 
 
 def texts(values: Sequence[str | None]) -> TextColumn:
-    """text[]. Raises UnicodeEncodeError for lone surrogates, which Postgres could not hold."""
+    """text[] for people to read: what no text of Postgres holds is written as its escape (`kit.postgres.storable`)."""
+    return names([None if v is None else storable(v) for v in values])
+
+
+def names(values: Sequence[str | None]) -> TextColumn:
+    """text[] of what is looked for again, and so must be what it is: addresses, domains, accounts, sites.
+
+    Raises UnicodeEncodeError for lone surrogates; a NUL makes Postgres refuse the statement (psycopg.DataError).
+    """
     if _alike(values):
         value = values[0]
         one = _NULL if value is None else _LENGTH(len(encoded := value.encode())) + encoded
@@ -184,7 +194,7 @@ def number(value: float) -> Number:
 
 
 def word(value: str) -> Word:
-    """text"""
+    """text, one for the whole batch, as `names` takes it"""
     return Word(value.encode())
 
 

@@ -124,7 +124,7 @@ async def put(connection: Connection, entries: Sequence[Entry], known: Mapping[b
             summaries[entry.message_id] = summarize(found[entry.message_id].octets)
     shown = [summaries[e.message_id] for e in entries]
     prefixes = [trace_lines(e.reverse_path, e.recipient) if e.delivered else b"" for e in entries]
-    places = {"account": c.texts([e.account for e in entries]), "path": c.texts([e.path for e in entries])}
+    places = {"account": c.names([e.account for e in entries]), "path": c.names([e.path for e in entries])}
     await run(connection, MAKE_MAILBOXES, places)
     rows = await run(
         connection,

@@ -59,7 +59,7 @@ async def settle(
         SETTLE,
         {
             "shard": c.smallints([s for s, _, _ in looked]),
-            "site": c.texts([n for _, n, _ in looked]),
+            "site": c.names([n for _, n, _ in looked]),
             "again": c.booleans([a for _, _, a in looked]),
             **ownership.parameters(s for s, _, _ in looked),
         },
@@ -100,7 +100,7 @@ async def look_back(connection: Connection, looked: Sequence[tuple[int, str]]) -
     rows = await run(
         connection,
         LOOK_BACK,
-        {"shard": c.smallints([s for s, _ in looked]), "site": c.texts([n for _, n in looked])},
+        {"shard": c.smallints([s for s, _ in looked]), "site": c.names([n for _, n in looked])},
     )
     return [(row[0], row[1]) for row in rows]
 
@@ -126,7 +126,7 @@ async def re_key(
         {
             "id": c.bigints([w.id for w, _ in moved]),
             "version": c.bigints([w.version for w, _ in moved]),
-            "site": c.texts([s for _, s in moved]),
+            "site": c.names([s for _, s in moved]),
             **ownership.parameters(w.shard for w, _ in moved),
         },
     )
@@ -181,9 +181,9 @@ RESUME: Final[LiteralString] = """UPDATE site SET paused_until = now(), changed 
 
 async def resume_sites(connection: Connection, names: Sequence[str]) -> list[str]:
     """End the backoff of these sites; answers the keys of those that had failed."""
-    failed = [row[0] for row in await run(connection, FAILED_SITES, {"name": c.texts(names)})]
+    failed = [row[0] for row in await run(connection, FAILED_SITES, {"name": c.names(names)})]
     if failed:
-        await run(connection, RESUME, {"name": c.texts(failed)})
+        await run(connection, RESUME, {"name": c.names(failed)})
     return failed
 
 
@@ -226,7 +226,7 @@ async def sites_changed(connection: Connection, after: float) -> list[SiteRow]:
 
 async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
     """Those of these sites that have failed."""
-    return [SiteRow(*row) for row in await run(connection, SITE, {"name": c.texts(names)})]
+    return [SiteRow(*row) for row in await run(connection, SITE, {"name": c.names(names)})]
 
 
 # --- shards and processes -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection
 
+from mailrail.kit.postgres import storable
 from mailrail_queue import columns as c
 from mailrail_queue.database import Row, Statement, run, run_columns
 
@@ -172,8 +173,8 @@ async def store(
         STORE,
         {
             "id": c.uuids([m.id for m in messages]),
-            "mail_from": c.texts([m.mail_from for m in messages]),
-            "account": c.texts([m.account for m in messages]),
+            "mail_from": c.names([m.mail_from for m in messages]),
+            "account": c.names([m.account for m in messages]),
             "size": c.bigints([m.size for m in messages]),
             "chunks": c.bigints([m.chunks for m in messages]),
             "envelope": c.octets([m.envelope for m in messages]),
@@ -182,17 +183,17 @@ async def store(
             "r_id": c.bigints([r.id for r in recipients]),
             "r_message": c.uuids([r.message_id for r in recipients]),
             "r_shard": c.smallints([r.shard for r in recipients]),
-            "r_site": c.texts([r.site for r in recipients]),
+            "r_site": c.names([r.site for r in recipients]),
             "r_token": c.bigints([r.token for r in recipients]),
             "r_release": c.floats([r.release for r in recipients]),
             "r_hold": c.texts([r.hold_reason for r in recipients]),
             "r_tls": c.smallints([r.tls for r in recipients]),
             "r_origin": c.smallints([r.origin for r in recipients]),
             "r_vouched": c.booleans([r.vouched for r in recipients]),
-            "r_address": c.texts([r.address for r in recipients]),
-            "r_gateway": c.texts([r.gateway for r in recipients]),
-            "r_account": c.texts([r.account for r in recipients]),
-            "r_from": c.texts([r.from_domain for r in recipients]),
+            "r_address": c.names([r.address for r in recipients]),
+            "r_gateway": c.names([r.gateway for r in recipients]),
+            "r_account": c.names([r.account for r in recipients]),
+            "r_from": c.names([r.from_domain for r in recipients]),
             "r_local": c.booleans([r.local for r in recipients]),
             "r_rcpt": c.octets([r.rcpt for r in recipients]),
             "lease": c.number(lease),
@@ -359,7 +360,7 @@ async def fetch_due(connection: Connection, wanted: Sequence[tuple[int, str, int
         FETCH_DUE,
         {
             "shard": c.smallints([w[0] for w in wanted]),
-            "site": c.texts([w[1] for w in wanted]),
+            "site": c.names([w[1] for w in wanted]),
             "count": c.bigints([w[2] for w in wanted]),
         },
     )
@@ -404,7 +405,7 @@ async def lease(
             "id": c.bigints([w.id for w, _, _ in wanted]),
             "version": c.bigints([w.version for w, _, _ in wanted]),
             "token": c.bigints([token for _, token, _ in wanted]),
-            "site": c.texts([site for _, _, site in wanted]),
+            "site": c.names([site for _, _, site in wanted]),
             "lease": seconds,
             **ownership.parameters(w.shard for w, _, _ in wanted),
         },
@@ -699,7 +700,7 @@ async def set_aside(
             "id": c.bigints([row.id for row, _ in rows]),
             "version": c.bigints([row.version for row, _ in rows]),
             "token": c.bigints([token for _, token in rows]),
-            "reason": reason,
+            "reason": storable(reason),
             **ownership.parameters(row.shard for row, _ in rows),
         },
     )

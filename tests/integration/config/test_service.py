@@ -226,6 +226,12 @@ async def test_a_swap_during_a_report_is_reported_right_after_it_CFG_05(
             await eventually(told, within=4)
 
 
+async def test_a_reason_that_no_text_of_postgres_holds_is_shown_by_its_escape_CFG_05(database: str) -> None:
+    async with config_service(database) as service, service.stub() as stub:
+        await stub.Report(pb.ReportRequest(node_id="one", role="queue", rejected=2, error="not a\0name"))
+        assert [c.error for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [r"not a\x00name"]
+
+
 async def test_a_consumer_that_fell_silent_is_not_live_CFG_05(database: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
         await stub.Report(pb.ReportRequest(node_id="gone", role="queue", revision=1))

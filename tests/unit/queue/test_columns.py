@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.array import ListBinaryDumper
 
+from mailrail.kit.postgres import storable
 from mailrail_queue import columns as c
 from mailrail_queue.database import Statement
 
@@ -33,7 +34,7 @@ def test_bigints_can_be_read_back(values: list[int]) -> None:
     assert [struct.unpack(">iq", data[at : at + 12])[1] for at in range(20, len(data), 12)] == values
 
 
-@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))))
 def test_texts_may_be_absent(values: list[str | None]) -> None:
     data = c.texts(values).data
     if not values:
@@ -49,9 +50,20 @@ def test_texts_may_be_absent(values: list[str | None]) -> None:
     assert seen == values
 
 
-def test_a_text_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
+def test_a_name_that_is_no_utf_8_is_refused_before_it_is_sent() -> None:
     with pytest.raises(UnicodeEncodeError):
-        c.texts(["\ud800"])
+        c.names(["\ud800"])
+
+
+@given(st.lists(st.none() | st.text(), min_size=1))
+def test_any_text_for_people_becomes_one_that_postgres_holds(values: list[str | None]) -> None:
+    data = c.texts(values).data
+    assert data == c.names([None if v is None else storable(v) for v in values]).data
+    assert all(v is None or "\0" not in storable(v).encode().decode() for v in values)
+
+
+def test_what_postgres_cannot_hold_is_shown_by_its_escape_and_all_else_is_left_alone() -> None:
+    assert storable("no such\0user \udc80 ünï ✓") == r"no such\x00user \udc80 ünï ✓"
 
 
 @given(st.sampled_from([0, 1, -5, 2**40]), st.integers(1, 40))
