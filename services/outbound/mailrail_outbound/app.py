@@ -59,6 +59,7 @@ _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO}
 our own side the pool has tried them all."""
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
+_LOGGED = 2048  # octets of a server's words in a line of the log
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 
 
@@ -250,7 +251,7 @@ class Outbound(Worker):
                 tls=first.tls.version if first.tls else "",
                 verified=first.tls.verified if first.tls else False,
                 status=str(first.status),
-                reply=str(first.reply) if first.reply is not None else text,
+                reply=(str(first.reply) if first.reply is not None else text)[:_LOGGED],
                 uncertain=first.uncertain,
                 seconds=round(seconds, 4),
             )

@@ -30,7 +30,7 @@ from mailrail.core.smtp.client import (
     Transaction,
     Trouble,
 )
-from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.smtp.stuffing import Stuffer, has_bare_line_ends, stuff
 
 PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
@@ -570,6 +570,84 @@ def test_garbage_ends_the_session_and_good_replies_before_it_count() -> None:
     refused, broken = answers(tx)
     assert refused.reply is not None
     assert broken.trouble is Trouble.PROTOCOL
+
+
+def _dot_sent(recipients: int = 1, **settings: object) -> tuple[Dialogue, Transaction]:
+    dialogue = session(**settings)  # type: ignore[arg-type]
+    tx = transaction(recipients)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n" * (1 + recipients) + b"354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    return dialogue, tx
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"250 2.0.0 tak", 250),
+        (b"250-2.0.0 taken\r\n", 250),
+        (b"250-taken\r\n\x00 rubbish\r\n", 250),
+        (b"250 " + b"x" * 2_000_000, 250),
+        (b"250-x\r\n" * 300_000, 250),
+        (b"550 5.7.1 spa", 550),
+        (b"451 4.3.", 451),
+    ],
+)
+@pytest.mark.parametrize("trouble", [Trouble.CLOSED, Trouble.TIMEOUT])
+def test_the_code_after_the_final_dot_decides_though_the_reply_has_no_end_LSE_08(
+    said: bytes, code: int, trouble: Trouble
+) -> None:
+    dialogue, tx = _dot_sent()
+    events: list[Event] = []
+    for i in range(0, len(said), 65536):
+        events += dialogue.receive(said[i : i + 65536])
+    events += dialogue.lost(trouble, "that was all")
+    assert kinds(events) == [Finished, Gone]
+    (answer,) = answers(tx)
+    assert answer.reply is not None
+    assert (answer.stage, answer.reply.code, answer.trouble) == (Stage.END, code, None)
+    assert answer.accepted is (code == 250)
+    assert not answer.uncertain
+
+
+def test_a_421_cut_off_after_the_final_dot_is_a_421() -> None:
+    dialogue, tx = _dot_sent()
+    dialogue.receive(b"421 4.3.2 shutting do")
+    assert kinds(dialogue.lost(Trouble.CLOSED, "gone")) == [Finished, Gone]
+    assert answers(tx)[0] == Answer(Stage.END, Reply(421, ("4.3.2 shutting do",), EnhancedCode(4, 3, 2), cut=True))
+
+
+def test_half_a_code_after_the_final_dot_says_nothing() -> None:
+    dialogue, tx = _dot_sent()
+    dialogue.receive(b"25")
+    dialogue.lost(Trouble.CLOSED, "gone")
+    assert answers(tx)[0].uncertain
+
+
+def test_a_code_cut_off_in_lmtp_speaks_for_one_recipient_LMTP_03() -> None:
+    dialogue, tx = _dot_sent(2, protocol=Protocol.LMTP)
+    dialogue.receive(b"250 2.0.0 ta")
+    dialogue.lost(Trouble.CLOSED, "gone")
+    one, other = answers(tx)
+    assert one.accepted
+    assert (other.accepted, other.uncertain) == (False, True)
+
+
+def test_before_the_final_dot_half_a_reply_decides_nothing() -> None:
+    dialogue = session()
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(b"550 5.7.1 no m")
+    dialogue.lost(Trouble.CLOSED, "gone")
+    assert answers(tx)[0].trouble is Trouble.CLOSED
+
+
+def test_an_ehlo_answer_that_was_cut_off_is_no_offer_without_starttls_TLS_08() -> None:
+    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue.receive(b"220 mx.example ESMTP\r\n")
+    (failed,) = dialogue.receive(b"250-mx.example\r\n" + b"250-XNOISE\r\n" * 300 + b"250 STARTTLS\r\n")
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.trouble is Trouble.PROTOCOL
 
 
 def test_a_verdict_in_the_middle_of_the_content_is_the_answer() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.smtp.reply import BadReply, EnhancedCode, Reply, ReplyParser, Severity
+from mailrail.core.smtp.reply import MAX_LINE, MAX_LINES, BadReply, EnhancedCode, Reply, ReplyParser, Severity
 
 
 def test_a_single_line_reply_gives_code_text_and_enhanced_code() -> None:
@@ -45,7 +45,7 @@ def test_an_unknown_code_counts_by_its_first_digit_SOUT_15() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"hello\r\n", b"25\r\n", b"2500 x\r\n", b"150 x\r\n", b"650 x\r\n", b"250_x\r\n", b"\r\n", b"250-a\r\n251 b\r\n"],
+    [b"hello\r\n", b"25\r\n", b"2500 x\r\n", b"150 x\r\n", b"650 x\r\n", b"250_x\r\n", b"\r\n", b"250-a\r\nb\r\n"],
 )
 def test_what_is_no_reply_is_refused(garbage: bytes) -> None:
     with pytest.raises(BadReply):
@@ -58,18 +58,65 @@ def test_replies_before_garbage_are_kept_with_the_fault() -> None:
     assert [r.code for r in caught.value.complete] == [250, 550]
 
 
-def test_an_endless_line_is_cut_off() -> None:
-    parser = ReplyParser(max_line=100)
-    assert parser.feed(b"250 " + b"x" * 90) == []
-    with pytest.raises(BadReply, match="more than 100 octets"):
-        parser.feed(b"x" * 10)
+@pytest.mark.parametrize("octets", [600, 2000, 4000, 9000, 70_000])
+def test_text_past_the_bounds_is_dropped_and_the_code_stays_RFC_5321_4_5_3_1_5(octets: int) -> None:
+    parser = ReplyParser()
+    wire = b"250 2.0.0 " + b"x" * (octets - 10) + b"\r\n221 bye\r\n"
+    got = [reply for i in range(0, len(wire), 1500) for reply in parser.feed(wire[i : i + 1500])]
+    taken, bye = got
+    assert (taken.code, taken.enhanced) == (250, EnhancedCode(2, 0, 0))
+    assert len(taken.lines[0]) == min(octets, MAX_LINE) - 4
+    assert taken.cut is (octets > MAX_LINE)
+    assert bye == Reply(221, ("bye",))  # the bound of one reply says nothing of the next
 
 
-def test_an_endless_multi_line_reply_is_cut_off() -> None:
-    parser = ReplyParser(max_lines=10)
-    assert parser.feed(b"250-again\r\n" * 10) == []
-    with pytest.raises(BadReply, match="more than 10 lines"):
-        parser.feed(b"250-again\r\n")
+def test_lines_past_the_bound_are_dropped_and_the_last_code_stays() -> None:
+    (reply,) = ReplyParser().feed(b"250-and again\r\n" * 300 + b"250 done\r\n")
+    assert (reply.code, len(reply.lines), reply.cut) == (250, MAX_LINES, True)
+    (reply,) = ReplyParser(max_reply=100).feed(b"550-5.1.1 " + b"x" * 60 + b"\r\n550-" + b"y" * 60 + b"\r\n550 z\r\n")
+    assert (reply.code, str(reply.status), reply.cut) == (550, "5.1.1", True)
+
+
+def test_of_lines_with_different_codes_the_last_one_counts() -> None:
+    (reply,) = ReplyParser().feed(b"250-2.0.0 ok\r\n451 4.3.0 not quite\r\n")
+    assert (reply.code, str(reply.status)) == (451, "4.3.0")
+    (reply,) = ReplyParser().feed(b"250-ok\r\n251 fine\r\n")
+    assert (reply.code, reply.lines) == (251, ("ok", "fine"))
+
+
+@pytest.mark.parametrize("wire", [b"250 " + b"x" * 5000, b"250-again\r\n" * 500, b"250-" + b"x" * 5000])
+def test_a_reply_without_an_end_is_read_so_far_and_no_further_SOUT_15(wire: bytes) -> None:
+    parser = ReplyParser(max_read=4096)
+    read = 0
+    with pytest.raises(BadReply, match="more than 4096 octets without an end"):  # noqa: PT012
+        for read in range(0, len(wire), 100):
+            assert parser.feed(wire[read : read + 100]) == []
+    assert 3900 <= read <= 4100
+    assert parser.partial is not None
+    assert parser.partial.code == 250
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [
+        (b"250", 250),
+        (b"250 2.0.0 tak", 250),
+        (b"250-", 250),
+        (b"250-2.0.0 taken\r\n25", 250),
+        (b"250-taken\r\n451 no", 451),
+        (b"220 hello\r\n550 5.", 550),
+        (b"250 " + b"x" * 3000, 250),
+        (b"25", 0),
+        (b"", 0),
+        (b"250 ok\r\n", 0),
+    ],
+)
+def test_the_code_of_a_reply_is_known_before_its_end(wire: bytes, code: int) -> None:
+    for size in (1, 7, 10_000):
+        parser = ReplyParser()
+        for i in range(0, len(wire), size):
+            parser.feed(wire[i : i + size])
+        assert (parser.partial.code if parser.partial is not None else 0) == code
 
 
 def test_octets_outside_utf_8_stay_readable() -> None:
@@ -103,7 +150,7 @@ def test_any_split_gives_the_same_replies(made: list[tuple[int, list[str]]], dat
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_arbitrary_bytes_never_break_anything_but_the_reply(chunks: list[bytes]) -> None:
-    parser = ReplyParser(max_line=64, max_lines=4, max_reply=128)
+    parser = ReplyParser(max_line=64, max_lines=4, max_reply=128, max_read=256)
     with contextlib.suppress(BadReply):
         for chunk in chunks:
             for reply in parser.feed(chunk):

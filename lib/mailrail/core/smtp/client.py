@@ -484,8 +484,11 @@ class Dialogue:
         """The connection ended, or the shell ends it: by the peer, a timeout, a broken TLS stream, our own decision."""
         if self.gone:
             return []
-        stage = self.awaiting or Stage.QUIT
-        return self._end(Answer(stage, None, trouble, detail))
+        events: list[Event] = []
+        self._code_seen(events)
+        if not self.gone:
+            events += self._end(Answer(self.awaiting or Stage.QUIT, None, trouble, detail))
+        return events
 
     def receive(self, data: bytes) -> list[Event]:
         """Octets from the server."""
@@ -512,13 +515,24 @@ class Dialogue:
             if self.gone:
                 return events
         if fault is not None:
-            stage = self.awaiting or Stage.QUIT
-            events += self._end(Answer(stage, None, Trouble.PROTOCOL, f"the server sent {fault.reason}"))
+            events += self.lost(Trouble.PROTOCOL, f"the server sent {fault.reason}")
         elif self._queue and not self._expected:
             self._next_command()
         return events
 
     # --- commands and replies ----------------------------------------------------------------------------------
+
+    def _code_seen(self, events: list[Event]) -> None:
+        """The session ends in the middle of the reply to a final dot: the code that was read decides. Without it a
+        message that the server has taken would be sent again at each retry."""
+        expected = self._expected
+        if not expected or expected[0][0] is not _END:
+            return
+        reply = self._parser.partial
+        if reply is not None:
+            stage, transaction, index = expected.popleft()
+            assert transaction is not None
+            self._transaction_reply(stage, transaction, index, reply, events)
 
     def _command(self, line: bytes, stage: Stage, transaction: Transaction | None, index: int) -> None:
         if self._expected or self._queue:
@@ -573,7 +587,11 @@ class Dialogue:
             self._fail_session(_refusal(Stage.GREETING, reply), events)
 
     def _hello_reply(self, helo: int, reply: Reply, events: list[Event]) -> None:
-        if reply.completed:
+        if reply.completed and reply.cut and not helo:
+            # What was cut off may be STARTTLS: going on would be a downgrade.
+            detail = "the server's answer to EHLO is longer than any offer of extensions"
+            self._fail_session(Answer(Stage.HELLO, None, Trouble.PROTOCOL, detail), events)
+        elif reply.completed:
             self.capabilities = Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply)
             self._set_up(events)
         elif reply.permanent and not helo and not self.tls and self._protocol is Protocol.SMTP:
@@ -880,6 +898,8 @@ def _refusal(stage: Stage, reply: Reply) -> Answer:
 
 def _decode_challenge(reply: Reply) -> bytes:
     text = reply.lines[0].strip()
+    if reply.cut:
+        raise SaslError("the server's challenge is too long")
     if len(reply.lines) != 1 or not _BASE64.fullmatch(text):
         raise SaslError("the server's challenge is not base64")
     try:

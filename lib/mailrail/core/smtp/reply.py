@@ -1,9 +1,10 @@
 """SMTP replies: the value that every outcome is told in, and the bounded parser that reads them off the wire.
 
 A reply is a three-digit code, perhaps an enhanced status code (RFC 3463, RFC 2034), and one line of text or several
-(RFC 5321 4.2). Servers are strangers: a line, the number of lines and the whole reply are bounded, and whatever is
-not a reply raises `BadReply` instead of being guessed at (SOUT-15). Codes that we do not know count by their first
-digit (RFC 5321 4.2.1).
+(RFC 5321 4.2). Servers are strangers: what is kept of a line, of the lines and of the whole reply is bounded, and so is
+what is read of one that never ends. The bounds cut text, never the code: a `250` stays a 250 however much follows it.
+Whatever is not a reply raises `BadReply` instead of being guessed at (SOUT-15). Codes that we do not know count by
+their first digit (RFC 5321 4.2.1).
 """
 
 import re
@@ -13,11 +14,13 @@ from enum import IntEnum
 from functools import lru_cache
 
 MAX_LINE = 2048
-"""Octets of one reply line without its end. RFC 5321 4.5.3.1.5 allows 512; real servers exceed that, none this much."""
+"""Octets kept of one reply line, its end not counted. RFC 5321 4.5.3.1.5 allows 512; real servers exceed that."""
 MAX_LINES = 256
-"""Lines of one reply: the longest EHLO answers seen have some thirty."""
+"""Lines kept of one reply: the longest EHLO answers seen have some thirty."""
 MAX_REPLY = 65536
-"""Octets of one whole reply."""
+"""Octets kept of one whole reply."""
+MAX_READ = 1048576
+"""Octets read of one reply, kept or not, until it counts as one that never ends."""
 
 
 class Severity(IntEnum):
@@ -63,6 +66,8 @@ class Reply:
     lines: tuple[str, ...] = ("",)
     """Text of each line after the code, enhanced code included, as it came; at least one line. Not yet sanitised."""
     enhanced: EnhancedCode | None = None
+    cut: bool = False
+    """Text past our bounds is missing, or the end has not come: the code can be gone by, the text cannot."""
 
     @classmethod
     def of(cls, code: int, enhanced: str | EnhancedCode | None, *texts: str) -> "Reply":
@@ -140,7 +145,7 @@ def _without_enhanced(line: str) -> str:
 
 
 class BadReply(ValueError):
-    """The peer sent something that is no SMTP reply, or one beyond our bounds. The connection is of no more use."""
+    """The peer sent something that is no SMTP reply, or one without an end. The connection is of no more use."""
 
     def __init__(self, reason: str, complete: Iterable[Reply] = ()) -> None:
         super().__init__(reason)
@@ -169,77 +174,138 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _build(code: int, lines: tuple[str, ...]) -> Reply:
-    enhanced = None
-    found = _LEADING_ENHANCED.match(lines[0])
-    # RFC 2034 4: the class digit must agree with the code; one that does not is text.
-    if found is not None and int(found[1]) == code // 100:
-        enhanced = EnhancedCode(int(found[1]), int(found[2]), int(found[3]))
-    return Reply(code, lines, enhanced)
+def _build(code: int, lines: tuple[str, ...], *, cut: bool = False) -> Reply:
+    for line in (lines[0], lines[-1]):  # of lines with different codes the last one has the code that counts
+        found = _LEADING_ENHANCED.match(line)
+        # RFC 2034 4: the class digit must agree with the code; one that does not is text.
+        if found is not None and int(found[1]) == code // 100:
+            return Reply(code, lines, EnhancedCode(int(found[1]), int(found[2]), int(found[3])), cut)
+    return Reply(code, lines, None, cut)
 
 
 class ReplyParser:
     """Bytes in, whole replies out, in any split (RFC 5321 4.2, 4.5.3.1.5).
 
-    A line ends with CRLF; a bare LF is taken as well, as every client does. After `BadReply` the parser stays broken.
+    A line ends with CRLF; a bare LF is taken as well, as every client does. Text past the bounds is read and dropped:
+    it never changes what the code says. Where the codes of the lines differ, the last one counts, as in Postfix. After
+    `BadReply` the parser stays broken; `partial` tells what was read of the reply that has not ended.
     """
 
-    __slots__ = ("_buffer", "_code", "_lines", "_octets", "max_line", "max_lines", "max_reply")
+    __slots__ = (
+        "_buffer",
+        "_code",
+        "_cut",
+        "_in_long",
+        "_kept",
+        "_lines",
+        "_octets",
+        "max_line",
+        "max_lines",
+        "max_read",
+        "max_reply",
+    )
 
-    def __init__(self, *, max_line: int = MAX_LINE, max_lines: int = MAX_LINES, max_reply: int = MAX_REPLY) -> None:
+    def __init__(
+        self,
+        *,
+        max_line: int = MAX_LINE,
+        max_lines: int = MAX_LINES,
+        max_reply: int = MAX_REPLY,
+        max_read: int = MAX_READ,
+    ) -> None:
         self.max_line = max_line
         self.max_lines = max_lines
         self.max_reply = max_reply
+        self.max_read = max_read
         self._buffer = b""
+        self._in_long = False  # _buffer is the head of a line whose rest is dropped
         self._lines: list[str] = []
-        self._code = 0
-        self._octets = 0
+        self._code = 0  # of the latest line; 0: no reply has begun
+        self._kept = 0  # octets of text in _lines
+        self._octets = 0  # read of the reply that has begun
+        self._cut = False
 
     @property
     def pending(self) -> bool:
         """Whether part of a reply has come and its end has not."""
-        return bool(self._buffer or self._lines)
+        return bool(self._buffer or self._code)
+
+    @property
+    def partial(self) -> Reply | None:
+        """The reply that has not ended, as far as it was read; None: no code was read of one."""
+        found = _LINE.match(self._buffer.removesuffix(b"\r")) if self._buffer else None
+        if found is None:
+            return _build(self._code, tuple(self._lines) or ("",), cut=True) if self._code else None
+        text = _text(found[3] or b"")
+        return _build(int(found[1]), (*self._lines, text), cut=True)
 
     def clear(self) -> None:
         """Forget what is buffered: after STARTTLS nothing said in plaintext may count (TLS-02)."""
         self._buffer = b""
+        self._in_long = False
+        self._reply_over()
+
+    def _reply_over(self) -> None:
         self._lines = []
-        self._octets = 0
+        self._code = self._kept = self._octets = 0
+        self._cut = False
 
     def feed(self, data: bytes) -> list[Reply]:
         """Read on. Returns the replies completed by `data`; raises BadReply, which carries those before the fault."""
-        if self._buffer:
+        replies: list[Reply] = []
+        if self._in_long:
+            _, line_end, after = data.partition(b"\n")
+            self._octets += len(data) - len(after)
+            if not line_end:
+                self._bounded(replies)
+                return replies
+            self._in_long = False
+            self._octets -= len(self._buffer)  # counted again as a line
+            data = self._buffer + b"\n" + after
+        elif self._buffer:
             data = self._buffer + data
         lines = data.split(b"\n")
-        rest = lines.pop()
-        replies: list[Reply] = []
+        rest = self._buffer = lines.pop()
         for line in lines:
-            if not self._lines and len(line) <= self.max_line:
+            if not self._code and not self._cut and len(line) <= self.max_line:
                 alone = _single(line)
                 if alone is not None:
                     replies.append(alone)
                     continue
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            if len(line) > self.max_line:
-                raise BadReply(f"a reply line of more than {self.max_line} octets", replies)
-            found = _LINE.match(line)
-            if found is None:
-                raise BadReply(f"not an SMTP reply: {_text(line[:80])!r}", replies)
-            code = int(found[1])
-            more = found[2] == b"-"
-            if self._lines and code != self._code:
-                raise BadReply(f"a reply that changes its code from {self._code} to {code}", replies)
-            self._code = code
-            self._octets += len(line)
-            self._lines.append(_text(found[3] or b""))
-            if len(self._lines) > self.max_lines or self._octets > self.max_reply:
-                raise BadReply(f"a reply of more than {self.max_lines} lines or {self.max_reply} octets", replies)
-            if not more:
-                replies.append(_build(code, tuple(self._lines)))
-                self._lines = []
-                self._octets = 0
+            self._line(line, replies)
         if len(rest) > self.max_line + 1:  # + 1: the CR whose LF has not come
-            raise BadReply(f"a reply line of more than {self.max_line} octets", replies)
-        self._buffer = rest
+            self._octets += len(rest)
+            self._buffer = rest[: self.max_line]
+            self._in_long = self._cut = True
+            if _LINE.match(self._buffer) is None:
+                self._buffer = b""
+                raise BadReply(f"not an SMTP reply: {_text(rest[:80])!r}", replies)
+        self._bounded(replies)
         return replies
+
+    def _line(self, line: bytes, replies: list[Reply]) -> None:
+        """One line of a reply, the last one or not."""
+        self._octets += len(line) + 1
+        line = line.removesuffix(b"\r")
+        if len(line) > self.max_line:
+            line = line[: self.max_line]
+            self._cut = True
+        found = _LINE.match(line)
+        if found is None:
+            self._buffer = b""
+            raise BadReply(f"not an SMTP reply: {_text(line[:80])!r}", replies)
+        self._code = int(found[1])
+        if len(self._lines) < self.max_lines and self._kept + len(line) <= self.max_reply:
+            self._kept += len(line)
+            self._lines.append(_text(found[3] or b""))
+        else:
+            self._cut = True
+        if found[2] == b"-":
+            self._bounded(replies)
+        else:
+            replies.append(_build(self._code, tuple(self._lines), cut=self._cut))
+            self._reply_over()
+
+    def _bounded(self, replies: list[Reply]) -> None:
+        if self._octets > self.max_read:
+            raise BadReply(f"a reply of more than {self.max_read} octets without an end", replies)
