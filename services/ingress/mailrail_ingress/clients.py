@@ -39,6 +39,8 @@ BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
+UPLOADS_CREDIT: Final = 0.875
+"""Part of a stream's credit that all uploads together may take: some is always there for a commit."""
 UPLOADS_PART: Final = 0.5
 """Part of the budget (budget.py) that all messages together may have waiting to be sent, a frame each apart: with more
 uploads than it holds, each may keep less. A queue that takes nothing then costs ingress no more the more clients are
@@ -235,29 +237,25 @@ class _Stream:
         return min(MESSAGE_CREDIT, max(LEAST, share))
 
     def _batch(self) -> bytes:
-        """An EnqueueRequest of what may go out now, within credit and bounds: aborts, chunks of uploads, commits."""
+        """An EnqueueRequest of what may go out now, within credit and bounds: aborts, commits, chunks of uploads.
+
+        Commits go first, since a client waits for each; a frame of an upload goes with them all the same, so that
+        neither keeps the other out however much there is of it.
+        """
         frames: list[bytes] = []
-        octets = 0
         while self.aborts:
             frames.append(abort_frame(self.aborts.popleft()))
-        for message_id, upload in list(self.uploads.items()):
-            if not upload.chunks or octets >= BATCH_OCTETS:
-                continue
-            size = len(upload.chunks[0])
-            uploading = self._all_credit - self._credit - self._commits
-            if size > self._credit or uploading + size > MESSAGE_CREDIT * len(self.uploads):
-                break
-            data = upload.chunks.popleft()
-            self._credit -= size
-            octets += size
-            upload.sent(size)
-            frames.append(chunk_frame(message_id, data))
-            self.uploads.move_to_end(message_id)  # the next round begins with another
-            if upload.wants_credit and upload.waiting <= self.room // 2:
-                upload.wants_credit = False
-                self._loop.call_soon(upload.resume)
+        octets = self._add_commits(frames, 0)
+        octets = self._add_chunks(frames, octets)
+        if self.unwritten:  # those whose last chunk has just gone
+            self._add_commits(frames, octets)
+        return b"".join(frames)
+
+    def _add_commits(self, frames: list[bytes], octets: int) -> int:
+        """Returns `octets` and theirs; many recipients may be more than the content, and gRPC takes only so much."""
+        count = 0
         for message_id, commit in list(self.unwritten.items()):
-            if len(frames) >= BATCH_FRAMES or octets >= BATCH_OCTETS:
+            if count >= BATCH_FRAMES or octets >= BATCH_OCTETS:
                 break
             if commit.uploaded and self.uploads[message_id].chunks:
                 continue  # its body goes first
@@ -265,15 +263,39 @@ class _Stream:
                 break
             self._credit -= commit.octets
             self._commits += commit.octets
-            octets += len(
-                commit.frame
-            )  # many recipients are more than the content, and gRPC takes only so much at once
+            octets += len(commit.frame)
+            count += 1
             if commit.uploaded:
                 self.uploads.pop(message_id).close()
             del self.unwritten[message_id]
             self.written[message_id] = commit
             frames.append(commit.frame)
-        return b"".join(frames)
+        return octets
+
+    def _add_chunks(self, frames: list[bytes], octets: int) -> int:
+        """One frame of each upload in its turn until the request is full, and one in any case. Returns as above."""
+        most = min(MESSAGE_CREDIT * len(self.uploads), int(self._all_credit * UPLOADS_CREDIT))
+        sent = False
+        for message_id, upload in list(self.uploads.items()):
+            if sent and octets >= BATCH_OCTETS:
+                break
+            if not upload.chunks:
+                continue
+            size = len(upload.chunks[0])
+            uploading = self._all_credit - self._credit - self._commits
+            if size > self._credit or (uploading and uploading + size > most):
+                break
+            data = upload.chunks.popleft()
+            self._credit -= size
+            octets += size
+            sent = True
+            upload.sent(size)
+            frames.append(chunk_frame(message_id, data))
+            self.uploads.move_to_end(message_id)  # the next round begins with another
+            if upload.wants_credit and upload.waiting <= self.room // 2:
+                upload.wants_credit = False
+                self._loop.call_soon(upload.resume)
+        return octets
 
     def turn_away(self, before: float) -> None:
         """Refuse what was to be committed before then and never had the credit to be sent (ACC-07)."""

@@ -198,6 +198,8 @@ class Intake:
         self.notifications = notifications
         self._lanes = [database.lane("accept 1"), database.lane("accept 2")]
         self._upload_lane = database.lane("upload")
+        self._outcome_lanes = [database.lane("outcome 1"), database.lane("outcome 2")]
+        self._asked = 0
         self.ids = Ids(database.lane("ids"))
         self.holds = Holds()
         self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
@@ -246,8 +248,12 @@ class Intake:
             self._log.info("an upload is left to the sweeper", error=str(error).strip())
 
     async def outcome(self, message_id: bytes) -> float | None:
-        """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error."""
-        async with self._upload_lane.use() as connection:
+        """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error.
+
+        On lanes of its own: a client waits for it, and bodies that are being stored must not make it wait longer.
+        """
+        self._asked += 1
+        async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
             return await store.outcome(connection, message_id)
 
     # --- batches ---

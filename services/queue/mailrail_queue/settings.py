@@ -14,7 +14,7 @@ class QueueSettings(DatabaseSettings):
     peer_host: str = ""
     """Name or IP address under which other queue replicas reach this one; empty: that of `grpc_listen`."""
     admin_connections: int = 6
-    """Most database connections of administration and mailbox calls; the message path has about fifteen of its own."""
+    """Most database connections of administration and mailbox calls; the message path has some seventeen of its own."""
 
     batch_messages: int = 256
     """Most messages that share one commit."""

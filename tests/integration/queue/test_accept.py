@@ -158,6 +158,18 @@ async def test_the_outcome_of_what_was_committed_is_told_by_any_replica_ACC_04(d
         assert outcome.accepted_at.seconds > 0
 
 
+async def test_bodies_that_are_being_stored_keep_nobody_from_asking_for_an_outcome_ACC_04(database: str) -> None:
+    async with running_queue(database) as q, await psycopg.AsyncConnection.connect(database) as other:
+        ingress = await q.ingress()
+        await other.execute("LOCK TABLE queue.upload")
+        for _ in range(20):
+            ingress.chunk(message_id(), b"x" * CHUNK)
+        await q.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+        request = enqueue_pb2.GetOutcomeRequest(message_id=message_id())
+        assert not (await ingress.stub.GetOutcome(request, timeout=5)).accepted
+        await ingress.accept("small@away.example")
+
+
 async def test_the_outcome_waits_for_a_commit_that_is_under_way_ACC_04(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()

@@ -385,3 +385,76 @@ def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hol
         assert batches == 30
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("uploads", [1, 3, 4, 8, 50])
+def test_a_small_message_is_committed_with_the_next_request_whatever_is_uploaded_ACC_07(uploads: int) -> None:
+    async def main() -> None:
+        credit = 32 * 1024 * 1024
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, Budget(LIMIT))
+        for number in range(uploads):
+            name = number.to_bytes(16, "big")
+            stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
+        for number in range(200):
+            for upload in stream.uploads.values():
+                if not upload.chunks:
+                    upload.send(bytes(FRAME_LIMIT))
+            name = b"small %d" % number
+            stream.unwritten[name] = _Commit(b"c" * 2000, 2000, lambda _: None, since=0.0, uploaded=False)
+            waiting = sum(upload.waiting for upload in stream.uploads.values())
+            stream._batch()
+            assert name in stream.written
+            if not number % 2:  # what went before was dealt with
+                assert sum(upload.waiting for upload in stream.uploads.values()) < waiting, (
+                    "uploads have their turn too"
+                )
+                continue
+            stream._credit = credit
+            stream._commits = 0
+
+    asyncio.run(main())
+
+
+def test_many_small_messages_do_not_keep_an_upload_out_ACC_07() -> None:
+    async def main() -> None:
+        credit = 32 * 1024 * 1024
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, Budget(LIMIT))
+        upload = stream.uploads[b"large"] = _Upload(stream, b"large", lambda: None, lambda: None)
+        upload.send(bytes(3 * FRAME_LIMIT))
+        for number in range(3000):
+            commit = _Commit(b"", 10_000, lambda _: None, since=0.0, uploaded=False)
+            commit.frame = b"c" * 10_000
+            stream.unwritten[b"%d" % number] = commit
+        for left in (2, 1, 0):
+            stream._batch()
+            stream._credit, stream._commits = credit, 0
+            assert len(upload.chunks) == left
+
+    asyncio.run(main())
+
+
+def test_uploads_leave_credit_for_commits_and_a_commit_follows_its_own_last_chunk_ACC_07() -> None:
+    async def main() -> None:
+        credit = 2 * 1024 * 1024
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, Budget(LIMIT))
+        for number in range(50):
+            name = number.to_bytes(16, "big")
+            stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
+            stream.uploads[name].send(bytes(FRAME_LIMIT))
+        while stream._batch():  # until the queue would have to deal with something
+            pass
+        stream.unwritten[b"small"] = _Commit(b"c", 64 * 1024, lambda _: None, since=0.0, uploaded=False)
+        assert stream._batch()
+        assert b"small" in stream.written
+
+        waiting = next(name for name, upload in stream.uploads.items() if upload.chunks)
+        stream.unwritten[waiting] = _Commit(b"c", 100, lambda _: None, since=0.0, uploaded=True)
+        stream._batch()
+        assert waiting in stream.unwritten, "its body has not gone"
+        stream._credit, stream._commits = credit, 0
+        while waiting in stream.unwritten:
+            stream._batch()
+            stream._credit = credit
+        assert waiting not in stream.uploads
+
+    asyncio.run(main())
