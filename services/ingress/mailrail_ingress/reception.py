@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from mailrail.core.config.revision import Account, Gateway, Listener, ObjectRef, Revision
 from mailrail.core.config.revision import Protocol as ListenerProtocol
+from mailrail.core.ids import message_id
 from mailrail.core.message.header import (
     Received,
 )
@@ -70,10 +71,7 @@ class MessageIds:
             self._random = os.urandom(10 * 256)
             at = 0
         self._at = at + 10
-        made = bytearray(int(now * 1000).to_bytes(6, "big") + self._random[at : at + 10])
-        made[6] = 0x70 | (made[6] & 0x0F)
-        made[8] = 0x80 | (made[8] & 0x3F)
-        return bytes(made)
+        return message_id(now, self._random[at : at + 10])
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -42,6 +42,8 @@ _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
 _GIVE_UP_AFTER = 60.0
 """Seconds after which a commit of unknown outcome is left without an answer; ingress asks GetOutcome (ACC-04)."""
+_FRESH_IDS = 3
+"""Times that a batch is given new ids, because some of those that it had are there already."""
 _SIDEWAYS = 64
 """Octets counted for a message besides its content."""
 
@@ -118,6 +120,8 @@ class Ids:
         self._lock = asyncio.Lock()
         self._recipients: deque[range] = deque()
         self._tokens: deque[range] = deque()
+        self._given = (0, 0)
+        """The highest block of each so far."""
         self.forget()
 
     def forget(self) -> None:
@@ -127,6 +131,12 @@ class Ids:
         self._recipient: Iterator[int] = iter(())
         self._token: Iterator[int] = iter(())
         self._left_recipients = self._left_tokens = 0
+
+    async def begin_anew(self) -> None:
+        """Ids that are given here were given before: leave them, and let all go on beyond. Raises psycopg.Error."""
+        recipients, tokens = self._given
+        self.forget()
+        await self._lane.run(store.RAISE_IDS, {"recipients": recipients, "tokens": tokens})
 
     async def ensure(self, recipients: int, tokens: int, connection: Connection | None = None) -> None:
         """Have so many of each at hand. Raises psycopg.Error."""
@@ -145,6 +155,7 @@ class Ids:
         self._tokens.append(range(token, token + store.BLOCK))
         self._left_recipients += store.BLOCK
         self._left_tokens += store.BLOCK
+        self._given = (max(self._given[0], recipient), max(self._given[1], token))
 
     def recipient(self) -> int:
         """The next recipient id; `ensure` was called."""
@@ -305,10 +316,14 @@ class Intake:
 
     async def _store(self, lane: Lane, batch: list[Arriving]) -> None:
         delay = 0.1
+        fresh_ids, twice = 0, False
         while batch:
             attempted = False
             doubtful = {a.id for a in batch if a.sent}
             try:
+                if twice:
+                    await self.ids.begin_anew()
+                    twice = False
                 async with lane.use() as connection:
                     attempted = True
                     await self._store_once(connection, batch)
@@ -330,6 +345,10 @@ class Intake:
                     batch = self._not_for_ever(batch, error)
                     await asyncio.sleep(delay)
                     delay = min(2.0, delay * 2)
+                    continue
+                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # not the mail's fault (ACC-05)
+                    fresh_ids, twice = fresh_ids + 1, True
+                    self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
                     continue
                 if len(batch) > 1:  # ACC-03: one by one, so that only the guilty one is refused
                     for arriving in batch:
@@ -356,7 +375,10 @@ class Intake:
         return keep
 
     def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
-        data = isinstance(error, psycopg.DataError | psycopg.IntegrityError | UnicodeEncodeError)
+        # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
+        # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
+        data = isinstance(error, psycopg.DataError | UnicodeEncodeError)
+        data = data and not isinstance(error, psycopg.errors.SequenceGeneratorLimitExceeded)
         self._log.error(
             "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data
         )

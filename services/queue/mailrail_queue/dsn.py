@@ -10,6 +10,7 @@ is written straight into the postmaster's built-in mailbox, and never routed (DS
 
 import asyncio
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mailrail.core.dsn.build import FULL_LIMIT, Dsn, Original, RecipientReport, 
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.text import usable_message_id
 from mailrail.core.hold import HoldRule, first_match
+from mailrail.core.ids import message_id as new_message_id
 from mailrail.core.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
@@ -55,11 +57,11 @@ class Kind(IntEnum):
 
 
 # One notification of a kind a recipient (FIN-01). Rows that exist stay, and their recipients are not told again.
-CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, message_id)
-    SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(message_id)s) AS x ORDER BY 1, 2
-    ON CONFLICT (recipient_id, kind) DO NOTHING RETURNING recipient_id, kind"""
+CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about, message_id)
+    SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
+    ON CONFLICT (recipient_id, kind, about) DO NOTHING RETURNING recipient_id, kind"""
 HOLD_RULES: Final[LiteralString] = "SELECT id, account, from_domain, to_domain, comment FROM hold_rule ORDER BY id"
-IDS: Final[LiteralString] = "SELECT nextval('recipient_block')"
+IDS: Final[LiteralString] = "SELECT next_recipient_block()"
 ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
     SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
 
@@ -158,7 +160,7 @@ class Notifier:
         for notice in notices:
             if notice.judgement.dsn is not None:
                 key = (notice.passenger.message_id, notice.judgement.dsn)
-                dsn_id = ids.setdefault(key, uuid.uuid4().bytes)
+                dsn_id = ids.setdefault(key, new_message_id(time.time(), secrets.token_bytes(10)))
                 wanted.append((notice, Kind.of(notice.judgement.dsn), dsn_id))
             elif notice.judgement.tell_postmaster:
                 wanted.append((notice, Kind.POSTMASTER, notice.passenger.message_id))
@@ -170,6 +172,7 @@ class Notifier:
             {
                 "recipient_id": c.bigints([n.passenger.id for n, _, _ in wanted]),
                 "kind": c.smallints([int(kind) for _, kind, _ in wanted]),
+                "about": c.uuids([n.passenger.message_id for n, _, _ in wanted]),
                 "message_id": c.uuids([dsn_id for _, _, dsn_id in wanted]),
             },
         )

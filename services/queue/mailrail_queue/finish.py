@@ -44,6 +44,8 @@ _MOST_IPS = 16
 """Addresses kept of such a host."""
 _RETRY_AFTER = 0.5
 """Seconds until a batch is tried again after Postgres failed."""
+_FRESH_IDS = 3
+"""Times that a batch is written with new ids, because some of those that it had are there already."""
 _ADMIN = EnhancedCode(5, 7, 0)
 _ASKED_SUCCESS = int(Asked.SUCCESS)
 _FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
@@ -245,6 +247,7 @@ class Finisher:
     async def _write(self, lane: Lane, batch: list[Result]) -> None:
         delay = _RETRY_AFTER
         partitions_made = again = False
+        fresh_ids = 0
         while True:
             try:
                 await self._commit(lane, batch, again)
@@ -260,6 +263,10 @@ class Finisher:
                     # What was delivered would be delivered again, for ever, could its end not be written.
                     partitions_made = await self._make_partitions(lane)
                     continue
+                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # of a notification, an event or a mailbox
+                    fresh_ids += 1
+                    await self._raise_ids(lane, error)
+                    continue
                 if len(batch) > 1:
                     for result in batch:
                         await self._write(lane, [result])
@@ -270,6 +277,14 @@ class Finisher:
         for result in batch:
             if result.message.done:
                 result.committed(result.token)
+
+    async def _raise_ids(self, lane: Lane, error: Exception) -> None:
+        self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
+        try:
+            await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
+        except (psycopg.Error, NotDurable, OSError) as trouble:
+            self._log.warning("new ids could not be taken", error=str(trouble).strip())
+            await asyncio.sleep(_RETRY_AFTER)
 
     async def _make_partitions(self, lane: Lane) -> bool:
         try:

@@ -96,7 +96,7 @@ PUT: Final[
          AS x (account, path, recipient_id, message_id, flags, size, prefix, header_from, header_to, subject, header_message_id,
                in_reply_to, refs, recipient, reverse_path, dsn, note)
     JOIN mailbox b ON b.account = x.account AND b.path = x.path
-    ON CONFLICT (recipient_id) DO NOTHING RETURNING id"""
+    ON CONFLICT (recipient_id, message_id) DO NOTHING RETURNING id"""
 
 
 async def heads(connection: Connection, ids: Collection[bytes]) -> dict[bytes, Head]:

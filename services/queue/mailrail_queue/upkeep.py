@@ -64,8 +64,8 @@ _BARS: Final[LiteralString] = """WITH d AS (DELETE FROM message WHERE id IN (
 _USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
         SELECT account, hour FROM account_usage WHERE hour < now() - interval '3 days' LIMIT 500) RETURNING account)
     SELECT count(*) FROM d"""
-_DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind) IN (
-        SELECT recipient_id, kind FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
+_DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind, about) IN (
+        SELECT recipient_id, kind, about FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
     SELECT count(*) FROM d"""
 # Sites where all has been well, or nobody has wanted to go, for so long: no row says the same.
 _SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (

@@ -480,3 +480,92 @@ async def test_commits_take_credit_as_chunks_do_ACC_07(database: str) -> None:
             assert q.queue.intake.idle or len(q.queue.intake._waiting) <= 4
         await asyncio.gather(*futures, return_exceptions=True)
         await (await q.ingress()).accept("next@away.example")
+
+
+# --- ids that come again ---
+
+
+async def test_sequences_that_were_not_copied_with_their_rows_refuse_no_mail_ACC_05(database: str) -> None:
+    """A move by logical replication brings rows and no sequences."""
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for _ in range(50):
+            await ingress.accept("bob@away.example")
+    await sql(
+        database,
+        "ALTER SEQUENCE recipient_block RESTART; ALTER SEQUENCE token_block RESTART",
+    )
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for _ in range(60):
+            await ingress.accept("bob@away.example")  # one by one: each batch has but this one
+        assert await q.one("SELECT count(*) FROM recipient") == 110
+        assert await q.one("SELECT last_value > 1000000 FROM recipient_block")
+
+
+async def test_ids_that_a_process_had_before_the_database_went_back_refuse_no_mail_ACC_05(database: str) -> None:
+    """Two processes hold the same block: the database was put back between them."""
+    async with running_queue(database) as first:
+        one = await first.ingress()
+        await one.accept("bob@away.example")
+        await first.sql("ALTER SEQUENCE recipient_block RESTART; ALTER SEQUENCE token_block RESTART")
+        await first.sql("DELETE FROM recipient")  # so that the second is given the block of the first
+        async with running_queue(database) as second:
+            two = await second.ingress()
+            for _ in range(20):
+                await two.accept("bob@away.example")
+                await one.accept("carol@away.example")
+            assert await second.one("SELECT count(*) FROM recipient") == 40
+
+
+async def test_mail_whose_ids_are_there_whatever_is_done_is_told_to_come_again_ACC_05(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        store, "RAISE_IDS", "SELECT setval('recipient_block', 1000) WHERE %(recipients)s + %(tokens)s > 0"
+    )
+    monkeypatch.setattr(store, "BLOCKS", "SELECT 1000::bigint, nextval('token_block')")
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        await ingress.accept("bob@away.example")
+        q.queue.intake.ids.forget()
+        (future,) = ingress.commit(commit_of("bob@away.example"))
+        assert (await future).refusal.code == 451
+
+
+async def test_a_notification_and_a_mailbox_copy_are_of_one_message_though_an_id_came_again_FIN_01(
+    database: str,
+) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        await ingress.accept("alice@home.example")
+        await q.until("SELECT count(*) = 1 FROM mailbox_message")
+        # As after a restore: the recipient of then has the id that is given next.
+        await q.sql("UPDATE mailbox_message SET recipient_id = recipient_id + 1")
+        await q.sql(
+            "INSERT INTO dsn (recipient_id, kind, about, message_id)"
+            " SELECT recipient_id + 1, 1, gen_random_uuid(), gen_random_uuid() FROM mailbox_message"
+        )
+        await ingress.accept("alice@home.example")
+        await q.until("SELECT count(*) = 2 FROM mailbox_message")
+        outbound = await q.outbound()
+        await ingress.accept("bob@away.example")
+        await eventually(outbound.has(1))
+        outbound.finish(*outbound.deliveries, outcome=types_pb2.OUTCOME_FAILED)
+        await q.until("SELECT count(*) = 2 FROM dsn WHERE kind = 1")
+
+
+async def test_results_are_written_though_the_numbers_of_events_come_again_FIN_01(database: str) -> None:
+    async with running_queue(database) as q:
+        await q.sql("INSERT INTO event_consumer (name, seen) VALUES ('test', now())")
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("bob@away.example")
+        await eventually(outbound.has(1))
+        outbound.finish(*outbound.deliveries)
+        await q.until("SELECT count(*) = 1 FROM event")
+        await q.sql("ALTER TABLE event ALTER COLUMN id RESTART")
+        await ingress.accept("bob@away.example")
+        await eventually(outbound.has(2))
+        outbound.finish(outbound.deliveries[1])
+        await q.until("SELECT count(*) = 2 FROM history")
+        await q.until("SELECT count(*) = 2 FROM event")

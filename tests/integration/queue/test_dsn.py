@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -107,6 +108,15 @@ async def test_a_recipient_gets_one_dsn_of_a_kind_however_often_it_is_told_FIN_0
     async with rig.connection.transaction():
         await rig.notifier.notify(rig.connection, [replace(notice, judgement=delayed)])
     assert len(await dsns(rig)) == 2
+
+
+async def test_the_id_of_a_dsn_is_sorted_by_time_as_all_message_ids_are_ACC_04(rig: Rig) -> None:
+    (bob,) = await rig.accept("bob@there.example")
+    before = int(time.time() * 1000)
+    await rig.fail(bob)
+    ((made,),) = await rig.rows("SELECT message_id FROM dsn")
+    assert made.version == 7
+    assert before <= int.from_bytes(made.bytes[:6], "big") <= time.time() * 1000
 
 
 async def test_a_rolled_back_transaction_leaves_neither_state_nor_dsn_FIN_01(rig: Rig) -> None:

@@ -197,7 +197,7 @@ async def test_content_goes_also_after_the_clock_of_postgres_was_ahead_for_a_whi
 async def test_one_round_forgets_all_that_has_grown_old_however_much_it_is(sweepers: Sweepers) -> None:
     for columns, old in (
         ("message (id, barred, accepted)", "gen_random_uuid(), true, now() - interval '2 days'"),
-        ("dsn", "n, 1, gen_random_uuid(), now() - interval '60 days'"),
+        ("dsn", "n, 1, gen_random_uuid(), gen_random_uuid(), now() - interval '60 days'"),
         ("account_usage", "'account' || n, now() - interval '9 days'"),
         ("event (at, kind, recipient_id, message_id)", "now() - interval '8 days', 1, n, gen_random_uuid()"),
         ("site (name, failures, changed)", "'site' || n, 1, now() - make_interval(days => 8 * least(1, n / 1000))"),

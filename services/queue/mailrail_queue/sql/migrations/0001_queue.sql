@@ -235,9 +235,10 @@ SELECT queue.make_history_partitions(7);
 CREATE TABLE queue.dsn (
     recipient_id bigint      NOT NULL,
     kind         smallint    NOT NULL,  -- mailrail_queue.dsn.Kind
+    about        uuid        NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
     message_id   uuid        NOT NULL,  -- of the DSN
     made         timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (recipient_id, kind)
+    PRIMARY KEY (recipient_id, kind, about)
 );
 CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with their history
 
@@ -276,7 +277,7 @@ CREATE TABLE queue.mailbox (
 CREATE TABLE queue.mailbox_message (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     mailbox_id        bigint      NOT NULL REFERENCES queue.mailbox (id),
-    recipient_id      bigint UNIQUE,  -- one delivery a recipient (FIN-01); NULL: written straight into the mailbox
+    recipient_id      bigint,         -- NULL: written straight into the mailbox
     message_id        uuid        NOT NULL,
     received          timestamptz NOT NULL DEFAULT now(),
     flags             text[]      NOT NULL DEFAULT '{}',
@@ -291,7 +292,54 @@ CREATE TABLE queue.mailbox_message (
     recipient         text        NOT NULL DEFAULT '',  -- envelope
     reverse_path      text        NOT NULL DEFAULT '',
     dsn               boolean     NOT NULL DEFAULT false,
-    note              text        NOT NULL DEFAULT ''
+    note              text        NOT NULL DEFAULT '',
+    UNIQUE (recipient_id, message_id)  -- one delivery a recipient (FIN-01); with the message, so that an id that came again swallows no mail
 );
 CREATE INDEX mailbox_message_listed ON queue.mailbox_message (mailbox_id, id);  -- ListMessages, newest first
 CREATE INDEX mailbox_message_content ON queue.mailbox_message (message_id);     -- the content sweeper: does a mailbox still name it?
+
+-- --- ids that were given before ---------------------------------------------------------------------------------------
+
+-- Let ids go on beyond every one that is stored or that the caller knows of (`recipients`, `tokens`). A copy of the database may have
+-- sequences that are behind its rows: logical replication brings none. Definer: a service's own role owns no sequence (DBS-01).
+-- Rows of history are looked at from the newest on: whatever went back did so after the highest was given.
+CREATE FUNCTION queue.raise_ids(recipients bigint, tokens bigint) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = queue, pg_temp AS $$
+DECLARE
+    ahead CONSTANT bigint := 1000000;  -- what others were given at the same time, and what nobody here can know of
+    highest bigint;
+    latest bigint;
+    name text;
+    counter text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('mailrail.queue.ids', 0));
+    SELECT greatest(b.last_value, recipients, (SELECT max(id) FROM recipient), (SELECT max(recipient_id) FROM dsn),
+                    (SELECT max(recipient_id) FROM mailbox_message),
+                    (SELECT max(id) FROM (SELECT id FROM history ORDER BY finished DESC LIMIT 100000) h))
+        INTO highest FROM recipient_block b;
+    PERFORM setval('recipient_block', ((highest + ahead) / 1000 + 1) * 1000);
+    SELECT greatest(b.last_value, tokens, (SELECT max(token) FROM recipient WHERE token IS NOT NULL)) INTO highest FROM token_block b;
+    PERFORM setval('token_block', ((highest + ahead) / 1000 + 1) * 1000);
+    FOREACH name IN ARRAY ARRAY['attempt', 'event', 'hold_rule', 'mailbox', 'mailbox_message'] LOOP
+        counter := pg_get_serial_sequence('queue.' || name, 'id');
+        EXECUTE format('SELECT max(id) FROM %I', name) INTO highest;
+        EXECUTE format('SELECT last_value FROM %s', counter) INTO latest;
+        IF highest >= latest THEN
+            PERFORM setval(counter, highest + 1000);
+        END IF;
+    END LOOP;
+END $$;
+
+-- The first of 1000 ids of recipients, none of which is in use.
+CREATE FUNCTION queue.next_recipient_block() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    first bigint;
+BEGIN
+    LOOP
+        first := nextval('queue.recipient_block');
+        IF NOT EXISTS (SELECT FROM queue.recipient WHERE id BETWEEN first AND first + 999) THEN
+            RETURN first;
+        END IF;
+        PERFORM queue.raise_ids(first, 0);
+    END LOOP;
+END $$;
