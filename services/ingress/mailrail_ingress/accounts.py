@@ -17,7 +17,10 @@ REMEMBERED_LIMIT = 10_000
 
 
 class Accounts:
-    """The `Credentials` of the SASL mechanisms, for one revision. `fake_key` stays the same over revisions."""
+    """The `Credentials` of the SASL mechanisms, for one revision. `fake_key` stays the same over revisions.
+
+    Every `name` is a login as it is compared: `core.sasl.server.prepared` made it, once an exchange.
+    """
 
     def __init__(self, revision: Revision, sealed: Mapping[str, bytes], fake_key: bytes) -> None:
         self._secrets = sealed
@@ -38,20 +41,20 @@ class Accounts:
         self.usable = frozenset(usable)
         """Mechanisms that at least one account could use; EHLO lists no others, and never by user (design 5)."""
 
-    def find(self, login: str) -> Account | None:
-        """The account of a login, compared after SASLprep and without case."""
-        return self._by_login.get(prepared(login))
+    def find(self, name: str) -> Account | None:
+        """The account of a login."""
+        return self._by_login.get(name)
 
-    def verifier(self, login: str, mechanism: str) -> ScramVerifier:
+    def verifier(self, name: str, mechanism: str) -> ScramVerifier:
         """What SCRAM checks against; a fake for logins that do not exist or have none."""
-        account = self.find(login)
+        account = self.find(name)
         if account is not None:
-            for name, ref in account.scram:
-                if name == mechanism:
+            for kept, ref in account.scram:
+                if kept == mechanism:
                     found = self._parsed(ref)
                     if found is not None:
                         return found
-        return fake_verifier(prepared(login) or login, mechanism, self._fake_key)
+        return fake_verifier(name, mechanism, self._fake_key)
 
     def _parsed(self, ref: SecretRef) -> ScramVerifier | None:
         path = ref.path
@@ -62,18 +65,18 @@ class Accounts:
                 self._verifiers[path] = None
         return self._verifiers[path]
 
-    def password(self, login: str) -> str:
+    def password(self, name: str) -> str:
         """For CRAM-MD5 alone; something that nobody guesses where there is none."""
-        account = self.find(login)
+        account = self.find(name)
         if account is not None and account.password is not None:
             value = self._secrets.get(account.password.path)
             if value is not None:
                 return value.decode("utf-8", "replace")
-        return hmac.new(self._fake_key, login.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+        return hmac.new(self._fake_key, name.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
-    def lacks_secret(self, login: str, mechanism: str) -> bool:
+    def lacks_secret(self, name: str, mechanism: str) -> bool:
         """Whether nobody could log in so because we have not what the account's password is checked with (AUTH-05)."""
-        account = self.find(login)
+        account = self.find(name)
         if account is None:
             return False
         if mechanism == "CRAM-MD5":
@@ -81,26 +84,26 @@ class Accounts:
         if mechanism in ("PLAIN", "LOGIN"):
             refs = [ref for _, ref in account.scram[:1]]
         else:
-            refs = [ref for name, ref in account.scram if name == mechanism.removesuffix("-PLUS")]
+            refs = [ref for kept, ref in account.scram if kept == mechanism.removesuffix("-PLUS")]
         return any(self._parsed(ref) is None for ref in refs)
 
-    def recall(self, login: str, password: str) -> bool:
+    def recall(self, name: str, password: str) -> bool:
         """Whether just this password was right before, under this revision."""
-        return self._digest(login, password) in self._remembered
+        return self._digest(name, password) in self._remembered
 
-    def remember(self, login: str, password: str) -> None:
+    def remember(self, name: str, password: str) -> None:
         """The password was right."""
         while len(self._remembered) >= REMEMBERED_LIMIT:
             del self._remembered[next(iter(self._remembered))]
-        self._remembered[self._digest(login, password)] = None
+        self._remembered[self._digest(name, password)] = None
 
-    def _digest(self, login: str, password: str) -> bytes:
+    def _digest(self, name: str, password: str) -> bytes:
         # Lengths are part of it, so that no login and password run into each other.
-        name, word = prepared(login).encode(), password.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._memory_key, b"%d:" % len(name) + name + word, "sha256")
+        who, word = name.encode(), password.encode("utf-8", "surrogatepass")
+        return hmac.digest(self._memory_key, b"%d:" % len(who) + who + word, "sha256")
 
-    def admits(self, login: str, password: str) -> bool:
+    def admits(self, name: str, password: str) -> bool:
         """Whether the password is the login's. Takes a millisecond, whether the login exists or not (AUTH-05)."""
-        account = self.find(login)
+        account = self.find(name)
         mechanism = account.scram[0][0] if account is not None and account.scram else "SCRAM-SHA-256"
-        return self.verifier(login, mechanism).admits(password) and account is not None
+        return self.verifier(name, mechanism).admits(password) and account is not None

@@ -9,6 +9,7 @@ from mailrail.core.config.revision import Account
 from mailrail.core.sasl.server import (
     Challenge,
     CheckPassword,
+    Claim,
     CramMd5,
     Failure,
     Login,
@@ -18,7 +19,6 @@ from mailrail.core.sasl.server import (
     Step,
     Success,
     UnexpectedInitialResponse,
-    prepared,
 )
 from mailrail.core.smtp.events import AuthCancelled, AuthRequested, AuthResponse
 from mailrail.core.smtp.reply import Reply
@@ -112,21 +112,25 @@ class Guest:
                 if not self._has_to_wait(login):  # else 454 would say that a guess was right
                     self._not_logged_in(login, reason)
 
-    def _has_to_wait(self, login: str) -> bool:
+    def _has_to_wait(self, login: Claim | None) -> bool:
         """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05)."""
+        if login is None:
+            return False
         throttle = self.reception.throttle
         now = asyncio.get_running_loop().time()
-        if not throttle.blocks_login(prepared(login), neighbourhood(self.client), now):
+        if not throttle.blocks_login(login.name, neighbourhood(self.client), now):
             return False
         self._mechanism = None
         metrics.count(metrics.LOGINS, self._mechanism_name, "throttled")
-        self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason="too many guess at it")
+        self._log(
+            "login refused", mechanism=self._mechanism_name, attempted=login.text[:200], reason="too many guess at it"
+        )
         self.session.refuse(LOGIN_UNDER_ATTACK)
         return True
 
-    def _check_password(self, login: str, password: str) -> None:
-        accounts = self.desk.accounts
-        if accounts.recall(login, password):
+    def _check_password(self, login: Claim, password: str) -> None:
+        accounts, name = self.desk.accounts, login.name
+        if accounts.recall(name, password):
             self._logged_in(login)
             return
 
@@ -134,7 +138,7 @@ class Guest:
             if self.session.closed:
                 return
             if not checked.cancelled() and checked.exception() is None and checked.result():
-                accounts.remember(login, password)
+                accounts.remember(name, password)
                 self._logged_in(login)
             else:
                 self._not_logged_in(login, "wrong login or password")
@@ -142,41 +146,55 @@ class Guest:
 
         # A millisecond of hashing without the GIL: in a thread, so that other clients do not wait for it.
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, accounts.admits, login, password).add_done_callback(done)
+        loop.run_in_executor(None, accounts.admits, name, password).add_done_callback(done)
 
-    def _logged_in(self, login: str) -> None:
+    def _logged_in(self, login: Claim) -> None:
         self._mechanism = None
-        account = self.desk.accounts.find(login)
+        account = self.desk.accounts.find(login.name)
         if account is None:  # the account went away between the exchange's steps
             self._not_logged_in(login, "no such account any more")
             return
         self.account = account
         now = asyncio.get_running_loop().time()
-        self.reception.throttle.succeeded(prepared(login), neighbourhood(self.client), now)
+        self.reception.throttle.succeeded(login.name, neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "accepted")
         self._log("logged in", mechanism=self._mechanism_name)
         self.session.authenticated(account.login)
 
-    def _not_logged_in(self, login: str, reason: str) -> None:
+    def _not_logged_in(self, login: Claim | None, reason: str) -> None:
         self._mechanism = None
-        if self.desk.accounts.lacks_secret(login, self._mechanism_name):
+        if login is not None and self.desk.accounts.lacks_secret(login.name, self._mechanism_name):
             metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
-            self.reception.log.error("login cannot be checked: its secret was not delivered", login=login[:200])
+            self.reception.log.error("login cannot be checked: its secret was not delivered", login=login.text[:200])
             self.session.refuse(LOGIN_UNAVAILABLE)
             return
-        now = asyncio.get_running_loop().time()
-        self.reception.throttle.failed(prepared(login), neighbourhood(self.client), now)
-        metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
-        self._log("login refused", mechanism=self._mechanism_name, attempted=login[:200], reason=reason)
+        self._count_failure(login, reason)
         self.session.refuse(WRONG_CREDENTIALS)
 
+    def _count_failure(self, login: Claim | None, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self.reception.throttle.failed(login.name if login is not None else "", neighbourhood(self.client), now)
+        metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
+        attempted = login.text[:200] if login is not None else ""
+        self._log("login refused", mechanism=self._mechanism_name, attempted=attempted, reason=reason)
+
     def _login_cancelled(self, _: AuthCancelled) -> None:
-        self._mechanism = None
+        self._drop_login("the client gave the exchange up")
+
+    def _drop_login(self, reason: str) -> None:
+        """An exchange ends unfinished. If it has told the client something of a login, it was a guess at it."""
+        mechanism, self._mechanism = self._mechanism, None
+        if mechanism is not None and mechanism.guess is not None:
+            self._count_failure(mechanism.guess, reason)
 
     def tls_started(self) -> None:
         """Whatever was known of the client before TLS is void (AUTH-07)."""
         self.account = None
         self._mechanism = None
+
+    def gone(self) -> None:
+        """The client is gone."""
+        self._drop_login("the client left in the middle of the exchange")
 
     def _log(self, event: str, **fields: object) -> None:
         self.reception.log.info(

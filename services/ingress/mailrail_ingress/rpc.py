@@ -5,6 +5,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mailrail.core.sasl.server import prepared
 from mailrail.core.smtp.address import AddressError, parse_address, parse_forward_path
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
@@ -50,7 +51,7 @@ class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
         account = None
         if request.login:
             desk = next(iter(self._reception.desks.values()), None)
-            account = desk.accounts.find(request.login) if desk is not None else None
+            account = desk.accounts.find(prepared(request.login)) if desk is not None else None
             if account is None:
                 return _refusal(Reply.of(535, "5.7.8", "no such login"))
         found = self._reception.resolve(address, account)

@@ -126,6 +126,7 @@ class Visit(Guest):
 
     def gone(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
+        super().gone()
         transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
             if transaction.intake is not None:

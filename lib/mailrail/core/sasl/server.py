@@ -4,6 +4,9 @@ SCRAM-SHA-256, SCRAM-SHA-1 and their -PLUS forms (RFC 5802, RFC 7677) by the scr
 CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `Credentials` port for a verifier or a password, and
 gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05, SCR-03).
 
+What a stranger sends is bounded before anything looks at it: a login by LOGIN_LIMIT, a password by PASSWORD_LIMIT. A
+login is prepared (SASLprep is slow) once in an exchange, and handed on as a `Claim`.
+
 -PLUS needs a channel binding that is right for the connection. Which types are offered, and why no more, is told in
 docs/decisions/0005-channel-binding-of-submission.md.
 """
@@ -17,10 +20,22 @@ from typing import Any, Final, Protocol
 from scramp import ScramException, ScramMechanism
 from scramp.utils import saslprep
 
-from mailrail.core.config.credentials import ITERATIONS, ScramVerifier
+from mailrail.core.config.credentials import ITERATIONS, PASSWORD_LIMIT, ScramVerifier
 
 MESSAGE_LIMIT: Final = 9216
 """Octets of one decoded message: what a line of 12288 octets carries (RFC 4954 4)."""
+LOGIN_LIMIT: Final = 320
+"""Octets of a login. An address has 254 at most; SASLprep takes two microseconds an octet of what is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whom a client claims to be."""
+
+    text: str
+    """As it wrote it; for the log."""
+    name: str
+    """As logins are compared (`prepared`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class Challenge:
 class CheckPassword:
     """PLAIN and LOGIN: whether this password is the login's is for the app to find out; it costs a millisecond."""
 
-    login: str
+    login: Claim
     password: str = field(repr=False)
 
 
@@ -42,7 +57,7 @@ class CheckPassword:
 class Success:
     """The client is this login."""
 
-    login: str
+    login: Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +65,7 @@ class Failure:
     """The exchange is over. The reason is for the log; the client learns no more than 535."""
 
     reason: str
-    login: str = ""
+    login: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +77,25 @@ Step = Challenge | CheckPassword | Success | Failure | UnexpectedInitialResponse
 
 
 class Credentials(Protocol):
-    """What the mechanisms ask for. It answers for any login; where there is none, with something that fits nobody."""
+    """What the mechanisms ask for, with the name of a Claim. It answers for any; where there is no such login, with
+    something that fits nobody."""
 
-    def verifier(self, login: str, mechanism: str) -> ScramVerifier:
+    def verifier(self, name: str, mechanism: str) -> ScramVerifier:
         """The verifier of SCRAM-SHA-256 or SCRAM-SHA-1."""
         ...
 
-    def password(self, login: str) -> str:
+    def password(self, name: str) -> str:
         """The clear password, for CRAM-MD5 alone."""
         ...
 
 
 class Mechanism(Protocol):
     """One exchange."""
+
+    @property
+    def guess(self) -> Claim | None:
+        """Whose login was tried, if the exchange ended here and the client heard something of it: a failed login."""
+        ...
 
     def start(self, initial: bytes | None) -> Step:
         """The client chose the mechanism; `initial` is its initial response, None when it sent none."""
@@ -86,13 +107,25 @@ class Mechanism(Protocol):
 
 
 def prepared(login: str) -> str:
-    """A login as it is compared: SASLprep (RFC 4013), then without case. Empty when it cannot be one."""
+    """A login as it is compared: SASLprep (RFC 4013), then without case. Empty when it cannot be one, or is longer than
+    LOGIN_LIMIT."""
+    if len(login) > LOGIN_LIMIT or (not login.isascii() and len(login.encode("utf-8", "surrogatepass")) > LOGIN_LIMIT):
+        return ""
     if login.isascii() and login.isprintable():
         return login.casefold()  # SASLprep changes nothing about these, and most logins are such
     try:
         return str(saslprep(login)).casefold()
     except ScramException:
         return ""
+
+
+NO_LOGIN: Final = f"a login that nobody can have: over {LOGIN_LIMIT} octets, or with characters that RFC 4013 forbids"
+
+
+def claimed(login: str) -> Claim | None:
+    """Whom a client claims to be; None when nobody can have such a login."""
+    name = prepared(login)
+    return Claim(login, name) if name else None
 
 
 def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
@@ -108,8 +141,16 @@ def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
     )
 
 
+def _check(claim: Claim, password: str) -> Step:
+    if len(password) > PASSWORD_LIMIT or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_LIMIT:
+        return Failure(f"a password of more than {PASSWORD_LIMIT} octets: nobody has one", claim)
+    return CheckPassword(claim, password)
+
+
 class Plain:
     """RFC 4616: authorization identity, login and password in one message."""
+
+    guess: Claim | None = None
 
     def start(self, initial: bytes | None) -> Step:
         """The message may come as initial response."""
@@ -126,16 +167,21 @@ class Plain:
             return Failure("PLAIN message is not UTF-8")
         if not login or not password:
             return Failure("empty login or password")
-        if identity and prepared(identity) != prepared(login):
-            return Failure("acting for another identity is not supported", login)
-        return CheckPassword(login, password)
+        claim = claimed(login)
+        if claim is None:
+            return Failure(NO_LOGIN)
+        if identity not in ("", login) and prepared(identity) != claim.name:
+            return Failure("acting for another identity is not supported", claim)
+        return _check(claim, password)
 
 
 class Login:
     """LOGIN: never standardised, asked for by old clients. Two prompts."""
 
+    guess: Claim | None = None
+
     def __init__(self) -> None:
-        self._login: str | None = None
+        self._login: Claim | None = None
 
     def start(self, initial: bytes | None) -> Step:
         """Some clients send the login as initial response."""
@@ -148,15 +194,17 @@ class Login:
         except UnicodeDecodeError:
             return Failure("LOGIN response is not UTF-8")
         if not text or "\0" in text or len(response) > MESSAGE_LIMIT:
-            return Failure("empty login or password", self._login or "")
+            return Failure("empty login or password", self._login)
         if self._login is None:
-            self._login = text
-            return Challenge(b"Password:")
-        return CheckPassword(self._login, text)
+            self._login = claimed(text)
+            return Challenge(b"Password:") if self._login is not None else Failure(NO_LOGIN)
+        return _check(self._login, text)
 
 
 class CramMd5:
     """RFC 2195: a keyed digest of our challenge. Needs the clear password, proves nothing about us; off by default."""
+
+    guess: Claim | None = None
 
     def __init__(self, credentials: Credentials, challenge: str) -> None:
         self._credentials = credentials
@@ -173,10 +221,13 @@ class CramMd5:
             login = name.decode()
         except UnicodeDecodeError:
             return Failure("CRAM-MD5 response is not UTF-8")
-        expected = hmac.new(self._credentials.password(login).encode(), self._challenge, "md5").hexdigest()
-        if not hmac.compare_digest(expected.encode(), digest) or not login:
-            return Failure("wrong digest", login)
-        return Success(login)
+        claim = claimed(login)
+        if claim is None:
+            return Failure(NO_LOGIN)
+        expected = hmac.new(self._credentials.password(claim.name).encode(), self._challenge, "md5").hexdigest()
+        if not hmac.compare_digest(expected.encode(), digest):
+            return Failure("wrong digest", claim)
+        return Success(claim)
 
 
 class Scram:
@@ -192,10 +243,15 @@ class Scram:
         self._nonce = nonce
         self._bindings = bindings
         self._plus_offered = plus_offered
-        self.login = ""
-        """Whom the client claims to be; empty until it said so."""
+        self.login: Claim | None = None
+        """Whom the client claims to be; None until it said so."""
         self._server: Any = None  # scramp's, untyped
         self._proven = False
+
+    @property
+    def guess(self) -> Claim | None:
+        """A client that heard salt and nonce, and left without a proof, has cost us what a wrong proof costs."""
+        return None if self._proven else self.login
 
     def start(self, initial: bytes | None) -> Step:
         """The client speaks first: without an initial response it is asked for it (RFC 4954 4)."""
@@ -204,6 +260,7 @@ class Scram:
     def respond(self, response: bytes) -> Step:
         """client-first, client-final, then the empty answer to our proof (SCR-02)."""
         if self._proven:
+            assert self.login is not None
             return Success(self.login) if not response else Failure("an answer to the server's proof", self.login)
         if len(response) > MESSAGE_LIMIT:
             return Failure("message too long", self.login)
@@ -227,17 +284,29 @@ class Scram:
             return Failure("the client saw no -PLUS mechanism though one was offered: somebody removed it")
         if self._name.endswith("-PLUS") != flag.startswith("p="):
             return Failure("the channel binding flag does not fit the mechanism")
+        # The library prepares the login as well, whatever its length, so it gets only what is one.
+        self.login = claimed(_scram_login(message))
+        if self.login is None:
+            return Failure(NO_LOGIN)
         server = ScramMechanism(self._name).make_server(self._look_up, channel_binding=binding, s_nonce=self._nonce)
         server.set_client_first(message)
         self._server = server
         return Challenge(server.get_server_first().encode())
 
-    def _look_up(self, login: str) -> tuple[bytes, bytes, bytes, int]:
-        self.login = login
-        verifier = self._credentials.verifier(login, self._hash)
+    def _look_up(self, _: str) -> tuple[bytes, bytes, bytes, int]:
+        assert self.login is not None
+        verifier = self._credentials.verifier(self.login.name, self._hash)
         return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
 
     def _final(self, message: str) -> Step:
         self._server.set_client_final(message)
         self._proven = True
         return Challenge(self._server.get_server_final().encode())
+
+
+def _scram_login(message: str) -> str:
+    """The login of a client-first message, which comes third, unescaped (RFC 5802 5.1, 7). Too long to be one: as far
+    as that is sure."""
+    attribute = message.split(",", 3)[2:3]
+    escaped = attribute[0][2 : 2 + 3 * LOGIN_LIMIT + 1] if attribute and attribute[0].startswith("n=") else ""
+    return escaped.replace("=2C", ",").replace("=3D", "=")

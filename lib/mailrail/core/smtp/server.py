@@ -437,9 +437,7 @@ class ServerSession:
         elif awaited is _AUTH:
             self._stage = _COMMAND
             if reply.permanent:
-                self._failed_logins += 1
-                if self._failed_logins >= AUTH_FAILURE_LIMIT:
-                    self._fatal(TOO_MANY_ERRORS, "too many failed logins")
+                self._count_failed_login()
             else:
                 self._count_useless()
 
@@ -549,8 +547,9 @@ class ServerSession:
                 return True
             if length > AUTH_LINE_LIMIT or not auth:
                 if in_auth:
-                    self._stop_auth()
-                self._error(AUTH_LINE_TOO_LONG if auth else LINE_TOO_LONG)
+                    self._give_up_auth(AUTH_LINE_TOO_LONG)
+                else:
+                    self._error(AUTH_LINE_TOO_LONG if auth else LINE_TOO_LONG)
                 return True
         line = data[at : end - 1]
         if b"\r" in line:
@@ -881,13 +880,11 @@ class ServerSession:
 
     def _auth_line(self, line: bytes) -> None:
         if line == b"*":
-            self._stop_auth()
-            self._error(CANCELLED)
+            self._give_up_auth(CANCELLED)
             return
         response = _from_base64(line)
         if response is None:
-            self._stop_auth()
-            self._error(BAD_BASE64)
+            self._give_up_auth(BAD_BASE64)
             return
         self._awaited = _AUTH
         self._events.append(AuthResponse(response))
@@ -895,6 +892,18 @@ class ServerSession:
     def _stop_auth(self) -> None:
         self._stage = _COMMAND
         self._events.append(AuthCancelled())
+
+    def _give_up_auth(self, reply: bytes) -> None:
+        """The client did not go on with an exchange. That costs us, and tells it, as much as a wrong answer."""
+        self._stop_auth()
+        self._error(reply)
+        if self._stage is not _CLOSED:
+            self._count_failed_login()
+
+    def _count_failed_login(self) -> None:
+        self._failed_logins += 1
+        if self._failed_logins >= AUTH_FAILURE_LIMIT:
+            self._fatal(TOO_MANY_ERRORS, "too many failed logins")
 
     # --- content ---
 
