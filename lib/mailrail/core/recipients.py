@@ -2,7 +2,7 @@
 
 Order: an account's address, then an alias, then both again for the part before a separator, then what the domain lists
 or, delivered by a transport, takes unseen; `postmaster` of a received domain always resolves; then an account that owns
-`@domain`, then the catch-all. Local parts compare without case and keep their spelling on the wire.
+`@domain`, then the catch-all. Local parts compare without case (`folded`) and keep their spelling on the wire.
 
 Aliases are followed to their ends here, once, at accept. The compiler refused cycles and aliases that lead to too many
 addresses; what it could not refuse is refused here. The list of recipients is whole or there is none.
@@ -15,7 +15,7 @@ from typing import Final
 
 from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.config.revision import Account, Delivery, Domain, Gateway, ObjectRef, Recipients, Revision
-from mailrail.core.smtp.address import Address, AddressError, parse_address
+from mailrail.core.smtp.address import Address, AddressError, folded, parse_address
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 
@@ -145,7 +145,7 @@ class Directory:
             exact.add(address.key)
             index = self._domains.get(address.domain)
             if index is not None:
-                index.accounts.setdefault(address.local.casefold(), account.ref)
+                index.accounts.setdefault(folded(address.local), account.ref)
         self._sendable[account.ref] = (frozenset(exact), frozenset(whole))
 
     # --- domains and accounts ---
@@ -217,7 +217,7 @@ class Directory:
         if index is None or index.domain.delivery is Delivery.NONE:
             return How.FOREIGN, Destination(address, index.domain.ref if index is not None else None)
         domain = index.domain
-        local = address.local.casefold()
+        local = folded(address.local)
         cut = 0
         for mark in domain.separators:
             at = local.find(mark, 1)
@@ -311,7 +311,7 @@ class Directory:
         index = self._domains.get(address.domain)
         if index is None:
             return False
-        local = address.local.casefold()
+        local = folded(address.local)
         cuts = [at for at in (local.find(mark, 1) for mark in index.domain.separators) if at > 0]
         return bool(cuts) and f"{local[: min(cuts)]}@{address.domain}" in exact
 

@@ -652,6 +652,22 @@ def test_an_alias_to_nobody_is_named() -> None:
     assert next(d for d in compiled.revision.domains if d.name == "d.example").aliases != ()
 
 
+def test_an_alias_is_found_whichever_way_its_accent_is_written_RFC_6532_3_1() -> None:
+    aliases = [{"localPart": "jose\u0301", "to": ["josé2"]}, {"localPart": "jose\u03012", "to": ["x@far.example"]}]
+    compiled = build([*basics(), domain("d", "d.example", aliases=aliases)])
+    assert words(compiled) == []
+    made = next(d for d in compiled.revision.domains if d.name == "d.example")
+    assert [a.local for a in made.aliases] == ["josé", "josé2"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("Info", "info"), ("josé", "jose\u0301")])
+def test_two_aliases_that_are_the_same_to_mail_are_refused(one: str, other: str) -> None:
+    """One of them was dropped without a word."""
+    aliases = [{"localPart": one, "to": ["a@far.example"]}, {"localPart": other, "to": ["b@far.example"]}]
+    [text] = words(build([*basics(), domain("d", "d.example", aliases=aliases)]), Severity.ERROR)
+    assert "the localPart of each entry must be different" in text
+
+
 def people(local: str, count: int) -> Content:
     return {"localPart": local, "to": [f"{local}-{n}@far.example" for n in range(count)]}
 

@@ -338,6 +338,20 @@ def test_an_alias_that_stands_for_too_many_is_451_at_RCPT() -> None:
     assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<all@home.example>\r\n")[-1] == "451 4.3.5"
 
 
+def test_an_ascii_message_to_an_address_with_an_accent_stays_ascii_EXT_11() -> None:
+    """Its alias leads to an ASCII address, at a host without SMTPUTF8: what we write must not keep it from there."""
+    queue = HeldQueue()
+    desk = reception(queue)
+    with_aliases(desk, Alias("josé", ("x@far.example",)))
+    client = Client(desk)
+    client.send("EHLO c\r\nMAIL FROM:<a@far.example> SMTPUTF8\r\nRCPT TO:<josé@home.example>\r\nDATA\r\n".encode())
+    client.send(b"Subject: x\r\n\r\nbody\r\n.\r\n")
+    message = queue.commits[0][0]
+    assert message.recipients[0].address == "x@far.example"
+    assert message.prefix.startswith(b"Received: ")
+    assert message.prefix.isascii()
+
+
 def test_the_log_names_addresses_of_an_alias_that_do_not_exist_once_a_revision() -> None:
     with capture_logs() as told:
         desk = reception(HeldQueue())

@@ -259,6 +259,15 @@ def test_received_says_from_by_with_id_for_and_when_SIN_13() -> None:
         b"\tfor <ada@example.org>;\r\n\tSun, 22 Nov 2026 12:00:00 +0000\r\n"
     )
     assert b"for" not in trace(recipient=None)
+
+
+def test_received_never_makes_a_message_need_smtputf8_EXT_11() -> None:
+    field = trace(recipient="josé@example.org", protocol="UTF8SMTP", hello="büro-pc")
+    assert field.isascii()
+    assert b"for" not in field
+
+
+def test_received_names_the_client_in_one_spelling_SIN_13() -> None:
     assert b"([IPv6:2001:db8::1])" in trace(client=ip_address("2001:db8::1"))
 
 

@@ -135,6 +135,14 @@ def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody_and_its_status_
     assert str(verdict_on(answer, hop=Hop.FOREIGN).status) == status
 
 
+def test_a_recipient_that_needs_smtputf8_itself_is_told_so_and_not_that_the_header_does_SOUT_18() -> None:
+    """A sender who writes a plainer header would only bounce again."""
+    made = make(Envelope("a@b", smtputf8=True), HEADER, Capabilities(), Recipient("ä@c"), Recipient("d@e"))
+    assert made.rcpt_lines == ()
+    statuses = [(i, str(verdict_on(answer, hop=Hop.FOREIGN).status)) for i, answer in made.refused]
+    assert statuses == [(0, "5.6.7"), (1, "5.6.9")]
+
+
 def test_angle_brackets_inside_a_quoted_local_part_are_no_harm_RFC5321_4_1_2() -> None:
     made = make(
         Envelope('"<s>"@b'), SEVEN, EVERYTHING, Recipient('"a>b"@c'), Recipient('"a"b>@c'), Recipient('"a>\r\n"@c')

@@ -29,7 +29,7 @@ from mailrail.core.recipients import (
     Resolution,
     passed_on,
 )
-from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_forward_path
+from mailrail.core.smtp.address import Address, AddressError, folded, parse_address, parse_forward_path
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 
@@ -278,6 +278,17 @@ def test_a_long_chain_ends_and_a_cycle_that_slipped_through_does_too() -> None:
         found = directory.resolve(Address(local, "loop.example"), authenticated=False)
         assert isinstance(found, Resolution)
         assert [str(end.address) for end in found.destinations] == ["ada@home.example"]
+
+
+@pytest.mark.parametrize("kept", ["josé", "jose\u0301"])
+@pytest.mark.parametrize("written", ["josé", "jose\u0301", "JOSÉ", "JOSE\u0301", "Jose\u0301+tag"])
+def test_a_letter_with_an_accent_is_the_same_in_either_spelling_RFC_6532_3_1(kept: str, written: str) -> None:
+    directory = large(Alias(folded(kept), ("ada@home.example",)), Alias("other", (f"{kept}@big.example",)))
+    for address in (f"{written}@big.example", "other@big.example"):
+        found = directory.resolve(parse_address(address), authenticated=False)
+        assert isinstance(found, Resolution)
+        assert [str(end.address) for end in found.destinations] == ["ada@home.example"]
+    assert parse_address(f"{kept}@x.example").key == parse_address("josé@x.example").key
 
 
 def large(*aliases: Alias, name: str = "big.example") -> Directory:

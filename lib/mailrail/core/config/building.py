@@ -52,6 +52,7 @@ from mailrail.core.resources.base import AllowedNamespaces, Retry, TransportTls
 from mailrail.core.resources.gateway import ListenerSpec
 from mailrail.core.resources.problems import Path, show_path
 from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
+from mailrail.core.smtp.address import folded
 
 DEFAULT_MECHANISMS: Final = (
     "SCRAM-SHA-256-PLUS",
@@ -377,7 +378,7 @@ class Build:
             delivery,
             transport,
             spec.recipients or Recipients.LISTED,
-            tuple(sorted({local.casefold() for local in spec.listed})),
+            tuple(sorted({folded(local) for local in spec.listed})),
             aliases_of(resource),
             spec.separators,
             full_address(spec.catch_all, spec.domain_name) if spec.catch_all is not None else None,
@@ -410,7 +411,7 @@ class Build:
         addresses = frozenset(a for account in accounts for a in account.addresses)
         directory = Directory(domains, addresses)
         for domain in domains:
-            written = [a.local_part.casefold() for a in self._settled.domains[domain.ref].spec.aliases]
+            written = [folded(a.local_part) for a in self._settled.domains[domain.ref].spec.aliases]
             for alias in domain.aliases:
                 path: Path = ("spec", "aliases", written.index(alias.local))
                 if f"{alias.local}@{domain.name}" in addresses:

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Final
 
 from mailrail.core.config.revision import Delivery, Domain, Recipients
+from mailrail.core.smtp.address import folded
 
 POSTMASTER: Final = "postmaster"
 EXPANSION_LIMIT: Final = 10_000
@@ -55,7 +56,7 @@ class Directory:
         domain = self.domains.get(name)
         if domain is None or domain.delivery is Delivery.NONE:
             return End.FOREIGN
-        local = local.casefold()
+        local = folded(local)
         cut = min((at for at in (local.find(mark, 1) for mark in domain.separators) if at > 0), default=0)
         for part in (local, local[:cut]) if cut else (local,):
             if f"{part}@{name}" in self._addresses:

@@ -18,6 +18,7 @@ from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGa
 from mailrail.core.resources.base import AllowedNamespaces, NamespacedRef
 from mailrail.core.resources.domain import TransportDelivery
 from mailrail.core.resources.problems import Path, show_path
+from mailrail.core.smtp.address import folded
 
 _R = TypeVar("_R", bound=AnyResource)
 _UID_SPACE: Final = uuid.UUID("6d61696c-7261-5c6c-8000-6163636f756e")
@@ -29,9 +30,9 @@ def reference(ref: NamespacedRef, kind: str, owner: ObjectRef) -> ObjectRef:
 
 
 def full_address(text: str, domain: str) -> str:
-    """An address with its domain, local part lower case; `text` may be a local part alone."""
+    """An address with its domain, local part as it is compared; `text` may be a local part alone."""
     local, at, name = text.rpartition("@")
-    return f"{local.casefold()}@{name or domain}" if at else f"{text.casefold()}@{domain}"
+    return f"{folded(local)}@{name or domain}" if at else f"{folded(text)}@{domain}"
 
 
 def account_uid(ref: ObjectRef, uid: str | None) -> str:
@@ -303,7 +304,7 @@ def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
     return tuple(
         sorted(
             (
-                Alias(a.local_part.casefold(), tuple(dict.fromkeys(full_address(t, name) for t in a.to)))
+                Alias(folded(a.local_part), tuple(dict.fromkeys(full_address(t, name) for t in a.to)))
                 for a in domain.spec.aliases
             ),
             key=lambda a: a.local,
@@ -320,7 +321,7 @@ def _directory(settled: Settled) -> Directory:
                 d.spec.domain_name,
                 delivery_of(d)[0],
                 recipients=d.spec.recipients or Recipients.LISTED,
-                listed=tuple(local.casefold() for local in d.spec.listed),
+                listed=tuple(folded(local) for local in d.spec.listed),
                 aliases=aliases_of(d),
                 separators=d.spec.separators,
                 catch_all=full_address(d.spec.catch_all, d.spec.domain_name) if d.spec.catch_all else None,

@@ -437,8 +437,12 @@ class Received:
         self._tls = "" if tls is None else f"\r\n\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})"
 
     def field(self, identifier: str, recipient: str | None, now: float) -> bytes:
-        """The field of one message, `now` being Unix time. `recipient`: only if there is one."""
-        clause = "" if recipient is None else f"\r\n\tfor <{recipient}>"
+        """The field of one message, `now` being Unix time. `recipient`: only if there is one.
+
+        A recipient that is not ASCII is left out (the clause is optional, RFC 5321 4.4): with it in the header, a
+        message that an alias sends on to an ASCII address could go only to hosts with SMTPUTF8 (EXT-11).
+        """
+        clause = "" if recipient is None or not recipient.isascii() else f"\r\n\tfor <{recipient}>"
         return f"{self._from}{identifier}{clause}{self._tls};\r\n\t{date(now)}\r\n".encode()
 
 

@@ -135,12 +135,9 @@ def plan(
     sender = envelope.sender
     header_utf8 = envelope.smtputf8 and content.header_eight_bit
     sender_utf8 = not sender.isascii()
-    if (header_utf8 or sender_utf8) and not capabilities.smtputf8:
-        trouble, what = Trouble.UTF8_HEADER, "the header"
-        if sender_utf8:
-            trouble, what = Trouble.NEEDS_SMTPUTF8, "the sender's address"
-        detail = f"{what} has UTF-8 and the server does not offer SMTPUTF8"
-        return _none(recipients, Answer(Stage.PLAN, None, trouble, detail))
+    if sender_utf8 and not capabilities.smtputf8:
+        detail = "the sender's address has UTF-8 and the server does not offer SMTPUTF8"
+        return _none(recipients, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail))
     harmful_sender = _harmful(sender)
     indexes: list[int] = []
     refused: list[tuple[int, Answer]] = []
@@ -153,6 +150,11 @@ def plan(
                 refused.append((index, Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8, detail)))
                 continue
             utf8 = True
+        elif header_utf8 and not capabilities.smtputf8:
+            # After the address: who has one that cannot be sent to is told of that, which a simpler header cannot mend.
+            detail = "the header has UTF-8 and the server does not offer SMTPUTF8"
+            refused.append((index, Answer(Stage.PLAN, None, Trouble.UTF8_HEADER, detail)))
+            continue
         if harmful_sender or _harmful(recipient.address):
             detail = "an address with control characters cannot be sent"
             refused.append((index, Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, detail)))

@@ -19,6 +19,7 @@ from mailrail.core.resources.base import (
     Separators,
 )
 from mailrail.core.resources.rules import Condition, UniqueBy
+from mailrail.core.smtp.address import folded
 
 
 class TransportDelivery(Part):
@@ -84,6 +85,12 @@ class MailDomainSpec(Part):
             lambda m: m.delivery != "none" or (m.catch_all is None and not m.aliases),
         ),
         UniqueBy("aliases", "local_part"),
+        Condition(
+            "aliases: the localPart of each entry must be different; upper and lower case are the same here, and so "
+            "are the two spellings of a letter with an accent",
+            None,  # CEL cannot compare so
+            lambda m: len({folded(a.local_part) for a in m.aliases}) == len({a.local_part for a in m.aliases}),
+        ),
         UniqueBy("listed"),
         UniqueBy("dkim", "selector"),
     )

@@ -9,6 +9,7 @@ that may be shown to that stranger; they never return part of a broken address.
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -61,8 +62,8 @@ class Address:
 
     @property
     def key(self) -> str:
-        """What equals for equal mailboxes: local parts compare case-insensitively (design 5)."""
-        return f"{self.local.casefold()}@{self.domain}"
+        """What equals for equal mailboxes: local parts compare case-insensitively (design 5), by their characters."""
+        return f"{folded(self.local)}@{self.domain}"
 
     @property
     def is_ascii(self) -> bool:
@@ -81,6 +82,14 @@ class Address:
             return None
         inner = self.domain[1:-1]
         return IPv6Address(inner[5:]) if inner.startswith("IPv6:") else IPv4Address(inner)
+
+
+def folded(local: str) -> str:
+    """A local part as it is compared: without case, and with each character in one spelling, since `é` may come as one
+    code point or as two (RFC 6532 3.1: NFC)."""
+    if local.isascii():
+        return local.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local).casefold())
 
 
 def quote_local(local: str) -> str:
