@@ -89,7 +89,7 @@ lock: $(STAMP) ## write requirements.lock and the image's two anew from the rang
 	@echo hatchling | $(LOCK) - -c requirements.lock --no-annotate -o deploy/image/build.lock
 
 .PHONY: bench
-bench: $(STAMP) ## measure Mailrail against Postfix on this machine, write docs/benchmarks.md
+bench: $(STAMP) ## measure Mailrail beside Postfix, write docs/benchmarks.md; ARGS='compare BASE [HEAD]': what a change costs
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 # --- Kubernetes ---

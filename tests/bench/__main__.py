@@ -1,11 +1,11 @@
-"""`python -m bench`, what `make bench` runs: measure, print, write JSON and docs/benchmarks.md."""
+"""`python -m bench`, what `make bench` runs: measure, print, write JSON and docs/benchmarks.md; or compare commits."""
 
 import argparse
 import contextlib
 import sys
 from pathlib import Path
 
-from bench import alone, report
+from bench import alone, compare, report
 from bench.load import CountingSink, Load, counting_sink, send
 from bench.measure import cpu_ms, rss_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Mailrail, System, idle_sessions, mailrail, postfix
@@ -21,6 +21,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench ARGS='...'",
         description="Measure Mailrail against Postfix on this machine: all its cores, for some minutes.",
+        epilog="`make bench ARGS='compare BASE [HEAD]'` compares two commits; `compare --help` lists its options.",
     )
     parser.add_argument("what", nargs="*", help=f"what to measure: {', '.join(WHAT)} (default: all)")
     parser.add_argument("--messages", type=int, default=5000, help="messages a run (default 5000, at most 1,000,000)")
@@ -121,6 +122,8 @@ def measure_memory(result: report.Result, system: Mailrail, chosen: argparse.Nam
 
 def main() -> int:
     """Measure, print, write."""
+    if sys.argv[1:2] == ["compare"]:
+        return compare.main(sys.argv[2:])
     chosen = options()
     for peer in ("smtp-source", "smtp-sink", *(["postfix"] if "postfix" in chosen.what else [])):
         if reason := missing(peer):

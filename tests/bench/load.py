@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from testkit.peers import program
 from testkit.peers.load import source_command
@@ -84,6 +84,10 @@ class Load:
     reuse: bool
     sender: str
     recipient: str
+
+    def with_messages(self, messages: int) -> "Load":
+        """The same, with so many messages."""
+        return replace(self, messages=messages)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class Alone:
     messages: int
     per_s: float
     cpu_ms: float
+    rss_mb: float = 0.0
+    beside: dict[str, float] = field(default_factory=dict)  # CPU a message of what it cannot do without: Postgres
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ GATEWAY = ObjectRef("MailGateway", "default", "bench")
 SINK = ObjectRef("MailTransport", "default", "sink")
 STREAM_CREDIT = 32 * 1024 * 1024  # octets (ACC-07)
 BATCH = 64
+INLINE = 64 * 1024  # octets of a body that travels with its delivery; above it outbound fetches it (LSE-06)
+CHUNK = 256 * 1024
+PREFIX = b"Received: from bench by bench; Sun, 22 Nov 2026 18:00:00 +0000\r\n"
 
 
 def revision(listen_port: int, sink: tuple[str, int]) -> Revision:
@@ -57,6 +60,12 @@ def revision(listen_port: int, sink: tuple[str, int]) -> Revision:
             RouteLevel(GATEWAY, (Rule(ObjectRef("MailRoute", "default", "all"), 0, "all", (), transport=SINK),)),
         ),
     )
+
+
+def content(size: int) -> bytes:
+    """A message's header and text, about so many octets."""
+    line = b"x" * 76 + b"\r\n"
+    return b"Subject: bench\r\n\r\n" + line * max(1, (size - 18) // len(line))
 
 
 class Config(config_pb2_grpc.ConfigServiceServicer):
@@ -107,8 +116,7 @@ class Leases(lease_pb2_grpc.LeaseServiceServicer):
         self._ordered = 0
         self._tokens = itertools.count(1)
         self._wake = asyncio.Event()
-        line = b"x" * 76 + b"\r\n"
-        content = b"Subject: bench\r\n\r\n" + line * max(1, (size - 18) // len(line))
+        self._content = content(size)
         now = Timestamp()
         now.FromDatetime(datetime.now(UTC).replace(tzinfo=None))
         self._pattern = lease_pb2.Delivery(
@@ -124,11 +132,12 @@ class Leases(lease_pb2_grpc.LeaseServiceServicer):
                 received=now,
                 config_revision=1,
             ),
-            prefix=b"Received: from bench by bench; Sun, 22 Nov 2026 18:00:00 +0000\r\n",
-            body=content,
-            size=len(content) + 62,
+            prefix=PREFIX,
+            size=len(PREFIX) + len(self._content),
             attempt=1,
         )
+        if len(self._content) <= INLINE:
+            self._pattern.body = self._content
 
     def order(self, count: int) -> None:
         """So many more deliveries."""
@@ -173,6 +182,12 @@ class Leases(lease_pb2_grpc.LeaseServiceServicer):
         finally:
             hearing.cancel()
 
+    async def FetchContent(
+        self, request: lease_pb2.FetchContentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[lease_pb2.FetchContentResponse]:
+        for start in range(request.offset, len(self._content), CHUNK):
+            yield lease_pb2.FetchContentResponse(data=self._content[start : start + CHUNK])
+
 
 async def serve(listen_port: int, sink: tuple[str, int], size: int) -> None:
     """Serve until standard input closes."""
@@ -182,7 +197,7 @@ async def serve(listen_port: int, sink: tuple[str, int], size: int) -> None:
     config = Config(encode(compiled))  # type: ignore[abstract]
     config_pb2_grpc.add_ConfigServiceServicer_to_server(config, server)
     enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server(Enqueue(), server)  # type: ignore[abstract]
-    leases = Leases(size, compiled.transports[0].digest)  # type: ignore[abstract]
+    leases = Leases(size, compiled.transports[0].digest)
     lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.load import CountingSink
+from bench.side import HERE, Side
 
 from testkit.peers.postfix import Postfix
 from testkit.ports import free_port, loopback_address
@@ -44,7 +45,7 @@ class Mailrail(System):
 
 
 @contextlib.contextmanager
-def mailrail(sink: CountingSink) -> Iterator[Mailrail]:
+def mailrail(sink: CountingSink, side: Side = HERE) -> Iterator[Mailrail]:
     """`mailrail local` with its embedded Postgres; one global route hands everything on to the sink."""
     nobody = loopback_address()
     documents = [one for one in basics() if one["kind"] != "MailGateway"]
@@ -59,7 +60,7 @@ def mailrail(sink: CountingSink) -> Iterator[Mailrail]:
             rule("sink", "sink"),
         ),
     ]
-    with Rail(documents, options=["--log-level", "warning"]) as rail:
+    with Rail(documents, options=["--log-level", "warning"], env=side.environment, python=side.python) as rail:
 
         def parts() -> dict[str, list[int]]:
             services = {name: [rail.pid(name)] for name in (*SERVICES, "postgres")}

@@ -154,11 +154,12 @@ class Rail:
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
         wait: bool = True,
+        python: str = sys.executable,
     ) -> None:
         """Start it with these documents in one file (default: `basics()`; None of them at all: its own example).
 
-        `options` are further ones of `mailrail local`, `files` lie beside the documents. Waits for its line with
-        `ready`, unless told not to.
+        `options` are further ones of `mailrail local`, `files` lie beside the documents; `python` and a PYTHONPATH in
+        `env` run another Mailrail than this one. Waits for its line with `ready`, unless told not to.
         """
         # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
         self.folder = Path(tempfile.mkdtemp(prefix="mailrail-rail-"))
@@ -167,6 +168,7 @@ class Rail:
         self.resources = self.folder / "mail.d"
         self.offset = free_offset((*_PORTS.values(), *_INTERNAL_PORTS))
         self._options = list(options)
+        self._python = python
         self._env = dict(env or {})
         if documents is not None:
             self.resources.mkdir()
@@ -209,7 +211,7 @@ class Rail:
     # --- its life ---
 
     def _start(self) -> Program:
-        command = [sys.executable, "-m", "mailrail.cli", "local", "--state", str(self.state)]
+        command = [self._python, "-m", "mailrail.cli", "local", "--state", str(self.state)]
         command += ["--resources", str(self.resources), "--port-offset", str(self.offset)]
         return Program([*command, *self._options], name="mailrail", env=self._env)
 
@@ -281,7 +283,7 @@ class Rail:
 
     def cli(self, *arguments: str, status: int | None = 0, within: float = 60.0) -> str:
         """Run `mailrail ARGUMENTS` against it; answers what it printed. Raises AssertionError on another status."""
-        command = [sys.executable, "-m", "mailrail.cli", *arguments]
+        command = [self._python, "-m", "mailrail.cli", *arguments]
         return run(command, env=self._env | {"MAILRAIL_STATE": str(self.state)}, status=status, within=within)
 
     def cli_json(self, *arguments: str) -> Any:
