@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
+
+from testkit.background import background
 from testkit.ca import Authority
 from testkit.collector import Collector
 from testkit.conditions import wait_until
@@ -22,6 +25,7 @@ from testkit.peers.socks_servers import SocksServer, dante, microsocks
 from testkit.peers.swaks import swaks
 from testkit.ports import loopback_address
 from testkit.rail import Document, Rail, basics, domain, route, rule, secret, transport
+from testkit.smtp_peer import Close, PeerSession, SmtpPeer
 from testkit.socks import SocksProxy
 
 pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
@@ -262,3 +266,27 @@ def test_a_domain_delivered_by_a_transport_goes_there_whatever_routes_say() -> N
         send(rail, "anyone@stored.example.org")
         wait_until(lambda: store.count() == 1, 60, store.logged)
         assert len(elsewhere) == 0
+
+
+@pytest.mark.peer("smtp-source")
+def test_a_next_hop_that_takes_ten_messages_a_connection_gets_60_within_seconds_and_without_a_refusal() -> None:
+    def mail(session: PeerSession, line: str) -> Close | None:
+        begun = sum(said.startswith("MAIL") for said in session.lines)
+        return Close("421 4.7.0 too many messages in this connection") if begun > 10 else None
+
+    peer = SmtpPeer(host=loopback_address(), replies={"MAIL": mail}, keep_content=False)
+    background().call(peer.__aenter__())
+    try:
+        hop = transport("hop", smtp={"host": peer.host, "port": peer.port}, limits={"maxConnections": 1})
+        with running(hop, everything_to("hop")) as rail:
+            smtp_source(*rail.mx, messages=60, sessions=6, recipient="friend@partner.test", numbered=True)
+            rail.wait_until_empty(within=30)  # a first retry would be minutes later
+            assert len(peer.messages) == 60
+            with rail.channel("queue") as channel:
+                api = admin_pb2_grpc.QueueAdminServiceStub(channel)
+                history = api.ListHistory(admin_pb2.ListHistoryRequest(page_size=100), timeout=60).recipients
+                sites = api.ListSites(admin_pb2.ListSitesRequest(page_size=10), timeout=60).sites
+            assert [one.attempts for one in history] == [1] * 60
+            assert not any(site.HasField("paused_until") or site.last_error for site in sites)
+    finally:
+        background().call(peer.__aexit__())

@@ -411,7 +411,12 @@ class Outbound(Worker):
                 return
             where = (host, port, ordered)
             answer = yield from self._run(run, tables, hop, course, way, where, plaintext=False)
-            if answer is not None and answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
+            if (
+                answer is not None
+                and answer.trouble is Trouble.TLS
+                and decision.plaintext_may_follow
+                and not run.had_tls  # a connection that is used up must not lead to one without TLS
+            ):
                 # TLS-07: on a new connection, and the history says so.
                 self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
                 answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
@@ -480,6 +485,7 @@ class Outbound(Worker):
             raise
         finally:
             run.job = None
+            run.had_tls = job.had_tls
             if job.dialled:
                 known = run.dialled.setdefault(where[0], [])
                 known += [ip for ip in job.dialled if ip not in known]
@@ -502,6 +508,7 @@ class _Run:
         "clock",
         "delivery",
         "dialled",
+        "had_tls",
         "job",
         "lined_up",
         "message",
@@ -525,6 +532,8 @@ class _Run:
         self.seen: dict[int, Seen] = {}
         self.mx_hosts: tuple[str, ...] = ()
         self.job: HostJob | None = None
+        self.had_tls = False
+        """The last job was sent from a connection with TLS to a fresh one."""
         self.steps: Steps[list[RecipientReport]] | None = None
         """What is still to do; None once it is over."""
         self.resume = resume

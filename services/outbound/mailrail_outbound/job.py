@@ -157,6 +157,7 @@ class HostJob(PoolJob):
         "_now",
         "_pending",
         "_plan",
+        "_refused_after",
         "_seen",
         "_told",
         "_under_way",
@@ -166,6 +167,7 @@ class HostJob(PoolJob):
         "dialled",
         "form",
         "fresh_only",
+        "had_tls",
         "over",
     )
 
@@ -186,6 +188,9 @@ class HostJob(PoolJob):
         self.dial = dial
         self.dialled: list[str] = []
         self.fresh_only = False
+        self.had_tls = False
+        """The connection that took nothing more had TLS: going on without it would be a downgrade."""
+        self._refused_after = 0  # messages that the connection had carried that took nothing more
         self.over = False
         self.answer: Answer | None = None
         """Once it is over: None, or the answer of a host that gave no session."""
@@ -215,6 +220,9 @@ class HostJob(PoolJob):
                 self.failed(Answer(Stage.PLAN, None, Trouble.TLS, "the connection has not proven enough"), connection)
                 return None
             connection.suits = self._decision
+        if self.had_tls and connection.tls_facts is None:
+            self.failed(_no_tls_now(), connection)
+            return None
         capabilities = dialogue.capabilities
         delivery = self._delivery
         facts = self._message.facts
@@ -283,19 +291,31 @@ class HostJob(PoolJob):
         assert made is not None
         self._plan = self._under_way = None
         answers = cast(list[Answer], transaction.answers)  # it is finished: everybody has one
-        stale = not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only
-        if stale and (answers[0].trouble is None or answers[0].trouble is Trouble.CLOSED):
-            # The server had gone before it saw this message: not an answer to it.
-            self.fresh_only = True
-            return True
-        again = self._course.answered(made.indexes, answers, passes_dsn=made.dsn)
-        for i in made.indexes:
+        fresh: list[int] = []
+        if transaction.content_sent or not transaction.reused:
+            if self._refused_after and connection.dialogue.carried:
+                # What another connection refused went by this one: that many messages are what a connection takes.
+                connection.owner.limited(connection, self._refused_after)
+                self._refused_after = 0
+        elif not self.fresh_only:
+            fresh = [i for i, answer in zip(made.indexes, answers, strict=True) if transaction.wants_fresh(answer)]
+        indexes, decided = made.indexes, answers
+        self.fresh_only = bool(fresh)
+        if fresh:
+            self.had_tls = self.had_tls or connection.tls_facts is not None
+            self._refused_after = transaction.earlier if transaction.touched else 0
+            rest = [(i, answer) for i, answer in zip(indexes, answers, strict=True) if i not in fresh]
+            indexes, decided = tuple(i for i, _ in rest), [answer for _, answer in rest]
+        again = self._course.answered(indexes, decided, passes_dsn=made.dsn)
+        for i in indexes:
             self._note(i, connection)
-        if not again and len(made.indexes) == len(self._pending):
+        if not again and len(indexes) == len(self._pending):
             self._over()
             return False
         asked = set(made.indexes)
-        self._pending = [*again, *(i for i in self._pending if i not in asked)]
+        self._pending = [*fresh, *again, *(i for i in self._pending if i not in asked)]
+        if fresh:
+            return True
         last = answers[-1]
         if self._pending and last.trouble in (Trouble.LEASE, Trouble.CANCELLED):
             self._course.answered(self._pending, [last] * len(self._pending), passes_dsn=False)
@@ -344,6 +364,12 @@ class HostJob(PoolJob):
         self._seen[index] = noted
 
 
+def _no_tls_now() -> Answer:
+    # Whoever can end a connection could else choose the one on which STARTTLS is not offered.
+    detail = "the host had TLS on the connection before this one and has none now"
+    return Answer(Stage.PLAN, None, Trouble.TLS, detail)
+
+
 def _proven(connection: Connection) -> Proven:
     facts = connection.tls_facts
     return Proven(facts is not None, facts.verified_name if facts is not None else None)
@@ -371,10 +397,15 @@ class ProbeJob(PoolJob):
         self.dialled: list[str] = []
         self.fresh_only = False
         self.done = done
+        self.had_tls = False
+        """As of HostJob."""
         self._recipient = recipient
 
     def transaction(self, connection: Connection) -> Transaction | None:
         """See smtp.Job."""
+        if self.had_tls and connection.tls_facts is None:
+            self._over(_no_tls_now())
+            return None
         capabilities = connection.dialogue.capabilities
         made = plan(_PROBE, [(0, self._recipient)], _NOTHING, capabilities, form=Form.AS_IS)
         if made.rcpt_lines:
@@ -386,8 +417,9 @@ class ProbeJob(PoolJob):
         """See smtp.Job."""
         answer = transaction.answers[0]
         assert answer is not None
-        if not transaction.touched and connection.dialogue.transactions > 1 and not self.fresh_only:
+        if not self.fresh_only and transaction.wants_fresh(answer):
             self.fresh_only = True
+            self.had_tls = connection.tls_facts is not None
             return True
         self._over(answer)
         return False

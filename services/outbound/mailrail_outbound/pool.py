@@ -5,8 +5,10 @@ else it waits. A connection that has finished takes the next waiting job of its 
 others of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, the
 failure is everybody's who waits for that host.
 
-Connections that a server closed behind our back are found out by a transaction that no reply touched: such a job goes
-once to a fresh connection, in the same attempt.
+Connections that a server closed behind our back are found out by a transaction that no reply touched, those on which it
+takes no more messages by one that it refused before the content (core/smtp/client.py, `Transaction.wants_fresh`): such
+a job goes once to a fresh connection, in the same attempt. How many messages a connection carried until then is kept
+for a while, so that the next ones end in time.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import Connection, Job, TlsPlan
 
-_FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections is respected
+_FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,6 @@ class PoolJob(Job):
     dial: Dial
     dialled: list[str]
     """IPs that were dialled for it, in order; the pool adds to it."""
-    fresh_only: bool
-    """Wants a connection that has carried nothing yet."""
 
     def failed(self, answer: Answer, connection: Connection | None) -> None:
         """No connection came about."""
@@ -65,7 +65,7 @@ class PoolJob(Job):
 class _Destination:
     """Everything of one key."""
 
-    __slots__ = ("connecting", "fewer", "fewer_until", "idle", "live", "total", "waiting")
+    __slots__ = ("carries", "carries_until", "connecting", "fewer", "fewer_until", "idle", "live", "total", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[PoolJob] = deque()
@@ -75,6 +75,8 @@ class _Destination:
         self.idle: list[Connection] = []
         self.fewer: int | None = None
         self.fewer_until = 0.0
+        self.carries = 0  # messages that a connection was seen to carry before the server took no more
+        self.carries_until = 0.0
 
 
 class Pool:
@@ -158,10 +160,16 @@ class Pool:
             destination.fewer = None
         return limit
 
+    def _message_limit(self, destination: _Destination) -> int:
+        limit = self._settings.messages_per_connection
+        return min(limit, destination.carries) if self._loop.time() < destination.carries_until else limit
+
     def _dial_more(self, key: ConnectionKey, destination: _Destination) -> None:
         while len(destination.waiting) > destination.connecting and not self._closing:
             job = destination.waiting[destination.connecting]
             if destination.total >= self._limit(job, destination):
+                if job.fresh_only and destination.idle:
+                    destination.idle[0].quit()  # no use to it, and in its place
                 return
             if self._open >= self._settings.connections and not self._close_one_idle():
                 if key not in self._starved:
@@ -198,7 +206,7 @@ class Pool:
                     proxy=dial.socks(address, dial.port) if dial.socks is not None else None,
                     timeouts=self._timeouts,
                     wheel=self._wheel,
-                    message_limit=self._settings.messages_per_connection,
+                    message_limit=self._message_limit(destination),
                     host=dial.host,
                     ip=address,
                     transport_name=dial.transport_name,
@@ -274,7 +282,7 @@ class Pool:
     def idle(self, connection: Connection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        if self._closing or self._starved:
+        if self._closing or self._starved or destination.waiting:  # what waits wants fresh ones
             connection.quit()
         elif connection not in destination.idle:
             destination.idle.append(connection)
@@ -292,7 +300,17 @@ class Pool:
     def unfinished(self, job: Job, connection: Connection) -> None:
         """See smtp.Owner."""
         assert isinstance(job, PoolJob)
-        self.submit(job)
+        destination: _Destination = connection.destination
+        destination.waiting.appendleft(job)  # first, or a fresh connection would be used up by others
+        self._dial_more(connection.key, destination)
+
+    def limited(self, connection: Connection, messages: int) -> None:
+        """See smtp.Owner."""
+        destination: _Destination = connection.destination
+        destination.carries = messages
+        destination.carries_until = self._loop.time() + _FEWER_FOR
+        for each in destination.live:
+            each.message_limit = min(each.message_limit, messages)
 
     def gone(self, connection: Connection) -> None:
         """See smtp.Owner."""

@@ -12,7 +12,7 @@ from mailrail_outbound.dialling import CannotDial, Dialler
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.job import ProbeJob
-from mailrail_outbound.pool import Dial, Pool
+from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import LookupFailed
 from mailrail_outbound.settings import OutboundSettings
 
@@ -51,20 +51,20 @@ class Prober:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
             return error.answer
-        answer = await self._probe(address, dial)
-        if answer.trouble is Trouble.TLS and decision.plaintext_may_follow:
+        job = ProbeJob(Recipient(address), dial, asyncio.get_running_loop().create_future())
+        answer = await self._probe(job)
+        if answer.trouble is Trouble.TLS and decision.plaintext_may_follow and not job.had_tls:
             # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
             dial = self._dialler.dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=True)
-            answer = await self._probe(address, dial)
+            answer = await self._probe(ProbeJob(Recipient(address), dial, asyncio.get_running_loop().create_future()))
         return answer
 
-    async def _probe(self, address: str, dial: Dial) -> Answer:
-        job = ProbeJob(Recipient(address), dial, asyncio.get_running_loop().create_future())
+    async def _probe(self, job: ProbeJob) -> Answer:
         self._pool.submit(job)
         try:
             async with asyncio.timeout(60):
                 return await job.done
         except TimeoutError:
-            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{dial.host} did not answer in time")
+            return Answer(Stage.RCPT, None, Trouble.TIMEOUT, f"{job.dial.host} did not answer in time")
         finally:
             self._pool.withdraw(job)

@@ -66,7 +66,11 @@ class Job(Interface):
         """All content in this form for one BDAT LAST; None: it must be streamed."""
 
     def finished(self, transaction: Transaction, connection: "Connection") -> bool:
-        """A transaction of this job ended. True: another one follows, on this connection if it can take it."""
+        """A transaction of this job ended. True: another one follows, on this connection if it can take it and the job
+        does not want a fresh one."""
+
+    fresh_only: bool
+    """Wants a connection that has carried nothing yet: the last one took nothing more."""
 
     form: Form
     """The form that was chosen for the current transaction."""
@@ -88,7 +92,10 @@ class Owner(Interface):
         """No session came about."""
 
     def unfinished(self, job: Job, connection: "Connection") -> None:
-        """The connection ended and this job has more to do."""
+        """This job has more to do, and not on this connection."""
+
+    def limited(self, connection: "Connection", messages: int) -> None:
+        """The server takes so many messages on one connection: others that it had refused then went by this one."""
 
     def gone(self, connection: "Connection") -> None:
         """It is closed."""
@@ -152,7 +159,8 @@ class Connection(asyncio.Protocol):
         self._timeouts = timeouts
         self._times = _times(timeouts)
         self._wheel = wheel
-        self._message_limit = message_limit
+        self.message_limit = message_limit
+        """Transactions at most, then QUIT."""
         self._transport: asyncio.Transport | None = None
         self._over = math.inf  # when the transaction that was begun last has had its time
         self._newest: Transaction | None = None
@@ -431,6 +439,8 @@ class Connection(asyncio.Protocol):
                 task.cancel()  # it may wait for content that does not come
         more = job.finished(transaction, self)
         if more:
+            if job.fresh_only and not self.dialogue.gone:
+                self.dialogue.quit()  # else every message that waits would be refused here in turn
             if self.dialogue.gone or not self.dialogue.accepts_transaction:
                 self.owner.unfinished(job, self)
             elif self._begin(job):
@@ -441,7 +451,7 @@ class Connection(asyncio.Protocol):
     def _begin_next(self) -> bool:
         """Begin the next waiting job if the dialogue can take one. Says whether there is anything to write."""
         dialogue = self.dialogue
-        if dialogue.transactions >= self._message_limit:
+        if dialogue.transactions >= self.message_limit:
             if dialogue.idle:
                 dialogue.quit()
                 return True
@@ -496,7 +506,7 @@ class Connection(asyncio.Protocol):
         dialogue = self.dialogue
         dialogue.content(data, last=True)
         self._dot_sent()
-        if dialogue.transactions >= self._message_limit:
+        if dialogue.transactions >= self.message_limit:
             dialogue.quit()  # leaves with the final dot where the server pipelines
         else:
             self._begin_next()
@@ -546,7 +556,7 @@ class Connection(asyncio.Protocol):
         self._write_content((held or b"") if transaction.bdat else stuffer.finish(), last=True)
         self._dot_sent()
         self._wait_for(self._timeouts.end)
-        if dialogue.transactions >= self._message_limit:
+        if dialogue.transactions >= self.message_limit:
             dialogue.quit()
         self._flush()
 

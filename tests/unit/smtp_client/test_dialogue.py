@@ -561,6 +561,60 @@ def test_421_for_one_message_leaves_the_pipelined_next_one_untouched() -> None:
     assert not second.touched
 
 
+def _second(replies: bytes) -> tuple[Dialogue, Transaction]:
+    """The second transaction of a session, after these replies to MAIL, RCPT and DATA."""
+    dialogue, first = _dot_sent()
+    dialogue.receive(b"250 taken\r\n")
+    assert not first.wants_fresh(answers(first)[0])
+    second = transaction()
+    dialogue.begin(second)
+    dialogue.receive(replies)
+    return dialogue, second
+
+
+@pytest.mark.parametrize(
+    ("replies", "wanted"),
+    [
+        (b"421 4.7.0 too many\r\n", True),
+        (b"250 ok\r\n421 4.7.0 too many\r\n", True),
+        (b"250 ok\r\n250 ok\r\n421 4.7.0 too many\r\n", True),
+        (b"450 4.7.0 too many\r\n503 no\r\n503 no\r\n", True),
+        (b"250 ok\r\n450 4.2.0 greylisted\r\n503 no\r\n", False),
+        (b"250 ok\r\n250 ok\r\n451 4.3.0 not now\r\n", False),
+        (b"550 5.7.1 no\r\n503 no\r\n503 no\r\n", False),
+    ],
+)
+def test_a_refusal_before_the_content_of_a_used_connection_wants_a_fresh_one_RFC_5321_4_2_1(
+    replies: bytes, wanted: bool
+) -> None:
+    _, second = _second(replies)
+    assert second.wants_fresh(answers(second)[0]) is wanted
+    dialogue = session()  # the same on a fresh connection is the answer
+    tx = transaction()
+    dialogue.begin(tx)
+    dialogue.receive(replies)
+    assert not tx.wants_fresh(answers(tx)[0])
+
+
+def test_a_connection_on_which_no_mail_was_taken_has_carried_nothing() -> None:
+    dialogue = session()
+    for _ in range(2):
+        tx = transaction()
+        dialogue.begin(tx)
+        dialogue.receive(b"250 reset\r\n" * (dialogue.transactions - 1) + b"452 4.3.1 full\r\n503 no\r\n503 no\r\n")
+        assert not tx.wants_fresh(answers(tx)[0])
+
+
+def test_421_to_the_final_dot_wants_no_fresh_connection_and_what_stands_behind_it_does() -> None:
+    dialogue, second = _second(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    dialogue.content(b".\r\n", last=True)
+    third = transaction()
+    dialogue.begin(third)
+    dialogue.receive(b"421 4.3.2 shutting down\r\n")
+    assert not second.wants_fresh(answers(second)[0])
+    assert third.wants_fresh(answers(third)[0])
+
+
 def test_garbage_ends_the_session_and_good_replies_before_it_count() -> None:
     dialogue = session()
     tx = transaction(2)

@@ -6,6 +6,8 @@ The host-failover matrix (SOUT-13) in one place:
 |------------------------------------------------------|-------------------------------------|
 | no connection, 4yz/5yz greeting or EHLO, TLS failure | next host                           |
 | 421 anywhere, connection lost before the dot         | next host                           |
+| 421 or 4yz to MAIL before the content, on a          | once a fresh connection, same host, |
+| connection that has carried mail                     | as if never asked (client.py)       |
 | our own limits: SIZE, SMTPUTF8 (H43)                 | next host                           |
 | 4yz to MAIL, DATA or the final dot                   | next host                           |
 | 5yz to MAIL, RCPT (but 552), DATA or the final dot   | final                               |

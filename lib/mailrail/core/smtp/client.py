@@ -79,6 +79,7 @@ class Stage(StrEnum):
 
 # What is asked for each reply: reading a member off its enum costs four times as much (CPython 3.11).
 _MAIL, _RCPT, _DATA, _CONTENT, _END = Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.END
+_BEFORE_CONTENT = (_MAIL, _RCPT, _DATA)
 
 
 class Trouble(StrEnum):
@@ -162,10 +163,12 @@ class Transaction:
         "answers",
         "bdat",
         "content_sent",
+        "earlier",
         "mail_line",
         "octets",
         "probe",
         "rcpt_lines",
+        "reused",
         "tag",
         "touched",
     )
@@ -194,6 +197,10 @@ class Transaction:
         self.content_sent = False
         self.touched = False
         """Whether any reply belonged to it: if not, a reused connection was merely stale."""
+        self.reused = False
+        """Whether another transaction began on its connection before it."""
+        self.earlier = 0
+        """How many of those the connection had carried: their MAIL was taken."""
         self._waiting: list[int] = []  # indexes of accepted RCPTs, in order
         self._chunks = 0  # BDAT chunks whose reply is awaited
 
@@ -201,6 +208,23 @@ class Transaction:
     def accepted(self) -> int:
         """How many RCPTs the server has taken so far and not yet decided."""
         return len(self._waiting)
+
+    def wants_fresh(self, answer: Answer) -> bool:
+        """Whether an answer says no more than that a reused connection is of no more use, and a fresh one may do.
+
+        Either no reply belonged to the transaction: the server had gone before it saw the message. Or it refused before
+        the content, by 421 or a 4yz to MAIL, on a connection that had carried mail (RFC 5321 3.8, 4.2.1): servers limit
+        the messages of a connection so."""
+        if not self.reused or self.content_sent:
+            return False
+        reply, trouble = answer.reply, answer.trouble
+        if not self.touched:
+            return trouble is None or trouble is Trouble.CLOSED
+        if not self.earlier or reply is None or trouble is not None:
+            return False
+        if reply.code == 421:
+            return answer.stage in _BEFORE_CONTENT
+        return answer.stage is _MAIL and reply.transient
 
     def _decide_rest(self, answer: Answer) -> None:
         for i, known in enumerate(self.answers):
@@ -292,6 +316,7 @@ class Dialogue:
         "authenticated",
         "binding",
         "capabilities",
+        "carried",
         "gone",
         "ready",
         "replies",
@@ -329,6 +354,8 @@ class Dialogue:
         """Replies seen so far: the shell's clock restarts when it grows, not when octets drip in."""
         self.transactions = 0
         """Transactions begun on this connection."""
+        self.carried = 0
+        """Those of them whose MAIL the server has taken."""
         self._parser = ReplyParser()
         self._out: list[bytes] = []
         # What each coming reply answers, in order; commands that wait for an empty pipeline stand in _queue.
@@ -408,6 +435,8 @@ class Dialogue:
         if not self.accepts_transaction:
             raise RuntimeError(f"no transaction can begin while {self.awaiting} is awaited")
         self.transactions += 1
+        transaction.reused = self.transactions > 1
+        transaction.earlier = self.carried
         if self._reset_needed:
             self._reset_needed = False
             self._command(b"RSET\r\n", Stage.RSET, None, 0)
@@ -776,7 +805,9 @@ class Dialogue:
             if not completed:
                 tx._decide_rest(Answer(stage, reply))
                 self._settle(tx, events)
-            elif not self.capabilities.pipelining:
+                return
+            self.carried += 1
+            if not self.capabilities.pipelining:
                 self._command(tx.rcpt_lines[0], _RCPT, tx, 0)
         elif stage is _DATA:
             self._data_reply(tx, reply, events)
