@@ -143,7 +143,7 @@ async def test_no_outcome_is_told_of_a_message_that_no_standby_has_ACC_04(synchr
             await servers.aside(servers.primary.end_backends, "accept")
 
             async def told_or_waits() -> bool:
-                return asking.done() or bool(await servers.aside(servers.primary.waits, "upload"))
+                return asking.done() or bool(await servers.aside(servers.primary.waits, "outcome"))
 
             await met(told_or_waits, "it is told or waits")
             too_early = asking.done()
