@@ -217,6 +217,8 @@ class Connection(asyncio.Protocol):
             self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy did not answer in time"))
         elif stage is Stage.HANDSHAKE:
             self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, "the TLS handshake took too long"))
+        elif self._unproven:
+            self.abort(Trouble.TLS, "no reply right after the TLS handshake")
         elif self._over <= now:
             self.abort(Trouble.TIMEOUT, f"the transaction took too long in all; it waited for {stage.upper()}")
         else:

@@ -19,7 +19,7 @@ from mailrail_outbound.tls import TlsStream, client_context
 
 from testkit.ca import Authority, Certificate
 from testkit.outbound import OutboundBench, secret_ref, transport
-from testkit.smtp_peer import Close, Raw, SmtpPeer
+from testkit.smtp_peer import Action, Close, Hang, Raw, SmtpPeer
 
 HOST = "localhost"
 
@@ -80,6 +80,52 @@ async def test_a_refused_starttls_is_followed_by_a_new_connection_in_the_clear()
     async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": "454 4.7.0 not now"}) as peer:
         assert (await send(via_peer(peer))).result is Result.RELAYED
         assert len(peer.sessions) == 2
+
+
+@pytest.mark.parametrize("action", [Close(), Hang(), Raw(b"what\r\n")], ids=["closes", "hangs", "talks nonsense"])
+async def test_a_starttls_that_is_not_answered_is_followed_by_a_new_connection_in_the_clear_TLS_07(
+    certificate: Certificate, action: Action
+) -> None:
+    replies = {"STARTTLS": action}
+    async with SmtpPeer(tls=certificate.server_context(), replies=replies) as peer:
+        via = via_peer(peer)
+        async with OutboundBench.running(via, tls_timeout=0.3) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+        assert result.result is Result.DELIVERED
+        assert len(peer.sessions) == 2
+        assert result.tls is not None
+        assert "it failed, so without" in result.tls.verdict
+    async with SmtpPeer(tls=certificate.server_context(), replies=replies) as peer:
+        via = via_peer(peer, tls=TlsMode.REQUIRED)
+        async with OutboundBench.running(via, tls_timeout=0.3) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+        assert result.result is Result.DEFERRED
+        assert peer.messages == []
+
+
+@pytest.mark.parametrize("action", ["503 5.5.1 you have said that", "502 what", Hang()], ids=["503", "502", "hangs"])
+async def test_a_server_that_knows_no_second_ehlo_gets_the_message_in_the_clear_TLS_07(
+    certificate: Certificate, action: Action
+) -> None:
+    replies = {"EHLO": lambda session, line: action if session.tls else None}
+    async with SmtpPeer(tls=certificate.server_context(), replies=replies) as peer:
+        via, strict = via_peer(peer), via_peer(peer, name="strict", tls=TlsMode.REQUIRED)
+        async with OutboundBench.running(via, strict, command_timeout=0.5) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert result.result is Result.DELIVERED
+            assert [session.tls for session in peer.sessions] == ["TLSv1.3", ""]
+            (result,) = (await bench.deliver(bench.delivery(strict))).recipients
+            assert result.result is Result.DEFERRED
+            assert len(peer.messages) == 1
+
+
+@pytest.mark.parametrize("reply", ["421 4.3.2 shutting down", "554 5.7.1 not from you"])
+async def test_a_refusal_of_us_after_starttls_is_no_failure_of_tls(certificate: Certificate, reply: str) -> None:
+    replies = {"EHLO": lambda session, line: reply if session.tls else None}
+    async with SmtpPeer(tls=certificate.server_context(), replies=replies) as peer:
+        result = await send(via_peer(peer))
+        assert (result.result, str(result.reply)) == (Result.DEFERRED, reply)
+        assert len(peer.sessions) == 1
 
 
 async def test_recipients_are_verified_in_the_clear_where_mail_goes_so_TLS_07(certificate: Certificate) -> None:

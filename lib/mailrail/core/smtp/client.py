@@ -105,6 +105,10 @@ class Trouble(StrEnum):
     CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
 
 
+_NO_ANSWER = (Trouble.CLOSED, Trouble.TIMEOUT, Trouble.PROTOCOL)
+_NOT_UNDERSTOOD = range(500, 505)  # of the command itself, not of us (RFC 5321 4.2.2)
+
+
 @dataclass(slots=True)
 class Answer:
     """What decided the fate of a recipient on one connection, or of a session. Nobody changes one: like the events
@@ -516,7 +520,11 @@ class Dialogue:
         events: list[Event] = []
         self._code_seen(events)
         if not self.gone:
-            events += self._end(Answer(self.awaiting or Stage.QUIT, None, trouble, detail))
+            awaiting = self.awaiting or Stage.QUIT
+            if awaiting is Stage.STARTTLS and trouble in _NO_ANSWER:
+                # As good as a refusal of what it offered (TLS-07): opportunistic mail may go without, by a new one.
+                trouble, detail = Trouble.TLS, f"{detail}, at STARTTLS, which the server offered"
+            events += self._end(Answer(awaiting, None, trouble, detail))
         return events
 
     def receive(self, data: bytes) -> list[Event]:
@@ -627,6 +635,10 @@ class Dialogue:
             # SOUT-11: a server from before 1995. Not after TLS: no such server speaks it.
             self._out.append(b"HELO " + self._hello_name + _CRLF)
             self._expected.append((Stage.HELLO, None, 1))
+        elif reply.code in _NOT_UNDERSTOOD and self.tls and self.starttls_offered:
+            # Servers from before RFC 3207 4.2 was heeded know no second EHLO: no session with TLS comes about (TLS-07).
+            detail = f"the server refused EHLO after STARTTLS: {reply}"
+            self._fail_session(Answer(Stage.HELLO, reply, Trouble.TLS, detail), events)
         else:
             self._fail_session(_refusal(Stage.HELLO, reply), events)
 
