@@ -81,6 +81,39 @@ async def server_state(connection: AsyncConnection[Any]) -> ServerState:
     return ServerState(*row)
 
 
+NOT_WAITED = "SyncRepWaitForLSN"
+"""Where in Postgres the warning comes from that a commit's wait for a standby was cancelled (pg_cancel_backend). The
+commit is then said to have succeeded."""
+
+
+class Doubtful(psycopg.OperationalError):
+    """What was committed may be on no standby although one has to have it: as if no answer had come. Ask again."""
+
+
+async def settle(connection: AsyncConnection[Any]) -> None:
+    """Return once everything that this connection has seen is as durable as a commit of our own would be.
+
+    A row that can be seen is not yet on a synchronous standby: Postgres commits, then waits, and when that wait is cut
+    off the row stays, wherever else it is or is not. Whoever finds its work done and says so calls this first, outside
+    any transaction (DUR-01). It commits something, which waits for all that is before it in the log.
+
+    Raises psycopg.OperationalError when that wait was cut off as well: nobody knows, and it has to be asked again.
+    """
+    cancelled: list[bool] = []
+
+    def hear(told: psycopg.errors.Diagnostic) -> None:
+        if told.source_function == NOT_WAITED:
+            cancelled.append(True)
+
+    connection.add_notice_handler(hear)
+    try:
+        await connection.execute("SELECT pg_logical_emit_message(true, 'mailrail', '')")
+    finally:
+        connection.remove_notice_handler(hear)
+    if cancelled:
+        raise Doubtful("the wait for a synchronous standby was cancelled")
+
+
 @asynccontextmanager
 async def pool(
     url: str, schema: str, *, size: int = 8, application: str = "mailrail", timeout: float = 10.0

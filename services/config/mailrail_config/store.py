@@ -1,6 +1,7 @@
 """Revisions, head, sealed values and consumers in Postgres. Each method is one transaction; names say which rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
-from mailrail.kit.postgres import storable
+from mailrail.kit.postgres import settle, storable
 
 CHANNEL = "mailrail_config"
 """NOTIFY channel: a new head, never a message (design 2)."""
@@ -196,13 +197,17 @@ class Store:
 
     # --- publishing ---
 
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[Connection]:
+        """A transaction; what it wrote, and what it found written, is durable when this ends (DUR-01)."""
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                yield connection
+            await settle(connection)
+
     async def acquire(self, identity: str) -> tuple[HeadRow, RevisionRow | None, bytes]:
         """A new epoch (CFG-04); with it head, its revision, and what the newest stored one hands to compile()."""
-        async with (
-            self._pool.connection() as connection,
-            connection.transaction(),
-            connection.cursor(row_factory=class_row(HeadRow)) as cursor,
-        ):
+        async with self._change() as connection, connection.cursor(row_factory=class_row(HeadRow)) as cursor:
             await cursor.execute(
                 "UPDATE head SET epoch = epoch + 1, publisher = %s"
                 " RETURNING revision, pinned, pin_reason, epoch, publisher, last_revision",
@@ -232,7 +237,7 @@ class Store:
 
         `needed`: the paths that each role's values must be there for.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._change() as connection:
             head = await self._locked(connection)
             if epoch != head.epoch:
                 raise StaleEpoch(f"epoch {epoch} is over: {head.publisher or 'nobody'} publishes under {head.epoch}")
@@ -315,7 +320,7 @@ class Store:
 
     async def roll_back(self, revision: int, reason: str) -> RevisionRow:
         """Pin head to a stored revision (CFG-04). Raises NoSuchRevision."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._change() as connection:
             await self._locked(connection)
             row = await self._info(connection, revision)
             if row is None:
@@ -328,7 +333,7 @@ class Store:
 
     async def unpin(self) -> RevisionRow | None:
         """Make the newest stored revision head again. None when nothing was ever published."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._change() as connection:
             await self._locked(connection)
             newest = await self._newest(connection)
             await connection.execute(

@@ -24,9 +24,10 @@ from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.hold import HoldRule, first_match
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
+from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics, store
-from mailrail_queue.database import Database, Lane, NotDurable, run
+from mailrail_queue.database import Database, Lane, NotDurable, run, sure
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, told
 from mailrail_queue.finish import asked_of
 from mailrail_queue.ports import Notice, Notifications, Passenger
@@ -435,6 +436,9 @@ class Intake:
                 conflicts = await self._sort_conflicts(connection, chosen, conflicts, refused)
         if again:
             await self._give_back(connection, [a for a in batch if a.id in conflicts and a.earlier])
+        if conflicts:
+            await settle(connection)  # found, not stored by this statement: not durable because it is seen (DUR-01)
+        sure(connection)
         self._hand_on(batch, refused, conflicts, done, before)
 
     async def _insert(

@@ -15,6 +15,7 @@ import grpc
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 from mailrail_queue import columns, mailbox
 from mailrail_queue.addresses import Addresses
@@ -79,6 +80,20 @@ class Rows:
             await connection.execute("SET statement_timeout = '30s'")
             await connection.execute("SET lock_timeout = '10s'")
             yield connection
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Connection]:
+        """The same for a call that changes something: what it found done is durable too when it answers (DUR-01).
+
+        Raises also psycopg.OperationalError.
+        """
+        async with self.use() as connection:
+            try:
+                yield connection
+            except NotFound:  # as after a call that was cut off and did it
+                await settle(connection)
+                raise
+            await settle(connection)
 
 
 class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
@@ -146,39 +161,39 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
             return admin_pb2.ListHistoryResponse(recipients=found, next_page_token=token)
 
     async def Hold(self, request: admin_pb2.HoldRequest, context: Context) -> admin_pb2.HoldResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.hold(connection, request.filter, request.reason)
             return admin_pb2.HoldResponse(changes=done.listed, count=done.count)
 
     async def Unhold(self, request: admin_pb2.UnholdRequest, context: Context) -> admin_pb2.UnholdResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.unhold(connection, request.filter)
             return admin_pb2.UnholdResponse(changes=done.listed, count=done.count)
 
     async def Kick(self, request: admin_pb2.KickRequest, context: Context) -> admin_pb2.KickResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.kick(connection, request.filter)
             return admin_pb2.KickResponse(changes=done.listed, count=done.count)
 
     async def Schedule(self, request: admin_pb2.ScheduleRequest, context: Context) -> admin_pb2.ScheduleResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.schedule(connection, request)
             return admin_pb2.ScheduleResponse(changes=done.listed, count=done.count)
 
     async def Fail(self, request: admin_pb2.FailRequest, context: Context) -> admin_pb2.FailResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.fail(connection, request.filter, request.reason)
             return admin_pb2.FailResponse(changes=done.listed, count=done.count)
 
     async def Drop(self, request: admin_pb2.DropRequest, context: Context) -> admin_pb2.DropResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.drop(connection, request.filter)
             return admin_pb2.DropResponse(changes=done.listed, count=done.count)
 
     async def SetTransport(
         self, request: admin_pb2.SetTransportRequest, context: Context
     ) -> admin_pb2.SetTransportResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             ref = request.transport if request.HasField("transport") else None
             name = f"{ref.namespace}/{ref.name}" if ref is not None else None
             done = await self._do.set_transport(connection, request.filter, name)
@@ -187,14 +202,14 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def SetTlsRequirement(
         self, request: admin_pb2.SetTlsRequirementRequest, context: Context
     ) -> admin_pb2.SetTlsRequirementResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             done = await self._do.set_tls(connection, request.filter, request.tls_requirement)
             return admin_pb2.SetTlsRequirementResponse(changes=done.listed, count=done.count)
 
     async def CreateHoldRule(
         self, request: admin_pb2.CreateHoldRuleRequest, context: Context
     ) -> admin_pb2.CreateHoldRuleResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             rule, held = await self._do.create_hold_rule(connection, request.rule)
             return admin_pb2.CreateHoldRuleResponse(rule=rule, held=held)
 
@@ -207,7 +222,7 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def DeleteHoldRule(
         self, request: admin_pb2.DeleteHoldRuleRequest, context: Context
     ) -> admin_pb2.DeleteHoldRuleResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             await self._do.delete_hold_rule(connection, request.id)
             return admin_pb2.DeleteHoldRuleResponse()
 
@@ -272,7 +287,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                 yield mailbox_pb2.ReadMessageResponse(data=part)
 
     async def SetFlags(self, request: mailbox_pb2.SetFlagsRequest, context: Context) -> mailbox_pb2.SetFlagsResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             for flag in (*request.add, *request.remove):
                 _check_flag(flag)
             ids = _ids(request.ids)
@@ -282,7 +297,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def DeleteMessages(
         self, request: mailbox_pb2.DeleteMessagesRequest, context: Context
     ) -> mailbox_pb2.DeleteMessagesResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context), self._rows.change() as connection:
             return mailbox_pb2.DeleteMessagesResponse(deleted=await mailbox.delete(connection, _ids(request.ids)))
 
 

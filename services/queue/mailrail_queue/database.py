@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import psycopg
 from psycopg import AsyncConnection
@@ -24,7 +24,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from mailrail.kit import log
-from mailrail.kit.postgres import ALIVE, ServerState, server_state
+from mailrail.kit.postgres import ALIVE, NOT_WAITED, Doubtful, ServerState, server_state
 from mailrail_queue import columns, metrics
 
 Row = tuple[Any, ...]
@@ -106,6 +106,7 @@ class Database:
             await connection.close()
             raise
         columns.register(connection.adapters)
+        _heed(connection)
         return connection
 
     def _judge(self, state: ServerState) -> None:
@@ -147,13 +148,15 @@ class Lane:
                     raise
             try:
                 yield connection
+                sure(connection)
             except BaseException as error:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
                 if isinstance(error, psycopg.Error):
                     metrics.DATABASE_ERRORS.labels(what="statement").inc()
                 demoted = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
-                sure = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
-                if demoted or not sure:
+                whole = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
+                whole = whole and connection not in _doubtful
+                if demoted or not whole:
                     self._connection = None
                     with contextlib.suppress(Exception):
                         await connection.close()
@@ -190,6 +193,27 @@ class Statement:
         self.psycopg_text: LiteralString = text
         self.text = re.sub(r"%\((\w+)\)s", number, text).replace("%%", "%").encode()
         self.order = tuple(order)
+
+
+_doubtful: WeakSet[AsyncConnection[Any]] = WeakSet()
+"""Connections of which a commit may be on no standby, although one has to have it."""
+
+
+def _heed(connection: AsyncConnection[Row]) -> None:
+    """Notice when a commit's wait for a standby is cancelled: Postgres warns, and says that all is well."""
+    there = ref(connection)
+
+    def hear(told: psycopg.errors.Diagnostic) -> None:
+        if told.source_function == NOT_WAITED and (found := there()) is not None:
+            _doubtful.add(found)
+
+    connection.add_notice_handler(hear)
+
+
+def sure(connection: AsyncConnection[Row]) -> None:
+    """Whether what was committed may be answered. Raises Doubtful, and the connection is given up."""
+    if connection in _doubtful:
+        raise Doubtful("the wait for a synchronous standby was cancelled: nobody knows whether one has the commit")
 
 
 _prepared: WeakKeyDictionary[AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()

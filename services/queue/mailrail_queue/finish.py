@@ -20,6 +20,7 @@ from mailrail.core.dsn.due import Asked
 from mailrail.core.site import SiteKind
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
+from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics, store
 from mailrail_queue.database import Database, Lane, NotDurable
@@ -309,9 +310,10 @@ class Finisher:
                 self._sort_flight(work, result, result.flight)
             else:
                 self._sort_stranger(work, result, known)
+        found = len(work.records) > 0 or any(rr.id not in known for r in strangers for rr in r.message.recipients)
         if work.plain:
             async with lane.use() as connection:
-                await store.finish(connection, work.plain)
+                found |= len(await store.finish(connection, work.plain)) < len(work.plain)
         counted: set[int] = set()
         if work.endings or work.notices or work.arrivals:
             counted = await self._commit_told(lane, work)
@@ -320,7 +322,8 @@ class Finisher:
                 back = await store.defer(connection, work.deferrals)
             counted = {row[0] for row in back}
             self._went_back(back)
-        if len(counted) < len(work.deferrals) + len(work.endings) and not again:
+        late_ones = len(counted) < len(work.deferrals) + len(work.endings)
+        if late_ones and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
             late = [(d.id, d.last) for d in work.deferrals]
             late += [(e.id, e.last) for e in work.endings if e.state != store.DELIVERED]
@@ -335,7 +338,12 @@ class Finisher:
                         expired = await store.lose(connection, work.lost)
                         await self.cut_off(connection, expired)
                     self.told()
+                found |= len(expired) < len(work.lost)
             self.deferred([(row.shard, row.request) for row in expired])
+        if found or late_ones:
+            # It was written before: outbound forgets it once that is durable, and not when it can be seen (DUR-01).
+            async with lane.use() as connection:
+                await settle(connection)
         metrics.count_attempts(work.outcomes)
 
     def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:

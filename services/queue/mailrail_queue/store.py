@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection
 
-from mailrail.kit.postgres import storable
+from mailrail.kit.postgres import settle, storable
 from mailrail_queue import columns as c
 from mailrail_queue.database import Row, Statement, run, run_columns
 
@@ -217,7 +217,9 @@ async def existing(connection: Connection, ids: Sequence[bytes]) -> dict[bytes, 
 
 
 # Asks after a message and bars it if it is not there. The insert waits for a commit of the same id that is under way (ACC-04).
-BAR: Final[LiteralString] = "INSERT INTO message (id, barred) VALUES (%(id)s, true) ON CONFLICT (id) DO NOTHING"
+BAR: Final[LiteralString] = (
+    "INSERT INTO message (id, barred) VALUES (%(id)s, true) ON CONFLICT (id) DO NOTHING RETURNING true"
+)
 OUTCOME: Final[LiteralString] = (
     "SELECT extract(epoch FROM accepted)::float8 FROM message WHERE id = ANY(%(id)s) AND NOT barred"
 )
@@ -225,8 +227,10 @@ OUTCOME: Final[LiteralString] = (
 
 async def outcome(connection: Connection, message_id: bytes) -> float | None:
     """When the message was accepted; None: it was not and never will be, by this very call (ACC-04)."""
-    await run(connection, BAR, {"id": UUID(bytes=message_id)})
+    if await run(connection, BAR, {"id": UUID(bytes=message_id)}):
+        return None
     rows = await run(connection, OUTCOME, {"id": c.uuids([message_id])})
+    await settle(connection)
     return float(rows[0][0]) if rows else None
 
 
