@@ -45,6 +45,12 @@ _GIVE_UP_AFTER = 60.0
 """Seconds after which a commit of unknown outcome is left without an answer; ingress asks GetOutcome (ACC-04)."""
 _FRESH_IDS = 3
 """Times that a batch is given new ids, because some of those that it had are there already."""
+_FORGET_STEP = 10
+"""Bodies deleted in one transaction: each may be 100 MB, and Postgres marks every page of it."""
+_FORGET_AGAIN = 1.0
+"""Seconds until what could not be deleted is tried again."""
+_FORGOTTEN = 100_000
+"""Bodies that may wait to be deleted; more are left to the sweeper."""
 _SIDEWAYS = 64
 """Octets counted for a message besides its content."""
 
@@ -212,6 +218,9 @@ class Intake:
         self._upload_lane = database.lane("upload")
         self._outcome_lanes = [database.lane("outcome 1"), database.lane("outcome 2")]
         self._asked = 0
+        self._forget_lane = database.lane("forget")
+        self._forgotten: dict[bytes, None] = {}
+        self._forget = asyncio.Event()
         self.ids = Ids(database.lane("ids"))
         self.holds = Holds()
         self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
@@ -229,8 +238,8 @@ class Intake:
 
     @property
     def idle(self) -> bool:
-        """No commit waits for its answer."""
-        return not self._waiting and not self._busy
+        """No commit waits for its answer, and no body to be forgotten."""
+        return not self._waiting and not self._busy and not self._forgotten
 
     def submit(self, arriving: Arriving) -> None:
         """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
@@ -251,13 +260,28 @@ class Intake:
         async with self._upload_lane.use() as connection:
             return await store.add_chunk(connection, message_id, number, data)
 
-    async def abort(self, ids: Sequence[bytes]) -> None:
-        """Forget bodies whose commit will not come; the sweeper finds what this misses."""
-        try:
-            async with self._upload_lane.use() as connection:
-                await store.abort_uploads(connection, ids)
-        except (psycopg.Error, NotDurable, OSError) as error:
-            self._log.info("an upload is left to the sweeper", error=str(error).strip())
+    def forget(self, message_id: bytes) -> None:
+        """Delete a body whose commit will not come, soon; the sweeper finds what this misses."""
+        if len(self._forgotten) < _FORGOTTEN:
+            self._forgotten[message_id] = None
+            self._forget.set()
+
+    async def _keep_forgetting(self) -> None:
+        """Delete what was forgotten, some of it at a time, until cancelled."""
+        while True:
+            await self._forget.wait()
+            self._forget.clear()
+            while self._forgotten:
+                ids = list(self._forgotten)[:_FORGET_STEP]
+                try:
+                    async with self._forget_lane.use() as connection:
+                        await store.abort_uploads(connection, ids)
+                except (psycopg.Error, NotDurable, OSError) as error:
+                    self._log.info("bodies that nobody will commit wait", error=str(error).strip(), bodies=len(ids))
+                    await asyncio.sleep(_FORGET_AGAIN)
+                    continue
+                for message_id in ids:
+                    del self._forgotten[message_id]
 
     async def outcome(self, message_id: bytes) -> float | None:
         """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error.
@@ -266,7 +290,10 @@ class Intake:
         """
         self._asked += 1
         async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
-            return await store.outcome(connection, message_id)
+            accepted = await store.outcome(connection, message_id)
+        if accepted is None:
+            self.forget(message_id)  # what may have been uploaded of it
+        return accepted
 
     # --- batches ---
 
@@ -275,6 +302,7 @@ class Intake:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(self._work(lane))
+            group.create_task(self._keep_forgetting())
 
     async def _work(self, lane: Lane) -> None:
         linger = self._settings.linger
@@ -335,7 +363,7 @@ class Intake:
                 for arriving in batch:
                     if arriving.id not in doubtful:
                         metrics.REFUSED.labels(reason="unavailable").inc()
-                        arriving.answer(False, FULL)
+                        self._refuse(arriving, FULL)
                 batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
@@ -368,7 +396,7 @@ class Intake:
         for arriving in batch:
             if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
                 metrics.REFUSED.labels(reason="unavailable").inc()
-                arriving.answer(False, UNAVAILABLE)
+                self._refuse(arriving, UNAVAILABLE)
             elif arriving.sent and now - arriving.since > _GIVE_UP_AFTER:
                 arriving.lost()
             else:
@@ -384,7 +412,13 @@ class Intake:
             "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data
         )
         metrics.REFUSED.labels(reason="data").inc()
-        arriving.answer(False, UNSTORABLE if data else BROKEN)
+        self._refuse(arriving, UNSTORABLE if data else BROKEN)
+
+    def _refuse(self, arriving: Arriving, reply: types_pb2.Reply) -> None:
+        """Refuse what is not in the database, and never will be: its body goes as well."""
+        if arriving.chunks:
+            self.forget(arriving.id)
+        arriving.answer(False, reply)
 
     async def _store_once(self, connection: Connection, batch: list[Arriving]) -> None:
         again = any(a.sent for a in batch)
@@ -416,6 +450,8 @@ class Intake:
                     refused.update(await self._over_limit(connection, router, limited, refused))
                 chosen = [a for a in batch if a.id not in refused]
                 done = await self._insert(connection, router, ownership, holds, chosen)
+                if large and (refused or done.messages < len(chosen)):
+                    await store.drop_chunks(connection, [a.id for a in large])
                 if expanded and self.notifications is not None:
                     there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
                     notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]

@@ -54,6 +54,7 @@ class _Upload:
         self._stream = stream
         self._buffer = bytearray()
         self._number = 0
+        self._begun = False
         self._more = asyncio.Event()
         self._commit: enqueue_pb2.Commit | None = None
         self._aborted = False
@@ -80,8 +81,9 @@ class _Upload:
         while not self._aborted:
             while len(self._buffer) >= CHUNK or (self._commit is not None and self._buffer):
                 part = bytes(memoryview(self._buffer)[:CHUNK])
-                if not self.failed:
-                    self.failed = not await self._store(part)
+                if not self.failed and not await self._store(part):
+                    self.failed = True
+                    self._forget()
                 del self._buffer[:CHUNK]
                 stream.refund(len(part))
                 if self._aborted:
@@ -99,10 +101,16 @@ class _Upload:
                 await self._more.wait()
         stream.uploads.pop(self.id, None)
         stream.refund(len(self._buffer))
-        if self._number:
-            await stream.queue.intake.abort([self.id])
+        self._forget()
+
+    def _forget(self) -> None:
+        """What may have been stored of it goes."""
+        if self._begun:
+            self._stream.queue.intake.forget(self.id)
+            self._begun = False
 
     async def _store(self, part: bytes) -> bool:
+        self._begun = True
         for _ in range(_UPLOAD_TRIES):
             try:
                 kept = await self._stream.queue.intake.add_chunk(self.id, self._number, part)
@@ -159,6 +167,7 @@ class EnqueueStream:
                 return
             if len(message_id) != 16 or not 0 < len(commit.recipients) <= MAX_RECIPIENTS:
                 self.refund(octets)
+                self._drop(message_id)
                 self.answer(message_id, False, _MALFORMED)
                 return
             upload = self.uploads.get(message_id)
@@ -184,9 +193,13 @@ class EnqueueStream:
                 upload = self.uploads[message_id] = _Upload(self, message_id)
             upload.add(frame.chunk.data)
         elif step == "abort":
-            upload = self.uploads.pop(message_id, None)
-            if upload is not None:
-                upload.abort()
+            self._drop(message_id)
+
+    def _drop(self, message_id: bytes) -> None:
+        """Its body, if it has one here, will not be committed."""
+        upload = self.uploads.pop(message_id, None)
+        if upload is not None:
+            upload.abort()
 
     def _overdrawn(self) -> bool:
         """Whether the caller takes no notice of credit (ACC-07): the stream breaks, and it asks GetOutcome."""

@@ -271,6 +271,41 @@ async def abort_uploads(connection: Connection, ids: Sequence[bytes]) -> None:
     await run(connection, ABORT_UPLOADS, {"id": c.uuids(ids)})
 
 
+# What was claimed and not stored after all: nobody else would ever find it (ACC-02). A message that is there keeps its own.
+DROP_CHUNKS: Final[LiteralString] = """DELETE FROM chunk c WHERE c.message_id = ANY(%(id)s)
+    AND NOT EXISTS (SELECT FROM message m WHERE m.id = c.message_id AND m.chunks > 0)"""
+
+
+async def drop_chunks(connection: Connection, ids: Sequence[bytes]) -> None:
+    """Delete the chunks of those of `ids`, all claimed by this transaction, that it did not store."""
+    await run(connection, DROP_CHUNKS, {"id": c.uuids(ids)})
+
+
+# Chunks that have neither a message nor an upload: nothing makes them, and nobody else would ever find them. In steps by index, from where
+# the step before ended: the last row that was looked at (none: that was all), and how many were deleted.
+STRAY_CHUNKS: Final[LiteralString] = """WITH looked AS MATERIALIZED (
+        SELECT message_id, number FROM chunk WHERE (message_id, number) > (%(after_id)s, %(after_number)s)
+        ORDER BY message_id, number LIMIT %(count)s
+    ), stray AS (
+        DELETE FROM chunk c USING (SELECT DISTINCT message_id FROM looked) l WHERE c.message_id = l.message_id
+          AND NOT EXISTS (SELECT FROM message m WHERE m.id = c.message_id AND m.chunks > 0)
+          AND NOT EXISTS (SELECT FROM upload u WHERE u.message_id = c.message_id) RETURNING c.number
+    )
+    SELECT (SELECT count(*) FROM stray), message_id, number FROM (SELECT) one LEFT JOIN
+        (SELECT message_id, number FROM looked ORDER BY message_id DESC, number DESC LIMIT 1) last ON true"""
+
+
+async def sweep_stray_chunks(
+    connection: Connection, after: tuple[UUID, int] | None, count: int
+) -> tuple[int, tuple[UUID, int] | None]:
+    """Look at `count` chunk rows behind `after` (None: from the first). Returns how many chunks without message and
+    upload were deleted, and the last row looked at, None at the end. Raises psycopg.Error."""
+    after_id, after_number = after if after is not None else (UUID(int=0), -1)
+    rows = await run(connection, STRAY_CHUNKS, {"after_id": after_id, "after_number": after_number, "count": count})
+    deleted, last_id, last_number = rows[0]
+    return deleted, None if last_id is None else (last_id, last_number)
+
+
 # What an account sent in the last 24 hours, under a lock that ends with the transaction (ACC-08).
 LOCK_ACCOUNT: Final[LiteralString] = (
     "SELECT pg_advisory_xact_lock(hashtextextended('mailrail.queue.account:' || %(account)s, 0))"

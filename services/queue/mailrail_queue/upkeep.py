@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from typing import Final, LiteralString
+from uuid import UUID
 
 import psycopg
 
@@ -25,6 +26,8 @@ _KEEP_EVENT = 7 * 86_400.0
 _KEEP_SITE = 7 * 86_400.0
 """A rest lasts an hour at most, and each probe writes the row anew."""
 _STEP: Final = 500
+_CHUNKS_STEP: Final = 1000
+"""Rows of large bodies looked at in a round: 250 MiB of mail, so that a terabyte is gone through in two days."""
 
 # How far the content sweeper has come: the row is locked, so that one replica sweeps at a time. A clock that was ahead and was put right
 # must not leave what ends from then on behind it.
@@ -94,6 +97,7 @@ class Upkeep:
         self._settings = settings
         self._lane = database.lane("upkeep")
         self._history_days = history_days
+        self._chunks_seen: tuple[UUID, int] | None = None
         self._dice = random.Random()
         self._log = log.get_logger()
 
@@ -123,6 +127,7 @@ class Upkeep:
         keep = self._settings.keep_upload_seconds
         while await self._count("upload", _UPLOADS, keep) >= 20:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        await self._sweep_chunks()
         if everything:
             days = max(1, self._history_days())
             await self._all("bar", _BARS, _KEEP_BAR)
@@ -175,6 +180,14 @@ class Upkeep:
                     return
                 (deleted,), *_ = await run(connection, _DELETE, {"id": ids})
             metrics.SWEPT.labels(what="message").inc(deleted)
+
+    async def _sweep_chunks(self) -> None:
+        """A step of the way through all chunks, round and round: none is without a message or an upload (ACC-02)."""
+        async with self._lane.use() as connection:
+            deleted, self._chunks_seen = await store.sweep_stray_chunks(connection, self._chunks_seen, _CHUNKS_STEP)
+        if deleted:
+            metrics.SWEPT.labels(what="chunk").inc(deleted)
+            self._log.warning("chunks without a message were deleted", chunks=deleted)
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""

@@ -14,7 +14,7 @@ from mailrail_queue.store import CHUNK
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
-from testkit.queue import a_revision, commit_of, message_id, running_queue, sql
+from testkit.queue import FakeIngress, RunningQueue, a_revision, commit_of, message_id, running_queue, sql
 
 
 async def test_content_is_the_prefix_of_the_commit_frame_and_the_body_ACC_01(database: str) -> None:
@@ -325,6 +325,69 @@ async def test_recipients_count_too_and_the_answer_to_a_repeated_commit_does_not
         assert not (await wide).accepted
         await ingress.accept("d@away.example", "e@away.example", submitted=True)
         assert await q.sql("SELECT sum(messages)::int, sum(recipients)::int FROM account_usage") == [(2, 5)]
+
+
+async def upload(q: RunningQueue, ingress: FakeIngress, number: bytes, size: int = 3 * CHUNK - 5) -> None:
+    """Send a body in chunks and wait until all that are whole are stored."""
+    for start in range(0, size, CHUNK):
+        ingress.chunk(number, b"x" * min(CHUNK, size - start))
+    await q.until("SELECT count(*) = %s FROM chunk WHERE message_id::text = %s", size // CHUNK, str_id(number))
+
+
+async def test_the_content_of_a_large_message_over_a_limit_is_deleted_with_its_refusal_ACC_02(database: str) -> None:
+    async with running_queue(database, LIMITED) as q:
+        ingress = await q.ingress()
+        numbers = [message_id() for _ in range(6)]
+        for number in numbers:
+            await upload(q, ingress, number)
+            (answer,) = ingress.commit(commit_of("a@away.example", submitted=True, body=None), ids=[number])
+            assert (await answer).accepted == (number in numbers[:3])
+        rows = await q.sql("SELECT message_id::text, count(*) FROM chunk GROUP BY 1 ORDER BY 1")
+        assert rows == [(str_id(number), 3) for number in sorted(numbers[:3])]
+        assert await q.one("SELECT count(*) FROM upload") == 0
+
+
+async def test_the_content_of_a_large_message_that_is_barred_does_not_stay_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        asked_about, barred = message_id(), message_id()
+        await upload(q, ingress, asked_about)
+        request = enqueue_pb2.GetOutcomeRequest(message_id=asked_about)
+        assert not (await ingress.stub.GetOutcome(request, timeout=60)).accepted
+        await q.until("SELECT count(*) = 0 FROM chunk")
+        assert await q.one("SELECT count(*) FROM upload") == 0
+
+        await q.sql("INSERT INTO message (id, barred) VALUES (%s, true)", str_id(barred))
+        await upload(q, ingress, barred)
+        (answer,) = ingress.commit(commit_of("a@away.example", body=None), ids=[barred])
+        assert (await answer).refusal.code == 451
+        assert await q.one("SELECT count(*) FROM chunk") == 0
+
+
+async def test_a_repeated_commit_of_a_large_message_keeps_the_content_of_the_first_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        await upload(q, ingress, number)
+        for content in (None, b"x" * (3 * CHUNK - 5)):  # the second brings its content along
+            (answer,) = ingress.commit(commit_of("a@away.example", body=content), ids=[number])
+            assert (await answer).accepted
+        assert await q.sql("SELECT count(*), sum(length(data))::int FROM chunk") == [(3, 3 * CHUNK - 5)]
+        assert await q.one("SELECT count(*) FROM upload") == 0
+
+
+async def test_the_content_of_a_large_message_that_cannot_be_stored_does_not_stay_ACC_02(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        guilty, malformed = message_id(), message_id()
+        for number in (guilty, malformed):
+            await upload(q, ingress, number)
+        bad = commit_of("bob@away.example", body=None)
+        bad.recipients[0].address = "bo\0b@away.example"  # no text of Postgres holds a NUL
+        answers = ingress.commit(bad, commit_of(body=None), ids=[guilty, malformed])
+        assert [(await answer).refusal.code for answer in answers] == [554, 554]
+        await q.until("SELECT count(*) = 0 FROM chunk")
+        assert await q.one("SELECT count(*) FROM upload") == 0
 
 
 async def test_a_message_without_recipients_or_with_a_strange_id_is_refused(database: str) -> None:

@@ -110,6 +110,28 @@ async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: 
     assert {row[0].bytes for row in await sweepers.rig.rows("SELECT message_id FROM chunk")} == {new}
 
 
+async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_are_touched_ACC_02(
+    sweepers: Sweepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail_queue.upkeep._CHUNKS_STEP", 3)
+    rig = sweepers.rig
+    kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 600_000)}
+    uploading = uuid.uuid4().bytes
+    await store.add_chunk(rig.connection, uploading, 0, b"x")
+    await store.add_chunk(rig.connection, uploading, 1, b"x")
+    for _ in range(5):
+        stray = uuid.uuid4()
+        for number in (0, 1, 7):
+            await rig.connection.execute("INSERT INTO chunk VALUES (%s, %s, 'x')", (stray, number))
+    for _ in range(9):
+        await sweepers.upkeep.sweep(everything=False)
+    left = {row[0].bytes for row in await rig.rows("SELECT message_id FROM chunk")}
+    assert left == {uploading, *kept}
+    assert await rig.rows(
+        "SELECT sum(length(data))::int FROM chunk WHERE message_id <> %s", uuid.UUID(bytes=uploading)
+    ) == [(3 * (600_000 + len(BODY)),)]
+
+
 async def partitions(rig: Rig) -> list[str]:
     rows = await rig.rows(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
