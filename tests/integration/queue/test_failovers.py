@@ -282,7 +282,6 @@ async def test_a_transport_with_a_limit_is_not_shut_by_deliveries_from_before_a_
 # --- a database that went back and does not look it ------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a key of ours that is there already is blamed on the message")
 async def test_after_a_data_folder_is_put_back_no_mail_is_refused_for_good_ACC_05(restorable: Server) -> None:
     server, ledger = restorable, Ledger()
     async with running_queue(server.url) as first:
@@ -314,7 +313,6 @@ async def test_results_from_before_a_restore_end_no_mail_that_was_accepted_after
             assert count.queued == ledger.accepted
 
 
-@pytest.mark.xfail(strict=True, reason="a key of ours that is there already is blamed on the message")
 async def test_a_database_that_was_moved_without_its_sequences_takes_mail_ACC_05(database: str) -> None:
     """Logical replication, and so some hosted upgrades, brings rows and no sequences."""
     async with running_queue(database) as q:
