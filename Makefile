@@ -54,6 +54,10 @@ run: $(STAMP) ## start all of Mailrail here, on an embedded Postgres, with the r
 test: $(STAMP) ## run every test that needs no cluster
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -rfE $(ARGS)
 
+.PHONY: test-long
+test-long: $(STAMP) ## run the long forms of the guards (kills, freezes, full disk, storms): hours, on a machine of their own
+	@$(BIN)/python -m pytest -m long -rfE $(ARGS)
+
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a cluster for tests alone (kind will do), MAILRAIL_TEST_IMAGE the image
 	@if [ -z "$$KUBECONFIG" ]; then \

@@ -10,20 +10,24 @@ Captive as by default: only loopback addresses are dialled, which the fakes and 
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import grpc
 import psutil
+import psycopg
 import yaml
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mailrail.local.postgres import DATABASE, SUPERUSER
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 
 from testkit.conditions import wait_until
@@ -155,11 +159,15 @@ class Rail:
         files: Mapping[str, bytes] | None = None,
         wait: bool = True,
         python: str = sys.executable,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         """Start it with these documents in one file (default: `basics()`; None of them at all: its own example).
 
         `options` are further ones of `mailrail local`, `files` lie beside the documents; `python` and a PYTHONPATH in
-        `env` run another Mailrail than this one. Waits for its line with `ready`, unless told not to.
+        `env` run another Mailrail than this one. `settings` are variables for the services, such as
+        MAILRAIL_QUEUE_LEASE_SECONDS, which `mailrail local` would keep from them.
+
+        Waits for its line with `ready`, unless told not to.
         """
         # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
         self.folder = Path(tempfile.mkdtemp(prefix="mailrail-rail-"))
@@ -170,6 +178,8 @@ class Rail:
         self._options = list(options)
         self._python = python
         self._env = dict(env or {})
+        if settings:
+            self._hand_on(settings)
         if documents is not None:
             self.resources.mkdir()
             for name, content in (files or {}).items():
@@ -182,6 +192,14 @@ class Rail:
         except BaseException:
             self.stop()
             raise
+
+    def _hand_on(self, settings: Mapping[str, str]) -> None:
+        """Give settings to every process of it: local mode passes no MAILRAIL_ variable on, but Python imports this."""
+        folder = self.folder / "settings"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(f"import os\n\nos.environ.update({dict(settings)!r})\n")
+        paths = [str(folder), self._env.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")]
+        self._env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
     # --- where it is ---
 
@@ -264,6 +282,39 @@ class Rail:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @contextlib.contextmanager
+    def frozen(self, service: str) -> Iterator[None]:
+        """SIGSTOP to a service (`postgres`: to the postmaster and every backend), and SIGCONT at the end."""
+        victims = [psutil.Process(self.pid(service))]
+        if service == "postgres":
+            victims += victims[0].children(recursive=True)
+        stopped = []
+        try:
+            for victim in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.suspend()
+                    stopped.append(victim)
+            yield
+        finally:
+            for victim in reversed(stopped):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.resume()
+
+    # --- its database ---
+
+    def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query of the superuser in the services' database."""
+        with psycopg.connect(self.superuser_url(), autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(query.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def superuser_url(self) -> str:
+        """The URL of the embedded Postgres for its superuser."""
+        folder = self.state / "postgres"
+        password = json.loads((folder / "passwords.json").read_text())[SUPERUSER]
+        port = json.loads((folder / "postgres.json").read_text())["port"]
+        return f"postgresql://{SUPERUSER}:{quote(password, safe='')}@127.0.0.1:{port}/{DATABASE}"
 
     # --- its resources ---
 

@@ -8,7 +8,7 @@ dot was sent, no answer came: LSE-08 b) may.
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -28,6 +28,7 @@ class Try:
     """One try to hand over one message."""
 
     id: str
+    recipients: tuple[str, ...]
     fate: Fate
     reply: str  # the last one read, or what broke
     at: float  # time.monotonic() at its end
@@ -55,21 +56,24 @@ class Sender:
         *,
         messages: int,
         recipient: str,
+        recipients: int = 1,
         sender: str = "source@source.test",
         sessions: int = 20,
         per_connection: int = 5,
-        size: int = 1024,
+        size: int | Callable[[int], int] = 1024,
         patience: float = 180.0,
         pace: float = 0.0,
     ) -> None:
-        """`recipient` and `sender` may hold `{n}`, the message's number.
+        """`recipient` and `sender` may hold `{n}`, the message's number; `recipient` also `{k}`, its own number among
+        the `recipients` of the message. `size` is in octets, perhaps by the message's number.
 
         `patience` is how many seconds to go on trying one message, `pace` how many a session rests after each.
         """
         self._where = (address, port)
         self._envelope = (sender, recipient)
         self._per_connection = per_connection
-        self._filler = ("x" * 70 + "\r\n") * (size // 72)
+        self._recipients = recipients
+        self._size = size if callable(size) else lambda number: size
         self._patience = patience
         self._pace = pace
         self._enough, self._begun = False, 0
@@ -121,10 +125,11 @@ class Sender:
                         streams, sent = await self._reconnect(streams), 0
                     fate, reply = Fate.REFUSED, "no connection"
                     id_ = f"{number}-{next(self._serial)}"
+                    to = tuple(self._envelope[1].format(n=number, k=k) for k in range(self._recipients))
                     if streams is not None:
-                        fate, reply = await self._hand_over(*streams, number, id_)
+                        fate, reply = await self._hand_over(*streams, number, id_, to)
                         sent += 1
-                    self.traffic.tries.append(Try(id_, fate, reply, time.monotonic()))
+                    self.traffic.tries.append(Try(id_, to, fate, reply, time.monotonic()))
                     if fate is Fate.ACCEPTED:
                         break
                     if fate is Fate.UNCERTAIN or not reply[:1].isdigit():
@@ -163,14 +168,19 @@ class Sender:
             streams[1].close()
 
     async def _hand_over(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, id_: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        number: int,
+        id_: str,
+        recipients: tuple[str, ...],
     ) -> tuple[Fate, str]:
-        sender, recipient = (part.format(n=number) for part in self._envelope)
+        sender = self._envelope[0].format(n=number)
         dot_sent = False
         reply = "nothing yet"
         try:
             async with asyncio.timeout(120):
-                for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"):
+                for command in (f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{to}>" for to in recipients), "DATA"):
                     writer.write(command.encode() + b"\r\n")
                     reply = await _reply(reader)
                     if reply[0] not in "23":
@@ -178,9 +188,10 @@ class Sender:
                             writer.write(b"RSET\r\n")
                             await _reply(reader)
                         return Fate.REFUSED, reply
+                filler = ("x" * 70 + "\r\n") * (self._size(number) // 72)
                 text = (
-                    f"From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: number {number}\r\n"
-                    f"Message-ID: <{id_}@source.test>\r\nX-Try: {id_}\r\n\r\n{self._filler}.\r\n"
+                    f"From: <{sender}>\r\nTo: <{recipients[0]}>\r\nSubject: number {number}\r\n"
+                    f"Message-ID: <{id_}@source.test>\r\nX-Try: {id_}\r\n\r\n{filler}.\r\n"
                 )
                 writer.write(text.encode())
                 dot_sent = True
