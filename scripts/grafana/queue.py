@@ -90,6 +90,12 @@ DASHBOARD = Dashboard(
                     "what",
                 ),
                 split(
+                    "Failed steps",
+                    "For another reason than Postgres being out of reach; they are tried again, and the log says why.",
+                    "mailrail_queue_failures_total",
+                    "step",
+                ),
+                split(
                     "Swept",
                     "Rows that nobody needs any more. Messages follow their last recipient by ten minutes.",
                     "mailrail_queue_swept_total",
@@ -102,7 +108,7 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Set aside",
-                    "Recipients that cannot be read; they are on hold with the reason.",
+                    "Recipients that cannot be read or written; they are on hold with the reason.",
                     (Query("sum(mailrail_queue_set_aside_total)", "recipients"),),
                 ),
             ),

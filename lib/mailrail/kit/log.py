@@ -147,7 +147,12 @@ def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     if log_format == "json":
         rendering = [structlog.processors.format_exc_info, _Json()]
     else:
-        rendering = [_for_terminals, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        # Where `rich` is installed the default shows local variables with a traceback: mail, addresses, configuration.
+        plain = structlog.dev.plain_traceback
+        rendering = [
+            _for_terminals,
+            structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=plain),
+        ]
     output = _Output(sys.stdout)
     structlog.configure(
         processors=[_Complete(service, node_id), *rendering],

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, LiteralString
 
-import psycopg
-
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail_queue import columns as c
-from mailrail_queue import metrics
-from mailrail_queue.database import Database, NotDurable
+from mailrail_queue import faults, metrics
+from mailrail_queue.database import TROUBLE, Database
 from mailrail_queue.dispatch import Dispatcher, SiteState
 
 PER_SITE: Final = 5_000
@@ -81,8 +79,10 @@ class Counting:
             began = time.monotonic()
             try:
                 await self.measure()
-            except (psycopg.Error, NotDurable, OSError) as error:
+            except TROUBLE as error:
                 self._log.info("backlog not counted", error=str(error).strip())
+            except Exception as error:
+                faults.failed(self._log, "backlog", error)
             # A machine that is slow for other reasons is not asked more often for that.
             await asyncio.sleep(max(self._every, 20 * (time.monotonic() - began)) * dice.uniform(0.9, 1.1))
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import metrics, store
+from mailrail_queue import faults, metrics, store
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Database, Lane
 from mailrail_queue.dispatch import Dispatcher
 from mailrail_queue.finish import Finisher
 from mailrail_queue.settings import QueueSettings
+
+_AT_ONCE = 500
+"""Leases that are taken back in one transaction."""
 
 
 class Expiry:
@@ -45,6 +49,8 @@ class Expiry:
                 await self.sweep()
             except TROUBLE as error:
                 self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+            except Exception as error:
+                faults.failed(self._log, "lease sweep", error)
             await asyncio.sleep(self._settings.sweep_seconds * random.uniform(0.8, 1.0))
 
     async def sweep(self) -> int:
@@ -58,23 +64,24 @@ class Expiry:
         since = max(0.0, self._swept_until - 60.0) if again else 0.0
         self._sweeps += 1
         started = self._database.now()
-        total = 0
+        total, count = 0, _AT_ONCE
         while True:
-            async with self._lane.use() as connection, connection.transaction():
-                rows = await store.expire(connection, ownership, shards, since, 500)
-                await self._finisher.cut_off(connection, rows)
+            try:
+                async with self._lane.use() as connection, connection.transaction():
+                    rows = await store.expire(connection, ownership, shards, since, count)
+                    await self._finisher.cut_off(connection, rows)
+            except Exception as error:
+                if not faults.is_guilty(error) or (count == 1 and not await self._set_aside(shards, since, error)):
+                    raise
+                count = count // 8 if count > 8 else 1 if count > 1 else _AT_ONCE  # in small steps up to the guilty one
+                continue
             self._finisher.told()
             for row in rows:
-                flight = self._dispatcher.flights.get(row.token)
-                if flight is not None:
-                    if flight.stream is not None:
-                        flight.stream.cancel(flight.token)
-                        flight.site.window.undo()
-                    self._dispatcher.land(flight)
+                self._land(row.token)
             total += len(rows)
             if any(row.request for row in rows):
                 self._agenda.requests = True
-            if len(rows) < 500:
+            if len(rows) < count:
                 break
         self._swept_until, self._swept_for = started, ownership
         if total:
@@ -82,3 +89,23 @@ class Expiry:
             self._log.info("leases ran out", recipients=total)
             self._agenda.look_anew()
         return total
+
+    def _land(self, token: int) -> None:
+        flight = self._dispatcher.flights.get(token)
+        if flight is not None:
+            if flight.stream is not None:
+                flight.stream.cancel(flight.token)
+                flight.site.window.undo()
+            self._dispatcher.land(flight)
+
+    async def _set_aside(self, shards: Sequence[int], since: float, error: Exception) -> bool:
+        """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
+        faults.failed(self._log, "lease sweep", error)
+        reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
+        async with self._lane.use() as connection, connection.transaction():
+            found = await store.first_expired(connection, shards, since)
+            if found is None:
+                return False
+            await faults.set_aside(connection, self._agenda.ownership, [found], reason, self._log, undo=False)
+        self._land(found.token)
+        return True

@@ -9,7 +9,7 @@ the state and what follows from it are one.
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 
@@ -22,13 +22,13 @@ from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import metrics, store
-from mailrail_queue.database import Database, Lane, NotDurable
+from mailrail_queue import faults, metrics, store
+from mailrail_queue.database import TROUBLE, Database, Lane, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
 from mailrail_queue.reading import attempt_of, dialled_of, recipient_of
 from mailrail_queue.routing import Facts, Plan, Router, domain_of
-from mailrail_queue.store import Connection, Deferral, Ending, Expired, Waiting
+from mailrail_queue.store import Aside, Connection, Deferral, Ending, Expired, Ownership, Waiting
 
 _BATCH = 256
 """Deliveries whose results share a transaction."""
@@ -50,6 +50,9 @@ _FRESH_IDS = 3
 _ADMIN = EnhancedCode(5, 7, 0)
 _ASKED_SUCCESS = int(Asked.SUCCESS)
 _FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
+
+Decided = tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]
+"""A recipient that is not leased and shall be final: its attempt, judgement (None: dropped), whether that counts."""
 
 REQUEST_FAIL = 1
 REQUEST_DROP = 2
@@ -242,6 +245,8 @@ class Finisher:
                 self._busy += 1
             try:
                 await self._write(lane, batch)
+            except Exception as error:
+                faults.failed(self._log, "results", error, deliveries=len(batch))
             finally:
                 self._busy -= 1
 
@@ -262,24 +267,27 @@ class Finisher:
             except Exception as error:
                 if store.lacks_partition(error) and not partitions_made:
                     # What was delivered would be delivered again, for ever, could its end not be written.
-                    partitions_made = await self._make_partitions(lane)
+                    partitions_made = await self.make_partitions(lane)
                     continue
                 if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # of a notification, an event or a mailbox
                     fresh_ids += 1
-                    await self._raise_ids(lane, error)
+                    await self.raise_ids(lane, error)
                     continue
                 if len(batch) > 1:
                     for result in batch:
                         await self._write(lane, [result])
                     return
-                # This one alone cannot be written: its lease runs out and it is tried again, visibly.
-                self._log.error("result cannot be written", token=batch[0].token, error=str(error), exc_info=True)
-                return
+                if not faults.is_guilty(error) or not await self._write_apart(lane, batch[0], error):
+                    # Its lease runs out and it is tried again, visibly.
+                    faults.failed(self._log, "results", error, token=batch[0].token)
+                    return
+                break
         for result in batch:
             if result.message.done:
                 result.committed(result.token)
 
-    async def _raise_ids(self, lane: Lane, error: Exception) -> None:
+    async def raise_ids(self, lane: Lane, error: Exception) -> None:
+        """Let ids go on beyond all that are stored: some were given that are there already."""
         self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
         try:
             await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
@@ -287,7 +295,39 @@ class Finisher:
             self._log.warning("new ids could not be taken", error=str(trouble).strip())
             await asyncio.sleep(_RETRY_AFTER)
 
-    async def _make_partitions(self, lane: Lane) -> bool:
+    async def _write_apart(self, lane: Lane, result: Result, error: Exception) -> bool:
+        """Write each recipient of a delivery by itself. The one that cannot be written is put on hold with the reason:
+        dialled again it would be sent again, after each lease, for ever. False: that could not be written either."""
+        message = result.message
+        if len(message.recipients) > 1 or (message.recipients and message.done):
+            for found in message.recipients:
+                part = lease_pb2.DeliveryResult(token=result.token, recipients=[found], dialled=message.dialled)
+                await self._write(lane, [replace(result, message=part)])
+            rest = lease_pb2.DeliveryResult(token=result.token, done=message.done)
+            await self._write(lane, [replace(result, message=rest, committed=lambda token: None)])
+            return True
+        if not message.recipients:
+            return False
+        (found,) = message.recipients
+        faults.failed(self._log, "results", error, token=result.token, recipient=found.id)
+        outcome = metrics.OUTCOMES.get(found.attempt.outcome, "unknown")
+        reason = f"its attempt ended ({outcome}), and that cannot be written: {faults.said(error)}"
+        shard = next((p.shard for p in result.flight.passengers if p.id == found.id), 0) if result.flight else 0
+        message_id = result.flight.message_id if result.flight else b""
+        one = [Aside(found.id, message_id, shard, 0, result.token)]
+        while True:
+            try:
+                async with lane.use() as connection:
+                    await faults.set_aside(connection, Ownership("", {}), one, reason, self._log, undo=False)
+                return True
+            except TROUBLE as trouble:
+                self._log.warning("results wait for postgres", error=str(trouble).strip(), deliveries=1)
+                await asyncio.sleep(_RETRY_AFTER)
+            except psycopg.Error:
+                return False
+
+    async def make_partitions(self, lane: Lane) -> bool:
+        """Make those of history that are missing (FIN-03). False: Postgres is out of reach."""
         try:
             await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
         except (psycopg.Error, NotDurable, OSError) as error:
@@ -544,7 +584,7 @@ class Finisher:
     async def end_waiting(
         self,
         lane: Lane,
-        waiting: Sequence[tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]],
+        waiting: Sequence[Decided],
     ) -> int:
         """Make recipients final that are not leased: (recipient, attempt, judgement, whether it was an attempt).
 
@@ -571,7 +611,7 @@ class Finisher:
         metrics.count_attempts([e.outcome for e in endings if e.id in done])
         return len(done)
 
-    def by_administrator(self, row: Waiting) -> tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]:
+    def by_administrator(self, row: Waiting) -> Decided:
         """What a fail or drop request makes of a recipient that is not leased (ADM-02)."""
         reason = row.request_reason or "delivery cancelled by an administrator"
         attempt = types_pb2.Attempt(number=row.attempts, reason=reason)

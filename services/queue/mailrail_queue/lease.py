@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-import psycopg
-
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import metrics, site_store, store
-from mailrail_queue.database import Database, NotDurable
+from mailrail_queue import faults, metrics, site_store, store
+from mailrail_queue.database import TROUBLE, Database
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, TransportState
 from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of
 from mailrail_queue.ports import Passenger
@@ -247,7 +245,7 @@ class Desk:
                 continue
             flight.site.window.undo()
             self._dispatcher.land(flight)
-            self._lost += [(p.id, token) for p in flight.passengers]
+            self._lost += [(p.id, token) for p in flight.passengers if p.id not in flight.answered]
         self._renew.set()
 
     # --- what they say ---
@@ -266,7 +264,8 @@ class Desk:
             if flight is None:
                 stream.cancel(token)  # its lease is lost (or its results are in)
             elif flight.deadline - now < _RENEW_BELOW:
-                self._renewals[token] = (flight, stream, [(p.id, token) for p in flight.passengers])
+                waiting = [(p.id, token) for p in flight.passengers if p.id not in flight.answered]
+                self._renewals[token] = (flight, stream, waiting)
         if self._renewals:
             self._renew.set()
 
@@ -403,19 +402,27 @@ class Desk:
             self._renew.clear()
             try:
                 await self._write()
-            except (psycopg.Error, NotDurable, OSError) as error:
+            except TROUBLE as error:
                 self._log.warning("leases wait for postgres", error=str(error).strip())
+                self._renew.set()
+                await asyncio.sleep(0.5)
+            except Exception as error:
+                faults.failed(self._log, "leases", error)
                 self._renew.set()
                 await asyncio.sleep(0.5)
 
     async def _write(self) -> None:
         if self._renewals:
-            batch, self._renewals = self._renewals, {}
+            batch = dict(self._renewals)
             before = self._dispatcher.clock()
             async with self._lane.use() as connection:
                 pairs = [pair for _, _, found in batch.values() for pair in found]
                 kept = await store.renew(connection, self._settings.lease_seconds, pairs)
             for token, (flight, stream, found) in batch.items():
+                if (
+                    self._renewals.get(token) is batch[token]
+                ):  # what Postgres did not take is tried again, until it does
+                    del self._renewals[token]
                 if all(i in kept for i, _ in found):
                     if flight is not None:
                         flight.deadline = before + self._settings.lease_seconds
@@ -425,32 +432,50 @@ class Desk:
                     stream.cancel(token)
         while self._undo:
             undo = self._undo[:500]
-            async with self._lane.use() as connection:
-                rows = await store.defer(connection, undo)
+            await faults.by_halves(undo, self._write_undone, lambda one, error: self._left(one.id, error))
             del self._undo[: len(undo)]
-            self._finisher.deferred([(shard, request) for _, shard, request in rows])
-            metrics.count_attempts([types_pb2.OUTCOME_NOT_DIALLED] * len(rows))
-            self.went_back()
         while self._lost:
             lost = self._lost[:500]
-            async with self._lane.use() as connection, connection.transaction():
-                expired = await store.lose(connection, lost)
-                await self._finisher.cut_off(connection, expired)
-            self._finisher.told()
+            await faults.by_halves(lost, self._write_lost, lambda one, error: self._left(one[0], error))
             del self._lost[: len(lost)]
-            self._finisher.deferred([(row.shard, row.request) for row in expired])
-            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(lost))
-            self.went_back()
         while self._rests:
             name, rest = next(iter(self._rests.items()))
-            if rest is None:
-                await self._lane.run(site_store.RECOVER, {"name": name})
-            else:
-                await self._lane.run(
-                    site_store.REST, {"name": name, "failures": rest[0], "seconds": rest[1], "error": rest[2]}
-                )
+            try:
+                await self._write_rest(name, rest)
+            except Exception as error:
+                if not faults.is_guilty(error):
+                    raise
+                faults.failed(self._log, "leases", error, site=name)  # other owners do not hear of this rest
             if self._rests.get(name) == rest:
                 del self._rests[name]
+
+    async def _write_undone(self, undo: Sequence[Deferral]) -> None:
+        async with self._lane.use() as connection:
+            rows = await store.defer(connection, undo)
+        self._finisher.deferred([(shard, request) for _, shard, request in rows])
+        metrics.count_attempts([types_pb2.OUTCOME_NOT_DIALLED] * len(rows))
+        self.went_back()
+
+    async def _left(self, recipient: int, error: Exception) -> None:
+        """Its lease runs out, and the sweep sets it aside if it cannot be written then either."""
+        faults.failed(self._log, "leases", error, recipient=recipient)
+
+    async def _write_lost(self, lost: Sequence[tuple[int, int]]) -> None:
+        async with self._lane.use() as connection, connection.transaction():
+            expired = await store.lose(connection, lost)
+            await self._finisher.cut_off(connection, expired)
+        self._finisher.told()
+        self._finisher.deferred([(row.shard, row.request) for row in expired])
+        metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(expired))
+        self.went_back()
+
+    async def _write_rest(self, name: str, rest: tuple[int, float, bytes] | None) -> None:
+        if rest is None:
+            await self._lane.run(site_store.RECOVER, {"name": name})
+        else:
+            failures, seconds, error = rest
+            parameters = {"name": name, "failures": failures, "seconds": seconds, "error": error}
+            await self._lane.run(site_store.REST, parameters)
 
     async def release_all(self) -> None:
         """A clean stop: give back what was never handed on, so that nobody waits for leases to run out."""
@@ -459,5 +484,8 @@ class Desk:
         while (self._undo or self._lost) and time.monotonic() < deadline:
             try:
                 await self._write()
-            except (psycopg.Error, NotDurable, OSError):
+            except TROUBLE:
                 await asyncio.sleep(0.2)
+            except Exception as error:  # the leases of the rest run out
+                faults.failed(self._log, "leases", error)
+                return

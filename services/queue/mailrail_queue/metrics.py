@@ -57,8 +57,16 @@ SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["
 history_partition."""
 
 SET_ASIDE = Counter(
-    "mailrail_queue_set_aside_total", "Recipients put on hold because what is stored of them cannot be read"
+    "mailrail_queue_set_aside_total",
+    "Recipients put on hold because what is stored of them cannot be read, or what became of them cannot be written",
 )
+FAILURES = Counter(
+    "mailrail_queue_failures_total",
+    "Steps that failed for another reason than Postgres being out of reach; they are tried again",
+    ["step"],
+)
+"""step: due work, due mail, lease sweep, leases, results, heartbeat, revisions, probes, timers, hints to peers, upkeep,
+backlog."""
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
@@ -71,13 +79,19 @@ for _what in ("message", "upload", "chunk", "bar", "usage", "dsn", "event", "sit
     SWEPT.labels(what=_what)
 for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)
+for _what in (
+    *("due work", "due mail", "lease sweep", "leases", "results", "heartbeat", "revisions"),
+    *("probes", "timers", "hints to peers", "upkeep", "backlog"),
+):
+    FAILURES.labels(step=_what)
 
-_OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
+OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
+"""Outcome as a label, and as people are told."""
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
 _by_way: dict[str, Counter] = {
     way: RECIPIENTS.labels(way=way) for way in ("born_leased", "due", "held", "released_later")
 }
-_by_outcome: dict[int, Counter] = {number: ATTEMPTS.labels(outcome=name) for number, name in _OUTCOMES.items()}
+_by_outcome: dict[int, Counter] = {number: ATTEMPTS.labels(outcome=name) for number, name in OUTCOMES.items()}
 _by_origin: dict[int, Counter] = {number: ACCEPTED.labels(origin=name) for number, name in _ORIGINS.items()}
 
 

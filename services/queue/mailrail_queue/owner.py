@@ -8,14 +8,14 @@ the matter of `undialled`.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mailrail.core.delivery.schedule import is_last
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import store
+from mailrail_queue import faults, store
 from mailrail_queue.accept import PER_DELIVERY, Intake
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Database
@@ -26,6 +26,7 @@ from mailrail_queue.finish import Finisher, facts_of, passenger_of
 from mailrail_queue.lease import Desk
 from mailrail_queue.ports import Passenger
 from mailrail_queue.reading import (
+    CONTENT_MISSING,
     ENVELOPE_UNREADABLE,
     dialled_of,
     is_envelope,
@@ -35,13 +36,18 @@ from mailrail_queue.routing import Plan, Router
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.shards import SHARDS
 from mailrail_queue.shared_sites import SharedSites
-from mailrail_queue.store import Waiting
+from mailrail_queue.store import Deferral, Waiting
 from mailrail_queue.undialled import Undialled
 
 _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
+_PAUSE = 10.0
+"""Seconds for which a site is left alone at which work failed."""
+
+_Group = tuple[Plan, SiteState, list[Waiting]]
+"""Recipients of a message that share a delivery."""
 
 
 class Owner:
@@ -78,6 +84,8 @@ class Owner:
         )
         self.revisions = Revisions(self.lane, agenda, shared_sites, router)
         self._expiry = Expiry(settings, database, self.lane, dispatcher, finisher, agenda)
+        self._paused: dict[str, float] = {}
+        """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
 
     # --- loops ---
 
@@ -96,7 +104,11 @@ class Owner:
             now = self._dispatcher.clock()
             await asyncio.sleep(0.2 if at is None else min(0.2, max(0.002, at - now)))
             if at is not None and at <= self._dispatcher.clock():
-                self._dispatcher.pump()
+                try:
+                    self._dispatcher.pump()
+                except Exception as error:
+                    faults.failed(self._log, "timers", error)
+                    await asyncio.sleep(0.5)
 
     async def _looks(self) -> None:
         last = 0.0
@@ -113,8 +125,12 @@ class Owner:
                 self._log.warning("due work waits for postgres", error=str(error).strip())
                 await asyncio.sleep(0.5)
                 continue
-            except Exception:
-                self._log.exception("a step of the owner failed")
+            except Exception as error:
+                faults.failed(self._log, "due work", error)
+                if store.lacks_partition(error):
+                    await self._finisher.make_partitions(self._work_lane)
+                elif store.given_twice(error):
+                    await self._finisher.raise_ids(self._work_lane, error)
                 await asyncio.sleep(0.5)
                 continue
             if not progress:
@@ -140,6 +156,9 @@ class Owner:
             if site is None or not site.due:
                 self._agenda.turn.pop(key, None)
                 continue
+            if self._paused.get(key, 0.0) > now:
+                self._agenda.turn.pop(key, None)  # the next look finds it again
+                continue
             if site.kind is SiteKind.MISSING or site.resting(now):
                 self._agenda.turn.pop(key, None)
                 resting.append(site)
@@ -159,11 +178,31 @@ class Owner:
                 room_left -= each
             if room_left <= 0:
                 break
-        for site in resting:
-            await self._undialled.back_off(site)
-        if wanted:
-            await self._fetch(wanted)
+        try:
+            for site in resting:
+                try:
+                    await self._undialled.back_off(site)
+                except Exception as error:
+                    if not faults.is_guilty(error):
+                        raise
+                    self._pause(site.key, error)
+            await faults.by_halves(wanted, self._fetch, self._fetch_failed)
+        except Exception:
+            for key in [*(site.key for site in resting), *(key for _, key, _ in wanted)]:
+                self._agenda.turn.setdefault(key)
+            raise
         return bool(self._agenda.turn)
+
+    async def _fetch_failed(self, wanted: tuple[int, str, int], error: Exception) -> None:
+        self._pause(wanted[1], error)
+
+    def _pause(self, key: str, error: Exception) -> None:
+        """Work at a site failed, and not for one recipient: it is left alone for a while, all others go on."""
+        faults.failed(self._log, "due work", error, site=key)
+        now = self._dispatcher.clock()
+        self._paused = {k: until for k, until in self._paused.items() if until > now}
+        self._paused[key] = now + _PAUSE
+        self._agenda.turn.pop(key, None)
 
     def _appetite(self, site: SiteState, now: float) -> int:
         """Recipients to fetch of a site now; 0: it has no room."""
@@ -183,7 +222,7 @@ class Owner:
             return 0
         return _FETCH if site.grouped else min(_FETCH, max(16, 2 * groups))
 
-    async def _fetch(self, wanted: list[tuple[int, str, int]]) -> None:
+    async def _fetch(self, wanted: Sequence[tuple[int, str, int]]) -> None:
         dispatcher = self._dispatcher
         router = self._router()
         async with self._work_lane.use() as connection:
@@ -201,7 +240,9 @@ class Owner:
                 continue
             if row.id in ended:
                 continue
-            plan = router.plan(facts_of(row), row.attempts)
+            plan = await self._undialled.plan(router, row)
+            if plan is None:
+                continue
             if plan.missing:
                 missing.append((row, plan))
             elif plan.key != row.site:
@@ -212,7 +253,7 @@ class Owner:
         left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
         if missing:
-            await self._undialled.count(router, [(row, plan, b"") for row, plan in missing])
+            await self._undialled.count([(row, plan, b"") for row, plan in missing])
         drained = [
             (number, key)
             for number, key, count in wanted
@@ -229,7 +270,7 @@ class Owner:
         dispatcher = self._dispatcher
         now = dispatcher.clock()
         allowed: dict[str, int] = {}
-        chosen: list[tuple[Plan, SiteState, list[Waiting]]] = []
+        chosen: list[_Group] = []
         left: set[tuple[int, str]] = set()
         for plan, members in groups:
             site = dispatcher.site(plan)
@@ -246,41 +287,56 @@ class Owner:
                     continue
                 allowed[plan.key] -= 1
                 chosen.append((plan, site, part))
-        if not chosen:
-            return left
-        count = len(chosen)
-        await self._intake.ids.ensure(0, count)
-        tokens = [self._intake.ids.token() for _ in chosen]
-        wanted = [(row, token, plan.key) for (plan, _, part), token in zip(chosen, tokens, strict=True) for row in part]
-        before = dispatcher.clock()
+
+        async def lease(some: Sequence[_Group]) -> None:
+            await self._lease(router, some)
+
+        async def alone(group: _Group, error: Exception) -> None:
+            plan, site, members = group
+            if len(members) > 1:
+                await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
+            else:
+                await self._undialled.set_aside_for(members[0], error)
+
+        await faults.by_halves(chosen, lease, alone)
+        return left
+
+    async def _lease(self, router: Router, groups: Sequence[_Group]) -> None:
+        """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
+        await self._intake.ids.ensure(0, len(groups))
+        tokens = [self._intake.ids.token() for _ in groups]
+        wanted = [(row, token, plan.key) for (plan, _, part), token in zip(groups, tokens, strict=True) for row in part]
+        before = self._dispatcher.clock()
         async with self._work_lane.use() as connection:
             leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
             if not leased:
-                return left
+                return
+            self._database.heard(moment)
+            flights: list[Flight] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
                 contents = await store.contents(connection, ids)
                 damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
-                if damaged:
-                    rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in damaged]
-                    await self._undialled.set_aside(connection, rows, ENVELOPE_UNREADABLE)
-                    leased -= {row.id for row, _ in rows}
+                for unfit, reason in ((damaged, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
+                    rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
+                    if rows:
+                        await self._undialled.set_aside(connection, rows, reason)
+                        leased -= {row.id for row, _ in rows}
+                for (plan, site, part), token in zip(groups, tokens, strict=True):
+                    members = [row for row in part if row.id in leased]
+                    if members:
+                        content = contents[members[0].message_id]
+                        flights.append(self._flight(router, plan, site, token, members, content, moment))
             except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
                 self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
-        self._database.heard(moment)
-        for (plan, site, part), token in zip(chosen, tokens, strict=True):
-            members = [row for row in part if row.id in leased]
-            if not members:
-                continue
-            content = contents.get(members[0].message_id)
-            if content is None:  # cannot be: only the sweeper deletes content, and never that of a live recipient
-                self._log.error("content is missing", message_id=members[0].message_id.hex())
-                continue
-            flight = self._flight(router, plan, site, token, members, content, moment)
+            except Exception:  # one of them is guilty: at once, so that the others can be leased without it
+                undone = [Deferral(row.id, t, row.version, 0.0, None) for row, t, _ in wanted if row.id in leased]
+                await store.defer(connection, undone)
+                raise
+        for flight in flights:
             flight.deadline = before + self._settings.lease_seconds
-            dispatcher.add(flight)
-        return left
+            self._dispatcher.add(flight)
 
     def _flight(
         self,
@@ -329,6 +385,6 @@ class Owner:
         self._desk.cancel(row for row in everywhere if row.token is not None)
         free = [row for row in everywhere if row.token is None and row.shard in self._agenda.ownership.epochs]
         if free:
-            await self._finisher.end_waiting(self.lane, [self._finisher.by_administrator(row) for row in free])
+            await self._undialled.end([self._finisher.by_administrator(row) for row in free])
             if len(everywhere) >= 500:
                 self._agenda.requests = True

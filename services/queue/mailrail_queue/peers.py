@@ -8,6 +8,7 @@ import grpc
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import peer_pb2, peer_pb2_grpc
+from mailrail_queue import faults
 from mailrail_queue.settings import QueueSettings
 
 
@@ -70,7 +71,9 @@ class Peers:
                 channel = self._channels[address] = rpc.channel(self._settings, address, "queue")
             stub: peer_pb2_grpc.PeerServiceAsyncStub = peer_pb2_grpc.PeerServiceStub(channel)
             await stub.Wake(peer_pb2.WakeRequest(shards=sorted(shards)), timeout=2)
-        except (grpc.aio.AioRpcError, BadSettings) as error:
+        except Exception as error:
+            if not isinstance(error, grpc.aio.AioRpcError | BadSettings):
+                faults.failed(self._log, "hints to peers", error, peer=address)
             self._log.debug("peer not woken", peer=address, error=str(error)[:200])
             gone = self._channels.pop(address, None)
             if gone is not None:

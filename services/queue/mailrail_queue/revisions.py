@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
-from mailrail_queue import site_store
+from mailrail_queue import faults, site_store
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Lane
 from mailrail_queue.finish import facts_of
 from mailrail_queue.routing import Router
 from mailrail_queue.shared_sites import SharedSites
 from mailrail_queue.store import Waiting
+
+_PAUSE = 10.0
+"""Seconds until what failed for another reason than Postgres being out of reach is tried again."""
 
 
 class Revisions:
@@ -33,6 +36,10 @@ class Revisions:
                 self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
                 self._agenda.revise(changed)
                 await asyncio.sleep(0.5)
+            except Exception as error:
+                faults.failed(self._log, "revisions", error)
+                self._agenda.revise(changed)
+                await asyncio.sleep(_PAUSE)
 
     async def reconsider(self, changed: Sequence[str]) -> None:
         """A new revision is in force: what waited for something that is there now is due at once (ADM-03).

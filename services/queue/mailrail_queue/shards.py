@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psycopg
 
 from mailrail.kit import log
-from mailrail_queue import metrics, site_store
+from mailrail_queue import faults, metrics, site_store
 from mailrail_queue.accept import Intake, read_holds
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Database, Lane, NotDurable, run
@@ -63,6 +63,10 @@ class Shards:
             except TROUBLE as error:
                 if self.healthy:
                     self._log.warning("heartbeat failed", error=str(error).strip())
+                self.healthy = False
+                metrics.POSTGRES_UP.set(0)
+            except Exception as error:
+                faults.failed(self._log, "heartbeat", error)
                 self.healthy = False
                 metrics.POSTGRES_UP.set(0)
             self._dispatcher.measure()

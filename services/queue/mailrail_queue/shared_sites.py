@@ -7,7 +7,8 @@ A site's mail lies in many shards, and so may have several owners. What one of t
 import asyncio
 import random
 
-from mailrail_queue import site_store
+from mailrail.kit import log
+from mailrail_queue import faults, site_store
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Lane
 from mailrail_queue.dispatch import Dispatcher, SiteState
@@ -15,6 +16,8 @@ from mailrail_queue.lease import Desk
 
 _PROBE_SECONDS = 130.0
 """For how long the right to probe a shared site is kept from other owners."""
+_PAUSE = 10.0
+"""Seconds until a claim that failed for another reason than Postgres being out of reach is tried again."""
 _KNOWN = 20_000
 """Sites in memory beyond which those of others are not learned any more."""
 
@@ -28,6 +31,7 @@ class SharedSites:
         """Unix seconds of the newest change that was learned."""
         self._claiming: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._log = log.get_logger()
 
     async def learn(self) -> None:
         """What other owners, or this process before a restart, saw of sites."""
@@ -62,5 +66,8 @@ class SharedSites:
                 await asyncio.sleep(2.0)
         except TROUBLE:
             await asyncio.sleep(1.0)
+        except Exception as error:
+            faults.failed(self._log, "probes", error, site=site.key)
+            await asyncio.sleep(_PAUSE)
         finally:
             self._claiming.discard(site.key)

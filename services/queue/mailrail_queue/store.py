@@ -708,6 +708,9 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     {NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
+FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, token FROM recipient
+    WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
+    ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
@@ -729,29 +732,45 @@ async def put_off(connection: Connection, waits: Sequence[tuple[int, float]]) ->
     await run(connection, PUT_OFF, parameters)
 
 
-# Mail that cannot be read: on hold, out of the way of all other, with the reason; under its token an attempt that never began is undone.
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A recipient to be put on hold because nobody can send or end it."""
+
+    id: int
+    message_id: bytes
+    shard: int
+    version: int
+    token: int  # of its lease; 0: it is not leased, `version` must fit, and its shard must be ours
+
+
+# On hold, out of the way of all other mail, with the reason. Under its token `undo` takes back an attempt that never began.
 SET_ASIDE: Final[LiteralString] = f"""WITH {OWN}
-    UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
-        due = coalesce(r.after_due, r.due), after_due = NULL, attempts = r.attempts - CASE WHEN r.token IS NULL THEN 0 ELSE 1 END
+    UPDATE recipient r SET held = coalesce(r.held, now()), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
+        due = coalesce(r.after_due, r.due), after_due = NULL,
+        attempts = r.attempts - CASE WHEN r.token IS NULL OR NOT %(undo)s THEN 0 ELSE 1 END,
+        request = CASE WHEN %(withdraw)s THEN 0 ELSE r.request END
     FROM unnest(%(id)s, %(version)s, %(token)s) AS x (id, version, token)
-    WHERE r.id = x.id AND r.held IS NULL AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
-      AND r.shard IN (SELECT number FROM own)
+    WHERE r.id = x.id
+      AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND (r.held IS NULL OR %(withdraw)s) AND r.version = x.version
+                                 AND r.shard IN (SELECT number FROM own)))
     RETURNING r.id"""
 
 
 async def set_aside(
-    connection: Connection, ownership: Ownership, rows: Sequence[tuple[Waiting, int]], reason: str
+    connection: Connection, ownership: Ownership, rows: Sequence[Aside], reason: str, *, undo: bool, withdraw: bool
 ) -> set[int]:
-    """Put (recipient, token or 0) on hold (SET_ASIDE). Returns the ids that were still as they were found."""
+    """Put recipients on hold (SET_ASIDE). Returns the ids that were still as they were found."""
     found = await run(
         connection,
         SET_ASIDE,
         {
-            "id": c.bigints([row.id for row, _ in rows]),
-            "version": c.bigints([row.version for row, _ in rows]),
-            "token": c.bigints([token for _, token in rows]),
+            "id": c.bigints([row.id for row in rows]),
+            "version": c.bigints([row.version for row in rows]),
+            "token": c.bigints([row.token for row in rows]),
             "reason": storable(reason),
-            **ownership.parameters(row.shard for row, _ in rows),
+            "undo": undo,
+            "withdraw": withdraw,
+            **ownership.parameters(row.shard for row in rows),
         },
     )
     return {row[0] for row in found}
@@ -785,6 +804,12 @@ async def expire(
         **ownership.parameters(shards),
     }
     return [Expired(*row) for row in await run(connection, EXPIRED, parameters)]
+
+
+async def first_expired(connection: Connection, shards: Sequence[int], since: float) -> Aside | None:
+    """The recipient that `expire` would take back first (FIRST_EXPIRED), locked."""
+    rows = await run(connection, FIRST_EXPIRED, {"shard": c.smallints(shards), "since": since})
+    return Aside(rows[0][0], rows[0][1].bytes, *rows[0][2:]) if rows else None
 
 
 async def lose(connection: Connection, leases: Sequence[tuple[int, int]]) -> list[Expired]:

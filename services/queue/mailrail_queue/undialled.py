@@ -10,12 +10,12 @@ from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import metrics, site_store, store
+from mailrail_queue import faults, metrics, site_store, store
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import Database, Lane
 from mailrail_queue.dispatch import Dispatcher, SiteState
 from mailrail_queue.due_sites import DueSites
-from mailrail_queue.finish import Finisher, facts_of, passenger_of, status_of
+from mailrail_queue.finish import Decided, Finisher, facts_of, passenger_of, status_of
 from mailrail_queue.lease import Desk
 from mailrail_queue.ports import Notice
 from mailrail_queue.reading import (
@@ -24,7 +24,7 @@ from mailrail_queue.reading import (
     is_recipient,
 )
 from mailrail_queue.routing import Plan, Router
-from mailrail_queue.store import Connection, Deferral, Waiting
+from mailrail_queue.store import Aside, Connection, Deferral, Waiting
 
 _BACKOFF = 250
 """Recipients of a resting site counted in one statement (SHD-05)."""
@@ -70,11 +70,28 @@ class Undialled:
 
     async def set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
         """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
-        aside = await store.set_aside(connection, self._agenda.ownership, rows, reason)
-        metrics.SET_ASIDE.inc(len(aside))
-        for row, _ in rows:
-            if row.id in aside:
-                self._log.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
+        aside = [Aside(row.id, row.message_id, row.shard, row.version, token) for row, token in rows]
+        await faults.set_aside(connection, self._agenda.ownership, aside, reason, self._log)
+
+    async def set_aside_for(self, row: Waiting, error: Exception, *, withdraw: bool = False) -> None:
+        """Put one on hold of which nothing can be written. `withdraw`: and what an administrator asked for it."""
+        faults.failed(self._log, "due mail", error, recipient=row.id)
+        aside = [Aside(row.id, row.message_id, row.shard, row.version, 0)]
+        reason = f"what is to be written of this recipient cannot be: {faults.said(error)}"
+        if withdraw and row.request:
+            reason = f"what was asked for it is withdrawn; {reason}"
+        async with self._lane.use() as connection:
+            await faults.set_aside(
+                connection, self._agenda.ownership, aside, reason, self._log, undo=False, withdraw=withdraw
+            )
+
+    async def plan(self, router: Router, row: Waiting) -> Plan | None:
+        """Where a recipient goes now; None: nobody can tell, and it is set aside."""
+        try:
+            return router.plan(facts_of(row), row.attempts)
+        except Exception as error:
+            await self.set_aside_for(row, error)
+            return None
 
     # --- attempts that were cut off ---
 
@@ -96,9 +113,16 @@ class Undialled:
             attempt, _, judgement = self._finisher.judge_cut_off(row, attempt)
             if judgement.final:
                 finals.append((row, attempt, judgement, False))
-        if finals:
-            await self._finisher.end_waiting(self._lane, finals)
+        await self.end(finals)
         return {row.id for row, _, _, _ in finals}
+
+    async def end(self, finals: Sequence[Decided]) -> None:
+        """Make these final. One that cannot be is set aside, and what was asked for it is withdrawn (ADM-02)."""
+        await faults.by_halves(
+            finals,
+            lambda some: self._finisher.end_waiting(self._lane, some),
+            lambda one, error: self.set_aside_for(one[0], error, withdraw=True),
+        )
 
     # --- attempts without a dial ---
 
@@ -131,14 +155,16 @@ class Undialled:
             if row.request:
                 self._agenda.requests = True
                 continue
-            plan = router.plan(facts_of(row), row.attempts)
+            plan = await self.plan(router, row)
+            if plan is None:
+                continue
             if plan.key != row.site:
                 moved.append((row, plan.key))
             else:
                 counted.append((row, plan, b"" if plan.missing else self._last_error(site)))
         await self._due_sites.re_key(moved)
         if counted:
-            await self.count(router, counted)
+            await self.count(counted)
         await self._due_sites.settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
         if site.due:
             self._agenda.turn.setdefault(site.key)
@@ -152,8 +178,11 @@ class Undialled:
         attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
         return attempt.SerializeToString()
 
-    async def count(self, router: Router, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
-        """A counted attempt for each, with the last error and without a dial."""
+    async def count(self, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+        """A counted attempt for each, with the last error, without a dial. One that cannot be written is set aside."""
+        await faults.by_halves(counted, self._count, lambda one, error: self.set_aside_for(one[0], error))
+
+    async def _count(self, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
         deferrals: list[Deferral] = []
         notices: dict[int, Notice] = {}
         finals = []

@@ -6,15 +6,16 @@ order in which recipients became final, which history knows; so no row of a mess
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, LiteralString
 from uuid import UUID
 
 import psycopg
 
 from mailrail.kit import log
-from mailrail_queue import metrics, store
-from mailrail_queue.database import Database, NotDurable, run
+from mailrail_queue import faults, metrics, store
+from mailrail_queue.database import TROUBLE, Database, NotDurable, run
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import Connection
 
@@ -114,32 +115,47 @@ class Upkeep:
         while True:
             try:
                 await self.sweep(everything=turns % 20 == 0)
-            except (psycopg.Error, NotDurable, OSError) as error:
+            except TROUBLE as error:
                 self._log.warning("sweeping waits", error=str(error).strip())
+            except Exception as error:
+                faults.failed(self._log, "upkeep", error)
             turns += 1
             await asyncio.sleep(self._settings.upkeep_seconds * self._dice.uniform(0.8, 1.2))
 
     async def sweep(self, *, everything: bool = True) -> None:
         """One round; `everything`: also what need not be looked at often."""
+        days = max(1, self._history_days())
+        keep = self._settings.keep_upload_seconds
+        work: list[Callable[[], Awaitable[None]]] = [
+            self._sweep_contents,
+            self._sweep_named,
+            partial(self._all, "upload", _UPLOADS, keep, 20),
+            self._sweep_chunks,
+        ]
+        if everything:
+            work += [
+                partial(self._all, "bar", _BARS, _KEEP_BAR),
+                partial(self._all, "usage", _USAGE, 0.0),
+                partial(self._all, "dsn", _DSNS, (days + 30) * 86_400.0),
+                partial(self._all, "event", _EVENTS, _KEEP_EVENT),
+                partial(self._all, "site", _SITES, _KEEP_SITE),
+                partial(self._partitions, days),
+            ]
+        for step in work:
+            try:
+                await step()
+            except TROUBLE:
+                raise
+            except Exception as error:  # it costs itself: history has its partition of tomorrow all the same
+                faults.failed(self._log, "upkeep", error)
+
+    async def _sweep_contents(self) -> None:
         while await self.sweep_content():  # noqa: ASYNC110 -- steps of work, not waiting
             await asyncio.sleep(0.01)  # others come between
-        await self._sweep_named()
-        keep = self._settings.keep_upload_seconds
-        while await self._count("upload", _UPLOADS, keep) >= 20:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await self._sweep_chunks()
-        if everything:
-            days = max(1, self._history_days())
-            await self._all("bar", _BARS, _KEEP_BAR)
-            await self._all("usage", _USAGE, 0.0)
-            await self._all("dsn", _DSNS, (days + 30) * 86_400.0)
-            await self._all("event", _EVENTS, _KEEP_EVENT)
-            await self._all("site", _SITES, _KEEP_SITE)
-            await self._partitions(days)
 
-    async def _all(self, what: str, statement: LiteralString, keep: float) -> None:
+    async def _all(self, what: str, statement: LiteralString, keep: float, step: int = _STEP) -> None:
         """A step is bounded, the work is not: more may have come since the last round than one step takes."""
-        while await self._count(what, statement, keep) >= _STEP:  # noqa: ASYNC110 -- steps of work, not waiting
+        while await self._count(what, statement, keep) >= step:  # noqa: ASYNC110 -- steps of work, not waiting
             await asyncio.sleep(0.01)
 
     async def _count(self, what: str, statement: LiteralString, keep: float) -> int:

@@ -1,11 +1,57 @@
 """One recipient, message or text that cannot be written or read costs itself alone (ACC-03, SHD-03)."""
 
-from mailrail.pb.queue.v1 import types_pb2
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import REGISTRY
+
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue.faults import by_halves
+from mailrail_queue.ports import Notice
+from mailrail_queue.store import Connection
 
 from testkit.conditions import eventually
-from testkit.queue import result_of, running_queue
+from testkit.queue import FakeOutbound, RunningQueue, result_of, running_queue
 
+DEFERRED = types_pb2.OUTCOME_DEFERRED
 FAILED = types_pb2.OUTCOME_FAILED
+DELIVERED = types_pb2.OUTCOME_DELIVERED
+MOST = 2**31 - 1
+"""The most that a column of counts holds: one more makes the statement fail that counts."""
+REFUSES = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.address LIKE 'bad%%' THEN RAISE EXCEPTION 'this row is refused' USING ERRCODE = '22000'; END IF; RETURN NEW;
+END $$"""
+"""A row that Postgres refuses, for whatever reason there may be one day."""
+
+
+def set_aside() -> float:
+    """Recipients that were put on hold by the queue itself so far."""
+    return REGISTRY.get_sample_value("mailrail_queue_set_aside_total") or 0.0
+
+
+async def due_again(q: RunningQueue) -> None:
+    """Make waiting recipients due, as time would."""
+    await q.sql("UPDATE recipient SET due = now() WHERE token IS NULL")
+    await q.sql("UPDATE site_due SET next_due = now()")
+
+
+def refuse_connections(delivery: lease_pb2.Delivery) -> lease_pb2.DeliveryResult:
+    """As outbound answers when nobody listens there."""
+    return result_of(delivery, DEFERRED, code=0, enhanced="4.4.1", text="connection refused", site_failure=True)
+
+
+async def at_rest(q: RunningQueue, *users: str) -> FakeOutbound:
+    """Mail of these users for a dead site that rests by now; all have had one attempt."""
+    outbound = await q.outbound()
+    outbound.answer = refuse_connections
+    ingress = await q.ingress()
+    for user in users:
+        await ingress.accept(f"{user}@dead.example", mail_from="")
+    for n in range(10):
+        await ingress.accept(f"other{n}@dead.example")
+    await q.until("SELECT count(*) = %s FROM recipient WHERE attempts = 1 AND token IS NULL", 10 + len(users))
+    await eventually(lambda: q.queue.dispatcher.sites["domain:dead.example"].resting(q.queue.dispatcher.clock()))
+    return outbound
 
 
 async def test_a_reply_that_no_text_of_postgres_holds_ends_its_recipient_like_any_other_FIN_01(database: str) -> None:
@@ -19,3 +65,231 @@ async def test_a_reply_that_no_text_of_postgres_holds_ends_its_recipient_like_an
         assert await q.sql("SELECT note FROM mailbox_message") == [
             (r"could not be delivered to bob@away.example: 550 5.1.1 no such\x00user",)
         ]
+
+
+async def test_only_the_guilty_of_many_is_left_alone_and_the_rest_is_done_in_few_steps_ACC_03() -> None:
+    steps: list[int] = []
+    done: list[int] = []
+    alone: list[tuple[int, str]] = []
+
+    async def work(rows: Sequence[int]) -> None:
+        steps.append(len(rows))
+        if 617 in rows:
+            raise ValueError("unlucky")
+        done.extend(rows)
+
+    async def aside(row: int, error: Exception) -> None:
+        alone.append((row, str(error)))
+
+    await by_halves(range(1000), work, aside)
+    assert alone == [(617, "unlucky")]
+    assert done == [n for n in range(1000) if n != 617]
+    assert len(steps) < 25
+
+
+async def test_trouble_that_is_no_rows_fault_sets_nothing_aside_ACC_03() -> None:
+    async def work(rows: Sequence[int]) -> None:
+        raise OSError("the network is down")
+
+    async def aside(row: int, error: Exception) -> None:
+        raise AssertionError("nobody is guilty")
+
+    with pytest.raises(OSError, match="network"):
+        await by_halves([1, 2, 3], work, aside)
+
+
+async def test_attempts_are_counted_beyond_what_two_octets_hold_LSE_05(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for n in range(5):
+            await ingress.accept(f"user{n}@away.example")
+        await q.sql("UPDATE recipient SET attempts = 32767, interrupted = 0")
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await due_again(q)
+        await q.until("SELECT count(*) = 5 FROM history WHERE attempts = 32768")
+
+
+async def test_a_recipient_that_cannot_be_leased_is_set_aside_and_its_site_goes_on_SHD_03(database: str) -> None:
+    before = set_aside()
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for n in range(40):
+            await ingress.accept(f"user{n}@away.example")
+        await ingress.accept("bad@away.example", "good@away.example")
+        await q.sql("UPDATE recipient SET attempts = %s WHERE address = 'bad@away.example'", MOST)
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await due_again(q)
+        await q.until("SELECT count(*) = 41 FROM history")
+        assert await q.sql("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
+            ("bad@away.example", "what is to be written of this recipient cannot be: integer out of range")
+        ]
+        assert set_aside() == before + 1
+
+
+async def test_a_recipient_that_cannot_be_counted_at_a_resting_site_stalls_no_other_SHD_05(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await at_rest(q, "bad")
+        await q.sql("UPDATE recipient SET attempts = %s WHERE address LIKE 'bad%%'", MOST)
+        await due_again(q)
+        outbound.answer = result_of
+        await (await q.ingress()).accept("user@well.example")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND token IS NULL AND held IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND address LIKE 'bad%%'")
+        await q.until("SELECT count(*) = 1 FROM history")
+
+
+async def test_an_expired_bounce_that_cannot_be_ended_stalls_no_other_site_SHD_05(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await at_rest(q, "bad")
+        notifications = q.queue.finisher.notifications
+        assert notifications is not None
+        notify = notifications.notify
+
+        async def refuse(connection: Connection, notices: Sequence[Notice]) -> None:
+            if any(notice.passenger.address.startswith("bad") for notice in notices):
+                raise ValueError("this copy cannot be made")
+            await notify(connection, notices)
+
+        notifications.notify = refuse  # type: ignore[method-assign]
+        await q.sql("UPDATE recipient SET queued = now() - interval '30 days' WHERE address LIKE 'bad%%'")
+        outbound.answer = result_of
+        ingress = await q.ingress()
+        for n in range(20):
+            await ingress.accept(f"user@d{n}.example")
+        await due_again(q)
+        await q.until("SELECT count(*) = 20 FROM history")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND held IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL")
+        reason = await q.one("SELECT hold_reason FROM recipient WHERE held IS NOT NULL")
+        assert reason == "what is to be written of this recipient cannot be: ValueError: this copy cannot be made"
+
+
+async def test_a_site_at_which_all_work_fails_costs_itself_alone_SHD_03(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for n in range(20):
+            await ingress.accept(f"user@d{n}.example")
+        settle = q.queue.owner.due_sites.settle
+
+        async def fails(drained: Sequence[tuple[int, str]]) -> None:
+            if any(key == "domain:d7.example" for _, key in drained):
+                raise ValueError("a page of this index is damaged")
+            await settle(drained)
+
+        monkeypatch.setattr(q.queue.owner.due_sites, "settle", fails)
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await due_again(q)
+        await q.until("SELECT count(*) >= 19 FROM history")
+        assert await q.one("SELECT count(*) FROM recipient WHERE held IS NOT NULL") == 0
+
+
+async def test_a_delivery_of_which_the_end_cannot_be_written_is_held_and_not_sent_again_FIN_01(database: str) -> None:
+    before = set_aside()
+    async with running_queue(database) as q:
+        await q.sql(REFUSES)
+        await q.sql("CREATE TRIGGER refuse BEFORE INSERT ON history FOR EACH ROW EXECUTE FUNCTION refuse()")
+        outbound = await q.outbound()
+        await (await q.ingress()).accept("good@away.example", "bad@away.example", "fine@away.example")
+        await (await q.ingress()).accept("user@other.example")
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        outbound.finish(*outbound.deliveries, outcome=DELIVERED)
+        await eventually(lambda: len(outbound.committed) == 2)
+        assert await q.one("SELECT count(*) FROM history") == 3
+        assert await q.sql("SELECT address, token, attempts, hold_reason FROM recipient") == [
+            (
+                "bad@away.example",
+                None,
+                1,
+                "its attempt ended (delivered), and that cannot be written: this row is refused",
+            )
+        ]
+        assert set_aside() == before + 1
+
+
+async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are_due_again_LSE_04(
+    database: str,
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        for n in range(20):
+            await ingress.accept(f"user@d{n}.example")
+        await eventually(lambda: len(outbound.deliveries) == 20)
+        await outbound.close()
+        await q.sql("UPDATE recipient SET interrupted = %s WHERE address = 'user@d3.example'", MOST)
+        await q.sql("UPDATE recipient SET lease_until = now() - interval '1 second'")
+        await q.until("SELECT count(*) = 19 FROM recipient WHERE interrupted = 1 AND token IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL")
+        assert q.queue.failed() is None
+
+
+@pytest.mark.parametrize(
+    ("step", "part", "method"),
+    [
+        ("lease sweep", "owner._expiry", "sweep"),
+        ("heartbeat", "shards", "beat"),
+        ("revisions", "owner.revisions", "reconsider"),
+        ("upkeep", "upkeep", "sweep_content"),
+        ("backlog", "counting", "measure"),
+        ("leases", "desk", "_write"),
+    ],
+)
+async def test_no_step_that_fails_ends_the_process_SHD_01(
+    database: str, monkeypatch: pytest.MonkeyPatch, step: str, part: str, method: str
+) -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": step}) or 0.0
+
+    before = count()
+    async with running_queue(database, count_seconds=0.1) as q:
+        found: object = q.queue
+        for name in part.split("."):
+            found = getattr(found, name)
+
+        async def fails(*args: object) -> None:
+            raise KeyError("nobody foresaw this")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(found, method, fails)
+            q.queue.agenda.revise([])
+            q.queue.desk._renew.set()
+            await eventually(lambda: count() > before)
+        assert q.queue.failed() is None
+        await q.until("SELECT count(*) = 256 FROM shard WHERE owner IS NOT NULL")
+
+
+async def test_mail_of_which_the_content_is_gone_is_set_aside_and_stalls_no_other_FIN_02(database: str) -> None:
+    before = set_aside()
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        lost = await ingress.accept("bad@away.example")
+        await ingress.accept("good@away.example")
+        await q.sql("DELETE FROM message WHERE id = %s", lost.hex())
+        outbound = await q.outbound()
+        outbound.answer = result_of
+        await due_again(q)
+        await q.until("SELECT count(*) = 1 FROM history")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL AND attempts = 0")
+        assert await q.one("SELECT hold_reason FROM recipient") == (
+            "what is stored of this message is gone: there is nothing that could be sent"
+        )
+        assert set_aside() == before + 1
+
+
+async def test_a_request_that_cannot_be_granted_is_withdrawn_and_said_so_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        await q.sql(REFUSES)
+        await q.sql("CREATE TRIGGER refuse BEFORE INSERT ON history FOR EACH ROW EXECUTE FUNCTION refuse()")
+        ingress = await q.ingress()
+        for name in ("bad", "good", "fine"):
+            await ingress.accept(f"{name}@away.example")
+        await q.sql("UPDATE recipient SET request = 1")
+        await q.until("SELECT count(*) = 2 FROM history")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND request = 0")
+        reason = await q.one("SELECT hold_reason FROM recipient")
+        assert reason.startswith("what was asked for it is withdrawn; ")

@@ -478,7 +478,9 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.newest_attempts(connection, [1, 2, 3])
                 await store.record(connection, [(1, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
-                await store.set_aside(connection, q.queue.agenda.ownership, [], "cannot be read")
+                ownership = q.queue.agenda.ownership
+                await store.set_aside(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
+                await store.first_expired(connection, list(range(256)), 0.0)
             await connection.execute("SELECT pg_stat_force_next_flush()")
         after = await q.one("SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'")
         assert after == before

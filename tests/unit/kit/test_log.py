@@ -90,6 +90,22 @@ def test_an_exception_comes_with_its_traceback_on_the_same_line(stream: Stream) 
     assert "ValueError: broken" in event["exception"]
 
 
+def test_a_traceback_for_people_shows_no_local_variables(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", stream)
+    log.setup("queue", "node-1", "console", "info")
+
+    def fail(content: bytes) -> None:
+        raise ValueError(f"a message of {len(content)} octets is broken")
+
+    mail = [b"Subject: nobody's business"]
+    try:
+        fail(*mail)
+    except ValueError:
+        log.get_logger().exception("crashed")
+    assert "ValueError: a message of" in stream.getvalue()
+    assert "business" not in stream.getvalue()
+
+
 def test_what_a_library_logs_is_an_event_like_ours(stream: Stream) -> None:
     library = logging.Logger("psycopg.pool")  # none of the process's own, which others listen to
     library.addHandler(log.LibraryLog())

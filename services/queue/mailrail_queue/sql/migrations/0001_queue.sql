@@ -65,8 +65,8 @@ CREATE TABLE queue.recipient (
     lease_until   timestamptz,
     held          timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
     hold_reason   text,
-    attempts      smallint    NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
-    interrupted   smallint    NOT NULL DEFAULT 0,  -- leases that ran out (LSE-04)
+    attempts      integer     NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
+    interrupted   integer     NOT NULL DEFAULT 0,  -- leases that ran out (LSE-04)
     version       integer     NOT NULL DEFAULT 1,  -- bumped by every administrative change (ADM-01)
     request       smallint    NOT NULL DEFAULT 0,  -- of a leased one: 1 fail, 2 drop, as soon as the attempt ends without delivery (ADM-02)
     request_reason text,
@@ -189,7 +189,7 @@ CREATE TABLE queue.history (
     message_id  uuid        NOT NULL,
     state       smallint    NOT NULL,  -- mailrail.queue.v1.RecipientState
     outcome     smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
-    attempts    smallint    NOT NULL,
+    attempts    integer     NOT NULL,
     tls         smallint    NOT NULL,
     origin      smallint    NOT NULL,
     queued      timestamptz NOT NULL,
