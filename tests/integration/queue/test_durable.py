@@ -1,7 +1,7 @@
 """What is seen is not yet durable: an answer that rests on found work waits as a commit does (DUR-01)."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import psycopg
 import pytest
@@ -42,7 +42,8 @@ async def waits(servers: Pair, application: str, many: int = 1) -> None:
     async def so() -> bool:
         return await servers.aside(servers.primary.waits, application) == many
 
-    await eventually(so, what=f"{application} waits for the standby")
+    condition: Callable[[], bool | Awaitable[bool | None] | None] = so
+    await eventually(condition, what=f"{application} waits for the standby")
 
 
 async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_not_answered_DUR_01(servers: Pair) -> None:
@@ -62,7 +63,8 @@ async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_not_answered_
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%emit_message%'"
             return answer.done() or bool(await servers.aside(servers.primary.one, waits))
 
-        await eventually(answered_or_waits_again)
+        condition: Callable[[], bool | Awaitable[bool | None] | None] = answered_or_waits_again
+        await eventually(condition)
         assert not answer.done()
         await servers.aside(servers.standby.start)
         assert (await asyncio.wait_for(answer, 60)).accepted

@@ -85,7 +85,6 @@ async def waits(servers: Pair, lane: str) -> None:
     await met(one_does, f"a commit of {lane} waits")
 
 
-@pytest.mark.xfail(strict=True, reason="a commit that is repeated and finds its own work takes visible for durable")
 @pytest.mark.parametrize("ends", BREAKS)
 async def test_no_250_is_said_while_no_standby_has_the_message_whatever_ends_the_wait_for_it_ACC_02(
     synchronous: Pair, ends: str
@@ -119,7 +118,6 @@ async def test_no_250_is_said_while_no_standby_has_the_message_whatever_ends_the
         assert count.accepted == {*before, *during}, "what was not answered is stored anew"
 
 
-@pytest.mark.xfail(strict=True, reason="GetOutcome takes visible for durable")
 async def test_no_outcome_is_told_of_a_message_that_no_standby_has_ACC_04(synchronous: Pair) -> None:
     servers = synchronous
     async with running_queue(servers.url) as q:
@@ -156,7 +154,6 @@ async def test_no_outcome_is_told_of_a_message_that_no_standby_has_ACC_04(synchr
             asking.cancel()
 
 
-@pytest.mark.xfail(strict=True, reason="a result that is written again and changes nothing takes visible for durable")
 @pytest.mark.parametrize("ends", BREAKS)
 async def test_outbound_keeps_results_until_a_standby_has_them_whatever_ends_the_wait_for_it_LSE_08(
     synchronous: Pair, ends: str
