@@ -18,6 +18,7 @@ from mailrail.core.config.revision import (
 )
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.kit import clock
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
@@ -116,7 +117,7 @@ class OutboundBench:
         """A delivery of `content` to these recipients (default b@example.org)."""
         to = [r if isinstance(r, Recipient) else Recipient(r) for r in recipients or ("b@example.org",)]
         made = Delivery(
-            lease=Lease(next(self._tokens), self._loop.time() + lease),
+            lease=Lease(next(self._tokens), clock.now() + lease),
             message_id=b"\1" * 16,
             config_revision=1,
             transport=via.ref if via is not None else None,

@@ -207,6 +207,8 @@ class FakeOutbound:
         self.committed: set[int] = set()
         self.cancelled: set[int] = set()
         self.renewals: dict[int, float] = {}
+        self.clocks: list[float] = []
+        """What came back of the clock that our requests told."""
         self.go_away = False
         self.answer: Callable[[lease_pb2.Delivery], lease_pb2.DeliveryResult | None] | None = None
         """Answers each delivery as it comes, when set."""
@@ -229,6 +231,7 @@ class FakeOutbound:
         async def read() -> None:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 async for response in self.stub.Lease(requests()):
+                    self.clocks.append(response.clock)
                     self.committed.update(response.committed)
                     self.cancelled.update(response.cancel)
                     self.go_away = self.go_away or response.go_away

@@ -24,7 +24,7 @@ from mailrail.core.outbound.course import Course, Settled
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.kit import log
+from mailrail.kit import clock, log
 from mailrail_outbound import metrics
 from mailrail_outbound.dialling import CannotDial, Dialler
 from mailrail_outbound.dns import DnsResolver
@@ -124,7 +124,7 @@ class Outbound(Worker):
         run = self._running.get(token)
         if run is not None:
             lease = run.delivery.lease
-            lease.deadline = max(lease.deadline, self._loop.time() + remaining)
+            lease.deadline = max(lease.deadline, clock.now() + remaining)
 
     def cancel(self, token: int) -> None:
         """Break a delivery off if its final dot is not sent (ADM-02)."""
@@ -362,7 +362,7 @@ class Outbound(Worker):
             if delivery.lease.cancelled:
                 course.session_failed(_CANCELLED)
                 break
-            if delivery.lease.deadline - self._loop.time() < settings.lease_margin:
+            if delivery.lease.deadline - clock.now() < settings.lease_margin:
                 if not run.dialled:
                     raise NotDialled("too little of the lease is left to begin")
                 course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
@@ -422,6 +422,8 @@ class Outbound(Worker):
                 answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
             if answer is None:
                 return
+            if answer.trouble is Trouble.LEASE and not run.seen:
+                raise NotDialled("too little of the lease was left when a connection was there")
             course.session_failed(answer)
             sessions += answer.stage is not Stage.CONNECT
             known = run.dialled.get(host, ())
@@ -432,7 +434,7 @@ class Outbound(Worker):
                 or sessions >= MAX_SESSIONS
                 or not 0 < len(rest) < len(ordered)
                 or delivery.lease.cancelled
-                or delivery.lease.deadline - self._loop.time() < self._settings.lease_margin
+                or delivery.lease.deadline - clock.now() < self._settings.lease_margin
             ):
                 return
             ordered = rest
@@ -470,7 +472,6 @@ class Outbound(Worker):
             dial,
             decision=way.decision,
             lease_margin=self._settings.lease_margin,
-            now=self._loop.time,
             verdict=f"{way.decision.reason}; it failed, so without" if plaintext else way.decision.reason,
             seen=run.seen,
             told=run.job_ended,

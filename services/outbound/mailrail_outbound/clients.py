@@ -21,7 +21,7 @@ from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
-from mailrail.kit import log, rpc
+from mailrail.kit import clock, log, rpc
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import metrics
@@ -43,6 +43,7 @@ _PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
 _FETCH_WITHIN = 10.0  # seconds in which some replica must go on with content that is being fetched
 _BATCH = 500  # results in one gRPC message
+_CLOCK_TOLD = 5.0  # seconds between requests at most: so much too old a lease may seem at most, while all is well
 
 _BODIES = {
     types_pb2.BODY_TYPE_SEVEN_BIT: BodyType.SEVEN_BIT,
@@ -293,14 +294,16 @@ class _Link:
                 self._wake.set()
 
     def _take_in(self, response: lease_pb2.LeaseResponse) -> None:
-        now = self._loop.time()
+        # Read late, by a process that was frozen or behind a network that stood still, it is as old as its clock says.
+        now = response.clock or clock.now()
+        age = max(0.0, clock.now() - now)
         committed = response.committed
         if committed:
             for token in committed:
                 self._sent.pop(token, None)
             self._client.acknowledged()
         for renewal in response.renewals:
-            self._worker.renew(renewal.token, renewal.remaining_seconds)
+            self._worker.renew(renewal.token, renewal.remaining_seconds - age)
         for token in response.cancel:
             self._worker.cancel(token)
         for wire in response.deliveries:
@@ -319,14 +322,14 @@ class _Link:
                 hello.working.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
         credit = 0 if client.draining else max(0, share - len(hello.working))
-        yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining)
+        yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining, clock=clock.now())
         said_goodbye = client.draining
         alive_at = self._loop.time() + settings.alive_seconds
         while True:
             if not self._ready and not (client.draining and not said_goodbye):
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, alive_at - self._loop.time())):
+                    async with asyncio.timeout(max(0.0, min(_CLOCK_TOLD, alive_at - self._loop.time()))):
                         await self._wake.wait()
                 wait = linger(len(self._ready) + self._worker.under_way)
                 if wait > 0:
@@ -334,7 +337,7 @@ class _Link:
             if self._streams != mine:  # gRPC leaves the requests of a broken stream waiting; they must take nothing
                 self._wake.set()
                 return
-            request = lease_pb2.LeaseRequest()
+            request = lease_pb2.LeaseRequest(clock=clock.now())
             batch, self._ready = self._ready[:_BATCH], self._ready[_BATCH:]
             results = request.results
             for report in batch:
@@ -359,7 +362,7 @@ class _Link:
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def delivery_from_wire(self, wire: lease_pb2.Delivery, now: float) -> Delivery:
-        """A delivery as the application knows it. `now` is the loop's time at which it came."""
+        """A delivery as the application knows it. `now`: the time by kit.clock that its lease is counted from."""
         # One look at each field, all by position: this is a tenth of what a message costs here.
         token, message_id, envelope = wire.token, wire.message_id, wire.envelope
         transport = gateway = None

@@ -17,6 +17,7 @@ from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble
 from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.smtp.stuffing import stuff
 from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
+from mailrail.kit import clock
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
 from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach, Seen, TlsReport
@@ -154,7 +155,6 @@ class HostJob(PoolJob):
         "_delivery",
         "_margin",
         "_message",
-        "_now",
         "_pending",
         "_plan",
         "_refused_after",
@@ -180,7 +180,6 @@ class HostJob(PoolJob):
         *,
         decision: Decision,
         lease_margin: float,
-        now: Callable[[], float],
         verdict: str,
         seen: dict[int, Seen],
         told: Callable[[], None],
@@ -204,7 +203,6 @@ class HostJob(PoolJob):
         self.form = _AS_IS
         self._decision = decision
         self._margin = lease_margin
-        self._now = now
         self._verdict = verdict
         self._seen = seen
         self._connection: Connection | None = None
@@ -222,6 +220,10 @@ class HostJob(PoolJob):
             connection.suits = self._decision
         if self.had_tls and connection.tls_facts is None:
             self.failed(_no_tls_now(), connection)
+            return None
+        if self._delivery.lease.deadline - clock.now() < self._margin:
+            # It waited for its connection, or we were frozen meanwhile: nothing is begun that may not be ended.
+            self._over(Answer(Stage.PLAN, None, Trouble.LEASE, "too little of the lease is left to begin"))
             return None
         capabilities = dialogue.capabilities
         delivery = self._delivery
@@ -271,7 +273,7 @@ class HostJob(PoolJob):
         lease = self._delivery.lease
         if lease.cancelled:
             return Trouble.CANCELLED
-        return Trouble.LEASE if lease.deadline - self._now() < self._margin else None
+        return Trouble.LEASE if lease.deadline - clock.now() < self._margin else None
 
     def content_at_hand(self, form: Form) -> bytes | None:
         """See smtp.Job."""

@@ -26,7 +26,7 @@ class Result(StrEnum):
 
 
 class Lease:
-    """How long we may go on, and whether we still should. Times are the event loop's (monotonic)."""
+    """How long we may go on, and whether we still should. `deadline` is by kit.clock."""
 
     __slots__ = ("cancelled", "deadline", "token")
 

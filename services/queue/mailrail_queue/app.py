@@ -12,7 +12,7 @@ from uuid import uuid4
 import psycopg
 
 from mailrail.core.site import SiteKind
-from mailrail.kit import log, migrations, postgres
+from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.accept import Intake
@@ -54,7 +54,7 @@ class Queue:
         where = postgres.database_of(settings)
         self.database = Database(where, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
         self.dispatcher = Dispatcher(
-            time.monotonic,
+            clock.now,
             handout_seconds=settings.handout_seconds,
             content_budget=settings.born_leased_bytes,
             rounds=settings.born_leased_rounds,

@@ -37,8 +37,12 @@ _ACKNOWLEDGE_WITHIN = 0.05
 class OutboundStream:
     """One outbound process, connected. What is to be said gathers until the stream takes it."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, clock: float = 0.0) -> None:
+        """`clock`: what the process said of its own with the first request."""
         self.node = node
+        self.clock = clock
+        """The latest that it said of its own clock."""
+        self._clock = clock  # as of the last `take`: what gathered since then is no older
         self.credit = 0
         self.ready = asyncio.Event()
         self.closing = False
@@ -83,8 +87,13 @@ class OutboundStream:
         """What is to be said now, in messages of bounded size."""
         self.ready.clear()
         responses: list[lease_pb2.LeaseResponse] = []
+        clock, self._clock = self._clock, self.clock
         current = lease_pb2.LeaseResponse(
-            committed=self._committed, cancel=self._cancel, renewals=self._renewals, go_away=self._go_away
+            committed=self._committed,
+            cancel=self._cancel,
+            renewals=self._renewals,
+            go_away=self._go_away,
+            clock=clock,
         )
         said = bool(self._committed or self._cancel or self._renewals or self._go_away)
         self._committed, self._cancel, self._renewals, self._go_away = [], [], [], False
@@ -96,7 +105,7 @@ class OutboundStream:
             size += flight.size
             if size > 2 * 1024 * 1024:
                 responses.append(current)
-                current, size, said = lease_pb2.LeaseResponse(), 0, False
+                current, size, said = lease_pb2.LeaseResponse(clock=clock), 0, False
         if said:
             responses.append(current)
         return responses

@@ -345,7 +345,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         if first is None or not first.HasField("hello") or not first.hello.node_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
             return
-        stream = OutboundStream(first.hello.node_id)
+        stream = OutboundStream(first.hello.node_id, first.clock)
         try:
             await queue.desk.hello(stream, first.hello)
         except _TROUBLE as error:  # it comes again; what it works on goes on meanwhile
@@ -387,6 +387,8 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
 
     def _take(self, stream: OutboundStream, request: lease_pb2.LeaseRequest) -> None:
         desk = self._queue.desk
+        if request.clock:
+            stream.clock = request.clock
         if request.results:
             desk.results(stream, request.results)
         if request.alive:

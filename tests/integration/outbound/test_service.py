@@ -15,6 +15,7 @@ import pytest
 
 from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
 from mailrail.core.smtp.client import Trouble
+from mailrail.kit import clock
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound.__main__ import start
@@ -23,7 +24,7 @@ from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
 from testkit.outbound import MESSAGE, SETTINGS, OutboundBench, StreamedBody, transport
-from testkit.smtp_peer import Hang, SmtpPeer
+from testkit.smtp_peer import Hang, Slow, SmtpPeer
 
 
 class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
@@ -62,6 +63,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.hellos: list[lease_pb2.Hello] = []
         self.results: dict[int, lease_pb2.DeliveryResult] = {}
         self.alive: list[int] = []
+        self.clocks: list[float] = []
         self.credit = 0
         self.went_away = False
         self.batches: list[int] = []
@@ -77,6 +79,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
             async for request in requests:
                 if request.HasField("hello"):
                     self.hellos.append(request.hello)
+                self.clocks.append(request.clock)
                 self.credit += request.credit
                 self.alive += request.alive
                 self.went_away |= request.go_away
@@ -360,6 +363,64 @@ async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_A
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[delivery.token]))
             result = await here.result(delivery.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+
+
+async def test_a_delivery_that_was_read_late_has_no_more_of_its_lease_than_is_left_LSE_02(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            await eventually(lambda: here.queue.clocks != [])
+            late, fresh = here.delivery(via), here.delivery(via)
+            # As by a process that was frozen for 100 s with the delivery unread: 20 s of 120 are left.
+            read_before = here.queue.clocks[-1] - 100
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[late], clock=read_before))
+            result = await here.result(late.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+            assert peer.sessions == []
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[fresh], clock=here.queue.clocks[-1]))
+            assert (await here.result(fresh.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
+
+
+async def test_a_renewal_that_was_read_late_renews_for_what_is_left_LSE_01(tmp_path: Path) -> None:
+    async with SmtpPeer(replies={"DATA": Slow("354 go", 1.0)}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            await eventually(lambda: here.queue.clocks != [])
+            delivery = here.delivery(via, remaining_seconds=30.5)
+            here.queue.hand_out(delivery)
+            await eventually(lambda: "DATA" in peer.commands)
+            renewal = lease_pb2.Renewal(token=delivery.token, remaining_seconds=120)
+            late = lease_pb2.LeaseResponse(renewals=[renewal], clock=here.queue.clocks[-1] - 100)
+            here.queue.outgoing.put_nowait(late)
+            result = await here.result(delivery.token)
+            assert "too little of the lease" in " ".join(result.attempt.reply.lines)
+            assert peer.messages == []
+
+
+async def test_the_queue_is_told_our_clock_with_each_request_and_every_few_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail_outbound.clients._CLOCK_TOLD", 0.05)
+    async with world(tmp_path) as here:
+        await eventually(lambda: len(here.queue.clocks) >= 4)
+        assert all(told > 0 for told in here.queue.clocks)
+        assert here.queue.clocks == sorted(here.queue.clocks)
+
+
+async def test_time_in_which_the_machine_was_suspended_counts_against_a_lease_LSE_02(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SmtpPeer(replies={"DATA": Slow("354 go", 0.5)}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            delivery = here.delivery(via)
+            here.queue.hand_out(delivery)
+            await eventually(lambda: "DATA" in peer.commands)
+            now = clock.now
+            monkeypatch.setattr(clock, "now", lambda: now() + 3600)  # and the loop's clock stood still
+            result = await here.result(delivery.token)
+            assert "too little of the lease" in " ".join(result.attempt.reply.lines)
+            assert peer.messages == []
 
 
 async def test_a_broken_stream_is_opened_again_and_unacknowledged_results_go_out_again_LSE_02(tmp_path: Path) -> None:

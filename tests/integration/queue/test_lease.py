@@ -68,6 +68,31 @@ async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: s
         assert delivery.attempt == 1
 
 
+async def test_what_outbound_is_told_carries_a_clock_of_its_own_from_before_it_was_said_LSE_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        outbound.send(clock=100.0)
+        await eventually(lambda: outbound.clocks[-1:] == [0.0])  # the first word, before any clock was read
+        first = await one_delivery(q, outbound)
+        outbound.send(clock=200.0, alive=[first.token])
+        outbound.finish(first)
+        await one_delivery(q, outbound)
+        await eventually(lambda: outbound.clocks[-1] in (100.0, 200.0))
+        assert outbound.clocks == sorted(outbound.clocks)
+
+
+async def test_what_gathered_for_outbound_is_no_older_than_the_clock_that_goes_with_it() -> None:
+    stream = OutboundStream("outbound-1", 5.0)
+    stream.renewed(1, 120.0)
+    stream.clock = 9.0  # read after the lease was counted
+    (response,) = stream.take()
+    assert response.clock == 5.0
+    stream.renewed(2, 120.0)
+    stream.clock = 12.0
+    (response,) = stream.take()
+    assert response.clock == 9.0
+
+
 async def test_a_queue_that_gave_everything_back_ends_the_streams_of_outbound(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()

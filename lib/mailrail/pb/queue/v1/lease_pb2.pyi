@@ -30,10 +30,13 @@ class LeaseRequest(_message.Message):
     ALIVE_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """How many more deliveries this process will take at once, beyond what it was told before."""
     go_away: _builtins.bool
     """Draining: hand out nothing more."""
+    clock: _builtins.float
+    """The sender's steady clock in seconds; it comes back in what the queue says afterwards."""
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -50,10 +53,11 @@ class LeaseRequest(_message.Message):
         alive: _abc.Iterable[_builtins.int] | None = ...,
         credit: _builtins.int = ...,
         go_away: _builtins.bool = ...,
+        clock: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_hello", b"_hello", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hello", b"_hello", "alive", b"alive", "credit", b"credit", "go_away", b"go_away", "hello", b"hello", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hello", b"_hello", "alive", b"alive", "clock", b"clock", "credit", b"credit", "go_away", b"go_away", "hello", b"hello", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hello: _TypeAlias = _typing.Literal["hello"]  # noqa: Y015
     _WhichOneofArgType__hello: _TypeAlias = _typing.Literal["_hello", b"_hello"]  # noqa: Y015
@@ -127,8 +131,13 @@ class LeaseResponse(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RENEWALS_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     go_away: _builtins.bool
     """This replica goes away: reconnect elsewhere, finish what runs."""
+    clock: _builtins.float
+    """A `clock` of the receiver that the queue had read before anything in this message was said: it is no older, and its
+    leases count from then, however late it is read. 0: none was read.
+    """
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]: ...
     @_builtins.property
@@ -151,10 +160,11 @@ class LeaseResponse(_message.Message):
         cancel: _abc.Iterable[_builtins.int] | None = ...,
         renewals: _abc.Iterable[Global___Renewal] | None = ...,
         go_away: _builtins.bool = ...,
+        clock: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "committed", b"committed", "deliveries", b"deliveries", "go_away", b"go_away", "renewals", b"renewals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "clock", b"clock", "committed", b"committed", "deliveries", b"deliveries", "go_away", b"go_away", "renewals", b"renewals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,7 +180,7 @@ class Renewal(_message.Message):
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     token: _builtins.int
     remaining_seconds: _builtins.float
-    """from when it was sent to Postgres (LSE-01)"""
+    """from when it was sent to Postgres (LSE-01); counted as that of a Delivery"""
     def __init__(
         self,
         *,
@@ -215,7 +225,7 @@ class Delivery(_message.Message):
     """fencing token of the lease"""
     message_id: _builtins.bytes
     remaining_seconds: _builtins.float
-    """counted by the receiver on a monotonic clock; at least 60 when handed on (LSE-01)"""
+    """From LeaseResponse.clock on, by the receiver's clock that goes on while it is suspended; at least 60 when handed on (LSE-01)."""
     config_revision: _builtins.int
     """wait up to 5 s for at least this one (LSE-07)"""
     transport_digest: _builtins.str
