@@ -64,6 +64,8 @@ _OUTCOMES = {
     Result.NOT_DIALLED: types_pb2.OUTCOME_NOT_DIALLED,
     Result.CANCELLED: types_pb2.OUTCOME_CANCELLED,
 }
+_GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS)
+"""What a replica says of content that no other replica will have either."""
 _DEFAULT, _REQUIRED = Requirement.DEFAULT, Requirement.REQUIRED
 _RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
@@ -422,7 +424,7 @@ class _Link:
                 yield response.data
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
-            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+            if error.code() in _GONE:
                 raise ContentGone(reason) from error
             raise OutOfReach(reason) from error
         finally:

@@ -23,7 +23,7 @@ from mailrail_queue.admin_filters import BadRequest, NotFound, page_size
 from mailrail_queue.administration import Administration
 from mailrail_queue.app import NotConfigured, Queue
 from mailrail_queue.dsn import Notifier
-from mailrail_queue.mailbox import FLAGS, PATH_LIMIT, SEEN, Listed, MailboxDelivery
+from mailrail_queue.mailbox import FLAGS, PATH_LIMIT, SEEN, ContentIncomplete, Listed, MailboxDelivery
 from mailrail_queue.store import Connection
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,6 +53,8 @@ class answering:
                 await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             case NotFound():
                 await self._context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            case ContentIncomplete():
+                await self._context.abort(grpc.StatusCode.DATA_LOSS, str(error))
             case NotConfigured():
                 await self._context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
             case psycopg.errors.QueryCanceled():
@@ -283,8 +285,12 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                     await mailbox.set_flags(connection, [found.id], [SEEN], [])
                     found.flags.append(SEEN)
             yield mailbox_pb2.ReadMessageResponse(message=_message(found), data=found.prefix)
+            whole = False
             async for part in mailbox.content_for(self._rows.use, found.message_id):
+                whole = True
                 yield mailbox_pb2.ReadMessageResponse(data=part)
+            if not whole:
+                raise ContentIncomplete("what is stored of this message is gone")
 
     async def SetFlags(self, request: mailbox_pb2.SetFlagsRequest, context: Context) -> mailbox_pb2.SetFlagsResponse:
         async with answering(context), self._rows.change() as connection:

@@ -9,11 +9,12 @@ is written straight into the postmaster's built-in mailbox, and never routed (DS
 # ruff: noqa: E501 -- statements keep their own lines
 
 import asyncio
+import contextlib
 import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final, LiteralString
 from weakref import WeakKeyDictionary
@@ -34,8 +35,8 @@ from mailrail_queue.addresses import Resolved
 from mailrail_queue.database import run
 from mailrail_queue.mailbox import Entry, Head, MailboxDelivery
 from mailrail_queue.metrics import count_dsn
-from mailrail_queue.ports import Notice
-from mailrail_queue.reading import envelope_of
+from mailrail_queue.ports import Notice, Passenger
+from mailrail_queue.reading import CONTENT_MISSING, envelope_of
 from mailrail_queue.routing import Facts, Router, domain_of, object_pb, reference_text
 from mailrail_queue.store import Connection, NewMessage, NewRecipient, Ownership
 
@@ -101,6 +102,10 @@ class _Group:
     head: Head
     id: bytes
     notices: list[Notice]
+    lost: bool = False
+    """Nothing is left of the message but what its recipients say."""
+    mail: bool = True
+    """It is sent; else it is put into the postmaster's mailbox."""
 
 
 def _whoever_asks() -> asyncio.Task[Any]:
@@ -136,7 +141,8 @@ class Notifier:
         for notice, kind, dsn_id in claimed:
             head = heads.get(notice.passenger.message_id)
             if head is None:
-                continue  # its content is gone: there is nobody to tell
+                self._tell_of_lost(groups, notice, dsn_id)
+                continue
             if kind is Kind.POSTMASTER:
                 copies.append(self._copy(notice, head))
                 continue
@@ -147,6 +153,33 @@ class Notifier:
             await mailbox.put(connection, copies, heads)
         if groups:
             await self._store(connection, list(groups.values()))
+
+    def _tell_of_lost(self, groups: dict[tuple[bytes, DsnKind], _Group], notice: Notice, dsn_id: bytes) -> None:
+        """The message is gone: its sender is told from what the recipient still says, if that names one of ours.
+
+        Else nobody knows who it was, or may not be answered (DSN-10): the postmaster gets the report, not as mail.
+        """
+        passenger = notice.passenger
+        kind = notice.judgement.dsn or DsnKind.FAILED
+        sender = self._sender_of(passenger) if notice.judgement.dsn is not None else None
+        gateway = self._router().gateway(passenger.facts.gateway)
+        postmaster = f"postmaster@{gateway.hostname if gateway is not None else 'localhost'}"
+        head = Head(sender or postmaster, 0, 0, b"", b"", b"", passenger.accepted)
+        if dsn_id == passenger.message_id:
+            dsn_id = new_message_id(time.time(), secrets.token_bytes(10))
+        told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
+        group = _Group(kind, head, dsn_id, [], lost=True, mail=sender is not None)
+        groups.setdefault((passenger.message_id, kind), group).notices.append(told)
+        self._log.error("mail failed whose message is gone", message=passenger.message_id.hex(), recipient=passenger.id)
+
+    def _sender_of(self, passenger: Passenger) -> str | None:
+        """An address of the account that submitted it, of the domain that it was sent from if there is one."""
+        account = self._mailboxes.addresses().account(passenger.facts.account or "")
+        if account is None:
+            return None
+        own = [address for address in account.addresses if not address.startswith("@")]
+        fitting = [address for address in own if domain_of(address) == passenger.facts.from_domain]
+        return next(iter((*fitting, *own)), None)
 
     def stored(self) -> None:
         """The transaction of the `notify` calls before is committed: their owners have work."""
@@ -217,12 +250,15 @@ class Notifier:
         messages: list[NewMessage] = []
         recipients: list[NewRecipient] = []
         ids: list[int] = []
+        reports: list[Entry] = []
         for group in groups:
             dsn = await self._compose(connection, group)
             message = self._message(group, dsn)
+            if not group.mail:
+                reports.append(self._report_to_postmaster(group))
             made = [
                 self._recipient(group, dsn, found, rules)
-                for found in self._mailboxes.addresses().resolve(dsn.recipient)
+                for found in (self._mailboxes.addresses().resolve(dsn.recipient) if group.mail else ())
             ]
             for recipient in made:
                 if not ids:
@@ -236,8 +272,16 @@ class Notifier:
             recipients += made
             count_dsn(group.kind.value)
         await store.store(connection, _OWNERLESS, 0.0, messages, recipients)
+        if reports:
+            await mailbox.put(connection, reports)
         shards = self._shards.setdefault(_whoever_asks(), set())
         shards |= {r.shard for r in recipients if r.hold_reason is None}
+
+    def _report_to_postmaster(self, group: _Group) -> Entry:
+        passenger = group.notices[0].passenger
+        account, path = self._postmaster(passenger.facts.gateway)
+        note = f"what is stored of a message to {passenger.address} is gone, and its sender is not known"
+        return Entry(account, path, group.id, None, passenger.address, "", delivered=False, dsn=True, note=note)
 
     async def _compose(self, connection: Connection, group: _Group) -> Dsn:
         head = group.head
@@ -259,7 +303,8 @@ class Notifier:
             limit=gateway.dsn_full_limit if gateway is not None else FULL_LIMIT,
         ):
             message_id = uuid.UUID(bytes=first.message_id)
-            content = b"".join([part async for part in mailbox.content(connection, message_id)])
+            with contextlib.suppress(mailbox.ContentIncomplete):  # then its header alone
+                content = b"".join([part async for part in mailbox.content(connection, message_id)])
         original = Original(
             reverse_path=head.mail_from,
             arrived=envelope.received.ToNanoseconds() / 1e9 if envelope.HasField("received") else head.accepted,
@@ -275,7 +320,7 @@ class Notifier:
         token = secrets.token_hex(12)
         return build(
             original,
-            tuple(_report(notice) for notice in group.notices),
+            tuple(_report(notice, lost=group.lost) for notice in group.notices),
             Reporter(hostname, f"postmaster@{hostname}"),
             message_id=f"<{uuid.UUID(bytes=group.id)}@{hostname}>",
             boundary=f"=_{token}",
@@ -366,18 +411,21 @@ def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
     return otherwise
 
 
-def _report(notice: Notice) -> RecipientReport:
+def _report(notice: Notice, *, lost: bool = False) -> RecipientReport:
     rcpt = types_pb2.EnvelopeRecipient.FromString(notice.passenger.rcpt)
     attempt, judgement = notice.attempt, notice.judgement
     assert judgement.dsn is not None
     reply = reply_of(attempt)
     expanded = judgement.dsn is DsnKind.EXPANDED
+    reason = reason_of(judgement, attempt)
+    if lost:
+        reason = f"{reason}; {CONTENT_MISSING}" if reason else CONTENT_MISSING
     return RecipientReport(
         kind=judgement.dsn,
         # Of an expanded alias the sender knows the alias; its members are not his business (DSN-23).
         recipient=rcpt.given_address if expanded and rcpt.given_address else notice.passenger.address,
         status=judgement.status,
-        reason=reason_of(judgement, attempt),
+        reason=reason,
         original_recipient=rcpt.original_recipient if rcpt.HasField("original_recipient") else None,
         remote_host=attempt.mx_host or None if reply is not None else None,
         remote_ip=attempt.remote_ip or None if reply is not None else None,

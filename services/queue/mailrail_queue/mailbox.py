@@ -25,7 +25,7 @@ from mailrail_queue import columns as c
 from mailrail_queue.addresses import INBOX, Addresses
 from mailrail_queue.database import Row, run
 from mailrail_queue.ports import Arrival, Passenger
-from mailrail_queue.reading import envelope_of
+from mailrail_queue.reading import CONTENT_INCOMPLETE, envelope_of
 from mailrail_queue.routing import Router, object_pb, reference_text
 
 Connection = AsyncConnection[Row]
@@ -38,6 +38,10 @@ FLAGS: Final = frozenset({SEEN, "\\Answered", "\\Flagged", "\\Deleted", "\\Draft
 PATH_LIMIT: Final = 255
 HEAD: Final = 128 * 1024
 """Octets at the beginning of a message in which its header is looked for."""
+
+
+class ContentIncomplete(Exception):
+    """A part of what is stored of a message is gone."""
 
 
 class NoSuchAccount(LookupError):
@@ -323,7 +327,10 @@ async def delete(connection: Connection, ids: Sequence[int]) -> int:
 
 
 async def content(connection: Connection, message_id: UUID) -> AsyncIterator[bytes]:
-    """The stored content of a message, prefix first, in pieces of at most 256 KiB or so; nothing if it is gone."""
+    """The stored content of a message, prefix first, in pieces of at most 256 KiB or so; nothing if it is gone.
+
+    Raises ContentIncomplete in the middle, where a part is missing.
+    """
     async for part in content_for(lambda: contextlib.nullcontext(connection), message_id):
         yield part
 
@@ -346,7 +353,7 @@ async def content_for(
         async with use() as connection:
             parts = await run(connection, CHUNK, {"id": message_id, "number": number})
         if not parts:
-            return
+            raise ContentIncomplete(CONTENT_INCOMPLETE)
         yield parts[0][0]
 
 

@@ -24,11 +24,12 @@ from mailrail.pb.queue.v1 import (
     peer_pb2_grpc,
     types_pb2,
 )
-from mailrail_queue import store
+from mailrail_queue import metrics, store
 from mailrail_queue.accept import FULL, MAX_RECIPIENTS, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
 from mailrail_queue.app import Queue
 from mailrail_queue.database import NotDurable
 from mailrail_queue.lease import OutboundStream
+from mailrail_queue.reading import CONTENT_INCOMPLETE
 from mailrail_queue.store import CHUNK, INLINE
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -422,12 +423,22 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 async with lane.use() as connection:
                     data = await store.chunk(connection, message_id, number)
                 if data is None:
+                    if number < content.chunks:
+                        await self._set_aside(message_id)
+                        await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
                     return
                 if data[skip:]:
                     yield lease_pb2.FetchContentResponse(data=data[skip:])
                 number, skip = number + 1, 0
         except _TROUBLE as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+
+    async def _set_aside(self, message_id: bytes) -> None:
+        async with self._contents[0].use() as connection:
+            aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
+        metrics.SET_ASIDE.inc(len(aside))
+        for number in aside:
+            self._log.error("set aside, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)
 
 
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):

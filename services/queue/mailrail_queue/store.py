@@ -472,10 +472,11 @@ class Content:
     prefix: bytes
     body: bytes | None  # None: in chunks
     size: int
+    chunks: int  # 0: none
 
 
 CONTENT: Final[LiteralString] = (
-    "SELECT id, envelope, prefix, body, size FROM message WHERE id = ANY(%(id)s) AND NOT barred"
+    "SELECT id, envelope, prefix, body, size, chunks FROM message WHERE id = ANY(%(id)s) AND NOT barred"
 )
 CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
     WHERE message_id = ANY(%(id)s) AND number >= %(first)s ORDER BY number LIMIT %(count)s"""
@@ -502,6 +503,20 @@ async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes
     """One chunk of a large body; None past the end."""
     rows = await run(connection, CHUNKS, {"id": c.uuids([message_id]), "first": number, "count": 1})
     return bytes(rows[0][1]) if rows and rows[0][0] == number else None
+
+
+# All that is left of a message is on hold, which for one that is leased means: when its attempt ends.
+SET_MESSAGE_ASIDE: Final[LiteralString] = """WITH found AS (
+        SELECT id FROM recipient WHERE message_id = %(id)s AND held IS NULL ORDER BY id FOR UPDATE
+    )
+    UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id
+    RETURNING r.id"""
+
+
+async def set_message_aside(connection: Connection, message_id: bytes, reason: str) -> list[int]:
+    """Put all recipients of a message on hold. Returns the ids of those that were not."""
+    rows = await run(connection, SET_MESSAGE_ASIDE, {"id": UUID(bytes=message_id), "reason": reason})
+    return [row[0] for row in rows]
 
 
 # Leases that live on (LSE-01). One that ran out is not revived: it may be another's by now.

@@ -197,3 +197,12 @@ async def test_mailbox_calls_name_what_they_need(service: Service) -> None:
     ):
         code, _ = await refused(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_content_of_which_a_part_is_gone_ends_in_an_error_and_not_early(service: Service) -> None:
+    (bob,) = await service.rig.accept("alice@here.example", body=BODY + b"x" * 600_000)
+    await service.rig.rows("DELETE FROM chunk WHERE number = 1 RETURNING number")
+    request = admin_pb2.GetContentRequest(message_id=bob.message_id)
+    with pytest.raises(grpc.aio.AioRpcError, match="a part of what is stored of this message is gone") as lost:
+        [part async for part in service.admin.GetContent(request)]
+    assert lost.value.code() is grpc.StatusCode.DATA_LOSS

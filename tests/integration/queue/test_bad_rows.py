@@ -1,17 +1,19 @@
 """One recipient, message or text that cannot be written or read costs itself alone (ACC-03, SHD-03)."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import grpc
 import pytest
 from prometheus_client import REGISTRY
 
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.faults import by_halves
 from mailrail_queue.ports import Notice
-from mailrail_queue.store import Connection
+from mailrail_queue.store import CHUNK, Connection
 
 from testkit.conditions import eventually
-from testkit.queue import FakeOutbound, RunningQueue, result_of, running_queue
+from testkit.queue import FakeOutbound, RunningQueue, commit_of, message_id, result_of, running_queue
 
 DEFERRED = types_pb2.OUTCOME_DEFERRED
 FAILED = types_pb2.OUTCOME_FAILED
@@ -293,3 +295,65 @@ async def test_a_request_that_cannot_be_granted_is_withdrawn_and_said_so_ADM_02(
         await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND request = 0")
         reason = await q.one("SELECT hold_reason FROM recipient")
         assert reason.startswith("what was asked for it is withdrawn; ")
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"submitted": True, "mail_from": "alice@home.example"}, "Inbox"),
+        ({"mail_from": "stranger@there.example"}, "Postmaster"),
+        ({"mail_from": ""}, "Postmaster"),
+    ],
+)
+async def test_mail_of_which_the_content_is_gone_is_told_of_when_it_ends_DSN_07(
+    database: str, how: dict[str, Any], told: str
+) -> None:
+    async with running_queue(database) as q:
+        number = await (await q.ingress()).accept("bob@away.example", **how)
+        await q.sql("DELETE FROM message WHERE id = %s", number.hex())
+        await q.sql("UPDATE recipient SET request = 1")
+        await q.until("SELECT count(*) = 1 FROM history WHERE message_id = %s", number.hex())
+        await q.until("SELECT count(*) = 1 FROM mailbox_message")
+        ((path, content),) = await q.sql(
+            "SELECT b.path, m.body FROM mailbox_message e JOIN mailbox b ON b.id = e.mailbox_id"
+            " JOIN message m ON m.id = e.message_id"
+        )
+        assert path == told
+        assert b"bob@away.example" in bytes(content)
+        assert b"what is stored of this message is gone" in b" ".join(bytes(content).split())
+
+
+async def large_body_without_its_second_part(q: RunningQueue) -> tuple[bytes, FakeOutbound]:
+    """A message of three chunks, handed to outbound, of which the second is gone from the database."""
+    outbound = await q.outbound()
+    ingress = await q.ingress()
+    number = message_id()
+    ingress.chunk(number, b"x" * (2 * CHUNK + 5))
+    (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+    assert (await future).accepted
+    await eventually(lambda: outbound.deliveries)
+    await q.sql("DELETE FROM chunk WHERE number = 1")
+    return number, outbound
+
+
+async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_LSE_06(database: str) -> None:
+    before = set_aside()
+    async with running_queue(database) as q:
+        number, outbound = await large_body_without_its_second_part(q)
+        (delivery,) = outbound.deliveries
+        parts: list[int] = []
+
+        async def fetch() -> None:
+            request = lease_pb2.FetchContentRequest(token=delivery.token, message_id=number)
+            async for part in outbound.stub.FetchContent(request):
+                parts.append(len(part.data))
+
+        with pytest.raises(grpc.aio.AioRpcError) as lost:
+            await fetch()
+        assert (lost.value.code(), parts) == (grpc.StatusCode.DATA_LOSS, [CHUNK])
+        outbound.finish(delivery, outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL")
+        assert await q.one("SELECT hold_reason FROM recipient") == (
+            "a part of what is stored of this message is gone: it cannot be sent whole"
+        )
+        assert set_aside() == before + 1
