@@ -118,7 +118,7 @@ def test_a_thawed_outbound_sends_no_final_dot_under_a_lease_that_it_lost_LSE_02(
     print(f"{found}; {len(caught)} under way when outbound stood still")
     found.check()
     again = [to for to in caught if hop.attempts(to) > 1]
-    assert again, f"no lease was lost: none of {sorted(caught)} was tried again"
+    assert again, f"none of {sorted(caught)} was tried again: their final dots were sent under leases that were lost"
 
 
 def recipients(sender: Sender) -> list[str]:
