@@ -146,7 +146,7 @@ class Outbound:
         self._answer(delivery)
 
     def _answer(self, delivery: lease_pb2.Delivery) -> None:
-        result = lease_pb2.DeliveryResult(token=delivery.token, done=True)
+        result = lease_pb2.DeliveryResult(token=delivery.token, message_id=delivery.message_id, done=True)
         for recipient in delivery.recipients:
             attempt = result.recipients.add(id=recipient.id).attempt
             attempt.outcome = types_pb2.OUTCOME_RELAYED

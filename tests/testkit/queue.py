@@ -284,7 +284,9 @@ def result_of(
     """The same result for all recipients of a delivery."""
     codes = {types_pb2.OUTCOME_DEFERRED: (451, "4.2.0"), types_pb2.OUTCOME_FAILED: (550, "5.1.1")}
     default = codes.get(outcome, (250, "2.0.0"))
-    result = lease_pb2.DeliveryResult(token=delivery.token, done=True, mx_hosts=mx_hosts)
+    result = lease_pb2.DeliveryResult(
+        token=delivery.token, message_id=delivery.message_id, done=True, mx_hosts=mx_hosts
+    )
     for rcpt in delivery.recipients:
         found = result.recipients.add(id=rcpt.id, site_failure=site_failure, transport_failure=transport_failure)
         found.attempt.outcome = outcome

@@ -245,7 +245,10 @@ class Rig:
     async def fail(self, *passengers: Passenger) -> None:
         """One transaction: final, and whoever is due is told (FIN-01)."""
         async with self.connection.transaction():
-            endings = [Ending(p.id, 0, p.version, store.FAILED, types_pb2.OUTCOME_FAILED, b"") for p in passengers]
+            endings = [
+                Ending(p.id, p.message_id, 0, p.version, store.FAILED, types_pb2.OUTCOME_FAILED, b"")
+                for p in passengers
+            ]
             done = await store.finish(self.connection, endings)
             await self.notifier.notify(self.connection, [self.refused(p) for p in passengers if p.id in done])
         self.notifier.stored()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection
@@ -63,6 +63,12 @@ class ServerState:
             raise Unsafe("Postgres runs with full_page_writes=off: a power cut tears pages. Turn it on, or set unsafe")
 
 
+SERVER: Final[LiteralString] = """CASE WHEN pg_is_in_recovery() THEN (pg_control_checkpoint()).timeline_id
+    ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END,
+    (pg_control_system()).system_identifier::text"""
+"""SQL of the timeline and the identity of the server that answers."""
+
+
 async def server_state(connection: AsyncConnection[Any]) -> ServerState:
     """Read fsync, full_page_writes, timeline and identity (ACC-06).
 
@@ -72,9 +78,7 @@ async def server_state(connection: AsyncConnection[Any]) -> ServerState:
     cursor = await connection.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on',"
         " current_setting('full_page_writes') = 'on',"
-        " CASE WHEN pg_is_in_recovery() THEN (pg_control_checkpoint()).timeline_id"
-        " ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END,"
-        " (pg_control_system()).system_identifier::text"
+        f" {SERVER}"
     )
     row = await cursor.fetchone()
     assert row is not None

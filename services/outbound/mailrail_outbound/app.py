@@ -110,14 +110,28 @@ class Outbound(Worker):
     # --- for those who hand out work ------------------------------------------------------------------------
 
     def take(self, delivery: Delivery) -> None:
-        """Begin a delivery; its report comes later. A token that runs already is not begun again."""
+        """Begin a delivery; its report comes later. A token that runs already is not begun again: its delivery goes on,
+        and one of another message is returned (HIS-03)."""
         token = delivery.lease.token
         if token in self._running:
+            self._refuse(delivery, self._running[token].delivery)
             return
         run = _Run(delivery, self._loop.time(), self._go_on)
         self._running[token] = run
         run.steps = self._attempt(run)
         self._go_on(run)
+
+    def _refuse(self, delivery: Delivery, running: Delivery) -> None:
+        token, message_id = delivery.lease.token, delivery.message_id
+        if message_id == running.message_id:
+            self._log.warning("delivery handed out twice, it goes on", token=token, message_id=message_id.hex())
+            return
+        other = running.message_id.hex()
+        self._log.error("two deliveries have one token", token=token, message_id=message_id.hex(), running=other)
+        verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), "another delivery has its token")
+        reports = [RecipientReport(i, Result.NOT_DIALLED, verdict) for i in delivery.recipient_ids]
+        now = time.time_ns()
+        self._report(DeliveryReport(token, message_id, now, now, reports, {}, ()))
 
     def renew(self, token: int, remaining: float) -> None:
         """A lease lasts longer: so many seconds from now."""
@@ -226,7 +240,8 @@ class Outbound(Worker):
         if self._tells:
             self._log_delivery(run, reports, seconds)
         ended = time.time_ns()
-        self._report(DeliveryReport(delivery.lease.token, run.started, ended, reports, run.dialled, run.mx_hosts))
+        token, message_id = delivery.lease.token, delivery.message_id
+        self._report(DeliveryReport(token, message_id, run.started, ended, reports, run.dialled, run.mx_hosts))
         if self._all_done is not None and not self._running:
             self._all_done.set()
 

@@ -16,6 +16,7 @@ import grpc
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.delivery.outcome import Scope
+from mailrail.core.ids import history_of
 from mailrail.core.linger import linger
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.smtp.parameters import Body as BodyType
@@ -230,6 +231,7 @@ class _Link:
         self._wake = asyncio.Event()
         self._ready: list[DeliveryReport] = []  # not sent on the present stream
         self._sent: dict[int, DeliveryReport] = {}  # sent, not acknowledged
+        self._history: int | None = None  # of the replica's database
         self._credit = 0  # to give back
         self._streams = 0  # opened so far
         self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
@@ -308,10 +310,28 @@ class _Link:
             self._worker.renew(renewal.token, renewal.remaining_seconds - age)
         for token in response.cancel:
             self._worker.cancel(token)
+        if response.HasField("history") and response.history != self._history:
+            self._history = response.history
+            self._close_other_histories()
         for wire in response.deliveries:
             delivery = self.delivery_from_wire(wire, now)
             self._client.took(delivery.lease.token, self)
             self._worker.take(delivery)
+
+    def _close_other_histories(self) -> None:
+        """The database went back: break off what came from here before, if the final dot is not sent (HIS-03)."""
+        others = [
+            token
+            for token in self._worker.running
+            if self._client.home_of(token) is self and history_of(token) != self._history
+        ]
+        for token in others:
+            self._worker.cancel(token)
+        if others:
+            self._log.warning(
+                "the queue's database is in another history: deliveries of before are broken off",
+                deliveries=len(others),
+            )
 
     async def _requests(
         self, replicas: int, leaving: asyncio.Event, mine: int
@@ -344,7 +364,10 @@ class _Link:
             results = request.results
             for report in batch:
                 try:
-                    tell(report, results.add(token=report.token, done=True, mx_hosts=report.mx_hosts), settings.node_id)
+                    result = results.add(
+                        token=report.token, message_id=report.message_id, done=True, mx_hosts=report.mx_hosts
+                    )
+                    tell(report, result, settings.node_id)
                 except (TypeError, ValueError):
                     # It would break this stream and each that follows; so its lease runs out.
                     self._log.exception("report lost", token=report.token)

@@ -174,6 +174,7 @@ class DeliveryReport:
     """The results of one delivery, complete. Times in nanoseconds since 1970, UTC."""
 
     token: int
+    message_id: bytes
     started: int
     ended: int
     recipients: list[RecipientReport]

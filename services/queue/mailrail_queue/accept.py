@@ -528,7 +528,7 @@ class Intake:
         """An earlier try was committed after all, under leases that were never handed on: due again at once."""
         earlier = [r for a in arrivings for r in a.earlier]
         if earlier:
-            await store.defer(connection, [Deferral(r.id, r.token, 1, 0.0, None) for r in earlier])
+            await store.defer(connection, [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in earlier])
             self.stored_due({(r.shard, r.site) for r in earlier})
 
     async def _over_limit(

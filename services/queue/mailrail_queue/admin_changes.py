@@ -186,7 +186,9 @@ class Changing(AdminBase):
                 judgement = judge(verdict, standing, schedule, now=now, jitter=0.0)
                 notices[row.id] = Notice(passenger, judgement, attempt)
             state = store.CANCELLED if request == _DROP else store.FAILED
-            endings.append(Ending(row.id, 0, row.version, state, attempt.outcome, attempt.SerializeToString()))
+            endings.append(
+                Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, attempt.SerializeToString())
+            )
         done = await store.finish(connection, endings) if endings else set()
         told = [n for i, n in notices.items() if i in done]
         if told:

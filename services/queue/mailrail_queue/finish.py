@@ -146,7 +146,7 @@ def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> by
 
 async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
     """Say in the timeline of these recipients that an attempt was cut off (LSE-04)."""
-    records: list[tuple[int, bytes]] = []
+    records: list[tuple[int, bytes, bytes]] = []
     for row in rows:
         attempt = types_pb2.Attempt(
             number=max(1, row.attempts),
@@ -155,7 +155,7 @@ async def record_interrupted(connection: Connection, rows: Sequence[Expired], no
         )
         attempt.started.FromNanoseconds(int(row.started * 1e9))
         attempt.ended.FromNanoseconds(int(now * 1e9))
-        records.append((row.id, attempt.SerializeToString()))
+        records.append((row.id, row.message_id, attempt.SerializeToString()))
     if records:
         await store.record(connection, records)
 
@@ -172,6 +172,11 @@ class Result:
     """Called with the token once all of it is in the database (outbound may forget it then)."""
     plan: Plan | None = None
 
+    @property
+    def message_id(self) -> bytes:
+        """Of the message that was delivered."""
+        return self.flight.message_id if self.flight is not None else self.message.message_id
+
 
 @dataclass(slots=True)
 class _Work:
@@ -182,8 +187,8 @@ class _Work:
     deferrals: list[Deferral] = field(default_factory=list)
     notices: dict[int, Notice] = field(default_factory=dict)
     arrivals: dict[int, Arrival] = field(default_factory=dict)
-    records: list[tuple[int, bytes]] = field(default_factory=list)
-    lost: list[tuple[int, int]] = field(default_factory=list)
+    records: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    lost: list[tuple[int, bytes, int]] = field(default_factory=list)
     outcomes: list[int] = field(default_factory=list)
 
 
@@ -301,9 +306,11 @@ class Finisher:
         message = result.message
         if len(message.recipients) > 1 or (message.recipients and message.done):
             for found in message.recipients:
-                part = lease_pb2.DeliveryResult(token=result.token, recipients=[found], dialled=message.dialled)
+                part = lease_pb2.DeliveryResult(
+                    token=result.token, message_id=message.message_id, recipients=[found], dialled=message.dialled
+                )
                 await self._write(lane, [replace(result, message=part)])
-            rest = lease_pb2.DeliveryResult(token=result.token, done=message.done)
+            rest = lease_pb2.DeliveryResult(token=result.token, message_id=message.message_id, done=message.done)
             await self._write(lane, [replace(result, message=rest, committed=lambda token: None)])
             return True
         if not message.recipients:
@@ -365,9 +372,9 @@ class Finisher:
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
         if late_ones and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
-            late = [(d.id, d.last) for d in work.deferrals]
-            late += [(e.id, e.last) for e in work.endings if e.state != store.DELIVERED]
-            work.records += [(number, data) for number, data in late if data is not None and number not in counted]
+            late = [(d.id, d.message_id, d.last) for d in work.deferrals]
+            late += [(e.id, e.message_id, e.last) for e in work.endings if e.state != store.DELIVERED]
+            work.records += [(i, m, data) for i, m, data in late if data is not None and i not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
                 if work.records:
@@ -429,14 +436,14 @@ class Finisher:
             self._sort(work, passenger, token, found, flight.plan, result)
             flight.answered.add(found.id)
         if result.message.done:
-            work.lost += [(i, token) for i in passengers if i not in flight.answered]
+            work.lost += [(i, p.message_id, token) for i, p in passengers.items() if i not in flight.answered]
 
     def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting]) -> None:
         """A result of a delivery that this process did not hand out: from before a restart, or from another owner."""
         for found in result.message.recipients:
             waiting = known.get(found.id)
-            if waiting is None:
-                continue  # final already
+            if waiting is None or waiting.message_id != result.message_id:
+                continue  # final already, or another's (HIS-03)
             current = waiting.token == result.token
             newer = self._dispatcher.flights.get(waiting.token) if waiting.token and not current else None
             if newer is not None and newer.stream is not None and found.attempt.outcome in _FORGIVEN:
@@ -445,7 +452,9 @@ class Finisher:
             attempt.number = max(1, waiting.attempts)
             self._complete(attempt, waiting.started or self._database.now(), result.node)
             if not current and attempt.outcome not in _FORGIVEN:
-                work.records.append((waiting.id, attempt.SerializeToString()))  # LSE-03: recorded, no more
+                work.records.append(
+                    (waiting.id, waiting.message_id, attempt.SerializeToString())
+                )  # LSE-03: recorded, no more
                 continue
             self._sort(work, passenger_of(waiting), result.token, found, None, result)
 
@@ -471,7 +480,13 @@ class Finisher:
         work.outcomes.append(outcome)
         if outcome in _FORGIVEN:
             ending = Ending(
-                passenger.id, token, passenger.version, store.DELIVERED, outcome, attempt.SerializeToString()
+                passenger.id,
+                passenger.message_id,
+                token,
+                passenger.version,
+                store.DELIVERED,
+                outcome,
+                attempt.SerializeToString(),
             )
             arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
             if not arrives and not passenger.notify & _ASKED_SUCCESS:
@@ -486,12 +501,24 @@ class Finisher:
             return
         dialled = dialled_so_far(passenger.dialled, result.message)
         if outcome == types_pb2.OUTCOME_NOT_DIALLED:
-            work.deferrals.append(Deferral(passenger.id, token, passenger.version, _NOT_DIALLED_DELAY, None))
+            work.deferrals.append(
+                Deferral(passenger.id, passenger.message_id, token, passenger.version, _NOT_DIALLED_DELAY, None)
+            )
             return
         if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
             data = attempt.SerializeToString()
             work.deferrals.append(
-                Deferral(passenger.id, token, passenger.version, 0.0, data, False, dialled, cancelled=True)
+                Deferral(
+                    passenger.id,
+                    passenger.message_id,
+                    token,
+                    passenger.version,
+                    0.0,
+                    data,
+                    False,
+                    dialled,
+                    cancelled=True,
+                )
             )
             return
         judgement = self.judge(verdict_of(found), passenger)
@@ -502,7 +529,15 @@ class Finisher:
             ended.outcome = types_pb2.OUTCOME_FAILED
             data = ended.SerializeToString()
             work.endings.append(
-                Ending(passenger.id, token, passenger.version, store.FAILED, types_pb2.OUTCOME_FAILED, data)
+                Ending(
+                    passenger.id,
+                    passenger.message_id,
+                    token,
+                    passenger.version,
+                    store.FAILED,
+                    types_pb2.OUTCOME_FAILED,
+                    data,
+                )
             )
             if judgement.dsn is not None or judgement.tell_postmaster:
                 work.notices[passenger.id] = Notice(passenger, judgement, ended)
@@ -512,6 +547,7 @@ class Finisher:
         work.deferrals.append(
             Deferral(
                 passenger.id,
+                passenger.message_id,
                 token,
                 passenger.version,
                 judgement.retry_in,
@@ -596,7 +632,9 @@ class Finisher:
             attempt.outcome = types_pb2.OUTCOME_CANCELLED if judgement is None else types_pb2.OUTCOME_FAILED
             state = store.CANCELLED if judgement is None else store.FAILED
             data = attempt.SerializeToString()
-            endings.append(Ending(row.id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0))
+            endings.append(
+                Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0)
+            )
             if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
                 passenger = passenger_of(row, attempts=row.attempts + (1 if counted else 0))
                 notices[row.id] = Notice(passenger, judgement, attempt)

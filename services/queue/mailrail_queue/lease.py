@@ -158,7 +158,7 @@ class Desk:
         self._renewals: dict[int, tuple[Flight | None, OutboundStream, list[tuple[int, int]]]] = {}
         self._renew = asyncio.Event()
         self._undo: list[Deferral] = []
-        self._lost: list[tuple[int, int]] = []
+        self._lost: list[tuple[int, bytes, int]] = []
         self._rests: dict[str, tuple[int, float, bytes] | None] = {}
         self.went_back: Callable[[], None] = lambda: None
         """Recipients are due again."""
@@ -254,7 +254,7 @@ class Desk:
                 continue
             flight.site.window.undo()
             self._dispatcher.land(flight)
-            self._lost += [(p.id, token) for p in flight.passengers if p.id not in flight.answered]
+            self._lost += [(p.id, p.message_id, token) for p in flight.passengers if p.id not in flight.answered]
         self._renew.set()
 
     # --- what they say ---
@@ -283,6 +283,8 @@ class Desk:
         flights = self._dispatcher.flights
         for message in results:
             flight = flights.get(message.token)
+            if flight is not None and message.message_id != flight.message_id:
+                flight = None  # of another message: nothing is said of this delivery (HIS-03)
             if flight is not None:
                 if message.done:
                     self._judge_site(flight, message)
@@ -377,10 +379,10 @@ class Desk:
             if site is not None and row.last_error:
                 site.last_error = row.last_error
 
-    def cancel(self, tokens: Iterable[int]) -> None:
-        """An administrator wants recipients under these leases failed or dropped: abort what can be (ADM-02)."""
-        for token in tokens:
-            flight = self._dispatcher.flights.get(token)
+    def cancel(self, rows: Iterable[Waiting]) -> None:
+        """An administrator wants these leased recipients failed or dropped: abort what can be aborted (ADM-02)."""
+        for row in rows:
+            flight = self._dispatcher.flights.get(row.token) if row.token is not None else None
             if flight is None:
                 continue
             if flight.stream is not None:
@@ -396,12 +398,12 @@ class Desk:
         for flight in flights:
             if not flight.gone:
                 self._dispatcher.land(flight)
-            self._undo += [Deferral(p.id, flight.token, p.version, 0.0, None) for p in flight.passengers]
+            self._undo += [Deferral(p.id, p.message_id, flight.token, p.version, 0.0, None) for p in flight.passengers]
         self._renew.set()
 
     def give_back(self, leased: Iterable[tuple[Waiting, int]]) -> None:
         """These (recipient, token) were leased and no delivery came of it: that is undone (LSE-04)."""
-        self._undo += [Deferral(row.id, token, row.version, 0.0, None) for row, token in leased]
+        self._undo += [Deferral(row.id, row.message_id, token, row.version, 0.0, None) for row, token in leased]
         self._renew.set()
 
     async def run(self) -> None:
@@ -469,7 +471,7 @@ class Desk:
         """Its lease runs out, and the sweep sets it aside if it cannot be written then either."""
         faults.failed(self._log, "leases", error, recipient=recipient)
 
-    async def _write_lost(self, lost: Sequence[tuple[int, int]]) -> None:
+    async def _write_lost(self, lost: Sequence[tuple[int, bytes, int]]) -> None:
         async with self._lane.use() as connection, connection.transaction():
             expired = await store.lose(connection, lost)
             await self._finisher.cut_off(connection, expired)

@@ -34,6 +34,7 @@ from mailrail_queue.reading import (
 from mailrail_queue.revisions import Revisions
 from mailrail_queue.routing import Plan, Router
 from mailrail_queue.settings import QueueSettings
+from mailrail_queue.shards import SHARDS
 from mailrail_queue.shared_sites import SharedSites
 from mailrail_queue.store import Deferral, Waiting
 from mailrail_queue.undialled import Undialled
@@ -330,7 +331,11 @@ class Owner:
                 self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
             except Exception:  # one of them is guilty: at once, so that the others can be leased without it
-                undone = [Deferral(row.id, t, row.version, 0.0, None) for row, t, _ in wanted if row.id in leased]
+                undone = [
+                    Deferral(row.id, row.message_id, t, row.version, 0.0, None)
+                    for row, t, _ in wanted
+                    if row.id in leased
+                ]
                 await store.defer(connection, undone)
                 raise
         for flight in flights:
@@ -378,19 +383,12 @@ class Owner:
 
     async def _grant_requests(self) -> None:
         """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
-        past = 0
-        while self._dispatcher.flights:  # which may be of shards that had another owner, or have one by now
-            async with self.lane.use() as connection:
-                leased = await store.requested_leased(connection, past)
-            self._desk.cancel(token for _, token in leased)
-            if len(leased) < store.PAGE:
-                break
-            past = leased[-1][0]
-        past = 0
-        while shards := list(self._agenda.ownership.epochs):
-            async with self.lane.use() as connection:
-                free = await store.requested(connection, shards, past)
+        shards = list(self._agenda.ownership.epochs)
+        async with self.lane.use() as connection:
+            everywhere = await store.requested(connection, range(SHARDS) if self._dispatcher.flights else shards)
+        self._desk.cancel(row for row in everywhere if row.token is not None)
+        free = [row for row in everywhere if row.token is None and row.shard in self._agenda.ownership.epochs]
+        if free:
             await self._undialled.end([self._finisher.by_administrator(row) for row in free])
-            if len(free) < store.PAGE:
-                break
-            past = free[-1].id
+            if len(everywhere) >= 500:
+                self._agenda.requests = True

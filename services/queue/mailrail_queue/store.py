@@ -24,8 +24,6 @@ Connection = AsyncConnection[Row]
 
 CHUNK = 256 * 1024
 """Octets of a row of a large body; the last one may be shorter (ACC-02)."""
-PAGE: Final = 500
-"""Rows of a page of what is walked by id."""
 INLINE = 64 * 1024
 """Bodies up to this many octets are stored in the message's row and travel with the lease (ACC-02, LSE-06)."""
 
@@ -421,12 +419,9 @@ async def fetch_due(connection: Connection, wanted: Sequence[tuple[int, str, int
 
 # Live recipients by id: after a restart, to adopt leases and to judge results of attempts that this process did not hand out (LSE-02, LSE-03).
 LIVE: Final[LiteralString] = f"SELECT {WAITING} FROM recipient r WHERE r.id = ANY(%(id)s)"
-# Fail and drop requests (ADM-02): those that can be granted now, and apart from them those under way, of which there may be many for as
-# long as their attempts take. Each in pages by id, along recipient_requested.
+# Fail and drop requests (ADM-02), leased or not.
 REQUESTED: Final[LiteralString] = f"""SELECT {WAITING} FROM recipient r
-    WHERE r.request <> 0 AND r.token IS NULL AND r.shard = ANY(%(shard)s) AND r.id > %(past)s ORDER BY r.id LIMIT {PAGE}"""
-REQUESTED_LEASED: Final[LiteralString] = f"""SELECT r.id, r.token FROM recipient r
-    WHERE r.request <> 0 AND r.token IS NOT NULL AND r.id > %(past)s ORDER BY r.id LIMIT {PAGE}"""
+    WHERE r.request <> 0 AND r.shard = ANY(%(shard)s) LIMIT 500"""
 
 
 async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
@@ -434,15 +429,9 @@ async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     return [waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
 
 
-async def requested(connection: Connection, shards: Sequence[int], past: int) -> list[Waiting]:
-    """Recipients that an administrator wants failed or dropped, and that are not leased: a page of PAGE past this id."""
-    parameters = {"shard": c.smallints(shards), "past": past}
-    return [waiting(row) for row in await run(connection, REQUESTED, parameters)]
-
-
-async def requested_leased(connection: Connection, past: int) -> list[tuple[int, int]]:
-    """(recipient id, token) of those that are leased, of all shards: a page of PAGE past this id."""
-    return [(row[0], row[1]) for row in await run(connection, REQUESTED_LEASED, {"past": past})]
+async def requested(connection: Connection, shards: Sequence[int]) -> list[Waiting]:
+    """Recipients that an administrator wants failed or dropped."""
+    return [waiting(row) for row in await run(connection, REQUESTED, {"shard": c.smallints(shards)})]
 
 
 # The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).
@@ -554,6 +543,7 @@ class Ending:
     """A recipient to be made final."""
 
     id: int
+    message_id: bytes  # an id that came again is not the same recipient (HIS-03)
     token: int  # of the lease; 0: it is not leased and `version` must fit
     version: int
     state: int  # RecipientState
@@ -569,11 +559,12 @@ class Ending:
 FINISH: Final = Statement(
     "finish",
     f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last)s, %(counted)s)
-        AS x (id, token, version, state, outcome, last, counted)
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last)s, %(counted)s)
+        AS x (id, message_id, token, version, state, outcome, last, counted)
 ), gone AS (
     DELETE FROM recipient r USING x
-    WHERE r.id = x.id AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
+    WHERE r.id = x.id AND r.message_id = x.message_id
+      AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
               CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
@@ -607,6 +598,7 @@ async def finish_as(connection: Connection, finals: Sequence[Ending]) -> dict[in
         FINISH,
         {
             "id": c.bigints([f.id for f in finals]),
+            "message_id": c.uuids([f.message_id for f in finals]),
             "token": c.bigints([f.token for f in finals]),
             "version": c.bigints([f.version for f in finals]),
             "state": c.smallints([f.state for f in finals]),
@@ -633,6 +625,7 @@ class Deferral:
     """A recipient to be tried again."""
 
     id: int
+    message_id: bytes  # an id that came again is not the same recipient (HIS-03)
     token: int  # of the lease; 0: it is not leased and `version` must fit (SHD-05: an attempt without a dial)
     version: int
     retry_in: float  # seconds
@@ -647,14 +640,14 @@ class Deferral:
 # Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02). Who only shared a
 # delivery with somebody that was cancelled keeps a record of it, and nothing else (LSE-04).
 DEFER: Final[LiteralString] = f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s, %(cancelled)s)
-        AS x (id, token, retry, last, delayed, dialled, cancelled)
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s, %(cancelled)s)
+        AS x (id, message_id, token, retry, last, delayed, dialled, cancelled)
 ), stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now() + x.retry * interval '1 second'),
         after_due = NULL, last = CASE WHEN x.cancelled AND r.request = 0 THEN r.last ELSE coalesce(x.last, r.last) END,
         delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
         attempts = CASE WHEN x.last IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
-    FROM x WHERE r.id = x.id AND r.token = x.token
+    FROM x WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
     RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last,
               x.last IS NULL OR (x.cancelled AND r.request = 0) AS undone
 ), recorded AS (
@@ -692,6 +685,7 @@ async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[t
         DEFER,
         {
             "id": c.bigints([d.id for d in deferrals]),
+            "message_id": c.uuids([d.message_id for d in deferrals]),
             "token": c.bigints([d.token for d in deferrals]),
             "retry": c.floats([d.retry_in for d in deferrals]),
             "last": c.octets([d.last for d in deferrals]),
@@ -729,11 +723,11 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
         interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
     FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
-    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
+    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted, r.message_id
 ), noted AS (
     {NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted, message_id FROM stored"""
 FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, token FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED"""
@@ -741,12 +735,13 @@ FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, 
 LOST: Final[LiteralString] = f"""WITH stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
         interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
-    FROM unnest(%(id)s, %(token)s) AS x (id, token) WHERE r.id = x.id AND r.token = x.token
-    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted
+    FROM unnest(%(id)s, %(message_id)s, %(token)s) AS x (id, message_id, token)
+    WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
+    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted, r.message_id
 ), noted AS (
     {NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted, message_id FROM stored"""
 # Of those that were taken back in this very transaction: not now, but later (unless an administrator said when).
 PUT_OFF: Final[LiteralString] = """UPDATE recipient r SET due = now() + x.seconds * interval '1 second'
     FROM unnest(%(id)s, %(seconds)s) AS x (id, seconds) WHERE r.id = x.id AND r.token IS NULL AND r.due = now()"""
@@ -803,7 +798,8 @@ async def set_aside(
 
 
 RECORD: Final[LiteralString] = """INSERT INTO attempt (recipient_id, data)
-    SELECT x.id, x.data FROM unnest(%(id)s, %(data)s) AS x (id, data) JOIN recipient r ON r.id = x.id"""
+    SELECT x.id, x.data FROM unnest(%(id)s, %(message_id)s, %(data)s) AS x (id, message_id, data)
+    JOIN recipient r ON r.id = x.id AND r.message_id = x.message_id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -817,6 +813,11 @@ class Expired:
     request: int
     shard: int
     interrupted: int
+    message_id: bytes
+
+
+def _expired(row: Row) -> Expired:
+    return Expired(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7].bytes)
 
 
 async def expire(
@@ -829,7 +830,7 @@ async def expire(
         "count": count,
         **ownership.parameters(shards),
     }
-    return [Expired(*row) for row in await run(connection, EXPIRED, parameters)]
+    return [_expired(row) for row in await run(connection, EXPIRED, parameters)]
 
 
 async def first_expired(connection: Connection, shards: Sequence[int], since: float) -> Aside | None:
@@ -838,17 +839,24 @@ async def first_expired(connection: Connection, shards: Sequence[int], since: fl
     return Aside(rows[0][0], rows[0][1].bytes, *rows[0][2:]) if rows else None
 
 
-async def lose(connection: Connection, leases: Sequence[tuple[int, int]]) -> list[Expired]:
-    """Take back leases (recipient id, token) that nobody works on (LOST)."""
-    parameters = {"id": c.bigints([i for i, _ in leases]), "token": c.bigints([t for _, t in leases])}
-    return [Expired(*row) for row in await run(connection, LOST, parameters)]
+async def lose(connection: Connection, leases: Sequence[tuple[int, bytes, int]]) -> list[Expired]:
+    """Take back leases (recipient id, message id, token) that nobody works on (LOST)."""
+    parameters = {
+        "id": c.bigints([i for i, _, _ in leases]),
+        "message_id": c.uuids([m for _, m, _ in leases]),
+        "token": c.bigints([t for _, _, t in leases]),
+    }
+    return [_expired(row) for row in await run(connection, LOST, parameters)]
 
 
-async def record(connection: Connection, attempts: Sequence[tuple[int, bytes]]) -> None:
-    """Add finished attempts to the timeline of live recipients."""
-    await run(
-        connection, RECORD, {"id": c.bigints([i for i, _ in attempts]), "data": c.octets([d for _, d in attempts])}
-    )
+async def record(connection: Connection, attempts: Sequence[tuple[int, bytes, bytes]]) -> None:
+    """Add finished attempts (recipient id, message id, Attempt) to the timeline of live recipients."""
+    parameters = {
+        "id": c.bigints([i for i, _, _ in attempts]),
+        "message_id": c.uuids([m for _, m, _ in attempts]),
+        "data": c.octets([d for _, _, d in attempts]),
+    }
+    await run(connection, RECORD, parameters)
 
 
 NEWEST: Final[LiteralString] = """SELECT DISTINCT ON (recipient_id) recipient_id, data FROM attempt

@@ -212,6 +212,7 @@ class Undialled:
             deferrals.append(
                 Deferral(
                     row.id,
+                    row.message_id,
                     0,
                     row.version,
                     judgement.retry_in,

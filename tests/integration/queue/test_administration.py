@@ -199,7 +199,7 @@ async def test_on_a_leased_recipient_a_change_waits_for_the_attempt_ADM_02(
 async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(desk: Desk) -> None:
     (bob,) = await desk.rig.accept("bob@there.example", token=77)
     await desk.hold(only(bob.id), "wait")
-    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 77, 1, 450.0, b"")])
+    await store.defer(desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
     row = await desk.row(bob.id)
     assert (row["token"], row["held"] is not None) == (None, True)
     assert await store.fetch_due(desk.rig.connection, [(bob.shard, row["site"], 10)]) == []
@@ -210,7 +210,7 @@ async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_AD
     request = admin_pb2.ScheduleRequest(filter=only(bob.id))
     request.from_now.FromTimedelta(timedelta(hours=7))
     await desk.schedule(request)
-    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 77, 1, 1.0, b"")])
+    await store.defer(desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 1.0, b"")])
     due = (await desk.row(bob.id))["due"]
     assert timedelta(hours=6, minutes=59) < due - datetime.now(UTC) < timedelta(hours=7, minutes=1)
 
@@ -221,7 +221,7 @@ async def test_delivered_wins_over_a_request_to_drop_ADM_02(desk: Desk) -> None:
     assert change.pending
     assert (await desk.row(bob.id))["request"] == 2
     done = await store.finish(
-        desk.rig.connection, [Ending(bob.id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")]
+        desk.rig.connection, [Ending(bob.id, bob.message_id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")]
     )
     assert done == {bob.id}
 
@@ -420,11 +420,13 @@ async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
 async def test_a_message_is_shown_whole_with_every_attempt(desk: Desk) -> None:
     bob, carl = await desk.rig.accept("bob@there.example", "carl@there.example", token=7)
     busy = desk.rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450)
-    await store.defer(desk.rig.connection, [store.Deferral(bob.id, 7, 1, 450.0, busy.SerializeToString())])
+    await store.defer(
+        desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 7, 1, 450.0, busy.SerializeToString())]
+    )
     gone = desk.rig.attempt(types_pb2.OUTCOME_FAILED, "gone", code=550)
     await store.finish(
         desk.rig.connection,
-        [Ending(carl.id, 7, 1, store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString())],
+        [Ending(carl.id, carl.message_id, 7, 1, store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString())],
     )
     whole = await desk.message(bob.message_id)
     assert whole.envelope.subject == "hello"
@@ -440,7 +442,8 @@ async def test_history_goes_newest_first_by_pages_FIN_03(desk: Desk) -> None:
     passengers = [p for i in range(5) for p in await desk.rig.accept(f"r{i}@there.example")]
     for passenger in passengers:
         await store.finish(
-            desk.rig.connection, [Ending(passenger.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)]
+            desk.rig.connection,
+            [Ending(passenger.id, passenger.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
         )
     first, token = await desk.history(admin_pb2.Filter(to="there"), 3, "")
     rest, end = await desk.history(admin_pb2.Filter(to="there"), 3, token)

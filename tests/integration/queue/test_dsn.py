@@ -124,7 +124,9 @@ async def test_a_rolled_back_transaction_leaves_neither_state_nor_dsn_FIN_01(rig
 
     async def broken() -> None:
         async with rig.connection.transaction():
-            await store.finish(rig.connection, [Ending(bob.id, 0, 1, store.FAILED, types_pb2.OUTCOME_FAILED, b"")])
+            await store.finish(
+                rig.connection, [Ending(bob.id, bob.message_id, 0, 1, store.FAILED, types_pb2.OUTCOME_FAILED, b"")]
+            )
             await rig.notifier.notify(rig.connection, [rig.refused(bob)])
             await rig.connection.execute("SELECT 1/0")
 

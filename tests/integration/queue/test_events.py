@@ -23,7 +23,8 @@ async def finish(rig: Rig, *, one: Rig | None = None) -> int:
     (bob,) = await rig.accept("bob@there.example")
     attempt = rig.attempt(types_pb2.OUTCOME_RELAYED, "ok", code=250).SerializeToString()
     await store.finish(
-        (one or rig).connection, [Ending(bob.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)]
+        (one or rig).connection,
+        [Ending(bob.id, bob.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
     )
     return bob.id
 
@@ -42,7 +43,7 @@ async def test_each_end_and_each_temporary_failure_is_told_once_acknowledged_nev
     first = await finish(rig)
     (carl,) = await rig.accept("carl@there.example", token=7)
     busy = rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450).SerializeToString()
-    await store.defer(rig.connection, [store.Deferral(carl.id, 7, 1, 450.0, busy)])
+    await store.defer(rig.connection, [store.Deferral(carl.id, carl.message_id, 7, 1, 450.0, busy)])
     found = await events.read(rig.connection, "webhooks", 10)
     assert [(e.recipient_id, e.outcome) for e in found] == [
         (first, types_pb2.OUTCOME_RELAYED),
@@ -88,7 +89,8 @@ async def test_a_transaction_that_commits_late_is_not_passed_over(rig: Rig) -> N
         (slow,) = await rig.accept("slow@there.example")
         async with other.connection.transaction():
             await store.finish(
-                other.connection, [Ending(slow.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)]
+                other.connection,
+                [Ending(slow.id, slow.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
             )
             quick = await finish(rig)  # a higher number, committed first
             assert await events.read(rig.connection, "webhooks", 10) == []

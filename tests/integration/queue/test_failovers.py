@@ -235,7 +235,6 @@ NEW = [f"new{number}@d{number}.example" for number in range(30)]
 OUTCOMES = {"delivered": types_pb2.OUTCOME_RELAYED, "refused": types_pb2.OUTCOME_FAILED}
 
 
-@pytest.mark.xfail(strict=True, reason="ids and tokens of before the failover are handed out again after it")
 @pytest.mark.parametrize("result", OUTCOMES)
 async def test_results_from_before_a_failover_end_no_mail_that_was_accepted_after_it_FIN_01(
     asynchronous: Pair, result: str
@@ -258,7 +257,6 @@ async def test_results_from_before_a_failover_end_no_mail_that_was_accepted_afte
         assert not count.doubled
 
 
-@pytest.mark.xfail(strict=True, reason="a flight whose token comes again never gives back its place at the transport")
 async def test_a_transport_with_a_limit_is_not_shut_by_deliveries_from_before_a_failover_SHD_04(
     asynchronous: Pair,
 ) -> None:
@@ -292,7 +290,6 @@ async def test_after_a_data_folder_is_put_back_no_mail_is_refused_for_good_ACC_0
         assert count.queued == ledger.accepted
 
 
-@pytest.mark.xfail(strict=True, reason="ids of before the restore are handed out again after it")
 async def test_results_from_before_a_restore_end_no_mail_that_was_accepted_after_it_FIN_01(restorable: Server) -> None:
     server, ledger = restorable, Ledger()
     async with running_queue(server.url) as first:

@@ -31,7 +31,10 @@ async def deliver(rig: Rig, *arrivals: Arrival) -> None:
     """One transaction: final, and in the mailbox (FIN-01)."""
     async with rig.connection.transaction():
         endings = [
-            Ending(a.passenger.id, 0, a.passenger.version, store.DELIVERED, a.attempt.outcome, b"") for a in arrivals
+            Ending(
+                a.passenger.id, a.passenger.message_id, 0, a.passenger.version, store.DELIVERED, a.attempt.outcome, b""
+            )
+            for a in arrivals
         ]
         done = await store.finish(rig.connection, endings)
         await rig.mailboxes.deliver(rig.connection, [a for a in arrivals if a.passenger.id in done])

@@ -33,7 +33,8 @@ class Sweepers:
         return int((await self.rig.rows("SELECT count(*) FROM message"))[0][0])
 
     async def finish(self, *ids: int) -> None:
-        endings = [Ending(i, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None) for i in ids]
+        owner = {i: m.bytes for i, m in await self.rig.rows("SELECT id, message_id FROM recipient")}
+        endings = [Ending(i, owner[i], 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None) for i in ids]
         assert await store.finish(self.rig.connection, endings) == set(ids)
 
     async def age(self, what: str) -> None:
@@ -234,7 +235,8 @@ async def test_a_recipient_is_shown_in_history_after_its_content_is_gone_FIN_03(
     (bob,) = await sweepers.rig.accept("bob@there.example")
     attempt = sweepers.rig.attempt(types_pb2.OUTCOME_RELAYED, "ok", code=250).SerializeToString()
     await store.finish(
-        sweepers.rig.connection, [Ending(bob.id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)]
+        sweepers.rig.connection,
+        [Ending(bob.id, bob.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
     )
     await sweepers.age("history SET finished = finished")
     await sweepers.upkeep.sweep()

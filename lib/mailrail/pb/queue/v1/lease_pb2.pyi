@@ -131,9 +131,14 @@ class LeaseResponse(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RENEWALS_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     go_away: _builtins.bool
     """This replica goes away: reconnect elsewhere, finish what runs."""
+    history: _builtins.int
+    """The history that the queue's database is in (HIS-01): in the first response, and whenever it is another. Deliveries
+    that came by this stream under tokens of another history are broken off as if cancelled; their leases may be gone.
+    """
     clock: _builtins.float
     """A `clock` of the receiver that the queue had read before anything in this message was said: it is no older, and its
     leases count from then, however late it is read. 0: none was read.
@@ -160,13 +165,16 @@ class LeaseResponse(_message.Message):
         cancel: _abc.Iterable[_builtins.int] | None = ...,
         renewals: _abc.Iterable[Global___Renewal] | None = ...,
         go_away: _builtins.bool = ...,
+        history: _builtins.int | None = ...,
         clock: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_history", b"_history", "history", b"history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "clock", b"clock", "committed", b"committed", "deliveries", b"deliveries", "go_away", b"go_away", "renewals", b"renewals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_history", b"_history", "cancel", b"cancel", "clock", b"clock", "committed", b"committed", "deliveries", b"deliveries", "go_away", b"go_away", "history", b"history", "renewals", b"renewals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__history: _TypeAlias = _typing.Literal["history"]  # noqa: Y015
+    _WhichOneofArgType__history: _TypeAlias = _typing.Literal["_history", b"_history"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__history) -> _WhichOneofReturnType__history | None: ...
 
 Global___LeaseResponse: _TypeAlias = LeaseResponse  # noqa: Y015
 
@@ -377,11 +385,16 @@ class DeliveryResult(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     RECIPIENTS_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     DIALLED_FIELD_NUMBER: _builtins.int
     MX_HOSTS_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.bytes
+    """Of the delivery's message. A token and recipient ids alone may be another's after the database went back; a result
+    counts for recipients of this message only (HIS-03).
+    """
     token: _builtins.int
     done: _builtins.bool
     @_builtins.property
@@ -395,6 +408,7 @@ class DeliveryResult(_message.Message):
     def __init__(
         self,
         *,
+        message_id: _builtins.bytes = ...,
         token: _builtins.int = ...,
         recipients: _abc.Iterable[Global___RecipientResult] | None = ...,
         done: _builtins.bool = ...,
@@ -403,7 +417,7 @@ class DeliveryResult(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialled", b"dialled", "done", b"done", "mx_hosts", b"mx_hosts", "recipients", b"recipients", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialled", b"dialled", "done", b"done", "message_id", b"message_id", "mx_hosts", b"mx_hosts", "recipients", b"recipients", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
