@@ -30,6 +30,9 @@ from mailrail_ingress.visit import HANDLERS, Visit
 _NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
+TURN: Final = 64
+"""Command lines of one client that are worked on before others have their turn: some 2 ms. No message needs as many,
+a hundred recipients aside, and a read may bring thousands."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
 _TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
 _NOT_CONFIGURED: Final = Reply.of(421, "4.3.2", "not configured yet; try again later").encode()
@@ -41,6 +44,7 @@ class _Hold:
     BACKLOG = 1  # the session has kept enough while it awaits an answer
     CREDIT = 2  # the queue takes no more of this message
     WRITING = 4  # the client does not read our replies
+    TURN = 8  # others have their turn before what has come is gone on with
 
 
 class _State(Enum):
@@ -163,6 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         "_idle",
         "_label",
         "_loop",
+        "_next_turn",
         "_preface",
         "_pumping",
         "_sessions",
@@ -195,6 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dropped = 0
         self._holds = 0
         self._pumping = False
+        self._next_turn = False  # it is coming
         self._client_done = False  # it has closed its sending side and may still read
         self._tls = False
         self._preface = b""  # PROXY header so far
@@ -413,6 +419,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._pumping or session is None or visit is None or transport is None or self._state is not _OPEN:
             return
         self._pumping = True
+        session.take_turn(TURN)
         last: Event | None = None
         try:
             while (event := session.next_event()) is not None:
@@ -433,6 +440,10 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(out)
             self.deadline = self._loop.time() + self._idle  # it is the client's turn, from now on
         if last is None:
+            if session.interrupted:
+                self._let_others_go_first()
+            elif self._holds & _Hold.TURN:
+                self._release(_Hold.TURN)
             if session.idle and not self._holds and not self._client_done:
                 self._content_until = None
             else:
@@ -443,6 +454,18 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._handshake(visit.desk)
 
+    def _let_others_go_first(self) -> None:
+        """There is more to do than one turn allows: nothing is read meanwhile, and the loop comes back to it."""
+        if not self._holds & _Hold.TURN:
+            self._hold(_Hold.TURN)
+        if not self._next_turn:
+            self._next_turn = True
+            self._loop.call_soon(self._take_next_turn)
+
+    def _take_next_turn(self) -> None:
+        self._next_turn = False
+        self.pump()
+
     def _look_after(self, session: ServerSession, visit: Visit) -> None:
         """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
         if session.awaiting:
@@ -451,7 +474,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             if self._holds & _Hold.BACKLOG:
                 self._release(_Hold.BACKLOG)
-            if self._client_done:
+            if self._client_done and not session.interrupted:
                 self._close(linger=False)
                 return
         if session.in_content:

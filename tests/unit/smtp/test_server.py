@@ -26,7 +26,13 @@ from mailrail.core.smtp.events import (
 )
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.smtp.server import OVERSHOOT_LIMIT, USELESS_LIMIT, ServerSession
+from mailrail.core.smtp.server import (
+    OVERSHOOT_LIMIT,
+    SMALL_CHUNK,
+    SMALL_CHUNKS_LIMIT,
+    USELESS_LIMIT,
+    ServerSession,
+)
 
 NOW = 1795370400.0  # 2026-11-22T18:00:00Z
 MX = Options("mx.example.net", starttls=True, size_limit=100_000, recipient_limit=100)
@@ -461,6 +467,38 @@ def test_while_an_answer_is_awaited_input_is_kept_and_bounded() -> None:
 
 
 # --- BDAT ---
+
+
+def test_chunks_without_end_that_carry_nothing_end_the_session_SIN_17() -> None:
+    """An empty chunk costs as much as a command, and was counted nowhere: a hundred thousand of them went by."""
+    peer = open_session()
+    answer = peer.send(OPEN + b"BDAT 0\r\n" * 1000)
+    # EHLO was the first command that did nothing for a message.
+    assert [code(line) for line in answer.splitlines()[2:]] == ["250 2.0.0"] * (USELESS_LIMIT - 1) + ["421 4.7.0"]
+
+
+@pytest.mark.parametrize("octets", [1, SMALL_CHUNK - 1, SMALL_CHUNK])
+def test_tiny_chunks_are_counted_once_there_are_many_in_a_message_SIN_17(octets: int) -> None:
+    peer = open_session(replace(MX, size_limit=1_000_000))
+    chunk = b"BDAT %d\r\n" % octets + b"x" * octets
+    answer = peer.send(OPEN, *[chunk] * 120, b"BDAT 0 LAST\r\n", OPEN, *[chunk] * 220)
+    refused = [code(line) for line in answer.splitlines()].count("421 4.7.0")
+    assert refused == (octets < SMALL_CHUNK)
+    assert answer.count("250 2.6.0") == 1
+    if refused:
+        # Those of one message are forgotten with it; a hundred are free, and the next hundred end the session.
+        assert answer.count("250 2.0.0") == 120 + SMALL_CHUNKS_LIMIT + USELESS_LIMIT
+
+
+def test_a_turn_is_so_many_lines_and_what_is_left_waits_for_the_next() -> None:
+    session = ServerSession(MX)
+    session.data_to_send()
+    session.receive(b"NOOP\r\n" * 25 + b"NO", 0.0)
+    for answered, left in ((10, True), (10, True), (5, False)):
+        session.take_turn(10)
+        assert session.next_event() is None
+        assert session.data_to_send().count(b"250 ") == answered
+        assert session.interrupted is left
 
 
 def test_chunks_are_counted_and_dots_mean_nothing_EXT_05() -> None:

@@ -20,6 +20,7 @@ What would let two readers disagree about where something ends (a bare CR or LF,
 """
 
 import re
+import sys
 from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64
@@ -128,6 +129,11 @@ one session looks for those that live. What was refused stays refused, so a list
 USELESS_LIMIT: Final = 100
 """Commands without effect between two messages until 421: NOOP, RSET, VRFY, HELP, EHLO, MAIL that is refused, AUTH that
 is answered 4yz. No client needs more, and whoever goes on has a session for nothing (Postfix: junk commands)."""
+SMALL_CHUNK: Final = 512
+"""Octets below which a chunk that is not the last counts as small: it costs us what one of a megabyte does."""
+SMALL_CHUNKS_LIMIT: Final = 100
+"""Small chunks of one message that are taken as they come; more of them, and every empty one, are useless commands.
+Software that gives a header or a line a chunk has dozens."""
 OVERSHOOT_LIMIT: Final = 10_000
 """Recipients above the limit of one transaction that are answered 452 until 421. Software that gives its whole list at
 once goes on with the rest in the next transaction; whoever has not had enough by then does not listen."""
@@ -184,6 +190,7 @@ class _Transaction:
     content: bool = False  # content has begun; the app holds something for it
     chunks: "LineEndWatch | None" = None  # BDAT has begun with text
     chunked: bool = False
+    small_chunks: int = 0
     refusal: bytes | None = None  # the content is read to its end and then refused with this (EXT-01)
 
 
@@ -233,6 +240,7 @@ class ServerSession:
         "_chunk_last",
         "_chunk_left",
         "_chunk_reply",
+        "_chunk_size",
         "_errors",
         "_events",
         "_failed_logins",
@@ -245,6 +253,7 @@ class ServerSession:
         "_skipped_auth",
         "_stage",
         "_transaction",
+        "_turn",
         "_useless",
         "extended",
         "hello",
@@ -278,6 +287,7 @@ class ServerSession:
         self._transaction: _Transaction | None = None
         self._scanner: DataScanner | None = None
         self._chunk_left = 0
+        self._chunk_size = 0
         self._chunk_last = False
         self._chunk_reply: bytes | None = None
         self._errors = 0
@@ -285,8 +295,19 @@ class ServerSession:
         self._refused = 0
         self._useless = 0  # commands since the last message
         self._now = 0.0
+        self._turn = sys.maxsize  # lines that are looked at before others have their turn
 
     # --- octets ---
+
+    def take_turn(self, lines: int) -> None:
+        """Look at so many lines at most, and then let others have their turn: see `interrupted`. Without it a session
+        works on whatever has come, and one that gets 64 KiB of commands at a time keeps all others waiting."""
+        self._turn = lines
+
+    @property
+    def interrupted(self) -> bool:
+        """The turn is over and there is more to do that needs nobody's answer."""
+        return not self._turn and self._awaited is _NOTHING and self._at < len(self._octets)
 
     def receive(self, data: bytes, now: float) -> None:
         """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up."""
@@ -368,8 +389,9 @@ class ServerSession:
             if self._at == len(self._octets) and (stage is not _CHUNK or self._chunk_left):
                 return None  # all is read, unless it is a chunk of no octets
             if stage is _COMMAND or stage is _IN_AUTH:
-                if not self._line():
+                if not self._turn or not self._line():
                     return None
+                self._turn -= 1
             elif stage is _DATA:
                 self._read_data()
             elif stage is _CHUNK:
@@ -768,7 +790,7 @@ class ServerSession:
         if not transaction.recipients:
             self._swallow(octets, NO_RECIPIENT)
             return
-        self._chunk_left = octets
+        self._chunk_left = self._chunk_size = octets
         self._chunk_last = found[2] is not None
         self._chunk_reply = None
         if transaction.octets + octets > transaction.size_limit:
@@ -969,6 +991,10 @@ class ServerSession:
                 self._content_complete(transaction)
             else:
                 self._out.append(CHUNK_OK)
+                if self._chunk_size < SMALL_CHUNK:
+                    transaction.small_chunks += 1
+                    if not self._chunk_size or transaction.small_chunks > SMALL_CHUNKS_LIMIT:
+                        self._count_useless()
 
 
 def _from_base64(text: bytes) -> bytes | None:
