@@ -18,6 +18,7 @@ from testkit.background import Served, background
 from testkit.conditions import wait_until
 from testkit.ports import loopback_address
 
+EXTENSIONS = ("PIPELINING", "8BITMIME", "SIZE 100000000", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
 _ADDRESS = re.compile(rb"<([^>]*)>(.*)", re.S)
 
 
@@ -47,9 +48,17 @@ class Receipt:
 class Collector(Served):
     """See the module. Use as a context manager, or call `close()`."""
 
-    def __init__(self, *, hostname: str = "collector.test", address: str | None = None, port: int = 0) -> None:
-        """Serve at once on a fresh 127.x.y.z, by default at a port that the system gives."""
+    def __init__(
+        self,
+        *,
+        hostname: str = "collector.test",
+        address: str | None = None,
+        port: int = 0,
+        extensions: tuple[str, ...] = EXTENSIONS,
+    ) -> None:
+        """Serve at once on a fresh 127.x.y.z, by default at a port that the system gives, and offer `extensions`."""
         self.hostname = hostname
+        self.extensions = extensions
         self.address = address or loopback_address()
         self.connections = 0
         self.delay = 0.0
@@ -216,7 +225,7 @@ class _Session(asyncio.Protocol):
         if verb in (b"EHLO", b"HELO"):
             self._helo = line[5:].decode("utf-8", "replace").strip()
             self._reset()
-            extensions = ("PIPELINING", "8BITMIME", "SIZE 100000000", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
+            extensions = self._collector.extensions
             return f"250-{self._collector.hostname}\r\n" + "\r\n".join(
                 f"250{' ' if name == extensions[-1] else '-'}{name}" for name in extensions
             )
