@@ -24,6 +24,7 @@ from mailrail.kit import metrics
 from mailrail.kit.settings import BadSettings, ServiceSettings, host_port
 
 ROLE_SUFFIX = ".mailrail.internal"
+_RESOLVE_WITHIN = 10.0  # seconds for the addresses of one name
 MAX_MESSAGE = 64 * 1024 * 1024
 """Octets of one gRPC message: a configuration of 50,000 objects fits, a body never needs it (frames are 256 KiB)."""
 
@@ -280,8 +281,9 @@ async def endpoints(target: str) -> list[str]:
             addresses = [host]
         except ValueError:
             try:
-                answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError:
+                async with asyncio.timeout(_RESOLVE_WITHIN):
+                    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError:  # TimeoutError is one
                 continue
             addresses = [str(a[4][0]) for a in answers]
         found.update(f"[{a}]:{port}" if ":" in a else f"{a}:{port}" for a in addresses)

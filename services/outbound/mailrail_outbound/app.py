@@ -45,6 +45,7 @@ from mailrail_outbound.ports import (
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.room import Room
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import INTERNAL_ERROR
 from mailrail_outbound.steps import Steps
 
 _RESULTS = {
@@ -199,9 +200,7 @@ class Outbound(Worker):
         except Exception:
             message_id = delivery.message_id.hex()
             self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
-            text = "an internal error of outbound; it is in its log"
-            verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), text)
-            reports = [RecipientReport(i, Result.DEFERRED, verdict) for i in delivery.recipient_ids]
+            reports = _after_crash(run)
         else:
             if wanted is None:
                 run.waits = True
@@ -292,7 +291,7 @@ class Outbound(Worker):
                 if i not in reports:
                     reports[i] = _own_words(ids[i], Reply.of(code, f"{code // 100}.7.0", text))
         if len(reports) < len(ids):
-            course = Course(len(ids), hop=hop.kind)
+            course = run.course = Course(len(ids), hop=hop.kind)
             course.leave_out(reports)
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._visit_hosts(run, tables, hop, course)
@@ -438,7 +437,7 @@ class Outbound(Worker):
             if answer is None:
                 return
             if answer.trouble is Trouble.LEASE and not run.seen:
-                raise NotDialled("too little of the lease was left when a connection was there")
+                raise NotDialled(answer.detail)
             course.session_failed(answer)
             sessions += answer.stage is not Stage.CONNECT
             known = run.dialled.get(host, ())
@@ -522,6 +521,7 @@ class _Run:
 
     __slots__ = (
         "clock",
+        "course",
         "delivery",
         "dialled",
         "had_tls",
@@ -544,6 +544,7 @@ class _Run:
         """The loop's time at which it was taken."""
         self.started = time.time_ns()
         self.message = Message(delivery)
+        self.course: Course | None = None
         self.dialled: dict[str, list[str]] = {}
         self.seen: dict[int, Seen] = {}
         self.mx_hosts: tuple[str, ...] = ()
@@ -579,6 +580,18 @@ class _Run:
             self.task.cancel()
         if steps is not None:
             steps.close()
+
+
+def _after_crash(run: _Run) -> list[RecipientReport]:
+    """Reports of a delivery that a mistake of our own ended: what servers have taken stays taken."""
+    verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
+    settled = run.course.settled if run.course is not None else {}
+    return [
+        _report(recipient_id, settled[i], run.seen.get(i))
+        if i in settled
+        else RecipientReport(recipient_id, Result.DEFERRED, verdict, run.seen.get(i))
+        for i, recipient_id in enumerate(run.delivery.recipient_ids)
+    ]
 
 
 def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:

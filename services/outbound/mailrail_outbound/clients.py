@@ -15,7 +15,7 @@ from functools import lru_cache
 import grpc
 
 from mailrail.core.config.revision import ObjectRef
-from mailrail.core.delivery.outcome import Scope
+from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.ids import history_of
 from mailrail.core.linger import linger
 from mailrail.core.outbound.envelope import Envelope, Recipient
@@ -38,11 +38,13 @@ from mailrail_outbound.ports import (
     Worker,
 )
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import INTERNAL_ERROR
 
 _LOOK_AGAIN = 2.0  # seconds between looks for replicas
 _PAUSE = 0.1  # seconds before a broken stream is opened again
 _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
 _FETCH_WITHIN = 10.0  # seconds in which some replica must go on with content that is being fetched
+_PIECE_WITHIN = 30.0  # seconds until the next piece of content that is being fetched
 _BATCH = 500  # results in one gRPC message
 _CLOCK_TOLD = 5.0  # seconds between requests at most: so much too old a lease may seem at most, while all is well
 
@@ -92,19 +94,11 @@ class QueueClient:
         self._worker = worker
         try:
             while True:
-                found = await rpc.endpoints(self._settings.queue_target)
-                for endpoint in found:
-                    task = self._tasks.get(endpoint)
-                    if task is None or task.done():
-                        link = self._links.get(endpoint)
-                        if link is None:
-                            link = self._links[endpoint] = _Link(self, self._settings, endpoint, worker)
-                        task = self._tasks[endpoint] = asyncio.create_task(link.run(max(1, len(found))))
-                        task.add_done_callback(lambda _: self._broken.set())
-                for endpoint in [e for e in self._tasks if e not in found]:
-                    if not self._links[endpoint].connected:
-                        self._tasks.pop(endpoint).cancel()
-                self._move_results()
+                try:
+                    await self._look_for_replicas(worker)
+                    self._move_results()
+                except Exception:  # the streams that stand go on, and the next look may do better
+                    log.get_logger().exception("replicas of the queue could not be looked for")
                 # A stream that broke is opened again soon, but not in a loop that does nothing else.
                 await asyncio.sleep(_PAUSE)
                 self._broken.clear()
@@ -117,6 +111,20 @@ class QueueClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_for_replicas(self, worker: Worker) -> None:
+        found = await rpc.endpoints(self._settings.queue_target)
+        for endpoint in found:
+            task = self._tasks.get(endpoint)
+            if task is None or task.done():
+                link = self._links.get(endpoint)
+                if link is None:
+                    link = self._links[endpoint] = _Link(self, self._settings, endpoint, worker)
+                task = self._tasks[endpoint] = asyncio.create_task(link.run(max(1, len(found))))
+                task.add_done_callback(lambda _: self._broken.set())
+        for endpoint in [e for e in self._tasks if e not in found]:
+            if not self._links[endpoint].connected:
+                self._tasks.pop(endpoint).cancel()
 
     @property
     def connected(self) -> bool:
@@ -274,6 +282,8 @@ class _Link:
                 self._log.warning("queue stream ended", code=error.code().name, detail=error.details())
         except BadSettings as error:
             self._log.error("cannot speak to the queue", error=str(error))
+        except Exception:
+            self._log.exception("queue stream crashed; it is opened again")
         finally:
             if self.connected:
                 self.lost_at = time.monotonic()
@@ -314,9 +324,20 @@ class _Link:
             self._history = response.history
             self._close_other_histories()
         for wire in response.deliveries:
-            delivery = self.delivery_from_wire(wire, now)
-            self._client.took(delivery.lease.token, self)
-            self._worker.take(delivery)
+            try:
+                delivery = self.delivery_from_wire(wire, now)
+                self._client.took(delivery.lease.token, self)
+                self._worker.take(delivery)
+            except Exception:  # it would break this stream and, leased again, each that follows
+                self._log.exception("delivery not understood", token=wire.token)
+                self._defer(wire)
+
+    def _defer(self, wire: lease_pb2.Delivery) -> None:
+        verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
+        reports = [RecipientReport(recipient.id, Result.DEFERRED, verdict) for recipient in wire.recipients]
+        now = time.time_ns()
+        self._client.took(wire.token, self)
+        self._client.report(DeliveryReport(wire.token, wire.message_id, now, now, reports, {}, ()))
 
     def _close_other_histories(self) -> None:
         """The database went back: break off what came from here before, if the final dot is not sent (HIS-03)."""
@@ -361,19 +382,15 @@ class _Link:
                 return
             request = lease_pb2.LeaseRequest(clock=clock.now())
             batch, self._ready = self._ready[:_BATCH], self._ready[_BATCH:]
-            results = request.results
             for report in batch:
+                result = request.results.add(token=report.token, message_id=report.message_id, done=True)
                 try:
-                    result = results.add(
-                        token=report.token, message_id=report.message_id, done=True, mx_hosts=report.mx_hosts
-                    )
                     tell(report, result, settings.node_id)
-                except (TypeError, ValueError):
-                    # It would break this stream and each that follows; so its lease runs out.
-                    self._log.exception("report lost", token=report.token)
-                    del results[-1]
-                else:
-                    self._sent[report.token] = report
+                except Exception:  # it would break this stream and each that follows
+                    self._log.exception("report told without its words", token=report.token)
+                    result.Clear()
+                    tell_outcomes(report, result, settings.node_id)
+                self._sent[report.token] = report
             if client.draining:
                 said_goodbye = True
                 request.go_away = True
@@ -443,8 +460,15 @@ class _Link:
             raise OutOfReach("the queue is out of reach")
         call = stub.FetchContent(lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset))
         try:
-            async for response in call:
+            pieces = aiter(call)
+            while True:
+                async with asyncio.timeout(_PIECE_WITHIN):
+                    response = await anext(pieces, None)
+                if response is None:
+                    return
                 yield response.data
+        except TimeoutError as error:
+            raise OutOfReach(f"the queue did not go on for {_PIECE_WITHIN:.0f} s") from error
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
             if error.code() in _GONE:
@@ -482,6 +506,7 @@ def _ref(kind: str, namespace: str, name: str) -> ObjectRef:
 
 def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
     """A report as the queue gets it. Filled in place: a message that is given to another is copied."""
+    result.mx_hosts.extend(report.mx_hosts)
     for host, ips in report.dialled.items():
         result.dialled.add(host=host, ips=ips)
     for recipient in report.recipients:
@@ -504,6 +529,23 @@ def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) ->
         if recipient.seen is not None:
             _tell_seen(recipient.seen, attempt)
         _tell_reply(recipient, attempt.reply)
+
+
+def tell_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
+    """No more of a report than what became of each recipient, where a word in it cannot be told. Were it lost whole,
+    its lease would run out and what was delivered would be delivered again."""
+    result.token, result.message_id, result.done = report.token, report.message_id, True
+    for recipient in report.recipients:
+        told = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)
+        attempt = told.attempt
+        attempt.node, attempt.outcome, attempt.dialled = node, _OUTCOMES[recipient.result], recipient.dialled
+        for stamp, moment in ((attempt.started, report.started), (attempt.ended, report.ended)):
+            stamp.seconds, stamp.nanos = divmod(moment, 1_000_000_000)
+        status = recipient.status
+        attempt.reply.enhanced = _shown(status.category, status.subject, status.detail)
+        if recipient.reply is not None:
+            attempt.reply.code, attempt.reply.remote = recipient.reply.code, recipient.remote
+        attempt.reply.lines.append("what was said cannot be shown; outbound's log has the reason")
 
 
 def _tell_seen(seen: Seen, attempt: types_pb2.Attempt) -> None:

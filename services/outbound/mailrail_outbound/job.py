@@ -21,7 +21,7 @@ from mailrail.kit import clock
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
 from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach, Seen, TlsReport
-from mailrail_outbound.smtp import Connection
+from mailrail_outbound.smtp import INTERNAL_ERROR, Connection
 
 _AS_IS = Form.AS_IS
 _PROBE = Envelope("")
@@ -169,6 +169,7 @@ class HostJob(PoolJob):
         "fresh_only",
         "had_tls",
         "over",
+        "waits_since",
     )
 
     def __init__(
@@ -189,6 +190,7 @@ class HostJob(PoolJob):
         self.fresh_only = False
         self.had_tls = False
         """The connection that took nothing more had TLS: going on without it would be a downgrade."""
+        self.waits_since: float | None = None
         self._refused_after = 0  # messages that the connection had carried that took nothing more
         self.over = False
         self.answer: Answer | None = None
@@ -291,7 +293,7 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         made = self._plan
         assert made is not None
-        self._plan = self._under_way = None
+        self._under_way = None
         answers = cast(list[Answer], transaction.answers)  # it is finished: everybody has one
         fresh: list[int] = []
         if transaction.content_sent or not transaction.reused:
@@ -319,7 +321,7 @@ class HostJob(PoolJob):
         if fresh:
             return True
         last = answers[-1]
-        if self._pending and last.trouble in (Trouble.LEASE, Trouble.CANCELLED):
+        if self._pending and last.trouble in (Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT):
             self._course.answered(self._pending, [last] * len(self._pending), passes_dsn=False)
             self._pending = []
         if not self._pending:
@@ -327,7 +329,18 @@ class HostJob(PoolJob):
             return False
         return True
 
+    def crashed(self, transaction: Transaction | None) -> None:
+        """See smtp.Job."""
+        if transaction is not None and self._plan is not None:
+            self._course.keep_taken(self._plan.indexes, transaction.answers, passes_dsn=self._plan.dsn)
+        self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
+
     # --- for the pool -------------------------------------------------------------------------------------------------
+
+    def gave_up_waiting(self, seconds: float) -> None:
+        """See pool.PoolJob."""
+        detail = f"no connection to {self.dial.host} was free for {seconds:.0f} s"
+        self._over(Answer(Stage.PLAN, None, Trouble.LEASE, detail))
 
     def failed(self, answer: Answer, connection: Connection | None) -> None:
         """See pool.PoolJob."""
@@ -398,6 +411,7 @@ class ProbeJob(PoolJob):
         self.dial = dial
         self.dialled: list[str] = []
         self.fresh_only = False
+        self.waits_since: float | None = None
         self.done = done
         self.had_tls = False
         """As of HostJob."""
@@ -429,6 +443,14 @@ class ProbeJob(PoolJob):
     def failed(self, answer: Answer, connection: Connection | None) -> None:
         """See pool.PoolJob."""
         self._over(answer)
+
+    def crashed(self, transaction: Transaction | None) -> None:
+        """See smtp.Job."""
+        self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
+
+    def gave_up_waiting(self, seconds: float) -> None:
+        """See pool.PoolJob."""
+        self._over(Answer(Stage.PLAN, None, Trouble.LEASE, f"no connection was free for {seconds:.0f} s"))
 
     def _over(self, answer: Answer) -> None:
         if not self.done.done():

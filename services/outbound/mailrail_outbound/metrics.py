@@ -46,7 +46,7 @@ ANSWERS = Counter(
     "What decided about recipients: the stage of the session (dns, connect, proxy, greeting, hello, starttls, "
     "handshake, auth, plan, mail, rcpt, data, content, end), and what it was: 2yz, 4yz, 5yz, or the trouble (dns, "
     "no-address, unreachable, proxy, closed, timeout, protocol, tls, auth, too-large, needs-smtputf8, utf8-header, "
-    "requiretls, tls-demand, unconvertible, lease, cancelled)",
+    "requiretls, tls-demand, unconvertible, lease, cancelled, fault)",
     ["stage", "what"],
 )
 CONNECTIONS = Counter(

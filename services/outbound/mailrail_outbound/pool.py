@@ -26,6 +26,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import Connection, Job, TlsPlan
 
+_LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
 
 
@@ -58,8 +59,14 @@ class PoolJob(Job):
     dialled: list[str]
     """IPs that were dialled for it, in order; the pool adds to it."""
 
+    waits_since: float | None
+    """The loop's time since which it stands in line; the pool's own."""
+
     def failed(self, answer: Answer, connection: Connection | None) -> None:
         """No connection came about."""
+
+    def gave_up_waiting(self, seconds: float) -> None:
+        """None was free for so long."""
 
 
 class _Destination:
@@ -92,6 +99,7 @@ class Pool:
         self._open = 0
         self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
         self._closing = False
+        self._looks: asyncio.TimerHandle | None = None
         self._log = log.get_logger()
         metrics.OPEN.set_function(lambda: self._open)
         metrics.WAITING.set_function(lambda: self.waiting)
@@ -111,6 +119,32 @@ class Pool:
             destination.waiting.append(job)
         if destination.waiting:
             self._dial_more(job.dial.key, destination)
+            self._mind_waiting(job)
+
+    def _mind_waiting(self, job: PoolJob) -> None:
+        if job.waits_since is None:
+            job.waits_since = self._loop.time()
+        if self._looks is None and not self._closing:
+            self._looks = self._loop.call_later(
+                min(_LOOK_AT_WAITING, self._settings.connection_wait), self._look_at_waiting
+            )
+
+    def _look_at_waiting(self) -> None:
+        """Nobody stands in line for ever: their leases would be renewed as long."""
+        self._looks = None
+        wait = self._settings.connection_wait
+        since = self._loop.time() - wait
+        for key, destination in list(self._destinations.items()):
+            for job in [j for j in destination.waiting if j.waits_since is not None and j.waits_since <= since]:
+                destination.waiting.remove(job)
+                try:
+                    job.gave_up_waiting(wait)
+                except Exception:
+                    self._log.exception("a delivery that waited too long could not be ended", host=job.dial.host)
+            self._forget_if_empty(key, destination)
+        left = next((job for d in self._destinations.values() for job in d.waiting), None)
+        if left is not None:
+            self._mind_waiting(left)
 
     def withdraw(self, job: PoolJob) -> bool:
         """Take back a job that still waits. False: it runs already."""
@@ -149,6 +183,9 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
         self._wheel.stop()
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
 
     # --- dialling --------------------------------------------------------------------------------------------------
 
@@ -254,7 +291,11 @@ class Pool:
         else:
             jobs, destination.waiting = destination.waiting, deque()
             for job in jobs:
-                job.failed(answer, connection)
+                try:
+                    job.failed(answer, connection)
+                except Exception:  # the others wait for this word, too
+                    self._log.exception("a delivery could not be told that its host failed", host=job.dial.host)
+                    job.crashed(None)
         self._forget_if_empty(key, destination)
         self._feed_starved()
 
@@ -302,7 +343,9 @@ class Pool:
         assert isinstance(job, PoolJob)
         destination: _Destination = connection.destination
         destination.waiting.appendleft(job)  # first, or a fresh connection would be used up by others
+        job.waits_since = None
         self._dial_more(connection.key, destination)
+        self._mind_waiting(job)
 
     def limited(self, connection: Connection, messages: int) -> None:
         """See smtp.Owner."""

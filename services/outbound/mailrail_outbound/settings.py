@@ -45,6 +45,9 @@ class OutboundSettings(ServiceSettings):
     re-encoded. Past it the next one waits before it dials; `capacity` alone would let it grow to gigabytes."""
     streamed_content_wait: float = 600.0
     """Seconds that a delivery waits for such room, its lease renewed, before it goes back undialled (LSE-04)."""
+    connection_wait: float = 600.0
+    """Seconds that a delivery waits for a connection to its host, its lease renewed, before it goes back undialled
+    (LSE-04): as many as its transport allows may be busy with a slow server."""
     connections: int = 1000
     """Open connections to next hops."""
     connections_per_destination: int = 20

@@ -38,12 +38,14 @@ from mailrail.core.smtp.client import (
 )
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Decision
+from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
 from mailrail_outbound.settings import Timeouts
 from mailrail_outbound.tls import TlsFacts, TlsStream
 
+INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most
 
 
@@ -68,6 +70,10 @@ class Job(Interface):
     def finished(self, transaction: Transaction, connection: "Connection") -> bool:
         """A transaction of this job ended. True: another one follows, on this connection if it can take it and the job
         does not want a fresh one."""
+
+    def crashed(self, transaction: Transaction | None) -> None:
+        """A mistake of our own broke off what was done for this job (its log has it), at the end of `transaction` or
+        before one began. The job is over."""
 
     fresh_only: bool
     """Wants a connection that has carried nothing yet: the last one took nothing more."""
@@ -396,23 +402,38 @@ class Connection(asyncio.Protocol):
 
     def _act(self, events: list[Event]) -> None:
         for event in events:
-            # The two that each message brings come first.
-            if isinstance(event, Finished):
-                self._transaction_ended(event.transaction)
-            elif isinstance(event, ContentWanted):
-                self._send_content(event.transaction)
-            elif isinstance(event, Ready):
-                self._became_ready()
-            elif isinstance(event, NeedTls):
-                self._flush()
-                self._start_tls()
-            elif isinstance(event, NeedHash):
-                self._hashing = self._loop.create_task(self._hash(event.work))
-            elif isinstance(event, SessionFailed):
-                self.answer = event.answer
-                self._tell_failed(event.answer)
-            else:
-                self.answer = self.answer or event.answer
+            try:
+                # The two that each message brings come first.
+                if isinstance(event, Finished):
+                    self._transaction_ended(event.transaction)
+                elif isinstance(event, ContentWanted):
+                    self._send_content(event.transaction)
+                elif isinstance(event, Ready):
+                    self._became_ready()
+                elif isinstance(event, NeedTls):
+                    self._flush()
+                    self._start_tls()
+                elif isinstance(event, NeedHash):
+                    self._hashing = self._loop.create_task(self._hash(event.work))
+                elif isinstance(event, SessionFailed):
+                    self.answer = event.answer
+                    self._tell_failed(event.answer)
+                else:
+                    self.answer = self.answer or event.answer
+            except Exception:
+                self._crashed(event)
+
+    def _crashed(self, event: Event) -> None:
+        """What one piece of work raises takes neither the answers of others with it nor leaves its own without an end:
+        a job that nobody ends would keep its lease for ever."""
+        log.get_logger().exception("a connection's work crashed", host=self.host, ip=self.ip)
+        if isinstance(event, Finished):
+            job: Job = event.transaction.tag  # type: ignore[assignment]
+            job.crashed(event.transaction)
+            if self.dialogue.idle:  # nothing follows that would hand it the next job
+                self.dialogue.quit()
+        elif not self.dialogue.gone:
+            self.abort(Trouble.FAULT, INTERNAL_ERROR)
 
     async def _hash(self, work: Hashing) -> None:
         # Half a second in which no other connection would be served.
@@ -472,7 +493,12 @@ class Connection(asyncio.Protocol):
         return False
 
     def _begin(self, job: Job) -> bool:
-        transaction = job.transaction(self)
+        try:
+            transaction = job.transaction(self)
+        except Exception:
+            log.get_logger().exception("a transaction could not be made", host=self.host, ip=self.ip)
+            job.crashed(None)
+            return False
         if transaction is None:
             return False
         transaction.tag = job
@@ -564,7 +590,8 @@ class Connection(asyncio.Protocol):
 
     def _streaming_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            self.abort(Trouble.LEASE, f"the content could not be sent: {task.exception()!r}")
+            log.get_logger().error("content could not be sent", host=self.host, exc_info=task.exception())
+            self.abort(Trouble.FAULT, INTERNAL_ERROR)
 
     async def _room(self, transaction: Transaction, over: float) -> bool:
         """Wait until more content of the transaction may be written; False when it is over."""

@@ -14,10 +14,12 @@ import grpc
 import pytest
 
 from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
+from mailrail.core.outbound.envelope import inspect
 from mailrail.core.smtp.client import Trouble
-from mailrail.kit import clock
+from mailrail.kit import clock, rpc
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
+from mailrail_outbound import clients, job
 from mailrail_outbound.__main__ import start
 from mailrail_outbound.ports import Delivery, Result
 from mailrail_outbound.settings import OutboundSettings
@@ -70,6 +72,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.commit = True
         self.fetched: list[int] = []
         self.fetching = 0
+        self.stalls = False
         self.breaks_after: int | None = None  # pieces of content
         self.bodies: dict[bytes, bytes] = {}
         self.outgoing: asyncio.Queue[lease_pb2.LeaseResponse | None] = asyncio.Queue()
@@ -107,6 +110,8 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
             return
         self.fetching += 1
         try:
+            if self.stalls:
+                await asyncio.Event().wait()
             for start_at in range(request.offset, len(body), 262144):
                 if self.breaks_after is not None and start_at >= self.breaks_after * 262144:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
@@ -363,6 +368,89 @@ async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_A
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[delivery.token]))
             result = await here.result(delivery.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+
+
+async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(content: bytes, **named: Any) -> Any:
+        if b"poison" in content:
+            raise RuntimeError("a mistake of ours")
+        return inspect(content, **named)
+
+    monkeypatch.setattr(job, "inspect", crashing)
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            await eventually(lambda: len(here.queue.hellos) == 1)
+            deliveries = [here.delivery(via, body=body) for body in (MESSAGE, MESSAGE + b"poison\r\n", MESSAGE)]
+            credit = here.queue.credit
+            here.queue.hand_out(*deliveries)
+            outcomes = [(await here.result(each.token)).attempt.outcome for each in deliveries]
+            taken, later = types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_DEFERRED
+            assert outcomes == [taken, later, taken]
+            assert len(here.queue.hellos) == 1
+            await eventually(lambda: here.queue.credit == credit + 3)
+
+
+async def test_an_outcome_is_told_though_the_words_with_it_cannot_be_LSE_08(tmp_path: Path) -> None:
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        # A host name that no message of ours can hold: as a mistake of ours, or of a library, would make one.
+        async with world(tmp_path, via) as here:
+            monkey = clients._tell_seen
+            clients._tell_seen = lambda seen, attempt: monkey(replace(seen, host="\ud800"), attempt)
+            try:
+                delivery = here.delivery(via)
+                here.queue.hand_out(delivery)
+                result = await here.result(delivery.token)
+            finally:
+                clients._tell_seen = monkey
+            assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert (result.attempt.reply.code, result.attempt.reply.enhanced) == (250, "2.0.0")
+            assert here.queue.results[delivery.token].done
+            assert len(here.queue.hellos) == 1
+
+
+async def test_replicas_that_cannot_be_looked_for_are_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints, tries = rpc.endpoints, []
+
+    async def crashing(target: str) -> list[str]:
+        tries.append(target)
+        if len(tries) == 1:
+            raise UnicodeError("a label that is too long")
+        return await endpoints(target)
+
+    monkeypatch.setattr(rpc, "endpoints", crashing)
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            delivery = here.delivery(via)
+            here.queue.hand_out(delivery)
+            assert (await here.result(delivery.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
+            assert len(tries) > 1
+
+
+async def test_content_that_the_queue_does_not_go_on_with_is_not_waited_for_for_ever_LSE_06(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "_PIECE_WITHIN", 0.3)
+    monkeypatch.setattr(clients, "_FETCH_WITHIN", 0.3)
+    async with SmtpPeer() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            body = b"Subject: x\r\n\r\n" + "ü".encode() * 300_000
+            envelope = types_pb2.Envelope(mail_from="a@sender.example", smtputf8=True, eight_bit=True)
+            delivery = here.delivery(via, body=None, size=len(body), envelope=envelope)
+            here.queue.bodies[delivery.message_id] = body
+            here.queue.stalls = True
+            here.queue.hand_out(delivery)
+            result = await here.result(delivery.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+            assert "did not go on" in " ".join(result.attempt.reply.lines)
+            await eventually(lambda: here.queue.fetching == 0)
 
 
 async def test_a_delivery_that_was_read_late_has_no_more_of_its_lease_than_is_left_LSE_02(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
+from mailrail.core.outbound.course import Course
+from mailrail_outbound.hosts import Hosts
+from mailrail_outbound.job import HostJob
 from mailrail_outbound.ports import DeliveryReport, Result
 from mailrail_outbound.smtp import Connection
 
@@ -112,6 +115,105 @@ async def test_a_dial_that_crashes_defers_and_leaves_no_delivery_behind() -> Non
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
             assert (result.result, bench.app.under_way) == (Result.DEFERRED, 0)
             assert "internal error" in result.text
+
+
+async def test_what_a_server_has_taken_stays_taken_though_our_reckoning_crashes_LSE_08(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with SmtpPeer(replies={"RCPT": lambda s, line: "451 4.2.0 later" if "two@" in line else None}) as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            answered = Course.answered
+            crashes = [True]
+
+            def crashing(course: Course, *arguments: Any, **named: Any) -> Any:
+                if crashes and crashes.pop():
+                    raise RuntimeError("a mistake of ours")
+                return answered(course, *arguments, **named)
+
+            monkeypatch.setattr(Course, "answered", crashing)
+            report = await bench.deliver(bench.delivery(via, "one@example.org", "two@example.org"))
+            one, two = report.recipients
+            assert (one.result, str(one.reply)) == (Result.DELIVERED, "250 2.0.0 taken")
+            assert (two.result, str(two.status)) == (Result.DEFERRED, "4.3.0")
+            assert "internal error" in two.text
+            (fine,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert (fine.result, bench.app.under_way) == (Result.DELIVERED, 0)
+            assert len(peer.messages) == 2
+
+
+async def test_what_one_host_has_taken_stays_taken_though_the_next_one_cannot_be_thought_of_LSE_08(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with DnsServer() as dns:
+        dns.add("example.org", "MX", "10 one.example.org.")
+        dns.add("example.org", "MX", "20 two.example.org.")
+        replies = {"RCPT": ["250 ok", "451 4.2.0 later"]}
+        async with SmtpPeer(host=loopback_address(), replies=replies) as peer:
+            dns.add("one.example.org", "A", peer.host)
+            addresses = Hosts.addresses
+
+            def crashing(hosts: Hosts, name: str, *arguments: Any, **named: Any) -> Any:
+                if name == "two.example.org":
+                    raise RuntimeError("a mistake of ours")
+                return addresses(hosts, name, *arguments, **named)
+
+            monkeypatch.setattr(Hosts, "addresses", crashing)
+            async with OutboundBench.running(resolver=dns.endpoint, direct_port=peer.port) as bench:
+                report = await bench.deliver(bench.delivery(None, "one@example.org", "two@example.org"))
+                one, two = report.recipients
+                assert (one.result, two.result) == (Result.DELIVERED, Result.DEFERRED)
+                assert "internal error" in two.text
+
+
+@pytest.mark.parametrize("where", ["transaction", "content_at_hand", "may_finish"])
+async def test_a_job_that_crashes_ends_itself_alone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SmtpPeer() as peer:
+        via = smarthost(peer, limits=TransportLimits(connections=1))
+        async with OutboundBench.running(via) as bench:
+            works = getattr(HostJob, where)
+
+            def crashing(job: HostJob, *arguments: Any) -> Any:
+                if job._delivery.lease.token == 2:
+                    raise RuntimeError("a mistake of ours")
+                return works(job, *arguments)
+
+            monkeypatch.setattr(HostJob, where, crashing)
+            reports = await asyncio.gather(*(bench.deliver(bench.delivery(via)) for _ in range(4)))
+            results = [report.recipients[0].result for report in reports]
+            assert results == [Result.DELIVERED, Result.DEFERRED, Result.DELIVERED, Result.DELIVERED]
+            assert str(reports[1].recipients[0].status) == "4.3.0"
+            assert len(peer.messages) == 3
+            assert bench.app.under_way == 0
+
+
+async def test_one_that_cannot_be_told_that_its_host_failed_leaves_nobody_else_untold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    via = transport(TransportKind.SMTP, host=loopback_address(), port=1, tls=TlsMode.NONE)
+    async with OutboundBench.running(via) as bench:
+        failed = HostJob.failed
+
+        def crashing(job: HostJob, *arguments: Any) -> None:
+            if job._delivery.lease.token == 1:
+                raise RuntimeError("a mistake of ours")
+            failed(job, *arguments)
+
+        monkeypatch.setattr(HostJob, "failed", crashing)
+        reports = await asyncio.gather(*(bench.deliver(bench.delivery(via), within=20) for _ in range(3)))
+        assert [str(report.recipients[0].status) for report in reports] == ["4.3.0", "4.4.1", "4.4.1"]
+
+
+async def test_nobody_waits_for_a_connection_for_ever_LSE_04() -> None:
+    async with SmtpPeer(replies={"DATA": Hang()}) as peer:
+        via = smarthost(peer, limits=TransportLimits(connections=1))
+        async with OutboundBench.running(via, connection_wait=0.3, data_timeout=60.0) as bench:
+            busy, waits = bench.begin(bench.delivery(via)), bench.delivery(via)
+            (result,) = (await bench.deliver(waits, within=20)).recipients
+            assert result.result is Result.NOT_DIALLED
+            assert "no connection to 127.0.0.1 was free" in result.text
+            assert not busy.done()
+            assert bench.pool.waiting == 0
 
 
 async def test_draining_waits_for_the_last_delivery() -> None:

@@ -14,7 +14,7 @@ The host-failover matrix (SOUT-13) in one place:
 | 4yz or 552 to RCPT                                   | one further host, then deferred     |
 | 452 or 552 to RCPT after others were accepted        | another transaction, same connection|
 | no reply to the final dot                            | deferred, no other host (LSE-08)    |
-| lease low, cancelled                                 | nothing more in this attempt        |
+| lease low, cancelled, a mistake of our own           | nothing more in this attempt        |
 
 Refused everywhere at the greeting is final only if every host said 521 or 554. What one host refuses for its own
 reasons, while another cannot be asked, stays temporary.
@@ -69,7 +69,7 @@ _SET_UP = frozenset(
 )
 _GENERAL_REFUSALS = frozenset({521, 554})
 _TOO_MANY = frozenset({452, 552})
-_OURS = (Trouble.LEASE, Trouble.CANCELLED)
+_OURS = (Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT)
 _RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CPython 3.11)
 
 
@@ -86,7 +86,8 @@ def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host
     """What an answer means by itself (core/delivery/outcome.py says it for replies and for troubles)."""
     stage, trouble = _STAGES[answer.stage], answer.trouble
     if trouble in _OURS:
-        return Verdict(Outcome.DEFERRED, EnhancedCode(4, 4, 5), answer.detail, scope=Scope.RECIPIENT)
+        status = EnhancedCode(4, 3, 0) if trouble is Trouble.FAULT else EnhancedCode(4, 4, 5)
+        return Verdict(Outcome.DEFERRED, status, answer.detail, scope=Scope.RECIPIENT)
     if answer.reply is not None and (trouble is None or trouble in (Trouble.TLS, Trouble.AUTH)):
         return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
     if hop is not Hop.FOREIGN and trouble is Trouble.NO_ADDRESS:
@@ -166,6 +167,13 @@ class Course:
         del self._open[i]
         verdict = verdict_on(answer, hop=self.hop, passes_dsn=passes_dsn)
         self.settled[i] = Settled(verdict, answer, answer.trouble is not None and answer.trouble is Trouble.CANCELLED)
+
+    def keep_taken(self, indexes: Sequence[int], answers: Sequence[Answer | None], *, passes_dsn: bool) -> None:
+        """What is left of a transaction where a mistake of our own broke off its reckoning: whoever's final dot was
+        sent is settled, since mail that a server has, or may have, must not go out again."""
+        for i, answer in zip(indexes, answers, strict=True):
+            if i in self._open and answer is not None and (answer.accepted or answer.uncertain):
+                self._settle(i, answer, passes_dsn)
 
     def conclude(self) -> dict[int, Settled]:
         """No host is left: settle whoever is open and return all results."""

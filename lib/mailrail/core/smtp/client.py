@@ -103,6 +103,7 @@ class Trouble(StrEnum):
     UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
     LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
     CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
+    FAULT = "fault"  # a mistake of our own program; its log has it
 
 
 _NO_ANSWER = (Trouble.CLOSED, Trouble.TIMEOUT, Trouble.PROTOCOL)
