@@ -27,10 +27,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
+
+from mailrail.kit.postgres import session
 
 SERVICES = ("config", "queue", "outbound", "dmarc", "console")
 """Every service that may own a schema; those without `sql/migrations` own none."""
@@ -45,7 +47,11 @@ class MigrationError(RuntimeError):
     """Migrations cannot be read or applied; the message says which and what to do."""
 
 
-class SchemaOutdated(RuntimeError):
+class Unfit(RuntimeError):
+    """The database is not one that this service can work on; the text says why and what to do."""
+
+
+class SchemaOutdated(Unfit):
     """The database is older than this service needs."""
 
     def __init__(self, schema: str, found: int, needed: int) -> None:
@@ -246,6 +252,9 @@ def migrate(
     wanted = load_all() if migrations is None else tuple(migrations)
     with psycopg.connect(direct_url or url, autocommit=True, application_name="mailrail migrate") as connection:
         _refuse_old_servers(connection)
+        if (problem := wrong_encoding(connection)) is not None:
+            raise MigrationError(problem)
+        connection.execute(session(connection.info.server_version))
         with _lock(connection, timeout, say):
             done: list[Applied] = []
             for schema in dict.fromkeys(m.schema for m in wanted):
@@ -257,6 +266,21 @@ def _refuse_old_servers(connection: type_connection) -> None:
     if connection.info.server_version < 150000:
         version = connection.info.parameter_status("server_version")
         raise MigrationError(f"this server is Postgres {version}; Mailrail needs 15 or newer")
+
+
+def wrong_encoding(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str | None:
+    """A sentence when the database's texts are not kept as UTF-8, in which all of ours are; None when they are.
+
+    It cannot be changed of a database that exists. SQL_ASCII, what `initdb` chooses where no locale is set, would take
+    any octets and give them back as such.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding in (None, "UTF8"):
+        return None
+    return (
+        f"the database {connection.info.dbname} has the encoding {encoding}; Mailrail needs UTF8."
+        " Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and name that one"
+    )
 
 
 @contextmanager
@@ -314,14 +338,16 @@ def _one(connection: type_connection, query: sql.Composed) -> object:
 def _migrate_schema(
     connection: type_connection, schema: str, wanted: Sequence[Migration], say: Callable[[str], None]
 ) -> list[Applied]:
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-    connection.execute(
-        sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {}.migrations ("
-            "number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
-            " applied_at timestamptz NOT NULL DEFAULT now(), seconds double precision NOT NULL)"
-        ).format(sql.Identifier(schema))
-    )
+    # Made only where it is missing: a server that takes no writes, and has all that is needed, is no reason to fail.
+    if not _one(connection, sql.SQL("SELECT to_regclass({})").format(f"{schema}.migrations")):
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        connection.execute(
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {}.migrations ("
+                "number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+                " applied_at timestamptz NOT NULL DEFAULT now(), seconds double precision NOT NULL)"
+            ).format(sql.Identifier(schema))
+        )
     rows = connection.execute(
         sql.SQL("SELECT number, checksum FROM {}.migrations").format(sql.Identifier(schema))
     ).fetchall()
@@ -509,7 +535,9 @@ async def version(connection: psycopg.AsyncConnection[tuple[object, ...]], schem
 
 
 async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service: str) -> int:
-    """The version of the service's schema. Raises SchemaOutdated when it is below the one that this release needs."""
+    """The version of the service's schema. Raises Unfit; SchemaOutdated when it is below what this release needs."""
+    if (problem := wrong_encoding(connection)) is not None:
+        raise Unfit(problem)
     found, needed = await version(connection, service), needed_version(service)
     if found < needed:
         raise SchemaOutdated(service, found, needed)

@@ -1,7 +1,7 @@
 """Postgres for a service: a pool of async connections that commit durably, and the check that they can (ACC-06).
 
-One URL and one role suffice (DBS-01). Every connection sets `synchronous_commit=on` itself and its own `search_path`,
-so neither a server's nor a role's default can weaken promise 1.
+One URL and one role suffice (DBS-01). Every connection says itself what it depends on (`session`), so neither a
+server's, a database's nor a role's default can weaken promise 1 or change what a value means.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, LiteralString
 
 import psycopg
+import psycopg.sql
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
@@ -29,6 +30,96 @@ def database_of(settings: DatabaseSettings) -> str:
     apart = {"user": settings.database_user, "password": settings.database_password}
     given = {name: value for name, value in apart.items() if value}
     return make_conninfo(settings.database_url, **given) if given else settings.database_url
+
+
+SESSION: Mapping[str, str] = MappingProxyType(
+    {
+        # A commit that is answered is on disk (ACC-06); that its wait for a standby was cut off is a warning (DUR-01).
+        "synchronous_commit": "on",
+        "client_min_messages": "warning",
+        # How values are written: we read and write them as they are by default.
+        "client_encoding": "UTF8",
+        "standard_conforming_strings": "on",
+        "datestyle": "ISO, MDY",
+        "intervalstyle": "postgres",
+        "timezone": "UTC",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "array_nulls": "on",
+        "transform_null_equals": "off",
+        # What a transaction sees. Fencing compares what others commit meanwhile, which only read committed shows. Rows
+        # that a policy would hide are an error and no mail that is silently not there.
+        "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        "row_security": "off",
+        # Limits are set by whoever knows how long the work takes.
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
+        "transaction_timeout": "0",
+    }
+)
+"""Every setting of a session that we depend on. `default_transaction_read_only` is not among them: a hosted server sets
+it while its disk is full, and who writes on all the same brings it down."""
+
+_SINCE: Mapping[str, int] = MappingProxyType({"transaction_timeout": 170000})
+"""Settings that older servers than these (server_version_num) do not know."""
+
+
+def session(version: int, schema: str | None = None, **own: str) -> psycopg.sql.Composed:
+    """The one statement that gives a session its settings: SESSION, under those of the caller's `own`.
+
+    `version`: server_version_num. `schema`: what `search_path` shall be; None leaves it. To be executed on its own,
+    right after connecting; settings of the role, of the database or in the URL's `options` do not stand against it.
+    """
+    wanted = {**SESSION, **own}
+    if schema is not None:
+        wanted["search_path"] = '"' + schema.replace('"', '""') + '"'
+    calls = [
+        psycopg.sql.SQL("set_config({}, {}, false)").format(name, value)
+        for name, value in wanted.items()
+        if version >= _SINCE.get(name, 0)
+    ]
+    return psycopg.sql.SQL("SELECT {}").format(psycopg.sql.SQL(", ").join(calls))
+
+
+async def enter(connection: AsyncConnection[Any], schema: str, **own: str) -> None:
+    """Give a new connection its settings (`session`). Raises psycopg.Error."""
+    await connection.execute(session(connection.info.server_version, schema, **own), prepare=False)
+
+
+def why_read_only(connection: psycopg.Connection[Any] | AsyncConnection[Any], error: Exception) -> str:
+    """A sentence for 25006, read_only_sql_transaction: why this server takes no writes, and what to do.
+
+    The server itself reports both settings to its clients (Postgres 14, protocol 55.2.7), so this asks nothing.
+    """
+    status = connection.pgconn.parameter_status
+    if status(b"in_hot_standby") == b"on":
+        return (
+            "postgres is a standby now: the address leads to a server that takes no writes. Lead it to the primary, or"
+            " name all servers in the URL with target_session_attrs=read-write"
+        )
+    if status(b"default_transaction_read_only") == b"on":
+        return (
+            "postgres takes no writes: default_transaction_read_only is on. Hosted servers set it when their disk is"
+            " full: make room there; who set it for the role or the database may reset it"
+        )
+    return f"postgres takes no writes: {str(error).strip()}"
+
+
+async def check_connection(connection: AsyncConnection[Any]) -> None:
+    """For a pool: whether a connection leads to a server that answers and can write.
+
+    Raises psycopg.OperationalError; a standby answers queries for as long as one likes, and none of ours that counts.
+    """
+    cursor = await connection.execute("SELECT pg_is_in_recovery()")
+    row = await cursor.fetchone()
+    if row is not None and row[0]:
+        raise psycopg.OperationalError(
+            "this server is a standby: lead the address to the primary, or name all servers in the URL with"
+            " target_session_attrs=read-write"
+        )
 
 
 def storable(text: str) -> str:
@@ -54,13 +145,20 @@ class ServerState:
     full_page_writes: bool
     timeline: int
     system: str  # system identifier: another cluster altogether is another system
+    synchronous_commit: str = "on"
 
     def check(self) -> None:
         """Raises Unsafe when commits are not durable."""
         if not self.fsync:
-            raise Unsafe("Postgres runs with fsync=off: a power cut loses accepted mail. Turn it on, or set unsafe")
+            raise Unsafe("Postgres runs with fsync=off: a power cut loses accepted mail. Turn it on")
         if not self.full_page_writes:
-            raise Unsafe("Postgres runs with full_page_writes=off: a power cut tears pages. Turn it on, or set unsafe")
+            raise Unsafe("Postgres runs with full_page_writes=off: a power cut tears pages. Turn it on")
+        if self.synchronous_commit != "on":
+            raise Unsafe(
+                f"synchronous_commit was set to on and is {self.synchronous_commit} a statement later: a power cut"
+                " loses accepted mail. A pooler in transaction mode stands between: give the address of Postgres"
+                " itself, or a pooler in session mode"
+            )
 
 
 SERVER: Final[LiteralString] = """CASE WHEN pg_is_in_recovery() THEN (pg_control_checkpoint()).timeline_id
@@ -78,7 +176,7 @@ async def server_state(connection: AsyncConnection[Any]) -> ServerState:
     cursor = await connection.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on',"
         " current_setting('full_page_writes') = 'on',"
-        f" {SERVER}"
+        f" {SERVER}, current_setting('synchronous_commit')"
     )
     row = await cursor.fetchone()
     assert row is not None
@@ -124,22 +222,26 @@ async def pool(
 ) -> AsyncIterator[AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]]:
     """A pool whose connections look into `schema` and commit durably. It opens even while Postgres is down.
 
-    `timeout`: seconds that a caller waits for a connection before psycopg_pool.PoolTimeout.
+    `timeout`: seconds that a caller waits for a connection before psycopg_pool.PoolTimeout. A statement may take a
+    minute. A connection to a standby is never handed out, nor kept.
     """
 
     async def configure(connection: AsyncConnection[Any]) -> None:
-        await connection.set_autocommit(True)
-        await connection.execute("SET synchronous_commit = on")
-        await connection.execute(psycopg.sql.SQL("SET search_path = {}").format(psycopg.sql.Identifier(schema)))
-        await connection.execute("SET timezone = 'UTC'")
-        await connection.execute("SET idle_in_transaction_session_timeout = '60s'")
+        try:
+            await connection.set_autocommit(True)
+            await check_connection(connection)
+            await enter(connection, schema, statement_timeout="60s", idle_in_transaction_session_timeout="60s")
+        except BaseException:
+            await connection.close()  # the pool forgets it as it is
+            raise
 
     made: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
         url,
         kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE},
         configure=configure,
-        # Connections of before a restart of Postgres would fail once each, long after it is back.
-        check=AsyncConnectionPool.check_connection,
+        # Connections of before a restart of Postgres would fail once each, long after it is back; those to a server
+        # that was made a standby would do so for an hour.
+        check=check_connection,
         min_size=min(2, size),
         max_size=size,
         timeout=timeout,

@@ -87,10 +87,13 @@ class HeadFollower:
                     application_name="mailrail config follower",
                     **postgres.ALIVE,
                 ) as connection:
+                    await postgres.enter(connection, "config")
                     await migrations.check(connection, "config")
                     await self._follow(connection)
-            except migrations.SchemaOutdated as error:
+            except migrations.Unfit as error:
                 problem = str(error)
+            except psycopg.errors.ReadOnlySqlTransaction as error:  # LISTEN is nothing for a standby
+                problem = postgres.why_read_only(connection, error)
             except DATABASE_ERRORS as error:
                 problem = f"Postgres is out of reach: {str(error).strip()}"
             metrics.POSTGRES_UP.set(0)

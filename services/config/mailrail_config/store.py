@@ -128,7 +128,7 @@ _HISTORY = (
 _INSERT = (
     "INSERT INTO revisions"
     " (revision, checksum, body, previous, diagnostics, summary, secrets, publisher, epoch)"
-    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " VALUES (%s, %s, %b, %b, %s, %s, %s, %s, %s)"
     " RETURNING revision, checksum, created, publisher, summary, diagnostics"
 )
 _HEAD = "SELECT revision, pinned, pin_reason, epoch, publisher, last_revision FROM head"
@@ -248,8 +248,8 @@ class Store:
             await self._require_values(connection, needed)
             if newest is not None and newest.checksum == new.checksum:
                 await connection.execute(
-                    "UPDATE revisions SET previous = %s, diagnostics = %s, summary = %s WHERE revision = %s"
-                    " AND (previous, diagnostics, summary) IS DISTINCT FROM (%s, %s, %s)",
+                    "UPDATE revisions SET previous = %b, diagnostics = %s, summary = %s WHERE revision = %s"
+                    " AND (previous, diagnostics, summary) IS DISTINCT FROM (%b, %s, %s)",
                     (
                         *(new.previous, new.diagnostics, new.summary, newest.revision),
                         *(new.previous, new.diagnostics, new.summary),
@@ -289,7 +289,7 @@ class Store:
             return
         await connection.execute(
             "INSERT INTO sealed_values (path, role, key_id, sealed)"
-            " SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::bytea[])"
+            " SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %b::bytea[])"
             " ON CONFLICT (role, path) DO NOTHING",
             (
                 [s.path for s in sealed],

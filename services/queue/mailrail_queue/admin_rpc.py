@@ -15,7 +15,7 @@ import grpc
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from mailrail.kit.postgres import settle
+from mailrail.kit.postgres import settle, why_read_only
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 from mailrail_queue import columns, mailbox
 from mailrail_queue.addresses import Addresses
@@ -66,6 +66,9 @@ class answering:
             case psycopg.OperationalError() | PoolTimeout() | OSError():
                 text = f"the database is out of reach: {str(error).strip()}"
                 await self._context.abort(grpc.StatusCode.UNAVAILABLE, text)
+            case psycopg.Error():  # else UNKNOWN, and the name of a class
+                text = f"the database refused: {str(error).strip()}"
+                await self._context.abort(grpc.StatusCode.INTERNAL, text)
 
 
 class Rows:
@@ -76,12 +79,15 @@ class Rows:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Connection]:
-        """One connection. Raises psycopg_pool.PoolTimeout."""
+        """One connection. Raises psycopg_pool.PoolTimeout, and psycopg.OperationalError where nothing is written."""
         async with self._pool.connection() as connection:
             columns.register(connection.adapters)
             await connection.execute("SET statement_timeout = '30s'")
             await connection.execute("SET lock_timeout = '10s'")
-            yield connection
+            try:
+                yield connection
+            except psycopg.errors.ReadOnlySqlTransaction as error:  # the pool gives it up when it leads to a standby
+                raise psycopg.OperationalError(why_read_only(connection, error)) from error
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Connection]:

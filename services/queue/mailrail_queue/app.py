@@ -149,7 +149,7 @@ class Queue:
                 async with lane.use() as connection:
                     await migrations.check(connection, "queue")
                     return
-            except (psycopg.Error, NotDurable, OSError, migrations.SchemaOutdated) as error:
+            except (psycopg.Error, NotDurable, OSError, migrations.Unfit) as error:
                 if str(error) != said:
                     said = str(error)
                     self._log.warning("waiting for the database", error=said.strip())

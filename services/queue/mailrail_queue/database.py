@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, LiteralString
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -24,22 +25,34 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from mailrail.kit import log
-from mailrail.kit.postgres import ALIVE, NOT_WAITED, Doubtful, ServerState, server_state
+from mailrail.kit.postgres import (
+    ALIVE,
+    NOT_WAITED,
+    Doubtful,
+    ServerState,
+    Unsafe,
+    enter,
+    server_state,
+    why_read_only,
+)
 from mailrail_queue import columns, metrics
 
 Row = tuple[Any, ...]
 
-_TIMEOUTS = (
-    # A statement that hangs must not hold up mail for ever; the longest batch takes far less.
-    "SET statement_timeout = '30s'",
-    "SET idle_in_transaction_session_timeout = '30s'",
-    "SET lock_timeout = '10s'",
-    # Every statement of the message path reaches its rows by index. A plan made while a table was small must not turn
-    # into a scan of it once there are millions of rows in it.
-    "SET enable_seqscan = off",
-    "SET enable_mergejoin = off",
-    "SET jit = off",
+_OWN: Mapping[str, str] = MappingProxyType(
+    {
+        # A statement that hangs must not hold up mail for ever; the longest batch takes far less.
+        "statement_timeout": "30s",
+        "idle_in_transaction_session_timeout": "30s",
+        "lock_timeout": "10s",
+        # Every statement of the message path reaches its rows by index. A plan made while a table was small must not
+        # turn into a scan of it once there are millions of rows in it.
+        "enable_seqscan": "off",
+        "enable_mergejoin": "off",
+        "jit": "off",
+    }
 )
+"""Settings of a lane besides those of every connection of ours."""
 
 
 class NotDurable(Exception):
@@ -96,11 +109,7 @@ class Database:
             **ALIVE,
         )
         try:
-            await connection.execute("SET synchronous_commit = on")
-            await connection.execute("SET search_path = queue")
-            await connection.execute("SET timezone = 'UTC'")
-            for statement in _TIMEOUTS:
-                await connection.execute(statement)
+            await enter(connection, "queue", **_OWN)
             self._judge(await server_state(connection))
         except BaseException:
             await connection.close()
@@ -110,17 +119,18 @@ class Database:
         return connection
 
     def _judge(self, state: ServerState) -> None:
-        if not (state.fsync and state.full_page_writes):
-            setting = "full_page_writes" if state.fsync else "fsync"
-            if not self._unsafe:
-                raise NotDurable(
-                    f"Postgres runs with {setting}=off: accepted mail would not survive a power cut. Turn it on; "
-                    "MAILRAIL_QUEUE_UNSAFE=true serves all the same"
-                )
+        if not self._unsafe:
+            try:
+                state.check()
+            except Unsafe as error:
+                raise NotDurable(f"{error}. MAILRAIL_QUEUE_UNSAFE=true serves all the same") from None
         before, self.state = self.state, state
         if before is not None and (before.timeline, before.system) != (state.timeline, state.system):
             self._log.warning("postgres has a new timeline", timeline=state.timeline, before=before.timeline)
             self.on_new_timeline()
+
+
+_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
 
 
 class Lane:
@@ -136,7 +146,7 @@ class Lane:
     async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
         """The connection, for the caller alone. Raises psycopg.Error, NotDurable.
 
-        A server that was made a standby is out of reach: OperationalError.
+        A server that was made a standby, or takes no writes for another reason, is out of reach: OperationalError.
         """
         async with self._lock:
             connection = self._connection
@@ -153,16 +163,18 @@ class Lane:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
                 if isinstance(error, psycopg.Error):
                     metrics.DATABASE_ERRORS.labels(what="statement").inc()
-                demoted = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
                 whole = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
                 whole = whole and connection not in _doubtful
-                if demoted or not whole:
+                # Asked before it is closed, which forgets what the server said of itself.
+                why = why_read_only(connection, error) if isinstance(error, _READ_ONLY) else None
+                if why is not None or not whole:
                     self._connection = None
                     with contextlib.suppress(Exception):
                         await connection.close()
-                if demoted:
-                    # Another server has its place. To all callers that is as if it were gone: they wait, and try again.
-                    raise psycopg.OperationalError(f"postgres is a standby now: {error}") from error
+                if why is not None:
+                    # Another server has its place, perhaps. To all callers it is as if it were gone: they wait, and try
+                    # again.
+                    raise psycopg.OperationalError(why) from error
                 raise
 
     async def run(self, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Row]:
