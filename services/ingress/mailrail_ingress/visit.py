@@ -270,7 +270,7 @@ class Visit(Guest):
         """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03..05)."""
         transaction = self._transaction
         assert transaction is not None
-        if header.count(b"received") > RECEIVED_LIMIT:
+        if header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT:
             return LOOP
         if transaction.parameters.body is Body.BINARY_MIME and has_bare_line_ends(header.block):
             return BARE_HEADER
@@ -283,12 +283,13 @@ class Visit(Guest):
                 unwanted += written  # the mailbox writes the one that counts (RFC 5321 4.4, SIN-24)
             return header.without(unwanted)
         try:
-            authors = author_addresses(header)
+            # The first that is not the account's is the last that is looked at.
+            theirs = all(self.desk.directory.may_send(self.account.ref, a) for a in author_addresses(header))
         except HeaderError:
             return BAD_AUTHOR
-        if not all(self.desk.directory.may_send(self.account.ref, author) for author in authors):
+        if not theirs:
             return NOT_YOUR_AUTHOR
-        block = header.without([*unwanted, *(field for field in header.fields if field.name in HIDDEN)])
+        block = header.without([*unwanted, *(field for name in HIDDEN for field in header.named(name))])
         added = b""
         if not header.has(b"date"):
             added += f"Date: {date(self.reception.clock())}\r\n".encode()

@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.message import header as header_module
 from mailrail.core.message.header import (
+    ADDRESSES_LIMIT,
+    AUTHORS_SIZE,
     SUBJECT_LIMIT,
     Header,
     HeaderError,
@@ -29,7 +32,7 @@ from mailrail.core.message.header import (
     subject,
     with_keyword,
 )
-from mailrail.core.smtp.address import parse_address
+from mailrail.core.smtp.address import Address, parse_address
 from mailrail.core.smtp.events import TlsFacts
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
@@ -191,7 +194,42 @@ def test_every_author_is_found_SUB_03(lines: list[str], expected: list[str]) -> 
 )
 def test_an_author_that_cannot_be_read_for_certain_is_an_error(line: str) -> None:
     with pytest.raises(HeaderError):
-        author_addresses(fields(line))
+        list(author_addresses(fields(line)))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"From: a@b.example\r\n" * 3,
+        b"From: a@b.example\r\n" * 10_000,
+        b"From: a@b.example,\r\n" + b" a@b.example,\r\n" * ADDRESSES_LIMIT,
+        b"From: " + b"a@b.example," * 60 + b"\r\nFrom: " + b"a@b.example," * 60 + b"\r\n",
+        b"From: (" + b"x" * AUTHORS_SIZE + b") a@b.example\r\n",
+        ("From: " + ",".join(f"a@{chr(0x5D0 + i)}.example" for i in range(20)) * 50 + "\r\n").encode(),
+    ],
+)
+def test_more_authors_than_anybody_has_are_refused_before_one_is_looked_at_SUB_03(
+    block: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them took a quarter of a second, in which no other client was served."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(header_module, "parse_address", looked_at.append)
+    with pytest.raises(HeaderError):
+        next(author_addresses(Header(block)))
+    assert looked_at == []
+
+
+def test_authors_are_looked_at_one_after_the_other_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    def counted(text: str) -> Address:
+        looked_at.append(text)
+        return parse_address(text)
+
+    monkeypatch.setattr(header_module, "parse_address", counted)
+    authors = author_addresses(fields("From: " + ", ".join(f"a@א{i}.example" for i in range(50))))
+    assert not all(author.domain == "b.example" for author in authors)
+    assert len(looked_at) == 1
 
 
 @pytest.mark.parametrize(
@@ -304,13 +342,13 @@ def test_any_octets_can_be_read_as_a_header(content: bytes) -> None:
     subject(header)
     foreign_results(header, "mx.example.org")
     with suppress(HeaderError):
-        author_addresses(header)
+        list(author_addresses(header))
 
 
 @given(st.text(max_size=120))
 def test_any_from_field_is_read_or_refused(value: str) -> None:
     with suppress(HeaderError):
-        author_addresses(Header(b"From: " + value.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n"))
+        list(author_addresses(Header(b"From: " + value.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\r\n")))
 
 
 _ADA = "<ada@home.example>"

@@ -23,8 +23,12 @@ HEADER_LIMIT: Final = 256 * 1024
 """Octets of a header block. It is held in memory while a message arrives; real ones stay under 64 KiB."""
 MESSAGE_ID_LIMIT: Final = 900
 """Octets: what fits a line of References with its name (design 9)."""
-ADDRESSES_LIMIT: Final = 1000
-"""Addresses read of one message's From fields."""
+AUTHOR_FIELDS_LIMIT: Final = 2
+"""From fields of a message that are read. RFC 5322 3.6 allows one; some software writes it twice."""
+AUTHORS_SIZE: Final = 16 * 1024
+"""Octets of all From fields. They are read while nobody else is served."""
+ADDRESSES_LIMIT: Final = 100
+"""Authors of a message, in all its From fields."""
 SUBJECT_LIMIT: Final = 200
 """Characters kept of a subject, for people."""
 RECEIVED_LIMIT: Final = 100
@@ -85,13 +89,13 @@ class Header:
             )
         return self._fields
 
-    def named(self, name: bytes) -> list[Field]:
-        """The fields of this lower-case name, in order."""
+    def named(self, name: bytes, most: int | None = None) -> list[Field]:
+        """The fields of this lower-case name, in order; no more are looked for once there are `most`."""
         fields: list[Field] = []
         wanted = b"\n" + name
         searched = self._searched
         at = searched.find(wanted)
-        while at >= 0:
+        while at >= 0 and (most is None or len(fields) < most):
             # A line of the block that does not begin with a blank begins a field; its name may be longer.
             found = _field.match(self.block, at)
             if found is not None and found.end(1) - at == len(name):
@@ -101,16 +105,16 @@ class Header:
 
     def first(self, name: bytes) -> Field | None:
         """The first field of this lower-case name, if there is one."""
-        fields = self.named(name)
+        fields = self.named(name, 1)
         return fields[0] if fields else None
 
-    def count(self, name: bytes) -> int:
-        """How many fields have this lower-case name."""
-        return len(self.named(name))
+    def count(self, name: bytes, most: int | None = None) -> int:
+        """How many fields have this lower-case name; `most` where there are as many, or more."""
+        return len(self.named(name, most))
 
     def has(self, name: bytes) -> bool:
         """Whether a field of this lower-case name is there."""
-        return bool(self.named(name))
+        return bool(self.named(name, 1))
 
     def without(self, unwanted: Collection[Field]) -> bytes:
         """The block with these fields taken out and every other octet as it was."""
@@ -138,7 +142,7 @@ def header_end(content: bytes | bytearray, start: int = 0) -> int:
 
 def message_id(header: Header) -> str | None:
     """The Message-ID with its brackets, if there is exactly one field and it parses (design 9)."""
-    fields = header.named(b"message-id")
+    fields = header.named(b"message-id", 2)
     if len(fields) != 1:
         return None
     value = fields[0].value
@@ -219,7 +223,7 @@ class _Addresses:
         if len(self._tokens) > _TOKENS_LIMIT:
             raise HeaderError("there are too many words")
         self._at = 0
-        self.found: list[Address] = []
+        self.found: list[str] = []
 
     def _peek(self) -> str:
         """The special character that is next, or its token's kind, or an empty string at the end."""
@@ -244,12 +248,7 @@ class _Addresses:
             self._at += 1
         else:
             domain = self._words()
-        try:
-            self.found.append(parse_address(f"{local}@{domain}"))
-        except AddressError as error:
-            raise HeaderError(str(error)) from error
-        if len(self.found) > ADDRESSES_LIMIT:
-            raise HeaderError("there are too many addresses")
+        self.found.append(f"{local}@{domain}")
 
     def _angle(self) -> None:
         self._at += 1
@@ -266,7 +265,8 @@ class _Addresses:
             raise HeaderError("an angle bracket is not closed")
         self._at += 1
 
-    def read(self) -> list[Address]:
+    def read(self) -> list[str]:
+        """What is written where an address has to stand, each looked at no further."""
         in_group = False
         while True:
             while self._peek() == ",":  # obsolete lists have empty members
@@ -326,16 +326,30 @@ def _loose_authors(text: str) -> list[Address]:
         raise HeaderError(str(error)) from error
 
 
-def author_addresses(header: Header) -> list[Address]:
-    """Every address of every From field. Raises HeaderError when one cannot be read for certain."""
-    found: list[Address] = []
-    for field in header.named(b"from"):
+def author_addresses(header: Header) -> Iterator[Address]:
+    """Every address of every From field, each made when it is asked for: an internationalized domain takes its time.
+
+    Raises HeaderError, at the first step or a later one, when one cannot be read for certain or there are too many.
+    """
+    fields = header.named(b"from", AUTHOR_FIELDS_LIMIT + 1)
+    if len(fields) > AUTHOR_FIELDS_LIMIT:
+        raise HeaderError("there are too many From fields")
+    if sum(len(field.value) for field in fields) > AUTHORS_SIZE:
+        raise HeaderError("the From field is too long")
+    found: list[str | Address] = []
+    for field in fields:
         text = _fold.sub(b"", field.value).decode("utf-8", "surrogateescape")
         try:
             found += _Addresses(text).read()
         except HeaderError:
             found += _loose_authors(text.rstrip("\r\n"))
-    return found
+    if len(found) > ADDRESSES_LIMIT:
+        raise HeaderError("there are too many addresses")
+    for one in found:
+        try:
+            yield one if isinstance(one, Address) else parse_address(one)
+        except AddressError as error:
+            raise HeaderError(str(error)) from error
 
 
 def foreign_results(header: Header, identity: str) -> list[Field]:
