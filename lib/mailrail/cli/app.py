@@ -224,15 +224,10 @@ def migrate(
 
 def _check_url(option: str, url: str) -> None:
     """End the command when libpq could make nothing of it. Its own words repeat the text, passwords included."""
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from mailrail.kit.postgres import unreadable
 
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        output.stop(
-            f"{option} is no URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE", output.USAGE
-        )
+    if (problem := unreadable(url)) is not None:
+        output.stop(f"{option} is {problem}", output.USAGE)
 
 
 def _wait_for_database(url: str, seconds: float, say: Callable[[str], None]) -> None:

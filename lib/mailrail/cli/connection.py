@@ -123,7 +123,9 @@ def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> N
         case grpc.StatusCode.UNAVAILABLE if PLACE.server:
             stop(f"{service} at {target} does not answer: {_short(details)}", UNREACHABLE)
         case grpc.StatusCode.UNAVAILABLE:
-            stop(f"{service} at {target} does not answer: is `mailrail local` still running?", UNREACHABLE)
+            # A service that is there says of what it waits; a channel that finds none, that it cannot connect.
+            said = f" ({_short(details)})" if details else ""
+            stop(f"{service} at {target} does not answer{said}: is `mailrail local` still running?", UNREACHABLE)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             stop(f"{service} at {target} did not answer in time; try again, or look at its log", UNREACHABLE)
         case grpc.StatusCode.INVALID_ARGUMENT:

@@ -13,10 +13,10 @@ from typing import Any, Final, LiteralString
 import psycopg
 import psycopg.sql
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from mailrail.kit.settings import DatabaseSettings
+from mailrail.kit.settings import BadSettings, DatabaseSettings
 
 ALIVE: Mapping[str, Any] = MappingProxyType(
     {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
@@ -25,8 +25,34 @@ ALIVE: Mapping[str, Any] = MappingProxyType(
 long as TCP tries, a quarter of an hour."""
 
 
+def unreadable(url: str) -> str | None:
+    """A sentence when libpq would make nothing of this URL, or something else than was meant; None when all is well.
+
+    A password with a raw `@` or `/` in it ends early, and its rest is taken for a host, a port or a database: libpq's
+    own words, and a resolver's, would show it. This says nothing of what is in the URL.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        parts = None
+    if parts is not None:
+        where = [str(parts.get(name) or "") for name in ("host", "port", "dbname")]
+        misread = "://" in url and url.count("@") > 1 and any("@" in part for part in where)
+        if not misread and all(not port or port.isdigit() for port in where[1].split(",")):
+            return None
+    return (
+        "no URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE, and each special character of user"
+        " and password percent-encoded (@ is %40, / is %2F, % is %25, a blank is %20)"
+    )
+
+
 def database_of(settings: DatabaseSettings) -> str:
-    """Where a service's tables live, as libpq reads it: its URL, with user and password where they are given apart."""
+    """Where a service's tables live, as libpq reads it: its URL, with user and password where they are given apart.
+
+    Raises BadSettings.
+    """
+    if (problem := unreadable(settings.database_url)) is not None:
+        raise BadSettings(f"MAILRAIL_DATABASE_URL is {problem}, or give the password apart: MAILRAIL_DATABASE_PASSWORD")
     apart = {"user": settings.database_user, "password": settings.database_password}
     given = {name: value for name, value in apart.items() if value}
     return make_conninfo(settings.database_url, **given) if given else settings.database_url
