@@ -46,6 +46,9 @@ DATABASE = "mailrail"
 OWNER = "mailrail"  # the role of the services: owns the database, is no superuser, like on a managed server
 SUPERUSER = "postgres"
 
+_NOBODY = 4194305
+"""Greater than any process id of Linux (PID_MAX_LIMIT) and macOS, and not one of Windows, where they are even."""
+
 SETTINGS: Mapping[str, str] = {
     # Durable: 250 after DATA means committed (ACC-06).
     "fsync": "on",
@@ -647,21 +650,39 @@ class EmbeddedPostgres:
         except (OSError, ValueError):
             return None
 
+    def _disown_pid_file(self) -> None:
+        """Have the pid file of a dead server name a process that cannot be.
+
+        Postgres refuses to start while the process that it names is there, whoever that is now; and in a container,
+        where numbers begin anew, it may well be one of our own threads. The rest of the file stays: by it Postgres
+        knows whether children of the dead server still use its shared memory, and ends until they are gone. A file
+        that names no process is of no use to it either.
+        """
+        path = self.data / "postmaster.pid"
+        try:
+            before, lines = path.stat(), path.read_text(errors="replace").split("\n")
+        except FileNotFoundError:
+            return
+        if self._recorded_pid() is None:
+            path.unlink()
+            return
+        write_private(path, "\n".join([str(_NOBODY), *lines[1:]]).encode())
+        if sys.platform != "win32":
+            os.chown(path, before.st_uid, before.st_gid)  # as root, the server runs as another user
+
     def _is_ours(self, pid: int) -> bool:
         """Whether `pid` is the postmaster of our data, and not a stranger that got the number of a dead one."""
         return str(self.data) in _command_line(pid)
 
     def _clear_the_way(self) -> None:
-        """End what a killed predecessor left running, and remove its pid file when that names a stranger.
+        """End what a killed predecessor left running, and make sure that its pid file stops nobody.
 
         We hold the folder's lock, so nobody else can be starting a server on it.
         """
         self._end(5)  # our own last one, when it ended by itself
         pid = self._recorded_pid()
-        if pid is None or not _alive(pid):
-            return
-        if not self._is_ours(pid):
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if pid is None or not _alive(pid) or not self._is_ours(pid):
+            self._disown_pid_file()
             return
         if sys.platform == "win32":
             assert self._binaries is not None
