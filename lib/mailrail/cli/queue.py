@@ -167,6 +167,11 @@ def show(
             ("ENVID", envelope.envelope_id),
         )
     )
+    if found.recipients_total > len(found.recipients):
+        output.say(
+            f"{len(found.recipients)} of {found.recipients_total} recipients are shown; "
+            f"`mailrail queue list {message} --limit 0` and `mailrail queue history {message} --limit 0` list all"
+        )
     for timeline in found.recipients:
         r = timeline.recipient
         print()

@@ -38,6 +38,10 @@ _HISTORY: Final[
     h.mail_from, h.account, h.site, h.envelope, h.last, h.timeline"""
 
 
+MOST_RECIPIENTS = 10_000
+"""Recipients of one message that are shown with their attempts, of those that wait and of those that have ended."""
+_OF_MESSAGE: Final[LiteralString] = """SELECT (SELECT count(*) FROM recipient WHERE message_id = %(id)s)
+    + (SELECT count(*) FROM history WHERE message_id = %(id)s)"""
 _STATS: Final[
     LiteralString
 ] = """SELECT count(*), count(*) FILTER (WHERE token IS NULL AND held IS NULL AND due <= now()),
@@ -187,8 +191,8 @@ class Listing(AdminBase):
         identity = UUID(bytes=message_id)
         live = await run(
             connection,
-            f"SELECT {_LIVE} FROM recipient r LEFT JOIN message m ON m.id = r.message_id WHERE r.message_id = %(id)s ORDER BY r.id LIMIT 10000",
-            {"id": identity},
+            f"SELECT {_LIVE} FROM recipient r LEFT JOIN message m ON m.id = r.message_id WHERE r.message_id = %(id)s ORDER BY r.id LIMIT %(most)s",
+            {"id": identity, "most": MOST_RECIPIENTS},
         )
         attempts: dict[int, list[bytes]] = {}
         for recipient_id, data in await run(
@@ -199,13 +203,15 @@ class Listing(AdminBase):
             attempts.setdefault(recipient_id, []).append(data)
         done = await run(
             connection,
-            f"SELECT {_HISTORY} FROM history h WHERE h.message_id = %(id)s ORDER BY h.id LIMIT 10000",
-            {"id": identity},
+            f"SELECT {_HISTORY} FROM history h WHERE h.message_id = %(id)s ORDER BY h.id LIMIT %(most)s",
+            {"id": identity, "most": MOST_RECIPIENTS},
         )
         if not live and not done:
             raise NotFound(f"no message {identity}")
         raw, size = (live[0][15], live[0][16]) if live else (done[0][14], done[0][9])
-        answer = admin_pb2.GetMessageResponse(size=size or 0)
+        answer = admin_pb2.GetMessageResponse(size=size or 0, recipients_total=len(live) + len(done))
+        if MOST_RECIPIENTS in (len(live), len(done)):
+            answer.recipients_total = (await run(connection, _OF_MESSAGE, {"id": identity}))[0][0]
         answer.envelope.CopyFrom(envelope_of(raw))
         for row in live:
             answer.recipients.append(_timeline(self._live(row), attempts.get(row[0], [])))

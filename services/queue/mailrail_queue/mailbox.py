@@ -251,7 +251,7 @@ MAILBOXES: Final[
     LiteralString
 ] = """SELECT b.account, b.path, count(m.id), count(m.id) FILTER (WHERE NOT m.flags @> ARRAY['\\Seen'])
     FROM mailbox b LEFT JOIN mailbox_message m ON m.mailbox_id = b.id
-    WHERE %(account)s = '' OR b.account = %(account)s GROUP BY b.account, b.path ORDER BY b.account, b.path LIMIT 10000"""
+    WHERE %(account)s = '' OR b.account = %(account)s GROUP BY b.account, b.path ORDER BY b.account, b.path"""
 _SHOWN: Final = """m.id, b.account, b.path, m.received, m.flags, m.size, m.header_from, m.header_to, m.subject, m.header_message_id,
     m.in_reply_to, m.refs, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix"""
 LISTED: Final[LiteralString] = f"""SELECT {_SHOWN} FROM mailbox b JOIN mailbox_message m ON m.mailbox_id = b.id

@@ -9,7 +9,7 @@ import pytest
 
 from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
-from mailrail_queue import admin_changes, changes, mailbox
+from mailrail_queue import admin_changes, admin_listing, changes, mailbox
 from mailrail_queue.admin_rpc import MailboxServicer, QueueAdminServicer, Rows
 from mailrail_queue.administration import Administration
 from mailrail_queue.app import NotConfigured
@@ -70,6 +70,26 @@ async def test_who_reads_content_slowly_keeps_nobody_from_administration(service
     assert (await service.admin.GetStats(admin_pb2.GetStatsRequest())).shards_owned == 256
     for call in slow:
         call.cancel()
+
+
+async def test_a_message_says_how_many_recipients_it_has_where_it_does_not_show_them_all(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past ten thousand the rest was left out without a word."""
+    many = await service.rig.accept(*(f"r{n}@there.example" for n in range(5)))
+    request = admin_pb2.GetMessageRequest(message_id=many[0].message_id)
+    for most, shown in ((10, 5), (5, 5), (2, 2)):
+        monkeypatch.setattr(admin_listing, "MOST_RECIPIENTS", most)
+        found = await service.admin.GetMessage(request)
+        assert (len(found.recipients), found.recipients_total) == (shown, 5)
+
+
+async def test_all_mailboxes_are_listed_however_many_there_are(service: Service) -> None:
+    await service.rig.connection.execute(
+        "INSERT INTO mailbox (account, path) SELECT 'mail/alice', 'box ' || n FROM generate_series(1, 10001) n"
+    )
+    found = await service.mail.ListMailboxes(mailbox_pb2.ListMailboxesRequest(account="mail/alice"))
+    assert len([m for m in found.mailboxes if m.path.startswith("box ")]) == 10_001
 
 
 async def test_every_call_of_administration_answers(service: Service) -> None:

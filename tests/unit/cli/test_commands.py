@@ -160,6 +160,16 @@ def test_a_service_process_carries_no_command_line_library() -> None:
     assert done.stdout == "2 False False\n"
 
 
+def test_a_message_of_more_recipients_than_are_shown_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = admin_pb2.GetMessageResponse(recipients_total=20_000)
+    answer.recipients.add().recipient.address = "a@b.example"
+    monkeypatch.setattr(queue, "ask", lambda *_: answer)
+    said = CliRunner().invoke(app, ["queue", "show", "7"]).stdout
+    assert "1 of 20000 recipients are shown; `mailrail queue list 7 --limit 0`" in said.replace("\n", " ")
+    answer.recipients_total = 1
+    assert "are shown" not in CliRunner().invoke(app, ["queue", "show", "7"]).stdout
+
+
 def test_the_version_is_told_as_a_line_and_as_json() -> None:
     line = CliRunner().invoke(app, ["version"]).stdout
     assert line == f"mailrail {json.loads(CliRunner().invoke(app, ['version', '--json']).stdout)['version']}\n"

@@ -381,7 +381,12 @@ class GetMessageResponse(_message.Message):
     ENVELOPE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     RECIPIENTS_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_TOTAL_FIELD_NUMBER: _builtins.int
     size: _builtins.int
+    recipients_total: _builtins.int
+    """All that the message has. Past 10,000 that wait, or that have ended, `recipients` lists only the first of them;
+    ListRecipients and ListHistory go through all.
+    """
     @_builtins.property
     def envelope(self) -> _types_pb2.Envelope: ...
     @_builtins.property
@@ -392,10 +397,11 @@ class GetMessageResponse(_message.Message):
         envelope: _types_pb2.Envelope | None = ...,
         size: _builtins.int = ...,
         recipients: _abc.Iterable[Global___RecipientTimeline] | None = ...,
+        recipients_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "recipients", b"recipients", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "recipients", b"recipients", "recipients_total", b"recipients_total", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
