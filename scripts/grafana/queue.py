@@ -89,6 +89,11 @@ DASHBOARD = Dashboard(
                     "mailrail_queue_database_errors_total",
                     "what",
                 ),
+                Panel(
+                    "Clock of Postgres set",
+                    "By more than 5 s: by hand, by NTP, or because another server took its place.",
+                    (Query("sum(mailrail_queue_postgres_clock_jumps_total)", "times"),),
+                ),
                 split(
                     "Failed steps",
                     "For another reason than Postgres being out of reach; they are tried again, and the log says why.",

@@ -462,7 +462,7 @@ class Intake:
             done = await self._insert(connection, router, ownership, holds, chosen)
         metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
         metrics.BATCH.observe(len(batch))
-        self._database.heard(done.now)
+        self._database.heard(done.now, before)
         conflicts: dict[bytes, bool] = {}
         if done.messages < len(chosen) or refused:
             conflicts = await store.existing(connection, [a.id for a in batch])

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, LiteralString
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -24,7 +25,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
-from mailrail.kit import log
+from mailrail.kit import clock, log
 from mailrail.kit.postgres import (
     ALIVE,
     NOT_WAITED,
@@ -55,6 +56,18 @@ _OWN: Mapping[str, str] = MappingProxyType(
 """Settings of a lane besides those of every connection of ours."""
 
 
+_JUMP = 5.0
+"""Seconds by which Postgres's clock is set that are worth a word: leases have 30 to spare (LSE-01)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Postgres's clock was set while we looked."""
+
+    seconds: float  # forward; negative: back
+    before: float  # Unix seconds by the clock as it was, when it was noticed
+
+
 class NotDurable(Exception):
     """Postgres would answer a commit that a power cut undoes; nothing is written to it (ACC-06)."""
 
@@ -73,8 +86,13 @@ class Database:
         self._lanes: list[Lane] = []
         self._log = log.get_logger()
         self.state: ServerState | None = None
-        self.clock_offset = 0.0
-        """Seconds that Postgres's clock is ahead of ours, as of the last statement that told."""
+        self._ahead = time.time() - clock.now()
+        """Seconds by which Postgres's clock (Unix time) is ahead of `kit.clock`; the host's own until Postgres told."""
+        self._told = False
+        self.jump: Jump | None = None
+        """By how much Postgres's clock was set since `Expiry` looked."""
+        self.jumped = asyncio.Event()
+        """Set with `jump`."""
         self.on_new_timeline: Callable[[], None] = lambda: None
         """Called when the server is not the one that it was: what memory says of it may be untrue."""
 
@@ -85,12 +103,25 @@ class Database:
         return lane
 
     def now(self) -> float:
-        """Unix seconds by Postgres's clock, as well as we know it."""
-        return time.time() + self.clock_offset
+        """Unix seconds by Postgres's clock: what it told last and what passed since, by a clock that nobody sets."""
+        return clock.now() + self._ahead
 
-    def heard(self, moment: float) -> None:
-        """Postgres said that it is `moment` (Unix seconds)."""
-        self.clock_offset = moment - time.time()
+    def heard(self, moment: float, asked: float) -> None:
+        """Postgres said that it is `moment` (Unix seconds), after it was asked at `asked` (`kit.clock`).
+
+        What fits in between question and answer changes nothing; what does not was set: by hand, by NTP, or because
+        another server has Postgres's place.
+        """
+        before = self._ahead
+        self._ahead = min(max(before, moment - clock.now()), moment - asked)
+        seconds = self._ahead - before
+        if self._told and abs(seconds) > _JUMP:
+            earlier = self.jump.seconds if self.jump is not None else 0.0
+            self.jump = Jump(earlier + seconds, clock.now() + before)
+            self.jumped.set()
+            metrics.CLOCK_JUMPS.inc()
+            self._log.warning("postgres's clock was set", seconds=round(seconds, 1))
+        self._told = True
 
     async def close(self) -> None:
         """Close every lane."""

@@ -1,10 +1,11 @@
 """Leases that ran out: whoever held them is gone or hangs, and their mail is due again (LSE-04)."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 
-from mailrail.kit import log
+from mailrail.kit import clock, log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import faults, metrics, store
 from mailrail_queue.agenda import Agenda
@@ -15,6 +16,8 @@ from mailrail_queue.settings import QueueSettings
 
 _AT_ONCE = 500
 """Leases that are taken back in one transaction."""
+_PAUSE = 1.0
+"""Seconds until a sweep that failed is tried again at the earliest."""
 
 
 class Expiry:
@@ -49,12 +52,17 @@ class Expiry:
                 await self.sweep()
             except TROUBLE as error:
                 self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+                await asyncio.sleep(_PAUSE)
             except Exception as error:
                 faults.failed(self._log, "lease sweep", error)
-            await asyncio.sleep(self._settings.sweep_seconds * random.uniform(0.8, 1.0))
+                await asyncio.sleep(_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.sweep_seconds * random.uniform(0.8, 1.0)):
+                    await self._database.jumped.wait()
 
     async def sweep(self) -> int:
         """Take back leases that ran out (LSE-04). Returns how many."""
+        await self._heed_clock()
         ownership = self._agenda.ownership
         shards = list(ownership.epochs)
         if not shards:
@@ -68,7 +76,8 @@ class Expiry:
         while True:
             try:
                 async with self._lane.use() as connection, connection.transaction():
-                    rows = await store.expire(connection, ownership, shards, since, count)
+                    # What has a result in memory is no lost lease: while Postgres was away it could not be written.
+                    rows = await store.expire(connection, ownership, shards, since, count, self._finisher.unwritten)
                     await self._finisher.cut_off(connection, rows)
             except Exception as error:
                 if not faults.is_guilty(error) or (count == 1 and not await self._set_aside(shards, since, error)):
@@ -90,6 +99,22 @@ class Expiry:
             self._agenda.look_anew()
         return total
 
+    async def _heed_clock(self) -> None:
+        """Ask what time it is: leases run by Postgres's clock, and must not all end because it was set."""
+        asked = clock.now()
+        ((moment,),) = await self._lane.run(store.NOW)
+        self._database.heard(moment, asked)
+        jump = self._database.jump
+        if jump is None:
+            return
+        async with self._lane.use() as connection:
+            moved = await store.move_leases(connection, jump, self._settings.lease_seconds)
+        if self._database.jump is jump:
+            self._database.jump = None
+            self._database.jumped.clear()
+        self._swept_until = 0.0
+        self._log.warning("leases moved with postgres's clock", seconds=round(jump.seconds, 1), recipients=moved)
+
     def _land(self, token: int) -> None:
         flight = self._dispatcher.flights.get(token)
         if flight is not None:
@@ -103,7 +128,7 @@ class Expiry:
         faults.failed(self._log, "lease sweep", error)
         reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
         async with self._lane.use() as connection, connection.transaction():
-            found = await store.first_expired(connection, shards, since)
+            found = await store.first_expired(connection, shards, since, self._finisher.unwritten)
             if found is None:
                 return False
             await faults.set_aside(connection, self._agenda.ownership, [found], reason, self._log, undo=False)

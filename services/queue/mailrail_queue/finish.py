@@ -213,6 +213,7 @@ class Finisher:
         self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
         """Told (shard, request) of recipients that went back to the schedule."""
         self._waiting: list[Result] = []
+        self._writing: dict[Lane, list[Result]] = {}
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._company = False
@@ -225,6 +226,12 @@ class Finisher:
     def idle(self) -> bool:
         """Nothing is waiting to be written."""
         return not self._waiting and not self._busy
+
+    @property
+    def unwritten(self) -> list[int]:
+        """Ids of recipients that have results in memory which are not written yet."""
+        results = [*self._waiting, *(result for batch in self._writing.values() for result in batch)]
+        return [found.id for result in results for found in result.message.recipients]
 
     def submit(self, result: Result) -> None:
         """Take a result; it is written with the next batch."""
@@ -248,12 +255,14 @@ class Finisher:
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 self._company = len(batch) > 1
                 self._busy += 1
+                self._writing[lane] = batch
             try:
                 await self._write(lane, batch)
             except Exception as error:
                 faults.failed(self._log, "results", error, deliveries=len(batch))
             finally:
                 self._busy -= 1
+                del self._writing[lane]
 
     async def _write(self, lane: Lane, batch: list[Result]) -> None:
         delay = _RETRY_AFTER

@@ -67,6 +67,10 @@ FAILURES = Counter(
 )
 """step: due work, due mail, lease sweep, leases, results, heartbeat, revisions, probes, timers, hints to peers, upkeep,
 backlog."""
+CLOCK_JUMPS = Counter(
+    "mailrail_queue_postgres_clock_jumps_total",
+    "Times that Postgres's clock was set by more than 5 s, as this process saw it",
+)
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 

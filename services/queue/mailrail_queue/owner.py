@@ -311,7 +311,7 @@ class Owner:
             leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
             if not leased:
                 return
-            self._database.heard(moment)
+            self._database.heard(moment, before)
             flights: list[Flight] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from mailrail.kit import log
+from mailrail.kit import clock, log
 from mailrail_queue import faults, metrics, site_store
 from mailrail_queue.accept import Intake, read_holds
 from mailrail_queue.agenda import Agenda
@@ -81,6 +81,7 @@ class Shards:
             if self._started is None:
                 rows = await run(connection, site_store.STARTED)
                 self._started = str(rows[0][0].isoformat())
+            asked = clock.now()
             rows = await run(
                 connection,
                 site_store.HEARTBEAT,
@@ -92,9 +93,8 @@ class Shards:
                     "dead": settings.dead_seconds,
                 },
             )
-            others: dict[str, str] = {row[0]: row[1] for row in rows}
-            if rows:
-                self._database.heard(rows[0][2])
+            others: dict[str, str] = {row[0]: row[1] for row in rows if row[0] is not None}
+            self._database.heard(rows[0][2], asked)
             live = sorted([me, *others])
             mine = {row[0]: row[1] for row in await run(connection, site_store.MINE, {"id": me})}
             fair = -(-SHARDS // len(live))

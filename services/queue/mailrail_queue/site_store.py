@@ -231,15 +231,17 @@ async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
 
 # --- shards and processes -------------------------------------------------------------------------------------------
 
+# We live; who else does? One row at least, for Postgres's time. Who was seen in the future was seen before its clock was set back.
 HEARTBEAT: Final[LiteralString] = """WITH mine AS (
     INSERT INTO node (id, name, address, started) VALUES (%(id)s, %(name)s, %(address)s, %(started)s::timestamptz)
     ON CONFLICT (id) DO UPDATE SET seen = now(), address = excluded.address
 ), replaced AS (
-    DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz) OR seen < now() - interval '1 hour'
+    DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz)
+        OR seen NOT BETWEEN now() - interval '1 hour' AND now() + interval '1 hour'
 )
-SELECT id, address, extract(epoch FROM now())::float8 FROM node
-WHERE id <> %(id)s AND NOT (name = %(name)s AND started < %(started)s::timestamptz)
-  AND seen > now() - %(dead)s * interval '1 second' ORDER BY id"""
+SELECT n.id, n.address, t.now FROM (SELECT extract(epoch FROM now())::float8 AS now) t LEFT JOIN node n
+ON n.id <> %(id)s AND NOT (n.name = %(name)s AND n.started < %(started)s::timestamptz)
+  AND n.seen BETWEEN now() - %(dead)s * interval '1 second' AND now() + %(dead)s * interval '1 second' ORDER BY n.id"""
 STARTED: Final[LiteralString] = "SELECT now()"
 LEAVE: Final[LiteralString] = """WITH left_ AS (DELETE FROM node WHERE id = %(id)s)
     UPDATE shard SET owner = NULL WHERE owner = %(id)s"""

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from mailrail.kit.postgres import settle, storable
 from mailrail_queue import columns as c
-from mailrail_queue.database import Row, Statement, run, run_columns
+from mailrail_queue.database import Jump, Row, Statement, run, run_columns
 
 Connection = AsyncConnection[Row]
 
@@ -718,6 +718,7 @@ async def back_off(connection: Connection, ownership: Ownership, deferrals: Sequ
 EXPIRED: Final[LiteralString] = f"""WITH found AS (
     SELECT id, token FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
+      AND id NOT IN (SELECT unnest(%(answered)s))
     ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), {OWN}, stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
@@ -728,8 +729,31 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     {NOTE}
 )
 SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted, message_id FROM stored"""
+NOW: Final[LiteralString] = "SELECT extract(epoch FROM now())::float8"
+# Postgres's clock was set: leases of before last as long as they did. Forward, those that can only be of before; back, no lease lasts
+# longer than a fresh one.
+MOVE_LEASES: Final[LiteralString] = """WITH found AS (
+        SELECT id FROM recipient WHERE token IS NOT NULL
+          AND (lease_until <= to_timestamp(%(until)s) OR lease_until > now() + %(lease)s * interval '1 second')
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE recipient r SET lease_until = LEAST(r.lease_until + %(forward)s * interval '1 second', now() + %(lease)s * interval '1 second')
+    FROM found f WHERE r.id = f.id AND r.token IS NOT NULL RETURNING 1"""
+
+
+async def move_leases(connection: Connection, jump: Jump, lease: float) -> int:
+    """Let leases last as long as they did before Postgres's clock was set (MOVE_LEASES). Returns how many.
+
+    Of all shards: another process may do the same, and then some last up to a whole `lease` (seconds) again.
+    """
+    until = jump.before + lease if jump.seconds > 0 else 0.0
+    parameters = {"until": until, "forward": max(0.0, jump.seconds), "lease": lease}
+    return len(await run(connection, MOVE_LEASES, parameters))
+
+
 FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, token FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
+      AND id NOT IN (SELECT unnest(%(answered)s))
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
@@ -821,10 +845,16 @@ def _expired(row: Row) -> Expired:
 
 
 async def expire(
-    connection: Connection, ownership: Ownership, shards: Sequence[int], since: float, count: int
+    connection: Connection,
+    ownership: Ownership,
+    shards: Sequence[int],
+    since: float,
+    count: int,
+    answered: Sequence[int] = (),
 ) -> list[Expired]:
-    """Take back leases that ran out after `since` (EXPIRED), `count` at most."""
+    """Take back leases that ran out after `since` (EXPIRED), `count` at most; not of `answered`, whose results wait."""
     parameters = {
+        "answered": c.bigints(answered),
         "shard": c.smallints(shards),
         "since": since,
         "count": count,
@@ -833,9 +863,12 @@ async def expire(
     return [_expired(row) for row in await run(connection, EXPIRED, parameters)]
 
 
-async def first_expired(connection: Connection, shards: Sequence[int], since: float) -> Aside | None:
+async def first_expired(
+    connection: Connection, shards: Sequence[int], since: float, answered: Sequence[int] = ()
+) -> Aside | None:
     """The recipient that `expire` would take back first (FIRST_EXPIRED), locked."""
-    rows = await run(connection, FIRST_EXPIRED, {"shard": c.smallints(shards), "since": since})
+    parameters = {"shard": c.smallints(shards), "since": since, "answered": c.bigints(answered)}
+    rows = await run(connection, FIRST_EXPIRED, parameters)
     return Aside(rows[0][0], rows[0][1].bytes, *rows[0][2:]) if rows else None
 
 

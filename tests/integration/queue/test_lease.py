@@ -1,7 +1,9 @@
 """Leases and what comes back under them (message-life LSE and FIN), on a real Postgres and over real gRPC."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import grpc
 import psycopg
@@ -9,8 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from mailrail.core.config import revision as rev
+from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import store
+from mailrail_queue.database import Lane
 from mailrail_queue.lease import OutboundStream
 from mailrail_queue.ports import Notice
 from mailrail_queue.store import CHUNK, Connection
@@ -321,6 +325,72 @@ async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_coun
             await eventually(outbound.has(count + 1))
         assert [d.attempt for d in outbound.deliveries] == [1] * 11 + [2, 3]
         assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
+
+
+async def test_no_lease_is_taken_back_whose_result_waits_in_memory_for_postgres_LSE_04(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        for n in range(5):
+            await ingress.accept(f"user{n}@away.example")
+        await eventually(lambda: len(outbound.deliveries) == 5)
+        back = asyncio.Event()
+        use = Lane.use
+
+        @contextlib.asynccontextmanager
+        async def away(lane: Lane) -> AsyncIterator[Connection]:
+            if "finish" in lane._name and not back.is_set():
+                raise psycopg.OperationalError("the server closed the connection")
+            async with use(lane) as connection:
+                yield connection
+
+        monkeypatch.setattr(Lane, "use", away)
+        outbound.finish(*outbound.deliveries[:4])
+        await eventually(lambda: len(q.queue.finisher.unwritten) == 4)
+        await q.sql(LONG_AGO)
+        await eventually(lambda: len(outbound.deliveries) == 6)  # the one without a result goes out again
+        assert await q.one("SELECT count(*) FROM recipient WHERE interrupted > 0") == 1
+        back.set()
+        await q.until("SELECT count(*) = 4 FROM history")
+        assert len(outbound.deliveries) == 6
+
+
+async def test_the_clock_of_a_process_bounces_no_mail_however_it_is_set_LSE_05(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 6 * 86_400)
+        before = await q.one("SELECT seen FROM node")
+        await q.until("SELECT seen > %s FROM node", before)
+        outbound.finish(delivery, outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE token IS NULL AND attempts = 1")
+        assert abs(q.queue.database.now() - real()) < 60
+
+
+@pytest.mark.parametrize("seconds", [300.0, -300.0])
+async def test_leases_last_as_long_when_postgres_gets_another_clock_LSE_01(
+    database: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    async with running_queue(database, heartbeat_seconds=600.0, sweep_seconds=600.0, look_seconds=600.0) as q:
+        outbound = await q.outbound()
+        await one_delivery(q, outbound)
+        # A server whose clock is so much ahead: leases of before end so much earlier, and our clock seems to be behind.
+        await q.sql("UPDATE recipient SET lease_until = lease_until - %s * interval '1 second'", seconds)
+        real = clock.now
+        monkeypatch.setattr(clock, "now", lambda: real() - seconds)
+        assert await q.queue.owner._expiry.sweep() == 0
+        ((leased, remaining),) = await q.sql(
+            "SELECT token IS NOT NULL, extract(epoch FROM lease_until - now())::float8 FROM recipient"
+        )
+        assert leased
+        assert 60 < remaining <= 120
+        assert await q.queue.owner._expiry.sweep() == 0
+        assert q.queue.database.jump is None
 
 
 async def test_a_kick_is_granted_also_when_the_eleventh_attempt_is_cut_off_ADM_02(database: str) -> None:
