@@ -7,6 +7,7 @@ other on the same connection. What each answer means is decided in core/outbound
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import cast
 
 from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
@@ -155,6 +156,7 @@ class HostJob(PoolJob):
         "_delivery",
         "_margin",
         "_message",
+        "_no_chunks",
         "_pending",
         "_plan",
         "_refused_after",
@@ -191,6 +193,7 @@ class HostJob(PoolJob):
         self.had_tls = False
         """The connection that took nothing more had TLS: going on without it would be a downgrade."""
         self.waits_since: float | None = None
+        self._no_chunks = False  # the host offers CHUNKING and does not know BDAT
         self._refused_after = 0  # messages that the connection had carried that took nothing more
         self.over = False
         self.answer: Answer | None = None
@@ -228,6 +231,8 @@ class HostJob(PoolJob):
             self._over(Answer(Stage.PLAN, None, Trouble.LEASE, "too little of the lease is left to begin"))
             return None
         capabilities = dialogue.capabilities
+        if self._no_chunks:
+            capabilities = replace(capabilities, chunking=False, binary_mime=False)
         delivery = self._delivery
         facts = self._message.facts
         form = self.form = form_for(facts, capabilities)
@@ -304,10 +309,14 @@ class HostJob(PoolJob):
         elif not self.fresh_only:
             fresh = [i for i, answer in zip(made.indexes, answers, strict=True) if transaction.wants_fresh(answer)]
         indexes, decided = made.indexes, answers
+        if transaction.bdat_unknown and not self._no_chunks:
+            self._no_chunks = True
+            fresh = [i for i, answer in zip(indexes, answers, strict=True) if answer.stage is Stage.CONTENT]
         self.fresh_only = bool(fresh)
         if fresh:
             self.had_tls = self.had_tls or connection.tls_facts is not None
-            self._refused_after = transaction.earlier if transaction.touched else 0
+            worn = transaction.touched and not transaction.bdat_unknown
+            self._refused_after = transaction.earlier if worn else 0
             rest = [(i, answer) for i, answer in zip(indexes, answers, strict=True) if i not in fresh]
             indexes, decided = tuple(i for i, _ in rest), [answer for _, answer in rest]
         again = self._course.answered(indexes, decided, passes_dsn=made.dsn)

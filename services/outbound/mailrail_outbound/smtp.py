@@ -11,7 +11,7 @@ octets dripped in.
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -47,6 +47,7 @@ from mailrail_outbound.tls import TlsFacts, TlsStream
 
 INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most
+_LINE = 1000  # octets of a line of text with its end (RFC 5321 4.5.3.1.6)
 
 
 class Job(Interface):
@@ -530,8 +531,14 @@ class Connection(asyncio.Protocol):
             self._streaming = self._loop.create_task(self._stream(job, transaction, form))
             self._streaming.add_done_callback(self._streaming_ended)
             return
-        metrics.OCTETS.inc(by=len(data))
         dialogue = self.dialogue
+        if transaction.bdat:
+            first = 0 if dialogue.chunks_taken else _first_line(data)
+            if first and not transaction.chunked:
+                self._write_content(data[:first], last=False)
+                return
+            data = data[transaction.chunked :]
+        metrics.OCTETS.inc(by=len(data))
         dialogue.content(data, last=True)
         self._dot_sent()
         if dialogue.transactions >= self.message_limit:
@@ -556,8 +563,10 @@ class Connection(asyncio.Protocol):
         held: bytes | None = None  # BDAT: the piece that is LAST if no other comes
         try:
             async for piece in job.content(form):
-                for start in range(0, len(piece), _CHUNK):
-                    part = piece[start : start + _CHUNK]
+                first = 0
+                if transaction.bdat and held is None and not dialogue.chunks_taken:
+                    first = _first_line(piece)
+                for part in _parts(piece, first):
                     if transaction.bdat:
                         part, held = held or b"", part
                         if not part:
@@ -690,6 +699,20 @@ class Connection(asyncio.Protocol):
         self._wheel.remove(self)
         self._wake_up()
         self.owner.gone(self)
+
+
+def _first_line(content: bytes) -> int:
+    """Octets of the first chunk to a server that has taken none yet. It may not know BDAT and read content as commands;
+    the first line is our own trace field, which is no command, and what strangers wrote stands behind it."""
+    return content.find(b"\n", 0, _LINE) + 1 or min(len(content), _LINE)
+
+
+def _parts(content: bytes, first: int) -> Iterator[bytes]:
+    """Content in pieces of one chunk at most, the first of them of `first` octets unless that is 0."""
+    if first:
+        yield content[:first]
+    for start in range(first, len(content), _CHUNK):
+        yield content[start : start + _CHUNK]
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,7 @@
 """Deliveries over real sockets to a scripted server: results, reuse, limits, extensions."""
 
 import asyncio
+import contextlib
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,7 @@ from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.conditions import eventually
 from testkit.outbound import MESSAGE, OutboundBench, StreamedBody, transport
-from testkit.smtp_peer import Close, Hang, PeerSession, SmtpPeer
+from testkit.smtp_peer import Close, Hang, PeerSession, Slow, SmtpPeer, Step
 
 
 def smarthost(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
@@ -321,6 +322,85 @@ async def test_a_refused_chunk_ends_the_transaction_and_the_connection_is_used_a
             assert report.recipients[0].result is Result.RELAYED
         assert len(peer.sessions) == 1
         assert "RSET" in peer.commands
+
+
+SMUGGLED = b"MAIL FROM:<evil@example.org>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\nfalse\r\n.\r\n"
+
+
+class ChunkingInNameOnly:
+    """A server behind a proxy that hands EHLO on and knows no BDAT: what follows it are commands."""
+
+    def __init__(self, *extensions: str) -> None:
+        self.offers = extensions
+        self.taken: list[bytes] = []
+        self.unknown: list[bytes] = []
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.write(b"220 hi\r\n")
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                line = await reader.readuntil(b"\n")
+                verb = line[:4].upper()
+                if verb == b"EHLO":
+                    writer.write(
+                        b"250-hi\r\n" + b"".join(b"250-%s\r\n" % e.encode() for e in self.offers) + b"250 HELP\r\n"
+                    )
+                elif verb == b"DATA":
+                    writer.write(b"354 go\r\n")
+                    self.taken.append(await reader.readuntil(b"\r\n.\r\n"))
+                    writer.write(b"250 2.0.0 taken\r\n")
+                elif verb in (b"MAIL", b"RCPT", b"RSET"):
+                    writer.write(b"250 ok\r\n")
+                elif verb == b"QUIT":
+                    break
+                else:
+                    self.unknown.append(line)
+                    writer.write(b"500 5.5.1 command not recognised\r\n")
+        writer.close()
+
+
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "stepwise"])
+@pytest.mark.parametrize("streams", [True, False], ids=["streams", "at hand"])
+async def test_a_server_that_offers_chunking_and_knows_no_bdat_gets_the_message_by_data(
+    streams: bool, pipelining: bool
+) -> None:
+    server = ChunkingInNameOnly("CHUNKING", "BINARYMIME", *(["PIPELINING"] if pipelining else []))
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=2**22)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        via = transport(TransportKind.SMTP, host="127.0.0.1", port=port, tls=TlsMode.NONE)
+        received = b"Received: from a by b; today\r\n"
+        async with OutboundBench.running(via) as bench:
+            if streams:
+                whole = received + b"Subject: x\r\n\r\n" + SMUGGLED + b"text\r\n" * 100_000
+                delivery = bench.delivery(via, content=StreamedBody(whole), size=len(whole))
+            else:
+                whole = received + b"Subject: x\r\nContent-Transfer-Encoding: binary\r\n\r\n" + SMUGGLED + b"\0\r\n"
+                delivery = bench.delivery(via, content=whole, envelope=Envelope("a@sender.example", Body.BINARY_MIME))
+            (result,) = (await bench.deliver(delivery)).recipients
+            assert result.result is Result.RELAYED, result.text
+        assert len(server.taken) == 1  # and nothing that was smuggled in it
+        assert server.taken[0].startswith(received)
+        assert server.unknown[0].startswith(b"BDAT")
+        assert server.unknown[1:] in ([], [received])
+        assert server.connections == 2
+
+
+async def test_the_first_chunk_of_a_connection_is_one_line_and_goes_alone() -> None:
+    replies: dict[str, Step] = {"BDAT": [Slow("250 ok", 0.2), "250 ok"]}
+    async with SmtpPeer(extensions=["PIPELINING", "CHUNKING"], replies=replies) as peer:
+        via = smarthost(peer)
+        content = b"Received: x\r\n" + b"y" * 998 + b"\r\n" + b"text\r\n" * 100_000
+        async with OutboundBench.running(via) as bench:
+            for _ in range(2):
+                delivery = bench.delivery(via, content=StreamedBody(content), size=len(content))
+                assert (await bench.deliver(delivery)).recipients[0].result is Result.RELAYED
+        assert [message.content for message in peer.messages] == [content, content]
+        chunks = [int(line.split()[1]) for line in peer.commands if line.startswith("BDAT")]
+        assert chunks[0] == len(b"Received: x\r\n")
+        assert chunks.count(chunks[0]) == 1  # the second message of the connection needs no trial
 
 
 async def test_content_that_breaks_off_leaves_nothing_at_the_server() -> None:

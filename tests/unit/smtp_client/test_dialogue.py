@@ -411,10 +411,14 @@ def test_bdat_sends_chunks_and_waits_for_no_354() -> None:
     assert dialogue.receive(b"250 ok\r\n250 ok\r\n") == [ContentWanted(tx)]
     dialogue.content(b".\n\0", last=False)
     assert dialogue.take() == b"BDAT 3\r\n.\n\0"
+    assert not dialogue.wants_chunk()  # nothing shows yet that the server knows BDAT
+    assert dialogue.receive(b"250 3 octets\r\n") == [ContentWanted(tx)]
+    dialogue.content(b"more", last=False)
+    assert dialogue.take() == b"BDAT 4\r\nmore"
     assert dialogue.wants_chunk()
     dialogue.content(b"", last=True)
     assert dialogue.take() == b"BDAT 0 LAST\r\n"
-    assert dialogue.receive(b"250 3 octets\r\n") == []
+    assert dialogue.receive(b"250 4 octets\r\n") == []
     assert dialogue.receive(b"250 ok\r\n") == [Finished(tx)]
     assert answers(tx)[0].accepted
 
@@ -460,6 +464,30 @@ def test_after_a_failed_chunk_rset_comes_before_the_next_message_and_never_into_
     assert kinds(dialogue.receive(b"503 5.5.1 no\r\n")) == [Finished]
     dialogue.begin(transaction())
     assert dialogue.take().startswith(b"RSET\r\nMAIL FROM:")
+
+
+@pytest.mark.parametrize(("code", "unknown"), [(b"500", True), (b"502", True), (b"503", False), (b"552", False)])
+def test_bdat_that_a_server_does_not_have_is_told_from_one_that_it_refuses(code: bytes, unknown: bool) -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n")
+    dialogue.content(b"Received: x\r\n", last=False)
+    events = dialogue.receive(code + b" no\r\n500 what\r\n" if unknown else code + b" no\r\n")
+    assert kinds(events) == ([Finished, Gone] if unknown else [Finished])
+    assert tx.bdat_unknown is unknown
+
+
+def test_bdat_that_was_taken_before_is_known() -> None:
+    dialogue = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+    tx = transaction(bdat=True)
+    dialogue.begin(tx)
+    dialogue.receive(b"250 ok\r\n250 ok\r\n")
+    dialogue.content(b"Received: x\r\n", last=False)
+    dialogue.receive(b"250 ok\r\n")
+    dialogue.content(b"x", last=False)
+    dialogue.receive(b"500 line too long\r\n")
+    assert not tx.bdat_unknown
 
 
 def test_without_pipelining_one_chunk_is_in_flight() -> None:

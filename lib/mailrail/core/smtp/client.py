@@ -107,6 +107,7 @@ class Trouble(StrEnum):
 
 
 _NO_ANSWER = (Trouble.CLOSED, Trouble.TIMEOUT, Trouble.PROTOCOL)
+_NOT_KNOWN = (500, 502)  # a command that the server does not have (RFC 5321 4.2.2)
 _NOT_UNDERSTOOD = range(500, 505)  # of the command itself, not of us (RFC 5321 4.2.2)
 
 
@@ -167,6 +168,8 @@ class Transaction:
         "_waiting",
         "answers",
         "bdat",
+        "bdat_unknown",
+        "chunked",
         "content_sent",
         "earlier",
         "mail_line",
@@ -202,6 +205,10 @@ class Transaction:
         self.content_sent = False
         self.touched = False
         """Whether any reply belonged to it: if not, a reused connection was merely stale."""
+        self.chunked = 0
+        """Octets of content sent in chunks that were not the last."""
+        self.bdat_unknown = False
+        """The server offered CHUNKING and does not know BDAT: DATA may do, on a fresh connection."""
         self.reused = False
         """Whether another transaction began on its connection before it."""
         self.earlier = 0
@@ -322,6 +329,7 @@ class Dialogue:
         "binding",
         "capabilities",
         "carried",
+        "chunks_taken",
         "gone",
         "ready",
         "replies",
@@ -361,6 +369,8 @@ class Dialogue:
         """Transactions begun on this connection."""
         self.carried = 0
         """Those of them whose MAIL the server has taken."""
+        self.chunks_taken = False
+        """Whether the server has taken a chunk: until then nothing shows that it knows BDAT at all."""
         self._parser = ReplyParser()
         self._out: list[bytes] = []
         # What each coming reply answers, in order; commands that wait for an empty pipeline stand in _queue.
@@ -473,6 +483,7 @@ class Dialogue:
             if not last:
                 self._expected.append((_CONTENT, transaction, 0))
                 transaction._chunks += 1
+                transaction.chunked += len(data)
         self._out.append(data)
         if last:
             transaction.content_sent = True
@@ -485,11 +496,12 @@ class Dialogue:
                 self._expected.append((_END, transaction, -1))
 
     def wants_chunk(self) -> bool:
-        """Whether the next BDAT chunk may be sent now (RFC 3030 4.2: ahead of replies only with PIPELINING)."""
+        """Whether the next BDAT chunk may be sent now (RFC 3030 4.2: ahead of replies only with PIPELINING). The first
+        one of a connection goes alone: a server that does not know BDAT reads content as commands."""
         transaction = self._content
         if transaction is None or not transaction.bdat:
             return False
-        return transaction._chunks < (CHUNKS_IN_FLIGHT if self.capabilities.pipelining else 1)
+        return transaction._chunks < (CHUNKS_IN_FLIGHT if self.capabilities.pipelining and self.chunks_taken else 1)
 
     def quit(self) -> None:
         """Say QUIT once what runs is answered; at once where the server pipelines (SOUT-17)."""
@@ -826,6 +838,15 @@ class Dialogue:
             self._data_reply(tx, reply, events)
         elif stage is _CONTENT:
             tx._chunks -= 1
+            if completed:
+                self.chunks_taken = True
+            elif not self.chunks_taken and code in _NOT_KNOWN:
+                # Such as a proxy that hands EHLO on. It may read the chunk as commands, and answer each of its lines.
+                tx.bdat_unknown = True
+                tx._decide_rest(Answer(stage, reply))
+                self._expected.appendleft((stage, tx, 0))
+                events += self._end(Answer(stage, reply))
+                return
             if not completed:
                 tx._decide_rest(Answer(stage, reply))
                 if self._content is tx:
