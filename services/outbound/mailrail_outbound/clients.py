@@ -365,6 +365,10 @@ class _Link:
                 hello.working.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
         credit = 0 if client.draining else max(0, share - len(hello.working))
+        # What is done, and not known to be written, is no work that was lost: its result comes next on this stream.
+        for report in self._ready:
+            ids = [recipient.recipient_id for recipient in report.recipients]
+            hello.working.add(token=report.token, recipient_ids=ids)
         yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining, clock=clock.now())
         said_goodbye = client.draining
         alive_at = self._loop.time() + settings.alive_seconds

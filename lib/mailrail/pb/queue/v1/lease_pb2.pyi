@@ -78,7 +78,9 @@ class Hello(_message.Message):
     config_revision: _builtins.int
     @_builtins.property
     def working(self) -> _containers.RepeatedCompositeFieldContainer[Global___Working]:
-        """Deliveries that this process works on already (after a reconnect): the owner adopts those still valid (LSE-02)."""
+        """Deliveries that this process works on already (after a reconnect), and those whose results are not known to be
+        committed and follow on this stream: the owner adopts those still valid (LSE-02).
+        """
 
     def __init__(
         self,
