@@ -3,20 +3,24 @@
 import asyncio
 import email
 import email.policy
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 
 from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
+from mailrail.core.dsn.build import Dsn, build
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.read import ReadDsn, read
 from mailrail.core.site import shard
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import dsn as dsn_module
 from mailrail_queue import mailbox, store
 from mailrail_queue.ports import Notice
 from mailrail_queue.store import Ending
@@ -66,6 +70,25 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07(r
     rcpt = types_pb2.EnvelopeRecipient.FromString(notify)
     assert (list(rcpt.notify), rcpt.mailbox_account.name) == (["NEVER"], "alice")  # DSN-11
     assert rig.woken == [{shard("here.example")}]
+
+
+@pytest.mark.parametrize(("size", "apart"), [(1000, False), (500_000, True)])
+async def test_a_large_message_that_goes_back_whole_is_encoded_while_the_loop_goes_on_DSN_19(
+    rig: Rig, size: int, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def watched(*arguments: Any, **named: Any) -> Dsn:
+        threads.append(threading.current_thread())
+        return build(*arguments, **named)
+
+    monkeypatch.setattr(dsn_module, "build", watched)
+    body = b"Subject: x\r\n\r\n" + "Grüße\r\n".encode() * (size // 9)
+    (bob,) = await rig.accept("bob@there.example", body=body, dsn_return=types_pb2.DSN_RETURN_FULL)
+    await rig.fail(bob)
+    assert [thread is not threading.main_thread() for thread in threads] == [apart]
+    _, _, content = await only(rig)
+    assert content.count(b"Gr=C3=BC=C3=9Fe\r\n") == size // 9
 
 
 async def test_an_owner_hears_of_a_dsn_when_it_is_committed_whoever_else_commits_before_SHD_02(rig: Rig) -> None:
