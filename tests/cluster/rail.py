@@ -42,8 +42,10 @@ VALUES: dict[str, Any] = {
 class Rail(Release):
     """The installation, and how a test uses it."""
 
-    def __init__(self, kubectl: Kubectl, folder: Path) -> None:
+    def __init__(self, kubectl: Kubectl, folder: Path, values: dict[str, Any] = VALUES) -> None:
+        """`values` are the chart's; the toolbox has to be among them."""
         super().__init__(kubectl, folder)
+        self._values = values
         self.authority = Authority()
         self.partners: dict[str, Partner] = {}
 
@@ -54,7 +56,7 @@ class Rail(Release):
                 self.kubectl, name, image(), authority=self.authority if name == "first" else None
             )
         if self.helm("status", NAME).returncode != 0:
-            self.install(VALUES)
+            self.install(self._values)
         tls_secret(self.kubectl, "mx-tls", self.authority.issue(*self.smtp_hosts))
         self.kubectl.apply(self._documents())
         self.ready("mgw,mdom,macct,mtrans", "--all", within=120)

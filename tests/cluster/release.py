@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -39,7 +40,19 @@ def image_values(reference: str) -> dict[str, Any]:
     """`REGISTRY/REPOSITORY:TAG` as values of the chart."""
     path, _, tag = reference.rpartition(":")
     registry, _, repository = path.partition("/")
-    return {"image": {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}}
+    return {
+        "image": {"registry": registry, "repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
+        "postgres": {"bundled": {"image": {"tag": tag}}},
+    }
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over others, as Helm lays them: maps into each other, everything else in its place."""
+    out = dict(first)
+    for name, value in second.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
+        out[name] = merged(out[name], value) if both else value
+    return out
 
 
 class Release:
@@ -62,7 +75,7 @@ class Release:
     def values(self, more: Mapping[str, Any]) -> list[str]:
         """Options of helm for the image under test and these values."""
         path = self._folder / f"values-{time.monotonic_ns()}.yaml"
-        path.write_text(yaml.safe_dump({**image_values(image()), **more}), encoding="utf-8")
+        path.write_text(yaml.safe_dump(merged(image_values(image()), more)), encoding="utf-8")
         return ["--values", str(path)]
 
     def install(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
@@ -153,8 +166,8 @@ class Release:
     def kill_postgres(self) -> Break:
         """SIGKILL to every process of the bundled Postgres, and wait until it serves again on what it had stored.
 
-        Its data are in the pod, which therefore stays. Where the node is another machine its first process survives the
-        others, and ends by itself.
+        The pod stays, and its container starts anew; `kill("postgres")` ends the pod. Where the node is another machine
+        its first process survives the others, and ends by itself.
         """
         pod = self.pods("postgres")[0]
         name, at = pod["metadata"]["name"], time.time()
@@ -241,6 +254,7 @@ def restarts(pod: Mapping[str, Any]) -> int:
     return sum(one["restartCount"] for one in pod.get("status", {}).get("containerStatuses", ()))
 
 
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _KILL_OTHERS = """
 import os, pathlib, signal
 for path in pathlib.Path("/proc").glob("[0-9]*"):
@@ -250,19 +264,59 @@ for path in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 @contextlib.contextmanager
-def namespace(cluster: Kubectl, name: str, *, keep: bool = False) -> Iterator[Kubectl]:
+def namespace(cluster: Kubectl, name: str, *, keep: bool = False, volumes: bool = True) -> Iterator[Kubectl]:
     """A namespace that enforces the restricted Pod Security Standard, while the context lasts or for good."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply(
         yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     )
+    with volume(cluster, name, keep=keep) if volumes else contextlib.nullcontext():
+        try:
+            yield Kubectl(name)
+        finally:
+            if not keep:
+                cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+                # What ends there takes its share of the machine, and others measure; one that lingers is no fault here.
+                cluster.try_("wait", "--for=delete", f"namespace/{name}", "--timeout=90s")
+
+
+@contextlib.contextmanager
+def volume(cluster: Kubectl, name: str, *, keep: bool = False) -> Iterator[None]:
+    """A volume for the bundled Postgres of a namespace, where the default StorageClass makes none by itself.
+
+    Such a cluster (../shared/cluster/cluster) has some volumes that are used once. Where the node is this machine a new
+    one is made beside them, of type `local`: unlike theirs it is given to fsGroup by the kubelet, as those of real
+    clusters are. Elsewhere nothing is done: the class has to have volumes.
+    """
+    classes = json.loads(cluster("get", "storageclasses", "-o", "json"))["items"]
+    default = next((c for c in classes if c["metadata"].get("annotations", {}).get(_DEFAULT_CLASS) == "true"), None)
+    there = json.loads(cluster("get", "persistentvolumes", "-o", "json"))["items"]
+    folders = [Path(one["spec"].get("hostPath", {}).get("path", "/nowhere")).parent for one in there]
+    folder = next((one / name for one in folders if one.is_dir() and os.access(one, os.W_OK)), None)
+    if default is None or default["provisioner"] != "kubernetes.io/no-provisioner" or folder is None:
+        yield
+        return
+    folder.mkdir(mode=0o755, exist_ok=keep)
+    node = json.loads(cluster("get", "nodes", "-o", "json"))["items"][0]["metadata"]["labels"]["kubernetes.io/hostname"]
+    here = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
+    spec = {
+        "capacity": {"storage": "20Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": default["metadata"]["name"],
+        "claimRef": {"namespace": name, "name": f"data-{NAME}-postgres-0"},
+        "local": {"path": str(folder)},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [here]}},
+    }
+    if cluster.try_("get", "persistentvolume", name).returncode != 0:
+        body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+        cluster.apply(yaml.safe_dump(body))
     try:
-        yield Kubectl(name)
+        yield
     finally:
         if not keep:
-            cluster("delete", "namespace", name, "--wait=false", "--ignore-not-found")
-            # What ends there takes its share of the machine, and others measure; one that lingers is no fault here.
-            cluster.try_("wait", "--for=delete", f"namespace/{name}", "--timeout=90s")
+            cluster("delete", "persistentvolume", name, "--wait=false", "--ignore-not-found")
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

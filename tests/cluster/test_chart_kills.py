@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1200 + MESSAGES)
 def test_each_pod_and_postgres_killed_with_mail_in_flight_loses_nothing_LSE_08(
     rail: Rail, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    victims = (*SERVICES, "postgres")
+    victims = (*SERVICES, "postgres", "volume")  # Postgres in its pod, and the pod, another of which takes its volume
     runs, breaks = {}, list[Break]()
     rail.first.slow(0.5)  # at any moment the final dots of some twenty messages are sent and not yet answered
     for victim in victims:
@@ -29,7 +29,10 @@ def test_each_pod_and_postgres_killed_with_mail_in_flight_loses_nothing_LSE_08(
             *rail.mx, messages=MESSAGES, recipient=f"{victim}-{{n}}@{DOMAIN}", sessions=10, per_connection=3, pace=0.2
         )
         run.wait_for(MESSAGES // 3, 240)
-        breaks.append(rail.kill_postgres() if victim == "postgres" else rail.kill(victim))
+        if victim == "postgres":
+            breaks.append(rail.kill_postgres())
+        else:
+            breaks.append(rail.kill("postgres" if victim == "volume" else victim))
         runs[victim] = run
     for run in runs.values():
         run.finish(300)

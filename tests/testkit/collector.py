@@ -63,6 +63,8 @@ class Collector(Served):
         self.connections = 0
         self.delay = 0.0
         """Seconds from the final dot to its reply: who is killed meanwhile has sent it and knows nothing (LSE-08)."""
+        self.recipient_delay = 0.0
+        """Seconds from RCPT to its reply, and to those that are pipelined behind it."""
         self._receipts: list[Receipt] = []
         self._attempts: dict[str, int] = {}
         self._refusals: dict[str, list[str]] = {}
@@ -142,7 +144,7 @@ class _Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._in_data = False
-        self._slow = False  # the reply to a final dot is yet to be sent
+        self._slow = False  # a reply is yet to be sent
         self._helo = ""
         self._peer = ""
         self._reset()
@@ -171,10 +173,14 @@ class _Session(asyncio.Protocol):
         self._buffer += data
         self._work()
 
-    def _answer_dot(self) -> None:
+    def _answer_late(self, reply: str, delay: float) -> None:
+        self._slow = True
+        asyncio.get_running_loop().call_later(delay, self._answer, reply)
+
+    def _answer(self, reply: str) -> None:
         self._slow = False
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"250 2.0.0 taken\r\n")
+            self._transport.write(f"{reply}\r\n".encode())
             self._work()
 
     def _work(self) -> None:
@@ -191,8 +197,7 @@ class _Session(asyncio.Protocol):
                 self._in_data = False
                 self._finish(content)
                 if self._collector.delay:
-                    self._slow = True
-                    asyncio.get_running_loop().call_later(self._collector.delay, self._answer_dot)
+                    self._answer_late("250 2.0.0 taken", self._collector.delay)
                 else:
                     replies.append("250 2.0.0 taken")
             else:
@@ -200,7 +205,11 @@ class _Session(asyncio.Protocol):
                 if not newline:
                     break
                 self._buffer = rest
-                replies.append(self._command(line))
+                reply = self._command(line)
+                if self._collector.recipient_delay and line[:4].upper() == b"RCPT":
+                    self._answer_late(reply, self._collector.recipient_delay)
+                else:
+                    replies.append(reply)
         if replies and self._transport is not None:
             self._transport.write("".join(f"{reply}\r\n" for reply in replies).encode())
             if replies[-1].startswith("221"):

@@ -119,6 +119,12 @@ def try_out(
         str, typer.Option("--namespace", metavar="NAME", help="Where they are made.", show_default="that of the pod")
     ] = "",
     within: Annotated[float, typer.Option("--within", metavar="SECONDS", min=1, help="For all of it.")] = 120.0,
+    claim: Annotated[
+        str,
+        typer.Option(
+            "--claim", metavar="NAME", help="PersistentVolumeClaim of the bundled Postgres.", show_default="none"
+        ),
+    ] = "",
 ) -> None:
     """Send a message through the whole of an installation: custom resources, MX, queue, mailbox."""
     import aiohttp
@@ -141,6 +147,7 @@ def try_out(
                 mx=where,
                 queue=PLACE.target("queue"),
                 within=within,
+                claim=claim,
             )
             return await trial.run(asked, api, PLACE.identity(), output.say)
 

@@ -2,23 +2,32 @@
 
 One server, no replica, no backup: mail is as safe as the volume below it. It runs as any user that /etc/passwd knows
 (initdb asks for the name), from our own image, so that trying out needs no other one. Every client logs in with SCRAM.
+
+The data are in the subfolder `data` of its folder, so a volume may bring a `lost+found` of its own. Two servers never
+share them: whoever has the lock of the folder is the only one, also where a pod that was deleted by force still runs
+beside the one that replaced it on the same node; on other nodes the volume itself (ReadWriteOnce) keeps it away.
 """
 
-import json
 import os
-import secrets
 import signal
+import stat
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from mailrail.local.files import write_private
-from mailrail.local.postgres import OWNER, SUPERUSER, EmbeddedPostgres, PostgresUnavailable
+from mailrail.local.lock import LockHeld
+from mailrail.local.postgres import OWNER, EmbeddedPostgres, PostgresUnavailable
 
 PORT = 5432
+STOP_GRACE = 50.0
+"""Seconds for a fast shutdown. The chart's terminationGracePeriodSeconds is longer: what is killed has to recover."""
+PREDECESSOR_GRACE = 300.0
+"""Seconds to wait for another server on the same folder, as a pod that was deleted by force may be for a while."""
 
 
 def serve(folder: Path, password: str, *, port: int = PORT, listen: str = "*", buffers: str = "128MB") -> int:
@@ -28,25 +37,42 @@ def serve(folder: Path, password: str, *, port: int = PORT, listen: str = "*", b
     PostgresUnavailable.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    _set_password(folder, password)
     server = EmbeddedPostgres(
         folder,
         port=port,
         settings={"listen_addresses": listen, "shared_buffers": buffers, "max_wal_size": "1GB"},
         log=_say,
+        grace=STOP_GRACE,
     )
-    server.prepare()
-    _admit_others(server.data)
-    server.start(timeout=600)
+
+    def told(*_: object) -> None:
+        stop.set()
+        # Also out of a recovery that takes long; not in the handler, which may interrupt whoever holds the same locks.
+        threading.Thread(target=server.halt, daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told)
     try:
+        if not _take(server, stop):
+            return 0
+        _admit_others(server.data)
+        _close_to_others(server.data)
+    except OSError as error:
+        raise PostgresUnavailable(
+            f"{folder} cannot be used by user {_user()}: {error}. A volume has to heed fsGroup (podSecurityContext), or"
+            f" its folder has to belong to that user"
+        ) from error
+    try:
+        server.start(timeout=600)
         _use_password(server, password)
         _say(f"ready on port {port}")
         while not stop.wait(0.5):
             if not server.running:
                 _say("Postgres ended by itself")
                 return 1
+    except PostgresUnavailable:
+        if not stop.is_set():
+            raise
     finally:
         server.stop()
     return 0
@@ -56,16 +82,31 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _set_password(folder: Path, password: str) -> None:
-    """The login of the services is given from outside; that of the superuser is made here and never leaves it."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / "passwords.json"
-    known: dict[str, str] = {}
-    if path.exists():
-        known = json.loads(path.read_text())
-    if known.get(OWNER) != password:
-        known = {SUPERUSER: secrets.token_urlsafe(24)} | known | {OWNER: password}
-        write_private(path, json.dumps(known).encode())
+def _user() -> str:
+    return "" if sys.platform == "win32" else str(os.geteuid())
+
+
+def _take(server: EmbeddedPostgres, stop: threading.Event) -> bool:
+    """Make the folder ours; False when we were told to stop before it was. Raises PostgresUnavailable, OSError."""
+    deadline = time.monotonic() + PREDECESSOR_GRACE
+    while not stop.is_set():
+        try:
+            server.prepare()
+            return True
+        except LockHeld as error:
+            if time.monotonic() > deadline:
+                raise PostgresUnavailable(
+                    f"another Postgres uses {server.folder}: end the pod that still runs on this volume"
+                ) from error
+            _say(f"another Postgres uses {server.folder}; waiting for its end")
+    return False
+
+
+def _close_to_others(data: Path) -> None:
+    """Postgres refuses data that its group may write. The kubelet opens a volume so where fsGroup is set, at each mount
+    or at the first one, as fsGroupChangePolicy says."""
+    if sys.platform != "win32" and stat.S_IMODE(data.stat().st_mode) & 0o027:
+        data.chmod(0o700)
 
 
 def _admit_others(data: Path) -> None:
@@ -82,9 +123,10 @@ def _admit_others(data: Path) -> None:
 
 
 def _use_password(server: EmbeddedPostgres, password: str) -> None:
+    """The services' password is given from outside; that of the superuser is made here and never leaves the folder."""
     with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
         verifier = connection.pgconn.encrypt_password(password.encode(), OWNER.encode(), b"scram-sha-256").decode()
         connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(verifier)))
 
 
-__all__ = ["PORT", "PostgresUnavailable", "serve"]
+__all__ = ["PORT", "PREDECESSOR_GRACE", "STOP_GRACE", "PostgresUnavailable", "serve"]

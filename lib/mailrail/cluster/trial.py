@@ -1,8 +1,9 @@
 """A message through the whole of an installation, for `helm test`: from custom resources to the reading of a mailbox.
 
-It makes a MailDomain with a built-in mailbox and a MailAccount, and a MailGateway where the namespace has none; waits
-until each says Ready; sends a message by SMTP to the Service of the MX, as a stranger; and looks for it in the mailbox
-by the administrators' API. What it made goes again, whatever happens.
+Where the bundled Postgres has a volume it first waits for that, for nothing works without. It makes a MailDomain with a
+built-in mailbox and a MailAccount, and a MailGateway where the namespace has none; waits until each says Ready; sends a
+message by SMTP to the Service of the MX, as a stranger; and looks for it in the mailbox by the administrators' API.
+What it made goes again, whatever happens.
 """
 
 import asyncio
@@ -45,6 +46,8 @@ class Trial:
     """gRPC target of the queue."""
     within: float
     """Seconds for all of it."""
+    claim: str = ""
+    """PersistentVolumeClaim of the bundled Postgres; empty: it has none."""
 
     def documents(self, gateway: str | None) -> list[tuple[str, dict[str, Any]]]:
         """What is made, for an existing gateway or with one."""
@@ -80,9 +83,33 @@ def ready(body: Mapping[str, Any]) -> tuple[bool, str]:
     return False, "it says nothing yet; does the operator run?"
 
 
+def bound(claim: Mapping[str, Any] | None, name: str) -> str:
+    """What keeps a PersistentVolumeClaim from being a volume, and what to do; nothing when it is one."""
+    phase = (claim or {}).get("status", {}).get("phase", "")
+    if phase == "Bound":
+        return ""
+    if claim is None:
+        return f"PersistentVolumeClaim {name} of the bundled Postgres is not there"
+    if phase == "Lost":
+        return (
+            f"PersistentVolumeClaim {name} of the bundled Postgres has lost its volume: bring the PersistentVolume back"
+        )
+    kind = claim["spec"].get("storageClassName")
+    if kind:
+        cause = f"StorageClass {kind} gives it none (kubectl describe pvc {name})"
+    else:
+        cause = "the cluster has no default StorageClass: mark one as the default"
+    return (
+        f"PersistentVolumeClaim {name} is Pending, so the bundled Postgres has no volume; {cause}, or uninstall, delete"
+        " the claim and install with postgres.bundled.persistence.storageClassName (see kubectl get storageclass)"
+    )
+
+
 async def run(trial: Trial, api: Api, identity: rpc.Identity, say: Callable[[str], None]) -> float:
     """Try it; the seconds that the message took from 250 to the mailbox. Raises Failed, or ApiError."""
     deadline = time.monotonic() + trial.within
+    if trial.claim:
+        await _until(lambda: _bound(trial, api), deadline)
     await _clear(trial, api)  # what an interrupted one left
     gateways, _ = await api.list(resource_path(GATEWAY, trial.namespace))
     serving = [g for g in gateways if any(li["protocol"] == _MX for li in g["spec"]["listeners"])]
@@ -112,6 +139,16 @@ async def _until(look: Callable[[], Awaitable[str]], deadline: float) -> None:
         if time.monotonic() > deadline:
             raise Failed(answer)
         await asyncio.sleep(_PAUSE)
+
+
+async def _bound(trial: Trial, api: Api) -> str:
+    path = f"/api/v1/namespaces/{trial.namespace}/persistentvolumeclaims/{trial.claim}"
+    try:
+        return bound(await api.get(path), trial.claim)
+    except ApiError as error:
+        if error.code == 403:  # the installation gave no right to look at it
+            return ""
+        raise
 
 
 async def _ready(trial: Trial, api: Api, kind: str) -> str:

@@ -246,15 +246,18 @@ class EmbeddedPostgres:
         binaries: Binaries | None = None,
         data_root: Path = DATA_ROOT,
         log: Callable[[str], None] | None = None,
+        grace: float = 25.0,
     ) -> None:
         """`port` None: the one of the last start if free, else one from the system. `settings` go over SETTINGS.
-        `log` gets each line that Postgres writes, from a thread."""
+        `log` gets each line that Postgres writes, from a thread. `grace` is how many seconds a fast shutdown may take,
+        its checkpoint included, before the server is killed, which costs a recovery at the next start."""
         self.folder = folder.absolute()
         self._wanted_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._given_binaries = binaries
         self._data_root = data_root
         self._log = log
+        self._grace = grace
         self._account: Account | None = None
         self._binaries: Binaries | None = None
         self._lock: FileLock | None = None
@@ -377,16 +380,19 @@ class EmbeddedPostgres:
             self._release()
             raise
 
-    def stop(self, *, timeout: float = 30.0) -> None:
-        """Stop the server (fast shutdown: sessions end, everything committed is kept) and free the folder."""
+    def stop(self, *, timeout: float | None = None) -> None:
+        """Stop the server (fast shutdown: sessions end, everything committed is kept) and free the folder.
+
+        `timeout`: seconds until it is killed; None: its grace, and a moment for whoever watches that.
+        """
         self.halt(timeout=timeout)
         self._release()
 
-    def halt(self, *, timeout: float = 30.0) -> None:
-        """Stop the server and keep the folder ours, for a restart."""
+    def halt(self, *, timeout: float | None = None) -> None:
+        """Stop the server and keep the folder ours, for a restart. `timeout` as for `stop`."""
         self._halting.set()
         with self._changing:
-            self._end(timeout)
+            self._end(self._grace + 5 if timeout is None else timeout)
 
     def _end(self, timeout: float) -> None:
         process, self._process = self._process, None
@@ -581,7 +587,7 @@ class EmbeddedPostgres:
             "user": self._account.uid if self._account else None,
             "group": self._account.gid if self._account else None,
             "stop": stop if sys.platform == "win32" else None,
-            "grace": 25.0,
+            "grace": self._grace,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(guard.__file__)), json.dumps(specification)],

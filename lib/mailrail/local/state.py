@@ -121,8 +121,10 @@ class State:
         return client
 
     def write_pid(self, name: str, pid: int) -> None:
-        """Note the process id of a child."""
-        (self.run / f"{name}.pid").write_text(f"{pid}\n")
+        """Note the process id of a child. Whoever reads meanwhile finds the one before or this one, never nothing."""
+        unfinished = self.run / f".{name}.pid"
+        unfinished.write_text(f"{pid}\n")
+        unfinished.replace(self.run / f"{name}.pid")
 
     def remove_pid(self, name: str) -> None:
         """Forget a child that has ended."""

@@ -32,6 +32,8 @@ class DueSites:
         self._lane, self._dispatcher, self._agenda = lane, dispatcher, agenda
         self._emptied: dict[tuple[int, str], float] = {}
         """(shard, site) found empty once → when; the second time its row is moved for good."""
+        self._past: dict[tuple[int, float], str] = {}
+        """(shard, its cursor) → the site of that time at which the last look ended: others may be due at the same."""
         self._settled: deque[tuple[float, int, str]] = deque(maxlen=_REMEMBERED)
         """(when to look back, shard, site) of rows that were moved for good."""
         self._log = log.get_logger()
@@ -41,21 +43,23 @@ class DueSites:
         agenda = self._agenda
         if not agenda.cursors:
             return
-        cursors = dict(agenda.cursors)
+        cursors = {number: (after, self._past.get((number, after), "")) for number, after in agenda.cursors.items()}
+        self._past.clear()
         for number in cursors:  # 1.0: looked at, nothing special. Who is woken from here on may not be in what is read.
             agenda.cursors[number] = 1.0
         async with self._lane.use() as connection:
             rows = await site_store.due_sites(connection, cursors, _PER_SHARD)
         counts: dict[int, int] = {}
-        latest: dict[int, float] = {}
+        latest: dict[int, tuple[float, str]] = {}
         for number, key, due in rows:
             counts[number] = counts.get(number, 0) + 1
-            latest[number] = max(latest.get(number, 0.0), due)
+            latest[number] = (due, key)
             agenda.note(number, key)
         for number, count in counts.items():
             # A full answer goes on from its end at the next look; else begin anew.
             if count >= _PER_SHARD and agenda.cursors.get(number) == 1.0:
-                agenda.cursors[number] = latest[number]
+                agenda.cursors[number] = latest[number][0]
+                self._past[number, latest[number][0]] = latest[number][1]
         await self._look_back()
         if agenda.unverified:
             await self.verify(agenda.unverified.pop())

@@ -379,10 +379,10 @@ class Desk:
             if site is not None and row.last_error:
                 site.last_error = row.last_error
 
-    def cancel(self, rows: Iterable[Waiting]) -> None:
-        """An administrator wants these leased recipients failed or dropped: abort what can be aborted (ADM-02)."""
-        for row in rows:
-            flight = self._dispatcher.flights.get(row.token) if row.token is not None else None
+    def cancel(self, tokens: Iterable[int]) -> None:
+        """An administrator wants recipients under these leases failed or dropped: abort what can be (ADM-02)."""
+        for token in tokens:
+            flight = self._dispatcher.flights.get(token)
             if flight is None:
                 continue
             if flight.stream is not None:

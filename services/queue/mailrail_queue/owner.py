@@ -34,7 +34,6 @@ from mailrail_queue.reading import (
 from mailrail_queue.revisions import Revisions
 from mailrail_queue.routing import Plan, Router
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.shards import SHARDS
 from mailrail_queue.shared_sites import SharedSites
 from mailrail_queue.store import Deferral, Waiting
 from mailrail_queue.undialled import Undialled
@@ -383,12 +382,19 @@ class Owner:
 
     async def _grant_requests(self) -> None:
         """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
-        shards = list(self._agenda.ownership.epochs)
-        async with self.lane.use() as connection:
-            everywhere = await store.requested(connection, range(SHARDS) if self._dispatcher.flights else shards)
-        self._desk.cancel(row for row in everywhere if row.token is not None)
-        free = [row for row in everywhere if row.token is None and row.shard in self._agenda.ownership.epochs]
-        if free:
+        past = 0
+        while self._dispatcher.flights:  # which may be of shards that had another owner, or have one by now
+            async with self.lane.use() as connection:
+                leased = await store.requested_leased(connection, past)
+            self._desk.cancel(token for _, token in leased)
+            if len(leased) < store.PAGE:
+                break
+            past = leased[-1][0]
+        past = 0
+        while shards := list(self._agenda.ownership.epochs):
+            async with self.lane.use() as connection:
+                free = await store.requested(connection, shards, past)
             await self._undialled.end([self._finisher.by_administrator(row) for row in free])
-            if len(everywhere) >= 500:
-                self._agenda.requests = True
+            if len(free) < store.PAGE:
+                break
+            past = free[-1].id

@@ -8,7 +8,7 @@ import asyncio
 import random
 
 from mailrail.kit import log
-from mailrail_queue import faults, site_store
+from mailrail_queue import faults, site_store, store
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.database import TROUBLE, Lane
 from mailrail_queue.dispatch import Dispatcher, SiteState
@@ -27,22 +27,25 @@ class SharedSites:
 
     def __init__(self, lane: Lane, dispatcher: Dispatcher, desk: Desk, agenda: Agenda) -> None:
         self._lane, self._dispatcher, self._desk, self._agenda = lane, dispatcher, desk, agenda
-        self._seen = 0.0
-        """Unix seconds of the newest change that was learned."""
+        self._seen = (0.0, "")
+        """Unix seconds and site of the newest change that was learned."""
         self._claiming: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = log.get_logger()
 
     async def learn(self) -> None:
         """What other owners, or this process before a restart, saw of sites."""
-        async with self._lane.use() as connection:
-            rows = await site_store.sites_changed(connection, self._seen)
-        now = self._dispatcher.clock()
-        for row in rows:
-            self._seen = max(self._seen, row.changed)
-            if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
-                self._agenda.site(row.name)
-            self._desk.learn_rest(row, now)
+        while True:
+            async with self._lane.use() as connection:
+                rows = await site_store.sites_changed(connection, *self._seen)
+            now = self._dispatcher.clock()
+            for row in rows:
+                self._seen = (row.changed, row.name)
+                if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
+                    self._agenda.site(row.name)
+                self._desk.learn_rest(row, now)
+            if len(rows) < store.PAGE:
+                break
 
     def claim(self, site: SiteState) -> None:
         """Ask for the right to probe a site; the dispatcher hears when we have it."""

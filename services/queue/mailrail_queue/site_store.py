@@ -11,25 +11,36 @@ from typing import Final, LiteralString
 
 from mailrail_queue import columns as c
 from mailrail_queue.database import run
-from mailrail_queue.store import NOTE, OWN, WAITING, Connection, Ownership, Waiting, waiting
+from mailrail_queue.store import NOTE, OWN, PAGE, WAITING, Connection, Ownership, Waiting, waiting
 
 # --- sites ----------------------------------------------------------------------------------------------------------
 
-# Sites of my shards that are due, so many a shard, from where the last look ended (SHD-03).
+# Sites of my shards that are due, so many a shard, from where the last look ended (SHD-03): many may have become due in one moment.
 DUE_SITES: Final[LiteralString] = """SELECT d.shard, d.site, extract(epoch FROM d.next_due)::float8
-    FROM unnest(%(shard)s, %(after)s) AS w (shard, after)
+    FROM unnest(%(shard)s, %(after)s, %(past)s) AS w (shard, after, past)
     CROSS JOIN LATERAL (
-        SELECT * FROM site_due t WHERE t.shard = w.shard AND t.next_due > to_timestamp(w.after) AND t.next_due <= now()
-        ORDER BY t.next_due LIMIT %(count)s
+        SELECT * FROM site_due t WHERE t.shard = w.shard AND t.next_due >= to_timestamp(w.after) AND t.next_due <= now()
+          AND (t.next_due > to_timestamp(w.after) OR t.site > w.past)
+        ORDER BY t.next_due, t.site LIMIT %(count)s
     ) d"""
 
 
-async def due_sites(connection: Connection, cursors: Mapping[int, float], count: int) -> list[tuple[int, str, float]]:
-    """(shard, site, next due) of due sites, `count` at most a shard; `cursors`: shard → time after which to look."""
+async def due_sites(
+    connection: Connection, cursors: Mapping[int, tuple[float, str]], count: int
+) -> list[tuple[int, str, float]]:
+    """(shard, site, next due) of due sites, `count` at most a shard, in their order.
+
+    `cursors`: shard → next due (Unix seconds) and name of the site past which to look.
+    """
     rows = await run(
         connection,
         DUE_SITES,
-        {"shard": c.smallints(list(cursors)), "after": c.floats(list(cursors.values())), "count": count},
+        {
+            "shard": c.smallints(list(cursors)),
+            "after": c.floats([after for after, _ in cursors.values()]),
+            "past": c.names([past for _, past in cursors.values()]),
+            "count": count,
+        },
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
@@ -208,8 +219,9 @@ RECOVER: Final[
     changed = clock_timestamp() WHERE name = %(name)s AND failures > 0"""
 SITES_CHANGED: Final[
     LiteralString
-] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
-    extract(epoch FROM changed)::float8 FROM site WHERE changed > to_timestamp(%(after)s) ORDER BY changed LIMIT 1000"""
+] = f"""SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
+    extract(epoch FROM changed)::float8 FROM site WHERE changed >= to_timestamp(%(after)s)
+      AND (changed > to_timestamp(%(after)s) OR name > %(past)s) ORDER BY changed, name LIMIT {PAGE}"""
 SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
     extract(epoch FROM changed)::float8 FROM site WHERE name = ANY(%(name)s) AND failures > 0"""
 # The right to probe a site that several owners share: one at a time (design 4, Attempt).
@@ -219,9 +231,9 @@ CLAIM_PROBE: Final[
     WHERE name = %(name)s AND (probe_until IS NULL OR probe_until < now()) RETURNING name"""
 
 
-async def sites_changed(connection: Connection, after: float) -> list[SiteRow]:
-    """Sites that somebody paused or found well since (Unix seconds)."""
-    return [SiteRow(*row) for row in await run(connection, SITES_CHANGED, {"after": after})]
+async def sites_changed(connection: Connection, after: float, past: str) -> list[SiteRow]:
+    """Sites that somebody paused or found well since: a page of PAGE past this time (Unix seconds) and name."""
+    return [SiteRow(*row) for row in await run(connection, SITES_CHANGED, {"after": after, "past": past})]
 
 
 async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:

@@ -24,6 +24,8 @@ Connection = AsyncConnection[Row]
 
 CHUNK = 256 * 1024
 """Octets of a row of a large body; the last one may be shorter (ACC-02)."""
+PAGE: Final = 500
+"""Rows of a page of what is walked by id."""
 INLINE = 64 * 1024
 """Bodies up to this many octets are stored in the message's row and travel with the lease (ACC-02, LSE-06)."""
 
@@ -419,9 +421,12 @@ async def fetch_due(connection: Connection, wanted: Sequence[tuple[int, str, int
 
 # Live recipients by id: after a restart, to adopt leases and to judge results of attempts that this process did not hand out (LSE-02, LSE-03).
 LIVE: Final[LiteralString] = f"SELECT {WAITING} FROM recipient r WHERE r.id = ANY(%(id)s)"
-# Fail and drop requests (ADM-02), leased or not.
+# Fail and drop requests (ADM-02): those that can be granted now, and apart from them those under way, of which there may be many for as
+# long as their attempts take. Each in pages by id, along recipient_requested.
 REQUESTED: Final[LiteralString] = f"""SELECT {WAITING} FROM recipient r
-    WHERE r.request <> 0 AND r.shard = ANY(%(shard)s) LIMIT 500"""
+    WHERE r.request <> 0 AND r.token IS NULL AND r.shard = ANY(%(shard)s) AND r.id > %(past)s ORDER BY r.id LIMIT {PAGE}"""
+REQUESTED_LEASED: Final[LiteralString] = f"""SELECT r.id, r.token FROM recipient r
+    WHERE r.request <> 0 AND r.token IS NOT NULL AND r.id > %(past)s ORDER BY r.id LIMIT {PAGE}"""
 
 
 async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
@@ -429,9 +434,15 @@ async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     return [waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
 
 
-async def requested(connection: Connection, shards: Sequence[int]) -> list[Waiting]:
-    """Recipients that an administrator wants failed or dropped."""
-    return [waiting(row) for row in await run(connection, REQUESTED, {"shard": c.smallints(shards)})]
+async def requested(connection: Connection, shards: Sequence[int], past: int) -> list[Waiting]:
+    """Recipients that an administrator wants failed or dropped, and that are not leased: a page of PAGE past this id."""
+    parameters = {"shard": c.smallints(shards), "past": past}
+    return [waiting(row) for row in await run(connection, REQUESTED, parameters)]
+
+
+async def requested_leased(connection: Connection, past: int) -> list[tuple[int, int]]:
+    """(recipient id, token) of those that are leased, of all shards: a page of PAGE past this id."""
+    return [(row[0], row[1]) for row in await run(connection, REQUESTED_LEASED, {"past": past})]
 
 
 # The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).

@@ -14,35 +14,34 @@ import pytest
 from testkit.ports import free_port
 
 
+def started(folder: Path, password: str, port: int) -> subprocess.Popen[str]:
+    """The server, as the chart starts it, whose words are to be read."""
+    file = folder.with_name("password")
+    file.write_text(f"{password}\n")
+    command = [sys.executable, "-m", "mailrail.cli", "cluster", "postgres", "--folder", str(folder)]
+    command += ["--password-file", str(file), "--port", str(port), "--listen", "127.0.0.1"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read what it says until there are these words."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return
+    pytest.fail(f"it ended before it said {words!r}: {''.join(said)}")
+
+
 @contextmanager
 def running(folder: Path, password: str, port: int) -> Iterator[str]:
     """A server while the context lasts; yields its URL."""
-    command = [
-        sys.executable,
-        "-m",
-        "mailrail.cli",
-        "cluster",
-        "postgres",
-        "--folder",
-        str(folder),
-        "--port",
-        str(port),
-    ]
-    folder.with_name("password").write_text(f"{password}\n")
-    command += ["--password-file", str(folder.with_name("password"))]
     url = f"postgresql://mailrail:{password}@127.0.0.1:{port}/mailrail"
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--listen", "127.0.0.1"], stderr=subprocess.PIPE, text=True
-    )
+    process = started(folder, password, port)
     assert process.stderr is not None
     try:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if "ready on port" in line:
-                break
-        else:
-            pytest.fail(f"it did not start: {''.join(said)}")
+        wait_for(process, "ready on port")
         yield url
     finally:
         process.terminate()
@@ -81,6 +80,49 @@ def test_others_get_in_as_the_services_role_alone_and_never_as_superuser(tmp_pat
         assert rules == [(["mailrail"], ["mailrail"], "scram-sha-256")] * 2
         durable = connection.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
         assert durable.fetchone() == ("on", "on")
+
+
+def test_it_starts_on_a_volume_that_the_kubelet_opened_to_its_group(tmp_path: Path) -> None:
+    # fsGroup with fsGroupChangePolicy Always: at each mount all files and folders are given to the group.
+    port = free_port()
+    with running(tmp_path / "data", "secret", port) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    data = Path(json.loads((tmp_path / "data" / "postgres.json").read_text())["data"])
+    for path in (data, *data.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
+    with running(tmp_path / "data", "secret", port) as url, psycopg.connect(url) as connection:
+        assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+
+
+def test_a_second_server_on_one_volume_waits_for_the_end_of_the_first(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path / "data", "secret", port) as url:
+        second = started(tmp_path / "data", "secret", free_port())
+        try:
+            wait_for(second, "waiting for its end")
+            assert connects(url), "the first one goes on"
+        except BaseException:
+            second.kill()
+            raise
+    try:
+        wait_for(second, "ready on port")
+    finally:
+        second.terminate()
+        assert second.stderr is not None
+        with second.stderr:
+            second.stderr.read()
+        assert second.wait(60) == 0
+
+
+def test_a_volume_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "volume").write_text("no folder")
+    folder = tmp_path / "volume" / "postgres"
+    command = [sys.executable, "-m", "mailrail.cli", "cluster", "postgres", "--folder", str(folder)]
+    done = subprocess.run(command, env={**os.environ, "PGPASSWORD": "x"}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(folder) in done.stderr
+    assert "fsGroup" in done.stderr
 
 
 def test_without_a_password_it_says_what_to_do(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import email
+import email.message
 import tracemalloc
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -169,6 +171,65 @@ async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18() -> Non
         assert b"caf=E9\r\n" in content
         assert b"Content-Transfer-Encoding: quoted-printable\r\n" in content
         assert peer.messages[0].mail.endswith(f"SIZE={len(content)}")
+
+
+GREETING = "Grüße aus Köln".encode()
+
+
+def parts(fields: bytes, *, boundary: bytes = b"bb", before: bytes = b"", part: bytes | None = None) -> bytes:
+    if part is None:
+        label = b"Content-Transfer-Encoding: 8bit\r\n"
+        part = b"Content-Type: text/plain; charset=utf-8\r\n" + label + b"\r\n" + GREETING + b"\r\n"
+    mark = b"--" + boundary
+    return b"Subject: x\r\nMIME-Version: 1.0\r\n%s\r\n\r\n%s%s\r\n%s%s--\r\n" % (fields, before, mark, part, mark)
+
+
+REPORT = (
+    b"Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    b"Reporting-MTA: dns; a.example\r\n\r\nFinal-Recipient: rfc822; b@c.example\r\nDiagnostic-Code: x; K\xf6ln\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (
+            parts(b"Content-Type: multipart/mixed; boundary=bb\r\nContent-Transfer-Encoding: base64"),
+            [("text/plain", GREETING)],
+        ),
+        (parts(b'Content-Type: multipart/mixed; boundary*0="b"; boundary*1="b"'), [("text/plain", GREETING)]),
+        (
+            parts(b'Content-Type: multipart/related; start="<x;boundary=zz>"; boundary=bb'),
+            [("text/plain", GREETING)],
+        ),
+        (parts(b"Content-Type: multipart/mixed; boundary=bb cc", boundary=b"bb cc"), [("text/plain", GREETING)]),
+        (
+            parts(b"Content-Type: multipart/report; boundary=bb", part=REPORT),
+            [("text/plain", b""), ("text/plain", b"")],
+        ),
+        (
+            parts(b"Content-Type: multipart/mixed; boundary=bb", before="Für Leser ohne MIME\r\n".encode()),
+            [("text/plain", GREETING)],
+        ),
+    ],
+    ids=["label", "continued", "quoted", "blank", "report", "preamble"],
+)
+async def test_parts_arrive_whole_readable_and_in_seven_bits_however_they_are_declared_EXT_08_SOUT_18(
+    content: bytes, read: list[tuple[str, bytes]]
+) -> None:
+    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+        (result,) = await deliver(peer, content=content, envelope=Envelope("a@b", body=Body.EIGHT_BIT_MIME))
+        assert result.result is Result.RELAYED
+        (message,) = peer.messages
+    assert message.content.isascii()
+    arrived = email.message_from_bytes(message.content)
+    leaves = [part for part in arrived.walk() if not part.is_multipart()]
+    assert [(leaf.get_content_type(), leaf.get_payload(decode=True)) for leaf in leaves] == read
+    assert arrived["Content-Transfer-Encoding"] in (None, "7bit")
+    for report in (part for part in arrived.walk() if part.get_content_type() == "message/delivery-status"):
+        assert report["Content-Transfer-Encoding"] == "7bit"
+        whole, recipient = cast(list[email.message.Message], report.get_payload())
+        assert (whole["Reporting-MTA"], recipient["Final-Recipient"]) == ("dns; a.example", "rfc822; b@c.example")
 
 
 BINARY = (

@@ -729,6 +729,19 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         assert rows["bob@away.example"] == FAILED
 
 
+async def test_however_many_are_under_way_each_request_is_asked_of_outbound_and_granted_ADM_02(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound(credit=2000)
+        ingress = await q.ingress()
+        for start in range(0, 700, 100):
+            await ingress.accept(*(f"user@d{n}.example" for n in range(start, start + 100)))
+        await eventually(lambda: len(outbound.deliveries) == 700)
+        await q.sql("UPDATE recipient SET request = 1")
+        await eventually(lambda: len(outbound.cancelled) == 700)
+        outbound.finish(*outbound.deliveries[::7], outcome=DEFERRED)  # all others are still under way
+        await q.until("SELECT count(*) = 100 FROM history")
+
+
 async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(database: str) -> None:
     async with running_queue(database) as q:
         await q.outbound(credit=0)

@@ -104,7 +104,7 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
         agenda.cursors = {7: 0.0, 8: 0.0}
 
         async def hinted(
-            connection: store.Connection, cursors: Mapping[int, float], count: int
+            connection: store.Connection, cursors: Mapping[int, tuple[float, str]], count: int
         ) -> list[tuple[int, str, float]]:
             rows = await look(connection, cursors, count)
             agenda.woken([7])  # of what was stored after the rows were read
@@ -113,6 +113,29 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
         monkeypatch.setattr(site_store, "due_sites", hinted)
         await due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda).look()
         assert agenda.cursors == {7: 0.0, 8: 1.0}
+
+
+async def test_of_sites_that_fell_due_in_one_moment_none_waits_behind_the_others_SHD_03(database: str) -> None:
+    async with running_queue(database, look_seconds=600.0) as q:
+        await q.sql(
+            "INSERT INTO site_due (shard, site, next_due)"
+            " SELECT 5, 'domain:d' || n || '.example', now() - interval '1 hour' FROM generate_series(1, 250) n"
+        )
+        agenda = Agenda(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        agenda.cursors = {5: 0.0}
+        found = due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda)
+        for _ in range(3):  # nothing of what a look finds is dealt with before the next
+            await found.look()
+        assert len(agenda.turn) == 250
+
+
+async def test_sites_that_began_to_rest_in_one_moment_are_all_learned_SHD_03(database: str) -> None:
+    async with running_queue(database) as q:
+        await q.sql(
+            "INSERT INTO site (name, failures, paused_until, changed)"
+            " SELECT 'domain:d' || n || '.example', 1, now() + interval '1 hour', now() FROM generate_series(1, 1300) n"
+        )
+        await eventually(lambda: len(q.queue.dispatcher.sites) == 1300)
 
 
 async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or_dies_SHD_01(database: str) -> None:
@@ -471,7 +494,8 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.live(connection, [1, 2, 3])
                 await store.expire(connection, q.queue.agenda.ownership, list(range(256)), 0.0, 500)
                 await site_store.settle(connection, q.queue.agenda.ownership, [(number, "domain:d1", True)])
-                await store.requested(connection, list(range(256)))
+                await store.requested(connection, list(range(256)), 0)
+                await store.requested_leased(connection, 0)
                 await site_store.verify(connection, number)
                 await site_store.look_back(connection, [(number, f"domain:d{number}")])
                 await site_store.sample(connection, list(range(256)), "missing:default/relay")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mailrail.cluster.postgres import STOP_GRACE
+
 CHART = Path(__file__).resolve().parents[3] / "deploy/helm/mailrail"
 
 pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
@@ -18,16 +20,16 @@ Object = Mapping[str, Any]
 EXTERNAL = {"mode": "external", "external": {"existingSecret": "pg-app"}}
 
 
-def helm(values: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def helm(values: Mapping[str, Any], folder: Path, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     path = folder / "values.yaml"
     path.write_text(json.dumps(values), encoding="utf-8")
-    command = ["helm", "template", "mailrail", str(CHART), "-n", "mail", "--kube-version", "1.34.0", "-f", str(path)]
+    command = ["helm", "template", "mailrail", str(chart), "-n", "mail", "--kube-version", "1.34.0", "-f", str(path)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def rendered(values: Mapping[str, Any], folder: Path) -> dict[tuple[str, str], Object]:
+def rendered(values: Mapping[str, Any], folder: Path, chart: Path = CHART) -> dict[tuple[str, str], Object]:
     """The objects by kind and name."""
-    done = helm(values, folder)
+    done = helm(values, folder, chart)
     assert done.returncode == 0, done.stderr
     documents = [d for d in yaml.safe_load_all(done.stdout) if d]
     return {(d["kind"], d["metadata"]["name"]): d for d in documents}
@@ -140,6 +142,111 @@ def test_what_is_scaled_has_no_replicas_of_the_charts_and_a_budget(scaler: str, 
     objects = rendered({"outbound": {"replicaCount": 1, scaler: scaling}}, tmp_path)
     assert "replicas" not in objects["Deployment", "mailrail-outbound"]["spec"]
     assert objects["PodDisruptionBudget", "mailrail-outbound"]["spec"]["maxUnavailable"] == 1
+
+
+# --- what holds all mail ---
+
+
+POSTGRES = ("StatefulSet", "mailrail-postgres")
+NO_VOLUME = {"postgres": {"bundled": {"persistence": {"enabled": False}}}}
+CLAIM = {"postgres": {"bundled": {"persistence": {"existingClaim": "mine"}}}}
+IMMUTABLE = ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy")
+"""What the API server refuses to change in the spec of a StatefulSet."""
+
+
+def newer_chart(folder: Path) -> Path:
+    """The chart as its next release."""
+    chart = folder / "chart"
+    shutil.copytree(CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text(encoding="utf-8"))
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "9.8.7", "appVersion": "9.8.7"}))
+    return chart
+
+
+@pytest.mark.parametrize("where", [{}, NO_VOLUME, CLAIM], ids=["volume", "no volume", "own claim"])
+def test_an_upgrade_that_is_not_of_Postgres_leaves_its_pod_and_its_volume_alone(
+    where: Mapping[str, Any], tmp_path: Path
+) -> None:
+    ours = {
+        "image": {"tag": "9.8.7", "digest": "sha256:" + "0" * 64},
+        "commonLabels": {"team": "mail"},
+        "commonAnnotations": {"example.org/contact": "mail-team"},
+        "log": {"level": "debug"},
+        "queue": {"replicaCount": 5, "podLabels": {"a": "b"}},
+    }
+    before = rendered(where, tmp_path)[POSTGRES]
+    after = rendered({**where, **ours}, tmp_path, newer_chart(tmp_path))[POSTGRES]
+    assert after["metadata"]["labels"] != before["metadata"]["labels"], "it is the newer chart"
+    assert after["spec"] == before["spec"]
+
+
+def test_the_bundled_Postgres_has_a_volume_by_default_which_nobody_deletes_with_the_release(tmp_path: Path) -> None:
+    spec = rendered({}, tmp_path)[POSTGRES]["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert "storageClassName" not in claim["spec"], "the default class of the cluster"
+    (container,) = spec["template"]["spec"]["containers"]
+    assert {"name": claim["metadata"]["name"], "mountPath": "/var/lib/mailrail"} in container["volumeMounts"]
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert spec["updateStrategy"] == {"type": "RollingUpdate"}
+
+
+def test_without_a_volume_neither_an_upgrade_nor_an_uninstall_nor_a_drain_ends_the_pod(tmp_path: Path) -> None:
+    objects = rendered(NO_VOLUME, tmp_path)
+    assert objects[POSTGRES]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert objects[POSTGRES]["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert objects["PodDisruptionBudget", "mailrail-postgres"]["spec"]["maxUnavailable"] == 0
+    assert ("PodDisruptionBudget", "mailrail-postgres") not in rendered({}, tmp_path), "a drain moves one with a volume"
+
+
+@pytest.mark.parametrize(("old", "new"), [(NO_VOLUME, {}), (NO_VOLUME, CLAIM), ({}, NO_VOLUME), ({}, CLAIM)])
+def test_an_upgrade_that_would_swap_the_volume_below_the_mail_is_refused(
+    old: Mapping[str, Any], new: Mapping[str, Any], tmp_path: Path
+) -> None:
+    was, becomes = (rendered(values, tmp_path)[POSTGRES]["spec"] for values in (old, new))
+    assert [field for field in IMMUTABLE if was.get(field) != becomes.get(field)], "the API server would take it"
+
+
+def test_Postgres_has_an_image_of_its_own(tmp_path: Path) -> None:
+    values = {
+        "image": {"registry": "registry.example.org", "tag": "9.9.9"},
+        "postgres": {"bundled": {"image": {"tag": "2.0.0"}}},
+    }
+    (container,) = rendered(values, tmp_path)[POSTGRES]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.org/mailrail:2.0.0"
+
+
+def test_a_fast_shutdown_of_Postgres_ends_before_the_kubelet_kills_it(tmp_path: Path) -> None:
+    for values in ({}, NO_VOLUME):
+        pod = rendered(values, tmp_path)[POSTGRES]["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] >= STOP_GRACE + 5
+
+
+def test_files_on_the_volume_are_given_to_the_group_once_unless_the_values_say_otherwise(tmp_path: Path) -> None:
+    def policy(values: Mapping[str, Any]) -> object:
+        pod = rendered(values, tmp_path)[POSTGRES]["spec"]["template"]["spec"]
+        return pod["securityContext"]["fsGroupChangePolicy"]
+
+    own = {"podSecurityContext": {"fsGroupChangePolicy": "Always"}}
+    assert (policy({}), policy(own)) == ("OnRootMismatch", "Always")
+
+
+def test_helm_test_looks_at_the_claim_that_the_bundled_Postgres_has_and_at_no_other(tmp_path: Path) -> None:
+    for values, claim in (
+        ({}, "data-mailrail-postgres-0"),
+        (CLAIM, "mine"),
+        (NO_VOLUME, ""),
+        ({"postgres": EXTERNAL}, ""),
+    ):
+        objects = rendered(values, tmp_path)
+        (container,) = objects["Pod", "mailrail-test"]["spec"]["containers"]
+        named = [name for rule in objects["Role", "mailrail-test"]["rules"] for name in rule.get("resourceNames", ())]
+        assert [a for a in container["args"] if a.startswith("--claim=")] == ([f"--claim={claim}"] if claim else [])
+        assert [name for name in named if name != "mailrail-test"] == ([claim] if claim else [])
+
+
+def test_no_template_looks_at_the_cluster() -> None:
+    for path in (CHART / "templates").iterdir():
+        assert "lookup " not in path.read_text(encoding="utf-8"), path.name
 
 
 # --- what the schema refuses ---

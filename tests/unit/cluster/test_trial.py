@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.cluster.trial import Trial, ready
+from mailrail.cluster.trial import Trial, bound, ready
 from mailrail.core.resources import KINDS
 
 TRIAL = Trial(namespace="mail", name="t", domain="t.invalid", mx=("mx", 25), queue="queue:7002", within=1)
@@ -33,3 +33,25 @@ def test_ready_counts_only_of_the_present_generation() -> None:
     assert not ready(_object("True", 1))[0]
     assert ready(_object("False", 2)) == (False, "False, R: M")
     assert "operator" in ready({"metadata": {"generation": 1}})[1]
+
+
+def _claim(phase: str, **spec: str) -> dict[str, Any]:
+    return {"spec": spec, "status": {"phase": phase}}
+
+
+def test_a_volume_that_is_there_says_nothing() -> None:
+    assert bound(_claim("Bound", storageClassName="fast"), "data-mailrail-postgres-0") == ""
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (_claim("Pending"), ["no default StorageClass", "postgres.bundled.persistence.storageClassName"]),
+        (_claim("Pending", storageClassName="fast"), ["StorageClass fast", "postgres.bundled.persistence"]),
+        (_claim("Lost", storageClassName="fast"), ["lost its volume"]),
+        (None, ["is not there"]),
+    ],
+)
+def test_a_claim_without_a_volume_says_what_to_do(claim: dict[str, Any] | None, words: list[str]) -> None:
+    said = bound(claim, "data-mailrail-postgres-0")
+    assert [word for word in ("data-mailrail-postgres-0", *words) if word not in said] == [], said

@@ -1,5 +1,7 @@
 """Notifications as others write them (reference D4; RFC 3464, 6522)."""
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,25 @@ def test_a_usual_notification_is_read_whole_D4() -> None:
 
 def test_bare_lf_line_ends_are_read_too() -> None:
     assert read(message().replace(b"\r\n", b"\n")).recipients == read(message()).recipients
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        'multipart/report; report-type=delivery-status; boundary*0="a"; boundary*1="bc"',
+        "multipart/report (a report; boundary=zz); report-type=delivery-status (of ours); boundary=abc",
+        'multipart/report; start="<x;boundary=zz>"; report-type="delivery-status"; boundary=abc',
+        "multipart/report; report-type=delivery-status; x=" + "y" * 3000 + "; boundary=abc",
+    ],
+)
+def test_a_notification_is_read_however_its_type_is_written_RFC_2045_5_1(top: str) -> None:
+    assert read(message(top=top)).recipients == read(message()).recipients
+
+
+def test_an_encoding_with_a_comment_is_undone_RFC_2045_6_1() -> None:
+    encoded = base64.encodebytes(STATUS.encode()).decode()
+    second = "message/delivery-status\nContent-Transfer-Encoding: (so) base64 (as it must not be)"
+    assert read(message(encoded, second=second)).recipients == read(message()).recipients
 
 
 def test_two_parts_are_enough_and_a_cut_end_is_no_matter() -> None:

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ def test_nothing_in_it_is_readable_for_others(tmp_path: Path) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         passing = 0o011 if path == state.folder and os.geteuid() == 0 else 0
         assert mode & 0o077 & ~passing == 0, path
+
+
+def test_whoever_reads_a_process_id_while_it_is_written_reads_one(tmp_path: Path) -> None:
+    state = State(tmp_path / "state").make()
+    state.write_pid("queue", 1)
+    written = threading.Event()
+
+    def write() -> None:
+        for pid in range(2, 2000):
+            state.write_pid("queue", pid)
+        written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not written.is_set():
+        assert int((state.run / "queue.pid").read_text()) > 0
+    writer.join()
+    state.remove_pid("queue")
+    assert not list(state.run.iterdir())
 
 
 def test_a_missing_installation_says_how_to_start_one(tmp_path: Path) -> None:

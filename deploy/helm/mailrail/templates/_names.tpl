@@ -104,6 +104,17 @@ annotations:
 {{- ternary "[::]" "0.0.0.0" (has "IPv6" .Values.ipFamilies) }}
 {{- end }}
 
+{{/* The bundled Postgres, and the claim with all mail: empty where it has no volume. */}}
+{{- define "mailrail.postgresName" -}}
+{{- printf "%s-postgres" (include "mailrail.fullname" .) }}
+{{- end }}
+{{- define "mailrail.postgresClaim" -}}
+{{- $p := .Values.postgres.bundled.persistence }}
+{{- if and (eq .Values.postgres.mode "bundled") $p.enabled }}
+{{- default (printf "data-%s-0" (include "mailrail.postgresName" .)) $p.existingClaim }}
+{{- end }}
+{{- end }}
+
 {{/* Names of Secrets: given, made by cert-manager, or made by the keys job. */}}
 {{- define "mailrail.tlsSecret" -}}
 {{- if eq .root.Values.mtls.mode "existing" }}

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 from mailrail.core.dsn.due import DsnKind
+from mailrail.core.message.content_type import TEXT, ContentType, parse_content_type, transfer_encoding
 from mailrail.core.smtp.reply import EnhancedCode
 
 SIZE_LIMIT = 8 * 1024 * 1024
@@ -67,8 +68,6 @@ class ReadDsn:
         return found[0].decode("ascii", "replace") if len(found) == 1 else None
 
 
-_TYPE = re.compile(r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)")
-_PARAMETER = re.compile(r"""\s*;\s*([A-Za-z0-9!#$&^_.+*-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))""")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)\Z", re.DOTALL)
 _DIAGNOSTIC = re.compile(r"([245][0-9][0-9])(?:[ -]|\Z)")
 
@@ -81,19 +80,20 @@ def read(message: bytes) -> ReadDsn:
     if len(message) > SIZE_LIMIT:
         raise UnreadableDsn(f"larger than {SIZE_LIMIT} octets")
     header, body = _split(message)
-    kind, parameters = _content_type(_fields(header, limit=1000, repeated=True))
-    if kind != "multipart/report":
-        raise UnreadableDsn(f"the content type is {kind}, not multipart/report")
-    if parameters.get("report-type", "").lower() != "delivery-status":
+    top = _content_type(_fields(header, limit=1000, repeated=True))
+    if top.kind != "multipart/report":
+        raise UnreadableDsn(f"the content type is {top.kind}, not multipart/report")
+    if top.parameters.get("report-type", "").lower() != "delivery-status":
         raise UnreadableDsn("the report type is not delivery-status")
-    boundary = parameters.get("boundary", "")
-    if not boundary or len(boundary) > 200:
+    parts: list[bytes] = []
+    for boundary in top.boundaries:
+        parts = parts or _parts(body, boundary.encode("utf-8", "replace"))
+    if not top.boundaries:
         raise UnreadableDsn("no usable boundary")
-    parts = _parts(body, boundary.encode("utf-8", "replace"))
     if len(parts) not in (2, 3):
         raise UnreadableDsn(f"{len(parts)} parts where two or three are expected")
     status_fields, status_body = _opened(parts[1])
-    status_kind, _ = _content_type(status_fields)
+    status_kind = _content_type(status_fields).kind
     if status_kind not in _STATUS_TYPES:
         raise UnreadableDsn(f"the second part is {status_kind}, no delivery status")
     if len(status_body) > STATUS_LIMIT:
@@ -101,7 +101,7 @@ def read(message: bytes) -> ReadDsn:
     original = None
     if len(parts) == 3:
         original_fields, original_body = _opened(parts[2])
-        original_kind, _ = _content_type(original_fields)
+        original_kind = _content_type(original_fields).kind
         if original_kind not in _RETURNED_TYPES:
             raise UnreadableDsn(f"the third part is {original_kind}, no returned message")
         original = _split(original_body)[0]
@@ -147,20 +147,9 @@ def _fields(block: bytes, *, limit: int, repeated: bool) -> dict[str, str]:
     return found
 
 
-def _content_type(fields: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Type and parameters in lower case (RFC 2045 5.1); text/plain when nothing is said."""
-    value = fields.get("content-type", "text/plain")[:2000]
-    match = _TYPE.match(value)
-    if match is None:
-        return "text/plain", {}
-    parameters: dict[str, str] = {}
-    at = match.end()
-    while (parameter := _PARAMETER.match(value, at)) is not None:
-        quoted = parameter[2]
-        given = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else parameter[3]
-        parameters.setdefault(parameter[1].lower(), given)
-        at = parameter.end()
-    return match[1].lower(), parameters
+def _content_type(fields: dict[str, str]) -> ContentType:
+    """What a part says it is; text/plain when nothing is said that can be read (RFC 2045 5.2)."""
+    return parse_content_type(fields.get("content-type", "")) or TEXT
 
 
 def _parts(body: bytes, boundary: bytes) -> list[bytes]:
@@ -197,7 +186,7 @@ def _opened(part: bytes) -> tuple[dict[str, str], bytes]:
     """Fields and decoded body of a part."""
     header, body = _split(part)
     fields = _fields(header, limit=FIELDS_LIMIT, repeated=True)
-    encoding = fields.get("content-transfer-encoding", "7bit").lower()
+    encoding = transfer_encoding(fields.get("content-transfer-encoding", "7bit"))
     if encoding == "base64":
         try:
             body = base64.b64decode(body, validate=False)

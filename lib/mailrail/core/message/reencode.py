@@ -1,31 +1,42 @@
 """The one MIME re-encoder: makes 8-bit or binary content fit for a hop that cannot take it, without loss.
 
 8-bit parts become quoted-printable where they are text and base64 where they are not, binary parts base64; the decoded
-content of every part stays the same, octet for octet (RFC 2045 6, RFC 6152 3, RFC 3030 3; EXT-08, SOUT-18). Multipart
-and message/rfc822 are followed, however deep up to a bound. Header fields stay as they are, byte for byte, except
-Content-Transfer-Encoding of the entities that changed (composite ones may say 7bit, 8bit or binary only, RFC 2045 6.4,
-and say the new truth afterwards). No encoding is ever put into another. A message without MIME-Version whose body has
-8-bit octets gets the three MIME fields it lacks, as unknown 8-bit text.
+content of every part stays the same, octet for octet (RFC 2045 6, RFC 6152 3, RFC 3030 3; EXT-08, SOUT-18). Multiparts
+and messages are followed, however deep up to a bound. Header fields stay as they are, byte for byte, except
+Content-Transfer-Encoding of the entities that changed. No encoding is ever put into another. A message without
+MIME-Version whose body has 8-bit octets gets the three MIME fields it lacks, as unknown 8-bit text.
+
+What is made of parts is no part. A multipart and a message/rfc822 may say 7bit, 8bit or binary only (RFC 2045 6.4);
+readers ignore any other label on them, and so does this: their parts are dealt with, and the label says the truth
+afterwards. That the label is wrong shows where a part begins; until then nothing is put out, so what really is base64
+or quoted-printable stays what it is. A multipart whose parts cannot be found (no boundary, or one that never comes) and
+one that lies too deep are put into quoted-printable: no label is legal there, and this one loses nothing. Preamble and
+epilogue are for nobody to read (RFC 2046 5.1.1): 8-bit octets there become `?`. So they do in those subtypes of message
+that must be 7bit (delivery-status, partial and the like: RFC 3464 2.1, RFC 2046 5.2), since who reads these decodes
+nothing; message/global and its kin may be encoded like leaves (RFC 6532 3.7, RFC 6533 6). No octet is ever taken out.
 
 It streams: `Reencoder` takes octets in any split and holds at most one header section, one line, and the beginning of
-one part: up to `HOLD` octets are looked at before a part's encoding is chosen, so that parts which are fine stay
+one entity: up to `HOLD` octets are looked at before its encoding is chosen, so that parts which are fine stay
 untouched; a longer part is encoded by what its header says, which is never wrong, only sometimes needless. What cannot
 be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit. A signature over 8-bit parts does not
 outlive such a hop; signers know it and send 7bit (RFC 1847 2.1, RFC 6376 5.3), which is never touched.
 
 Only CRLF ends a line. A CR or LF alone in a header section cannot stay, and as CRLF it would make a header field that
 nobody wrote: such content is refused (`Unconvertible`). Outside of fields and parts, where nobody reads, it becomes a
-space. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as
-text with a CRLF in front of each but the first.
+space. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as text with a CRLF in
+front of each but the first. A header section ends at the first line that is no field, also without an empty line.
 """
 
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from enum import Enum, StrEnum, auto
 
+from mailrail.core.message.content_type import TEXT, parse_content_type, transfer_encoding
+
 MAX_HEADER = 262144
-"""Octets of one header section that are held; what has a longer one passes unread."""
+"""Octets of one header section that are held; of a longer one the rest passes unread, and its body is encoded."""
 MAX_DEPTH = 100
 """Nested entities that are followed; deeper ones are opaque parts of their parent."""
 MAX_PIECE = 65536
@@ -36,12 +47,14 @@ HOLD = 1048576
 _CRLF = b"\r\n"
 _BASE64_LINE = 57  # octets that make a line of 76 characters (RFC 2045 6.8)
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-_LONE = re.compile(rb"[\r\n]")  # in a line, whose CRLF is taken off
-_NOT_SEVEN = re.compile(rb"[\x00\r\n\x80-\xff]")
+_NOT_SEVEN = re.compile(rb"[\x00\r\n\x80-\xff]")  # in a line, whose CRLF is taken off
 _NOT_EIGHT = re.compile(rb"[\x00\r\n]")
-_BOUNDARY = re.compile(rb';[ \t]*boundary[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.){1,250})"|([^\s;"]{1,250}))', re.IGNORECASE)
-_TYPE = re.compile(rb"\s*([^\s;/]+)\s*/\s*([^\s;]+)")
-_MAX_FIELD = 8192  # octets of a Content-Type that are read
+_FIELD = re.compile(rb"[!-9;-~]*[ \t]*:|[ \t]")
+_BASE64_LETTERS = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_MBOX = re.compile(rb">?From ")
+_MIME_FIELDS = (b"content-type", b"content-transfer-encoding", b"mime-version")
+_BLANKED = bytes.maketrans(b"\x00\r\n", b"?  ")
+_MASKED = bytes.maketrans(bytes(range(128, 256)) + b"\x00\r\n", b"?" * 129 + b"  ")
 
 
 class Target(StrEnum):
@@ -57,9 +70,11 @@ class Unconvertible(ValueError):
 
 class _State(Enum):
     HEADER = auto()
-    PASS = auto()  # preamble, epilogue, or what is not read
-    HOLD = auto()  # a leaf whose encoding is not chosen yet
-    CLEAN = auto()  # a leaf that is encoded already: only octets that do not belong there are dealt with
+    LONG_HEADER = auto()  # the rest of a header section that is too long to be held
+    PASS = auto()  # epilogue, or what is fine
+    MASK = auto()  # a part that must not be encoded
+    HOLD = auto()  # an entity whose encoding is not chosen yet
+    CLEAN = auto()  # what is encoded already: only octets that do not belong there are dealt with
     QUOTED = auto()
     BASE64 = auto()
 
@@ -70,62 +85,86 @@ class _Encoding(Enum):
     BINARY = auto()
     QUOTED = auto()
     BASE64 = auto()
+    UNKNOWN = auto()  # says nothing about the octets
 
 
 _ENCODINGS = {
-    b"7bit": _Encoding.SEVEN,
-    b"8bit": _Encoding.EIGHT,
-    b"binary": _Encoding.BINARY,
-    b"quoted-printable": _Encoding.QUOTED,
-    b"base64": _Encoding.BASE64,
+    "7bit": _Encoding.SEVEN,
+    "8bit": _Encoding.EIGHT,
+    "binary": _Encoding.BINARY,
+    "quoted-printable": _Encoding.QUOTED,
+    "base64": _Encoding.BASE64,
 }
+
+
+class _Kind(Enum):
+    """What an entity is to the re-encoder."""
+
+    LEAF = auto()
+    MULTIPART = auto()
+    MESSAGE = auto()  # a header and what follows from it
+    SEVEN = auto()  # a subtype of message that is 7bit and no encoding
+
+
+_MESSAGES = ("message/rfc822", "message/news")
 
 
 class _Header:
     """One header section: its raw lines, and what its MIME fields say."""
 
-    __slots__ = ("boundary", "encoding", "has_encoding", "has_type", "has_version", "lines", "maintype", "subtype")
+    __slots__ = (
+        "boundaries",
+        "encoding",
+        "has_encoding",
+        "has_type",
+        "has_version",
+        "kind",
+        "lines",
+        "separated",
+        "type",
+    )
 
-    def __init__(self, lines: list[bytes], *, digest: bool) -> None:
+    def __init__(self, lines: list[bytes], *, digest: bool, separated: bool = True) -> None:
         self.lines = lines
-        self.maintype, self.subtype = (b"message", b"rfc822") if digest else (b"text", b"plain")
-        self.boundary: bytes | None = None
+        self.separated = separated  # an empty line comes behind it
+        self.type = "message/rfc822" if digest else "text/plain"
+        self.boundaries: tuple[bytes, ...] = ()
         self.encoding = _Encoding.SEVEN
-        self.has_type = self.has_encoding = self.has_version = False
-        for name, value in _fields(lines):
-            if name == b"content-type" and not self.has_type:
-                self.has_type = True
-                self._type(value[:_MAX_FIELD])
-            elif name == b"content-transfer-encoding" and not self.has_encoding:
-                self.has_encoding = True
-                token = re.sub(rb"\([^()]*\)", b"", value[:256]).strip().lower()
-                # An unknown name says nothing about the octets: they are looked at as if it said 8bit.
-                self.encoding = _ENCODINGS.get(token, _Encoding.EIGHT)
-            elif name == b"mime-version":
-                self.has_version = True
-
-    def _type(self, value: bytes) -> None:
-        found = _TYPE.match(value)
-        if found is None:
-            return  # RFC 2045 5.2: unreadable is text/plain
-        self.maintype, self.subtype = found[1].lower(), found[2].lower()
-        if self.maintype == b"multipart":
-            boundary = _BOUNDARY.search(value)
-            if boundary is not None:
-                quoted = boundary[1]
-                self.boundary = re.sub(rb"\\(.)", rb"\1", quoted).rstrip() if quoted is not None else boundary[2]
+        fields = _fields(lines)
+        self.has_type = b"content-type" in fields
+        self.has_encoding = b"content-transfer-encoding" in fields
+        self.has_version = b"mime-version" in fields
+        if self.has_type:
+            found = parse_content_type(fields[b"content-type"]) or TEXT
+            self.type = found.kind
+            self.boundaries = tuple(text.encode("latin-1", "replace") for text in found.boundaries)
+        if self.has_encoding:
+            name = transfer_encoding(fields[b"content-transfer-encoding"])
+            self.encoding = _ENCODINGS.get(name, _Encoding.UNKNOWN)
+        if self.type.startswith("multipart/"):
+            self.kind = _Kind.MULTIPART
+        elif self.type in _MESSAGES:
+            self.kind = _Kind.MESSAGE
+        elif self.type.startswith("message/") and not self.type.startswith("message/global"):
+            self.kind = _Kind.SEVEN
+        else:
+            self.kind = _Kind.LEAF
 
     @property
-    def multipart(self) -> bool:
-        return self.boundary is not None and self._identity
+    def encoded(self) -> bool:
+        """Whether it says that its content is encoded."""
+        return self.encoding in (_Encoding.QUOTED, _Encoding.BASE64)
 
     @property
-    def message(self) -> bool:
-        return self.maintype == b"message" and self.subtype in (b"rfc822", b"global", b"news") and self._identity
+    def text(self) -> bool:
+        """Whether quoted-printable suits it better than base64: what people read, and what is made of lines."""
+        return self.type.startswith(("text/", "message/global"))
 
-    @property
-    def _identity(self) -> bool:
-        return self.encoding not in (_Encoding.QUOTED, _Encoding.BASE64)
+    def truth(self, target: Target) -> str | None:
+        """The label of a composite entity whose parts are fit for the target; None: as it is."""
+        if self.encoding is _Encoding.SEVEN or (self.encoding is _Encoding.EIGHT and target is Target.EIGHT_BIT):
+            return None
+        return target.value
 
     def relabelled(self, encoding: str | None, *, top: bool, unknown_text: bool = False) -> list[bytes]:
         """The lines with another Content-Transfer-Encoding (None: as it is), and what a MIME message must have."""
@@ -137,7 +176,7 @@ class _Header:
         dropping = placed = False
         for line in lines:
             if line[:1] not in (b" ", b"\t"):
-                dropping = line[:26].lower().rstrip(b" \t:") == b"content-transfer-encoding" and b":" in line
+                dropping = _is_encoding(line)
                 if dropping:
                     if not placed:
                         out.append(label)
@@ -155,18 +194,36 @@ class _Header:
         return out
 
 
-def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
-    fields: list[tuple[bytes, bytes]] = []
+def _is_encoding(line: bytes) -> bool:
+    return line[:25].lower() == b"content-transfer-encoding" and line[25:].lstrip(b" \t")[:1] == b":"
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, str]:
+    """The MIME fields, unfolded; the first of each name counts."""
+    found: dict[bytes, list[bytes]] = {}
+    value: list[bytes] = []  # of the field that a continuation goes on with
     for line in lines:
-        if line[:1] in (b" ", b"\t") and fields:
-            name, value = fields[-1]
-            if name.startswith(b"content-") and len(value) < _MAX_FIELD:
-                fields[-1] = (name, value + b" " + line.strip())
+        if line[:1] in (b" ", b"\t"):
+            value.append(line)
             continue
-        name, colon, value = line.partition(b":")
-        if colon:
-            fields.append((name.strip().lower(), value.strip()))
-    return fields
+        value = []
+        if line[:1] in b"cCmM":
+            name, colon, rest = line.partition(b":")
+            name = name.rstrip(b" \t").lower()
+            if colon and name in _MIME_FIELDS and name not in found:
+                value.append(rest)
+                found[name] = value
+    return {name: b" ".join(pieces).decode("latin-1") for name, pieces in found.items()}
+
+
+def _begins_as_base64(content: bytes) -> bool:
+    """Whether the first line that is not blank is base64, stray octets aside: no blank in it, its length a multiple of
+    four, as every encoder makes them. `Hallo` is none; a word that is, once in a while, is taken for it."""
+    line = content.lstrip()[: MAX_PIECE - 1].partition(_CRLF)[0].rstrip()
+    letters = _NOT_SEVEN.sub(b"", line)
+    if not letters:
+        return not line
+    return _BASE64_LETTERS.fullmatch(letters) is not None and (len(letters) % 4 == 0 or len(line) > 998)
 
 
 class Reencoder:
@@ -174,13 +231,16 @@ class Reencoder:
 
     def __init__(self, target: Target, *, hold: int = HOLD) -> None:
         self._target = target
+        self._unfit = _NOT_SEVEN if target is Target.SEVEN_BIT else _NOT_EIGHT
+        self._mask = _MASKED if target is Target.SEVEN_BIT else _BLANKED
         self._hold_limit = hold
         self._buffer = b""
         self._inside_line = False  # the next piece goes on with the line of the one before
         self._out: list[bytes] = []
         self._first = True  # nothing was put out yet: no CRLF before the first line
         self._state = _State.HEADER
-        self._boundaries: list[tuple[bytes, bool]] = []  # innermost last; with: its parts default to message/rfc822
+        self._levels: list[tuple[tuple[bytes, ...], bool]] = []  # boundaries of multiparts, innermost last; digest?
+        self._names: dict[bytes, int] = {}  # boundary to the outermost level that has it
         self._depth = 0
         self._top = True
         self._digest = False
@@ -188,11 +248,16 @@ class Reencoder:
         self._size = 0
         self._header: _Header | None = None
         self._header_top = False
-        self._held: list[bytes] = []  # content of a leaf on hold
+        self._held: list[bytes] = []  # content of an entity on hold
+        self._seeking = False  # what is on hold is a multipart that is followed, its first part not found yet
+        self._doubtful = False  # what is on hold says that it is encoded, and nothing in it shows yet whether it is
         self._leaf_begun = False  # the leaf has a line
         self._output_begun = False  # something of the encoded leaf was put out
         self._rest = b""  # base64: octets that do not fill a line yet
         self._broken = True  # quoted-printable: the last line put out ends hard, or is the first
+        self._certain = False  # what is looked at again has an octet that shows labels to be wrong
+        self._dropping = False  # a header too long to be held: a label is being left out
+        self._unseparated = False  # the header of a message that is followed lacks its empty line
 
     def feed(self, data: bytes) -> bytes:
         """The next octets; returns what is ready. Raises Unconvertible."""
@@ -210,10 +275,7 @@ class Reencoder:
         """The end of the message; returns the rest. Raises Unconvertible."""
         self._line(self._buffer, ended=True)
         self._buffer = b""
-        if self._state is _State.HEADER:
-            self._header_ended(None)
-        else:
-            self._leaf_ended(last_of_message=True)
+        self._entity_ended(last_of_message=True)
         return self._take()
 
     def _take(self) -> bytes:
@@ -232,49 +294,72 @@ class Reencoder:
 
     def _line(self, piece: bytes, *, ended: bool) -> None:
         goes_on, self._inside_line = self._inside_line, not ended
-        if not goes_on and ended and self._boundaries and piece.startswith(b"--") and self._delimiter(piece):
+        if not goes_on and ended and self._names and piece.startswith(b"--") and self._delimiter(piece):
             return
+        self._content(piece, goes_on=goes_on, ended=ended)
+
+    def _content(self, piece: bytes, *, goes_on: bool, ended: bool) -> None:
         state = self._state
         if state is _State.HEADER:
-            self._header_line(piece, goes_on)
-        elif state is _State.PASS:
-            if b"\r" in piece or b"\n" in piece:
-                piece = _LONE.sub(b" ", piece)
-            if goes_on:
-                self._out.append(piece)
-            else:
-                self._put_line(piece)
+            self._header_line(piece, goes_on=goes_on, ended=ended)
+        elif state is _State.PASS or state is _State.MASK:
+            self._put_piece(piece.translate(self._mask), goes_on)
+        elif state is _State.LONG_HEADER:
+            self._long_header_line(piece, goes_on)
         else:
             before = _CRLF if self._leaf_begun and not goes_on else b""
             self._leaf_begun = True
-            self._leaf(piece, before, ended)
+            self._leaf(piece, before)
+
+    def _put_piece(self, piece: bytes, goes_on: bool) -> None:
+        if goes_on:
+            self._out.append(piece)
+        else:
+            self._put_line(piece)
 
     def _delimiter(self, line: bytes) -> bool:
-        stripped = line.rstrip(b" \t")
-        for level in range(len(self._boundaries) - 1, -1, -1):
-            boundary, digest = self._boundaries[level]
-            if not stripped.startswith(boundary, 2):
-                continue
-            closing = stripped == b"--" + boundary + b"--"
-            if not closing and stripped != b"--" + boundary:
-                continue
-            if self._state is _State.HEADER:
-                self._header_ended(None)
-            else:
-                self._leaf_ended(last_of_message=False)
-            self._put_line(line)
-            del self._boundaries[level + (not closing) :]
-            self._depth = level + 1
-            self._digest = digest
-            self._state = _State.PASS if closing else _State.HEADER
-            self._lines, self._size = [], 0
-            return True
-        return False
+        name = line.rstrip(b" \t")[2:]
+        closing = False
+        level = self._names.get(name)
+        if level is None and name.endswith(b"--"):
+            closing = True
+            level = self._names.get(name[:-2])
+        if level is None:
+            return False
+        if self._seeking and level == len(self._levels) - 1 and not closing:
+            self._follow_multipart(name)
+        else:
+            # A multipart that ends before its first part has no preamble: what is in it is its content.
+            self._seeking = self._seeking and level != len(self._levels) - 1
+            self._entity_ended(last_of_message=False)
+        self._put_line(line)
+        self._leave(level + (not closing))
+        self._depth = level + 1
+        self._digest = self._levels[level][1] if not closing else False
+        self._state = _State.PASS if closing else _State.HEADER
+        self._lines, self._size = [], 0
+        return True
 
-    def _header_line(self, piece: bytes, goes_on: bool) -> None:
-        if not piece and not goes_on:
-            self._header_ended(piece)
-            return
+    def _leave(self, count: int) -> None:
+        """Keep so many of the levels."""
+        while len(self._levels) > count:
+            names, _ = self._levels.pop()
+            for name in names:
+                if self._names.get(name) == len(self._levels):
+                    del self._names[name]
+
+    # --- headers -----------------------------------------------------------------------------------------------------
+
+    def _header_line(self, piece: bytes, *, goes_on: bool, ended: bool) -> None:
+        if not goes_on:
+            if not piece:
+                self._header_ended(separated=True)
+                return
+            if _FIELD.match(piece) is None and (self._lines or _MBOX.match(piece) is None):
+                self._header_ended(separated=False)
+                self._inside_line = False
+                self._line(piece, ended=ended)
+                return
         if b"\r" in piece or b"\n" in piece:
             raise Unconvertible("a header has a CR or LF that does not end its line")
         if goes_on and self._lines:
@@ -283,64 +368,157 @@ class Reencoder:
             self._lines.append(piece)
         self._size += len(piece) + 2
         if self._size > MAX_HEADER:
-            for line in self._lines:
-                self._put_line(line)
-            self._lines = []
-            self._state = _State.PASS
+            self._header_too_long()
 
-    def _header_ended(self, blank: bytes | None) -> None:
-        """The blank line came, or (None) something else ended a header that has no body."""
+    def _header_too_long(self) -> None:
+        """The fields pass on but for the label, which comes last, when all labels were seen. What the body is nobody
+        knows, so it is encoded unless the label says that it is."""
         header = _Header(self._lines, digest=self._digest)
-        top, self._top = self._top, False
-        self._lines, self._size = [], 0
-        self._header = None
-        if blank is None:
-            for line in header.lines:
-                self._put_line(line)
-            self._state = _State.PASS
-            return
-        if (header.multipart or header.message) and self._depth < MAX_DEPTH:
-            self._depth += 1
-            changes = header.encoding is _Encoding.BINARY or (
-                header.encoding is _Encoding.EIGHT and self._target is Target.SEVEN_BIT
-            )
-            label = self._target.value if changes else None
-            for line in header.relabelled(label, top=top):
-                self._put_line(line)
+        header.kind = _Kind.LEAF
+        self._begin(header)
+        self._state = _State.LONG_HEADER
+        for line in header.lines:
+            self._long_header_line(line, goes_on=False)
+
+    def _long_header_line(self, piece: bytes, goes_on: bool) -> None:
+        header = self._header
+        assert header is not None
+        if not piece and not goes_on:
+            if self._header_top and not header.has_version:
+                self._put_line(b"MIME-Version: 1.0")
+            label = b"base64" if header.encoding is _Encoding.BASE64 else b"quoted-printable"
+            self._put_line(b"Content-Transfer-Encoding: " + label)
             self._put_line(b"")
-            if header.multipart:
-                assert header.boundary is not None
-                self._boundaries.append((header.boundary, header.subtype == b"digest"))
-                self._state = _State.PASS
-            else:
-                self._digest = False
-                self._state = _State.HEADER
+            self._state = _State.CLEAN if header.encoded else _State.QUOTED
             return
-        self._header = header
-        self._header_top = top
-        self._leaf_begun = self._output_begun = False
+        if not goes_on and piece[:1] not in (b" ", b"\t"):
+            self._dropping = _is_encoding(piece)
+            if self._dropping and not header.has_encoding:
+                header.has_encoding = True
+                name = transfer_encoding(piece.partition(b":")[2].decode("latin-1"))
+                header.encoding = _ENCODINGS.get(name, _Encoding.UNKNOWN)
+            elif piece[:13].lower() == b"mime-version:":
+                header.has_version = True
+        if not self._dropping:
+            self._put_piece(piece.translate(_BLANKED), goes_on)
+
+    def _begin(self, header: _Header) -> None:
+        self._header, self._header_top, self._top = header, self._top, False
+        self._lines, self._size = [], 0
+        self._leaf_begun = self._output_begun = self._seeking = self._doubtful = False
         self._held = []
         self._rest = b""
-        if header.encoding in (_Encoding.QUOTED, _Encoding.BASE64):
+        self._broken = True
+
+    def _header_ended(self, *, separated: bool) -> None:
+        """The empty line came, or a line that is no field."""
+        header = _Header(self._lines, digest=self._digest, separated=separated)
+        self._begin(header)
+        follow = self._depth < MAX_DEPTH
+        if follow and header.kind is _Kind.MULTIPART and header.boundaries:
+            self._depth += 1
+            level = len(self._levels)
+            self._levels.append((header.boundaries, header.type == "multipart/digest"))
+            for name in header.boundaries:
+                self._names.setdefault(name, level)
+            self._seeking = True
+            self._state = _State.HOLD
+        elif follow and header.kind is _Kind.MESSAGE and (self._certain or not header.encoded):
+            self._follow_message()
+        elif header.encoding is _Encoding.BASE64 or (header.encoded and follow and header.kind is _Kind.MESSAGE):
+            self._doubtful = True
+            self._state = _State.HOLD
+        elif header.encoded:
             self._put_header(None)
             self._state = _State.CLEAN
+        elif header.kind is _Kind.SEVEN:
+            self._put_header(header.truth(self._target))
+            self._state = _State.MASK
         else:
             self._state = _State.HOLD
 
     def _put_header(self, encoding: str | None, *, unknown_text: bool = False) -> None:
-        assert self._header is not None
-        for line in self._header.relabelled(encoding, top=self._header_top, unknown_text=unknown_text):
+        header = self._header
+        assert header is not None
+        unseparated, self._unseparated = self._unseparated, False
+        if unseparated and encoding is not None:
+            self._put_line(b"")
+        for line in header.relabelled(encoding, top=self._header_top, unknown_text=unknown_text):
             self._put_line(line)
-        self._put_line(b"")
+        if header.separated or encoding is not None:
+            self._put_line(b"")
 
-    # --- leaves --------------------------------------------------------------------------------------------------
+    # --- composite entities ------------------------------------------------------------------------------------------
 
-    def _leaf(self, piece: bytes, before: bytes, ended: bool) -> None:
+    def _follow_multipart(self, name: bytes) -> None:
+        """The first part of the multipart on hold begins, after a line with this boundary."""
+        header = self._header
+        assert header is not None
+        self._put_header(header.truth(self._target))
+        if self._leaf_begun:
+            # By lines, for a CRLF between two of them is no CR or LF alone.
+            for line in b"".join(self._held).split(_CRLF):
+                self._put_line(line.translate(self._mask))
+        level = len(self._levels) - 1
+        for other in self._levels[level][0]:
+            if other != name and self._names.get(other) == level:
+                del self._names[other]
+        self._held, self._size = [], 0
+        self._seeking = False
+
+    def _follow_message(self) -> None:
+        """What comes is the header of a message, whatever the label of this one says."""
+        header = self._header
+        assert header is not None
+        label = header.truth(self._target)
+        self._put_header(label)
+        self._unseparated = label is None and not header.separated
+        self._depth += 1
+        self._digest = self._doubtful = False
+        self._state = _State.HEADER
+
+    def _doubt(self) -> None:
+        """Look at the next line on hold: does it show whether the label is right?
+
+        Base64 shows in its first line. A message in quoted-printable has no octet that is not fit for the target.
+        """
+        header = self._header
+        assert header is not None
+        last = self._held[-1].removeprefix(_CRLF)
+        if header.encoding is _Encoding.BASE64:
+            if not last.strip():
+                return
+            self._doubtful = False
+            wrong = not _begins_as_base64(last)
+            if not wrong:
+                self._choose(whole=False)
+        else:
+            wrong = self._unfit.search(last) is not None
+        if not wrong or header.kind is not _Kind.MESSAGE or self._depth >= MAX_DEPTH:
+            return
+        content = b"".join(self._held)
+        self._held, self._size = [], 0
+        self._follow_message()
+        inside_line, self._inside_line = self._inside_line, False
+        self._certain = True  # else each message in the next would be held and looked at anew
+        *lines, last = content.split(_CRLF)
+        for line in lines:
+            self._line(line, ended=True)
+        self._line(last, ended=not inside_line)
+        self._certain = False
+
+    # --- leaves ------------------------------------------------------------------------------------------------------
+
+    def _leaf(self, piece: bytes, before: bytes) -> None:
         match self._state:
             case _State.HOLD:
                 self._held.append(before + piece)
                 self._size += len(before) + len(piece)
-                if self._size > self._hold_limit:
+                if self._doubtful:
+                    self._doubt()
+                if self._state is not _State.HOLD:
+                    return
+                if self._size > (max(self._hold_limit, HOLD) if self._seeking else self._hold_limit):
                     self._choose(whole=False)
             case _State.CLEAN:
                 self._clean(piece, before)
@@ -349,8 +527,13 @@ class Reencoder:
             case _:
                 self._base64(before + piece)
 
-    def _leaf_ended(self, *, last_of_message: bool) -> None:
-        if self._state is _State.HOLD:
+    def _entity_ended(self, *, last_of_message: bool) -> None:
+        if self._state is _State.HEADER:
+            # Something ended a header that has no body.
+            for line in self._lines:
+                self._put_line(line)
+            self._top = False
+        elif self._state is _State.HOLD:
             self._choose(whole=True)
         if self._state is _State.BASE64:
             if self._rest:
@@ -364,44 +547,66 @@ class Reencoder:
         self._state = _State.PASS
 
     def _choose(self, *, whole: bool) -> None:
-        """Choose the encoding of the leaf on hold; `whole`: all its content is there."""
+        """Choose the encoding of the entity on hold; `whole`: all its content is there."""
         header = self._header
         assert header is not None
         content = b"".join(self._held)
         begun = self._leaf_begun
         self._held, self._size = [], 0
+        if self._seeking:
+            self._seeking = False
+            self._leave(len(self._levels) - 1)
+            self._depth -= 1
+        self._doubtful = False
+        eight = not content.isascii()
         binary = b"\0" in content or _BARE.search(content) is not None
+        fine = not binary and (self._target is Target.EIGHT_BIT or not eight)
+        if header.encoded and (fine or header.encoding is _Encoding.QUOTED or _begins_as_base64(content)):
+            self._put_header(None)
+            self._state = _State.CLEAN
+            if begun:
+                self._put_held(content, self._clean)
+            return
+        if header.kind is _Kind.SEVEN:
+            self._put_header(header.truth(self._target))
+            self._state = _State.MASK
+            if begun:
+                self._put_held(content, lambda line, _: self._put_line(line.translate(self._mask)))
+            return
+        composite = header.kind is not _Kind.LEAF
         if header.encoding is _Encoding.BINARY and not binary:
             binary = not whole or any(len(line) > 998 for line in content.split(_CRLF))
-        eight = not content.isascii()
-        fine = not binary and (self._target is Target.EIGHT_BIT or not eight)
+            fine = fine and not binary
         if fine and whole:
             self._put_header(self._honest(header, eight))
             self._state = _State.PASS
             if begun:
                 self._put_line(content)
             return
-        text = header.maintype == b"text"
-        self._state = _State.QUOTED if text and not binary else _State.BASE64
+        self._state = _State.QUOTED if composite or (header.text and not binary) else _State.BASE64
         self._put_header("quoted-printable" if self._state is _State.QUOTED else "base64", unknown_text=eight)
         if self._state is _State.BASE64:
             self._base64(content)
-            return
-        first = True
+        else:
+            self._put_held(content, self._quote)
+
+    @staticmethod
+    def _put_held(content: bytes, put: Callable[[bytes, bytes], None]) -> None:
+        before = b""
         for line in content.split(_CRLF):
-            self._quote(line, b"" if first else _CRLF)
-            first = False
+            put(line, before)
+            before = _CRLF
 
     def _honest(self, header: _Header, eight: bool) -> str | None:
         """The label for content that stays as it is: changed only where it claims more than the hop may see."""
         if header.encoding is _Encoding.BINARY:
             return "8bit" if eight else "7bit"
-        if header.encoding is _Encoding.EIGHT and header.has_encoding and self._target is Target.SEVEN_BIT:
+        if header.encoding is _Encoding.EIGHT and self._target is Target.SEVEN_BIT:
             return "7bit"
         return None
 
     def _clean(self, piece: bytes, before: bytes) -> None:
-        wrong = _NOT_SEVEN if self._target is Target.SEVEN_BIT else _NOT_EIGHT
+        wrong = self._unfit
         if wrong.search(piece) is not None:
             header = self._header
             assert header is not None
@@ -409,7 +614,7 @@ class Reencoder:
                 # An octet that stands for itself where it should not is the same octet when it is quoted.
                 piece = wrong.sub(lambda found: b"=%02X" % found[0][0], piece)
             else:
-                piece = wrong.sub(b"", piece)  # RFC 2045 6.8: decoders ignore what is no base64
+                piece = wrong.sub(b"?", piece)  # RFC 2045 6.8: decoders ignore what is no base64, this as well
         if before or not self._output_begun:
             self._output_begun = True
             self._put_line(piece)

@@ -97,8 +97,8 @@ CREATE INDEX recipient_due ON queue.recipient (shard, site, due) WHERE token IS 
 CREATE INDEX recipient_lease ON queue.recipient (lease_until) WHERE token IS NOT NULL;
 -- Other recipients of a message: grouping, the content sweeper (FIN-02), GetMessage.
 CREATE INDEX recipient_message ON queue.recipient (message_id);
--- The owner's search for fail and drop requests on leased recipients (ADM-02).
-CREATE INDEX recipient_requested ON queue.recipient (shard) WHERE request <> 0;
+-- The owner's walk, page by page, of fail and drop requests (ADM-02).
+CREATE INDEX recipient_requested ON queue.recipient (id) WHERE request <> 0;
 -- ListRecipients: waiting and held ones by due time, in pages. Leased ones are found by recipient_lease.
 CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
 
