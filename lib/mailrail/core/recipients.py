@@ -19,6 +19,9 @@ from mailrail.core.smtp.address import Address, AddressError, folded, parse_addr
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
 
+REMEMBERED_LIMIT: Final = 200_000
+"""Addresses that aliases stand for and that are remembered: some 30 MB."""
+
 NO_SUCH_USER: Final = Reply.of(550, "5.1.1", "no such user here")
 RELAY_DENIED: Final = Reply.of(550, "5.7.1", "relaying denied: this server does not receive mail for that domain")
 ROUTED: Final = Reply.of(550, "5.7.1", "relaying denied: the local part has a route to another host")
@@ -126,6 +129,8 @@ class Directory:
         for account in revision.accounts:
             self._add(account)
         self._gateway = gateway
+        self._followed: dict[int, _Followed | Reply] = {}  # by the identity of what an alias stands for
+        self._remembered = 0  # addresses in there
         self._postmaster = self._accounts.get(gateway.postmaster)
         self._postmaster_address: tuple[Address, ...] = ()
         if self._postmaster is not None:
@@ -247,9 +252,23 @@ class Directory:
     def _follow(self, targets: tuple[Address, ...]) -> "_Followed | Reply":
         """The ends that addresses lead to, each once, and those addresses of ours that do not exist.
 
-        All of them, or a refusal: more than EXPANSION_LIMIT addresses, aliases on the way counted, are followed for
-        nobody.
+        They are looked for once: a large alias takes milliseconds, and anybody may name it in any number of RCPTs.
+        `targets` is one of the index's own, which live as long as it does.
         """
+        found = self._followed.get(id(targets))
+        if found is None:
+            found = self._find_ends(targets)
+            size = 1 if isinstance(found, Reply) else len(found[0]) + len(found[1])
+            if self._remembered + size > REMEMBERED_LIMIT:
+                self._followed.clear()
+                self._remembered = 0
+            self._followed[id(targets)] = found
+            self._remembered += size
+        return found
+
+    def _find_ends(self, targets: tuple[Address, ...]) -> "_Followed | Reply":
+        """All of them, or a refusal: more than EXPANSION_LIMIT addresses, aliases on the way counted, are followed for
+        nobody."""
         ends: dict[str, Destination] = {}
         missing: list[Address] = []
         seen: set[str] = set()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core import recipients as recipients_module
 from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.config.revision import (
     Account,
@@ -315,6 +316,41 @@ def test_an_alias_that_stands_for_too_many_is_refused_whole_and_never_shortened(
             found = directory.resolve(parse_address(address), authenticated=authenticated)
             assert found is ALIAS_TOO_LARGE
     assert not ALIAS_TOO_LARGE.permanent
+
+
+def test_an_alias_is_expanded_once_however_often_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger may name a large one in every RCPT, and each time took milliseconds from everybody."""
+    many = tuple(f"u{n}@far.example" for n in range(1000))
+    directory = large(
+        Alias("all", (*many, "ghost@big.example")), Alias("huge", tuple(f"a{n}@b.example" for n in range(20_000)))
+    )
+    steps: list[Address] = []
+    genuine = Directory._step
+
+    def counted(self: Directory, address: Address) -> object:
+        steps.append(address)
+        return genuine(self, address)
+
+    monkeypatch.setattr(Directory, "_step", counted)
+    for local, looked_at in (("all", 1001), ("huge", EXPANSION_LIMIT)):
+        answers = []
+        for _ in range(100):
+            answers.append(directory.resolve(Address(local, "big.example"), authenticated=False))
+        assert len(steps) == looked_at + 100
+        assert all(answer == answers[0] for answer in answers)
+        steps.clear()
+
+
+def test_what_is_remembered_of_aliases_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipients_module, "REMEMBERED_LIMIT", 10)
+    aliases = [Alias(f"a{n}", tuple(f"u{i}@far.example" for i in range(4))) for n in range(50)]
+    directory = large(*aliases)
+    for _ in range(2):
+        for alias in aliases:
+            found = directory.resolve(Address(alias.local, "big.example"), authenticated=False)
+            assert isinstance(found, Resolution)
+            assert len(found.destinations) == 4
+            assert sum(len(one[0]) for one in directory._followed.values()) <= 10
 
 
 def test_an_alias_at_the_limit_is_whole() -> None:
