@@ -4,6 +4,7 @@ One URL and one role suffice (DBS-01). Every connection says itself what it depe
 server's, a database's nor a role's default can weaken promise 1 or change what a value means.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -112,7 +113,50 @@ def session(version: int, schema: str | None = None, **own: str) -> psycopg.sql.
 
 async def enter(connection: AsyncConnection[Any], schema: str, **own: str) -> None:
     """Give a new connection its settings (`session`). Raises psycopg.Error."""
-    await connection.execute(session(connection.info.server_version, schema, **own), prepare=False)
+    await _first(connection, session(connection.info.server_version, schema, **own))
+
+
+async def _first(connection: AsyncConnection[Any], query: psycopg.sql.Composed | LiteralString) -> Any:
+    """The first value of a new connection's first query, not prepared.
+
+    A pooler says yes to a login before it has a connection to the server, and lets the first query wait for one, for
+    minutes or for ever. Raises psycopg.OperationalError after ANSWERS_WITHIN seconds, saying so.
+    """
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN):
+            row = await (await connection.execute(query, prepare=False)).fetchone()
+    except TimeoutError:
+        raise psycopg.OperationalError(
+            f"the login succeeded, and the first query got no answer in {ANSWERS_WITHIN:g} s. If a pooler stands"
+            " between, it has too few connections to the server: a queue process needs up to 24, a config process 9"
+        ) from None
+    return row[0] if row is not None else None
+
+
+_BACKEND: Final[LiteralString] = "SELECT pg_backend_pid()"
+
+
+async def refuse_shared_sessions(connection: AsyncConnection[Any]) -> None:
+    """Raises psycopg.OperationalError where a pooler gives each transaction whatever session is free.
+
+    There settings, locks and prepared statements of one client are met by another. Asked of a new connection that is
+    in no transaction. Without a pooler this costs one query: the backend is the one that the login named. With one, a
+    second connection shows whether the first keeps its backend while it is idle.
+    """
+    mine = await _first(connection, _BACKEND)
+    if mine == connection.info.backend_pid:
+        return
+    place = make_conninfo(connection.info.dsn, password=connection.info.password)
+    async with await AsyncConnection.connect(place, autocommit=True) as other:
+        for _ in range(5):  # others come and go meanwhile, so that it may be given back its own by chance
+            async with other.transaction():
+                theirs = await _first(other, _BACKEND)
+                meanwhile = await _first(connection, _BACKEND)
+            if theirs == mine or meanwhile != mine or await _first(connection, _BACKEND) != mine:
+                raise psycopg.OperationalError(
+                    "a pooler in transaction mode stands between, and this service needs sessions of its own: give the"
+                    " address of Postgres itself, or a pooler in session mode"
+                )
 
 
 def why_read_only(connection: psycopg.Connection[Any] | AsyncConnection[Any], error: Exception) -> str:
@@ -146,6 +190,10 @@ async def check_connection(connection: AsyncConnection[Any]) -> None:
             "this server is a standby: lead the address to the primary, or name all servers in the URL with"
             " target_session_attrs=read-write"
         )
+
+
+ANSWERS_WITHIN = 10.0
+"""Seconds for the first query of a new connection, which does next to nothing."""
 
 
 def storable(text: str) -> str:

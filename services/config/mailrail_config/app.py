@@ -87,13 +87,15 @@ class HeadFollower:
                     application_name="mailrail config follower",
                     **postgres.ALIVE,
                 ) as connection:
+                    await postgres.refuse_shared_sessions(connection)
                     await postgres.enter(connection, "config")
                     await migrations.check(connection, "config")
-                    await self._follow(connection)
+                    try:
+                        await self._follow(connection)
+                    except psycopg.errors.ReadOnlySqlTransaction as error:  # LISTEN is nothing for a standby
+                        raise psycopg.OperationalError(postgres.why_read_only(connection, error)) from error
             except migrations.Unfit as error:
                 problem = str(error)
-            except psycopg.errors.ReadOnlySqlTransaction as error:  # LISTEN is nothing for a standby
-                problem = postgres.why_read_only(connection, error)
             except DATABASE_ERRORS as error:
                 problem = f"Postgres is out of reach: {str(error).strip()}"
             metrics.POSTGRES_UP.set(0)
@@ -104,7 +106,6 @@ class HeadFollower:
             await asyncio.sleep(0.5)
 
     async def _follow(self, connection: AsyncConnection[tuple[object, ...]]) -> None:
-        # Behind a pooler in transaction mode LISTEN has no effect, and the look each second remains.
         await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
         while True:
             await self.look()

@@ -146,6 +146,7 @@ class Queue:
         lane = self.database.lane("start")
         while True:
             try:
+                await self.database.refuse_shared_sessions()
                 async with lane.use() as connection:
                     await migrations.check(connection, "queue")
                     return

@@ -33,6 +33,7 @@ from mailrail.kit.postgres import (
     ServerState,
     Unsafe,
     enter,
+    refuse_shared_sessions,
     server_state,
     why_read_only,
 )
@@ -127,6 +128,17 @@ class Database:
         """Close every lane."""
         for lane in self._lanes:
             await lane.close()
+
+    async def refuse_shared_sessions(self) -> None:
+        """Raises psycopg.OperationalError where a pooler in transaction mode stands between, with what to do.
+
+        To be called before the first lane opens: there, what a lane prepares meets what other lanes prepared.
+        """
+        connecting = AsyncConnection.connect(
+            self._url, autocommit=True, application_name=f"{self._application} start", connect_timeout=5, **ALIVE
+        )
+        async with await connecting as connection:
+            await refuse_shared_sessions(connection)
 
     async def open(self, name: str) -> AsyncConnection[Row]:
         """A connection fit for promise 1. Raises psycopg.OperationalError, NotDurable."""

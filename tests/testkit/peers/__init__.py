@@ -37,6 +37,7 @@ PEERS = {
     "microsocks": Peer(("microsocks",), "microsocks"),
     "swaks": Peer(("swaks",), "swaks libnet-ssleay-perl"),
     "prometheus": Peer(("prometheus",), "prometheus"),
+    "pgbouncer": Peer(("pgbouncer",), "pgbouncer"),
     "postgres": Peer(("/usr/lib/postgresql/15/bin/postgres",), "postgresql-15"),  # the oldest that we promise
 }
 
