@@ -28,7 +28,7 @@ from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
 from mailrail_queue.reading import attempt_of, dialled_of, recipient_of
 from mailrail_queue.routing import Facts, Plan, Router, domain_of
-from mailrail_queue.store import Aside, Connection, Deferral, Ending, Expired, Ownership, Waiting
+from mailrail_queue.store import Aside, Connection, Deferral, Ending, Expired, Ownership, Record, Waiting
 
 _BATCH = 256
 """Deliveries whose results share a transaction."""
@@ -146,7 +146,7 @@ def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> by
 
 async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
     """Say in the timeline of these recipients that an attempt was cut off (LSE-04)."""
-    records: list[tuple[int, bytes, bytes]] = []
+    records: list[Record] = []
     for row in rows:
         attempt = types_pb2.Attempt(
             number=max(1, row.attempts),
@@ -155,7 +155,7 @@ async def record_interrupted(connection: Connection, rows: Sequence[Expired], no
         )
         attempt.started.FromNanoseconds(int(row.started * 1e9))
         attempt.ended.FromNanoseconds(int(now * 1e9))
-        records.append((row.id, row.message_id, attempt.SerializeToString()))
+        records.append((row.id, row.message_id, 0, attempt.SerializeToString()))
     if records:
         await store.record(connection, records)
 
@@ -187,7 +187,7 @@ class _Work:
     deferrals: list[Deferral] = field(default_factory=list)
     notices: dict[int, Notice] = field(default_factory=dict)
     arrivals: dict[int, Arrival] = field(default_factory=dict)
-    records: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     lost: list[tuple[int, bytes, int]] = field(default_factory=list)
     outcomes: list[int] = field(default_factory=list)
 
@@ -381,9 +381,9 @@ class Finisher:
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
         if late_ones and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
-            late = [(d.id, d.message_id, d.last) for d in work.deferrals]
-            late += [(e.id, e.message_id, e.last) for e in work.endings if e.state != store.DELIVERED]
-            work.records += [(i, m, data) for i, m, data in late if data is not None and i not in counted]
+            late = [(d.id, d.message_id, d.token, d.last) for d in work.deferrals]
+            late += [(e.id, e.message_id, e.token, e.last) for e in work.endings if e.state != store.DELIVERED]
+            work.records += [(i, m, t, data) for i, m, t, data in late if data is not None and i not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
                 if work.records:
@@ -462,7 +462,7 @@ class Finisher:
             self._complete(attempt, waiting.started or self._database.now(), result.node)
             if not current and attempt.outcome not in _FORGIVEN:
                 work.records.append(
-                    (waiting.id, waiting.message_id, attempt.SerializeToString())
+                    (waiting.id, waiting.message_id, result.token, attempt.SerializeToString())
                 )  # LSE-03: recorded, no more
                 continue
             self._sort(work, passenger_of(waiting), result.token, found, None, result)

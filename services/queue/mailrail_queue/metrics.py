@@ -53,8 +53,8 @@ TRANSPORTS_RESTING = Gauge(
 DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Failures of Postgres on the message path", ["what"])
 """what: connect (out of reach, or it would not be durable), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
-"""what: message, upload, chunk (without a message, which should not be), bar, usage, dsn, event, site,
-history_partition."""
+"""what: message, upload, chunk (without a message, which should not be), attempt (of a recipient that is no more), bar,
+usage, dsn, event, site, history_partition."""
 
 SET_ASIDE = Counter(
     "mailrail_queue_set_aside_total",
@@ -79,7 +79,7 @@ for _reason in ("barred", "data", "limit", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)
-for _what in ("message", "upload", "chunk", "bar", "usage", "dsn", "event", "site", "history_partition"):
+for _what in ("message", "upload", "chunk", "attempt", "bar", "usage", "dsn", "event", "site", "history_partition"):
     SWEPT.labels(what=_what)
 for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)

@@ -565,8 +565,8 @@ class Ending:
 
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
-# (FIN-01, LSE-03). History takes what it shows (FIN-03). Only what ends within its first attempt, under its token, has no earlier ones
-# (`tried`), and most mail does. What fails while a drop is asked for is dropped (ADM-02).
+# (FIN-01, LSE-03). History takes what it shows (FIN-03). Most mail ends within its first attempt and has no earlier ones (`recorded`).
+# What fails while a drop is asked for is dropped (ADM-02).
 FINISH: Final = Statement(
     "finish",
     f"""WITH x AS (
@@ -579,9 +579,9 @@ FINISH: Final = Statement(
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
               CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
-              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last, x.counted, r.attempts + r.interrupted > 1 OR r.token IS DISTINCT FROM x.token AS tried
+              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last, x.counted, r.recorded
 ), forgotten AS (
-    DELETE FROM attempt a USING gone g WHERE g.tried AND a.recipient_id = g.id
+    DELETE FROM attempt a USING gone g WHERE g.recorded AND a.recipient_id = g.id
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT g.outcome, g.id, g.message_id, coalesce(g.last, '') FROM gone g WHERE {_HEARD}
@@ -590,7 +590,7 @@ INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queu
                      rcpt, last, timeline)
 SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.origin, g.queued, coalesce(m.size, 0), g.address,
        coalesce(m.mail_from, ''), g.account, g.site, coalesce(m.envelope, ''), g.rcpt, g.last,
-       CASE WHEN g.tried
+       CASE WHEN g.recorded
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
 RETURNING id, state""",
@@ -656,13 +656,13 @@ DEFER: Final[LiteralString] = f"""WITH x AS (
 ), stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now() + x.retry * interval '1 second'),
         after_due = NULL, last = CASE WHEN x.cancelled AND r.request = 0 THEN r.last ELSE coalesce(x.last, r.last) END,
-        delayed = r.delayed OR x.delayed, dialled = coalesce(x.dialled, r.dialled),
+        delayed = r.delayed OR x.delayed, recorded = r.recorded OR x.last IS NOT NULL, dialled = coalesce(x.dialled, r.dialled),
         attempts = CASE WHEN x.last IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
     FROM x WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
-    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.last,
+    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.token, x.last,
               x.last IS NULL OR (x.cancelled AND r.request = 0) AS undone
 ), recorded AS (
-    INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored WHERE last IS NOT NULL
+    INSERT INTO attempt (recipient_id, token, data) SELECT id, token, last FROM stored WHERE last IS NOT NULL
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE NOT undone AND {_HEARD}
@@ -676,7 +676,7 @@ BACK_OFF: Final[LiteralString] = f"""WITH {OWN}, x AS (
     SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last)s, %(delayed)s) AS x (id, version, retry, last, delayed)
 ), stored AS (
     UPDATE recipient r SET due = now() + x.retry * interval '1 second', last = x.last, delayed = r.delayed OR x.delayed,
-        attempts = r.attempts + 1, last_attempt = now()
+        attempts = r.attempts + 1, last_attempt = now(), recorded = true
     FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
       AND r.shard IN (SELECT number FROM own)
     RETURNING r.id, r.message_id, x.last
@@ -832,9 +832,16 @@ async def set_aside(
     return {row[0] for row in found}
 
 
-RECORD: Final[LiteralString] = """INSERT INTO attempt (recipient_id, data)
-    SELECT x.id, x.data FROM unnest(%(id)s, %(message_id)s, %(data)s) AS x (id, message_id, data)
-    JOIN recipient r ON r.id = x.id AND r.message_id = x.message_id"""
+Record = tuple[int, bytes, int, bytes]
+"""Recipient id, message id, token whose result it is (0: of none), Attempt."""
+# In the timeline of recipients that are live, and stay so until this is committed; once for each token.
+RECORD: Final[LiteralString] = """WITH x AS (
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(data)s) AS x (id, message_id, token, data)
+), stored AS (
+    UPDATE recipient r SET recorded = true FROM x WHERE r.id = x.id AND r.message_id = x.message_id RETURNING r.id
+)
+INSERT INTO attempt (recipient_id, token, data) SELECT x.id, NULLIF(x.token, 0), x.data FROM x JOIN stored s ON s.id = x.id
+WHERE NOT EXISTS (SELECT FROM attempt a WHERE a.recipient_id = x.id AND a.token = x.token)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -893,12 +900,16 @@ async def lose(connection: Connection, leases: Sequence[tuple[int, bytes, int]])
     return [_expired(row) for row in await run(connection, LOST, parameters)]
 
 
-async def record(connection: Connection, attempts: Sequence[tuple[int, bytes, bytes]]) -> None:
-    """Add finished attempts (recipient id, message id, Attempt) to the timeline of live recipients."""
+async def record(connection: Connection, attempts: Sequence[Record]) -> None:
+    """Add finished attempts to the timeline of live recipients (RECORD)."""
+    # Said twice in one batch, it is in no table yet.
+    once = {(i, token or -number): (i, m, token, data) for number, (i, m, token, data) in enumerate(attempts, 1)}
+    found = list(once.values())
     parameters = {
-        "id": c.bigints([i for i, _, _ in attempts]),
-        "message_id": c.uuids([m for _, m, _ in attempts]),
-        "data": c.octets([d for _, _, d in attempts]),
+        "id": c.bigints([i for i, _, _, _ in found]),
+        "message_id": c.uuids([m for _, m, _, _ in found]),
+        "token": c.bigints([t for _, _, t, _ in found]),
+        "data": c.octets([d for _, _, _, d in found]),
     }
     await run(connection, RECORD, parameters)
 

@@ -28,6 +28,7 @@ _KEEP_SITE = 7 * 86_400.0
 """A rest lasts an hour at most, and each probe writes the row anew."""
 _STEP: Final = 500
 _CHUNKS_STEP: Final = 1000
+_ATTEMPTS_STEP: Final = 2000
 """Rows of large bodies looked at in a round: 250 MiB of mail, so that a terabyte is gone through in two days."""
 
 # How far the content sweeper has come: the row is locked, so that one replica sweeps at a time. A clock that was ahead and was put right
@@ -41,12 +42,19 @@ _POSITION: Final[
 _STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
     SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'
     ORDER BY finished, id LIMIT %(count)s) h"""
-# Those of them that nobody names any more; the row is locked while we look (FIN-02).
-_UNNAMED: Final[LiteralString] = """SELECT m.id FROM message m
+# Those of them that nobody names any more; the row is locked while we look (FIN-02). What another has locked is not passed for ever: it
+# is named, and looked at again.
+_UNNAMED: Final[LiteralString] = """WITH found AS (
+    SELECT m.id FROM message m
     WHERE m.id IN (SELECT message_id FROM history WHERE finished > %(position)s AND finished <= %(until)s)
       AND NOT EXISTS (SELECT FROM recipient r WHERE r.message_id = m.id)
       AND NOT EXISTS (SELECT FROM mailbox_message b WHERE b.message_id = m.id)
-    FOR UPDATE OF m SKIP LOCKED"""
+), ours AS (
+    SELECT id FROM message WHERE id IN (SELECT id FROM found) FOR UPDATE SKIP LOCKED
+), named AS (
+    INSERT INTO sweep (message_id) SELECT id FROM found WHERE id NOT IN (SELECT id FROM ours) ORDER BY id ON CONFLICT DO NOTHING
+)
+SELECT id FROM ours"""
 _DELETE: Final[LiteralString] = """WITH m AS (
         DELETE FROM message m WHERE m.id = ANY(%(id)s) AND NOT EXISTS (SELECT FROM recipient r WHERE r.message_id = m.id)
           AND NOT EXISTS (SELECT FROM mailbox_message b WHERE b.message_id = m.id) RETURNING m.id, m.chunks
@@ -65,6 +73,13 @@ _UPLOADS: Final[LiteralString] = """WITH u AS (
 _BARS: Final[LiteralString] = """WITH d AS (DELETE FROM message WHERE id IN (
         SELECT id FROM message WHERE barred AND accepted < now() - %(keep)s * interval '1 second' LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING id)
     SELECT count(*) FROM d"""
+# Attempts of recipients that are no more: a late result may be recorded while its recipient becomes final. A page of the table at a time.
+_ATTEMPTS: Final[LiteralString] = """WITH page AS (
+        SELECT recipient_id FROM attempt WHERE recipient_id > %(past)s ORDER BY recipient_id LIMIT %(count)s
+    ), d AS (
+        DELETE FROM attempt a WHERE a.recipient_id IN (SELECT recipient_id FROM page)
+          AND NOT EXISTS (SELECT FROM recipient r WHERE r.id = a.recipient_id) RETURNING 1
+    ) SELECT (SELECT max(recipient_id) FROM page), (SELECT count(*) FROM page), (SELECT count(*) FROM d)"""
 _USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
         SELECT account, hour FROM account_usage WHERE hour < now() - interval '3 days' LIMIT 500) RETURNING account)
     SELECT count(*) FROM d"""
@@ -99,6 +114,7 @@ class Upkeep:
         self._lane = database.lane("upkeep")
         self._history_days = history_days
         self._chunks_seen: tuple[UUID, int] | None = None
+        self._attempts_seen = 0
         self._dice = random.Random()
         self._log = log.get_logger()
 
@@ -131,6 +147,7 @@ class Upkeep:
             self._sweep_named,
             partial(self._all, "upload", _UPLOADS, keep, 20),
             self._sweep_chunks,
+            self._sweep_attempts,
         ]
         if everything:
             work += [
@@ -204,6 +221,14 @@ class Upkeep:
         if deleted:
             metrics.SWEPT.labels(what="chunk").inc(deleted)
             self._log.warning("chunks without a message were deleted", chunks=deleted)
+
+    async def _sweep_attempts(self) -> None:
+        """A step of the way through all attempts, round and round: they are of live recipients (FIN-03)."""
+        parameters = {"past": self._attempts_seen, "count": _ATTEMPTS_STEP}
+        ((past, seen, deleted),) = await self._lane.run(_ATTEMPTS, parameters)
+        self._attempts_seen = past if seen == _ATTEMPTS_STEP else 0
+        if deleted:
+            metrics.SWEPT.labels(what="attempt").inc(deleted)
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""

@@ -872,6 +872,33 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         assert await q.one("SELECT count(*) FROM attempt") == 0
 
 
+async def test_an_attempt_that_was_broken_off_for_another_recipient_goes_into_history_too_FIN_03(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
+        await q.sql("UPDATE recipient SET request = 2 WHERE address LIKE 'bob%%'")
+        outbound.finish(delivery, outcome=CANCELLED)
+        await eventually(lambda: len(outbound.deliveries) == 2)
+        outbound.finish(outbound.deliveries[1])
+        await q.until("SELECT count(*) = 2 FROM history")
+        ((attempts, timeline),) = await q.sql("SELECT attempts, timeline FROM history WHERE address LIKE 'eve%%'")
+        assert (attempts, len(timeline)) == (1, 1)
+        assert types_pb2.Attempt.FromString(timeline[0]).outcome == CANCELLED
+        assert await q.one("SELECT count(*) FROM attempt") == 0
+
+
+async def test_a_result_that_is_said_again_is_recorded_once_LSE_03(database: str) -> None:
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        delivery = await one_delivery(q, outbound)
+        outbound.finish(delivery, outcome=DEFERRED)
+        await q.until("SELECT count(*) = 1 FROM attempt")
+        outbound.committed.clear()
+        outbound.finish(delivery, delivery, outcome=DEFERRED)  # the acknowledgement was lost
+        await eventually(lambda: delivery.token in outbound.committed)
+        assert await q.one("SELECT count(*) FROM attempt") == 1
+
+
 async def test_without_a_partition_for_today_one_is_made_and_nothing_is_sent_twice_FIN_03(database: str) -> None:
     async with running_queue(database, upkeep_seconds=60.0) as q:
         outbound = await q.outbound()

@@ -500,7 +500,7 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await site_store.look_back(connection, [(number, f"domain:d{number}")])
                 await site_store.sample(connection, list(range(256)), "missing:default/relay")
                 await store.newest_attempts(connection, [1, 2, 3])
-                await store.record(connection, [(1, bytes(16), b"late")])
+                await store.record(connection, [(1, bytes(16), 7, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
                 ownership = q.queue.agenda.ownership
                 await store.set_aside(connection, ownership, [], "cannot be read", undo=True, withdraw=False)

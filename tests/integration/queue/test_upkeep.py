@@ -99,6 +99,35 @@ async def test_several_replicas_sweep_at_once_and_leave_nothing_behind_FIN_02(sw
     assert await sweepers.messages() == len(kept)
 
 
+async def test_content_that_another_has_locked_is_looked_at_again_FIN_02(sweepers: Sweepers) -> None:
+    (bob,) = await sweepers.rig.accept("bob@there.example")
+    await sweepers.finish(bob.id)
+    await sweepers.age("history SET finished = finished")
+    async with await psycopg.AsyncConnection.connect(sweepers.rig.url) as other:
+        await other.execute("SELECT FROM queue.message FOR UPDATE")
+        await sweepers.upkeep.sweep()
+        assert await sweepers.messages() == 1
+    await sweepers.age("sweep SET due = due")
+    await sweepers.upkeep.sweep()
+    assert await sweepers.messages() == 0
+
+
+async def test_attempts_of_recipients_that_are_no_more_are_found_step_by_step_FIN_03(
+    sweepers: Sweepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail_queue.upkeep._ATTEMPTS_STEP", 3)
+    (bob,) = await sweepers.rig.accept("bob@there.example")
+    await sweepers.rig.connection.execute(
+        "INSERT INTO attempt (recipient_id, data)"
+        " SELECT CASE WHEN n %% 3 = 0 THEN %s ELSE 1000000 + n END, '' FROM generate_series(1, 12) n",
+        (bob.id,),
+    )
+    for _ in range(6):
+        await sweepers.upkeep.sweep(everything=False)
+    assert await sweepers.rig.rows("SELECT DISTINCT recipient_id FROM attempt") == [(bob.id,)]
+    assert await sweepers.rig.rows("SELECT count(*) FROM attempt") == [(4,)]
+
+
 async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: Sweepers) -> None:
     old, new = uuid.uuid4().bytes, uuid.uuid4().bytes
     for message_id in (old, new):

@@ -72,6 +72,7 @@ CREATE TABLE queue.recipient (
     request_reason text,
     after_due     timestamptz,           -- of a leased one: due of the next attempt, by an administrator's word (ADM-02)
     delayed       boolean     NOT NULL DEFAULT false,  -- its delayed DSN is decided on (once per recipient)
+    recorded      boolean     NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
     tls           smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
     origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
     vouched       boolean     NOT NULL DEFAULT false,  -- the reverse-path is known to be the sender's (DSN-26)
@@ -106,6 +107,7 @@ CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
 CREATE TABLE queue.attempt (
     recipient_id bigint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
+    token        bigint,           -- of the lease whose result it is: a result that is said twice is recorded once
     data         bytea  NOT NULL,  -- mailrail.queue.v1.Attempt
     PRIMARY KEY (recipient_id, id)  -- the timeline of a recipient, in order
 );
