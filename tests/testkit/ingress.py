@@ -126,6 +126,13 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         self.forget_commit = False
         """The next commit is dropped, and its stream broken in place of the answer."""
         self.go_away = asyncio.Event()
+        self.opens = asyncio.Event()
+        """Cleared: a new stream gets no credit yet."""
+        self.opens.set()
+        self.database_time = 0
+        """What each stream is told at its start."""
+        self.valid_until: list[int] = []
+        """Of the commits that came."""
         self._chunks: dict[bytes, list[bytes]] = defaultdict(list)
         self._ids: set[bytes] = set()
 
@@ -139,7 +146,8 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
     ) -> AsyncIterator[enqueue_pb2.EnqueueResponse]:
         """See the proto."""
         self.streams += 1
-        yield enqueue_pb2.EnqueueResponse(credit=self.credit)
+        await self.opens.wait()
+        yield enqueue_pb2.EnqueueResponse(credit=self.credit, database_time=self.database_time)
         queue: asyncio.Queue[enqueue_pb2.EnqueueResponse | None] = asyncio.Queue()
         tasks = [asyncio.create_task(self._take(requests, queue)), asyncio.create_task(self._rotate(queue))]
         try:
@@ -188,6 +196,7 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
 
     def _commit(self, message_id: bytes, commit: enqueue_pb2.Commit) -> enqueue_pb2.EnqueueResult | None:
         chunks = self._chunks.pop(message_id, [])
+        self.valid_until.append(commit.valid_until)
         if self.forget_commit:
             self.forget_commit = False
             return None

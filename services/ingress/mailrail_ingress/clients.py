@@ -4,6 +4,9 @@ The queue: one long-lived stream carries all messages; whatever waits goes out i
 milliseconds later while many others are under way and at once when alone (core/linger.py). Octets are sent only on
 credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
 written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
+Each commit says until when we wait for it, by the clock of the database, which the stream tells: a queue that stood
+still and wakes up later stores nothing that its sender was told to send again. A stream that is to end is followed by
+another within moments; what begins in between waits for that one.
 """
 
 import asyncio
@@ -47,8 +50,12 @@ uploads than it holds, each may keep less. A queue that takes nothing then costs
 uploading, and headers find room."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
+LONGEST_DELAY: Final = 2.0
+"""Seconds between questions after one commit, once it was asked after for a while."""
 PATIENCE: Final = 5.0
-"""Seconds that a commit which was never written waits for a new stream."""
+"""Seconds that a commit which was never written, and a body that begins, wait for a new stream."""
+SETTLING: Final = 5.0
+"""Seconds beyond its time in which a commit is asked after: one that was stored at the last moment is known then."""
 CREDIT_CHECK: Final = 0.5
 """Seconds between looks for commits that wait for credit in vain."""
 CONNECT_TIMEOUT: Final = 5.0
@@ -77,10 +84,31 @@ _Enqueue = grpc.aio.StreamStreamMultiCallable[bytes, enqueue_pb2.EnqueueResponse
 _Call = grpc.aio.StreamStreamCall[bytes, enqueue_pb2.EnqueueResponse]
 
 
+class DatabaseClock:
+    """The clock of the database behind the queue, by what the queue told of it and what has passed since.
+
+    It is never ahead of the database's: what it says is over is over there as well. Steps of our own clock change
+    nothing.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: monotonic, seconds."""
+        self._clock = clock
+        self._ahead: float | None = None
+
+    def heard(self, moment: float) -> None:
+        """The queue said that it is `moment` there (Unix seconds)."""
+        self._ahead = moment - self._clock()
+
+    def microseconds(self, seconds: float) -> int:
+        """The moment in so many seconds, in Unix microseconds; 0: no queue has told the time yet."""
+        return 0 if self._ahead is None else int((self._clock() + self._ahead + seconds) * 1e6)
+
+
 class _Commit:
     """A commit that was handed over and not answered."""
 
-    __slots__ = ("done", "frame", "octets", "since", "uploaded")
+    __slots__ = ("answered", "asked", "done", "frame", "octets", "since", "uploaded")
 
     def __init__(
         self, frame: bytes, octets: int, done: Callable[[Answer], None], *, since: float, uploaded: bool
@@ -90,6 +118,8 @@ class _Commit:
         self.done = done
         self.since = since  # on the loop's clock
         self.uploaded = uploaded
+        self.asked = False  # after what became of it
+        self.answered = False
 
 
 class _Upload:
@@ -98,7 +128,7 @@ class _Upload:
     __slots__ = ("chunks", "closed", "id", "lost", "resume", "stream", "waiting", "wants_credit")
 
     def __init__(
-        self, stream: "_Stream", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
+        self, stream: "_Place", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
     ) -> None:
         self.stream = stream
         self.id = message_id
@@ -155,7 +185,23 @@ class _Nowhere:
         """There is nothing to forget."""
 
 
-class _Stream:
+class _Place:
+    """Where uploads are: on a stream, or waiting for one."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.work = asyncio.Event()
+        self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
+        self.aborts: deque[bytes] = deque()
+
+    @property
+    def room(self) -> int:
+        """Octets of one upload that may wait to be sent."""
+        share = int(self.budget.limit * UPLOADS_PART) // max(1, len(self.uploads))
+        return min(MESSAGE_CREDIT, max(LEAST, share))
+
+
+class _Stream(_Place):
     """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
 
     def __init__(
@@ -165,11 +211,10 @@ class _Stream:
         linger: Callable[[], float],
         answer: Callable[[_Commit, Answer], None],
         budget: Budget,
+        clock: DatabaseClock | None = None,
     ) -> None:
-        self.budget = budget
-        self.work = asyncio.Event()
-        self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
-        self.aborts: deque[bytes] = deque()
+        super().__init__(budget)
+        self._clock = clock
         self.unwritten: OrderedDict[bytes, _Commit] = OrderedDict()
         self.written: dict[bytes, _Commit] = {}
         self.draining = asyncio.Event()
@@ -195,6 +240,8 @@ class _Stream:
     async def _read(self) -> None:
         try:
             while isinstance(response := await self._call.read(), enqueue_pb2.EnqueueResponse):
+                if response.database_time and self._clock is not None:
+                    self._clock.heard(response.database_time / 1e6)
                 for result in response.results:
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
@@ -229,12 +276,6 @@ class _Stream:
             # Alone: at once. With others under way, a moment's wait brings several into one gRPC message.
             if (wait := self._linger()) > 0:
                 await asyncio.sleep(wait)
-
-    @property
-    def room(self) -> int:
-        """Octets of one upload that may wait to be sent."""
-        share = int(self.budget.limit * UPLOADS_PART) // max(1, len(self.uploads))
-        return min(MESSAGE_CREDIT, max(LEAST, share))
 
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, commits, chunks of uploads.
@@ -317,7 +358,10 @@ class QueueClient:
         self._loop = asyncio.get_running_loop()
         self._log = log.get_logger()
         self._stream: _Stream | None = None
+        self._clock = DatabaseClock(self._loop.time)
         self._homeless: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
+        self._lobby = _Place(budget)  # bodies that do
+        self._left = -PATIENCE  # when there was a stream last
         self._streams: list[_Stream] = []  # the open one and those that drain
         self._pending = 0
         metrics.QUEUE_PENDING.set_function(lambda: self._pending)
@@ -333,29 +377,32 @@ class QueueClient:
 
     @property
     def available(self) -> bool:
-        """A stream is open. See ports.Queue."""
-        return self._stream is not None
+        """A stream is open, or was a moment ago and another may be soon. See ports.Queue."""
+        return self._stream is not None or self._loop.time() < self._left + PATIENCE
 
     def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
         """See ports.Queue."""
-        stream = self._stream
-        if stream is None:
+        if not self.available:
             self._loop.call_soon(lost)
             return _Nowhere()
-        upload = _Upload(stream, message_id, resume, lost)
-        stream.uploads[message_id] = upload
+        place = self._stream or self._lobby
+        upload = _Upload(place, message_id, resume, lost)
+        place.uploads[message_id] = upload
+        if place is self._lobby:
+            self._loop.call_later(PATIENCE, self._give_up_upload, message_id)
         return upload
 
     def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
         """See ports.Queue."""
         octets = len(message.prefix) + len(message.body or b"")
         uploaded = message.body is None
-        commit = _Commit(commit_frame(message), octets, done, since=self._loop.time(), uploaded=uploaded)
+        frame = commit_frame(message, self._clock.microseconds(self._settings.answer_timeout))
+        commit = _Commit(frame, octets, done, since=self._loop.time(), uploaded=uploaded)
         self._pending += 1
         stream = self._stream
         if uploaded:
             stream = next((s for s in self._streams if message.id in s.uploads), None)
-            if stream is None:
+            if stream is None and message.id not in self._lobby.uploads:
                 self._answer(commit, Answer(False, _AWAY))
                 return
         if stream is None:
@@ -372,9 +419,22 @@ class QueueClient:
     def _give_up(self, message_id: bytes) -> None:
         commit = self._homeless.pop(message_id, None)
         if commit is not None:
+            upload = self._lobby.uploads.pop(message_id, None)
+            if upload is not None:
+                upload.close()
             self._answer(commit, Answer(False, _AWAY))
 
+    def _give_up_upload(self, message_id: bytes) -> None:
+        """No stream came for it; once it is whole, its commit waits for both."""
+        if message_id in self._lobby.uploads and message_id not in self._homeless:
+            upload = self._lobby.uploads.pop(message_id)
+            upload.close()
+            upload.lost()
+
     def _answer(self, commit: _Commit, answer: Answer) -> None:
+        if commit.answered:
+            return  # asked after, and answered at the same time
+        commit.answered = True
         self._pending -= 1
         self._answered.set()
         try:
@@ -414,17 +474,27 @@ class QueueClient:
                 await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
                 draining.cancel()
                 if not running.done():
-                    self._stream = None
-                    metrics.QUEUE_STREAM.set(0)
+                    self._leave()
                     continue  # GoAway: the next stream opens while this one finishes what it has
             await asyncio.sleep(RECONNECT_DELAY)
 
+    def _leave(self) -> None:
+        """Nothing new starts on the stream that was open."""
+        self._stream = None
+        self._left = self._loop.time()
+        metrics.QUEUE_STREAM.set(0)
+
     async def _turn_away(self) -> None:
-        """Nobody waits for credit without end: neither who sends a message, nor who has sent it."""
+        """Nobody waits without end: neither for credit, be the message whole or not, nor for an answer."""
         while True:
             await asyncio.sleep(CREDIT_CHECK)
+            now = self._loop.time()
             for stream in list(self._streams):
-                stream.turn_away(self._loop.time() - self._settings.credit_timeout)
+                stream.turn_away(now - self._settings.credit_timeout)
+                over = now - self._settings.answer_timeout
+                late = {i: commit for i, commit in stream.written.items() if commit.since < over and not commit.asked}
+                if late:  # the queue stores them no more; what became of them it may still tell
+                    self._ask(late)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -446,7 +516,9 @@ class QueueClient:
                     first = await call.read()
                 if not isinstance(first, enqueue_pb2.EnqueueResponse):
                     return
-                stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget)
+                if first.database_time:
+                    self._clock.heard(first.database_time / 1e6)
+                stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget, self._clock)
                 self._open(stream)
                 opened.set()
                 await stream.run()
@@ -471,14 +543,18 @@ class QueueClient:
         self._log.info("queue stream open", target=self._settings.queue_target)
         stream.unwritten.update(self._homeless)
         self._homeless.clear()
+        for upload in self._lobby.uploads.values():
+            upload.stream = stream
+        stream.uploads.update(self._lobby.uploads)
+        self._lobby.uploads.clear()
+        self._lobby.aborts.clear()  # nothing of them was sent
         stream.work.set()
 
     def _broken(self, stream: _Stream) -> None:
         """A stream has ended: say what is lost, ask after what may have been done, keep what was never said."""
         self._streams.remove(stream)
         if self._stream is stream:
-            self._stream = None
-            metrics.QUEUE_STREAM.set(0)
+            self._leave()
         for message_id, commit in stream.unwritten.items():
             if commit.uploaded:
                 self._answer(commit, Answer(False, _AWAY))
@@ -493,38 +569,64 @@ class QueueClient:
                 upload.close()
                 upload.lost()
         stream.uploads.clear()
-        if stream.written:
-            self._start(self._ask_after(dict(stream.written)))
+        self._ask({i: commit for i, commit in stream.written.items() if not commit.asked})
         stream.written.clear()
 
-    async def _ask_after(self, written: dict[bytes, _Commit]) -> None:
-        """What became of commits whose answers were lost (ACC-04). Asking also bars them from being committed later."""
-        try:
-            async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
-                stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
-                await asyncio.gather(*(self._ask(stub, message_id, commit) for message_id, commit in written.items()))
-        except BadSettings as error:  # our own certificate cannot be read just now
-            self._log.error("cannot ask the queue", error=str(error))
-            for commit in written.values():
-                self._answer(commit, Answer(False, _AWAY))
+    def _ask(self, written: dict[bytes, _Commit]) -> None:
+        """Find out what became of commits (ACC-04). Asking also bars them from being committed later."""
+        for commit in written.values():
+            commit.asked = True
+        if written:
+            self._start(self._ask_after(written))
 
-    async def _ask(self, stub: "enqueue_pb2_grpc.EnqueueServiceAsyncStub", message_id: bytes, commit: _Commit) -> None:
-        answer = Answer(False, _AWAY)
+    def _asks_until(self, commit: _Commit) -> float:
+        """By the loop's clock. From then on nobody commits it any more, by what its frame said."""
+        return commit.since + self._settings.answer_timeout + SETTLING
+
+    async def _ask_after(self, written: dict[bytes, _Commit]) -> None:
+        said = ""
+        while written:
+            try:
+                async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                    stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
+                    await asyncio.gather(*(self._ask_one(stub, i, commit) for i, commit in written.items()))
+                    return
+            except BadSettings as error:  # our own certificate cannot be read just now
+                if str(error) != said:
+                    said = str(error)
+                    self._log.error("cannot ask the queue", error=said)
+            await asyncio.sleep(RECONNECT_DELAY)
+            now = self._loop.time()
+            for message_id, commit in list(written.items()):
+                if commit.answered or now > self._asks_until(commit):
+                    del written[message_id]
+                    self._unknown(message_id, commit)
+
+    async def _ask_one(
+        self, stub: "enqueue_pb2_grpc.EnqueueServiceAsyncStub", message_id: bytes, commit: _Commit
+    ) -> None:
         request = enqueue_pb2.GetOutcomeRequest(message_id=message_id)
+        delay = RECONNECT_DELAY
         try:
-            async with asyncio.timeout(self._settings.answer_timeout):
-                while True:
+            async with asyncio.timeout_at(self._asks_until(commit)):
+                while not commit.answered:
                     try:
                         outcome = await stub.GetOutcome(request, timeout=5)
                     except grpc.aio.AioRpcError:
-                        await asyncio.sleep(RECONNECT_DELAY)
+                        await asyncio.sleep(delay)
+                        delay = min(LONGEST_DELAY, delay * 1.5)
                         continue
-                    answer = ACCEPTED if outcome.accepted else Answer(False, _AWAY)
-                    break
+                    self._answer(commit, ACCEPTED if outcome.accepted else Answer(False, _AWAY))
         except TimeoutError:
-            self._log.warning("fate of a message unknown", id=message_id.hex())
+            pass
         finally:
-            self._answer(commit, answer)
+            self._unknown(message_id, commit)
+
+    def _unknown(self, message_id: bytes, commit: _Commit) -> None:
+        """Nobody told what became of it; nobody commits it any more, either."""
+        if not commit.answered:
+            self._log.warning("fate of a message unknown", id=message_id.hex())
+            self._answer(commit, Answer(False, _AWAY))
 
 
 class SenderDns:

@@ -82,6 +82,7 @@ _RECIPIENTS: Final = _key(enqueue_pb2.Commit, "recipients")
 _PREFIX: Final = _key(enqueue_pb2.Commit, "prefix")
 _CONTENT: Final = _key(enqueue_pb2.Commit, "body")
 _CONTENT_SIZE: Final = _key(enqueue_pb2.Commit, "size")
+_VALID_UNTIL: Final = _key(enqueue_pb2.Commit, "valid_until")
 _MAIL_FROM: Final = _key(types_pb2.Envelope, "mail_from")
 _MESSAGE_ID: Final = _key(types_pb2.Envelope, "message_id")
 _SUBJECT: Final = _key(types_pb2.Envelope, "subject")
@@ -165,8 +166,11 @@ def _recipient(recipient: Recipient) -> bytes:
     return _octets(_RECIPIENTS, fields)
 
 
-def commit_frame(message: Message) -> bytes:
-    """The last frame of a message: all that is known of it, and its body unless that went before."""
+def commit_frame(message: Message, valid_until: int = 0) -> bytes:
+    """The last frame of a message: all that is known of it, and its body unless that went before.
+
+    `valid_until`: Unix microseconds by the database's clock, after which it is not to be stored (ACC-04); 0: never.
+    """
     envelope = _provenance(message.provenance)
     if message.parameters is not NO_MAIL_PARAMETERS or message.auth is not None:
         envelope += _said(message.parameters, message.auth)
@@ -188,6 +192,8 @@ def commit_frame(message: Message) -> bytes:
     if body is not None:
         commit += (_CONTENT, _VARINT[len(body)], body)
     commit += (_CONTENT_SIZE, _VARINT[message.size])
+    if valid_until:
+        commit += (_VALID_UNTIL, _varint(valid_until))
     return _frame(message.id, _COMMIT, b"".join(commit))
 
 

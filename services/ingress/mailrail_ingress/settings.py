@@ -26,8 +26,10 @@ class IngressSettings(ServiceSettings):
     """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up."""
     dns_timeout: float = 5.0
     """Seconds for all queries about one sender domain together; past them the sender is asked to come back (451)."""
-    answer_timeout: float = 30.0
-    """Seconds that the fate of a commit is asked for after its stream broke (ACC-04)."""
+    answer_timeout: float = 240.0
+    """Seconds that a message which is whole waits for the queue's answer; it is stored within them or not at all. Then
+    451, or before, as soon as a queue says that it never will be (ACC-04). Postgres may take minutes to fail over; RFC
+    5321 4.5.3.2.6 has clients wait for ten, and many give up after five."""
     credit_timeout: float = 60.0
     """Seconds that a message waits for the queue to take more of it, then 452 4.3.1 (ACC-07)."""
     held_octets: int = 64 * 1024 * 1024

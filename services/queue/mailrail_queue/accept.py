@@ -10,6 +10,7 @@ there are left alone. Only when that goes on for too long does the caller get no
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +43,8 @@ PER_DELIVERY = 100
 _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
 _GIVE_UP_AFTER = 60.0
-"""Seconds after which a commit of unknown outcome is left without an answer; ingress asks GetOutcome (ACC-04)."""
+"""Seconds after which a commit of unknown outcome is left without an answer, where its caller does not say how long it
+waits; it asks GetOutcome (ACC-04)."""
 _FRESH_IDS = 3
 """Times that a batch is given new ids, because some of those that it had are there already."""
 _FORGET_STEP = 10
@@ -65,6 +67,7 @@ def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
 
 UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
 BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
+LATE = refusal(451, "4.3.0", "the message could not be stored in time, send it again")
 UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
 FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
 UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
@@ -72,6 +75,7 @@ BROKEN = refusal(451, "4.3.0", "the message could not be stored")
 OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
 
 
+_REASONS = {OVER_LIMIT.lines[0]: "limit", LATE.lines[0]: "late", UPLOAD_GONE.lines[0]: "upload"}
 _Member = tuple[Plan, NewRecipient, Passenger, dict[str, Any]]
 
 
@@ -97,6 +101,8 @@ class Arriving:
     caller: Caller
     size: int  # octets held in memory
     since: float
+    until: float = math.inf
+    """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
     sent: bool = False  # to Postgres, so that it may be committed without our knowing
     doubles: tuple[Caller, ...] = ()
     """Others that committed the same id in the same batch: they get the same answer."""
@@ -397,11 +403,17 @@ class Intake:
             if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
                 metrics.REFUSED.labels(reason="unavailable").inc()
                 self._refuse(arriving, UNAVAILABLE)
-            elif arriving.sent and now - arriving.since > _GIVE_UP_AFTER:
+            elif arriving.sent and self._given_up(arriving, now):
                 arriving.lost()
             else:
                 keep.append(arriving)
         return keep
+
+    def _given_up(self, arriving: Arriving, now: float) -> bool:
+        """Whether its caller waits no longer, as well as we know the time while Postgres is away."""
+        if arriving.until < math.inf:
+            return self._database.earliest() > arriving.until
+        return now - arriving.since > _GIVE_UP_AFTER
 
     def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
         # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
@@ -466,6 +478,13 @@ class Intake:
         conflicts: dict[bytes, bool] = {}
         if done.messages < len(chosen) or refused:
             conflicts = await store.existing(connection, [a.id for a in batch])
+            late = [a.id for a in chosen if a.id not in conflicts] if done.messages < len(chosen) else []
+            if late and again:  # an earlier try may still be under way: barred first, which waits for it (ACC-04)
+                for message_id in late:
+                    await store.outcome(connection, message_id)
+                conflicts = await store.existing(connection, [a.id for a in batch])
+            else:
+                refused |= dict.fromkeys(late, LATE)
             if done.messages == len(chosen):
                 conflicts = {i: barred for i, barred in conflicts.items() if i in refused}
             else:
@@ -583,7 +602,15 @@ class Intake:
         size = commit.size or len(prefix) + len(body)
         data = envelope.SerializeToString()
         arriving.new = NewMessage(
-            message_id, mail_from, account, size, arriving.chunks, data, prefix, body if inline else None
+            message_id,
+            mail_from,
+            account,
+            size,
+            arriving.chunks,
+            data,
+            prefix,
+            body if inline else None,
+            arriving.until,
         )
         if arriving.recipients:
             arriving.earlier += tuple(r for r in arriving.recipients if r.token)
@@ -686,7 +713,7 @@ class Intake:
                 continue
             if message_id in refused:
                 reply = refused[message_id]
-                metrics.REFUSED.labels(reason="limit" if reply is OVER_LIMIT else "upload").inc()
+                metrics.REFUSED.labels(reason=_REASONS[reply.lines[0]]).inc()
                 arriving.answer(False, reply)
                 continue
             owned: set[int] = set()

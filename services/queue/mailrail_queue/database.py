@@ -8,6 +8,7 @@ whether a commit is durable (ACC-06), before the first statement runs.
 
 import asyncio
 import contextlib
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -89,6 +90,8 @@ class Database:
         self.state: ServerState | None = None
         self._ahead = time.time() - clock.now()
         """Seconds by which Postgres's clock (Unix time) is ahead of `kit.clock`; the host's own until Postgres told."""
+        self._least = -math.inf
+        """The same, and by no means more; -inf until Postgres told."""
         self._told = False
         self.jump: Jump | None = None
         """By how much Postgres's clock was set since `Expiry` looked."""
@@ -107,6 +110,10 @@ class Database:
         """Unix seconds by Postgres's clock: what it told last and what passed since, by a clock that nobody sets."""
         return clock.now() + self._ahead
 
+    def earliest(self) -> float:
+        """Unix seconds by Postgres's clock, and never later than it shows; 0 until Postgres told."""
+        return max(0.0, clock.now() + self._least)
+
     def heard(self, moment: float, asked: float) -> None:
         """Postgres said that it is `moment` (Unix seconds), after it was asked at `asked` (`kit.clock`).
 
@@ -115,6 +122,7 @@ class Database:
         """
         before = self._ahead
         self._ahead = min(max(before, moment - clock.now()), moment - asked)
+        self._least = min(max(self._least, moment - clock.now()), moment - asked)
         seconds = self._ahead - before
         if self._told and abs(seconds) > _JUMP:
             earlier = self.jump.seconds if self.jump is not None else 0.0

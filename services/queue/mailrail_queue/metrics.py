@@ -10,7 +10,7 @@ from mailrail.pb.queue.v1 import types_pb2
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by where they came from", ["origin"])
 """origin: mx, submission, system."""
 REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
-"""reason: barred, data, limit, upload, unavailable."""
+"""reason: barred, data, late (nobody waited any longer), limit, upload, unavailable."""
 RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how", ["way"])
 """way: born_leased, due, held, released_later."""
 ATTEMPTS = Counter("mailrail_queue_attempts_total", "Attempts that ended, a recipient each, by outcome", ["outcome"])
@@ -75,7 +75,7 @@ DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies fo
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
-for _reason in ("barred", "data", "limit", "upload", "unavailable"):
+for _reason in ("barred", "data", "late", "limit", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)

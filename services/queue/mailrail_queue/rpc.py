@@ -6,6 +6,7 @@ handler, an async generator that yields whatever has gathered since it last look
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator
@@ -38,6 +39,8 @@ _ROTATE = 600.0
 """Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""
 _CLOSES_WITHIN = 2.0
 """Seconds in which a caller of Enqueue that was asked to leave closes its side; one that does not is left."""
+_TELL_TIME = 10.0
+"""Seconds after which a stream that has nothing else to say tells the database's time: clocks drift."""
 _UPLOAD_TRIES = 20
 """Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
 _MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that the queue does not take")
@@ -143,6 +146,8 @@ class EnqueueStream:
         self._refund = 0
         self._results: list[tuple[bytes, bool, types_pb2.Reply | None]] = []
         self._under_way: dict[bytes, int] = {}
+        self._ended = False
+        self._told = time.monotonic()
 
     # --- in ---
 
@@ -157,6 +162,8 @@ class EnqueueStream:
             self.ready.set()
 
     def _frame(self, frame: enqueue_pb2.EnqueueFrame) -> None:
+        if self._ended or self.broken:
+            return  # nobody would hear what becomes of it, and its sender asks after it elsewhere (ACC-04)
         message_id = frame.message_id
         step = frame.WhichOneof("step")
         if step == "commit":
@@ -213,7 +220,10 @@ class EnqueueStream:
         """All of a message is here."""
         size = len(prefix) + len(body)
         self._under_way[message_id] = self._under_way.get(message_id, 0) + size
-        self.queue.intake.submit(Arriving(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic()))
+        until = commit.valid_until / 1e6 or math.inf
+        self.queue.intake.submit(
+            Arriving(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic(), until)
+        )
 
     # --- out ---
 
@@ -244,17 +254,28 @@ class EnqueueStream:
     def take(self) -> enqueue_pb2.EnqueueResponse | None:
         """What is to be said now."""
         self.ready.clear()
-        if not self._results and not self._refund:
+        if not self._results and not self._refund and time.monotonic() - self._told < _TELL_TIME:
             return None
-        response = enqueue_pb2.EnqueueResponse(credit=self._refund)
+        response = enqueue_pb2.EnqueueResponse(credit=self._refund, database_time=self._database_time())
         add = response.results.add
         for message_id, accepted, reply in self._results:
             add(message_id=message_id, accepted=accepted, refusal=reply)
         self._results, self._refund = [], 0
         return response
 
+    def first(self) -> enqueue_pb2.EnqueueResponse:
+        """What is said before anything else."""
+        return enqueue_pb2.EnqueueResponse(
+            credit=self.queue.settings.stream_credit, database_time=self._database_time()
+        )
+
+    def _database_time(self) -> int:
+        self._told = time.monotonic()
+        return int(self.queue.database.earliest() * 1e6)
+
     def gone(self) -> None:
-        """The stream ended: bodies whose commit did not come are forgotten (ACC-05)."""
+        """The stream ended: bodies whose commit did not come are forgotten, and no frame counts any more (ACC-05)."""
+        self._ended = True
         uploads, self.uploads = list(self.uploads.values()), {}
         for upload in uploads:
             upload.abort()
@@ -287,7 +308,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         leaving = False
         patience = 0.0
         try:
-            yield enqueue_pb2.EnqueueResponse(credit=queue.settings.stream_credit)
+            yield stream.first()
             while True:
                 response = stream.take()
                 if response is not None:

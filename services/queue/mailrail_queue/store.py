@@ -8,6 +8,7 @@ owner and epoch of the shard in the same statement (`own`, SHD-01); every write 
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of this module alone
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
@@ -86,6 +87,8 @@ class NewMessage:
     envelope: bytes
     prefix: bytes
     body: bytes | None
+    until: float = math.inf
+    """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
 
 
 @dataclass(slots=True)
@@ -112,13 +115,16 @@ class NewRecipient:
 
 # The group commit: messages and their recipients, in one statement (ACC-02, SHD-02). An id that exists (or is barred, ACC-04) is left alone
 # with all its recipients. A recipient is born leased only if its shard is still held under the epoch that the batch was made with. Nothing is
-# stored if hold rules changed since the batch was made: what a rule holds must be on hold from the first.
+# stored if hold rules changed since the batch was made: what a rule holds must be on hold from the first. What nobody waits for any longer is
+# not stored: a queue that stood still for a while must not commit what its sender was told to send again (ACC-04).
 STORE: Final = Statement(
     "store",
     f"""WITH stored_message AS (
     INSERT INTO message (id, mail_from, account, size, chunks, envelope, prefix, body)
-    SELECT * FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s)
-    WHERE %(holds)s < 0 OR (SELECT version FROM hold_version) = %(holds)s
+    SELECT x.id, x.mail_from, x.account, x.size, x.chunks, x.envelope, x.prefix, x.body
+    FROM unnest(%(id)s, %(mail_from)s, %(account)s, %(size)s, %(chunks)s::int[], %(envelope)s, %(prefix)s, %(body)s, %(until)s)
+         AS x (id, mail_from, account, size, chunks, envelope, prefix, body, until)
+    WHERE (%(holds)s < 0 OR (SELECT version FROM hold_version) = %(holds)s) AND x.until > extract(epoch FROM clock_timestamp())::float8
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), {OWN}, stored AS (
     INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
@@ -182,6 +188,7 @@ async def store(
             "envelope": c.octets([m.envelope for m in messages]),
             "prefix": c.octets([m.prefix for m in messages]),
             "body": c.octets([m.body for m in messages]),
+            "until": c.floats([m.until for m in messages]),
             "r_id": c.bigints([r.id for r in recipients]),
             "r_message": c.uuids([r.message_id for r in recipients]),
             "r_shard": c.smallints([r.shard for r in recipients]),

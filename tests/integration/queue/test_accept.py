@@ -1,6 +1,9 @@
 """Mail comes in: the rules of acceptance (message-life ACC), on a real Postgres and over real gRPC."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import psycopg
@@ -10,6 +13,7 @@ from mailrail.core.config import revision as rev
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import accept, store
 from mailrail_queue.database import Database, NotDurable
+from mailrail_queue.rpc import EnqueueStream
 from mailrail_queue.store import CHUNK
 
 from testkit.conditions import eventually
@@ -388,6 +392,108 @@ async def test_the_content_of_a_large_message_that_cannot_be_stored_does_not_sta
         assert [(await answer).refusal.code for answer in answers] == [554, 554]
         await q.until("SELECT count(*) = 0 FROM chunk")
         assert await q.one("SELECT count(*) FROM upload") == 0
+
+
+async def clock(q: RunningQueue) -> float:
+    """What the database's clock shows."""
+    return float(await q.one("SELECT extract(epoch FROM clock_timestamp())::float8"))
+
+
+def valid(until: float, *to: str, **how: Any) -> enqueue_pb2.Commit:
+    """A commit that is waited for until then."""
+    commit = commit_of(*(to or ("bob@away.example",)), **how)
+    commit.valid_until = int(until * 1e6)
+    return commit
+
+
+async def test_what_nobody_waits_for_any_longer_is_not_stored_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        now = await clock(q)
+        large, kept = message_id(), message_id()
+        await upload(q, ingress, large)
+        await upload(q, ingress, kept)
+        answers = ingress.commit(
+            valid(now - 1),
+            valid(now + 60),
+            commit_of("eve@away.example"),
+            valid(now - 0.001, body=None),
+            valid(now + 60, body=None),
+            ids=[message_id(), message_id(), message_id(), large, kept],
+        )
+        told = [await answer for answer in answers]
+        assert [one.accepted for one in told] == [False, True, True, False, True]
+        assert {one.refusal.code for one in told if not one.accepted} == {451}
+        assert await q.one("SELECT count(*) FROM message") == 3
+        assert await q.sql("SELECT DISTINCT message_id::text FROM chunk") == [(str_id(kept),)]
+
+
+async def test_a_commit_that_comes_again_after_its_time_is_answered_as_the_first_was_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        now = await clock(q)
+        for until in (now + 60, now - 1):
+            (answer,) = ingress.commit(valid(until), ids=[number])
+            assert (await answer).accepted
+        assert await q.one("SELECT count(*) FROM message") == 1
+
+
+async def test_a_commit_that_postgres_kept_waiting_is_stored_once_while_it_is_waited_for_and_never_later_ACC_04(
+    database: str,
+) -> None:
+    async with running_queue(database) as q, await psycopg.AsyncConnection.connect(database) as other:
+        ingress = await q.ingress()
+        await other.execute("LOCK TABLE queue.message")
+        now = await clock(q)
+        patient, hasty = ingress.commit(valid(now + 60), valid(now + 1))
+        await q.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+        await q.until("SELECT extract(epoch FROM clock_timestamp()) > %s", now + 1)
+        await other.commit()
+        assert (await patient).accepted
+        assert not (await hasty).accepted
+        assert await q.one("SELECT count(*) FROM message") == 1
+
+
+async def test_a_stream_tells_the_databases_time_and_never_a_later_one_ACC_04(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail_queue.rpc._TELL_TIME", 0.2)
+    async with running_queue(database) as q:
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)  # our own clock is a day ahead
+        told: list[float] = []
+        stub = (await q.ingress()).stub
+
+        async def nothing() -> AsyncIterator[enqueue_pb2.EnqueueRequest]:
+            await asyncio.Event().wait()
+            yield enqueue_pb2.EnqueueRequest()
+
+        async for response in stub.Enqueue(nothing()):
+            told.append(response.database_time / 1e6)
+            now = await clock(q)
+            assert now - 5 < told[-1] <= now
+            if len(told) == 3:
+                break
+        assert told == sorted(told)
+
+
+async def test_frames_of_a_stream_that_has_ended_count_no_more_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        stream = EnqueueStream(q.queue)
+        stream.gone()
+        number = message_id()
+        frames = [
+            enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=b"x" * CHUNK)),
+            enqueue_pb2.EnqueueFrame(message_id=message_id(), commit=commit_of("bob@away.example")),
+        ]
+
+        async def requests() -> AsyncIterator[enqueue_pb2.EnqueueRequest]:
+            yield enqueue_pb2.EnqueueRequest(frames=frames)
+
+        await stream.read(requests())
+        assert not stream.uploads
+        assert q.queue.intake.idle
 
 
 async def test_a_message_without_recipients_or_with_a_strange_id_is_refused(database: str) -> None:

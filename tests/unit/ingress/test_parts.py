@@ -20,6 +20,7 @@ from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.budget import CALM, LEAST, Budget
 from mailrail_ingress.clients import (
     UPLOADS_PART,
+    DatabaseClock,
     OutboundVerification,
     QueueClient,
     _Commit,
@@ -351,6 +352,17 @@ def test_a_client_hears_of_its_recipient_even_if_the_question_is_cut_off_ACC_05(
 
     asyncio.run(main())
     assert [reply.code for reply in heard if reply is not None] == [451]
+
+
+def test_the_databases_clock_is_what_it_said_and_what_has_passed_since_ACC_04() -> None:
+    now = [1000.0]
+    clock = DatabaseClock(lambda: now[0])
+    assert clock.microseconds(5) == 0  # nobody knows
+    clock.heard(5_000_000_000.0)
+    now[0] += 7
+    assert clock.microseconds(30) == 5_000_000_037_000_000
+    clock.heard(4_999_999_000.0)  # it was put back
+    assert clock.microseconds(0) == 4_999_999_000_000_000
 
 
 @pytest.mark.parametrize("clients", [1, 32, 1000])

@@ -424,7 +424,7 @@ def test_a_header_is_judged_without_a_look_at_each_of_its_fields_SUB_05(monkeypa
         client.send(header + b"a:\r\n" * 10_000 + b"\r\nbody\r\n.\r\n")
         body = queue.commits[0][0].body
         assert body is not None
-        assert b"cc" not in body.replace(b"\r\n\r\nbody", b"").lower()
+        assert not [name for name in (b"x@", b"y@", b"z@") if name in body]
 
     asyncio.run(main())
 

@@ -116,12 +116,17 @@ class Commit(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_FIELD_NUMBER: _builtins.int
     prefix: _builtins.bytes
     """what we add above the content: Received, Authentication-Results, signatures"""
     body: _builtins.bytes
     """whole body when it is at most 64 KiB; absent when chunks were sent"""
     size: _builtins.int
     """octets of prefix and body together"""
+    valid_until: _builtins.int
+    """How long the caller waits for the answer: after this moment the commit is not stored any more, whoever comes upon it then (ACC-04).
+    Unix microseconds by the clock of the database: `database_time` of the newest response and what has passed since. 0: it waits for ever.
+    """
     @_builtins.property
     def envelope(self) -> _types_pb2.Envelope: ...
     @_builtins.property
@@ -134,10 +139,11 @@ class Commit(_message.Message):
         prefix: _builtins.bytes = ...,
         body: _builtins.bytes | None = ...,
         size: _builtins.int = ...,
+        valid_until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "body", b"body", "envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "body", b"body", "envelope", b"envelope", "prefix", b"prefix", "recipients", b"recipients", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "body", b"body", "envelope", b"envelope", "prefix", b"prefix", "recipients", b"recipients", "size", b"size", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__body: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
     _WhichOneofArgType__body: _TypeAlias = _typing.Literal["_body", b"_body"]  # noqa: Y015
@@ -171,10 +177,13 @@ class EnqueueResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    DATABASE_TIME_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """Octets that the caller may send on this stream beyond what it was told before (chunks and commits count by their bytes fields)."""
     go_away: _builtins.bool
     """Start nothing new on this stream; what runs finishes; open another (ACC-07)."""
+    database_time: _builtins.int
+    """Unix microseconds by the clock of the database, not later than it is; 0: as before."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnqueueResult]: ...
     def __init__(
@@ -183,10 +192,11 @@ class EnqueueResponse(_message.Message):
         results: _abc.Iterable[Global___EnqueueResult] | None = ...,
         credit: _builtins.int = ...,
         go_away: _builtins.bool = ...,
+        database_time: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "go_away", b"go_away", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "database_time", b"database_time", "go_away", b"go_away", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
