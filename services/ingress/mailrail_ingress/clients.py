@@ -26,7 +26,7 @@ import grpc
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.linger import linger
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.kit import log, rpc
+from mailrail.kit import clock, log, rpc
 from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
@@ -653,7 +653,7 @@ class SenderDns:
     def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
         """See ports.SenderDomains."""
         known = self._known.get(domain)
-        if known is not None and known[0] > self._loop.time():
+        if known is not None and known[0] > clock.now():
             done(known[1])
             return
         waiting = self._asking.get(domain)
@@ -676,11 +676,14 @@ class SenderDns:
             pass
         finally:
             if ttl > 0:
-                self._known[domain] = (self._loop.time() + min(ttl, self.LONGEST), facts)
+                self._known[domain] = (clock.now() + min(ttl, self.LONGEST), facts)
                 while len(self._known) > self.KEPT:
                     self._known.popitem(last=False)
             for done in self._asking.pop(domain):
-                done(facts)
+                try:
+                    done(facts)
+                except Exception:  # the others wait for this answer, too
+                    log.get_logger().exception("an answer of the DNS could not be passed on", domain=domain)
 
     async def _ask(self, domain: str) -> tuple[SenderDomain, float]:
         name = dns.name.from_text(domain)

@@ -3,6 +3,7 @@
 import secrets
 import socket
 import ssl
+from functools import lru_cache
 
 from mailrail.core.config.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
 from mailrail.core.outbound.captive import is_loopback
@@ -75,7 +76,7 @@ class Dialler:
             transport.remote_hostname
             or self._settings.hello_name
             or (named.hostname if named is not None else tables.hello_name)
-            or socket.getfqdn()
+            or _own_name()
         )
         mode = TlsMode.NONE if plaintext else decision.mode
         proxy: tuple[str, int] | None = None
@@ -161,6 +162,12 @@ class Dialler:
             detail = f"the proxy {transport.proxy_host} has no address"
             raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
         return found[0]
+
+
+@lru_cache(maxsize=1)
+def _own_name() -> str:
+    # It asks the DNS, and everything waits meanwhile: once, then.
+    return socket.getfqdn()
 
 
 class CannotDial(Exception):

@@ -20,6 +20,7 @@ import dns.rdatatype
 import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
+from mailrail.kit import clock
 from mailrail.kit.settings import host_port
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import LookupFailed, NoSuchDomain
@@ -96,8 +97,7 @@ class DnsResolver:
 
     def __init__(self, server: str = "", *, timeout: float = 15.0, system_names: bool = True) -> None:
         """`server`: HOST:PORT, empty = those of the system. `system_names`: `host_addresses` asks the system."""
-        loop = asyncio.get_running_loop()
-        self._cache = Cache(loop.time)
+        self._cache = Cache(lambda: clock.now())  # a TTL runs on while this machine is suspended
         self._timeout = timeout
         self._system_names = system_names and not server
         self._resolver: dns.asyncresolver.Resolver | None

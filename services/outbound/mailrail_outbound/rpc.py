@@ -1,7 +1,6 @@
 """gRPC in: what outbound tells about itself, and recipient verification. Messages to domain types, no decisions."""
 
 import asyncio
-import time
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +9,7 @@ import grpc
 
 from mailrail.core.config.revision import ObjectRef
 from mailrail.core.smtp.client import Answer, Stage
+from mailrail.kit import clock
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.pool import Pool
@@ -41,7 +41,7 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
         changed since then said does not count."""
         key = (request.transport, self._app.digest(_ref(request.transport)), request.address)
         known = self._known.get(key)
-        if known is not None and known[0] > time.monotonic():
+        if known is not None and known[0] > clock.now():
             return known[1]
         asking = self._asking.get(key)
         if asking is None:
@@ -49,7 +49,7 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
             self._asking[key] = asking
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         response = await asyncio.shield(asking)
-        self._known[key] = (time.monotonic() + _KEEP[response.verdict], response)
+        self._known[key] = (clock.now() + _KEEP[response.verdict], response)
         self._known.move_to_end(key)
         while len(self._known) > _ENTRIES:
             self._known.popitem(last=False)

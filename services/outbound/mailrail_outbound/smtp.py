@@ -416,6 +416,7 @@ class Connection(asyncio.Protocol):
                     self._start_tls()
                 elif isinstance(event, NeedHash):
                     self._hashing = self._loop.create_task(self._hash(event.work))
+                    self._hashing.add_done_callback(self._task_ended)
                 elif isinstance(event, SessionFailed):
                     self.answer = event.answer
                     self._tell_failed(event.answer)
@@ -529,7 +530,7 @@ class Connection(asyncio.Protocol):
         if data is None:
             self._streamed = transaction
             self._streaming = self._loop.create_task(self._stream(job, transaction, form))
-            self._streaming.add_done_callback(self._streaming_ended)
+            self._streaming.add_done_callback(self._task_ended)
             return
         dialogue = self.dialogue
         if transaction.bdat:
@@ -597,9 +598,9 @@ class Connection(asyncio.Protocol):
             dialogue.quit()
         self._flush()
 
-    def _streaming_ended(self, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            log.get_logger().error("content could not be sent", host=self.host, exc_info=task.exception())
+            log.get_logger().error("a connection's work crashed", host=self.host, exc_info=task.exception())
             self.abort(Trouble.FAULT, INTERNAL_ERROR)
 
     async def _room(self, transaction: Transaction, over: float) -> bool:

@@ -7,14 +7,18 @@ import pytest
 
 from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.outbound.course import Course
+from mailrail.core.sasl.client import Hashing
+from mailrail.kit import clock
+from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hosts import Hosts
 from mailrail_outbound.job import HostJob
 from mailrail_outbound.ports import DeliveryReport, Result
 from mailrail_outbound.smtp import Connection
 
+from testkit.ca import Authority
 from testkit.conditions import eventually
 from testkit.dns import DnsServer
-from testkit.outbound import OutboundBench, transport
+from testkit.outbound import OutboundBench, secret_ref, transport
 from testkit.ports import loopback_address
 from testkit.smtp_peer import Hang, SmtpPeer
 
@@ -58,6 +62,48 @@ async def test_a_delivery_asks_the_dns_once_and_then_goes_by_what_is_kept() -> N
                 assert (one.result, one.host, one.ip) == (other.result, other.host, other.ip)
                 assert other.result is Result.DELIVERED
                 assert dns.asked("example.org") == 1
+
+
+async def test_an_answer_of_the_dns_is_kept_no_longer_for_the_machine_having_been_suspended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with DnsServer() as dns:
+        dns.add("one.example.org", "A", "127.0.0.1")
+        resolver = DnsResolver(dns.endpoint)
+        for _ in range(2):
+            assert await resolver.addresses("one.example.org", ("ipv4",)) == ("127.0.0.1",)
+        assert dns.asked("one.example.org") == 1
+        now = clock.now
+        monkeypatch.setattr(clock, "now", lambda: now() + 86400)
+        assert await resolver.addresses("one.example.org", ("ipv4",)) == ("127.0.0.1",)
+        assert dns.asked("one.example.org") == 2
+
+
+async def test_a_login_that_crashes_while_it_is_worked_out_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crashing(work: Hashing) -> bytes:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(Hashing, "do", crashing)
+    authority = Authority()
+    async with SmtpPeer(
+        tls=authority.issue("localhost").server_context(),
+        extensions_after_tls=["AUTH SCRAM-SHA-256"],
+        accounts={"u": "p"},
+        iterations=100_000,
+    ) as peer:
+        via = transport(
+            TransportKind.SUBMISSION,
+            host="localhost",
+            port=peer.port,
+            tls=TlsMode.VERIFIED,
+            ca=secret_ref("ca"),
+            username="u",
+            password=secret_ref("password"),
+        )
+        secrets = {"ca": authority.pem, "password": b"p"}
+        async with OutboundBench.running(via, secrets=secrets, auth_timeout=600.0) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via), within=20)).recipients
+            assert (result.result, str(result.status)) == (Result.DEFERRED, "4.3.0")
 
 
 async def test_a_job_that_is_over_before_it_is_waited_for_ends_the_delivery() -> None:
