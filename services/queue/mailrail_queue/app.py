@@ -175,8 +175,13 @@ class Queue:
 
     @property
     def serving(self) -> bool:
-        """Whether mail can be taken durably now."""
-        return self.ready and self.shards.healthy and not self.stopping.is_set()
+        """Whether mail can be taken durably now, and due work was looked for once.
+
+        A step that fails again and again later on is told by an alert and changes nothing here: fresh mail leaves from
+        memory all the same, the other steps go on, and what does not is kept. To refuse all mail for it, which every
+        replica would do alike, would make an outage out of a delay.
+        """
+        return self.ready and self.owner.looked and self.shards.healthy and not self.stopping.is_set()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -74,6 +74,9 @@ class Owner:
         self._shared_sites = shared_sites
         self._router = router
         self._log = log.get_logger()
+        self.looked = False
+        """Due work was looked for once since the start. Readiness waits for it: a release that cannot do that on this
+        database must not take the place of one that can."""
         # What looks for work does not wait for what does it.
         self.lane = database.lane("owner")
         self._work_lane = database.lane("work")
@@ -116,6 +119,7 @@ class Owner:
                 if time.monotonic() - last >= self._settings.look_seconds or self._agenda.stale:
                     last = time.monotonic()
                     await self.due_sites.look()
+                    self.looked = True
                 if self._agenda.requests:
                     self._agenda.requests = False
                     await self._grant_requests()

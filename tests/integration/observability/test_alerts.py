@@ -55,6 +55,7 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
 SET_ASIDE = of("mailrail_queue_set_aside_total")
+STEP = of("mailrail_queue_failures_total", step="due work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
 SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="accepted")
@@ -141,6 +142,11 @@ CASES = (
         (pods("mailrail_queue_postgres_up", 1, 0),),
     ),
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
+    Case(
+        "MailrailQueueStepFails",
+        ({STEP: rising(6)}, {of("mailrail_queue_failures_total", step="upkeep"): rising(2)}),
+        ({STEP: still(40)}, {STEP: rising(0.5)}),
+    ),
     Case(
         "MailrailNoOutbound",
         (pods("mailrail_queue_outbound_streams", 0, 0),),

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import site_store
 from mailrail_queue.faults import by_halves
 from mailrail_queue.ports import Notice
 from mailrail_queue.store import CHUNK, Connection
@@ -357,3 +358,31 @@ async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_
             "a part of what is stored of this message is gone: it cannot be sent whole"
         )
         assert set_aside() == before + 1
+
+
+async def test_a_queue_is_ready_once_it_has_looked_for_due_work_and_stays_so_when_that_fails_later(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = site_store.due_sites
+
+    async def fails(*_: object) -> None:
+        raise TypeError("a bytes-like object is required, not 'str'")
+
+    def failures() -> float:
+        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": "due work"}) or 0.0
+
+    before = failures()
+    monkeypatch.setattr(site_store, "due_sites", fails)
+    async with running_queue(database) as q:
+        await eventually(lambda: failures() >= before + 3)
+        assert q.queue.ready
+        assert not q.queue.serving, "nothing shows that it can work on this database"
+        monkeypatch.setattr(site_store, "due_sites", look)
+        await eventually(lambda: q.queue.serving)
+        before = failures()
+        monkeypatch.setattr(site_store, "due_sites", fails)
+        await eventually(lambda: failures() >= before + 3)
+        assert q.queue.serving, "fresh mail leaves all the same"
+        outbound, ingress = await q.outbound(), await q.ingress()
+        await ingress.accept("bob@away.example")
+        await eventually(outbound.has(1))
