@@ -255,6 +255,8 @@ class _Addresses:
         while self._peek() == "@":  # an obsolete route (RFC 5322 4.4): its domains say nothing about the mailbox
             self._at += 1
             self._words()
+            if self._peek() not in (",", ":"):  # `<@a@b:c@d>` is no route, and who knows whom it names
+                raise HeaderError("a route is not valid")
             while self._peek() == ",":
                 self._at += 1
             if self._peek() == ":":
