@@ -24,8 +24,6 @@ from mailrail_queue.settings import QueueSettings
 from mailrail_queue.site_store import SiteRow
 from mailrail_queue.store import Deferral, Waiting
 
-_MAX_WORKING = 100_000
-"""Tokens that a Hello may list; more is a mistake of the other side."""
 _RENEW_BELOW = 95.0
 """Seconds left below which a lease is renewed; most deliveries end long before."""
 _MOST_MX_HOSTS = 32
@@ -172,7 +170,7 @@ class Desk:
 
         Raises psycopg.Error, NotDurable or OSError while nobody can tell what it works on rightly.
         """
-        listed = {w.token: list(w.recipient_ids) for w in hello.working[:_MAX_WORKING]}
+        listed = {w.token: list(w.recipient_ids) for w in hello.working}  # all, for what is left out is sent again
         await self._adopt(stream, listed)
         missing = [
             f

@@ -249,6 +249,20 @@ async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02
         assert flight.site.window.in_flight == 1
 
 
+async def test_what_a_returning_process_lists_last_is_adopted_however_much_it_lists_LSE_02(database: str) -> None:
+    """The list was cut at 100,000, and what stood behind was sent a second time."""
+    async with running_queue(database) as q:
+        delivery = await one_delivery(q, await q.outbound())
+    async with running_queue(database) as q:
+        hello = lease_pb2.Hello(node_id="outbound-1")
+        for number in range(100_000):
+            hello.working.add(token=(1 << 60) + number)
+        hello.working.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
+        stream = OutboundStream("outbound-1")
+        await q.queue.desk.hello(stream, hello)
+        assert q.queue.dispatcher.flights[delivery.token].stream is stream
+
+
 async def test_what_a_returning_process_does_not_list_is_due_again_soon_LSE_02(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
