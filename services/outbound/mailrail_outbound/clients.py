@@ -125,6 +125,10 @@ class QueueClient:
         for endpoint in [e for e in self._tasks if e not in found]:
             if not self._links[endpoint].connected:
                 self._tasks.pop(endpoint).cancel()
+        for endpoint in [e for e in self._links if e not in found and e not in self._tasks]:
+            link = self._links[endpoint]  # a pod that went has given its address back
+            if not link.unacknowledged and link not in self._homes.values():
+                del self._links[endpoint]
 
     @property
     def connected(self) -> bool:

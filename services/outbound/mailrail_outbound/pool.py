@@ -135,7 +135,9 @@ class Pool:
         wait = self._settings.connection_wait
         since = self._loop.time() - wait
         for key, destination in list(self._destinations.items()):
-            for job in [j for j in destination.waiting if j.waits_since is not None and j.waits_since <= since]:
+            # The first ones wait for dials that are under way: whose end, each step of it bounded, is the host's word.
+            behind = itertools.islice(destination.waiting, destination.connecting, None)
+            for job in [j for j in behind if j.waits_since is not None and j.waits_since <= since]:
                 destination.waiting.remove(job)
                 try:
                     job.gave_up_waiting(wait)

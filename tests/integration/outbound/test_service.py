@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -21,7 +21,7 @@ from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import clients, job
 from mailrail_outbound.__main__ import start
-from mailrail_outbound.ports import Delivery, Result
+from mailrail_outbound.ports import Delivery, DeliveryReport, Result
 from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
@@ -431,6 +431,29 @@ async def test_replicas_that_cannot_be_looked_for_are_looked_for_again(
             here.queue.hand_out(delivery)
             assert (await here.result(delivery.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
             assert len(tries) > 1
+
+
+async def test_a_replica_that_is_gone_is_kept_in_mind_only_for_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        running: ClassVar[dict[int, tuple[int, ...]]] = {}
+        under_way = 0
+
+    found = ["127.0.0.1:1"]
+
+    async def endpoints(target: str) -> list[str]:
+        return found
+
+    monkeypatch.setattr(rpc, "endpoints", endpoints)
+    client = clients.QueueClient(SETTINGS, lambda: 0)
+    await client._look_for_replicas(Nobody())  # type: ignore[arg-type]
+    (link,) = client._links.values()
+    link.add_result(DeliveryReport(1, b"", 0, 0, [], {}, ()))
+    found.clear()
+    await client._look_for_replicas(Nobody())  # type: ignore[arg-type]
+    assert client._links != {}  # its result is still to be written
+    link.give_up()
+    await client._look_for_replicas(Nobody())  # type: ignore[arg-type]
+    assert client._links == {}
 
 
 async def test_content_that_the_queue_does_not_go_on_with_is_not_waited_for_for_ever_LSE_06(

@@ -262,6 +262,17 @@ async def test_nobody_waits_for_a_connection_for_ever_LSE_04() -> None:
             assert bench.pool.waiting == 0
 
 
+async def test_a_host_that_is_slow_to_greet_is_waited_for_and_judged_not_taken_for_busy_LSE_04() -> None:
+    async with SmtpPeer(replies={"GREETING": Hang()}) as peer:
+        via = smarthost(peer, limits=TransportLimits(connections=1))
+        async with OutboundBench.running(via, connection_wait=0.2, greeting_timeout=1.0) as bench:
+            dialled, waits = [
+                (await report).recipients[0] for report in [bench.begin(bench.delivery(via)) for _ in "ab"]
+            ]
+            assert (dialled.result, dialled.site_failure) == (Result.DEFERRED, True)
+            assert waits.result is Result.NOT_DIALLED
+
+
 async def test_draining_waits_for_the_last_delivery() -> None:
     async with SmtpPeer() as peer:
         via = smarthost(peer)
