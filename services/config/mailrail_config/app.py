@@ -98,6 +98,8 @@ class HeadFollower:
                 problem = str(error)
             except DATABASE_ERRORS as error:
                 problem = f"Postgres is out of reach: {str(error).strip()}"
+            except Exception as error:  # whatever it is: the last head is served on
+                problem = f"a mistake of ours: {type(error).__name__}: {error}"[:500]
             metrics.POSTGRES_UP.set(0)
             await self._ready(False)
             if problem != trouble:
@@ -224,13 +226,17 @@ async def keep_up(settings: ConfigSettings, store: Store, follower: HeadFollower
     prune_at = loop.time() + min(60.0, settings.upkeep_seconds)
     while True:
         await asyncio.sleep(min(5.0, settings.upkeep_seconds))
-        with contextlib.suppress(*DATABASE_ERRORS):
+        try:
             await _count(store, follower.head.revision)
             if loop.time() >= prune_at:
                 prune_at = loop.time() + settings.upkeep_seconds
                 revisions, values = await store.prune(settings.history)
                 if revisions or values:
                     logger.info("history pruned", revisions=revisions, sealed_values=values)
+        except DATABASE_ERRORS:
+            continue  # the follower says so
+        except Exception as error:
+            logger.error("upkeep failed", error=f"{type(error).__name__}: {error}"[:500])
 
 
 async def _count(store: Store, head: int) -> None:

@@ -11,6 +11,7 @@ there are left alone. Only when that goes on for too long does the caller get no
 
 import asyncio
 import math
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -373,7 +374,7 @@ class Intake:
                 batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
-            except (UnicodeEncodeError, psycopg.Error, NotDurable, OSError) as error:
+            except (UnicodeEncodeError, struct.error, psycopg.Error, NotDurable, OSError) as error:
                 if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
                     for arriving in batch:
                         arriving.sent = arriving.sent or attempted
@@ -418,7 +419,7 @@ class Intake:
     def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
         # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
         # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
-        data = isinstance(error, psycopg.DataError | UnicodeEncodeError)
+        data = isinstance(error, psycopg.DataError | UnicodeEncodeError | struct.error)
         data = data and not isinstance(error, psycopg.errors.SequenceGeneratorLimitExceeded)
         self._log.error(
             "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data

@@ -20,6 +20,7 @@ from mailrail.kit import config_client, migrations
 from mailrail.kit.publisher import REASON_KEY, STALE_EPOCH, Superseded
 from mailrail.local.postgres import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2 as pb
+from mailrail_config.app import keep_up
 
 from testkit.conditions import eventually
 
@@ -285,6 +286,41 @@ async def test_a_restarted_service_runs_its_kept_revision_while_config_is_down_C
     assert configuration.number == 1
     assert list(configuration.secrets.values()) == [b"looking-glass"]
     assert all(b"looking-glass" not in file.read_bytes() for file in cache.iterdir())
+
+
+async def test_a_look_at_head_that_fails_ends_no_process_and_the_next_one_is_served_CFG_07(
+    database: str, keys_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with config_service(database) as service:
+        failed = asyncio.Event()
+
+        async def fails() -> None:
+            failed.set()
+            raise KeyError("nobody foresaw this")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service.follower, "look", fails)
+            await asyncio.wait_for(failed.wait(), 30)
+        await publisher(keys_dir, service.target).publish(sources())
+        await eventually(lambda: service.follower.head.revision == 1)
+
+
+async def test_upkeep_that_fails_is_tried_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with config_service(database, upkeep_seconds=0.05) as service:
+        tries: list[int] = []
+
+        async def fails(keep: int) -> tuple[int, int]:
+            tries.append(keep)
+            raise KeyError("nobody foresaw this")
+
+        monkeypatch.setattr(service.store, "prune", fails)
+        upkeep = asyncio.create_task(keep_up(service.settings, service.store, service.follower))
+        try:
+            await eventually(lambda: len(tries) > 2 or upkeep.done())
+            assert not upkeep.done()
+        finally:
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
 
 
 async def test_head_is_found_without_a_notification_CFG_06(database: str, keys_dir: Path) -> None:
