@@ -8,17 +8,18 @@ many recipients a filter finds; a row that changes meanwhile is seen as it is th
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of our own alone
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, LiteralString
 
 from mailrail.core.delivery.judge import Standing, judge
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.dsn.due import Asked
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit import log
 from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import columns as c
-from mailrail_queue import store
+from mailrail_queue import faults, metrics, store
 from mailrail_queue.admin_base import AdminBase, resting_as
 from mailrail_queue.admin_filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
 from mailrail_queue.changes import Changes
@@ -49,9 +50,15 @@ _REQUEST: Final[
 ] = """UPDATE recipient r SET request = %(request)s, request_reason = %(reason)s, version = r.version + 1
     WHERE r.id = ANY(%(id)s) AND r.token IS NOT NULL RETURNING r.id, r.shard"""
 
+_LEFT: Final[LiteralString] = (
+    "UPDATE recipient SET held = coalesce(held, now()), hold_reason = %(reason)s, version = version + 1 WHERE id = %(id)s"
+)
+
 
 class Changing(AdminBase):
     """Changing recipients."""
+
+    _log = log.get_logger()
 
     async def hold(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> Changes:
         """Put on hold; what is already keeps its reason and time. A leased one is held when its attempt ends."""
@@ -264,7 +271,13 @@ class Changing(AdminBase):
             async with connection.transaction():
                 rows = await run(connection, statement, {**where.parameters, "past": past, "began": began})
                 found = [store.waiting(row) for row in rows]
-                done = await batch(found) if found else []
+                done: list[tuple[int, bool, int]] = []
+
+                async def change(some: Sequence[Waiting], done: list[tuple[int, bool, int]] = done) -> None:
+                    async with connection.transaction():  # a savepoint: what fails leaves the others' changes alone
+                        done += await batch(list(some))
+
+                await faults.by_halves(found, change, lambda row, error: self._leave(connection, row, error))
             self._notifier.stored()
             changes.add((i, pending) for i, pending, _ in done)
             shards |= {number for _, _, number in done}
@@ -274,6 +287,13 @@ class Changing(AdminBase):
         if shards:
             self._changed(shards)
         return changes
+
+    async def _leave(self, connection: Connection, row: Waiting, error: Exception) -> None:
+        """One that cannot be changed is no reason to leave the others: it is on hold, and the reason says why."""
+        faults.failed(self._log, "administration", error, recipient=row.id)
+        reason = f"what was asked for it cannot be done: {faults.said(error)}"
+        await run(connection, _LEFT, {"id": row.id, "reason": reason})
+        metrics.SET_ASIDE.inc()
 
     @staticmethod
     def _for_change(wanted: admin_pb2.Filter) -> Where:

@@ -66,7 +66,7 @@ FAILURES = Counter(
     ["step"],
 )
 """step: due work, due mail, lease sweep, leases, results, heartbeat, revisions, probes, timers, hints to peers, upkeep,
-backlog."""
+backlog, administration."""
 CLOCK_JUMPS = Counter(
     "mailrail_queue_postgres_clock_jumps_total",
     "Times that Postgres's clock was set by more than 5 s, as this process saw it",
@@ -85,7 +85,7 @@ for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)
 for _what in (
     *("due work", "due mail", "lease sweep", "leases", "results", "heartbeat", "revisions"),
-    *("probes", "timers", "hints to peers", "upkeep", "backlog"),
+    *("probes", "timers", "hints to peers", "upkeep", "backlog", "administration"),
 ):
     FAILURES.labels(step=_what)
 

@@ -163,8 +163,7 @@ MISSING_SITES: Final[LiteralString] = (
 # Some of the recipients of a site, whenever they are due: two a shard.
 SAMPLE: Final[LiteralString] = f"""SELECT {WAITING} FROM unnest(%(shard)s) AS w (shard) CROSS JOIN LATERAL (
         SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
-        ORDER BY t.due LIMIT 2) r
-    LIMIT 200"""
+        ORDER BY t.due LIMIT 2) r"""
 
 
 async def sample(connection: Connection, shards: Sequence[int], site: str) -> list[Waiting]:

@@ -83,6 +83,28 @@ async def test_a_filter_is_the_and_of_what_is_set_H28(desk: Desk) -> None:
     assert await listed(desk, to="100%_'; --") == []
 
 
+async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02(desk: Desk) -> None:
+    for name in ("ann", "bad", "carl"):
+        await desk.rig.accept(f"{name}@there.example")
+    await desk.rig.connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.address LIKE 'bad%' THEN RAISE EXCEPTION 'this row is refused' USING ERRCODE = '22000'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    await desk.rig.connection.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON history FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    done = await desk.fail(admin_pb2.Filter(all=True), "enough")
+    assert len(done) == 2
+    assert await desk.rig.rows("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
+        ("bad@there.example", "what was asked for it cannot be done: this row is refused")
+    ]
+    assert [row[0] for row in await desk.rig.rows("SELECT address FROM history ORDER BY 1")] == [
+        "ann@there.example",
+        "carl@there.example",
+    ]
+
+
 async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(desk: Desk) -> None:
     (bob,) = await desk.rig.accept("bob@there.example")
     await desk.rig.connection.execute(r"UPDATE recipient SET rcpt = '\xff', last = '\xff'")
