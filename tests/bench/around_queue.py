@@ -19,7 +19,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from bench.stand_in import GATEWAY, PREFIX, Config, content, revision
+from bench.stand_in import GATEWAY, PREFIX, Config, content, known, revision
 from mailrail.core.config.revision import encode
 from mailrail.kit import migrations
 from mailrail.kit.run import new_event_loop
@@ -146,7 +146,7 @@ class Outbound:
         self._answer(delivery)
 
     def _answer(self, delivery: lease_pb2.Delivery) -> None:
-        result = lease_pb2.DeliveryResult(token=delivery.token, message_id=delivery.message_id, done=True)
+        result = known(lease_pb2.DeliveryResult, token=delivery.token, message_id=delivery.message_id, done=True)
         for recipient in delivery.recipients:
             attempt = result.recipients.add(id=recipient.id).attempt
             attempt.outcome = types_pb2.OUTCOME_RELAYED

@@ -11,9 +11,10 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.config.revision import (
@@ -60,6 +61,14 @@ def revision(listen_port: int, sink: tuple[str, int]) -> Revision:
             RouteLevel(GATEWAY, (Rule(ObjectRef("MailRoute", "default", "all"), 0, "all", (), transport=SINK),)),
         ),
     )
+
+
+M = TypeVar("M", bound=Message)
+
+
+def known(kind: type[M], **fields: Any) -> M:
+    """A message with those of the fields that its type has: the services may be of a commit that lacks the newest."""
+    return kind(**{name: value for name, value in fields.items() if name in kind.DESCRIPTOR.fields_by_name})
 
 
 def content(size: int) -> bytes:
