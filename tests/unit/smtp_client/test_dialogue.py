@@ -894,6 +894,39 @@ def test_a_bad_challenge_is_cancelled_with_a_star() -> None:
     assert dialogue.take() == b"QUIT\r\n"
 
 
+@pytest.mark.parametrize("reply", [b"504 5.5.4 not here\r\n", b"501 5.5.4 no initial response\r\n"])
+def test_a_mechanism_that_the_server_offered_and_does_not_do_leads_to_the_next_RFC_4954_4(reply: bytes) -> None:
+    dialogue = _authenticating(b"SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN")
+    assert dialogue.take().startswith(b"AUTH SCRAM-SHA-256 ")
+    for mechanism in (b"CRAM-MD5", b"PLAIN", b"LOGIN"):
+        assert dialogue.receive(reply) == []
+        assert dialogue.take().startswith(b"AUTH " + mechanism)
+    (failed,) = dialogue.receive(reply)  # none is left: the server's own word says why
+    assert isinstance(failed, SessionFailed)
+    assert failed.answer.remote
+    assert failed.answer.reply is not None
+    assert failed.answer.reply.code == int(reply[:3])
+
+
+def test_501_to_an_answer_of_ours_is_no_word_on_the_mechanism() -> None:
+    dialogue = _authenticating(b"CRAM-MD5 PLAIN")
+    dialogue.take()
+    dialogue.receive(b"334 PDEyMzQ+\r\n")
+    dialogue.take()
+    (failed,) = dialogue.receive(b"501 5.5.2 what\r\n")
+    assert isinstance(failed, SessionFailed)
+
+
+def test_the_prompts_of_login_need_not_be_base64() -> None:
+    dialogue = _authenticating(b"LOGIN")
+    assert dialogue.take() == b"AUTH LOGIN\r\n"
+    dialogue.receive(b"334 Username:\r\n")
+    assert dialogue.take() == base64.b64encode(b"user") + b"\r\n"
+    dialogue.receive(b"334 Password:\r\n")
+    assert dialogue.take() == base64.b64encode(b"pencil") + b"\r\n"
+    assert kinds(dialogue.receive(b"235 ok\r\n")) == [Ready]
+
+
 def test_535_is_the_answer_and_the_password_is_tried_once() -> None:
     dialogue = _authenticating(b"SCRAM-SHA-256 PLAIN", _login(("PLAIN", "SCRAM-SHA-256")))
     dialogue.take()

@@ -113,7 +113,7 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.TLS_FAILED: _means("4.7.5", "TLS with the next hop could not be made or proven", Scope.SITE),
     Trouble.REQUIRETLS_UNSUPPORTED: _means("5.7.30", "no server of the destination supports REQUIRETLS"),
     Trouble.TLS_UNAVAILABLE: _means("5.7.10", "the TLS that this message requires cannot be had"),
-    Trouble.AUTH_IMPOSSIBLE: _means("4.3.5", "no SASL mechanism in common with our next hop", Scope.TRANSPORT),
+    Trouble.AUTH_IMPOSSIBLE: _means("4.3.5", "we cannot log in to our next hop", Scope.TRANSPORT),
     Trouble.PROXY_FAILED: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
     Trouble.TOO_LARGE: _means("5.3.4", "the message is larger than the next hop takes"),
     Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),

@@ -310,6 +310,7 @@ class Dialogue:
 
     __slots__ = (
         "_cancelled",
+        "_challenged",
         "_content",
         "_exchange",
         "_expected",
@@ -318,6 +319,7 @@ class Dialogue:
         "_hello_name",
         "_initial_owed",
         "_login",
+        "_mechanism_refused",
         "_out",
         "_parser",
         "_protocol",
@@ -379,6 +381,8 @@ class Dialogue:
         self._content: Transaction | None = None  # whose content is being sent
         self._exchange: Exchange | None = None
         self._failed_mechanisms: set[Mechanism] = set()
+        self._mechanism_refused: Answer | None = None  # the latest word on one of them
+        self._challenged = False  # the present exchange had a challenge
         self._initial_owed: bytes | None = None  # an initial response too long for the AUTH line (AUTH-10)
         self._hashing: tuple[Hashing, bytes] | None = None  # work under way, and the challenge that it is for
         self._cancelled: Answer | None = None  # we said `*`, and why
@@ -709,8 +713,10 @@ class Dialogue:
                 without=self._failed_mechanisms,
             )
         except NoMechanism as error:
-            self._fail_session(Answer(Stage.AUTH, None, Trouble.AUTH, str(error)), events)
+            answer = self._mechanism_refused or Answer(Stage.AUTH, None, Trouble.AUTH, str(error))
+            self._fail_session(answer, events)
             return
+        self._challenged = False
         plus = Mechanism.SCRAM_SHA_256_PLUS if "256" in mechanism else Mechanism.SCRAM_SHA_1_PLUS
         self._exchange = start_sasl(
             mechanism,
@@ -758,12 +764,17 @@ class Dialogue:
             self._auth_refused(exchange, Answer(Stage.AUTH, reply), events)
 
     def _auth_refused(self, exchange: Exchange, answer: Answer, events: list[Event]) -> None:
-        # A server that binds only by a type that we cannot compute refuses -PLUS before any proof is sent; then, and
-        # only then, another mechanism is tried. A wrong password is tried once, lest the account be locked.
+        # Another mechanism is tried where the server does not do this one: 504 although it offered it, 501 to the AUTH
+        # line itself (RFC 4954 4); or where it binds only by a type that we cannot compute, and refuses -PLUS before
+        # any proof is sent. A wrong password is tried once, lest the account be locked.
         self._initial_owed = None
+        code = answer.reply.code if answer.reply is not None else 0
         final = answer.reply is None or answer.reply.permanent
-        if exchange.mechanism.binds_channel and not exchange.proof_sent and final:
+        not_done = code == 504 or (code == 501 and not self._challenged)
+        if not_done or (exchange.mechanism.binds_channel and not exchange.proof_sent and final):
             self._failed_mechanisms.add(exchange.mechanism)
+            if answer.reply is not None:
+                self._mechanism_refused = answer
             self._authenticate(events)
         else:
             self._fail_session(answer, events)
@@ -791,7 +802,9 @@ class Dialogue:
 
     def _challenge(self, exchange: Exchange, reply: Reply, events: list[Event]) -> None:
         try:
-            challenge = _decode_challenge(reply)
+            self._challenged = True
+            # The prompts of LOGIN mean nothing, in base64 or not.
+            challenge = b"" if exchange.mechanism is Mechanism.LOGIN else _decode_challenge(reply)
             if self._initial_owed is not None:
                 if challenge:
                     raise SaslError("the server sent a challenge where it should wait for our first message")
