@@ -599,6 +599,9 @@ class Intake:
         ours = origin in _OURS
         vouched = ours or envelope.sender_authenticated
         release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
+        if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
+            # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
+            release += self._database.now() - envelope.received.ToNanoseconds() / 1e9
         inline = arriving.chunks == 0
         size = commit.size or len(prefix) + len(body)
         data = envelope.SerializeToString()

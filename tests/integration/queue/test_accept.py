@@ -554,6 +554,18 @@ async def test_nothing_is_tried_before_its_release_time_which_counts_for_no_life
         assert 3500 < paused <= 3600
 
 
+async def test_a_time_to_wait_is_counted_by_the_clock_of_postgres_and_not_of_ingress_OPT_02(database: str) -> None:
+    async with running_queue(database) as q:
+        commit = commit_of("later@away.example", submitted=True, future_release_request="for;3600")
+        ahead = int(time.time()) + 6 * 86_400  # the clock of this ingress
+        commit.envelope.received.FromSeconds(ahead)
+        commit.envelope.release.FromSeconds(ahead + 3600)
+        (future,) = (await q.ingress()).commit(commit)
+        assert (await future).accepted
+        due = await q.one("SELECT extract(epoch FROM due - now())::float8 FROM recipient")
+        assert 3500 < due <= 3601
+
+
 async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(database: str) -> None:
     parts = psycopg.conninfo.conninfo_to_dict(database)
     with FaultProxy((str(parts["host"]), int(str(parts["port"])))) as proxy:
