@@ -116,6 +116,17 @@ DASHBOARD = Dashboard(
                     "Recipients that cannot be read or written; they are on hold with the reason.",
                     (Query("sum(mailrail_queue_set_aside_total)", "recipients"),),
                 ),
+                Panel(
+                    "Database went back",
+                    "How often, a process each: a failover to a standby that was behind, a restore or a copy.",
+                    (Query("sum(mailrail_queue_new_histories_total)", "histories"),),
+                ),
+                split(
+                    "Left over of before",
+                    "When the database went back: deliveries closed, results of before, recipients that are gone.",
+                    "mailrail_queue_history_closed_total",
+                    "what",
+                ),
             ),
         ),
         processes("queue"),

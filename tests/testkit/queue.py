@@ -207,6 +207,7 @@ class FakeOutbound:
         self.committed: set[int] = set()
         self.cancelled: set[int] = set()
         self.renewals: dict[int, float] = {}
+        self.history: int | None = None
         self.clocks: list[float] = []
         """What came back of the clock that our requests told."""
         self.go_away = False
@@ -235,6 +236,8 @@ class FakeOutbound:
                     self.committed.update(response.committed)
                     self.cancelled.update(response.cancel)
                     self.go_away = self.go_away or response.go_away
+                    if response.HasField("history"):
+                        self.history = response.history
                     self.renewals |= {r.token: r.remaining_seconds for r in response.renewals}
                     self.deliveries.extend(response.deliveries)
                     if self.answer is not None:

@@ -335,6 +335,15 @@ def _one(connection: type_connection, query: sql.Composed) -> object:
     return row[0] if row else None
 
 
+def _changed(migration: Migration) -> str:
+    return (
+        f"{migration.label} was changed after it was applied to this database, which was made by a version that was"
+        " never released: it cannot be used on. Let the queue run empty with that version, then give Mailrail a new"
+        f" database, or run DROP SCHEMA {migration.schema} CASCADE and `mailrail migrate` (a database of local mode may"
+        " simply be thrown away with its --state folder). If the change is yours, put it into a new migration"
+    )
+
+
 def _migrate_schema(
     connection: type_connection, schema: str, wanted: Sequence[Migration], say: Callable[[str], None]
 ) -> list[Applied]:
@@ -356,11 +365,7 @@ def _migrate_schema(
     for migration in wanted:
         if migration.number in recorded:
             if recorded[migration.number] != migration.checksum:
-                raise MigrationError(
-                    f"{migration.label} was changed after it was applied to this database."
-                    " Undo the change and put it into a new migration"
-                    " (a database of local mode may simply be thrown away with its --state folder)"
-                )
+                raise MigrationError(_changed(migration))
             if not migration.transactional:
                 _rebuild_invalid(connection, migration, say)
             continue
@@ -524,6 +529,10 @@ def _version_query(schema: str) -> sql.Composed:
     return sql.SQL("SELECT coalesce(max(number), 0) FROM {}.migrations").format(sql.Identifier(schema))
 
 
+def _checksums_query(schema: str) -> sql.Composed:
+    return sql.SQL("SELECT number, checksum FROM {}.migrations").format(sql.Identifier(schema))
+
+
 async def version(connection: psycopg.AsyncConnection[tuple[object, ...]], schema: str) -> int:
     """The version of a schema in the database; 0 when it was never migrated."""
     try:
@@ -541,4 +550,9 @@ async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service
     found, needed = await version(connection, service), needed_version(service)
     if found < needed:
         raise SchemaOutdated(service, found, needed)
+    rows = await (await connection.execute(_checksums_query(service))).fetchall()
+    recorded = {cast("int", number): checksum for number, checksum in rows}
+    for migration in load(service):
+        if recorded.get(migration.number) != migration.checksum:
+            raise Unfit(_changed(migration))
     return found

@@ -5,7 +5,7 @@ server's, a database's nor a role's default can weaken promise 1 or change what 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -292,12 +292,19 @@ async def settle(connection: AsyncConnection[Any]) -> None:
 
 @asynccontextmanager
 async def pool(
-    url: str, schema: str, *, size: int = 8, application: str = "mailrail", timeout: float = 10.0
+    url: str,
+    schema: str,
+    *,
+    size: int = 8,
+    application: str = "mailrail",
+    timeout: float = 10.0,
+    opened: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None,
 ) -> AsyncIterator[AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]]:
     """A pool whose connections look into `schema` and commit durably. It opens even while Postgres is down.
 
     `timeout`: seconds that a caller waits for a connection before psycopg_pool.PoolTimeout. A statement may take a
-    minute. A connection to a standby is never handed out, nor kept.
+    minute. A connection to a standby is never handed out, nor kept. `opened` is told of each before its first
+    use; one for which it raises is given to nobody.
     """
 
     async def configure(connection: AsyncConnection[Any]) -> None:
@@ -305,6 +312,8 @@ async def pool(
             await connection.set_autocommit(True)
             await check_connection(connection)
             await enter(connection, schema, statement_timeout="60s", idle_in_transaction_session_timeout="60s")
+            if opened is not None:
+                await opened(connection)
         except BaseException:
             await connection.close()  # the pool forgets it as it is
             raise

@@ -24,11 +24,13 @@ from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
 from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.hold import HoldRule, first_match
+from mailrail.core.ids import pack_token
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics, store
+from mailrail_queue.data_history import QueueHistory
 from mailrail_queue.database import Database, Lane, NotDurable, run, sure
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, told
 from mailrail_queue.finish import asked_of
@@ -129,17 +131,19 @@ class Arriving:
 class Ids:
     """Ids for recipients and tokens, in blocks of 1000 from Postgres."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, history: QueueHistory) -> None:
         self._lane = lane
+        self._history = history
+        self._base = 0
+        """The token whose counter is 0, of the history that this process is in."""
         self._lock = asyncio.Lock()
         self._recipients: deque[range] = deque()
         self._tokens: deque[range] = deque()
-        self._given = (0, 0)
-        """The highest block of each so far."""
         self.forget()
 
     def forget(self) -> None:
-        """What was handed out under another timeline may be handed out again there: start anew (ACC-06)."""
+        """What was given in another history may be given again there: start anew (HIS-02)."""
+        self._base = pack_token(self._history.number, 0)
         self._recipients.clear()
         self._tokens.clear()
         self._recipient: Iterator[int] = iter(())
@@ -147,10 +151,11 @@ class Ids:
         self._left_recipients = self._left_tokens = 0
 
     async def begin_anew(self) -> None:
-        """Ids that are given here were given before: leave them, and let all go on beyond. Raises psycopg.Error."""
-        recipients, tokens = self._given
+        """Ids that are given here were given before, so the database went back. Raises psycopg.Error."""
         self.forget()
-        await self._lane.run(store.RAISE_IDS, {"recipients": recipients, "tokens": tokens})
+        number = self._history.number
+        async with self._lane.use() as connection:
+            await self._history.doubt(connection, "it gives ids that it has given before", number)
 
     async def ensure(self, recipients: int, tokens: int, connection: Connection | None = None) -> None:
         """Have so many of each at hand. Raises psycopg.Error."""
@@ -169,7 +174,7 @@ class Ids:
         self._tokens.append(range(token, token + store.BLOCK))
         self._left_recipients += store.BLOCK
         self._left_tokens += store.BLOCK
-        self._given = (max(self._given[0], recipient), max(self._given[1], token))
+        self._history.gave(recipient, token)
 
     def recipient(self) -> int:
         """The next recipient id; `ensure` was called."""
@@ -183,9 +188,9 @@ class Ids:
         """The next token; `ensure` was called."""
         self._left_tokens -= 1
         for value in self._token:
-            return value
+            return self._base + value
         self._token = iter(self._tokens.popleft())
-        return next(self._token)
+        return self._base + next(self._token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +217,7 @@ class Intake:
         dispatcher: Dispatcher,
         router: Callable[[], Router],
         ownership: Callable[[], Ownership],
+        history: QueueHistory,
         *,
         notifications: Notifications | None = None,
     ) -> None:
@@ -228,7 +234,7 @@ class Intake:
         self._forget_lane = database.lane("forget")
         self._forgotten: dict[bytes, None] = {}
         self._forget = asyncio.Event()
-        self.ids = Ids(database.lane("ids"))
+        self.ids = Ids(database.lane("ids"), history)
         self.holds = Holds()
         self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
         """Told (shard, site) of recipients that were stored due."""

@@ -14,10 +14,13 @@ import psycopg
 from mailrail.core.site import SiteKind
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
+from mailrail.kit.history import NewHistory
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import metrics
 from mailrail_queue.accept import Intake
 from mailrail_queue.agenda import Agenda
 from mailrail_queue.backlog import Counting
+from mailrail_queue.data_history import QueueHistory
 from mailrail_queue.database import Database, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.finish import Finisher, Result
@@ -53,6 +56,8 @@ class Queue:
         self._log = log.get_logger()
         where = postgres.database_of(settings)
         self.database = Database(where, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
+        self.history = QueueHistory(self.run_id, self._new_history)
+        self.database.history = self.history.of
         self.dispatcher = Dispatcher(
             clock.now,
             handout_seconds=settings.handout_seconds,
@@ -61,9 +66,11 @@ class Queue:
         )
         self.peers = Peers(settings)
         self.agenda = Agenda(self.dispatcher, self.peers, self.router, run_id=self.run_id)
-        self.finisher = Finisher(self.database, self.dispatcher, self.router)
-        self.intake = Intake(settings, self.database, self.dispatcher, self.router, lambda: self.agenda.ownership)
-        self.desk = Desk(settings, self.database, self.dispatcher, self.finisher, self.router)
+        self.finisher = Finisher(self.database, self.dispatcher, self.router, self.history)
+        self.intake = Intake(
+            settings, self.database, self.dispatcher, self.router, lambda: self.agenda.ownership, self.history
+        )
+        self.desk = Desk(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
         beats = self.database.lane("heartbeat")
         self.shared_sites = SharedSites(beats, self.dispatcher, self.desk, self.agenda)
         self.shards = Shards(
@@ -76,6 +83,7 @@ class Queue:
             self.agenda,
             self.shared_sites,
             self.router,
+            self.history,
         )
         self.owner = Owner(
             settings,
@@ -99,7 +107,6 @@ class Queue:
             self.database, self.dispatcher, lambda: self.agenda.ownership.epochs, settings.count_seconds
         )
         self.dispatcher.deliver_here = self._deliver_here
-        self.database.on_new_timeline = self._new_timeline
         self.arrivals: set[Arrivals] = set()
         """The open streams that bring mail."""
         self.stopping = asyncio.Event()
@@ -149,6 +156,8 @@ class Queue:
                 await self.database.refuse_shared_sessions()
                 async with lane.use() as connection:
                     await migrations.check(connection, "queue")
+                    self.dispatcher.history = await self.history.of.begin(connection)
+                    self.intake.ids.forget()
                     return
             except (psycopg.Error, NotDurable, OSError, migrations.Unfit) as error:
                 if str(error) != said:
@@ -226,17 +235,29 @@ class Queue:
             await asyncio.gather(self._running, return_exceptions=True)
         await self.shards.leave()
         await self.desk.release_all()
+        await self.shards.forget()
         self.stopped.set()
         await self.database.close()
 
     # --- the rest ---
 
-    def _new_timeline(self) -> None:
-        """Postgres is another than it was: leases that were not handed on may not exist there (ACC-06)."""
+    def _new_history(self, new: NewHistory) -> None:
+        """The database went back: what memory knows of it may be untrue, and all deliveries of before end (HIS-03)."""
+        self.database.generation += 1
         self.intake.ids.forget()
-        dropped = self.dispatcher.drop_pending()
-        if dropped:
-            self._log.warning("deliveries dropped from memory for the new timeline", deliveries=len(dropped))
+        self.dispatcher.history = new.number
+        closed = self.desk.begin_history(new.number)
+        metrics.HISTORIES.inc()
+        metrics.HISTORY.labels(what="deliveries").inc(closed)
+        self._log.error(
+            "the database went back: it is in another history, and all deliveries of before are closed",
+            why=new.why or "another process noticed first",
+            history=new.number,
+            before=new.before,
+            deliveries=closed,
+            results_waiting=self.finisher.waiting,
+        )
+        self.agenda.look_anew()
 
     def _deliver_here(self, flight: Flight) -> None:
         """Mail for the built-in mailbox, and what a `fail` transport refuses: no outbound process takes part."""

@@ -11,7 +11,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from mailrail.kit import clock, log
+from mailrail.kit.history import History
 from mailrail.kit.postgres import (
     ALIVE,
     NOT_WAITED,
@@ -97,8 +98,10 @@ class Database:
         """By how much Postgres's clock was set since `Expiry` looked."""
         self.jumped = asyncio.Event()
         """Set with `jump`."""
-        self.on_new_timeline: Callable[[], None] = lambda: None
-        """Called when the server is not the one that it was: what memory says of it may be untrue."""
+        self.history: History | None = None
+        """Asked by each connection before its first statement: what memory says of the data may be untrue."""
+        self.generation = 0
+        """Connections of an earlier one are opened anew: they may lead to another server than the newest does."""
 
     def lane(self, name: str) -> "Lane":
         """A new lane; `name` shows in pg_stat_activity."""
@@ -162,6 +165,8 @@ class Database:
         try:
             await enter(connection, "queue", **_OWN)
             self._judge(await server_state(connection))
+            if self.history is not None:
+                await self.history.check(connection)
         except BaseException:
             await connection.close()
             raise
@@ -175,10 +180,7 @@ class Database:
                 state.check()
             except Unsafe as error:
                 raise NotDurable(f"{error}. MAILRAIL_QUEUE_UNSAFE=true serves all the same") from None
-        before, self.state = self.state, state
-        if before is not None and (before.timeline, before.system) != (state.timeline, state.system):
-            self._log.warning("postgres has a new timeline", timeline=state.timeline, before=before.timeline)
-            self.on_new_timeline()
+        self.state = state
 
 
 _READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
@@ -192,6 +194,7 @@ class Lane:
         self._name = name
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection[Row] | None = None
+        self._generation = 0
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
@@ -201,9 +204,13 @@ class Lane:
         """
         async with self._lock:
             connection = self._connection
+            if connection is not None and self._generation != self._database.generation:
+                self._connection = None
+                await connection.close()
             if connection is None or connection.closed:
                 try:
                     connection = self._connection = await self._database.open(self._name)
+                    self._generation = self._database.generation
                 except (psycopg.Error, NotDurable):
                     metrics.DATABASE_ERRORS.labels(what="connect").inc()
                     raise

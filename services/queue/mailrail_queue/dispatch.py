@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mailrail.core.config.revision import Transport
 from mailrail.core.delivery.window import LIMIT, SiteWindow
+from mailrail.core.ids import history_of
 from mailrail.core.site import SiteKind
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
@@ -40,6 +41,9 @@ class Stream(Protocol):
 
     def cancel(self, token: int) -> None:
         """Ask that a delivery be aborted if its final dot is not sent."""
+
+    def history(self, number: int) -> None:
+        """The database is in this history: what the process works on under another is of no use."""
 
 
 class Cargo(NamedTuple):
@@ -168,6 +172,8 @@ class Dispatcher:
         self.transports: dict[str, TransportState] = {}
         self.flights: dict[int, Flight] = {}
         self.streams: dict[str, Stream] = {}
+        self.history: int | None = None
+        """Deliveries of another history of the database are not taken (HIS-03); None: of whichever there are."""
         self.pending_bytes = 0
         self.pending_flights = 0
         self.owners = 1
@@ -350,7 +356,14 @@ class Dispatcher:
         )
 
     def add(self, flight: Flight) -> None:
-        """A lease is committed: the flight waits at its site."""
+        """A lease is committed: the flight waits at its site.
+
+        One of another history, or whose token another has, takes no part: its attempt is undone.
+        """
+        if flight.token in self.flights or self.history not in (None, history_of(flight.token)):
+            flight.gone = True
+            self.too_old([flight])
+            return
         self.flights[flight.token] = flight
         self.pending_bytes += flight.size
         self.pending_flights += 1
@@ -375,8 +388,11 @@ class Dispatcher:
 
     def land(self, flight: Flight) -> None:
         """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
+        if flight.gone:
+            return  # it was taken back meanwhile
         flight.gone = True
-        self.flights.pop(flight.token, None)
+        if self.flights.get(flight.token) is flight:
+            del self.flights[flight.token]
         if flight.cargo is not None:  # never left
             self._unload(flight)
             return
@@ -510,6 +526,23 @@ class Dispatcher:
             stream.send(flight, cargo, remaining)
         if old:
             self.too_old(old)
+
+    def close_all(self) -> list[Flight]:
+        """End every delivery, handed on or not: the database went back, and its leases may not be there (HIS-03).
+
+        Outbound breaks off what it can, and every place in the limits is free. What was closed.
+        """
+        closed = list(self.flights.values())
+        for flight in closed:
+            if flight.cargo is None:
+                if flight.stream is not None:
+                    flight.stream.cancel(flight.token)
+                flight.site.window.undo()
+            self.land(flight)
+        for site in self.sites.values():
+            site.pending.clear()
+            site.claimed = False
+        return closed
 
     def drop_pending(self) -> list[Flight]:
         """Everything that was not handed on; it is no longer here."""

@@ -17,12 +17,14 @@ from mailrail.core.delivery import judge as judging
 from mailrail.core.delivery.judge import Judgement, Standing
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.dsn.due import Asked
+from mailrail.core.ids import history_of
 from mailrail.core.site import SiteKind
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import faults, metrics, store
+from mailrail_queue.data_history import QueueHistory
 from mailrail_queue.database import TROUBLE, Database, Lane, NotDurable
 from mailrail_queue.dispatch import Dispatcher, Flight
 from mailrail_queue.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
@@ -177,6 +179,11 @@ class Result:
         """Of the message that was delivered."""
         return self.flight.message_id if self.flight is not None else self.message.message_id
 
+    @property
+    def here(self) -> bool:
+        """The queue itself made it: what it means is not done before it is written."""
+        return self.flight is not None and self.flight.site.here
+
 
 @dataclass(slots=True)
 class _Work:
@@ -200,6 +207,7 @@ class Finisher:
         database: Database,
         dispatcher: Dispatcher,
         router: Callable[[], Router],
+        history: QueueHistory,
         *,
         notifications: Notifications | None = None,
         mailboxes: Mailboxes | None = None,
@@ -208,6 +216,7 @@ class Finisher:
         self._lanes = [database.lane("finish 1"), database.lane("finish 2")]
         self._dispatcher = dispatcher
         self._router = router
+        self._history = history
         self.notifications = notifications
         self.mailboxes = mailboxes
         self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
@@ -232,6 +241,11 @@ class Finisher:
         """Ids of recipients that have results in memory which are not written yet."""
         results = [*self._waiting, *(result for batch in self._writing.values() for result in batch)]
         return [found.id for result in results for found in result.message.recipients]
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries whose results are not written yet, those of the batches under way apart."""
+        return len(self._waiting)
 
     def submit(self, result: Result) -> None:
         """Take a result; it is written with the next batch."""
@@ -355,17 +369,20 @@ class Finisher:
     async def _commit(self, lane: Lane, batch: list[Result], again: bool) -> None:
         """Write a batch. `again`: it was tried before, and some of it may be written already."""
         work = _Work()
-        strangers = [r for r in batch if r.flight is None]
+        number = self._history.number
+        others = {id(r) for r in batch if history_of(r.token) != number}
+        strangers = [r for r in batch if r.flight is None or id(r) in others]
         known: dict[int, Waiting] = {}
         if strangers:
             async with lane.use() as connection:
                 ids = [rr.id for r in strangers for rr in r.message.recipients]
+                await self._history.compare(connection, [r.token for r in strangers], ids)
                 known = {w.id: w for w in await store.live(connection, ids)}
         for result in batch:
-            if result.flight is not None:
+            if result.flight is not None and id(result) not in others:
                 self._sort_flight(work, result, result.flight)
             else:
-                self._sort_stranger(work, result, known)
+                self._sort_stranger(work, result, known, other=id(result) in others)
         found = len(work.records) > 0 or any(rr.id not in known for r in strangers for rr in r.message.recipients)
         if work.plain:
             async with lane.use() as connection:
@@ -447,11 +464,21 @@ class Finisher:
         if result.message.done:
             work.lost += [(i, p.message_id, token) for i, p in passengers.items() if i not in flight.answered]
 
-    def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting]) -> None:
-        """A result of a delivery that this process did not hand out: from before a restart, or from another owner."""
+    def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting], *, other: bool) -> None:
+        """A result of a delivery that this process did not hand out: from before a restart, or from another owner.
+
+        `other`: it is of another history of the database. Then it counts as delivered or not at all, because only what
+        was delivered is so in any history; and only for the very recipient, whose message has the same id (HIS-03).
+        """
         for found in result.message.recipients:
             waiting = known.get(found.id)
-            if waiting is None or waiting.message_id != result.message_id:
+            there = waiting is not None and waiting.message_id == result.message_id
+            if other:
+                counts = there and found.attempt.outcome in _FORGIVEN and not result.here
+                metrics.HISTORY.labels(what="results_counted" if counts else "results_dropped").inc()
+                if not counts:
+                    continue
+            if waiting is None or not there:
                 continue  # final already, or another's (HIS-03)
             current = waiting.token == result.token
             newer = self._dispatcher.flights.get(waiting.token) if waiting.token and not current else None

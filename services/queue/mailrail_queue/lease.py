@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
+from mailrail.core.ids import history_of
 from mailrail.core.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import faults, metrics, site_store, store
+from mailrail_queue.data_history import QueueHistory
 from mailrail_queue.database import TROUBLE, Database
 from mailrail_queue.dispatch import Cargo, Dispatcher, Flight, SiteState, TransportState
 from mailrail_queue.finish import Finisher, Result, facts_of, passenger_of
@@ -49,6 +51,7 @@ class OutboundStream:
         self._cancel: list[int] = []
         self._renewals: list[lease_pb2.Renewal] = []
         self._go_away = False
+        self._history: int | None = None
 
     def send(self, flight: Flight, cargo: Cargo, remaining: float) -> None:
         """Hand on a delivery with the next batch."""
@@ -69,6 +72,11 @@ class OutboundStream:
     def renewed(self, token: int, remaining: float) -> None:
         """The lease lasts so many seconds from now."""
         self._renewals.append(lease_pb2.Renewal(token=token, remaining_seconds=remaining))
+        self.ready.set()
+
+    def history(self, number: int) -> None:
+        """The history that the database is in: what it works on under another is of no use."""
+        self._history = number
         self.ready.set()
 
     def go_away(self) -> None:
@@ -92,12 +100,16 @@ class OutboundStream:
             renewals=self._renewals,
             go_away=self._go_away,
             clock=clock,
+            history=self._history,
         )
-        said = bool(self._committed or self._cancel or self._renewals or self._go_away)
+        said = bool(self._committed or self._cancel or self._renewals or self._go_away or self._history is not None)
         self._committed, self._cancel, self._renewals, self._go_away = [], [], [], False
+        self._history = None
         deliveries, self._deliveries = self._deliveries, []
         size = 0
         for flight, cargo, remaining in deliveries:
+            if flight.gone:
+                continue  # closed before it was told
             _write_delivery(current, flight, cargo, remaining)
             said = True
             size += flight.size
@@ -145,8 +157,10 @@ class Desk:
         dispatcher: Dispatcher,
         finisher: Finisher,
         router: Callable[[], Router],
+        history: QueueHistory,
     ) -> None:
         self._settings = settings
+        self._history = history
         self._database = database
         self._dispatcher = dispatcher
         self._finisher = finisher
@@ -157,6 +171,8 @@ class Desk:
         self._renew = asyncio.Event()
         self._undo: list[Deferral] = []
         self._lost: list[tuple[int, bytes, int]] = []
+        self._known: list[Passenger] = []
+        """Recipients that were in memory when the database went back: are they there?"""
         self._rests: dict[str, tuple[int, float, bytes] | None] = {}
         self.went_back: Callable[[], None] = lambda: None
         """Recipients are due again."""
@@ -186,6 +202,7 @@ class Desk:
         """From now on it is handed deliveries, as its credit allows."""
         before = self._dispatcher.streams.get(stream.node)
         self._dispatcher.connect(stream)
+        stream.history(self._history.number)
         if isinstance(before, OutboundStream) and before is not stream:
             before.close()  # the same process came back before we noticed that it was gone
         metrics.OUTBOUND.set(len(self._dispatcher.streams))
@@ -207,9 +224,12 @@ class Desk:
                 strangers.append(token)
         if not strangers:
             return
-        ids = [i for token in strangers for i in listed[token]]
         before = self._dispatcher.clock()
         async with self._lane.use() as connection:
+            held = [i for token in strangers for i in listed[token]]
+            await self._history.compare(connection, strangers, held)
+            number = self._history.number
+            ids = [i for token in strangers if history_of(token) == number for i in listed[token]]
             rows = [
                 w for start in range(0, len(ids), 1000) for w in await store.live(connection, ids[start : start + 1000])
             ]
@@ -391,6 +411,35 @@ class Desk:
 
     # --- the database's side ---
 
+    def begin_history(self, number: int) -> int:
+        """The database went back: every delivery is closed, and outbound hears of it (HIS-03). How many were closed."""
+        closed = self._dispatcher.close_all()
+        # What was not handed on was not dialled. Its lease may be there, with the very recipient: then it is undone.
+        self._too_old([flight for flight in closed if flight.stream is None])
+        self._known += [p for flight in closed for p in flight.passengers if p.id not in flight.answered]
+        for stream in self._dispatcher.streams.values():
+            stream.history(number)
+        self._renew.set()
+        return len(closed)
+
+    async def _look_for_known(self) -> None:
+        """Say how many of the recipients that memory knew are not in the database any more (HIS-04)."""
+        missing: list[Passenger] = []
+        while self._known:
+            known = self._known[:500]
+            async with self._lane.use() as connection:
+                there = await store.there(connection, [(p.id, p.message_id) for p in known])
+            del self._known[: len(known)]
+            missing += [p for p in known if p.id not in there]
+        if missing:
+            metrics.HISTORY.labels(what="recipients_missing").inc(len(missing))
+            messages = sorted({p.message_id.hex() for p in missing})
+            self._log.error(
+                "recipients that were in memory are not in the database: it went back, and their mail is lost",
+                recipients=len(missing),
+                messages=messages[:20],
+            )
+
     def _too_old(self, flights: list[Flight]) -> None:
         """Leases that will not be handed on: the attempts are undone (LSE-04)."""
         for flight in flights:
@@ -447,6 +496,8 @@ class Desk:
             lost = self._lost[:500]
             await faults.by_halves(lost, self._write_lost, lambda one, error: self._left(one[0], error))
             del self._lost[: len(lost)]
+        if self._known:
+            await self._look_for_known()
         while self._rests:
             name, rest = next(iter(self._rests.items()))
             try:

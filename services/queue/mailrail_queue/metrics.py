@@ -71,6 +71,16 @@ CLOCK_JUMPS = Counter(
     "mailrail_queue_postgres_clock_jumps_total",
     "Times that Postgres's clock was set by more than 5 s, as this process saw it",
 )
+HISTORIES = Counter(
+    "mailrail_queue_new_histories_total",
+    "Times that this process found the database gone back, to a standby that was behind or to a copy (HIS-01)",
+)
+HISTORY = Counter(
+    "mailrail_queue_history_closed_total",
+    "What a database that went back left over: deliveries, results of before, recipients that are not there any more",
+    ["what"],
+)
+"""what: deliveries (closed), results_dropped, results_counted (delivered, the very recipient), recipients_missing."""
 DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
@@ -81,6 +91,8 @@ for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmast
     DSNS.labels(kind=_kind)
 for _what in ("message", "upload", "chunk", "attempt", "bar", "usage", "dsn", "event", "site", "history_partition"):
     SWEPT.labels(what=_what)
+for _what in ("deliveries", "results_dropped", "results_counted", "recipients_missing"):
+    HISTORY.labels(what=_what)
 for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)
 for _what in (

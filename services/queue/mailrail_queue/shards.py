@@ -5,6 +5,7 @@ epoch, surplus ones are let go.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from mailrail.kit import clock, log
 from mailrail_queue import faults, metrics, site_store
 from mailrail_queue.accept import Intake, read_holds
 from mailrail_queue.agenda import Agenda
+from mailrail_queue.data_history import QueueHistory
 from mailrail_queue.database import TROUBLE, Database, Lane, NotDurable, run
 from mailrail_queue.dispatch import Dispatcher
 from mailrail_queue.peers import Peers
@@ -38,6 +40,7 @@ class Shards:
         agenda: Agenda,
         shared_sites: SharedSites,
         router: Callable[[], Router],
+        history: QueueHistory,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -47,6 +50,7 @@ class Shards:
         self._agenda = agenda
         self._shared_sites = shared_sites
         self._router = router
+        self._history = history
         self._lane = lane
         self.address = ""
         """HOST:PORT at which peers reach this process."""
@@ -78,6 +82,7 @@ class Shards:
         settings = self._settings
         me = self._agenda.run_id
         async with self._lane.use() as connection:
+            await self._history.of.beat(connection)
             if self._started is None:
                 rows = await run(connection, site_store.STARTED)
                 self._started = str(rows[0][0].isoformat())
@@ -132,3 +137,9 @@ class Shards:
                 await self._lane.run(site_store.LEAVE, {"id": self._agenda.run_id})
         except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
             self._log.info("left without a word", error=str(error))
+
+    async def forget(self) -> None:
+        """The last word of this process: nothing of it is looked for in the database any more (HIS-01)."""
+        with contextlib.suppress(psycopg.Error, NotDurable, OSError, TimeoutError):
+            async with asyncio.timeout(3), self._lane.use() as connection:
+                await self._history.of.leave(connection)

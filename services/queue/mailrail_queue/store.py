@@ -441,6 +441,18 @@ async def live(connection: Connection, ids: Sequence[int]) -> list[Waiting]:
     return [waiting(row) for row in await run(connection, LIVE, {"id": c.bigints(ids)})]
 
 
+# Of these recipients, those that are live or final.
+THERE: Final[LiteralString] = """SELECT x.id FROM unnest(%(id)s, %(message_id)s) AS x (id, message_id)
+    WHERE EXISTS (SELECT FROM recipient r WHERE r.id = x.id AND r.message_id = x.message_id)
+       OR EXISTS (SELECT FROM history h WHERE h.message_id = x.message_id AND h.id = x.id)"""
+
+
+async def there(connection: Connection, wanted: Sequence[tuple[int, bytes]]) -> set[int]:
+    """Those of (recipient id, message id) that the database has, live or in history."""
+    parameters = {"id": c.bigints([i for i, _ in wanted]), "message_id": c.uuids([m for _, m in wanted])}
+    return {row[0] for row in await run(connection, THERE, parameters)}
+
+
 async def requested(connection: Connection, shards: Sequence[int], past: int) -> list[Waiting]:
     """Recipients that an administrator wants failed or dropped, and that are not leased: a page of PAGE past this id."""
     parameters = {"shard": c.smallints(shards), "past": past}

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -63,6 +64,17 @@ def test_a_changed_step_is_refused(empty_database: str) -> None:
     migrations.migrate(empty_database, _steps(LETTERS))
     with pytest.raises(MigrationError, match="queue/0001_letters was changed after it was applied"):
         migrations.migrate(empty_database, _steps(("0001_letters.sql", "CREATE TABLE letters (id bigint);")))
+
+
+async def test_a_service_refuses_a_database_of_a_changed_step_and_says_what_to_do_DBS_02(
+    database_for: Callable[..., str],
+) -> None:
+    url = database_for("queue")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        assert await migrations.check(connection, "queue") == migrations.needed_version("queue")
+        await connection.execute("UPDATE queue.migrations SET checksum = 'of before' WHERE number = 1")
+        with pytest.raises(migrations.Unfit, match=r"queue/0001_queue was changed .* DROP SCHEMA queue CASCADE"):
+            await migrations.check(connection, "queue")
 
 
 def test_line_endings_of_a_checkout_on_windows_are_no_change(empty_database: str) -> None:

@@ -54,6 +54,7 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
 
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
+WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mailrail_config_new_histories_total")
 SET_ASIDE = of("mailrail_queue_set_aside_total")
 STEP = of("mailrail_queue_failures_total", step="due work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
@@ -163,6 +164,15 @@ CASES = (
         ({INTERRUPTED: rising(5), DONE: rising(5000)}, {INTERRUPTED: rising(1), DONE: rising(1)}),
     ),
     Case("MailrailMailSetAside", ({SET_ASIDE: rising(1)},), ({SET_ASIDE: still(1)},)),
+    Case(
+        "MailrailDatabaseWentBack",
+        (
+            {WENT_BACK: "0x60 1x60", CONFIG_WENT_BACK: still(0)},
+            {WENT_BACK: still(0), CONFIG_WENT_BACK: "0x60 1x60"},
+            {WENT_BACK: "0x60 1x60"},
+        ),
+        ({WENT_BACK: still(1), CONFIG_WENT_BACK: still(1)}, {WENT_BACK: still(0)}),
+    ),
     Case("MailrailTransportResting", *gauge("mailrail_queue_transports_resting", 1, 0)),
     Case(
         "MailrailManySitesResting",

@@ -213,24 +213,6 @@ async def test_every_connection_commits_synchronously_by_its_own_word_ACC_06(dat
     await opened.close()
 
 
-async def test_a_new_timeline_drops_what_is_in_memory_and_not_handed_on_ACC_06(database: str) -> None:
-    from dataclasses import replace
-
-    async with running_queue(database) as q:
-        outbound = await q.outbound(credit=0)
-        ingress = await q.ingress()
-        await ingress.accept("bob@away.example")
-        assert q.queue.dispatcher.pending_flights == 1
-        state = q.queue.database.state
-        assert state is not None
-        q.queue.database._judge(replace(state, timeline=state.timeline + 1))
-        assert q.queue.dispatcher.pending_flights == 0
-        outbound.send(credit=10)
-        await ingress.accept("eve@away.example")
-        await eventually(lambda: outbound.deliveries)
-        assert [r.address for d in outbound.deliveries for r in d.recipients] == ["eve@away.example"]
-
-
 async def test_credit_counts_bytes_and_comes_back_as_they_are_dealt_with_ACC_07(database: str) -> None:
     async with running_queue(database, stream_credit=1_000_000) as q:
         ingress = await q.ingress()

@@ -257,9 +257,6 @@ async def test_results_from_before_a_failover_end_no_mail_that_was_accepted_afte
         assert not count.doubled
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what outbound works on when the database goes back keeps its place at the transport"
-)
 async def test_a_transport_with_a_limit_is_not_shut_by_deliveries_from_before_a_failover_SHD_04(
     asynchronous: Pair,
 ) -> None:

@@ -9,6 +9,7 @@
 -- Ids of recipients and fencing tokens of leases are handed to processes in blocks of 1000, so that a batch needs no
 -- answer from the database to know them: nextval = first id of a block.
 CREATE SEQUENCE queue.recipient_block INCREMENT BY 1000 MINVALUE 1000 START WITH 1000;
+-- A token holds the number of the history (data_history) above its counter: mailrail.core.ids.
 CREATE SEQUENCE queue.token_block INCREMENT BY 1000 MINVALUE 1000 START WITH 1000;
 
 -- --- messages -------------------------------------------------------------------------------------------------------
@@ -300,6 +301,26 @@ CREATE TABLE queue.mailbox_message (
 CREATE INDEX mailbox_message_listed ON queue.mailbox_message (mailbox_id, id);  -- ListMessages, newest first
 CREATE INDEX mailbox_message_content ON queue.mailbox_message (message_id);     -- the content sweeper: does a mailbox still name it?
 
+-- --- the history of these data ------------------------------------------------------------------------------------------
+
+-- Which history the data are of (mailrail.kit.history): another number once they went back to what they were before.
+CREATE TABLE queue.data_history (
+    one      boolean PRIMARY KEY DEFAULT true CHECK (one),
+    number   integer     NOT NULL CHECK (number BETWEEN 0 AND 65535),  -- drawn, never counted: a counter goes back with the data
+    followed integer,                                -- the history that whoever drew it was in
+    system   text        NOT NULL DEFAULT '',        -- the server on which it was drawn; empty: not used yet
+    timeline integer     NOT NULL DEFAULT 0,
+    began    timestamptz NOT NULL DEFAULT now(),
+    why      text        NOT NULL DEFAULT ''
+);
+INSERT INTO queue.data_history (number) VALUES (floor(random() * 65536)::integer);
+-- What each process wrote last: it reads it back, and knows whether what it committed is still there.
+CREATE TABLE queue.data_witness (
+    process text PRIMARY KEY,
+    word    bigint      NOT NULL,
+    seen    timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
 -- --- ids that were given before ---------------------------------------------------------------------------------------
 
 -- Let ids go on beyond every one that is stored or that the caller knows of (`recipients`, `tokens`). A copy of the database may have
@@ -320,7 +341,8 @@ BEGIN
                     (SELECT max(id) FROM (SELECT id FROM history ORDER BY finished DESC LIMIT 100000) h))
         INTO highest FROM recipient_block b;
     PERFORM setval('recipient_block', ((highest + ahead) / 1000 + 1) * 1000);
-    SELECT greatest(b.last_value, tokens, (SELECT max(token) FROM recipient WHERE token IS NOT NULL)) INTO highest FROM token_block b;
+    SELECT greatest(b.last_value, tokens, (SELECT max(token & ((1::bigint << 40) - 1)) FROM recipient WHERE token IS NOT NULL))
+        INTO highest FROM token_block b;
     PERFORM setval('token_block', ((highest + ahead) / 1000 + 1) * 1000);
     FOREACH name IN ARRAY ARRAY['attempt', 'event', 'hold_rule', 'mailbox', 'mailbox_message'] LOOP
         counter := pg_get_serial_sequence('queue.' || name, 'id');
