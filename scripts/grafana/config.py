@@ -22,6 +22,11 @@ DASHBOARD = Dashboard(
                     "mailrail_config_publishes_total",
                     "result",
                 ),
+                Panel(
+                    "Database went back",
+                    "How often, a process each: publishers of before are superseded.",
+                    (Query("sum(mailrail_config_new_histories_total)", "histories"),),
+                ),
             ),
         ),
         Row(

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import sys
+from typing import Any
+
+from psycopg import AsyncConnection
 
 from mailrail.kit import postgres, rpc
 from mailrail.kit.run import end, run
 from mailrail.pb.config.v1 import config_pb2_grpc
-from mailrail_config.app import HeadFollower, keep_up
+from mailrail_config.app import DATABASE_ERRORS, HeadFollower, keep_up
 from mailrail_config.rpc import ALLOWED, SERVICE, ConfigServicer
 from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import Store
@@ -15,8 +18,16 @@ from mailrail_config.store import Store
 
 async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Postgres may come and go; readiness follows it."""
-    async with postgres.pool(postgres.database_of(settings), "config", application="mailrail config") as pool:
-        store = Store(pool)
+    made: list[Store] = []
+
+    async def opened(connection: AsyncConnection[Any]) -> None:
+        for store in made:
+            await store.data_history.check(connection)
+
+    where = postgres.database_of(settings)
+    async with postgres.pool(where, "config", application="mailrail config", opened=opened) as pool:
+        store = Store(pool, settings.node_id)
+        made.append(store)
         health: rpc.Health | None = None
 
         async def ready(serving: bool) -> None:
@@ -36,6 +47,9 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
             done, _ = await asyncio.wait((waiting, *tasks), return_when=asyncio.FIRST_COMPLETED)
             servicer.stop()
             await end(waiting, *tasks)
+            with contextlib.suppress(TimeoutError, *DATABASE_ERRORS):
+                async with asyncio.timeout(2):
+                    await store.forget()
             for task in done - {waiting}:
                 with contextlib.suppress(asyncio.CancelledError):
                     task.result()  # a task that ends by itself failed; the process fails with it

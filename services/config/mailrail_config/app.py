@@ -29,6 +29,8 @@ from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, Seal
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, OSError)
 """Postgres is out of reach or refuses; the caller may try again."""
+_BEAT = 2.0
+"""Seconds between looks whether the database went back (HIS-01)."""
 DIAGNOSTICS_LIMIT = 4 * 1024 * 1024
 """Octets of diagnostics that are stored with a revision."""
 
@@ -56,6 +58,8 @@ class Head:
     revision: int = 0
     pinned: bool = False
     pin_reason: str = ""
+    history: int = 0
+    """Of the database (HIS-01): the same number in another one may be another revision."""
     deliveries: Mapping[Role, Delivery] = field(default_factory=dict)
 
 
@@ -66,13 +70,16 @@ class HeadFollower:
         self.head = Head()
         self._settings, self._store, self._ready = settings, store, ready
         self._moved = asyncio.Condition()
+        self._beat_at = 0.0
         self._log = log.get_logger()
 
-    async def wait(self, than: int, within: float) -> Head:
-        """Head as soon as it is another revision than `than`, or as it is after so many seconds."""
+    async def wait(self, than: Head, within: float) -> Head:
+        """Head as soon as it is another than `than`, in revision or history; or as it is after so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within), self._moved:
-                await self._moved.wait_for(lambda: self.head.revision != than)
+                await self._moved.wait_for(
+                    lambda: (self.head.revision, self.head.history) != (than.revision, than.history)
+                )
         return self.head
 
     async def run(self) -> None:
@@ -118,20 +125,25 @@ class HeadFollower:
 
     async def look(self) -> None:
         """Read head, and its content if it moved. Raises psycopg errors."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._beat_at or self._store.data_history.number is None:
+            await self._store.beat()
+            self._beat_at = loop.time() + _BEAT
+        history = self._store.data_history.number or 0
         row = await self._store.head()
         number = row.revision or 0
-        if number != self.head.revision:
+        moved = (number, history) != (self.head.revision, self.head.history)
+        if moved:
             deliveries = await self._load(number) if number else {}
             if deliveries is None:
                 return  # it moved on while it was read
         else:
             deliveries = self.head.deliveries
-        moved = number != self.head.revision
-        self.head = Head(number, row.pinned, row.pin_reason, deliveries)
+        self.head = Head(number, row.pinned, row.pin_reason, history, deliveries)
         metrics.HEAD.set(number)
         metrics.PINNED.set(row.pinned)
         if moved:
-            self._log.info("head moved", revision=number, pinned=row.pinned)
+            self._log.info("head moved", revision=number, pinned=row.pinned, history=history)
             async with self._moved:
                 self._moved.notify_all()
 

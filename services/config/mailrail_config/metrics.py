@@ -19,3 +19,7 @@ PUBLISHES = Counter(
 POSTGRES_UP = Gauge("mailrail_config_postgres_up", "1 while Postgres answers, else 0: then the last head is served on")
 for _result in ("activated", "stored", "unchanged", "refused"):  # there from 0 on, so that the first one is a rise
     PUBLISHES.labels(_result)
+NEW_HISTORIES = Counter(
+    "mailrail_config_new_histories_total",
+    "Times that this process found the database gone back, to a standby that was behind or to a copy (HIS-01)",
+)

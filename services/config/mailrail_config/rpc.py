@@ -157,7 +157,10 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         except DATABASE_ERRORS as error:
             await self._failed(context, error)
         return pb.AcquirePublisherResponse(
-            epoch=head.epoch, head=_info(info, head.revision or 0, head.pinned), previous=previous
+            epoch=head.epoch,
+            head=_info(info, head.revision or 0, head.pinned),
+            previous=previous,
+            history=self._store.data_history.number or 0,
         )
 
     async def Publish(self, request: pb.PublishRequest, context: Context) -> pb.PublishResponse:
@@ -199,9 +202,9 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
                     yield pb.WatchResponse(revision=head.revision)
                 if loop.time() >= until:
                     return
-                head = await self._next(head.revision)
+                head = await self._next(head)
 
-    async def _next(self, seen: int) -> Head:
+    async def _next(self, seen: Head) -> Head:
         """Head when it moved, when the heartbeat is due, or when the process stops."""
         moved = asyncio.ensure_future(self._follower.wait(seen, self._settings.heartbeat_seconds))
         stopping = asyncio.ensure_future(self._stopping.wait())

@@ -1,5 +1,6 @@
 """Revisions, head, sealed values and consumers in Postgres. Each method is one transaction; names say which rule."""
 
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
+from mailrail.kit import log
+from mailrail.kit.history import History, NewHistory
 from mailrail.kit.postgres import settle, storable
+from mailrail_config import metrics
 
 CHANNEL = "mailrail_config"
 """NOTIFY channel: a new head, never a message (design 2)."""
@@ -134,11 +138,77 @@ _INSERT = (
 _HEAD = "SELECT revision, pinned, pin_reason, epoch, publisher, last_revision FROM head"
 
 
+# Who published under an epoch of before is superseded, and no number means two revisions (CFG-08).
+_RAISE = (
+    "UPDATE head SET epoch = greatest(epoch, %(epoch)s) + 1000000, publisher = '', last_revision ="
+    " greatest(last_revision, %(revision)s, (SELECT max(revision) FROM revisions)) + 1000"
+)
+_FURTHEST = 1 << 40
+"""How far somebody's word of a number is believed: numbers must not run out."""
+
+
 class Store:
     """Postgres behind the config service."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, process: str = "config") -> None:
         self._pool = pool
+        self._given = [0, 0]
+        """The highest epoch, and the highest revision number, that anybody was seen to have."""
+        self._log = log.get_logger()
+        self.data_history = History(
+            f"{process}/{secrets.token_hex(6)}",
+            counters="ARRAY[(SELECT epoch FROM head), (SELECT last_revision FROM head)]",
+            given=lambda: self._given,
+            behind="((SELECT max(revision) FROM revisions) > (SELECT last_revision FROM head)) IS TRUE",
+            raise_counters=self._raise,
+            begun=self._begun,
+        )
+
+    # --- the history of these data (HIS-01) ---
+
+    async def beat(self) -> None:
+        """Whether what was written last is still there. Raises psycopg errors."""
+        async with self._pool.connection() as connection:
+            if self.data_history.number is None:
+                await self.data_history.begin(connection)
+            else:
+                await self.data_history.beat(connection)
+
+    async def forget(self) -> None:
+        """A clean stop: the last word of this process. Raises psycopg errors."""
+        if self.data_history.number is not None:
+            async with self._pool.connection() as connection:
+                await self.data_history.leave(connection)
+
+    def _begun(self, new: NewHistory) -> None:
+        metrics.NEW_HISTORIES.inc()
+        self._log.error(
+            "the database went back: it is in another history, and publishers of before are superseded",
+            why=new.why or "another process noticed first",
+            history=new.number,
+            before=new.before,
+        )
+
+    async def _raise(self, connection: Connection) -> None:
+        await connection.execute(_RAISE, {"epoch": self._given[0], "revision": self._given[1]})
+
+    def _seen(self, epoch: int, revision: int) -> None:
+        self._given = [max(self._given[0], epoch), max(self._given[1], revision)]
+
+    async def _compare(self, connection: Connection, epoch: int, revision: int) -> None:
+        """Somebody has these. If they are beyond what the database has given, it went back. Outside a transaction."""
+        number = self.data_history.number
+        if number is None or (epoch <= self._given[0] and revision <= self._given[1]):
+            return
+        async with connection.cursor(row_factory=class_row(HeadRow)) as cursor:
+            head = await (await cursor.execute(_HEAD)).fetchone()
+        assert head is not None, "the migration made it"
+        if head.epoch < epoch < _FURTHEST or head.last_revision < revision < _FURTHEST:
+            self._seen(min(epoch, _FURTHEST), min(revision, _FURTHEST))
+            reason = "somebody has a revision or an epoch that it has not given yet"
+            await self.data_history.doubt(connection, number, reason)
+        else:
+            self._seen(head.epoch, head.last_revision)
 
     # --- reading ---
 
@@ -147,6 +217,7 @@ class Store:
         async with self._pool.connection() as connection, connection.cursor(row_factory=class_row(HeadRow)) as cursor:
             row = await (await cursor.execute(_HEAD)).fetchone()
         assert row is not None, "the migration made it"
+        self._seen(row.epoch, row.last_revision)
         return row
 
     async def info(self, revision: int) -> RevisionRow | None:
@@ -215,6 +286,7 @@ class Store:
             )
             head = await cursor.fetchone()
             assert head is not None, "the migration made it"
+            self._seen(head.epoch, 0)
             latest = await connection.execute("SELECT previous FROM revisions ORDER BY revision DESC LIMIT 1")
             newest = await latest.fetchone()
             info = await self._info(connection, head.revision) if head.revision is not None else None
@@ -237,6 +309,8 @@ class Store:
 
         `needed`: the paths that each role's values must be there for.
         """
+        async with self._pool.connection() as connection:
+            await self._compare(connection, epoch, expected_head if epoch > self._given[0] else 0)
         async with self._change() as connection:
             head = await self._locked(connection)
             if epoch != head.epoch:
@@ -349,6 +423,7 @@ class Store:
     async def report(self, node_id: str, role: str, revision: int, rejected: int, error: str, version: str) -> None:
         """A heartbeat."""
         async with self._pool.connection() as connection:
+            await self._compare(connection, 0, revision)
             await connection.execute(
                 "INSERT INTO consumers (node_id, role, revision, rejected, error, version, seen)"
                 " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (node_id, role) DO UPDATE SET"

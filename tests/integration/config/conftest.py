@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from mailrail.core.config.loader import load
@@ -111,8 +112,15 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
     """The service as `__main__` wires it, without the process."""
     values: dict[str, Any] = {"plaintext": True, "node_id": "test", "stop_grace": 0.5, "heartbeat_seconds": 0.2}
     settings = ConfigSettings(**(values | {"database_url": url, "grpc_listen": f"127.0.0.1:{port}"} | more))
-    async with kit_postgres.pool(url, "config", timeout=2) as pool:
+    made: list[Store] = []
+
+    async def opened(connection: psycopg.AsyncConnection[Any]) -> None:
+        for store in made:
+            await store.data_history.check(connection)
+
+    async with kit_postgres.pool(url, "config", timeout=2, opened=opened) as pool:
         store = Store(pool)
+        made.append(store)
         servers: list[rpc.Server] = []
 
         async def ready(serving: bool) -> None:

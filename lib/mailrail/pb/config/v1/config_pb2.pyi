@@ -49,9 +49,14 @@ class AcquirePublisherResponse(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     previous: _builtins.bytes
     """What compile() needs as `previous` (CFG-01): accepted sources and name claims, of the newest stored revision."""
+    history: _builtins.int
+    """The history that the store's data are of (HIS-01). Another one than before: it went back, and what was published last
+    may not be there. 0: not known yet.
+    """
     @_builtins.property
     def head(self) -> Global___RevisionInfo:
         """revision 0 when nothing was published yet"""
@@ -62,10 +67,11 @@ class AcquirePublisherResponse(_message.Message):
         epoch: _builtins.int = ...,
         head: Global___RevisionInfo | None = ...,
         previous: _builtins.bytes = ...,
+        history: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head", b"head", "previous", b"previous"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "head", b"head", "history", b"history", "previous", b"previous"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

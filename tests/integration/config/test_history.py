@@ -1,0 +1,108 @@
+"""The store went back: publishers of before are superseded, and no number means two revisions (HIS-01, CFG-08)."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from integration.config.conftest import Running, config_service, consumer, publisher, route, sources
+
+from mailrail.core.config.revision import Role
+from mailrail.kit.publisher import Superseded
+from mailrail.pb.config.v1 import config_pb2 as pb
+
+from testkit.conditions import eventually
+
+ANOTHER_SERVER = "UPDATE data_history SET timeline = timeline + 1000"
+
+
+async def sql(service: Running, query: str) -> None:
+    """Run a statement on the store."""
+    async with service.store._pool.connection() as connection:
+        await connection.execute(query.encode())
+
+
+async def another_history(service: Running, before: int | None) -> None:
+    await eventually(lambda: service.store.data_history.number != before, what="another history")
+
+
+async def test_a_publisher_of_before_is_superseded_and_numbers_go_on_beyond_all_that_were_seen_CFG_08(
+    database: str, keys_dir: Path
+) -> None:
+    async with config_service(database) as service:
+        old = publisher(keys_dir, service.target)
+        await old.publish(sources())
+        await eventually(lambda: service.follower.head.revision == 1)
+        before = service.store.data_history.number
+        await sql(service, ANOTHER_SERVER)
+        await another_history(service, before)
+        with pytest.raises(Superseded):
+            await old.publish(sources(route("a", "a.example")))
+        outcome = await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+        assert outcome.revision > 1000
+        async with service.stub() as stub:
+            acquired = await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity="test"))
+        assert acquired.history == service.store.data_history.number
+        assert acquired.epoch > 1_000_000
+
+
+async def test_services_get_the_head_of_another_history_though_its_number_is_the_same_or_lower_CFG_08(
+    database: str, keys_dir: Path
+) -> None:
+    async with config_service(database) as service:
+        watching = consumer(keys_dir, service.target, Role.QUEUE)
+        async with watching.client.running():
+            one = publisher(keys_dir, service.target)
+            await one.publish(sources())
+            first = await asyncio.wait_for(watching.client.wait_first(), 60)
+            await one.publish(sources(route("a", "a.example")))
+            assert await watching.client.wait_for(2, 60)
+            before = service.store.data_history.number
+            # The same number, and another content.
+            await sql(
+                service,
+                "UPDATE revisions r SET body = o.body, checksum = o.checksum, secrets = o.secrets FROM revisions o"
+                f" WHERE r.revision = 2 AND o.revision = 1; {ANOTHER_SERVER}",
+            )
+            await another_history(service, before)
+            await eventually(lambda: watching.client.current and watching.client.current.checksum == first.checksum)
+            assert watching.client.current is not None
+            assert watching.client.current.number == 2
+            # A lower one: counters that are behind tell by themselves.
+            before = service.store.data_history.number
+            await sql(
+                service, "UPDATE head SET revision = 1, last_revision = 1; DELETE FROM revisions WHERE revision = 2"
+            )
+            await eventually(lambda: watching.client.current and watching.client.current.number == 1)
+            await another_history(service, before)
+            outcome = await publisher(keys_dir, service.target).publish(sources(route("b", "b.example")))
+            assert outcome.revision > 2000
+
+
+async def test_what_a_service_runs_and_was_never_given_is_proof_that_the_store_went_back_HIS_01(
+    database: str, keys_dir: Path
+) -> None:
+    async with config_service(database) as service, service.stub() as stub:
+        await publisher(keys_dir, service.target).publish(sources())
+        await eventually(lambda: service.store.data_history.number is not None)
+        before = service.store.data_history.number
+        await stub.Report(pb.ReportRequest(node_id="queue-1", role="queue", revision=1))
+        assert service.store.data_history.number == before
+        await stub.Report(pb.ReportRequest(node_id="queue-1", role="queue", revision=50))
+        assert service.store.data_history.number != before
+        outcome = await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+        assert outcome.revision > 1050
+
+
+async def test_two_replicas_are_in_one_history_and_a_stop_begins_none_HIS_01(database: str, keys_dir: Path) -> None:
+    async with config_service(database) as one, config_service(database) as two:
+
+        def numbers() -> set[int | None]:
+            return {s.store.data_history.number for s in (one, two)}
+
+        await eventually(lambda: None not in numbers())
+        (before,) = numbers()
+        await sql(one, f"{ANOTHER_SERVER}; UPDATE data_witness SET word = word # 1")
+        await eventually(lambda: before not in numbers() and len(numbers()) == 1)
+        (number,) = numbers()
+    async with config_service(database) as again:
+        await eventually(lambda: again.store.data_history.number == number)
