@@ -101,6 +101,18 @@ DASHBOARD = Dashboard(
                     "mailrail_ingress_held_octets",
                     Unit.BYTES,
                 ),
+                each(
+                    "Large messages on their way",
+                    "Uploaded and not committed, of MAILRAIL_INGRESS_UPLOAD_OCTETS (2 GiB) a process.",
+                    "mailrail_ingress_upload_octets",
+                    Unit.BYTES,
+                ),
+                split(
+                    "Large messages put off for too much on its way",
+                    "client: one client's bound is reached, all: that of the process. Answered 452.",
+                    "mailrail_ingress_uploads_refused_total",
+                    "bound",
+                ),
                 split(
                     "Clients that had to wait for room",
                     "credit: the queue takes no more of a message. memory: too much is kept.",

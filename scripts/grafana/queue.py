@@ -49,6 +49,12 @@ DASHBOARD = Dashboard(
                     "mailrail_queue_pending_bytes",
                     Unit.BYTES,
                 ),
+                each(
+                    "Large messages on their way",
+                    "Stored and not committed, of MAILRAIL_QUEUE_UPLOAD_OCTETS (4 GiB) over all processes.",
+                    "mailrail_queue_upload_octets",
+                    Unit.BYTES,
+                ),
             ),
         ),
         Row(

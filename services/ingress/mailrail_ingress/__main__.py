@@ -36,6 +36,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             verification=verification,
             budget=budget,
         )
+        metrics.UPLOADING.set_function(lambda: reception.uncommitted.octets(reception.monotonic()))
         queue.company = lambda: reception.transactions
         sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
         listeners = Listeners(settings, reception, sessions)

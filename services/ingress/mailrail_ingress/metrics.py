@@ -160,6 +160,17 @@ PAUSES = Tally(
     ["reason"],
     known=product(("credit", "memory")),
 )
+UPLOADS_REFUSED = Tally(
+    "mailrail_ingress_uploads_refused",
+    "Large messages refused with 452 because too much was uploaded and not committed, by whose bound was reached: "
+    "client (MAILRAIL_INGRESS_CLIENT_UPLOAD_OCTETS), all (MAILRAIL_INGRESS_UPLOAD_OCTETS)",
+    ["bound"],
+    known=product(("client", "all")),
+)
+UPLOADING = Gauge(
+    "mailrail_ingress_upload_octets",
+    "Octets of large messages given to the queue and not committed; those given up count for a minute more",
+)
 HELD = Gauge("mailrail_ingress_held_octets", "Octets of mail that is kept until the queue takes it, all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits handed over and not answered yet")

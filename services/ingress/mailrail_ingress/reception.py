@@ -24,6 +24,7 @@ from mailrail.core.recipients import (
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.events import Options
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import log
 from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics
@@ -124,13 +125,16 @@ class Reception:
         verification: Verification | None = None,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.queue = queue
         self.senders = senders
         self.verification = verification
         self.clock = clock
+        self.monotonic = monotonic
         self.budget = budget or Budget(settings.held_octets)
+        self.uncommitted = Uncommitted(settings.upload_octets, settings.client_upload_octets)
         self.throttle = Throttle()
         self.ids = MessageIds()
         self.desks: dict[Door, Desk] = {}

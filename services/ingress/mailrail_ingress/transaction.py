@@ -46,6 +46,8 @@ class Transaction:
         "stored",
         "subject",
         "upload",
+        "uploaded",
+        "uploader",
     )
 
     def __init__(self, sender: Address | None, parameters: MailParameters) -> None:
@@ -60,6 +62,8 @@ class Transaction:
         self.stored = 0  # octets in `parts`
         self.charged = 0  # octets that the budget knows of
         self.upload: Upload | None = None
+        self.uploaded = 0  # octets that the queue was given
+        self.uploader = ""  # whose they are (ACC-07)
         self.refusal: Reply | None = None
         self.message_id: str | None = None
         self.subject: str | None = None

@@ -47,12 +47,14 @@ from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
+from mailrail.core.uncommitted import Full
 from mailrail_ingress import metrics
 from mailrail_ingress.login import Guest
 from mailrail_ingress.ports import (
     FRAME_LIMIT,
     INLINE_LIMIT,
     NO_CREDIT,
+    NO_ROOM,
     Answer,
     Message,
     Origin,
@@ -61,6 +63,7 @@ from mailrail_ingress.ports import (
     Wire,
 )
 from mailrail_ingress.reception import QUEUE_AWAY, Desk, Reception, Whence
+from mailrail_ingress.throttle import neighbourhood
 from mailrail_ingress.transaction import Given, Transaction, ends_here, recipients_of
 
 LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
@@ -152,6 +155,9 @@ class Visit(Guest):
                 return
         if not self.reception.queue.available:
             self._refuse_sender(sender, QUEUE_AWAY)
+            return
+        if (parameters.size or 0) > INLINE_LIMIT and not self._may_upload(parameters.size or 0):
+            self._refuse_sender(sender, NO_ROOM)
             return
         look_up = (
             self.reception.senders is not None
@@ -355,7 +361,14 @@ class Visit(Guest):
     def _drop(self, transaction: Transaction) -> None:
         """Nothing of it will be committed, and nothing of it is kept."""
         transaction.drop()
+        self._give_up_upload(transaction)
         self._release(transaction)
+
+    def _give_up_upload(self, transaction: Transaction) -> None:
+        if transaction.uploaded:
+            uncommitted = self.reception.uncommitted
+            uncommitted.given_up(transaction.uploader, transaction.uploaded, self.reception.monotonic())
+            transaction.uploaded = 0
 
     def _release(self, transaction: Transaction) -> None:
         if transaction.charged:
@@ -387,16 +400,47 @@ class Visit(Guest):
         if transaction.upload is None:
             if transaction.stored <= INLINE_LIMIT:
                 return
+            if not self._may_upload():
+                self._refuse_content(transaction, NO_ROOM)
+                return
             self._upload(transaction)
         if transaction.stored >= FRAME_LIMIT:
             self._send(transaction, everything=False)
 
+    @property
+    def _uploader(self) -> str:
+        """Whose large bodies are counted together (ACC-07)."""
+        if self.account is not None:
+            return f"{self.account.ref.namespace}/{self.account.ref.name}"
+        return neighbourhood(self.client)
+
+    def _may_upload(self, size: int = 0) -> bool:
+        """Whether another large body, of so many octets if that is known, may begin."""
+        full = self.reception.uncommitted.admits(self._uploader, self.reception.monotonic(), size)
+        return self._has_capacity(full)
+
+    def _has_capacity(self, full: Full | None) -> bool:
+        if full is not None:
+            metrics.count(metrics.UPLOADS_REFUSED, full.value)
+        return full is None
+
     def _upload(self, transaction: Transaction) -> None:
         """Begin to send the body, unless that is begun."""
         if transaction.upload is None:
+            transaction.uploader = self._uploader
             transaction.upload = self.reception.queue.upload(
                 transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
             )
+
+    def _count_upload(self, transaction: Transaction, octets: int) -> bool:
+        """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
+        uncommitted = self.reception.uncommitted
+        if transaction.uploaded + octets <= INLINE_LIMIT:
+            uncommitted.count(transaction.uploader, octets)
+        elif not self._has_capacity(uncommitted.add(transaction.uploader, octets, self.reception.monotonic())):
+            return False
+        transaction.uploaded += octets
+        return True
 
     def _send(self, transaction: Transaction, *, everything: bool, last: bool = False) -> None:
         """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
@@ -406,6 +450,10 @@ class Visit(Guest):
         assert upload is not None
         at = 0
         more = True
+        size = len(waiting) if everything else len(waiting) - len(waiting) % FRAME_LIMIT
+        if not self._count_upload(transaction, size):
+            self._refuse_content(transaction, NO_ROOM)
+            return
         while len(waiting) - at >= FRAME_LIMIT or (everything and at < len(waiting)):
             more = upload.send(waiting[at : at + FRAME_LIMIT])
             at += FRAME_LIMIT
@@ -440,15 +488,14 @@ class Visit(Guest):
         if transaction.refusal is None:
             self._store(transaction, intake.finish())
             self._check(transaction)
+        uploaded = transaction.upload is not None
+        if uploaded and transaction.refusal is None:
+            self._send(transaction, everything=True, last=True)
         if transaction.refusal is not None:
             self._hold(None)
             self._finish_refused(transaction, transaction.refusal)
             return
-        if transaction.upload is not None:
-            self._send(transaction, everything=True, last=True)
-            body = None
-        else:
-            body = b"".join(transaction.parts)
+        body = None if uploaded else b"".join(transaction.parts)
         transaction.ended = self.reception.clock()
         self._weigh_whole(transaction, body)
         message = self._message(transaction, intake, body)
@@ -537,6 +584,10 @@ class Visit(Guest):
         reception, session = self.reception, self.session
         metrics.COMMIT_SECONDS.observe(max(0.0, reception.clock() - transaction.ended))
         self._release(transaction)
+        if transaction.uploaded and answer.accepted:
+            reception.uncommitted.committed(transaction.uploader, transaction.uploaded)
+        else:
+            self._give_up_upload(transaction)
         heard = self._transaction is transaction and not session.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
         if refusal is None:

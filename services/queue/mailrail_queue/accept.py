@@ -73,6 +73,7 @@ BARRED = refusal(451, "4.3.0", "this message was given up before it was committe
 LATE = refusal(451, "4.3.0", "the message could not be stored in time, send it again")
 UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
 FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
+NO_ROOM = refusal(452, "4.3.1", "too much large mail is on its way, try again later")
 UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
 BROKEN = refusal(451, "4.3.0", "the message could not be stored")
 OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")

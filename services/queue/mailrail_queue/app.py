@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 
 from mailrail.core.site import SiteKind
+from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.kit.history import NewHistory
@@ -64,6 +65,8 @@ class Queue:
             content_budget=settings.born_leased_bytes,
             rounds=settings.born_leased_rounds,
         )
+        self.uncommitted = Uncommitted(settings.upload_octets)
+        metrics.UPLOADING.set_function(lambda: self.uncommitted.octets(time.monotonic()))
         self.peers = Peers(settings)
         self.agenda = Agenda(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.finisher = Finisher(self.database, self.dispatcher, self.router, self.history)

@@ -10,7 +10,8 @@ from mailrail.pb.queue.v1 import types_pb2
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by where they came from", ["origin"])
 """origin: mx, submission, system."""
 REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
-"""reason: barred, data, late (nobody waited any longer), limit, upload, unavailable."""
+"""reason: barred, data, late (nobody waited any longer), limit, room (MAILRAIL_QUEUE_UPLOAD_OCTETS), upload,
+unavailable."""
 RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how", ["way"])
 """way: born_leased, due, held, released_later."""
 ATTEMPTS = Counter("mailrail_queue_attempts_total", "Attempts that ended, a recipient each, by outcome", ["outcome"])
@@ -22,6 +23,10 @@ COMMIT_SECONDS = Histogram(
     "mailrail_queue_commit_seconds",
     "Duration of a group commit",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+UPLOADING = Gauge(
+    "mailrail_queue_upload_octets",
+    "Octets of large messages stored and not committed; those given up count for a minute more (ACC-07)",
 )
 PENDING = Gauge("mailrail_queue_pending_deliveries", "Deliveries leased and not handed on yet")
 PENDING_BYTES = Gauge("mailrail_queue_pending_bytes", "Content in memory that waits to be handed on (LSE-06)")
@@ -85,7 +90,7 @@ DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies fo
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
-for _reason in ("barred", "data", "late", "limit", "upload", "unavailable"):
+for _reason in ("barred", "data", "late", "limit", "room", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)

@@ -26,7 +26,7 @@ from mailrail.pb.queue.v1 import (
     types_pb2,
 )
 from mailrail_queue import metrics, store
-from mailrail_queue.accept import FULL, MAX_RECIPIENTS, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
+from mailrail_queue.accept import FULL, MAX_RECIPIENTS, NO_ROOM, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
 from mailrail_queue.app import Queue
 from mailrail_queue.database import NotDurable
 from mailrail_queue.lease import OutboundStream
@@ -59,6 +59,7 @@ class _Upload:
         self._buffer = bytearray()
         self._number = 0
         self._begun = False
+        self._counted = 0  # octets of it among those that are not committed
         self._more = asyncio.Event()
         self._commit: enqueue_pb2.Commit | None = None
         self._aborted = False
@@ -85,7 +86,7 @@ class _Upload:
         while not self._aborted:
             while len(self._buffer) >= CHUNK or (self._commit is not None and self._buffer):
                 part = bytes(memoryview(self._buffer)[:CHUNK])
-                if not self.failed and not await self._store(part):
+                if not self.failed and not (self._fits(len(part)) and await self._store(part)):
                     self.failed = True
                     self._forget()
                 del self._buffer[:CHUNK]
@@ -95,10 +96,12 @@ class _Upload:
             if self._commit is not None and not self._aborted:
                 stream.uploads.pop(self.id, None)
                 if self.failed:
+                    if self._why is NO_ROOM:
+                        metrics.REFUSED.labels(reason="room").inc()
                     stream.answer(self.id, False, self._why)
                     break
                 commit = self._commit
-                stream.commit(self.id, commit, commit.prefix, commit.body, self._number)
+                stream.commit(self.id, commit, commit.prefix, commit.body, self._number, self._counted)
                 return
             self._more.clear()
             if not self._aborted:
@@ -109,9 +112,23 @@ class _Upload:
 
     def _forget(self) -> None:
         """What may have been stored of it goes."""
+        self._stream.queue.uncommitted.given_up("", self._counted, time.monotonic())
+        self._counted = 0
         if self._begun:
             self._stream.queue.intake.forget(self.id)
             self._begun = False
+
+    def _fits(self, octets: int) -> bool:
+        """Whether there is room for more of what may never be committed, in our part of it (ACC-07)."""
+        queue, now = self._stream.queue, time.monotonic()
+        uncommitted = queue.uncommitted
+        uncommitted.limit = queue.settings.upload_octets // max(1, queue.dispatcher.owners)
+        begins = self._counted == 0
+        if (begins and uncommitted.admits("", now) is not None) or uncommitted.add("", octets, now) is not None:
+            self._why = NO_ROOM
+            return False
+        self._counted += octets
+        return True
 
     async def _store(self, part: bytes) -> bool:
         self._begun = True
@@ -146,6 +163,7 @@ class EnqueueStream:
         self._refund = 0
         self._results: list[tuple[bytes, bool, types_pb2.Reply | None]] = []
         self._under_way: dict[bytes, int] = {}
+        self._uploaded: dict[bytes, int] = {}  # octets of bodies whose commit is under way
         self._ended = False
         self._told = time.monotonic()
 
@@ -216,8 +234,18 @@ class EnqueueStream:
             self.ready.set()
         return self.broken
 
-    def commit(self, message_id: bytes, commit: enqueue_pb2.Commit, prefix: bytes, body: bytes, chunks: int) -> None:
-        """All of a message is here."""
+    def commit(
+        self,
+        message_id: bytes,
+        commit: enqueue_pb2.Commit,
+        prefix: bytes,
+        body: bytes,
+        chunks: int,
+        uploaded: int = 0,
+    ) -> None:
+        """All of a message is here; `uploaded` octets of it were stored before."""
+        if uploaded:
+            self._uploaded[message_id] = self._uploaded.get(message_id, 0) + uploaded
         size = len(prefix) + len(body)
         self._under_way[message_id] = self._under_way.get(message_id, 0) + size
         until = commit.valid_until / 1e6 or math.inf
@@ -236,15 +264,26 @@ class EnqueueStream:
 
     def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
         """Tell what became of a commit."""
+        if self._uploaded:
+            self._settled(message_id, accepted=accepted)
         self.refund(self._under_way.pop(message_id, 0))
         self._results.append((message_id, accepted, reply))
         self.ready.set()
 
     def lost(self, message_id: bytes) -> None:
         """Nobody knows what became of a commit: the stream breaks, and its caller asks GetOutcome."""
+        self._settled(message_id, accepted=False)
         self._under_way.pop(message_id, None)
         self.broken = True
         self.ready.set()
+
+    def _settled(self, message_id: bytes, *, accepted: bool) -> None:
+        """Its body belongs to a message, or is given up."""
+        octets = self._uploaded.pop(message_id, 0)
+        if accepted:
+            self.queue.uncommitted.committed("", octets)
+        else:
+            self.queue.uncommitted.given_up("", octets, time.monotonic())
 
     @property
     def busy(self) -> bool:

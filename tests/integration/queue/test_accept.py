@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from mailrail.core.config import revision as rev
+from mailrail.core.uncommitted import SETTLING
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import accept, store
 from mailrail_queue.database import Database, NotDurable
@@ -380,6 +381,29 @@ async def test_the_content_of_a_large_message_that_cannot_be_stored_does_not_sta
         assert [(await answer).refusal.code for answer in answers] == [554, 554]
         await q.until("SELECT count(*) = 0 FROM chunk")
         assert await q.one("SELECT count(*) FROM upload") == 0
+
+
+async def test_large_bodies_that_nobody_committed_are_bounded_and_small_mail_passes_ACC_07(database: str) -> None:
+    async with running_queue(database, upload_octets=4 * CHUNK) as q:
+        ingress = await q.ingress()
+        first, second, third = message_id(), message_id(), message_id()
+        await upload(q, ingress, first, 3 * CHUNK)
+        for _ in range(3):
+            ingress.chunk(second, b"x" * CHUNK)
+        (answer,) = ingress.commit(commit_of("a@away.example", body=None), ids=[second])
+        told = await answer
+        assert (told.refusal.code, told.refusal.enhanced) == (452, "4.3.1")
+        await q.until("SELECT count(*) = 3 FROM chunk")
+        await ingress.accept("small@away.example")
+
+        (answer,) = ingress.commit(commit_of("a@away.example", body=None), ids=[first])
+        assert (await answer).accepted
+        await upload(q, ingress, third, 3 * CHUNK)  # what is committed counts no more
+        assert q.queue.uncommitted.octets(time.monotonic()) == 4 * CHUNK  # a minute more for what was given up
+        assert q.queue.uncommitted.octets(time.monotonic() + SETTLING) == 3 * CHUNK
+        ingress.send(enqueue_pb2.EnqueueFrame(message_id=third, abort=enqueue_pb2.Abort()))
+        await q.until("SELECT count(*) = 3 FROM chunk")
+        assert q.queue.uncommitted.octets(time.monotonic() + 2 * SETTLING) == 0
 
 
 async def clock(q: RunningQueue) -> float:

@@ -21,6 +21,7 @@ from mailrail.core.smtp.parameters import Body
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
+from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
 from mailrail_ingress.reception import Door, Reception
@@ -164,6 +165,48 @@ def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> N
     assert queue.commits[0][0].body is None
     assert b"".join(queue.uploads[0].frames) == BIG
     assert {len(frame) for frame in queue.uploads[0].frames[:-1]} == {256 * 1024}
+
+
+def test_one_clients_large_mail_is_bounded_and_small_mail_passes_ACC_07() -> None:
+    now = [0.0]
+    queue, desk = HeldQueue(), reception(HeldQueue())
+    desk.queue, desk.monotonic = queue, lambda: now[0]
+    desk.uncommitted = Uncommitted(100_000_000, 2_000_000)
+    clients = [Client(desk) for _ in range(4)]
+    for client in clients:
+        client.send(OPEN)
+        client.send(BIG)  # 600,000 octets each: three are too much to begin a fourth
+    assert [upload.aborted for upload in queue.uploads] == [False] * 3
+    assert clients[3].send(b".\r\n") == ["452 4.3.1"]
+    small = Client(desk)
+    small.send(OPEN + b"Subject: small\r\n\r\nbody\r\n.\r\n")
+    assert queue.commits.pop()[0].body is not None
+
+    clients[0].send(BIG)  # over the whole bound: nothing of it is stored any longer
+    clients[0].send(BIG)
+    assert queue.uploads[0].aborted
+    assert clients[0].send(b".\r\n") == ["452 4.3.1"]
+    clients[1].send(b".\r\n")
+    queue.commits.pop()[1](Answer(True))  # its room is free
+    clients[2].leave()  # its room is free a minute later
+    assert "452 4.3.1" in Client(desk).send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000"))
+    now[0] += SETTLING
+    assert desk.uncommitted.octets(now[0]) == 0
+    client = Client(desk)
+    client.send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000") + BIG + b".\r\n")
+    queue.commits.pop()[1](Answer(True))
+    assert desk.uncommitted.octets(now[0]) == 0
+
+
+def test_large_mail_of_all_clients_is_bounded_ACC_07() -> None:
+    queue = HeldQueue()
+    desk = reception(queue)
+    desk.uncommitted = Uncommitted(1_000_000)
+    first, second = Client(desk), Client(desk)
+    first.send(OPEN + BIG)
+    first.send(BIG[:200_000])
+    assert second.send(OPEN + BIG + b".\r\n")[-1:] == ["452 4.3.1"]
+    assert len(queue.uploads) == 1
 
 
 def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:

@@ -42,6 +42,11 @@ CREATE TABLE queue.chunk (
     number     integer NOT NULL,  -- from 0
     data       bytea   NOT NULL,
     PRIMARY KEY (message_id, number)  -- read in order from an offset; deleted by message
+) WITH (
+    -- What clients begin and give up is written and deleted again, as fast as they send: its room has to be there again within a minute
+    -- (mailrail.core.uncommitted counts it as long), so vacuum comes early here, for a hundred rows are 25 MiB, and does not dawdle.
+    autovacuum_vacuum_threshold = 100, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
+    toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_cost_delay = 0
 );
 ALTER TABLE queue.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
 
