@@ -82,7 +82,7 @@ def _stand_in(
                 stack.enter_context(started.pop_all())
                 return process, found
     raise CannotMeasure(
-        f"{side.name}: {module} does not start beside its libraries; it printed\n{_tail(log)}\n"
+        f"{side.name}: {module} does not start beside its libraries.\nIt printed\n{_tail(log)}\n"
         "The bench of this checkout and that commit are too far apart. Run the comparison from a checkout between the"
         " two commits, or leave this part out with --only."
     )
@@ -100,7 +100,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], address: str, port: int, wh
         wait_until(lambda: _up(process, address, port), 60, what, ignoring=())
     except (AssertionError, ChildProcessError) as error:
         raise CannotMeasure(
-            f"{what} does not come up: {error}; it printed\n{_tail(log)}\n"
+            f"{what} does not come up: {error}.\nIt printed\n{_tail(log)}\n"
             "If a setting is unknown to it, the bench of this checkout is too new for that commit: run the comparison"
             " from a checkout between the two commits, or leave this part out with --only."
         ) from None
@@ -232,6 +232,7 @@ def _pass(stage: _Stage, count: int, side: Side, log: IO[bytes]) -> float:
     found = re.search(rb"done (\S+)", stage.stand_in.stdout.readline())
     if found is None:
         raise CannotMeasure(
-            f"{side.name}: what stands around the queue could not send {count} messages through it:\n{_tail(log)}"
+            f"{side.name}: what stands around the queue could not send {count} messages through it.\n"
+            f"It printed\n{_tail(log)}"
         )
     return float(found[1])
