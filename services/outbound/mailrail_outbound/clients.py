@@ -328,6 +328,7 @@ class _Link:
             self._history = response.history
             self._close_other_histories()
         for wire in response.deliveries:
+            home = self._client.home_of(wire.token)
             try:
                 delivery = self.delivery_from_wire(wire, now)
                 self._client.took(delivery.lease.token, self)
@@ -335,6 +336,8 @@ class _Link:
             except Exception:  # it would break this stream and, leased again, each that follows
                 self._log.exception("delivery not understood", token=wire.token)
                 self._defer(wire)
+            if home is not None:  # its token runs already: what runs goes on where it came from
+                self._client.took(wire.token, home)
 
     def _defer(self, wire: lease_pb2.Delivery) -> None:
         verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
+from mailrail.core.ids import pack_token
 from mailrail.core.outbound.envelope import inspect
 from mailrail.core.smtp.client import Trouble
 from mailrail.kit import clock, rpc
@@ -368,6 +369,46 @@ async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_A
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[delivery.token]))
             result = await here.result(delivery.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+
+
+async def test_deliveries_of_another_history_are_broken_off_before_the_final_dot_HIS_03(tmp_path: Path) -> None:
+    async with SmtpPeer(replies={"DATA": Hang()}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via, alive_seconds=0.1, data_timeout=60.0) as here:
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(history=7))
+            old = here.delivery(via, token=pack_token(7, 1))
+            here.queue.hand_out(old)
+            await eventually(lambda: old.token in here.queue.alive)
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(history=7))  # the same: it goes on
+            new = here.delivery(via, token=pack_token(9, 1))
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(history=9, deliveries=[new]))
+            result = await here.result(old.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+            assert here.queue.results[old.token].message_id == old.message_id
+            here.queue.alive.clear()
+            await eventually(lambda: new.token in here.queue.alive)
+            assert new.token not in here.queue.results
+            assert peer.messages == []
+
+
+async def test_two_deliveries_with_one_token_are_neither_dropped_nor_mixed_up_HIS_03(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with SmtpPeer(replies={"DATA": Hang()}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via, alive_seconds=0.1, data_timeout=60.0) as here:
+            first = here.delivery(via)
+            here.queue.hand_out(first)
+            await eventually(lambda: first.token in here.queue.alive)
+            here.queue.hand_out(first)  # the very same: it goes on
+            second = here.delivery(via, token=first.token, recipients=[lease_pb2.DeliveryRecipient(id=8)])
+            here.queue.hand_out(second)
+            result = await here.result(first.token)
+            assert (result.id, result.attempt.outcome) == (8, types_pb2.OUTCOME_NOT_DIALLED)
+            assert here.queue.results[first.token].message_id == second.message_id
+            here.queue.alive.clear()
+            await eventually(lambda: first.token in here.queue.alive, what="the first goes on")
+            assert "two deliveries have one token" in capsys.readouterr().out
 
 
 async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor_the_others(
