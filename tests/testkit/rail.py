@@ -160,19 +160,21 @@ class Rail:
         wait: bool = True,
         python: str = sys.executable,
         settings: Mapping[str, str] | None = None,
+        state: Path | None = None,
     ) -> None:
         """Start it with these documents in one file (default: `basics()`; None of them at all: its own example).
 
         `options` are further ones of `mailrail local`, `files` lie beside the documents; `python` and a PYTHONPATH in
         `env` run another Mailrail than this one. `settings` are variables for the services, such as
-        MAILRAIL_QUEUE_LEASE_SECONDS, which `mailrail local` would keep from them.
+        MAILRAIL_QUEUE_LEASE_SECONDS, which `mailrail local` would keep from them. `state` is a state folder of the
+        caller's, who removes it.
 
         Waits for its line with `ready`, unless told not to.
         """
         # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
         self.folder = Path(tempfile.mkdtemp(prefix="mailrail-rail-"))
         self.folder.chmod(0o755)
-        self.state = self.folder / "state"
+        self.state = state or self.folder / "state"
         self.resources = self.folder / "mail.d"
         self.offset = free_offset((*_PORTS.values(), *_INTERNAL_PORTS))
         self._options = list(options)

@@ -8,8 +8,11 @@ many recipients a filter finds; a row that changes meanwhile is seen as it is th
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of our own alone
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, TypeVar
+
+import psycopg
 
 from mailrail.core.delivery.judge import Standing, judge
 from mailrail.core.delivery.outcome import Outcome, Verdict
@@ -30,8 +33,11 @@ from mailrail_queue.store import Connection, Ending, Waiting
 
 BATCH: Final = 500
 """Recipients changed in one transaction."""
+_TRIES: Final = 20
+"""Of one transaction that met another in a circle; each try waits a second until Postgres sees that."""
 _FAIL, _DROP = 1, 2
 _ADMIN = EnhancedCode(5, 7, 0)
+T = TypeVar("T")
 _CANCELLED = "delivery cancelled by an administrator"
 
 # A kicked recipient's site rests no more; owners learn it from `changed`.
@@ -53,6 +59,18 @@ _REQUEST: Final[
 _LEFT: Final[LiteralString] = (
     "UPDATE recipient SET held = coalesce(held, now()), hold_reason = %(reason)s, version = version + 1 WHERE id = %(id)s"
 )
+
+
+async def _whole(transaction: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction, again where Postgres ended it for a deadlock.
+
+    A change locks its recipients by their ids; what the queue itself leases, defers and ends in one statement is locked
+    in whatever order Postgres finds it, so the two may wait for each other. Nothing of the one that is ended is left.
+    """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(psycopg.errors.DeadlockDetected):
+            return await transaction()
+    return await transaction()
 
 
 class Changing(AdminBase):
@@ -196,8 +214,8 @@ class Changing(AdminBase):
             endings.append(
                 Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, attempt.SerializeToString())
             )
-        done = await store.finish(connection, endings) if endings else set()
-        told = [n for i, n in notices.items() if i in done]
+        done = await store.finish_as(connection, endings) if endings else {}
+        told = [n for i, n in notices.items() if done.get(i) == store.FAILED]  # a drop may stand on the row already
         if told:
             await self._notifier.notify(connection, told)
         asked = await run(
@@ -235,7 +253,8 @@ class Changing(AdminBase):
         changes = Changes()
         shards: set[int] = set()
         past = 0
-        while True:
+
+        async def batch() -> tuple[list[Any], list[Any]]:
             # With the end of its site's rest, or the owner would find the mail due at a site that rests, and count it.
             async with connection.transaction():
                 rows = await run(connection, statement, {**where.parameters, **parameters, "past": past})
@@ -243,6 +262,10 @@ class Changing(AdminBase):
                 if wake_sites and changed:
                     sites = {row[3] for row in changed}
                     await run(connection, _WAKE_SITES, {"name": c.names(sorted(resting_as(sites)))})
+            return rows, changed
+
+        while True:
+            rows, changed = await _whole(batch)
             changes.add((row[0], row[1]) for row in changed)
             shards |= {row[2] for row in changed}
             if len(rows) < BATCH:
@@ -267,21 +290,26 @@ class Changing(AdminBase):
         past = 0
         # Notifications that a batch makes are none of what was meant: failed as well, they would tell nobody.
         [(began,)] = await run(connection, "SELECT now()")
-        while True:
+
+        async def some() -> tuple[list[Waiting], list[tuple[int, bool, int]]]:
             async with connection.transaction():
                 rows = await run(connection, statement, {**where.parameters, "past": past, "began": began})
                 found = [store.waiting(row) for row in rows]
                 done: list[tuple[int, bool, int]] = []
 
-                async def change(some: Sequence[Waiting], done: list[tuple[int, bool, int]] = done) -> None:
+                async def change(part: Sequence[Waiting]) -> None:
                     async with connection.transaction():  # a savepoint: what fails leaves the others' changes alone
-                        done += await batch(list(some))
+                        done.extend(await batch(list(part)))
 
                 await faults.by_halves(found, change, lambda row, error: self._leave(connection, row, error))
+            return found, done
+
+        while True:
+            found, done = await _whole(some)
             self._notifier.stored()
             changes.add((i, pending) for i, pending, _ in done)
             shards |= {number for _, _, number in done}
-            if len(rows) < BATCH:
+            if len(found) < BATCH:
                 break
             past = found[-1].id
         if shards:

@@ -676,8 +676,8 @@ class Finisher:
                 notices[row.id] = Notice(passenger, judgement, attempt)
         async with lane.use() as connection:
             async with connection.transaction():
-                done = await store.finish(connection, endings)
-                told = [n for i, n in notices.items() if i in done]
+                done = await store.finish_as(connection, endings)
+                told = [n for i, n in notices.items() if done.get(i) == store.FAILED]
                 if told and self.notifications is not None:
                     await self.notifications.notify(connection, told)
             if told and self.notifications is not None:

@@ -365,6 +365,52 @@ async def test_however_far_mail_is_put_off_it_can_still_be_listed(desk: Desk) ->
     assert (await desk.row(leased.id))["after_due"] < limit
 
 
+@pytest.mark.parametrize("what", ["hold", "fail"])
+async def test_a_change_that_waits_for_the_queue_and_the_queue_for_it_is_made_all_the_same(
+    desk: Desk, what: str
+) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    (carl,) = await desk.rig.accept("carl@there.example")
+    touch = "UPDATE queue.recipient SET version = version WHERE id = %s"
+
+    async def circle() -> tuple[bool, list[int]]:
+        """Whether the change was the one that Postgres ended, and what it changed."""
+        ours = False
+        async with await psycopg.AsyncConnection.connect(desk.rig.url) as queue:  # locks them in another order
+            await queue.execute(touch, (carl.id,))
+            change = asyncio.create_task(getattr(desk, what)(only(bob.id, carl.id), "a look"))
+
+            async with asyncio.timeout(10):  # until the change waits for the second one
+                while await (await queue.execute("SELECT 1 FROM pg_locks WHERE NOT granted")).fetchone() is None:
+                    await asyncio.sleep(0.01)
+            try:
+                await queue.execute(touch, (bob.id,))
+                ours = True
+            except psycopg.errors.DeadlockDetected:
+                await queue.rollback()
+        return ours, [changed.recipient_id for changed in await change]
+
+    # Postgres ends the one that found out first that it has waited for a second.
+    for _ in range(5):
+        ours, changed = await circle()
+        assert changed == [bob.id, carl.id]
+        if ours or what == "fail":
+            break
+        await desk.unhold(only(bob.id, carl.id))
+    assert ours, "Postgres always ended the other one"
+    assert len(await listed(desk, on_hold=True)) == (2 if what == "hold" else 0)
+
+
+async def test_of_what_is_failed_after_a_drop_that_is_not_granted_yet_nobody_is_told_ADM_02(desk: Desk) -> None:
+    (bob,) = await desk.rig.accept("bob@there.example")
+    # As a drop leaves it whose attempt ended a moment ago: its owner is about to grant it.
+    await desk.rig.connection.execute("UPDATE recipient SET request = 2 WHERE id = %s", (bob.id,))
+    await desk.fail(only(bob.id), "enough")
+    ((found,), _) = await desk.history(admin_pb2.Filter(), 0, "")
+    assert found.state == types_pb2.RECIPIENT_STATE_CANCELLED
+    assert await listed(desk) == [], "a notification"
+
+
 async def test_the_tls_requirement_of_queued_mail_can_be_changed(desk: Desk) -> None:
     (bob,) = await desk.rig.accept("bob@there.example")
     await desk.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
