@@ -2,10 +2,12 @@
 
 Trouble with Postgres passes: whoever meets it waits and tries again. Anything else would come again at each try. So a
 loop says so in one line and goes on with its next turn, and a batch is tried by halves until the guilty row stands
-alone; that one is put on hold with the reason, as mail is that cannot be read, and all others go on.
+alone; that one is put on hold with the reason, as mail is that cannot be read, and all others go on. Where very many
+rows fail, the fault is in the code and not in them: they stay due, and their sites are left alone for a while.
 """
 
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -22,6 +24,35 @@ Row = TypeVar("Row")
 _NOBODYS: Final = (*TROUBLE, psycopg.ProgrammingError, psycopg.NotSupportedError)
 """What no row can be blamed for: Postgres is out of reach, or its schema and rights are not what we know."""
 _MOST = 300  # characters of an error
+HOLDS: Final = 100
+"""Recipients that one process puts on hold in `HOLDS_WINDOW` because work on them fails."""
+HOLDS_WINDOW: Final = 600.0
+"""Seconds."""
+
+
+class TooManyFail(Exception):
+    """Work fails for more recipients than can all be damaged: nobody is put on hold for it."""
+
+
+class Allowance:
+    """How many recipients may still be put on hold because work on them fails.
+
+    Damage concerns few rows. A release that fails for each of them must not put all mail on hold: it would stay there
+    when the fault is mended.
+    """
+
+    def __init__(self, most: int = HOLDS, seconds: float = HOLDS_WINDOW) -> None:
+        self._most, self._seconds = most, seconds
+        self._taken: deque[float] = deque()
+
+    def take(self, now: float) -> bool:
+        """Whether one more may be put on hold at `now` (seconds of a steady clock); it counts then."""
+        while self._taken and self._taken[0] <= now - self._seconds:
+            self._taken.popleft()
+        if len(self._taken) >= self._most:
+            return False
+        self._taken.append(now)
+        return True
 
 
 def said(error: BaseException) -> str:

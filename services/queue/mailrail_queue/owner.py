@@ -81,12 +81,12 @@ class Owner:
         self.lane = database.lane("owner")
         self._work_lane = database.lane("work")
         self.due_sites = DueSites(self.lane, dispatcher, agenda)
-        self._undialled = Undialled(
+        self.undialled = Undialled(
             database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router
         )
         self.revisions = Revisions(self.lane, agenda, shared_sites, router)
         self._expiry = Expiry(settings, database, self.lane, dispatcher, finisher, agenda)
-        self._paused: dict[str, float] = {}
+        self.paused: dict[str, float] = {}
         """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
 
     # --- loops ---
@@ -159,7 +159,7 @@ class Owner:
             if site is None or not site.due:
                 self._agenda.turn.pop(key, None)
                 continue
-            if self._paused.get(key, 0.0) > now:
+            if self.paused.get(key, 0.0) > now:
                 self._agenda.turn.pop(key, None)  # the next look finds it again
                 continue
             if site.kind is SiteKind.MISSING or site.resting(now):
@@ -184,7 +184,7 @@ class Owner:
         try:
             for site in resting:
                 try:
-                    await self._undialled.back_off(site)
+                    await self.undialled.back_off(site)
                 except Exception as error:
                     if not faults.is_guilty(error):
                         raise
@@ -203,8 +203,8 @@ class Owner:
         """Work at a site failed, and not for one recipient: it is left alone for a while, all others go on."""
         faults.failed(self._log, "due work", error, site=key)
         now = self._dispatcher.clock()
-        self._paused = {k: until for k, until in self._paused.items() if until > now}
-        self._paused[key] = now + _PAUSE
+        self.paused = {k: until for k, until in self.paused.items() if until > now}
+        self.paused[key] = now + _PAUSE
         self._agenda.turn.pop(key, None)
 
     def _appetite(self, site: SiteState, now: float) -> int:
@@ -229,8 +229,8 @@ class Owner:
         dispatcher = self._dispatcher
         router = self._router()
         async with self._work_lane.use() as connection:
-            rows = await self._undialled.readable(connection, await store.fetch_due(connection, wanted))
-        ended = await self._undialled.end_worn(rows)
+            rows = await self.undialled.readable(connection, await store.fetch_due(connection, wanted))
+        ended = await self.undialled.end_worn(rows)
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
@@ -243,7 +243,7 @@ class Owner:
                 continue
             if row.id in ended:
                 continue
-            plan = await self._undialled.plan(router, row)
+            plan = await self.undialled.plan(router, row)
             if plan is None:
                 continue
             if plan.missing:
@@ -256,7 +256,7 @@ class Owner:
         left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
         if missing:
-            await self._undialled.count([(row, plan, b"") for row, plan in missing])
+            await self.undialled.count([(row, plan, b"") for row, plan in missing])
         drained = [
             (number, key)
             for number, key, count in wanted
@@ -299,7 +299,7 @@ class Owner:
             if len(members) > 1:
                 await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
             else:
-                await self._undialled.set_aside_for(members[0], error)
+                await self.undialled.set_aside_for(members[0], error)
 
         await faults.by_halves(chosen, lease, alone)
         return left
@@ -323,7 +323,7 @@ class Owner:
                 for unfit, reason in ((damaged, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
                     rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
                     if rows:
-                        await self._undialled.set_aside(connection, rows, reason)
+                        await self.undialled.set_aside(connection, rows, reason)
                         leased -= {row.id for row, _ in rows}
                 for (plan, site, part), token in zip(groups, tokens, strict=True):
                     members = [row for row in part if row.id in leased]
@@ -398,7 +398,7 @@ class Owner:
         while shards := list(self._agenda.ownership.epochs):
             async with self.lane.use() as connection:
                 free = await store.requested(connection, shards, past)
-            await self._undialled.end([self._finisher.by_administrator(row) for row in free])
+            await self.undialled.end([self._finisher.by_administrator(row) for row in free])
             if len(free) < store.PAGE:
                 break
             past = free[-1].id

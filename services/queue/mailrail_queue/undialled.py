@@ -52,6 +52,8 @@ class Undialled:
         self._agenda = agenda
         self._due_sites = due_sites
         self._router = router
+        self.allowance = faults.Allowance()
+        """Of recipients on which work fails."""
         self._log = log.get_logger()
 
     # --- mail that cannot be read ---
@@ -74,8 +76,15 @@ class Undialled:
         await faults.set_aside(connection, self._agenda.ownership, aside, reason, self._log)
 
     async def set_aside_for(self, row: Waiting, error: Exception, *, withdraw: bool = False) -> None:
-        """Put one on hold of which nothing can be written. `withdraw`: and what an administrator asked for it."""
+        """Put one on hold of which nothing can be written. `withdraw`: and what an administrator asked for it.
+
+        Raises `faults.TooManyFail` where that happened to too many lately: it stays due.
+        """
         faults.failed(self._log, "due mail", error, recipient=row.id)
+        if not withdraw and not self.allowance.take(self._dispatcher.clock()):
+            raise faults.TooManyFail(
+                f"work fails for too many recipients to blame them: {faults.said(error)}"
+            ) from error
         aside = [Aside(row.id, row.message_id, row.shard, row.version, 0)]
         reason = f"what is to be written of this recipient cannot be: {faults.said(error)}"
         if withdraw and row.request:

@@ -9,8 +9,9 @@ from prometheus_client import REGISTRY
 
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import site_store
-from mailrail_queue.faults import by_halves
+from mailrail_queue.faults import Allowance, by_halves
 from mailrail_queue.ports import Notice
+from mailrail_queue.routing import Router
 from mailrail_queue.store import CHUNK, Connection
 
 from testkit.conditions import eventually
@@ -189,6 +190,37 @@ async def test_a_site_at_which_all_work_fails_costs_itself_alone_SHD_03(
         await due_again(q)
         await q.until("SELECT count(*) >= 19 FROM history")
         assert await q.one("SELECT count(*) FROM recipient WHERE held IS NOT NULL") == 0
+
+
+async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold_SHD_03(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        for n in range(30):
+            await ingress.accept(f"user{n}@away.example")
+        monkeypatch.setattr(q.queue.owner.undialled, "allowance", Allowance(5))
+        outbound = await q.outbound()
+        outbound.answer = result_of
+
+        def fails(*args: object) -> None:
+            raise ValueError("this release has a fault")
+
+        with monkeypatch.context() as release:
+            release.setattr(Router, "plan", fails)
+            await due_again(q)
+            await q.until("SELECT count(*) = 5 FROM recipient WHERE held IS NOT NULL")
+            await eventually(lambda: "domain:away.example" in q.queue.owner.paused)
+            assert await q.one("SELECT count(*) FROM recipient WHERE held IS NULL AND token IS NULL") == 25
+        q.queue.owner.paused.clear()  # as time would
+        await due_again(q)
+        await q.until("SELECT count(*) = 25 FROM history")
+
+
+def test_an_allowance_comes_back_with_time() -> None:
+    allowance = Allowance(2, 10.0)
+    assert [allowance.take(now) for now in (0.0, 1.0, 2.0, 9.9)] == [True, True, False, False]
+    assert [allowance.take(now) for now in (10.0, 10.5, 11.0)] == [True, False, True]
 
 
 async def test_a_delivery_of_which_the_end_cannot_be_written_is_held_and_not_sent_again_FIN_01(database: str) -> None:
