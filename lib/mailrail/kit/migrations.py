@@ -32,7 +32,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
-from mailrail.kit.postgres import session
+from mailrail.kit.postgres import session, why_read_only
 
 SERVICES = ("config", "queue", "outbound", "dmarc", "console")
 """Every service that may own a schema; those without `sql/migrations` own none."""
@@ -257,8 +257,11 @@ def migrate(
         connection.execute(session(connection.info.server_version))
         with _lock(connection, timeout, say):
             done: list[Applied] = []
-            for schema in dict.fromkeys(m.schema for m in wanted):
-                done += _migrate_schema(connection, schema, [m for m in wanted if m.schema == schema], say)
+            try:
+                for schema in dict.fromkeys(m.schema for m in wanted):
+                    done += _migrate_schema(connection, schema, [m for m in wanted if m.schema == schema], say)
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                raise MigrationError(why_read_only(connection, error)) from error
             return done
 
 
@@ -411,6 +414,8 @@ def _apply_in_transaction(connection: type_connection, migration: Migration) -> 
                     f"{migration.label}: a table stayed locked by others; nothing was changed. Run it again"
                 ) from error
             time.sleep(0.5)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            raise
         except psycopg.errors.Error as error:
             if isinstance(error, psycopg.OperationalError) and connection.broken:
                 raise

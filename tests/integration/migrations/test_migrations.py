@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from mailrail.kit import migrations
 from mailrail.kit.migrations import Migration, MigrationError
@@ -264,3 +265,29 @@ def test_the_migrations_of_all_services_apply_to_postgres_15_too_DBS_02() -> Non
         everything = migrations.load_all()
         assert [a.migration for a in migrations.migrate(server.url(), everything)] == list(everything)
         assert str(_rows(server.url(), b"SHOW server_version_num")[0][0]).startswith("15")
+
+
+def test_no_index_depends_on_the_order_of_a_locale_which_the_operating_system_changes(database: str) -> None:
+    """After another release of glibc or ICU, on the server or on the standby that takes over, it would miss rows."""
+    others = _rows(
+        database,
+        b"SELECT i.indexrelid::regclass::text, c.collname FROM pg_index i"
+        b" CROSS JOIN LATERAL unnest(i.indcollation) AS o (number) JOIN pg_collation c ON c.oid = o.number"
+        b" JOIN pg_class t ON t.oid = i.indexrelid JOIN pg_namespace n ON n.oid = t.relnamespace"
+        b" WHERE n.nspname IN ('queue', 'config') AND c.collname <> 'C'"
+        b" AND t.relname <> 'migrations_pkey'",
+    )
+    assert others == []
+
+
+def test_a_server_that_takes_no_writes_is_told_of_when_something_is_to_be_done(
+    empty_database: str, postgres: EmbeddedPostgres
+) -> None:
+    name = empty_database.rsplit("/", 1)[1]
+    with psycopg.connect(postgres.superuser_url(name), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(name))
+        )
+    for steps in (None, _steps(LETTERS)):
+        with pytest.raises(migrations.MigrationError, match=r"takes no writes: .*disk is full"):
+            migrations.migrate(empty_database, steps)

@@ -30,8 +30,8 @@ INSERT INTO head DEFAULT VALUES;
 
 -- Sealed under their reference, once a role (CFG-02). `path` holds the digest of the content, so rows never change.
 CREATE TABLE sealed_values (
-    path text NOT NULL,
-    role text NOT NULL,
+    path text COLLATE "C" NOT NULL,                 -- as in all keys: no order that another operating system changes
+    role text COLLATE "C" NOT NULL,
     key_id text NOT NULL,
     sealed bytea NOT NULL,
     created timestamptz NOT NULL DEFAULT now(),
@@ -40,8 +40,8 @@ CREATE TABLE sealed_values (
 
 -- Heartbeats (CFG-05). Unlogged: every row comes again within 2 s, and none of them is worth a disk write.
 CREATE UNLOGGED TABLE consumers (
-    node_id text NOT NULL,
-    role text NOT NULL,
+    node_id text COLLATE "C" NOT NULL,
+    role text COLLATE "C" NOT NULL,
     revision bigint NOT NULL,                       -- that it runs; 0: none
     rejected bigint NOT NULL,                       -- that it could not use; 0: none
     error text NOT NULL,

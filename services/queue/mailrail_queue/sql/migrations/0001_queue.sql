@@ -5,6 +5,8 @@
 -- `envelope`, `rcpt`, `data` and `last` hold messages of mailrail.queue.v1 (Envelope, EnvelopeRecipient, Attempt):
 -- they grow by protobuf's rules, and what a query asks for has a column of its own beside them.
 -- Object references are written `namespace/name`. Times are by this server's clock.
+-- Texts in keys and indexes are COLLATE "C": the order of a locale comes from the operating system, and another release of
+-- that, on the same server or on a standby, would no longer find rows where their index has them.
 
 -- Ids of recipients and fencing tokens of leases are handed to processes in blocks of 1000, so that a batch needs no
 -- answer from the database to know them: nextval = first id of a block.
@@ -65,7 +67,7 @@ CREATE TABLE queue.recipient (
     id            bigint PRIMARY KEY,
     message_id    uuid        NOT NULL,  -- no foreign key: it would cost a look-up a row, and only the sweeper deletes messages (FIN-02)
     shard         smallint    NOT NULL,  -- CRC-32 of the domain modulo 256 (SHD-01)
-    site          text        NOT NULL,  -- SHD-03
+    site          text        COLLATE "C" NOT NULL,  -- SHD-03
     due           timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
     token         bigint,                -- fencing token of the lease (LSE-01); NULL: not leased
     lease_until   timestamptz,
@@ -124,7 +126,7 @@ CREATE TABLE queue.attempt (
 -- (then a look finds nothing and moves it), never too late but for a race that the owner's second look and slow round find.
 CREATE TABLE queue.site_due (
     shard    smallint    NOT NULL,
-    site     text        NOT NULL,
+    site     text        COLLATE "C" NOT NULL,
     next_due timestamptz NOT NULL,
     PRIMARY KEY (shard, site)  -- moved by whoever stores or finishes
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
@@ -132,7 +134,7 @@ CREATE INDEX site_due_next ON queue.site_due (shard, next_due);  -- what is due 
 
 -- What is known of a site beyond one attempt. No row: nothing ever went wrong there.
 CREATE TABLE queue.site (
-    name         text PRIMARY KEY,
+    name         text COLLATE "C" PRIMARY KEY,
     failures     integer     NOT NULL DEFAULT 0,  -- in a row; 0: healthy
     paused_until timestamptz,
     probe_token  bigint,                          -- one probe at a time, by whichever owner took it
@@ -154,7 +156,7 @@ INSERT INTO queue.shard (number) SELECT generate_series(0, 255);
 
 -- Queue processes alive. `id` is one run of a process, `name` outlives it.
 CREATE TABLE queue.node (
-    id      text PRIMARY KEY,
+    id      text COLLATE "C" PRIMARY KEY,
     name    text        NOT NULL,
     address text        NOT NULL,  -- of its PeerService; empty: none
     started timestamptz NOT NULL DEFAULT now(),
@@ -165,7 +167,7 @@ CREATE TABLE queue.node (
 
 -- What an account sent in an hour; limits are counted over the last 24 of them in the Enqueue transaction (ACC-08).
 CREATE TABLE queue.account_usage (
-    account    text        NOT NULL,
+    account    text        COLLATE "C" NOT NULL,
     hour       timestamptz NOT NULL,
     messages   integer     NOT NULL DEFAULT 0,
     recipients integer     NOT NULL DEFAULT 0,
@@ -267,7 +269,7 @@ CREATE TABLE queue.sweep (
 );
 -- How far a maintenance job has come; its row is its lock.
 CREATE TABLE queue.job (
-    name     text PRIMARY KEY,
+    name     text COLLATE "C" PRIMARY KEY,
     position timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO queue.job (name) VALUES ('content');
@@ -276,8 +278,8 @@ INSERT INTO queue.job (name) VALUES ('content');
 
 CREATE TABLE queue.mailbox (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    account text NOT NULL,
-    path    text NOT NULL,  -- `/` between levels
+    account text COLLATE "C" NOT NULL,
+    path    text COLLATE "C" NOT NULL,  -- `/` between levels
     UNIQUE (account, path)
 );
 

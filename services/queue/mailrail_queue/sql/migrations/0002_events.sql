@@ -2,7 +2,7 @@
 
 -- Who reads. While nobody has for a week, no event is written and the message path pays nothing for them.
 CREATE TABLE queue.event_consumer (
-    name        text PRIMARY KEY,
+    name        text COLLATE "C" PRIMARY KEY,
     transaction xid8        NOT NULL DEFAULT '0',  -- with `position`: of the last event that was acknowledged
     position    bigint      NOT NULL DEFAULT 0,
     seen        timestamptz NOT NULL DEFAULT now()
