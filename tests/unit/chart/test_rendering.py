@@ -150,6 +150,8 @@ def test_what_is_scaled_has_no_replicas_of_the_charts_and_a_budget(scaler: str, 
 POSTGRES = ("StatefulSet", "mailrail-postgres")
 NO_VOLUME = {"postgres": {"bundled": {"persistence": {"enabled": False}}}}
 CLAIM = {"postgres": {"bundled": {"persistence": {"existingClaim": "mine"}}}}
+KEPT = {"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false,Delete=false"}
+"""What Helm and Argo CD leave when it is no longer in the release, or the release goes."""
 IMMUTABLE = ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy")
 """What the API server refuses to change in the spec of a StatefulSet."""
 
@@ -192,7 +194,7 @@ def test_the_bundled_Postgres_has_a_volume_by_default_which_nobody_deletes_with_
 
 def test_without_a_volume_neither_an_upgrade_nor_an_uninstall_nor_a_drain_ends_the_pod(tmp_path: Path) -> None:
     objects = rendered(NO_VOLUME, tmp_path)
-    assert objects[POSTGRES]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert KEPT.items() <= objects[POSTGRES]["metadata"]["annotations"].items()
     assert objects[POSTGRES]["spec"]["updateStrategy"] == {"type": "OnDelete"}
     assert objects["PodDisruptionBudget", "mailrail-postgres"]["spec"]["maxUnavailable"] == 0
     assert ("PodDisruptionBudget", "mailrail-postgres") not in rendered({}, tmp_path), "a drain moves one with a volume"
@@ -242,6 +244,13 @@ def test_helm_test_looks_at_the_claim_that_the_bundled_Postgres_has_and_at_no_ot
         named = [name for rule in objects["Role", "mailrail-test"]["rules"] for name in rule.get("resourceNames", ())]
         assert [a for a in container["args"] if a.startswith("--claim=")] == ([f"--claim={claim}"] if claim else [])
         assert [name for name in named if name != "mailrail-test"] == ([claim] if claim else [])
+
+
+def test_the_kinds_stay_with_all_objects_when_the_release_goes_or_leaves_them_to_another(tmp_path: Path) -> None:
+    kinds = [o for (kind, _), o in rendered({}, tmp_path).items() if kind == "CustomResourceDefinition"]
+    assert len(kinds) == 5
+    for kind in kinds:
+        assert KEPT.items() <= kind["metadata"]["annotations"].items(), kind["metadata"]["name"]
 
 
 def test_no_template_looks_at_the_cluster() -> None:
