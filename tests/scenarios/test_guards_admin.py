@@ -157,11 +157,11 @@ def ends(rail: Rail, domain: str) -> dict[str, list[int]]:
 def test_a_storm_of_changes_loses_and_doubles_nothing_and_ends_everything_once_ADM_02(
     rail: Rail, hop: Collector, seconds: float
 ) -> None:
-    kept = Sender(*rail.mx, messages=1_000_000, recipient=f"r{{n}}@{KEPT}", sessions=4, pace=0.05)
+    kept = Sender(*rail.mx, messages=1_000_000, recipient=f"r{{n}}x@{KEPT}", sessions=4, pace=0.05)
     doomed = Sender(
         *rail.mx,
         messages=1_000_000,
-        recipient=f"d{{n}}@{DOOMED}",
+        recipient=f"d{{n}}x@{DOOMED}",
         sender=AUTHOR,
         sessions=4,
         pace=0.05,
@@ -201,7 +201,7 @@ def test_a_storm_of_changes_loses_and_doubles_nothing_and_ends_everything_once_A
     assert kept.traffic.given_up == doomed.traffic.given_up == 0
     otherwise = {address: how for address, how in ends(rail, KEPT).items() if len(how) > 1 or how[0] != DELIVERED}
     assert not otherwise, f"{len(otherwise)} arrived and are told otherwise: {sorted(otherwise.items())[:3]}"
-    assert set(history) == {f"d{n}@{DOOMED}" for n in range(doomed.messages)}
+    assert set(history) == {f"d{n}x@{DOOMED}" for n in range(doomed.messages)}
     twice = {address: how for address, how in history.items() if len(how) > 1}
     assert not twice, f"{len(twice)} ended more than once, such as {sorted(twice.items())[:3]}"
     delivered = {address for address, how in history.items() if how[0] == DELIVERED}

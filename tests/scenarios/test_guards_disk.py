@@ -88,7 +88,7 @@ def test_a_full_disk_of_Postgres_loses_and_doubles_nothing_and_mail_flows_when_t
     rail: Rail, hop: Collector, disk: Path, seconds: float
 ) -> None:
     hop.refuse(f"@{LATER}", "451 4.3.0 not now")
-    waiting = Sender(*rail.mx, messages=30, recipient=f"w{{n}}@{LATER}", sessions=2)
+    waiting = Sender(*rail.mx, messages=30, recipient=f"w{{n}}x@{LATER}", sessions=2)
     sender = Sender(
         *rail.mx,
         messages=1_000_000,
