@@ -65,7 +65,7 @@ CREATE TABLE data_history (
 INSERT INTO data_history (number) VALUES (floor(random() * 65536)::integer);
 -- What each process wrote last: it reads it back, and knows whether what it committed is still there.
 CREATE TABLE data_witness (
-    process text PRIMARY KEY,
+    process text COLLATE "C" PRIMARY KEY,
     word    bigint      NOT NULL,
     seen    timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);

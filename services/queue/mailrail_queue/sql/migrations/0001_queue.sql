@@ -323,7 +323,7 @@ CREATE TABLE queue.data_history (
 INSERT INTO queue.data_history (number) VALUES (floor(random() * 65536)::integer);
 -- What each process wrote last: it reads it back, and knows whether what it committed is still there.
 CREATE TABLE queue.data_witness (
-    process text PRIMARY KEY,
+    process text COLLATE "C" PRIMARY KEY,
     word    bigint      NOT NULL,
     seen    timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
