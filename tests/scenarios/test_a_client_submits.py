@@ -9,7 +9,7 @@ import pytest
 
 from testkit.collector import Collector
 from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
-from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, route, rule, transport
+from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through
 
 pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
 
@@ -25,8 +25,7 @@ def rail(hop: Collector) -> Iterator[Rail]:
     documents = [
         *basics(),
         domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+        *everything_through(hop.address, hop.port),
     ]
     with Rail(documents) as running:
         yield running

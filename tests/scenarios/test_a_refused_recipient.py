@@ -15,7 +15,7 @@ import pytest
 
 from testkit.collector import Collector
 from testkit.peers.swaks import swaks
-from testkit.rail import LOGIN, PASSWORD, Rail, basics, gateway, route, rule, transport
+from testkit.rail import LOGIN, PASSWORD, Rail, basics, everything_through, gateway
 
 pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
 
@@ -31,8 +31,7 @@ def rail(hop: Collector) -> Iterator[Rail]:
     documents = [
         *(one for one in basics() if one["kind"] != "MailGateway"),
         gateway(retry={"delaysSeconds": [1], "lifetimeSeconds": 600, "maxAttempts": 4, "delayedDsnAfter": 2}),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+        *everything_through(hop.address, hop.port),
     ]
     with Rail(documents) as running:
         yield running

@@ -18,7 +18,7 @@ from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
-from testkit.rail import Rail, basics, route, rule, transport
+from testkit.rail import Rail
 from testkit.traffic import Sender
 
 DELIVERED, FAILED = types_pb2.RECIPIENT_STATE_DELIVERED, types_pb2.RECIPIENT_STATE_FAILED
@@ -35,17 +35,6 @@ def hop() -> Iterator[Collector]:
     with Collector() as sink:
         sink.delay = REPLY
         yield sink
-
-
-@pytest.fixture
-def rail(hop: Collector) -> Iterator[Rail]:
-    documents = [
-        *basics(),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
-    ]
-    with Rail(documents) as running:
-        yield running
 
 
 class Administrator:

@@ -18,18 +18,12 @@ import pytest
 from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
-from testkit.rail import Rail, basics, route, rule, transport
+from testkit.rail import Rail, basics, everything_through
 from testkit.traffic import Fate, Sender
 
 ROOM = "400m"  # Postgres keeps up to 256 MB of its log for later
 LARGE = 280 * 1024  # octets; such bodies are several rows, stored in several transactions (ACC-05)
 LATER = "later.test"  # is put off by the hop until the disk has room again
-
-
-@pytest.fixture
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
-        yield sink
 
 
 @pytest.fixture
@@ -54,8 +48,7 @@ def disk() -> Iterator[Path]:
 def rail(hop: Collector, disk: Path) -> Iterator[Rail]:
     documents = [
         *basics(),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+        *everything_through(hop.address, hop.port),
     ]
     with Rail(documents, state=disk / "state") as running:
         yield running

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pytest
-
 from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import Books, books, short_and_long
-from testkit.rail import Rail, basics, route, rule, transport
+from testkit.rail import Rail, basics, everything_through
 from testkit.traffic import Fate, Sender, Traffic
 
 BEYOND = 1.25  # times a lease
@@ -30,19 +28,12 @@ class Freeze:
     thawed: float
 
 
-@pytest.fixture
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
-        yield sink
-
-
 @contextmanager
 def running_rail(hop: Collector, lease: float) -> Iterator[Rail]:
     """A Rail whose leases last so many seconds, and what depends on them in the same proportion as shipped."""
     documents = [
         *basics(),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+        *everything_through(hop.address, hop.port),
     ]
     settings = {
         "MAILRAIL_QUEUE_LEASE_SECONDS": lease,

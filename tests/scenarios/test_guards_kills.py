@@ -10,36 +10,17 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import psycopg
-import pytest
 
 from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
-from testkit.rail import Rail, basics, route, rule, transport
+from testkit.rail import Rail
 from testkit.traffic import Sender
 
 LARGE = 280 * 1024  # octets; bodies above 64 KiB are sent in chunks, those above 256 KiB are several rows
 PAUSE = 0.4  # seconds between two ended connections
-
-
-@pytest.fixture
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
-        yield sink
-
-
-@pytest.fixture
-def rail(hop: Collector) -> Iterator[Rail]:
-    documents = [
-        *basics(),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
-    ]
-    with Rail(documents) as running:
-        yield running
 
 
 def end_one_connection(rail: Rail, ended: Counter[str]) -> None:

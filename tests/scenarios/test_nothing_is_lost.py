@@ -10,7 +10,6 @@ Promise 1 (design 1) and LSE-08. Each try to hand over a message carries an id o
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -19,7 +18,7 @@ from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
 from testkit.processes import alive
-from testkit.rail import Rail, basics, route, rule, transport
+from testkit.rail import Rail
 from testkit.traffic import Fate, Sender
 
 MESSAGES, MANY = 1500, 10_000
@@ -34,23 +33,6 @@ class Kill:
     victim: str
     at: float
     back: float
-
-
-@pytest.fixture
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
-        yield sink
-
-
-@pytest.fixture
-def rail(hop: Collector) -> Iterator[Rail]:
-    documents = [
-        *basics(),
-        transport("hop", smtp={"host": hop.address, "port": hop.port}),
-        route("all", ("MailGateway", "local"), rule("everything", "hop")),
-    ]
-    with Rail(documents) as running:
-        yield running
 
 
 def kill_and_wait(rail: Rail, victim: str) -> Kill:

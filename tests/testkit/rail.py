@@ -147,6 +147,14 @@ def basics() -> list[Document]:
     ]
 
 
+def everything_through(host: str, port: int) -> list[Document]:
+    """A smarthost `hop` there, and a global rule that sends all mail to it."""
+    return [
+        transport("hop", smtp={"host": host, "port": port}),
+        route("all", ("MailGateway", "local"), rule("everything", "hop")),
+    ]
+
+
 class Rail:
     """A running `mailrail local`. Use as a context manager, or call `stop()`."""
 

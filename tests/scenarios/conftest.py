@@ -1,0 +1,22 @@
+"""What many scenarios begin with: a next hop that takes all mail, and all of Mailrail in front of it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from testkit.collector import Collector
+from testkit.rail import Rail, basics, everything_through
+
+
+@pytest.fixture
+def hop() -> Iterator[Collector]:
+    """The next hop of all mail."""
+    with Collector() as sink:
+        yield sink
+
+
+@pytest.fixture
+def rail(hop: Collector) -> Iterator[Rail]:
+    """A running Mailrail that sends everything through `hop`."""
+    with Rail([*basics(), *everything_through(hop.address, hop.port)]) as running:
+        yield running
