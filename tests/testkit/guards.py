@@ -49,6 +49,8 @@ class Books:
     """How often each came."""
     first: dict[Copy, float]
     """When each came first (time.monotonic())."""
+    began: dict[Copy, float]
+    """When each try began (time.monotonic())."""
     bounces: Sequence[Receipt]
     """Notifications to the senders: mail with an empty reverse path."""
 
@@ -67,13 +69,19 @@ class Books:
         """There, although they were refused or never offered."""
         return set(self.arrived.keys() - self.accepted - self.uncertain)
 
-    def check(self, may_double: Callable[[float], bool] = lambda first: False) -> None:
+    def check(
+        self,
+        may_double: Callable[[float], bool] = lambda first: False,
+        may_come: Callable[[float], bool] = lambda began: False,
+    ) -> None:
         """Nothing lost, nothing doubled, nothing bounced, nothing from nowhere.
 
-        `may_double`: whether a copy that arrived first at that moment may come again (LSE-08 a). Raises AssertionError.
+        `may_double`: whether a copy that arrived first at that moment may come again (LSE-08 a). `may_come`: whether
+        one whose try began at that moment may arrive though it was answered 451 (LSE-08 c). Raises AssertionError.
         """
         assert not self.lost, f"{len(self.lost)} accepted copies did not arrive, such as {sorted(self.lost)[:5]}"
-        assert not self.unpromised, f"refused and yet delivered: {sorted(self.unpromised)[:5]}"
+        came = [copy for copy in sorted(self.unpromised) if not (copy in self.refused and may_come(self.began[copy]))]
+        assert not came, f"refused and yet delivered: {came[:5]}"
         doubled = sorted(copy for copy in self.doubled if not may_double(self.first[copy]))
         assert not doubled, f"{len(doubled)} copies came more than once and had no reason to, such as {doubled[:5]}"
         assert not self.bounces, f"{len(self.bounces)} bounces, the first one:\n{self.bounces[0].content[:2000]!r}"
@@ -102,4 +110,5 @@ def books(traffic: Traffic, receipts: Iterable[Receipt]) -> Books:
             copy = (receipt.header("X-Try") or "a message without X-Try", to)
             arrived[copy] += 1
             first.setdefault(copy, receipt.at)
-    return Books(by_fate[Fate.ACCEPTED], by_fate[Fate.UNCERTAIN], by_fate[Fate.REFUSED], arrived, first, bounces)
+    began = {(one.id, to): one.began for one in traffic.tries for to in one.recipients}
+    return Books(by_fate[Fate.ACCEPTED], by_fate[Fate.UNCERTAIN], by_fate[Fate.REFUSED], arrived, first, began, bounces)

@@ -32,6 +32,7 @@ class Try:
     fate: Fate
     reply: str  # the last one read, or what broke
     at: float  # time.monotonic() at its end
+    began: float  # likewise, before MAIL
 
 
 @dataclass
@@ -126,10 +127,11 @@ class Sender:
                     fate, reply = Fate.REFUSED, "no connection"
                     id_ = f"{number}-{next(self._serial)}"
                     to = tuple(self._envelope[1].format(n=number, k=k) for k in range(self._recipients))
+                    began = time.monotonic()
                     if streams is not None:
                         fate, reply = await self._hand_over(*streams, number, id_, to)
                         sent += 1
-                    self.traffic.tries.append(Try(id_, to, fate, reply, time.monotonic()))
+                    self.traffic.tries.append(Try(id_, to, fate, reply, time.monotonic(), began))
                     if fate is Fate.ACCEPTED:
                         break
                     if fate is Fate.UNCERTAIN or not reply[:1].isdigit():

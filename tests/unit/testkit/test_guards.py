@@ -8,9 +8,9 @@ from testkit.traffic import Fate, Traffic, Try
 
 TRAFFIC = Traffic(
     [
-        Try("1-1", ("a@x", "b@x"), Fate.ACCEPTED, "250", 1),
-        Try("2-2", ("a@x",), Fate.REFUSED, "451", 2),
-        Try("3-3", ("a@x",), Fate.UNCERTAIN, "", 3),
+        Try("1-1", ("a@x", "b@x"), Fate.ACCEPTED, "250", 1, 0),
+        Try("2-2", ("a@x",), Fate.REFUSED, "451", 2, 1),
+        Try("3-3", ("a@x",), Fate.UNCERTAIN, "", 3, 2),
     ]
 )
 
@@ -48,3 +48,10 @@ def test_a_second_copy_is_excused_by_when_the_first_one_came() -> None:
     found.check(may_double=lambda first: first == 5)
     with pytest.raises(AssertionError, match="had no reason"):
         found.check(may_double=lambda first: first == 9)
+
+
+def test_a_copy_that_was_refused_is_excused_by_when_its_try_began() -> None:
+    found = books(TRAFFIC, [*WHOLE, receipt("2-2", "a@x")])
+    found.check(may_come=lambda began: began == 1)
+    with pytest.raises(AssertionError, match="refused and yet delivered"):
+        found.check(may_come=lambda began: began == 2)
