@@ -19,6 +19,7 @@ from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
 from testkit.rail import Rail, basics, route, rule, transport
+from testkit.smuggling import ENDS
 from testkit.traffic import Sender
 
 PER_ADDRESS = 90  # connections; a gateway takes 100 from one address by default
@@ -163,28 +164,6 @@ def test_clients_that_never_read_slow_nobody_down_and_are_not_answered_without_b
 
 
 # --- smuggling --------------------------------------------------------------------------------------------------------
-
-ENDS = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r\n.\r",
-    b"\r.\r\n",
-    b"\r.\n",
-    b"\n.\r",
-    b"\n\r.\n\r",
-    b"\r\r\n.\r\r\n",
-    b"\r\n.\r\r\n",
-    b"\r\n\x00.\r\n",
-    b"\r\n.\x00\r\n",
-    b"\r\n\x0b.\r\n",
-    b"\r\n.\x0c\r\n",
-    b"\xc2\x85.\xc2\x85",
-    b"\xe2\x80\xa8.\xe2\x80\xa8",
-    b"\r\n\xef\xbb\xbf.\r\n",
-]
-"""What some server somewhere took, or could take, for the end of a message."""
 
 SMUGGLED = b"MAIL FROM:<evil@far.example>\r\nRCPT TO:<evil@partner.test>\r\nDATA\r\nSubject: evil\r\n\r\nsmuggled"
 

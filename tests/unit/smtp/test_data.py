@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from mailrail.core.smtp.data import DataScanner, LineEndWatch
 
+from testkit.smuggling import ENDS, WITH_BARE_LINE_ENDS
+
 
 def scan(*pieces: bytes) -> tuple[bytes, DataScanner]:
     scanner = DataScanner()
@@ -41,29 +43,13 @@ def test_only_a_dot_between_two_crlf_ends_the_data_and_stuffing_is_removed_SIN_0
     assert scan(*(bytes([octet]) for octet in wire))[0] == content
 
 
-SMUGGLING = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r\n.\r",
-    b"\r.\r\n",
-    b"\r.\n",
-    b"\n.\r",
-    b"\r\r\n.\r\r\n",
-    b"\r\n\x00.\r\n",
-    b"\r\n.\x00\r\n",
-    b"\r\n.\r\r\n",
-]
-
-
-@pytest.mark.parametrize("ending", SMUGGLING)
+@pytest.mark.parametrize("ending", ENDS)
 def test_what_merely_looks_like_an_end_does_not_end_the_data_SIN_02(ending: bytes) -> None:
     smuggled = b"MAIL FROM:<evil@example.org>\r\n"
     content, scanner = scan(b"a" + ending + smuggled + b".\r\n", b"NOOP\r\n")
     assert scanner.rest == b"NOOP\r\n"
     assert b"MAIL FROM:<evil@example.org>" in content
-    assert scanner.bare_line_end == (b"\x00" not in ending)
+    assert scanner.bare_line_end == (ending in WITH_BARE_LINE_ENDS)
 
 
 def test_a_bare_line_end_is_seen_across_pieces_SIN_03() -> None:
