@@ -13,6 +13,7 @@ from mailrail.core.config.revision import (
     Protocol,
     Revision,
     SecretRef,
+    TlsMode,
     Transport,
     TransportKind,
 )
@@ -54,6 +55,20 @@ def secret_ref(name: str) -> SecretRef:
 def transport(kind: TransportKind, name: str = "", **fields: object) -> Transport:
     """A transport of that kind."""
     return Transport(ObjectRef("MailTransport", "default", name or kind.value), kind, **fields)  # type: ignore[arg-type]
+
+
+def submission(host: str, port: int) -> Transport:
+    """A submission server with verified TLS (secret `ca`) and a login (`u`, secret `password`)."""
+    password, ca = secret_ref("password"), secret_ref("ca")
+    return transport(
+        TransportKind.SUBMISSION,
+        host=host,
+        port=port,
+        tls=TlsMode.VERIFIED,
+        ca=ca,
+        username="u",
+        password=password,
+    )
 
 
 class OutboundBench:

@@ -10,7 +10,7 @@ from mailrail.core.config.revision import TlsMode, TransportKind
 from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority
-from testkit.outbound import OutboundBench, StreamedBody, secret_ref, transport
+from testkit.outbound import OutboundBench, StreamedBody, submission, transport
 from testkit.smtp_peer import Action, Close, Drip, Flood, Hang, Raw, Slow, SmtpPeer
 
 STEPS = ["GREETING", "EHLO", "MAIL", "RCPT", "DATA", "END"]
@@ -78,15 +78,7 @@ async def test_a_hostile_step_on_the_way_to_a_submission_server_defers_and_shows
         replies={step: lambda session, line: action if session.tls or step == "STARTTLS" else None},
         accounts={"u": "p"},
     ) as peer:
-        via = transport(
-            TransportKind.SUBMISSION,
-            host="localhost",
-            port=peer.port,
-            tls=TlsMode.VERIFIED,
-            ca=secret_ref("ca"),
-            username="u",
-            password=secret_ref("password"),
-        )
+        via = submission("localhost", peer.port)
         secrets = {"ca": authority.pem, "password": b"p"}
         async with OutboundBench.running(via, secrets=secrets, tls_timeout=0.4, auth_timeout=0.4, **FAST) as bench:
             (result,) = (await bench.deliver(bench.delivery(via), within=60)).recipients

@@ -18,7 +18,7 @@ from mailrail_outbound.smtp import Connection
 from testkit.ca import Authority
 from testkit.conditions import eventually
 from testkit.dns import DnsServer
-from testkit.outbound import OutboundBench, secret_ref, transport
+from testkit.outbound import OutboundBench, submission, transport
 from testkit.ports import loopback_address
 from testkit.smtp_peer import Hang, SmtpPeer
 
@@ -91,15 +91,7 @@ async def test_a_login_that_crashes_while_it_is_worked_out_ends_at_once(monkeypa
         accounts={"u": "p"},
         iterations=100_000,
     ) as peer:
-        via = transport(
-            TransportKind.SUBMISSION,
-            host="localhost",
-            port=peer.port,
-            tls=TlsMode.VERIFIED,
-            ca=secret_ref("ca"),
-            username="u",
-            password=secret_ref("password"),
-        )
+        via = submission("localhost", peer.port)
         secrets = {"ca": authority.pem, "password": b"p"}
         async with OutboundBench.running(via, secrets=secrets, auth_timeout=600.0) as bench:
             (result,) = (await bench.deliver(bench.delivery(via), within=20)).recipients
