@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mailrail.core.config.diagnostics import REASONS, ConditionType
-from mailrail.core.config.revision import GatewayLimits, RetrySchedule, TransportLimits
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.resources.base import PATTERN_MEANINGS, Part, parts_of
+from mailrail.core.revision.revision import GatewayLimits, RetrySchedule, TransportLimits
 
 ROOT = Path(__file__).resolve().parent.parent
 

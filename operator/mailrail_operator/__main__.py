@@ -11,11 +11,11 @@ import time
 
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
+from mailrail.kit.kubernetes import Api, connect, find_credentials
 from mailrail.kit.publisher import Superseded
 from mailrail.kit.run import run
 from mailrail_operator import metrics, probes
 from mailrail_operator.app import Leader
-from mailrail_operator.kubernetes import Api, connect, find_credentials
 from mailrail_operator.lease import Lease, Lost, Terms
 from mailrail_operator.settings import OperatorSettings
 

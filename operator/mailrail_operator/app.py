@@ -19,18 +19,18 @@ import grpc
 from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.revision import ObjectRef
-from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import SecretUse
 from mailrail.core.resources import API_VERSION, KINDS
+from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
+from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.kit.publisher import Outcome, Publisher
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsChecks, Resolver
 from mailrail_operator.dnscheck import Verdict
-from mailrail_operator.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail_operator.model import Observed, Running, Settled, Tracked
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mailrail.core.config.diagnostics import ConsumerState
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2 as pb

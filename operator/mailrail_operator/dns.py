@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mailrail.core.config.compiler import Compiled
-from mailrail.core.config.revision import Domain, ObjectRef
+from mailrail.core.revision.revision import Domain, ObjectRef
 from mailrail.kit import log
 from mailrail.kit.settings import host_port
 from mailrail_operator import metrics

@@ -17,7 +17,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
-from mailrail.core.config.revision import Delivery, Domain, Match, ObjectRef, Revision, TransportKind
+from mailrail.core.revision.revision import Delivery, Domain, Match, ObjectRef, Revision, TransportKind
 
 SPF_LOOKUPS: Final = 10
 """RFC 7208 4.6.4: terms that cause DNS queries."""

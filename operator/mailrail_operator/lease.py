@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from mailrail.kit import log
-from mailrail_operator.kubernetes import Api, ApiError
+from mailrail.kit.kubernetes import Api, ApiError
 
 _BROKEN = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 

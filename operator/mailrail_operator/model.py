@@ -6,12 +6,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from mailrail.core.config.diagnostics import Condition, ConsumerState
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"
 """Who wrote a status; another name for a second installation in one cluster."""
-FIELD_MANAGER: Final = "mailrail-operator"
-"""Owner of the status fields that server-side apply writes."""
 
 
 @dataclass(frozen=True, slots=True)

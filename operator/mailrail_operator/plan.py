@@ -32,9 +32,9 @@ from mailrail.core.config.diagnostics import (
     programmed,
     ready,
 )
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.config.state import SecretUse
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
+from mailrail.core.revision.revision import ObjectRef
 from mailrail_operator.dnscheck import Verdict
 from mailrail_operator.model import (
     CONTROLLER_NAME,

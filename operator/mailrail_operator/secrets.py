@@ -12,8 +12,8 @@ import aiohttp
 
 from mailrail.core.config.diagnostics import Place
 from mailrail.core.config.loader import Document, Unreadable
+from mailrail.kit.kubernetes import Api, ApiError, core_path
 from mailrail_operator import metrics
-from mailrail_operator.kubernetes import Api, ApiError, core_path
 from mailrail_operator.watches import MetadataWatch
 
 Key = tuple[str, str]

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.resources import KINDS
+from mailrail.core.revision.revision import ObjectRef
 from mailrail_operator.model import Observed
 
 DEAD_REMEMBERED: Final = 20_000

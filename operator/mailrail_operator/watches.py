@@ -19,12 +19,12 @@ from typing import Any, Final
 import aiohttp
 import kopf
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.resources import KINDS
 from mailrail.core.resources.crd import GROUP, VERSION
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
+from mailrail.kit.kubernetes import PAGE, Api, ApiError, Credentials
 from mailrail_operator import metrics
-from mailrail_operator.kubernetes import PAGE, Api, ApiError, Credentials
 from mailrail_operator.store import Store, is_ours
 
 _LOGIN_MINUTES: Final = 15

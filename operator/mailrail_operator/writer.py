@@ -12,11 +12,11 @@ from typing import Final
 
 import aiohttp
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.resources.crd import GROUP, VERSION
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
+from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
-from mailrail_operator.kubernetes import Api, ApiError
 from mailrail_operator.model import Change, Note
 from mailrail_operator.plan import same
 from mailrail_operator.store import Store

@@ -20,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.stand_in import GATEWAY, PREFIX, Config, content, known, revision
-from mailrail.core.config.revision import encode
+from mailrail.core.revision.revision import encode
 from mailrail.kit import migrations
 from mailrail.kit.run import new_event_loop
 from mailrail.local.postgres import EmbeddedPostgres

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Gateway,
     GatewayLimits,
     Listener,

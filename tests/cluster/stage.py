@@ -20,7 +20,7 @@ import yaml
 from cluster.apiproxy import ApiProxy
 from cluster.conftest import ROOT, Kubectl
 
-from mailrail.core.config.revision import Revision, Role
+from mailrail.core.revision.revision import Revision, Role
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc

@@ -8,7 +8,7 @@ import pytest
 from cluster.conftest import ROOT, Kubectl
 from cluster.stage import Stage, basics, manifest, relay, staged
 
-from mailrail.core.config.revision import Revision
+from mailrail.core.revision.revision import Revision
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from cluster.conftest import Kubectl
 from cluster.stage import Stage, basics, relay, staged
 
-from mailrail.core.config.revision import Role
-from mailrail_operator.kubernetes import Api, ApiError, connect, find_credentials, resource_path
+from mailrail.core.revision.revision import Role
+from mailrail.kit.kubernetes import Api, ApiError, connect, find_credentials, resource_path
 
 from testkit.conditions import NeverTrue, keeps_to, wait_until
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.conftest import CRDS, Kubectl
 from cluster.stage import Stage, basics, manifest, relay, route, staged
 
-from mailrail.core.config.revision import Revision, Role, RouteLevel
+from mailrail.core.revision.revision import Revision, Role, RouteLevel
 
 from testkit.conditions import keeps_to, wait_until
 

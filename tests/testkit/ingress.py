@@ -19,8 +19,7 @@ from typing import Any, Self
 
 import grpc
 
-from mailrail.core.config.credentials import derive_verifier
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Account,
     Alias,
     Delivery,
@@ -35,7 +34,8 @@ from mailrail.core.config.revision import (
     checksum,
     encode,
 )
-from mailrail.core.config.sealing import Keyring
+from mailrail.core.revision.sealing import Keyring
+from mailrail.core.sasl.verifiers import derive_verifier
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress.ports import Answer, Message, Upload

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from mailrail.core.config.revision import (
+from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.revision.revision import (
     Gateway,
     Listener,
     ObjectRef,
@@ -17,7 +18,6 @@ from mailrail.core.config.revision import (
     Transport,
     TransportKind,
 )
-from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import clock
 from mailrail_outbound.app import Outbound

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import psycopg
 
-from mailrail.core.config import revision as rev
+from mailrail.core.revision import revision as rev
 from mailrail.kit import rpc
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, lease_pb2, lease_pb2_grpc, types_pb2

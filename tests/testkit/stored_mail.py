@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mailrail.core.config.revision import (
+from mailrail.core.delivery.judge import Judgement, Standing, judge
+from mailrail.core.delivery.outcome import Stage, of_reply
+from mailrail.core.dsn.due import Asked
+from mailrail.core.revision.revision import (
     Account,
     Alias,
     Delivery,
@@ -24,20 +27,17 @@ from mailrail.core.config.revision import (
     Transport,
     TransportKind,
 )
-from mailrail.core.delivery.judge import Judgement, Standing, judge
-from mailrail.core.delivery.outcome import Stage, of_reply
-from mailrail.core.dsn.due import Asked
-from mailrail.core.site import shard
+from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import store
-from mailrail_queue.addresses import Addresses
-from mailrail_queue.database import Database
-from mailrail_queue.dsn import Notifier
-from mailrail_queue.mailbox import MailboxDelivery
-from mailrail_queue.ports import Notice, Passenger
-from mailrail_queue.routing import Facts, Router, domain_of, object_pb
-from mailrail_queue.store import Connection, Ending, NewMessage, NewRecipient, Ownership
+from mailrail_queue.delivery.ports import Notice, Passenger
+from mailrail_queue.mailbox.delivery import MailboxDelivery
+from mailrail_queue.notify.dsn import Notifier
+from mailrail_queue.routing.addresses import Addresses
+from mailrail_queue.routing.router import Facts, Router, domain_of, object_pb
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import Database
+from mailrail_queue.store.mail import Connection, Ending, NewMessage, NewRecipient, Ownership
 
 GATEWAY = ObjectRef("MailGateway", "mail", "main")
 ALICE = ObjectRef("MailAccount", "mail", "alice")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.linger import MOST, linger
+from mailrail.kit.linger import MOST, linger
 
 
 def test_one_alone_waits_for_nobody() -> None:

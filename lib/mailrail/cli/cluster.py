@@ -39,8 +39,8 @@ def keys(
 
     from mailrail.cluster.keys import Part, Wanted, ensure
     from mailrail.kit.certificates import utc_now
+    from mailrail.kit.kubernetes import ApiError, connect, find_credentials
     from mailrail.kit.settings import BadSettings
-    from mailrail_operator.kubernetes import ApiError, connect, find_credentials
 
     try:
         parts = frozenset(Part(name) for name in part)
@@ -129,9 +129,9 @@ def try_out(
     """Send a message through the whole of an installation: custom resources, MX, queue, mailbox."""
     import aiohttp
 
-    from mailrail.cluster import trial
+    from mailrail.cluster import helm_test
+    from mailrail.kit.kubernetes import ApiError, connect, find_credentials
     from mailrail.kit.settings import BadSettings, host_port
-    from mailrail_operator.kubernetes import ApiError, connect, find_credentials
 
     try:
         where = host_port(mx)
@@ -140,7 +140,7 @@ def try_out(
 
     async def run() -> float:
         async with connect(find_credentials(None)) as api:
-            asked = trial.Trial(
+            asked = helm_test.HelmTest(
                 namespace=namespace or api.credentials.namespace,
                 name=name,
                 domain=domain,
@@ -149,13 +149,13 @@ def try_out(
                 within=within,
                 claim=claim,
             )
-            return await trial.run(asked, api, PLACE.identity(), output.say)
+            return await helm_test.run(asked, api, PLACE.identity(), output.say)
 
     try:
         seconds = asyncio.run(run())
     except BadSettings as error:
         output.stop(str(error), output.USAGE)
-    except (trial.Failed, ApiError) as error:
+    except (helm_test.Failed, ApiError) as error:
         output.stop(str(error))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         output.stop(f"the API server is out of reach: {error}", output.UNREACHABLE)

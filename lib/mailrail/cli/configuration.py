@@ -278,8 +278,8 @@ def check(
     # Imported here: the compiler is large, and every other command starts twice as fast without it.
     from mailrail.core.config.compiler import compile
     from mailrail.core.config.diagnostics import Severity
-    from mailrail.core.config.sealing import KEY_SIZE, Keyring
     from mailrail.core.config.state import State
+    from mailrail.core.revision.sealing import KEY_SIZE, Keyring
     from mailrail.local import pki
     from mailrail.local.documents import Folder
 

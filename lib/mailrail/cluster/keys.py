@@ -38,8 +38,8 @@ from mailrail.kit.certificates import (
     self_signed,
     signed_by,
 )
+from mailrail.kit.kubernetes import Api, ApiError, core_path
 from mailrail.kit.rpc import ROLE_SUFFIX
-from mailrail_operator.kubernetes import Api, ApiError, core_path
 
 ROLES = ("config", "queue", "ingress", "outbound", "operator", "cli")
 """Who has a certificate."""

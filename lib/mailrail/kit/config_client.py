@@ -18,8 +18,8 @@ from pathlib import Path
 
 import grpc
 
-from mailrail.core.config.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
-from mailrail.core.config.sealing import CannotOpen, Keyring
+from mailrail.core.revision.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
+from mailrail.core.revision.sealing import CannotOpen, Keyring
 from mailrail.kit import log, metrics, rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc

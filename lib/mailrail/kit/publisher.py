@@ -16,9 +16,9 @@ import grpc
 from mailrail.core.config.building import Options
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.revision import Role, secrets_for
-from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State, decode_state, encode_state
+from mailrail.core.revision.revision import Role, secrets_for
+from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2 as pb

@@ -30,7 +30,7 @@ import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mailrail.core.config.revision import Protocol, Revision, UnreadableRevision, decode
+from mailrail.core.revision.revision import Protocol, Revision, UnreadableRevision, decode
 from mailrail.kit import migrations, rpc
 from mailrail.kit.run import new_event_loop
 from mailrail.local import example, pki

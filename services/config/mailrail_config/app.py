@@ -19,8 +19,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import PoolTimeout
 
-from mailrail.core.config.revision import Revision, Role, UnreadableRevision, checksum, decode, secrets_for
-from mailrail.core.config.sealing import key_of
+from mailrail.core.revision.revision import Revision, Role, UnreadableRevision, checksum, decode, secrets_for
+from mailrail.core.revision.sealing import key_of
 from mailrail.kit import log, migrations, postgres
 from mailrail.kit.postgres import storable
 from mailrail_config import metrics

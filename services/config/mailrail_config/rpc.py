@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
 from mailrail.kit.publisher import OTHER_HEAD, REASON_KEY, STALE_EPOCH
 from mailrail.pb.config.v1 import config_pb2 as pb

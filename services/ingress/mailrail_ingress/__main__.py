@@ -5,15 +5,15 @@ import contextlib
 import sys
 from typing import Any
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
+from mailrail_ingress.active_config import Reception
 from mailrail_ingress.budget import Budget
-from mailrail_ingress.clients import OutboundVerification, QueueClient, SenderDns
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.reception import Reception
+from mailrail_ingress.queue_stream import OutboundVerification, QueueClient, SenderDns
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions

@@ -8,9 +8,9 @@ import hmac
 import secrets
 from collections.abc import Mapping
 
-from mailrail.core.config.credentials import InvalidCredentials, ScramVerifier
-from mailrail.core.config.revision import Account, Revision, SecretRef
+from mailrail.core.revision.revision import Account, Revision, SecretRef
 from mailrail.core.sasl.server import fake_verifier, prepared
+from mailrail.core.sasl.verifiers import InvalidCredentials, ScramVerifier
 
 REMEMBERED_LIMIT = 10_000
 """Passwords remembered as digests."""

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, Body, MailParameters, Return
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.ports import Message, Origin, Provenance, Recipient

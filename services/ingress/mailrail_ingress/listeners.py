@@ -6,10 +6,10 @@ import ssl
 from dataclasses import dataclass
 from functools import partial
 
-from mailrail.core.config.revision import Protocol
+from mailrail.core.revision.revision import Protocol
 from mailrail.kit import log
 from mailrail_ingress import metrics
-from mailrail_ingress.reception import Door, Reception
+from mailrail_ingress.active_config import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Connection, Sessions
 from mailrail_ingress.tls import Identity, switching

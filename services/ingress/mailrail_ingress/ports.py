@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import MailParameters, Notify
 from mailrail.core.smtp.reply import Reply

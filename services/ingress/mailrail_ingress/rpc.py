@@ -9,7 +9,7 @@ from mailrail.core.sasl.server import prepared
 from mailrail.core.smtp.address import AddressError, parse_address, parse_forward_path
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
-from mailrail_ingress.reception import Reception
+from mailrail_ingress.active_config import Reception
 from mailrail_ingress.smtp import Connection, Sessions
 
 SERVICE = "mailrail.ingress.v1.IngressService"

@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
-from mailrail.core.config.revision import Protocol
+from mailrail.core.revision.revision import Protocol
 from mailrail.core.smtp.events import Closing, Event, TlsFacts
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
@@ -22,10 +22,10 @@ from mailrail.core.smtp.server import ServerSession
 from mailrail.kit import log
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
+from mailrail_ingress.active_config import Desk, Door, Reception
 from mailrail_ingress.budget import LEAST
-from mailrail_ingress.reception import Desk, Door, Reception
+from mailrail_ingress.session import HANDLERS, Visit
 from mailrail_ingress.throttle import Rate, neighbourhood
-from mailrail_ingress.visit import HANDLERS, Visit
 
 _NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.message.intake import Intake
-from mailrail.core.recipients import (
+from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.route.recipients import (
     Destination,
     Resolution,
     passed_on,

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.run import rest_collector, run

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mailrail.core.config.revision import ObjectRef, TransportKind
 from mailrail.core.delivery import outcome
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.course import Course, Settled
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
+from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import clock, log
@@ -31,6 +31,7 @@ from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
 from mailrail_outbound.hosts import Hosts
 from mailrail_outbound.job import HostJob, Message
+from mailrail_outbound.memory_budget import Room
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
     Body,
@@ -43,7 +44,6 @@ from mailrail_outbound.ports import (
     Worker,
 )
 from mailrail_outbound.probes import Prober
-from mailrail_outbound.room import Room
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR
 from mailrail_outbound.steps import Steps

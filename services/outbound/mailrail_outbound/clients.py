@@ -14,15 +14,15 @@ from functools import lru_cache
 
 import grpc
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.ids import history_of
-from mailrail.core.linger import linger
 from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import Body as BodyType
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import clock, log, rpc
+from mailrail.kit.linger import linger
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import metrics

@@ -5,10 +5,10 @@ import socket
 import ssl
 from functools import lru_cache
 
-from mailrail.core.config.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
+from mailrail.core.revision.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Credentials, SaltedPasswords
 from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
 from mailrail.core.smtp.client import Protocol as Speech

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mailrail.core.config.revision import Gateway, ObjectRef, Protocol, Revision, SecretRef, Transport, TransportKind
 from mailrail.core.delivery.outcome import Hop
+from mailrail.core.revision.revision import Gateway, ObjectRef, Protocol, Revision, SecretRef, Transport, TransportKind
 from mailrail.core.tlspolicy.decision import Decision
 from mailrail_outbound.pool import Dial
 

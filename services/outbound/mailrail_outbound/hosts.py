@@ -6,10 +6,10 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailrail.core.config.revision import Transport
 from mailrail.core.delivery import outcome
 from mailrail.core.outbound.course import Course
 from mailrail.core.outbound.targets import NoHosts, mx_hosts
+from mailrail.core.revision.revision import Transport
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail_outbound.dns import DnsResolver

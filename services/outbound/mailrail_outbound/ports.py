@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, Recipient
 from mailrail.core.outbound.targets import Mx
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.decision import Requirement
 

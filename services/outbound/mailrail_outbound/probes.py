@@ -2,9 +2,9 @@
 
 import asyncio
 
-from mailrail.core.config.revision import ObjectRef, TransportKind
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.envelope import Recipient
+from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.client import Answer, Stage
 from mailrail.kit import clock
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc

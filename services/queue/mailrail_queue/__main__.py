@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
-from mailrail_queue import admin_rpc
 from mailrail_queue.app import Queue
-from mailrail_queue.dsn import Notifier
-from mailrail_queue.mailbox import MailboxDelivery
-from mailrail_queue.rpc import EnqueueServicer, LeaseServicer, PeerServicer
+from mailrail_queue.mailbox.delivery import MailboxDelivery
+from mailrail_queue.notify.dsn import Notifier
+from mailrail_queue.rpc import admin as admin_rpc
+from mailrail_queue.rpc.enqueue import EnqueueServicer, LeaseServicer, PeerServicer
 from mailrail_queue.settings import QueueSettings
 
 ENQUEUE = "mailrail.queue.v1.EnqueueService"

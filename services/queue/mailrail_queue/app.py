@@ -11,29 +11,29 @@ from uuid import uuid4
 
 import psycopg
 
-from mailrail.core.site import SiteKind
+from mailrail.core.route.site import SiteKind
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.kit.history import NewHistory
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.accept import Intake
-from mailrail_queue.agenda import Agenda
-from mailrail_queue.backlog import Counting
-from mailrail_queue.data_history import QueueHistory
-from mailrail_queue.database import Database, NotDurable
-from mailrail_queue.dispatch import Dispatcher, Flight
-from mailrail_queue.finish import Finisher, Result
-from mailrail_queue.lease import Desk
-from mailrail_queue.owner import Owner
-from mailrail_queue.peers import Peers
-from mailrail_queue.ports import Mailboxes, Notifications
-from mailrail_queue.routing import Router, reference_text
+from mailrail_queue.accept.batches import Intake
+from mailrail_queue.delivery.dispatcher import Dispatcher, Flight
+from mailrail_queue.delivery.leases import Desk
+from mailrail_queue.delivery.ports import Mailboxes, Notifications
+from mailrail_queue.delivery.results import Finisher, Result
+from mailrail_queue.routing.router import Router, reference_text
+from mailrail_queue.schedule.peers import Peers
+from mailrail_queue.schedule.scheduler import Owner
+from mailrail_queue.schedule.shards import Shards
+from mailrail_queue.schedule.shared_sites import SharedSites
+from mailrail_queue.schedule.worklist import Agenda
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.shards import Shards
-from mailrail_queue.shared_sites import SharedSites
-from mailrail_queue.upkeep import Upkeep
+from mailrail_queue.store.connection import Database, NotDurable
+from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.upkeep.backlog import Counting
+from mailrail_queue.upkeep.sweeping import Upkeep
 
 
 class NotConfigured(Exception):

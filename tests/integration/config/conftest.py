@@ -13,7 +13,7 @@ import pytest
 
 from mailrail.core.config.loader import load
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import postgres as kit_postgres
 from mailrail.kit import rpc
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from integration.config.conftest import GATEWAY, Running, config_service, consumer, route
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit.config_client import keyring
 from mailrail.kit.publisher import Publisher
 from mailrail.local import example

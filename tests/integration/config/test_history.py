@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from integration.config.conftest import Running, config_service, consumer, publisher, route, sources
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit.publisher import Superseded
 from mailrail.pb.config.v1 import config_pb2 as pb
 

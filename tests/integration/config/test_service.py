@@ -12,10 +12,10 @@ import pytest
 from integration.config.conftest import config_service, consumer, publisher, route, sources
 
 from mailrail.core.config.compiler import compile
-from mailrail.core.config.credentials import ScramVerifier
-from mailrail.core.config.revision import Role
-from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State, encode_state
+from mailrail.core.revision.revision import Role
+from mailrail.core.revision.sealing import Keyring
+from mailrail.core.sasl.verifiers import ScramVerifier
 from mailrail.kit import config_client, migrations
 from mailrail.kit.publisher import REASON_KEY, STALE_EPOCH, Superseded
 from mailrail.local.postgres import EmbeddedPostgres

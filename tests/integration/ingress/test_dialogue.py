@@ -13,7 +13,7 @@ import grpc
 import psutil
 import pytest
 
-from mailrail.core.config.revision import GatewayLimits
+from mailrail.core.revision.revision import GatewayLimits
 from mailrail.core.sasl.client import Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import Alias, GatewayLimits, Listener, Protocol
+from mailrail.core.revision.revision import Alias, GatewayLimits, Listener, Protocol
 from mailrail.core.sasl.client import ChannelBinding, Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.smtp.proxy import SIGNATURE

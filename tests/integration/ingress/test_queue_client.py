@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS
 from mailrail.kit import rpc
 from mailrail.kit.settings import BadSettings
+from mailrail_ingress.active_config import MessageIds
 from mailrail_ingress.budget import Budget
-from mailrail_ingress.clients import QueueClient
 from mailrail_ingress.ports import FRAME_LIMIT, Answer, Message, Origin, Provenance, Recipient, Upload
-from mailrail_ingress.reception import MessageIds
+from mailrail_ingress.queue_stream import QueueClient
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.conditions import eventually
@@ -132,7 +132,7 @@ async def test_mail_that_begins_while_streams_change_waits_for_the_next_one_ACC_
 
 
 async def test_mail_does_not_wait_long_for_a_stream_that_does_not_come_ACC_05(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailrail_ingress.clients.PATIENCE", 0.5)
+    monkeypatch.setattr("mailrail_ingress.queue_stream.PATIENCE", 0.5)
     fake = FakeQueue()
     async with client(fake) as queue:
         fake.opens.clear()
@@ -183,7 +183,7 @@ async def test_a_certificate_that_stays_unreadable_ends_the_wait_ACC_04(monkeypa
     def unreadable(*given: Any, **named: Any) -> Any:
         raise BadSettings("cannot read the certificate")
 
-    monkeypatch.setattr("mailrail_ingress.clients.SETTLING", 0.1)
+    monkeypatch.setattr("mailrail_ingress.queue_stream.SETTLING", 0.1)
     fake = FakeQueue()
     async with client(fake, answer_timeout=0.5) as queue:
         fake.lose_answer = True

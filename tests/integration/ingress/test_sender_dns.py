@@ -3,8 +3,8 @@
 import pytest
 
 from mailrail.kit import clock
-from mailrail_ingress.clients import SenderDns
 from mailrail_ingress.ports import SenderDomain
+from mailrail_ingress.queue_stream import SenderDns
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.conditions import eventually

@@ -7,8 +7,8 @@ from psycopg_pool import PoolTimeout
 
 from mailrail.kit.postgres import pool
 from mailrail.local.postgres import EmbeddedPostgres
-from mailrail_queue.admin_rpc import Rows, answering
-from mailrail_queue.database import Database
+from mailrail_queue.rpc.admin import Rows, answering
+from mailrail_queue.store.connection import Database
 
 from testkit.failover import pair
 

@@ -9,13 +9,13 @@ import pytest
 from integration.config.conftest import config_service, consumer, publisher, sources
 from psycopg import sql
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit import migrations
 from mailrail.kit.postgres import SESSION, Unsafe, pool, server_state
 from mailrail.local.postgres import OWNER, EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_config.store import NewRevision, Sealed, Store
-from mailrail_queue.database import Database
+from mailrail_queue.store.connection import Database
 
 from testkit.conditions import eventually
 from testkit.queue import commit_of, running_queue

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mailrail.core.config.revision import Role
+from mailrail.core.revision.revision import Role
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
 

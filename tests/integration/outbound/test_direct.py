@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import TransportKind
+from mailrail.core.revision.revision import TransportKind
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.dns import DnsServer, Failure

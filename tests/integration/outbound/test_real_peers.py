@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mailrail.core.config.revision import TlsMode, TransportKind
+from mailrail.core.revision.revision import TlsMode, TransportKind
 from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority

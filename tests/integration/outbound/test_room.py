@@ -2,7 +2,7 @@
 
 import asyncio
 
-from mailrail_outbound.room import Room
+from mailrail_outbound.memory_budget import Room
 
 
 async def test_room_is_handed_on_in_turn() -> None:

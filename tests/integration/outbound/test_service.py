@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import grpc
 import pytest
 
-from mailrail.core.config.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
 from mailrail.core.ids import pack_token
 from mailrail.core.outbound.envelope import inspect
+from mailrail.core.revision.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
 from mailrail.core.smtp.client import Trouble
 from mailrail.kit import clock, rpc
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.smtp.parameters import Body
 from mailrail_outbound.ports import RecipientReport, Result
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.outbound.course import Course
+from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.sasl.client import Hashing
 from mailrail.kit import clock
 from mailrail_outbound.dns import DnsResolver

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind
+from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.client import Stage, Trouble
 from mailrail.core.tlspolicy.decision import Requirement

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.config.revision import TlsMode, Transport, TransportKind, TransportLimits
+from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.smtp.client import Stage
 from mailrail_outbound.ports import DeliveryReport, Result
 

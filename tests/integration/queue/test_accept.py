@@ -9,13 +9,14 @@ import grpc
 import psycopg
 import pytest
 
-from mailrail.core.config import revision as rev
+from mailrail.core.revision import revision as rev
 from mailrail.core.uncommitted import SETTLING
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
-from mailrail_queue import accept, store
-from mailrail_queue.database import Database, NotDurable
-from mailrail_queue.rpc import EnqueueStream
-from mailrail_queue.store import CHUNK
+from mailrail_queue.accept import batches as accept
+from mailrail_queue.rpc.enqueue import EnqueueStream
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import Database, NotDurable
+from mailrail_queue.store.mail import CHUNK
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -470,7 +471,7 @@ async def test_a_commit_that_postgres_kept_waiting_is_stored_once_while_it_is_wa
 async def test_a_stream_tells_the_databases_time_and_never_a_later_one_ACC_04(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailrail_queue.rpc._TELL_TIME", 0.2)
+    monkeypatch.setattr("mailrail_queue.rpc.enqueue._TELL_TIME", 0.2)
     async with running_queue(database) as q:
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + 86_400)  # our own clock is a day ahead

@@ -9,10 +9,13 @@ import pytest
 
 from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
-from mailrail_queue import admin_changes, admin_listing, changes, mailbox
-from mailrail_queue.admin_rpc import MailboxServicer, QueueAdminServicer, Rows
-from mailrail_queue.administration import Administration
+from mailrail_queue.admin import change_count as changes
+from mailrail_queue.admin import changes as admin_changes
+from mailrail_queue.admin import listing as admin_listing
+from mailrail_queue.admin.administration import Administration
 from mailrail_queue.app import NotConfigured
+from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.rpc.admin import MailboxServicer, QueueAdminServicer, Rows
 
 from testkit.stored_mail import BODY, Rig
 from testkit.stored_mail import rig as make_rig

@@ -9,14 +9,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from mailrail.core.config.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
+from mailrail.core.revision.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue import admin_changes, admin_hold_rules, store
-from mailrail_queue.admin_filters import BadRequest, NotFound, make_token, page_token
-from mailrail_queue.administration import Administration
-from mailrail_queue.changes import Changes
-from mailrail_queue.database import run
-from mailrail_queue.store import Ending, Ownership
+from mailrail_queue.admin import changes as admin_changes
+from mailrail_queue.admin import hold_rules as admin_hold_rules
+from mailrail_queue.admin.administration import Administration
+from mailrail_queue.admin.change_count import Changes
+from mailrail_queue.admin.filters import BadRequest, NotFound, make_token, page_token
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import run
+from mailrail_queue.store.mail import Ending, Ownership
 
 from testkit.conditions import eventually
 from testkit.stored_mail import GATEWAY, RELAY, Rig, revision

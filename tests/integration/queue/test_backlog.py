@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from mailrail.core.config import revision as rev
+from mailrail.core.revision import revision as rev
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import backlog
-from mailrail_queue.backlog import Waits
+from mailrail_queue.upkeep import backlog
+from mailrail_queue.upkeep.backlog import Waits
 
 from testkit.conditions import eventually
 from testkit.queue import RELAY, RunningQueue, a_revision, relay, result_of, rule_to, running_queue

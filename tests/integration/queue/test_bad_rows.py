@@ -8,11 +8,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import site_store
-from mailrail_queue.faults import Allowance, by_halves
-from mailrail_queue.ports import Notice
-from mailrail_queue.routing import Router
-from mailrail_queue.store import CHUNK, Connection
+from mailrail_queue.delivery.ports import Notice
+from mailrail_queue.routing.router import Router
+from mailrail_queue.store import sites as site_store
+from mailrail_queue.store.faults import Allowance, by_halves
+from mailrail_queue.store.mail import CHUNK, Connection
 
 from testkit.conditions import eventually
 from testkit.queue import FakeOutbound, RunningQueue, commit_of, message_id, result_of, running_queue

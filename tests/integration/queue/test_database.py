@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from mailrail_queue import columns as c
-from mailrail_queue.database import Database, Lane, Row, Statement, run, run_columns
+from mailrail_queue.store import columns as c
+from mailrail_queue.store.connection import Database, Lane, Row, Statement, run, run_columns
 
 
 @pytest.fixture

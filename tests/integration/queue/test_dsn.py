@@ -16,15 +16,16 @@ from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
 from mailrail.core.dsn.build import Dsn, build
 from mailrail.core.dsn.due import DsnKind
-from mailrail.core.dsn.read import ReadDsn, read
-from mailrail.core.site import shard
+from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import dsn as dsn_module
-from mailrail_queue import mailbox, store
-from mailrail_queue.ports import Notice
-from mailrail_queue.store import Ending
+from mailrail_queue.delivery.ports import Notice
+from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.notify import dsn as dsn_module
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.mail import Ending
 
+from testkit.read_dsn import ReadDsn, read
 from testkit.stored_mail import BODY, Rig, revision
 from testkit.stored_mail import rig as make_rig
 

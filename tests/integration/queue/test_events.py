@@ -6,8 +6,9 @@ import psycopg
 import pytest
 
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import events, store
-from mailrail_queue.store import Ending
+from mailrail_queue.notify import outbox as events
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.mail import Ending
 
 from testkit.stored_mail import Rig
 from testkit.stored_mail import rig as make_rig

@@ -10,14 +10,14 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from mailrail.core.config import revision as rev
+from mailrail.core.revision import revision as rev
 from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import store
-from mailrail_queue.database import Lane
-from mailrail_queue.lease import OutboundStream
-from mailrail_queue.ports import Notice
-from mailrail_queue.store import CHUNK, Connection
+from mailrail_queue.delivery.leases import OutboundStream
+from mailrail_queue.delivery.ports import Notice
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import Lane
+from mailrail_queue.store.mail import CHUNK, Connection
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -811,7 +811,7 @@ async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_
 
 
 async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database: str) -> None:
-    from mailrail_queue import store
+    from mailrail_queue.store import mail as store
 
     async with running_queue(database, look_seconds=60.0) as q:
         ingress = await q.ingress()

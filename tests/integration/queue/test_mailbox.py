@@ -6,12 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from mailrail.core.config.revision import Alias
+from mailrail.core.revision.revision import Alias
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import mailbox, store
-from mailrail_queue.mailbox import CAPTURED, SEEN, NoSuchAccount
-from mailrail_queue.ports import Arrival, Passenger
-from mailrail_queue.store import Ending
+from mailrail_queue.delivery.ports import Arrival, Passenger
+from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.mailbox.delivery import CAPTURED, SEEN, NoSuchAccount
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.mail import Ending
 
 from testkit.stored_mail import BODY, Rig, revision
 from testkit.stored_mail import rig as make_rig

@@ -7,7 +7,7 @@ import pytest
 
 from mailrail.kit import postgres as kit
 from mailrail_queue.__main__ import assemble
-from mailrail_queue.database import Database
+from mailrail_queue.store.connection import Database
 
 from testkit.conditions import eventually
 from testkit.peers.pgbouncer import pgbouncer

@@ -10,12 +10,14 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from mailrail.core.config import revision as rev
-from mailrail.core.site import shard
+from mailrail.core.revision import revision as rev
+from mailrail.core.route.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue import due_sites, site_store, store
 from mailrail_queue.__main__ import assemble
-from mailrail_queue.agenda import Agenda
+from mailrail_queue.schedule import due_sites
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.store import mail as store
+from mailrail_queue.store import sites as site_store
 
 from testkit.conditions import eventually
 from testkit.queue import (

@@ -12,11 +12,12 @@ import pytest
 from mailrail.kit import migrations
 from mailrail.local.postgres import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue import mailbox, store
-from mailrail_queue.database import Database
+from mailrail_queue.mailbox import delivery as mailbox
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import PARTITIONS_AHEAD, Ending
-from mailrail_queue.upkeep import Upkeep
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import Database
+from mailrail_queue.store.mail import PARTITIONS_AHEAD, Ending
+from mailrail_queue.upkeep.sweeping import Upkeep
 
 from testkit.stored_mail import BODY, Rig
 from testkit.stored_mail import rig as make_rig
@@ -115,7 +116,7 @@ async def test_content_that_another_has_locked_is_looked_at_again_FIN_02(sweeper
 async def test_attempts_of_recipients_that_are_no_more_are_found_step_by_step_FIN_03(
     sweepers: Sweepers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailrail_queue.upkeep._ATTEMPTS_STEP", 3)
+    monkeypatch.setattr("mailrail_queue.upkeep.sweeping._ATTEMPTS_STEP", 3)
     (bob,) = await sweepers.rig.accept("bob@there.example")
     await sweepers.rig.connection.execute(
         "INSERT INTO attempt (recipient_id, data)"
@@ -143,7 +144,7 @@ async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: 
 async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_are_touched_ACC_02(
     sweepers: Sweepers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailrail_queue.upkeep._CHUNKS_STEP", 3)
+    monkeypatch.setattr("mailrail_queue.upkeep.sweeping._CHUNKS_STEP", 3)
     rig = sweepers.rig
     kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 600_000)}
     uploading = uuid.uuid4().bytes

@@ -13,9 +13,9 @@ import pytest
 from cryptography import x509
 
 from mailrail.cluster.keys import RIPE, ROLES, Part, Secret, Wanted, ensure, plan
-from mailrail.core.config.sealing import Keyring
+from mailrail.core.revision.sealing import Keyring
 from mailrail.kit.certificates import CA_LIFETIME, LIFETIME, Clock, Pair, utc_now
-from mailrail_operator.kubernetes import Api, ApiError
+from mailrail.kit.kubernetes import Api, ApiError
 
 NOW = datetime.datetime(2026, 11, 1, 12, tzinfo=datetime.UTC)
 EVERYTHING = Wanted(prefix="mail", parts=frozenset(Part), smtp_names=("mx.example.org", "192.0.2.1"))

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from mailrail.core.config.building import Options
 from mailrail.core.config.compiler import Compiled, compile
-from mailrail.core.config.credentials import ScramVerifier
 from mailrail.core.config.diagnostics import ConditionType, Place, Reason, Severity, Status
 from mailrail.core.config.loader import Document, Unreadable
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.revision import (
+from mailrail.core.config.settling import account_uid
+from mailrail.core.config.state import State, decode_state, encode_state
+from mailrail.core.resources import API_VERSION
+from mailrail.core.revision.revision import (
     Delivery,
     ObjectRef,
     Protocol,
@@ -33,10 +35,8 @@ from mailrail.core.config.revision import (
     decode,
     secrets_for,
 )
-from mailrail.core.config.sealing import Keyring
-from mailrail.core.config.settling import account_uid
-from mailrail.core.config.state import State, decode_state, encode_state
-from mailrail.core.resources import API_VERSION
+from mailrail.core.revision.sealing import Keyring
+from mailrail.core.sasl.verifiers import ScramVerifier
 
 KEYS = Keyring({"k1": bytes(32)})
 Content = dict[str, Any]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scramp import ScramClient, ScramMechanism
 
-from mailrail.core.config.credentials import InvalidCredentials, ScramVerifier, derive_verifier, read_password
-from mailrail.core.config.sealing import Keyring
+from mailrail.core.revision.sealing import Keyring
+from mailrail.core.sasl.verifiers import InvalidCredentials, ScramVerifier, derive_verifier, read_password
 
 KEYS = Keyring({"1": bytes(32)})
 

@@ -19,8 +19,8 @@ from mailrail.core.config.diagnostics import (
     programmed,
     ready,
 )
-from mailrail.core.config.revision import ObjectRef, Role
 from mailrail.core.resources import KINDS
+from mailrail.core.revision.revision import ObjectRef, Role
 
 ROLES = (Role.QUEUE, Role.OUTBOUND)
 

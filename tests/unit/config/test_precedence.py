@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailrail.core.config import precedence
 from mailrail.core.config.precedence import Overlap, Placed, ambiguous, covers, overlap, shadowed
-from mailrail.core.config.revision import Match, ObjectRef, Rule
+from mailrail.core.revision.revision import Match, ObjectRef, Rule
 
 LABELS = ("a", "b")
 DOMAINS = ("", *LABELS, *(f"{x}.{y}" for x in LABELS for y in LABELS), "a.b.a", "b.a.b")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailrail.core.config.recipients import Directory, End, Node
-from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 
 REF = ObjectRef("MailDomain", "default", "d")
 LOCALS = ("a", "b", "c", "d")

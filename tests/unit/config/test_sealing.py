@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.sealing import CannotOpen, Keyring, key_of
+from mailrail.core.revision.sealing import CannotOpen, Keyring, key_of
 
 OLD, NEW = bytes(32), bytes([1]) * 32
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mailrail.core.hold import HoldRule, first_match
+from mailrail.core.delivery.hold import HoldRule, first_match
 
 MAIL = {"account": "mail/alice", "sender_domain": "a.org", "recipient_domain": "b.org"}
 

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from mailrail.core.config.revision import RetrySchedule
 from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
 from mailrail.core.delivery.outcome import Hop, Outcome, Stage, Trouble, of_reply, of_trouble
 from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import Reply
 
 SCHEDULE = RetrySchedule()

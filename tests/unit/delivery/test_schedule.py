@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import RetrySchedule
 from mailrail.core.delivery.schedule import expires_at, is_last, retry_delay, will_retry_until
+from mailrail.core.revision.revision import RetrySchedule
 
 DEFAULT = RetrySchedule()
 HOUR = 3600.0

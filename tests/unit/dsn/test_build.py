@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mailrail.core.dsn import text
 from mailrail.core.dsn.build import Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
 from mailrail.core.dsn.due import DsnKind
-from mailrail.core.dsn.read import read
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+
+from testkit.read_dsn import read
 
 REPORTER = Reporter("mx.example.org", "postmaster@example.org")
 HEADER = (

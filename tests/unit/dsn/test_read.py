@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.dsn.due import DsnKind
-from mailrail.core.dsn.read import UnreadableDsn, read
+
+from testkit.read_dsn import UnreadableDsn, read
 
 STATUS = """Reporting-MTA: dns; mx.example.com (Postfix)
 Original-Envelope-Id: QQ314

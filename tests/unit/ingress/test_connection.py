@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mailrail.kit.wheel import NEVER, Wheel
+from mailrail_ingress.active_config import Door, Reception
 from mailrail_ingress.budget import LEAST
-from mailrail_ingress.reception import Door, Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import TURN, Connection, Sessions
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,

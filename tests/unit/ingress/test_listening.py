@@ -9,8 +9,8 @@ import pytest
 
 from mailrail.kit.settings import BadSettings
 from mailrail.kit.wheel import Wheel
+from mailrail_ingress.active_config import Reception
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.reception import Reception
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 

@@ -12,13 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
 from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
+from mailrail_ingress.active_config import MessageIds
 from mailrail_ingress.budget import CALM, LEAST, Budget
-from mailrail_ingress.clients import (
+from mailrail_ingress.ports import FRAME_LIMIT, Answer
+from mailrail_ingress.queue_stream import (
     UPLOADS_PART,
     DatabaseClock,
     OutboundVerification,
@@ -28,8 +30,6 @@ from mailrail_ingress.clients import (
     _Upload,
     read_reply,
 )
-from mailrail_ingress.ports import FRAME_LIMIT, Answer
-from mailrail_ingress.reception import MessageIds
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import (
     ACQUAINTANCE,

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.message.header import Header
+from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.smtp.events import Closing, TlsFacts
 from mailrail.core.smtp.parameters import Body
@@ -22,12 +22,12 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.uncommitted import SETTLING, Uncommitted
+from mailrail_ingress.active_config import Door, Reception
 from mailrail_ingress.budget import Budget
 from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
-from mailrail_ingress.reception import Door, Reception
+from mailrail_ingress.session import PARTS_LIMIT, Visit
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
-from mailrail_ingress.visit import PARTS_LIMIT, Visit
 
 from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, setup
 

@@ -10,8 +10,8 @@ import pytest
 
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import Finding, Place, Reason, Severity
-from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
+from mailrail.core.revision.sealing import KEY_SIZE, Keyring
 from mailrail.local import documents, example
 from mailrail.local.documents import Folder
 from mailrail.local.folder import Reporter

@@ -15,8 +15,8 @@ import structlog
 from mailrail.core.config.building import Options
 from mailrail.core.config.compiler import compile
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.sealing import KEY_SIZE, Keyring
 from mailrail.core.config.state import State
+from mailrail.core.revision.sealing import KEY_SIZE, Keyring
 from mailrail.kit.publisher import Outcome, Publisher
 from mailrail.local import example, folder
 from mailrail.local.documents import Folder, Snapshot

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Delivery,
     DkimKey,
     Domain,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from mailrail_operator.kubernetes import Api, ApiError
+from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator.lease import Lease, Lost, Terms
 
 TERMS = Terms(lease=15, renew=10, retry=0.001)

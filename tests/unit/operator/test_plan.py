@@ -13,10 +13,10 @@ from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.revision import ObjectRef, Role
-from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.state import State
 from mailrail.core.resources.status import KIND_INFO
+from mailrail.core.revision.revision import ObjectRef, Role
+from mailrail.core.revision.sealing import Keyring
 from mailrail_operator.dnscheck import DnsReason, Record, Verdict
 from mailrail_operator.dnscheck import State as RecordState
 from mailrail_operator.model import Change, EventType, Observed, Plan, Running, SealingKey, Tracked

@@ -19,14 +19,15 @@ from prometheus_client import REGISTRY
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.loader import Unreadable
-from mailrail.core.config.revision import Delivery, Domain, Gateway, ObjectRef, Revision
-from mailrail.core.config.sealing import Keyring
+from mailrail.core.revision.revision import Delivery, Domain, Gateway, ObjectRef, Revision
+from mailrail.core.revision.sealing import Keyring
+from mailrail.kit import kubernetes
+from mailrail.kit.kubernetes import Api, ApiError, Credentials, connect, find_credentials
 from mailrail.kit.settings import BadSettings
-from mailrail_operator import kubernetes, probes, watches
+from mailrail_operator import probes, watches
 from mailrail_operator.app import Leader
 from mailrail_operator.dns import DnsChecks, Resolver
 from mailrail_operator.dnscheck import Answer, DnsReason, Question
-from mailrail_operator.kubernetes import Api, ApiError, Credentials, connect, find_credentials
 from mailrail_operator.model import Change, EventType, Note
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings

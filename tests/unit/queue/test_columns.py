@@ -9,8 +9,8 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.array import ListBinaryDumper
 
 from mailrail.kit.postgres import storable
-from mailrail_queue import columns as c
-from mailrail_queue.database import Statement
+from mailrail_queue.store import columns as c
+from mailrail_queue.store.connection import Statement
 
 
 def by_psycopg(values: list[object]) -> bytes:

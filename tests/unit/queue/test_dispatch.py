@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from mailrail.core.config import revision as rev
-from mailrail_queue.dispatch import Bucket, Cargo, Dispatcher, Flight
-from mailrail_queue.ports import Passenger
-from mailrail_queue.routing import Facts, Router
+from mailrail.core.revision import revision as rev
+from mailrail_queue.delivery.dispatcher import Bucket, Cargo, Dispatcher, Flight
+from mailrail_queue.delivery.ports import Passenger
+from mailrail_queue.routing.router import Facts, Router
 
 from testkit.queue import RELAY, a_revision, relay, rule_to
 

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core import recipients as recipients_module
 from mailrail.core.config.recipients import EXPANSION_LIMIT
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Account,
     Alias,
     Delivery,
@@ -16,7 +15,8 @@ from mailrail.core.config.revision import (
     Recipients,
     Revision,
 )
-from mailrail.core.recipients import (
+from mailrail.core.route import recipients as recipients_module
+from mailrail.core.route.recipients import (
     ALIAS_BROKEN,
     ALIAS_TOO_LARGE,
     NO_SUCH_USER,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Delivery,
     Domain,
     Gateway,

@@ -5,8 +5,8 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.revision import ObjectRef, Transport, TransportKind
-from mailrail.core.site import MAILBOX, SHARDS, shard, site_of, site_of_missing
+from mailrail.core.revision.revision import ObjectRef, Transport, TransportKind
+from mailrail.core.route.site import MAILBOX, SHARDS, shard, site_of, site_of_missing
 
 
 def transport(kind: TransportKind, name: str = "t") -> Transport:

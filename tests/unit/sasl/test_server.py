@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scramp import ScramMechanism
 from scramp.utils import saslprep
 
-from mailrail.core.config.credentials import ScramVerifier
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.client import ChannelBinding, Exchange, SaslError, start
 from mailrail.core.sasl.client import Credentials as ClientCredentials
@@ -32,6 +31,7 @@ from mailrail.core.sasl.server import (
     fake_verifier,
     prepared,
 )
+from mailrail.core.sasl.verifiers import ScramVerifier
 
 KEY = b"k" * 32
 BINDING = {"tls-server-end-point": b"\x01" * 32}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailrail.core.config.revision import TlsMode
+from mailrail.core.revision.revision import TlsMode
 from mailrail.core.tlspolicy.decision import Decision, Hop, Proven, Requirement, accepts, decide
 
 HOST = "mx.example.org"

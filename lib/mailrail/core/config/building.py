@@ -12,7 +12,25 @@ from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.precedence import Placed, ambiguous, shadowed
 from mailrail.core.config.reading import Note
 from mailrail.core.config.recipients import Directory, End, Node
-from mailrail.core.config.revision import (
+from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
+from mailrail.core.config.settling import (
+    Settled,
+    account_uid,
+    aliases_of,
+    cycle_note,
+    delivery_of,
+    forbidden,
+    full_address,
+    reference,
+    too_large_note,
+    waits,
+)
+from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
+from mailrail.core.resources.base import AllowedNamespaces, Retry, TransportTls
+from mailrail.core.resources.gateway import ListenerSpec
+from mailrail.core.resources.problems import Path, show_path
+from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
+from mailrail.core.revision.revision import (
     Account,
     AccountLimits,
     Delivery,
@@ -34,24 +52,6 @@ from mailrail.core.config.revision import (
     TransportKind,
     TransportLimits,
 )
-from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
-from mailrail.core.config.settling import (
-    Settled,
-    account_uid,
-    aliases_of,
-    cycle_note,
-    delivery_of,
-    forbidden,
-    full_address,
-    reference,
-    too_large_note,
-    waits,
-)
-from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
-from mailrail.core.resources.base import AllowedNamespaces, Retry, TransportTls
-from mailrail.core.resources.gateway import ListenerSpec
-from mailrail.core.resources.problems import Path, show_path
-from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.smtp.address import folded
 
 DEFAULT_MECHANISMS: Final = (

@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from mailrail.core.config.building import Build, Options
 from mailrail.core.config.diagnostics import Diagnostics
 from mailrail.core.config.reading import Input, Sources
-from mailrail.core.config.revision import Revision, checksum, encode
-from mailrail.core.config.sealing import Keyring
 from mailrail.core.config.secret_uses import SecretUses, Value
 from mailrail.core.config.settling import settle
 from mailrail.core.config.state import Accepted, State
 from mailrail.core.config.verdict import diagnose
+from mailrail.core.revision.revision import Revision, checksum, encode
+from mailrail.core.revision.sealing import Keyring
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mailrail.core.config.revision import ObjectRef, Role
+from mailrail.core.revision.revision import ObjectRef, Role
 
 
 class ConditionType(StrEnum):

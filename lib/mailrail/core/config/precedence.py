@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailrail.core.config.revision import Match, Rule
+from mailrail.core.revision.revision import Match, Rule
 
 CANDIDATES_LIMIT: Final = 16
 _ANY: Final = "*"

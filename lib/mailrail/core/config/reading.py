@@ -10,11 +10,11 @@ from typing import Any
 
 from mailrail.core.config.diagnostics import ConditionType, Finding, Place, Reason, Severity
 from mailrail.core.config.loader import Document, Loaded, Unreadable
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.config.secret_uses import SecretDocument, SecretProblem, Unread, read_secret
 from mailrail.core.config.state import Accepted, State
 from mailrail.core.resources import API_VERSION, KINDS, AnyResource, InvalidResource, canonical, read
 from mailrail.core.resources.problems import Path, Problem, show_path, shown
+from mailrail.core.revision.revision import ObjectRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from mailrail.core.config.revision import Delivery, Domain, Recipients
+from mailrail.core.revision.revision import Delivery, Domain, Recipients
 from mailrail.core.smtp.address import folded
 
 POSTMASTER: Final = "postmaster"

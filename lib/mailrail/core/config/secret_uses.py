@@ -20,17 +20,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from mailrail.core.config.credentials import (
+from mailrail.core.config.diagnostics import Reason
+from mailrail.core.config.state import SecretUse
+from mailrail.core.revision.revision import ObjectRef, SecretRef
+from mailrail.core.revision.sealing import VALUE_LIMIT, Keyring
+from mailrail.core.sasl.verifiers import (
     MECHANISMS,
     InvalidCredentials,
     ScramVerifier,
     derive_verifier,
     read_password,
 )
-from mailrail.core.config.diagnostics import Reason
-from mailrail.core.config.revision import ObjectRef, SecretRef
-from mailrail.core.config.sealing import VALUE_LIMIT, Keyring
-from mailrail.core.config.state import SecretUse
 
 _key = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _username = re.compile(r"[^\x00-\x1f\x7f]{1,255}")

@@ -12,12 +12,12 @@ from typing import Final, TypeVar
 from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.reading import Input, Note, Version
 from mailrail.core.config.recipients import EXPANSION_LIMIT, Directory, Node
-from mailrail.core.config.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.config.state import Claim, State
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
 from mailrail.core.resources.base import AllowedNamespaces, NamespacedRef
 from mailrail.core.resources.domain import TransportDelivery
 from mailrail.core.resources.problems import Path, show_path
+from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
 from mailrail.core.smtp.address import folded
 
 _R = TypeVar("_R", bound=AnyResource)

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from mailrail.core.config.revision import ObjectRef, SecretRef, canonical_json
+from mailrail.core.revision.revision import ObjectRef, SecretRef, canonical_json
 
 FORMAT: Final = 1
 SIZE_LIMIT: Final = 256 * 1024 * 1024

@@ -15,9 +15,9 @@ from mailrail.core.config.diagnostics import (
     ready,
 )
 from mailrail.core.config.reading import Input, Note
-from mailrail.core.config.revision import ObjectRef
 from mailrail.core.config.settling import Settled, reference
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailRoute
+from mailrail.core.revision.revision import ObjectRef
 
 _SEVERITY: Final = {
     ConditionType.ACCEPTED: Severity.ERROR,

@@ -6,10 +6,10 @@ it says (design 4 Retry and 9; FIN-01). Also the rule of interrupted attempts (L
 
 from dataclasses import dataclass
 
-from mailrail.core.config.revision import RetrySchedule
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.delivery.schedule import is_last, retry_delay, will_retry_until
 from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import EnhancedCode
 
 EXPIRED = EnhancedCode(4, 4, 7)

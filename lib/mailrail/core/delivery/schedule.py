@@ -7,7 +7,7 @@ or before a FUTURERELEASE time, counts for neither (OPT-02): callers give it as 
 All times are Unix seconds; jitter comes from the caller.
 """
 
-from mailrail.core.config.revision import RetrySchedule
+from mailrail.core.revision.revision import RetrySchedule
 
 JITTER_SHARE = 0.05
 """Part of a delay by which an attempt moves at most, either way: spreads what failed together."""

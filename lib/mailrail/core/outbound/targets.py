@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mailrail.core.config.revision import TlsMode
 from mailrail.core.delivery.outcome import Trouble
+from mailrail.core.revision.revision import TlsMode
 from mailrail.core.smtp.client import Protocol
 
 MAX_HOSTS = 10

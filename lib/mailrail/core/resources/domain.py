@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from mailrail.core.config.revision import Recipients
 from mailrail.core.resources.base import (
     AddressOrLocalPart,
     AllowedNamespaces,
@@ -19,6 +18,7 @@ from mailrail.core.resources.base import (
     Separators,
 )
 from mailrail.core.resources.rules import Condition, UniqueBy
+from mailrail.core.revision.revision import Recipients
 from mailrail.core.smtp.address import folded
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from mailrail.core.config.revision import Protocol
 from mailrail.core.resources.base import (
     AllowedNamespaces,
     Cidr,
@@ -21,6 +20,7 @@ from mailrail.core.resources.base import (
     Retry,
 )
 from mailrail.core.resources.rules import Condition, UniqueBy
+from mailrail.core.revision.revision import Protocol
 
 ServerMechanism = Literal[
     "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"

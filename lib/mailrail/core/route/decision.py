@@ -6,8 +6,8 @@ A `Decision` carries its reason, so that the log, `explain` and a test all read 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mailrail.core.config.revision import ObjectRef, Transport
-from mailrail.core.site import MAILBOX, Site, site_of, site_of_missing
+from mailrail.core.revision.revision import ObjectRef, Transport
+from mailrail.core.route.site import MAILBOX, Site, site_of, site_of_missing
 
 
 class Via(StrEnum):

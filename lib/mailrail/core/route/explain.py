@@ -7,7 +7,7 @@ judge of the maps. After the rule that decided come those that it hides, since t
 
 from dataclasses import dataclass
 
-from mailrail.core.config.revision import Match, Rule
+from mailrail.core.revision.revision import Match, Rule
 from mailrail.core.route.decision import DIRECT, Decision, Envelope, Level, RuleRef
 from mailrail.core.route.table import LevelIndex, RouteTable, decision_of
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mailrail.core.config.revision import (
+from mailrail.core.revision.revision import (
     Delivery,
     Domain,
     Gateway,

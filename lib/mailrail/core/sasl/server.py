@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from scramp import ScramException, ScramMechanism
 from scramp.utils import saslprep
 
-from mailrail.core.config.credentials import ITERATIONS, PASSWORD_LIMIT, ScramVerifier
+from mailrail.core.sasl.verifiers import ITERATIONS, PASSWORD_LIMIT, ScramVerifier
 
 MESSAGE_LIMIT: Final = 9216
 """Octets of one decoded message: what a line of 12288 octets carries (RFC 4954 4)."""

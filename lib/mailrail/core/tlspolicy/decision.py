@@ -8,7 +8,7 @@ Nothing here degrades: a requirement that cannot be met is a refusal in words, n
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mailrail.core.config.revision import TlsMode
+from mailrail.core.revision.revision import TlsMode
 
 
 class Requirement(StrEnum):

@@ -4,7 +4,7 @@
 CREATE TABLE revisions (
     revision bigint PRIMARY KEY CHECK (revision > 0),
     checksum text NOT NULL,                         -- SHA-256 of body, hex
-    body bytea NOT NULL,                            -- canonical JSON (mailrail/core/config/revision.py)
+    body bytea NOT NULL,                            -- canonical JSON (mailrail/core/revision/revision.py)
     previous bytea NOT NULL,                        -- what the next compile() needs (CFG-01)
     diagnostics text NOT NULL,                      -- JSON list of the compiler's findings
     summary text NOT NULL,

@@ -244,7 +244,7 @@ SELECT queue.make_history_partitions(7);
 -- DSNs made, so that a recipient gets one of a kind at most (FIN-01).
 CREATE TABLE queue.dsn (
     recipient_id bigint      NOT NULL,
-    kind         smallint    NOT NULL,  -- mailrail_queue.dsn.Kind
+    kind         smallint    NOT NULL,  -- mailrail_queue.notify.dsn.Kind
     about        uuid        NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
     message_id   uuid        NOT NULL,  -- of the DSN
     made         timestamptz NOT NULL DEFAULT now(),

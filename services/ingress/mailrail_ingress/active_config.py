@@ -1,0 +1,244 @@
+"""What a configuration revision means for each listener.
+
+`Reception` holds a `Desk` for each listener of the revision in force, and swaps them all at once. Visits (visit.py)
+answer from the desk of their listener.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from mailrail.core.ids import message_id
+from mailrail.core.message.header import (
+    Received,
+)
+from mailrail.core.revision.revision import Account, Gateway, Listener, ObjectRef, Revision
+from mailrail.core.revision.revision import Protocol as ListenerProtocol
+from mailrail.core.route.recipients import (
+    Directory,
+    Resolution,
+)
+from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.events import Options
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.uncommitted import Uncommitted
+from mailrail.kit import log
+from mailrail.kit import metrics as kit_metrics
+from mailrail_ingress import metrics
+from mailrail_ingress.accounts import Accounts
+from mailrail_ingress.budget import Budget
+from mailrail_ingress.ports import (
+    Origin,
+    Provenance,
+    Queue,
+    SenderDomains,
+    Verification,
+)
+from mailrail_ingress.settings import IngressSettings
+from mailrail_ingress.throttle import Throttle
+from mailrail_ingress.tls import BadCertificate, Identity, load
+
+QUEUE_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
+_PROTOCOLS: Final = {
+    ListenerProtocol.MX: Origin.MX,
+    ListenerProtocol.SUBMISSION: Origin.SUBMISSION,
+    ListenerProtocol.SUBMISSIONS: Origin.SUBMISSION,
+}
+
+
+class Whence(NamedTuple):
+    """What all messages of a client share."""
+
+    provenance: Provenance
+    received: Received
+
+
+class MessageIds:
+    """16 octets each, unique, sorted by time (UUID version 7), so that rows made together lie together (ACC-04)."""
+
+    __slots__ = ("_at", "_random")
+
+    def __init__(self) -> None:
+        self._random = b""  # fetched for many at a time: asking the kernel takes longer than all else
+        self._at = 0
+
+    def new(self, now: float) -> bytes:
+        """One for a message that begins now (Unix time)."""
+        at = self._at
+        if at == len(self._random):
+            self._random = os.urandom(10 * 256)
+            at = 0
+        self._at = at + 10
+        return message_id(now, self._random[at : at + 10])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Door:
+    """Which listener of which gateway; stays the same over revisions."""
+
+    gateway: ObjectRef
+    listener: str
+
+    def __hash__(self) -> int:
+        return hash((self.gateway.name, self.listener))  # each connection asks for it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """What one listener offers under one revision, indexed and ready."""
+
+    door: Door
+    gateway: Gateway
+    listener: Listener
+    options: Options
+    directory: Directory
+    accounts: Accounts
+    identity: Identity | None
+    bindings: Mapping[str, bytes]
+    revision: int
+    origin: Origin
+    label: str
+    """The `origin` label of metrics."""
+    accepted: metrics.Mail
+    """What is counted of accepted mail."""
+    connections: metrics.Connections
+    """What is counted of accepted connections."""
+    whences: dict[tuple[object, ...], Whence]
+    """Where mail came from before; see Visit."""
+    missing: set[str]
+    """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
+
+
+class Reception:
+    """All desks of the revision in force."""
+
+    def __init__(
+        self,
+        settings: IngressSettings,
+        queue: Queue,
+        *,
+        fake_key: bytes,
+        senders: SenderDomains | None = None,
+        verification: Verification | None = None,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.queue = queue
+        self.senders = senders
+        self.verification = verification
+        self.clock = clock
+        self.monotonic = monotonic
+        self.budget = budget or Budget(settings.held_octets)
+        self.uncommitted = Uncommitted(settings.upload_octets, settings.client_upload_octets)
+        self.throttle = Throttle()
+        self.ids = MessageIds()
+        self.desks: dict[Door, Desk] = {}
+        self.configured = False
+        """Whether there ever was a revision; one without a gateway counts."""
+        self.log = log.get_logger()
+        self.log_messages = settings.log_messages and self.log.is_enabled_for(logging.INFO)
+        self.transactions = 0
+        """Transactions that are open: how much company a commit may expect on its way."""
+        self._fake_key = fake_key
+        self._identities: dict[str, Identity | None] = {}
+        self._accounts: Accounts | None = None
+
+    def configure(self, revision: Revision, number: int, secrets: Mapping[str, bytes]) -> None:
+        """Swap to a revision. Raises ValueError when there is no gateway of the configured name in it."""
+        gateways = [g for g in revision.gateways if self.settings.gateway in ("", f"{g.ref.namespace}/{g.ref.name}")]
+        if self.settings.gateway and not gateways:
+            raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
+        accounts = Accounts(revision, secrets, self._fake_key)
+        identities: dict[str, Identity | None] = {}
+        desks: dict[Door, Desk] = {}
+        for gateway in gateways:
+            directory = Directory(revision, gateway)
+            for listener in gateway.listeners:
+                identity = self._identity(listener, secrets, identities)
+                desk = self._desk(gateway, listener, directory, accounts, identity, number)
+                desks[desk.door] = desk
+        self._identities = identities
+        self.desks = desks
+        self.configured = True
+        kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
+
+    def _identity(
+        self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, Identity | None]
+    ) -> Identity | None:
+        if listener.certificate is None:
+            return None
+        path = listener.certificate.path
+        if path not in identities:
+            identities[path] = self._identities.get(path)
+            if identities[path] is None:
+                try:
+                    identities[path] = load(secrets[path])
+                except (KeyError, BadCertificate) as error:
+                    # The listener serves without it: STARTTLS is answered 454, and the log says why (TLS-01).
+                    reason = "it was not delivered" if isinstance(error, KeyError) else str(error)
+                    self.log.error("certificate unusable", listener=listener.name, error=reason)
+        return identities[path]
+
+    def _desk(
+        self,
+        gateway: Gateway,
+        listener: Listener,
+        directory: Directory,
+        accounts: Accounts,
+        identity: Identity | None,
+        number: int,
+    ) -> Desk:
+        bindings: dict[str, bytes] = {}
+        if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
+            bindings["tls-server-end-point"] = identity.end_point
+        mechanisms = tuple(
+            name for name in listener.mechanisms if name in accounts.usable and (bindings or not name.endswith("-PLUS"))
+        )
+        origin = _PROTOCOLS[listener.protocol]
+        submission = origin is Origin.SUBMISSION
+        limits = gateway.limits
+        options = Options(
+            hostname=gateway.hostname,
+            submission=submission,
+            size_limit=limits.message_size,
+            recipient_limit=limits.recipients,
+            starttls=listener.certificate is not None,
+            starttls_ready=identity is not None,
+            require_tls=listener.require_tls,
+            mechanisms=mechanisms if submission else (),  # AUTH is never offered to strangers (design 5)
+            longest_hold=limits.future_release,
+            error_limit=limits.errors,
+            repair_chunks=self.settings.repair_chunks,
+        )
+        door = Door(gateway.ref, listener.name)
+        label = origin.name.lower()
+        return Desk(
+            door=door,
+            gateway=gateway,
+            listener=listener,
+            options=options,
+            directory=directory,
+            accounts=accounts,
+            identity=identity,
+            bindings=bindings,
+            revision=number,
+            origin=origin,
+            label=label,
+            accepted=metrics.Mail(label),
+            connections=metrics.Connections(listener.protocol.value),
+            whences={},
+            missing=set(),
+        )
+
+    def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
+        """How RCPT would be answered, for administrators (IngressService.ResolveRecipient)."""
+        if not self.desks:
+            return QUEUE_AWAY
+        desk = next(iter(sorted(self.desks.values(), key=lambda d: d.door)))
+        captive = account is None and any(d.listener.accept_any_recipient for d in self.desks.values())
+        return desk.directory.resolve(address, authenticated=account is not None, captive=captive)

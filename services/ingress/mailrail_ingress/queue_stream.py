@@ -1,0 +1,766 @@
+"""The neighbours of ingress behind its ports: the queue's Enqueue stream, DNS, outbound's verification.
+
+The queue: one long-lived stream carries all messages; whatever waits goes out in one gRPC message, some
+milliseconds later while many others are under way and at once when alone (core/linger.py). Octets are sent only on
+credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
+written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
+Each commit says until when we wait for it, by the clock of the database, which the stream tells: a queue that stood
+still and wakes up later stores nothing that its sender was told to send again. A stream that is to end is followed by
+another within moments; what begins in between waits for that one.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.rdatatype
+import dns.resolver
+import grpc
+
+from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.kit import clock, log, rpc
+from mailrail.kit.linger import linger
+from mailrail.kit.settings import BadSettings, host_port
+from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
+from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
+from mailrail_ingress import metrics
+from mailrail_ingress.budget import LEAST, Budget
+from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
+from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, Answer, Message, SenderDomain, Upload
+from mailrail_ingress.settings import IngressSettings
+
+BATCH_OCTETS: Final = 1024 * 1024
+"""Octets of one gRPC message until nothing is added to it."""
+BATCH_FRAMES: Final = 256
+MESSAGE_CREDIT: Final = 1024 * 1024
+"""Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
+takes neither all credit nor more memory the larger it is (ACC-07)."""
+UPLOADS_CREDIT: Final = 0.875
+"""Part of a stream's credit that all uploads together may take: some is always there for a commit."""
+UPLOADS_PART: Final = 0.5
+"""Part of the budget (budget.py) that all messages together may have waiting to be sent, a frame each apart: with more
+uploads than it holds, each may keep less. A queue that takes nothing then costs ingress no more the more clients are
+uploading, and headers find room."""
+RECONNECT_DELAY: Final = 0.2
+"""Seconds between attempts to open a stream."""
+LONGEST_DELAY: Final = 2.0
+"""Seconds between questions after one commit, once it was asked after for a while."""
+PATIENCE: Final = 5.0
+"""Seconds that a commit which was never written, and a body that begins, wait for a new stream."""
+SETTLING: Final = 5.0
+"""Seconds beyond its time in which a commit is asked after: one that was stored at the last moment is known then."""
+CREDIT_CHECK: Final = 0.5
+"""Seconds between looks for commits that wait for credit in vain."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds until the queue must have given its first credit on a stream."""
+_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
+
+_ENQUEUE: Final = f"/{enqueue_pb2.DESCRIPTOR.services_by_name['EnqueueService'].full_name}/Enqueue"
+
+
+def read_reply(reply: types_pb2.Reply) -> Reply:
+    """A refusal of the queue as it is told to the client: printable ASCII, one code, at most the bounds of SMTP."""
+    code = int(reply.code)
+    if not 400 <= code <= 599:
+        return _AWAY
+    try:
+        enhanced = EnhancedCode.parse(reply.enhanced)
+        if enhanced.category != code // 100:
+            raise ValueError(reply.enhanced)
+    except ValueError:
+        enhanced = EnhancedCode(code // 100, 0, 0)
+    texts = ["".join(c if " " <= c <= "~" else "?" for c in line)[:400] for line in reply.lines[:10]]
+    return Reply.of(code, enhanced, *(texts or ["refused"]))
+
+
+_Enqueue = grpc.aio.StreamStreamMultiCallable[bytes, enqueue_pb2.EnqueueResponse]
+_Call = grpc.aio.StreamStreamCall[bytes, enqueue_pb2.EnqueueResponse]
+
+
+class DatabaseClock:
+    """The clock of the database behind the queue, by what the queue told of it and what has passed since.
+
+    It is never ahead of the database's: what it says is over is over there as well. Steps of our own clock change
+    nothing.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: monotonic, seconds."""
+        self._clock = clock
+        self._ahead: float | None = None
+
+    def heard(self, moment: float) -> None:
+        """The queue said that it is `moment` there (Unix seconds)."""
+        self._ahead = moment - self._clock()
+
+    def microseconds(self, seconds: float) -> int:
+        """The moment in so many seconds, in Unix microseconds; 0: no queue has told the time yet."""
+        return 0 if self._ahead is None else int((self._clock() + self._ahead + seconds) * 1e6)
+
+
+class _Commit:
+    """A commit that was handed over and not answered."""
+
+    __slots__ = ("answered", "asked", "done", "frame", "octets", "since", "uploaded")
+
+    def __init__(
+        self, frame: bytes, octets: int, done: Callable[[Answer], None], *, since: float, uploaded: bool
+    ) -> None:
+        self.frame = frame
+        self.octets = octets
+        self.done = done
+        self.since = since  # on the loop's clock
+        self.uploaded = uploaded
+        self.asked = False  # after what became of it
+        self.answered = False
+
+
+class _Upload:
+    """A body above the inline limit: chunks that wait for their turn on the stream."""
+
+    __slots__ = ("chunks", "closed", "id", "lost", "resume", "stream", "waiting", "wants_credit")
+
+    def __init__(
+        self, stream: "_Place", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        self.stream = stream
+        self.id = message_id
+        self.resume = resume
+        self.lost = lost
+        self.chunks: deque[bytes] = deque()
+        self.waiting = 0
+        self.wants_credit = False
+        self.closed = False
+
+    def send(self, data: bytes) -> bool:
+        """See ports.Upload."""
+        if self.closed:
+            return True  # lost: the visit knows, and what still comes is dropped
+        for at in range(0, len(data), FRAME_LIMIT):
+            self.chunks.append(data[at : at + FRAME_LIMIT])
+        self._now_waits(self.waiting + len(data))
+        self.stream.work.set()
+        self.wants_credit = self.waiting >= self.stream.room
+        return not self.wants_credit
+
+    def abort(self) -> None:
+        """See ports.Upload."""
+        if not self.closed:
+            self.close()
+            if self.stream.uploads.pop(self.id, None) is not None:
+                self.stream.aborts.append(self.id)
+                self.stream.work.set()
+
+    def close(self) -> None:
+        """Nothing more is sent of it."""
+        self.closed = True
+        self.chunks.clear()
+        self._now_waits(0)
+
+    def sent(self, octets: int) -> None:
+        """So much of it waits no longer."""
+        self._now_waits(self.waiting - octets)
+
+    def _now_waits(self, octets: int) -> None:
+        if octets != self.waiting:
+            before, self.waiting = self.waiting, octets
+            self.stream.budget.change(before, octets)
+
+
+class _Nowhere:
+    """The upload of a message that began when no stream was open."""
+
+    def send(self, data: bytes) -> bool:
+        """Its loss is about to be told."""
+        return True
+
+    def abort(self) -> None:
+        """There is nothing to forget."""
+
+
+class _Place:
+    """Where uploads are: on a stream, or waiting for one."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.work = asyncio.Event()
+        self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
+        self.aborts: deque[bytes] = deque()
+
+    @property
+    def room(self) -> int:
+        """Octets of one upload that may wait to be sent."""
+        share = int(self.budget.limit * UPLOADS_PART) // max(1, len(self.uploads))
+        return min(MESSAGE_CREDIT, max(LEAST, share))
+
+
+class _Stream(_Place):
+    """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
+
+    def __init__(
+        self,
+        call: _Call,
+        credit: int,
+        linger: Callable[[], float],
+        answer: Callable[[_Commit, Answer], None],
+        budget: Budget,
+        clock: DatabaseClock | None = None,
+    ) -> None:
+        super().__init__(budget)
+        self._clock = clock
+        self.unwritten: OrderedDict[bytes, _Commit] = OrderedDict()
+        self.written: dict[bytes, _Commit] = {}
+        self.draining = asyncio.Event()
+        """The queue said GoAway: nothing new starts here (ACC-07)."""
+        self._call = call
+        self._credit = credit
+        self._all_credit = credit  # while nothing is under way
+        self._commits = 0  # octets of commits that are not answered
+        self._linger = linger
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Read and write until the stream breaks, or until it has drained."""
+        reader = asyncio.create_task(self._read())
+        try:
+            await self._write(reader)
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(response := await self._call.read(), enqueue_pb2.EnqueueResponse):
+                if response.database_time and self._clock is not None:
+                    self._clock.heard(response.database_time / 1e6)
+                for result in response.results:
+                    commit = self.written.pop(result.message_id, None)
+                    if commit is not None:
+                        self._commits -= commit.octets
+                        self._answer(commit, ACCEPTED if result.accepted else Answer(False, read_reply(result.refusal)))
+                if response.credit:
+                    self._credit += int(response.credit)
+                    self.work.set()
+                if response.go_away:
+                    self.draining.set()
+                    self.work.set()
+                elif self.draining.is_set() and not self.written:
+                    self.work.set()
+        except grpc.aio.AioRpcError as error:
+            self._log.warning("queue stream broke", code=error.code().name, details=(error.details() or "")[:300])
+        finally:
+            self.work.set()
+
+    async def _write(self, reader: "asyncio.Task[None]") -> None:
+        while not reader.done():
+            self.work.clear()
+            batch = self._batch()
+            if batch:
+                await self._call.write(batch)
+                if not any(upload.chunks for upload in self.uploads.values()) and (wait := self._linger()) > 0:
+                    await asyncio.sleep(wait)  # as below: what came during the write is not sent on its own
+                continue
+            if self.draining.is_set() and not (self.uploads or self.written or self.unwritten):
+                await self._call.done_writing()
+                return
+            await self.work.wait()
+            # Alone: at once. With others under way, a moment's wait brings several into one gRPC message.
+            if (wait := self._linger()) > 0:
+                await asyncio.sleep(wait)
+
+    def _batch(self) -> bytes:
+        """An EnqueueRequest of what may go out now, within credit and bounds: aborts, commits, chunks of uploads.
+
+        Commits go first, since a client waits for each; a frame of an upload goes with them all the same, so that
+        neither keeps the other out however much there is of it.
+        """
+        frames: list[bytes] = []
+        while self.aborts:
+            frames.append(abort_frame(self.aborts.popleft()))
+        octets = self._add_commits(frames, 0)
+        octets = self._add_chunks(frames, octets)
+        if self.unwritten:  # those whose last chunk has just gone
+            self._add_commits(frames, octets)
+        return b"".join(frames)
+
+    def _add_commits(self, frames: list[bytes], octets: int) -> int:
+        """Returns `octets` and theirs; many recipients may be more than the content, and gRPC takes only so much."""
+        count = 0
+        for message_id, commit in list(self.unwritten.items()):
+            if count >= BATCH_FRAMES or octets >= BATCH_OCTETS:
+                break
+            if commit.uploaded and self.uploads[message_id].chunks:
+                continue  # its body goes first
+            if commit.octets > self._credit:
+                break
+            self._credit -= commit.octets
+            self._commits += commit.octets
+            octets += len(commit.frame)
+            count += 1
+            if commit.uploaded:
+                self.uploads.pop(message_id).close()
+            del self.unwritten[message_id]
+            self.written[message_id] = commit
+            frames.append(commit.frame)
+        return octets
+
+    def _add_chunks(self, frames: list[bytes], octets: int) -> int:
+        """One frame of each upload in its turn until the request is full, and one in any case. Returns as above."""
+        most = min(MESSAGE_CREDIT * len(self.uploads), int(self._all_credit * UPLOADS_CREDIT))
+        sent = False
+        for message_id, upload in list(self.uploads.items()):
+            if sent and octets >= BATCH_OCTETS:
+                break
+            if not upload.chunks:
+                continue
+            size = len(upload.chunks[0])
+            uploading = self._all_credit - self._credit - self._commits
+            if size > self._credit or (uploading and uploading + size > most):
+                break
+            data = upload.chunks.popleft()
+            self._credit -= size
+            octets += size
+            sent = True
+            upload.sent(size)
+            frames.append(chunk_frame(message_id, data))
+            self.uploads.move_to_end(message_id)  # the next round begins with another
+            if upload.wants_credit and upload.waiting <= self.room // 2:
+                upload.wants_credit = False
+                self._loop.call_soon(upload.resume)
+        return octets
+
+    def turn_away(self, before: float) -> None:
+        """Refuse what was to be committed before then and never had the credit to be sent (ACC-07)."""
+        for message_id, commit in [entry for entry in self.unwritten.items() if entry[1].since < before]:
+            del self.unwritten[message_id]
+            if commit.uploaded:
+                self.uploads.pop(message_id).close()
+                self.aborts.append(message_id)
+            self._answer(commit, Answer(False, NO_CREDIT))
+            self.work.set()
+
+
+class QueueClient:
+    """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
+
+    def __init__(self, settings: IngressSettings, budget: Budget) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._log = log.get_logger()
+        self._stream: _Stream | None = None
+        self._clock = DatabaseClock(self._loop.time)
+        self._homeless: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
+        self._lobby = _Place(budget)  # bodies that do
+        self._left = -PATIENCE  # when there was a stream last
+        self._streams: list[_Stream] = []  # the open one and those that drain
+        self._pending = 0
+        metrics.QUEUE_PENDING.set_function(lambda: self._pending)
+        self._answered = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.company: Callable[[], int] = lambda: 0
+        """How many transactions are open: a commit waits for others only where others may come."""
+
+    def _linger(self) -> float:
+        return linger(self.company())
+
+    # --- ports.Queue ---
+
+    @property
+    def available(self) -> bool:
+        """A stream is open, or was a moment ago and another may be soon. See ports.Queue."""
+        return self._stream is not None or self._loop.time() < self._left + PATIENCE
+
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+        """See ports.Queue."""
+        if not self.available:
+            self._loop.call_soon(lost)
+            return _Nowhere()
+        place = self._stream or self._lobby
+        upload = _Upload(place, message_id, resume, lost)
+        place.uploads[message_id] = upload
+        if place is self._lobby:
+            self._loop.call_later(PATIENCE, self._give_up_upload, message_id)
+        return upload
+
+    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+        """See ports.Queue."""
+        octets = len(message.prefix) + len(message.body or b"")
+        uploaded = message.body is None
+        frame = commit_frame(message, self._clock.microseconds(self._settings.answer_timeout))
+        commit = _Commit(frame, octets, done, since=self._loop.time(), uploaded=uploaded)
+        self._pending += 1
+        stream = self._stream
+        if uploaded:
+            stream = next((s for s in self._streams if message.id in s.uploads), None)
+            if stream is None and message.id not in self._lobby.uploads:
+                self._answer(commit, Answer(False, _AWAY))
+                return
+        if stream is None:
+            self._take_in(message.id, commit)
+        else:
+            stream.unwritten[message.id] = commit
+            stream.work.set()
+
+    def _take_in(self, message_id: bytes, commit: _Commit) -> None:
+        """No stream is open: it waits for the next one, a little while."""
+        self._homeless[message_id] = commit
+        self._loop.call_later(PATIENCE, self._give_up, message_id)
+
+    def _give_up(self, message_id: bytes) -> None:
+        commit = self._homeless.pop(message_id, None)
+        if commit is not None:
+            upload = self._lobby.uploads.pop(message_id, None)
+            if upload is not None:
+                upload.close()
+            self._answer(commit, Answer(False, _AWAY))
+
+    def _give_up_upload(self, message_id: bytes) -> None:
+        """No stream came for it; once it is whole, its commit waits for both."""
+        if message_id in self._lobby.uploads and message_id not in self._homeless:
+            upload = self._lobby.uploads.pop(message_id)
+            upload.close()
+            upload.lost()
+
+    def _answer(self, commit: _Commit, answer: Answer) -> None:
+        if commit.answered:
+            return  # asked after, and answered at the same time
+        commit.answered = True
+        self._pending -= 1
+        self._answered.set()
+        try:
+            commit.done(answer)
+        except Exception:  # a mistake of ours about one client; all others wait for their answers on the same stream
+            self._log.exception("an answer was not passed on")
+
+    # --- streams ---
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["QueueClient"]:
+        """Keep a stream open while the context lasts; on the way out, await answers that are due within the grace."""
+        tasks = [asyncio.create_task(self._keep_open()), asyncio.create_task(self._turn_away())]
+        try:
+            yield self
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.stop_grace):
+                    while self._pending:
+                        self._answered.clear()
+                        await self._answered.wait()
+            everything = [*tasks, *self._tasks]
+            for one in everything:
+                one.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+
+    async def _keep_open(self) -> None:
+        """Open a stream whenever there is none, or the one there is drains."""
+        while True:
+            opened = asyncio.Event()
+            running = self._start(self._stream_once(opened))
+            wake = [asyncio.ensure_future(opened.wait()), running]
+            await asyncio.wait(wake, return_when=asyncio.FIRST_COMPLETED)
+            wake[0].cancel()
+            if self._stream is not None:
+                draining = asyncio.ensure_future(self._stream.draining.wait())
+                await asyncio.wait([running, draining], return_when=asyncio.FIRST_COMPLETED)
+                draining.cancel()
+                if not running.done():
+                    self._leave()
+                    continue  # GoAway: the next stream opens while this one finishes what it has
+            await asyncio.sleep(RECONNECT_DELAY)
+
+    def _leave(self) -> None:
+        """Nothing new starts on the stream that was open."""
+        self._stream = None
+        self._left = self._loop.time()
+        metrics.QUEUE_STREAM.set(0)
+
+    async def _turn_away(self) -> None:
+        """Nobody waits without end: neither for credit, be the message whole or not, nor for an answer."""
+        while True:
+            await asyncio.sleep(CREDIT_CHECK)
+            now = self._loop.time()
+            for stream in list(self._streams):
+                stream.turn_away(now - self._settings.credit_timeout)
+                over = now - self._settings.answer_timeout
+                late = {i: commit for i, commit in stream.written.items() if commit.since < over and not commit.asked}
+                if late:  # the queue stores them no more; what became of them it may still tell
+                    self._ask(late)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _stream_once(self, opened: asyncio.Event) -> None:
+        """One stream from its first credit to its end."""
+        stream: _Stream | None = None
+        try:
+            async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                # Requests are octets already (frames.py); a stub would have them made of protobuf's objects.
+                enqueue: _Enqueue = channel.stream_stream(
+                    _ENQUEUE, response_deserializer=enqueue_pb2.EnqueueResponse.FromString
+                )
+                call: _Call = enqueue()
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    first = await call.read()
+                if not isinstance(first, enqueue_pb2.EnqueueResponse):
+                    return
+                if first.database_time:
+                    self._clock.heard(first.database_time / 1e6)
+                stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget, self._clock)
+                self._open(stream)
+                opened.set()
+                await stream.run()
+                call.cancel()
+        except (
+            grpc.aio.AioRpcError,
+            grpc.aio.UsageError,
+            asyncio.InvalidStateError,
+            TimeoutError,
+            OSError,
+            BadSettings,
+        ) as error:
+            self._log.debug("queue stream failed", error=str(error))
+        finally:
+            if stream is not None:
+                self._broken(stream)
+
+    def _open(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._streams.append(stream)
+        metrics.QUEUE_STREAM.set(1)
+        self._log.info("queue stream open", target=self._settings.queue_target)
+        stream.unwritten.update(self._homeless)
+        self._homeless.clear()
+        for upload in self._lobby.uploads.values():
+            upload.stream = stream
+        stream.uploads.update(self._lobby.uploads)
+        self._lobby.uploads.clear()
+        self._lobby.aborts.clear()  # nothing of them was sent
+        stream.work.set()
+
+    def _broken(self, stream: _Stream) -> None:
+        """A stream has ended: say what is lost, ask after what may have been done, keep what was never said."""
+        self._streams.remove(stream)
+        if self._stream is stream:
+            self._leave()
+        for message_id, commit in stream.unwritten.items():
+            if commit.uploaded:
+                self._answer(commit, Answer(False, _AWAY))
+            elif self._stream is not None:
+                self._stream.unwritten[message_id] = commit
+                self._stream.work.set()
+            else:
+                self._take_in(message_id, commit)
+        stream.unwritten.clear()
+        for upload in list(stream.uploads.values()):
+            if not upload.closed:
+                upload.close()
+                upload.lost()
+        stream.uploads.clear()
+        self._ask({i: commit for i, commit in stream.written.items() if not commit.asked})
+        stream.written.clear()
+
+    def _ask(self, written: dict[bytes, _Commit]) -> None:
+        """Find out what became of commits (ACC-04). Asking also bars them from being committed later."""
+        for commit in written.values():
+            commit.asked = True
+        if written:
+            self._start(self._ask_after(written))
+
+    def _asks_until(self, commit: _Commit) -> float:
+        """By the loop's clock. From then on nobody commits it any more, by what its frame said."""
+        return commit.since + self._settings.answer_timeout + SETTLING
+
+    async def _ask_after(self, written: dict[bytes, _Commit]) -> None:
+        said = ""
+        while written:
+            try:
+                async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
+                    stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
+                    await asyncio.gather(*(self._ask_one(stub, i, commit) for i, commit in written.items()))
+                    return
+            except BadSettings as error:  # our own certificate cannot be read just now
+                if str(error) != said:
+                    said = str(error)
+                    self._log.error("cannot ask the queue", error=said)
+            await asyncio.sleep(RECONNECT_DELAY)
+            now = self._loop.time()
+            for message_id, commit in list(written.items()):
+                if commit.answered or now > self._asks_until(commit):
+                    del written[message_id]
+                    self._unknown(message_id, commit)
+
+    async def _ask_one(
+        self, stub: "enqueue_pb2_grpc.EnqueueServiceAsyncStub", message_id: bytes, commit: _Commit
+    ) -> None:
+        request = enqueue_pb2.GetOutcomeRequest(message_id=message_id)
+        delay = RECONNECT_DELAY
+        try:
+            async with asyncio.timeout_at(self._asks_until(commit)):
+                while not commit.answered:
+                    try:
+                        outcome = await stub.GetOutcome(request, timeout=5)
+                    except grpc.aio.AioRpcError:
+                        await asyncio.sleep(delay)
+                        delay = min(LONGEST_DELAY, delay * 1.5)
+                        continue
+                    self._answer(commit, ACCEPTED if outcome.accepted else Answer(False, _AWAY))
+        except TimeoutError:
+            pass
+        finally:
+            self._unknown(message_id, commit)
+
+    def _unknown(self, message_id: bytes, commit: _Commit) -> None:
+        """Nobody told what became of it; nobody commits it any more, either."""
+        if not commit.answered:
+            self._log.warning("fate of a message unknown", id=message_id.hex())
+            self._answer(commit, Answer(False, _AWAY))
+
+
+class SenderDns:
+    """`ports.SenderDomains` over dnspython, with answers kept by their TTL."""
+
+    KEPT = 10_000
+    LONGEST = 3600.0  # seconds that an answer is kept at most
+    NEGATIVE = 60.0  # seconds that the absence of a domain is kept
+
+    def __init__(self, settings: IngressSettings) -> None:
+        if settings.resolver == "system":
+            self._resolver = dns.asyncresolver.Resolver()
+        else:
+            host, port = host_port(settings.resolver)
+            self._resolver = dns.asyncresolver.Resolver(configure=False)
+            self._resolver.nameservers = [host]
+            self._resolver.port = port
+        self._resolver.lifetime = self._timeout = settings.dns_timeout
+        self._loop = asyncio.get_running_loop()
+        self._known: OrderedDict[str, tuple[float, SenderDomain]] = OrderedDict()
+        self._asking: dict[str, list[Callable[[SenderDomain], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+        """See ports.SenderDomains."""
+        known = self._known.get(domain)
+        if known is not None and known[0] > clock.now():
+            done(known[1])
+            return
+        waiting = self._asking.get(domain)
+        if waiting is not None:
+            waiting.append(done)
+            return
+        self._asking[domain] = [done]
+        task = self._loop.create_task(self._find(domain))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, domain: str) -> None:
+        facts, ttl = SenderDomain.UNKNOWN, 0.0
+        try:
+            async with asyncio.timeout(self._timeout):
+                facts, ttl = await self._ask(domain)
+        except (dns.name.NameTooLong, dns.name.LabelTooLong):
+            facts, ttl = SenderDomain.DOES_NOT_EXIST, self.NEGATIVE  # DNS has no room for it, ever
+        except (dns.exception.DNSException, OSError):
+            pass
+        finally:
+            if ttl > 0:
+                self._known[domain] = (clock.now() + min(ttl, self.LONGEST), facts)
+                while len(self._known) > self.KEPT:
+                    self._known.popitem(last=False)
+            for done in self._asking.pop(domain):
+                try:
+                    done(facts)
+                except Exception:  # the others wait for this answer, too
+                    log.get_logger().exception("an answer of the DNS could not be passed on", domain=domain)
+
+    async def _ask(self, domain: str) -> tuple[SenderDomain, float]:
+        name = dns.name.from_text(domain)
+        try:
+            answer = await self._resolver.resolve(name, dns.rdatatype.MX, search=False)
+        except dns.resolver.NXDOMAIN:
+            return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+        except dns.resolver.NoAnswer:
+            pass
+        else:
+            ttl = float(answer.rrset.ttl) if answer.rrset is not None else 0.0
+            exchanges = [record.exchange for record in answer]
+            null = len(exchanges) == 1 and exchanges[0] == dns.name.root  # RFC 7505 3
+            return (SenderDomain.NULL_MX if null else SenderDomain.RESOLVES), ttl
+        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):  # the implicit MX of RFC 5321 5.1
+            try:
+                answer = await self._resolver.resolve(name, kind, search=False)
+            except dns.resolver.NXDOMAIN:
+                return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+            except dns.resolver.NoAnswer:
+                continue
+            return SenderDomain.RESOLVES, float(answer.rrset.ttl) if answer.rrset is not None else 0.0
+        return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+
+
+class OutboundVerification:
+    """`ports.Verification`: outbound asks the next hop, and keeps what it learned."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        self._settings = settings
+        self._channel: grpc.aio.Channel | None = None
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["OutboundVerification"]:
+        """Ready to ask while the context lasts."""
+        try:
+            yield self
+        finally:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        """The next question opens a new channel, with the certificate as it is then; what is asked now may end."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(grace=5)
+
+    def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        """See ports.Verification."""
+        task = self._loop.create_task(self._ask(address, transport, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
+        verdicts = outbound_pb2.VerifyRecipientResponse
+        away = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
+        refusal: Reply | None = away
+        lost = False
+        try:
+            if self._channel is None:
+                self._channel = rpc.channel(self._settings, self._settings.outbound_target, "outbound")
+            stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(self._channel)
+            response = await stub.VerifyRecipient(
+                outbound_pb2.VerifyRecipientRequest(
+                    address=address, transport=f"{transport.namespace}/{transport.name}"
+                ),
+                timeout=60,
+            )
+            if response.verdict == verdicts.VERDICT_ACCEPTED:
+                refusal = None
+            elif response.verdict == verdicts.VERDICT_REFUSED:
+                refusal = Reply.of(550, "5.1.1", "no such user here")
+        except (grpc.aio.AioRpcError, BadSettings) as error:
+            lost = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+        finally:
+            # Whatever happened, the client waits for a word: a channel that is dropped cancels what others ask on it.
+            done(refusal)
+        if lost:
+            await self._drop()

@@ -1,0 +1,808 @@
+"""Mail comes in: bodies in chunks, commits in groups, one answer each, and never one before it is true (ACC).
+
+A commit waits here only until a lane is free; what gathered meanwhile shares the next transaction. While mail comes in
+steadily a batch waits a millisecond for company, when idle not at all. Fresh mail whose site can take it soon is
+stored with its first lease and leaves from memory once the commit has returned (SHD-02, LSE-06).
+
+How it fails: a batch that Postgres refuses for its data is split until the guilty message stands alone (ACC-03). A
+connection lost in the middle leaves the outcome open; the batch is stored again, which is harmless, since ids that are
+there are left alone. Only when that goes on for too long does the caller get no answer, and asks `GetOutcome`.
+"""
+
+import asyncio
+import math
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psycopg
+
+from mailrail.core.delivery.hold import HoldRule, first_match
+from mailrail.core.delivery.judge import Judgement
+from mailrail.core.delivery.outcome import Outcome
+from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.ids import pack_token
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit import log
+from mailrail.kit.postgres import settle
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_queue import metrics
+from mailrail_queue.delivery.dispatcher import Cargo, Dispatcher, Flight, told
+from mailrail_queue.delivery.ports import Notice, Notifications, Passenger
+from mailrail_queue.delivery.results import asked_of
+from mailrail_queue.routing.router import Facts, Plan, Router, domain_of, reference_text
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import Database, Lane, NotDurable, run, sure
+from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.mail import Connection, Deferral, NewMessage, NewRecipient, Ownership
+
+MAX_RECIPIENTS = 100_000
+"""Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""
+PER_DELIVERY = 100
+"""Recipients of one transaction (RFC 5321 4.5.3.1.8; design 4, Deliver)."""
+_REFUSE_AFTER = 10.0
+"""Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
+_GIVE_UP_AFTER = 60.0
+"""Seconds after which a commit of unknown outcome is left without an answer, where its caller does not say how long it
+waits; it asks GetOutcome (ACC-04)."""
+_FRESH_IDS = 3
+"""Times that a batch is given new ids, because some of those that it had are there already."""
+_FORGET_STEP = 10
+"""Bodies deleted in one transaction: each may be 100 MB, and Postgres marks every page of it."""
+_FORGET_AGAIN = 1.0
+"""Seconds until what could not be deleted is tried again."""
+_FORGOTTEN = 100_000
+"""Bodies that may wait to be deleted; more are left to the sweeper."""
+_SIDEWAYS = 64
+"""Octets counted for a message besides its content."""
+
+_OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
+_EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)
+
+
+def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
+    """A reply for the client, in our own words."""
+    return types_pb2.Reply(code=code, enhanced=enhanced, lines=[text])
+
+
+UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
+BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
+LATE = refusal(451, "4.3.0", "the message could not be stored in time, send it again")
+UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
+FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
+NO_ROOM = refusal(452, "4.3.1", "too much large mail is on its way, try again later")
+UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
+BROKEN = refusal(451, "4.3.0", "the message could not be stored")
+OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
+
+
+_REASONS = {OVER_LIMIT.lines[0]: "limit", LATE.lines[0]: "late", UPLOAD_GONE.lines[0]: "upload"}
+_Member = tuple[Plan, NewRecipient, Passenger, dict[str, Any]]
+
+
+class Caller(Protocol):
+    """The stream that a commit came on."""
+
+    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
+        """The commit is durable, or refused."""
+
+    def lost(self, message_id: bytes) -> None:
+        """Nobody knows: the stream ends without an answer, and its other end asks GetOutcome."""
+
+
+@dataclass(slots=True, eq=False)
+class Arriving:
+    """A message whose commit frame is here."""
+
+    id: bytes
+    commit: enqueue_pb2.Commit
+    prefix: bytes  # of the commit, as the body
+    body: bytes
+    chunks: int
+    caller: Caller
+    size: int  # octets held in memory
+    since: float
+    until: float = math.inf
+    """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
+    sent: bool = False  # to Postgres, so that it may be committed without our knowing
+    doubles: tuple[Caller, ...] = ()
+    """Others that committed the same id in the same batch: they get the same answer."""
+    new: NewMessage | None = None
+    recipients: Sequence[NewRecipient] = ()
+    flights: Sequence[Flight] = ()
+    expanded: bool = False
+    earlier: tuple[NewRecipient, ...] = ()
+    """Born leased by a try of which nobody knows whether it was committed."""
+
+    def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
+        """Tell everybody who waits for this id."""
+        self.caller.answer(self.id, accepted, reply)
+        for caller in self.doubles:
+            caller.answer(self.id, accepted, reply)
+
+    def lost(self) -> None:
+        """Tell nobody anything."""
+        for caller in (self.caller, *self.doubles):
+            caller.lost(self.id)
+
+
+class Ids:
+    """Ids for recipients and tokens, in blocks of 1000 from Postgres."""
+
+    def __init__(self, lane: Lane, history: QueueHistory) -> None:
+        self._lane = lane
+        self._history = history
+        self._base = 0
+        """The token whose counter is 0, of the history that this process is in."""
+        self._lock = asyncio.Lock()
+        self._recipients: deque[range] = deque()
+        self._tokens: deque[range] = deque()
+        self.forget()
+
+    def forget(self) -> None:
+        """What was given in another history may be given again there: start anew (HIS-02)."""
+        self._base = pack_token(self._history.number, 0)
+        self._recipients.clear()
+        self._tokens.clear()
+        self._recipient: Iterator[int] = iter(())
+        self._token: Iterator[int] = iter(())
+        self._left_recipients = self._left_tokens = 0
+
+    async def begin_anew(self) -> None:
+        """Ids that are given here were given before, so the database went back. Raises psycopg.Error."""
+        self.forget()
+        number = self._history.number
+        async with self._lane.use() as connection:
+            await self._history.doubt(connection, "it gives ids that it has given before", number)
+
+    async def ensure(self, recipients: int, tokens: int, connection: Connection | None = None) -> None:
+        """Have so many of each at hand. Raises psycopg.Error."""
+        while self._left_recipients < recipients or self._left_tokens < tokens:
+            async with self._lock:
+                if self._left_recipients >= recipients and self._left_tokens >= tokens:
+                    return
+                if connection is None:
+                    rows = await self._lane.run(store.BLOCKS)
+                else:
+                    rows = await run(connection, store.BLOCKS)
+                self._extend(rows[0][0], rows[0][1])
+
+    def _extend(self, recipient: int, token: int) -> None:
+        self._recipients.append(range(recipient, recipient + store.BLOCK))
+        self._tokens.append(range(token, token + store.BLOCK))
+        self._left_recipients += store.BLOCK
+        self._left_tokens += store.BLOCK
+        self._history.gave(recipient, token)
+
+    def recipient(self) -> int:
+        """The next recipient id; `ensure` was called."""
+        self._left_recipients -= 1
+        for value in self._recipient:
+            return value
+        self._recipient = iter(self._recipients.popleft())
+        return next(self._recipient)
+
+    def token(self) -> int:
+        """The next token; `ensure` was called."""
+        self._left_tokens -= 1
+        for value in self._token:
+            return self._base + value
+        self._token = iter(self._tokens.popleft())
+        return self._base + next(self._token)
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """The hold rules as of a version."""
+
+    version: int = 0
+    rules: tuple[HoldRule, ...] = ()
+
+
+async def read_holds(connection: Connection) -> Holds:
+    """The hold rules now."""
+    rows = await run(connection, store.HOLD_RULES)
+    return Holds(rows[0][0], tuple(HoldRule(*row[1:]) for row in rows if row[1] is not None))
+
+
+class Intake:
+    """Takes commits, groups them, stores them, answers."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        router: Callable[[], Router],
+        ownership: Callable[[], Ownership],
+        history: QueueHistory,
+        *,
+        notifications: Notifications | None = None,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._router = router
+        self._ownership = ownership
+        self.notifications = notifications
+        self._lanes = [database.lane("accept 1"), database.lane("accept 2")]
+        self._upload_lane = database.lane("upload")
+        self._outcome_lanes = [database.lane("outcome 1"), database.lane("outcome 2")]
+        self._asked = 0
+        self._forget_lane = database.lane("forget")
+        self._forgotten: dict[bytes, None] = {}
+        self._forget = asyncio.Event()
+        self.ids = Ids(database.lane("ids"), history)
+        self.holds = Holds()
+        self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
+        """Told (shard, site) of recipients that were stored due."""
+        self._waiting: deque[Arriving] = deque()
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._busy = 0
+        self._down_since: float | None = None
+        self._steady = 0.0
+        self._closed = False
+        self._log = log.get_logger()
+
+    # --- in ---
+
+    @property
+    def idle(self) -> bool:
+        """No commit waits for its answer, and no body to be forgotten."""
+        return not self._waiting and not self._busy and not self._forgotten
+
+    def submit(self, arriving: Arriving) -> None:
+        """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
+        if self._closed:
+            arriving.lost()
+            return
+        self._waiting.append(arriving)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Take no more: what still waits is not stored here."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft().lost()
+
+    async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
+        """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
+        async with self._upload_lane.use() as connection:
+            return await store.add_chunk(connection, message_id, number, data)
+
+    def forget(self, message_id: bytes) -> None:
+        """Delete a body whose commit will not come, soon; the sweeper finds what this misses."""
+        if len(self._forgotten) < _FORGOTTEN:
+            self._forgotten[message_id] = None
+            self._forget.set()
+
+    async def _keep_forgetting(self) -> None:
+        """Delete what was forgotten, some of it at a time, until cancelled."""
+        while True:
+            await self._forget.wait()
+            self._forget.clear()
+            while self._forgotten:
+                ids = list(self._forgotten)[:_FORGET_STEP]
+                try:
+                    async with self._forget_lane.use() as connection:
+                        await store.abort_uploads(connection, ids)
+                except (psycopg.Error, NotDurable, OSError) as error:
+                    self._log.info("bodies that nobody will commit wait", error=str(error).strip(), bodies=len(ids))
+                    await asyncio.sleep(_FORGET_AGAIN)
+                    continue
+                for message_id in ids:
+                    del self._forgotten[message_id]
+
+    async def outcome(self, message_id: bytes) -> float | None:
+        """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error.
+
+        On lanes of its own: a client waits for it, and bodies that are being stored must not make it wait longer.
+        """
+        self._asked += 1
+        async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
+            accepted = await store.outcome(connection, message_id)
+        if accepted is None:
+            self.forget(message_id)  # what may have been uploaded of it
+        return accepted
+
+    # --- batches ---
+
+    async def run(self) -> None:
+        """Store batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(self._work(lane))
+            group.create_task(self._keep_forgetting())
+
+    async def _work(self, lane: Lane) -> None:
+        linger = self._settings.linger
+        while True:
+            async with self._turn:  # one gathers, while the other may be storing
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if linger and time.monotonic() - self._steady < 0.05 and len(self._waiting) < 16:
+                    await asyncio.sleep(linger)
+                batch = self._take()
+                self._busy += 1
+            if len(batch) > 1:
+                self._steady = time.monotonic()
+            try:
+                await self._store(lane, batch)
+            except asyncio.CancelledError:  # we stop, and only another replica can tell what became of it (ACC-04)
+                for arriving in batch:
+                    arriving.lost()
+                raise
+            except Exception:
+                self._log.exception("a batch failed in a way that nobody foresaw", messages=len(batch))
+                for arriving in batch:
+                    arriving.lost()
+            finally:
+                self._busy -= 1
+
+    def _take(self) -> list[Arriving]:
+        batch: dict[bytes, Arriving] = {}
+        room = self._settings.batch_bytes
+        while self._waiting and len(batch) < self._settings.batch_messages:
+            if batch and self._waiting[0].size > room:
+                break
+            arriving = self._waiting.popleft()
+            first = batch.setdefault(arriving.id, arriving)
+            if first is not arriving:
+                first.doubles += (arriving.caller,)
+            room -= arriving.size
+        return list(batch.values())
+
+    async def _store(self, lane: Lane, batch: list[Arriving]) -> None:
+        delay = 0.1
+        fresh_ids, twice = 0, False
+        while batch:
+            attempted = False
+            doubtful = {a.id for a in batch if a.sent}
+            try:
+                if twice:
+                    await self.ids.begin_anew()
+                    twice = False
+                async with lane.use() as connection:
+                    attempted = True
+                    await self._store_once(connection, batch)
+                self._down_since = None
+                return
+            except psycopg.errors.DiskFull as error:  # Postgres's word that nothing of this try was stored
+                self._log.error("postgres has no room left, mail is refused", error=str(error).strip())
+                for arriving in batch:
+                    if arriving.id not in doubtful:
+                        metrics.REFUSED.labels(reason="unavailable").inc()
+                        self._refuse(arriving, FULL)
+                batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
+                await asyncio.sleep(delay)
+                delay = min(2.0, delay * 2)
+            except (UnicodeEncodeError, struct.error, psycopg.Error, NotDurable, OSError) as error:
+                if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
+                    for arriving in batch:
+                        arriving.sent = arriving.sent or attempted
+                    batch = self._not_for_ever(batch, error)
+                    await asyncio.sleep(delay)
+                    delay = min(2.0, delay * 2)
+                    continue
+                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # not the mail's fault (ACC-05)
+                    fresh_ids, twice = fresh_ids + 1, True
+                    self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
+                    continue
+                if len(batch) > 1:  # ACC-03: one by one, so that only the guilty one is refused
+                    for arriving in batch:
+                        await self._store(lane, [arriving])
+                    return
+                self._refuse_guilty(batch[0], error)
+                return
+
+    def _not_for_ever(self, batch: list[Arriving], error: Exception) -> list[Arriving]:
+        """Postgres is out of reach: those of the batch that wait on."""
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+            self._log.warning("postgres is out of reach, mail waits", error=str(error).strip(), messages=len(batch))
+        keep: list[Arriving] = []
+        for arriving in batch:
+            if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
+                metrics.REFUSED.labels(reason="unavailable").inc()
+                self._refuse(arriving, UNAVAILABLE)
+            elif arriving.sent and self._given_up(arriving, now):
+                arriving.lost()
+            else:
+                keep.append(arriving)
+        return keep
+
+    def _given_up(self, arriving: Arriving, now: float) -> bool:
+        """Whether its caller waits no longer, as well as we know the time while Postgres is away."""
+        if arriving.until < math.inf:
+            return self._database.earliest() > arriving.until
+        return now - arriving.since > _GIVE_UP_AFTER
+
+    def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
+        # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
+        # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
+        data = isinstance(error, psycopg.DataError | UnicodeEncodeError | struct.error)
+        data = data and not isinstance(error, psycopg.errors.SequenceGeneratorLimitExceeded)
+        self._log.error(
+            "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data
+        )
+        metrics.REFUSED.labels(reason="data").inc()
+        self._refuse(arriving, UNSTORABLE if data else BROKEN)
+
+    def _refuse(self, arriving: Arriving, reply: types_pb2.Reply) -> None:
+        """Refuse what is not in the database, and never will be: its body goes as well."""
+        if arriving.chunks:
+            self.forget(arriving.id)
+        arriving.answer(False, reply)
+
+    async def _store_once(self, connection: Connection, batch: list[Arriving]) -> None:
+        again = any(a.sent for a in batch)
+        count = sum(len(a.commit.recipients) for a in batch)
+        await self.ids.ensure(count, count, connection)
+        router, ownership, holds = self._router(), self._ownership(), self.holds
+        large: list[Arriving] = []
+        limited: list[Arriving] = []
+        expanded: list[Arriving] = []
+        for arriving in batch:
+            if arriving.new is None or again:
+                self._prepare(arriving, router, ownership, holds)
+            arriving.sent = True
+            if arriving.chunks:
+                large.append(arriving)
+            if arriving.new is not None and arriving.new.account in router.limits:
+                limited.append(arriving)
+            if arriving.expanded:
+                expanded.append(arriving)
+        before = self._dispatcher.clock()
+        refused: dict[bytes, types_pb2.Reply] = {}
+        chosen = batch
+        if large or limited or expanded:
+            async with connection.transaction():
+                if large:
+                    claimed = await store.claim_uploads(connection, [a.id for a in large])
+                    refused.update({a.id: UPLOAD_GONE for a in large if a.id not in claimed})
+                if limited:
+                    refused.update(await self._over_limit(connection, router, limited, refused))
+                chosen = [a for a in batch if a.id not in refused]
+                done = await self._insert(connection, router, ownership, holds, chosen)
+                if large and (refused or done.messages < len(chosen)):
+                    await store.drop_chunks(connection, [a.id for a in large])
+                if expanded and self.notifications is not None:
+                    there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
+                    notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]
+                    await self.notifications.notify(connection, notices)
+            if expanded and self.notifications is not None:
+                self.notifications.stored()
+        else:
+            done = await self._insert(connection, router, ownership, holds, chosen)
+        metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
+        metrics.BATCH.observe(len(batch))
+        self._database.heard(done.now, before)
+        conflicts: dict[bytes, bool] = {}
+        if done.messages < len(chosen) or refused:
+            conflicts = await store.existing(connection, [a.id for a in batch])
+            late = [a.id for a in chosen if a.id not in conflicts] if done.messages < len(chosen) else []
+            if late and again:  # an earlier try may still be under way: barred first, which waits for it (ACC-04)
+                for message_id in late:
+                    await store.outcome(connection, message_id)
+                conflicts = await store.existing(connection, [a.id for a in batch])
+            else:
+                refused |= dict.fromkeys(late, LATE)
+            if done.messages == len(chosen):
+                conflicts = {i: barred for i, barred in conflicts.items() if i in refused}
+            else:
+                conflicts = await self._sort_conflicts(connection, chosen, conflicts, refused)
+        if again:
+            await self._give_back(connection, [a for a in batch if a.id in conflicts and a.earlier])
+        if conflicts:
+            await settle(connection)  # found, not stored by this statement: not durable because it is seen (DUR-01)
+        sure(connection)
+        self._hand_on(batch, refused, conflicts, done, before)
+
+    async def _insert(
+        self, connection: Connection, router: Router, ownership: Ownership, holds: Holds, chosen: list[Arriving]
+    ) -> store.Stored:
+        while True:
+            done = await store.store(
+                connection,
+                ownership,
+                self._settings.lease_seconds,
+                [a.new for a in chosen if a.new is not None],
+                [r for a in chosen for r in a.recipients],
+                holds=holds.version,
+            )
+            if done.hold_version == holds.version:
+                return done
+            # Rules came or went while the batch was under way, and nothing was stored: made anew under those of now.
+            holds = self.holds = await read_holds(connection)
+            count = sum(len(a.commit.recipients) for a in chosen)
+            await self.ids.ensure(count, count, connection)
+            for arriving in chosen:
+                self._prepare(arriving, router, ownership, holds)
+
+    async def _conflicts(self, connection: Connection, chosen: list[Arriving], done: store.Stored) -> dict[bytes, bool]:
+        """Ids that were there before this statement: those none of whose recipients it stored."""
+        ours = {w.id for w in await store.live(connection, [a.recipients[0].id for a in chosen if a.recipients])}
+        return {a.id: False for a in chosen if a.recipients and a.recipients[0].id not in ours}
+
+    async def _sort_conflicts(
+        self,
+        connection: Connection,
+        chosen: list[Arriving],
+        existing: dict[bytes, bool],
+        refused: dict[bytes, types_pb2.Reply],
+    ) -> dict[bytes, bool]:
+        """Of the ids that exist now, those that were there before: message id → barred.
+
+        Which they are shows by the recipients: ours bear the ids that we gave them.
+        """
+        fresh = {w.id for w in await store.live(connection, [r.id for a in chosen for r in a.recipients[:1]])}
+        found: dict[bytes, bool] = {}
+        for arriving in chosen:
+            if arriving.id in existing and not (arriving.recipients and arriving.recipients[0].id in fresh):
+                found[arriving.id] = existing[arriving.id]
+        for message_id in refused:
+            if message_id in existing:
+                found[message_id] = existing[message_id]
+        return found
+
+    async def _give_back(self, connection: Connection, arrivings: Sequence[Arriving]) -> None:
+        """An earlier try was committed after all, under leases that were never handed on: due again at once."""
+        earlier = [r for a in arrivings for r in a.earlier]
+        if earlier:
+            await store.defer(connection, [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in earlier])
+            self.stored_due({(r.shard, r.site) for r in earlier})
+
+    async def _over_limit(
+        self,
+        connection: Connection,
+        router: Router,
+        limited: list[Arriving],
+        refused: dict[bytes, types_pb2.Reply],
+    ) -> dict[bytes, types_pb2.Reply]:
+        """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
+        over: dict[bytes, types_pb2.Reply] = {}
+        there = await store.existing(connection, [a.id for a in limited])
+        by_account: dict[str, list[Arriving]] = {}
+        for arriving in limited:
+            if arriving.id not in refused and arriving.id not in there:  # what is committed already was counted then
+                assert arriving.new is not None
+                by_account.setdefault(arriving.new.account or "", []).append(arriving)
+        for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
+            limits = router.limits[account]
+            messages, recipients = await store.lock_usage(connection, account)
+            new_messages = new_recipients = 0
+            for arriving in by_account[account]:
+                count = len(arriving.commit.recipients)
+                too_many = limits.messages_per_day is not None and messages + new_messages + 1 > limits.messages_per_day
+                too_wide = (
+                    limits.recipients_per_day is not None
+                    and recipients + new_recipients + count > limits.recipients_per_day
+                )
+                if too_many or too_wide:
+                    over[arriving.id] = OVER_LIMIT
+                else:
+                    new_messages += 1
+                    new_recipients += count
+            if new_messages:
+                await store.count_usage(connection, account, new_messages, new_recipients)
+        return over
+
+    # --- one message ---
+
+    def _prepare(self, arriving: Arriving, router: Router, ownership: Ownership, holds: Holds) -> None:
+        """Rows and flights of a message; nothing is reserved and nothing leaves before the commit."""
+        message_id, commit, prefix, body = arriving.id, arriving.commit, arriving.prefix, arriving.body
+        envelope = commit.envelope
+        mail_from, tls, origin = envelope.mail_from, envelope.tls_requirement, envelope.origin
+        from_domain = domain_of(mail_from) or (mail_from and "localhost")
+        account = reference_text(envelope.account) if envelope.HasField("account") else None
+        gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
+        ours = origin in _OURS
+        vouched = ours or envelope.sender_authenticated
+        release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
+        if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
+            # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
+            release += self._database.now() - envelope.received.ToNanoseconds() / 1e9
+        inline = arriving.chunks == 0
+        size = commit.size or len(prefix) + len(body)
+        data = envelope.SerializeToString()
+        arriving.new = NewMessage(
+            message_id,
+            mail_from,
+            account,
+            size,
+            arriving.chunks,
+            data,
+            prefix,
+            body if inline else None,
+            arriving.until,
+        )
+        if arriving.recipients:
+            arriving.earlier += tuple(r for r in arriving.recipients if r.token)
+        arriving.recipients = recipients = []
+        arriving.flights = flights = []
+        arriving.expanded = False
+        flying: list[_Member] = []
+        accepted = self._database.now()
+        for rcpt in commit.recipients:
+            address = rcpt.address
+            facts = Facts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
+            plan = router.plan(facts, 0)
+            hold_reason = None
+            if holds.rules:
+                rule = first_match(
+                    holds.rules, account=account, sender_domain=from_domain, recipient_domain=facts.domain
+                )
+                hold_reason = rule.reason if rule is not None else None
+            row = rcpt.SerializeToString()
+            new = NewRecipient(
+                self.ids.recipient(),
+                message_id,
+                plan.shard,
+                plan.key,
+                0,
+                release,
+                hold_reason,
+                tls,
+                origin,
+                vouched,
+                address,
+                gateway,
+                account,
+                from_domain,
+                facts.local,
+                row,
+            )
+            recipients.append(new)
+            if rcpt.expanded and due(DsnKind.EXPANDED, Asked.SUCCESS, null_sender=not mail_from, vouched=vouched):
+                arriving.expanded = True
+            if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
+                passenger = Passenger(
+                    id=new.id,
+                    message_id=message_id,
+                    shard=plan.shard,
+                    version=1,
+                    attempts=1,
+                    interrupted=0,
+                    accepted=accepted,
+                    paused=0.0,
+                    null_sender=from_domain == "",
+                    vouched=vouched,
+                    delayed=False,
+                    tls=tls,
+                    address=address,
+                    facts=facts,
+                    notify=asked_of(rcpt.notify) if rcpt.notify else 0,
+                    rcpt=row,
+                )
+                flying.append((plan, new, passenger, told(new.id, rcpt)))
+        if not flying:
+            return
+        now = self._dispatcher.clock()
+        content = len(prefix) + len(body) + _SIDEWAYS
+        for members in _together(flying):
+            plan = members[0][0]
+            site = self._dispatcher.site(plan)
+            if not self._dispatcher.accepts_fresh(site, content, now):
+                continue
+            limit = min(PER_DELIVERY, plan.transport.limits.recipients_per_message if plan.transport else PER_DELIVERY)
+            for start in range(0, len(members), max(1, limit)):
+                part = members[start : start + max(1, limit)]
+                token = self.ids.token()
+                for _, new, _, _ in part:
+                    new.token = token
+                passengers = [p for _, _, p, _ in part]
+                cargo = Cargo(data, [fields for _, _, _, fields in part], prefix, body, size)
+                flights.append(Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
+
+    def _hand_on(
+        self,
+        batch: Sequence[Arriving],
+        refused: dict[bytes, types_pb2.Reply],
+        conflicts: dict[bytes, bool],
+        done: store.Stored,
+        before: float,
+    ) -> None:
+        """The commit has returned: answer, and let what was born leased go."""
+        deadline = before + self._settings.lease_seconds
+        due: set[tuple[int, str]] = set()
+        origins: list[int] = []
+        born = waiting = held = later = 0
+        for arriving in batch:
+            message_id = arriving.id
+            if message_id in conflicts:
+                barred = conflicts[message_id]
+                if barred:
+                    metrics.REFUSED.labels(reason="barred").inc()
+                arriving.answer(not barred, BARRED if barred else None)
+                continue
+            if message_id in refused:
+                reply = refused[message_id]
+                metrics.REFUSED.labels(reason=_REASONS[reply.lines[0]]).inc()
+                arriving.answer(False, reply)
+                continue
+            owned: set[int] = set()
+            for new in arriving.recipients:
+                if new.hold_reason is not None:
+                    held += 1
+                elif new.token and new.shard in done.owned:
+                    born += 1
+                    owned.add(new.id)
+                elif new.release:
+                    later += 1
+                else:
+                    waiting += 1
+                    due.add((new.shard, new.site))
+            origins.append(arriving.recipients[0].origin)
+            for flight in arriving.flights:
+                if len(owned) < len(arriving.recipients):
+                    self._leave_behind(flight, owned)
+                if flight.passengers:
+                    flight.deadline = deadline
+                    flight.started = done.now
+                    for passenger in flight.passengers:
+                        passenger.accepted = done.now
+                    self._dispatcher.add(flight)
+            arriving.answer(True, None)
+        metrics.count_accepted(origins)
+        metrics.count_stored({"born_leased": born, "due": waiting, "held": held, "released_later": later})
+        if born:
+            self._dispatcher.pump()
+        if due:
+            self.stored_due(due)
+
+    @staticmethod
+    def _leave_behind(flight: Flight, owned: set[int]) -> None:
+        """Recipients that were stored due after all do not fly."""
+        staying = {p.id for p in flight.passengers if p.id not in owned}
+        if staying and flight.cargo is not None:
+            flight.passengers = [p for p in flight.passengers if p.id not in staying]
+            kept = [fields for fields in flight.cargo.recipients if fields["id"] not in staying]
+            flight.cargo = flight.cargo._replace(recipients=kept)
+
+
+def _together(members: list[_Member]) -> Iterable[list[_Member]]:
+    """Recipients of a message that may share a transaction, in groups (design 4, Deliver)."""
+    if len(members) == 1:
+        return (members,)
+    groups: dict[tuple[tuple[str, str], str], list[_Member]] = {}
+    for member in members:
+        plan = member[0]
+        groups.setdefault((plan.grouping, plan.template.domain), []).append(member)
+    return groups.values()
+
+
+def _expanded(arriving: Arriving) -> list[Notice]:
+    """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26)."""
+    notices: dict[str, Notice] = {}
+    for new, rcpt in zip(arriving.recipients, arriving.commit.recipients, strict=True):
+        if rcpt.expanded and rcpt.given_address not in notices:
+            attempt = types_pb2.Attempt(number=0)
+            facts = Facts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
+            passenger = Passenger(
+                id=new.id,
+                message_id=arriving.id,
+                shard=new.shard,
+                version=1,
+                attempts=0,
+                interrupted=0,
+                accepted=0.0,
+                paused=0.0,
+                null_sender=new.from_domain == "",
+                vouched=new.vouched,
+                delayed=False,
+                tls=new.tls,
+                address=rcpt.given_address or rcpt.address,
+                facts=facts,
+                notify=int(Asked.SUCCESS),
+                rcpt=new.rcpt,
+            )
+            notices[rcpt.given_address] = Notice(passenger, _EXPANDED, attempt)
+    return list(notices.values())

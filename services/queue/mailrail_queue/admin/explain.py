@@ -1,0 +1,189 @@
+"""Where mail goes, when, and why: for a recipient in the queue or an imagined one (promise 3)."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from mailrail.core.delivery.schedule import base_delay, expires_at
+from mailrail.core.route import Decision, Explanation, explain
+from mailrail.core.route.site import Site, shard
+from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+from mailrail_queue.admin.base import AdminBase, resting_as
+from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
+from mailrail_queue.delivery.results import facts_of
+from mailrail_queue.routing.router import Facts, domain_of
+from mailrail_queue.store import columns as c
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import run
+from mailrail_queue.store.mail import Connection
+
+EXPLAINED_ATTEMPTS: Final = 200
+"""Attempts to come that Explain looks ahead."""
+
+
+class Explaining(AdminBase):
+    """Explaining decisions."""
+
+    async def explain(self, connection: Connection, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainResponse:
+        """Where would this go at attempt n, and why (promise 3). Raises NotFound, BadRequest."""
+        subject = await self._subject(connection, request)
+        router = self._router()
+        attempt = request.attempt if request.HasField("attempt") else subject.next_attempt
+        if not 1 <= attempt <= 100_000:
+            raise BadRequest("attempts are numbered from 1")
+        envelope = router.envelope(subject.facts)
+        told = explain(router.table, envelope, attempt - 1)
+        site = told.decision.site(subject.facts.domain)
+        answer = admin_pb2.ExplainResponse(
+            attempt=attempt,
+            decision=subject.unknown or decision_pb(told.decision),
+            config_revision=router.number,
+            site=site.key,
+            shard=shard(subject.facts.domain),
+        )
+        for note in subject.notes:
+            answer.tried.add(level="recipient", matched=False, reason=note)
+        if subject.unknown is None:
+            _add_tried(answer, told)
+            self._plan(answer, subject, attempt)
+        await self._add_pause(connection, answer, site)
+        return answer
+
+    async def _subject(self, connection: Connection, request: admin_pb2.ExplainRequest) -> "_Subject":
+        if request.HasField("recipient_id"):
+            known = request.recipient_id < 2**63
+            rows = await store.live(connection, [request.recipient_id]) if known else []
+            if not rows:
+                raise NotFound(
+                    f"recipient {request.recipient_id} is not in the queue; "
+                    "if it was, `mailrail queue show` tells what became of it"
+                )
+            row = rows[0]
+            due = await run(connection, "SELECT due, token IS NULL FROM recipient WHERE id = %(id)s", {"id": row.id})
+            return _Subject(
+                facts_of(row),
+                row.attempts + 1,
+                accepted=row.queued,
+                paused=row.paused,
+                due=due[0][0].timestamp() if due and due[0][1] else self._clock(),
+            )
+        if not request.to:
+            raise BadRequest("say which: a recipient in the queue, or the address `to` of an imagined one")
+        addresses = self._addresses()
+        sender, account = getattr(request, "from"), None
+        if request.account:
+            found = addresses.account(request.account)
+            if found is None:
+                raise BadRequest(f"no account {request.account}")
+            account = f"{found.ref.namespace}/{found.ref.name}"
+        to = self._address(request.to)
+        resolved = addresses.resolve(to)
+        first = resolved[0]
+        notes = []
+        if [r.address for r in resolved] != [to]:
+            notes.append(f"{to} stands for {', '.join(r.address for r in resolved[:20])}; this is {first.address}")
+        gateway = first.domain.gateway if first.domain is not None else None
+        facts = Facts(
+            domain_of(first.address),
+            domain_of(self._address(sender)) if sender else "",
+            account,
+            account is not None,
+            first.domain is not None,
+            f"{gateway.namespace}/{gateway.name}" if gateway is not None else None,
+        )
+        unknown = None
+        if first.domain is not None and first.domain.delivery.value == "mailbox" and first.account is None:
+            unknown = admin_pb2.Decision(
+                kind=admin_pb2.Decision.KIND_UNKNOWN_RECIPIENT,
+                level="domain delivery",
+                reason=f"{first.domain.ref} has no account, alias or catch-all for {first.address}: refused 550 5.1.1",
+            )
+        now = self._clock()
+        return _Subject(facts, 1, accepted=now, paused=0.0, due=now, notes=notes, unknown=unknown)
+
+    @staticmethod
+    def _address(text: str) -> str:
+        local, at, domain = text.rpartition("@")
+        if not at or not local:
+            raise BadRequest(f"{text!r} is no address: local@domain")
+        return f"{local}@{domain_argument(domain)}"
+
+    def _plan(self, answer: admin_pb2.ExplainResponse, subject: "_Subject", attempt: int) -> None:
+        """The attempts to come, in runs of equal decision; the schedule without jitter."""
+        router = self._router()
+        schedule = router.schedule(subject.facts)
+        expires = expires_at(
+            schedule, accepted=subject.accepted, paused=subject.paused, null_sender=not subject.facts.from_domain
+        )
+        due, before = subject.due, None
+        for number in range(attempt, attempt + EXPLAINED_ATTEMPTS):
+            decision = router.table.evaluate(router.envelope(subject.facts), number - 1)
+            if decision != before:
+                planned = answer.planned.add(attempt=number, decision=decision_pb(decision))
+                planned.due.FromNanoseconds(int(due * 1e9))
+                before = decision
+            planned.last_attempt = number
+            planned.last_due.FromNanoseconds(int(due * 1e9))
+            if due >= expires or (schedule.max_attempts is not None and number >= schedule.max_attempts):
+                return
+            due += base_delay(schedule, number)
+
+    async def _add_pause(self, connection: Connection, answer: admin_pb2.ExplainResponse, site: Site) -> None:
+        rows = await run(
+            connection,
+            "SELECT max(paused_until) FROM site WHERE name = ANY(%(name)s) AND paused_until > now()",
+            {"name": c.names(sorted(resting_as({site.key})))},
+        )
+        if rows[0][0] is not None:
+            answer.site_paused_until.FromDatetime(rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What Explain is asked about. Times are Unix seconds."""
+
+    facts: Facts
+    next_attempt: int
+    accepted: float
+    paused: float
+    due: float
+    notes: list[str] = field(default_factory=list)
+    unknown: admin_pb2.Decision | None = None
+
+
+_KINDS = {
+    "transport": admin_pb2.Decision.KIND_TRANSPORT,
+    "direct": admin_pb2.Decision.KIND_DIRECT,
+    "mailbox": admin_pb2.Decision.KIND_MAILBOX,
+    "missing": admin_pb2.Decision.KIND_DEFERRED,
+}
+_LEVELS = {"delivery": "domain delivery"}
+
+
+def decision_pb(decision: Decision) -> admin_pb2.Decision:
+    """A decision as the agreements write it."""
+    found = admin_pb2.Decision(
+        kind=_KINDS[decision.via.value],
+        level=_LEVELS.get(decision.level.value, decision.level.value),
+        reason=decision.reason,
+    )
+    ref = decision.transport.ref if decision.transport is not None else decision.missing
+    if ref is not None:
+        found.transport.CopyFrom(types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name))
+    if decision.rule is not None:
+        route = decision.rule.route
+        found.route.CopyFrom(types_pb2.ObjectRef(kind=route.kind, namespace=route.namespace, name=route.name))
+        found.rule_index, found.rule = decision.rule.index, decision.rule.name
+    return found
+
+
+def _add_tried(answer: admin_pb2.ExplainResponse, told: Explanation) -> None:
+    for step in told.tried:
+        tried = answer.tried.add(
+            level=_LEVELS.get(step.level.value, step.level.value), matched=step.matched, reason=step.reason
+        )
+        if step.rule is not None:
+            route = step.rule.route
+            tried.route.CopyFrom(types_pb2.ObjectRef(kind=route.kind, namespace=route.namespace, name=route.name))
+            tried.rule_index, tried.rule = step.rule.index, step.rule.name
+    if told.unlisted:
+        answer.tried.add(level="", matched=False, reason=f"and {told.unlisted} more rules that do not match")

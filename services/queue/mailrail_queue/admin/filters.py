@@ -1,0 +1,196 @@
+"""Which recipients an administrator means: filters, times and pages, as statements take them (reference H17, H28)."""
+
+# ruff: noqa: E501 -- statements keep their own lines, and are put together from constants of our own alone
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, LiteralString
+
+from mailrail.core.route.site import shard
+from mailrail.core.smtp.address import AddressError, domain_to_ascii, parse_literal
+from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+from mailrail_queue.store import columns as c
+
+PAGE: Final = 50
+MOST_PAGE: Final = 1000
+TEN_YEARS: Final = 316_224_000  # seconds
+
+
+class BadRequest(ValueError):
+    """The call cannot be understood or must not be done; the text says what to change."""
+
+
+class NotFound(LookupError):
+    """There is no such thing."""
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Conditions on recipients (alias r) or history (alias h), and their parameters."""
+
+    text: LiteralString
+    parameters: Mapping[str, Any]
+
+
+def domain_argument(text: str) -> str:
+    """A domain as people type it, as columns hold it. Raises BadRequest."""
+    try:
+        return parse_literal(text) if text.startswith("[") else domain_to_ascii(text)
+    except AddressError as error:
+        raise BadRequest(f"{text!r}: {error}") from error
+
+
+def object_argument(kind: str, text: str) -> str:
+    """NAMESPACE/NAME of an object, as columns hold it. Raises BadRequest: a login, say, would silently match nothing."""
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name or "@" in text:
+        raise BadRequest(f"{text[:200]!r} names no {kind}; write NAMESPACE/NAME")
+    return text
+
+
+def is_empty(wanted: admin_pb2.Filter) -> bool:
+    """Nothing is set."""
+    return not wanted.ListFields()
+
+
+def live_where(wanted: admin_pb2.Filter) -> Where:
+    """The recipients in the queue that a filter means: AND of what is set (reference H28). Raises BadRequest."""
+    parts: list[LiteralString] = []
+    parameters: dict[str, Any] = {}
+    _common(wanted, "r", parts, parameters)
+    if wanted.HasField("on_hold"):
+        parts.append("(r.held IS NOT NULL) = %(on_hold)s")
+        parameters["on_hold"] = wanted.on_hold
+    if wanted.transport:
+        parts.append("r.own_transport = %(transport)s")
+        parameters["transport"] = object_argument("MailTransport", wanted.transport)
+    if wanted.from_domain:
+        parts.append("r.from_domain = %(from_domain)s")
+        parameters["from_domain"] = domain_argument(wanted.from_domain)
+    if getattr(wanted, "from"):
+        parts.append(
+            "EXISTS (SELECT FROM message m WHERE m.id = r.message_id AND strpos(lower(m.mail_from), lower(%(from)s)) > 0)"
+        )
+        parameters["from"] = getattr(wanted, "from")
+    if wanted.to_domain:
+        parts.append("r.shard = %(to_shard)s")
+        parameters["to_shard"] = shard(domain_argument(wanted.to_domain))
+    # The due time of a leased recipient has no meaning: a filter by it is about those that wait.
+    _times(wanted.due_after, wanted.due_before, wanted, "due", "r.token IS NULL AND r.due", parts, parameters)
+    return Where(" AND ".join(parts) or "true", parameters)
+
+
+def history_where(wanted: admin_pb2.Filter) -> Where:
+    """The same for finished ones; `due` is when they finished. Raises BadRequest."""
+    parts: list[LiteralString] = []
+    parameters: dict[str, Any] = {}
+    _common(wanted, "h", parts, parameters)
+    if wanted.HasField("on_hold") and wanted.on_hold:
+        parts.append("false")
+    if wanted.transport:
+        raise BadRequest("history keeps no transport set by administrators; see the attempts of a message")
+    if getattr(wanted, "from"):
+        parts.append("strpos(lower(h.mail_from), lower(%(from)s)) > 0")
+        parameters["from"] = getattr(wanted, "from")
+    if wanted.from_domain:
+        parts.append("right(lower(h.mail_from), length(%(from_domain)s) + 1) = '@' || lower(%(from_domain)s)")
+        parameters["from_domain"] = domain_argument(wanted.from_domain)
+    _times(wanted.due_after, wanted.due_before, wanted, "due", "h.finished", parts, parameters)
+    return Where(" AND ".join(parts) or "true", parameters)
+
+
+def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralString], parameters: dict[str, Any]) -> None:
+    if wanted.recipient_ids:
+        if max(wanted.recipient_ids) >= 2**63:
+            raise BadRequest(f"there is no recipient {max(wanted.recipient_ids)}")
+        parts.append(a + ".id = ANY(%(ids)s)")
+        parameters["ids"] = c.bigints(list(wanted.recipient_ids))
+    if wanted.message_ids:
+        if any(len(i) != 16 for i in wanted.message_ids):
+            raise BadRequest("a message id has 16 octets")
+        parts.append(a + ".message_id = ANY(%(message_ids)s)")
+        parameters["message_ids"] = c.uuids(list(wanted.message_ids))
+    if wanted.account:
+        parts.append(a + ".account = %(account)s")
+        parameters["account"] = object_argument("MailAccount", wanted.account)
+    if wanted.to:
+        parts.append("strpos(lower(" + a + ".address), lower(%(to)s)) > 0")
+        parameters["to"] = wanted.to
+    if wanted.to_domain:
+        parts.append("right(lower(" + a + ".address), length(%(to_domain)s) + 1) = '@' || lower(%(to_domain)s)")
+        parameters["to_domain"] = domain_argument(wanted.to_domain)
+    if wanted.HasField("submitted_only"):
+        operator: LiteralString = " = " if wanted.submitted_only else " <> "
+        parts.append(a + ".origin" + operator + "%(submission)s")
+        parameters["submission"] = types_pb2.ORIGIN_SUBMISSION
+    _times(wanted.queued_after, wanted.queued_before, wanted, "queued", a + ".queued", parts, parameters)
+
+
+def instant(moment: Any) -> datetime:
+    """A Timestamp as a time with its zone. Raises BadRequest for one that is no time."""
+    try:
+        found: datetime = moment.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"not a time: {error}") from error
+    return found
+
+
+def seconds(length: Any) -> float:
+    """A Duration in seconds, of ten years at most either way. Raises BadRequest."""
+    if abs(length.seconds) > TEN_YEARS:
+        raise BadRequest("a move by more than ten years is not meant")
+    return float(length.seconds + length.nanos / 1e9)
+
+
+def _times(
+    after: Any,
+    before: Any,
+    wanted: admin_pb2.Filter,
+    name: LiteralString,
+    column: LiteralString,
+    parts: list[LiteralString],
+    parameters: dict[str, Any],
+) -> None:
+    for bound, moment, operator in (("after", after, " > "), ("before", before, " < ")):
+        key = f"{name}_{bound}"
+        if wanted.HasField(key):  # type: ignore[arg-type]
+            bound_name: LiteralString = "after" if bound == "after" else "before"
+            comparison: LiteralString = " > " if operator == " > " else " < "
+            parts.append(column + comparison + "%(" + name + "_" + bound_name + ")s")
+            parameters[key] = instant(moment)  # compared by instant (reference H17)
+
+
+# --- pages --------------------------------------------------------------------------------------------------------------
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def page_size(asked: int) -> int:
+    """Rows of a page: 50 unless said otherwise, 1000 at most."""
+    return min(asked or PAGE, MOST_PAGE)
+
+
+def make_token(phase: str, moment: datetime, identity: int) -> str:
+    """Where a page ended: opaque to callers."""
+    return f"{phase}:{moment.isoformat()}:{identity}"
+
+
+def page_token(token: str, first: str, *, end: bool = False) -> tuple[str, datetime, int]:
+    """Read a token; the beginning (or end) of everything when there is none. Raises BadRequest."""
+    if not token:
+        return (first, _END, 2**62) if end else (first, BEGINNING, 0)
+    phase, _, rest = token.partition(":")
+    moment, _, identity = rest.rpartition(":")
+    try:
+        parsed = datetime.fromisoformat(moment)
+        number = int(identity)
+    except ValueError:
+        raise BadRequest("the page token is not one of ours") from None
+    if phase not in ("L", "W", "H") or parsed.tzinfo is None or not 0 <= number < 2**63:
+        raise BadRequest("the page token is not one of ours")
+    return phase, parsed, number

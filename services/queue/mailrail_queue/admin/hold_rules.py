@@ -1,0 +1,94 @@
+"""Hold rules: what matches is put on hold, from its commit on and what is queued already (reference H27)."""
+
+# ruff: noqa: E501 -- statements keep their own lines
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
+
+from mailrail.core.delivery.hold import HoldRule
+from mailrail.kit.postgres import storable
+from mailrail.pb.queue.v1 import admin_pb2
+from mailrail_queue.admin.base import stamp
+from mailrail_queue.admin.changes import Changing
+from mailrail_queue.admin.filters import NotFound, domain_argument, object_argument
+from mailrail_queue.store.connection import run
+from mailrail_queue.store.mail import Connection
+
+_PATIENCE = 30.0
+"""Seconds that a transaction which stores mail is waited for: no statement of ours lasts longer."""
+
+
+class HoldRules(Changing):
+    """Making and removing hold rules."""
+
+    async def create_hold_rule(
+        self, connection: Connection, rule: admin_pb2.HoldRule
+    ) -> tuple[admin_pb2.HoldRule, int]:
+        """Hold what matches from now on, and what is queued already (H27). Returns the rule and how many were held."""
+        account = object_argument("MailAccount", rule.account) if rule.account else None
+        from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
+        to_domain = domain_argument(rule.to_domain) if rule.to_domain else None
+        comment = storable(rule.comment[:500])
+        async with connection.transaction():
+            rows = await run(
+                connection,
+                "INSERT INTO hold_rule (account, from_domain, to_domain, comment) VALUES (%(account)s, %(from)s, %(to)s, %(comment)s)"
+                " RETURNING id, created",
+                {"account": account, "from": from_domain, "to": to_domain, "comment": comment},
+            )
+            await run(connection, "UPDATE hold_version SET version = version + 1")
+        identity, created = rows[0]
+        # Committed first, so that mail stored from here on sees the rule; what came before is held now. What is being stored
+        # at this moment may have looked too early: it is waited for.
+        await _writers_end(connection)
+        made = HoldRule(identity, account, from_domain, to_domain, comment)
+        wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
+        wanted.all = True
+        held = await self.hold(connection, wanted, made.reason)
+        answer = _rule_pb((identity, account, from_domain, to_domain, created, comment))
+        return answer, held.count.recipients
+
+    async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:
+        """All rules, oldest first."""
+        rows = await run(
+            connection, "SELECT id, account, from_domain, to_domain, created, comment FROM hold_rule ORDER BY id"
+        )
+        return [_rule_pb(row) for row in rows]
+
+    async def delete_hold_rule(self, connection: Connection, identity: int) -> None:
+        """Remove a rule; what it holds stays on hold. Raises NotFound."""
+        async with connection.transaction():
+            rows = await run(connection, "DELETE FROM hold_rule WHERE id = %(id)s RETURNING id", {"id": identity})
+            if not rows:
+                raise NotFound(f"no hold rule {identity}")
+            await run(connection, "UPDATE hold_version SET version = version + 1")
+
+
+# A statement has its locks before it looks at anything, and keeps them until it is committed.
+_WRITERS: Final[LiteralString] = """SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = 'recipient'::regclass AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()"""
+
+
+async def _writers_end(connection: Connection) -> None:
+    """Wait until all transactions that write recipients now are over, but not for one that hangs."""
+    rows = await run(connection, _WRITERS)
+    writers = {row[0] for row in rows}
+    end = time.monotonic() + _PATIENCE
+    while writers and time.monotonic() < end:
+        await asyncio.sleep(0.01)
+        writers &= {row[0] for row in await run(connection, _WRITERS)}
+
+
+def _rule_pb(row: Sequence[Any]) -> admin_pb2.HoldRule:
+    identity, account, from_domain, to_domain, created, comment = row
+    rule = admin_pb2.HoldRule(
+        id=identity,
+        account=account or "",
+        from_domain=from_domain or "",
+        to_domain=to_domain or "",
+        comment=comment,
+    )
+    stamp(rule.created, created)
+    return rule

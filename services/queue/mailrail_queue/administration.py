@@ -1,9 +1,0 @@
-"""What administrators see of the queue and do to it, put together (ADM-01, ADM-02; reference F3)."""
-
-from mailrail_queue.admin_explain import Explaining
-from mailrail_queue.admin_hold_rules import HoldRules
-from mailrail_queue.admin_listing import Listing
-
-
-class Administration(Listing, HoldRules, Explaining):
-    """The queue as administrators use it. One instance a process; `use` gives connections with `queue` as schema."""

@@ -1,0 +1,554 @@
+"""Flights and the sites they leave from: what may be handed to outbound now, and to which process (SHD-03, SHD-04).
+
+A *flight* is a committed lease: one delivery, with its content in memory until it is handed on (LSE-06). It waits at
+its *site* until the site's window has room, the limits of its transport allow it, and an outbound process has credit.
+Sites map to outbound processes by rendezvous hashing, so that connections are used again; a process without credit is
+passed over for the next in order.
+
+Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes what it depends on calls it.
+"""
+
+import heapq
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from mailrail.core.delivery.window import LIMIT, SiteWindow
+from mailrail.core.ids import history_of
+from mailrail.core.revision.revision import Transport
+from mailrail.core.route.site import SiteKind
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import metrics
+from mailrail_queue.delivery.ports import Passenger
+from mailrail_queue.routing.router import TRANSPORT, Plan, Router, reference, reference_text
+
+_UNBOUNDED = 1_000_000.0
+_SLOT = 20.0
+"""Seconds for which a limit smaller than the number of owners stays with the same ones; then others have their turn."""
+
+
+class Stream(Protocol):
+    """An outbound process that takes deliveries."""
+
+    node: str
+    credit: int
+
+    def send(self, flight: "Flight", cargo: "Cargo", remaining: float) -> None:
+        """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
+
+    def cancel(self, token: int) -> None:
+        """Ask that a delivery be aborted if its final dot is not sent."""
+
+    def history(self, number: int) -> None:
+        """The database is in this history: what the process works on under another is of no use."""
+
+
+class Cargo(NamedTuple):
+    """What a delivery says besides what its plan and its lease do."""
+
+    envelope: bytes  # Envelope
+    recipients: list[dict[str, Any]]  # the fields of each DeliveryRecipient
+    prefix: bytes
+    body: bytes | None  # None: it is fetched (LSE-06)
+    size: int
+    last_attempt: bool = False
+    dialled: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Host → addresses tried at earlier attempts, oldest first."""
+
+
+def told(number: int, rcpt: types_pb2.EnvelopeRecipient) -> dict[str, Any]:
+    """The fields of a recipient of a delivery."""
+    fields: dict[str, Any] = {"id": number, "address": rcpt.address}
+    if rcpt.HasField("original_recipient"):
+        fields["original_recipient"] = rcpt.original_recipient
+    if rcpt.notify:
+        fields["notify"] = list(rcpt.notify)
+    if rcpt.simulate:
+        fields["simulate"] = rcpt.simulate
+    return fields
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One delivery under one lease."""
+
+    token: int
+    message_id: bytes
+    plan: Plan
+    site: "SiteState"
+    passengers: list[Passenger]
+    size: int  # octets of content held in memory
+    deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
+    started: float  # Unix seconds by Postgres's clock
+    attempt: int
+    cargo: Cargo | None  # until handed on
+    stream: Stream | None = None
+    node: str = ""  # of the process that it was handed to
+    gone: bool = False  # landed, or taken back: takes no part in any count
+    probe: bool = False
+    answered: set[int] = field(default_factory=set)  # recipients with a result, when results come in parts
+
+
+class Bucket:
+    """Transactions a second of one transport (messages_per_second)."""
+
+    __slots__ = ("_level", "_moment", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._level = max(1.0, rate)
+        self._moment = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more may start; 0 = now."""
+        full = max(1.0, self.rate)
+        self._level = min(full, self._level + (now - self._moment) * self.rate) if self._moment else full
+        self._moment = now
+        if self._level >= 1.0:
+            return 0.0
+        return (1.0 - self._level) / self.rate if self.rate > 0 else 60.0
+
+    def take(self) -> None:
+        """One starts."""
+        self._level -= 1.0
+
+
+@dataclass(slots=True, eq=False)
+class TransportState:
+    """What all sites of a transport share: connections and rate, as this owner's part of them (design 4, Scale out)."""
+
+    name: str
+    connections: int | None = None
+    share: int | None = None
+    in_flight: int = 0
+    bucket: Bucket | None = None
+    window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=_UNBOUNDED, size=_UNBOUNDED))
+    """Only for its rests: trouble of the transport itself, met at one of its sites."""
+
+
+@dataclass(slots=True, eq=False)
+class SiteState:
+    """A site that has, or lately had, something to do."""
+
+    key: str
+    kind: SiteKind
+    window: SiteWindow
+    transport: TransportState | None
+    shared: bool
+    """Its recipients may be in shards of several owners."""
+    pending: deque[Flight] = field(default_factory=deque)
+    due: dict[int, bool] = field(default_factory=dict)
+    """Shards in which it has due recipients in the database → found empty once already."""
+    last_error: bytes = b""  # Attempt
+    mx_group: str = ""
+    queued: bool = False  # stands in the dispatcher's line
+    grouped: bool = False  # messages with several recipients were seen here
+    timed: bool = False  # waits for its transport's rate
+    used: float = 0.0
+    claimed: bool = False
+    """The right to probe was asked for, of all owners (design 4, Attempt)."""
+    order: tuple[Stream, ...] = ()
+    generation: int = -1
+    here: bool = field(init=False)
+    """Nobody is dialled."""
+
+    def __post_init__(self) -> None:
+        self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
+
+    def resting(self, now: float) -> bool:
+        """The site, or its whole transport, is in backoff (SHD-05)."""
+        return self.window.resting(now) or (self.transport is not None and self.transport.window.resting(now))
+
+
+class Dispatcher:
+    """All flights and sites of a process."""
+
+    def __init__(self, clock: Callable[[], float], *, handout_seconds: float, content_budget: int, rounds: int) -> None:
+        self.clock = clock
+        self.sites: dict[str, SiteState] = {}
+        self.transports: dict[str, TransportState] = {}
+        self.flights: dict[int, Flight] = {}
+        self.streams: dict[str, Stream] = {}
+        self.history: int | None = None
+        """Deliveries of another history of the database are not taken (HIS-03); None: of whichever there are."""
+        self.pending_bytes = 0
+        self.pending_flights = 0
+        self.owners = 1
+        self.owner_index = 0
+        self.deliver_here: Callable[[Flight], None] = lambda flight: None
+        """Takes flights that end in the queue itself: mailbox and `fail`."""
+        self.too_old: Callable[[list[Flight]], None] = lambda flights: None
+        """Takes flights whose lease is too short to be handed on (LSE-01)."""
+        self.hungry: Callable[[SiteState], None] = lambda site: None
+        """A site has room and nothing in memory, but due recipients in the database."""
+        self.claim: Callable[[SiteState], None] = lambda site: None
+        """Asks for the right to probe a site that other owners may want to probe too."""
+        self._handout_seconds = handout_seconds
+        self._content_budget = content_budget
+        self._rounds = rounds
+        self._line: deque[SiteState] = deque()
+        self._starved: dict[str, SiteState] = {}
+        self._timed: list[tuple[float, int, SiteState]] = []
+        self._timed_count = 0
+        self._groups: dict[str, int] = {}
+        self._generation = 0
+
+    # --- sites ---
+
+    def site(self, plan: Plan) -> SiteState:
+        """The state of a plan's site."""
+        site = self.sites.get(plan.key)
+        if site is None:
+            site = self._make(plan.key, plan.site.kind, plan.transport)
+        elif (
+            site.transport is None and plan.transport is not None
+        ):  # it was made from its key before the transport came
+            site.transport = self.transport(plan.transport)
+        return site
+
+    def _make(self, key: str, kind: SiteKind, transport: Transport | None) -> SiteState:
+        if kind in (SiteKind.MAILBOX, SiteKind.LOCAL, SiteKind.MISSING):
+            window = SiteWindow(limit=_UNBOUNDED, size=_UNBOUNDED)
+        else:
+            window = SiteWindow(limit=self._site_limit(kind, transport))
+        state = self.transport(transport) if transport is not None else None
+        site = self.sites[key] = SiteState(key, kind, window, state, kind is SiteKind.TRANSPORT, used=self.clock())
+        return site
+
+    def site_of_key(self, key: str, router: Router) -> SiteState:
+        """The state of a site that is known by its stored key alone."""
+        site = self.sites.get(key)
+        if site is not None:
+            return site
+        word, _, rest = key.partition(":")
+        try:
+            kind = SiteKind(word)
+        except ValueError:
+            kind = SiteKind.MISSING  # of a release that knew other sites: found anew when it is due
+        transport: Transport | None = None
+        if kind in (SiteKind.PROXY, SiteKind.TRANSPORT, SiteKind.LOCAL):
+            transport = router.table.transports.get(reference(TRANSPORT, rest.partition(":")[0]))
+        return self._make(key, kind, transport)
+
+    @staticmethod
+    def _site_limit(kind: SiteKind, transport: Transport | None) -> float:
+        if transport is None:
+            return LIMIT
+        if kind is SiteKind.TRANSPORT:
+            return float(transport.limits.connections or LIMIT)
+        return float(transport.limits.connections_per_destination or LIMIT)
+
+    def transport(self, transport: Transport) -> TransportState:
+        """The state of a transport."""
+        name = reference_text(transport.ref)
+        state = self.transports.get(name)
+        if state is None:
+            state = self.transports[name] = TransportState(name)
+            self._configure(state, transport)
+        return state
+
+    def _configure(self, state: TransportState, transport: Transport) -> None:
+        state.connections = transport.limits.connections
+        rate = transport.limits.messages_per_second
+        if rate is None:
+            state.bucket = None
+        elif state.bucket is None:
+            state.bucket = Bucket(rate / self.owners)
+        else:
+            state.bucket.rate = rate / self.owners
+        state.share = self._share(state.connections)
+
+    def _share(self, limit: int | None) -> int | None:
+        """This owner's part of a limit that all owners share; it may be 0 for a while when there are more owners."""
+        if limit is None or self.owners <= 1:
+            return limit
+        turn = (self.owner_index + int(self.clock() / _SLOT)) % self.owners
+        return limit // self.owners + (1 if turn < limit % self.owners else 0)
+
+    def configure(self, transports: Iterable[Transport]) -> None:
+        """New limits, or another number of owners to share them with."""
+        for transport in transports:
+            name = reference_text(transport.ref)
+            state = self.transports.get(name)
+            if state is not None:
+                self._configure(state, transport)
+            for key in (f"{SiteKind.TRANSPORT}:{name}",):
+                site = self.sites.get(key)
+                if site is not None:
+                    site.window.limit = self._site_limit(site.kind, transport)
+                    site.window.size = min(site.window.size, site.window.limit)
+        self.wake_all()
+
+    def forget_idle(self, before: float) -> None:
+        """Drop the state of sites that have had nothing to do since; a site that rests is kept."""
+        now = self.clock()
+        for key in [
+            k
+            for k, s in self.sites.items()
+            if s.used < before
+            and not (s.pending or s.due or s.queued or s.window.in_flight)
+            and not s.window.resting(now)
+        ]:
+            del self.sites[key]
+
+    def measure(self) -> None:
+        """Set the gauges that tell what is in memory."""
+        now = self.clock()
+        metrics.PENDING.set(self.pending_flights)
+        metrics.PENDING_BYTES.set(self.pending_bytes)
+        metrics.IN_FLIGHT.set(len(self.flights) - self.pending_flights)
+        resting = sum(1 for s in self.sites.values() if s.resting(now))
+        metrics.SITES.labels(state="resting").set(resting)
+        metrics.SITES.labels(state="active").set(len(self.sites) - resting)
+        # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
+        as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.resting(now)}
+        as_whole = {t.name for t in self.transports.values() if t.window.resting(now)}
+        metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
+
+    # --- streams ---
+
+    def connect(self, stream: Stream) -> None:
+        """An outbound process is there."""
+        self.streams[stream.node] = stream
+        self._generation += 1
+        self.wake_all()
+
+    def disconnect(self, stream: Stream) -> bool:
+        """It is gone; what it had stays leased until it says otherwise or the leases run out. False: it was gone."""
+        if self.streams.get(stream.node) is not stream:
+            return False
+        del self.streams[stream.node]
+        self._generation += 1
+        return True
+
+    def _stream_for(self, site: SiteState) -> Stream | None:
+        if site.generation != self._generation:
+            site.order = tuple(
+                sorted(self.streams.values(), key=lambda s: zlib.crc32(f"{s.node}\0{site.key}".encode()), reverse=True)
+            )
+            site.generation = self._generation
+        for stream in site.order:
+            if stream.credit > 0:
+                return stream
+        return None
+
+    def credit_came(self) -> None:
+        """A stream takes more: sites that waited for that are looked at again."""
+        starved, self._starved = self._starved, {}
+        for site in starved.values():
+            self._enqueue(site)
+
+    # --- flights ---
+
+    def accepts_fresh(self, site: SiteState, size: int, now: float) -> bool:
+        """Whether a fresh message may be born leased here: it would leave from memory soon (LSE-06)."""
+        if site.here:
+            return self.pending_bytes + size <= self._content_budget
+        return (
+            bool(self.streams)
+            and self.pending_bytes + size <= self._content_budget
+            and site.window.resting_until is None
+            and not site.resting(now)
+            and len(site.pending) < self._rounds * site.window.size
+        )
+
+    def add(self, flight: Flight) -> None:
+        """A lease is committed: the flight waits at its site.
+
+        One of another history, or whose token another has, takes no part: its attempt is undone.
+        """
+        if flight.token in self.flights or self.history not in (None, history_of(flight.token)):
+            flight.gone = True
+            self.too_old([flight])
+            return
+        self.flights[flight.token] = flight
+        self.pending_bytes += flight.size
+        self.pending_flights += 1
+        flight.site.pending.append(flight)
+        flight.site.used = self.clock()
+        self._enqueue(flight.site)
+
+    def adopt(self, flight: Flight, stream: Stream) -> None:
+        """A delivery that an outbound process works on already (LSE-02)."""
+        flight.stream, flight.node, flight.cargo = stream, stream.node, None
+        self.flights[flight.token] = flight
+        self._take_off(flight)
+
+    def _take_off(self, flight: Flight) -> None:
+        site = flight.site
+        site.used = self.clock()
+        site.window.start()
+        if site.transport is not None:
+            site.transport.in_flight += 1
+        if site.mx_group:
+            self._groups[site.mx_group] = self._groups.get(site.mx_group, 0) + 1
+
+    def land(self, flight: Flight) -> None:
+        """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
+        if flight.gone:
+            return  # it was taken back meanwhile
+        flight.gone = True
+        if self.flights.get(flight.token) is flight:
+            del self.flights[flight.token]
+        if flight.cargo is not None:  # never left
+            self._unload(flight)
+            return
+        site = flight.site
+        if site.transport is not None:
+            site.transport.in_flight -= 1
+        if site.mx_group and site.mx_group in self._groups:
+            self._groups[site.mx_group] -= 1
+            if self._groups[site.mx_group] <= 0:
+                del self._groups[site.mx_group]
+        self._enqueue(site)
+
+    def _unload(self, flight: Flight) -> None:
+        flight.cargo = None
+        self.pending_bytes -= flight.size
+        self.pending_flights -= 1
+
+    def regroup(self, site: SiteState, group: str) -> None:
+        """The MX set of a site was seen: sites with the same one share a limit (SHD-03)."""
+        if site.mx_group == group:
+            return
+        if site.mx_group and site.mx_group in self._groups:
+            self._groups[site.mx_group] -= site.window.in_flight
+            if self._groups[site.mx_group] <= 0:
+                del self._groups[site.mx_group]
+        site.mx_group = group
+        if site.window.in_flight:
+            self._groups[group] = self._groups.get(group, 0) + site.window.in_flight
+
+    # --- handing on ---
+
+    def _enqueue(self, site: SiteState) -> None:
+        if not site.queued:
+            site.queued = True
+            self._line.append(site)
+
+    def wake_all(self) -> None:
+        """Look at every site that has something pending."""
+        self._starved.clear()
+        for site in self.sites.values():
+            if site.pending or site.due:
+                self._enqueue(site)
+
+    def next_timer(self) -> float | None:
+        """When (monotonic) a site that waits for its rate may go on; None: none waits."""
+        return self._timed[0][0] if self._timed else None
+
+    def room(self, site: SiteState, now: float) -> int:
+        """How many more transactions may start at a site, by windows and shared limits; rates apart."""
+        if site.here:
+            return 1000
+        room = site.window.room(now)
+        transport = site.transport
+        if transport is not None and room > 0:
+            if transport.window.resting(now):
+                return 0
+            if transport.window.resting_until is not None:  # the transport's own probe: one at a time
+                room = min(room, 1 - transport.in_flight)
+            share = self._share(transport.connections)
+            if share is not None:
+                room = min(room, share - transport.in_flight)
+        if site.mx_group and room > 0:
+            room = min(room, int(site.window.limit) - self._groups.get(site.mx_group, 0))
+        return max(0, room)
+
+    def pump(self) -> None:
+        """Hand on everything that may go now, site by site in turn."""
+        now = self.clock()
+        while self._timed and self._timed[0][0] <= now:
+            site = heapq.heappop(self._timed)[2]
+            site.timed = False
+            self._enqueue(site)
+        line = self._line
+        for _ in range(len(line)):
+            site = line.popleft()
+            site.queued = False
+            if site.pending:
+                self._pump_site(site, now)
+            if not site.pending and site.due and self.room(site, now) > 0:
+                self.hungry(site)
+
+    def _pump_site(self, site: SiteState, now: float) -> None:
+        pending = site.pending
+        if site.here:
+            while pending:
+                flight = pending.popleft()
+                if not flight.gone:
+                    self.deliver_here(flight)
+            return
+        room = self.room(site, now)
+        resting = site.resting(now)
+        old: list[Flight] = []
+        bucket = site.transport.bucket if site.transport is not None else None
+        while pending:
+            flight = pending[0]
+            if flight.gone:
+                pending.popleft()
+                continue
+            remaining = flight.deadline - now
+            # A site that rests has nothing pending, but for what was being committed when the rest began: that goes
+            # back too, or it would hold its lease for nothing while a later route could take it (SHD-05).
+            if remaining < self._handout_seconds or resting:
+                pending.popleft()
+                old.append(flight)
+                continue
+            if room <= 0:
+                break
+            if site.window.resting_until is not None and site.shared and self.owners > 1 and not site.claimed:
+                self.claim(site)  # after a rest: one probe at a time, whoever owns the shard
+                break
+            if bucket is not None and (wait := bucket.wait(now)) > 0:
+                if not site.timed:
+                    site.timed = True
+                    self._timed_count += 1
+                    heapq.heappush(self._timed, (now + wait, self._timed_count, site))
+                break
+            stream = self._stream_for(site)
+            if stream is None:
+                self._starved[site.key] = site
+                break
+            pending.popleft()
+            room -= 1
+            if bucket is not None:
+                bucket.take()
+            cargo = flight.cargo
+            assert cargo is not None, "a pending flight has its cargo"
+            self._unload(flight)
+            flight.stream, flight.node = stream, stream.node
+            self._take_off(flight)
+            stream.credit -= 1
+            stream.send(flight, cargo, remaining)
+        if old:
+            self.too_old(old)
+
+    def close_all(self) -> list[Flight]:
+        """End every delivery, handed on or not: the database went back, and its leases may not be there (HIS-03).
+
+        Outbound breaks off what it can, and every place in the limits is free. What was closed.
+        """
+        closed = list(self.flights.values())
+        for flight in closed:
+            if flight.cargo is None:
+                if flight.stream is not None:
+                    flight.stream.cancel(flight.token)
+                flight.site.window.undo()
+            self.land(flight)
+        for site in self.sites.values():
+            site.pending.clear()
+            site.claimed = False
+        return closed
+
+    def drop_pending(self) -> list[Flight]:
+        """Everything that was not handed on; it is no longer here."""
+        dropped = [f for s in self.sites.values() for f in s.pending if not f.gone]
+        for site in self.sites.values():
+            site.pending.clear()
+        for flight in dropped:
+            self.land(flight)
+        return dropped

@@ -1,0 +1,80 @@
+"""What the queue asks of its own later parts, and the values that pass between them.
+
+Two things happen inside the transaction that makes recipients final or defers them (FIN-01): notifications are made
+and stored, and mail is put into the built-in mailbox. Both are given the connection of that transaction and must not
+commit it. What they store becomes visible with it or not at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mailrail.core.delivery.judge import Judgement
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue.routing.router import Facts, Plan
+from mailrail_queue.store.mail import Connection
+
+
+@dataclass(slots=True)
+class Passenger:
+    """A live recipient during an attempt: what judging its result takes, without the message."""
+
+    id: int
+    message_id: bytes
+    shard: int
+    version: int
+    attempts: int
+    """Counted attempts, the running one included."""
+    interrupted: int
+    accepted: float  # Unix seconds by Postgres's clock, as all times here
+    paused: float
+    null_sender: bool
+    vouched: bool
+    delayed: bool
+    tls: int
+    address: str
+    facts: Facts
+    notify: int  # mailrail.core.dsn.due.Asked
+    rcpt: bytes  # EnvelopeRecipient
+    dialled: bytes | None = None  # DeliveryResult with only `dialled` set: of the attempts before
+    request: int = 0
+    request_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A recipient whose sender (or postmaster) is to be told of what an attempt did."""
+
+    passenger: Passenger
+    judgement: Judgement
+    attempt: types_pb2.Attempt
+    dsn_passed_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A recipient that the built-in mailbox takes, or mail captured on its way out (outcome CAPTURED)."""
+
+    passenger: Passenger
+    plan: Plan | None
+    attempt: types_pb2.Attempt
+
+
+class Notifications(Protocol):
+    """Makes and stores DSNs, and the copies for the postmaster of what may not be answered (design 9)."""
+
+    async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
+        """Store what is due for these recipients of any messages; those of one message may share a DSN (DSN-21)."""
+
+    def stored(self) -> None:
+        """The transaction of the `notify` calls before is committed: what they stored is in the queue now."""
+
+
+class Mailboxes(Protocol):
+    """The built-in mailbox, seen by delivery."""
+
+    def refusal(self, passenger: Passenger) -> types_pb2.Reply | None:
+        """Why no mailbox takes it now, as the reply of an attempt (4yz: it waits); None: one does."""
+
+    async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
+        """Put each into its mailbox, once (unique recipient id)."""

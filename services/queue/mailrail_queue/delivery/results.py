@@ -1,0 +1,703 @@
+"""From what happened to what is written: results of attempts, judged and committed in batches (FIN-01, LSE-03, LSE-04).
+
+Each recipient's result becomes an *ending* (final), a *deferral* (tried again), an *undoing* (it was not dialled) or a
+mere *record* (too late to count). Most mail is delivered at once and nobody asked to be told: such endings share one
+statement. What makes notifications or goes into the built-in mailbox shares a transaction with its endings, so that
+the state and what follows from it are one.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import psycopg
+
+from mailrail.core.delivery import judge as judging
+from mailrail.core.delivery.judge import Judgement, Standing
+from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
+from mailrail.core.dsn.due import Asked
+from mailrail.core.ids import history_of
+from mailrail.core.route.site import SiteKind
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.kit import log
+from mailrail.kit.postgres import settle
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue import metrics
+from mailrail_queue.delivery.dispatcher import Dispatcher, Flight
+from mailrail_queue.delivery.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
+from mailrail_queue.routing.router import Facts, Plan, Router, domain_of
+from mailrail_queue.store import faults
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable
+from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.mail import Aside, Connection, Deferral, Ending, Expired, Ownership, Record, Waiting
+from mailrail_queue.store.rows import attempt_of, dialled_of, recipient_of
+
+_BATCH = 256
+"""Deliveries whose results share a transaction."""
+_GATHER = 0.02
+"""Seconds that results wait for company while they come steadily. Nobody waits for them: the windows heard of them when
+they came, and outbound keeps them until they are written. So the statement is as large as that allows."""
+_ENOUGH = 64
+"""Results that are written at once; a larger batch is hardly cheaper."""
+_NOT_DIALLED_DELAY = 1.0
+"""Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
+_MOST_HOSTS = 16
+"""Hosts whose dialled addresses are kept with a recipient."""
+_MOST_IPS = 16
+"""Addresses kept of such a host."""
+_RETRY_AFTER = 0.5
+"""Seconds until a batch is tried again after Postgres failed."""
+_FRESH_IDS = 3
+"""Times that a batch is written with new ids, because some of those that it had are there already."""
+_ADMIN = EnhancedCode(5, 7, 0)
+_ASKED_SUCCESS = int(Asked.SUCCESS)
+_FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
+
+Decided = tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]
+"""A recipient that is not leased and shall be final: its attempt, judgement (None: dropped), whether that counts."""
+
+REQUEST_FAIL = 1
+REQUEST_DROP = 2
+
+
+def facts_of(waiting: Waiting) -> Facts:
+    """What routing may look at, of a stored recipient."""
+    return Facts(
+        domain_of(waiting.address),
+        waiting.from_domain,
+        waiting.account,
+        waiting.origin in (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM),
+        waiting.local,
+        waiting.gateway,
+        waiting.own_transport,
+    )
+
+
+def asked_of(keywords: Iterable[str]) -> int:
+    """NOTIFY as a number; words that nobody knows count for nothing, the queue is not where they are refused."""
+    asked = Asked.UNSET
+    for word in keywords:
+        asked |= Asked.__members__.get(word.upper(), Asked.UNSET)
+    return int(asked)
+
+
+def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
+    """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
+    rcpt = recipient_of(waiting.rcpt, waiting.address)
+    return Passenger(
+        id=waiting.id,
+        message_id=waiting.message_id,
+        shard=waiting.shard,
+        version=waiting.version,
+        attempts=waiting.attempts if attempts is None else attempts,
+        interrupted=waiting.interrupted,
+        accepted=waiting.queued,
+        paused=waiting.paused,
+        null_sender=waiting.from_domain == "",
+        vouched=waiting.vouched,
+        delayed=waiting.delayed,
+        tls=waiting.tls,
+        address=waiting.address,
+        facts=facts_of(waiting),
+        notify=asked_of(rcpt.notify),
+        rcpt=rcpt.SerializeToString(),
+        dialled=waiting.dialled,
+        request=waiting.request,
+        request_reason=waiting.request_reason,
+    )
+
+
+def status_of(reply: types_pb2.Reply, fallback: str) -> EnhancedCode:
+    """The enhanced code of a reply, or one that fits."""
+    try:
+        return EnhancedCode.parse(reply.enhanced)
+    except ValueError:
+        return EnhancedCode.parse(fallback)
+
+
+def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
+    """What outbound found, as the core judges it."""
+    attempt = result.attempt
+    match attempt.outcome:
+        case types_pb2.OUTCOME_DELIVERED | types_pb2.OUTCOME_CAPTURED:
+            outcome, fallback = Outcome.DELIVERED, "2.0.0"
+        case types_pb2.OUTCOME_RELAYED:
+            outcome, fallback = Outcome.RELAYED, "2.0.0"
+        case types_pb2.OUTCOME_FAILED:
+            outcome, fallback = Outcome.FAILED, "5.0.0"
+        case _:
+            outcome, fallback = Outcome.DEFERRED, "4.0.0"
+    scope = Scope.SITE if result.site_failure else Scope.TRANSPORT if result.transport_failure else Scope.RECIPIENT
+    text = " ".join(attempt.reply.lines)
+    return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
+
+
+def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
+    """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
+    if not result.dialled:
+        return None
+    hosts = dialled_of(before)
+    for found in result.dialled:
+        ips = [*hosts.pop(found.host, ()), *found.ips]  # to the end: hosts that are dialled no more fall off
+        hosts[found.host] = ips[-_MOST_IPS:]
+    kept = lease_pb2.DeliveryResult()
+    for name in list(hosts)[-_MOST_HOSTS:]:
+        kept.dialled.add(host=name, ips=hosts[name])
+    return kept.SerializeToString()
+
+
+async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
+    """Say in the timeline of these recipients that an attempt was cut off (LSE-04)."""
+    records: list[Record] = []
+    for row in rows:
+        attempt = types_pb2.Attempt(
+            number=max(1, row.attempts),
+            outcome=types_pb2.OUTCOME_INTERRUPTED,
+            reason="the lease ran out before a result came",
+        )
+        attempt.started.FromNanoseconds(int(row.started * 1e9))
+        attempt.ended.FromNanoseconds(int(now * 1e9))
+        records.append((row.id, row.message_id, 0, attempt.SerializeToString()))
+    if records:
+        await store.record(connection, records)
+
+
+@dataclass(slots=True)
+class Result:
+    """The results of one delivery, as they came."""
+
+    token: int
+    message: lease_pb2.DeliveryResult
+    flight: Flight | None
+    node: str
+    committed: Callable[[int], None]
+    """Called with the token once all of it is in the database (outbound may forget it then)."""
+    plan: Plan | None = None
+
+    @property
+    def message_id(self) -> bytes:
+        """Of the message that was delivered."""
+        return self.flight.message_id if self.flight is not None else self.message.message_id
+
+    @property
+    def here(self) -> bool:
+        """The queue itself made it: what it means is not done before it is written."""
+        return self.flight is not None and self.flight.site.here
+
+
+@dataclass(slots=True)
+class _Work:
+    """A batch, sorted by what is to be written."""
+
+    plain: list[Ending] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    deferrals: list[Deferral] = field(default_factory=list)
+    notices: dict[int, Notice] = field(default_factory=dict)
+    arrivals: dict[int, Arrival] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    lost: list[tuple[int, bytes, int]] = field(default_factory=list)
+    outcomes: list[int] = field(default_factory=list)
+
+
+class Finisher:
+    """Judges and commits results; two batches may be under way at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        router: Callable[[], Router],
+        history: QueueHistory,
+        *,
+        notifications: Notifications | None = None,
+        mailboxes: Mailboxes | None = None,
+    ) -> None:
+        self._database = database
+        self._lanes = [database.lane("finish 1"), database.lane("finish 2")]
+        self._dispatcher = dispatcher
+        self._router = router
+        self._history = history
+        self.notifications = notifications
+        self.mailboxes = mailboxes
+        self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
+        """Told (shard, request) of recipients that went back to the schedule."""
+        self._waiting: list[Result] = []
+        self._writing: dict[Lane, list[Result]] = {}
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._company = False
+        """The last batch was of several: more are on their way."""
+        self._busy = 0
+        self._log = log.get_logger()
+        self._dice = random.Random()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting to be written."""
+        return not self._waiting and not self._busy
+
+    @property
+    def unwritten(self) -> list[int]:
+        """Ids of recipients that have results in memory which are not written yet."""
+        results = [*self._waiting, *(result for batch in self._writing.values() for result in batch)]
+        return [found.id for result in results for found in result.message.recipients]
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries whose results are not written yet, those of the batches under way apart."""
+        return len(self._waiting)
+
+    def submit(self, result: Result) -> None:
+        """Take a result; it is written with the next batch."""
+        self._waiting.append(result)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(self._work(lane))
+
+    async def _work(self, lane: Lane) -> None:
+        while True:
+            async with self._turn:  # one gathers, while the other may be writing
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                if self._company and len(self._waiting) < _ENOUGH:
+                    await asyncio.sleep(_GATHER)
+                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                self._company = len(batch) > 1
+                self._busy += 1
+                self._writing[lane] = batch
+            try:
+                await self._write(lane, batch)
+            except Exception as error:
+                faults.failed(self._log, "results", error, deliveries=len(batch))
+            finally:
+                self._busy -= 1
+                del self._writing[lane]
+
+    async def _write(self, lane: Lane, batch: list[Result]) -> None:
+        delay = _RETRY_AFTER
+        partitions_made = again = False
+        fresh_ids = 0
+        while True:
+            try:
+                await self._commit(lane, batch, again)
+                break
+            except (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError) as error:
+                # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
+                again = True
+                self._log.warning("results wait for postgres", error=str(error).strip(), deliveries=len(batch))
+                await asyncio.sleep(delay)
+                delay = min(5.0, delay * 2)
+            except Exception as error:
+                if store.lacks_partition(error) and not partitions_made:
+                    # What was delivered would be delivered again, for ever, could its end not be written.
+                    partitions_made = await self.make_partitions(lane)
+                    continue
+                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # of a notification, an event or a mailbox
+                    fresh_ids += 1
+                    await self.raise_ids(lane, error)
+                    continue
+                if len(batch) > 1:
+                    for result in batch:
+                        await self._write(lane, [result])
+                    return
+                if not faults.is_guilty(error) or not await self._write_apart(lane, batch[0], error):
+                    # Its lease runs out and it is tried again, visibly.
+                    faults.failed(self._log, "results", error, token=batch[0].token)
+                    return
+                break
+        for result in batch:
+            if result.message.done:
+                result.committed(result.token)
+
+    async def raise_ids(self, lane: Lane, error: Exception) -> None:
+        """Let ids go on beyond all that are stored: some were given that are there already."""
+        self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
+        try:
+            await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
+        except (psycopg.Error, NotDurable, OSError) as trouble:
+            self._log.warning("new ids could not be taken", error=str(trouble).strip())
+            await asyncio.sleep(_RETRY_AFTER)
+
+    async def _write_apart(self, lane: Lane, result: Result, error: Exception) -> bool:
+        """Write each recipient of a delivery by itself. The one that cannot be written is put on hold with the reason:
+        dialled again it would be sent again, after each lease, for ever. False: that could not be written either."""
+        message = result.message
+        if len(message.recipients) > 1 or (message.recipients and message.done):
+            for found in message.recipients:
+                part = lease_pb2.DeliveryResult(
+                    token=result.token, message_id=message.message_id, recipients=[found], dialled=message.dialled
+                )
+                await self._write(lane, [replace(result, message=part)])
+            rest = lease_pb2.DeliveryResult(token=result.token, message_id=message.message_id, done=message.done)
+            await self._write(lane, [replace(result, message=rest, committed=lambda token: None)])
+            return True
+        if not message.recipients:
+            return False
+        (found,) = message.recipients
+        faults.failed(self._log, "results", error, token=result.token, recipient=found.id)
+        outcome = metrics.OUTCOMES.get(found.attempt.outcome, "unknown")
+        reason = f"its attempt ended ({outcome}), and that cannot be written: {faults.said(error)}"
+        shard = next((p.shard for p in result.flight.passengers if p.id == found.id), 0) if result.flight else 0
+        message_id = result.flight.message_id if result.flight else b""
+        one = [Aside(found.id, message_id, shard, 0, result.token)]
+        while True:
+            try:
+                async with lane.use() as connection:
+                    await faults.set_aside(connection, Ownership("", {}), one, reason, self._log, undo=False)
+                return True
+            except TROUBLE as trouble:
+                self._log.warning("results wait for postgres", error=str(trouble).strip(), deliveries=1)
+                await asyncio.sleep(_RETRY_AFTER)
+            except psycopg.Error:
+                return False
+
+    async def make_partitions(self, lane: Lane) -> bool:
+        """Make those of history that are missing (FIN-03). False: Postgres is out of reach."""
+        try:
+            await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+        except (psycopg.Error, NotDurable, OSError) as error:
+            self._log.warning("partitions of history were not made", error=str(error).strip())
+            await asyncio.sleep(_RETRY_AFTER)
+            return not isinstance(error, psycopg.OperationalError)
+        return True
+
+    async def _commit(self, lane: Lane, batch: list[Result], again: bool) -> None:
+        """Write a batch. `again`: it was tried before, and some of it may be written already."""
+        work = _Work()
+        number = self._history.number
+        others = {id(r) for r in batch if history_of(r.token) != number}
+        strangers = [r for r in batch if r.flight is None or id(r) in others]
+        known: dict[int, Waiting] = {}
+        if strangers:
+            async with lane.use() as connection:
+                ids = [rr.id for r in strangers for rr in r.message.recipients]
+                await self._history.compare(connection, [r.token for r in strangers], ids)
+                known = {w.id: w for w in await store.live(connection, ids)}
+        for result in batch:
+            if result.flight is not None and id(result) not in others:
+                self._sort_flight(work, result, result.flight)
+            else:
+                self._sort_stranger(work, result, known, other=id(result) in others)
+        found = len(work.records) > 0 or any(rr.id not in known for r in strangers for rr in r.message.recipients)
+        if work.plain:
+            async with lane.use() as connection:
+                found |= len(await store.finish(connection, work.plain)) < len(work.plain)
+        counted: set[int] = set()
+        if work.endings or work.notices or work.arrivals:
+            counted = await self._commit_told(lane, work)
+        elif work.deferrals:
+            async with lane.use() as connection:
+                back = await store.defer(connection, work.deferrals)
+            counted = {row[0] for row in back}
+            self._went_back(back)
+        late_ones = len(counted) < len(work.deferrals) + len(work.endings)
+        if late_ones and not again:
+            # LSE-03: another owner took the lease back, as far as this process knows it still stood.
+            late = [(d.id, d.message_id, d.token, d.last) for d in work.deferrals]
+            late += [(e.id, e.message_id, e.token, e.last) for e in work.endings if e.state != store.DELIVERED]
+            work.records += [(i, m, t, data) for i, m, t, data in late if data is not None and i not in counted]
+        if work.records or work.lost:
+            async with lane.use() as connection:
+                if work.records:
+                    await store.record(connection, work.records)
+                expired = []
+                if work.lost:
+                    async with connection.transaction():
+                        expired = await store.lose(connection, work.lost)
+                        await self.cut_off(connection, expired)
+                    self.told()
+                found |= len(expired) < len(work.lost)
+            self.deferred([(row.shard, row.request) for row in expired])
+        if found or late_ones:
+            # It was written before: outbound forgets it once that is durable, and not when it can be seen (DUR-01).
+            async with lane.use() as connection:
+                await settle(connection)
+        metrics.count_attempts(work.outcomes)
+
+    def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        if rows:
+            self.deferred([(shard, request) for _, shard, request in rows])
+
+    async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
+        """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
+        told = False
+        async with lane.use() as connection:
+            async with connection.transaction():
+                ended = await store.finish_as(connection, work.endings) if work.endings else {}
+                back = await store.defer(connection, work.deferrals) if work.deferrals else []
+                # ADM-02: of what is dropped nobody is told, and what is to be failed is told of when it is.
+                done = {number for number, state in ended.items() if state != store.CANCELLED}
+                done |= {number for number, _, request in back if not request}
+                arrivals = [a for i, a in work.arrivals.items() if i in done]
+                if arrivals:
+                    assert self.mailboxes is not None, "mail for the mailbox is deferred while there is none"
+                    await self.mailboxes.deliver(connection, arrivals)
+                notices = [n for i, n in work.notices.items() if i in done]
+                if notices and self.notifications is not None:
+                    await self.notifications.notify(connection, notices)
+                    told = True
+            if told and self.notifications is not None:
+                self.notifications.stored()
+        self._went_back(back)
+        return {*ended, *(row[0] for row in back)}
+
+    # --- judging ---
+
+    def _sort_flight(self, work: _Work, result: Result, flight: Flight) -> None:
+        passengers = {p.id: p for p in flight.passengers}
+        token = flight.token
+        for found in result.message.recipients:
+            passenger = passengers.get(found.id)
+            if passenger is None:
+                continue  # not of this delivery: nothing may be said of it
+            attempt = found.attempt
+            attempt.number = passenger.attempts
+            flight.plan.describe(attempt)
+            self._complete(attempt, flight.started, result.node)
+            self._sort(work, passenger, token, found, flight.plan, result)
+            flight.answered.add(found.id)
+        if result.message.done:
+            work.lost += [(i, p.message_id, token) for i, p in passengers.items() if i not in flight.answered]
+
+    def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting], *, other: bool) -> None:
+        """A result of a delivery that this process did not hand out: from before a restart, or from another owner.
+
+        `other`: it is of another history of the database. Then it counts as delivered or not at all, because only what
+        was delivered is so in any history; and only for the very recipient, whose message has the same id (HIS-03).
+        """
+        for found in result.message.recipients:
+            waiting = known.get(found.id)
+            there = waiting is not None and waiting.message_id == result.message_id
+            if other:
+                counts = there and found.attempt.outcome in _FORGIVEN and not result.here
+                metrics.HISTORY.labels(what="results_counted" if counts else "results_dropped").inc()
+                if not counts:
+                    continue
+            if waiting is None or not there:
+                continue  # final already, or another's (HIS-03)
+            current = waiting.token == result.token
+            newer = self._dispatcher.flights.get(waiting.token) if waiting.token and not current else None
+            if newer is not None and newer.stream is not None and found.attempt.outcome in _FORGIVEN:
+                newer.stream.cancel(newer.token)  # LSE-03: the newer lease is revoked
+            attempt = found.attempt
+            attempt.number = max(1, waiting.attempts)
+            self._complete(attempt, waiting.started or self._database.now(), result.node)
+            if not current and attempt.outcome not in _FORGIVEN:
+                work.records.append(
+                    (waiting.id, waiting.message_id, result.token, attempt.SerializeToString())
+                )  # LSE-03: recorded, no more
+                continue
+            self._sort(work, passenger_of(waiting), result.token, found, None, result)
+
+    def _complete(self, attempt: types_pb2.Attempt, started: float, node: str) -> None:
+        if not attempt.HasField("started"):
+            attempt.started.FromNanoseconds(int(started * 1e9))
+        if not attempt.HasField("ended"):
+            attempt.ended.FromNanoseconds(int(self._database.now() * 1e9))
+        if not attempt.node:
+            attempt.node = node
+
+    def _sort(
+        self,
+        work: _Work,
+        passenger: Passenger,
+        token: int,
+        found: lease_pb2.RecipientResult,
+        plan: Plan | None,
+        result: Result,
+    ) -> None:
+        attempt = found.attempt
+        outcome = attempt.outcome
+        work.outcomes.append(outcome)
+        if outcome in _FORGIVEN:
+            ending = Ending(
+                passenger.id,
+                passenger.message_id,
+                token,
+                passenger.version,
+                store.DELIVERED,
+                outcome,
+                attempt.SerializeToString(),
+            )
+            arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
+            if not arrives and not passenger.notify & _ASKED_SUCCESS:
+                work.plain.append(ending)
+                return
+            work.endings.append(ending)
+            if arrives:
+                work.arrivals[passenger.id] = Arrival(passenger, plan, attempt)
+            judgement = self.judge(verdict_of(found), passenger)
+            if judgement.dsn is not None:
+                work.notices[passenger.id] = Notice(passenger, judgement, attempt, found.dsn_passed_on)
+            return
+        dialled = dialled_so_far(passenger.dialled, result.message)
+        if outcome == types_pb2.OUTCOME_NOT_DIALLED:
+            work.deferrals.append(
+                Deferral(passenger.id, passenger.message_id, token, passenger.version, _NOT_DIALLED_DELAY, None)
+            )
+            return
+        if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
+            data = attempt.SerializeToString()
+            work.deferrals.append(
+                Deferral(
+                    passenger.id,
+                    passenger.message_id,
+                    token,
+                    passenger.version,
+                    0.0,
+                    data,
+                    False,
+                    dialled,
+                    cancelled=True,
+                )
+            )
+            return
+        judgement = self.judge(verdict_of(found), passenger)
+        if judgement.final:
+            # A copy: should Postgres fail, the batch is judged again, and this reply did not say that it is final.
+            ended = types_pb2.Attempt()
+            ended.CopyFrom(attempt)
+            ended.outcome = types_pb2.OUTCOME_FAILED
+            data = ended.SerializeToString()
+            work.endings.append(
+                Ending(
+                    passenger.id,
+                    passenger.message_id,
+                    token,
+                    passenger.version,
+                    store.FAILED,
+                    types_pb2.OUTCOME_FAILED,
+                    data,
+                )
+            )
+            if judgement.dsn is not None or judgement.tell_postmaster:
+                work.notices[passenger.id] = Notice(passenger, judgement, ended)
+            return
+        attempt.outcome = types_pb2.OUTCOME_DEFERRED
+        assert judgement.retry_in is not None
+        work.deferrals.append(
+            Deferral(
+                passenger.id,
+                passenger.message_id,
+                token,
+                passenger.version,
+                judgement.retry_in,
+                attempt.SerializeToString(),
+                judgement.dsn is not None,
+                dialled,
+            )
+        )
+        if judgement.dsn is not None:
+            work.notices[passenger.id] = Notice(passenger, judgement, attempt)
+
+    def judge(self, verdict: Verdict, passenger: Passenger) -> Judgement:
+        """What becomes of a recipient after this attempt."""
+        standing = Standing(
+            accepted=passenger.accepted,
+            attempts=passenger.attempts,
+            paused=passenger.paused,
+            null_sender=passenger.null_sender,
+            vouched=passenger.vouched,
+            notify=Asked(passenger.notify),
+            delayed_sent=passenger.delayed,
+        )
+        schedule = self._router().schedule(passenger.facts)
+        return judging.judge(
+            verdict, standing, schedule, now=self._database.now(), jitter=self._dice.uniform(-1.0, 1.0)
+        )
+
+    # --- attempts that were cut off ---
+
+    async def cut_off(self, connection: Connection, rows: Sequence[Expired]) -> None:
+        """Record attempts whose lease was lost, in the transaction that took it back (LSE-04).
+
+        The first ten are due again at once. From then on they count, and wait as after any failed attempt: mail that
+        ends every process that takes it would end one every two minutes. What is final
+        by now stays due, and ends when its owner finds it.
+        """
+        await record_interrupted(connection, rows, self._database.now())
+        worn = [row.id for row in rows if row.interrupted > judging.INTERRUPTIONS_FORGIVEN]
+        if not worn:
+            return
+        waits: list[tuple[int, float]] = []
+        notices: list[Notice] = []
+        newest = await store.newest_attempts(connection, worn)
+        for row in await store.live(connection, worn):
+            attempt, passenger, judgement = self.judge_cut_off(row, attempt_of(newest.get(row.id)))
+            if judgement.retry_in is None:
+                continue
+            waits.append((row.id, judgement.retry_in))
+            if judgement.dsn is not None:
+                notices.append(Notice(passenger, judgement, attempt))
+        await store.put_off(connection, waits)
+        if notices and self.notifications is not None:
+            await self.notifications.notify(connection, notices)
+
+    def judge_cut_off(self, row: Waiting, attempt: types_pb2.Attempt) -> tuple[types_pb2.Attempt, Passenger, Judgement]:
+        """What becomes of a recipient whose newest attempt was cut off once too often."""
+        attempt.reply.enhanced = "4.4.2"
+        attempt.reply.lines.append("it was cut off, as several were before")
+        passenger = passenger_of(row)
+        verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
+        return attempt, passenger, self.judge(verdict, passenger)
+
+    def told(self) -> None:
+        """The transaction of a `cut_off` is committed."""
+        if self.notifications is not None:
+            self.notifications.stored()
+
+    # --- endings without a lease ---
+
+    async def end_waiting(
+        self,
+        lane: Lane,
+        waiting: Sequence[Decided],
+    ) -> int:
+        """Make recipients final that are not leased: (recipient, attempt, judgement, whether it was an attempt).
+
+        Without a judgement it is dropped: cancelled, and nobody is told (ADM-02). Returns how many became final.
+        """
+        endings: list[Ending] = []
+        notices: dict[int, Notice] = {}
+        for row, attempt, judgement, counted in waiting:
+            attempt.outcome = types_pb2.OUTCOME_CANCELLED if judgement is None else types_pb2.OUTCOME_FAILED
+            state = store.CANCELLED if judgement is None else store.FAILED
+            data = attempt.SerializeToString()
+            endings.append(
+                Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0)
+            )
+            if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
+                passenger = passenger_of(row, attempts=row.attempts + (1 if counted else 0))
+                notices[row.id] = Notice(passenger, judgement, attempt)
+        async with lane.use() as connection:
+            async with connection.transaction():
+                done = await store.finish_as(connection, endings)
+                told = [n for i, n in notices.items() if done.get(i) == store.FAILED]
+                if told and self.notifications is not None:
+                    await self.notifications.notify(connection, told)
+            if told and self.notifications is not None:
+                self.notifications.stored()
+        metrics.count_attempts([e.outcome for e in endings if e.id in done])
+        return len(done)
+
+    def by_administrator(self, row: Waiting) -> Decided:
+        """What a fail or drop request makes of a recipient that is not leased (ADM-02)."""
+        reason = row.request_reason or "delivery cancelled by an administrator"
+        attempt = types_pb2.Attempt(number=row.attempts, reason=reason)
+        now = int(self._database.now() * 1e9)
+        attempt.started.FromNanoseconds(now)
+        attempt.ended.FromNanoseconds(now)
+        if row.request == REQUEST_DROP:
+            return row, attempt, None, False
+        attempt.reply.enhanced = str(_ADMIN)
+        attempt.reply.code = 554
+        attempt.reply.lines.append(reason)
+        verdict = Verdict(Outcome.FAILED, _ADMIN, reason)
+        return row, attempt, self.judge(verdict, passenger_of(row)), False

@@ -1,0 +1,439 @@
+"""Notifications, made and stored in the transaction that gives cause for them (FIN-01; design 9; standards 9).
+
+A DSN is an ordinary message with a null sender that belongs to the postmaster account and is routed by design
+section 4. A recipient gets one of a kind at most, by a row of `queue.dsn` that the same transaction writes. Recipients of
+one message that are told of together share a DSN (DSN-21). A null-sender message that fails makes no mail at all: a copy
+is written straight into the postmaster's built-in mailbox, and never routed (DSN-10, DSN-24).
+"""
+
+# ruff: noqa: E501 -- statements keep their own lines
+
+import asyncio
+import contextlib
+import functools
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, Final, LiteralString
+from weakref import WeakKeyDictionary
+
+from mailrail.core.delivery.hold import HoldRule, first_match
+from mailrail.core.delivery.judge import EXPIRED, Judgement
+from mailrail.core.dsn.build import FULL_LIMIT, Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
+from mailrail.core.dsn.due import DsnKind
+from mailrail.core.dsn.text import usable_message_id
+from mailrail.core.ids import message_id as new_message_id
+from mailrail.core.route.site import shard
+from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue.delivery.ports import Notice, Passenger
+from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.mailbox.delivery import Entry, Head, MailboxDelivery
+from mailrail_queue.metrics import count_dsn
+from mailrail_queue.routing.addresses import Resolved
+from mailrail_queue.routing.router import Facts, Router, domain_of, object_pb, reference_text
+from mailrail_queue.store import columns as c
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import run
+from mailrail_queue.store.mail import Connection, NewMessage, NewRecipient, Ownership
+from mailrail_queue.store.rows import CONTENT_MISSING, envelope_of
+
+
+class Kind(IntEnum):
+    """Kinds of notifications as `queue.dsn` stores them."""
+
+    FAILED = 1
+    DELAYED = 2
+    RELAYED = 3
+    DELIVERED = 4
+    EXPANDED = 5
+    POSTMASTER = 6  # no DSN: the copy of what may not be answered
+
+    @classmethod
+    def of(cls, kind: DsnKind) -> "Kind":
+        """The stored form."""
+        return cls[kind.name]
+
+
+# One notification of a kind a recipient (FIN-01). Rows that exist stay, and their recipients are not told again.
+CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about, message_id)
+    SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
+    ON CONFLICT (recipient_id, kind, about) DO NOTHING RETURNING recipient_id, kind"""
+HOLD_RULES: Final[LiteralString] = "SELECT id, account, from_domain, to_domain, comment FROM hold_rule ORDER BY id"
+IDS: Final[LiteralString] = "SELECT next_recipient_block()"
+ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
+    SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
+
+_OWNERLESS = Ownership("", {})
+
+
+async def hold_rules(connection: Connection) -> list[HoldRule]:
+    """All hold rules, oldest first."""
+    return [HoldRule(*row) for row in await run(connection, HOLD_RULES)]
+
+
+def reply_of(attempt: types_pb2.Attempt) -> Reply | None:
+    """What a remote server said in an attempt; None if none did (DSN-16)."""
+    told = attempt.reply
+    if not told.remote or not 200 <= told.code <= 599:
+        return None
+    try:
+        enhanced = EnhancedCode.parse(told.enhanced) if told.enhanced else None
+    except ValueError:
+        enhanced = None
+    return Reply.of(told.code, enhanced, *told.lines)
+
+
+def reason_of(judgement: Judgement, attempt: types_pb2.Attempt) -> str:
+    """In our words why, for people; what a remote server said is quoted beside it and not repeated here."""
+    local = "" if attempt.reply.remote else " ".join(attempt.reply.lines)
+    if judgement.dsn is DsnKind.FAILED and judgement.status == EXPIRED:
+        return f"delivery time expired; the last attempt: {local}" if local else "delivery time expired"
+    return local
+
+
+@dataclass(slots=True)
+class _Group:
+    """Recipients of one message that are told of in one DSN."""
+
+    kind: DsnKind
+    head: Head
+    id: bytes
+    notices: list[Notice]
+    lost: bool = False
+    """Nothing is left of the message but what its recipients say."""
+    mail: bool = True
+    """It is sent; else it is put into the postmaster's mailbox."""
+
+
+def _whoever_asks() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "transactions are made by tasks"
+    return task
+
+
+class Notifier:
+    """Makes and stores what is due (`ports.Notifications`)."""
+
+    def __init__(
+        self,
+        router: Callable[[], Router],
+        mailboxes: MailboxDelivery,
+        wake: Callable[[set[int]], None] = lambda _: None,
+    ) -> None:
+        self._router = router
+        self._mailboxes = mailboxes
+        self._wake = wake
+        self._shards: WeakKeyDictionary[asyncio.Task[Any], set[int]] = WeakKeyDictionary()
+        """Who stores → where. Several do at once, and another's commit is no reason to look for what is not yet there."""
+        self._log = log.get_logger()
+
+    async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
+        """Store what is due, inside the caller's transaction; what was told before is not told again (FIN-01)."""
+        claimed = await self._claim(connection, notices)
+        if not claimed:
+            return
+        heads = await mailbox.heads(connection, {n.passenger.message_id for n, _, _ in claimed})
+        groups: dict[tuple[bytes, DsnKind], _Group] = {}
+        copies: list[Entry] = []
+        for notice, kind, dsn_id in claimed:
+            head = heads.get(notice.passenger.message_id)
+            if head is None:
+                self._tell_of_lost(groups, notice, dsn_id)
+                continue
+            if kind is Kind.POSTMASTER:
+                copies.append(self._copy(notice, head))
+                continue
+            assert notice.judgement.dsn is not None
+            key = (notice.passenger.message_id, notice.judgement.dsn)
+            groups.setdefault(key, _Group(notice.judgement.dsn, head, dsn_id, [])).notices.append(notice)
+        if copies:
+            await mailbox.put(connection, copies, heads)
+        if groups:
+            await self._store(connection, list(groups.values()))
+
+    def _tell_of_lost(self, groups: dict[tuple[bytes, DsnKind], _Group], notice: Notice, dsn_id: bytes) -> None:
+        """The message is gone: its sender is told from what the recipient still says, if that names one of ours.
+
+        Else nobody knows who it was, or may not be answered (DSN-10): the postmaster gets the report, not as mail.
+        """
+        passenger = notice.passenger
+        kind = notice.judgement.dsn or DsnKind.FAILED
+        sender = self._sender_of(passenger) if notice.judgement.dsn is not None else None
+        gateway = self._router().gateway(passenger.facts.gateway)
+        postmaster = f"postmaster@{gateway.hostname if gateway is not None else 'localhost'}"
+        head = Head(sender or postmaster, 0, 0, b"", b"", b"", passenger.accepted)
+        if dsn_id == passenger.message_id:
+            dsn_id = new_message_id(time.time(), secrets.token_bytes(10))
+        told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
+        group = _Group(kind, head, dsn_id, [], lost=True, mail=sender is not None)
+        groups.setdefault((passenger.message_id, kind), group).notices.append(told)
+        self._log.error("mail failed whose message is gone", message=passenger.message_id.hex(), recipient=passenger.id)
+
+    def _sender_of(self, passenger: Passenger) -> str | None:
+        """An address of the account that submitted it, of the domain that it was sent from if there is one."""
+        account = self._mailboxes.addresses().account(passenger.facts.account or "")
+        if account is None:
+            return None
+        own = [address for address in account.addresses if not address.startswith("@")]
+        fitting = [address for address in own if domain_of(address) == passenger.facts.from_domain]
+        return next(iter((*fitting, *own)), None)
+
+    def stored(self) -> None:
+        """The transaction of the `notify` calls before is committed: their owners have work."""
+        shards = self._shards.pop(_whoever_asks(), None)
+        if shards:
+            self._wake(shards)
+
+    async def _claim(self, connection: Connection, notices: Sequence[Notice]) -> list[tuple[Notice, Kind, bytes]]:
+        wanted: list[tuple[Notice, Kind, bytes]] = []
+        ids: dict[tuple[bytes, DsnKind], bytes] = {}
+        for notice in notices:
+            if notice.judgement.dsn is not None:
+                key = (notice.passenger.message_id, notice.judgement.dsn)
+                dsn_id = ids.setdefault(key, new_message_id(time.time(), secrets.token_bytes(10)))
+                wanted.append((notice, Kind.of(notice.judgement.dsn), dsn_id))
+            elif notice.judgement.tell_postmaster:
+                wanted.append((notice, Kind.POSTMASTER, notice.passenger.message_id))
+        if not wanted:
+            return []
+        rows = await run(
+            connection,
+            CLAIM,
+            {
+                "recipient_id": c.bigints([n.passenger.id for n, _, _ in wanted]),
+                "kind": c.smallints([int(kind) for _, kind, _ in wanted]),
+                "about": c.uuids([n.passenger.message_id for n, _, _ in wanted]),
+                "message_id": c.uuids([dsn_id for _, _, dsn_id in wanted]),
+            },
+        )
+        new = {(row[0], row[1]) for row in rows}
+        return [w for w in wanted if (w[0].passenger.id, int(w[1])) in new]
+
+    # --- the postmaster's copy ---
+
+    def _copy(self, notice: Notice, head: Head) -> Entry:
+        passenger = notice.passenger
+        account, path = self._postmaster(passenger.facts.gateway)
+        said = str(reply_of(notice.attempt) or " ".join(notice.attempt.reply.lines) or notice.judgement.status)
+        count_dsn("postmaster")
+        self._log.info(
+            "null-sender mail failed",
+            message=passenger.message_id.hex(),
+            recipient=passenger.id,
+            status=str(notice.judgement.status),
+        )
+        return Entry(
+            account,
+            path,
+            passenger.message_id,
+            passenger.id,
+            passenger.address,
+            head.mail_from,
+            delivered=False,
+            dsn=envelope_of(head.envelope).origin == types_pb2.ORIGIN_SYSTEM,
+            note=f"could not be delivered to {passenger.address}: {said}"[:1000],
+        )
+
+    def _postmaster(self, gateway: str | None) -> tuple[str, str]:
+        found = self._router().gateway(gateway) or next(iter(self._router().revision.gateways), None)
+        if found is None:
+            return "unknown/postmaster", "Postmaster"  # no gateway is left; the copy is kept all the same
+        return reference_text(found.postmaster), found.postmaster_mailbox
+
+    # --- DSNs ---
+
+    async def _store(self, connection: Connection, groups: Sequence[_Group]) -> None:
+        rules = await hold_rules(connection)
+        messages: list[NewMessage] = []
+        recipients: list[NewRecipient] = []
+        ids: list[int] = []
+        reports: list[Entry] = []
+        for group in groups:
+            dsn = await self._compose(connection, group)
+            message = self._message(group, dsn)
+            if not group.mail:
+                reports.append(self._report_to_postmaster(group))
+            made = [
+                self._recipient(group, dsn, found, rules)
+                for found in (self._mailboxes.addresses().resolve(dsn.recipient) if group.mail else ())
+            ]
+            for recipient in made:
+                if not ids:
+                    # A block each time: of one that was kept another process may hold the same on a new timeline (ACC-06).
+                    first = (await run(connection, IDS))[0][0]
+                    ids = list(range(first + store.BLOCK - 1, first - 1, -1))
+                recipient.id = ids.pop()
+            if len(dsn.content) > store.INLINE:
+                await self._chunked(connection, message, dsn.content)
+            messages.append(message)
+            recipients += made
+            count_dsn(group.kind.value)
+        await store.store(connection, _OWNERLESS, 0.0, messages, recipients)
+        if reports:
+            await mailbox.put(connection, reports)
+        shards = self._shards.setdefault(_whoever_asks(), set())
+        shards |= {r.shard for r in recipients if r.hold_reason is None}
+
+    def _report_to_postmaster(self, group: _Group) -> Entry:
+        passenger = group.notices[0].passenger
+        account, path = self._postmaster(passenger.facts.gateway)
+        note = f"what is stored of a message to {passenger.address} is gone, and its sender is not known"
+        return Entry(account, path, group.id, None, passenger.address, "", delivered=False, dsn=True, note=note)
+
+    async def _compose(self, connection: Connection, group: _Group) -> Dsn:
+        head = group.head
+        envelope = envelope_of(head.envelope)
+        first = group.notices[0].passenger
+        gateway = self._router().gateway(first.facts.gateway)
+        hostname = gateway.hostname if gateway is not None else "localhost"
+        # An administrator may have changed the requirement since; once required, the sender's mail stays protected (RTLS-20).
+        protected = types_pb2.TLS_REQUIREMENT_REQUIRED in (
+            envelope.tls_requirement,
+            *(n.passenger.tls for n in group.notices),
+        )
+        content = None
+        if returns_full(
+            ret_full=envelope.dsn_return == types_pb2.DSN_RETURN_FULL,
+            size=head.size,
+            tls_required=protected,
+            kind=group.kind,
+            limit=gateway.dsn_full_limit if gateway is not None else FULL_LIMIT,
+        ):
+            message_id = uuid.UUID(bytes=first.message_id)
+            with contextlib.suppress(mailbox.ContentIncomplete):  # then its header alone
+                content = b"".join([part async for part in mailbox.content(connection, message_id)])
+        original = Original(
+            reverse_path=head.mail_from,
+            arrived=envelope.received.ToNanoseconds() / 1e9 if envelope.HasField("received") else head.accepted,
+            header=header_of(head.octets),
+            content=content,
+            message_id=usable_message_id(envelope.message_id) if envelope.HasField("message_id") else None,
+            subject=envelope.subject or None,
+            envelope_id=envelope.envelope_id if envelope.HasField("envelope_id") else None,
+            smtputf8=envelope.smtputf8,
+            tls_required=protected,
+            future_release=envelope.future_release_request or None,
+        )
+        made = functools.partial(
+            build,
+            original,
+            tuple(_report(notice, lost=group.lost) for notice in group.notices),
+            Reporter(hostname, f"postmaster@{hostname}"),
+            message_id=f"<{uuid.UUID(bytes=group.id)}@{hostname}>",
+            boundary=f"=_{secrets.token_hex(12)}",
+            now=_ended(group.notices[0].attempt, group.head.accepted),
+        )
+        # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
+        return await asyncio.to_thread(made) if content is not None and len(content) > store.INLINE else made()
+
+    def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
+        facts = group.notices[0].passenger.facts
+        account = self._postmaster(facts.gateway)[0]
+        gateway = self._router().gateway(facts.gateway)
+        envelope = types_pb2.Envelope(
+            body_type=types_pb2.BODY_TYPE_SEVEN_BIT,
+            smtputf8=dsn.smtputf8,
+            tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED
+            if dsn.tls_required
+            else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+            origin=types_pb2.ORIGIN_SYSTEM,
+            message_id=dsn.message_id,
+            subject=dsn.subject,
+            sender_authenticated=True,
+            eight_bit=not dsn.content.isascii(),
+            config_revision=self._router().number,
+        )
+        if gateway is not None:
+            envelope.gateway.CopyFrom(object_pb(gateway.ref))
+            envelope.account.CopyFrom(object_pb(gateway.postmaster))
+        envelope.received.FromNanoseconds(int(_ended(group.notices[0].attempt, group.head.accepted) * 1e9))
+        return NewMessage(
+            id=group.id,
+            mail_from="",
+            account=account,
+            size=len(dsn.content),
+            chunks=0,
+            envelope=envelope.SerializeToString(),
+            prefix=b"",
+            body=dsn.content,
+        )
+
+    def _recipient(self, group: _Group, dsn: Dsn, found: Resolved, rules: Sequence[HoldRule]) -> NewRecipient:
+        router = self._router()
+        facts = group.notices[0].passenger.facts
+        account = self._postmaster(facts.gateway)[0]
+        domain = domain_of(found.address)
+        plan = router.plan(Facts(domain, "", account, True, found.domain is not None, facts.gateway), 0)
+        # DSN-11: never a notification about a notification.
+        rcpt = types_pb2.EnvelopeRecipient(address=found.address, given_address=dsn.recipient, notify=["NEVER"])
+        if found.domain is not None:
+            rcpt.domain.CopyFrom(object_pb(found.domain.ref))
+        if found.account is not None:
+            rcpt.mailbox_account.CopyFrom(object_pb(found.account))
+            rcpt.mailbox = found.mailbox
+        hold = first_match(rules, account=account, sender_domain="", recipient_domain=domain)
+        return NewRecipient(
+            id=0,
+            message_id=group.id,
+            shard=shard(domain),
+            site=plan.key,
+            token=0,
+            release=0.0,
+            hold_reason=hold.reason if hold is not None else None,
+            tls=types_pb2.TLS_REQUIREMENT_REQUIRED if dsn.tls_required else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+            origin=types_pb2.ORIGIN_SYSTEM,
+            vouched=True,
+            address=found.address,
+            gateway=facts.gateway,
+            account=account,
+            from_domain="",
+            local=found.domain is not None,
+            rcpt=rcpt.SerializeToString(),
+        )
+
+    async def _chunked(self, connection: Connection, message: NewMessage, content: bytes) -> None:
+        """Content above the inline limit goes into chunk rows, as that of any message (ACC-02)."""
+        parts = [content[at : at + store.CHUNK] for at in range(0, len(content), store.CHUNK)]
+        message.body, message.chunks = None, len(parts)
+        await run(
+            connection,
+            ADD_CHUNKS,
+            {"id": uuid.UUID(bytes=message.id), "number": c.bigints(range(len(parts))), "data": c.octets(parts)},
+        )
+
+
+def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
+    """When an attempt ended, in Unix seconds; `otherwise` where there was none (an expanded alias)."""
+    for name in ("ended", "started"):
+        if attempt.HasField(name):
+            return float(getattr(attempt, name).ToNanoseconds()) / 1e9
+    return otherwise
+
+
+def _report(notice: Notice, *, lost: bool = False) -> RecipientReport:
+    rcpt = types_pb2.EnvelopeRecipient.FromString(notice.passenger.rcpt)
+    attempt, judgement = notice.attempt, notice.judgement
+    assert judgement.dsn is not None
+    reply = reply_of(attempt)
+    expanded = judgement.dsn is DsnKind.EXPANDED
+    reason = reason_of(judgement, attempt)
+    if lost:
+        reason = f"{reason}; {CONTENT_MISSING}" if reason else CONTENT_MISSING
+    return RecipientReport(
+        kind=judgement.dsn,
+        # Of an expanded alias the sender knows the alias; its members are not his business (DSN-23).
+        recipient=rcpt.given_address if expanded and rcpt.given_address else notice.passenger.address,
+        status=judgement.status,
+        reason=reason,
+        original_recipient=rcpt.original_recipient if rcpt.HasField("original_recipient") else None,
+        remote_host=attempt.mx_host or None if reply is not None else None,
+        remote_ip=attempt.remote_ip or None if reply is not None else None,
+        reply=reply,
+        last_attempt=None if expanded or not attempt.HasField("started") else attempt.started.ToNanoseconds() / 1e9,
+        will_retry_until=judgement.will_retry_until,
+    )

@@ -1,0 +1,513 @@
+"""gRPC of the message path: streams in and out, translated into what the parts of the queue take; no decisions.
+
+Streams are long-lived and carry batches (ACC-07, design 6). Each is read by a task of its own and written by the
+handler, an async generator that yields whatever has gathered since it last looked. A handler that missed its own end
+(`kit.rpc` says how) would leave a process that is gone in the list of those that are handed mail.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import psycopg
+
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import (
+    enqueue_pb2,
+    enqueue_pb2_grpc,
+    lease_pb2,
+    lease_pb2_grpc,
+    peer_pb2,
+    peer_pb2_grpc,
+    types_pb2,
+)
+from mailrail_queue import metrics
+from mailrail_queue.accept.batches import FULL, MAX_RECIPIENTS, NO_ROOM, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
+from mailrail_queue.app import Queue
+from mailrail_queue.delivery.leases import OutboundStream
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import NotDurable
+from mailrail_queue.store.mail import CHUNK, INLINE
+from mailrail_queue.store.rows import CONTENT_INCOMPLETE
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_ROTATE = 600.0
+"""Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""
+_CLOSES_WITHIN = 2.0
+"""Seconds in which a caller of Enqueue that was asked to leave closes its side; one that does not is left."""
+_TELL_TIME = 10.0
+"""Seconds after which a stream that has nothing else to say tells the database's time: clocks drift."""
+_UPLOAD_TRIES = 20
+"""Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
+_MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that the queue does not take")
+_TROUBLE = (psycopg.Error, NotDurable, OSError)
+
+
+class _Upload:
+    """A large body on its way in, written as rows of 256 KiB by a task of its own."""
+
+    def __init__(self, stream: "EnqueueStream", message_id: bytes) -> None:
+        self.id = message_id
+        self.size = 0
+        self.failed = False
+        self._why = UPLOAD_GONE
+        self._stream = stream
+        self._buffer = bytearray()
+        self._number = 0
+        self._begun = False
+        self._counted = 0  # octets of it among those that are not committed
+        self._more = asyncio.Event()
+        self._commit: enqueue_pb2.Commit | None = None
+        self._aborted = False
+        self.task = asyncio.get_running_loop().create_task(self._write())
+
+    def add(self, data: bytes) -> None:
+        """Take a part."""
+        self._buffer += data
+        self.size += len(data)
+        self._more.set()
+
+    def commit(self, commit: enqueue_pb2.Commit) -> None:
+        """No more comes; store the rest, then the message."""
+        self._commit = commit
+        self._more.set()
+
+    def abort(self) -> None:
+        """Forget it all."""
+        self._aborted = True
+        self._more.set()
+
+    async def _write(self) -> None:
+        stream = self._stream
+        while not self._aborted:
+            while len(self._buffer) >= CHUNK or (self._commit is not None and self._buffer):
+                part = bytes(memoryview(self._buffer)[:CHUNK])
+                if not self.failed and not (self._fits(len(part)) and await self._store(part)):
+                    self.failed = True
+                    self._forget()
+                del self._buffer[:CHUNK]
+                stream.refund(len(part))
+                if self._aborted:
+                    break
+            if self._commit is not None and not self._aborted:
+                stream.uploads.pop(self.id, None)
+                if self.failed:
+                    if self._why is NO_ROOM:
+                        metrics.REFUSED.labels(reason="room").inc()
+                    stream.answer(self.id, False, self._why)
+                    break
+                commit = self._commit
+                stream.commit(self.id, commit, commit.prefix, commit.body, self._number, self._counted)
+                return
+            self._more.clear()
+            if not self._aborted:
+                await self._more.wait()
+        stream.uploads.pop(self.id, None)
+        stream.refund(len(self._buffer))
+        self._forget()
+
+    def _forget(self) -> None:
+        """What may have been stored of it goes."""
+        self._stream.queue.uncommitted.given_up("", self._counted, time.monotonic())
+        self._counted = 0
+        if self._begun:
+            self._stream.queue.intake.forget(self.id)
+            self._begun = False
+
+    def _fits(self, octets: int) -> bool:
+        """Whether there is room for more of what may never be committed, in our part of it (ACC-07)."""
+        queue, now = self._stream.queue, time.monotonic()
+        uncommitted = queue.uncommitted
+        uncommitted.limit = queue.settings.upload_octets // max(1, queue.dispatcher.owners)
+        begins = self._counted == 0
+        if (begins and uncommitted.admits("", now) is not None) or uncommitted.add("", octets, now) is not None:
+            self._why = NO_ROOM
+            return False
+        self._counted += octets
+        return True
+
+    async def _store(self, part: bytes) -> bool:
+        self._begun = True
+        for _ in range(_UPLOAD_TRIES):
+            try:
+                kept = await self._stream.queue.intake.add_chunk(self.id, self._number, part)
+                self._number += 1
+                return kept
+            except psycopg.DataError:
+                return False
+            except psycopg.errors.DiskFull:
+                self._why = FULL
+                return False
+            except _TROUBLE:
+                if self._aborted:
+                    return False
+                await asyncio.sleep(0.5)
+        self._why = UNAVAILABLE
+        return False
+
+
+class EnqueueStream:
+    """One stream of Enqueue: its credit, its uploads, its answers."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.uploads: dict[bytes, _Upload] = {}
+        self.ready = asyncio.Event()
+        self.closed = False
+        self.broken = False
+        self._outstanding = 0
+        self._refund = 0
+        self._results: list[tuple[bytes, bool, types_pb2.Reply | None]] = []
+        self._under_way: dict[bytes, int] = {}
+        self._uploaded: dict[bytes, int] = {}  # octets of bodies whose commit is under way
+        self._ended = False
+        self._told = time.monotonic()
+
+    # --- in ---
+
+    async def read(self, requests: AsyncIterator[enqueue_pb2.EnqueueRequest]) -> None:
+        """Take frames until the caller stops sending."""
+        try:
+            async for request in requests:
+                for frame in request.frames:
+                    self._frame(frame)
+        finally:
+            self.closed = True
+            self.ready.set()
+
+    def _frame(self, frame: enqueue_pb2.EnqueueFrame) -> None:
+        if self._ended or self.broken:
+            return  # nobody would hear what becomes of it, and its sender asks after it elsewhere (ACC-04)
+        message_id = frame.message_id
+        step = frame.WhichOneof("step")
+        if step == "commit":
+            commit = frame.commit
+            prefix, body = commit.prefix, commit.body  # each look at a field of bytes copies it
+            octets = len(prefix) + len(body)
+            self._outstanding += octets
+            if self._overdrawn():
+                return
+            if len(message_id) != 16 or not 0 < len(commit.recipients) <= MAX_RECIPIENTS:
+                self.refund(octets)
+                self._drop(message_id)
+                self.answer(message_id, False, _MALFORMED)
+                return
+            upload = self.uploads.get(message_id)
+            if upload is None and len(body) > INLINE:  # too long for a row: the same as if it had come in chunks
+                upload = self.uploads[message_id] = _Upload(self, message_id)
+                commit.body = b""
+                upload.add(body)
+            if upload is not None:
+                upload.commit(commit)
+            elif commit.HasField("body"):
+                self.commit(message_id, commit, prefix, body, 0)
+            else:
+                self.refund(len(prefix))
+                self.answer(message_id, False, UPLOAD_GONE)  # its chunks went down with another stream
+        elif step == "chunk":
+            self._outstanding += len(frame.chunk.data)
+            if self._overdrawn() or len(message_id) != 16:
+                self.broken = True
+                self.ready.set()
+                return
+            upload = self.uploads.get(message_id)
+            if upload is None:
+                upload = self.uploads[message_id] = _Upload(self, message_id)
+            upload.add(frame.chunk.data)
+        elif step == "abort":
+            self._drop(message_id)
+
+    def _drop(self, message_id: bytes) -> None:
+        """Its body, if it has one here, will not be committed."""
+        upload = self.uploads.pop(message_id, None)
+        if upload is not None:
+            upload.abort()
+
+    def _overdrawn(self) -> bool:
+        """Whether the caller takes no notice of credit (ACC-07): the stream breaks, and it asks GetOutcome."""
+        if self._outstanding > 2 * self.queue.settings.stream_credit:
+            self.broken = True
+            self.ready.set()
+        return self.broken
+
+    def commit(
+        self,
+        message_id: bytes,
+        commit: enqueue_pb2.Commit,
+        prefix: bytes,
+        body: bytes,
+        chunks: int,
+        uploaded: int = 0,
+    ) -> None:
+        """All of a message is here; `uploaded` octets of it were stored before."""
+        if uploaded:
+            self._uploaded[message_id] = self._uploaded.get(message_id, 0) + uploaded
+        size = len(prefix) + len(body)
+        self._under_way[message_id] = self._under_way.get(message_id, 0) + size
+        until = commit.valid_until / 1e6 or math.inf
+        self.queue.intake.submit(
+            Arriving(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic(), until)
+        )
+
+    # --- out ---
+
+    def refund(self, octets: int) -> None:
+        """So much was dealt with: the caller may send as much again."""
+        self._outstanding -= octets
+        self._refund += octets
+        if self._refund >= 256 * 1024:
+            self.ready.set()
+
+    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
+        """Tell what became of a commit."""
+        if self._uploaded:
+            self._settled(message_id, accepted=accepted)
+        self.refund(self._under_way.pop(message_id, 0))
+        self._results.append((message_id, accepted, reply))
+        self.ready.set()
+
+    def lost(self, message_id: bytes) -> None:
+        """Nobody knows what became of a commit: the stream breaks, and its caller asks GetOutcome."""
+        self._settled(message_id, accepted=False)
+        self._under_way.pop(message_id, None)
+        self.broken = True
+        self.ready.set()
+
+    def _settled(self, message_id: bytes, *, accepted: bool) -> None:
+        """Its body belongs to a message, or is given up."""
+        octets = self._uploaded.pop(message_id, 0)
+        if accepted:
+            self.queue.uncommitted.committed("", octets)
+        else:
+            self.queue.uncommitted.given_up("", octets, time.monotonic())
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way."""
+        return bool(self._under_way or self.uploads or self._results)
+
+    def take(self) -> enqueue_pb2.EnqueueResponse | None:
+        """What is to be said now."""
+        self.ready.clear()
+        if not self._results and not self._refund and time.monotonic() - self._told < _TELL_TIME:
+            return None
+        response = enqueue_pb2.EnqueueResponse(credit=self._refund, database_time=self._database_time())
+        add = response.results.add
+        for message_id, accepted, reply in self._results:
+            add(message_id=message_id, accepted=accepted, refusal=reply)
+        self._results, self._refund = [], 0
+        return response
+
+    def first(self) -> enqueue_pb2.EnqueueResponse:
+        """What is said before anything else."""
+        return enqueue_pb2.EnqueueResponse(
+            credit=self.queue.settings.stream_credit, database_time=self._database_time()
+        )
+
+    def _database_time(self) -> int:
+        self._told = time.monotonic()
+        return int(self.queue.database.earliest() * 1e6)
+
+    def gone(self) -> None:
+        """The stream ended: bodies whose commit did not come are forgotten, and no frame counts any more (ACC-05)."""
+        self._ended = True
+        uploads, self.uploads = list(self.uploads.values()), {}
+        for upload in uploads:
+            upload.abort()
+
+
+async def _pulse(ready: asyncio.Event) -> None:
+    """Let a stream look around twice a second; one timer a stream costs less than one each time that it waits."""
+    while True:
+        await asyncio.sleep(0.5)
+        ready.set()
+
+
+class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
+    """Mail in."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def Enqueue(
+        self, requests: AsyncIterator[enqueue_pb2.EnqueueRequest], context: Context
+    ) -> AsyncIterator[enqueue_pb2.EnqueueResponse]:
+        queue = self._queue
+        if not queue.ready or queue.stopping.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
+        stream = EnqueueStream(queue)
+        queue.arrivals.add(stream)
+        reader = asyncio.create_task(stream.read(requests))
+        pulse = asyncio.create_task(_pulse(stream.ready))
+        rotate = time.monotonic() + _ROTATE * random.uniform(0.8, 1.2)
+        leaving = False
+        patience = 0.0
+        try:
+            yield stream.first()
+            while True:
+                response = stream.take()
+                if response is not None:
+                    yield response
+                if stream.broken:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the outcome is not known; ask GetOutcome")
+                # Asked to leave, the caller closes its side; a commit that was on its way by then is answered.
+                gone = stream.closed or (leaving and time.monotonic() > patience)
+                if gone and not stream.busy:
+                    return
+                if not leaving and (queue.stopping.is_set() or time.monotonic() > rotate):
+                    leaving = True
+                    patience = time.monotonic() + _CLOSES_WITHIN
+                    yield enqueue_pb2.EnqueueResponse(go_away=True)
+                await stream.ready.wait()
+        finally:  # without await (kit.rpc)
+            queue.arrivals.discard(stream)
+            reader.cancel()
+            pulse.cancel()
+            stream.gone()
+
+    async def GetOutcome(
+        self, request: enqueue_pb2.GetOutcomeRequest, context: Context
+    ) -> enqueue_pb2.GetOutcomeResponse:
+        if len(request.message_id) != 16:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message_id takes 16 octets")
+        if not self._queue.ready:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
+        try:
+            accepted = await self._queue.intake.outcome(request.message_id)
+        except _TROUBLE as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+            raise
+        response = enqueue_pb2.GetOutcomeResponse(accepted=accepted is not None)
+        if accepted is not None:
+            response.accepted_at.FromNanoseconds(int(accepted * 1e9))
+        return response
+
+
+class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
+    """Mail out."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._contents = [queue.database.lane("content 1"), queue.database.lane("content 2")]
+        self._turn = 0
+        self._log = log.get_logger()
+
+    async def Lease(
+        self, requests: AsyncIterator[lease_pb2.LeaseRequest], context: Context
+    ) -> AsyncIterator[lease_pb2.LeaseResponse]:
+        queue = self._queue
+        if not queue.ready or queue.stopping.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("hello") or not first.hello.node_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
+            return
+        stream = OutboundStream(first.hello.node_id, first.clock)
+        try:
+            await queue.desk.hello(stream, first.hello)
+        except _TROUBLE as error:  # it comes again; what it works on goes on meanwhile
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+        queue.desk.joined(stream)
+        reader = asyncio.create_task(self._read(stream, first, requests))
+        pulse = asyncio.create_task(_pulse(stream.ready))
+        leaving = False
+        try:  # at once: a process that goes before it heard of us must not count as there
+            yield lease_pb2.LeaseResponse()  # so that an idle outbound knows that its stream stands
+            while not stream.closing and not queue.stopped.is_set():
+                for response in stream.take():
+                    yield response
+                if queue.stopping.is_set() and not leaving:
+                    leaving = True
+                    stream.go_away()
+                    queue.desk.left(stream)
+                await stream.ready.wait()
+            for response in stream.take():
+                yield response
+        finally:  # without await (kit.rpc)
+            reader.cancel()
+            pulse.cancel()
+            queue.desk.left(stream)
+
+    async def _read(
+        self, stream: OutboundStream, first: lease_pb2.LeaseRequest, requests: AsyncIterator[lease_pb2.LeaseRequest]
+    ) -> None:
+        try:
+            self._take(stream, first)
+            async for request in requests:
+                self._take(stream, request)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self._log.exception("a request of outbound could not be read", outbound=stream.node)
+        finally:
+            stream.close()
+
+    def _take(self, stream: OutboundStream, request: lease_pb2.LeaseRequest) -> None:
+        desk = self._queue.desk
+        if request.clock:
+            stream.clock = request.clock
+        if request.results:
+            desk.results(stream, request.results)
+        if request.alive:
+            desk.alive(stream, request.alive)
+        if request.credit:
+            desk.credit(stream, request.credit)
+        if request.go_away:
+            desk.left(stream)
+
+    async def FetchContent(
+        self, request: lease_pb2.FetchContentRequest, context: Context
+    ) -> AsyncIterator[lease_pb2.FetchContentResponse]:
+        message_id = request.message_id
+        if len(message_id) != 16:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message_id takes 16 octets")
+        lane = self._contents[self._turn % len(self._contents)]
+        self._turn += 1
+        try:
+            async with lane.use() as connection:
+                leased = await store.is_leased(connection, message_id, request.token)
+                content = (await store.contents(connection, [message_id])).get(message_id) if leased else None
+            if content is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
+                return
+            if content.body is not None:
+                for start in range(request.offset, len(content.body), CHUNK):
+                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK])
+                return
+            number, skip = divmod(request.offset, CHUNK)
+            while True:
+                async with lane.use() as connection:
+                    data = await store.chunk(connection, message_id, number)
+                if data is None:
+                    if number < content.chunks:
+                        await self._set_aside(message_id)
+                        await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
+                    return
+                if data[skip:]:
+                    yield lease_pb2.FetchContentResponse(data=data[skip:])
+                number, skip = number + 1, 0
+        except _TROUBLE as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+
+    async def _set_aside(self, message_id: bytes) -> None:
+        async with self._contents[0].use() as connection:
+            aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
+        metrics.SET_ASIDE.inc(len(aside))
+        for number in aside:
+            self._log.error("set aside, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)
+
+
+class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
+    """Hints of other replicas."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:
+        self._queue.agenda.woken(n for n in request.shards if n < 256)
+        return peer_pb2.WakeResponse()

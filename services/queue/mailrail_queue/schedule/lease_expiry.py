@@ -1,0 +1,138 @@
+"""Leases that ran out: whoever held them is gone or hangs, and their mail is due again (LSE-04)."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+
+from mailrail.kit import clock, log
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue import metrics
+from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.results import Finisher
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import faults
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import TROUBLE, Database, Lane
+
+_AT_ONCE = 500
+"""Leases that are taken back in one transaction."""
+_PAUSE = 1.0
+"""Seconds until a sweep that failed is tried again at the earliest."""
+
+
+class Expiry:
+    """Sweeps the leases of our shards."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        lane: Lane,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        agenda: Agenda,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._lane = lane
+        self._dispatcher = dispatcher
+        self._finisher = finisher
+        self._agenda = agenda
+        self._sweeps = 0
+        self._swept_until = 0.0
+        """When the last sweep began, in Unix seconds by Postgres's clock."""
+        self._swept_for = agenda.ownership
+        """Whose leases the last sweep looked at: shards that were taken over since are looked at from the beginning."""
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except TROUBLE as error:
+                self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+                await asyncio.sleep(_PAUSE)
+            except Exception as error:
+                faults.failed(self._log, "lease sweep", error)
+                await asyncio.sleep(_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.sweep_seconds * random.uniform(0.8, 1.0)):
+                    await self._database.jumped.wait()
+
+    async def sweep(self) -> int:
+        """Take back leases that ran out (LSE-04). Returns how many."""
+        await self._heed_clock()
+        ownership = self._agenda.ownership
+        shards = list(ownership.epochs)
+        if not shards:
+            return 0
+        # Dead entries of the index lie before the last sweep; every sixth sweep looks at all the same.
+        again = ownership is self._swept_for and self._sweeps % 6
+        since = max(0.0, self._swept_until - 60.0) if again else 0.0
+        self._sweeps += 1
+        started = self._database.now()
+        total, count = 0, _AT_ONCE
+        while True:
+            try:
+                async with self._lane.use() as connection, connection.transaction():
+                    # What has a result in memory is no lost lease: while Postgres was away it could not be written.
+                    rows = await store.expire(connection, ownership, shards, since, count, self._finisher.unwritten)
+                    await self._finisher.cut_off(connection, rows)
+            except Exception as error:
+                if not faults.is_guilty(error) or (count == 1 and not await self._set_aside(shards, since, error)):
+                    raise
+                count = count // 8 if count > 8 else 1 if count > 1 else _AT_ONCE  # in small steps up to the guilty one
+                continue
+            self._finisher.told()
+            for row in rows:
+                self._land(row.token)
+            total += len(rows)
+            if any(row.request for row in rows):
+                self._agenda.requests = True
+            if len(rows) < count:
+                break
+        self._swept_until, self._swept_for = started, ownership
+        if total:
+            metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * total)
+            self._log.info("leases ran out", recipients=total)
+            self._agenda.look_anew()
+        return total
+
+    async def _heed_clock(self) -> None:
+        """Ask what time it is: leases run by Postgres's clock, and must not all end because it was set."""
+        asked = clock.now()
+        ((moment,),) = await self._lane.run(store.NOW)
+        self._database.heard(moment, asked)
+        jump = self._database.jump
+        if jump is None:
+            return
+        async with self._lane.use() as connection:
+            moved = await store.move_leases(connection, jump, self._settings.lease_seconds)
+        if self._database.jump is jump:
+            self._database.jump = None
+            self._database.jumped.clear()
+        self._swept_until = 0.0
+        self._log.warning("leases moved with postgres's clock", seconds=round(jump.seconds, 1), recipients=moved)
+
+    def _land(self, token: int) -> None:
+        flight = self._dispatcher.flights.get(token)
+        if flight is not None:
+            if flight.stream is not None:
+                flight.stream.cancel(flight.token)
+                flight.site.window.undo()
+            self._dispatcher.land(flight)
+
+    async def _set_aside(self, shards: Sequence[int], since: float, error: Exception) -> bool:
+        """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
+        faults.failed(self._log, "lease sweep", error)
+        reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
+        async with self._lane.use() as connection, connection.transaction():
+            found = await store.first_expired(connection, shards, since, self._finisher.unwritten)
+            if found is None:
+                return False
+            await faults.set_aside(connection, self._agenda.ownership, [found], reason, self._log, undo=False)
+        self._land(found.token)
+        return True

@@ -1,0 +1,86 @@
+"""What a new revision frees: mail that waited for something missing, or for a transport that is mended (ADM-03)."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from mailrail.core.route.site import SiteKind
+from mailrail.kit import log
+from mailrail_queue.delivery.results import facts_of
+from mailrail_queue.routing.router import Router
+from mailrail_queue.schedule.shared_sites import SharedSites
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.store import faults
+from mailrail_queue.store import sites as site_store
+from mailrail_queue.store.connection import TROUBLE, Lane
+from mailrail_queue.store.mail import Waiting
+
+_PAUSE = 10.0
+"""Seconds until what failed for another reason than Postgres being out of reach is tried again."""
+
+
+class Revisions:
+    """Looks at the mail of our shards after each revision."""
+
+    def __init__(self, lane: Lane, agenda: Agenda, shared_sites: SharedSites, router: Callable[[], Router]) -> None:
+        self._lane, self._agenda, self._shared_sites, self._router = lane, agenda, shared_sites, router
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Reconsider after each revision, until cancelled."""
+        while True:
+            await self._agenda.revised.wait()
+            self._agenda.revised.clear()
+            changed, self._agenda.changed = self._agenda.changed, set()
+            try:
+                await self.reconsider(sorted(changed))
+            except TROUBLE as error:
+                self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
+                self._agenda.revise(changed)
+                await asyncio.sleep(0.5)
+            except Exception as error:
+                faults.failed(self._log, "revisions", error)
+                self._agenda.revise(changed)
+                await asyncio.sleep(_PAUSE)
+
+    async def reconsider(self, changed: Sequence[str]) -> None:
+        """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
+
+        So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
+        whoever corrects a relay's password must not wait for the end of a rest that the wrong one has earned.
+        """
+        shards = list(self._agenda.ownership.epochs)
+        if not shards:
+            return
+        router = self._router()
+        async with self._lane.use() as connection:
+            names = [
+                name
+                for name in await site_store.missing_sites(connection, shards)
+                if self._is_back(router, name) or self._goes(router, await site_store.sample(connection, shards, name))
+            ]
+            if changed:
+                names += await site_store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
+        if changed:
+            await (
+                self._shared_sites.learn()
+            )  # before their mail is looked at: while a site rests, that is a counted attempt
+        for name in names:
+            while True:
+                async with self._lane.use() as connection:
+                    woken = await site_store.wake_site(connection, self._agenda.ownership, name)
+                if not woken:
+                    break
+                for number in woken:
+                    self._agenda.note(number, name)
+                self._agenda.wake.set()
+        self._agenda.look_anew()
+
+    @staticmethod
+    def _goes(router: Router, rows: Iterable[Waiting]) -> bool:
+        """Whether another route takes any of these now, although what they waited for is still missing."""
+        return any(not router.plan(facts_of(row), row.attempts).missing for row in rows)
+
+    @staticmethod
+    def _is_back(router: Router, name: str) -> bool:
+        what = name.removeprefix(f"{SiteKind.MISSING}:")
+        return router.has(what) if "/" in what else what in router.table.by_name

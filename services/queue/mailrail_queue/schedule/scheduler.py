@@ -1,0 +1,405 @@
+"""What an owner of shards does: it works off what is due, site by site (SHD-03).
+
+Sites with due work come from the `agenda`, which the table `due_sites` fills each second and whenever something woke
+us. Those with room are fetched from in turn, a bounded number of recipients each, and leased; what is not dialled is
+the matter of `undialled`.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mailrail.core.delivery.schedule import is_last
+from mailrail.core.route.site import SiteKind
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue.accept.batches import PER_DELIVERY, Intake
+from mailrail_queue.delivery.dispatcher import Cargo, Dispatcher, Flight, SiteState, told
+from mailrail_queue.delivery.leases import Desk
+from mailrail_queue.delivery.ports import Passenger
+from mailrail_queue.delivery.results import Finisher, facts_of, passenger_of
+from mailrail_queue.routing.router import Plan, Router
+from mailrail_queue.schedule.backoff import Undialled
+from mailrail_queue.schedule.due_sites import DueSites
+from mailrail_queue.schedule.lease_expiry import Expiry
+from mailrail_queue.schedule.new_revision import Revisions
+from mailrail_queue.schedule.shared_sites import SharedSites
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import faults
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import TROUBLE, Database
+from mailrail_queue.store.mail import Deferral, Waiting
+from mailrail_queue.store.rows import (
+    CONTENT_MISSING,
+    ENVELOPE_UNREADABLE,
+    dialled_of,
+    is_envelope,
+)
+
+_FETCH = 200
+"""Recipients fetched of one site at once (SHD-03)."""
+_ROUND = 1000
+"""Recipients fetched of all sites in one step."""
+_PAUSE = 10.0
+"""Seconds for which a site is left alone at which work failed."""
+
+_Group = tuple[Plan, SiteState, list[Waiting]]
+"""Recipients of a message that share a delivery."""
+
+
+class Owner:
+    """This process as an owner of shards: the loop that works off the agenda."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        finisher: Finisher,
+        desk: Desk,
+        agenda: Agenda,
+        shared_sites: SharedSites,
+        router: Callable[[], Router],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._finisher = finisher
+        self._desk = desk
+        self._agenda = agenda
+        self._shared_sites = shared_sites
+        self._router = router
+        self._log = log.get_logger()
+        self.looked = False
+        """Due work was looked for once since the start. Readiness waits for it: a release that cannot do that on this
+        database must not take the place of one that can."""
+        # What looks for work does not wait for what does it.
+        self.lane = database.lane("owner")
+        self._work_lane = database.lane("work")
+        self.due_sites = DueSites(self.lane, dispatcher, agenda)
+        self.undialled = Undialled(
+            database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router
+        )
+        self.revisions = Revisions(self.lane, agenda, shared_sites, router)
+        self._expiry = Expiry(settings, database, self.lane, dispatcher, finisher, agenda)
+        self.paused: dict[str, float] = {}
+        """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
+
+    # --- loops ---
+
+    async def run(self) -> None:
+        """Everything that an owner does, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._looks())
+            group.create_task(self._timers())
+            group.create_task(self._expiry.run())
+            group.create_task(self.revisions.run())
+
+    async def _timers(self) -> None:
+        """Wake sites whose rate, rest or turn lets them go on."""
+        while True:
+            at = self._dispatcher.next_timer()
+            now = self._dispatcher.clock()
+            await asyncio.sleep(0.2 if at is None else min(0.2, max(0.002, at - now)))
+            if at is not None and at <= self._dispatcher.clock():
+                try:
+                    self._dispatcher.pump()
+                except Exception as error:
+                    faults.failed(self._log, "timers", error)
+                    await asyncio.sleep(0.5)
+
+    async def _looks(self) -> None:
+        last = 0.0
+        while True:
+            try:
+                if time.monotonic() - last >= self._settings.look_seconds or self._agenda.stale:
+                    last = time.monotonic()
+                    await self.due_sites.look()
+                    self.looked = True
+                if self._agenda.requests:
+                    self._agenda.requests = False
+                    await self._grant_requests()
+                progress = await self._step()
+            except TROUBLE as error:
+                self._log.warning("due work waits for postgres", error=str(error).strip())
+                await asyncio.sleep(0.5)
+                continue
+            except Exception as error:
+                faults.failed(self._log, "due work", error)
+                if store.lacks_partition(error):
+                    await self._finisher.make_partitions(self._work_lane)
+                elif store.given_twice(error):
+                    await self._finisher.raise_ids(self._work_lane, error)
+                await asyncio.sleep(0.5)
+                continue
+            if not progress:
+                try:
+                    async with asyncio.timeout(max(0.01, self._settings.look_seconds - (time.monotonic() - last))):
+                        await self._agenda.wake.wait()
+                except TimeoutError:
+                    self._dispatcher.wake_all()
+                    self._dispatcher.pump()
+                self._agenda.wake.clear()
+
+    # --- due work ---
+
+    async def _step(self) -> bool:
+        """Work on the sites whose turn it is. Returns whether there is more to do at once."""
+        dispatcher = self._dispatcher
+        now = dispatcher.clock()
+        wanted: list[tuple[int, str, int]] = []
+        resting: list[SiteState] = []
+        room_left = _ROUND
+        for key in list(self._agenda.turn):
+            site = dispatcher.sites.get(key)
+            if site is None or not site.due:
+                self._agenda.turn.pop(key, None)
+                continue
+            if self.paused.get(key, 0.0) > now:
+                self._agenda.turn.pop(key, None)  # the next look finds it again
+                continue
+            if site.kind is SiteKind.MISSING or site.resting(now):
+                self._agenda.turn.pop(key, None)
+                resting.append(site)
+                if len(resting) >= 20:
+                    break
+                continue
+            take = self._appetite(site, now)
+            if take <= 0:
+                self._agenda.turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
+                continue
+            self._agenda.turn.pop(key, None)
+            shards = [n for n in site.due if n in self._agenda.ownership.epochs]
+            random.shuffle(shards)
+            each = max(1, take // max(1, len(shards)))
+            for number in shards[:take]:
+                wanted.append((number, key, each))
+                room_left -= each
+            if room_left <= 0:
+                break
+        try:
+            for site in resting:
+                try:
+                    await self.undialled.back_off(site)
+                except Exception as error:
+                    if not faults.is_guilty(error):
+                        raise
+                    self._pause(site.key, error)
+            await faults.by_halves(wanted, self._fetch, self._fetch_failed)
+        except Exception:
+            for key in [*(site.key for site in resting), *(key for _, key, _ in wanted)]:
+                self._agenda.turn.setdefault(key)
+            raise
+        return bool(self._agenda.turn)
+
+    async def _fetch_failed(self, wanted: tuple[int, str, int], error: Exception) -> None:
+        self._pause(wanted[1], error)
+
+    def _pause(self, key: str, error: Exception) -> None:
+        """Work at a site failed, and not for one recipient: it is left alone for a while, all others go on."""
+        faults.failed(self._log, "due work", error, site=key)
+        now = self._dispatcher.clock()
+        self.paused = {k: until for k, until in self.paused.items() if until > now}
+        self.paused[key] = now + _PAUSE
+        self._agenda.turn.pop(key, None)
+
+    def _appetite(self, site: SiteState, now: float) -> int:
+        """Recipients to fetch of a site now; 0: it has no room."""
+        dispatcher = self._dispatcher
+        if site.here:
+            return _FETCH if dispatcher.pending_bytes < self._settings.born_leased_bytes else 0
+        if not dispatcher.streams or dispatcher.pending_bytes >= self._settings.born_leased_bytes:
+            return 0
+        room = dispatcher.room(site, now)
+        if room <= 0:
+            return 0
+        if site.window.resting_until is not None and site.shared and dispatcher.owners > 1 and not site.claimed:
+            self._shared_sites.claim(site)
+            return 0
+        groups = 2 * room - len(site.pending)
+        if groups <= 0:
+            return 0
+        return _FETCH if site.grouped else min(_FETCH, max(16, 2 * groups))
+
+    async def _fetch(self, wanted: Sequence[tuple[int, str, int]]) -> None:
+        dispatcher = self._dispatcher
+        router = self._router()
+        async with self._work_lane.use() as connection:
+            rows = await self.undialled.readable(connection, await store.fetch_due(connection, wanted))
+        ended = await self.undialled.end_worn(rows)
+        found: dict[tuple[int, str], int] = {}
+        groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
+        moved: list[tuple[Waiting, str]] = []
+        missing: list[tuple[Waiting, Plan]] = []
+        for row in rows:
+            where = (row.shard, row.site)
+            found[where] = found.get(where, 0) + 1
+            if row.request:
+                self._agenda.requests = True
+                continue
+            if row.id in ended:
+                continue
+            plan = await self.undialled.plan(router, row)
+            if plan is None:
+                continue
+            if plan.missing:
+                missing.append((row, plan))
+            elif plan.key != row.site:
+                moved.append((row, plan.key))
+            else:
+                group = (row.message_id, plan.grouping, plan.template.domain, row.tls, row.attempts)
+                groups.setdefault(group, (plan, []))[1].append(row)
+        left = await self._lease_groups(router, list(groups.values()))
+        await self.due_sites.re_key(moved)
+        if missing:
+            await self.undialled.count([(row, plan, b"") for row, plan in missing])
+        drained = [
+            (number, key)
+            for number, key, count in wanted
+            if found.get((number, key), 0) < count and (number, key) not in left
+        ]
+        await self.due_sites.settle(drained)
+        for number, key, _ in wanted:
+            if (number, key) not in drained:
+                self._agenda.turn.setdefault(key)
+        dispatcher.pump()
+
+    async def _lease_groups(self, router: Router, groups: list[tuple[Plan, list[Waiting]]]) -> set[tuple[int, str]]:
+        """Lease what the sites have room for. Returns the (shard, site) of which some were left where they are."""
+        dispatcher = self._dispatcher
+        now = dispatcher.clock()
+        allowed: dict[str, int] = {}
+        chosen: list[_Group] = []
+        left: set[tuple[int, str]] = set()
+        for plan, members in groups:
+            site = dispatcher.site(plan)
+            site.grouped = site.grouped or len(members) > 1
+            if plan.key not in allowed:
+                room = 2 * dispatcher.room(site, now) - len(site.pending)
+                allowed[plan.key] = _FETCH if site.here else max(0, room)
+            limit = plan.transport.limits.recipients_per_message if plan.transport is not None else PER_DELIVERY
+            limit = max(1, min(PER_DELIVERY, limit))
+            for start in range(0, len(members), limit):
+                part = members[start : start + limit]
+                if allowed[plan.key] <= 0:
+                    left.update((row.shard, row.site) for row in part)
+                    continue
+                allowed[plan.key] -= 1
+                chosen.append((plan, site, part))
+
+        async def lease(some: Sequence[_Group]) -> None:
+            await self._lease(router, some)
+
+        async def alone(group: _Group, error: Exception) -> None:
+            plan, site, members = group
+            if len(members) > 1:
+                await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
+            else:
+                await self.undialled.set_aside_for(members[0], error)
+
+        await faults.by_halves(chosen, lease, alone)
+        return left
+
+    async def _lease(self, router: Router, groups: Sequence[_Group]) -> None:
+        """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
+        await self._intake.ids.ensure(0, len(groups))
+        tokens = [self._intake.ids.token() for _ in groups]
+        wanted = [(row, token, plan.key) for (plan, _, part), token in zip(groups, tokens, strict=True) for row in part]
+        before = self._dispatcher.clock()
+        async with self._work_lane.use() as connection:
+            leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
+            if not leased:
+                return
+            self._database.heard(moment, before)
+            flights: list[Flight] = []
+            try:
+                ids = {row.message_id for row, _, _ in wanted if row.id in leased}
+                contents = await store.contents(connection, ids)
+                damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
+                for unfit, reason in ((damaged, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
+                    rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
+                    if rows:
+                        await self.undialled.set_aside(connection, rows, reason)
+                        leased -= {row.id for row, _ in rows}
+                for (plan, site, part), token in zip(groups, tokens, strict=True):
+                    members = [row for row in part if row.id in leased]
+                    if members:
+                        content = contents[members[0].message_id]
+                        flights.append(self._flight(router, plan, site, token, members, content, moment))
+            except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
+                self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
+                raise
+            except Exception:  # one of them is guilty: at once, so that the others can be leased without it
+                undone = [
+                    Deferral(row.id, row.message_id, t, row.version, 0.0, None)
+                    for row, t, _ in wanted
+                    if row.id in leased
+                ]
+                await store.defer(connection, undone)
+                raise
+        for flight in flights:
+            flight.deadline = before + self._settings.lease_seconds
+            self._dispatcher.add(flight)
+
+    def _flight(
+        self,
+        router: Router,
+        plan: Plan,
+        site: SiteState,
+        token: int,
+        members: list[Waiting],
+        content: store.Content,
+        moment: float,
+    ) -> Flight:
+        first = members[0]
+        attempt = first.attempts + 1
+        envelope = types_pb2.Envelope.FromString(content.envelope)
+        envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
+        schedule = router.schedule(facts_of(first))
+        last = is_last(
+            schedule,
+            attempts=attempt,
+            now=moment,
+            accepted=first.queued,
+            paused=first.paused,
+            null_sender=first.from_domain == "",
+        )
+        passengers: list[Passenger] = []
+        recipients: list[dict[str, Any]] = []
+        hosts: dict[str, list[str]] = {}
+        for row in members:
+            passenger = passenger_of(row, attempts=row.attempts + 1)
+            passengers.append(passenger)
+            recipients.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
+            for host, ips in dialled_of(row.dialled).items():
+                if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
+                    hosts[host] = ips
+        cargo = Cargo(envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts)
+        size = len(content.prefix) + len(content.body or b"")
+        return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
+
+    # --- requests ---
+
+    async def _grant_requests(self) -> None:
+        """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
+        past = 0
+        while self._dispatcher.flights:  # which may be of shards that had another owner, or have one by now
+            async with self.lane.use() as connection:
+                leased = await store.requested_leased(connection, past)
+            self._desk.cancel(token for _, token in leased)
+            if len(leased) < store.PAGE:
+                break
+            past = leased[-1][0]
+        past = 0
+        while shards := list(self._agenda.ownership.epochs):
+            async with self.lane.use() as connection:
+                free = await store.requested(connection, shards, past)
+            await self.undialled.end([self._finisher.by_administrator(row) for row in free])
+            if len(free) < store.PAGE:
+                break
+            past = free[-1].id

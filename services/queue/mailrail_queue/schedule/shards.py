@@ -1,0 +1,147 @@
+"""Which shards are this process's (SHD-01).
+
+Every two seconds a process says that it lives and sees who else does; shards of the dead are taken over under a new
+epoch, surplus ones are let go.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+import psycopg
+
+from mailrail.kit import clock, log
+from mailrail_queue import metrics
+from mailrail_queue.accept.batches import Intake, read_holds
+from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.routing.router import Router
+from mailrail_queue.schedule.peers import Peers
+from mailrail_queue.schedule.shared_sites import SharedSites
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import faults
+from mailrail_queue.store import sites as site_store
+from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable, run
+from mailrail_queue.store.data_history import QueueHistory
+
+SHARDS = 256
+
+
+class Shards:
+    """This process as a holder of shards among others."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        database: Database,
+        lane: Lane,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        peers: Peers,
+        agenda: Agenda,
+        shared_sites: SharedSites,
+        router: Callable[[], Router],
+        history: QueueHistory,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._peers = peers
+        self._agenda = agenda
+        self._shared_sites = shared_sites
+        self._router = router
+        self._history = history
+        self._lane = lane
+        self.address = ""
+        """HOST:PORT at which peers reach this process."""
+        self.healthy = False
+        """Postgres answered the last heartbeat."""
+        self._started: str | None = None
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Heartbeats until cancelled. Trouble with Postgres makes this process unhealthy, no more."""
+        while True:
+            try:
+                await self.beat()
+            except TROUBLE as error:
+                if self.healthy:
+                    self._log.warning("heartbeat failed", error=str(error).strip())
+                self.healthy = False
+                metrics.POSTGRES_UP.set(0)
+            except Exception as error:
+                faults.failed(self._log, "heartbeat", error)
+                self.healthy = False
+                metrics.POSTGRES_UP.set(0)
+            self._dispatcher.measure()
+            self._dispatcher.forget_idle(self._dispatcher.clock() - 600.0)
+            await asyncio.sleep(self._settings.heartbeat_seconds * random.uniform(0.9, 1.1))
+
+    async def beat(self) -> None:
+        """One heartbeat: say that we live, see who else does, take and let go of shards (SHD-01)."""
+        settings = self._settings
+        me = self._agenda.run_id
+        async with self._lane.use() as connection:
+            await self._history.of.beat(connection)
+            if self._started is None:
+                rows = await run(connection, site_store.STARTED)
+                self._started = str(rows[0][0].isoformat())
+            asked = clock.now()
+            rows = await run(
+                connection,
+                site_store.HEARTBEAT,
+                {
+                    "id": me,
+                    "name": settings.node_id,
+                    "address": self.address,
+                    "started": self._started,
+                    "dead": settings.dead_seconds,
+                },
+            )
+            others: dict[str, str] = {row[0]: row[1] for row in rows if row[0] is not None}
+            self._database.heard(rows[0][2], asked)
+            live = sorted([me, *others])
+            mine = {row[0]: row[1] for row in await run(connection, site_store.MINE, {"id": me})}
+            fair = -(-SHARDS // len(live))
+            if len(mine) > fair:
+                surplus = sorted(mine)[fair:]
+                await run(connection, site_store.RELEASE, {"id": me, "number": site_store.shard_column(surplus)})
+                for number in surplus:
+                    del mine[number]
+            elif len(mine) < fair:
+                taken = await run(connection, site_store.ACQUIRE, {"id": me, "live": live, "count": fair - len(mine)})
+                for number, epoch in taken:
+                    mine[number] = epoch
+                    self._agenda.unverified.append(number)
+            owners = {row[0]: row[1] for row in await run(connection, site_store.OWNERS)} if others else {}
+            holds = await read_holds(connection)
+        self._intake.holds = holds
+        self._agenda.own(mine)
+        self._peers.learn(
+            {n: others[o] for n, o in owners.items() if others.get(o)},
+            frozenset(a for a in others.values() if a),
+        )
+        self._dispatcher.owners = len(live)
+        self._dispatcher.owner_index = live.index(me)
+        self._dispatcher.configure(self._router().transports())
+        self._agenda.requests = True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
+        self.healthy = True
+        metrics.POSTGRES_UP.set(1)
+        await self._shared_sites.learn()
+
+    async def leave(self) -> None:
+        """A clean stop: others may take the shards at once."""
+        self._agenda.disown()
+        try:
+            async with asyncio.timeout(3):
+                await self._lane.run(site_store.LEAVE, {"id": self._agenda.run_id})
+        except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
+            self._log.info("left without a word", error=str(error))
+
+    async def forget(self) -> None:
+        """The last word of this process: nothing of it is looked for in the database any more (HIS-01)."""
+        with contextlib.suppress(psycopg.Error, NotDurable, OSError, TimeoutError):
+            async with asyncio.timeout(3), self._lane.use() as connection:
+                await self._history.of.leave(connection)

@@ -1,0 +1,78 @@
+"""What owners of shards tell each other of sites that they share: who rests, and who may probe (design 4, Attempt).
+
+A site's mail lies in many shards, and so may have several owners. What one of them learned of it is in the table
+`site`, where the others find it at their next heartbeat; and only one at a time may look whether it is well again.
+"""
+
+import asyncio
+import random
+
+from mailrail.kit import log
+from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.delivery.leases import Desk
+from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.store import faults
+from mailrail_queue.store import mail as store
+from mailrail_queue.store import sites as site_store
+from mailrail_queue.store.connection import TROUBLE, Lane
+
+_PROBE_SECONDS = 130.0
+"""For how long the right to probe a shared site is kept from other owners."""
+_PAUSE = 10.0
+"""Seconds until a claim that failed for another reason than Postgres being out of reach is tried again."""
+_KNOWN = 20_000
+"""Sites in memory beyond which those of others are not learned any more."""
+
+
+class SharedSites:
+    """This process's part in it."""
+
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, desk: Desk, agenda: Agenda) -> None:
+        self._lane, self._dispatcher, self._desk, self._agenda = lane, dispatcher, desk, agenda
+        self._seen = (0.0, "")
+        """Unix seconds and site of the newest change that was learned."""
+        self._claiming: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = log.get_logger()
+
+    async def learn(self) -> None:
+        """What other owners, or this process before a restart, saw of sites."""
+        while True:
+            async with self._lane.use() as connection:
+                rows = await site_store.sites_changed(connection, *self._seen)
+            now = self._dispatcher.clock()
+            for row in rows:
+                self._seen = (row.changed, row.name)
+                if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
+                    self._agenda.site(row.name)
+                self._desk.learn_rest(row, now)
+            if len(rows) < store.PAGE:
+                break
+
+    def claim(self, site: SiteState) -> None:
+        """Ask for the right to probe a site; the dispatcher hears when we have it."""
+        if site.key in self._claiming:
+            return
+        self._claiming.add(site.key)
+        task = asyncio.get_running_loop().create_task(self._claim(site))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claim(self, site: SiteState) -> None:
+        try:
+            parameters = {"name": site.key, "token": random.getrandbits(62), "seconds": _PROBE_SECONDS}
+            rows = await self._lane.run(site_store.CLAIM_PROBE, parameters)
+            if rows:
+                site.claimed = True
+                self._agenda.hungry(site)
+                self._dispatcher.wake_all()
+                self._dispatcher.pump()
+            else:
+                await asyncio.sleep(2.0)
+        except TROUBLE:
+            await asyncio.sleep(1.0)
+        except Exception as error:
+            faults.failed(self._log, "probes", error, site=site.key)
+            await asyncio.sleep(_PAUSE)
+        finally:
+            self._claiming.discard(site.key)

@@ -1,0 +1,139 @@
+"""What a process knows of work that is due: its shards, the sites in them that wait for their turn, and what woke it.
+
+Everybody who learns of work writes it down here (intake, finisher, peers, heartbeats, administrators); `owner` works it
+off. All of it is in memory and none of it is missed: whatever is forgotten is found again in the database.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from mailrail.kit import log
+from mailrail_queue import metrics
+from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.routing.router import Router
+from mailrail_queue.schedule.peers import Peers
+from mailrail_queue.store.mail import Ownership
+
+
+class Agenda:
+    """The list of what an owner of shards has to look at."""
+
+    def __init__(self, dispatcher: Dispatcher, peers: Peers, router: Callable[[], Router], *, run_id: str) -> None:
+        self._dispatcher, self._peers, self._router = dispatcher, peers, router
+        self._log = log.get_logger()
+        self.run_id = run_id
+        self.ownership = Ownership(run_id, {})
+        """The shards of this process."""
+        self.cursors: dict[int, float] = {}
+        """Shard → time after which the next look at its sites begins; 0.0: it was woken and is looked at anew."""
+        self.turn: dict[str, None] = {}
+        """Keys of sites with due work in the database, in the order of their turns."""
+        self.requests = False
+        """An administrator may have asked for something (ADM-02)."""
+        self.unverified: list[int] = []
+        """Shards that were taken over, and whose sites were not compared with their recipients since (SHD-02)."""
+        self.wake = asyncio.Event()
+        """There is something new."""
+        self.revised = asyncio.Event()
+        """A revision came, or shards whose owner may have been down when it did."""
+        self.changed: set[str] = set()
+        """Transports that are not what they were, whose mail was not looked at since."""
+
+    # --- being told ---
+
+    def stored_due(self, where: set[tuple[int, str]]) -> None:
+        """Recipients were stored due in these (shard, site): ours are looked at, the owners of others are woken."""
+        others: set[int] = set()
+        for number, key in where:
+            if number in self.ownership.epochs:
+                self.note(number, key)
+            else:
+                others.add(number)
+        if others:
+            self._peers.wake(others)
+        self.wake.set()
+
+    def woken(self, shards: Iterable[int]) -> None:
+        """Somebody says that there is work, or an administrator's request, in these shards."""
+        for number in shards:
+            if number in self.cursors:
+                self.cursors[number] = 0.0
+        self.requests = True
+        self.wake.set()
+
+    def woken_or_peer(self, shards: Iterable[int]) -> None:
+        """Mail of our own making was stored due in these shards: ours are looked at, owners of others are woken."""
+        found = set(shards)
+        self.woken(found)
+        others = {n for n in found if n not in self.ownership.epochs}
+        if others:
+            self._peers.wake(others)
+
+    def administered(self, shards: Iterable[int]) -> None:
+        """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
+        found = set(shards)
+        self.woken(found)
+        self._peers.wake_everybody(found)
+
+    def deferred(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Attempts at these (shard, request) ended, and mail is there to be tried again."""
+        asked = {number for number, request in rows if request}
+        if asked:
+            self.woken_or_peer(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
+
+    def revise(self, changed: Iterable[str]) -> None:
+        """A new revision is in force; these transports ("NAMESPACE/NAME") are not what they were (ADM-03)."""
+        self.changed.update(changed)
+        self.revised.set()
+
+    # --- what is due ---
+
+    def site(self, key: str) -> SiteState:
+        """What is known of a site, which is made known if it was not."""
+        return self._dispatcher.site_of_key(key, self._router())
+
+    def note(self, number: int, key: str) -> None:
+        """A site has due work in a shard of ours."""
+        self.site(key).due.setdefault(number, False)
+        self.turn.setdefault(key)
+
+    def hungry(self, site: SiteState) -> None:
+        """A site has room again."""
+        self.turn.setdefault(site.key)
+        self.wake.set()
+
+    def look_anew(self) -> None:
+        """Look at the sites of all shards, from the beginning."""
+        self.cursors = dict.fromkeys(self.cursors, 0.0)
+        self.wake.set()
+
+    @property
+    def stale(self) -> bool:
+        """Whether some shard is to be looked at anew."""
+        return any(cursor == 0.0 for cursor in self.cursors.values())
+
+    # --- shards ---
+
+    def own(self, mine: dict[int, int]) -> None:
+        """These shards (number → epoch) are ours from now on, and no others."""
+        before = self.ownership.epochs
+        if mine == before:
+            return
+        gained = [n for n, e in mine.items() if before.get(n) != e]
+        gone = [n for n in before if n not in mine]
+        self.ownership = Ownership(self.run_id, mine)
+        self.cursors = {n: self.cursors.get(n, 0.0) if n in before else 0.0 for n in mine}
+        for site in self._dispatcher.sites.values():
+            for number in gone:
+                site.due.pop(number, None)
+        metrics.SHARDS.set(len(mine))
+        self._log.info("shards changed", owned=len(mine), gained=len(gained), released=len(gone))
+        self.requests = True
+        if gained:
+            self.revised.set()  # their owner may have been down when the revision came
+        self.wake.set()
+
+    def disown(self) -> None:
+        """No shard is ours any more: this process goes."""
+        self.ownership = Ownership(self.run_id, {})
+        self.cursors = {}

@@ -1,0 +1,379 @@
+"""The queue's way to Postgres: a few connections of its own for the message path, each for one kind of work.
+
+A *lane* is one connection with a lock around it. The statements of the message path are few and always the same, so
+on a lane they stay prepared; work of one kind never waits for another kind. A lane opens its connection when it is
+first used and opens it anew after a failure; each time it sets synchronous_commit itself and reads what decides
+whether a commit is durable (ACC-06), before the first statement runs.
+"""
+
+import asyncio
+import contextlib
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, LiteralString
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.rows import tuple_row
+
+from mailrail.kit import clock, log
+from mailrail.kit.history import History
+from mailrail.kit.postgres import (
+    ALIVE,
+    NOT_WAITED,
+    Doubtful,
+    ServerState,
+    Unsafe,
+    enter,
+    refuse_shared_sessions,
+    server_state,
+    why_read_only,
+)
+from mailrail_queue import metrics
+from mailrail_queue.store import columns
+
+Row = tuple[Any, ...]
+
+_OWN: Mapping[str, str] = MappingProxyType(
+    {
+        # A statement that hangs must not hold up mail for ever; the longest batch takes far less.
+        "statement_timeout": "30s",
+        "idle_in_transaction_session_timeout": "30s",
+        "lock_timeout": "10s",
+        # Every statement of the message path reaches its rows by index. A plan made while a table was small must not
+        # turn into a scan of it once there are millions of rows in it.
+        "enable_seqscan": "off",
+        "enable_mergejoin": "off",
+        "jit": "off",
+    }
+)
+"""Settings of a lane besides those of every connection of ours."""
+
+
+_JUMP = 5.0
+"""Seconds by which Postgres's clock is set that are worth a word: leases have 30 to spare (LSE-01)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Postgres's clock was set while we looked."""
+
+    seconds: float  # forward; negative: back
+    before: float  # Unix seconds by the clock as it was, when it was noticed
+
+
+class NotDurable(Exception):
+    """Postgres would answer a commit that a power cut undoes; nothing is written to it (ACC-06)."""
+
+
+TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
+"""Postgres is out of reach or not what it should be: whoever meets this waits and tries again."""
+
+
+class Database:
+    """The lanes of a process and what is known of the server behind them."""
+
+    def __init__(self, url: str, application: str, *, unsafe: bool = False) -> None:
+        self._url = url
+        self._application = application
+        self._unsafe = unsafe
+        self._lanes: list[Lane] = []
+        self._log = log.get_logger()
+        self.state: ServerState | None = None
+        self._ahead = time.time() - clock.now()
+        """Seconds by which Postgres's clock (Unix time) is ahead of `kit.clock`; the host's own until Postgres told."""
+        self._least = -math.inf
+        """The same, and by no means more; -inf until Postgres told."""
+        self._told = False
+        self.jump: Jump | None = None
+        """By how much Postgres's clock was set since `Expiry` looked."""
+        self.jumped = asyncio.Event()
+        """Set with `jump`."""
+        self.history: History | None = None
+        """Asked by each connection before its first statement: what memory says of the data may be untrue."""
+        self.generation = 0
+        """Connections of an earlier one are opened anew: they may lead to another server than the newest does."""
+
+    def lane(self, name: str) -> "Lane":
+        """A new lane; `name` shows in pg_stat_activity."""
+        lane = Lane(self, f"{self._application} {name}")
+        self._lanes.append(lane)
+        return lane
+
+    def now(self) -> float:
+        """Unix seconds by Postgres's clock: what it told last and what passed since, by a clock that nobody sets."""
+        return clock.now() + self._ahead
+
+    def earliest(self) -> float:
+        """Unix seconds by Postgres's clock, and never later than it shows; 0 until Postgres told."""
+        return max(0.0, clock.now() + self._least)
+
+    def heard(self, moment: float, asked: float) -> None:
+        """Postgres said that it is `moment` (Unix seconds), after it was asked at `asked` (`kit.clock`).
+
+        What fits in between question and answer changes nothing; what does not was set: by hand, by NTP, or because
+        another server has Postgres's place.
+        """
+        before = self._ahead
+        self._ahead = min(max(before, moment - clock.now()), moment - asked)
+        self._least = min(max(self._least, moment - clock.now()), moment - asked)
+        seconds = self._ahead - before
+        if self._told and abs(seconds) > _JUMP:
+            earlier = self.jump.seconds if self.jump is not None else 0.0
+            self.jump = Jump(earlier + seconds, clock.now() + before)
+            self.jumped.set()
+            metrics.CLOCK_JUMPS.inc()
+            self._log.warning("postgres's clock was set", seconds=round(seconds, 1))
+        self._told = True
+
+    async def close(self) -> None:
+        """Close every lane."""
+        for lane in self._lanes:
+            await lane.close()
+
+    async def refuse_shared_sessions(self) -> None:
+        """Raises psycopg.OperationalError where a pooler in transaction mode stands between, with what to do.
+
+        To be called before the first lane opens: there, what a lane prepares meets what other lanes prepared.
+        """
+        connecting = AsyncConnection.connect(
+            self._url, autocommit=True, application_name=f"{self._application} start", connect_timeout=5, **ALIVE
+        )
+        async with await connecting as connection:
+            await refuse_shared_sessions(connection)
+
+    async def open(self, name: str) -> AsyncConnection[Row]:
+        """A connection fit for promise 1. Raises psycopg.OperationalError, NotDurable."""
+        connection: AsyncConnection[Row] = await AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            application_name=name,
+            connect_timeout=5,
+            row_factory=tuple_row,
+            prepare_threshold=0,
+            **ALIVE,
+        )
+        try:
+            await enter(connection, "queue", **_OWN)
+            self._judge(await server_state(connection))
+            if self.history is not None:
+                await self.history.check(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        columns.register(connection.adapters)
+        _heed(connection)
+        return connection
+
+    def _judge(self, state: ServerState) -> None:
+        if not self._unsafe:
+            try:
+                state.check()
+            except Unsafe as error:
+                raise NotDurable(f"{error}. MAILRAIL_QUEUE_UNSAFE=true serves all the same") from None
+        self.state = state
+
+
+_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+
+
+class Lane:
+    """One connection for one kind of work, one statement or transaction at a time."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._name = name
+        self._lock = asyncio.Lock()
+        self._connection: AsyncConnection[Row] | None = None
+        self._generation = 0
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
+        """The connection, for the caller alone. Raises psycopg.Error, NotDurable.
+
+        A server that was made a standby, or takes no writes for another reason, is out of reach: OperationalError.
+        """
+        async with self._lock:
+            connection = self._connection
+            if connection is not None and self._generation != self._database.generation:
+                self._connection = None
+                await connection.close()
+            if connection is None or connection.closed:
+                try:
+                    connection = self._connection = await self._database.open(self._name)
+                    self._generation = self._database.generation
+                except (psycopg.Error, NotDurable):
+                    metrics.DATABASE_ERRORS.labels(what="connect").inc()
+                    raise
+            try:
+                yield connection
+                sure(connection)
+            except BaseException as error:
+                # A statement that was cut off in the middle leaves a connection of which nothing is known.
+                if isinstance(error, psycopg.Error):
+                    metrics.DATABASE_ERRORS.labels(what="statement").inc()
+                whole = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
+                whole = whole and connection not in _doubtful
+                # Asked before it is closed, which forgets what the server said of itself.
+                why = why_read_only(connection, error) if isinstance(error, _READ_ONLY) else None
+                if why is not None or not whole:
+                    self._connection = None
+                    with contextlib.suppress(Exception):
+                        await connection.close()
+                if why is not None:
+                    # Another server has its place, perhaps. To all callers it is as if it were gone: they wait, and try
+                    # again.
+                    raise psycopg.OperationalError(why) from error
+                raise
+
+    async def run(self, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Row]:
+        """One statement, prepared, in a transaction of its own; its rows."""
+        async with self.use() as connection:
+            return await run(connection, statement, parameters)
+
+    async def close(self) -> None:
+        """Close the connection; waits for the statement that runs."""
+        async with self._lock:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
+
+
+class Statement:
+    """One of the few statements that every message passes through: all its parameters are columns."""
+
+    __slots__ = ("name", "order", "psycopg_text", "text")
+
+    def __init__(self, name: str, text: LiteralString) -> None:
+        order: dict[str, int] = {}
+
+        def number(found: re.Match[str]) -> str:
+            return f"${order.setdefault(found[1], len(order) + 1)}"
+
+        self.name = f"mailrail_{name}".encode()
+        self.psycopg_text: LiteralString = text
+        self.text = re.sub(r"%\((\w+)\)s", number, text).replace("%%", "%").encode()
+        self.order = tuple(order)
+
+
+_doubtful: WeakSet[AsyncConnection[Any]] = WeakSet()
+"""Connections of which a commit may be on no standby, although one has to have it."""
+
+
+def _heed(connection: AsyncConnection[Row]) -> None:
+    """Notice when a commit's wait for a standby is cancelled: Postgres warns, and says that all is well."""
+    there = ref(connection)
+
+    def hear(told: psycopg.errors.Diagnostic) -> None:
+        if told.source_function == NOT_WAITED and (found := there()) is not None:
+            _doubtful.add(found)
+
+    connection.add_notice_handler(hear)
+
+
+def sure(connection: AsyncConnection[Row]) -> None:
+    """Whether what was committed may be answered. Raises Doubtful, and the connection is given up."""
+    if connection in _doubtful:
+        raise Doubtful("the wait for a synchronous standby was cancelled: nobody knows whether one has the commit")
+
+
+_prepared: WeakKeyDictionary[AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
+"""Names of the statements that each connection knows."""
+
+
+async def run_columns(
+    connection: AsyncConnection[Row], statement: Statement, parameters: Mapping[str, columns.Column]
+) -> list[Row]:
+    """A statement on a connection, prepared at its first use; its rows. Raises psycopg.Error.
+
+    It goes to libpq without a cursor, whose preparations cost as much as packing a batch does: 70 us a statement of
+    client CPU, of which 30 are left here. Within a transaction a cursor takes it, since psycopg has everything that was
+    prepared forgotten after a rollback, and only outside can what then fails be done again.
+    """
+    pgconn = connection.pgconn
+    if pgconn.transaction_status != TransactionStatus.IDLE:
+        return await run(connection, statement.psycopg_text, dict(parameters))
+    values = [parameters[name] for name in statement.order]
+    try:
+        result = await _execute(connection, statement, values)
+    except psycopg.errors.InvalidSqlStatementName:
+        _prepared.pop(connection, None)
+        result = await _execute(connection, statement, values)
+    transformer = Transformer(connection)
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
+
+
+async def _execute(connection: AsyncConnection[Row], statement: Statement, values: list[columns.Column]) -> PGresult:
+    pgconn = connection.pgconn
+    known = _prepared.setdefault(connection, set())
+    if statement.name not in known:
+        pgconn.send_prepare(statement.name, statement.text, [value.oid for value in values])
+        await _result(pgconn)
+        known.add(statement.name)
+    binary = Format.BINARY
+    pgconn.send_query_prepared(statement.name, [value.data for value in values], [binary] * len(values), binary)
+    return await _result(pgconn)
+
+
+async def _result(pgconn: PGconn) -> PGresult:
+    """The one result of what was sent. Raises psycopg.Error."""
+    failed: psycopg.Error | None = None
+    while pgconn.flush():  # more than the socket takes at once: while that waits, the server may want to be read
+        await _socket(pgconn.socket, write=True)
+        pgconn.consume_input()
+    results: list[PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            await _socket(pgconn.socket)
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            break
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            failed = failed or error_from_result(result)
+        results.append(result)
+    if failed is not None:
+        raise failed
+    if not results:
+        raise psycopg.OperationalError("the connection was lost")
+    return results[0]
+
+
+async def _socket(number: int, *, write: bool = False) -> None:
+    """Wait until a socket can be read, or, when asked, written."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    loop.add_reader(number, wake)
+    if write:
+        loop.add_writer(number, wake)
+    try:
+        await waiter
+    finally:
+        loop.remove_reader(number)
+        if write:
+            loop.remove_writer(number)
+
+
+async def run(
+    connection: AsyncConnection[Row], statement: LiteralString, parameters: dict[str, Any] | None = None
+) -> list[Row]:
+    """One prepared statement on a connection; its rows, none when it gives none."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(statement, parameters, prepare=True)
+    return await cursor.fetchall() if cursor.description else []

@@ -1,0 +1,136 @@
+"""How much due mail waits, and what for: the figures that people scale and alarm by.
+
+Counted for the shards of this process, now and then, on a connection of its own. No count may cost more than a bounded
+number of index entries, however long the backlog (SHD-03): past the bounds below it says the bound.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, LiteralString
+
+from mailrail.core.route.site import SiteKind
+from mailrail.kit import log
+from mailrail_queue import metrics
+from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.store import columns as c
+from mailrail_queue.store import faults
+from mailrail_queue.store.connection import TROUBLE, Database
+
+PER_SITE: Final = 5_000
+"""Most recipients that are counted of one site in one shard."""
+MOST: Final = 50_000
+"""Most recipients that are counted at resting sites, and at all others, of one process."""
+
+
+class Waits(StrEnum):
+    """What a due recipient waits for."""
+
+    READY = "ready"  # its turn: more queue or outbound processes would help
+    LIMITED = "limited"  # its site's window or a limit of its transport has no room (SHD-04)
+    RESTING = "resting"  # its site or transport is in backoff, or the transport is missing (SHD-05)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Due recipients and the age of the oldest, by what they wait for."""
+
+    recipients: dict[Waits, int]
+    oldest: dict[Waits, float]
+    """Seconds since the longest-waiting one fell due; 0 when there is none."""
+
+
+# Sites with due mail, longest due first, and of each what recipient_due holds. The outer LIMIT ends the nested loop.
+_COUNT: Final[LiteralString] = """WITH d AS (
+    SELECT shard, site FROM site_due
+    WHERE shard = ANY(%(shard)s) AND next_due <= now() AND (site = ANY(%(resting)s)) = %(rest)s
+    ORDER BY next_due LIMIT %(most)s
+), due AS (
+    SELECT d.site, r.due FROM d CROSS JOIN LATERAL (
+        SELECT r.due FROM recipient r
+        WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held IS NULL AND r.due <= now()
+        ORDER BY r.due LIMIT %(per_site)s
+    ) r LIMIT %(most)s
+)
+SELECT site, count(*), extract(epoch FROM now() - min(due))::float8 FROM due GROUP BY site"""
+# What the statistics say: near enough for a picture, and no row is read for it.
+_STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::regclass)"
+
+
+class Counting:
+    """Keeps the gauges of the backlog."""
+
+    def __init__(
+        self, database: Database, dispatcher: Dispatcher, shards: Callable[[], Iterable[int]], every: float
+    ) -> None:
+        """`shards`: those that this process owns now. `every`: seconds between two counts."""
+        self._lane = database.lane("backlog")
+        self._dispatcher = dispatcher
+        self._shards = shards
+        self._every = every
+        self._log = log.get_logger()
+
+    async def run(self) -> None:
+        """Count until cancelled. Without Postgres the last figures stay."""
+        dice = random.Random()
+        while True:
+            began = time.monotonic()
+            try:
+                await self.measure()
+            except TROUBLE as error:
+                self._log.info("backlog not counted", error=str(error).strip())
+            except Exception as error:
+                faults.failed(self._log, "backlog", error)
+            # A machine that is slow for other reasons is not asked more often for that.
+            await asyncio.sleep(max(self._every, 20 * (time.monotonic() - began)) * dice.uniform(0.9, 1.1))
+
+    async def measure(self) -> Backlog:
+        """Count once and set the gauges. Raises psycopg.Error, NotDurable."""
+        backlog = await self.count()
+        for wait in Waits:
+            metrics.BACKLOG.labels(state=wait.value).set(backlog.recipients[wait])
+            metrics.BACKLOG_OLDEST.labels(state=wait.value).set(backlog.oldest[wait])
+        ((stored,),) = await self._lane.run(_STORED)
+        metrics.STORED.set(int(stored))
+        return backlog
+
+    async def count(self) -> Backlog:
+        """What is due in our shards. Raises psycopg.Error, NotDurable."""
+        backlog = Backlog(dict.fromkeys(Waits, 0), dict.fromkeys(Waits, 0.0))
+        shards = list(self._shards())
+        if not shards:
+            return backlog
+        now = self._dispatcher.clock()
+        sites = self._dispatcher.sites
+        resting = [key for key, site in sites.items() if _rests(site, now)]
+        for rest in (False, True):
+            if rest and not resting:
+                break
+            rows = await self._lane.run(
+                _COUNT,
+                {
+                    "shard": c.smallints(shards),
+                    "resting": c.names(resting),
+                    "rest": rest,
+                    "most": MOST,
+                    "per_site": PER_SITE,
+                },
+            )
+            for key, count, oldest in rows:
+                site = sites.get(key)
+                if rest:
+                    wait = Waits.RESTING
+                elif site is None or self._dispatcher.room(site, now) > 0:
+                    wait = Waits.READY
+                else:
+                    wait = Waits.LIMITED
+                backlog.recipients[wait] += int(count)
+                backlog.oldest[wait] = max(backlog.oldest[wait], float(oldest))
+        return backlog
+
+
+def _rests(site: SiteState, now: float) -> bool:
+    return site.kind is SiteKind.MISSING or site.resting(now)
