@@ -72,6 +72,11 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated fi
 	@echo "lint-imports";        $(BIN)/lint-imports
 	@echo "buf lint";            $(BIN)/buf lint
 	@echo "generated files";     $(BIN)/python scripts/check_generated.py
+	@echo "changelog";           $(BIN)/python scripts/check_changelog.py
+
+.PHONY: changelog
+changelog: $(STAMP) ## show what the fragments of changelog.d/ will say in CHANGELOG.md
+	@$(BIN)/towncrier build --draft $(ARGS) 2>/dev/null
 
 .PHONY: format
 format: $(STAMP) ## let ruff fix and format what it can
