@@ -3,7 +3,7 @@
 isort:skip_file
 Configuration: immutable compiled revisions, streamed to every service, acknowledged by each.
 
-A revision is canonical JSON (format in mailrail/core/config/revision.py): equal input gives equal bytes, so it is
+A revision is canonical JSON (format in mailrail/core/revision/revision.py): equal input gives equal bytes, so it is
 carried as bytes and named by its SHA-256. Secrets travel beside it, sealed, and only to the roles that use them.
 """
 
