@@ -73,6 +73,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated fi
 	@echo "buf lint";            $(BIN)/buf lint
 	@echo "generated files";     $(BIN)/python scripts/check_generated.py
 	@echo "changelog";           $(BIN)/python scripts/check_changelog.py
+	@echo "commits";             $(BIN)/python scripts/check_commits.py
 
 .PHONY: changelog
 changelog: $(STAMP) ## show what the fragments of changelog.d/ will say in CHANGELOG.md
