@@ -16,7 +16,7 @@ from mailrail.kit.publisher import Superseded
 from mailrail.kit.run import run
 from mailrail_operator import metrics, probes
 from mailrail_operator.app import Leader
-from mailrail_operator.lease import Lease, Lost, Terms
+from mailrail_operator.lease import LeaderLease, Lost, Terms
 from mailrail_operator.settings import OperatorSettings
 
 
@@ -47,7 +47,7 @@ async def start(settings: OperatorSettings, stop: asyncio.Event) -> None:
     ):
         lease = None
         if settings.leader_election:
-            lease = Lease(
+            lease = LeaderLease(
                 api,
                 settings.lease_namespace or api.credentials.namespace,
                 settings.lease_name,
@@ -70,7 +70,7 @@ async def start(settings: OperatorSettings, stop: asyncio.Event) -> None:
                 await lease.release()
 
 
-async def _work(settings: OperatorSettings, api: Api, lease: Lease | None, process: _Process) -> None:
+async def _work(settings: OperatorSettings, api: Api, lease: LeaderLease | None, process: _Process) -> None:
     keys = keyring(settings)
     logger = log.get_logger()
     if lease is not None:

@@ -26,16 +26,16 @@ from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
 from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
-from mailrail.kit.publisher import Outcome, Publisher
+from mailrail.kit.publisher import Publisher, PublishOutcome
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
-from mailrail_operator.dns import DnsChecks, Resolver
-from mailrail_operator.dnscheck import Verdict
-from mailrail_operator.model import Observed, Running, Settled, Tracked
+from mailrail_operator.dns import DnsCheckResolver, DnsChecks
+from mailrail_operator.dnscheck import DnsVerdict
+from mailrail_operator.model import Observed, Running, SettledObject, Tracked
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
-from mailrail_operator.store import Store, referenced_secrets
+from mailrail_operator.store import ObjectStore, referenced_secrets
 from mailrail_operator.watches import MetadataWatch, ResourceWatch
 from mailrail_operator.writer import Writer
 
@@ -43,7 +43,7 @@ _API_BROKEN: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 _LIST_BACKOFF: Final = 1.0
 _WATCH_BACKOFF: Final = 2.0
 _DEBOUNCE_LIMIT: Final = 2.0
-_DNS_OFF: Final = Verdict.not_checked("the check is switched off")
+_DNS_OFF: Final = DnsVerdict.not_checked("the check is switched off")
 
 
 def document_of(seen: Observed) -> Document:
@@ -64,7 +64,7 @@ class Leader:
 
     def __init__(self, settings: OperatorSettings, api: Api, keys: Keyring, may_write: Callable[[], bool]) -> None:
         self._settings, self._api = settings, api
-        self._store = Store()
+        self._store = ObjectStore()
         self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
         self._writer = Writer(
@@ -76,14 +76,14 @@ class Leader:
         self._secrets = Secrets(api, self._secret_watch)
         self._dns: DnsChecks | None = None
         if settings.dns_check:
-            resolver = Resolver(settings.resolver)
+            resolver = DnsCheckResolver(settings.resolver)
             self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
         self._relisted: set[str] = set()
         self._look_again = asyncio.Event()  # a plan is due, no compilation
         self._diagnostics = Diagnostics()
         self._uses: tuple[SecretUse, ...] = ()
         self._tracked: Mapping[ObjectRef, Tracked] = {}
-        self._settled: Mapping[ObjectRef, Settled] = {}
+        self._settled: Mapping[ObjectRef, SettledObject] = {}
         self._running = Running()
         self._waiting = "nothing was published yet"
         self._last_round = 0.0
@@ -279,7 +279,7 @@ class Leader:
             except TimeoutError:
                 return
 
-    async def _publish(self) -> Outcome:
+    async def _publish(self) -> PublishOutcome:
         self._publisher.use_keys(self._keys)
         previous = await self._publisher.prepare()
         objects = self._store.objects()
@@ -302,7 +302,7 @@ class Leader:
     def _ours(self, ref: ObjectRef) -> bool:
         return not self._settings.namespaces or ref.namespace in self._settings.namespaces
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: PublishOutcome) -> None:
         compiled = outcome.compiled
         self._diagnostics, self._uses, self._waiting = compiled.diagnostics, compiled.state.uses, ""
         self.published = True
@@ -356,7 +356,7 @@ class Leader:
             self._running = running
             self._replan()
 
-    def _verdicts(self) -> Mapping[ObjectRef, Verdict]:
+    def _verdicts(self) -> Mapping[ObjectRef, DnsVerdict]:
         """What DNS says of each domain; when nobody looks, that, so that no older word stands for ever."""
         if self._dns is not None:
             return dict(self._dns.verdicts)

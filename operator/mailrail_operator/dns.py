@@ -21,7 +21,7 @@ from mailrail.core.revision.revision import Domain, ObjectRef
 from mailrail.kit import log
 from mailrail.kit.settings import host_port
 from mailrail_operator import metrics
-from mailrail_operator.dnscheck import Answer, DnsReason, Needs, Question, Verdict, check, needs_of
+from mailrail_operator.dnscheck import DnsAnswer, DnsReason, DnsVerdict, Needs, Question, check, needs_of
 
 _ROUNDS: Final = 24
 """SPF may nest ten lookups deep, each a round; more than that is answered as unknown."""
@@ -42,7 +42,7 @@ def dkim_record(pem: bytes, algorithm: str) -> str:
     return f"v=DKIM1; k={algorithm.partition('-')[0]}; p={base64.b64encode(octets).decode()}"
 
 
-class Resolver:
+class DnsCheckResolver:
     """dnspython, with answers as `dnscheck` wants them."""
 
     def __init__(self, server: str) -> None:
@@ -52,7 +52,7 @@ class Resolver:
             self._resolver.nameservers, self._resolver.port = [host], port
         self._resolver.lifetime = _LIFETIME
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question) -> DnsAnswer:
         """Never raises: no such name is an empty answer, everything else a failed one."""
         kinds = ("A", "AAAA") if question.type == "A" else (question.type,)
         name = dns.reversename.from_address(question.name).to_text() if question.type == "PTR" else question.name
@@ -63,7 +63,7 @@ class Resolver:
             except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
                 continue
             except (dns.exception.DNSException, OSError, ValueError):
-                return Answer(failed=True)
+                return DnsAnswer(failed=True)
             for record in found:
                 if kind == "TXT":
                     values.append(b"".join(record.strings)[:_OCTETS].decode("utf-8", "replace"))
@@ -71,20 +71,22 @@ class Resolver:
                     values.append(f"{record.preference} {record.exchange.to_text()}")
                 else:
                     values.append(record.to_text())
-        return Answer(tuple(values[:_VALUES]))
+        return DnsAnswer(tuple(values[:_VALUES]))
 
 
 class DnsChecks:
     """The verdicts by domain; `changed` is called when one differs."""
 
-    def __init__(self, resolver: Resolver, addresses: Sequence[str], every: float, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, resolver: DnsCheckResolver, addresses: Sequence[str], every: float, changed: Callable[[], None]
+    ) -> None:
         self._resolver, self._addresses, self._every, self._changed = resolver, tuple(addresses), every, changed
         self._needs: dict[ObjectRef, Needs] = {}
         self._due: dict[ObjectRef, float] = {}
         self._heap: list[tuple[float, ObjectRef]] = []  # of what is due when; what `_due` does not confirm is old
         self._wake = asyncio.Event()
         self._keys: dict[str, str] = {}  # record text by path of the sealed key, digest included
-        self.verdicts: dict[ObjectRef, Verdict] = {}
+        self.verdicts: dict[ObjectRef, DnsVerdict] = {}
         self._log = log.get_logger()
 
     def take(self, compiled: Compiled) -> None:
@@ -96,7 +98,7 @@ class DnsChecks:
             if needs is None:
                 self._needs.pop(domain.ref, None)  # so that it is looked up at once when the gateway is back
                 self._due.pop(domain.ref, None)
-                self.verdicts[domain.ref] = Verdict.not_checked("its gateway is not there")
+                self.verdicts[domain.ref] = DnsVerdict.not_checked("its gateway is not there")
             elif self._needs.get(domain.ref) != needs:
                 self._needs[domain.ref] = needs
                 self._schedule(domain.ref, 0.0)
@@ -157,12 +159,12 @@ class DnsChecks:
             self._log.info("dns checked", domain=needs.domain, status=verdict.status, reason=verdict.reason.value)
             self._changed()
 
-    async def _verdict(self, needs: Needs) -> Verdict:
-        known: dict[Question, Answer] = {}
+    async def _verdict(self, needs: Needs) -> DnsVerdict:
+        known: dict[Question, DnsAnswer] = {}
         for _ in range(_ROUNDS):
             result = check(needs, known)
-            if isinstance(result, Verdict):
+            if isinstance(result, DnsVerdict):
                 return result
             asked = sorted(result)
             known |= dict(zip(asked, await asyncio.gather(*map(self._resolver.ask, asked)), strict=True))
-        return Verdict("Unknown", DnsReason.LOOKUP_FAILED, f"{needs.domain} needs too many lookups")
+        return DnsVerdict("Unknown", DnsReason.LOOKUP_FAILED, f"{needs.domain} needs too many lookups")

@@ -17,7 +17,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
-from mailrail.core.revision.revision import Delivery, Domain, Match, ObjectRef, Revision, TransportKind
+from mailrail.core.revision.revision import Domain, DomainDelivery, Match, ObjectRef, Revision, TransportKind
 
 SPF_LOOKUPS: Final = 10
 """RFC 7208 4.6.4: terms that cause DNS queries."""
@@ -45,7 +45,7 @@ DNS_REASONS: Final[dict[DnsReason, str]] = {
 }
 
 
-class State(StrEnum):
+class RecordState(StrEnum):
     """Of one record."""
 
     MATCH = "Match"
@@ -63,7 +63,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DnsAnswer:
     """What a lookup gave: texts (TXT joined; MX as `preference host`; PTR names; addresses). `failed`: no answer."""
 
     values: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Record:
     type: str
     name: str
     value: str
-    state: State
+    state: RecordState
     message: str = ""
 
     def as_status(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DnsVerdict:
     """The condition and the records behind it."""
 
     status: str
@@ -98,12 +98,12 @@ class Verdict:
     records: tuple[Record, ...] = ()
 
     @classmethod
-    def pending(cls) -> "Verdict":
+    def pending(cls) -> "DnsVerdict":
         """Before the first look."""
         return cls("Unknown", DnsReason.PENDING, "DNS was not looked up yet")
 
     @classmethod
-    def not_checked(cls, why: str) -> "Verdict":
+    def not_checked(cls, why: str) -> "DnsVerdict":
         """Nobody looks."""
         return cls("Unknown", DnsReason.NOT_CHECKED, why)
 
@@ -159,7 +159,7 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
         notes.append(f"of {len(egress)} egress addresses the first {ADDRESSES_LIMIT} are checked")
     return Needs(
         domain.name,
-        domain.delivery is not Delivery.NONE,
+        domain.delivery is not DomainDelivery.NONE,
         gateway.hostname,
         tuple(egress[a] for a in sorted(egress))[:ADDRESSES_LIMIT],
         tuple((key.selector, dkim[key.selector]) for key in domain.dkim if key.selector in dkim),
@@ -192,11 +192,11 @@ class _Ask(Exception):
 class _Answers:
     """The answers so far; what is asked and not there is collected, so that one round asks for all of it."""
 
-    def __init__(self, known: Mapping[Question, Answer]) -> None:
+    def __init__(self, known: Mapping[Question, DnsAnswer]) -> None:
         self._known = known
         self.open: set[Question] = set()
 
-    def of(self, kind: str, name: str) -> Answer:
+    def of(self, kind: str, name: str) -> DnsAnswer:
         """Raises _Ask."""
         question = Question(kind, name)
         found = self._known.get(question)
@@ -206,7 +206,7 @@ class _Answers:
         return found
 
 
-def check(needs: Needs, known: Mapping[Question, Answer]) -> Verdict | frozenset[Question]:
+def check(needs: Needs, known: Mapping[Question, DnsAnswer]) -> DnsVerdict | frozenset[Question]:
     """The verdict; or the questions whose answers it needs first."""
     answers = _Answers(known)
     records: list[Record] = []
@@ -225,40 +225,42 @@ def check(needs: Needs, known: Mapping[Question, Answer]) -> Verdict | frozenset
     return _verdict(needs, records)
 
 
-def _verdict(needs: Needs, records: Sequence[Record]) -> Verdict:
-    wrong = [r for r in records if r.state in (State.MISSING, State.MISMATCH)]
-    unknown = [r for r in records if r.state is State.UNKNOWN]
+def _verdict(needs: Needs, records: Sequence[Record]) -> DnsVerdict:
+    wrong = [r for r in records if r.state in (RecordState.MISSING, RecordState.MISMATCH)]
+    unknown = [r for r in records if r.state is RecordState.UNKNOWN]
     noted = "".join(f"; {note}" for note in needs.notes)
     if wrong:
-        return Verdict("False", DnsReason.RECORDS_MISSING, "; ".join(map(_words, wrong)) + noted, tuple(records))
+        return DnsVerdict("False", DnsReason.RECORDS_MISSING, "; ".join(map(_words, wrong)) + noted, tuple(records))
     if unknown:
         names = ", ".join(dict.fromkeys(f"{r.purpose} {r.name}" for r in unknown))
-        return Verdict("Unknown", DnsReason.LOOKUP_FAILED, f"no answer for {names}{noted}", tuple(records))
-    return Verdict("True", DnsReason.CONFIGURED, "every record is there" + noted, tuple(records))
+        return DnsVerdict("Unknown", DnsReason.LOOKUP_FAILED, f"no answer for {names}{noted}", tuple(records))
+    return DnsVerdict("True", DnsReason.CONFIGURED, "every record is there" + noted, tuple(records))
 
 
 def _words(record: Record) -> str:
-    if record.state is State.MISSING:
+    if record.state is RecordState.MISSING:
         return f"{record.purpose}: publish {record.type} {record.name} {record.value}"
     return f"{record.purpose}: {record.message}"
 
 
-def _judge(purpose: str, kind: str, name: str, value: str, answer: Answer, there: bool, wrong: str) -> Record:
+def _judge(purpose: str, kind: str, name: str, value: str, answer: DnsAnswer, there: bool, wrong: str) -> Record:
     """A record that is right, wrong, missing, or not known."""
     if answer.failed:
-        return Record(purpose, kind, name, value, State.UNKNOWN, "the lookup failed")
+        return Record(purpose, kind, name, value, RecordState.UNKNOWN, "the lookup failed")
     if not answer.values:
-        return Record(purpose, kind, name, value, State.MISSING, "there is no such record")
-    return Record(purpose, kind, name, value, State.MATCH if there else State.MISMATCH, "" if there else wrong)
+        return Record(purpose, kind, name, value, RecordState.MISSING, "there is no such record")
+    return Record(
+        purpose, kind, name, value, RecordState.MATCH if there else RecordState.MISMATCH, "" if there else wrong
+    )
 
 
-def _tagged(answer: Answer, version: str) -> Answer:
+def _tagged(answer: DnsAnswer, version: str) -> DnsAnswer:
     """Only the TXT records of one purpose."""
     wanted = version.casefold()
     values = tuple(
         v for v in answer.values if v.casefold() == wanted or v.casefold().startswith((f"{wanted} ", f"{wanted};"))
     )
-    return Answer(values, answer.failed)
+    return DnsAnswer(values, answer.failed)
 
 
 def _tags(text: str) -> dict[str, str]:
@@ -292,11 +294,11 @@ def _spf(needs: Needs, answers: _Answers) -> list[Record]:
     value = f'"v=spf1 {mechanisms + " " if mechanisms else "mx "}-all"'
     answer = _tagged(answers.of("TXT", needs.domain), "v=spf1")
     record = _judge("SPF", "TXT", needs.domain, value, answer, True, "")
-    if record.state is not State.MATCH:
+    if record.state is not RecordState.MATCH:
         return [record]
     if len(answer.values) > 1:
         message = "there is more than one v=spf1 record; receivers treat that as an error (RFC 7208 4.5)"
-        return [Record("SPF", "TXT", needs.domain, value, State.MISMATCH, message)]
+        return [Record("SPF", "TXT", needs.domain, value, RecordState.MISMATCH, message)]
     uncovered: list[str] = []
     waiting = False
     for address in addresses:
@@ -306,13 +308,13 @@ def _spf(needs: Needs, answers: _Answers) -> list[Record]:
         except _Ask:
             waiting = True
         except _SpfProblem as problem:
-            state = State.UNKNOWN if problem.temporary else State.MISMATCH
+            state = RecordState.UNKNOWN if problem.temporary else RecordState.MISMATCH
             return [Record("SPF", "TXT", needs.domain, value, state, f"{problem}")]
     if waiting:
         raise _Ask
     if uncovered:
         message = f"it does not pass {', '.join(uncovered)}; add {' '.join(_ip_terms(uncovered))}"
-        return [Record("SPF", "TXT", needs.domain, value, State.MISMATCH, message)]
+        return [Record("SPF", "TXT", needs.domain, value, RecordState.MISMATCH, message)]
     return [record]
 
 
@@ -397,7 +399,7 @@ def _spf_matches(mechanism: str, address: _Address, domain: str, answers: _Answe
             raise _SpfProblem(f"{_shown([mechanism])} is no mechanism (RFC 7208 5)")
 
 
-def _spf_lookup(kind: str, name: str, answers: _Answers) -> Answer:
+def _spf_lookup(kind: str, name: str, answers: _Answers) -> DnsAnswer:
     answer = answers.of(kind, name)
     if answer.failed:
         raise _SpfProblem(f"the lookup of {name} failed", temporary=True)
@@ -453,7 +455,7 @@ def _dmarc(needs: Needs, answers: _Answers) -> list[Record]:
             policy = _tags(answer.values[0]).get("p", "")
             there = start > 0 or policy in ("none", "quarantine", "reject")
             return [_judge("DMARC", "TXT", name, value, answer, there, f"p={_shown([policy])} is no policy")]
-    return [_judge("DMARC", "TXT", name, value, Answer((), failed), False, "")]
+    return [_judge("DMARC", "TXT", name, value, DnsAnswer((), failed), False, "")]
 
 
 def _mx(needs: Needs, answers: _Answers) -> list[Record]:
@@ -476,9 +478,9 @@ def _mta_sts(needs: Needs, answers: _Answers) -> list[Record]:
     record = _judge("MTA-STS", "TXT", name, '"v=STSv1; id=1"', answer, there, wrong)
     host = f"mta-sts.{needs.domain}"
     policy = answers.of("A", host)
-    if record.state is State.MATCH and not policy.values:
+    if record.state is RecordState.MATCH and not policy.values:
         missing = "its policy host has no address (RFC 8461 3.3)"
-        state = State.UNKNOWN if policy.failed else State.MISSING
+        state = RecordState.UNKNOWN if policy.failed else RecordState.MISSING
         return [record, Record("MTA-STS", "A", host, "the address of a web server with the policy", state, missing)]
     return [record]
 
@@ -506,8 +508,8 @@ def _ptr(egress: Egress, answers: _Answers) -> Record:
     confirmed = [h for h in hosts if any(ip_address(v) == address for v in back[h].values)]
     if not confirmed:
         if any(a.failed for a in back.values()):
-            return Record("PTR", "PTR", name, value, State.UNKNOWN, "the lookup of its name failed")
+            return Record("PTR", "PTR", name, value, RecordState.UNKNOWN, "the lookup of its name failed")
         wrong = f"{egress.address} is called {_shown(hosts)}, which does not lead back to it"
-        return Record("PTR", "PTR", name, value, State.MISMATCH, wrong)
+        return Record("PTR", "PTR", name, value, RecordState.MISMATCH, wrong)
     note = "" if egress.hostname.casefold() in confirmed else f"it is {confirmed[0]}; the EHLO name would be better"
-    return Record("PTR", "PTR", name, value, State.MATCH, note)
+    return Record("PTR", "PTR", name, value, RecordState.MATCH, note)

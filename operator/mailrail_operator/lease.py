@@ -32,7 +32,7 @@ class Lost(Exception):
     """The lease was not renewed in time, or somebody else has it: this process must not lead any more."""
 
 
-class Lease:
+class LeaderLease:
     """One candidate. `clock` is monotonic seconds; it goes on while the process is stopped."""
 
     def __init__(

@@ -74,7 +74,7 @@ class EventType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class EventRecord:
     """A Kubernetes event to record: a condition changed."""
 
     type: EventType
@@ -89,11 +89,11 @@ class Change:
     ref: ObjectRef
     uid: str
     status: Mapping[str, Any]
-    notes: tuple[Note, ...]
+    notes: tuple[EventRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledObject:
     """An object whose status is as it should be, and everything that made it so."""
 
     seen: Observed
@@ -103,10 +103,10 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StatusPlan:
     """What is to be written, and what is to be remembered until next time."""
 
     changes: tuple[Change, ...]
     tracked: Mapping[ObjectRef, Tracked]
     counts: Mapping[tuple[str, str], int]  # (kind, value of Ready) → objects
-    settled: Mapping[ObjectRef, Settled]
+    settled: Mapping[ObjectRef, SettledObject]

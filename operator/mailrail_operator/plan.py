@@ -35,16 +35,16 @@ from mailrail.core.config.diagnostics import (
 from mailrail.core.config.state import SecretUse
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
 from mailrail.core.revision.revision import ObjectRef
-from mailrail_operator.dnscheck import Verdict
+from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.model import (
     CONTROLLER_NAME,
     Change,
+    EventRecord,
     EventType,
-    Note,
     Observed,
-    Plan,
     Running,
-    Settled,
+    SettledObject,
+    StatusPlan,
     Tracked,
 )
 
@@ -65,13 +65,13 @@ def plan(
     uses: Iterable[SecretUse],
     running: Running,
     tracked: Mapping[ObjectRef, Tracked],
-    dns: Mapping[ObjectRef, Verdict],
+    dns: Mapping[ObjectRef, DnsVerdict],
     now: str,
     *,
     waiting: str = "",
     controller: str = CONTROLLER_NAME,
-    settled: Mapping[ObjectRef, Settled] | None = None,
-) -> Plan:
+    settled: Mapping[ObjectRef, SettledObject] | None = None,
+) -> StatusPlan:
     """Compare what should be written with what is there.
 
     `diagnostics` and `uses` are those of the last publish; `waiting` says why there was none since, for objects that
@@ -87,7 +87,7 @@ def plan(
     of_programmed = _ProgrammedOf(running)
     changes: list[Change] = []
     remembered: dict[ObjectRef, Tracked] = {}
-    still: dict[ObjectRef, Settled] = {}
+    still: dict[ObjectRef, SettledObject] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for ref, seen in observed.items():
         verdict = judged.get(ref)
@@ -119,11 +119,11 @@ def plan(
             counts[(ref.kind, summary)] += 1
             status = _status(seen, conditions, parents, running, attached, dns.get(ref), now, controller)
             if status is not None and same(seen.status, status):
-                still[ref] = Settled(seen, facts, condition, summary)
+                still[ref] = SettledObject(seen, facts, condition, summary)
                 continue
         if status is not None and not same(seen.status, status):
             changes.append(Change(ref, seen.uid, status, _notes(seen.status, status)))
-    return Plan(tuple(sorted(changes, key=lambda c: c.ref)), remembered, counts, still)
+    return StatusPlan(tuple(sorted(changes, key=lambda c: c.ref)), remembered, counts, still)
 
 
 # --- conditions -------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def _status(
     parents: Sequence[tuple[ObjectRef, Sequence[Condition]]],
     running: Running,
     attached: Mapping[ObjectRef, int],
-    dns: Verdict | None,
+    dns: DnsVerdict | None,
     now: str,
     controller: str,
 ) -> Row | None:
@@ -264,7 +264,7 @@ def _status(
         if dns is None and old.get("observedGeneration") == seen.generation:
             rows.insert(-1, dict(old))  # looked up before a restart; it holds until the next look
         else:
-            found = dns or Verdict.pending()
+            found = dns or DnsVerdict.pending()
             row = _row(DNS_CONFIGURED, found.status, found.reason.value, found.message, seen.generation, old, now)
             rows.insert(-1, row)
     status: Row = {"conditions": rows}
@@ -290,7 +290,9 @@ def _status(
     return status
 
 
-def _facts(seen: Observed, running: Running, attached: Mapping[ObjectRef, int], dns: Verdict | None) -> dict[str, Any]:
+def _facts(
+    seen: Observed, running: Running, attached: Mapping[ObjectRef, int], dns: DnsVerdict | None
+) -> dict[str, Any]:
     """What the columns of `kubectl get` show."""
     spec, count = seen.spec, attached.get(seen.ref, 0)
     match seen.ref.kind:
@@ -398,19 +400,21 @@ def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return bool(_meaning(old) == _meaning(new))
 
 
-def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Note, ...]:
+def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, ...]:
     """One event for each condition that became worse or well again."""
     before, after = _written(old), _written(new)
-    notes: list[Note] = []
+    notes: list[EventRecord] = []
     for kind in (*_POSITIVE, *_NEGATIVE):
         was, now = before.get(kind.value, {}), after.get(kind.value, {})
         changed = (was.get("status"), was.get("reason")) != (now.get("status"), now.get("reason"))
         bad = "True" if kind in _NEGATIVE else "False"
         if now.get("status") == bad and changed:
-            notes.append(Note(EventType.WARNING, now["reason"], _short(now["message"])))
+            notes.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
         elif was.get("status") == bad and now.get("status") != bad and kind is not ConditionType.PROGRAMMED:
             reason = now.get("reason") or f"No{kind.value}"
-            notes.append(Note(EventType.NORMAL, reason, _short(now.get("message") or f"no longer: {was['reason']}")))
+            notes.append(
+                EventRecord(EventType.NORMAL, reason, _short(now.get("message") or f"no longer: {was['reason']}"))
+            )
     return tuple(notes)
 
 

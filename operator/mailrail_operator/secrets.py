@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from mailrail.core.config.diagnostics import Place
+from mailrail.core.config.diagnostics import SourceLocation
 from mailrail.core.config.loader import Document, Unreadable
 from mailrail.kit.kubernetes import Api, ApiError, core_path
 from mailrail_operator import metrics
@@ -69,7 +69,7 @@ class Secrets:
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 metrics.SECRET_READS.labels("failed").inc()
                 words = f"{error.code}" if isinstance(error, ApiError) else "the API server is out of reach"
-                return Unreadable(Place(origin), f"the Secret cannot be read ({words})")
+                return Unreadable(SourceLocation(origin), f"the Secret cannot be read ({words})")
         if body is None:
             metrics.SECRET_READS.labels("absent").inc()
             self._cached.pop(key, None)
@@ -89,4 +89,4 @@ def _document(body: Mapping[str, Any], key: Key, origin: str) -> Document:
         "type": body.get("type", "Opaque"),
         "data": body.get("data") or {},
     }
-    return Document(content, Place(origin))
+    return Document(content, SourceLocation(origin))

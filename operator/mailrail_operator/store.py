@@ -17,7 +17,7 @@ DEAD_REMEMBERED: Final = 20_000
 """Identities of deleted objects that are kept; a list takes seconds, so far fewer would do."""
 
 
-class Store:
+class ObjectStore:
     """Objects by reference. `changed` is set when one of them means something else than before."""
 
     def __init__(self) -> None:

@@ -23,9 +23,9 @@ from mailrail.core.resources import KINDS
 from mailrail.core.resources.crd import GROUP, VERSION
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
-from mailrail.kit.kubernetes import PAGE, Api, ApiError, Credentials
+from mailrail.kit.kubernetes import PAGE, Api, ApiCredentials, ApiError
 from mailrail_operator import metrics
-from mailrail_operator.store import Store, is_ours
+from mailrail_operator.store import ObjectStore, is_ours
 
 _LOGIN_MINUTES: Final = 15
 """Then kopf asks again, so that a rotated token file is read."""
@@ -38,7 +38,9 @@ OnRelist = Callable[[str], None]
 class ResourceWatch:
     """kopf in a thread; `ended` is set when it stopped by itself."""
 
-    def __init__(self, credentials: Credentials, namespaces: Sequence[str], store: Store, on_relist: OnRelist) -> None:
+    def __init__(
+        self, credentials: ApiCredentials, namespaces: Sequence[str], store: ObjectStore, on_relist: OnRelist
+    ) -> None:
         self._credentials, self._namespaces = credentials, tuple(namespaces)
         self._store, self._on_relist = store, on_relist
         self._loop = asyncio.get_running_loop()

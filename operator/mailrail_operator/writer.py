@@ -17,9 +17,9 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
 from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
-from mailrail_operator.model import Change, Note
+from mailrail_operator.model import Change, EventRecord
 from mailrail_operator.plan import same
-from mailrail_operator.store import Store
+from mailrail_operator.store import ObjectStore
 
 _BACKOFF: Final = 1.0
 """Seconds before the next write after the API server could not be reached, or had an error of its own."""
@@ -37,7 +37,7 @@ class Writer:
     def __init__(
         self,
         api: Api,
-        store: Store,
+        store: ObjectStore,
         instance: str,
         controller: str,
         may_write: Callable[[], bool],
@@ -124,7 +124,7 @@ class Writer:
     def _count(self) -> None:
         metrics.STATUS_PENDING.set(len(self._waiting.keys() | self._writing | self._refused))
 
-    async def _record(self, change: Change, note: Note) -> None:
+    async def _record(self, change: Change, note: EventRecord) -> None:
         """A Kubernetes event; losing one loses nothing but a line."""
         ref, now = change.ref, datetime.now(UTC)
         body = {

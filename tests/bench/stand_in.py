@@ -21,8 +21,8 @@ from mailrail.core.revision.revision import (
     Gateway,
     GatewayLimits,
     Listener,
+    ListenerProtocol,
     ObjectRef,
-    Protocol,
     Revision,
     RouteLevel,
     Rule,
@@ -51,7 +51,7 @@ def revision(listen_port: int, sink: tuple[str, int]) -> Revision:
             Gateway(
                 ref=GATEWAY,
                 hostname="bench.test",
-                listeners=(Listener("mx", Protocol.MX, listen_port, None, accept_any_recipient=True),),
+                listeners=(Listener("mx", ListenerProtocol.MX, listen_port, None, accept_any_recipient=True),),
                 postmaster=ObjectRef("MailAccount", "default", "postmaster"),
                 limits=GatewayLimits(connections_per_ip=10_000),
             ),

@@ -22,13 +22,13 @@ import grpc
 from mailrail.core.revision.revision import (
     Account,
     Alias,
-    Delivery,
     Domain,
+    DomainDelivery,
     Gateway,
     GatewayLimits,
     Listener,
+    ListenerProtocol,
     ObjectRef,
-    Protocol,
     Revision,
     SecretRef,
     checksum,
@@ -38,7 +38,7 @@ from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import derive_verifier
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
-from mailrail_ingress.ports import Answer, Message, Upload
+from mailrail_ingress.ports import CommitAnswer, ReceivedMessage, Upload
 
 from testkit.background import background
 from testkit.ca import Authority
@@ -302,7 +302,7 @@ class HeldQueue:
 
     def __init__(self) -> None:
         self.available = True
-        self.commits: list[tuple[Message, Callable[[Answer], None]]] = []
+        self.commits: list[tuple[ReceivedMessage, Callable[[CommitAnswer], None]]] = []
         self.uploads: list[HeldUpload] = []
         self.more = True
 
@@ -311,7 +311,7 @@ class HeldQueue:
         self.uploads.append(HeldUpload(resume, lost, more=self.more))
         return self.uploads[-1]
 
-    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+    def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:
         """See ports.Queue."""
         self.commits.append((message, done))
 
@@ -375,21 +375,23 @@ def setup(
     domain = Domain(
         HOME,
         "home.example",
-        Delivery.MAILBOX,
+        DomainDelivery.MAILBOX,
         aliases=(
             Alias("info", ("ada@home.example",)),
             Alias("team", ("ada@home.example", "bob@far.example")),
             Alias("away", ("ada@far.example",)),
         ),
     )
-    sending = Domain(ref("MailDomain", "sending"), "sending.example", Delivery.NONE)
+    sending = Domain(ref("MailDomain", "sending"), "sending.example", DomainDelivery.NONE)
     gateway = Gateway(
         GATEWAY,
         "mx.home.example",
         (
-            replace(Listener("mx", Protocol.MX, 0, tls, accept_any_recipient=captive), **listener),
-            replace(Listener("submission", Protocol.SUBMISSION, 0, tls, mechanisms=ALL_MECHANISMS), **listener),
-            replace(Listener("submissions", Protocol.SUBMISSIONS, 0, tls, mechanisms=ALL_MECHANISMS), **listener),
+            replace(Listener("mx", ListenerProtocol.MX, 0, tls, accept_any_recipient=captive), **listener),
+            replace(Listener("submission", ListenerProtocol.SUBMISSION, 0, tls, mechanisms=ALL_MECHANISMS), **listener),
+            replace(
+                Listener("submissions", ListenerProtocol.SUBMISSIONS, 0, tls, mechanisms=ALL_MECHANISMS), **listener
+            ),
         ),
         POSTMASTER,
         limits=limits or GatewayLimits(),

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import (
     Gateway,
     Listener,
+    ListenerProtocol,
     ObjectRef,
-    Protocol,
     Revision,
     SecretRef,
     TlsMode,
@@ -106,7 +106,7 @@ class OutboundBench:
 
     def configure(self, number: int, transports: Sequence[Transport]) -> None:
         """Put a revision in force."""
-        listener = Listener("mx", Protocol.MX, 25, None)
+        listener = Listener("mx", ListenerProtocol.MX, 25, None)
         gateway = Gateway(GATEWAY, "mail.sender.example", (listener,), ObjectRef("MailAccount", "default", "pm"))
         revision = Revision(gateways=(gateway,), transports=tuple(transports))
         self.app.tables = Tables.of(number, revision, lambda ref: self._secrets[ref.name])
@@ -122,7 +122,7 @@ class OutboundBench:
     def delivery(
         self,
         via: Transport | None,
-        *recipients: str | Recipient,
+        *recipients: str | EnvelopeRecipient,
         content: bytes | Body = MESSAGE,
         domain: str = "example.org",
         envelope: Envelope | None = None,
@@ -130,7 +130,7 @@ class OutboundBench:
         **fields: object,
     ) -> Delivery:
         """A delivery of `content` to these recipients (default b@example.org)."""
-        to = [r if isinstance(r, Recipient) else Recipient(r) for r in recipients or ("b@example.org",)]
+        to = [r if isinstance(r, EnvelopeRecipient) else EnvelopeRecipient(r) for r in recipients or ("b@example.org",)]
         made = Delivery(
             lease=Lease(next(self._tokens), clock.now() + lease),
             message_id=b"\1" * 16,

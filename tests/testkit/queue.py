@@ -18,7 +18,7 @@ from mailrail.kit import rpc
 from mailrail.kit.config_client import Configuration
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_queue.__main__ import assemble
-from mailrail_queue.app import Queue
+from mailrail_queue.app import QueueProcess
 from mailrail_queue.settings import QueueSettings
 
 from testkit.conditions import eventually
@@ -48,7 +48,7 @@ def a_revision(
     )
     return rev.Revision(
         gateways=(gateway,),
-        domains=(rev.Domain(DOMAIN, "home.example", rev.Delivery.MAILBOX),),
+        domains=(rev.Domain(DOMAIN, "home.example", rev.DomainDelivery.MAILBOX),),
         accounts=(account,),
         transports=tuple(transports),
         global_routes=(rev.RouteLevel(GATEWAY, tuple(rules)),),
@@ -305,7 +305,7 @@ def result_of(
 class RunningQueue:
     """A queue of this process and a way to its database."""
 
-    queue: Queue
+    queue: QueueProcess
     port: int
     url: str
     channel: grpc.aio.Channel
@@ -352,7 +352,7 @@ class RunningQueue:
 _numbers = itertools.count(1)
 
 
-def configure(queue: Queue, revision: rev.Revision) -> None:
+def configure(queue: QueueProcess, revision: rev.Revision) -> None:
     """Swap a revision in."""
     number = next(_numbers)
     queue.configure(Configuration(number, rev.checksum(rev.encode(revision)), revision, {}))

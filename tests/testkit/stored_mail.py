@@ -16,8 +16,8 @@ from mailrail.core.dsn.due import Asked
 from mailrail.core.revision.revision import (
     Account,
     Alias,
-    Delivery,
     Domain,
+    DomainDelivery,
     Gateway,
     Match,
     ObjectRef,
@@ -30,11 +30,11 @@ from mailrail.core.revision.revision import (
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.ports import Notice, Passenger
+from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.routing.addresses import Addresses
-from mailrail_queue.routing.router import Facts, Router, domain_of, object_pb
+from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import Database
 from mailrail_queue.store.mail import Connection, Ending, NewMessage, NewRecipient, Ownership
@@ -58,7 +58,7 @@ def revision(**changes: Any) -> Revision:
             Domain(
                 HERE,
                 "here.example",
-                Delivery.MAILBOX,
+                DomainDelivery.MAILBOX,
                 gateway=GATEWAY,
                 aliases=(Alias("team", ("alice@here.example", "carol@there.example")),),
             ),
@@ -115,7 +115,7 @@ class Rig:
         tls: int = 0,
         rcpt_fields: dict[str, Any] | None = None,
         **envelope_fields: Any,
-    ) -> list[Passenger]:
+    ) -> list[AttemptRecipient]:
         """Store a message; returns its recipients as an attempt would carry them (attempt 1)."""
         message_id = uuid.uuid4().bytes
         submitted = account is not None
@@ -131,7 +131,7 @@ class Rig:
         envelope.received.GetCurrentTime()
         chunked = len(body) > store.INLINE
         made: list[NewRecipient] = []
-        passengers: list[Passenger] = []
+        passengers: list[AttemptRecipient] = []
         for address in recipients:
             self._next += 1
             local = domain_of(address) in self.router.table.by_name
@@ -140,7 +140,7 @@ class Rig:
             if found.account is not None:
                 rcpt.mailbox_account.CopyFrom(object_pb(found.account))
                 rcpt.mailbox = found.mailbox
-            facts = Facts(domain_of(address), domain_of(mail_from), account, submitted, local, "mail/main")
+            facts = RecipientFacts(domain_of(address), domain_of(mail_from), account, submitted, local, "mail/main")
             made.append(
                 NewRecipient(
                     self._next,
@@ -162,7 +162,7 @@ class Rig:
                 )
             )
             passengers.append(
-                Passenger(
+                AttemptRecipient(
                     id=self._next,
                     message_id=message_id,
                     shard=shard(facts.domain),
@@ -218,7 +218,7 @@ class Rig:
         attempt.reply.remote = bool(code)
         return attempt
 
-    def judged(self, passenger: Passenger, code: int, enhanced: str | None = None, **fields: Any) -> Judgement:
+    def judged(self, passenger: AttemptRecipient, code: int, enhanced: str | None = None, **fields: Any) -> Judgement:
         """What the core says of a final reply."""
         standing = Standing(
             accepted=0.0,
@@ -230,7 +230,7 @@ class Rig:
         verdict = of_reply(Reply.of(code, enhanced, "text"), stage=Stage.DOT, **fields)
         return judge(verdict, standing, self.router.schedule(passenger.facts), now=1.0, jitter=0.0)
 
-    def refused(self, passenger: Passenger) -> Notice:
+    def refused(self, passenger: AttemptRecipient) -> Notice:
         """550 5.1.1 from the remote server."""
         attempt = self.attempt(
             types_pb2.OUTCOME_FAILED,
@@ -242,7 +242,7 @@ class Rig:
         )
         return Notice(passenger, self.judged(passenger, 550, "5.1.1"), attempt)
 
-    async def fail(self, *passengers: Passenger) -> None:
+    async def fail(self, *passengers: AttemptRecipient) -> None:
         """One transaction: final, and whoever is due is told (FIN-01)."""
         async with self.connection.transaction():
             endings = [

@@ -6,43 +6,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.history import NOBODY, Seen, Server, Verdict, Words, judge
+from mailrail.core.history import NOBODY, DatabaseState, HistoryVerdict, ServerIdentity, Words, judge
 
-HERE = Server("7412", 1)
-SEEN = Seen(5, 4, HERE, HERE)
+HERE = ServerIdentity("7412", 1)
+SEEN = DatabaseState(5, 4, HERE, HERE)
 
 
 def test_a_process_that_begins_takes_the_number_that_is_there_HIS_01() -> None:
-    assert judge(None, SEEN, word_known=False, behind=False) is Verdict.ADOPT
-    assert judge(None, replace(SEEN, drawn_on=NOBODY), word_known=False, behind=False) is Verdict.ADOPT
+    assert judge(None, SEEN, word_known=False, behind=False) is HistoryVerdict.ADOPT
+    assert judge(None, replace(SEEN, drawn_on=NOBODY), word_known=False, behind=False) is HistoryVerdict.ADOPT
 
 
 def test_what_was_written_is_there_so_the_history_goes_on_HIS_01() -> None:
-    assert judge(5, SEEN, word_known=True, behind=False) is Verdict.SAME
+    assert judge(5, SEEN, word_known=True, behind=False) is HistoryVerdict.SAME
 
 
-@pytest.mark.parametrize("server", [Server("7412", 2), Server("9000", 1)])
+@pytest.mark.parametrize("server", [ServerIdentity("7412", 2), ServerIdentity("9000", 1)])
 @pytest.mark.parametrize("own", [None, 5])
-def test_another_server_than_the_history_began_on_is_another_history_HIS_01(own: int | None, server: Server) -> None:
-    assert judge(own, replace(SEEN, server=server), word_known=True, behind=False) is Verdict.DRAW
+def test_another_server_than_the_history_began_on_is_another_history_HIS_01(
+    own: int | None, server: ServerIdentity
+) -> None:
+    assert judge(own, replace(SEEN, server=server), word_known=True, behind=False) is HistoryVerdict.DRAW
 
 
 @pytest.mark.parametrize("own", [None, 5])
 def test_counters_that_are_behind_are_those_of_a_database_that_went_back_HIS_01(own: int | None) -> None:
-    assert judge(own, SEEN, word_known=True, behind=True) is Verdict.DRAW
+    assert judge(own, SEEN, word_known=True, behind=True) is HistoryVerdict.DRAW
 
 
 def test_a_word_that_was_never_written_or_no_row_at_all_is_another_history_HIS_01() -> None:
-    assert judge(5, SEEN, word_known=False, behind=False) is Verdict.DRAW
+    assert judge(5, SEEN, word_known=False, behind=False) is HistoryVerdict.DRAW
 
 
 def test_who_notices_second_takes_the_number_that_the_first_drew_HIS_01() -> None:
-    assert judge(5, replace(SEEN, number=9, followed=5), word_known=True, behind=False) is Verdict.ADOPT
-    assert judge(5, replace(SEEN, number=9, followed=5), word_known=False, behind=False) is Verdict.ADOPT
+    assert judge(5, replace(SEEN, number=9, followed=5), word_known=True, behind=False) is HistoryVerdict.ADOPT
+    assert judge(5, replace(SEEN, number=9, followed=5), word_known=False, behind=False) is HistoryVerdict.ADOPT
 
 
 def test_a_number_of_long_ago_that_came_back_with_the_data_is_used_by_nobody_HIS_01() -> None:
-    assert judge(5, replace(SEEN, number=3, followed=2), word_known=False, behind=False) is Verdict.DRAW
+    assert judge(5, replace(SEEN, number=3, followed=2), word_known=False, behind=False) is HistoryVerdict.DRAW
 
 
 @given(

@@ -124,7 +124,7 @@ def local(
 ) -> None:
     """Run all of Mailrail here: every service, an embedded Postgres, resources from a folder. Ctrl-C stops it."""
     from mailrail.kit.settings import BadSettings, host_port
-    from mailrail.local.supervisor import CannotRun, Options, Supervisor
+    from mailrail.local.supervisor import CannotRun, LocalOptions, Supervisor
 
     if log_format not in ("console", "json"):
         output.stop(f"--log-format {log_format!r}: write console or json", output.USAGE)
@@ -142,7 +142,7 @@ def local(
             host_port(resolver)
         except BadSettings as error:
             output.stop(f"--resolver {error}", output.USAGE)
-    options = Options(
+    options = LocalOptions(
         state=state or PLACE.state or default_state(),
         resources=resources,
         listen=listen,

@@ -37,15 +37,15 @@ def keys(
     """Make the Secrets of an installation that are missing, and renew those that are due. Repeatable."""
     import aiohttp
 
-    from mailrail.cluster.keys import Part, Wanted, ensure
+    from mailrail.cluster.keys import KeyPart, Wanted, ensure
     from mailrail.kit.certificates import utc_now
     from mailrail.kit.kubernetes import ApiError, connect, find_credentials
     from mailrail.kit.settings import BadSettings
 
     try:
-        parts = frozenset(Part(name) for name in part)
+        parts = frozenset(KeyPart(name) for name in part)
     except ValueError:
-        output.stop(f"--part takes {', '.join(p.value for p in Part)}", output.USAGE)
+        output.stop(f"--part takes {', '.join(p.value for p in KeyPart)}", output.USAGE)
     pairs = [text.partition("=") for text in label or ()]
     if bad := [name for name, equals, _ in pairs if not equals or not name]:
         output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)

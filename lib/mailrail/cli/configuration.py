@@ -278,7 +278,7 @@ def check(
     # Imported here: the compiler is large, and every other command starts twice as fast without it.
     from mailrail.core.config.compiler import compile
     from mailrail.core.config.diagnostics import Severity
-    from mailrail.core.config.state import State
+    from mailrail.core.config.state import CompilerState
     from mailrail.core.revision.sealing import KEY_SIZE, Keyring
     from mailrail.local import pki
     from mailrail.local.documents import Folder
@@ -293,7 +293,7 @@ def check(
     if not (sources.unreadable or any(d.place.origin for d in sources.documents)):
         # A mistyped folder in a pipeline shall not pass for one in which all is well.
         output.stop(f"{folder} holds no resource documents: *.yaml, *.yml or *.json")
-    compiled = compile(sources, State(), keyring)
+    compiled = compile(sources, CompilerState(), keyring)
     findings = compiled.diagnostics.findings
     bad = [f for f in findings if strict or f.severity is Severity.ERROR]
     if json:

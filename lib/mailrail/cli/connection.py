@@ -18,7 +18,7 @@ import grpc
 from mailrail.cli.output import REFUSED, UNREACHABLE, USAGE, stop
 from mailrail.kit import rpc
 from mailrail.kit.settings import BadSettings, host_port
-from mailrail.local.state import Client, NoInstallation, State, default_state
+from mailrail.local.state import Client, NoInstallation, StateFolder, default_state
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ CHANGE_TIMEOUT = 3600.0  # for a change, which may meet every recipient of a que
 
 
 @dataclass
-class Place:
+class ServiceLocation:
     """Where the command line was told to look; filled by the options before the subcommand."""
 
     state: Path | None = None
@@ -66,12 +66,12 @@ class Place:
 
     def _state(self) -> Client:
         try:
-            return State(self.state or default_state()).read_client()
+            return StateFolder(self.state or default_state()).read_client()
         except NoInstallation as error:
             stop(str(error), UNREACHABLE)
 
 
-PLACE = Place()
+PLACE = ServiceLocation()
 """What the options before the subcommand said."""
 
 

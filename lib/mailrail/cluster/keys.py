@@ -50,7 +50,7 @@ RIPE = datetime.timedelta(days=1)
 _ROUNDS = 5
 
 
-class Part(Enum):
+class KeyPart(Enum):
     """What is made; the rest was given."""
 
     MTLS = "mtls"
@@ -64,7 +64,7 @@ class Wanted:
     """What an installation needs."""
 
     prefix: str
-    parts: frozenset[Part]
+    parts: frozenset[KeyPart]
     smtp_names: tuple[str, ...] = ("localhost",)
     """Host names of the SMTP certificate."""
     postgres_host: str = "localhost"
@@ -74,13 +74,13 @@ class Wanted:
     def names(self) -> tuple[str, ...]:
         """Names of all Secrets."""
         found: list[str] = []
-        if Part.MTLS in self.parts:
+        if KeyPart.MTLS in self.parts:
             found += [self.authority, *(self.role(r) for r in self.roles)]
-        if Part.SEALING in self.parts:
+        if KeyPart.SEALING in self.parts:
             found.append(self.sealing)
-        if Part.SMTP in self.parts:
+        if KeyPart.SMTP in self.parts:
             found.append(self.smtp)
-        if Part.POSTGRES in self.parts:
+        if KeyPart.POSTGRES in self.parts:
             found.append(self.postgres)
         return tuple(found)
 
@@ -121,21 +121,21 @@ class Secret:
 def plan(wanted: Wanted, found: Mapping[str, Secret], now: datetime.datetime) -> dict[str, Secret]:
     """Which Secrets to write, by name: missing ones and those that are due. Equal ones are left out."""
     made: dict[str, Secret] = {}
-    if Part.MTLS in wanted.parts:
+    if KeyPart.MTLS in wanted.parts:
         made |= _mutual_tls(wanted, found, now)
-    if Part.SEALING in wanted.parts and wanted.sealing not in found:
+    if KeyPart.SEALING in wanted.parts and wanted.sealing not in found:
         # The id holds the time, so that the newest is the greatest; and chance, since a key that was lost and made anew
         # must not pass for the old one: what is sealed under an unknown id is sealed again.
         key_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         made[wanted.sealing] = Secret({key_id: base64.b64encode(secrets.token_bytes(SEALING_KEY_SIZE)) + b"\n"})
-    if Part.SMTP in wanted.parts:
+    if KeyPart.SMTP in wanted.parts:
         held = _pair(found.get(wanted.smtp))
         names = list(wanted.smtp_names)
         if held is None or due(held, SMTP_LIFETIME, now) or sorted(names_of(held.certificate)) != sorted(names):
             fresh = self_signed(names, now)
             # Nobody vouches for it but itself: whoever wants to verify it takes it as its own authority.
             made[wanted.smtp] = _tls(fresh, fresh.certificate_pem)
-    if Part.POSTGRES in wanted.parts and wanted.postgres not in found:
+    if KeyPart.POSTGRES in wanted.parts and wanted.postgres not in found:
         made[wanted.postgres] = _login(wanted.postgres_host)
     return {name: secret for name, secret in made.items() if name not in found or found[name].ours}
 

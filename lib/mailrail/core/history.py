@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class HistoryVerdict(StrEnum):
     """What a look at the database means for a process."""
 
     SAME = "same"
@@ -21,31 +21,31 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerIdentity:
     """Which server it is: of another cluster, or after a promotion, it is another."""
 
     system: str
     timeline: int
 
 
-NOBODY = Server("", 0)
+NOBODY = ServerIdentity("", 0)
 """The history has not been used on any server yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DatabaseState:
     """What the database says."""
 
     number: int
     """Of the history that its data are of."""
     followed: int | None
     """The history that whoever drew that number was in; None: it is the first."""
-    drawn_on: Server
-    server: Server
+    drawn_on: ServerIdentity
+    server: ServerIdentity
     """The one that answers."""
 
 
-def judge(own: int | None, seen: Seen, *, word_known: bool, behind: bool) -> Verdict:
+def judge(own: int | None, seen: DatabaseState, *, word_known: bool, behind: bool) -> HistoryVerdict:
     """What to do.
 
     `own`: the history that this process is in; None: it begins. `word_known`: its row bears a word that it wrote last
@@ -53,19 +53,19 @@ def judge(own: int | None, seen: Seen, *, word_known: bool, behind: bool) -> Ver
     """
     moved = seen.drawn_on not in (NOBODY, seen.server)
     if own is None:
-        return Verdict.DRAW if moved or behind else Verdict.ADOPT
+        return HistoryVerdict.DRAW if moved or behind else HistoryVerdict.ADOPT
     if word_known and not moved:
         if seen.number != own:
-            return Verdict.ADOPT
-        return Verdict.DRAW if behind else Verdict.SAME
+            return HistoryVerdict.ADOPT
+        return HistoryVerdict.DRAW if behind else HistoryVerdict.SAME
     # The data went back. Another process that was in the same history may have noticed first: then this is its number,
     # and not one of long ago that came back with the data.
     if not moved and seen.number != own and seen.followed == own:
-        return Verdict.ADOPT
-    return Verdict.DRAW
+        return HistoryVerdict.ADOPT
+    return HistoryVerdict.DRAW
 
 
-def why(own: int | None, seen: Seen, *, word_known: bool, behind: bool) -> str:
+def why(own: int | None, seen: DatabaseState, *, word_known: bool, behind: bool) -> str:
     """The reason of a DRAW in words, for people."""
     if seen.drawn_on not in (NOBODY, seen.server):
         if seen.drawn_on.system != seen.server.system:

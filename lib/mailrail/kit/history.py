@@ -27,7 +27,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import AsyncConnection
 
-from mailrail.core.history import Seen, Server, Verdict, Words, judge, why
+from mailrail.core.history import DatabaseState, HistoryVerdict, ServerIdentity, Words, judge, why
 from mailrail.core.ids import HISTORIES
 from mailrail.kit.postgres import SERVER
 
@@ -113,7 +113,7 @@ class History:
         word = self._words.next(secrets.randbits(62))
         resolved = self._resolved
         look = await self._look(connection, self._beat, {"word": word, "known": known})
-        if look.judge(self.number) is not Verdict.SAME:
+        if look.judge(self.number) is not HistoryVerdict.SAME:
             await self._resolve(connection)
         elif look.written and resolved == self._resolved and not self._lock.locked():
             self._words.commit(word)
@@ -122,7 +122,7 @@ class History:
         """Look, and write nothing: by a new connection, before its first statement. Raises as `beat`."""
         if self.number is not None:
             look = await self._look(connection, self._read, {})
-            if look.judge(self.number) is not Verdict.SAME:
+            if look.judge(self.number) is not HistoryVerdict.SAME:
                 await self._resolve(connection)
 
     async def doubt(self, connection: Connection, number: int, reason: str) -> None:
@@ -143,7 +143,9 @@ class History:
         if standby:
             raise psycopg.OperationalError("postgres is a standby and takes no writes: another server has its place")
         return _Look(
-            Seen(number, followed, Server(system, timeline), Server(server_system, server_timeline)),
+            DatabaseState(
+                number, followed, ServerIdentity(system, timeline), ServerIdentity(server_system, server_timeline)
+            ),
             word in self._words.known(since),
             any(at < known for at, known in zip(counters, given, strict=True)),
             written,
@@ -161,16 +163,18 @@ class History:
                 if own is None:
                     look = replace(look, behind=bool((await _one(connection, self._ahead, {}))[0]))
                 verdict = look.judge(own)
-                if verdict is Verdict.SAME:
+                if verdict is HistoryVerdict.SAME:
                     if not reason:
                         return
-                    verdict = Verdict.DRAW
+                    verdict = HistoryVerdict.DRAW
                 told = reason or why(own, look.seen, word_known=look.word_known, behind=look.behind)
                 if await self._enter(connection, own, look, verdict, told):
                     return
         raise psycopg.OperationalError("the history of the database changes all the time")
 
-    async def _enter(self, connection: Connection, own: int | None, look: "_Look", verdict: Verdict, told: str) -> bool:
+    async def _enter(
+        self, connection: Connection, own: int | None, look: "_Look", verdict: HistoryVerdict, told: str
+    ) -> bool:
         """Draw a number, or take the one that is there; with it our word, and counters beyond what was given. False:
         somebody else drew at this moment."""
         seen, number = look.seen, look.seen.number
@@ -178,7 +182,7 @@ class History:
         word = self._words.next(secrets.randbits(62))
         try:
             async with connection.transaction():
-                if verdict is Verdict.DRAW:
+                if verdict is HistoryVerdict.DRAW:
                     while number in (seen.number, own):
                         number = secrets.randbelow(HISTORIES)
                     followed = seen.number if own is None else own
@@ -188,7 +192,7 @@ class History:
                 else:
                     await connection.execute(_NAME, server)
                 await connection.execute(_WITNESS, {"process": self._process, "word": word})
-                if verdict is Verdict.DRAW or look.behind:
+                if verdict is HistoryVerdict.DRAW or look.behind:
                     await self._raise(connection)
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise psycopg.OperationalError(f"postgres takes no writes: {error}") from error
@@ -196,7 +200,7 @@ class History:
         self._words.commit(word)
         self.number = number
         if own is not None and number != own:
-            self._begun(NewHistory(number, own, told if verdict is Verdict.DRAW else ""))
+            self._begun(NewHistory(number, own, told if verdict is HistoryVerdict.DRAW else ""))
         return True
 
 
@@ -204,12 +208,12 @@ class History:
 class _Look:
     """What a look found."""
 
-    seen: Seen
+    seen: DatabaseState
     word_known: bool
     behind: bool
     written: bool
 
-    def judge(self, own: int | None) -> Verdict:
+    def judge(self, own: int | None) -> HistoryVerdict:
         """What it means for a process that is in history `own`."""
         return judge(own, self.seen, word_known=self.word_known, behind=self.behind)
 

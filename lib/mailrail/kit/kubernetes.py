@@ -53,7 +53,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Credentials:
+class ApiCredentials:
     """Where the API server is and how to prove who we are."""
 
     server: str
@@ -85,12 +85,12 @@ class Credentials:
         return context
 
 
-def find_credentials(kubeconfig: Path | None) -> Credentials:
+def find_credentials(kubeconfig: Path | None) -> ApiCredentials:
     """The pod's service account, or a kubeconfig. Raises BadSettings."""
     if kubeconfig is None:
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if host and (SERVICE_ACCOUNT / "token").exists():
-            return Credentials(
+            return ApiCredentials(
                 f"https://{f'[{host}]' if ':' in host else host}:{port}",
                 (SERVICE_ACCOUNT / "ca.crt").read_text(encoding="ascii"),
                 (SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip(),
@@ -101,7 +101,7 @@ def find_credentials(kubeconfig: Path | None) -> Credentials:
     return _from_kubeconfig(kubeconfig)
 
 
-def _from_kubeconfig(path: Path) -> Credentials:
+def _from_kubeconfig(path: Path) -> ApiCredentials:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         context = _named(document, "contexts", document["current-context"])["context"]
@@ -110,7 +110,7 @@ def _from_kubeconfig(path: Path) -> Credentials:
         if "exec" in user or "auth-provider" in user:
             raise BadSettings(f"{path}: users that run a command are not supported; use a token or a certificate")
         token_file = user.get("tokenFile")
-        return Credentials(
+        return ApiCredentials(
             cluster["server"].rstrip("/"),
             _pem(path, cluster, "certificate-authority"),
             context.get("namespace") or "default",
@@ -152,7 +152,7 @@ def core_path(plural: str, namespace: str | None, name: str | None = None) -> st
 class Api:
     """Calls to the API server. Raises ApiError, or aiohttp.ClientError and TimeoutError when it is out of reach."""
 
-    def __init__(self, credentials: Credentials, session: aiohttp.ClientSession) -> None:
+    def __init__(self, credentials: ApiCredentials, session: aiohttp.ClientSession) -> None:
         self.credentials = credentials
         self._session = session
         self._token, self._token_read = "", float("-inf")
@@ -267,7 +267,7 @@ async def _reason(response: aiohttp.ClientResponse) -> str:
 
 
 @asynccontextmanager
-async def connect(credentials: Credentials) -> AsyncIterator[Api]:
+async def connect(credentials: ApiCredentials) -> AsyncIterator[Api]:
     """An Api while the context lasts."""
     context = credentials.context()
     connector = aiohttp.TCPConnector(ssl=context if context is not None else True, limit=64)

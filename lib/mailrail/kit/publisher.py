@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from mailrail.core.config.building import Options
+from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.state import State, decode_state, encode_state
+from mailrail.core.config.state import CompilerState, decode_state, encode_state
 from mailrail.core.revision.revision import Role, secrets_for
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log, rpc
@@ -41,7 +41,7 @@ class Superseded(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PublishOutcome:
     """What became of a publish."""
 
     compiled: Compiled
@@ -57,7 +57,7 @@ class Publisher:
         self._settings, self._keys, self._identity = settings, keys, identity
         self._epoch = 0
         self._head = 0
-        self._previous = State()
+        self._previous = CompilerState()
         self._stored: frozenset[str] = frozenset()
         self._log = log.get_logger()
 
@@ -65,7 +65,7 @@ class Publisher:
         """Seal with another ring from now on; the next publish seals everything anew if its newest key is another."""
         self._keys = keys
 
-    async def prepare(self) -> State:
+    async def prepare(self) -> CompilerState:
         """Acquire an epoch if there is none yet. What the next compilation builds upon: it says which Secrets are used.
 
         Raises grpc.aio.AioRpcError when the config service is out of reach.
@@ -76,7 +76,7 @@ class Publisher:
                 await self._acquire(stub)
         return self._previous
 
-    async def publish(self, sources: Sources, options: Options | None = None) -> Outcome:
+    async def publish(self, sources: Sources, options: BuildOptions | None = None) -> PublishOutcome:
         """Compile and publish. Raises Superseded, or grpc.aio.AioRpcError when the config service is out of reach."""
         async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
             stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
@@ -105,7 +105,7 @@ class Publisher:
                 self._stored = frozenset(use.ref.path for use in compiled.state.uses)
                 if response.activated:
                     self._head = response.info.revision
-                return Outcome(compiled, response.info.revision, response.activated, response.unchanged)
+                return PublishOutcome(compiled, response.info.revision, response.activated, response.unchanged)
             raise Superseded("head keeps moving: somebody else is changing the configuration at the same time")
 
     async def _acquire(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
@@ -143,7 +143,7 @@ def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:
     return [(key, value) for key, value in error.trailing_metadata()]
 
 
-def _compile(sources: Sources, previous: State, keys: Keyring, options: Options | None) -> Compiled:
+def _compile(sources: Sources, previous: CompilerState, keys: Keyring, options: BuildOptions | None) -> Compiled:
     """Compile without the collector: a compilation makes a million objects and no cycles, and looking through them
     again and again more than doubled its time (CFG-06 allows 700 ms)."""
     was_enabled = gc.isenabled()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mailrail.core.config.diagnostics import Place
+from mailrail.core.config.diagnostics import SourceLocation
 from mailrail.core.config.loader import FILE_LIMIT, Cache, Document, Loaded, Unreadable, load
 from mailrail.core.config.reading import Sources
 
@@ -96,7 +96,7 @@ class Folder:
         """The document files. Folders whose files are not known go into `unlisted`, with a name that ends in `/`."""
         unlisted = unlisted if unlisted is not None else []
         if not self.exists():  # it vanished after somebody looked
-            unlisted.append(Unreadable(Place(f"{self.path.name}/"), "the folder is not there"))
+            unlisted.append(Unreadable(SourceLocation(f"{self.path.name}/"), "the folder is not there"))
             return
         if not self.path.is_dir():
             yield _File(str(self.path), str(self.path))
@@ -104,7 +104,7 @@ class Folder:
 
         def closed(error: OSError) -> None:
             reason = f"the folder cannot be read: {error.strerror or error}"
-            unlisted.append(Unreadable(Place(self._origin(Path(error.filename))), reason))
+            unlisted.append(Unreadable(SourceLocation(self._origin(Path(error.filename))), reason))
 
         count = 0
         for where, folders, names in os.walk(self.path, onerror=closed):
@@ -113,7 +113,7 @@ class Folder:
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             if len(here.relative_to(self.path).parts) >= DEPTH_LIMIT:
                 reason = f"the folder lies deeper than {DEPTH_LIMIT} levels and is not read"
-                unlisted += (Unreadable(Place(self._origin(here / f)), reason) for f in folders)
+                unlisted += (Unreadable(SourceLocation(self._origin(here / f)), reason) for f in folders)
                 folders.clear()
             for name in sorted(names):
                 if name.startswith((".", "#", "~")) or not name.endswith(SUFFIXES):
@@ -121,7 +121,7 @@ class Folder:
                 count += 1
                 if count > FILES_LIMIT:
                     reason = f"there are more than {FILES_LIMIT} files, and those from {name} on are not read"
-                    unlisted.append(Unreadable(Place(self._origin(self.path)), reason))
+                    unlisted.append(Unreadable(SourceLocation(self._origin(self.path)), reason))
                     return
                 yield _File(os.path.join(where, name), prefix + name)  # noqa: PTH118  # as above
 
@@ -150,7 +150,7 @@ class Folder:
             content = _content(Path(file.path), FILE_LIMIT)
         except OSError as error:
             reason = f"the file cannot be read: {error.strerror or error}"
-            return Loaded(file.origin, (), (Unreadable(Place(file.origin, 1), reason),))
+            return Loaded(file.origin, (), (Unreadable(SourceLocation(file.origin, 1), reason),))
         one: Cache = _Both(self._cache, fresh)
         return load(content, file.origin, one)
 
@@ -172,7 +172,8 @@ class Folder:
         except (OSError, ValueError):
             return None
         return Document(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOCAL_TLS}, "stringData": data}, Place()
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOCAL_TLS}, "stringData": data},
+            SourceLocation(),
         )
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import grpc
 
-from mailrail.core.config.building import Options
+from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import Finding, Severity
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
-from mailrail.kit.publisher import Outcome, Publisher, Superseded
+from mailrail.kit.publisher import Publisher, PublishOutcome, Superseded
 from mailrail.kit.run import run
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.local import example
@@ -53,7 +53,7 @@ _LONGEST_REST = 4
 """... up to four times the usual pause: a change is still seen within half a second (CFG-06)."""
 
 
-class Reporter:
+class FindingReporter:
     """Says what is wrong, once, and when nothing is any more; a finding is repeated only after it was gone."""
 
     def __init__(self, log_format: str, write: Callable[[str], object] | None = None) -> None:
@@ -86,7 +86,7 @@ class Reporter:
                 self._write(f"mended: {mended} of what was wrong; {len(now)} remain, see `mailrail config status`")
         self._said = frozenset(text for text, _ in now)
 
-    def published(self, outcome: Outcome) -> None:
+    def published(self, outcome: PublishOutcome) -> None:
         """That a change is on its way to the services."""
         if outcome.unchanged:
             return
@@ -109,12 +109,12 @@ def _to_console(text: str) -> None:
 class Watcher:
     """Looks, reads, publishes; one change at a time."""
 
-    def __init__(self, settings: FolderSettings, publisher: Publisher, reporter: Reporter) -> None:
+    def __init__(self, settings: FolderSettings, publisher: Publisher, reporter: FindingReporter) -> None:
         self._settings, self._publisher, self._reporter = settings, publisher, reporter
         self._folder = Folder(
             settings.resources, settings.certificate, settings.certificate_key, watched=settings.sealing_keys_dir
         )
-        self._options = Options(captive=settings.captive, port_offset=settings.port_offset)
+        self._options = BuildOptions(captive=settings.captive, port_offset=settings.port_offset)
         self._refused: str | None = None
         self._log = log.get_logger()
 
@@ -195,7 +195,7 @@ async def start(settings: FolderSettings, stop: asyncio.Event) -> None:
     """Publish the folder until `stop` is set."""
     prepare(settings)
     publisher = Publisher(settings, keyring(settings), f"folder {settings.resources.name} on {settings.node_id}")
-    watching = asyncio.create_task(Watcher(settings, publisher, Reporter(settings.log_format)).run())
+    watching = asyncio.create_task(Watcher(settings, publisher, FindingReporter(settings.log_format)).run())
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)

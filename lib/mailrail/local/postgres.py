@@ -99,14 +99,14 @@ def reachable_by(path: Path, uid: int, gid: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class SystemAccount:
     """The system account that Postgres runs as when we are root."""
 
     uid: int
     gid: int
 
 
-def system_account() -> Account | None:
+def system_account() -> SystemAccount | None:
     """The account to run Postgres as, made when it is missing; None when we are no superuser and need none.
 
     Raises PostgresUnavailable when it is missing and cannot be made.
@@ -139,7 +139,7 @@ def system_account() -> Account | None:
     )
 
 
-def _lookup_account() -> Account | None:
+def _lookup_account() -> SystemAccount | None:
     if sys.platform == "win32":
         return None
     import pwd
@@ -148,7 +148,7 @@ def _lookup_account() -> Account | None:
         entry = pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         return None
-    return Account(entry.pw_uid, entry.pw_gid)
+    return SystemAccount(entry.pw_uid, entry.pw_gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ class EmbeddedPostgres:
         self._data_root = data_root
         self._log = log
         self._grace = grace
-        self._account: Account | None = None
+        self._account: SystemAccount | None = None
         self._binaries: Binaries | None = None
         self._lock: FileLock | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -49,7 +49,7 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StateFolder:
     """Paths below one state folder."""
 
     folder: Path
@@ -84,7 +84,7 @@ class State:
         """Process ids."""
         return self.folder / "run"
 
-    def make(self) -> "State":
+    def make(self) -> "StateFolder":
         """Make the folder and its parts. Raises OSError."""
         as_root = sys.platform != "win32" and os.geteuid() == 0
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

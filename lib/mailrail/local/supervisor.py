@@ -30,7 +30,7 @@ import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mailrail.core.revision.revision import Protocol, Revision, UnreadableRevision, decode
+from mailrail.core.revision.revision import ListenerProtocol, Revision, UnreadableRevision, decode
 from mailrail.kit import migrations, rpc
 from mailrail.kit.run import new_event_loop
 from mailrail.local import example, pki
@@ -39,7 +39,7 @@ from mailrail.local.documents import Folder
 from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
 from mailrail.local.postgres import EmbeddedPostgres, PostgresUnavailable
-from mailrail.local.state import Client, State
+from mailrail.local.state import Client, StateFolder
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 SMTP, SUBMISSION, SUBMISSIONS, CONSOLE, METRICS = 1025, 1587, 1465, 1080, 1081
@@ -71,7 +71,7 @@ class CannotRun(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LocalOptions:
     """What the command line decides."""
 
     state: Path
@@ -156,9 +156,9 @@ def _now() -> str:
 class Supervisor:
     """One local installation, from start to stop. `run` is called once, in the main thread."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LocalOptions) -> None:
         self.options = options
-        self.state = State(options.state.absolute())
+        self.state = StateFolder(options.state.absolute())
         self.output = Output(options.log_format)
         self._stop = threading.Event()
         self._hurry = threading.Event()
@@ -559,7 +559,11 @@ class Supervisor:
             self.output.say("stopped")
 
 
-_SPOKEN = {Protocol.MX: "SMTP", Protocol.SUBMISSION: "STARTTLS, login", Protocol.SUBMISSIONS: "TLS, login"}
+_SPOKEN = {
+    ListenerProtocol.MX: "SMTP",
+    ListenerProtocol.SUBMISSION: "STARTTLS, login",
+    ListenerProtocol.SUBMISSIONS: "TLS, login",
+}
 
 
 def _dialled(listen: str) -> str:

@@ -13,12 +13,12 @@ from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config.app import DATABASE_ERRORS, HeadFollower, keep_up
 from mailrail_config.rpc import ALLOWED, SERVICE, ConfigServicer
 from mailrail_config.settings import ConfigSettings
-from mailrail_config.store import Store
+from mailrail_config.store import RevisionStore
 
 
 async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Postgres may come and go; readiness follows it."""
-    made: list[Store] = []
+    made: list[RevisionStore] = []
 
     async def opened(connection: AsyncConnection[Any]) -> None:
         for store in made:
@@ -26,7 +26,7 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
 
     where = postgres.database_of(settings)
     async with postgres.pool(where, "config", application="mailrail config", opened=opened) as pool:
-        store = Store(pool, settings.node_id)
+        store = RevisionStore(pool, settings.node_id)
         made.append(store)
         health: rpc.Health | None = None
 

@@ -25,7 +25,7 @@ from mailrail.kit import log, migrations, postgres
 from mailrail.kit.postgres import storable
 from mailrail_config import metrics
 from mailrail_config.settings import ConfigSettings
-from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, Sealed, Store
+from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, RevisionStore, Sealed
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, OSError)
 """Postgres is out of reach or refuses; the caller may try again."""
@@ -42,7 +42,7 @@ class BadRevision(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class RoleRevision:
     """Head as one role gets it."""
 
     revision: int
@@ -60,13 +60,15 @@ class Head:
     pin_reason: str = ""
     history: int = 0
     """Of the database (HIS-01): the same number in another one may be another revision."""
-    deliveries: Mapping[Role, Delivery] = field(default_factory=dict)
+    deliveries: Mapping[Role, RoleRevision] = field(default_factory=dict)
 
 
 class HeadFollower:
     """Keeps `head` at what Postgres says, and wakes watchers when it moves."""
 
-    def __init__(self, settings: ConfigSettings, store: Store, ready: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: ConfigSettings, store: RevisionStore, ready: Callable[[bool], Awaitable[None]]
+    ) -> None:
         self.head = Head()
         self._settings, self._store, self._ready = settings, store, ready
         self._moved = asyncio.Condition()
@@ -147,7 +149,7 @@ class HeadFollower:
             async with self._moved:
                 self._moved.notify_all()
 
-    async def _load(self, number: int) -> Mapping[Role, Delivery] | None:
+    async def _load(self, number: int) -> Mapping[Role, RoleRevision] | None:
         info, body = await self._store.info(number), await self._store.body(number)
         if info is None or body is None:
             return None
@@ -160,7 +162,7 @@ class HeadFollower:
                 "revision not served: this version cannot read it", revision=number, reason=str(error)[:500]
             )
             return {}
-        deliveries: dict[Role, Delivery] = {}
+        deliveries: dict[Role, RoleRevision] = {}
         for role in ROLES:
             paths = secrets_for(revision, role)
             sealed = await self._store.sealed(role.value, sorted(paths)) if paths else []
@@ -170,7 +172,7 @@ class HeadFollower:
                     "revision not served: sealed values are missing", revision=number, role=role, of=len(paths)
                 )
                 return None
-            deliveries[role] = Delivery(number, info.checksum, body, tuple(sealed))
+            deliveries[role] = RoleRevision(number, info.checksum, body, tuple(sealed))
         return deliveries
 
 
@@ -201,7 +203,7 @@ def _sealed(path: str, role: str, octets: bytes) -> Sealed:
     return Sealed(path, role, key_id, octets)
 
 
-async def publish(store: Store, submission: Submission) -> Published:
+async def publish(store: RevisionStore, submission: Submission) -> Published:
     """Check and store a revision (CFG-04). Raises BadRevision, Refused, or psycopg errors."""
     try:
         revision = await asyncio.to_thread(decode, submission.body)
@@ -231,7 +233,7 @@ async def publish(store: Store, submission: Submission) -> Published:
     return published
 
 
-async def keep_up(settings: ConfigSettings, store: Store, follower: HeadFollower) -> None:
+async def keep_up(settings: ConfigSettings, store: RevisionStore, follower: HeadFollower) -> None:
     """Count consumers, and prune now and then, until cancelled. Trouble with Postgres only postpones it."""
     logger = log.get_logger()
     loop = asyncio.get_running_loop()
@@ -251,7 +253,7 @@ async def keep_up(settings: ConfigSettings, store: Store, follower: HeadFollower
             logger.error("upkeep failed", error=f"{type(error).__name__}: {error}"[:500])
 
 
-async def _count(store: Store, head: int) -> None:
+async def _count(store: RevisionStore, head: int) -> None:
     states = dict.fromkeys(((role.value, state) for role in ROLES for state in ("current", "behind", "rejecting")), 0)
     for consumer in await store.consumers():
         if not consumer.live:

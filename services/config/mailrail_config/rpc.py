@@ -24,7 +24,7 @@ from mailrail.kit.publisher import OTHER_HEAD, REASON_KEY, STALE_EPOCH
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config import metrics
-from mailrail_config.app import DATABASE_ERRORS, BadRevision, Delivery, Head, HeadFollower, Submission, publish
+from mailrail_config.app import DATABASE_ERRORS, BadRevision, Head, HeadFollower, RoleRevision, Submission, publish
 from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import (
     ConsumerRow,
@@ -34,8 +34,8 @@ from mailrail_config.store import (
     OtherHead,
     Refused,
     RevisionRow,
+    RevisionStore,
     StaleEpoch,
-    Store,
 )
 
 SERVICE = "mailrail.config.v1.ConfigService"
@@ -83,7 +83,7 @@ def _consumer(row: ConsumerRow) -> pb.Consumer:
     return consumer
 
 
-def _response(delivery: Delivery) -> pb.WatchResponse:
+def _response(delivery: RoleRevision) -> pb.WatchResponse:
     return pb.WatchResponse(
         revision=delivery.revision,
         checksum=delivery.checksum,
@@ -95,7 +95,7 @@ def _response(delivery: Delivery) -> pb.WatchResponse:
 class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
     """See the proto for what each call promises."""
 
-    def __init__(self, settings: ConfigSettings, store: Store, follower: HeadFollower) -> None:
+    def __init__(self, settings: ConfigSettings, store: RevisionStore, follower: HeadFollower) -> None:
         self._settings, self._store, self._follower = settings, store, follower
         self._stopping = asyncio.Event()
 

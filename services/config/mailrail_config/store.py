@@ -147,7 +147,7 @@ _FURTHEST = 1 << 40
 """How far somebody's word of a number is believed: numbers must not run out."""
 
 
-class Store:
+class RevisionStore:
     """Postgres behind the config service."""
 
     def __init__(self, pool: Pool, process: str = "config") -> None:

@@ -10,10 +10,10 @@ from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
-from mailrail_ingress.active_config import Reception
-from mailrail_ingress.budget import Budget
+from mailrail_ingress.active_config import ActiveConfig
+from mailrail_ingress.budget import MemoryBudget
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.queue_stream import OutboundVerification, QueueClient, SenderDns
+from mailrail_ingress.queue_stream import EnqueueClient, OutboundVerification, SenderDns
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
@@ -22,13 +22,13 @@ from mailrail_ingress.smtp import Sessions
 async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
     """Run until `stop`; then accept nobody, let messages that are under way end, say 421 to the rest."""
     async with contextlib.AsyncExitStack() as stack:
-        budget = Budget(settings.held_octets)
+        budget = MemoryBudget(settings.held_octets)
         metrics.HELD.set_function(lambda: budget.held)
-        queue = await stack.enter_async_context(QueueClient(settings, budget).running())
+        queue = await stack.enter_async_context(EnqueueClient(settings, budget).running())
         verification = None
         if settings.outbound_target:
             verification = await stack.enter_async_context(OutboundVerification(settings).running())
-        reception = Reception(
+        reception = ActiveConfig(
             settings,
             queue,
             fake_key=keyring(settings).derive(b"fake verifiers", b""),

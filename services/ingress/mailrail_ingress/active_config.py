@@ -1,7 +1,7 @@
 """What a configuration revision means for each listener.
 
-`Reception` holds a `Desk` for each listener of the revision in force, and swaps them all at once. Visits (visit.py)
-answer from the desk of their listener.
+`ActiveConfig` holds a `ListenerConfig` for each listener of the revision in force, and swaps them all at once. Visits
+(visit.py) answer from the desk of their listener.
 """
 
 import logging
@@ -15,21 +15,20 @@ from mailrail.core.ids import message_id
 from mailrail.core.message.header import (
     Received,
 )
-from mailrail.core.revision.revision import Account, Gateway, Listener, ObjectRef, Revision
-from mailrail.core.revision.revision import Protocol as ListenerProtocol
+from mailrail.core.revision.revision import Account, Gateway, Listener, ListenerProtocol, ObjectRef, Revision
 from mailrail.core.route.recipients import (
     Directory,
     Resolution,
 )
 from mailrail.core.smtp.address import Address
-from mailrail.core.smtp.events import Options
+from mailrail.core.smtp.events import ListenerOptions
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import log
 from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
-from mailrail_ingress.budget import Budget
+from mailrail_ingress.budget import MemoryBudget
 from mailrail_ingress.ports import (
     Origin,
     Provenance,
@@ -39,7 +38,7 @@ from mailrail_ingress.ports import (
 )
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import Throttle
-from mailrail_ingress.tls import BadCertificate, Identity, load
+from mailrail_ingress.tls import BadCertificate, ServerCertificate, load
 
 QUEUE_AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
 _PROTOCOLS: Final = {
@@ -49,7 +48,7 @@ _PROTOCOLS: Final = {
 }
 
 
-class Whence(NamedTuple):
+class MessageOrigin(NamedTuple):
     """What all messages of a client share."""
 
     provenance: Provenance
@@ -76,7 +75,7 @@ class MessageIds:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Door:
+class ListenerKey:
     """Which listener of which gateway; stays the same over revisions."""
 
     gateway: ObjectRef
@@ -87,16 +86,16 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Desk:
+class ListenerConfig:
     """What one listener offers under one revision, indexed and ready."""
 
-    door: Door
+    door: ListenerKey
     gateway: Gateway
     listener: Listener
-    options: Options
+    options: ListenerOptions
     directory: Directory
     accounts: Accounts
-    identity: Identity | None
+    identity: ServerCertificate | None
     bindings: Mapping[str, bytes]
     revision: int
     origin: Origin
@@ -106,13 +105,13 @@ class Desk:
     """What is counted of accepted mail."""
     connections: metrics.Connections
     """What is counted of accepted connections."""
-    whences: dict[tuple[object, ...], Whence]
+    whences: dict[tuple[object, ...], MessageOrigin]
     """Where mail came from before; see Visit."""
     missing: set[str]
     """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
 
 
-class Reception:
+class ActiveConfig:
     """All desks of the revision in force."""
 
     def __init__(
@@ -123,7 +122,7 @@ class Reception:
         fake_key: bytes,
         senders: SenderDomains | None = None,
         verification: Verification | None = None,
-        budget: Budget | None = None,
+        budget: MemoryBudget | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -133,11 +132,11 @@ class Reception:
         self.verification = verification
         self.clock = clock
         self.monotonic = monotonic
-        self.budget = budget or Budget(settings.held_octets)
+        self.budget = budget or MemoryBudget(settings.held_octets)
         self.uncommitted = Uncommitted(settings.upload_octets, settings.client_upload_octets)
         self.throttle = Throttle()
         self.ids = MessageIds()
-        self.desks: dict[Door, Desk] = {}
+        self.desks: dict[ListenerKey, ListenerConfig] = {}
         self.configured = False
         """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
@@ -145,7 +144,7 @@ class Reception:
         self.transactions = 0
         """Transactions that are open: how much company a commit may expect on its way."""
         self._fake_key = fake_key
-        self._identities: dict[str, Identity | None] = {}
+        self._identities: dict[str, ServerCertificate | None] = {}
         self._accounts: Accounts | None = None
 
     def configure(self, revision: Revision, number: int, secrets: Mapping[str, bytes]) -> None:
@@ -154,8 +153,8 @@ class Reception:
         if self.settings.gateway and not gateways:
             raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
         accounts = Accounts(revision, secrets, self._fake_key)
-        identities: dict[str, Identity | None] = {}
-        desks: dict[Door, Desk] = {}
+        identities: dict[str, ServerCertificate | None] = {}
+        desks: dict[ListenerKey, ListenerConfig] = {}
         for gateway in gateways:
             directory = Directory(revision, gateway)
             for listener in gateway.listeners:
@@ -168,8 +167,8 @@ class Reception:
         kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
 
     def _identity(
-        self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, Identity | None]
-    ) -> Identity | None:
+        self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, ServerCertificate | None]
+    ) -> ServerCertificate | None:
         if listener.certificate is None:
             return None
         path = listener.certificate.path
@@ -190,9 +189,9 @@ class Reception:
         listener: Listener,
         directory: Directory,
         accounts: Accounts,
-        identity: Identity | None,
+        identity: ServerCertificate | None,
         number: int,
-    ) -> Desk:
+    ) -> ListenerConfig:
         bindings: dict[str, bytes] = {}
         if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
             bindings["tls-server-end-point"] = identity.end_point
@@ -202,7 +201,7 @@ class Reception:
         origin = _PROTOCOLS[listener.protocol]
         submission = origin is Origin.SUBMISSION
         limits = gateway.limits
-        options = Options(
+        options = ListenerOptions(
             hostname=gateway.hostname,
             submission=submission,
             size_limit=limits.message_size,
@@ -215,9 +214,9 @@ class Reception:
             error_limit=limits.errors,
             repair_chunks=self.settings.repair_chunks,
         )
-        door = Door(gateway.ref, listener.name)
+        door = ListenerKey(gateway.ref, listener.name)
         label = origin.name.lower()
-        return Desk(
+        return ListenerConfig(
             door=door,
             gateway=gateway,
             listener=listener,

@@ -9,13 +9,13 @@ from mailrail.core.revision.revision import Account
 from mailrail.core.sasl.server import (
     Challenge,
     CheckPassword,
-    Claim,
+    ClaimedIdentity,
     CramMd5,
     Failure,
-    Login,
-    Mechanism,
+    LoginMechanism,
     Plain,
     Scram,
+    ServerExchange,
     Step,
     Success,
     UnexpectedInitialResponse,
@@ -24,7 +24,7 @@ from mailrail.core.smtp.events import AuthCancelled, AuthRequested, AuthResponse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail_ingress import metrics
-from mailrail_ingress.active_config import Desk, Reception
+from mailrail_ingress.active_config import ActiveConfig, ListenerConfig
 from mailrail_ingress.ports import (
     Wire,
 )
@@ -37,7 +37,7 @@ LOGIN_UNDER_ATTACK: Final = Reply.of(454, "4.7.0", "too many failed logins with 
 NO_INITIAL_RESPONSE: Final = Reply.of(501, "5.7.0", "this mechanism takes no initial response")
 
 
-class Guest:
+class Authentication:
     """One client's session, seen from who it is."""
 
     __slots__ = (
@@ -53,7 +53,12 @@ class Guest:
     )
 
     def __init__(
-        self, reception: Reception, desk: Desk, session: ServerSession, wire: Wire, client: IPv4Address | IPv6Address
+        self,
+        reception: ActiveConfig,
+        desk: ListenerConfig,
+        session: ServerSession,
+        wire: Wire,
+        client: IPv4Address | IPv6Address,
     ) -> None:
         self.reception = reception
         self.desk = desk
@@ -62,7 +67,7 @@ class Guest:
         self.client_text = str(client)
         self.account: Account | None = None
         self._wire = wire
-        self._mechanism: Mechanism | None = None
+        self._mechanism: ServerExchange | None = None
         self._mechanism_name = ""
 
     def _login(self, event: AuthRequested) -> None:
@@ -75,12 +80,12 @@ class Guest:
         self._mechanism = self._make_mechanism(name)
         self._step(self._mechanism.start(event.initial))
 
-    def _make_mechanism(self, name: str) -> Mechanism:
+    def _make_mechanism(self, name: str) -> ServerExchange:
         desk = self.desk
         if name == "PLAIN":
             return Plain()
         if name == "LOGIN":
-            return Login()
+            return LoginMechanism()
         if name == "CRAM-MD5":
             now = self.reception.clock()
             number = int.from_bytes(os.urandom(8), "big")
@@ -112,7 +117,7 @@ class Guest:
                 if not self._has_to_wait(login):  # else 454 would say that a guess was right
                     self._not_logged_in(login, reason)
 
-    def _has_to_wait(self, login: Claim | None) -> bool:
+    def _has_to_wait(self, login: ClaimedIdentity | None) -> bool:
         """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05)."""
         if login is None:
             return False
@@ -128,7 +133,7 @@ class Guest:
         self.session.refuse(LOGIN_UNDER_ATTACK)
         return True
 
-    def _check_password(self, login: Claim, password: str) -> None:
+    def _check_password(self, login: ClaimedIdentity, password: str) -> None:
         accounts, name = self.desk.accounts, login.name
         if accounts.recall(name, password):
             self._logged_in(login)
@@ -148,7 +153,7 @@ class Guest:
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, accounts.admits, name, password).add_done_callback(done)
 
-    def _logged_in(self, login: Claim) -> None:
+    def _logged_in(self, login: ClaimedIdentity) -> None:
         self._mechanism = None
         account = self.desk.accounts.find(login.name)
         if account is None:  # the account went away between the exchange's steps
@@ -161,7 +166,7 @@ class Guest:
         self._log("logged in", mechanism=self._mechanism_name)
         self.session.authenticated(account.login)
 
-    def _not_logged_in(self, login: Claim | None, reason: str) -> None:
+    def _not_logged_in(self, login: ClaimedIdentity | None, reason: str) -> None:
         self._mechanism = None
         if login is not None and self.desk.accounts.lacks_secret(login.name, self._mechanism_name):
             metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
@@ -171,7 +176,7 @@ class Guest:
         self._count_failure(login, reason)
         self.session.refuse(WRONG_CREDENTIALS)
 
-    def _count_failure(self, login: Claim | None, reason: str) -> None:
+    def _count_failure(self, login: ClaimedIdentity | None, reason: str) -> None:
         now = asyncio.get_running_loop().time()
         self.reception.throttle.failed(login.name if login is not None else "", neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "refused")

@@ -13,15 +13,15 @@ from google.protobuf.message import Message as Protobuf
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.revision.revision import ObjectRef
-from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, Body, MailParameters, Return
+from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, BodyType, MailParameters, Return
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
-from mailrail_ingress.ports import Message, Origin, Provenance, Recipient
+from mailrail_ingress.ports import ExpandedRecipient, Origin, Provenance, ReceivedMessage
 
 _BODY: Final = {
     None: types_pb2.BODY_TYPE_UNSPECIFIED,
-    Body.SEVEN_BIT: types_pb2.BODY_TYPE_SEVEN_BIT,
-    Body.EIGHT_BIT_MIME: types_pb2.BODY_TYPE_EIGHT_BIT_MIME,
-    Body.BINARY_MIME: types_pb2.BODY_TYPE_BINARY_MIME,
+    BodyType.SEVEN_BIT: types_pb2.BODY_TYPE_SEVEN_BIT,
+    BodyType.EIGHT_BIT_MIME: types_pb2.BODY_TYPE_EIGHT_BIT_MIME,
+    BodyType.BINARY_MIME: types_pb2.BODY_TYPE_BINARY_MIME,
 }
 _RETURN: Final = {
     None: types_pb2.DSN_RETURN_UNSPECIFIED,
@@ -153,7 +153,7 @@ def _timestamp(at: float) -> Timestamp:
 # --- frames -------------------------------------------------------------------------------------------------------
 
 
-def _recipient(recipient: Recipient) -> bytes:
+def _recipient(recipient: ExpandedRecipient) -> bytes:
     address = _text(_ADDRESS, recipient.address)
     given = _text(_GIVEN, recipient.given)
     fields = address + given + _home(recipient.domain, recipient.account, recipient.mailbox)
@@ -166,7 +166,7 @@ def _recipient(recipient: Recipient) -> bytes:
     return _octets(_RECIPIENTS, fields)
 
 
-def commit_frame(message: Message, valid_until: int = 0) -> bytes:
+def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> bytes:
     """The last frame of a message: all that is known of it, and its body unless that went before.
 
     `valid_until`: Unix microseconds by the database's clock, after which it is not to be stored (ACC-04); 0: never.

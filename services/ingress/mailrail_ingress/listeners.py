@@ -6,13 +6,13 @@ import ssl
 from dataclasses import dataclass
 from functools import partial
 
-from mailrail.core.revision.revision import Protocol
+from mailrail.core.revision.revision import ListenerProtocol
 from mailrail.kit import log
 from mailrail_ingress import metrics
-from mailrail_ingress.active_config import Door, Reception
+from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.smtp import Connection, Sessions
-from mailrail_ingress.tls import Identity, switching
+from mailrail_ingress.smtp import ServerConnection, Sessions
+from mailrail_ingress.tls import ServerCertificate, switching
 
 RETRY = 2.0
 """Seconds until a port that could not be opened is tried again."""
@@ -22,10 +22,10 @@ BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenerSocket:
     """One socket: which listener, where."""
 
-    door: Door
+    door: ListenerKey
     address: str
     port: int  # as configured; 0 = chosen by the system
     tls: bool  # the handshake comes before anything else
@@ -41,7 +41,9 @@ class TlsServer:
     ROOM = 1.0
     """Seconds without accepting when there are no files left."""
 
-    def __init__(self, sessions: Sessions, door: Door, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
+    def __init__(
+        self, sessions: Sessions, door: ListenerKey, sockets: list[socket.socket], context: ssl.SSLContext
+    ) -> None:
         self.sockets = sockets
         self._sessions = sessions
         self._door = door
@@ -53,7 +55,7 @@ class TlsServer:
 
     @classmethod
     async def open(
-        cls, sessions: Sessions, door: Door, address: str, port: int, context: ssl.SSLContext
+        cls, sessions: Sessions, door: ListenerKey, address: str, port: int, context: ssl.SSLContext
     ) -> "TlsServer":
         """Listen at every address that the name has, as the loop's server does. Raises OSError."""
         loop = asyncio.get_running_loop()
@@ -90,7 +92,7 @@ class TlsServer:
                 self._loop.call_later(self.ROOM, self._listen, listening)
                 return
             accepted.setblocking(False)
-            connection = Connection(self._sessions, self._door)
+            connection = ServerConnection(self._sessions, self._door)
             if connection.expected(peer[0]):
                 task = self._loop.create_task(self._meet(accepted, connection))
                 self._sessions.tasks.add(task)
@@ -98,7 +100,7 @@ class TlsServer:
             else:
                 accepted.close()  # nothing can be said without TLS
 
-    async def _meet(self, accepted: socket.socket, connection: Connection) -> None:
+    async def _meet(self, accepted: socket.socket, connection: ServerConnection) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection,
@@ -115,13 +117,13 @@ class TlsServer:
 class Listeners:
     """The listening sockets of the process."""
 
-    def __init__(self, settings: IngressSettings, reception: Reception, sessions: Sessions) -> None:
+    def __init__(self, settings: IngressSettings, reception: ActiveConfig, sessions: Sessions) -> None:
         self._settings = settings
         self._reception = reception
         self._sessions = sessions
-        self._servers: dict[Place, asyncio.Server | TlsServer] = {}
+        self._servers: dict[ListenerSocket, asyncio.Server | TlsServer] = {}
         self._changed = asyncio.Event()
-        self._complained: set[Place] = set()
+        self._complained: set[ListenerSocket] = set()
         self._log = log.get_logger()
         self.complete = asyncio.Event()
         """Set while every configured listener is open; without a listener in the configuration, once there is one."""
@@ -163,17 +165,17 @@ class Listeners:
         self._servers.clear()
         self.complete.clear()
 
-    def _wanted(self) -> set[Place]:
-        wanted: set[Place] = set()
+    def _wanted(self) -> set[ListenerSocket]:
+        wanted: set[ListenerSocket] = set()
         for door, desk in self._reception.desks.items():
             port = desk.listener.port
             # Behind a PROXY header the handshake is the connection's own business.
-            tls = desk.listener.protocol is Protocol.SUBMISSIONS and not desk.listener.proxy_protocol
+            tls = desk.listener.protocol is ListenerProtocol.SUBMISSIONS and not desk.listener.proxy_protocol
             for address in self._settings.smtp_listen:
-                wanted.add(Place(door, address, self._settings.real_port(port), tls))
+                wanted.add(ListenerSocket(door, address, self._settings.real_port(port), tls))
         return wanted
 
-    def _identity(self, door: Door) -> Identity | None:
+    def _identity(self, door: ListenerKey) -> ServerCertificate | None:
         desk = self._reception.desks.get(door)
         return desk.identity if desk is not None else None
 
@@ -196,7 +198,7 @@ class Listeners:
                     server = await TlsServer.open(self._sessions, door, place.address, place.port, context)
                 else:
                     server = await loop.create_server(
-                        partial(Connection, self._sessions, door), place.address, place.port, backlog=BACKLOG
+                        partial(ServerConnection, self._sessions, door), place.address, place.port, backlog=BACKLOG
                     )
             except OSError as error:
                 failed += 1

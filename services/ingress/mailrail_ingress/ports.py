@@ -31,7 +31,7 @@ class Origin(Enum):
 
 
 @dataclass(slots=True)
-class Recipient:
+class ExpandedRecipient:
     """One recipient of a message, aliases expanded."""
 
     address: str
@@ -57,7 +57,7 @@ class Provenance:
 
 
 @dataclass(slots=True)
-class Message:
+class ReceivedMessage:
     """Everything that is known of a message when it is whole (ACC-01)."""
 
     id: bytes  # 16 octets
@@ -69,21 +69,21 @@ class Message:
     subject: str | None
     received: float  # Unix time
     eight_bit: bool
-    recipients: Sequence[Recipient]
+    recipients: Sequence[ExpandedRecipient]
     prefix: bytes
     body: bytes | None  # None: it was uploaded
     size: int  # octets of prefix and body
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommitAnswer:
     """What became of a commit."""
 
     accepted: bool
     refusal: Reply | None = None  # when not accepted
 
 
-ACCEPTED: Final = Answer(True)
+ACCEPTED: Final = CommitAnswer(True)
 NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again later")
 """Said of a message that the queue took no more of for too long (ACC-07)."""
 
@@ -132,7 +132,7 @@ class Queue(Protocol):
         """Begin a body. `resume`: there is credit again. `lost`: the body is gone, and so is the message (ACC-05)."""
         ...
 
-    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+    def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:
         """Hand over a message; `done` is called once, after the commit or when its fate is known (ACC-04)."""
         ...
 

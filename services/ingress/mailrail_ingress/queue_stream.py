@@ -31,9 +31,9 @@ from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
-from mailrail_ingress.budget import LEAST, Budget
+from mailrail_ingress.budget import LEAST, MemoryBudget
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
-from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, Answer, Message, SenderDomain, Upload
+from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
@@ -111,7 +111,7 @@ class _Commit:
     __slots__ = ("answered", "asked", "done", "frame", "octets", "since", "uploaded")
 
     def __init__(
-        self, frame: bytes, octets: int, done: Callable[[Answer], None], *, since: float, uploaded: bool
+        self, frame: bytes, octets: int, done: Callable[[CommitAnswer], None], *, since: float, uploaded: bool
     ) -> None:
         self.frame = frame
         self.octets = octets
@@ -188,7 +188,7 @@ class _Nowhere:
 class _Place:
     """Where uploads are: on a stream, or waiting for one."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         self.budget = budget
         self.work = asyncio.Event()
         self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
@@ -209,8 +209,8 @@ class _Stream(_Place):
         call: _Call,
         credit: int,
         linger: Callable[[], float],
-        answer: Callable[[_Commit, Answer], None],
-        budget: Budget,
+        answer: Callable[[_Commit, CommitAnswer], None],
+        budget: MemoryBudget,
         clock: DatabaseClock | None = None,
     ) -> None:
         super().__init__(budget)
@@ -246,7 +246,9 @@ class _Stream(_Place):
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
                         self._commits -= commit.octets
-                        self._answer(commit, ACCEPTED if result.accepted else Answer(False, read_reply(result.refusal)))
+                        self._answer(
+                            commit, ACCEPTED if result.accepted else CommitAnswer(False, read_reply(result.refusal))
+                        )
                 if response.credit:
                     self._credit += int(response.credit)
                     self.work.set()
@@ -345,14 +347,14 @@ class _Stream(_Place):
             if commit.uploaded:
                 self.uploads.pop(message_id).close()
                 self.aborts.append(message_id)
-            self._answer(commit, Answer(False, NO_CREDIT))
+            self._answer(commit, CommitAnswer(False, NO_CREDIT))
             self.work.set()
 
 
-class QueueClient:
+class EnqueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
 
-    def __init__(self, settings: IngressSettings, budget: Budget) -> None:
+    def __init__(self, settings: IngressSettings, budget: MemoryBudget) -> None:
         self._settings = settings
         self._budget = budget
         self._loop = asyncio.get_running_loop()
@@ -392,7 +394,7 @@ class QueueClient:
             self._loop.call_later(PATIENCE, self._give_up_upload, message_id)
         return upload
 
-    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+    def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:
         """See ports.Queue."""
         octets = len(message.prefix) + len(message.body or b"")
         uploaded = message.body is None
@@ -403,7 +405,7 @@ class QueueClient:
         if uploaded:
             stream = next((s for s in self._streams if message.id in s.uploads), None)
             if stream is None and message.id not in self._lobby.uploads:
-                self._answer(commit, Answer(False, _AWAY))
+                self._answer(commit, CommitAnswer(False, _AWAY))
                 return
         if stream is None:
             self._take_in(message.id, commit)
@@ -422,7 +424,7 @@ class QueueClient:
             upload = self._lobby.uploads.pop(message_id, None)
             if upload is not None:
                 upload.close()
-            self._answer(commit, Answer(False, _AWAY))
+            self._answer(commit, CommitAnswer(False, _AWAY))
 
     def _give_up_upload(self, message_id: bytes) -> None:
         """No stream came for it; once it is whole, its commit waits for both."""
@@ -431,7 +433,7 @@ class QueueClient:
             upload.close()
             upload.lost()
 
-    def _answer(self, commit: _Commit, answer: Answer) -> None:
+    def _answer(self, commit: _Commit, answer: CommitAnswer) -> None:
         if commit.answered:
             return  # asked after, and answered at the same time
         commit.answered = True
@@ -445,7 +447,7 @@ class QueueClient:
     # --- streams ---
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["QueueClient"]:
+    async def running(self) -> AsyncIterator["EnqueueClient"]:
         """Keep a stream open while the context lasts; on the way out, await answers that are due within the grace."""
         tasks = [asyncio.create_task(self._keep_open()), asyncio.create_task(self._turn_away())]
         try:
@@ -557,7 +559,7 @@ class QueueClient:
             self._leave()
         for message_id, commit in stream.unwritten.items():
             if commit.uploaded:
-                self._answer(commit, Answer(False, _AWAY))
+                self._answer(commit, CommitAnswer(False, _AWAY))
             elif self._stream is not None:
                 self._stream.unwritten[message_id] = commit
                 self._stream.work.set()
@@ -616,7 +618,7 @@ class QueueClient:
                         await asyncio.sleep(delay)
                         delay = min(LONGEST_DELAY, delay * 1.5)
                         continue
-                    self._answer(commit, ACCEPTED if outcome.accepted else Answer(False, _AWAY))
+                    self._answer(commit, ACCEPTED if outcome.accepted else CommitAnswer(False, _AWAY))
         except TimeoutError:
             pass
         finally:
@@ -626,7 +628,7 @@ class QueueClient:
         """Nobody told what became of it; nobody commits it any more, either."""
         if not commit.answered:
             self._log.warning("fate of a message unknown", id=message_id.hex())
-            self._answer(commit, Answer(False, _AWAY))
+            self._answer(commit, CommitAnswer(False, _AWAY))
 
 
 class SenderDns:

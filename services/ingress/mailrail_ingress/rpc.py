@@ -9,15 +9,15 @@ from mailrail.core.sasl.server import prepared
 from mailrail.core.smtp.address import AddressError, parse_address, parse_forward_path
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
-from mailrail_ingress.active_config import Reception
-from mailrail_ingress.smtp import Connection, Sessions
+from mailrail_ingress.active_config import ActiveConfig
+from mailrail_ingress.smtp import ServerConnection, Sessions
 
 SERVICE = "mailrail.ingress.v1.IngressService"
 DEFAULT_LIMIT = 100
 LIMIT = 10_000
 
 
-def services(reception: Reception, sessions: Sessions) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
+def services(reception: ActiveConfig, sessions: Sessions) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """What the process's gRPC server serves, by full name."""
     return {SERVICE: (IngressServicer(reception, sessions), ingress_pb2_grpc.add_IngressServiceServicer_to_server)}
 
@@ -25,7 +25,7 @@ def services(reception: Reception, sessions: Sessions) -> dict[str, tuple[Any, C
 class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
     """Answers administrators."""
 
-    def __init__(self, reception: Reception, sessions: Sessions) -> None:
+    def __init__(self, reception: ActiveConfig, sessions: Sessions) -> None:
         self._reception = reception
         self._sessions = sessions
 
@@ -75,7 +75,7 @@ def _refusal(reply: Reply) -> ingress_pb2.ResolveRecipientResponse:
     return ingress_pb2.ResolveRecipientResponse(code=reply.code, enhanced=str(reply.status), text=reply.text)
 
 
-def _session(connection: Connection) -> ingress_pb2.Session:
+def _session(connection: ServerConnection) -> ingress_pb2.Session:
     session = connection.session
     started = Timestamp()
     started.FromMilliseconds(int(connection.started * 1000))

@@ -1,8 +1,8 @@
 """What is decided in one SMTP session: senders, recipients and content; logins are in login.py.
 
-A `Visit` answers the session's events from the desk, collects the transaction, streams the content to the queue and
-answers 250 when the queue has committed (SIN-01, ACC-01..07). Nothing here knows sockets; the shell that does is told
-to go on (`Wire.pump`), to stop reading and to read again.
+A `SmtpSession` answers the session's events from the desk, collects the transaction, streams the content to the queue
+and answers 250 when the queue has committed (SIN-01, ACC-01..07). Nothing here knows sockets; the shell that does is
+told to go on (`Wire.pump`), to stop reading and to read again.
 """
 
 import uuid
@@ -23,7 +23,7 @@ from mailrail.core.message.header import (
     subject,
     with_keyword,
 )
-from mailrail.core.message.intake import Intake
+from mailrail.core.message.intake import ContentReader
 from mailrail.core.route.recipients import (
     NOT_YOUR_ADDRESS,
     VERIFICATION_UNAVAILABLE,
@@ -42,29 +42,29 @@ from mailrail.core.smtp.events import (
     RecipientGiven,
     SenderGiven,
 )
-from mailrail.core.smtp.parameters import Body, MailParameters, xtext_decode
+from mailrail.core.smtp.parameters import BodyType, MailParameters, xtext_decode
 from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.uncommitted import Full
 from mailrail_ingress import metrics
-from mailrail_ingress.active_config import QUEUE_AWAY, Desk, Reception, Whence
-from mailrail_ingress.authentication import Guest
+from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerConfig, MessageOrigin
+from mailrail_ingress.authentication import Authentication
 from mailrail_ingress.ports import (
     FRAME_LIMIT,
     INLINE_LIMIT,
     NO_CREDIT,
     NO_ROOM,
-    Answer,
-    Message,
+    CommitAnswer,
     Origin,
     Provenance,
+    ReceivedMessage,
     SenderDomain,
     Wire,
 )
 from mailrail_ingress.throttle import neighbourhood
-from mailrail_ingress.transaction import Given, Transaction, ends_here, recipients_of
+from mailrail_ingress.transaction import AcceptedRecipient, MailTransaction, ends_here, recipients_of
 
 LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
 BAD_AUTHOR: Final = Reply.of(550, "5.6.0", "the From field cannot be read, so nobody can tell whose it is")
@@ -95,19 +95,24 @@ class _For:
     ROOM = 2  # too much mail is kept
 
 
-class Visit(Guest):
+class SmtpSession(Authentication):
     """One client's session, seen from what is decided about it."""
 
     __slots__ = ("_transaction", "_waits_for")
 
     def __init__(
-        self, reception: Reception, desk: Desk, session: ServerSession, wire: Wire, client: IPv4Address | IPv6Address
+        self,
+        reception: ActiveConfig,
+        desk: ListenerConfig,
+        session: ServerSession,
+        wire: Wire,
+        client: IPv4Address | IPv6Address,
     ) -> None:
         super().__init__(reception, desk, session, wire, client)
         self._waits_for = 0
-        self._transaction: Transaction | None = None
+        self._transaction: MailTransaction | None = None
 
-    def rebase(self, desk: Desk) -> None:
+    def rebase(self, desk: ListenerConfig) -> None:
         """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
         self.desk = desk
         self.session.options = desk.options
@@ -118,7 +123,7 @@ class Visit(Guest):
         """Answer an event of the session, now or later. Raises KeyError for those that are the shell's business."""
         HANDLERS[type(event)](self, event)
 
-    def _hold(self, transaction: Transaction | None) -> Transaction | None:
+    def _hold(self, transaction: MailTransaction | None) -> MailTransaction | None:
         """Put another transaction, or none, in the place of the one that is open; returns that one."""
         before, self._transaction = self._transaction, transaction
         if transaction is not None:
@@ -186,7 +191,7 @@ class Visit(Guest):
         self.reception.senders.look_up(sender.domain, done)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
-        self._hold(Transaction(sender, parameters))
+        self._hold(MailTransaction(sender, parameters))
         self.desk.accepted.senders.number += 1
         self.session.accept(size_limit=limit)
 
@@ -229,7 +234,7 @@ class Visit(Guest):
 
         verification.verify(str(unsure[0].address), transport, done)
 
-    def _accept_recipient(self, transaction: Transaction, event: RecipientGiven, found: Resolution) -> None:
+    def _accept_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
         copies = transaction.copies + len(found.destinations)
         if copies > COPIES_LIMIT and transaction.given:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
@@ -237,7 +242,7 @@ class Visit(Guest):
         if found.missing:
             self._tell_of_missing(event.recipient, found)
         transaction.copies = copies
-        transaction.given.append(Given(event.recipient, event.parameters, found))
+        transaction.given.append(AcceptedRecipient(event.recipient, event.parameters, found))
         self.desk.accepted.recipients.number += 1
         self.session.accept()
 
@@ -269,7 +274,7 @@ class Visit(Guest):
             return
         transaction.id = self.reception.ids.new(self.reception.clock())
         transaction.name = transaction.id.hex()
-        transaction.intake = Intake(self._edit, lines=transaction.parameters.body is not Body.BINARY_MIME)
+        transaction.intake = ContentReader(self._edit, lines=transaction.parameters.body is not BodyType.BINARY_MIME)
         self.session.accept()
 
     def _edit(self, header: Header) -> bytes | Reply:
@@ -278,7 +283,7 @@ class Visit(Guest):
         assert transaction is not None
         if header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT:
             return LOOP
-        if transaction.parameters.body is Body.BINARY_MIME and has_bare_line_ends(header.block):
+        if transaction.parameters.body is BodyType.BINARY_MIME and has_bare_line_ends(header.block):
             return BARE_HEADER
         transaction.subject = subject(header)
         unwanted = foreign_results(header, self.desk.gateway.hostname)
@@ -316,7 +321,7 @@ class Visit(Guest):
         self._check(transaction)
         self._weigh(transaction)
 
-    def _weigh(self, transaction: Transaction) -> None:
+    def _weigh(self, transaction: MailTransaction) -> None:
         """Tell the budget what is kept of a message. While it is tight, who keeps more than its share sends the
         body on, and has to wait if it is a header."""
         if transaction.refusal is not None:
@@ -333,7 +338,7 @@ class Visit(Guest):
             budget.wait(self._has_room)
             self._wait(_For.ROOM)
 
-    def _charge(self, transaction: Transaction) -> int:
+    def _charge(self, transaction: MailTransaction) -> int:
         """Returns the octets that are kept."""
         assert transaction.intake is not None
         kept = transaction.intake.held + transaction.stored
@@ -358,38 +363,38 @@ class Visit(Guest):
             if not self._waits_for:
                 self._wire.resume()
 
-    def _drop(self, transaction: Transaction) -> None:
+    def _drop(self, transaction: MailTransaction) -> None:
         """Nothing of it will be committed, and nothing of it is kept."""
         transaction.drop()
         self._give_up_upload(transaction)
         self._release(transaction)
 
-    def _give_up_upload(self, transaction: Transaction) -> None:
+    def _give_up_upload(self, transaction: MailTransaction) -> None:
         if transaction.uploaded:
             uncommitted = self.reception.uncommitted
             uncommitted.given_up(transaction.uploader, transaction.uploaded, self.reception.monotonic())
             transaction.uploaded = 0
 
-    def _release(self, transaction: Transaction) -> None:
+    def _release(self, transaction: MailTransaction) -> None:
         if transaction.charged:
             self.reception.budget.change(transaction.charged, 0)
             transaction.charged = 0
         if self._waits_for & _For.ROOM:
             self.reception.budget.forget(self._has_room)
 
-    def _check(self, transaction: Transaction) -> None:
+    def _check(self, transaction: MailTransaction) -> None:
         assert transaction.intake is not None
         if transaction.intake.refusal is not None:
             self._refuse_content(transaction, transaction.intake.refusal)
 
-    def _refuse_content(self, transaction: Transaction, reply: Reply) -> None:
+    def _refuse_content(self, transaction: MailTransaction, reply: Reply) -> None:
         """It is read to its end all the same, and refused there (EXT-01, ACC-05)."""
         if transaction.refusal is None:
             transaction.refusal = reply
         self._drop(transaction)
         self._go_on(_For.CREDIT | _For.ROOM)
 
-    def _store(self, transaction: Transaction, data: bytes) -> None:
+    def _store(self, transaction: MailTransaction, data: bytes) -> None:
         if not data:
             return
         parts = transaction.parts
@@ -424,7 +429,7 @@ class Visit(Guest):
             metrics.count(metrics.UPLOADS_REFUSED, full.value)
         return full is None
 
-    def _upload(self, transaction: Transaction) -> None:
+    def _upload(self, transaction: MailTransaction) -> None:
         """Begin to send the body, unless that is begun."""
         if transaction.upload is None:
             transaction.uploader = self._uploader
@@ -432,7 +437,7 @@ class Visit(Guest):
                 transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
             )
 
-    def _count_upload(self, transaction: Transaction, octets: int) -> bool:
+    def _count_upload(self, transaction: MailTransaction, octets: int) -> bool:
         """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
         uncommitted = self.reception.uncommitted
         if transaction.uploaded + octets <= INLINE_LIMIT:
@@ -442,7 +447,7 @@ class Visit(Guest):
         transaction.uploaded += octets
         return True
 
-    def _send(self, transaction: Transaction, *, everything: bool, last: bool = False) -> None:
+    def _send(self, transaction: MailTransaction, *, everything: bool, last: bool = False) -> None:
         """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
         waiting = b"".join(transaction.parts)
         transaction.parts.clear()
@@ -464,12 +469,12 @@ class Visit(Guest):
         if not more and not last:
             self._wait(_For.CREDIT)
 
-    def _credit(self, transaction: Transaction) -> None:
+    def _credit(self, transaction: MailTransaction) -> None:
         """The queue takes more."""
         if self._transaction is transaction:
             self._go_on(_For.CREDIT)
 
-    def _lost(self, transaction: Transaction) -> None:
+    def _lost(self, transaction: MailTransaction) -> None:
         """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
         if self._transaction is transaction:
             transaction.upload = None
@@ -502,7 +507,7 @@ class Visit(Guest):
         transaction.parts.clear()
         self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))
 
-    def _weigh_whole(self, transaction: Transaction, body: bytes | None) -> None:
+    def _weigh_whole(self, transaction: MailTransaction, body: bytes | None) -> None:
         """A message that is whole waits for its answer, and its client for nothing else."""
         kept = len(body) if body is not None else 0
         if kept != transaction.charged:
@@ -512,12 +517,12 @@ class Visit(Guest):
             self.reception.budget.forget(self._has_room)
             self._go_on(_For.CREDIT | _For.ROOM)
 
-    def _finish_refused(self, transaction: Transaction, reply: Reply) -> None:
+    def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         metrics.count(metrics.MESSAGES, self.desk.label, "refused" if reply.permanent else "deferred")
         self._log("message refused", id=transaction.name, sender=str(transaction.sender or ""), reply=str(reply))
         self.session.finish(reply)
 
-    def _whence(self, *, smtputf8: bool) -> Whence:
+    def _whence(self, *, smtputf8: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""
         desk, session, account = self.desk, self.session, self.account
         login = account.ref if account is not None else None
@@ -530,7 +535,7 @@ class Visit(Guest):
                 authenticated=account is not None,
                 smtputf8=smtputf8,
             )
-            whence = Whence(
+            whence = MessageOrigin(
                 Provenance(desk.origin, desk.gateway.ref, login, self.client_text, session.hello or "", desk.revision),
                 Received(
                     hello=session.hello or "unknown",
@@ -545,7 +550,7 @@ class Visit(Guest):
             desk.whences[key] = whence
         return whence
 
-    def _message(self, transaction: Transaction, intake: Intake, body: bytes | None) -> Message:
+    def _message(self, transaction: MailTransaction, intake: ContentReader, body: bytes | None) -> ReceivedMessage:
         parameters, given = transaction.parameters, transaction.given
         whence = self._whence(smtputf8=parameters.smtputf8)
         recipients = recipients_of(given)
@@ -553,7 +558,7 @@ class Visit(Guest):
         prefix = whence.received.field(transaction.name, for_one, transaction.ended)
         if intake.needs_separator:
             prefix += b"\r\n"
-        return Message(
+        return ReceivedMessage(
             id=transaction.id,
             provenance=whence.provenance,
             sender=transaction.sender,
@@ -580,7 +585,7 @@ class Visit(Guest):
         owned = self.account is not None and self.desk.directory.may_send(self.account.ref, address)
         return auth if owned else "<>"
 
-    def _committed(self, transaction: Transaction, message: Message, answer: Answer) -> None:
+    def _committed(self, transaction: MailTransaction, message: ReceivedMessage, answer: CommitAnswer) -> None:
         reception, session = self.reception, self.session
         metrics.COMMIT_SECONDS.observe(max(0.0, reception.clock() - transaction.ended))
         self._release(transaction)
@@ -621,15 +626,15 @@ class Visit(Guest):
             self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
 
 
-HANDLERS: Final[dict[type, Callable[[Visit, Event], None]]] = {
-    SenderGiven: Visit._sender,  # type: ignore[dict-item]
-    RecipientGiven: Visit._recipient,  # type: ignore[dict-item]
-    ContentStarted: Visit._begin,  # type: ignore[dict-item]
-    Content: Visit._content,  # type: ignore[dict-item]
-    ContentEnded: Visit._end,  # type: ignore[dict-item]
-    Abandoned: Visit._abandoned,  # type: ignore[dict-item]
-    AuthRequested: Visit._login,  # type: ignore[dict-item]
-    AuthResponse: Visit._response,  # type: ignore[dict-item]
-    AuthCancelled: Visit._login_cancelled,  # type: ignore[dict-item]
+HANDLERS: Final[dict[type, Callable[[SmtpSession, Event], None]]] = {
+    SenderGiven: SmtpSession._sender,  # type: ignore[dict-item]
+    RecipientGiven: SmtpSession._recipient,  # type: ignore[dict-item]
+    ContentStarted: SmtpSession._begin,  # type: ignore[dict-item]
+    Content: SmtpSession._content,  # type: ignore[dict-item]
+    ContentEnded: SmtpSession._end,  # type: ignore[dict-item]
+    Abandoned: SmtpSession._abandoned,  # type: ignore[dict-item]
+    AuthRequested: SmtpSession._login,  # type: ignore[dict-item]
+    AuthResponse: SmtpSession._response,  # type: ignore[dict-item]
+    AuthCancelled: SmtpSession._login_cancelled,  # type: ignore[dict-item]
 }
 """What a visit does about an event. Those that are missing are the shell's business."""

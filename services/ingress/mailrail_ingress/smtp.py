@@ -1,9 +1,9 @@
 """The socket around an SMTP session: octets in and out, TLS, PROXY headers, deadlines, backpressure; no decisions.
 
-One `Connection` is one asyncio protocol. It parses in the read callback and writes once for all that one read brought;
-there is no task, future or timer a command or a connection (TLS handshakes excepted). All connections of a process read
-into one buffer, since each is done with it before the next is called; a loop that lends buffers to the kernel ahead of
-time (Proactor on Windows) would need one each, and is not used by services.
+One `ServerConnection` is one asyncio protocol. It parses in the read callback and writes once for all that one read
+brought; there is no task, future or timer a command or a connection (TLS handshakes excepted). All connections of a
+process read into one buffer, since each is done with it before the next is called; a loop that lends buffers to the
+kernel ahead of time (Proactor on Windows) would need one each, and is not used by services.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
-from mailrail.core.revision.revision import Protocol
+from mailrail.core.revision.revision import ListenerProtocol
 from mailrail.core.smtp.events import Closing, Event, TlsFacts
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
@@ -22,9 +22,9 @@ from mailrail.core.smtp.server import ServerSession
 from mailrail.kit import log
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
-from mailrail_ingress.active_config import Desk, Door, Reception
+from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
 from mailrail_ingress.budget import LEAST
-from mailrail_ingress.session import HANDLERS, Visit
+from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.throttle import Rate, neighbourhood
 
 _NOBODY: Final = IPv4Address(0)
@@ -77,14 +77,14 @@ Clients that keep connections open, and are silent, would else hold up every sto
 class Sessions:
     """What the connections of a process share, and how many there are."""
 
-    def __init__(self, reception: Reception, wheel: Wheel) -> None:
+    def __init__(self, reception: ActiveConfig, wheel: Wheel) -> None:
         self.reception = reception
         self.budget = reception.budget
         self.wheel = wheel
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)
-        self.open: set[Connection] = set()
+        self.open: set[ServerConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
         self._arriving = 0  # in a handshake that comes before the session
@@ -92,7 +92,7 @@ class Sessions:
         often = reception.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
 
-    def admit(self, connection: "Connection", desk: Desk, *, expected: bool = False) -> str:
+    def admit(self, connection: "ServerConnection", desk: ListenerConfig, *, expected: bool = False) -> str:
         """Count a connection. Else what keeps it out, as the metric says: too-many (of the process or of the client),
         too-often (the client's new ones; those that were `expected` are not new)."""
         client = connection.neighbourhood = neighbourhood(connection.client)
@@ -102,7 +102,7 @@ class Sessions:
             self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
-    def expect(self, address: IPv4Address | IPv6Address, desk: Desk) -> str:
+    def expect(self, address: IPv4Address | IPv6Address, desk: ListenerConfig) -> str:
         """Count a client whose connection is not made yet; else what keeps it out, as for `admit`."""
         client = neighbourhood(address)
         obstacle = self._obstacle(client, address.is_loopback, desk)
@@ -116,7 +116,7 @@ class Sessions:
         self._arriving -= 1
         self._leave(client)
 
-    def _obstacle(self, client: str, may_come_often: bool, desk: Desk) -> str:
+    def _obstacle(self, client: str, may_come_often: bool, desk: ListenerConfig) -> str:
         limits = desk.gateway.limits
         others = self._by_client.get(client, 0)
         if len(self.open) + self._arriving >= limits.connections or others >= limits.connections_per_ip:
@@ -128,7 +128,7 @@ class Sessions:
             self._rate.add(client, now)
         return ""
 
-    def forget(self, connection: "Connection") -> None:
+    def forget(self, connection: "ServerConnection") -> None:
         """The connection is gone."""
         if connection in self.open:
             self.open.discard(connection)
@@ -154,7 +154,7 @@ class Sessions:
             connection.shut_down(even_busy=all_of_them)
 
 
-class Connection(asyncio.BufferedProtocol):
+class ServerConnection(asyncio.BufferedProtocol):
     """One client."""
 
     __slots__ = (
@@ -184,13 +184,13 @@ class Connection(asyncio.BufferedProtocol):
         "visit",
     )
 
-    def __init__(self, sessions: Sessions, door: Door) -> None:
+    def __init__(self, sessions: Sessions, door: ListenerKey) -> None:
         self.door = door
         self.client: IPv4Address | IPv6Address = _NOBODY
         self.neighbourhood = ""
         """Who counts as the same client."""
         self.session: ServerSession | None = None
-        self.visit: Visit | None = None
+        self.visit: SmtpSession | None = None
         self.deadline = NEVER
         self.started = time.time()
         self._sessions = sessions
@@ -332,9 +332,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _admit(self, desk: Desk) -> None:
+    def _admit(self, desk: ListenerConfig) -> None:
         assert self._transport is not None
-        implicit = desk.listener.protocol is Protocol.SUBMISSIONS
+        implicit = desk.listener.protocol is ListenerProtocol.SUBMISSIONS
         secured = self._transport.get_extra_info("ssl_object") if implicit else None
         obstacle = "too-many"
         if not self._sessions.stopping:
@@ -358,12 +358,12 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._greet(desk, None)
 
-    def _greet(self, desk: Desk, tls: TlsFacts | None) -> None:
+    def _greet(self, desk: ListenerConfig, tls: TlsFacts | None) -> None:
         self.session = ServerSession(desk.options, tls=tls)
-        self.visit = Visit(self._sessions.reception, desk, self.session, self, self.client)
+        self.visit = SmtpSession(self._sessions.reception, desk, self.session, self, self.client)
         self.pump()
 
-    def _handshake(self, desk: Desk) -> None:
+    def _handshake(self, desk: ListenerConfig) -> None:
         assert self._transport is not None
         if desk.identity is None:  # 465 without a usable certificate: nothing can be said there
             self._end = "tls"
@@ -378,7 +378,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sessions.tasks.add(task)
         task.add_done_callback(self._sessions.tasks.discard)
 
-    async def _do_handshake(self, desk: Desk, context: ssl.SSLContext) -> None:
+    async def _do_handshake(self, desk: ListenerConfig, context: ssl.SSLContext) -> None:
         if self._transport is None:  # the client went before we came to it
             return
         timeout = self._sessions.reception.settings.tls_timeout
@@ -466,7 +466,7 @@ class Connection(asyncio.BufferedProtocol):
         self._next_turn = False
         self.pump()
 
-    def _look_after(self, session: ServerSession, visit: Visit) -> None:
+    def _look_after(self, session: ServerSession, visit: SmtpSession) -> None:
         """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
         if session.awaiting:
             if not session.wants_data or self._sessions.budget.tight:

@@ -24,7 +24,7 @@ class BadCertificate(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ServerCertificate:
     """A certificate that is ready to serve."""
 
     context: ssl.SSLContext
@@ -40,7 +40,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def switching(current: Callable[[], Identity | None]) -> ssl.SSLContext:
+def switching(current: Callable[[], ServerCertificate | None]) -> ssl.SSLContext:
     """A context for a socket that stays open: each handshake gets the certificate in force at its time (TLS-09)."""
 
     def choose(secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
@@ -55,7 +55,7 @@ def switching(current: Callable[[], Identity | None]) -> ssl.SSLContext:
     return context
 
 
-def load(pem: bytes) -> Identity:
+def load(pem: bytes) -> ServerCertificate:
     """Certificate chain and key in one PEM. Raises BadCertificate."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -66,7 +66,7 @@ def load(pem: bytes) -> Identity:
         _load_chain(context, pem)
     except (ssl.SSLError, OSError) as error:
         raise BadCertificate(f"the certificate and its key cannot be used: {type(error).__name__}") from error
-    return Identity(context, _end_point(certificate))
+    return ServerCertificate(context, _end_point(certificate))
 
 
 def _end_point(certificate: x509.Certificate) -> bytes | None:

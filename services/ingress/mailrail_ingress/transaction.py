@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mailrail.core.message.intake import Intake
+from mailrail.core.message.intake import ContentReader
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route.recipients import (
     Destination,
@@ -13,13 +13,13 @@ from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import MailParameters, RcptParameters
 from mailrail.core.smtp.reply import Reply
 from mailrail_ingress.ports import (
-    Recipient,
+    ExpandedRecipient,
     Upload,
 )
 
 
 @dataclass(slots=True)
-class Given:
+class AcceptedRecipient:
     """A recipient that was accepted, with what it stands for."""
 
     address: Address
@@ -27,7 +27,7 @@ class Given:
     resolution: Resolution
 
 
-class Transaction:
+class MailTransaction:
     """From MAIL to the answer after the content."""
 
     __slots__ = (
@@ -53,11 +53,11 @@ class Transaction:
     def __init__(self, sender: Address | None, parameters: MailParameters) -> None:
         self.sender = sender
         self.parameters = parameters
-        self.given: list[Given] = []
+        self.given: list[AcceptedRecipient] = []
         self.copies = 0
         self.id = b""
         self.name = ""  # the id in hexadecimal
-        self.intake: Intake | None = None
+        self.intake: ContentReader | None = None
         self.parts: list[bytes] = []
         self.stored = 0  # octets in `parts`
         self.charged = 0  # octets that the budget knows of
@@ -80,19 +80,19 @@ class Transaction:
             self.upload = None
 
 
-def ends_here(given: list[Given]) -> bool:
+def ends_here(given: list[AcceptedRecipient]) -> bool:
     """Whether a built-in mailbox is among the destinations."""
     return any(destination.account is not None for one in given for destination in one.resolution.destinations)
 
 
-def recipients_of(given: list[Given]) -> list[Recipient]:
+def recipients_of(given: list[AcceptedRecipient]) -> list[ExpandedRecipient]:
     """Every destination once; the first mention decides about its DSN parameters."""
     if len(given) == 1 and len(given[0].resolution.destinations) == 1:
         return [_recipient(given[0], given[0].resolution.destinations[0], given[0].parameters, expanded=False)]
-    found: dict[tuple[str, ObjectRef | None, str], Recipient] = {}
+    found: dict[tuple[str, ObjectRef | None, str], ExpandedRecipient] = {}
     for one in given:
         parameters, expanded = passed_on(one.parameters, one.resolution)
-        shared: list[Recipient] = []
+        shared: list[ExpandedRecipient] = []
         for destination in one.resolution.destinations:
             key = (destination.address.key, destination.account, destination.mailbox)
             if key in found:
@@ -105,7 +105,7 @@ def recipients_of(given: list[Given]) -> list[Recipient]:
     return list(found.values())
 
 
-def _tell_of(one: Given, shared: list[Recipient]) -> None:
+def _tell_of(one: AcceptedRecipient, shared: list[ExpandedRecipient]) -> None:
     """All that an alias stands for was given before: one of those carries its `expanded` DSN (DSN-23).
 
     What was asked for that one's delivery stays. One with an ORCPT of its own, or that tells of another alias, has no
@@ -119,9 +119,11 @@ def _tell_of(one: Given, shared: list[Recipient]) -> None:
             return
 
 
-def _recipient(one: Given, destination: Destination, parameters: RcptParameters, *, expanded: bool) -> Recipient:
+def _recipient(
+    one: AcceptedRecipient, destination: Destination, parameters: RcptParameters, *, expanded: bool
+) -> ExpandedRecipient:
     given = str(one.address)
-    return Recipient(
+    return ExpandedRecipient(
         address=given if destination.address is one.address else str(destination.address),
         given=given,
         notify=parameters.notify,

@@ -9,7 +9,7 @@ from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
 from mailrail_outbound.app import Outbound
-from mailrail_outbound.clients import QueueClient
+from mailrail_outbound.clients import LeaseClient
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
@@ -31,7 +31,7 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         app.tables = Tables.of(configuration.number, configuration.revision, configuration.secret)
 
     config = ConfigClient(settings, Role.OUTBOUND, configured)
-    queue = QueueClient(settings, lambda: config.current.number if config.current is not None else 0)
+    queue = LeaseClient(settings, lambda: config.current.number if config.current is not None else 0)
     app = Outbound(settings, resolver=resolver, pool=pool, report=queue.report, wait_for_revision=config.wait_for)
     services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:

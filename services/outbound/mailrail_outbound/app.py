@@ -19,7 +19,7 @@ from typing import Any
 from mailrail.core.delivery import outcome
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
-from mailrail.core.outbound.course import Course, Settled
+from mailrail.core.outbound.course import Course, RecipientVerdict
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
@@ -29,18 +29,18 @@ from mailrail_outbound import metrics
 from mailrail_outbound.dialling import CannotDial, Dialler
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
-from mailrail_outbound.hosts import Hosts
-from mailrail_outbound.job import HostJob, Message
-from mailrail_outbound.memory_budget import Room
+from mailrail_outbound.hosts import HostResolver
+from mailrail_outbound.job import HostJob, MessageContent
+from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
     Body,
+    ConnectionFacts,
     Delivery,
     DeliveryReport,
     OutOfReach,
     RecipientReport,
     Result,
-    Seen,
     Worker,
 )
 from mailrail_outbound.probes import Prober
@@ -71,7 +71,7 @@ class Captured:
     why: str
 
 
-class NotDialled(Exception):
+class NotAttempted(Exception):
     """The attempt is to be undone (LSE-04); the text says why."""
 
 
@@ -94,14 +94,14 @@ class Outbound(Worker):
         self.tables: Tables | None = None
         self._settings = settings
         self._pool = pool
-        self._room = Room(settings.streamed_content)
+        self._room = MemoryBudget(settings.streamed_content)
         self._report = report
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
-        self._hosts = Hosts(settings, resolver)
+        self._hosts = HostResolver(settings, resolver)
         self._dialler = Dialler(settings, resolver)
         self._prober = Prober(settings, resolver, self._dialler, pool)
-        self._running: dict[int, _Run] = {}
+        self._running: dict[int, DeliveryInProgress] = {}
         self._all_done: asyncio.Event | None = None
         self._log = log.get_logger()
         # The fields of a line cost more than the question whether anybody wants it.
@@ -117,7 +117,7 @@ class Outbound(Worker):
         if token in self._running:
             self._refuse(delivery, self._running[token].delivery)
             return
-        run = _Run(delivery, self._loop.time(), self._go_on)
+        run = DeliveryInProgress(delivery, self._loop.time(), self._go_on)
         self._running[token] = run
         run.steps = self._attempt(run)
         self._go_on(run)
@@ -183,7 +183,7 @@ class Outbound(Worker):
 
     # --- one delivery ---------------------------------------------------------------------------------------
 
-    def _go_on(self, run: "_Run", value: object = None, error: Exception | None = None) -> None:
+    def _go_on(self, run: "DeliveryInProgress", value: object = None, error: Exception | None = None) -> None:
         """Take a delivery as far as it can go now; `value`, or `error`, is what it waited for."""
         delivery = run.delivery
         steps = run.steps
@@ -193,7 +193,7 @@ class Outbound(Worker):
             wanted = steps.send(value) if error is None else steps.throw(error)
         except StopIteration as end:
             reports: list[RecipientReport] = end.value
-        except NotDialled as reason:
+        except NotAttempted as reason:
             verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), str(reason))
             reports = [RecipientReport(i, Result.NOT_DIALLED, verdict) for i in delivery.recipient_ids]
             self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
@@ -213,7 +213,7 @@ class Outbound(Worker):
         except Exception:  # must not reach the connection that brought the last answer
             self._log.exception("report lost", token=delivery.lease.token, message_id=delivery.message_id.hex())
 
-    async def _wait(self, run: "_Run", wanted: Awaitable[Any]) -> None:
+    async def _wait(self, run: "DeliveryInProgress", wanted: Awaitable[Any]) -> None:
         value: object = None
         error: Exception | None = None
         try:
@@ -228,7 +228,7 @@ class Outbound(Worker):
         run.task = None
         self._go_on(run, value, error)
 
-    def _finish(self, run: "_Run", reports: list[RecipientReport]) -> None:
+    def _finish(self, run: "DeliveryInProgress", reports: list[RecipientReport]) -> None:
         delivery = run.delivery
         del self._running[delivery.lease.token]
         seconds = self._loop.time() - run.clock
@@ -244,7 +244,7 @@ class Outbound(Worker):
         if self._all_done is not None and not self._running:
             self._all_done.set()
 
-    def _log_delivery(self, run: "_Run", reports: list[RecipientReport], seconds: float) -> None:
+    def _log_delivery(self, run: "DeliveryInProgress", reports: list[RecipientReport], seconds: float) -> None:
         # One line for recipients that fared alike, which nearly always is all of them.
         delivery = run.delivery
         groups: dict[tuple[Result, str, str], list[int]] = {}
@@ -270,7 +270,7 @@ class Outbound(Worker):
                 seconds=round(seconds, 4),
             )
 
-    def _attempt(self, run: "_Run") -> Steps[list[RecipientReport]]:
+    def _attempt(self, run: "DeliveryInProgress") -> Steps[list[RecipientReport]]:
         delivery = run.delivery
         tables = self.tables
         if tables is None or tables.number < delivery.config_revision:
@@ -311,14 +311,14 @@ class Outbound(Worker):
         return [reports[i] for i in range(len(ids))]
 
     def _stream_to_hosts(
-        self, run: "_Run", body: Body, tables: Tables, hop: NextHop, course: Course
+        self, run: "DeliveryInProgress", body: Body, tables: Tables, hop: NextHop, course: Course
     ) -> Steps[Captured | Verdict | None]:
         """`_visit_hosts` for content that streams: once there is room for it, and somebody to give it."""
         octets = run.message.held
         run.lined_up = True
         try:
             if not (yield self._room.take(octets, self._settings.streamed_content_wait)):
-                raise NotDialled("too much large content is being sent; there was no room for more in time")
+                raise NotAttempted("too much large content is being sent; there was no room for more in time")
         except BrokenOff:
             course.session_failed(_CANCELLED)
             return None
@@ -326,32 +326,32 @@ class Outbound(Worker):
             run.lined_up = False
         try:
             if not body.within_reach:
-                raise NotDialled("no queue is within reach that could give the content")
+                raise NotAttempted("no queue is within reach that could give the content")
             if run.message.header_unseen:
                 try:
                     yield run.message.look_at_header()
                 except OutOfReach as error:
-                    raise NotDialled(f"the content cannot be had: {error}") from error
+                    raise NotAttempted(f"the content cannot be had: {error}") from error
             return (yield from self._visit_hosts(run, tables, hop, course))
         finally:
             self._room.give(octets)
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
-            raise NotDialled(f"configuration revision {delivery.config_revision} has not come here in time")
+            raise NotAttempted(f"configuration revision {delivery.config_revision} has not come here in time")
         assert self.tables is not None
         return self.tables
 
     def _next_hop(self, tables: Tables, delivery: Delivery) -> NextHop:
         hop = tables.hops.get(delivery.transport)
         if hop is None:
-            raise NotDialled(f"transport {delivery.transport} is not in revision {tables.number}")
+            raise NotAttempted(f"transport {delivery.transport} is not in revision {tables.number}")
         if delivery.transport_digest and delivery.transport is not None and hop.digest != delivery.transport_digest:
-            raise NotDialled(f"transport {delivery.transport} is another in revision {tables.number}")
+            raise NotAttempted(f"transport {delivery.transport} is another in revision {tables.number}")
         return hop
 
     def _visit_hosts(
-        self, run: "_Run", tables: Tables, hop: NextHop, course: Course
+        self, run: "DeliveryInProgress", tables: Tables, hop: NextHop, course: Course
     ) -> Steps[Captured | Verdict | None]:
         """Go over the hosts until everybody is settled or no host is left."""
         delivery, settings = run.delivery, self._settings
@@ -378,7 +378,7 @@ class Outbound(Worker):
                 break
             if delivery.lease.deadline - clock.now() < settings.lease_margin:
                 if not run.dialled:
-                    raise NotDialled("too little of the lease is left to begin")
+                    raise NotAttempted("too little of the lease is left to begin")
                 course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
                 break
             addresses = yield from self._hosts.addresses(name, transport, course, by_mx=by_mx)
@@ -405,7 +405,7 @@ class Outbound(Worker):
 
     def _visit(
         self,
-        run: "_Run",
+        run: "DeliveryInProgress",
         tables: Tables,
         hop: NextHop,
         course: Course,
@@ -437,7 +437,7 @@ class Outbound(Worker):
             if answer is None:
                 return
             if answer.trouble is Trouble.LEASE and not run.seen:
-                raise NotDialled(answer.detail)
+                raise NotAttempted(answer.detail)
             course.session_failed(answer)
             sessions += answer.stage is not Stage.CONNECT
             known = run.dialled.get(host, ())
@@ -455,7 +455,7 @@ class Outbound(Worker):
 
     def _run(
         self,
-        run: "_Run",
+        run: "DeliveryInProgress",
         tables: Tables,
         hop: NextHop,
         course: Course,
@@ -516,7 +516,7 @@ class Outbound(Worker):
         return hop.digest if hop is not None else ""
 
 
-class _Run:
+class DeliveryInProgress:
     """A delivery in progress."""
 
     __slots__ = (
@@ -538,15 +538,15 @@ class _Run:
         "waits",
     )
 
-    def __init__(self, delivery: Delivery, clock: float, resume: "Callable[[_Run], None]") -> None:
+    def __init__(self, delivery: Delivery, clock: float, resume: "Callable[[DeliveryInProgress], None]") -> None:
         self.delivery = delivery
         self.clock = clock
         """The loop's time at which it was taken."""
         self.started = time.time_ns()
-        self.message = Message(delivery)
+        self.message = MessageContent(delivery)
         self.course: Course | None = None
         self.dialled: dict[str, list[str]] = {}
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, ConnectionFacts] = {}
         self.mx_hosts: tuple[str, ...] = ()
         self.job: HostJob | None = None
         self.had_tls = False
@@ -582,7 +582,7 @@ class _Run:
             steps.close()
 
 
-def _after_crash(run: _Run) -> list[RecipientReport]:
+def _after_crash(run: DeliveryInProgress) -> list[RecipientReport]:
     """Reports of a delivery that a mistake of our own ended: what servers have taken stays taken."""
     verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
     settled = run.course.settled if run.course is not None else {}
@@ -606,7 +606,7 @@ def _what(answer: Answer) -> str:
     return _CLASSES[answer.reply.code // 100] if answer.reply is not None else "none"
 
 
-def _report(recipient_id: int, settled: Settled, seen: Seen | None) -> RecipientReport:
+def _report(recipient_id: int, settled: RecipientVerdict, seen: ConnectionFacts | None) -> RecipientReport:
     answer, verdict = settled.answer, settled.verdict
     metrics.ANSWERS.inc(answer.stage, _what(answer))
     result = Result.CANCELLED if settled.cancelled else _RESULTS[verdict.outcome]

@@ -16,9 +16,9 @@ import grpc
 
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.ids import history_of
-from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef
-from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import clock, log, rpc
@@ -27,6 +27,7 @@ from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import (
+    ConnectionFacts,
     ContentGone,
     Delivery,
     DeliveryReport,
@@ -34,7 +35,6 @@ from mailrail_outbound.ports import (
     OutOfReach,
     RecipientReport,
     Result,
-    Seen,
     Worker,
 )
 from mailrail_outbound.settings import OutboundSettings
@@ -74,7 +74,7 @@ _RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
 
 
-class QueueClient:
+class LeaseClient:
     """The streams to all queue replicas."""
 
     def __init__(self, settings: OutboundSettings, revision: Callable[[], int]) -> None:
@@ -232,7 +232,7 @@ class QueueClient:
 class _Link:
     """One Lease stream."""
 
-    def __init__(self, client: QueueClient, settings: OutboundSettings, endpoint: str, worker: Worker) -> None:
+    def __init__(self, client: LeaseClient, settings: OutboundSettings, endpoint: str, worker: Worker) -> None:
         self.connected = False
         self.lost_at = time.monotonic()
         self._client = client
@@ -426,12 +426,12 @@ class _Link:
             ref = envelope.gateway
             gateway = _ref(ref.kind, ref.namespace, ref.name)
         requirement = _REQUIREMENTS.get(envelope.tls_requirement, _DEFAULT)
-        recipients: list[Recipient] = []
+        recipients: list[EnvelopeRecipient] = []
         ids: list[int] = []
         simulate: list[str] = []
         for each in wire.recipients:
             orcpt = each.original_recipient if each.HasField("original_recipient") else None
-            recipients.append(Recipient(each.address, tuple(each.notify), orcpt))
+            recipients.append(EnvelopeRecipient(each.address, tuple(each.notify), orcpt))
             ids.append(each.id)
             simulate.append(each.simulate)
         return Delivery(
@@ -494,7 +494,7 @@ class _RemoteBody:
 
     __slots__ = ("_client", "_message_id", "_token")
 
-    def __init__(self, client: QueueClient, token: int, message_id: bytes) -> None:
+    def __init__(self, client: LeaseClient, token: int, message_id: bytes) -> None:
         self._client = client
         self._token = token
         self._message_id = message_id
@@ -559,7 +559,7 @@ def tell_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
         attempt.reply.lines.append("what was said cannot be shown; outbound's log has the reason")
 
 
-def _tell_seen(seen: Seen, attempt: types_pb2.Attempt) -> None:
+def _tell_seen(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
     attempt.dialled = True
     attempt.mx_host = seen.host
     attempt.remote_ip = seen.ip

@@ -10,10 +10,10 @@ from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.revision.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Credentials, SaltedPasswords
-from mailrail.core.smtp.client import Answer, Dialogue, Login, Stage, StartTls, Trouble
-from mailrail.core.smtp.client import Protocol as Speech
-from mailrail.core.tlspolicy.decision import Decision, decide
+from mailrail.core.smtp.client import Answer, ClientSession, LoginPlan, Stage, StartTls, Trouble
+from mailrail.core.smtp.client import ClientProtocol as Speech
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
+from mailrail.core.tlspolicy.decision import TlsDecision, decide
 from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
 from mailrail_outbound.pool import Dial
@@ -61,7 +61,7 @@ class Dialler:
         self,
         tables: Tables,
         hop: NextHop,
-        decision: Decision,
+        decision: TlsDecision,
         gateway: ObjectRef | None,
         where: tuple[str, int, tuple[str, ...]],
         proxy_address: str,
@@ -86,10 +86,10 @@ class Dialler:
             if transport.username is not None:
                 login = ProxyLogin(transport.username, self._secret(tables, transport.password, Stage.PROXY))
         speech = Speech.LMTP if transport.kind is TransportKind.LMTP else Speech.SMTP
-        sasl: Login | None = None
+        sasl: LoginPlan | None = None
         if transport.username is not None and not hop.proxied:
             password = self._secret(tables, transport.password, Stage.AUTH)
-            sasl = Login(
+            sasl = LoginPlan(
                 Credentials(transport.username, password),
                 lambda: secrets.token_urlsafe(24),
                 transport.mechanisms,
@@ -116,7 +116,7 @@ class Dialler:
             host=host,
             port=port,
             addresses=addresses,
-            dialogue=lambda: Dialogue(hello, protocol=speech, starttls=starttls, login=sasl),
+            dialogue=lambda: ClientSession(hello, protocol=speech, starttls=starttls, login=sasl),
             tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
             sources=transport.source_addresses,
             proxy=proxy,
@@ -124,7 +124,7 @@ class Dialler:
             limit=transport.limits.connections_per_destination or transport.limits.connections,
         )
 
-    def _tls(self, tables: Tables, transport: Transport, decision: Decision, host: str) -> TlsPlan:
+    def _tls(self, tables: Tables, transport: Transport, decision: TlsDecision, host: str) -> TlsPlan:
         verify = decision.verify_name is not None
         try:
             # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).

@@ -3,9 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mailrail.core.delivery.outcome import Hop
-from mailrail.core.revision.revision import Gateway, ObjectRef, Protocol, Revision, SecretRef, Transport, TransportKind
-from mailrail.core.tlspolicy.decision import Decision
+from mailrail.core.delivery.outcome import HopKind
+from mailrail.core.revision.revision import (
+    Gateway,
+    ListenerProtocol,
+    ObjectRef,
+    Revision,
+    SecretRef,
+    Transport,
+    TransportKind,
+)
+from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail_outbound.pool import Dial
 
 _PORTS = {
@@ -25,7 +33,7 @@ class NextHop:
     transport: Transport
     digest: str
     """Empty for direct delivery."""
-    kind: Hop
+    kind: HopKind
     by_mx: bool
     """The MX hosts of the destination are dialled, not a host of our own."""
     proxied: bool
@@ -73,7 +81,7 @@ class Tables:
             hops={None: NextHop.of(DIRECT)} | {each.ref: NextHop.of(each) for each in revision.transports},
             gateways={gateway.ref: gateway for gateway in revision.gateways},
             names=frozenset(gateway.hostname.lower() for gateway in revision.gateways),
-            mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is Protocol.MX),
+            mx_ports=frozenset(listener.port for listener in listeners if listener.protocol is ListenerProtocol.MX),
             hello_name=revision.gateways[0].hostname if revision.gateways else "",
             secret=secret,
         )
@@ -83,12 +91,12 @@ class Tables:
 class Way:
     """The TLS decision for a host, and how to dial it accordingly."""
 
-    decision: Decision
+    decision: TlsDecision
     dial: Dial | None = None
     without_tls: Dial | None = None
 
 
-def _hop(transport: Transport) -> Hop:
+def _hop(transport: Transport) -> HopKind:
     if transport.kind is TransportKind.LMTP:
-        return Hop.FINAL
-    return Hop.OWN if transport.kind in _OURS else Hop.FOREIGN
+        return HopKind.FINAL
+    return HopKind.OWN if transport.kind in _OURS else HopKind.FOREIGN

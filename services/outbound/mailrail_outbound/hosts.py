@@ -26,7 +26,7 @@ class Found:
     names: tuple[str, ...]
 
 
-class Hosts:
+class HostResolver:
     """Asks DNS, and knows which answers lead back to ourselves."""
 
     def __init__(self, settings: OutboundSettings, resolver: DnsResolver) -> None:

@@ -12,27 +12,35 @@ from typing import cast
 
 from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
 from mailrail.core.outbound.course import Course
-from mailrail.core.outbound.envelope import Content, Envelope, Form, Recipient, form_for, inspect, plan
-from mailrail.core.outbound.envelope import Plan as EnvelopePlan
-from mailrail.core.smtp.client import Answer, Stage, Transaction, Trouble
-from mailrail.core.smtp.parameters import Body as BodyType
+from mailrail.core.outbound.envelope import (
+    ContentFacts,
+    Envelope,
+    EnvelopePlan,
+    EnvelopeRecipient,
+    Form,
+    form_for,
+    inspect,
+    plan,
+)
+from mailrail.core.smtp.client import Answer, ClientTransaction, Stage, Trouble
+from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.stuffing import stuff
-from mailrail.core.tlspolicy.decision import Decision, Proven, accepts
+from mailrail.core.tlspolicy.decision import Proven, TlsDecision, accepts
 from mailrail.kit import clock
 from mailrail_outbound import metrics
 from mailrail_outbound.pool import Dial, PoolJob
-from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach, Seen, TlsReport
-from mailrail_outbound.smtp import INTERNAL_ERROR, Connection
+from mailrail_outbound.ports import ConnectionFacts, ContentGone, Delivery, OutOfReach, TlsReport
+from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection
 
 _AS_IS = Form.AS_IS
 _PROBE = Envelope("")
-_NOTHING = Content(0, False, False, False)
+_NOTHING = ContentFacts(0, False, False, False)
 
 MAX_RECIPIENTS = 100
 """RCPTs of one transaction where the server says no less (SOUT-09)."""
 
 
-class Message:
+class MessageContent:
     """The content of a delivery in the forms that servers need.
 
     Only what was received is kept, and re-encoded forms, which cost more than a copy: while a thousand servers take
@@ -51,7 +59,7 @@ class Message:
         else:
             binary = declared is BodyType.BINARY_MIME
             utf8 = delivery.envelope.smtputf8
-            self.facts = Content(delivery.size, delivery.eight_bit or binary, binary, utf8 and delivery.eight_bit)
+            self.facts = ContentFacts(delivery.size, delivery.eight_bit or binary, binary, utf8 and delivery.eight_bit)
 
     def size(self, form: Form, limit: int | None) -> int:
         """Octets in this form. What is re-encoded while it streams is estimated, but not above the server's `limit`
@@ -177,14 +185,14 @@ class HostJob(PoolJob):
     def __init__(
         self,
         delivery: Delivery,
-        message: Message,
+        message: MessageContent,
         course: Course,
         dial: Dial,
         *,
-        decision: Decision,
+        decision: TlsDecision,
         lease_margin: float,
         verdict: str,
-        seen: dict[int, Seen],
+        seen: dict[int, ConnectionFacts],
         told: Callable[[], None],
     ) -> None:
         self.dial = dial
@@ -204,17 +212,17 @@ class HostJob(PoolJob):
         self._course = course
         self._pending = list(course.open)
         self._plan: EnvelopePlan | None = None
-        self._under_way: tuple[Connection, Transaction] | None = None
+        self._under_way: tuple[ClientConnection, ClientTransaction] | None = None
         self.form = _AS_IS
         self._decision = decision
         self._margin = lease_margin
         self._verdict = verdict
         self._seen = seen
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
 
     # --- for connections (smtp.Job) ------------------------------------------------------------------------------
 
-    def transaction(self, connection: Connection) -> Transaction | None:
+    def transaction(self, connection: ClientConnection) -> ClientTransaction | None:
         """See smtp.Job."""
         dialogue = connection.dialogue
         if connection.suits is not self._decision:
@@ -242,7 +250,7 @@ class HostJob(PoolJob):
             except Unconvertible as error:
                 self._refuse_all(Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, str(error)), connection)
                 return None
-            facts = Content(size, facts.eight_bit, facts.binary, facts.header_eight_bit)
+            facts = ContentFacts(size, facts.eight_bit, facts.binary, facts.header_eight_bit)
         recipients = delivery.recipients
         limit = capabilities.max_recipients
         most = MAX_RECIPIENTS if limit is None else min(limit, MAX_RECIPIENTS)
@@ -262,13 +270,13 @@ class HostJob(PoolJob):
                     self._pending.remove(i)
             if made.rcpt_lines:
                 self._plan = made
-                transaction = Transaction(made.mail_line, made.rcpt_lines, bdat=made.bdat, octets=facts.size)
+                transaction = ClientTransaction(made.mail_line, made.rcpt_lines, bdat=made.bdat, octets=facts.size)
                 self._under_way = (connection, transaction)
                 return transaction
         self._over()
         return None
 
-    def _refuse_all(self, answer: Answer, connection: Connection) -> None:
+    def _refuse_all(self, answer: Answer, connection: ClientConnection) -> None:
         self._course.refused_by_plan([(i, answer) for i in self._pending])
         for i in self._pending:
             self._note(i, connection)
@@ -294,7 +302,7 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         return self._message.pieces(form)
 
-    def finished(self, transaction: Transaction, connection: Connection) -> bool:
+    def finished(self, transaction: ClientTransaction, connection: ClientConnection) -> bool:
         """See smtp.Job."""
         made = self._plan
         assert made is not None
@@ -338,7 +346,7 @@ class HostJob(PoolJob):
             return False
         return True
 
-    def crashed(self, transaction: Transaction | None) -> None:
+    def crashed(self, transaction: ClientTransaction | None) -> None:
         """See smtp.Job."""
         if transaction is not None and self._plan is not None:
             self._course.keep_taken(self._plan.indexes, transaction.answers, passes_dsn=self._plan.dsn)
@@ -351,14 +359,14 @@ class HostJob(PoolJob):
         detail = f"no connection to {self.dial.host} was free for {seconds:.0f} s"
         self._over(Answer(Stage.PLAN, None, Trouble.LEASE, detail))
 
-    def failed(self, answer: Answer, connection: Connection | None) -> None:
+    def failed(self, answer: Answer, connection: ClientConnection | None) -> None:
         """See pool.PoolJob."""
         for i in self._pending:
             if connection is not None:
                 self._note(i, connection)
             else:
                 ip = self.dialled[-1] if self.dialled else ""
-                self._seen[i] = Seen(self.dial.host, ip, "", None)
+                self._seen[i] = ConnectionFacts(self.dial.host, ip, "", None)
         self._over(answer)
 
     def cancel(self, *, waits: bool) -> None:
@@ -377,12 +385,12 @@ class HostJob(PoolJob):
             self.answer = answer
             self._told()
 
-    def _note(self, index: int, connection: Connection) -> None:
+    def _note(self, index: int, connection: ClientConnection) -> None:
         if self._connection is not connection:
             self._connection = connection
             if connection.ip not in self.dialled:
                 self.dialled.append(connection.ip)
-        noted: Seen | None = connection.noted
+        noted: ConnectionFacts | None = connection.noted
         if noted is None or noted.tls is None or noted.tls.verdict != self._verdict:
             noted = connection.noted = _seen(connection, self._verdict)
         self._seen[index] = noted
@@ -394,12 +402,12 @@ def _no_tls_now() -> Answer:
     return Answer(Stage.PLAN, None, Trouble.TLS, detail)
 
 
-def _proven(connection: Connection) -> Proven:
+def _proven(connection: ClientConnection) -> Proven:
     facts = connection.tls_facts
     return Proven(facts is not None, facts.verified_name if facts is not None else None)
 
 
-def _seen(connection: Connection, verdict: str) -> Seen:
+def _seen(connection: ClientConnection, verdict: str) -> ConnectionFacts:
     facts = connection.tls_facts
     tls = TlsReport(
         version=facts.version if facts is not None else "",
@@ -408,7 +416,7 @@ def _seen(connection: Connection, verdict: str) -> Seen:
         verdict=verdict,
         offered=connection.dialogue.starttls_offered or facts is not None,
     )
-    return Seen(connection.host, connection.ip, connection.local_ip, tls)
+    return ConnectionFacts(connection.host, connection.ip, connection.local_ip, tls)
 
 
 class ProbeJob(PoolJob):
@@ -416,7 +424,7 @@ class ProbeJob(PoolJob):
 
     form = Form.AS_IS
 
-    def __init__(self, recipient: Recipient, dial: Dial, done: "asyncio.Future[Answer]") -> None:
+    def __init__(self, recipient: EnvelopeRecipient, dial: Dial, done: "asyncio.Future[Answer]") -> None:
         self.dial = dial
         self.dialled: list[str] = []
         self.fresh_only = False
@@ -426,7 +434,7 @@ class ProbeJob(PoolJob):
         """As of HostJob."""
         self._recipient = recipient
 
-    def transaction(self, connection: Connection) -> Transaction | None:
+    def transaction(self, connection: ClientConnection) -> ClientTransaction | None:
         """See smtp.Job."""
         if self.had_tls and connection.tls_facts is None:
             self._over(_no_tls_now())
@@ -434,11 +442,11 @@ class ProbeJob(PoolJob):
         capabilities = connection.dialogue.capabilities
         made = plan(_PROBE, [(0, self._recipient)], _NOTHING, capabilities, form=Form.AS_IS)
         if made.rcpt_lines:
-            return Transaction(b"MAIL FROM:<>\r\n", made.rcpt_lines, probe=True)
+            return ClientTransaction(b"MAIL FROM:<>\r\n", made.rcpt_lines, probe=True)
         self._over(made.refused[0][1])
         return None
 
-    def finished(self, transaction: Transaction, connection: Connection) -> bool:
+    def finished(self, transaction: ClientTransaction, connection: ClientConnection) -> bool:
         """See smtp.Job."""
         answer = transaction.answers[0]
         assert answer is not None
@@ -449,11 +457,11 @@ class ProbeJob(PoolJob):
         self._over(answer)
         return False
 
-    def failed(self, answer: Answer, connection: Connection | None) -> None:
+    def failed(self, answer: Answer, connection: ClientConnection | None) -> None:
         """See pool.PoolJob."""
         self._over(answer)
 
-    def crashed(self, transaction: Transaction | None) -> None:
+    def crashed(self, transaction: ClientTransaction | None) -> None:
         """See smtp.Job."""
         self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
 

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 
 
-class Room:
+class MemoryBudget:
     """So many octets, to be taken and given back."""
 
     def __init__(self, octets: int) -> None:

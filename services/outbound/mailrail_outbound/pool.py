@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 from mailrail.core.outbound.socks5 import Socks5
 from mailrail.core.outbound.targets import ConnectionKey
-from mailrail.core.smtp.client import Answer, Dialogue, Stage, Trouble
+from mailrail.core.smtp.client import Answer, ClientSession, Stage, Trouble
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import Connection, Job, TlsPlan
+from mailrail_outbound.smtp import ClientConnection, Job, TlsPlan
 
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
@@ -41,7 +41,7 @@ class Dial:
     port: int
     addresses: tuple[str, ...]
     """IP addresses in order; all are tried until one connects. For a proxy: what it is asked to connect to."""
-    dialogue: Callable[[], Dialogue]
+    dialogue: Callable[[], ClientSession]
     tls: TlsPlan | None
     sources: tuple[str, ...] = ()
     """Local addresses to bind, at most one a family."""
@@ -62,7 +62,7 @@ class PoolJob(Job):
     waits_since: float | None
     """The loop's time since which it stands in line; the pool's own."""
 
-    def failed(self, answer: Answer, connection: Connection | None) -> None:
+    def failed(self, answer: Answer, connection: ClientConnection | None) -> None:
         """No connection came about."""
 
     def gave_up_waiting(self, seconds: float) -> None:
@@ -78,8 +78,8 @@ class _Destination:
         self.waiting: deque[PoolJob] = deque()
         self.total = 0  # connections, from the decision to dial to their end
         self.connecting = 0  # those of them whose session is not set up
-        self.live: set[Connection] = set()  # those of them whose socket is connected, or nearly
-        self.idle: list[Connection] = []
+        self.live: set[ClientConnection] = set()  # those of them whose socket is connected, or nearly
+        self.idle: list[ClientConnection] = []
         self.fewer: int | None = None
         self.fewer_until = 0.0
         self.carries = 0  # messages that a connection was seen to carry before the server took no more
@@ -161,7 +161,7 @@ class Pool:
         return True
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[ClientConnection]:
         """Those that are open now."""
         return [c for d in self._destinations.values() for c in d.live]
 
@@ -234,10 +234,10 @@ class Pool:
     async def _dial(self, job: PoolJob, destination: _Destination) -> None:
         dial = job.dial
         failures: list[str] = []
-        connection: Connection | None = None
+        connection: ClientConnection | None = None
         try:
             for address in dial.addresses:
-                connection = Connection(
+                connection = ClientConnection(
                     self,
                     dial.key,
                     dial.dialogue(),
@@ -284,7 +284,7 @@ class Pool:
         self._count(-1)
 
     def _dial_failed(
-        self, key: ConnectionKey, destination: _Destination, answer: Answer, connection: Connection | None
+        self, key: ConnectionKey, destination: _Destination, answer: Answer, connection: ClientConnection | None
     ) -> None:
         others = destination.connecting + sum(c.ready for c in destination.live)
         if others:
@@ -303,7 +303,7 @@ class Pool:
 
     # --- what connections tell ---------------------------------------------------------------------------------------
 
-    def next_job(self, connection: Connection) -> PoolJob | None:
+    def next_job(self, connection: ClientConnection) -> PoolJob | None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         if not destination.waiting:
@@ -317,12 +317,12 @@ class Pool:
             return None
         return destination.waiting.popleft()
 
-    def ready(self, connection: Connection) -> None:
+    def ready(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         connection.setting_up = False
         connection.destination.connecting -= 1
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         if self._closing or self._starved or destination.waiting:  # what waits wants fresh ones
@@ -331,7 +331,7 @@ class Pool:
             destination.idle.append(connection)
             connection.keep_idle(self._settings.idle_seconds)
 
-    def failed(self, connection: Connection, answer: Answer) -> None:
+    def failed(self, connection: ClientConnection, answer: Answer) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         connection.told = True
@@ -340,7 +340,7 @@ class Pool:
             destination.connecting -= 1
         self._dial_failed(connection.key, destination, answer, connection)
 
-    def unfinished(self, job: Job, connection: Connection) -> None:
+    def unfinished(self, job: Job, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         assert isinstance(job, PoolJob)
         destination: _Destination = connection.destination
@@ -349,7 +349,7 @@ class Pool:
         self._dial_more(connection.key, destination)
         self._mind_waiting(job)
 
-    def limited(self, connection: Connection, messages: int) -> None:
+    def limited(self, connection: ClientConnection, messages: int) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         destination.carries = messages
@@ -357,7 +357,7 @@ class Pool:
         for each in destination.live:
             each.message_limit = min(each.message_limit, messages)
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         self._ended(destination, connecting=connection.setting_up)

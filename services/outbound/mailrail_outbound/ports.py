@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mailrail.core.delivery.outcome import Scope, Verdict
-from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.outbound.targets import Mx
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import EnhancedCode, Reply
@@ -67,7 +67,7 @@ class Delivery:
     domain: str
     envelope: Envelope
     requirement: Requirement
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[EnvelopeRecipient, ...]
     recipient_ids: tuple[int, ...]
     simulate: tuple[str, ...]
     prefix: bytes
@@ -91,7 +91,7 @@ class TlsReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ConnectionFacts:
     """What is known of the connection that gave a recipient its answer."""
 
     host: str
@@ -107,7 +107,7 @@ class RecipientReport:
     recipient_id: int
     result: Result
     verdict: Verdict
-    seen: Seen | None = None
+    seen: ConnectionFacts | None = None
     """None: nothing was dialled for it."""
     remote: bool = False
     """A remote server really said what the verdict quotes."""

@@ -3,7 +3,7 @@
 import asyncio
 
 from mailrail.core.outbound.captive import is_loopback
-from mailrail.core.outbound.envelope import Recipient
+from mailrail.core.outbound.envelope import EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
@@ -51,12 +51,14 @@ class Prober:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
             return error.answer
-        job = ProbeJob(Recipient(address), dial, asyncio.get_running_loop().create_future())
+        job = ProbeJob(EnvelopeRecipient(address), dial, asyncio.get_running_loop().create_future())
         answer = await self._probe(job)
         if answer.trouble is Trouble.TLS and decision.plaintext_may_follow and not job.had_tls:
             # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
             dial = self._dialler.dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=True)
-            answer = await self._probe(ProbeJob(Recipient(address), dial, asyncio.get_running_loop().create_future()))
+            answer = await self._probe(
+                ProbeJob(EnvelopeRecipient(address), dial, asyncio.get_running_loop().create_future())
+            )
         return answer
 
     async def _probe(self, job: ProbeJob) -> Answer:

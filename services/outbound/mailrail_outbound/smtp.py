@@ -1,8 +1,9 @@
 """The socket around core.smtp.client: octets, TLS, the proxy's handshake, time, and backpressure. It decides nothing.
 
-One `Connection` runs the jobs that the pool hands it, one after the other; where the server pipelines, the next job's
-commands leave with the final dot of the one before. All work happens in `data_received`, one write per read: no task,
-no future, no stream reader. Only content above 64 KiB, which must wait for the peer and for the queue, has a task.
+One `ClientConnection` runs the jobs that the pool hands it, one after the other; where the server pipelines, the next
+job's commands leave with the final dot of the one before. All work happens in `data_received`, one write per read: no
+task, no future, no stream reader. Only content above 64 KiB, which must wait for the peer and for the queue, has a
+task.
 
 One wheel (kit.wheel) meets the deadlines of all connections. A deadline moves when a whole reply came, never because
 octets dripped in.
@@ -19,13 +20,14 @@ from typing import Protocol as Interface
 
 from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
-from mailrail.core.outbound.socks5 import ProxyError, Socks5
+from mailrail.core.outbound.socks5 import Socks5, SocksError
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.client import (
     Answer,
+    ClientSession,
+    ClientTransaction,
     ContentWanted,
-    Dialogue,
     Event,
     Finished,
     NeedHash,
@@ -33,11 +35,10 @@ from mailrail.core.smtp.client import (
     Ready,
     SessionFailed,
     Stage,
-    Transaction,
     Trouble,
 )
 from mailrail.core.smtp.stuffing import Stuffer
-from mailrail.core.tlspolicy.decision import Decision
+from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
@@ -53,7 +54,7 @@ _LINE = 1000  # octets of a line of text with its end (RFC 5321 4.5.3.1.6)
 class Job(Interface):
     """What a connection needs of a piece of work (app.Job)."""
 
-    def transaction(self, connection: "Connection") -> Transaction | None:
+    def transaction(self, connection: "ClientConnection") -> ClientTransaction | None:
         """The next transaction on this connection; None: nothing can be sent here, and the job knows why."""
 
     def may_finish(self) -> Trouble | None:
@@ -68,11 +69,11 @@ class Job(Interface):
     def content_in_chunks(self, form: Form) -> bytes | None:
         """All content in this form for one BDAT LAST; None: it must be streamed."""
 
-    def finished(self, transaction: Transaction, connection: "Connection") -> bool:
+    def finished(self, transaction: ClientTransaction, connection: "ClientConnection") -> bool:
         """A transaction of this job ended. True: another one follows, on this connection if it can take it and the job
         does not want a fresh one."""
 
-    def crashed(self, transaction: Transaction | None) -> None:
+    def crashed(self, transaction: ClientTransaction | None) -> None:
         """A mistake of our own broke off what was done for this job (its log has it), at the end of `transaction` or
         before one began. The job is over."""
 
@@ -83,28 +84,28 @@ class Job(Interface):
     """The form that was chosen for the current transaction."""
 
 
-class Owner(Interface):
+class ConnectionOwner(Interface):
     """Whom a connection tells what becomes of it (pool.Pool)."""
 
-    def next_job(self, connection: "Connection") -> Job | None:
+    def next_job(self, connection: "ClientConnection") -> Job | None:
         """Work for a connection that can begin a transaction; None: nothing waits."""
 
-    def ready(self, connection: "Connection") -> None:
+    def ready(self, connection: "ClientConnection") -> None:
         """The session is set up."""
 
-    def idle(self, connection: "Connection") -> None:
+    def idle(self, connection: "ClientConnection") -> None:
         """Nothing to do."""
 
-    def failed(self, connection: "Connection", answer: Answer) -> None:
+    def failed(self, connection: "ClientConnection", answer: Answer) -> None:
         """No session came about."""
 
-    def unfinished(self, job: Job, connection: "Connection") -> None:
+    def unfinished(self, job: Job, connection: "ClientConnection") -> None:
         """This job has more to do, and not on this connection."""
 
-    def limited(self, connection: "Connection", messages: int) -> None:
+    def limited(self, connection: "ClientConnection", messages: int) -> None:
         """The server takes so many messages on one connection: others that it had refused then went by this one."""
 
-    def gone(self, connection: "Connection") -> None:
+    def gone(self, connection: "ClientConnection") -> None:
         """It is closed."""
 
 
@@ -118,14 +119,14 @@ class TlsPlan:
     implicit: bool
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection to a next hop, from the TCP handshake to its end."""
 
     def __init__(
         self,
-        owner: Owner,
+        owner: ConnectionOwner,
         key: ConnectionKey,
-        dialogue: Dialogue,
+        dialogue: ClientSession,
         *,
         tls: TlsPlan | None,
         proxy: Socks5 | None,
@@ -149,7 +150,7 @@ class Connection(asyncio.Protocol):
         """The owner's own."""
         self.noted: Any = None
         """What jobs report of it, kept with it once the session stands."""
-        self.suits: Decision | None = None
+        self.suits: TlsDecision | None = None
         """The decision on TLS that it was last found to satisfy."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
@@ -170,12 +171,12 @@ class Connection(asyncio.Protocol):
         """Transactions at most, then QUIT."""
         self._transport: asyncio.Transport | None = None
         self._over = math.inf  # when the transaction that was begun last has had its time
-        self._newest: Transaction | None = None
+        self._newest: ClientTransaction | None = None
         self._replies = 0
         self._may_write: asyncio.Event | None = None  # made by the first large content
         self._wake: asyncio.Event | None = None  # a chunk's reply came
         self._streaming: asyncio.Task[None] | None = None
-        self._streamed: Transaction | None = None
+        self._streamed: ClientTransaction | None = None
         self._hashing: asyncio.Task[None] | None = None
         self._owned = True  # the owner still counts on us
 
@@ -308,7 +309,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         try:
             answer = proxy.feed(data)
-        except ProxyError as error:
+        except SocksError as error:
             stage = Stage.CONNECT if error.this_address else Stage.PROXY
             trouble = Trouble.UNREACHABLE if error.destination else Trouble.PROXY
             self._fail(Answer(stage, None, trouble, f"{self.ip} port {self.key.port}: {error}"))
@@ -452,7 +453,7 @@ class Connection(asyncio.Protocol):
         self.owner.ready(self)
         self._begin_next()
 
-    def _transaction_ended(self, transaction: Transaction) -> None:
+    def _transaction_ended(self, transaction: ClientTransaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
         if self._newest is transaction:
             self._newest, self._over = None, math.inf
@@ -516,7 +517,7 @@ class Connection(asyncio.Protocol):
         self._newest = transaction
         return True
 
-    def _send_content(self, transaction: Transaction) -> None:
+    def _send_content(self, transaction: ClientTransaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
         if self._streamed is transaction:
             self._wake_up()
@@ -555,7 +556,7 @@ class Connection(asyncio.Protocol):
             detail = "cancelled by an administrator before the final dot"
         self.abort(trouble, detail)
 
-    async def _stream(self, job: Job, transaction: Transaction, form: Form) -> None:
+    async def _stream(self, job: Job, transaction: ClientTransaction, form: Form) -> None:
         dialogue = self.dialogue
         self._may_write = self._may_write or asyncio.Event()
         self._may_write.set()
@@ -603,7 +604,7 @@ class Connection(asyncio.Protocol):
             log.get_logger().error("a connection's work crashed", host=self.host, exc_info=task.exception())
             self.abort(Trouble.FAULT, INTERNAL_ERROR)
 
-    async def _room(self, transaction: Transaction, over: float) -> bool:
+    async def _room(self, transaction: ClientTransaction, over: float) -> bool:
         """Wait until more content of the transaction may be written; False when it is over."""
         assert self._may_write is not None
         self._wait_for(min(self._timeouts.block, max(min(over, self._over) - self._loop.time(), 0.0)))

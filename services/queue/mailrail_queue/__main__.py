@@ -11,7 +11,7 @@ from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
-from mailrail_queue.app import Queue
+from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.rpc import admin as admin_rpc
@@ -31,9 +31,9 @@ CALLERS = {
 Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
 
 
-def assemble(settings: QueueSettings) -> tuple[Queue, Services]:
+def assemble(settings: QueueSettings) -> tuple[QueueProcess, Services]:
     """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
-    queue = Queue(settings)
+    queue = QueueProcess(settings)
     mailboxes = MailboxDelivery(queue.router)
     queue.use(Notifier(queue.router, mailboxes, queue.agenda.woken_or_peer), mailboxes)
     services: Services = {
@@ -87,7 +87,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
             stopping.cancel()
 
 
-async def prepare(queue: Queue, config: ConfigClient) -> None:
+async def prepare(queue: QueueProcess, config: ConfigClient) -> None:
     """Everything that must be there before mail is taken."""
     await queue.prepare()
     await config.wait_first()

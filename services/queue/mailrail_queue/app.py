@@ -18,21 +18,21 @@ from mailrail.kit.config_client import Configuration
 from mailrail.kit.history import NewHistory
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.accept.batches import Intake
-from mailrail_queue.delivery.dispatcher import Dispatcher, Flight
-from mailrail_queue.delivery.leases import Desk
+from mailrail_queue.accept.batches import GroupCommit
+from mailrail_queue.delivery.dispatcher import Delivery, Dispatcher
+from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import Mailboxes, Notifications
-from mailrail_queue.delivery.results import Finisher, Result
+from mailrail_queue.delivery.results import DeliveryResults, Finisher
 from mailrail_queue.routing.router import Router, reference_text
 from mailrail_queue.schedule.peers import Peers
-from mailrail_queue.schedule.scheduler import Owner
+from mailrail_queue.schedule.scheduler import Scheduler
 from mailrail_queue.schedule.shards import Shards
 from mailrail_queue.schedule.shared_sites import SharedSites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store.connection import Database, NotDurable
 from mailrail_queue.store.data_history import QueueHistory
-from mailrail_queue.upkeep.backlog import Counting
+from mailrail_queue.upkeep.backlog import BacklogCounter
 from mailrail_queue.upkeep.sweeping import Upkeep
 
 
@@ -47,7 +47,7 @@ class Arrivals(Protocol):
     """Set when it has something to say."""
 
 
-class Queue:
+class QueueProcess:
     """One queue process."""
 
     def __init__(self, settings: QueueSettings) -> None:
@@ -68,12 +68,12 @@ class Queue:
         self.uncommitted = Uncommitted(settings.upload_octets)
         metrics.UPLOADING.set_function(lambda: self.uncommitted.octets(time.monotonic()))
         self.peers = Peers(settings)
-        self.agenda = Agenda(self.dispatcher, self.peers, self.router, run_id=self.run_id)
+        self.agenda = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.finisher = Finisher(self.database, self.dispatcher, self.router, self.history)
-        self.intake = Intake(
+        self.intake = GroupCommit(
             settings, self.database, self.dispatcher, self.router, lambda: self.agenda.ownership, self.history
         )
-        self.desk = Desk(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
+        self.desk = LeaseManager(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
         beats = self.database.lane("heartbeat")
         self.shared_sites = SharedSites(beats, self.dispatcher, self.desk, self.agenda)
         self.shards = Shards(
@@ -88,7 +88,7 @@ class Queue:
             self.router,
             self.history,
         )
-        self.owner = Owner(
+        self.owner = Scheduler(
             settings,
             self.database,
             self.dispatcher,
@@ -106,7 +106,7 @@ class Queue:
         self.desk.went_back = self.agenda.wake.set
         self.dispatcher.claim = self.shared_sites.claim
         self.upkeep = Upkeep(settings, self.database, self.history_days)
-        self.counting = Counting(
+        self.counting = BacklogCounter(
             self.database, self.dispatcher, lambda: self.agenda.ownership.epochs, settings.count_seconds
         )
         self.dispatcher.deliver_here = self._deliver_here
@@ -262,7 +262,7 @@ class Queue:
         )
         self.agenda.look_anew()
 
-    def _deliver_here(self, flight: Flight) -> None:
+    def _deliver_here(self, flight: Delivery) -> None:
         """Mail for the built-in mailbox, and what a `fail` transport refuses: no outbound process takes part."""
         message = lease_pb2.DeliveryResult(token=flight.token, done=True)
         for passenger in flight.passengers:
@@ -294,5 +294,5 @@ class Queue:
                 )
             permanent = attempt.reply.code >= 500
             attempt.outcome = types_pb2.OUTCOME_FAILED if permanent else types_pb2.OUTCOME_DEFERRED
-        self.finisher.submit(Result(flight.token, message, flight, "", lambda _: None))
+        self.finisher.submit(DeliveryResults(flight.token, message, flight, "", lambda _: None))
         self.dispatcher.land(flight)

@@ -24,7 +24,7 @@ from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config.app import HeadFollower
 from mailrail_config.rpc import SERVICE, ConfigServicer
 from mailrail_config.settings import ConfigSettings
-from mailrail_config.store import Store
+from mailrail_config.store import RevisionStore
 
 from testkit.ports import free_port
 
@@ -91,7 +91,7 @@ class Running:
     """A config service that runs."""
 
     settings: ConfigSettings
-    store: Store
+    store: RevisionStore
     follower: HeadFollower
     port: int
 
@@ -112,14 +112,14 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
     """The service as `__main__` wires it, without the process."""
     values: dict[str, Any] = {"plaintext": True, "node_id": "test", "stop_grace": 0.5, "heartbeat_seconds": 0.2}
     settings = ConfigSettings(**(values | {"database_url": url, "grpc_listen": f"127.0.0.1:{port}"} | more))
-    made: list[Store] = []
+    made: list[RevisionStore] = []
 
     async def opened(connection: psycopg.AsyncConnection[Any]) -> None:
         for store in made:
             await store.data_history.check(connection)
 
     async with kit_postgres.pool(url, "config", timeout=2, opened=opened) as pool:
-        store = Store(pool)
+        store = RevisionStore(pool)
         made.append(store)
         servers: list[rpc.Server] = []
 

@@ -17,7 +17,7 @@ from mailrail.core.revision.revision import Role
 from mailrail.kit.config_client import keyring
 from mailrail.kit.publisher import Publisher
 from mailrail.local import example
-from mailrail.local.folder import FolderSettings, Reporter, Watcher, prepare
+from mailrail.local.folder import FindingReporter, FolderSettings, Watcher, prepare
 
 from testkit.ca import Authority
 from testkit.conditions import eventually
@@ -39,7 +39,9 @@ async def watched(service: Running, keys_dir: Path, folder: Path, **more: object
     values = {"plaintext": True, "node_id": "folder", "config_target": service.target, "sealing_keys_dir": keys_dir}
     settings = FolderSettings(resources=folder, look_seconds=0.02, **(values | more))  # type: ignore[arg-type]
     said: list[str] = []
-    watcher = Watcher(settings, Publisher(settings, keyring(settings), "folder"), Reporter("console", said.append))
+    watcher = Watcher(
+        settings, Publisher(settings, keyring(settings), "folder"), FindingReporter("console", said.append)
+    )
     running = asyncio.create_task(watcher.run())
     try:
         yield Watched(folder, said)

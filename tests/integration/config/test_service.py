@@ -12,7 +12,7 @@ import pytest
 from integration.config.conftest import config_service, consumer, publisher, route, sources
 
 from mailrail.core.config.compiler import compile
-from mailrail.core.config.state import State, encode_state
+from mailrail.core.config.state import CompilerState, encode_state
 from mailrail.core.revision.revision import Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
@@ -87,7 +87,7 @@ async def test_a_stale_epoch_is_refused_CFG_04(database: str, keys_dir: Path) ->
             assert head.info.revision == 2
             assert b"a.example" in head.body
             # The epoch must be exact, not merely great enough.
-            compiled = compile(sources(), State(), KEYS)
+            compiled = compile(sources(), CompilerState(), KEYS)
             for epoch in (1, 3):
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.Publish(pb.PublishRequest(epoch=epoch, expected_head=2, body=compiled.encoded))
@@ -100,7 +100,7 @@ async def test_a_publish_onto_another_head_is_refused_CFG_04(database: str, keys
         epoch = (await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity="a"))).epoch
         with pytest.raises(grpc.aio.AioRpcError, match="head is 0, not 7") as refused:
             await stub.Publish(
-                pb.PublishRequest(epoch=epoch, expected_head=7, body=compile(sources(), State(), KEYS).encoded)
+                pb.PublishRequest(epoch=epoch, expected_head=7, body=compile(sources(), CompilerState(), KEYS).encoded)
             )
         assert refused.value.code() is grpc.StatusCode.ABORTED
 
@@ -109,7 +109,7 @@ async def test_a_revision_without_its_sealed_values_is_refused_CFG_02(database: 
     async with config_service(database) as service, service.stub() as stub:
         epoch = (await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity="a"))).epoch
         with pytest.raises(grpc.aio.AioRpcError, match="no sealed value of default/") as refused:
-            await stub.Publish(pb.PublishRequest(epoch=epoch, body=compile(sources(), State(), KEYS).encoded))
+            await stub.Publish(pb.PublishRequest(epoch=epoch, body=compile(sources(), CompilerState(), KEYS).encoded))
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert (await stub.GetRevision(pb.GetRevisionRequest())).info.revision == 0
 

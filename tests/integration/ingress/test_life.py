@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.revision.revision import Alias, GatewayLimits, Listener, Protocol
+from mailrail.core.revision.revision import Alias, GatewayLimits, Listener, ListenerProtocol
 from mailrail.core.sasl.client import ChannelBinding, Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.smtp.proxy import SIGNATURE
@@ -237,7 +237,7 @@ def test_a_change_is_live_without_dropping_a_connection_CFG_06(run: Start) -> No
         gateway = replace(
             made.revision.gateways[0],
             limits=GatewayLimits(message_size=1000),
-            listeners=(*made.revision.gateways[0].listeners[:2], Listener("second", Protocol.MX, 0, None)),
+            listeners=(*made.revision.gateways[0].listeners[:2], Listener("second", ListenerProtocol.MX, 0, None)),
         )
         revision = replace(made.revision, domains=(home, *made.revision.domains[1:]), gateways=(gateway,))
         ingress.publish(Setup(revision, made.secrets))
@@ -306,7 +306,7 @@ def test_a_port_that_is_taken_is_tried_again_and_the_others_serve(tmp_path: Path
     made = setup()
     taken = free_port()
     with socket.create_server((HOST, taken)):
-        listeners = (*made.revision.gateways[0].listeners, Listener("late", Protocol.MX, taken, None))
+        listeners = (*made.revision.gateways[0].listeners, Listener("late", ListenerProtocol.MX, taken, None))
         gateway = replace(made.revision.gateways[0], listeners=listeners)
         ingress = Ingress(tmp_path, made)
         with ingress:

@@ -17,9 +17,17 @@ from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS
 from mailrail.kit import rpc
 from mailrail.kit.settings import BadSettings
 from mailrail_ingress.active_config import MessageIds
-from mailrail_ingress.budget import Budget
-from mailrail_ingress.ports import FRAME_LIMIT, Answer, Message, Origin, Provenance, Recipient, Upload
-from mailrail_ingress.queue_stream import QueueClient
+from mailrail_ingress.budget import MemoryBudget
+from mailrail_ingress.ports import (
+    FRAME_LIMIT,
+    CommitAnswer,
+    ExpandedRecipient,
+    Origin,
+    Provenance,
+    ReceivedMessage,
+    Upload,
+)
+from mailrail_ingress.queue_stream import EnqueueClient
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.conditions import eventually
@@ -33,8 +41,8 @@ IDS = MessageIds()
 TESTS = Path(__file__).parents[2]
 
 
-def message(*, id: bytes = b"", body: bytes | None = b"A: b\r\n\r\nx\r\n") -> Message:
-    return Message(
+def message(*, id: bytes = b"", body: bytes | None = b"A: b\r\n\r\nx\r\n") -> ReceivedMessage:
+    return ReceivedMessage(
         id=id or IDS.new(time.time()),
         provenance=PROVENANCE,
         sender=None,
@@ -44,14 +52,14 @@ def message(*, id: bytes = b"", body: bytes | None = b"A: b\r\n\r\nx\r\n") -> Me
         subject=None,
         received=time.time(),
         eight_bit=False,
-        recipients=[Recipient("ada@home.example", "ada@home.example", (), None, False, None, None, "")],
+        recipients=[ExpandedRecipient("ada@home.example", "ada@home.example", (), None, False, None, None, "")],
         prefix=b"Received: x\r\n",
         body=body,
         size=13 + len(body or b""),
     )
 
 
-def upload(queue: QueueClient) -> tuple[bytes, Upload, list[bool]]:
+def upload(queue: EnqueueClient) -> tuple[bytes, Upload, list[bool]]:
     """Begin a body; its id, the upload, and a list that gets an entry when it is lost."""
     lost: list[bool] = []
     number = IDS.new(time.time())
@@ -61,7 +69,7 @@ def upload(queue: QueueClient) -> tuple[bytes, Upload, list[bool]]:
 class Sender:
     """A client that uploads as fast as it may, without end."""
 
-    def __init__(self, queue: QueueClient) -> None:
+    def __init__(self, queue: EnqueueClient) -> None:
         self.id = os.urandom(16)
         self.lost = False
         self._upload: Upload = queue.upload(self.id, self.send, self._gone)
@@ -76,22 +84,22 @@ class Sender:
 
 
 @asynccontextmanager
-async def client(fake: FakeQueue, **settings: Any) -> AsyncIterator[QueueClient]:
+async def client(fake: FakeQueue, **settings: Any) -> AsyncIterator[EnqueueClient]:
     """A client with its stream open to the queue, which ends with it."""
     if not fake.port:
         await fake.serve()
     made = IngressSettings(plaintext=True, queue_target=f"127.0.0.1:{fake.port}", stop_grace=0.1, **settings)
     try:
-        async with QueueClient(made, Budget(made.held_octets)).running() as queue:
+        async with EnqueueClient(made, MemoryBudget(made.held_octets)).running() as queue:
             await eventually(lambda: queue.available, what="a stream is open")
             yield queue
     finally:
         await fake.stop()
 
 
-def commit(queue: QueueClient, what: Message) -> "asyncio.Future[Answer]":
+def commit(queue: EnqueueClient, what: ReceivedMessage) -> "asyncio.Future[CommitAnswer]":
     """Hand a message over; its answer."""
-    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    answered: asyncio.Future[CommitAnswer] = asyncio.get_running_loop().create_future()
     queue.commit(what, answered.set_result)
     return answered
 
@@ -207,7 +215,7 @@ async def test_a_queue_that_stood_still_stores_nothing_that_was_answered_451_mea
     made = IngressSettings(plaintext=True, queue_target=f"127.0.0.1:{port}", stop_grace=0.1, answer_timeout=2.0)
     with Program(command, name="queue", env={"PYTHONPATH": str(TESTS)}) as program:
         program.wait_for_line("serving", 60)
-        async with QueueClient(made, Budget(made.held_octets)).running() as queue:
+        async with EnqueueClient(made, MemoryBudget(made.held_octets)).running() as queue:
             await eventually(lambda: queue.available, what="a stream is open")
             assert (await commit(queue, message())).accepted
             os.kill(program.pid, signal.SIGSTOP)

@@ -14,7 +14,7 @@ from mailrail.kit import migrations
 from mailrail.kit.postgres import SESSION, Unsafe, pool, server_state
 from mailrail.local.postgres import OWNER, EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_config.store import NewRevision, Sealed, Store
+from mailrail_config.store import NewRevision, RevisionStore, Sealed
 from mailrail_queue.store.connection import Database
 
 from testkit.conditions import eventually
@@ -135,7 +135,7 @@ async def test_octets_are_stored_as_they_are_by_binary_parameters_even_where_bac
     async with pool(database_for("config"), "config", size=1) as connections:
         async with connections.connection() as connection:
             await connection.execute("SET standard_conforming_strings = off")  # the session's word, undone
-        store = Store(connections)
+        store = RevisionStore(connections)
         head, _, _ = await store.acquire("test")
         new = NewRevision("sum", OCTETS, OCTETS[::-1], "", "", ("a",))
         await store.publish(head.epoch, 0, new, [Sealed("a", "queue", "k", OCTETS)], {})

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from mailrail_outbound.memory_budget import Room
+from mailrail_outbound.memory_budget import MemoryBudget
 
 
 async def test_room_is_handed_on_in_turn() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     assert await room.take(6, 1)
     second, third = asyncio.create_task(room.take(6, 5)), asyncio.create_task(room.take(1, 5))
     await asyncio.sleep(0)
@@ -18,7 +18,7 @@ async def test_room_is_handed_on_in_turn() -> None:
 
 
 async def test_more_than_there_is_takes_all_of_it_and_waits_for_no_more() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     assert await room.take(25, 1)
     assert room.free == 0
     room.give(25)
@@ -26,7 +26,7 @@ async def test_more_than_there_is_takes_all_of_it_and_waits_for_no_more() -> Non
 
 
 async def test_who_waits_in_vain_or_is_cancelled_keeps_nothing() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     assert await room.take(8, 1)
     assert not await room.take(5, 0.01)
     waiting = asyncio.create_task(room.take(5, 5))

@@ -485,7 +485,7 @@ async def test_a_replica_that_is_gone_is_kept_in_mind_only_for_its_results(monke
         return found
 
     monkeypatch.setattr(rpc, "endpoints", endpoints)
-    client = clients.QueueClient(SETTINGS, lambda: 0)
+    client = clients.LeaseClient(SETTINGS, lambda: 0)
     await client._look_for_replicas(Nobody())  # type: ignore[arg-type]
     (link,) = client._links.values()
     link.add_result(DeliveryReport(1, b"", 0, 0, [], {}, ()))

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from mailrail.core.outbound.envelope import Envelope, Recipient
+from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
-from mailrail.core.smtp.parameters import Body
+from mailrail.core.smtp.parameters import BodyType
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.conditions import eventually
@@ -25,7 +25,7 @@ def smarthost(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields
     return transport(kind, host=peer.host, port=peer.port, **fields)
 
 
-async def deliver(peer: SmtpPeer, *recipients: Recipient | str, **fields: Any) -> list[RecipientReport]:
+async def deliver(peer: SmtpPeer, *recipients: EnvelopeRecipient | str, **fields: Any) -> list[RecipientReport]:
     """One delivery through the peer as smarthost."""
     via = smarthost(peer)
     async with OutboundBench.running(via) as bench:
@@ -50,7 +50,7 @@ async def test_a_message_is_delivered_whole_under_our_name() -> None:
 
 
 async def test_a_hop_without_dsn_relays_and_one_with_dsn_takes_our_parameters_DSN_04_DSN_05() -> None:
-    recipient = Recipient("b@example.org", ("SUCCESS", "FAILURE"), "rfc822;B+2Bx@Example.ORG")
+    recipient = EnvelopeRecipient("b@example.org", ("SUCCESS", "FAILURE"), "rfc822;B+2Bx@Example.ORG")
     envelope = Envelope("a@sender.example", ret="HDRS", envid="QQ+3D1")
     async with SmtpPeer(extensions=["PIPELINING"]) as peer:
         (result,) = await deliver(peer, recipient, envelope=envelope)
@@ -218,7 +218,7 @@ async def test_parts_arrive_whole_readable_and_in_seven_bits_however_they_are_de
     content: bytes, read: list[tuple[str, bytes]]
 ) -> None:
     async with SmtpPeer(extensions=["PIPELINING"]) as peer:
-        (result,) = await deliver(peer, content=content, envelope=Envelope("a@b", body=Body.EIGHT_BIT_MIME))
+        (result,) = await deliver(peer, content=content, envelope=Envelope("a@b", body=BodyType.EIGHT_BIT_MIME))
         assert result.result is Result.RELAYED
         (message,) = peer.messages
     assert message.content.isascii()
@@ -240,7 +240,7 @@ BINARY = (
 
 async def test_binary_content_goes_by_bdat_as_it_is_EXT_08() -> None:
     async with SmtpPeer(extensions=["PIPELINING", "8BITMIME", "CHUNKING", "BINARYMIME"]) as peer:
-        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=Body.BINARY_MIME))
+        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=BodyType.BINARY_MIME))
         (message,) = peer.messages
         assert message.content == BINARY
         assert message.bdat
@@ -249,7 +249,7 @@ async def test_binary_content_goes_by_bdat_as_it_is_EXT_08() -> None:
 
 async def test_binary_content_becomes_base64_without_binarymime_EXT_08() -> None:
     async with SmtpPeer(extensions=["PIPELINING", "8BITMIME", "CHUNKING"]) as peer:
-        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=Body.BINARY_MIME))
+        await deliver(peer, content=BINARY, envelope=Envelope("a@sender.example", body=BodyType.BINARY_MIME))
         (message,) = peer.messages
         assert message.content.endswith(b"base64\r\n\r\nAA0KLg0KCv8=\r\n")
         assert "BODY=" not in message.mail or "BODY=8BITMIME" in message.mail
@@ -439,7 +439,9 @@ async def test_a_server_that_offers_chunking_and_knows_no_bdat_gets_the_message_
                 delivery = bench.delivery(via, content=StreamedBody(whole), size=len(whole))
             else:
                 whole = received + b"Subject: x\r\nContent-Transfer-Encoding: binary\r\n\r\n" + SMUGGLED + b"\0\r\n"
-                delivery = bench.delivery(via, content=whole, envelope=Envelope("a@sender.example", Body.BINARY_MIME))
+                delivery = bench.delivery(
+                    via, content=whole, envelope=Envelope("a@sender.example", BodyType.BINARY_MIME)
+                )
             (result,) = (await bench.deliver(delivery)).recipients
             assert result.result is Result.RELAYED, result.text
         assert len(server.taken) == 1  # and nothing that was smuggled in it
@@ -655,7 +657,7 @@ async def test_a_body_that_ends_early_gets_no_final_dot() -> None:
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_lone_line_end_in_a_header_becomes_no_field_at_a_hop_without_binarymime_SOUT_12(streams: bool) -> None:
     content = b"Subject: x\nBcc: victim@example.org\r\n\r\nbody\r\n"
-    envelope = Envelope("a@sender.example", body=Body.BINARY_MIME)
+    envelope = Envelope("a@sender.example", body=BodyType.BINARY_MIME)
     body = StreamedBody(content) if streams else content
     async with SmtpPeer(extensions=["PIPELINING", "8BITMIME"]) as peer:
         (result,) = await deliver(peer, envelope=envelope, content=body, size=len(content))

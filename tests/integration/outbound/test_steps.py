@@ -10,10 +10,10 @@ from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, T
 from mailrail.core.sasl.client import Hashing
 from mailrail.kit import clock
 from mailrail_outbound.dns import DnsResolver
-from mailrail_outbound.hosts import Hosts
+from mailrail_outbound.hosts import HostResolver
 from mailrail_outbound.job import HostJob
 from mailrail_outbound.ports import DeliveryReport, Result
-from mailrail_outbound.smtp import Connection
+from mailrail_outbound.smtp import ClientConnection
 
 from testkit.ca import Authority
 from testkit.conditions import eventually
@@ -189,14 +189,14 @@ async def test_what_one_host_has_taken_stays_taken_though_the_next_one_cannot_be
         replies = {"RCPT": ["250 ok", "451 4.2.0 later"]}
         async with SmtpPeer(host=loopback_address(), replies=replies) as peer:
             dns.add("one.example.org", "A", peer.host)
-            addresses = Hosts.addresses
+            addresses = HostResolver.addresses
 
-            def crashing(hosts: Hosts, name: str, *arguments: Any, **named: Any) -> Any:
+            def crashing(hosts: HostResolver, name: str, *arguments: Any, **named: Any) -> Any:
                 if name == "two.example.org":
                     raise RuntimeError("a mistake of ours")
                 return addresses(hosts, name, *arguments, **named)
 
-            monkeypatch.setattr(Hosts, "addresses", crashing)
+            monkeypatch.setattr(HostResolver, "addresses", crashing)
             async with OutboundBench.running(resolver=dns.endpoint, direct_port=peer.port) as bench:
                 report = await bench.deliver(bench.delivery(None, "one@example.org", "two@example.org"))
                 one, two = report.recipients
@@ -285,15 +285,15 @@ async def test_a_deadline_that_raises_costs_its_own_connection_and_no_other_SOUT
             for name, peer in (("one", one), ("other", other))
         ]
         failed: list[int] = []
-        expire = Connection.expire
+        expire = ClientConnection.expire
 
-        def fails(connection: Connection, now: float) -> None:
+        def fails(connection: ClientConnection, now: float) -> None:
             if connection.key.port == one.port:
                 failed.append(1)
                 raise RuntimeError("a mistake of ours")
             expire(connection, now)
 
-        monkeypatch.setattr(Connection, "expire", fails)
+        monkeypatch.setattr(ClientConnection, "expire", fails)
         async with OutboundBench.running(*vias, data_timeout=0.3) as bench:
             reports = await asyncio.gather(*(bench.deliver(bench.delivery(via), within=20) for via in vias))
             assert [report.recipients[0].result for report in reports] == [Result.DEFERRED] * 2

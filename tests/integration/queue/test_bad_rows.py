@@ -11,7 +11,7 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.routing.router import Router
 from mailrail_queue.store import sites as site_store
-from mailrail_queue.store.faults import Allowance, by_halves
+from mailrail_queue.store.faults import HoldAllowance, by_halves
 from mailrail_queue.store.mail import CHUNK, Connection
 
 from testkit.conditions import eventually
@@ -199,7 +199,7 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
         ingress = await q.ingress()
         for n in range(30):
             await ingress.accept(f"user{n}@away.example")
-        monkeypatch.setattr(q.queue.owner.undialled, "allowance", Allowance(5))
+        monkeypatch.setattr(q.queue.owner.undialled, "allowance", HoldAllowance(5))
         outbound = await q.outbound()
         outbound.answer = result_of
 
@@ -218,7 +218,7 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
 
 
 def test_an_allowance_comes_back_with_time() -> None:
-    allowance = Allowance(2, 10.0)
+    allowance = HoldAllowance(2, 10.0)
     assert [allowance.take(now) for now in (0.0, 1.0, 2.0, 9.9)] == [True, True, False, False]
     assert [allowance.take(now) for now in (10.0, 10.5, 11.0)] == [True, False, True]
 

@@ -8,7 +8,7 @@ import pytest
 
 from mailrail.kit import migrations, postgres
 from mailrail.pb.queue.v1 import admin_pb2
-from mailrail_config.store import NewRevision, Published, Store
+from mailrail_config.store import NewRevision, Published, RevisionStore
 from mailrail_queue.admin.filters import NotFound
 from mailrail_queue.rpc.admin import Rows
 
@@ -114,7 +114,7 @@ async def test_an_administrators_wait_that_is_cancelled_is_trouble_and_no_answer
 
 async def test_a_publish_that_finds_its_revision_stored_waits_for_the_standby_DUR_01(servers: Pair) -> None:
     async with postgres.pool(servers.url, "config", application="config") as pool:
-        store = Store(pool)
+        store = RevisionStore(pool)
         head, _, _ = await store.acquire("test")
         new = NewRevision("sum", b"{}", b"", "[]", "", ())
 

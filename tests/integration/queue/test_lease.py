@@ -129,7 +129,7 @@ async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
 ) -> None:
     read, reading = store.contents, asyncio.Event()
 
-    async def cut_off(connection: store.Connection, ids: Iterable[bytes]) -> dict[bytes, store.Content]:
+    async def cut_off(connection: store.Connection, ids: Iterable[bytes]) -> dict[bytes, store.StoredMessage]:
         monkeypatch.setattr(store, "contents", read)
         reading.set()
         if how == "the process stops":

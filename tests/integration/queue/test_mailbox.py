@@ -8,7 +8,7 @@ import pytest
 
 from mailrail.core.revision.revision import Alias
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.ports import Arrival, Passenger
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
 from mailrail_queue.mailbox import delivery as mailbox
 from mailrail_queue.mailbox.delivery import CAPTURED, SEEN, NoSuchAccount
 from mailrail_queue.store import mail as store
@@ -24,7 +24,7 @@ async def rig(database_for: Callable[..., str]) -> AsyncIterator[Rig]:
         yield made
 
 
-def arriving(rig: Rig, passenger: Passenger) -> Arrival:
+def arriving(rig: Rig, passenger: AttemptRecipient) -> Arrival:
     return Arrival(passenger, None, rig.attempt(types_pb2.OUTCOME_DELIVERED))
 
 

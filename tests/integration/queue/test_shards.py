@@ -15,7 +15,7 @@ from mailrail.core.route.site import shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.__main__ import assemble
 from mailrail_queue.schedule import due_sites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import mail as store
 from mailrail_queue.store import sites as site_store
 
@@ -102,7 +102,7 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
 ) -> None:
     look = site_store.due_sites
     async with running_queue(database) as q:
-        agenda = Agenda(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        agenda = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
         agenda.cursors = {7: 0.0, 8: 0.0}
 
         async def hinted(
@@ -123,7 +123,7 @@ async def test_of_sites_that_fell_due_in_one_moment_none_waits_behind_the_others
             "INSERT INTO site_due (shard, site, next_due)"
             " SELECT 5, 'domain:d' || n || '.example', now() - interval '1 hour' FROM generate_series(1, 250) n"
         )
-        agenda = Agenda(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        agenda = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
         agenda.cursors = {5: 0.0}
         found = due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda)
         for _ in range(3):  # nothing of what a look finds is dealt with before the next

@@ -12,13 +12,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from cryptography import x509
 
-from mailrail.cluster.keys import RIPE, ROLES, Part, Secret, Wanted, ensure, plan
+from mailrail.cluster.keys import RIPE, ROLES, KeyPart, Secret, Wanted, ensure, plan
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit.certificates import CA_LIFETIME, LIFETIME, Clock, Pair, utc_now
 from mailrail.kit.kubernetes import Api, ApiError
 
 NOW = datetime.datetime(2026, 11, 1, 12, tzinfo=datetime.UTC)
-EVERYTHING = Wanted(prefix="mail", parts=frozenset(Part), smtp_names=("mx.example.org", "192.0.2.1"))
+EVERYTHING = Wanted(prefix="mail", parts=frozenset(KeyPart), smtp_names=("mx.example.org", "192.0.2.1"))
 
 
 def after(found: Mapping[str, Secret], now: datetime.datetime, wanted: Wanted = EVERYTHING) -> dict[str, Secret]:
@@ -58,8 +58,8 @@ def test_the_first_run_makes_everything_and_the_second_nothing() -> None:
     assert plan(EVERYTHING, made, NOW) == {}
 
 
-@pytest.mark.parametrize("part", list(Part))
-def test_only_what_is_asked_for_is_made(part: Part) -> None:
+@pytest.mark.parametrize("part", list(KeyPart))
+def test_only_what_is_asked_for_is_made(part: KeyPart) -> None:
     wanted = Wanted(prefix="mail", parts=frozenset((part,)))
     assert set(plan(wanted, {}, NOW)) == set(wanted.names())
 
@@ -130,7 +130,7 @@ def test_sealing_keys_are_never_replaced_and_a_lost_one_comes_back_under_a_great
 
 def test_another_list_of_names_makes_another_smtp_certificate() -> None:
     made = plan(EVERYTHING, {}, NOW)
-    other = Wanted(prefix="mail", parts=frozenset(Part), smtp_names=("mx2.example.org",))
+    other = Wanted(prefix="mail", parts=frozenset(KeyPart), smtp_names=("mx2.example.org",))
     fresh = plan(other, made, NOW)
     assert set(fresh) == {other.smtp}
     pair = Pair.read(fresh[other.smtp].data["tls.crt"], fresh[other.smtp].data["tls.key"])
@@ -140,7 +140,7 @@ def test_another_list_of_names_makes_another_smtp_certificate() -> None:
 
 
 def test_the_login_of_the_bundled_postgres_has_the_keys_that_cloudnativepg_writes() -> None:
-    wanted = Wanted(prefix="mail", parts=frozenset((Part.POSTGRES,)), postgres_host="mail-postgres.mail.svc")
+    wanted = Wanted(prefix="mail", parts=frozenset((KeyPart.POSTGRES,)), postgres_host="mail-postgres.mail.svc")
     data = {key: value.decode() for key, value in plan(wanted, {}, NOW)[wanted.postgres].data.items()}
     assert set(data) == {"username", "password", "dbname", "host", "port", "uri"}
     url = urlsplit(data["uri"])

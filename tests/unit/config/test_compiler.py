@@ -16,18 +16,18 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.core.config.building import Options
+from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
-from mailrail.core.config.diagnostics import ConditionType, Place, Reason, Severity, Status
+from mailrail.core.config.diagnostics import ConditionType, Reason, Severity, SourceLocation, Status
 from mailrail.core.config.loader import Document, Unreadable
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.settling import account_uid
-from mailrail.core.config.state import State, decode_state, encode_state
+from mailrail.core.config.state import CompilerState, decode_state, encode_state
 from mailrail.core.resources import API_VERSION
 from mailrail.core.revision.revision import (
-    Delivery,
+    DomainDelivery,
+    ListenerProtocol,
     ObjectRef,
-    Protocol,
     Revision,
     Role,
     TlsMode,
@@ -114,11 +114,11 @@ def basics() -> list[Content]:
 def sources(
     documents: Iterable[Content], origin: str = "f.yaml", unreadable: Iterable[str] = (), **more: Any
 ) -> Sources:
-    made = tuple(Document(json.loads(json.dumps(d)), Place(origin, n)) for n, d in enumerate(documents, 1))
-    return Sources(made, tuple(Unreadable(Place(o, 1), "broken") for o in unreadable), **more)
+    made = tuple(Document(json.loads(json.dumps(d)), SourceLocation(origin, n)) for n, d in enumerate(documents, 1))
+    return Sources(made, tuple(Unreadable(SourceLocation(o, 1), "broken") for o in unreadable), **more)
 
 
-def build(documents: Iterable[Content], previous: State | Compiled = State(), **more: Any) -> Compiled:  # noqa: B008
+def build(documents: Iterable[Content], previous: CompilerState | Compiled = CompilerState(), **more: Any) -> Compiled:  # noqa: B008
     options, keys = more.pop("options", None), more.pop("keys", KEYS)
     state = previous.state if isinstance(previous, Compiled) else previous
     return compile(sources(documents, **more), decode_state(encode_state(state)), keys, options)
@@ -171,9 +171,9 @@ def crowd() -> list[Content]:
 @given(st.permutations(crowd()), st.permutations(crowd()))
 def test_any_order_of_documents_gives_the_same_bytes_CFG_01(one: list[Content], other: list[Content]) -> None:
     # The same places: a document's line does not change because the directory was listed in another order.
-    place = {json.dumps(d): Place("f.yaml", n) for n, d in enumerate(crowd(), 1)}
+    place = {json.dumps(d): SourceLocation("f.yaml", n) for n, d in enumerate(crowd(), 1)}
     results = [
-        compile(Sources(tuple(Document(d, place[json.dumps(d)]) for d in documents)), State(), KEYS)
+        compile(Sources(tuple(Document(d, place[json.dumps(d)]) for d in documents)), CompilerState(), KEYS)
         for documents in (one, other)
     ]
     assert results[0].encoded == results[1].encoded
@@ -285,7 +285,7 @@ def test_a_deleted_object_is_gone_though_another_file_is_broken() -> None:
 def in_files(**files: list[Content] | None) -> Sources:
     """Documents of several files, a.yaml for `a`; None stands for a file that cannot be read."""
     read = [sources(documents, f"{name}.yaml") for name, documents in files.items() if documents is not None]
-    broken = tuple(Unreadable(Place(f"{name}.yaml", 1), "broken") for name, d in files.items() if d is None)
+    broken = tuple(Unreadable(SourceLocation(f"{name}.yaml", 1), "broken") for name, d in files.items() if d is None)
     return Sources(tuple(d for one in read for d in one.documents), broken, files={})
 
 
@@ -296,7 +296,7 @@ def relayed(compiled: Compiled) -> set[str]:
 def test_what_was_in_a_file_that_is_gone_stays_while_an_unreadable_one_may_be_its_new_name_CFG_01() -> None:
     with_login = transport("t", submission={"host": "s.example", "auth": {"secretRef": {"name": "cred"}}})
     holding = [with_login, transport("relay"), secret("cred", username="us", password="hush")]
-    first = compile(in_files(base=basics(), old=holding), State(), KEYS)
+    first = compile(in_files(base=basics(), old=holding), CompilerState(), KEYS)
     second = compile(in_files(base=basics(), new=None), first.state, KEYS)
     assert second.encoded == first.encoded  # renamed, with a mistake in it
     assert words(second) == [
@@ -311,7 +311,7 @@ def test_what_was_in_a_file_that_is_gone_stays_while_an_unreadable_one_may_be_it
 
 
 def test_a_renamed_file_of_which_one_document_has_no_identity_drops_none_of_its_objects_CFG_01() -> None:
-    first = compile(in_files(base=basics(), old=[transport("a"), transport("b")]), State(), KEYS)
+    first = compile(in_files(base=basics(), old=[transport("a"), transport("b")]), CompilerState(), KEYS)
     renamed = in_files(base=basics(), new=[transport("a"), transport("b") | {"kind": "MailTransprt"}])
     second = compile(renamed, first.state, KEYS)
     third = compile(renamed, second.state, KEYS)
@@ -322,15 +322,15 @@ def test_what_is_gone_from_the_api_server_was_deleted_whatever_else_could_not_be
     with_login = transport("t", submission={"host": "s.example", "auth": {"secretRef": {"name": "cred"}}})
     objects = sources([*basics(), with_login], "").documents
     login = sources([secret("cred", username="us", password="hush")], "secret default/cred").documents
-    unreadable = (Unreadable(Place("secret default/other"), "the Secret cannot be read (403)"),)
-    first = compile(Sources((*objects, *login)), State(), KEYS)
+    unreadable = (Unreadable(SourceLocation("secret default/other"), "the Secret cannot be read (403)"),)
+    first = compile(Sources((*objects, *login)), CompilerState(), KEYS)
     second = compile(Sources(objects, unreadable), first.state, KEYS)
     assert {use.secret for use in first.state.uses} == {"cred"}
     assert not second.state.uses  # a Secret that somebody deleted gives nothing any more
 
 
 def test_a_deleted_file_takes_its_objects_along_when_the_broken_file_held_others_CFG_01() -> None:
-    first = compile(in_files(base=basics(), a=[transport("a")], b=[transport("b")]), State(), KEYS)
+    first = compile(in_files(base=basics(), a=[transport("a")], b=[transport("b")]), CompilerState(), KEYS)
     second = compile(in_files(base=basics(), b=None), first.state, KEYS)
     assert relayed(second) == {"b"}
     assert words(second) == ["broken; its documents stay as they were"]
@@ -460,7 +460,7 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
     compiled = build(
         [gateway(retry={"delaysSeconds": [60], "maxAttempts": 8}, limits={"messageBytes": 4096, "connectionsPerIP": 3},
                  historyDays=3, dsnFullBytes=2048, requireTLSExtension=False, dmarcReports=False), *basics()[1:]],
-        options=Options(captive=True, port_offset=1000),
+        options=BuildOptions(captive=True, port_offset=1000),
     )  # fmt: skip
     [made] = compiled.revision.gateways
     assert (made.retry.delays, made.retry.max_attempts, made.retry.lifetime) == ((60,), 8, 432000)
@@ -468,15 +468,15 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
     assert (made.history_days, made.dsn_full_limit) == (3, 2048)
     assert (made.require_tls_extension, made.dmarc_reports, made.tls_reports) == (False, False, True)
     assert [(li.protocol, li.port, li.accept_any_recipient) for li in made.listeners] == [
-        (Protocol.MX, 1025, True),
-        (Protocol.SUBMISSION, 1587, False),
+        (ListenerProtocol.MX, 1025, True),
+        (ListenerProtocol.SUBMISSION, 1587, False),
     ]
 
 
 def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -> None:
     """uvloop listened on that number modulo 65536."""
     listeners = [{"name": "mx", "protocol": "mx", "port": 25}, {"name": "high", "protocol": "mx", "port": 65000}]
-    compiled = build([gateway(listeners=listeners), *basics()[1:]], options=Options(port_offset=7000))
+    compiled = build([gateway(listeners=listeners), *basics()[1:]], options=BuildOptions(port_offset=7000))
     assert [li.port for li in compiled.revision.gateways[0].listeners] == [7025]
     assert words(compiled) == [
         "MailGateway default/edge: spec.listeners[1].port: 65000 and the port offset 7000 are no port; "
@@ -571,7 +571,7 @@ def test_a_domain_keeps_a_missing_delivery_transport_so_that_mail_is_deferred() 
         [*basics(), domain("c", "c.example", delivery={"transportRef": {"name": "gone"}}, recipients="any")]
     )
     made = next(d for d in compiled.revision.domains if d.name == "c.example")
-    assert (made.delivery, made.transport) == (Delivery.TRANSPORT, ref("MailTransport", "gone"))
+    assert (made.delivery, made.transport) == (DomainDelivery.TRANSPORT, ref("MailTransport", "gone"))
     assert "MailTransport default/gone is not there; matching mail is deferred until it is" in words(compiled)[0]
 
 

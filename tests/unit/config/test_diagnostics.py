@@ -12,9 +12,9 @@ from mailrail.core.config.diagnostics import (
     ConsumerState,
     Diagnostics,
     Finding,
-    Place,
     Reason,
     Severity,
+    SourceLocation,
     Status,
     programmed,
     ready,
@@ -100,7 +100,7 @@ def test_ready_is_the_first_positive_condition_that_is_not_true() -> None:
 
 def test_a_finding_reads_like_a_compilers() -> None:
     finding = Finding(
-        Place("mail.d/a.yaml", 3),
+        SourceLocation("mail.d/a.yaml", 3),
         Severity.ERROR,
         Reason.INVALID,
         "spec.x: is required",
@@ -117,15 +117,16 @@ def test_a_finding_reads_like_a_compilers() -> None:
             "message": "spec.x: is required",
         }
     ]
-    assert str(Finding(Place(), Severity.ERROR, Reason.INVALID, "m")) == "m"
+    assert str(Finding(SourceLocation(), Severity.ERROR, Reason.INVALID, "m")) == "m"
 
 
 def test_of_very_many_findings_what_was_refused_is_stored_first_and_the_rest_is_counted() -> None:
     """Ten thousand rules may name one missing transport; the revision goes live all the same (CFG-01)."""
     waiting = [
-        Finding(Place("f.yaml", n), Severity.WAITING, Reason.TRANSPORT_NOT_FOUND, "is not there") for n in range(1, 10)
+        Finding(SourceLocation("f.yaml", n), Severity.WAITING, Reason.TRANSPORT_NOT_FOUND, "is not there")
+        for n in range(1, 10)
     ]
-    refused = Finding(Place("f.yaml", 10), Severity.ERROR, Reason.INVALID, "is required")
+    refused = Finding(SourceLocation("f.yaml", 10), Severity.ERROR, Reason.INVALID, "is required")
     stored = json.loads(Diagnostics(findings=(*waiting, refused)).encode(3))
     assert [(f["line"], f["message"]) for f in stored] == [
         (1, "is not there"), (2, "is not there"), (10, "is required"), (None, "7 more findings are not shown"),

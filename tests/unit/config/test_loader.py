@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.diagnostics import Place
+from mailrail.core.config.diagnostics import SourceLocation
 from mailrail.core.config.loader import (
     DEPTH_LIMIT,
     DOCUMENTS_LIMIT,
@@ -64,7 +64,7 @@ def test_each_document_knows_its_first_line_and_the_line_of_each_field() -> None
 
 
 def test_a_document_that_came_from_an_api_server_has_no_lines() -> None:
-    assert Document({"kind": "A"}, Place("")).place_of(("kind",)) == Place("", 0)
+    assert Document({"kind": "A"}, SourceLocation("")).place_of(("kind",)) == SourceLocation("", 0)
 
 
 def test_plain_values_are_what_people_mean() -> None:

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailrail.core.config.recipients import Directory, End, Node
-from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.config.recipients import AddressBook, End, Node
+from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 
 REF = ObjectRef("MailDomain", "default", "d")
 LOCALS = ("a", "b", "c", "d")
@@ -16,7 +16,7 @@ def domain(
     aliases: dict[str, tuple[str, ...]] | None = None,
     *,
     catch_all: str | None = None,
-    delivery: Delivery = Delivery.MAILBOX,
+    delivery: DomainDelivery = DomainDelivery.MAILBOX,
     recipients: Recipients = Recipients.LISTED,
     listed: tuple[str, ...] = (),
     separators: str = "+",
@@ -35,12 +35,12 @@ def domain(
 
 
 def test_resolution_asks_account_alias_separator_list_and_catch_all_in_that_order() -> None:
-    found = Directory(
+    found = AddressBook(
         [
             domain("x.example", {"sales": ("a@x.example",), "both": ("a@x.example",)}, catch_all="a@x.example"),
-            domain("t.example", delivery=Delivery.TRANSPORT, listed=("known",)),
-            domain("any.example", delivery=Delivery.TRANSPORT, recipients=Recipients.ANY),
-            domain("out.example", delivery=Delivery.NONE),
+            domain("t.example", delivery=DomainDelivery.TRANSPORT, listed=("known",)),
+            domain("any.example", delivery=DomainDelivery.TRANSPORT, recipients=Recipients.ANY),
+            domain("out.example", delivery=DomainDelivery.NONE),
             domain("mine.example"),
         ],
         frozenset(("alice@x.example", "both@x.example", "@mine.example")),
@@ -66,9 +66,9 @@ def test_resolution_asks_account_alias_separator_list_and_catch_all_in_that_orde
 
 def test_a_very_long_chain_is_followed_without_recursion() -> None:
     chain: dict[str, tuple[str, ...]] = {f"n{n}": (f"n{n + 1}@x.example",) for n in range(20_000)}
-    assert Directory([domain("x.example", chain)], frozenset()).cycle() == ()
+    assert AddressBook([domain("x.example", chain)], frozenset()).cycle() == ()
     chain["n20000"] = ("n0@x.example",)
-    assert len(Directory([domain("x.example", chain)], frozenset()).cycle()) == 20_001
+    assert len(AddressBook([domain("x.example", chain)], frozenset()).cycle()) == 20_001
 
 
 addresses = st.builds(lambda local, name: f"{local}@{name}", st.sampled_from(LOCALS), st.sampled_from(NAMES))
@@ -84,7 +84,7 @@ def test_a_cycle_is_found_exactly_if_following_never_ends(
     catch_other: str | None,
     accounts: frozenset[str],
 ) -> None:
-    directory = Directory(
+    directory = AddressBook(
         [domain(NAMES[0], one, catch_all=catch_one), domain(NAMES[1], other, catch_all=catch_other)], accounts
     )
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
-from mailrail.core.delivery.outcome import Hop, Outcome, Stage, Trouble, of_reply, of_trouble
+from mailrail.core.delivery.outcome import HopKind, Outcome, Stage, Trouble, of_reply, of_trouble
 from mailrail.core.dsn.due import Asked, DsnKind, due
 from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import Reply
@@ -46,8 +46,8 @@ def test_an_expired_message_fails_with_4_4_7_DSN_17() -> None:
 def test_missing_transports_and_refused_passwords_are_counted_attempts_and_never_bounces() -> None:
     for verdict in (
         of_trouble(Trouble.MISSING),
-        of_reply(Reply.of(535, "5.7.8", "no"), stage=Stage.AUTH, hop=Hop.OWN),
-        of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=Hop.OWN),
+        of_reply(Reply.of(535, "5.7.8", "no"), stage=Stage.AUTH, hop=HopKind.OWN),
+        of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=HopKind.OWN),
     ):
         found = after(verdict)
         assert (found.outcome, str(found.status), found.dsn) == (Outcome.DEFERRED, "4.3.5", None)
@@ -65,7 +65,7 @@ def test_a_hop_without_dsn_makes_us_say_relayed_and_one_with_dsn_does_not_DSN_05
     assert after(TAKEN).dsn is None
     passed = of_reply(Reply(250), stage=Stage.DOT, passes_dsn=True)
     assert after(passed, notify=Asked.SUCCESS).dsn is None
-    lmtp = of_reply(Reply(250), stage=Stage.DOT, hop=Hop.FINAL)
+    lmtp = of_reply(Reply(250), stage=Stage.DOT, hop=HopKind.FINAL)
     assert after(lmtp, notify=Asked.SUCCESS).dsn is DsnKind.DELIVERED
 
 

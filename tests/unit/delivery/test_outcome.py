@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Stage, Trouble, of_reply, of_trouble
+from mailrail.core.delivery.outcome import HopKind, Outcome, Scope, Stage, Trouble, of_reply, of_trouble
 from mailrail.core.smtp.reply import Reply
 
 D, F, R = Outcome.DEFERRED, Outcome.FAILED, Outcome.RELAYED
@@ -43,18 +43,18 @@ def test_a_reply_of_a_destination_SOUT_13(
 def test_greetings_are_final_only_if_every_host_says_521_or_554_SOUT_13(code: int, outcome: Outcome) -> None:
     assert of_reply(Reply(code), stage=Stage.GREETING, every_host=True).outcome is outcome
     assert of_reply(Reply(code), stage=Stage.GREETING, every_host=False).outcome is D
-    assert of_reply(Reply(code), stage=Stage.GREETING, hop=Hop.OWN, every_host=True).outcome is D
+    assert of_reply(Reply(code), stage=Stage.GREETING, hop=HopKind.OWN, every_host=True).outcome is D
 
 
 @pytest.mark.parametrize("stage", [Stage.AUTH, Stage.TLS, Stage.MAIL])
 @pytest.mark.parametrize("code", [530, 534, 535, 538])
 def test_a_refused_password_of_our_own_smarthost_never_bounces_mail_AUTH_09(stage: Stage, code: int) -> None:
-    verdict = of_reply(Reply.of(code, "5.7.8", "no"), stage=stage, hop=Hop.OWN)
+    verdict = of_reply(Reply.of(code, "5.7.8", "no"), stage=stage, hop=HopKind.OWN)
     assert (verdict.outcome, str(verdict.status), verdict.scope) == (D, "4.3.5", Scope.TRANSPORT)
 
 
 def test_bad_tls_of_our_own_smarthost_is_our_trouble_and_of_an_mx_the_site_s() -> None:
-    own = of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=Hop.OWN)
+    own = of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=HopKind.OWN)
     assert (own.outcome, str(own.status), own.scope) == (D, "4.3.5", Scope.TRANSPORT)
     foreign = of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS)
     assert (foreign.outcome, str(foreign.status), foreign.scope) == (D, "4.7.5", Scope.SITE)
@@ -65,7 +65,7 @@ def test_a_hop_with_dsn_takes_over_and_lmtp_is_final_delivery_DSN_05() -> None:
     assert of_reply(ok, stage=Stage.DOT).outcome is R
     passed = of_reply(ok, stage=Stage.DOT, passes_dsn=True)
     assert (passed.outcome, passed.dsn_passed_on) == (Outcome.DELIVERED, True)
-    lmtp = of_reply(ok, stage=Stage.DOT, hop=Hop.FINAL)
+    lmtp = of_reply(ok, stage=Stage.DOT, hop=HopKind.FINAL)
     assert (lmtp.outcome, lmtp.dsn_passed_on) == (Outcome.DELIVERED, False)
 
 
@@ -76,15 +76,15 @@ def test_a_connection_lost_before_the_message_blames_the_site_and_after_it_the_m
 
 @pytest.mark.parametrize("trouble", list(Trouble))
 def test_every_trouble_has_a_status_whose_class_agrees_with_its_outcome_H42(trouble: Trouble) -> None:
-    for hop in Hop:
+    for hop in HopKind:
         verdict = of_trouble(trouble, hop=hop, detail="x")
         assert verdict.status.category == (5 if verdict.outcome is F else 4)
         assert verdict.reply is None
         assert verdict.text.endswith(": x")
 
 
-@pytest.mark.parametrize("hop", list(Hop))
-def test_class_and_permanence_agree_for_every_code_and_only_2yz_to_the_dot_delivers_H42(hop: Hop) -> None:
+@pytest.mark.parametrize("hop", list(HopKind))
+def test_class_and_permanence_agree_for_every_code_and_only_2yz_to_the_dot_delivers_H42(hop: HopKind) -> None:
     for code, stage in itertools.product(range(200, 600), Stage):
         verdict = of_reply(Reply(code), stage=stage, hop=hop)
         if stage is Stage.DOT and code < 300:

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.dsn import text
-from mailrail.core.dsn.build import Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
+from mailrail.core.dsn.build import Dsn, DsnRecipient, Original, ReportingMta, build, header_of, returns_full
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 from testkit.read_dsn import read
 
-REPORTER = Reporter("mx.example.org", "postmaster@example.org")
+REPORTER = ReportingMta("mx.example.org", "postmaster@example.org")
 HEADER = (
     b"Received: from a by b; Mon, 01 Jan 2024 00:00:00 +0000\r\nFrom: a@example.org\r\nSubject: hello\r\n"
     b"Message-ID: <one@example.org>\r\n"
 )
 CONTENT = HEADER + b"\r\nbody text\r\n"
 ORIGINAL = Original("Alice@example.org", 1_700_000_000.0, HEADER, message_id="<one@example.org>", subject="hello")
-FAILED = RecipientReport(
+FAILED = DsnRecipient(
     DsnKind.FAILED,
     "Bob@Example.COM",
     EnhancedCode(5, 1, 1),
@@ -36,7 +36,7 @@ FAILED = RecipientReport(
 )
 
 
-def written(original: Original = ORIGINAL, *reports: RecipientReport) -> Dsn:
+def written(original: Original = ORIGINAL, *reports: DsnRecipient) -> Dsn:
     return build(
         original, reports or (FAILED,), REPORTER, message_id="<dsn@mx.example.org>", boundary="=_b0undary", now=1.7e9
     )
@@ -282,7 +282,7 @@ def test_a_header_is_cut_at_the_first_empty_line_and_at_its_limit() -> None:
 hostile = st.text(max_size=300) | st.text(alphabet='()\\\r\n"<>;:@ a=-', max_size=300)
 replies = st.builds(Reply, st.integers(400, 599), st.lists(hostile, min_size=1, max_size=40).map(tuple), st.none())
 reports = st.builds(
-    RecipientReport,
+    DsnRecipient,
     st.sampled_from(list(DsnKind)),
     st.sampled_from(["bob@example.com", '"odd \\" one"@example.com', "x" * 64 + "@example.com", "a@[192.0.2.1]"]),
     st.builds(EnhancedCode, st.sampled_from([4, 5]), st.integers(0, 7), st.integers(0, 999)),
@@ -311,7 +311,7 @@ originals = st.builds(
 
 @given(originals, st.lists(reports, min_size=1, max_size=4).map(tuple))
 def test_whatever_goes_in_the_result_is_seven_bit_and_both_parsers_read_it(
-    original: Original, given_reports: tuple[RecipientReport, ...]
+    original: Original, given_reports: tuple[DsnRecipient, ...]
 ) -> None:
     dsn = build(original, given_reports, REPORTER, message_id="<d@mx.example.org>", boundary="=_b", now=1.7e9)
     assert_harmless(dsn.content)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mailrail.kit.wheel import NEVER, Wheel
-from mailrail_ingress.active_config import Door, Reception
+from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.budget import LEAST
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.smtp import TURN, Connection, Sessions
+from mailrail_ingress.smtp import TURN, ServerConnection, Sessions
 
 from testkit.conditions import eventually
 from testkit.ingress import GATEWAY, HeldQueue, setup
@@ -60,12 +60,12 @@ class Caller:
 
     def __init__(self, **settings: Any) -> None:
         self.queue = HeldQueue()
-        reception = Reception(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
+        reception = ActiveConfig(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
         made = setup()
         reception.configure(made.revision, 7, made.secrets)
         self.sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
         self.line = Line()
-        self.connection = Connection(self.sessions, Door(GATEWAY, "mx"))
+        self.connection = ServerConnection(self.sessions, ListenerKey(GATEWAY, "mx"))
         self.connection.connection_made(self.line)  # type: ignore[arg-type]
 
     def send(self, data: bytes) -> None:
@@ -214,13 +214,13 @@ def test_a_client_that_connects_too_often_is_told_to_come_later_SIN_17(address: 
         said: list[bytes] = []
         for _ in range(9):
             line = Line(peer=address)
-            connection = Connection(caller.sessions, Door(GATEWAY, "mx"))
+            connection = ServerConnection(caller.sessions, ListenerKey(GATEWAY, "mx"))
             connection.connection_made(line)  # type: ignore[arg-type]
             connection.connection_lost(None)
             said.append(line.written[:10])
         assert said == [b"220 mx.hom"] * most + [b"421 4.7.0 "] * (9 - most)
         other = Line(peer="192.0.2.2")
-        Connection(caller.sessions, Door(GATEWAY, "mx")).connection_made(other)  # type: ignore[arg-type]
+        ServerConnection(caller.sessions, ListenerKey(GATEWAY, "mx")).connection_made(other)  # type: ignore[arg-type]
         assert other.written.startswith(b"220 ")
 
     asyncio.run(main())
@@ -229,8 +229,8 @@ def test_a_client_that_connects_too_often_is_told_to_come_later_SIN_17(address: 
 def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> None:
     async def main() -> None:
         caller = Caller(connections_per_minute=2)
-        door = Door(GATEWAY, "submissions")
-        came = [Connection(caller.sessions, door).expected("192.0.2.9") for _ in range(3)]
+        door = ListenerKey(GATEWAY, "submissions")
+        came = [ServerConnection(caller.sessions, door).expected("192.0.2.9") for _ in range(3)]
         assert came == [True, True, False]
 
     asyncio.run(main())

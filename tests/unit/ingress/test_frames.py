@@ -10,7 +10,7 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,
-    Body,
+    BodyType,
     FutureRelease,
     MailParameters,
     Notify,
@@ -18,7 +18,7 @@ from mailrail.core.smtp.parameters import (
 )
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
-from mailrail_ingress.ports import Message, Origin, Provenance, Recipient
+from mailrail_ingress.ports import ExpandedRecipient, Origin, Provenance, ReceivedMessage
 
 # Lengths around those where protobuf writes one more octet of length; what the octets say does not matter to it.
 _words = st.sampled_from(["", "a", "ж", "x" * 127, "x" * 128, "жж" * 40, "y" * 4095, "y" * 4096, "z" * 20_000])
@@ -28,14 +28,14 @@ _moments = st.integers(0, 4_000_000_000_000_000).map(lambda micro: micro / 1_000
 _parameters = st.just(NO_MAIL_PARAMETERS) | st.builds(
     MailParameters,
     size=st.none() | st.integers(0, 10**12),
-    body=st.none() | st.sampled_from(Body),
+    body=st.none() | st.sampled_from(BodyType),
     smtputf8=st.booleans(),
     ret=st.none() | st.sampled_from(Return),
     envid=st.none() | _words,
     release=st.none() | st.builds(FutureRelease, st.just(datetime(2027, 1, 1, 12, 30, tzinfo=UTC)), _words),
 )
 _messages = st.builds(
-    Message,
+    ReceivedMessage,
     id=st.binary(min_size=16, max_size=16),
     provenance=st.builds(
         Provenance, st.sampled_from(Origin), _refs, st.none() | _refs, _words, _words, st.integers(0, 2**40)
@@ -49,7 +49,7 @@ _messages = st.builds(
     eight_bit=st.booleans(),
     recipients=st.lists(
         st.builds(
-            Recipient,
+            ExpandedRecipient,
             address=_words,
             given=_words,
             notify=st.lists(st.sampled_from(Notify), max_size=3).map(tuple),
@@ -71,7 +71,7 @@ def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
     return None if ref is None else types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
 
-def _made_by_protobuf(message: Message) -> enqueue_pb2.EnqueueRequest:
+def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
     whence, said = message.provenance, message.parameters
     body_type = f"BODY_TYPE_{said.body.name}" if said.body is not None else "BODY_TYPE_UNSPECIFIED"
     dsn_return = f"DSN_RETURN_{said.ret.name}" if said.ret is not None else "DSN_RETURN_UNSPECIFIED"
@@ -115,19 +115,21 @@ def _made_by_protobuf(message: Message) -> enqueue_pb2.EnqueueRequest:
 
 
 @given(_messages)
-def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01(message: Message) -> None:
+def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01(message: ReceivedMessage) -> None:
     assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message)) == _made_by_protobuf(message)
 
 
 @given(_messages, st.integers(1, 2**53))
-def test_a_commit_says_until_when_it_may_be_stored_ACC_04(message: Message, until: int) -> None:
+def test_a_commit_says_until_when_it_may_be_stored_ACC_04(message: ReceivedMessage, until: int) -> None:
     expected = _made_by_protobuf(message)
     expected.frames[0].commit.valid_until = until
     assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message, until)) == expected
 
 
 @given(st.binary(min_size=16, max_size=16), _octets, _messages)
-def test_frames_that_are_joined_are_one_request_ACC_07(message_id: bytes, data: bytes, message: Message) -> None:
+def test_frames_that_are_joined_are_one_request_ACC_07(
+    message_id: bytes, data: bytes, message: ReceivedMessage
+) -> None:
     joined = abort_frame(message_id) + chunk_frame(message_id, data) + commit_frame(message)
     request = enqueue_pb2.EnqueueRequest.FromString(joined)
     assert request.frames[0] == enqueue_pb2.EnqueueFrame(message_id=message_id, abort=enqueue_pb2.Abort())

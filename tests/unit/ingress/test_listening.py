@@ -9,7 +9,7 @@ import pytest
 
 from mailrail.kit.settings import BadSettings
 from mailrail.kit.wheel import Wheel
-from mailrail_ingress.active_config import Reception
+from mailrail_ingress.active_config import ActiveConfig
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
@@ -49,7 +49,7 @@ async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere
     settings = IngressSettings(port_offset=1000)
     made = setup(port=65_000)
     gateway = replace(made.revision.gateways[0], listeners=made.revision.gateways[0].listeners[:1])
-    reception = Reception(settings, HeldQueue(), fake_key=b"f" * 32)
+    reception = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32)
     reception.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
     listeners = Listeners(settings, reception, Sessions(reception, Wheel(asyncio.get_running_loop())))
     assert await listeners._apply() == 1

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from mailrail.core.message.header import Header
-from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.smtp.events import Closing, TlsFacts
-from mailrail.core.smtp.parameters import Body
+from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.uncommitted import SETTLING, Uncommitted
-from mailrail_ingress.active_config import Door, Reception
-from mailrail_ingress.budget import Budget
-from mailrail_ingress.ports import NO_CREDIT, Answer, Message, SenderDomain
-from mailrail_ingress.session import PARTS_LIMIT, Visit
+from mailrail_ingress.active_config import ActiveConfig, ListenerKey
+from mailrail_ingress.budget import MemoryBudget
+from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain
+from mailrail_ingress.session import PARTS_LIMIT, SmtpSession
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
 
@@ -56,10 +56,10 @@ class Held:
 class Client:
     """A session and its visit, with the shell reduced to what a visit sees of it."""
 
-    def __init__(self, reception: Reception, listener: str = "mx") -> None:
-        desk = reception.desks[Door(GATEWAY, listener)]
+    def __init__(self, reception: ActiveConfig, listener: str = "mx") -> None:
+        desk = reception.desks[ListenerKey(GATEWAY, listener)]
         self.session = ServerSession(desk.options)
-        self.visit = Visit(reception, desk, self.session, self, ip_address("192.0.2.1"))
+        self.visit = SmtpSession(reception, desk, self.session, self, ip_address("192.0.2.1"))
         self.said = b""
         self.paused = False
         self.pumping = False
@@ -92,18 +92,18 @@ class Client:
         self.visit.gone()
 
 
-def reception(queue: HeldQueue, held: Held | None = None) -> Reception:
+def reception(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
     made = setup()
     domain = Domain(
         ObjectRef("MailDomain", "mail", "behind"),
         "behind.example",
-        Delivery.TRANSPORT,
+        DomainDelivery.TRANSPORT,
         TRANSPORT,
         recipients=Recipients.VERIFY,
     )
     revision = replace(made.revision, domains=(*made.revision.domains, domain))
     settings = IngressSettings(log_messages=False)
-    desk = Reception(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
+    desk = ActiveConfig(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
     desk.configure(revision, 7, made.secrets)
     return desk
 
@@ -119,7 +119,7 @@ def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
     assert client.send(b"Subject: x\r\n\r\nbody\r\n.\r\nNOOP\r\n") == []
     message, done = queue.commits[0]
     assert (message.body, message.provenance.revision, message.received) == (b"Subject: x\r\n\r\nbody\r\n", 7, NOW)
-    done(Answer(True))
+    done(CommitAnswer(True))
     assert client.said.decode().splitlines()[-2:] == [f"250 2.6.0 accepted as {message.id.hex()}", "250 2.0.0 ok"]
 
 
@@ -130,7 +130,7 @@ def test_an_answer_after_the_client_has_left_is_kept_from_nobody_and_told_to_nob
     client.send(OPEN + b"Subject: x\r\n\r\n.\r\n")
     before = client.said
     client.leave()
-    queue.commits[0][1](Answer(True))
+    queue.commits[0][1](CommitAnswer(True))
     assert client.said == before
     assert desk.transactions == 0
 
@@ -187,14 +187,14 @@ def test_one_clients_large_mail_is_bounded_and_small_mail_passes_ACC_07() -> Non
     assert queue.uploads[0].aborted
     assert clients[0].send(b".\r\n") == ["452 4.3.1"]
     clients[1].send(b".\r\n")
-    queue.commits.pop()[1](Answer(True))  # its room is free
+    queue.commits.pop()[1](CommitAnswer(True))  # its room is free
     clients[2].leave()  # its room is free a minute later
     assert "452 4.3.1" in Client(desk).send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000"))
     now[0] += SETTLING
     assert desk.uncommitted.octets(now[0]) == 0
     client = Client(desk)
     client.send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000") + BIG + b".\r\n")
-    queue.commits.pop()[1](Answer(True))
+    queue.commits.pop()[1](CommitAnswer(True))
     assert desk.uncommitted.octets(now[0]) == 0
 
 
@@ -237,7 +237,7 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
 def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small_mail_passes_ACC_07() -> None:
     queue = HeldQueue()
     desk = reception(queue)
-    desk.budget = Budget(1_000_000)
+    desk.budget = MemoryBudget(1_000_000)
     header = b"X: " + b"y" * 990 + b"\r\n"
     slow = [Client(desk) for _ in range(100)]
     for client in slow:
@@ -252,7 +252,7 @@ def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small
     prompt.send(OPEN + b"Subject: x\r\n\r\nbody\r\n.\r\n")
     assert not prompt.paused
     assert len(queue.commits) == 1
-    queue.commits[0][1](Answer(True))
+    queue.commits[0][1](CommitAnswer(True))
     waiting = [client for client in slow if client.paused]
     for client in waiting:
         client.visit.out_of_credit()
@@ -266,7 +266,7 @@ def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small
 
 def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
     desk = reception(HeldQueue())
-    desk.budget = Budget(100_000)
+    desk.budget = MemoryBudget(100_000)
     one, other = Client(desk), Client(desk)
     for client in (one, other):
         client.send(OPEN)
@@ -279,7 +279,7 @@ def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
 def test_a_budget_that_is_spent_makes_frames_short_and_stops_nobody_whom_the_queue_has_room_for_ACC_07() -> None:
     queue = HeldQueue()
     desk = reception(queue)
-    desk.budget = Budget(100_000)
+    desk.budget = MemoryBudget(100_000)
     holder, client = Client(desk), Client(desk)
     holder.send(OPEN)
     holder.send(b"X: y\r\n" * 16_000)
@@ -300,7 +300,7 @@ def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalle
     assert not client.paused
     client.visit.out_of_credit()
     assert not queue.uploads[0].aborted
-    queue.commits[0][1](Answer(False, NO_CREDIT))
+    queue.commits[0][1](CommitAnswer(False, NO_CREDIT))
     assert code(client.said.decode().splitlines()[-1]) == "452 4.3.1"
 
 
@@ -369,7 +369,7 @@ def test_a_recipient_that_the_next_hop_knows_is_asked_for() -> None:
     assert without.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<who@behind.example>\r\n")[-1] == "451 4.3.0"
 
 
-def with_aliases(desk: Reception, *aliases: Alias) -> None:
+def with_aliases(desk: ActiveConfig, *aliases: Alias) -> None:
     made = setup()
     domains = [replace(d, aliases=aliases) if d.name == "home.example" else d for d in made.revision.domains]
     desk.configure(replace(made.revision, domains=tuple(domains)), 8, made.secrets)
@@ -415,7 +415,7 @@ def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06(
     assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<new@behind.example>\r\n")[-1] == "451 4.3.0"
     made = setup()
     desk.configure(replace(made.revision, domains=()), 8, made.secrets)
-    client.visit.rebase(desk.desks[Door(GATEWAY, "mx")])
+    client.visit.rebase(desk.desks[ListenerKey(GATEWAY, "mx")])
     assert client.send(b"RCPT TO:<ada@home.example>\r\n") == ["550 5.7.1"]
 
 
@@ -427,7 +427,7 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
     kept = tuple(one for one in made.revision.accounts if one.login != "ada@home.example")
     client.send(b"MAIL FROM:<>" + TO_BOB)
     desk.configure(replace(made.revision, accounts=kept), 8, made.secrets)
-    client.visit.rebase(desk.desks[Door(GATEWAY, "submission")])
+    client.visit.rebase(desk.desks[ListenerKey(GATEWAY, "submission")])
     assert client.send(bdat(b"From: ada@home.example\r\n\r\n"))[-1] == "550 5.7.1"
     assert client.send(b"MAIL FROM:<>" + TO_BOB) == ["525 5.7.13", "503 5.5.1"]
 
@@ -558,7 +558,7 @@ def test_an_alias_whose_members_were_all_given_before_is_told_of_as_expanded_DSN
     assert [(r.address, r.given, ",".join(word.value for word in r.notify), r.expanded) for r in found] == expected
 
 
-def in_tls(desk: Reception) -> Client:
+def in_tls(desk: ActiveConfig) -> Client:
     client = Client(desk, "submission")
     client.session.tls = TlsFacts("TLSv1.3", "x")
     client.send(b"EHLO c\r\n")
@@ -766,12 +766,12 @@ def _transaction(parameters: bytes, content: bytes, how: str) -> bytes:
 class PromptQueue(HeldQueue):
     """Stores all that is handed over, at once."""
 
-    def commit(self, message: Message, done: Callable[[Answer], None]) -> None:
+    def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:
         super().commit(message, done)
-        done(Answer(True))
+        done(CommitAnswer(True))
 
 
-def _heard(said: bytes, cuts: list[int], listener: str) -> tuple[list[str], list[Message]]:
+def _heard(said: bytes, cuts: list[int], listener: str) -> tuple[list[str], list[ReceivedMessage]]:
     queue = PromptQueue()
     client = logged_in(queue) if listener == "submission" else Client(reception(queue))
     client.send(b"EHLO c\r\n")
@@ -803,7 +803,7 @@ def test_what_is_stored_reads_the_same_to_everybody_SIN_02_SUB_03(said: bytes, l
     for message in _heard(said, [], listener)[1]:
         content = message.prefix + (message.body or b"")
         assert len(content) == message.size
-        if message.parameters.body is not Body.BINARY_MIME:
+        if message.parameters.body is not BodyType.BINARY_MIME:
             assert not has_bare_line_ends(content)
         wire = re.sub(rb"\r\n|\r|\n", b"\r\n", content)
         for octets in (content, wire):

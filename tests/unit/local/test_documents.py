@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mailrail.core.config.compiler import Compiled, compile
-from mailrail.core.config.diagnostics import Finding, Place, Reason, Severity
-from mailrail.core.config.state import State
+from mailrail.core.config.diagnostics import Finding, Reason, Severity, SourceLocation
+from mailrail.core.config.state import CompilerState
 from mailrail.core.revision.sealing import KEY_SIZE, Keyring
 from mailrail.local import documents, example
 from mailrail.local.documents import Folder
-from mailrail.local.folder import Reporter
+from mailrail.local.folder import FindingReporter
 
 KEYS = Keyring({"k": b"k" * KEY_SIZE})
 
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def compiled(folder: Path, before: Compiled | None = None) -> Compiled:
-    return compile(Folder(folder).read(), before.state if before is not None else State(), KEYS)
+    return compile(Folder(folder).read(), before.state if before is not None else CompilerState(), KEYS)
 
 
 def close(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -94,10 +94,10 @@ def test_a_pipe_is_refused_and_never_waited_for(path: Path) -> None:
 
 def test_each_mistake_is_said_once_and_so_is_that_it_was_mended() -> None:
     def finding(line: int) -> Finding:
-        return Finding(Place("mail.d/a.yaml", line), Severity.ERROR, Reason.INVALID, "is wrong")
+        return Finding(SourceLocation("mail.d/a.yaml", line), Severity.ERROR, Reason.INVALID, "is wrong")
 
     said: list[str] = []
-    reporter = Reporter("console", said.append)
+    reporter = FindingReporter("console", said.append)
     reporter.findings([finding(1), finding(2)])
     reporter.findings([finding(1), finding(2)])
     reporter.findings([finding(2)])

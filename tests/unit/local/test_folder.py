@@ -12,15 +12,15 @@ import grpc
 import pytest
 import structlog
 
-from mailrail.core.config.building import Options
+from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import compile
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.state import State
+from mailrail.core.config.state import CompilerState
 from mailrail.core.revision.sealing import KEY_SIZE, Keyring
-from mailrail.kit.publisher import Outcome, Publisher
+from mailrail.kit.publisher import Publisher, PublishOutcome
 from mailrail.local import example, folder
 from mailrail.local.documents import Folder, Snapshot
-from mailrail.local.folder import FolderSettings, Reporter, Watcher
+from mailrail.local.folder import FindingReporter, FolderSettings, Watcher
 
 from testkit.conditions import eventually
 
@@ -37,13 +37,15 @@ class Config:
     def use_keys(self, keys: Keyring) -> None:
         """Nothing is sealed here."""
 
-    async def publish(self, sources: Sources, options: Options) -> Outcome:
+    async def publish(self, sources: Sources, options: BuildOptions) -> PublishOutcome:
         """As the real one does."""
         if self.refusals:
             code, details = self.refusals.pop(0)
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
         self.published.append(sources)
-        return Outcome(compile(sources, State(), KEYS, options), len(self.published), activated=True, unchanged=False)
+        return PublishOutcome(
+            compile(sources, CompilerState(), KEYS, options), len(self.published), activated=True, unchanged=False
+        )
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderSettings:
 
 def watcher(settings: FolderSettings, config: Config) -> Watcher:
     publisher: Publisher = config  # type: ignore[assignment]
-    return Watcher(settings, publisher, Reporter("console", lambda _: None))
+    return Watcher(settings, publisher, FindingReporter("console", lambda _: None))
 
 
 @contextlib.asynccontextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mailrail.local.state import Client, NoInstallation, State, default_state
+from mailrail.local.state import Client, NoInstallation, StateFolder, default_state
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    state = State(tmp_path / "state").make()
+    state = StateFolder(tmp_path / "state").make()
     client = Client(targets={"queue": "127.0.0.1:1092"}, tls_dir="/keys", listeners={"mx": "127.0.0.1:1025"}, pid=7)
     state.write_client(client)
     assert state.read_client() == client
@@ -20,7 +20,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps rights in access lists, not in modes")
 def test_nothing_in_it_is_readable_for_others(tmp_path: Path) -> None:
-    state = State(tmp_path / "state").make()
+    state = StateFolder(tmp_path / "state").make()
     state.write_client(Client(targets={}, tls_dir=""))
     for path in [state.folder, *state.folder.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -29,7 +29,7 @@ def test_nothing_in_it_is_readable_for_others(tmp_path: Path) -> None:
 
 
 def test_whoever_reads_a_process_id_while_it_is_written_reads_one(tmp_path: Path) -> None:
-    state = State(tmp_path / "state").make()
+    state = StateFolder(tmp_path / "state").make()
     state.write_pid("queue", 1)
     written = threading.Event()
 
@@ -49,18 +49,18 @@ def test_whoever_reads_a_process_id_while_it_is_written_reads_one(tmp_path: Path
 
 def test_a_missing_installation_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(NoInstallation, match="start it with `mailrail local`"):
-        State(tmp_path).read_client()
+        StateFolder(tmp_path).read_client()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"targets": {}', b'{"other": 1}', b"\xff\xfe"])
 def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "client.json").write_bytes(content)
     with pytest.raises(NoInstallation, match="restart `mailrail local`"):
-        State(tmp_path).read_client()
+        StateFolder(tmp_path).read_client()
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    state = State(tmp_path / "state").make()
+    state = StateFolder(tmp_path / "state").make()
     state.write_client(Client(targets={}, tls_dir="", format=99))
     with pytest.raises(NoInstallation, match="another version"):
         state.read_client()

@@ -27,7 +27,7 @@ from mailrail.local.supervisor import (
     SUBMISSIONS,
     WATCHER,
     CannotRun,
-    Options,
+    LocalOptions,
     Output,
     Supervisor,
 )
@@ -55,7 +55,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
 
 
 def _supervisor(tmp_path: Path, **options: object) -> Supervisor:
-    made = Supervisor(dataclasses.replace(Options(state=tmp_path), **options))  # type: ignore[arg-type]
+    made = Supervisor(dataclasses.replace(LocalOptions(state=tmp_path), **options))  # type: ignore[arg-type]
     made._targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate(SERVICES)}
     made._metrics_of = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, WATCHER))}
     return made

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.revision.revision import (
-    Delivery,
     DkimKey,
     Domain,
+    DomainDelivery,
     Gateway,
     Match,
     ObjectRef,
@@ -21,14 +21,14 @@ from mailrail.core.revision.revision import (
     TransportKind,
 )
 from mailrail_operator.dnscheck import (
-    Answer,
+    DnsAnswer,
     DnsReason,
+    DnsVerdict,
     Egress,
     Needs,
     Question,
     Record,
-    State,
-    Verdict,
+    RecordState,
     check,
     needs_of,
 )
@@ -48,19 +48,19 @@ ZONE: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def judged(needs: Needs, zone: dict[tuple[str, str], tuple[str, ...]], failing: tuple[str, ...] = ()) -> Verdict:
+def judged(needs: Needs, zone: dict[tuple[str, str], tuple[str, ...]], failing: tuple[str, ...] = ()) -> DnsVerdict:
     """Ask until there is a verdict, as the shell does; the rounds must end."""
-    known: dict[Question, Answer] = {}
+    known: dict[Question, DnsAnswer] = {}
     for _ in range(20):
         result = check(needs, known)
-        if isinstance(result, Verdict):
+        if isinstance(result, DnsVerdict):
             return result
         assert result.isdisjoint(known)
-        known |= {q: Answer(zone.get((q.type, q.name), ()), failed=q.name in failing) for q in result}
+        known |= {q: DnsAnswer(zone.get((q.type, q.name), ()), failed=q.name in failing) for q in result}
     raise AssertionError("the questions never end")
 
 
-def record(verdict: Verdict, purpose: str) -> Record:
+def record(verdict: DnsVerdict, purpose: str) -> Record:
     return next(r for r in verdict.records if r.purpose == purpose)
 
 
@@ -68,7 +68,7 @@ def test_a_domain_with_every_record_is_configured() -> None:
     verdict = judged(NEEDS, ZONE)
     assert (verdict.status, verdict.reason) == ("True", DnsReason.CONFIGURED)
     assert {r.purpose for r in verdict.records} == {"SPF", "DKIM", "DMARC", "MX", "MTA-STS", "TLSRPT", "PTR"}
-    assert {r.state for r in verdict.records} == {State.MATCH}
+    assert {r.state for r in verdict.records} == {RecordState.MATCH}
 
 
 def test_an_empty_zone_says_what_to_publish() -> None:
@@ -92,32 +92,32 @@ def test_spf_must_cover_the_addresses_of_socks_proxies_too() -> None:
     needs = replace(NEEDS, egress=(*NEEDS.egress, Egress("198.51.100.7", "out1.example.org")))
     verdict = judged(needs, ZONE)
     spf = record(verdict, "SPF")
-    assert (spf.state, spf.message) == (State.MISMATCH, "it does not pass 198.51.100.7; add ip4:198.51.100.7")
+    assert (spf.state, spf.message) == (RecordState.MISMATCH, "it does not pass 198.51.100.7; add ip4:198.51.100.7")
     assert "ip4:192.0.2.1 ip4:198.51.100.7" in spf.value
 
 
 @pytest.mark.parametrize(
     ("text", "state"),
     [
-        ("v=spf1 mx -all", State.MATCH),
-        ("v=spf1 a:mx1.example.org -all", State.MATCH),
-        ("v=spf1 a:mx1.example.org/24 ~all", State.MATCH),
-        ("v=spf1 include:_spf.example.net -all", State.MATCH),
-        ("v=spf1 redirect=_spf.example.net", State.MATCH),
-        ("v=spf1 exists:mx1.example.org -all", State.MATCH),
-        ("v=spf1 -ip4:192.0.2.1 +all", State.MISMATCH),
-        ("v=spf1 ?all", State.MISMATCH),
-        ("v=spf1", State.MISMATCH),
-        ("v=spf1 ip6:2001:db8::/32 -all", State.MISMATCH),
-        ("v=spf1 include:nowhere.example -all", State.MISMATCH),
-        ("v=spf1 nonsense:x -all", State.MISMATCH),
-        ("v=spf1 ip4:300.0.0.1 -all", State.MISMATCH),
-        ("v=spf1 include:loop.example -all", State.MISMATCH),
-        ("v=spf1 exists:%{i}.example.net -all", State.UNKNOWN),
-        ("v=spf1 include:broken.example -all", State.UNKNOWN),
+        ("v=spf1 mx -all", RecordState.MATCH),
+        ("v=spf1 a:mx1.example.org -all", RecordState.MATCH),
+        ("v=spf1 a:mx1.example.org/24 ~all", RecordState.MATCH),
+        ("v=spf1 include:_spf.example.net -all", RecordState.MATCH),
+        ("v=spf1 redirect=_spf.example.net", RecordState.MATCH),
+        ("v=spf1 exists:mx1.example.org -all", RecordState.MATCH),
+        ("v=spf1 -ip4:192.0.2.1 +all", RecordState.MISMATCH),
+        ("v=spf1 ?all", RecordState.MISMATCH),
+        ("v=spf1", RecordState.MISMATCH),
+        ("v=spf1 ip6:2001:db8::/32 -all", RecordState.MISMATCH),
+        ("v=spf1 include:nowhere.example -all", RecordState.MISMATCH),
+        ("v=spf1 nonsense:x -all", RecordState.MISMATCH),
+        ("v=spf1 ip4:300.0.0.1 -all", RecordState.MISMATCH),
+        ("v=spf1 include:loop.example -all", RecordState.MISMATCH),
+        ("v=spf1 exists:%{i}.example.net -all", RecordState.UNKNOWN),
+        ("v=spf1 include:broken.example -all", RecordState.UNKNOWN),
     ],
 )
-def test_spf_is_judged_by_its_first_term_that_matches(text: str, state: State) -> None:
+def test_spf_is_judged_by_its_first_term_that_matches(text: str, state: RecordState) -> None:
     zone = ZONE | {
         ("TXT", "example.org"): (text,),
         ("TXT", "_spf.example.net"): ("v=spf1 ip4:192.0.2.1 ~all",),
@@ -125,12 +125,12 @@ def test_spf_is_judged_by_its_first_term_that_matches(text: str, state: State) -
     }
     spf = record(judged(NEEDS, zone, failing=("broken.example",)), "SPF")
     assert spf.state is state
-    assert (spf.message == "") == (state is State.MATCH)
+    assert (spf.message == "") == (state is RecordState.MATCH)
 
 
 def test_two_spf_records_are_an_error_for_receivers() -> None:
     spf = record(judged(NEEDS, ZONE | {("TXT", "example.org"): ("v=spf1 +all", "v=spf1 -all")}), "SPF")
-    assert spf.state is State.MISMATCH
+    assert spf.state is RecordState.MISMATCH
     assert "more than one" in spf.message
 
 
@@ -144,7 +144,7 @@ def test_another_dkim_key_or_a_revoked_one_is_told_apart(published: str, words: 
 
 def test_a_policy_of_the_organisational_domain_counts_for_dmarc() -> None:
     zone = ZONE | {("TXT", "_dmarc.example.org"): ("v=DMARC1; p=reject; sp=none",)}
-    assert record(judged(replace(NEEDS, domain="news.example.org"), zone), "DMARC").state is State.MATCH
+    assert record(judged(replace(NEEDS, domain="news.example.org"), zone), "DMARC").state is RecordState.MATCH
 
 
 def test_a_dmarc_record_without_a_policy_is_wrong() -> None:
@@ -153,27 +153,30 @@ def test_a_dmarc_record_without_a_policy_is_wrong() -> None:
 
 def test_an_mx_that_leads_elsewhere_is_named() -> None:
     mx = record(judged(NEEDS, ZONE | {("MX", "example.org"): ("5 mail.elsewhere.example.",)}), "MX")
-    assert (mx.state, mx.message) == (State.MISMATCH, "it leads to mail.elsewhere.example, not to mx1.example.org")
+    assert (mx.state, mx.message) == (
+        RecordState.MISMATCH,
+        "it leads to mail.elsewhere.example, not to mx1.example.org",
+    )
 
 
 def test_a_ptr_must_lead_back_to_the_address_and_need_not_be_the_ehlo_name() -> None:
     other = ZONE | {("PTR", "192.0.2.1"): ("pool-1.isp.example.",)}
-    assert record(judged(NEEDS, other), "PTR").state is State.MISMATCH
+    assert record(judged(NEEDS, other), "PTR").state is RecordState.MISMATCH
     back = record(judged(NEEDS, other | {("A", "pool-1.isp.example"): ("192.0.2.1",)}), "PTR")
-    assert back.state is State.MATCH
+    assert back.state is RecordState.MATCH
     assert "EHLO name would be better" in back.message
 
 
 def test_a_policy_host_without_an_address_is_missing() -> None:
     zone = {k: v for k, v in ZONE.items() if k != ("A", "mta-sts.example.org")}
-    missing = [r for r in judged(NEEDS, zone).records if r.state is State.MISSING]
+    missing = [r for r in judged(NEEDS, zone).records if r.state is RecordState.MISSING]
     assert [r.name for r in missing] == ["mta-sts.example.org"]
 
 
 def test_a_resolver_that_fails_leaves_the_verdict_open_and_accuses_nobody() -> None:
     verdict = judged(NEEDS, {}, failing=tuple(name for _, name in ZONE))
     assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.LOOKUP_FAILED)
-    assert {r.state for r in verdict.records} == {State.UNKNOWN}
+    assert {r.state for r in verdict.records} == {RecordState.UNKNOWN}
 
 
 @given(st.text(max_size=80), st.lists(st.text(max_size=40), max_size=3))
@@ -194,7 +197,7 @@ def _ref(kind: str, name: str) -> ObjectRef:
 
 GATEWAY = Gateway(_ref("MailGateway", "mx1"), HOST, (), _ref("MailAccount", "postmaster"))
 KEY = DkimKey("s1", "ed25519-sha256", SecretRef("mail", "dkim", "private.pem", "d", "k"))
-DOMAIN = Domain(_ref("MailDomain", "org"), "example.org", Delivery.MAILBOX, dkim=(KEY,), gateway=GATEWAY.ref)
+DOMAIN = Domain(_ref("MailDomain", "org"), "example.org", DomainDelivery.MAILBOX, dkim=(KEY,), gateway=GATEWAY.ref)
 PROXY = Transport(
     _ref("MailTransport", "proxy"),
     TransportKind.SOCKS,

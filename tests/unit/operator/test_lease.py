@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from mailrail.kit.kubernetes import Api, ApiError
-from mailrail_operator.lease import Lease, Lost, Terms
+from mailrail_operator.lease import LeaderLease, Lost, Terms
 
 TERMS = Terms(lease=15, renew=10, retry=0.001)
 
@@ -55,11 +55,11 @@ def clock() -> Clock:
     return Clock()
 
 
-def candidate(server: Server, clock: Clock, name: str) -> Lease:
-    return Lease(cast(Api, server), "mail", "operator", name, TERMS, clock)
+def candidate(server: Server, clock: Clock, name: str) -> LeaderLease:
+    return LeaderLease(cast(Api, server), "mail", "operator", name, TERMS, clock)
 
 
-async def never(lease: Lease) -> bool:
+async def never(lease: LeaderLease) -> bool:
     """Whether it keeps standing by."""
     try:
         async with asyncio.timeout(0.05):

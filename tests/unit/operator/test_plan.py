@@ -13,13 +13,12 @@ from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.state import State
+from mailrail.core.config.state import CompilerState
 from mailrail.core.resources.status import KIND_INFO
 from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.core.revision.sealing import Keyring
-from mailrail_operator.dnscheck import DnsReason, Record, Verdict
-from mailrail_operator.dnscheck import State as RecordState
-from mailrail_operator.model import Change, EventType, Observed, Plan, Running, SealingKey, Tracked
+from mailrail_operator.dnscheck import DnsReason, DnsVerdict, Record, RecordState
+from mailrail_operator.model import Change, EventType, Observed, Running, SealingKey, StatusPlan, Tracked
 from mailrail_operator.plan import plan
 
 KEYS = Keyring({"k1": b"0" * 32})
@@ -72,7 +71,7 @@ class Cluster:
     """The API server and the leader's memory, as far as the plan sees them."""
 
     bodies: dict[ObjectRef, dict[str, Any]]
-    state: State = field(default_factory=State)
+    state: CompilerState = field(default_factory=CompilerState)
     tracked: Mapping[ObjectRef, Tracked] = field(default_factory=dict)
     revision: int = 0
     checksum: str = ""
@@ -99,8 +98,8 @@ class Cluster:
             self.revision, self.checksum = self.revision + 1, self.compiled.checksum
 
     def plan(
-        self, running: Running, now: str = NOW, dns: Mapping[ObjectRef, Verdict] | None = None, **more: Any
-    ) -> Plan:
+        self, running: Running, now: str = NOW, dns: Mapping[ObjectRef, DnsVerdict] | None = None, **more: Any
+    ) -> StatusPlan:
         """Plan, write what it says, and remember."""
         observed = {ref: Observed.of(one) for ref, one in self.bodies.items()}
         assert self.compiled is not None
@@ -130,7 +129,7 @@ def settled() -> Cluster:
     return cluster
 
 
-def change_of(made: Plan, kind: str, name: str) -> Change:
+def change_of(made: StatusPlan, kind: str, name: str) -> Change:
     return next(c for c in made.changes if c.ref == ref(kind, name))
 
 
@@ -155,7 +154,7 @@ def test_every_positive_condition_is_there_from_the_first_write_with_the_generat
 
 def test_what_is_written_fits_the_schema_of_the_crd() -> None:
     cluster = settled()
-    verdict = Verdict("False", DnsReason.RECORDS_MISSING, "x", (Record("MX", "MX", "a", "b", RecordState.MISSING),))
+    verdict = DnsVerdict("False", DnsReason.RECORDS_MISSING, "x", (Record("MX", "MX", "a", "b", RecordState.MISSING),))
     cluster.plan(cluster.running(), dns={ref("MailDomain", "org"): verdict})
     for one in cluster.bodies.values():
         KIND_INFO[one["kind"]].status.model_validate(one["status"], strict=False)
@@ -359,7 +358,7 @@ def test_dns_is_a_condition_of_its_own_that_ready_does_not_wait_for() -> None:
     cluster = settled()
     assert cluster.condition("MailDomain", "org", "DNSConfigured")["reason"] == "Pending"
     missing = Record("MX", "MX", "example.org", "10 mx1.example.org.", RecordState.MISSING, "there is no such record")
-    verdict = Verdict("False", DnsReason.RECORDS_MISSING, "MX: publish it", (missing,))
+    verdict = DnsVerdict("False", DnsReason.RECORDS_MISSING, "MX: publish it", (missing,))
     made = cluster.plan(cluster.running(), LATER, {ref("MailDomain", "org"): verdict})
     assert cluster.condition("MailDomain", "org", "DNSConfigured")["status"] == "False"
     assert cluster.condition("MailDomain", "org", "Ready")["status"] == "True"
@@ -393,7 +392,9 @@ def test_no_value_of_a_secret_is_ever_in_a_status() -> None:
         {"submission": {"host": "relay.example.org", "auth": {"secretRef": {"name": "login"}}}},
     )
     cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, transport)
-    cluster.compiled = compile(Sources(tuple(Document(b) for b in (*cluster.bodies.values(), secret))), State(), KEYS)
+    cluster.compiled = compile(
+        Sources(tuple(Document(b) for b in (*cluster.bodies.values(), secret))), CompilerState(), KEYS
+    )
     cluster.revision = 1
     made = cluster.plan(cluster.running())
     assert "SecretInvalid" in str(change_of(made, "MailTransport", "relay").status)
@@ -406,7 +407,7 @@ def test_objects_of_which_nothing_changed_are_not_looked_at_again_and_the_answer
     observed = {ref: Observed.of(one) for ref, one in cluster.bodies.items()}
     given = (cluster.compiled.diagnostics, cluster.compiled.state.uses)
 
-    def planned(running: Running, last: Plan | None, now: str = LATER) -> Plan:
+    def planned(running: Running, last: StatusPlan | None, now: str = LATER) -> StatusPlan:
         known = last.settled if last is not None else None
         tracked = last.tracked if last is not None else cluster.tracked
         return plan(observed, *given, running, tracked, {}, now, settled=known)

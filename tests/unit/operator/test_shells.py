@@ -19,19 +19,19 @@ from prometheus_client import REGISTRY
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.loader import Unreadable
-from mailrail.core.revision.revision import Delivery, Domain, Gateway, ObjectRef, Revision
+from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, ObjectRef, Revision
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import kubernetes
-from mailrail.kit.kubernetes import Api, ApiError, Credentials, connect, find_credentials
+from mailrail.kit.kubernetes import Api, ApiCredentials, ApiError, connect, find_credentials
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import probes, watches
 from mailrail_operator.app import Leader
-from mailrail_operator.dns import DnsChecks, Resolver
-from mailrail_operator.dnscheck import Answer, DnsReason, Question
-from mailrail_operator.model import Change, EventType, Note
+from mailrail_operator.dns import DnsCheckResolver, DnsChecks
+from mailrail_operator.dnscheck import DnsAnswer, DnsReason, Question
+from mailrail_operator.model import Change, EventRecord, EventType
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
-from mailrail_operator.store import Store
+from mailrail_operator.store import ObjectStore
 from mailrail_operator.watches import MetadataWatch
 from mailrail_operator.writer import Writer
 
@@ -180,7 +180,7 @@ async def secretariat(server: Secretariat) -> AsyncIterator[tuple[Api, MetadataW
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with connect(Credentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
+        async with connect(ApiCredentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
             watch = MetadataWatch(api, ["/api/v1/secrets"], lambda _: None)
             task = asyncio.create_task(watch.run())
             try:
@@ -234,7 +234,7 @@ async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(mon
 def change(message: str, uid: str = "u") -> Change:
     row = {"type": "Ready", "status": "True", "reason": "Ready", "message": message, "observedGeneration": 1}
     rows = [row, row | {"type": "Accepted"}]
-    return Change(REF, uid, {"conditions": rows}, (Note(EventType.WARNING, "Why", message),))
+    return Change(REF, uid, {"conditions": rows}, (EventRecord(EventType.WARNING, "Why", message),))
 
 
 class Writing:
@@ -243,7 +243,7 @@ class Writing:
     def __init__(self, server: Server, *, leading: bool = True) -> None:
         self.leading = leading
         self.overtaken = 0
-        self.store = Store()
+        self.store = ObjectStore()
         self.store.put(route())
         self.writer = Writer(
             cast(Api, server), self.store, "here", "mailrail.dev/operator", lambda: self.leading, self._note_overtaken
@@ -374,7 +374,7 @@ async def test_a_watch_that_breaks_before_everything_was_listed_ends_the_term() 
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with connect(Credentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
+        async with connect(ApiCredentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
             settings = OperatorSettings(dns_check=False, plaintext=True)
             leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
             async with asyncio.timeout(10):
@@ -386,7 +386,7 @@ async def test_a_watch_that_breaks_before_everything_was_listed_ends_the_term() 
 
 async def test_a_list_after_a_gap_that_fails_is_tried_again_CFG_01() -> None:
     settings = OperatorSettings(dns_check=False, plaintext=True, retry_publish_seconds=0.05)
-    async with connect(Credentials("http://127.0.0.1:1")) as api:
+    async with connect(ApiCredentials("http://127.0.0.1:1")) as api:
         leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
         listed: list[tuple[str, ...]] = []
 
@@ -416,11 +416,11 @@ class Zone:
         self.asked: list[Question] = []
         self.slow = slow
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question) -> DnsAnswer:
         self.asked.append(question)
         if self.slow and self.slow in question.name:
             await asyncio.sleep(0.2)
-        return Answer()
+        return DnsAnswer()
 
 
 async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_while_it_is_away() -> None:
@@ -428,13 +428,15 @@ async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_wh
     gateway = Gateway(
         ObjectRef("MailGateway", "mail", "mx1"), "mx1.example.org", (), ObjectRef("MailAccount", "mail", "postmaster")
     )
-    there = Revision(gateways=(gateway,), domains=(Domain(domain, "example.org", Delivery.NONE, gateway=gateway.ref),))
+    there = Revision(
+        gateways=(gateway,), domains=(Domain(domain, "example.org", DomainDelivery.NONE, gateway=gateway.ref),)
+    )
 
     def compiled(revision: Revision) -> Compiled:
         return cast(Compiled, SimpleNamespace(revision=revision, values={}))
 
     zone = Zone()
-    checks = DnsChecks(cast(Resolver, zone), (), 3600.0, lambda: None)
+    checks = DnsChecks(cast(DnsCheckResolver, zone), (), 3600.0, lambda: None)
     looking = asyncio.create_task(checks.run())
     checks.take(compiled(there))
     await eventually(lambda: domain in checks.verdicts)
@@ -456,11 +458,11 @@ async def test_a_changed_domain_is_looked_up_before_a_hundred_that_a_slow_resolv
     )
 
     def domain(name: str) -> Domain:
-        return Domain(ObjectRef("MailDomain", "mail", name), name, Delivery.NONE, gateway=gateway.ref)
+        return Domain(ObjectRef("MailDomain", "mail", name), name, DomainDelivery.NONE, gateway=gateway.ref)
 
     many = tuple(domain(f"d{number}.slow.example") for number in range(100))
     fresh = domain("a.fresh.example")
-    checks = DnsChecks(cast(Resolver, Zone("slow.example")), (), 3600.0, lambda: None)
+    checks = DnsChecks(cast(DnsCheckResolver, Zone("slow.example")), (), 3600.0, lambda: None)
     looking = asyncio.create_task(checks.run())
     checks.take(cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=many), values={})))
     await eventually(lambda: len(checks.verdicts) > 0)
@@ -473,7 +475,7 @@ async def test_a_changed_domain_is_looked_up_before_a_hundred_that_a_slow_resolv
 
 
 async def test_a_domain_that_nobody_looks_up_says_so_whatever_was_found_before() -> None:
-    async with connect(Credentials("http://127.0.0.1:9")) as api:
+    async with connect(ApiCredentials("http://127.0.0.1:9")) as api:
         leader = Leader(
             OperatorSettings(dns_check=False, plaintext=True), api, Keyring({"k1": bytes(32)}), lambda: True
         )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.revision.revision import ObjectRef
-from mailrail_operator.store import Store, referenced_secrets
+from mailrail_operator.store import ObjectStore, referenced_secrets
 
 
 def body(name: str, version: int = 1, generation: int = 1, uid: str = "", **metadata: Any) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def ref(name: str) -> ObjectRef:
     return ObjectRef("MailRoute", "mail", name)
 
 
-def changed(store: Store) -> bool:
+def changed(store: ObjectStore) -> bool:
     """Whether a round is due; asking settles it."""
     was = store.changed.is_set()
     store.changed.clear()
@@ -36,7 +36,7 @@ def changed(store: Store) -> bool:
 
 
 def test_a_new_object_and_a_new_generation_are_changes_and_a_status_write_is_none() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a"))
     assert changed(store)
     store.put(body("a", 2))
@@ -46,7 +46,7 @@ def test_a_new_object_and_a_new_generation_are_changes_and_a_status_write_is_non
 
 
 def test_an_older_version_of_an_object_is_no_news() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a", 5, generation=2))
     store.put(body("a", 4, generation=1))
     seen = store.get(ref("a"))
@@ -55,21 +55,21 @@ def test_an_older_version_of_an_object_is_no_news() -> None:
 
 
 def test_an_object_that_is_being_deleted_is_gone() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a"))
     store.put(body("a", 2, deletionTimestamp="2026-01-01T00:00:00Z"))
     assert len(store) == 0
 
 
 def test_a_deletion_of_a_former_object_leaves_the_one_that_was_made_anew() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a", 5, uid="second"))
     store.remove(ref("a"), "first")
     assert store.get(ref("a")) is not None
 
 
 def test_a_list_removes_what_it_lacks_the_relist_trap() -> None:
-    store = Store()
+    store = ObjectStore()
     for name in ("a", "b"):
         store.put(body(name))
     changed(store)
@@ -79,14 +79,14 @@ def test_a_list_removes_what_it_lacks_the_relist_trap() -> None:
 
 
 def test_a_list_does_not_remove_what_is_newer_than_it() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("new", 12))
     assert store.replace("MailRoute", None, [], "10") == set()
     assert store.count("MailRoute", "mail") == 1
 
 
 def test_a_list_does_not_bring_back_what_was_deleted_while_it_was_read() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a", 3))
     store.remove(ref("a"), "uid-a")
     store.replace("MailRoute", None, [body("a", 3)], "10")
@@ -94,7 +94,7 @@ def test_a_list_does_not_bring_back_what_was_deleted_while_it_was_read() -> None
 
 
 def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
-    store = Store()
+    store = ObjectStore()
     store.put(body("a"))
     elsewhere = body("b")
     elsewhere["metadata"]["namespace"] = "other"
@@ -105,7 +105,7 @@ def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=12))
 def test_a_list_after_any_events_gives_exactly_what_there_is(events: list[tuple[str, bool]]) -> None:
-    store, there, uids = Store(), {}, {"a": 0, "b": 0}
+    store, there, uids = ObjectStore(), {}, {"a": 0, "b": 0}
     for version, (name, exists) in enumerate(events, start=1):
         if exists:
             uids[name] += name not in there

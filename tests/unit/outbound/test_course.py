@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailrail.core.delivery.outcome import Hop, Outcome, Scope
+from mailrail.core.delivery.outcome import HopKind, Outcome, Scope
 from mailrail.core.outbound.course import Course, verdict_on
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import Reply
@@ -14,7 +14,7 @@ def said(stage: Stage, code: int, enhanced: str | None = None) -> Answer:
     return Answer(stage, Reply.of(code, enhanced, "text"))
 
 
-def one(*answers: Answer, hop: Hop = Hop.FOREIGN) -> tuple[bool, Outcome]:
+def one(*answers: Answer, hop: HopKind = HopKind.FOREIGN) -> tuple[bool, Outcome]:
     """A single recipient after these answers: does it want another host, and what is it in the end?"""
     course = Course(1, hop=hop)
     for answer in answers:
@@ -63,7 +63,7 @@ def test_the_matrix_of_SOUT_13(answers: list[Answer], wants_more: bool, outcome:
 
 
 def test_too_many_recipients_goes_on_at_once_only_after_one_was_taken() -> None:
-    course = Course(3, hop=Hop.FOREIGN)
+    course = Course(3, hop=HopKind.FOREIGN)
     answers = [said(Stage.END, 250), said(Stage.RCPT, 452), said(Stage.RCPT, 552)]
     assert course.answered([0, 1, 2], answers, passes_dsn=False) == (1, 2)
     assert course.answered([1, 2], [said(Stage.RCPT, 452), said(Stage.RCPT, 452)], passes_dsn=False) == ()
@@ -83,27 +83,27 @@ def test_too_many_recipients_goes_on_at_once_only_after_one_was_taken() -> None:
     ],
 )
 def test_trouble_with_our_own_hop_is_the_transports_and_never_a_bounce_H29(answer: Answer) -> None:
-    verdict = verdict_on(answer, hop=Hop.OWN)
+    verdict = verdict_on(answer, hop=HopKind.OWN)
     assert (verdict.outcome, verdict.scope) == (Outcome.DEFERRED, Scope.TRANSPORT)
     assert str(verdict.status) == "4.3.5"
 
 
 def test_lmtp_and_a_hop_that_takes_dsn_parameters_deliver_others_relay() -> None:
     taken = said(Stage.END, 250)
-    assert verdict_on(taken, hop=Hop.FINAL).outcome is Outcome.DELIVERED
-    assert verdict_on(taken, hop=Hop.FOREIGN, passes_dsn=True).outcome is Outcome.DELIVERED
-    assert verdict_on(taken, hop=Hop.FOREIGN).outcome is Outcome.RELAYED
+    assert verdict_on(taken, hop=HopKind.FINAL).outcome is Outcome.DELIVERED
+    assert verdict_on(taken, hop=HopKind.FOREIGN, passes_dsn=True).outcome is Outcome.DELIVERED
+    assert verdict_on(taken, hop=HopKind.FOREIGN).outcome is Outcome.RELAYED
 
 
 def test_a_server_that_is_quoted_tells_more_than_one_that_was_not_reached() -> None:
-    course = Course(1, hop=Hop.FOREIGN)
+    course = Course(1, hop=HopKind.FOREIGN)
     course.answered([0], [said(Stage.MAIL, 451, "4.7.1")], passes_dsn=False)
     course.session_failed(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "dead"))
     assert course.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
 
 
 def test_recipients_settled_elsewhere_are_left_out() -> None:
-    course = Course(2, hop=Hop.FOREIGN)
+    course = Course(2, hop=HopKind.FOREIGN)
     course.leave_out([0])
     assert course.open == (1,)
     course.session_failed(said(Stage.GREETING, 421))
@@ -111,7 +111,7 @@ def test_recipients_settled_elsewhere_are_left_out() -> None:
 
 
 def test_a_cancelled_session_settles_everybody_as_cancelled() -> None:
-    course = Course(2, hop=Hop.FOREIGN)
+    course = Course(2, hop=HopKind.FOREIGN)
     course.session_failed(Answer(Stage.DNS, None, Trouble.CANCELLED, "by an administrator"))
     assert course.open == ()
     assert all(settled.cancelled for settled in course.conclude().values())
@@ -134,7 +134,7 @@ _TOO_MANY = [Answer(Stage.MAIL, Reply(400)), Answer(Stage.MAIL, Reply(400)), Ans
 @example([_TOO_MANY])
 @given(st.lists(st.lists(_answers, min_size=3, max_size=3), max_size=5))
 def test_everybody_is_settled_once_and_never_delivered_without_a_250(rounds: list[list[Answer]]) -> None:
-    course = Course(3, hop=Hop.FOREIGN)
+    course = Course(3, hop=HopKind.FOREIGN)
     for answers in rounds:
         indexes = course.open
         while indexes:  # those that were too many go into a further transaction, as a job sends them

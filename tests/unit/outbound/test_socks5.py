@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.outbound.socks5 import ProxyError, ProxyLogin, Socks5
+from mailrail.core.outbound.socks5 import ProxyLogin, Socks5, SocksError
 
 OK = b"\x05\x00\x00\x01\0\0\0\0\0\0"
 
@@ -37,21 +37,21 @@ def test_credentials_are_given_when_they_are_asked_for_SOCK_02() -> None:
 
 @pytest.mark.parametrize("answer", [b"\x05\xff", b"\x05\x01", b"\x05\x02", b"\x04\x00", b"HT"])
 def test_a_method_that_was_not_offered_ends_it_SOCK_01(answer: bytes) -> None:
-    with pytest.raises(ProxyError):
+    with pytest.raises(SocksError):
         Socks5("192.0.2.1", 25).feed(answer)
 
 
 @pytest.mark.parametrize("login", [ProxyLogin("", "p"), ProxyLogin("u", ""), ProxyLogin("u" * 256, "p")])
 def test_credentials_out_of_bounds_are_not_sent_SOCK_02(login: ProxyLogin) -> None:
     proxy = Socks5("192.0.2.1", 25, login)
-    with pytest.raises(ProxyError):
+    with pytest.raises(SocksError):
         proxy.feed(b"\x05\x02")
 
 
 def test_refused_credentials_are_in_no_text_SOCK_02() -> None:
     proxy = Socks5("192.0.2.1", 25, ProxyLogin("user", "hunter2"))
     proxy.feed(b"\x05\x02")
-    with pytest.raises(ProxyError) as caught:
+    with pytest.raises(SocksError) as caught:
         proxy.feed(b"\x01\x01")
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(ProxyLogin("user", "hunter2"))
@@ -61,7 +61,7 @@ def test_refused_credentials_are_in_no_text_SOCK_02() -> None:
 def test_every_refusal_is_told_SOCK_04(code: int) -> None:
     proxy = Socks5("192.0.2.1", 25)
     proxy.feed(b"\x05\x00")
-    with pytest.raises(ProxyError) as caught:
+    with pytest.raises(SocksError) as caught:
         proxy.feed(bytes([5, code, 0, 1]))
     assert caught.value.destination == (code in (1, 3, 4, 5, 6))
     assert caught.value.this_address == (code in (1, 3, 4, 5, 6, 8))
@@ -98,6 +98,6 @@ def test_no_octets_break_it(pieces: list[bytes]) -> None:
         for piece in pieces:
             if not proxy.done:
                 proxy.feed(piece)
-    except ProxyError:
+    except SocksError:
         return
     assert len(proxy.rest) <= 100

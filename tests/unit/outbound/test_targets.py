@@ -5,17 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.delivery.outcome import Trouble
-from mailrail.core.outbound.targets import MAX_HOSTS, Hosts, Mx, NoHosts, address_order, mx_hosts
+from mailrail.core.outbound.targets import MAX_HOSTS, HostList, Mx, NoHosts, address_order, mx_hosts
 
 OURS = frozenset({"mail.us.example"})
 
 
-def hosts(*records: Mx, random: float = 0.5) -> Hosts | NoHosts:
+def hosts(*records: Mx, random: float = 0.5) -> HostList | NoHosts:
     return mx_hosts("example.org", records, own_names=OURS, random=lambda: random)
 
 
 def test_no_record_means_the_domain_itself() -> None:
-    assert hosts() == Hosts(("example.org",), implicit=True)
+    assert hosts() == HostList(("example.org",), implicit=True)
 
 
 def test_a_null_mx_takes_no_mail() -> None:
@@ -25,18 +25,18 @@ def test_a_null_mx_takes_no_mail() -> None:
 
 
 def test_a_root_target_beside_others_is_skipped() -> None:
-    assert hosts(Mx(0, ""), Mx(10, "mx.example.org")) == Hosts(("mx.example.org",))
+    assert hosts(Mx(0, ""), Mx(10, "mx.example.org")) == HostList(("mx.example.org",))
 
 
 def test_order_is_by_preference_and_equals_by_the_dice() -> None:
     rolls = iter([0.9, 0.1, 0.5])
     records = [Mx(20, "c"), Mx(10, "a"), Mx(10, "b")]
     found = mx_hosts("example.org", records, own_names=OURS, random=lambda: next(rolls))
-    assert found == Hosts(("a", "b", "c"))
+    assert found == HostList(("a", "b", "c"))
 
 
 def test_a_host_named_twice_counts_once_at_its_best() -> None:
-    assert hosts(Mx(30, "a"), Mx(20, "b"), Mx(10, "a")) == Hosts(("a", "b"))
+    assert hosts(Mx(30, "a"), Mx(20, "b"), Mx(10, "a")) == HostList(("a", "b"))
 
 
 @pytest.mark.parametrize("preference", [5, 10])
@@ -47,7 +47,7 @@ def test_what_is_no_better_than_we_are_is_dropped(preference: int) -> None:
 
 
 def test_a_better_host_than_we_are_stays() -> None:
-    assert hosts(Mx(5, "x"), Mx(10, "mail.us.example"), Mx(10, "y")) == Hosts(("x",))
+    assert hosts(Mx(5, "x"), Mx(10, "mail.us.example"), Mx(10, "y")) == HostList(("x",))
 
 
 def test_our_own_name_without_mx_is_a_loop() -> None:
@@ -65,7 +65,7 @@ def test_a_target_that_is_no_name_is_not_usable(host: str) -> None:
 
 def test_an_endless_list_of_hosts_is_bounded() -> None:
     found = hosts(*(Mx(10, f"h{i}") for i in range(100)))
-    assert isinstance(found, Hosts)
+    assert isinstance(found, HostList)
     assert len(found.names) == MAX_HOSTS
 
 

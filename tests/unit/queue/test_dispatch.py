@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from mailrail.core.revision import revision as rev
-from mailrail_queue.delivery.dispatcher import Bucket, Cargo, Dispatcher, Flight
-from mailrail_queue.delivery.ports import Passenger
-from mailrail_queue.routing.router import Facts, Router
+from mailrail_queue.delivery.dispatcher import Bucket, Delivery, DeliveryContent, Dispatcher
+from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.routing.router import RecipientFacts, Router
 
 from testkit.queue import RELAY, a_revision, relay, rule_to
 
@@ -22,11 +22,11 @@ class Clock:
 class Stream:
     node: str
     credit: int = 1000
-    sent: list[Flight] = field(default_factory=list)
+    sent: list[Delivery] = field(default_factory=list)
     remaining: list[float] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
 
-    def send(self, flight: Flight, cargo: Cargo, remaining: float) -> None:
+    def send(self, flight: Delivery, cargo: DeliveryContent, remaining: float) -> None:
         self.sent.append(flight)
         self.remaining.append(remaining)
 
@@ -46,14 +46,14 @@ class Bench:
         self.dispatcher = Dispatcher(self.clock, handout_seconds=60.0, content_budget=1000, rounds=3)
         self.token = 0
 
-    def facts(self, domain: str) -> Facts:
-        return Facts(domain, "away.example", None, False, False, None)
+    def facts(self, domain: str) -> RecipientFacts:
+        return RecipientFacts(domain, "away.example", None, False, False, None)
 
-    def fly(self, domain: str, *, lease: float = 120.0, size: int = 10) -> Flight:
+    def fly(self, domain: str, *, lease: float = 120.0, size: int = 10) -> Delivery:
         self.token += 1
         plan = self.router.plan(self.facts(domain), 0)
         site = self.dispatcher.site(plan)
-        passenger = Passenger(
+        passenger = AttemptRecipient(
             id=self.token,
             message_id=b"m" * 16,
             shard=0,
@@ -71,8 +71,8 @@ class Bench:
             notify=0,
             rcpt=b"",
         )
-        cargo = Cargo(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
-        flight = Flight(
+        cargo = DeliveryContent(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
+        flight = Delivery(
             self.token,
             b"m" * 16,
             plan,
@@ -87,7 +87,7 @@ class Bench:
         self.dispatcher.add(flight)
         return flight
 
-    def land(self, flight: Flight, *, well: bool = True) -> None:
+    def land(self, flight: Delivery, *, well: bool = True) -> None:
         if well:
             flight.site.window.succeed()
         else:
@@ -179,7 +179,7 @@ def test_a_lease_too_short_to_be_handed_on_is_given_back_LSE_01() -> None:
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    old: list[Flight] = []
+    old: list[Delivery] = []
     bench.dispatcher.too_old = old.extend
     short = bench.fly("x.example", lease=59.0)
     long = bench.fly("x.example", lease=61.0)
@@ -282,7 +282,7 @@ def test_what_was_being_committed_when_a_rest_began_goes_back_SHD_05() -> None:
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    back: list[Flight] = []
+    back: list[Delivery] = []
     bench.dispatcher.too_old = back.extend
     first = bench.fly("dead.example")
     bench.dispatcher.pump()

@@ -8,8 +8,8 @@ from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.revision.revision import (
     Account,
     Alias,
-    Delivery,
     Domain,
+    DomainDelivery,
     Gateway,
     ObjectRef,
     Recipients,
@@ -47,8 +47,8 @@ def account(who: ObjectRef, *addresses: str) -> Account:
     return Account(who, who.name, ref("MailDomain", "home"), addresses[0], addresses)
 
 
-def domain(name: str, delivery: Delivery = Delivery.MAILBOX, **more: object) -> Domain:
-    transport = RELAY if delivery is Delivery.TRANSPORT else None
+def domain(name: str, delivery: DomainDelivery = DomainDelivery.MAILBOX, **more: object) -> Domain:
+    transport = RELAY if delivery is DomainDelivery.TRANSPORT else None
     return Domain(ref("MailDomain", name), name, delivery, transport, **more)  # type: ignore[arg-type]
 
 
@@ -72,10 +72,10 @@ REVISION = Revision(
         domain("throw.example", catch_all="eve@far.example"),
         domain("whole.example"),
         domain("claimed.example", aliases=(Alias("postmaster", ("bob@home.example",)),)),
-        domain("send.example", Delivery.NONE),
-        domain("listed.example", Delivery.TRANSPORT, listed=("sales",)),
-        domain("any.example", Delivery.TRANSPORT, recipients=Recipients.ANY),
-        domain("verify.example", Delivery.TRANSPORT, recipients=Recipients.VERIFY),
+        domain("send.example", DomainDelivery.NONE),
+        domain("listed.example", DomainDelivery.TRANSPORT, listed=("sales",)),
+        domain("any.example", DomainDelivery.TRANSPORT, recipients=Recipients.ANY),
+        domain("verify.example", DomainDelivery.TRANSPORT, recipients=Recipients.VERIFY),
     ),
     accounts=(
         account(ADA, "ada@home.example", "ada.l@dash.example", "Ada@send.example", "ada@listed.example"),

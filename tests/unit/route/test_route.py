@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailrail.core.revision.revision import (
-    Delivery,
     Domain,
+    DomainDelivery,
     Gateway,
     Match,
     ObjectRef,
@@ -16,7 +16,7 @@ from mailrail.core.revision.revision import (
     Transport,
     TransportKind,
 )
-from mailrail.core.route import DIRECT, Envelope, Level, RouteTable, Via, explain
+from mailrail.core.route import DIRECT, DecisionLevel, RouteTable, RoutingFacts, Via, explain
 from mailrail.core.route import table as table_module
 from mailrail.core.route.explain import covers
 from mailrail.core.route.table import patterns_of
@@ -49,7 +49,7 @@ def revision(
 ) -> Revision:
     return Revision(
         gateways=tuple(Gateway(ref, "mx.example.org", (), POSTMASTER) for ref in gateways),
-        domains=(Domain(EXAMPLE, "example.org", Delivery.NONE), *domains),
+        domains=(Domain(EXAMPLE, "example.org", DomainDelivery.NONE), *domains),
         transports=TRANSPORTS,
         account_routes=(RouteLevel(ALICE, account),),
         domain_routes=(RouteLevel(EXAMPLE, domain),),
@@ -57,8 +57,8 @@ def revision(
     )
 
 
-def to(domain: str, **facts: object) -> Envelope:
-    return Envelope(domain, **facts)  # type: ignore[arg-type]
+def to(domain: str, **facts: object) -> RoutingFacts:
+    return RoutingFacts(domain, **facts)  # type: ignore[arg-type]
 
 
 def test_no_rule_means_direct_delivery() -> None:
@@ -92,15 +92,15 @@ def test_account_comes_before_domain_before_global() -> None:
     everything = revision(rule(0, None), account=(rule(0, RELAY),), domain=(rule(0, SOCKS),))
     table = RouteTable(everything)
     mine = {"sender_domain": "example.org", "ours": True}
-    assert table.evaluate(to("x.com", account=ALICE, **mine), 0).level is Level.ACCOUNT
-    assert table.evaluate(to("x.com", account=POSTMASTER, **mine), 0).level is Level.DOMAIN
-    assert table.evaluate(to("x.com"), 0).level is Level.GLOBAL
+    assert table.evaluate(to("x.com", account=ALICE, **mine), 0).level is DecisionLevel.ACCOUNT
+    assert table.evaluate(to("x.com", account=POSTMASTER, **mine), 0).level is DecisionLevel.DOMAIN
+    assert table.evaluate(to("x.com"), 0).level is DecisionLevel.GLOBAL
 
 
 def test_domain_routes_apply_only_to_mail_that_was_authenticated_or_made_by_us() -> None:
     table = RouteTable(revision(domain=(rule(0, SOCKS),)))
     assert table.evaluate(to("x.com", sender_domain="example.org", ours=False), 0) is DIRECT
-    assert table.evaluate(to("x.com", sender_domain="example.org", ours=True), 0).level is Level.DOMAIN
+    assert table.evaluate(to("x.com", sender_domain="example.org", ours=True), 0).level is DecisionLevel.DOMAIN
     assert table.evaluate(to("x.com", sender_domain="", ours=True), 0) is DIRECT
     assert table.evaluate(to("x.com", sender_domain="sub.example.org", ours=True), 0) is DIRECT
 
@@ -120,25 +120,25 @@ def test_a_missing_transport_defers_and_is_never_handed_to_the_next_rule() -> No
 
 
 def test_a_transport_set_by_an_administrator_overrides_everything() -> None:
-    mailbox = Domain(ObjectRef("MailDomain", "mail", "m"), "here.example", Delivery.MAILBOX)
+    mailbox = Domain(ObjectRef("MailDomain", "mail", "m"), "here.example", DomainDelivery.MAILBOX)
     table = RouteTable(revision(rule(0, None), domains=(mailbox,)))
     decision = table.evaluate(to("here.example", transport=SOCKS), 0)
-    assert (decision.via, decision.level) == (Via.TRANSPORT, Level.MESSAGE)
+    assert (decision.via, decision.level) == (Via.TRANSPORT, DecisionLevel.MESSAGE)
     assert table.evaluate(to("here.example", transport=GONE), 0).via is Via.MISSING
     assert table.evaluate(to("here.example", direct=True), 0).via is Via.DIRECT
 
 
 def test_own_domains_say_where_their_mail_goes_and_routes_are_not_asked() -> None:
-    def own(name: str, delivery: Delivery, transport: ObjectRef | None = None) -> Domain:
+    def own(name: str, delivery: DomainDelivery, transport: ObjectRef | None = None) -> Domain:
         return Domain(ObjectRef("MailDomain", "mail", name), name, delivery, transport)
 
     table = RouteTable(
         revision(
             rule(0, SOCKS),
             domains=(
-                own("box.example", Delivery.MAILBOX),
-                own("lmtp.example", Delivery.TRANSPORT, RELAY),
-                own("lost.example", Delivery.TRANSPORT, GONE),
+                own("box.example", DomainDelivery.MAILBOX),
+                own("lmtp.example", DomainDelivery.TRANSPORT, RELAY),
+                own("lost.example", DomainDelivery.TRANSPORT, GONE),
             ),
         )
     )
@@ -147,7 +147,9 @@ def test_own_domains_say_where_their_mail_goes_and_routes_are_not_asked() -> Non
     assert by_transport.transport is not None
     assert by_transport.transport.ref == RELAY
     assert table.evaluate(to("lost.example"), 0).via is Via.MISSING
-    assert table.evaluate(to("example.org"), 0).level is Level.GLOBAL  # delivery: none is routed like a foreign domain
+    assert (
+        table.evaluate(to("example.org"), 0).level is DecisionLevel.GLOBAL
+    )  # delivery: none is routed like a foreign domain
 
 
 def test_mail_accepted_for_a_domain_of_ours_that_is_gone_waits_FIN_04() -> None:
@@ -160,7 +162,9 @@ def test_mail_accepted_for_a_domain_of_ours_that_is_gone_waits_FIN_04() -> None:
 
 def test_a_deleted_account_takes_its_routes_with_it_and_nothing_fails_FIN_04() -> None:
     table = RouteTable(revision(rule(0, RELAY)))
-    assert table.evaluate(to("x.com", account=ObjectRef("MailAccount", "mail", "gone")), 0).level is Level.GLOBAL
+    assert (
+        table.evaluate(to("x.com", account=ObjectRef("MailAccount", "mail", "gone")), 0).level is DecisionLevel.GLOBAL
+    )
 
 
 def test_mail_of_a_gateway_that_is_gone_waits_while_several_remain() -> None:
@@ -187,7 +191,7 @@ rules = st.lists(
     rules,
     rules,
     st.builds(
-        Envelope,
+        RoutingFacts,
         recipient_domain=domains,
         sender_domain=domains | st.just("example.org"),
         account=st.sampled_from([None, ALICE, POSTMASTER]),
@@ -201,7 +205,7 @@ def test_the_maps_answer_as_a_scan_of_the_rules_does(
     account: tuple[Rule, ...],
     domain: tuple[Rule, ...],
     everyone: tuple[Rule, ...],
-    envelope: Envelope,
+    envelope: RoutingFacts,
     attempts: int,
     wide: int,
 ) -> None:
@@ -263,4 +267,4 @@ def test_ten_thousand_routes_look_up_as_many_keys_as_ten() -> None:
 
 def test_ten_thousand_routes_compile_and_the_last_is_found() -> None:
     table = RouteTable(revision(*(rule(i, RELAY, Match((f"d{i}.example", f".e{i}.org"))) for i in range(10_000))))
-    assert table.evaluate(to("a.e9999.org"), 0).level is Level.GLOBAL
+    assert table.evaluate(to("a.e9999.org"), 0).level is DecisionLevel.GLOBAL

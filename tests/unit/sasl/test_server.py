@@ -18,13 +18,13 @@ from mailrail.core.sasl.server import (
     LOGIN_LIMIT,
     Challenge,
     CheckPassword,
-    Claim,
+    ClaimedIdentity,
     CramMd5,
     Failure,
-    Login,
-    Mechanism,
+    LoginMechanism,
     Plain,
     Scram,
+    ServerExchange,
     Step,
     Success,
     UnexpectedInitialResponse,
@@ -37,8 +37,8 @@ KEY = b"k" * 32
 BINDING = {"tls-server-end-point": b"\x01" * 32}
 
 
-def who(login: str) -> Claim:
-    return Claim(login, login.casefold())
+def who(login: str) -> ClaimedIdentity:
+    return ClaimedIdentity(login, login.casefold())
 
 
 class Known:
@@ -70,7 +70,7 @@ def scram(
     return Scram(name, credentials or Known(), nonce, bindings or {}, plus_offered=plus_offered)
 
 
-def dialogue(server: Mechanism, client: Exchange) -> Step:
+def dialogue(server: ServerExchange, client: Exchange) -> Step:
     """Run both sides to the server's last step."""
     step = server.start(client.initial())
     while isinstance(step, Challenge):
@@ -263,9 +263,10 @@ def test_no_octets_break_scram(first: bytes, second: bytes) -> None:
 
 
 @given(
-    st.sampled_from([Plain, Login, lambda: CramMd5(Known(), "<1.2@mx>")]), st.lists(st.binary(max_size=60), max_size=4)
+    st.sampled_from([Plain, LoginMechanism, lambda: CramMd5(Known(), "<1.2@mx>")]),
+    st.lists(st.binary(max_size=60), max_size=4),
 )
-def test_no_octets_are_taken_for_a_proof_AUTH_03(make: Callable[[], Mechanism], said: list[bytes]) -> None:
+def test_no_octets_are_taken_for_a_proof_AUTH_03(make: Callable[[], ServerExchange], said: list[bytes]) -> None:
     mechanism = make()
     step = mechanism.start(None)
     for response in said:
@@ -331,14 +332,14 @@ def test_plain_hands_over_login_and_password(message: bytes, expected: CheckPass
 
 def test_plain_and_login_ask_when_nothing_came_at_once() -> None:
     assert Plain().start(None) == Challenge(b"")
-    login = Login()
+    login = LoginMechanism()
     assert login.start(None) == Challenge(b"Username:")
     assert login.respond(b"user") == Challenge(b"Password:")
     assert login.respond(b"pencil") == CheckPassword(who("user"), "pencil")
-    eager = Login()
+    eager = LoginMechanism()
     assert eager.start(b"user") == Challenge(b"Password:")
     for bad in (b"", b"\xff", b"a\0b"):
-        assert isinstance(Login().respond(bad), Failure)
+        assert isinstance(LoginMechanism().respond(bad), Failure)
 
 
 def test_a_password_is_in_no_representation() -> None:
@@ -359,13 +360,13 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def messages(login: str) -> dict[str, tuple[Mechanism, list[bytes]]]:
+def messages(login: str) -> dict[str, tuple[ServerExchange, list[bytes]]]:
     """Each mechanism, and what a client with that login says until its first proof."""
     text = login.encode()
     return {
         "PLAIN": (Plain(), [b"\0" + text + b"\0pencil"]),
         "PLAIN for oneself": (Plain(), [text + b"\0" + text + b"\0pencil"]),
-        "LOGIN": (Login(), [text, b"pencil"]),
+        "LOGIN": (LoginMechanism(), [text, b"pencil"]),
         "CRAM-MD5": (CramMd5(Known(), "<1.2@mx>"), [text + b" " + b"0" * 32]),
         "SCRAM-SHA-256": (scram("SCRAM-SHA-256"), [b"n,,n=" + text + b",r=nonce", b"c=biws,r=x,p=AAAA"]),
     }
@@ -401,7 +402,7 @@ def test_another_identity_that_is_longer_than_any_is_not_prepared_either(looked_
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 def test_a_password_longer_than_any_is_not_looked_at(mechanism: str) -> None:
-    server: Mechanism = Plain() if mechanism == "PLAIN" else Login()
+    server: ServerExchange = Plain() if mechanism == "PLAIN" else LoginMechanism()
     password = "é".encode() * 513
     if mechanism == "LOGIN":
         server.respond(b"user")

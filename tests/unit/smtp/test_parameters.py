@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.smtp.parameters import (
-    Body,
+    BodyType,
     Extension,
     FutureRelease,
     MailParameters,
@@ -41,9 +41,9 @@ def rcpt(text: str, *, utf8: bool = False, extensions: frozenset[Extension] = AL
         ("", MailParameters()),
         ("  ", MailParameters()),
         (" SIZE=1000", MailParameters(size=1000)),
-        (" size=0 body=8bitmime", MailParameters(size=0, body=Body.EIGHT_BIT_MIME)),
-        (" BODY=7BIT", MailParameters(body=Body.SEVEN_BIT)),
-        (" BODY=BINARYMIME", MailParameters(body=Body.BINARY_MIME)),
+        (" size=0 body=8bitmime", MailParameters(size=0, body=BodyType.EIGHT_BIT_MIME)),
+        (" BODY=7BIT", MailParameters(body=BodyType.SEVEN_BIT)),
+        (" BODY=BINARYMIME", MailParameters(body=BodyType.BINARY_MIME)),
         (" smtputf8", MailParameters(smtputf8=True)),
         (" RET=full ENVID=QQ+2B1", MailParameters(ret=Return.FULL, envid="QQ+2B1")),
         (" RET=HDRS", MailParameters(ret=Return.HEADERS)),

@@ -18,7 +18,7 @@ from mailrail.core.smtp.events import (
     ContentEnded,
     ContentStarted,
     Event,
-    Options,
+    ListenerOptions,
     RecipientGiven,
     SenderGiven,
     TlsFacts,
@@ -35,7 +35,7 @@ from mailrail.core.smtp.server import (
 )
 
 NOW = 1795370400.0  # 2026-11-22T18:00:00Z
-MX = Options("mx.example.net", starttls=True, size_limit=100_000, recipient_limit=100)
+MX = ListenerOptions("mx.example.net", starttls=True, size_limit=100_000, recipient_limit=100)
 SUBMISSION = replace(MX, submission=True, mechanisms=("SCRAM-SHA-256", "CRAM-MD5", "PLAIN", "LOGIN"))
 TLS = TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 NO_USER = Reply.of(550, "5.1.1", "no such user")
@@ -99,7 +99,9 @@ class Peer:
             self.session.refuse(Reply.of(535, "5.7.8", "wrong"))
 
 
-def open_session(options: Options = MX, *, hello: bytes | None = b"EHLO client.example\r\n", tls: bool = False) -> Peer:
+def open_session(
+    options: ListenerOptions = MX, *, hello: bytes | None = b"EHLO client.example\r\n", tls: bool = False
+) -> Peer:
     peer = Peer(ServerSession(options, tls=TLS if tls else None))
     peer.pump()
     if hello:

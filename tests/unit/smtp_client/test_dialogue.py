@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.delivery.outcome import Hop, Outcome
+from mailrail.core.delivery.outcome import HopKind, Outcome
 from mailrail.core.outbound.course import verdict_on
 from mailrail.core.sasl.client import ChannelBinding, Credentials, SaltedPasswords
 from mailrail.core.smtp.capabilities import read_capabilities
 from mailrail.core.smtp.client import (
     Answer,
+    ClientProtocol,
+    ClientSession,
+    ClientTransaction,
     ContentWanted,
-    Dialogue,
     Event,
     Finished,
     Gone,
-    Login,
+    LoginPlan,
     NeedHash,
     NeedTls,
-    Protocol,
     Ready,
     SessionFailed,
     Stage,
     StartTls,
-    Transaction,
     Trouble,
 )
 from mailrail.core.smtp.reply import EnhancedCode, Reply
@@ -37,9 +37,9 @@ PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
 PLAIN_HELLO = b"250 mx.example\r\n"
 
 
-def session(hello: bytes = PIPELINING, **settings: object) -> Dialogue:
+def session(hello: bytes = PIPELINING, **settings: object) -> ClientSession:
     """A dialogue that is ready for its first transaction."""
-    dialogue = Dialogue("client.example", **settings)  # type: ignore[arg-type]
+    dialogue = ClientSession("client.example", **settings)  # type: ignore[arg-type]
     assert dialogue.receive(b"220 mx.example ESMTP\r\n") == []
     assert dialogue.take().split(b" ")[1] == b"client.example\r\n"
     (ready,) = dialogue.receive(hello)
@@ -47,12 +47,12 @@ def session(hello: bytes = PIPELINING, **settings: object) -> Dialogue:
     return dialogue
 
 
-def transaction(recipients: int = 1, *, bdat: bool = False) -> Transaction:
+def transaction(recipients: int = 1, *, bdat: bool = False) -> ClientTransaction:
     lines = [b"RCPT TO:<r%d@example.org>\r\n" % i for i in range(recipients)]
-    return Transaction(b"MAIL FROM:<s@example.com>\r\n", lines, bdat=bdat)
+    return ClientTransaction(b"MAIL FROM:<s@example.com>\r\n", lines, bdat=bdat)
 
 
-def answers(tx: Transaction) -> list[Answer]:
+def answers(tx: ClientTransaction) -> list[Answer]:
     assert all(answer is not None for answer in tx.answers)
     return [answer for answer in tx.answers if answer is not None]
 
@@ -65,7 +65,7 @@ def kinds(events: Sequence[Event]) -> list[type]:
 
 
 def test_ehlo_comes_first_and_helo_only_when_it_is_refused_SOUT_11() -> None:
-    dialogue = Dialogue("client.example")
+    dialogue = ClientSession("client.example")
     dialogue.receive(b"220 hi\r\n")
     assert dialogue.take() == b"EHLO client.example\r\n"
     assert dialogue.receive(b"502 what\r\n") == []
@@ -77,7 +77,7 @@ def test_ehlo_comes_first_and_helo_only_when_it_is_refused_SOUT_11() -> None:
 
 
 def test_a_refused_helo_too_fails_the_session() -> None:
-    dialogue = Dialogue("client.example")
+    dialogue = ClientSession("client.example")
     dialogue.receive(b"220 hi\r\n")
     dialogue.receive(b"502 what\r\n")
     dialogue.take()
@@ -89,7 +89,7 @@ def test_a_refused_helo_too_fails_the_session() -> None:
 
 @pytest.mark.parametrize("greeting", [b"554 no\r\n", b"450 later\r\n", b"250 hm\r\n"])
 def test_a_greeting_other_than_220_fails_the_session(greeting: bytes) -> None:
-    dialogue = Dialogue("client.example")
+    dialogue = ClientSession("client.example")
     (failed,) = dialogue.receive(greeting)
     assert isinstance(failed, SessionFailed)
     assert failed.answer.stage is Stage.GREETING
@@ -105,11 +105,11 @@ def test_a_greeting_other_than_220_fails_the_session(greeting: bytes) -> None:
         ([b"220 hi\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"250 ok\r\n"], Stage.STARTTLS, Trouble.TLS),
     ],
 )
-@pytest.mark.parametrize("hop", list(Hop))
+@pytest.mark.parametrize("hop", list(HopKind))
 def test_a_positive_reply_that_sets_up_no_session_never_reads_as_delivery_RFC5321_4_2_5(
-    said: list[bytes], stage: Stage, trouble: Trouble, hop: Hop
+    said: list[bytes], stage: Stage, trouble: Trouble, hop: HopKind
 ) -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    dialogue = ClientSession("client.example", starttls=StartTls.ALWAYS)
     for octets in said[:-1]:
         assert dialogue.receive(octets) == []
     (failed,) = dialogue.receive(said[-1])
@@ -143,7 +143,7 @@ def test_a_refused_rset_is_no_word_on_the_message_behind_it(reply: bytes) -> Non
 
 
 def test_421_at_the_greeting_ends_the_session_without_quit() -> None:
-    dialogue = Dialogue("client.example")
+    dialogue = ClientSession("client.example")
     assert kinds(dialogue.receive(b"421 busy\r\n")) == [SessionFailed, Gone]
     assert dialogue.take() == b""
 
@@ -187,7 +187,7 @@ def test_binarymime_without_chunking_is_no_use_EXT_08() -> None:
 
 
 def test_lmtp_says_lhlo_and_never_falls_back_LMTP_01() -> None:
-    dialogue = Dialogue("client.example", protocol=Protocol.LMTP)
+    dialogue = ClientSession("client.example", protocol=ClientProtocol.LMTP)
     dialogue.receive(b"220 hi\r\n")
     assert dialogue.take() == b"LHLO client.example\r\n"
     (failed,) = dialogue.receive(b"500 what\r\n")
@@ -198,7 +198,7 @@ def test_lmtp_says_lhlo_and_never_falls_back_LMTP_01() -> None:
 
 
 def test_capabilities_from_before_tls_are_forgotten_TLS_02_H24() -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue = ClientSession("client.example", starttls=StartTls.IF_OFFERED)
     dialogue.receive(b"220 hi\r\n")
     dialogue.take()
     assert dialogue.receive(b"250-mx\r\n250-STARTTLS\r\n250-REQUIRETLS\r\n250 AUTH PLAIN\r\n") == []
@@ -215,7 +215,7 @@ def test_capabilities_from_before_tls_are_forgotten_TLS_02_H24() -> None:
 
 
 def test_plaintext_injected_behind_the_starttls_reply_is_dropped_TLS_02() -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    dialogue = ClientSession("client.example", starttls=StartTls.ALWAYS)
     dialogue.receive(b"220 hi\r\n")
     dialogue.receive(b"250-mx\r\n250 STARTTLS\r\n")
     assert kinds(dialogue.receive(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n250-more")) == [NeedTls]
@@ -227,7 +227,7 @@ def test_plaintext_injected_behind_the_starttls_reply_is_dropped_TLS_02() -> Non
 
 
 def test_a_stripped_starttls_fails_a_session_that_requires_tls_TLS_08() -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.ALWAYS)
+    dialogue = ClientSession("client.example", starttls=StartTls.ALWAYS)
     dialogue.receive(b"220 hi\r\n")
     (failed,) = dialogue.receive(PIPELINING)
     assert isinstance(failed, SessionFailed)
@@ -235,7 +235,7 @@ def test_a_stripped_starttls_fails_a_session_that_requires_tls_TLS_08() -> None:
 
 
 def test_a_refused_starttls_is_a_tls_failure_with_its_reply() -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue = ClientSession("client.example", starttls=StartTls.IF_OFFERED)
     dialogue.receive(b"220 hi\r\n")
     dialogue.receive(b"250-mx\r\n250 STARTTLS\r\n")
     (failed,) = dialogue.receive(b"454 not now\r\n")
@@ -289,7 +289,7 @@ def test_a_refused_mail_decides_all_and_its_echoes_are_ignored() -> None:
 
 
 def test_354_of_an_lmtp_server_that_took_no_recipient_ends_the_session_without_content_RFC_2033_4_2() -> None:
-    dialogue = session(protocol=Protocol.LMTP)
+    dialogue = session(protocol=ClientProtocol.LMTP)
     tx = transaction(2)
     dialogue.begin(tx)
     dialogue.take()
@@ -505,7 +505,7 @@ def test_without_pipelining_one_chunk_is_in_flight() -> None:
 
 
 def test_lmtp_gives_one_reply_for_each_accepted_recipient_LMTP_02() -> None:
-    dialogue = session(protocol=Protocol.LMTP)
+    dialogue = session(protocol=ClientProtocol.LMTP)
     tx = transaction(3)
     dialogue.begin(tx)
     dialogue.receive(b"250 ok\r\n250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
@@ -519,7 +519,7 @@ def test_lmtp_gives_one_reply_for_each_accepted_recipient_LMTP_02() -> None:
 
 
 def test_a_connection_lost_midway_leaves_only_the_unanswered_in_doubt_LMTP_03() -> None:
-    dialogue = session(protocol=Protocol.LMTP)
+    dialogue = session(protocol=ClientProtocol.LMTP)
     tx = transaction(3)
     dialogue.begin(tx)
     dialogue.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
@@ -589,7 +589,7 @@ def test_421_for_one_message_leaves_the_pipelined_next_one_untouched() -> None:
     assert not second.touched
 
 
-def _second(replies: bytes) -> tuple[Dialogue, Transaction]:
+def _second(replies: bytes) -> tuple[ClientSession, ClientTransaction]:
     """The second transaction of a session, after these replies to MAIL, RCPT and DATA."""
     dialogue, first = _dot_sent()
     dialogue.receive(b"250 taken\r\n")
@@ -654,7 +654,7 @@ def test_garbage_ends_the_session_and_good_replies_before_it_count() -> None:
     assert broken.trouble is Trouble.PROTOCOL
 
 
-def _dot_sent(recipients: int = 1, **settings: object) -> tuple[Dialogue, Transaction]:
+def _dot_sent(recipients: int = 1, **settings: object) -> tuple[ClientSession, ClientTransaction]:
     dialogue = session(**settings)  # type: ignore[arg-type]
     tx = transaction(recipients)
     dialogue.begin(tx)
@@ -707,7 +707,7 @@ def test_half_a_code_after_the_final_dot_says_nothing() -> None:
 
 
 def test_a_code_cut_off_in_lmtp_speaks_for_one_recipient_LMTP_03() -> None:
-    dialogue, tx = _dot_sent(2, protocol=Protocol.LMTP)
+    dialogue, tx = _dot_sent(2, protocol=ClientProtocol.LMTP)
     dialogue.receive(b"250 2.0.0 ta")
     dialogue.lost(Trouble.CLOSED, "gone")
     one, other = answers(tx)
@@ -725,7 +725,7 @@ def test_before_the_final_dot_half_a_reply_decides_nothing() -> None:
 
 
 def test_an_ehlo_answer_that_was_cut_off_is_no_offer_without_starttls_TLS_08() -> None:
-    dialogue = Dialogue("client.example", starttls=StartTls.IF_OFFERED)
+    dialogue = ClientSession("client.example", starttls=StartTls.IF_OFFERED)
     dialogue.receive(b"220 mx.example ESMTP\r\n")
     (failed,) = dialogue.receive(b"250-mx.example\r\n" + b"250-XNOISE\r\n" * 300 + b"250 STARTTLS\r\n")
     assert isinstance(failed, SessionFailed)
@@ -792,12 +792,12 @@ def test_no_bytes_of_a_server_break_the_dialogue_SOUT_15(chunks: list[bytes], re
 # --- AUTH -------------------------------------------------------------------------------------------------------------
 
 
-def _login(mechanisms: tuple[str, ...] = ()) -> Login:
-    return Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", mechanisms)
+def _login(mechanisms: tuple[str, ...] = ()) -> LoginPlan:
+    return LoginPlan(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", mechanisms)
 
 
-def _authenticating(offer: bytes, login: Login | None = None, **settings: object) -> Dialogue:
-    dialogue = Dialogue("c.example", login=login or _login(), tls=True, tls_verified=True, **settings)  # type: ignore[arg-type]
+def _authenticating(offer: bytes, login: LoginPlan | None = None, **settings: object) -> ClientSession:
+    dialogue = ClientSession("c.example", login=login or _login(), tls=True, tls_verified=True, **settings)  # type: ignore[arg-type]
     dialogue.receive(b"220 hi\r\n")
     dialogue.take()
     dialogue.receive(b"250-mx\r\n250 AUTH " + offer + b"\r\n")
@@ -812,7 +812,7 @@ def test_plain_goes_in_one_line_over_verified_tls() -> None:
 
 
 def test_the_offer_is_the_one_read_after_tls_AUTH_08() -> None:
-    dialogue = Dialogue("c.example", login=_login(), starttls=StartTls.ALWAYS)
+    dialogue = ClientSession("c.example", login=_login(), starttls=StartTls.ALWAYS)
     dialogue.receive(b"220 hi\r\n")
     dialogue.receive(b"250-mx\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n")
     dialogue.receive(b"220 go\r\n")
@@ -839,7 +839,7 @@ def test_scram_verifies_the_server_before_mail_SCR_01() -> None:
 
 
 def test_scram_with_many_iterations_is_worked_out_elsewhere_and_once_for_all_connections() -> None:
-    login = Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
+    login = LoginPlan(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
     challenge = b"334 " + base64.b64encode(b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=200000") + b"\r\n"
     dialogue = _authenticating(b"SCRAM-SHA-256", login)
     dialogue.take()
@@ -855,7 +855,7 @@ def test_scram_with_many_iterations_is_worked_out_elsewhere_and_once_for_all_con
 
 
 def test_what_is_worked_out_for_a_session_that_ended_meanwhile_is_dropped() -> None:
-    login = Login(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
+    login = LoginPlan(Credentials("user", "pencil"), lambda: "rOprNGfwEbeRWgbNEkqO", (), SaltedPasswords())
     dialogue = _authenticating(b"SCRAM-SHA-256", login)
     dialogue.take()
     first = b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=200000"
@@ -876,7 +876,7 @@ def test_an_early_235_is_not_believed_by_scram_SCR_01() -> None:
 
 
 def test_an_initial_response_that_does_not_fit_goes_after_a_334_AUTH_10() -> None:
-    login = Login(Credentials("u" * 400, "p"), lambda: "nonce")
+    login = LoginPlan(Credentials("u" * 400, "p"), lambda: "nonce")
     dialogue = _authenticating(b"PLAIN", login)
     assert dialogue.take() == b"AUTH PLAIN\r\n"
     dialogue.receive(b"334 \r\n")
@@ -946,7 +946,7 @@ def test_a_refused_channel_binding_falls_back_before_any_proof_was_sent() -> Non
 
 
 def test_no_offer_fails_a_session_that_must_log_in() -> None:
-    dialogue = Dialogue("c.example", login=_login(), tls=True, tls_verified=True)
+    dialogue = ClientSession("c.example", login=_login(), tls=True, tls_verified=True)
     dialogue.receive(b"220 hi\r\n")
     (failed,) = dialogue.receive(b"250 mx\r\n")
     assert isinstance(failed, SessionFailed)

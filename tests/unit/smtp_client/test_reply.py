@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.smtp.reply import MAX_LINE, MAX_LINES, BadReply, EnhancedCode, Reply, ReplyParser, Severity
+from mailrail.core.smtp.reply import MAX_LINE, MAX_LINES, BadReply, EnhancedCode, Reply, ReplyClass, ReplyParser
 
 
 def test_a_single_line_reply_gives_code_text_and_enhanced_code() -> None:
@@ -39,7 +39,7 @@ def test_an_enhanced_code_of_another_class_is_text() -> None:
 
 def test_an_unknown_code_counts_by_its_first_digit_SOUT_15() -> None:
     (reply,) = ReplyParser().feed(b"499 strange\r\n")
-    assert reply.severity is Severity.TRANSIENT
+    assert reply.severity is ReplyClass.TRANSIENT
     assert reply.transient
 
 

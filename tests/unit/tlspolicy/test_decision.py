@@ -3,7 +3,7 @@
 import pytest
 
 from mailrail.core.revision.revision import TlsMode
-from mailrail.core.tlspolicy.decision import Decision, Hop, Proven, Requirement, accepts, decide
+from mailrail.core.tlspolicy.decision import Hop, Proven, Requirement, TlsDecision, accepts, decide
 
 HOST = "mx.example.org"
 
@@ -63,5 +63,5 @@ def test_tls_required_no_weakens_nothing_that_the_transport_demands(
 )
 def test_a_connection_is_used_again_only_if_it_has_shown_enough(mode: TlsMode, proven: Proven, accepted: bool) -> None:
     name = HOST if mode is TlsMode.VERIFIED else None
-    assert accepts(Decision(mode, False, name, False, "because"), proven) is accepted
-    assert not accepts(Decision(mode, False, name, False, "because", refusal="no"), proven)
+    assert accepts(TlsDecision(mode, False, name, False, "because"), proven) is accepted
+    assert not accepts(TlsDecision(mode, False, name, False, "because", refusal="no"), proven)

@@ -10,11 +10,11 @@ from typing import Final
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.precedence import Placed, ambiguous, shadowed
-from mailrail.core.config.reading import Note
-from mailrail.core.config.recipients import Directory, End, Node
+from mailrail.core.config.reading import Remark
+from mailrail.core.config.recipients import AddressBook, End, Node
 from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
 from mailrail.core.config.settling import (
-    Settled,
+    Settlement,
     account_uid,
     aliases_of,
     cycle_note,
@@ -33,15 +33,15 @@ from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
     Account,
     AccountLimits,
-    Delivery,
     DkimKey,
     Domain,
+    DomainDelivery,
     Gateway,
     GatewayLimits,
     Listener,
+    ListenerProtocol,
     Match,
     ObjectRef,
-    Protocol,
     Recipients,
     RetrySchedule,
     Revision,
@@ -69,7 +69,7 @@ _NO_TLS_SETTINGS: Final = TransportTls.model_validate({})
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BuildOptions:
     """What is not written in resources."""
 
     captive: bool = False  # local mode on loopback: the mx listener takes any recipient (design 10)
@@ -91,16 +91,16 @@ def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:
 class Build:
     """Step 3: the parts of the revision, with notes about what they lack."""
 
-    def __init__(self, settled: Settled, secrets: SecretUses, options: Options) -> None:
+    def __init__(self, settled: Settlement, secrets: SecretUses, options: BuildOptions) -> None:
         self._settled, self._secrets, self._options = settled, secrets, options
-        self.notes: list[Note] = []
+        self.notes: list[Remark] = []
         self._usable: dict[ObjectRef, Transport] = {}
 
     def _unresolved(
         self, ref: ObjectRef, reason: Reason, message: str, path: Path, parent: ObjectRef | None = None
     ) -> None:
         text = f"{show_path(path)}: {message}"
-        self.notes.append(Note(ref, ConditionType.RESOLVED_REFS, reason, text, path, parent))
+        self.notes.append(Remark(ref, ConditionType.RESOLVED_REFS, reason, text, path, parent))
 
     def revision(self) -> Revision:
         """Everything together. Transports first: what cannot be used counts as missing for whoever names it."""
@@ -330,7 +330,7 @@ class Build:
                 if certificate is None:
                     return None
         offered: tuple[str, ...] = ()
-        if spec.protocol is not Protocol.MX:
+        if spec.protocol is not ListenerProtocol.MX:
             wanted: Sequence[str] = spec.mechanisms or DEFAULT_MECHANISMS
             offered = tuple(m for m in _STRONGEST_FIRST if m in wanted and m in usable)
         return Listener(
@@ -342,7 +342,7 @@ class Build:
             proxy_protocol=spec.proxy_protocol is not None,
             proxy_trusted_cidrs=spec.proxy_protocol.trusted_cidrs if spec.proxy_protocol is not None else (),
             mechanisms=offered,
-            accept_any_recipient=self._options.captive and spec.protocol is Protocol.MX,
+            accept_any_recipient=self._options.captive and spec.protocol is ListenerProtocol.MX,
         )
 
     # --- domains ---
@@ -391,7 +391,7 @@ class Build:
         """Cycles that no edit made, but a deletion (an account that stood before an alias): their aliases are cut."""
         addresses = frozenset(a for account in accounts for a in account.addresses)
         served = {d.name: d for d in domains}
-        while cycle := Directory(served.values(), addresses).cycle():
+        while cycle := AddressBook(served.values(), addresses).cycle():
             last = max(cycle, key=lambda n: (n.domain, n.local or ""))
             domain = served[last.domain]
             if last.local is None:
@@ -400,7 +400,7 @@ class Build:
                 kept = tuple(a for a in domain.aliases if a.local != last.local)
                 served[last.domain] = replace(domain, aliases=kept)
             self.notes.append(cycle_note(domain.ref, cycle, ConditionType.RESOLVED_REFS))
-        for node in Directory(served.values(), addresses).too_large():
+        for node in AddressBook(served.values(), addresses).too_large():
             # No edit made it either. It stays, so that mail for it waits: cut, it would be refused for good.
             self.notes.append(too_large_note(served[node.domain].ref, node, ConditionType.RESOLVED_REFS))
         return served.values()
@@ -409,14 +409,16 @@ class Build:
         """Say which aliases an account hides, and which targets do not exist. A catch-all that leads nowhere is cut."""
         result: list[Domain] = []
         addresses = frozenset(a for account in accounts for a in account.addresses)
-        directory = Directory(domains, addresses)
+        directory = AddressBook(domains, addresses)
         for domain in domains:
             written = [folded(a.local_part) for a in self._settled.domains[domain.ref].spec.aliases]
             for alias in domain.aliases:
                 path: Path = ("spec", "aliases", written.index(alias.local))
                 if f"{alias.local}@{domain.name}" in addresses:
                     message = f"{show_path(path)}: an account has {alias.local}@{domain.name}; the alias never applies"
-                    self.notes.append(Note(domain.ref, ConditionType.SHADOWED, Reason.HIDDEN_BY_ACCOUNT, message, path))
+                    self.notes.append(
+                        Remark(domain.ref, ConditionType.SHADOWED, Reason.HIDDEN_BY_ACCOUNT, message, path)
+                    )
                 for target in alias.targets:
                     if directory.lookup(target) is End.NOBODY:
                         message = f"{target} does not exist; mail for the alias goes on without it"
@@ -443,7 +445,7 @@ class Build:
                 position = next(i for i, p in enumerate(route.spec.parent_refs) if reference(p, p.kind, ref) == parent)
                 if self._attached(ref, parent, ("spec", "parentRefs", position, "name"), accounts, domains):
                     levels.setdefault(parent, []).extend(Placed(rule, route.spec.priority) for rule in rules)
-        received = {d.name: d for d in domains.values() if d.delivery is not Delivery.NONE}
+        received = {d.name: d for d in domains.values() if d.delivery is not DomainDelivery.NONE}
         for parent, placed in levels.items():
             self._warn(parent, placed, received, domains)
         built: dict[str, list[RouteLevel]] = {"MailAccount": [], "MailDomain": [], "MailGateway": []}
@@ -520,7 +522,7 @@ class Build:
 
     def _warning(self, parent: ObjectRef, rule: Rule, kind: ConditionType, reason: Reason, message: str) -> None:
         path: Path = ("spec", "rules", rule.index)
-        self.notes.append(Note(rule.route, kind, reason, f"{show_path(path)} {message}", path, parent))
+        self.notes.append(Remark(rule.route, kind, reason, f"{show_path(path)} {message}", path, parent))
 
 
 def _named(rule: Rule, seen_from: Rule) -> str:

@@ -20,12 +20,12 @@ The order in which documents arrive has no influence: they are sorted first. The
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mailrail.core.config.building import Build, Options
+from mailrail.core.config.building import Build, BuildOptions
 from mailrail.core.config.diagnostics import Diagnostics
 from mailrail.core.config.reading import Input, Sources
 from mailrail.core.config.secret_uses import SecretUses, Value
 from mailrail.core.config.settling import settle
-from mailrail.core.config.state import Accepted, State
+from mailrail.core.config.state import Accepted, CompilerState
 from mailrail.core.config.verdict import diagnose
 from mailrail.core.revision.revision import Revision, checksum, encode
 from mailrail.core.revision.sealing import Keyring
@@ -39,7 +39,7 @@ class Compiled:
     encoded: bytes
     checksum: str
     diagnostics: Diagnostics
-    state: State
+    state: CompilerState
     values: Mapping[str, Value] = field(repr=False)  # by SecretRef.path; those kept from the last revision are absent
     summary: str = ""
 
@@ -60,7 +60,7 @@ def _summary(revision: Revision) -> str:
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
 
 
-def compile(sources: Sources, previous: State, keys: Keyring, options: Options | None = None) -> Compiled:
+def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: BuildOptions | None = None) -> Compiled:
     """All documents, and the state of the last compilation, to one revision with its diagnostics (CFG-01).
 
     Never raises for what documents say: that is in the diagnostics. Equal input gives equal bytes, in whatever order
@@ -72,11 +72,11 @@ def compile(sources: Sources, previous: State, keys: Keyring, options: Options |
     secrets = SecretUses(
         read_in.secrets, read_in.broken_secrets, sources.files, previous.uses, read_in.unreadable, keys
     )
-    build = Build(settled, secrets, options or Options())
+    build = Build(settled, secrets, options or BuildOptions())
     revision = build.revision()
     encoded = encode(revision)
     everything = [*read_in.notes, *notes, *build.notes]
-    state = State(
+    state = CompilerState(
         accepted=tuple(Accepted(v.ref, v.source, v.origin) for _, v in sorted(settled.versions.items())),
         claims=tuple(settled.new_claims[key] for key in sorted(settled.new_claims)),
         uses=tuple(secrets.uses[key] for key in sorted(secrets.uses)),

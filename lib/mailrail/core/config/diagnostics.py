@@ -100,7 +100,7 @@ REASONS: Final[dict[Reason, str]] = {
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class SourceLocation:
     """Where a document is: a file and a line counted from 1. Empty and 0 for objects that came from an API server."""
 
     origin: str = ""
@@ -147,7 +147,7 @@ class Severity(StrEnum):
 class Finding:
     """One line for a console: where, what, why. Nothing secret is ever in it."""
 
-    place: Place
+    place: SourceLocation
     severity: Severity
     reason: Reason
     message: str
@@ -188,7 +188,7 @@ class Diagnostics:
             shown = tuple(sorted(sorted(shown, key=lambda f: order.index(f.severity))[:limit], key=lambda f: f.place))
             last = shown[-1]
             more = f"{len(self.findings) - limit} more findings are not shown"
-            shown = (*shown, Finding(Place(), last.severity, last.reason, more))
+            shown = (*shown, Finding(SourceLocation(), last.severity, last.reason, more))
         return json.dumps(
             [
                 {

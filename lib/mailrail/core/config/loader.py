@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from mailrail.core.config.diagnostics import Place
+from mailrail.core.config.diagnostics import SourceLocation
 from mailrail.core.resources import canonical
 
 FILE_LIMIT: Final = 16 * 1024 * 1024
@@ -40,7 +40,7 @@ _TRUE: Final = frozenset(("true", "yes", "on"))
 class Unreadable:
     """A file, or a document of it, that says nothing we can use."""
 
-    place: Place
+    place: SourceLocation
     reason: str
 
 
@@ -49,11 +49,11 @@ class Document:
     """One object as written: plain JSON values, and where it was."""
 
     content: Mapping[str, Any]
-    place: Place = field(default_factory=Place)
+    place: SourceLocation = field(default_factory=SourceLocation)
     text: str = field(default="", repr=False)  # may be a Secret
     source: str = field(default="", repr=False, compare=False)  # canonical(content), if it was made already
 
-    def place_of(self, path: Path) -> Place:
+    def place_of(self, path: Path) -> SourceLocation:
         """The line of a field, or of the nearest one above that is there."""
         if not self.text or not path:
             return self.place
@@ -67,7 +67,7 @@ class Document:
             if found is None:
                 break
             line, node = found
-        return Place(self.place.origin, self.place.line + line - first)
+        return SourceLocation(self.place.origin, self.place.line + line - first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def load(source: str | bytes, origin: str, cache: Cache | None = None) -> Loaded
     """The documents of a file. Nothing is raised: what cannot be read is in `unreadable`, with file and line."""
 
     def unreadable(line: int, reason: str) -> Loaded:
-        return Loaded(origin, (), (Unreadable(Place(origin, line), reason),))
+        return Loaded(origin, (), (Unreadable(SourceLocation(origin, line), reason),))
 
     if len(source) > FILE_LIMIT:
         return unreadable(1, f"the file is larger than {FILE_LIMIT // 1024 // 1024} MiB; split it")
@@ -273,5 +273,5 @@ def load(source: str | bytes, origin: str, cache: Cache | None = None) -> Loaded
             return unreadable(start + line + 1, "a document must be a mapping with apiVersion, kind, metadata and spec")
         if len(documents) == DOCUMENTS_LIMIT:
             return unreadable(start + line + 1, f"the file has more than {DOCUMENTS_LIMIT} documents; split it")
-        documents.append(Document(content, Place(origin, start + line + 1), chunk, canonical_form))
+        documents.append(Document(content, SourceLocation(origin, start + line + 1), chunk, canonical_form))
     return Loaded(origin, tuple(documents))

@@ -1,17 +1,17 @@
 """Step 1 of a compilation: what the documents say, each read with its typed model.
 
 A broken document is refused, and the last accepted version of its object takes its place; objects of a file that cannot
-be read count as unchanged (CFG-01). What is to be said of an object is a `Note` here and in the steps that follow.
+be read count as unchanged (CFG-01). What is to be said of an object is a `Remark` here and in the steps that follow.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mailrail.core.config.diagnostics import ConditionType, Finding, Place, Reason, Severity
+from mailrail.core.config.diagnostics import ConditionType, Finding, Reason, Severity, SourceLocation
 from mailrail.core.config.loader import Document, Loaded, Unreadable
 from mailrail.core.config.secret_uses import SecretDocument, SecretProblem, Unread, read_secret
-from mailrail.core.config.state import Accepted, State
+from mailrail.core.config.state import Accepted, CompilerState
 from mailrail.core.resources import API_VERSION, KINDS, AnyResource, InvalidResource, canonical, read
 from mailrail.core.resources.problems import Path, Problem, show_path, shown
 from mailrail.core.revision.revision import ObjectRef
@@ -53,7 +53,7 @@ class Candidate:
 
     ref: ObjectRef
     document: Document | None
-    place: Place
+    place: SourceLocation
     newest: Version | None
     before: Version | None
     generation: int | None = None
@@ -65,7 +65,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class Remark:
     """Something to say about an object."""
 
     ref: ObjectRef
@@ -79,14 +79,14 @@ class Note:
 class Input:
     """Step 1: what the documents say."""
 
-    def __init__(self, sources: Sources, previous: State) -> None:
+    def __init__(self, sources: Sources, previous: CompilerState) -> None:
         self.findings: list[Finding] = []
-        self.notes: list[Note] = []
+        self.notes: list[Remark] = []
         self.candidates: dict[ObjectRef, Candidate] = {}
         self.secrets: dict[tuple[str, str], SecretDocument] = {}
         self.broken_secrets: dict[tuple[str, str], str] = {}
         self.namespaces: dict[str, Mapping[str, str]] = dict(sources.namespaces)
-        self._places: dict[ObjectRef, Place] = {}
+        self._places: dict[ObjectRef, SourceLocation] = {}
         self.retained: set[ObjectRef] = set()
         unreadable = {u.place.origin for u in sources.unreadable}
         for item in sorted(sources.unreadable, key=lambda u: (u.place, u.reason)):
@@ -105,7 +105,7 @@ class Input:
             if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
                 self._unchanged(accepted)
 
-    def _unread(self, unreadable: set[str], sources: Sources, previous: State) -> Unread:
+    def _unread(self, unreadable: set[str], sources: Sources, previous: CompilerState) -> Unread:
         """The files whose documents count as unchanged, and a finding for each that may be a renamed one.
 
         Only files have new names: what is gone from the API server was deleted, whatever could not be read of others.
@@ -126,7 +126,7 @@ class Input:
             for origin in unread.successors:
                 what = "folder" if origin.endswith("/") else "file"
                 message = f"{text} this {what} can be read"
-                self.findings.append(Finding(Place(origin), Severity.WARNING, Reason.UNREADABLE, message))
+                self.findings.append(Finding(SourceLocation(origin), Severity.WARNING, Reason.UNREADABLE, message))
         return unread
 
     def _finding(self, document: Document, path: Path, message: str, ref: ObjectRef | None = None) -> None:
@@ -211,7 +211,7 @@ class Input:
         except InvalidResource as error:
             candidate.before = self._before(ref)
             for problem in error.problems:
-                self.notes.append(Note(ref, ConditionType.ACCEPTED, Reason.INVALID, _sentence(problem), problem.path))
+                self.notes.append(Remark(ref, ConditionType.ACCEPTED, Reason.INVALID, _sentence(problem), problem.path))
             return
         if accepted is not None and accepted.source == source:
             candidate.newest = Version(ref, resource, source, document.place.origin, new=False)
@@ -222,7 +222,7 @@ class Input:
     def _unchanged(self, accepted: Accepted) -> None:
         before = self._before(accepted.ref)
         if before is not None:
-            self.candidates[accepted.ref] = Candidate(accepted.ref, None, Place(accepted.origin), before, None)
+            self.candidates[accepted.ref] = Candidate(accepted.ref, None, SourceLocation(accepted.origin), before, None)
 
     def retain(self, ref: ObjectRef) -> bool:
         """Keep an object that was deleted, because a gateway cannot do without it. Whether there was one."""

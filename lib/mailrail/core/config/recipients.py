@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from mailrail.core.revision.revision import Delivery, Domain, Recipients
+from mailrail.core.revision.revision import Domain, DomainDelivery, Recipients
 from mailrail.core.smtp.address import folded
 
 POSTMASTER: Final = "postmaster"
@@ -41,7 +41,7 @@ class Node:
         return f"{self.local}@{self.domain}" if self.local is not None else f"the catch-all of {self.domain}"
 
 
-class Directory:
+class AddressBook:
     """Domains by name with the addresses that exist in them. `addresses` are full and lower case."""
 
     def __init__(self, domains: Iterable[Domain], addresses: frozenset[str]) -> None:
@@ -54,7 +54,7 @@ class Directory:
         """The next step from an address: an alias or catch-all to follow, or an end."""
         local, _, name = address.rpartition("@")
         domain = self.domains.get(name)
-        if domain is None or domain.delivery is Delivery.NONE:
+        if domain is None or domain.delivery is DomainDelivery.NONE:
             return End.FOREIGN
         local = folded(local)
         cut = min((at for at in (local.find(mark, 1) for mark in domain.separators) if at > 0), default=0)
@@ -67,7 +67,7 @@ class Directory:
                 return End.BEHIND
         if local == POSTMASTER:
             return End.POSTMASTER
-        if domain.delivery is Delivery.TRANSPORT and domain.recipients is not Recipients.LISTED:
+        if domain.delivery is DomainDelivery.TRANSPORT and domain.recipients is not Recipients.LISTED:
             return End.BEHIND
         if f"@{name}" in self._addresses:
             return End.ACCOUNT

@@ -150,7 +150,7 @@ def _check_dkim_key(pem: bytes, algorithm: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class NextHopLogin:
     """User name and sealed password of a next hop."""
 
     username: str
@@ -285,11 +285,11 @@ class SecretUses:
         document = SecretDocument(owner.namespace, f"file:{path}", {})
         return self._use(owner, "ca", document, "ca.crt", self._digest(b"pem", pem), lambda: pem)
 
-    def login(self, owner: ObjectRef, name: str, username: str | None) -> Login:
+    def login(self, owner: ObjectRef, name: str, username: str | None) -> NextHopLogin:
         """User name and password for a next hop or a proxy. Raises SecretProblem."""
         unchanged = self._unchanged(owner, "login", name)
         if unchanged is not None and (username or unchanged.username):
-            return Login(username or unchanged.username or "", self._keep(unchanged))
+            return NextHopLogin(username or unchanged.username or "", self._keep(unchanged))
         document = self._document(owner.namespace, name)
         if username is None:
             try:
@@ -304,7 +304,7 @@ class SecretUses:
         password = self._password(document)
         octets = password.encode()
         digest = self._digest(b"login", document.name.encode(), octets)
-        return Login(username, self._use(owner, "login", document, "password", digest, lambda: octets, username))
+        return NextHopLogin(username, self._use(owner, "login", document, "password", digest, lambda: octets, username))
 
     def _password(self, document: SecretDocument) -> str:
         try:

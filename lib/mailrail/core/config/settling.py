@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
-from mailrail.core.config.reading import Input, Note, Version
-from mailrail.core.config.recipients import EXPANSION_LIMIT, Directory, Node
-from mailrail.core.config.state import Claim, State
+from mailrail.core.config.reading import Input, Remark, Version
+from mailrail.core.config.recipients import EXPANSION_LIMIT, AddressBook, Node
+from mailrail.core.config.state import CompilerState, NameClaim
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
 from mailrail.core.resources.base import AllowedNamespaces, NamespacedRef
 from mailrail.core.resources.domain import TransportDelivery
 from mailrail.core.resources.problems import Path, show_path
-from mailrail.core.revision.revision import Alias, Delivery, Domain, ObjectRef, Recipients
+from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.smtp.address import folded
 
 _R = TypeVar("_R", bound=AnyResource)
@@ -40,10 +40,10 @@ def account_uid(ref: ObjectRef, uid: str | None) -> str:
     return uid if uid is not None else str(uuid.uuid5(_UID_SPACE, f"{ref.namespace}/{ref.name}"))
 
 
-class Settled:
+class Settlement:
     """One choice of versions: who attaches to whom, and what is claimed."""
 
-    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, Claim]) -> None:
+    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, NameClaim]) -> None:
         self._input, self._refusals, self._claims = read_in, refusals, claims
         self.versions: dict[ObjectRef, Version] = {}
         for ref in sorted(read_in.candidates):
@@ -55,7 +55,7 @@ class Settled:
         self.accounts = self._of(MailAccount)
         self.transports = self._of(MailTransport)
         self.routes = self._of(MailRoute)
-        self.new_claims: dict[str, Claim] = {}
+        self.new_claims: dict[str, NameClaim] = {}
         self.gateway_of: dict[ObjectRef, ObjectRef] = {}
         self.domain_of: dict[ObjectRef, ObjectRef] = {}
         self.addresses_of: dict[ObjectRef, tuple[str, ...]] = {}
@@ -72,7 +72,7 @@ class Settled:
         labels = self._input.namespaces.get(owner.namespace, {})
         return all(labels.get(k) == v for k, v in allowed.selector.match_labels.items())
 
-    def attach(self) -> Iterator[Note]:
+    def attach(self) -> Iterator[Remark]:
         """Attach domains to gateways and accounts to domains; what is missing or not allowed is noted."""
         for ref, domain in self.domains.items():
             parent = reference(domain.spec.gateway_ref, "MailGateway", ref)
@@ -94,7 +94,7 @@ class Settled:
                 yield forbidden(ref, parent, path)
             elif parent not in self.gateway_of:
                 self.domain_of[ref] = parent
-                yield Note(
+                yield Remark(
                     ref,
                     ConditionType.RESOLVED_REFS,
                     Reason.PARENT_NOT_FOUND,
@@ -113,7 +113,7 @@ class Settled:
             for position, text in enumerate(account.spec.addresses):
                 full = f"@{name}" if text == "@" else full_address(text, name)
                 if full.rpartition("@")[2] != name:
-                    yield Note(
+                    yield Remark(
                         ref,
                         ConditionType.RESOLVED_REFS,
                         Reason.TARGET_NOT_FOUND,
@@ -146,7 +146,7 @@ class Settled:
             if login is not None:
                 yield f"login {login}", ref, ("spec", "login"), f"the login {login}"
 
-    def conflicts(self) -> dict[ObjectRef, tuple[str, Note]]:
+    def conflicts(self) -> dict[ObjectRef, tuple[str, Remark]]:
         """Who loses a name that two want: the name and what to say. The older claim wins, then namespace and name.
 
         A loser whose winner loses something else is left for the next round: the name may become free for it.
@@ -154,7 +154,7 @@ class Settled:
         wanted: dict[str, list[tuple[ObjectRef, Path, str]]] = {}
         for key, ref, path, words in self._wanted():
             wanted.setdefault(key, []).append((ref, path, words))
-        losers: dict[ObjectRef, tuple[str, Note]] = {}
+        losers: dict[ObjectRef, tuple[str, Remark]] = {}
         winner_of: dict[ObjectRef, ObjectRef] = {}
         for key, claimants in wanted.items():
             now = {ref for ref, _, _ in claimants}
@@ -162,7 +162,7 @@ class Settled:
             claim = self._claims.get(key)
             before = tuple(r for r in claim.claimants if r in everyone) if claim is not None else ()
             order = before + tuple(sorted(everyone.difference(before)))
-            self.new_claims[key] = Claim(key, order)
+            self.new_claims[key] = NameClaim(key, order)
             if len(now) == 1:
                 continue
             winner = next(r for r in order if r in now)
@@ -170,7 +170,7 @@ class Settled:
                 if ref != winner and ref not in losers:
                     # Another team's object is not named.
                     who = str(winner) if winner.namespace == ref.namespace else "an object of another namespace"
-                    note = Note(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, f"{words} belongs to {who}", path)
+                    note = Remark(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, f"{words} belongs to {who}", path)
                     losers[ref], winner_of[ref] = (key, note), winner
         certain = {ref: loss for ref, loss in losers.items() if winner_of[ref] not in losers}
         return certain or losers
@@ -188,23 +188,23 @@ class Settled:
                 yield ref, account, f"{self.domain_of[account]} of {account} is attached to no gateway"
 
 
-def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Note:
+def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
     """`ref` is attached to something that is not there."""
     message = f"{show_path(path)}: {parent} is not there; it waits for it"
-    return Note(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
+    return Remark(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
 
 
-def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path) -> Note:
+def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
     """`ref` is attached to something that does not let its namespace."""
     message = f"{show_path(path)}: {parent} does not let namespace {ref.namespace} attach (allowedNamespaces)"
-    return Note(ref, ConditionType.RESOLVED_REFS, Reason.REF_NOT_PERMITTED, message, path, parent)
+    return Remark(ref, ConditionType.RESOLVED_REFS, Reason.REF_NOT_PERMITTED, message, path, parent)
 
 
 class Refusals:
     """What was refused so far, and which names the refused ones wait for."""
 
     def __init__(self) -> None:
-        self.notes: list[Note] = []
+        self.notes: list[Remark] = []
         self.waiting: dict[str, set[ObjectRef]] = {}
         self._counts: dict[ObjectRef, int] = {}
 
@@ -212,7 +212,7 @@ class Refusals:
         """How many versions of the object were refused."""
         return self._counts.get(ref, 0)
 
-    def refuse(self, note: Note, name: str | None = None) -> None:
+    def refuse(self, note: Remark, name: str | None = None) -> None:
         """Fall back by one version; with a name the object waits for it, in its place of the order of claims."""
         self._counts[note.ref] = self.count(note.ref) + 1
         self.notes.append(note)
@@ -220,12 +220,12 @@ class Refusals:
             self.waiting.setdefault(name, set()).add(note.ref)
 
 
-def settle(read_in: Input, previous: State) -> tuple[Settled, list[Note]]:
+def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Remark]]:
     """Refuse and fall back until all versions go together. Each round refuses at least one version, or ends."""
     claims = {c.key: c for c in previous.claims}
     refusals = Refusals()
     while True:
-        settled = Settled(read_in, refusals, claims)
+        settled = Settlement(read_in, refusals, claims)
         notes = list(settled.attach())
         losers = settled.conflicts()
         for name, note in losers.values():
@@ -236,7 +236,7 @@ def settle(read_in: Input, previous: State) -> tuple[Settled, list[Note]]:
         if any(_retain_postmaster(read_in, settled, account) for _, account, _ in missing):
             continue
         lacking = [
-            Note(
+            Remark(
                 gateway,
                 ConditionType.ACCEPTED if settled.versions[gateway].new else ConditionType.RESOLVED_REFS,
                 Reason.POSTMASTER_NOT_FOUND,
@@ -261,13 +261,13 @@ def settle(read_in: Input, previous: State) -> tuple[Settled, list[Note]]:
         return settled, [*refusals.notes, *notes, *lacking, *_kept(read_in, settled)]
 
 
-def _kept(read_in: Input, settled: Settled) -> Iterator[Note]:
+def _kept(read_in: Input, settled: Settlement) -> Iterator[Remark]:
     """A gateway serves on with a postmaster that was deleted, and says so."""
     for ref, gateway in settled.gateways.items():
         account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
         for needed in (account, settled.domain_of.get(account)):
             if needed in read_in.retained:
-                yield Note(
+                yield Remark(
                     ref,
                     ConditionType.RESOLVED_REFS,
                     Reason.POSTMASTER_NOT_FOUND,
@@ -276,7 +276,7 @@ def _kept(read_in: Input, settled: Settled) -> Iterator[Note]:
                 )
 
 
-def _retain_postmaster(read_in: Input, settled: Settled, account: ObjectRef) -> bool:
+def _retain_postmaster(read_in: Input, settled: Settlement, account: ObjectRef) -> bool:
     """Bring back a postmaster account that was deleted, or its domain. Whether that changed anything."""
     if account not in settled.accounts:
         return account not in read_in.candidates and read_in.retain(account)
@@ -286,12 +286,12 @@ def _retain_postmaster(read_in: Input, settled: Settled, account: ObjectRef) -> 
     return False
 
 
-def delivery_of(domain: MailDomain) -> tuple[Delivery, ObjectRef | None]:
+def delivery_of(domain: MailDomain) -> tuple[DomainDelivery, ObjectRef | None]:
     """How mail to a domain is delivered, and the transport if that is by one."""
     choice = domain.spec.delivery
     if isinstance(choice, TransportDelivery):
-        return Delivery.TRANSPORT, reference(choice.transport_ref, "MailTransport", _ref_of(domain))
-    return (Delivery.MAILBOX if choice == "mailbox" else Delivery.NONE), None
+        return DomainDelivery.TRANSPORT, reference(choice.transport_ref, "MailTransport", _ref_of(domain))
+    return (DomainDelivery.MAILBOX if choice == "mailbox" else DomainDelivery.NONE), None
 
 
 def _ref_of(resource: AnyResource) -> ObjectRef:
@@ -312,9 +312,9 @@ def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
     )
 
 
-def _directory(settled: Settled) -> Directory:
+def _directory(settled: Settlement) -> AddressBook:
     """The domains as far as resolution needs them."""
-    return Directory(
+    return AddressBook(
         (
             Domain(
                 ref,
@@ -332,7 +332,7 @@ def _directory(settled: Settled) -> Directory:
     )
 
 
-def _refuse_too_large(settled: Settled, directory: Directory, refusals: Refusals) -> bool:
+def _refuse_too_large(settled: Settlement, directory: AddressBook, refusals: Refusals) -> bool:
     """Refuse the edit that makes an alias lead to too many addresses: that of its own domain first, else of one that
     it passes through. Whether there was such an edit."""
     by_name = {d.spec.domain_name: ref for ref, d in settled.domains.items()}
@@ -345,21 +345,21 @@ def _refuse_too_large(settled: Settled, directory: Directory, refusals: Refusals
     return False
 
 
-def domains_of(settled: Settled, cycle: Sequence[Node]) -> list[ObjectRef]:
+def domains_of(settled: Settlement, cycle: Sequence[Node]) -> list[ObjectRef]:
     """The domains that a cycle of aliases passes through."""
     names = {node.domain for node in cycle}
     return [ref for ref, d in settled.domains.items() if d.spec.domain_name in names]
 
 
-def cycle_note(ref: ObjectRef, cycle: Sequence[Node], kind: ConditionType = ConditionType.ACCEPTED) -> Note:
+def cycle_note(ref: ObjectRef, cycle: Sequence[Node], kind: ConditionType = ConditionType.ACCEPTED) -> Remark:
     """An alias or catch-all of `ref` is part of a cycle."""
     first = cycle[0]
     way = " → ".join(str(n) for n in (*cycle[:6], *(("…",) if len(cycle) > 6 else ()), first))
     path: Path = ("spec", "catchAll") if first.local is None else ("spec", "aliases")
-    return Note(ref, kind, Reason.ALIAS_CYCLE, f"{show_path(path)}: leads back to itself: {way}", path)
+    return Remark(ref, kind, Reason.ALIAS_CYCLE, f"{show_path(path)}: leads back to itself: {way}", path)
 
 
-def too_large_note(ref: ObjectRef, node: Node, kind: ConditionType = ConditionType.ACCEPTED) -> Note:
+def too_large_note(ref: ObjectRef, node: Node, kind: ConditionType = ConditionType.ACCEPTED) -> Remark:
     """An alias of `ref`, or one that leads through it, leads to too many addresses."""
     path: Path = ("spec", "catchAll") if node.local is None else ("spec", "aliases")
     message = (
@@ -368,4 +368,4 @@ def too_large_note(ref: ObjectRef, node: Node, kind: ConditionType = ConditionTy
     )
     if kind is not ConditionType.ACCEPTED:
         message += "; mail for it is deferred"
-    return Note(ref, kind, Reason.ALIAS_TOO_LARGE, message, path)
+    return Remark(ref, kind, Reason.ALIAS_TOO_LARGE, message, path)

@@ -29,7 +29,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class NameClaim:
     """Who wants a name, the oldest first. The first one that may have it, has it."""
 
     key: str
@@ -49,12 +49,12 @@ class SecretUse:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CompilerState:
     """Accepted sources, claims and uses of Secrets. The empty one is that of the first start."""
 
     format: int = FORMAT
     accepted: tuple[Accepted, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[NameClaim, ...] = ()
     uses: tuple[SecretUse, ...] = field(default=())
 
 
@@ -62,18 +62,18 @@ class UnreadableState(ValueError):
     """The stored bytes are not a state that this version understands."""
 
 
-_adapter: TypeAdapter[State] = TypeAdapter(State)
+_adapter: TypeAdapter[CompilerState] = TypeAdapter(CompilerState)
 
 
-def encode_state(state: State) -> bytes:
+def encode_state(state: CompilerState) -> bytes:
     """Packed bytes, equal for equal states."""
     return zlib.compress(canonical_json(state), 1)
 
 
-def decode_state(packed: bytes) -> State:
+def decode_state(packed: bytes) -> CompilerState:
     """Read packed bytes back; no bytes are the empty state. Raises UnreadableState."""
     if not packed:
-        return State()
+        return CompilerState()
     try:
         unpacker = zlib.decompressobj()
         plain = unpacker.decompress(packed, SIZE_LIMIT)

@@ -14,8 +14,8 @@ from mailrail.core.config.diagnostics import (
     Status,
     ready,
 )
-from mailrail.core.config.reading import Input, Note
-from mailrail.core.config.settling import Settled, reference
+from mailrail.core.config.reading import Input, Remark
+from mailrail.core.config.settling import Settlement, reference
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailRoute
 from mailrail.core.revision.revision import ObjectRef
 
@@ -28,14 +28,14 @@ _SEVERITY: Final = {
 _MESSAGES_SHOWN: Final = 3
 
 
-def _joined(notes: Sequence[Note]) -> str:
+def _joined(notes: Sequence[Remark]) -> str:
     texts = list(dict.fromkeys(n.message for n in notes))
     more = f" (and {len(texts) - _MESSAGES_SHOWN} more)" if len(texts) > _MESSAGES_SHOWN else ""
     return "; ".join(texts[:_MESSAGES_SHOWN]) + more
 
 
-def _conditions(notes: Sequence[Note]) -> tuple[Condition, ...]:
-    by_type: dict[ConditionType, list[Note]] = {}
+def _conditions(notes: Sequence[Remark]) -> tuple[Condition, ...]:
+    by_type: dict[ConditionType, list[Remark]] = {}
     for note in notes:
         by_type.setdefault(note.type, []).append(note)
     result: list[Condition] = []
@@ -67,9 +67,9 @@ def _parents_of(resource: AnyResource, ref: ObjectRef) -> tuple[ObjectRef, ...]:
     return ()
 
 
-def diagnose(read_in: Input, settled: Settled, notes: Sequence[Note]) -> Diagnostics:
+def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark]) -> Diagnostics:
     """What is to be told of every object that was read, and of every document."""
-    by_ref: dict[ObjectRef, list[Note]] = {}
+    by_ref: dict[ObjectRef, list[Remark]] = {}
     for note in notes:
         by_ref.setdefault(note.ref, []).append(note)
     findings = list(read_in.findings)

@@ -54,7 +54,7 @@ class Stage(IntEnum):
 _DOT = Stage.DOT
 
 
-class Hop(StrEnum):
+class HopKind(StrEnum):
     """What kind of server answered."""
 
     FOREIGN = "foreign"  # an MX, dialled directly or through a proxy: its word on policy is the destination's
@@ -148,11 +148,13 @@ class Verdict:
         return self.outcome is not Outcome.DEFERRED
 
 
-def of_trouble(trouble: Trouble, *, stage: Stage = Stage.CONNECT, hop: Hop = Hop.FOREIGN, detail: str = "") -> Verdict:
+def of_trouble(
+    trouble: Trouble, *, stage: Stage = Stage.CONNECT, hop: HopKind = HopKind.FOREIGN, detail: str = ""
+) -> Verdict:
     """The verdict on a failure that no server put into a reply."""
     meaning = _MEANINGS[trouble]
     status, scope = meaning.status, meaning.scope
-    if hop is not Hop.FOREIGN and trouble in (Trouble.TLS_FAILED, Trouble.AUTH_IMPOSSIBLE):
+    if hop is not HopKind.FOREIGN and trouble in (Trouble.TLS_FAILED, Trouble.AUTH_IMPOSSIBLE):
         status, scope = _OUR_FAULT, Scope.TRANSPORT  # design 4: bad TLS of our own smarthost is never a bounce
     elif scope is Scope.SITE and stage > Stage.MAIL:
         # Lost while this message was under way: perhaps the message did it, and the site is well for all others.
@@ -165,7 +167,7 @@ def of_reply(
     reply: Reply,
     *,
     stage: Stage,
-    hop: Hop = Hop.FOREIGN,
+    hop: HopKind = HopKind.FOREIGN,
     passes_dsn: bool = False,
     every_host: bool = False,
 ) -> Verdict:
@@ -178,14 +180,14 @@ def of_reply(
     if reply.code < 400:
         if stage is not _DOT or reply.code >= 300:
             return of_trouble(Trouble.GARBAGE, stage=stage, hop=hop, detail=f"it answered {reply}")
-        outcome = _DELIVERED if passes_dsn or hop is Hop.FINAL else _RELAYED
+        outcome = _DELIVERED if passes_dsn or hop is HopKind.FINAL else _RELAYED
         return Verdict(outcome, reply.status, reply.text, reply, _RECIPIENT, passes_dsn)
-    if hop is not Hop.FOREIGN and (stage in (Stage.TLS, Stage.AUTH) or reply.code in _AUTHENTICATION_CODES):
+    if hop is not HopKind.FOREIGN and (stage in (Stage.TLS, Stage.AUTH) or reply.code in _AUTHENTICATION_CODES):
         return Verdict(Outcome.DEFERRED, _OUR_FAULT, f"our next hop refuses us: {reply}", reply, Scope.TRANSPORT)
     if reply.code == 421:
         return _deferred(reply, Scope.SITE)
     if stage < Stage.MAIL:
-        if every_host and reply.code in _GENERAL_REFUSALS and hop is Hop.FOREIGN:
+        if every_host and reply.code in _GENERAL_REFUSALS and hop is HopKind.FOREIGN:
             return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
         return _deferred(reply, Scope.SITE)
     if reply.transient or (stage is Stage.RCPT and reply.code == 552):  # 552: too many recipients, by history

@@ -23,7 +23,7 @@ FULL_LIMIT = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Reporter:
+class ReportingMta:
     """Who writes."""
 
     hostname: str
@@ -56,7 +56,7 @@ class Original:
 
 
 @dataclass(frozen=True, slots=True)
-class RecipientReport:
+class DsnRecipient:
     """What happened to one recipient."""
 
     kind: DsnKind
@@ -130,8 +130,8 @@ _ORDER = tuple(DsnKind)
 
 def build(
     original: Original,
-    reports: tuple[RecipientReport, ...],
-    reporter: Reporter,
+    reports: tuple[DsnRecipient, ...],
+    reporter: ReportingMta,
     *,
     message_id: str,
     boundary: str,
@@ -165,7 +165,9 @@ def build(
     )
 
 
-def _header(original: Original, reporter: Reporter, subject: str, message_id: str, boundary: str, now: float) -> bytes:
+def _header(
+    original: Original, reporter: ReportingMta, subject: str, message_id: str, boundary: str, now: float
+) -> bytes:
     fields = [
         text.field("From", f"Mail Delivery System <{reporter.postmaster}>"),
         # The same return path as in the envelope (DSN-12); a parsed address has no line ends.
@@ -212,7 +214,7 @@ def _base64(body: bytes) -> bytes:
     return text.base64_lines(body)
 
 
-def _people(original: Original, reports: tuple[RecipientReport, ...], reporter: Reporter, utf8: bool) -> bytes:
+def _people(original: Original, reports: tuple[DsnRecipient, ...], reporter: ReportingMta, utf8: bool) -> bytes:
     lines = [f"This is the mail system at {reporter.hostname}.", ""]
     for kind in _ORDER:
         chosen = [r for r in reports if r.kind is kind]
@@ -234,7 +236,7 @@ def _people(original: Original, reports: tuple[RecipientReport, ...], reporter: 
     return _part("text/plain", "Notification", body, parameters=f"; charset={charset}")
 
 
-def _told(report: RecipientReport, utf8: bool) -> list[str]:
+def _told(report: DsnRecipient, utf8: bool) -> list[str]:
     lines = [f"  {_shown(report.recipient, utf8, 600)}"]
     if report.reason:
         lines += text.wrap(text.ascii_text(report.reason), indent="    ")
@@ -256,7 +258,7 @@ def _shown(value: str, utf8: bool, limit: int) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in value[:limit]).split())
 
 
-def _remote(report: RecipientReport) -> str:
+def _remote(report: DsnRecipient) -> str:
     """`host [ip]`, as far as known (reference H9, H20)."""
     host = text.ascii_text(report.remote_host or "", 255).replace(" ", "")
     address = text.comment(report.remote_ip or "", 60)
@@ -265,7 +267,7 @@ def _remote(report: RecipientReport) -> str:
     return host or (f"[{address}]" if address else "")
 
 
-def _machine(original: Original, reports: tuple[RecipientReport, ...], reporter: Reporter, utf8: bool) -> bytes:
+def _machine(original: Original, reports: tuple[DsnRecipient, ...], reporter: ReportingMta, utf8: bool) -> bytes:
     message = [text.field("Reporting-MTA", f"dns; {reporter.hostname}")]
     envelope_id = text.decoded_envelope_id(original.envelope_id) if original.envelope_id else None
     if envelope_id is not None:
@@ -279,7 +281,7 @@ def _machine(original: Original, reports: tuple[RecipientReport, ...], reporter:
     return _part(kind, "Delivery report", "\r\n".join(groups).encode())
 
 
-def _recipient_fields(report: RecipientReport, utf8: bool) -> list[str]:
+def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
     fields: list[str] = []
     if report.original_recipient:
         original = text.original_recipient(report.original_recipient, utf8=utf8)

@@ -24,7 +24,7 @@ Edit = Callable[[Header], "bytes | Reply"]
 """What to keep as header block (fields with their line ends), or why the message is refused."""
 
 
-class Intake:
+class ContentReader:
     """Content in, octets to store out. After a refusal nothing more comes out."""
 
     __slots__ = ("_edit", "_held", "_line", "_searched", "eight_bit", "needs_separator", "refusal", "size")

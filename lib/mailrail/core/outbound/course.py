@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mailrail.core.delivery import outcome
-from mailrail.core.delivery.outcome import Hop, Outcome, Scope, Verdict, of_reply, of_trouble
+from mailrail.core.delivery.outcome import HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
 
@@ -74,7 +74,7 @@ _RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CP
 
 
 @dataclass(slots=True)
-class Settled:
+class RecipientVerdict:
     """The result for one recipient."""
 
     verdict: Verdict
@@ -82,7 +82,7 @@ class Settled:
     cancelled: bool = False
 
 
-def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host: bool = False) -> Verdict:
+def verdict_on(answer: Answer, *, hop: HopKind, passes_dsn: bool = False, every_host: bool = False) -> Verdict:
     """What an answer means by itself (core/delivery/outcome.py says it for replies and for troubles)."""
     stage, trouble = _STAGES[answer.stage], answer.trouble
     if trouble in _OURS:
@@ -90,7 +90,7 @@ def verdict_on(answer: Answer, *, hop: Hop, passes_dsn: bool = False, every_host
         return Verdict(Outcome.DEFERRED, status, answer.detail, scope=Scope.RECIPIENT)
     if answer.reply is not None and (trouble is None or trouble in (Trouble.TLS, Trouble.AUTH)):
         return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
-    if hop is not Hop.FOREIGN and trouble is Trouble.NO_ADDRESS:
+    if hop is not HopKind.FOREIGN and trouble is Trouble.NO_ADDRESS:
         # A name in our own configuration: our fault, never a bounce (design 4, Attempt).
         return Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), answer.detail, scope=Scope.TRANSPORT)
     return of_trouble(_TROUBLES[trouble or Trouble.CLOSED], stage=stage, hop=hop, detail=answer.detail)
@@ -101,9 +101,9 @@ class Course:
 
     __slots__ = ("_greeted", "_open", "hop", "settled")
 
-    def __init__(self, recipients: int, *, hop: Hop) -> None:
+    def __init__(self, recipients: int, *, hop: HopKind) -> None:
         self.hop = hop
-        self.settled: dict[int, Settled] = {}
+        self.settled: dict[int, RecipientVerdict] = {}
         self._open: dict[int, list[Answer]] = {i: [] for i in range(recipients)}  # with what they were answered so far
         self._greeted: list[Answer] = []  # how each host that let no session begin refused
 
@@ -166,7 +166,9 @@ class Course:
     def _settle(self, i: int, answer: Answer, passes_dsn: bool = False) -> None:
         del self._open[i]
         verdict = verdict_on(answer, hop=self.hop, passes_dsn=passes_dsn)
-        self.settled[i] = Settled(verdict, answer, answer.trouble is not None and answer.trouble is Trouble.CANCELLED)
+        self.settled[i] = RecipientVerdict(
+            verdict, answer, answer.trouble is not None and answer.trouble is Trouble.CANCELLED
+        )
 
     def keep_taken(self, indexes: Sequence[int], answers: Sequence[Answer | None], *, passes_dsn: bool) -> None:
         """What is left of a transaction where a mistake of our own broke off its reckoning: whoever's final dot was
@@ -175,7 +177,7 @@ class Course:
             if i in self._open and answer is not None and (answer.accepted or answer.uncertain):
                 self._settle(i, answer, passes_dsn)
 
-    def conclude(self) -> dict[int, Settled]:
+    def conclude(self) -> dict[int, RecipientVerdict]:
         """No host is left: settle whoever is open and return all results."""
         if not self._open:
             return self.settled
@@ -193,7 +195,7 @@ class Course:
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or found
             quoted = [pair for pair in hopeful if pair[1].remote] or hopeful
             verdict, answer = quoted[-1]
-            self.settled[i] = Settled(verdict, answer)
+            self.settled[i] = RecipientVerdict(verdict, answer)
         self._open = {}
         return self.settled
 

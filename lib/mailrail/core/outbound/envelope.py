@@ -15,7 +15,7 @@ from enum import StrEnum
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.capabilities import Capabilities
 from mailrail.core.smtp.client import Answer, Stage, Trouble
-from mailrail.core.smtp.parameters import Body
+from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 
 BDAT_ABOVE = 65536
@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f<>]")
 
 
 @dataclass(slots=True)
-class Recipient:
+class EnvelopeRecipient:
     """One recipient with its DSN parameters (RFC 3461), as received."""
 
     address: str
@@ -40,7 +40,7 @@ class Envelope:
 
     sender: str
     """Without angle brackets; empty = null reverse-path."""
-    body: Body | None = None
+    body: BodyType | None = None
     smtputf8: bool = False
     ret: str | None = None
     envid: str | None = None
@@ -50,7 +50,7 @@ class Envelope:
 
 
 @dataclass(slots=True)
-class Content:
+class ContentFacts:
     """What matters about the content. For content that streams, the flags of the envelope stand in."""
 
     size: int
@@ -72,14 +72,14 @@ class Form(StrEnum):
 _AS_IS = Form.AS_IS  # reading a member off its enum costs more than what is asked of it for each message
 
 
-def inspect(content: bytes, *, declared: Body | None = None) -> Content:
+def inspect(content: bytes, *, declared: BodyType | None = None) -> ContentFacts:
     """The facts about content that is at hand."""
     if content.isascii():
         binary = b"\0" in content or has_bare_line_ends(content)
-        return Content(len(content), False, binary or declared is Body.BINARY_MIME, False)
+        return ContentFacts(len(content), False, binary or declared is BodyType.BINARY_MIME, False)
     head = content[: _header_end(content)]
-    binary = declared is Body.BINARY_MIME or b"\0" in content or has_bare_line_ends(content)
-    return Content(len(content), True, binary, not head.isascii())
+    binary = declared is BodyType.BINARY_MIME or b"\0" in content or has_bare_line_ends(content)
+    return ContentFacts(len(content), True, binary, not head.isascii())
 
 
 def _header_end(content: bytes) -> int:
@@ -87,7 +87,7 @@ def _header_end(content: bytes) -> int:
     return len(content) if end < 0 else end
 
 
-def form_for(content: Content, capabilities: Capabilities) -> Form:
+def form_for(content: ContentFacts, capabilities: Capabilities) -> Form:
     """What this server can take of this content without loss (EXT-08)."""
     if content.binary:
         if capabilities.binary_mime:
@@ -99,7 +99,7 @@ def form_for(content: Content, capabilities: Capabilities) -> Form:
 
 
 @dataclass(slots=True)
-class Plan:
+class EnvelopePlan:
     """One transaction to be. `indexes[i]` says which recipient `rcpt_lines[i]` is for."""
 
     mail_line: bytes
@@ -114,13 +114,13 @@ class Plan:
 
 def plan(
     envelope: Envelope,
-    recipients: Sequence[tuple[int, Recipient]],
-    content: Content,
+    recipients: Sequence[tuple[int, EnvelopeRecipient]],
+    content: ContentFacts,
     capabilities: Capabilities,
     *,
     form: Form,
     authenticated: bool = False,
-) -> Plan:
+) -> EnvelopePlan:
     """The lines for these recipients, given as (index, recipient), at most `capabilities.max_recipients` of them.
 
     `content.size` is the size of what is sent, after re-encoding. `authenticated`: AUTH= may be passed on (RFC 4954 5).
@@ -142,7 +142,7 @@ def plan(
     indexes: list[int] = []
     refused: list[tuple[int, Answer]] = []
     utf8 = header_utf8 or sender_utf8
-    taken: list[Recipient] = []
+    taken: list[EnvelopeRecipient] = []
     for index, recipient in recipients:
         if not recipient.address.isascii():
             if not capabilities.smtputf8:
@@ -163,9 +163,9 @@ def plan(
         taken.append(recipient)
     lines = [_rcpt(recipient, dsn=capabilities.dsn, utf8=utf8) for recipient in taken]
     if not lines:
-        return Plan(b"", (), (), False, False, tuple(refused))
+        return EnvelopePlan(b"", (), (), False, False, tuple(refused))
     binary = content.binary and form is _AS_IS
-    return Plan(
+    return EnvelopePlan(
         _mail(envelope, content, capabilities, form, utf8, authenticated),
         tuple(lines),
         tuple(indexes),
@@ -187,12 +187,12 @@ def _harmful(address: str) -> bool:
     return False
 
 
-def _none(recipients: Sequence[tuple[int, Recipient]], answer: Answer) -> Plan:
-    return Plan(b"", (), (), False, False, tuple((index, answer) for index, _ in recipients))
+def _none(recipients: Sequence[tuple[int, EnvelopeRecipient]], answer: Answer) -> EnvelopePlan:
+    return EnvelopePlan(b"", (), (), False, False, tuple((index, answer) for index, _ in recipients))
 
 
 def _mail(
-    envelope: Envelope, content: Content, capabilities: Capabilities, form: Form, utf8: bool, authenticated: bool
+    envelope: Envelope, content: ContentFacts, capabilities: Capabilities, form: Form, utf8: bool, authenticated: bool
 ) -> bytes:
     line = f"MAIL FROM:<{envelope.sender}>"
     if capabilities.size_offered:
@@ -203,8 +203,8 @@ def _mail(
         if content.eight_bit and form is not Form.SEVEN_BIT:
             line += " BODY=8BITMIME"
         elif envelope.body is not None:
-            line += " BODY=8BITMIME" if envelope.body is Body.EIGHT_BIT_MIME else ""
-            line += " BODY=7BIT" if envelope.body is Body.SEVEN_BIT else ""
+            line += " BODY=8BITMIME" if envelope.body is BodyType.EIGHT_BIT_MIME else ""
+            line += " BODY=7BIT" if envelope.body is BodyType.SEVEN_BIT else ""
     if utf8:
         line += " SMTPUTF8"
     if envelope.require_tls:
@@ -219,7 +219,7 @@ def _mail(
     return f"{line}\r\n".encode()
 
 
-def _rcpt(recipient: Recipient, *, dsn: bool, utf8: bool) -> bytes:
+def _rcpt(recipient: EnvelopeRecipient, *, dsn: bool, utf8: bool) -> bytes:
     line = f"RCPT TO:<{recipient.address}>"
     if dsn:
         if recipient.notify:

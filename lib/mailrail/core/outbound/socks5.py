@@ -23,7 +23,7 @@ _DESTINATION_REPLIES = frozenset({1, 3, 4, 5, 6})
 _ADDRESS_REPLIES = _DESTINATION_REPLIES | {8}
 
 
-class ProxyError(Exception):
+class SocksError(Exception):
     """The proxy did not connect us. `destination`: the server behind it is out of reach, the proxy itself works.
     `this_address`: it was about the address asked for, another one may do."""
 
@@ -90,18 +90,18 @@ class Socks5:
         version, method = self._buffer[0], self._buffer[1]
         self._buffer = self._buffer[2:]
         if version != 5:
-            raise ProxyError("the proxy does not speak SOCKS5")
+            raise SocksError("the proxy does not speak SOCKS5")
         if method == 0:
             return self._connect()
         if method == 2 and self._login is not None:
             name, password = self._login.username.encode(), self._login.password.encode()
             if not (1 <= len(name) <= 255 and 1 <= len(password) <= 255):
-                raise ProxyError("user name and password of the proxy must have 1 to 255 octets")
+                raise SocksError("user name and password of the proxy must have 1 to 255 octets")
             self._state = _State.LOGIN
             return b"\x01" + bytes([len(name)]) + name + bytes([len(password)]) + password
         if method == 0xFF:
-            raise ProxyError("the proxy wants another authentication than we can give")
-        raise ProxyError("the proxy chose an authentication that we did not offer")
+            raise SocksError("the proxy wants another authentication than we can give")
+        raise SocksError("the proxy chose an authentication that we did not offer")
 
     def _login_reply(self) -> bytes:
         if len(self._buffer) < 2:
@@ -109,7 +109,7 @@ class Socks5:
         version, status = self._buffer[0], self._buffer[1]
         self._buffer = self._buffer[2:]
         if version != 1 or status != 0:
-            raise ProxyError("the proxy refused our credentials")
+            raise SocksError("the proxy refused our credentials")
         return self._connect()
 
     def _connect(self) -> bytes:
@@ -119,7 +119,7 @@ class Socks5:
         except ValueError:
             name = self._address.encode("ascii")
             if not 1 <= len(name) <= 255:
-                raise ProxyError("the host name is too long for SOCKS5") from None
+                raise SocksError("the host name is too long for SOCKS5") from None
             destination = b"\x03" + bytes([len(name)]) + name
         else:
             destination = (b"\x01" if ip.version == 4 else b"\x04") + ip.packed
@@ -129,11 +129,11 @@ class Socks5:
         buffer = self._buffer
         if len(buffer) >= 2:
             if buffer[0] != 5:
-                raise ProxyError("the proxy does not speak SOCKS5")
+                raise SocksError("the proxy does not speak SOCKS5")
             if buffer[1] != 0:
                 text = _REPLIES.get(buffer[1], f"the proxy answered with code {buffer[1]}")
                 destination, this_address = buffer[1] in _DESTINATION_REPLIES, buffer[1] in _ADDRESS_REPLIES
-                raise ProxyError(text, destination=destination, this_address=this_address)
+                raise SocksError(text, destination=destination, this_address=this_address)
         if len(buffer) < 5:
             return
         match buffer[3]:
@@ -144,7 +144,7 @@ class Socks5:
             case 4:
                 length = 4 + 16 + 2
             case _:
-                raise ProxyError("the proxy answered with an address of unknown type")
+                raise SocksError("the proxy answered with an address of unknown type")
         if len(buffer) < length:
             return
         self._buffer = buffer[length:]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mailrail.core.delivery.outcome import Trouble
 from mailrail.core.revision.revision import TlsMode
-from mailrail.core.smtp.client import Protocol
+from mailrail.core.smtp.client import ClientProtocol
 
 MAX_HOSTS = 10
 """MX hosts considered in one attempt. RFC 5321 5.1 asks for at least two addresses; endless lists cost us time."""
@@ -31,7 +31,7 @@ class Mx:
 
 
 @dataclass(frozen=True, slots=True)
-class Hosts:
+class HostList:
     """The hosts to try, best first."""
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class NoHosts:
 
 def mx_hosts(
     domain: str, records: Sequence[Mx], *, own_names: frozenset[str], random: Callable[[], float]
-) -> Hosts | NoHosts:
+) -> HostList | NoHosts:
     """The hosts of a domain whose MX lookup succeeded, perhaps with no records.
 
     `own_names` are our host names in lower case; `random` gives numbers in 0..1 for hosts of equal preference.
@@ -58,7 +58,7 @@ def mx_hosts(
         # SOUT-01: implicit MX. A domain that is our own host name would come straight back.
         if domain in own_names:
             return NoHosts(Trouble.LOOP, f"{domain} has no MX record and is this system")
-        return Hosts((domain,), implicit=True)
+        return HostList((domain,), implicit=True)
     if all(not mx.host for mx in records):
         return NoHosts(Trouble.NULL_MX, f"{domain} has a null MX record (RFC 7505)")
     # A root target beside others is an error of theirs (RFC 7505 3); the others are used.
@@ -75,7 +75,7 @@ def mx_hosts(
     for mx in usable:
         best[mx.host] = min(mx.preference, best.get(mx.host, mx.preference))
     ranked = sorted((preference, random(), host) for host, preference in best.items())
-    return Hosts(tuple(host for _, _, host in ranked[:MAX_HOSTS]))
+    return HostList(tuple(host for _, _, host in ranked[:MAX_HOSTS]))
 
 
 def _plausible(host: str) -> bool:
@@ -127,7 +127,7 @@ class ConnectionKey(NamedTuple):
     transport: str
     host: str
     port: int
-    protocol: Protocol
+    protocol: ClientProtocol
     hello_name: str
     source: str
     """Local addresses bound, or the proxy; empty when neither."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mailrail.core.resources.base import AccountAddress, LocalRef, Login, NamespacedRef, Part, Resource
-from mailrail.core.resources.rules import Condition, UniqueBy
+from mailrail.core.resources.rules import CelCondition, UniqueBy
 
 
 class AccountLimitsSpec(Part):
@@ -27,7 +27,7 @@ class MailAccountSpec(Part):
 
     RULES = (
         UniqueBy("addresses"),
-        Condition(
+        CelCondition(
             "login is required, for no address says how to log in",
             "has(self.login) || self.addresses.exists(a, !a.startsWith('@'))",
             lambda m: m.login is not None or any(not a.startswith("@") for a in m.addresses),

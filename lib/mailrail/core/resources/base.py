@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from mailrail.core.resources.rules import AtMostOneOf, Condition, FieldRule
+from mailrail.core.resources.rules import AtMostOneOf, CelCondition, FieldRule
 
 API_VERSION: Final = "mailrail.dev/v1alpha1"
 """The only version there is; changes are additive until there is a second."""
@@ -171,7 +171,7 @@ class AllowedNamespaces(Part):
     """From which namespaces objects may refer here. `Same` is only the object's own."""
 
     RULES = (
-        Condition(
+        CelCondition(
             "selector goes with from: Selector, and only with it",
             "has(self.selector) == (self.from == 'Selector')",
             lambda m: (m.selector is not None) == (m.from_ == "Selector"),

@@ -17,7 +17,7 @@ from mailrail.core.resources.base import (
     SecretKeyRef,
     Separators,
 )
-from mailrail.core.resources.rules import Condition, UniqueBy
+from mailrail.core.resources.rules import CelCondition, UniqueBy
 from mailrail.core.revision.revision import Recipients
 from mailrail.core.smtp.address import folded
 
@@ -66,26 +66,26 @@ class MailDomainSpec(Part):
     """A domain that is ours."""
 
     RULES = (
-        Condition(
+        CelCondition(
             "recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its recipients, "
             "and one with delivery: none has none",
             None,  # `delivery` is a word or an object, which CEL cannot look into
             lambda m: m.recipients is None or isinstance(m.delivery, TransportDelivery),
         ),
-        Condition(
+        CelCondition(
             "listed goes with delivery: {transportRef: ...} and recipients: listed or verify",
             None,
             lambda m: (
                 not m.listed or (isinstance(m.delivery, TransportDelivery) and m.recipients is not Recipients.ANY)
             ),
         ),
-        Condition(
+        CelCondition(
             "catchAll and aliases do not go with delivery: none: such a domain takes no mail",
             None,
             lambda m: m.delivery != "none" or (m.catch_all is None and not m.aliases),
         ),
         UniqueBy("aliases", "local_part"),
-        Condition(
+        CelCondition(
             "aliases: the localPart of each entry must be different; upper and lower case are the same here, and so "
             "are the two spellings of a letter with an accent",
             None,  # CEL cannot compare so

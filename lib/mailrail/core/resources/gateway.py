@@ -19,8 +19,8 @@ from mailrail.core.resources.base import (
     Resource,
     Retry,
 )
-from mailrail.core.resources.rules import Condition, UniqueBy
-from mailrail.core.revision.revision import Protocol
+from mailrail.core.resources.rules import CelCondition, UniqueBy
+from mailrail.core.revision.revision import ListenerProtocol
 
 ServerMechanism = Literal[
     "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
@@ -64,20 +64,20 @@ class ListenerSpec(Part):
     """One listening port."""
 
     RULES = (
-        Condition(
+        CelCondition(
             "protocol submissions needs tls: it speaks TLS from the first byte",
             "self.protocol != 'submissions' || has(self.tls)",
-            lambda m: m.protocol is not Protocol.SUBMISSIONS or m.tls is not None,
+            lambda m: m.protocol is not ListenerProtocol.SUBMISSIONS or m.tls is not None,
         ),
-        Condition(
+        CelCondition(
             "mechanisms belong to submission and submissions: AUTH is never offered to strangers on an mx listener",
             "self.protocol != 'mx' || !has(self.mechanisms)",
-            lambda m: m.protocol is not Protocol.MX or m.mechanisms is None,
+            lambda m: m.protocol is not ListenerProtocol.MX or m.mechanisms is None,
         ),
         UniqueBy("mechanisms"),
     )
     name: LabelName = Field(description="Name of the listener, for logs and status.")
-    protocol: Protocol = Field(
+    protocol: ListenerProtocol = Field(
         description="mx: mail from strangers for our domains. submission: from our users, STARTTLS. "
         "submissions: the same with TLS from the first byte."
     )

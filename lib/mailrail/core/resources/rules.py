@@ -114,7 +114,7 @@ class UniqueBy:
 
 
 @dataclass(frozen=True)
-class Condition:
+class CelCondition:
     """Any other condition: the Python test and its CEL stand side by side, so that a reader can compare them."""
 
     text: str

@@ -156,7 +156,7 @@ class MailRouteStatus(AttachedStatus):
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PrinterColumn:
     """A column of `kubectl get`; `wide` ones are shown with `-o wide` only."""
 
     name: str
@@ -169,12 +169,12 @@ def _condition(kind: str, field: str = "status") -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
-_READY: Final = Column("Ready", _condition("Ready"))
-_AGE: Final = Column("Age", ".metadata.creationTimestamp", "date")
+_READY: Final = PrinterColumn("Ready", _condition("Ready"))
+_AGE: Final = PrinterColumn("Age", ".metadata.creationTimestamp", "date")
 _WHY: Final = (
-    Column("Accepted", _condition("Accepted", "reason"), wide=True),
-    Column("References", _condition("ResolvedRefs", "reason"), wide=True),
-    Column("Message", _condition("Ready", "message"), wide=True),
+    PrinterColumn("Accepted", _condition("Accepted", "reason"), wide=True),
+    PrinterColumn("References", _condition("ResolvedRefs", "reason"), wide=True),
+    PrinterColumn("Message", _condition("Ready", "message"), wide=True),
 )
 
 
@@ -183,7 +183,7 @@ class KindInfo:
     """What a CRD needs besides the schema of `spec`."""
 
     status: type[CommonStatus]
-    columns: tuple[Column, ...]
+    columns: tuple[PrinterColumn, ...]
     selectable: tuple[str, ...] = ()
 
 
@@ -192,11 +192,11 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
         MailGatewayStatus,
         (
             _READY,
-            Column("Hostname", ".spec.hostname"),
-            Column("Domains", ".status.domains", "integer"),
-            Column("Revision", ".status.config.revision", "integer"),
-            Column("Consumers", ".status.config.consumers", "integer", wide=True),
-            Column("UpToDate", ".status.config.upToDate", "integer", wide=True),
+            PrinterColumn("Hostname", ".spec.hostname"),
+            PrinterColumn("Domains", ".status.domains", "integer"),
+            PrinterColumn("Revision", ".status.config.revision", "integer"),
+            PrinterColumn("Consumers", ".status.config.consumers", "integer", wide=True),
+            PrinterColumn("UpToDate", ".status.config.upToDate", "integer", wide=True),
             *_WHY,
             _AGE,
         ),
@@ -206,9 +206,9 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
         MailDomainStatus,
         (
             _READY,
-            Column("Domain", ".spec.domainName"),
-            Column("Accounts", ".status.accounts", "integer"),
-            Column("DNS", _condition("DNSConfigured")),
+            PrinterColumn("Domain", ".spec.domainName"),
+            PrinterColumn("Accounts", ".status.accounts", "integer"),
+            PrinterColumn("DNS", _condition("DNSConfigured")),
             *_WHY,
             _AGE,
         ),
@@ -218,8 +218,8 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
         MailAccountStatus,
         (
             _READY,
-            Column("Domain", ".spec.domainRef.name"),
-            Column("Addresses", ".status.addressCount", "integer"),
+            PrinterColumn("Domain", ".spec.domainRef.name"),
+            PrinterColumn("Addresses", ".status.addressCount", "integer"),
             *_WHY,
             _AGE,
         ),
@@ -229,9 +229,9 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
         MailTransportStatus,
         (
             _READY,
-            Column("Type", ".status.type"),
-            Column("Endpoint", ".status.endpoint"),
-            Column("Refs", ".status.referencedBy", "integer"),
+            PrinterColumn("Type", ".status.type"),
+            PrinterColumn("Endpoint", ".status.endpoint"),
+            PrinterColumn("Refs", ".status.referencedBy", "integer"),
             *_WHY,
             _AGE,
         ),
@@ -240,9 +240,9 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
         MailRouteStatus,
         (
             _READY,
-            Column("Level", ".status.level"),
-            Column("Priority", ".spec.priority", "integer"),
-            Column("Rules", ".status.ruleCount", "integer"),
+            PrinterColumn("Level", ".status.level"),
+            PrinterColumn("Priority", ".spec.priority", "integer"),
+            PrinterColumn("Rules", ".status.ruleCount", "integer"),
             *_WHY,
             _AGE,
         ),

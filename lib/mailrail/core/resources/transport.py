@@ -20,7 +20,7 @@ from mailrail.core.resources.base import (
     Resource,
     TransportTls,
 )
-from mailrail.core.resources.rules import Condition, ExactlyOneOf, UniqueBy
+from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
 
 ClientMechanism = Literal[
     "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
@@ -81,7 +81,7 @@ class SubmissionSpec(Part):
     """A submission server: STARTTLS with a verified certificate."""
 
     RULES = (
-        Condition(
+        CelCondition(
             "tls.mode is always verified here: credentials never travel to a host that did not prove its name",
             "!has(self.tls) || !has(self.tls.mode) || self.tls.mode == 'verified'",
             lambda m: m.tls is None or m.tls.mode in (None, "verified"),

@@ -65,7 +65,7 @@ class SecretRef:
 # --- gateway ---------------------------------------------------------------------------------------------------
 
 
-class Protocol(StrEnum):
+class ListenerProtocol(StrEnum):
     """What a listener speaks."""
 
     MX = "mx"  # port 25: mail from strangers, for our domains
@@ -78,7 +78,7 @@ class Listener:
     """One listening port of a gateway."""
 
     name: str
-    protocol: Protocol
+    protocol: ListenerProtocol
     port: int
     certificate: SecretRef | None  # tls.crt + tls.key in one PEM; None: no STARTTLS offered
     require_tls: bool = False  # private MX listeners may demand it (TLS-03); submission does for AUTH always
@@ -134,7 +134,7 @@ class Gateway:
 # --- domains and accounts -----------------------------------------------------------------------------------------
 
 
-class Delivery(StrEnum):
+class DomainDelivery(StrEnum):
     """Where a domain's own recipients go (design 4, Where to)."""
 
     MAILBOX = "mailbox"
@@ -173,7 +173,7 @@ class Domain:
 
     ref: ObjectRef
     name: str
-    delivery: Delivery
+    delivery: DomainDelivery
     transport: ObjectRef | None = None  # with Delivery.TRANSPORT; may name one that does not exist: mail is deferred
     recipients: Recipients = Recipients.LISTED
     listed: tuple[str, ...] = ()  # extra local parts that exist, lower case (delivery by transport)

@@ -1,6 +1,6 @@
 """What routing is asked and what it answers (design 4, Where to and Route).
 
-A `Decision` carries its reason, so that the log, `explain` and a test all read the same words.
+A `RouteDecision` carries its reason, so that the log, `explain` and a test all read the same words.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Via(StrEnum):
     MISSING = "missing"  # deferred: what should deliver it is not there (4.3.5, never a bounce)
 
 
-class Level(StrEnum):
+class DecisionLevel(StrEnum):
     """Who decided. The values are in the order in which they are asked."""
 
     MESSAGE = "message"  # transport set on this message by an administrator
@@ -43,7 +43,7 @@ class RuleRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class RoutingFacts:
     """The facts of a recipient that routing may look at. Domains are lower-case A-labels.
 
     The header From is deliberately absent: it never decides.
@@ -68,11 +68,11 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RouteDecision:
     """Where a recipient goes at this attempt, who said so and why."""
 
     via: Via
-    level: Level
+    level: DecisionLevel
     reason: str
     transport: Transport | None = None
     rule: RuleRef | None = None
@@ -88,5 +88,5 @@ class Decision:
         return site_of(self.transport, recipient_domain)
 
 
-DIRECT = Decision(Via.DIRECT, Level.DEFAULT, "no route matches: direct delivery to the MX")
+DIRECT = RouteDecision(Via.DIRECT, DecisionLevel.DEFAULT, "no route matches: direct delivery to the MX")
 """What remains when nothing else applies."""

@@ -8,7 +8,7 @@ judge of the maps. After the rule that decided come those that it hides, since t
 from dataclasses import dataclass
 
 from mailrail.core.revision.revision import Match, Rule
-from mailrail.core.route.decision import DIRECT, Decision, Envelope, Level, RuleRef
+from mailrail.core.route.decision import DIRECT, DecisionLevel, RouteDecision, RoutingFacts, RuleRef
 from mailrail.core.route.table import LevelIndex, RouteTable, decision_of
 
 EXPLAIN_LIMIT = 1000
@@ -19,7 +19,7 @@ EXPLAIN_LIMIT = 1000
 class Tried:
     """One thing that was asked: a rule, or a whole level that has nothing to say."""
 
-    level: Level
+    level: DecisionLevel
     rule: RuleRef | None
     matched: bool
     """It decided. Only the last step before the hidden rules has it."""
@@ -32,7 +32,7 @@ class Tried:
 class Explanation:
     """The decision, and all that was tried until it fell."""
 
-    decision: Decision
+    decision: RouteDecision
     attempts: int
     tried: tuple[Tried, ...]
     unlisted: int = 0
@@ -51,7 +51,7 @@ def covers(pattern: str, domain: str) -> bool:
     return domain == pattern
 
 
-def refusal(match: Match, envelope: Envelope, attempts: int) -> str | None:
+def refusal(match: Match, envelope: RoutingFacts, attempts: int) -> str | None:
     """Why `match` does not apply, in words; None if it does."""
     if attempts < match.minimum_attempts:
         return f"from attempt {match.minimum_attempts + 1} on, and this is attempt {attempts + 1}"
@@ -65,7 +65,7 @@ def refusal(match: Match, envelope: Envelope, attempts: int) -> str | None:
     return None
 
 
-def _try(rule: Rule, envelope: Envelope, attempts: int) -> tuple[bool, str]:
+def _try(rule: Rule, envelope: RoutingFacts, attempts: int) -> tuple[bool, str]:
     if not rule.matches:
         return True, "matches anything"
     refusals = [refusal(match, envelope, attempts) for match in rule.matches]
@@ -82,47 +82,47 @@ class _Steps:
         self.unlisted = 0
         self._limit = limit
 
-    def add(self, level: Level, rule: RuleRef | None, matched: bool, reason: str, hidden: bool = False) -> None:
+    def add(self, level: DecisionLevel, rule: RuleRef | None, matched: bool, reason: str, hidden: bool = False) -> None:
         if matched or rule is None or len(self.kept) < self._limit:
             self.kept.append(Tried(level, rule, matched, reason, hidden))
         else:
             self.unlisted += 1
 
 
-def explain(table: RouteTable, envelope: Envelope, attempts: int, limit: int = EXPLAIN_LIMIT) -> Explanation:
+def explain(table: RouteTable, envelope: RoutingFacts, attempts: int, limit: int = EXPLAIN_LIMIT) -> Explanation:
     """Where this recipient would go at an attempt with `attempts` before it, and what every rule said on the way."""
     steps = _Steps(limit)
 
-    def done(decision: Decision) -> Explanation:
+    def done(decision: RouteDecision) -> Explanation:
         return Explanation(decision, attempts, tuple(steps.kept), steps.unlisted)
 
     for level, found in (
-        (Level.MESSAGE, table.message_decision(envelope)),
-        (Level.DELIVERY, table.delivery_decision(envelope)),
+        (DecisionLevel.MESSAGE, table.message_decision(envelope)),
+        (DecisionLevel.DELIVERY, table.delivery_decision(envelope)),
     ):
         if found is not None:
             steps.add(level, None, True, found.reason)
             return done(found)
-    steps.add(Level.MESSAGE, None, False, "no transport is set on this message")
+    steps.add(DecisionLevel.MESSAGE, None, False, "no transport is set on this message")
     own = table.by_name.get(envelope.recipient_domain)
     steps.add(
-        Level.DELIVERY,
+        DecisionLevel.DELIVERY,
         None,
         False,
         f"{own.ref} has delivery: none, so routes decide" if own else f"{envelope.recipient_domain} is not ours",
     )
 
     gateway = table.gateway_of(envelope)
-    levels: tuple[tuple[Level, LevelIndex | None, str], ...] = (
-        (Level.ACCOUNT, table.account_level(envelope), _no_account(envelope)),
-        (Level.DOMAIN, table.domain_level(envelope), _no_domain(table, envelope)),
+    levels: tuple[tuple[DecisionLevel, LevelIndex | None, str], ...] = (
+        (DecisionLevel.ACCOUNT, table.account_level(envelope), _no_account(envelope)),
+        (DecisionLevel.DOMAIN, table.domain_level(envelope), _no_domain(table, envelope)),
         (
-            Level.GLOBAL,
+            DecisionLevel.GLOBAL,
             table.globals.get(gateway) if gateway else None,
             f"no routes are attached to {gateway}" if gateway else "no gateway",
         ),
     )
-    decision: Decision | None = None
+    decision: RouteDecision | None = None
     for level, index, absent in levels:
         if index is None:
             if decision is None:
@@ -144,13 +144,13 @@ def explain(table: RouteTable, envelope: Envelope, attempts: int, limit: int = E
     return done(final)
 
 
-def _no_account(envelope: Envelope) -> str:
+def _no_account(envelope: RoutingFacts) -> str:
     if envelope.account is None:
         return "came without authentication, so no account's routes apply"
     return f"no routes are attached to {envelope.account}"
 
 
-def _no_domain(table: RouteTable, envelope: Envelope) -> str:
+def _no_domain(table: RouteTable, envelope: RoutingFacts) -> str:
     if not envelope.sender_domain:
         return "null sender: no domain's routes apply"
     if not envelope.ours:

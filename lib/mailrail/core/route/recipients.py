@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.config.recipients import EXPANSION_LIMIT
-from mailrail.core.revision.revision import Account, Delivery, Domain, Gateway, ObjectRef, Recipients, Revision
+from mailrail.core.revision.revision import Account, Domain, DomainDelivery, Gateway, ObjectRef, Recipients, Revision
 from mailrail.core.smtp.address import Address, AddressError, folded, parse_address
 from mailrail.core.smtp.parameters import Notify, RcptParameters
 from mailrail.core.smtp.reply import Reply
@@ -177,7 +177,7 @@ class Directory:
         if not recipient.domain:
             return self._resolution(How.POSTMASTER, self._postmaster_ends())
         index = self._domains.get(recipient.domain)
-        if index is None or index.domain.delivery is Delivery.NONE:
+        if index is None or index.domain.delivery is DomainDelivery.NONE:
             if not authenticated and not captive:
                 return RELAY_DENIED if index is None else SEND_ONLY
             if index is None and authenticated and not recipient.is_literal and "." not in recipient.domain:
@@ -219,7 +219,7 @@ class Directory:
         """One step from an address: where it ends, the addresses that it stands for, or why they cannot be told; None
         when it does not exist."""
         index = self._domains.get(address.domain)
-        if index is None or index.domain.delivery is Delivery.NONE:
+        if index is None or index.domain.delivery is DomainDelivery.NONE:
             return How.FOREIGN, Destination(address, index.domain.ref if index is not None else None)
         domain = index.domain
         local = folded(address.local)
@@ -240,10 +240,10 @@ class Directory:
                 return How.SEPARATOR if tagged else How.LISTED, Destination(address, domain.ref)
         if local == "postmaster" and self._postmaster is not None:
             # RFC 5321 4.5.1: it always resolves; unclaimed, to the gateway's postmaster account.
-            if domain.delivery is Delivery.MAILBOX:
+            if domain.delivery is DomainDelivery.MAILBOX:
                 return How.POSTMASTER, self._in_postmaster_mailbox(address, domain, self._postmaster.ref)
             return How.POSTMASTER, self._postmaster_address
-        if domain.delivery is Delivery.TRANSPORT and domain.recipients is not Recipients.LISTED:
+        if domain.delivery is DomainDelivery.TRANSPORT and domain.recipients is not Recipients.LISTED:
             return How.ANY, Destination(address, domain.ref, verify=domain.recipients is Recipients.VERIFY)
         if index.everyone is not None:
             return How.CATCH_ALL, self._own(address, domain, index.everyone)
@@ -294,7 +294,7 @@ class Directory:
         return tuple(ends.values()), tuple(missing)
 
     def _own(self, address: Address, domain: Domain, account: ObjectRef) -> Destination:
-        return Destination(address, domain.ref, account if domain.delivery is Delivery.MAILBOX else None)
+        return Destination(address, domain.ref, account if domain.delivery is DomainDelivery.MAILBOX else None)
 
     def _in_postmaster_mailbox(self, address: Address, domain: Domain, account: ObjectRef) -> Destination:
         return Destination(address, domain.ref, account, self._gateway.postmaster_mailbox)
@@ -316,7 +316,7 @@ class Directory:
     def _under_given_address(self, given: Address, ends: tuple[Destination, ...]) -> tuple[Destination, ...]:
         """An account that catches all gets the mail under the address that was written, as people sort by it."""
         index = self._domains[given.domain]
-        if len(ends) == 1 and ends[0].account is not None and index.domain.delivery is Delivery.MAILBOX:
+        if len(ends) == 1 and ends[0].account is not None and index.domain.delivery is DomainDelivery.MAILBOX:
             return (Destination(given, index.domain.ref, ends[0].account),)
         return ends
 

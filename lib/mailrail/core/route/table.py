@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailrail.core.revision.revision import (
-    Delivery,
     Domain,
+    DomainDelivery,
     Gateway,
     Match,
     ObjectRef,
@@ -27,7 +27,7 @@ from mailrail.core.revision.revision import (
     Rule,
     Transport,
 )
-from mailrail.core.route.decision import DIRECT, Decision, Envelope, Level, RuleRef, Via
+from mailrail.core.route.decision import DIRECT, DecisionLevel, RouteDecision, RoutingFacts, RuleRef, Via
 
 WIDE = 4096
 """Pairs of one match above which it is tried by itself: bounds the memory of a compiled level."""
@@ -64,7 +64,7 @@ class LevelIndex:
 
     __slots__ = ("_decisions", "_pairs", "_wide", "source")
 
-    def __init__(self, source: RouteLevel, level: Level, transports: Mapping[ObjectRef, Transport]) -> None:
+    def __init__(self, source: RouteLevel, level: DecisionLevel, transports: Mapping[ObjectRef, Transport]) -> None:
         self.source = source
         self._decisions = [decision_of(rule, level, transports) for rule in source.rules]
         gathered: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -82,7 +82,7 @@ class LevelIndex:
         self._pairs = {pair: _winners(entries) for pair, entries in gathered.items()}
         self._wide = tuple(wide)
 
-    def find(self, to: tuple[str, ...], frm: tuple[str, ...], attempts: int) -> Decision | None:
+    def find(self, to: tuple[str, ...], frm: tuple[str, ...], attempts: int) -> RouteDecision | None:
         """The decision of the first rule that matches; None if none does."""
         best = len(self._decisions)
         pairs = self._pairs
@@ -123,19 +123,19 @@ _UNUSABLE: Final = "which is missing or cannot be used: deferred until it can be
 """Of a transport: one that is there and lacks its Secret is left out of the table, too; its status says why."""
 
 
-def decision_of(rule: Rule, level: Level, transports: Mapping[ObjectRef, Transport]) -> Decision:
+def decision_of(rule: Rule, level: DecisionLevel, transports: Mapping[ObjectRef, Transport]) -> RouteDecision:
     """What it means that `rule` matches, with its transport resolved.
 
     A rule whose transport is missing keeps its place: what it matches is deferred, never handed to the next (design 5).
     """
     ref = RuleRef(rule.route, rule.index, rule.name)
     if rule.transport is None:
-        return Decision(Via.DIRECT, level, f"{ref} at {level} level: direct delivery to the MX", rule=ref)
+        return RouteDecision(Via.DIRECT, level, f"{ref} at {level} level: direct delivery to the MX", rule=ref)
     transport = transports.get(rule.transport)
     if transport is None:
         reason = f"{ref} at {level} level names {rule.transport}, {_UNUSABLE}"
-        return Decision(Via.MISSING, level, reason, rule=ref, missing=rule.transport)
-    return Decision(Via.TRANSPORT, level, f"{ref} at {level} level: {transport.ref}", transport, ref)
+        return RouteDecision(Via.MISSING, level, reason, rule=ref, missing=rule.transport)
+    return RouteDecision(Via.TRANSPORT, level, f"{ref} at {level} level: {transport.ref}", transport, ref)
 
 
 class RouteTable:
@@ -148,39 +148,41 @@ class RouteTable:
         self.gateways: dict[ObjectRef, Gateway] = {g.ref: g for g in revision.gateways}
         self.only_gateway: ObjectRef | None = revision.gateways[0].ref if len(revision.gateways) == 1 else None
         self.by_name: dict[str, Domain] = {d.name: d for d in revision.domains}
-        self.accounts = self._levels(revision.account_routes, Level.ACCOUNT)
-        self.domains = self._levels(revision.domain_routes, Level.DOMAIN)
-        self.globals = self._levels(revision.global_routes, Level.GLOBAL)
+        self.accounts = self._levels(revision.account_routes, DecisionLevel.ACCOUNT)
+        self.domains = self._levels(revision.domain_routes, DecisionLevel.DOMAIN)
+        self.globals = self._levels(revision.global_routes, DecisionLevel.GLOBAL)
         self._delivery = {d.name: found for d in revision.domains if (found := self._delivery_of(d)) is not None}
 
-    def _levels(self, levels: Iterable[RouteLevel], level: Level) -> dict[ObjectRef, LevelIndex]:
+    def _levels(self, levels: Iterable[RouteLevel], level: DecisionLevel) -> dict[ObjectRef, LevelIndex]:
         return {source.parent: LevelIndex(source, level, self.transports) for source in levels if source.rules}
 
-    def _delivery_of(self, domain: Domain) -> Decision | None:
-        if domain.delivery is Delivery.MAILBOX:
-            return Decision(Via.MAILBOX, Level.DELIVERY, f"{domain.ref} delivers {domain.name} to the built-in mailbox")
-        if domain.delivery is Delivery.TRANSPORT:
+    def _delivery_of(self, domain: Domain) -> RouteDecision | None:
+        if domain.delivery is DomainDelivery.MAILBOX:
+            return RouteDecision(
+                Via.MAILBOX, DecisionLevel.DELIVERY, f"{domain.ref} delivers {domain.name} to the built-in mailbox"
+            )
+        if domain.delivery is DomainDelivery.TRANSPORT:
             transport = self.transports.get(domain.transport) if domain.transport else None
             if transport is None:
                 reason = f"{domain.ref} delivers {domain.name} by {domain.transport}, {_UNUSABLE}"
-                return Decision(Via.MISSING, Level.DELIVERY, reason, missing=domain.transport)
+                return RouteDecision(Via.MISSING, DecisionLevel.DELIVERY, reason, missing=domain.transport)
             reason = f"{domain.ref} delivers {domain.name} by {transport.ref}"
-            return Decision(Via.TRANSPORT, Level.DELIVERY, reason, transport)
+            return RouteDecision(Via.TRANSPORT, DecisionLevel.DELIVERY, reason, transport)
         return None  # Delivery.NONE: routed like any foreign domain
 
-    def message_decision(self, envelope: Envelope) -> Decision | None:
+    def message_decision(self, envelope: RoutingFacts) -> RouteDecision | None:
         """What an administrator set on this very message; overrides all else. A name that is gone defers."""
         if envelope.direct:
-            return Decision(Via.DIRECT, Level.MESSAGE, "set on this message: direct delivery to the MX")
+            return RouteDecision(Via.DIRECT, DecisionLevel.MESSAGE, "set on this message: direct delivery to the MX")
         if envelope.transport is None:
             return None
         transport = self.transports.get(envelope.transport)
         if transport is None:
             reason = f"set on this message: {envelope.transport}, {_UNUSABLE}"
-            return Decision(Via.MISSING, Level.MESSAGE, reason, missing=envelope.transport)
-        return Decision(Via.TRANSPORT, Level.MESSAGE, f"set on this message: {transport.ref}", transport)
+            return RouteDecision(Via.MISSING, DecisionLevel.MESSAGE, reason, missing=envelope.transport)
+        return RouteDecision(Via.TRANSPORT, DecisionLevel.MESSAGE, f"set on this message: {transport.ref}", transport)
 
-    def delivery_decision(self, envelope: Envelope) -> Decision | None:
+    def delivery_decision(self, envelope: RoutingFacts) -> RouteDecision | None:
         """Where a domain of ours wants its own recipients (design 4, Where to); None = the routes decide."""
         decision = self._delivery.get(envelope.recipient_domain)
         if decision is None and envelope.local and envelope.recipient_domain not in self.by_name:
@@ -188,34 +190,34 @@ class RouteTable:
                 f"accepted for local delivery, but no MailDomain has the name {envelope.recipient_domain} now: "
                 "deferred, never sent to the MX"
             )
-            return Decision(Via.MISSING, Level.DELIVERY, reason)
+            return RouteDecision(Via.MISSING, DecisionLevel.DELIVERY, reason)
         return decision
 
-    def account_level(self, envelope: Envelope) -> LevelIndex | None:
+    def account_level(self, envelope: RoutingFacts) -> LevelIndex | None:
         """The account's rules, if the mail has an account and that has rules."""
         return self.accounts.get(envelope.account) if envelope.account else None
 
-    def domain_level(self, envelope: Envelope) -> LevelIndex | None:
+    def domain_level(self, envelope: RoutingFacts) -> LevelIndex | None:
         """The rules of the MailDomain that equals the MAIL FROM domain; asked only for mail that is ours."""
         if not (self.domains and envelope.ours and envelope.sender_domain):
             return None
         domain = self.by_name.get(envelope.sender_domain)
         return self.domains.get(domain.ref) if domain else None
 
-    def gateway_of(self, envelope: Envelope) -> ObjectRef | None:
+    def gateway_of(self, envelope: RoutingFacts) -> ObjectRef | None:
         """The gateway whose global rules apply: the accepting one, or the only one there is."""
         if envelope.gateway is not None and envelope.gateway in self.gateways:
             return envelope.gateway
         return self.only_gateway
 
-    def lost_decision(self, envelope: Envelope) -> Decision | None:
+    def lost_decision(self, envelope: RoutingFacts) -> RouteDecision | None:
         """Deferral of mail whose gateway is gone while several others remain: none of them may speak for it."""
         if self.gateway_of(envelope) is None and self.gateways:
             reason = f"accepted by {envelope.gateway}, which does not exist: deferred until it does"
-            return Decision(Via.MISSING, Level.GLOBAL, reason)
+            return RouteDecision(Via.MISSING, DecisionLevel.GLOBAL, reason)
         return None
 
-    def evaluate(self, envelope: Envelope, attempts: int) -> Decision:
+    def evaluate(self, envelope: RoutingFacts, attempts: int) -> RouteDecision:
         """Where this recipient goes now. `attempts` is the number before this one (LSE-05). Never raises."""
         decision = self.message_decision(envelope) or self.delivery_decision(envelope)
         if decision is not None:

@@ -1,11 +1,11 @@
 """The server's side of SASL: each mechanism's exchange as octets in and steps out (RFC 4954 frames it, not here).
 
 SCRAM-SHA-256, SCRAM-SHA-1 and their -PLUS forms (RFC 5802, RFC 7677) by the scramp library; PLAIN (RFC 4616), LOGIN,
-CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `Credentials` port for a verifier or a password, and
+CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `VerifierLookup` port for a verifier or a password, and
 gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05, SCR-03).
 
 What a stranger sends is bounded before anything looks at it: a login by LOGIN_LIMIT, a password by PASSWORD_LIMIT. A
-login is prepared (SASLprep is slow) once in an exchange, and handed on as a `Claim`.
+login is prepared (SASLprep is slow) once in an exchange, and handed on as a `ClaimedIdentity`.
 
 -PLUS needs a channel binding that is right for the connection. Which types are offered, and why no more, is told in
 docs/decisions/0005-channel-binding-of-submission.md.
@@ -29,7 +29,7 @@ LOGIN_LIMIT: Final = 320
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ClaimedIdentity:
     """Whom a client claims to be."""
 
     text: str
@@ -49,7 +49,7 @@ class Challenge:
 class CheckPassword:
     """PLAIN and LOGIN: whether this password is the login's is for the app to find out; it costs a millisecond."""
 
-    login: Claim
+    login: ClaimedIdentity
     password: str = field(repr=False)
 
 
@@ -57,7 +57,7 @@ class CheckPassword:
 class Success:
     """The client is this login."""
 
-    login: Claim
+    login: ClaimedIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Failure:
     """The exchange is over. The reason is for the log; the client learns no more than 535."""
 
     reason: str
-    login: Claim | None = None
+    login: ClaimedIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class UnexpectedInitialResponse:
 Step = Challenge | CheckPassword | Success | Failure | UnexpectedInitialResponse
 
 
-class Credentials(Protocol):
+class VerifierLookup(Protocol):
     """What the mechanisms ask for, with the name of a Claim. It answers for any; where there is no such login, with
     something that fits nobody."""
 
@@ -89,11 +89,11 @@ class Credentials(Protocol):
         ...
 
 
-class Mechanism(Protocol):
+class ServerExchange(Protocol):
     """One exchange."""
 
     @property
-    def guess(self) -> Claim | None:
+    def guess(self) -> ClaimedIdentity | None:
         """Whose login was tried, if the exchange ended here and the client heard something of it: a failed login."""
         ...
 
@@ -122,10 +122,10 @@ def prepared(login: str) -> str:
 NO_LOGIN: Final = f"a login that nobody can have: over {LOGIN_LIMIT} octets, or with characters that RFC 4013 forbids"
 
 
-def claimed(login: str) -> Claim | None:
+def claimed(login: str) -> ClaimedIdentity | None:
     """Whom a client claims to be; None when nobody can have such a login."""
     name = prepared(login)
-    return Claim(login, name) if name else None
+    return ClaimedIdentity(login, name) if name else None
 
 
 def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
@@ -141,7 +141,7 @@ def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
     )
 
 
-def _check(claim: Claim, password: str) -> Step:
+def _check(claim: ClaimedIdentity, password: str) -> Step:
     if len(password) > PASSWORD_LIMIT or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_LIMIT:
         return Failure(f"a password of more than {PASSWORD_LIMIT} octets: nobody has one", claim)
     return CheckPassword(claim, password)
@@ -150,7 +150,7 @@ def _check(claim: Claim, password: str) -> Step:
 class Plain:
     """RFC 4616: authorization identity, login and password in one message."""
 
-    guess: Claim | None = None
+    guess: ClaimedIdentity | None = None
 
     def start(self, initial: bytes | None) -> Step:
         """The message may come as initial response."""
@@ -175,13 +175,13 @@ class Plain:
         return _check(claim, password)
 
 
-class Login:
+class LoginMechanism:
     """LOGIN: never standardised, asked for by old clients. Two prompts."""
 
-    guess: Claim | None = None
+    guess: ClaimedIdentity | None = None
 
     def __init__(self) -> None:
-        self._login: Claim | None = None
+        self._login: ClaimedIdentity | None = None
 
     def start(self, initial: bytes | None) -> Step:
         """Some clients send the login as initial response."""
@@ -204,9 +204,9 @@ class Login:
 class CramMd5:
     """RFC 2195: a keyed digest of our challenge. Needs the clear password, proves nothing about us; off by default."""
 
-    guess: Claim | None = None
+    guess: ClaimedIdentity | None = None
 
-    def __init__(self, credentials: Credentials, challenge: str) -> None:
+    def __init__(self, credentials: VerifierLookup, challenge: str) -> None:
         self._credentials = credentials
         self._challenge = challenge.encode("ascii")
 
@@ -235,7 +235,7 @@ class Scram:
     a -PLUS mechanism, so a client that says `y` is being deceived by somebody (SCR-04)."""
 
     def __init__(
-        self, name: str, credentials: Credentials, nonce: str, bindings: Mapping[str, bytes], *, plus_offered: bool
+        self, name: str, credentials: VerifierLookup, nonce: str, bindings: Mapping[str, bytes], *, plus_offered: bool
     ) -> None:
         self._name = name
         self._hash = name.removesuffix("-PLUS")
@@ -243,13 +243,13 @@ class Scram:
         self._nonce = nonce
         self._bindings = bindings
         self._plus_offered = plus_offered
-        self.login: Claim | None = None
+        self.login: ClaimedIdentity | None = None
         """Whom the client claims to be; None until it said so."""
         self._server: Any = None  # scramp's, untyped
         self._proven = False
 
     @property
-    def guess(self) -> Claim | None:
+    def guess(self) -> ClaimedIdentity | None:
         """A client that heard salt and nonce, and left without a proof, has cost us what a wrong proof costs."""
         return None if self._proven else self.login
 

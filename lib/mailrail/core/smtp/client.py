@@ -1,8 +1,8 @@
 """The client's end of SMTP and LMTP as a state machine: bytes in, events and bytes out (RFC 5321, RFC 2033).
 
-One `Dialogue` is one connection. The shell around it moves octets, makes the TLS handshake and keeps time; what may be
-said when, and what an answer means for which recipient, is decided here. Extensions: PIPELINING (RFC 2920), CHUNKING
-and BINARYMIME (RFC 3030), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
+One `ClientSession` is one connection. The shell around it moves octets, makes the TLS handshake and keeps time; what
+may be said when, and what an answer means for which recipient, is decided here. Extensions: PIPELINING (RFC 2920),
+CHUNKING and BINARYMIME (RFC 3030), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
 (RFC 9422), AUTH (RFC 4954), STARTTLS (RFC 3207). What was learned before TLS is forgotten before the second EHLO
 (TLS-02, reference H24).
 
@@ -49,7 +49,7 @@ CHUNKS_IN_FLIGHT = 4
 """BDAT chunks sent ahead of their replies where the server pipelines."""
 
 
-class Protocol(StrEnum):
+class ClientProtocol(StrEnum):
     """What the other end speaks."""
 
     SMTP = "smtp"
@@ -148,7 +148,7 @@ class StartTls(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class LoginPlan:
     """How to authenticate. `nonce` gives fresh randomness for SCRAM, at least 18 octets' worth of printable ASCII."""
 
     credentials: Credentials
@@ -157,7 +157,7 @@ class Login:
     salted: SaltedPasswords | None = None
 
 
-class Transaction:
+class ClientTransaction:
     """One mail transaction: the lines to send, and per recipient the answer once there is one.
 
     `answers[i]` belongs to `rcpt_lines[i]`. Made from an `outbound.envelope.Plan`, filled by the dialogue.
@@ -278,14 +278,14 @@ class SessionFailed:
 class ContentWanted:
     """Send content now: all of it for DATA (354 came), the next chunk for BDAT."""
 
-    transaction: Transaction
+    transaction: ClientTransaction
 
 
 @dataclass(slots=True)
 class Finished:
     """Each recipient of the transaction has its answer."""
 
-    transaction: Transaction
+    transaction: ClientTransaction
 
 
 @dataclass(slots=True)
@@ -301,7 +301,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _CRLF = b"\r\n"
 
 
-class Dialogue:
+class ClientSession:
     """One session. Feed it with `receive`; take what to write from `take`; act on the events in order.
 
     Methods return the events they cause. After `Gone` everything is over. Calls that the state does not allow raise
@@ -345,9 +345,9 @@ class Dialogue:
         self,
         hello_name: str,
         *,
-        protocol: Protocol = Protocol.SMTP,
+        protocol: ClientProtocol = ClientProtocol.SMTP,
         starttls: StartTls = StartTls.NEVER,
-        login: Login | None = None,
+        login: LoginPlan | None = None,
         tls: bool = False,
         tls_verified: bool = False,
         binding: ChannelBinding | None = None,
@@ -376,9 +376,9 @@ class Dialogue:
         self._parser = ReplyParser()
         self._out: list[bytes] = []
         # What each coming reply answers, in order; commands that wait for an empty pipeline stand in _queue.
-        self._expected: deque[tuple[Stage, Transaction | None, int]] = deque([(Stage.GREETING, None, 0)])
-        self._queue: deque[tuple[bytes, Stage, Transaction | None, int]] = deque()
-        self._content: Transaction | None = None  # whose content is being sent
+        self._expected: deque[tuple[Stage, ClientTransaction | None, int]] = deque([(Stage.GREETING, None, 0)])
+        self._queue: deque[tuple[bytes, Stage, ClientTransaction | None, int]] = deque()
+        self._content: ClientTransaction | None = None  # whose content is being sent
         self._exchange: Exchange | None = None
         self._failed_mechanisms: set[Mechanism] = set()
         self._mechanism_refused: Answer | None = None  # the latest word on one of them
@@ -405,7 +405,7 @@ class Dialogue:
         """Ready and with nothing under way."""
         return self.ready and not self._expected and not self._queue and self._content is None and not self._quitting
 
-    def alone(self, transaction: Transaction) -> bool:
+    def alone(self, transaction: ClientTransaction) -> bool:
         """Whether only this transaction is under way, and its content not sent: ending the session harms no other."""
         if transaction.content_sent or self.gone:
             return False
@@ -418,7 +418,7 @@ class Dialogue:
         return self._quitting or self.gone
 
     @property
-    def sending(self) -> Transaction | None:
+    def sending(self) -> ClientTransaction | None:
         """The transaction whose content is wanted or under way."""
         return self._content
 
@@ -449,7 +449,7 @@ class Dialogue:
 
     # --- what the shell does -----------------------------------------------------------------------------------
 
-    def begin(self, transaction: Transaction) -> None:
+    def begin(self, transaction: ClientTransaction) -> None:
         """Begin a transaction. Raises RuntimeError unless `accepts_transaction`."""
         if not self.accepts_transaction:
             raise RuntimeError(f"no transaction can begin while {self.awaiting} is awaited")
@@ -492,7 +492,7 @@ class Dialogue:
         if last:
             transaction.content_sent = True
             self._content = None
-            if self._protocol is Protocol.LMTP:
+            if self._protocol is ClientProtocol.LMTP:
                 # RFC 2033 4.2: one reply for each recipient that RCPT accepted, in order (LMTP-02).
                 for i in transaction._waiting:
                     self._expected.append((_END, transaction, i))
@@ -588,7 +588,7 @@ class Dialogue:
             assert transaction is not None
             self._transaction_reply(stage, transaction, index, reply, events)
 
-    def _command(self, line: bytes, stage: Stage, transaction: Transaction | None, index: int) -> None:
+    def _command(self, line: bytes, stage: Stage, transaction: ClientTransaction | None, index: int) -> None:
         if self._expected or self._queue:
             self._queue.append((line, stage, transaction, index))
         else:
@@ -601,7 +601,7 @@ class Dialogue:
         self._expected.append((stage, transaction, index))
 
     def _hello(self) -> None:
-        verb = b"LHLO " if self._protocol is Protocol.LMTP else b"EHLO "
+        verb = b"LHLO " if self._protocol is ClientProtocol.LMTP else b"EHLO "
         self._out.append(verb + self._hello_name + _CRLF)
         self._expected.append((Stage.HELLO, None, 0))
 
@@ -648,7 +648,7 @@ class Dialogue:
         elif reply.completed:
             self.capabilities = Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply)
             self._set_up(events)
-        elif reply.permanent and not helo and not self.tls and self._protocol is Protocol.SMTP:
+        elif reply.permanent and not helo and not self.tls and self._protocol is ClientProtocol.SMTP:
             # SOUT-11: a server from before 1995. Not after TLS: no such server speaks it.
             self._out.append(b"HELO " + self._hello_name + _CRLF)
             self._expected.append((Stage.HELLO, None, 1))
@@ -824,7 +824,9 @@ class Dialogue:
 
     # --- transactions ----------------------------------------------------------------------------------------------
 
-    def _transaction_reply(self, stage: Stage, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+    def _transaction_reply(
+        self, stage: Stage, tx: ClientTransaction, index: int, reply: Reply, events: list[Event]
+    ) -> None:
         tx.touched = True
         code = reply.code
         completed = 200 <= code < 300
@@ -871,7 +873,7 @@ class Dialogue:
         else:
             self._end_reply(tx, index, reply, events)
 
-    def _rcpt_reply(self, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+    def _rcpt_reply(self, tx: ClientTransaction, index: int, reply: Reply, events: list[Event]) -> None:
         if tx.answers[index] is None:  # else MAIL was refused, and this is only its echo
             if reply.completed and not tx.probe:  # 250, and 251: it forwards (SOUT-13, reference H30)
                 tx._waiting.append(index)
@@ -889,12 +891,12 @@ class Dialogue:
         elif not self.capabilities.pipelining:
             self._command(b"DATA\r\n", _DATA, tx, 0)
 
-    def _data_reply(self, tx: Transaction, reply: Reply, events: list[Event]) -> None:
+    def _data_reply(self, tx: ClientTransaction, reply: Reply, events: list[Event]) -> None:
         if reply.code // 100 == 3:
             if tx._waiting:
                 self._content = tx
                 events.append(ContentWanted(tx))
-            elif self._protocol is Protocol.LMTP:
+            elif self._protocol is ClientProtocol.LMTP:
                 # RFC 2033 4.2: DATA must fail here, and the end of content has a reply for each recipient taken, which
                 # is none: after a lone dot there would be nothing to wait for.
                 detail = "the server answered DATA with 354 and has taken no recipient"
@@ -912,7 +914,7 @@ class Dialogue:
             tx._decide_rest(Answer(_DATA, reply))
             self._settle(tx, events)
 
-    def _end_reply(self, tx: Transaction, index: int, reply: Reply, events: list[Event]) -> None:
+    def _end_reply(self, tx: ClientTransaction, index: int, reply: Reply, events: list[Event]) -> None:
         if index < 0:
             answer = Answer(_END, reply)
             for i in tx._waiting:
@@ -924,7 +926,7 @@ class Dialogue:
             tx._waiting = []
             events.append(Finished(tx))
 
-    def _settle(self, tx: Transaction, events: list[Event]) -> None:
+    def _settle(self, tx: ClientTransaction, events: list[Event]) -> None:
         # Every recipient is decided without content; the transaction is over once its last reply has come.
         if any(other is tx for _, other, _ in self._expected):
             return
@@ -934,7 +936,7 @@ class Dialogue:
     def _end(self, answer: Answer) -> list[Event]:
         events: list[Event] = []
         self.gone = True
-        open_ones: list[Transaction] = []
+        open_ones: list[ClientTransaction] = []
         steps = [tx for _, tx, _ in self._expected] + [tx for _, _, tx, _ in self._queue] + [self._content]
         for tx in steps:
             if tx is not None and tx not in open_ones:

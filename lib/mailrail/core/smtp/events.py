@@ -19,7 +19,7 @@ class TlsFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ListenerOptions:
     """What one listener offers. A new configuration is put in place by assigning `session.options`."""
 
     hostname: str

@@ -29,7 +29,7 @@ class Extension(Enum):
     FUTURE_RELEASE = "FUTURERELEASE"
 
 
-class Body(StrEnum):
+class BodyType(StrEnum):
     """BODY= of MAIL: what octets and line ends the content may have."""
 
     SEVEN_BIT = "7BIT"
@@ -66,7 +66,7 @@ class MailParameters:
     """What MAIL said besides the path. None = not said."""
 
     size: int | None = None  # octets
-    body: Body | None = None
+    body: BodyType | None = None
     smtputf8: bool = False
     ret: Return | None = None
     envid: str | None = None  # xtext as received
@@ -162,12 +162,12 @@ def _auth(value: str) -> str:
     return value
 
 
-def _body(value: str, extensions: frozenset[Extension]) -> Body:
+def _body(value: str, extensions: frozenset[Extension]) -> BodyType:
     try:
-        body = Body(value.upper())
+        body = BodyType(value.upper())
     except ValueError:
         raise ParameterError("BODY takes 7BIT, 8BITMIME or BINARYMIME") from None
-    if body is Body.BINARY_MIME and Extension.BINARY_MIME not in extensions:
+    if body is BodyType.BINARY_MIME and Extension.BINARY_MIME not in extensions:
         raise ParameterError("BODY=BINARYMIME is not offered")
     return body
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from mailrail.core.smtp.events import Options
+from mailrail.core.smtp.events import ListenerOptions
 from mailrail.core.smtp.reply import Reply
 
 PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
@@ -71,14 +71,14 @@ def too_big(limit: int) -> Reply:
 # --- what EHLO lists ----------------------------------------------------------------------------------------------
 
 
-def offered_mechanisms(options: Options, *, tls: bool) -> tuple[str, ...]:
+def offered_mechanisms(options: ListenerOptions, *, tls: bool) -> tuple[str, ...]:
     """The AUTH mechanisms that may be used now, in order."""
     if tls:
         return options.mechanisms
     return tuple(name for name in options.mechanisms if name not in PLAINTEXT_MECHANISMS and not name.endswith("-PLUS"))
 
 
-def _offer(options: Options, tls: bool, logged_in: bool, now: int) -> list[str]:
+def _offer(options: ListenerOptions, tls: bool, logged_in: bool, now: int) -> list[str]:
     """The extensions that a client may use now (RFC 5321 4.1.1.1); a new list after TLS and after a login (AUTH-07)."""
     offer = ["PIPELINING", f"SIZE {options.size_limit}"]
     if options.starttls and options.starttls_ready and not tls:
@@ -101,6 +101,6 @@ def greeting(hostname: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def hello_reply(options: Options, tls: bool, logged_in: bool, now: int) -> bytes:
+def hello_reply(options: ListenerOptions, tls: bool, logged_in: bool, now: int) -> bytes:
     """The reply to EHLO; `now` in Unix seconds, rounded, since FUTURERELEASE tells a date."""
     return Reply(250, (options.hostname, *_offer(options, tls, logged_in, now))).encode()

@@ -23,7 +23,7 @@ MAX_READ = 1048576
 """Octets read of one reply, kept or not, until it counts as one that never ends."""
 
 
-class Severity(IntEnum):
+class ReplyClass(IntEnum):
     """The first digit of a reply code (RFC 5321 4.2.1)."""
 
     PRELIMINARY = 1
@@ -80,9 +80,9 @@ class Reply:
         return cls(code, lines, enhanced)
 
     @property
-    def severity(self) -> Severity:
+    def severity(self) -> ReplyClass:
         """What the first digit says."""
-        return Severity(self.code // 100)
+        return ReplyClass(self.code // 100)
 
     @property
     def positive(self) -> bool:

@@ -13,8 +13,8 @@ comes (bounded by `wants_data`). Everything that one `receive` brought is answer
 
 Extensions: SIZE (1870), PIPELINING (2920), CHUNKING and BINARYMIME (3030), 8BITMIME (6152), SMTPUTF8 (6531), DSN
 (3461), ENHANCEDSTATUSCODES (2034), STARTTLS (3207), AUTH (4954), LIMITS (9422), FUTURERELEASE (4865). Further ones,
-REQUIRETLS first, are added in phrases.py (what EHLO says), `Options.extensions` (what MAIL takes) and parameters.py
-(what it means).
+REQUIRETLS first, are added in phrases.py (what EHLO says), `ListenerOptions.extensions` (what MAIL takes) and
+parameters.py (what it means).
 
 What would let two readers disagree about where something ends (a bare CR or LF, SIN-02/03) ends the session.
 """
@@ -44,7 +44,7 @@ from mailrail.core.smtp.events import (
     ContentEnded,
     ContentStarted,
     Event,
-    Options,
+    ListenerOptions,
     RecipientGiven,
     SenderGiven,
     TlsFacts,
@@ -53,7 +53,7 @@ from mailrail.core.smtp.events import (
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,
     NO_RCPT_PARAMETERS,
-    Body,
+    BodyType,
     Extension,
     MailParameters,
     ParameterError,
@@ -264,7 +264,7 @@ class ServerSession:
         "verb",
     )
 
-    def __init__(self, options: Options, *, tls: TlsFacts | None = None) -> None:
+    def __init__(self, options: ListenerOptions, *, tls: TlsFacts | None = None) -> None:
         self.options = options
         self.tls = tls
         self.hello: str | None = None
@@ -762,7 +762,7 @@ class ServerSession:
             self._error(MAIL_FIRST)
         elif transaction.chunked:
             self._error(CHUNKS_BEGUN)
-        elif transaction.parameters.body is Body.BINARY_MIME:
+        elif transaction.parameters.body is BodyType.BINARY_MIME:
             self._error(BINARY_NEEDS_BDAT)
         elif not transaction.recipients:
             self._error(NO_RECIPIENT)
@@ -799,7 +799,7 @@ class ServerSession:
             self._abandon("too big")
         elif not transaction.chunked:
             transaction.chunked = True
-            if transaction.parameters.body is not Body.BINARY_MIME:
+            if transaction.parameters.body is not BodyType.BINARY_MIME:
                 transaction.chunks = LineEndWatch(repair=self.options.repair_chunks)
             self._awaited = _CONTENT_START
             self._events.append(_CONTENT_STARTED)

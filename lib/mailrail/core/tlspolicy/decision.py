@@ -34,7 +34,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class TlsDecision:
     """What to do about TLS with this host."""
 
     mode: TlsMode
@@ -62,7 +62,7 @@ class Proven:
     verified_name: str | None
 
 
-def decide(hop: Hop) -> Decision:
+def decide(hop: Hop) -> TlsDecision:
     """The decision for one host. The whole table is a test."""
     configured = hop.configured
     if hop.carries_credentials and configured is not TlsMode.VERIFIED:
@@ -71,34 +71,34 @@ def decide(hop: Hop) -> Decision:
     if hop.requirement is Requirement.REQUIRED:
         return _required(hop, configured)
     if configured is None:
-        return Decision(TlsMode.OPPORTUNISTIC, False, None, True, "direct delivery: TLS where the MX host offers it")
+        return TlsDecision(TlsMode.OPPORTUNISTIC, False, None, True, "direct delivery: TLS where the MX host offers it")
     match configured:
         case TlsMode.NONE:
-            return Decision(TlsMode.NONE, False, None, True, "the transport says tls.mode none")
+            return TlsDecision(TlsMode.NONE, False, None, True, "the transport says tls.mode none")
         case TlsMode.OPPORTUNISTIC:
             reason = "the transport says tls.mode opportunistic: TLS where the server offers it"
-            return Decision(TlsMode.OPPORTUNISTIC, hop.implicit, None, not hop.implicit, reason)
+            return TlsDecision(TlsMode.OPPORTUNISTIC, hop.implicit, None, not hop.implicit, reason)
         case TlsMode.REQUIRED:
             reason = "the transport says tls.mode required: encrypted, not authenticated"
-            return Decision(TlsMode.REQUIRED, hop.implicit, None, False, reason)
+            return TlsDecision(TlsMode.REQUIRED, hop.implicit, None, False, reason)
         case TlsMode.VERIFIED:
             reason = f"verified TLS with {hop.host} is required"
-            return Decision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
+            return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
 
 
-def _required(hop: Hop, configured: TlsMode | None) -> Decision:
+def _required(hop: Hop, configured: TlsMode | None) -> TlsDecision:
     reason = f"the message requires TLS (RFC 8689), verified for {hop.host}"
     if configured is None:
         # RFC 8689 4.2.1: the MX host must be proven by MTA-STS or DANE, neither of which is known for this hop.
         refusal = f"the message requires TLS and neither MTA-STS nor DANE proves {hop.host} to be the destination's MX"
-        return Decision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
+        return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
     if configured is not TlsMode.VERIFIED:
         refusal = f"the message requires TLS and the transport says tls.mode {configured}, which proves nothing"
-        return Decision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
-    return Decision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
+        return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
+    return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
 
 
-def accepts(decision: Decision, proven: Proven) -> bool:
+def accepts(decision: TlsDecision, proven: Proven) -> bool:
     """Whether a connection that has shown this much may carry a message under this decision (design 4, Deliver)."""
     if decision.refusal is not None:
         return False

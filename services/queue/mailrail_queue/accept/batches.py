@@ -30,10 +30,10 @@ from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Cargo, Dispatcher, Flight, told
-from mailrail_queue.delivery.ports import Notice, Notifications, Passenger
+from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, told
+from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notifications
 from mailrail_queue.delivery.results import asked_of
-from mailrail_queue.routing.router import Facts, Plan, Router, domain_of, reference_text
+from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of, reference_text
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import Database, Lane, NotDurable, run, sure
@@ -81,7 +81,7 @@ OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours,
 
 
 _REASONS = {OVER_LIMIT.lines[0]: "limit", LATE.lines[0]: "late", UPLOAD_GONE.lines[0]: "upload"}
-_Member = tuple[Plan, NewRecipient, Passenger, dict[str, Any]]
+_Member = tuple[RoutePlan, NewRecipient, AttemptRecipient, dict[str, Any]]
 
 
 class Caller(Protocol):
@@ -95,7 +95,7 @@ class Caller(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Arriving:
+class PendingCommit:
     """A message whose commit frame is here."""
 
     id: bytes
@@ -113,7 +113,7 @@ class Arriving:
     """Others that committed the same id in the same batch: they get the same answer."""
     new: NewMessage | None = None
     recipients: Sequence[NewRecipient] = ()
-    flights: Sequence[Flight] = ()
+    flights: Sequence[Delivery] = ()
     expanded: bool = False
     earlier: tuple[NewRecipient, ...] = ()
     """Born leased by a try of which nobody knows whether it was committed."""
@@ -209,7 +209,7 @@ async def read_holds(connection: Connection) -> Holds:
     return Holds(rows[0][0], tuple(HoldRule(*row[1:]) for row in rows if row[1] is not None))
 
 
-class Intake:
+class GroupCommit:
     """Takes commits, groups them, stores them, answers."""
 
     def __init__(
@@ -240,7 +240,7 @@ class Intake:
         self.holds = Holds()
         self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
         """Told (shard, site) of recipients that were stored due."""
-        self._waiting: deque[Arriving] = deque()
+        self._waiting: deque[PendingCommit] = deque()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._busy = 0
@@ -256,7 +256,7 @@ class Intake:
         """No commit waits for its answer, and no body to be forgotten."""
         return not self._waiting and not self._busy and not self._forgotten
 
-    def submit(self, arriving: Arriving) -> None:
+    def submit(self, arriving: PendingCommit) -> None:
         """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
         if self._closed:
             arriving.lost()
@@ -345,8 +345,8 @@ class Intake:
             finally:
                 self._busy -= 1
 
-    def _take(self) -> list[Arriving]:
-        batch: dict[bytes, Arriving] = {}
+    def _take(self) -> list[PendingCommit]:
+        batch: dict[bytes, PendingCommit] = {}
         room = self._settings.batch_bytes
         while self._waiting and len(batch) < self._settings.batch_messages:
             if batch and self._waiting[0].size > room:
@@ -358,7 +358,7 @@ class Intake:
             room -= arriving.size
         return list(batch.values())
 
-    async def _store(self, lane: Lane, batch: list[Arriving]) -> None:
+    async def _store(self, lane: Lane, batch: list[PendingCommit]) -> None:
         delay = 0.1
         fresh_ids, twice = 0, False
         while batch:
@@ -401,13 +401,13 @@ class Intake:
                 self._refuse_guilty(batch[0], error)
                 return
 
-    def _not_for_ever(self, batch: list[Arriving], error: Exception) -> list[Arriving]:
+    def _not_for_ever(self, batch: list[PendingCommit], error: Exception) -> list[PendingCommit]:
         """Postgres is out of reach: those of the batch that wait on."""
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
             self._log.warning("postgres is out of reach, mail waits", error=str(error).strip(), messages=len(batch))
-        keep: list[Arriving] = []
+        keep: list[PendingCommit] = []
         for arriving in batch:
             if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
                 metrics.REFUSED.labels(reason="unavailable").inc()
@@ -418,13 +418,13 @@ class Intake:
                 keep.append(arriving)
         return keep
 
-    def _given_up(self, arriving: Arriving, now: float) -> bool:
+    def _given_up(self, arriving: PendingCommit, now: float) -> bool:
         """Whether its caller waits no longer, as well as we know the time while Postgres is away."""
         if arriving.until < math.inf:
             return self._database.earliest() > arriving.until
         return now - arriving.since > _GIVE_UP_AFTER
 
-    def _refuse_guilty(self, arriving: Arriving, error: Exception) -> None:
+    def _refuse_guilty(self, arriving: PendingCommit, error: Exception) -> None:
         # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
         # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
         data = isinstance(error, psycopg.DataError | UnicodeEncodeError | struct.error)
@@ -435,20 +435,20 @@ class Intake:
         metrics.REFUSED.labels(reason="data").inc()
         self._refuse(arriving, UNSTORABLE if data else BROKEN)
 
-    def _refuse(self, arriving: Arriving, reply: types_pb2.Reply) -> None:
+    def _refuse(self, arriving: PendingCommit, reply: types_pb2.Reply) -> None:
         """Refuse what is not in the database, and never will be: its body goes as well."""
         if arriving.chunks:
             self.forget(arriving.id)
         arriving.answer(False, reply)
 
-    async def _store_once(self, connection: Connection, batch: list[Arriving]) -> None:
+    async def _store_once(self, connection: Connection, batch: list[PendingCommit]) -> None:
         again = any(a.sent for a in batch)
         count = sum(len(a.commit.recipients) for a in batch)
         await self.ids.ensure(count, count, connection)
         router, ownership, holds = self._router(), self._ownership(), self.holds
-        large: list[Arriving] = []
-        limited: list[Arriving] = []
-        expanded: list[Arriving] = []
+        large: list[PendingCommit] = []
+        limited: list[PendingCommit] = []
+        expanded: list[PendingCommit] = []
         for arriving in batch:
             if arriving.new is None or again:
                 self._prepare(arriving, router, ownership, holds)
@@ -506,7 +506,7 @@ class Intake:
         self._hand_on(batch, refused, conflicts, done, before)
 
     async def _insert(
-        self, connection: Connection, router: Router, ownership: Ownership, holds: Holds, chosen: list[Arriving]
+        self, connection: Connection, router: Router, ownership: Ownership, holds: Holds, chosen: list[PendingCommit]
     ) -> store.Stored:
         while True:
             done = await store.store(
@@ -526,7 +526,9 @@ class Intake:
             for arriving in chosen:
                 self._prepare(arriving, router, ownership, holds)
 
-    async def _conflicts(self, connection: Connection, chosen: list[Arriving], done: store.Stored) -> dict[bytes, bool]:
+    async def _conflicts(
+        self, connection: Connection, chosen: list[PendingCommit], done: store.Stored
+    ) -> dict[bytes, bool]:
         """Ids that were there before this statement: those none of whose recipients it stored."""
         ours = {w.id for w in await store.live(connection, [a.recipients[0].id for a in chosen if a.recipients])}
         return {a.id: False for a in chosen if a.recipients and a.recipients[0].id not in ours}
@@ -534,7 +536,7 @@ class Intake:
     async def _sort_conflicts(
         self,
         connection: Connection,
-        chosen: list[Arriving],
+        chosen: list[PendingCommit],
         existing: dict[bytes, bool],
         refused: dict[bytes, types_pb2.Reply],
     ) -> dict[bytes, bool]:
@@ -552,7 +554,7 @@ class Intake:
                 found[message_id] = existing[message_id]
         return found
 
-    async def _give_back(self, connection: Connection, arrivings: Sequence[Arriving]) -> None:
+    async def _give_back(self, connection: Connection, arrivings: Sequence[PendingCommit]) -> None:
         """An earlier try was committed after all, under leases that were never handed on: due again at once."""
         earlier = [r for a in arrivings for r in a.earlier]
         if earlier:
@@ -563,13 +565,13 @@ class Intake:
         self,
         connection: Connection,
         router: Router,
-        limited: list[Arriving],
+        limited: list[PendingCommit],
         refused: dict[bytes, types_pb2.Reply],
     ) -> dict[bytes, types_pb2.Reply]:
         """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
         over: dict[bytes, types_pb2.Reply] = {}
         there = await store.existing(connection, [a.id for a in limited])
-        by_account: dict[str, list[Arriving]] = {}
+        by_account: dict[str, list[PendingCommit]] = {}
         for arriving in limited:
             if arriving.id not in refused and arriving.id not in there:  # what is committed already was counted then
                 assert arriving.new is not None
@@ -596,7 +598,7 @@ class Intake:
 
     # --- one message ---
 
-    def _prepare(self, arriving: Arriving, router: Router, ownership: Ownership, holds: Holds) -> None:
+    def _prepare(self, arriving: PendingCommit, router: Router, ownership: Ownership, holds: Holds) -> None:
         """Rows and flights of a message; nothing is reserved and nothing leaves before the commit."""
         message_id, commit, prefix, body = arriving.id, arriving.commit, arriving.prefix, arriving.body
         envelope = commit.envelope
@@ -633,7 +635,7 @@ class Intake:
         accepted = self._database.now()
         for rcpt in commit.recipients:
             address = rcpt.address
-            facts = Facts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
+            facts = RecipientFacts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
             plan = router.plan(facts, 0)
             hold_reason = None
             if holds.rules:
@@ -664,7 +666,7 @@ class Intake:
             if rcpt.expanded and due(DsnKind.EXPANDED, Asked.SUCCESS, null_sender=not mail_from, vouched=vouched):
                 arriving.expanded = True
             if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
-                passenger = Passenger(
+                passenger = AttemptRecipient(
                     id=new.id,
                     message_id=message_id,
                     shard=plan.shard,
@@ -699,12 +701,12 @@ class Intake:
                 for _, new, _, _ in part:
                     new.token = token
                 passengers = [p for _, _, p, _ in part]
-                cargo = Cargo(data, [fields for _, _, _, fields in part], prefix, body, size)
-                flights.append(Flight(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
+                cargo = DeliveryContent(data, [fields for _, _, _, fields in part], prefix, body, size)
+                flights.append(Delivery(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
 
     def _hand_on(
         self,
-        batch: Sequence[Arriving],
+        batch: Sequence[PendingCommit],
         refused: dict[bytes, types_pb2.Reply],
         conflicts: dict[bytes, bool],
         done: store.Stored,
@@ -759,7 +761,7 @@ class Intake:
             self.stored_due(due)
 
     @staticmethod
-    def _leave_behind(flight: Flight, owned: set[int]) -> None:
+    def _leave_behind(flight: Delivery, owned: set[int]) -> None:
         """Recipients that were stored due after all do not fly."""
         staying = {p.id for p in flight.passengers if p.id not in owned}
         if staying and flight.cargo is not None:
@@ -779,14 +781,14 @@ def _together(members: list[_Member]) -> Iterable[list[_Member]]:
     return groups.values()
 
 
-def _expanded(arriving: Arriving) -> list[Notice]:
+def _expanded(arriving: PendingCommit) -> list[Notice]:
     """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26)."""
     notices: dict[str, Notice] = {}
     for new, rcpt in zip(arriving.recipients, arriving.commit.recipients, strict=True):
         if rcpt.expanded and rcpt.given_address not in notices:
             attempt = types_pb2.Attempt(number=0)
-            facts = Facts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
-            passenger = Passenger(
+            facts = RecipientFacts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
+            passenger = AttemptRecipient(
                 id=new.id,
                 message_id=arriving.id,
                 shard=new.shard,

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mailrail.core.delivery.schedule import base_delay, expires_at
-from mailrail.core.route import Decision, Explanation, explain
+from mailrail.core.route import Explanation, RouteDecision, explain
 from mailrail.core.route.site import Site, shard
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminBase, resting_as
 from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
 from mailrail_queue.delivery.results import facts_of
-from mailrail_queue.routing.router import Facts, domain_of
+from mailrail_queue.routing.router import RecipientFacts, domain_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import run
@@ -82,7 +82,7 @@ class Explaining(AdminBase):
         if [r.address for r in resolved] != [to]:
             notes.append(f"{to} stands for {', '.join(r.address for r in resolved[:20])}; this is {first.address}")
         gateway = first.domain.gateway if first.domain is not None else None
-        facts = Facts(
+        facts = RecipientFacts(
             domain_of(first.address),
             domain_of(self._address(sender)) if sender else "",
             account,
@@ -141,7 +141,7 @@ class Explaining(AdminBase):
 class _Subject:
     """What Explain is asked about. Times are Unix seconds."""
 
-    facts: Facts
+    facts: RecipientFacts
     next_attempt: int
     accepted: float
     paused: float
@@ -159,7 +159,7 @@ _KINDS = {
 _LEVELS = {"delivery": "domain delivery"}
 
 
-def decision_pb(decision: Decision) -> admin_pb2.Decision:
+def decision_pb(decision: RouteDecision) -> admin_pb2.Decision:
     """A decision as the agreements write it."""
     found = admin_pb2.Decision(
         kind=_KINDS[decision.via.value],

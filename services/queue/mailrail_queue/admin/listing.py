@@ -21,7 +21,7 @@ from mailrail_queue.admin.filters import (
     page_size,
     page_token,
 )
-from mailrail_queue.routing.router import Facts, domain_of
+from mailrail_queue.routing.router import RecipientFacts, domain_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import run
 from mailrail_queue.store.mail import Connection
@@ -103,7 +103,9 @@ class Listing(AdminBase):
         if own:
             namespace, _, name = own.partition("/")
             found.own_transport.CopyFrom(types_pb2.ObjectRef(kind="MailTransport", namespace=namespace, name=name))
-        facts = Facts(domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, local, gateway, own)
+        facts = RecipientFacts(
+            domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, local, gateway, own
+        )
         on_hold = self._clock() - held.timestamp() if held is not None else 0.0
         expires = expires_at(
             self._router().schedule(facts),

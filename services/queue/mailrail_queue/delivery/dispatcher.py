@@ -22,8 +22,8 @@ from mailrail.core.revision.revision import Transport
 from mailrail.core.route.site import SiteKind
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.ports import Passenger
-from mailrail_queue.routing.router import TRANSPORT, Plan, Router, reference, reference_text
+from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.routing.router import TRANSPORT, RoutePlan, Router, reference, reference_text
 
 _UNBOUNDED = 1_000_000.0
 _SLOT = 20.0
@@ -36,7 +36,7 @@ class Stream(Protocol):
     node: str
     credit: int
 
-    def send(self, flight: "Flight", cargo: "Cargo", remaining: float) -> None:
+    def send(self, flight: "Delivery", cargo: "DeliveryContent", remaining: float) -> None:
         """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
 
     def cancel(self, token: int) -> None:
@@ -46,7 +46,7 @@ class Stream(Protocol):
         """The database is in this history: what the process works on under another is of no use."""
 
 
-class Cargo(NamedTuple):
+class DeliveryContent(NamedTuple):
     """What a delivery says besides what its plan and its lease do."""
 
     envelope: bytes  # Envelope
@@ -72,19 +72,19 @@ def told(number: int, rcpt: types_pb2.EnvelopeRecipient) -> dict[str, Any]:
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class Delivery:
     """One delivery under one lease."""
 
     token: int
     message_id: bytes
-    plan: Plan
+    plan: RoutePlan
     site: "SiteState"
-    passengers: list[Passenger]
+    passengers: list[AttemptRecipient]
     size: int  # octets of content held in memory
     deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
     started: float  # Unix seconds by Postgres's clock
     attempt: int
-    cargo: Cargo | None  # until handed on
+    cargo: DeliveryContent | None  # until handed on
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
     gone: bool = False  # landed, or taken back: takes no part in any count
@@ -139,7 +139,7 @@ class SiteState:
     transport: TransportState | None
     shared: bool
     """Its recipients may be in shards of several owners."""
-    pending: deque[Flight] = field(default_factory=deque)
+    pending: deque[Delivery] = field(default_factory=deque)
     due: dict[int, bool] = field(default_factory=dict)
     """Shards in which it has due recipients in the database → found empty once already."""
     last_error: bytes = b""  # Attempt
@@ -170,7 +170,7 @@ class Dispatcher:
         self.clock = clock
         self.sites: dict[str, SiteState] = {}
         self.transports: dict[str, TransportState] = {}
-        self.flights: dict[int, Flight] = {}
+        self.flights: dict[int, Delivery] = {}
         self.streams: dict[str, Stream] = {}
         self.history: int | None = None
         """Deliveries of another history of the database are not taken (HIS-03); None: of whichever there are."""
@@ -178,9 +178,9 @@ class Dispatcher:
         self.pending_flights = 0
         self.owners = 1
         self.owner_index = 0
-        self.deliver_here: Callable[[Flight], None] = lambda flight: None
+        self.deliver_here: Callable[[Delivery], None] = lambda flight: None
         """Takes flights that end in the queue itself: mailbox and `fail`."""
-        self.too_old: Callable[[list[Flight]], None] = lambda flights: None
+        self.too_old: Callable[[list[Delivery]], None] = lambda flights: None
         """Takes flights whose lease is too short to be handed on (LSE-01)."""
         self.hungry: Callable[[SiteState], None] = lambda site: None
         """A site has room and nothing in memory, but due recipients in the database."""
@@ -198,7 +198,7 @@ class Dispatcher:
 
     # --- sites ---
 
-    def site(self, plan: Plan) -> SiteState:
+    def site(self, plan: RoutePlan) -> SiteState:
         """The state of a plan's site."""
         site = self.sites.get(plan.key)
         if site is None:
@@ -355,7 +355,7 @@ class Dispatcher:
             and len(site.pending) < self._rounds * site.window.size
         )
 
-    def add(self, flight: Flight) -> None:
+    def add(self, flight: Delivery) -> None:
         """A lease is committed: the flight waits at its site.
 
         One of another history, or whose token another has, takes no part: its attempt is undone.
@@ -371,13 +371,13 @@ class Dispatcher:
         flight.site.used = self.clock()
         self._enqueue(flight.site)
 
-    def adopt(self, flight: Flight, stream: Stream) -> None:
+    def adopt(self, flight: Delivery, stream: Stream) -> None:
         """A delivery that an outbound process works on already (LSE-02)."""
         flight.stream, flight.node, flight.cargo = stream, stream.node, None
         self.flights[flight.token] = flight
         self._take_off(flight)
 
-    def _take_off(self, flight: Flight) -> None:
+    def _take_off(self, flight: Delivery) -> None:
         site = flight.site
         site.used = self.clock()
         site.window.start()
@@ -386,7 +386,7 @@ class Dispatcher:
         if site.mx_group:
             self._groups[site.mx_group] = self._groups.get(site.mx_group, 0) + 1
 
-    def land(self, flight: Flight) -> None:
+    def land(self, flight: Delivery) -> None:
         """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
         if flight.gone:
             return  # it was taken back meanwhile
@@ -405,7 +405,7 @@ class Dispatcher:
                 del self._groups[site.mx_group]
         self._enqueue(site)
 
-    def _unload(self, flight: Flight) -> None:
+    def _unload(self, flight: Delivery) -> None:
         flight.cargo = None
         self.pending_bytes -= flight.size
         self.pending_flights -= 1
@@ -484,7 +484,7 @@ class Dispatcher:
             return
         room = self.room(site, now)
         resting = site.resting(now)
-        old: list[Flight] = []
+        old: list[Delivery] = []
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
             flight = pending[0]
@@ -527,7 +527,7 @@ class Dispatcher:
         if old:
             self.too_old(old)
 
-    def close_all(self) -> list[Flight]:
+    def close_all(self) -> list[Delivery]:
         """End every delivery, handed on or not: the database went back, and its leases may not be there (HIS-03).
 
         Outbound breaks off what it can, and every place in the limits is free. What was closed.
@@ -544,7 +544,7 @@ class Dispatcher:
             site.claimed = False
         return closed
 
-    def drop_pending(self) -> list[Flight]:
+    def drop_pending(self) -> list[Delivery]:
         """Everything that was not handed on; it is no longer here."""
         dropped = [f for s in self.sites.values() for f in s.pending if not f.gone]
         for site in self.sites.values():

@@ -16,9 +16,9 @@ from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Cargo, Dispatcher, Flight, SiteState, TransportState
-from mailrail_queue.delivery.ports import Passenger
-from mailrail_queue.delivery.results import Finisher, Result, facts_of, passenger_of
+from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, SiteState, TransportState
+from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.delivery.results import DeliveryResults, Finisher, facts_of, passenger_of
 from mailrail_queue.routing.router import Router
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
@@ -49,14 +49,14 @@ class OutboundStream:
         self.credit = 0
         self.ready = asyncio.Event()
         self.closing = False
-        self._deliveries: list[tuple[Flight, Cargo, float]] = []
+        self._deliveries: list[tuple[Delivery, DeliveryContent, float]] = []
         self._committed: list[int] = []
         self._cancel: list[int] = []
         self._renewals: list[lease_pb2.Renewal] = []
         self._go_away = False
         self._history: int | None = None
 
-    def send(self, flight: Flight, cargo: Cargo, remaining: float) -> None:
+    def send(self, flight: Delivery, cargo: DeliveryContent, remaining: float) -> None:
         """Hand on a delivery with the next batch."""
         self._deliveries.append((flight, cargo, remaining))
         self.ready.set()
@@ -130,7 +130,9 @@ def _mx_group(hosts: tuple[str, ...]) -> str:
     return ",".join(sorted({h.lower() for h in hosts}))
 
 
-def _write_delivery(response: lease_pb2.LeaseResponse, flight: Flight, cargo: Cargo, remaining: float) -> None:
+def _write_delivery(
+    response: lease_pb2.LeaseResponse, flight: Delivery, cargo: DeliveryContent, remaining: float
+) -> None:
     """Written where it belongs: a delivery that is made apart is copied whole."""
     delivery = response.deliveries.add(
         token=flight.token,
@@ -150,7 +152,7 @@ def _write_delivery(response: lease_pb2.LeaseResponse, flight: Flight, cargo: Ca
         delivery.dialled.add(host=host, ips=ips)
 
 
-class Desk:
+class LeaseManager:
     """All outbound streams of a process, and what their messages do."""
 
     def __init__(
@@ -170,11 +172,11 @@ class Desk:
         self._router = router
         self._lane = database.lane("lease")
         self._dice = random.Random()
-        self._renewals: dict[int, tuple[Flight | None, OutboundStream, list[tuple[int, int]]]] = {}
+        self._renewals: dict[int, tuple[Delivery | None, OutboundStream, list[tuple[int, int]]]] = {}
         self._renew = asyncio.Event()
         self._undo: list[Deferral] = []
         self._lost: list[tuple[int, bytes, int]] = []
-        self._known: list[Passenger] = []
+        self._known: list[AttemptRecipient] = []
         """Recipients that were in memory when the database went back: are they there?"""
         self._rests: dict[str, tuple[int, float, bytes] | None] = {}
         self.went_back: Callable[[], None] = lambda: None
@@ -249,12 +251,12 @@ class Desk:
             else:
                 stream.cancel(token)  # lost: another may have it already
 
-    def _flight_of(self, token: int, rows: Sequence[Waiting], before: float) -> Flight:
+    def _flight_of(self, token: int, rows: Sequence[Waiting], before: float) -> Delivery:
         first = rows[0]
         plan = self._router().plan(facts_of(first), max(0, first.attempts - 1))
         site = self._dispatcher.site(plan)
-        passengers: list[Passenger] = [passenger_of(row) for row in rows]
-        return Flight(
+        passengers: list[AttemptRecipient] = [passenger_of(row) for row in rows]
+        return Delivery(
             token,
             first.message_id,
             plan,
@@ -312,10 +314,10 @@ class Desk:
                     self._dispatcher.land(flight)
                 else:
                     flight.answered.update(r.id for r in message.recipients)
-            self._finisher.submit(Result(message.token, message, flight, stream.node, stream.committed))
+            self._finisher.submit(DeliveryResults(message.token, message, flight, stream.node, stream.committed))
         self._dispatcher.pump()
 
-    def _judge_site(self, flight: Flight, message: lease_pb2.DeliveryResult) -> None:
+    def _judge_site(self, flight: Delivery, message: lease_pb2.DeliveryResult) -> None:
         site = flight.site
         window = site.window
         site.claimed = False
@@ -427,7 +429,7 @@ class Desk:
 
     async def _look_for_known(self) -> None:
         """Say how many of the recipients that memory knew are not in the database any more (HIS-04)."""
-        missing: list[Passenger] = []
+        missing: list[AttemptRecipient] = []
         while self._known:
             known = self._known[:500]
             async with self._lane.use() as connection:
@@ -443,7 +445,7 @@ class Desk:
                 messages=messages[:20],
             )
 
-    def _too_old(self, flights: list[Flight]) -> None:
+    def _too_old(self, flights: list[Delivery]) -> None:
         """Leases that will not be handed on: the attempts are undone (LSE-04)."""
         for flight in flights:
             if not flight.gone:

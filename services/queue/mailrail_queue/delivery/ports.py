@@ -11,12 +11,12 @@ from typing import Protocol
 
 from mailrail.core.delivery.judge import Judgement
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.routing.router import Facts, Plan
+from mailrail_queue.routing.router import RecipientFacts, RoutePlan
 from mailrail_queue.store.mail import Connection
 
 
 @dataclass(slots=True)
-class Passenger:
+class AttemptRecipient:
     """A live recipient during an attempt: what judging its result takes, without the message."""
 
     id: int
@@ -33,7 +33,7 @@ class Passenger:
     delayed: bool
     tls: int
     address: str
-    facts: Facts
+    facts: RecipientFacts
     notify: int  # mailrail.core.dsn.due.Asked
     rcpt: bytes  # EnvelopeRecipient
     dialled: bytes | None = None  # DeliveryResult with only `dialled` set: of the attempts before
@@ -45,7 +45,7 @@ class Passenger:
 class Notice:
     """A recipient whose sender (or postmaster) is to be told of what an attempt did."""
 
-    passenger: Passenger
+    passenger: AttemptRecipient
     judgement: Judgement
     attempt: types_pb2.Attempt
     dsn_passed_on: bool = False
@@ -55,8 +55,8 @@ class Notice:
 class Arrival:
     """A recipient that the built-in mailbox takes, or mail captured on its way out (outcome CAPTURED)."""
 
-    passenger: Passenger
-    plan: Plan | None
+    passenger: AttemptRecipient
+    plan: RoutePlan | None
     attempt: types_pb2.Attempt
 
 
@@ -73,7 +73,7 @@ class Notifications(Protocol):
 class Mailboxes(Protocol):
     """The built-in mailbox, seen by delivery."""
 
-    def refusal(self, passenger: Passenger) -> types_pb2.Reply | None:
+    def refusal(self, passenger: AttemptRecipient) -> types_pb2.Reply | None:
         """Why no mailbox takes it now, as the reply of an attempt (4yz: it waits); None: one does."""
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:

@@ -24,9 +24,9 @@ from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher, Flight
-from mailrail_queue.delivery.ports import Arrival, Mailboxes, Notice, Notifications, Passenger
-from mailrail_queue.routing.router import Facts, Plan, Router, domain_of
+from mailrail_queue.delivery.dispatcher import Delivery, Dispatcher
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications
+from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable
@@ -62,9 +62,9 @@ REQUEST_FAIL = 1
 REQUEST_DROP = 2
 
 
-def facts_of(waiting: Waiting) -> Facts:
+def facts_of(waiting: Waiting) -> RecipientFacts:
     """What routing may look at, of a stored recipient."""
-    return Facts(
+    return RecipientFacts(
         domain_of(waiting.address),
         waiting.from_domain,
         waiting.account,
@@ -83,10 +83,10 @@ def asked_of(keywords: Iterable[str]) -> int:
     return int(asked)
 
 
-def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> Passenger:
+def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> AttemptRecipient:
     """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
     rcpt = recipient_of(waiting.rcpt, waiting.address)
-    return Passenger(
+    return AttemptRecipient(
         id=waiting.id,
         message_id=waiting.message_id,
         shard=waiting.shard,
@@ -165,16 +165,16 @@ async def record_interrupted(connection: Connection, rows: Sequence[Expired], no
 
 
 @dataclass(slots=True)
-class Result:
+class DeliveryResults:
     """The results of one delivery, as they came."""
 
     token: int
     message: lease_pb2.DeliveryResult
-    flight: Flight | None
+    flight: Delivery | None
     node: str
     committed: Callable[[int], None]
     """Called with the token once all of it is in the database (outbound may forget it then)."""
-    plan: Plan | None = None
+    plan: RoutePlan | None = None
 
     @property
     def message_id(self) -> bytes:
@@ -223,8 +223,8 @@ class Finisher:
         self.mailboxes = mailboxes
         self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
         """Told (shard, request) of recipients that went back to the schedule."""
-        self._waiting: list[Result] = []
-        self._writing: dict[Lane, list[Result]] = {}
+        self._waiting: list[DeliveryResults] = []
+        self._writing: dict[Lane, list[DeliveryResults]] = {}
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._company = False
@@ -249,7 +249,7 @@ class Finisher:
         """Deliveries whose results are not written yet, those of the batches under way apart."""
         return len(self._waiting)
 
-    def submit(self, result: Result) -> None:
+    def submit(self, result: DeliveryResults) -> None:
         """Take a result; it is written with the next batch."""
         self._waiting.append(result)
         self._wake.set()
@@ -280,7 +280,7 @@ class Finisher:
                 self._busy -= 1
                 del self._writing[lane]
 
-    async def _write(self, lane: Lane, batch: list[Result]) -> None:
+    async def _write(self, lane: Lane, batch: list[DeliveryResults]) -> None:
         delay = _RETRY_AFTER
         partitions_made = again = False
         fresh_ids = 0
@@ -325,7 +325,7 @@ class Finisher:
             self._log.warning("new ids could not be taken", error=str(trouble).strip())
             await asyncio.sleep(_RETRY_AFTER)
 
-    async def _write_apart(self, lane: Lane, result: Result, error: Exception) -> bool:
+    async def _write_apart(self, lane: Lane, result: DeliveryResults, error: Exception) -> bool:
         """Write each recipient of a delivery by itself. The one that cannot be written is put on hold with the reason:
         dialled again it would be sent again, after each lease, for ever. False: that could not be written either."""
         message = result.message
@@ -368,7 +368,7 @@ class Finisher:
             return not isinstance(error, psycopg.OperationalError)
         return True
 
-    async def _commit(self, lane: Lane, batch: list[Result], again: bool) -> None:
+    async def _commit(self, lane: Lane, batch: list[DeliveryResults], again: bool) -> None:
         """Write a batch. `again`: it was tried before, and some of it may be written already."""
         work = _Work()
         number = self._history.number
@@ -450,7 +450,7 @@ class Finisher:
 
     # --- judging ---
 
-    def _sort_flight(self, work: _Work, result: Result, flight: Flight) -> None:
+    def _sort_flight(self, work: _Work, result: DeliveryResults, flight: Delivery) -> None:
         passengers = {p.id: p for p in flight.passengers}
         token = flight.token
         for found in result.message.recipients:
@@ -466,7 +466,7 @@ class Finisher:
         if result.message.done:
             work.lost += [(i, p.message_id, token) for i, p in passengers.items() if i not in flight.answered]
 
-    def _sort_stranger(self, work: _Work, result: Result, known: dict[int, Waiting], *, other: bool) -> None:
+    def _sort_stranger(self, work: _Work, result: DeliveryResults, known: dict[int, Waiting], *, other: bool) -> None:
         """A result of a delivery that this process did not hand out: from before a restart, or from another owner.
 
         `other`: it is of another history of the database. Then it counts as delivered or not at all, because only what
@@ -507,11 +507,11 @@ class Finisher:
     def _sort(
         self,
         work: _Work,
-        passenger: Passenger,
+        passenger: AttemptRecipient,
         token: int,
         found: lease_pb2.RecipientResult,
-        plan: Plan | None,
-        result: Result,
+        plan: RoutePlan | None,
+        result: DeliveryResults,
     ) -> None:
         attempt = found.attempt
         outcome = attempt.outcome
@@ -597,7 +597,7 @@ class Finisher:
         if judgement.dsn is not None:
             work.notices[passenger.id] = Notice(passenger, judgement, attempt)
 
-    def judge(self, verdict: Verdict, passenger: Passenger) -> Judgement:
+    def judge(self, verdict: Verdict, passenger: AttemptRecipient) -> Judgement:
         """What becomes of a recipient after this attempt."""
         standing = Standing(
             accepted=passenger.accepted,
@@ -640,7 +640,9 @@ class Finisher:
         if notices and self.notifications is not None:
             await self.notifications.notify(connection, notices)
 
-    def judge_cut_off(self, row: Waiting, attempt: types_pb2.Attempt) -> tuple[types_pb2.Attempt, Passenger, Judgement]:
+    def judge_cut_off(
+        self, row: Waiting, attempt: types_pb2.Attempt
+    ) -> tuple[types_pb2.Attempt, AttemptRecipient, Judgement]:
         """What becomes of a recipient whose newest attempt was cut off once too often."""
         attempt.reply.enhanced = "4.4.2"
         attempt.reply.lines.append("it was cut off, as several were before")

@@ -21,7 +21,7 @@ from psycopg import AsyncConnection
 from mailrail.core.message.summary import Summary, summarize
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.ports import Arrival, Passenger
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
 from mailrail_queue.routing.addresses import INBOX, Addresses
 from mailrail_queue.routing.router import Router, object_pb, reference_text
 from mailrail_queue.store import columns as c
@@ -66,7 +66,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class MessageHead:
     """The beginning of a stored message."""
 
     mail_from: str
@@ -103,10 +103,10 @@ PUT: Final[
     ON CONFLICT (recipient_id, message_id) DO NOTHING RETURNING id"""
 
 
-async def heads(connection: Connection, ids: Collection[bytes]) -> dict[bytes, Head]:
+async def heads(connection: Connection, ids: Collection[bytes]) -> dict[bytes, MessageHead]:
     """The beginnings of these messages; those that are gone are missing."""
     rows = await run(connection, HEADS, {"id": c.uuids(list(ids)), "head": HEAD})
-    return {row[0].bytes: Head(row[1], row[2], row[3], row[4], row[5], row[5] + row[6], row[7]) for row in rows}
+    return {row[0].bytes: MessageHead(row[1], row[2], row[3], row[4], row[5], row[5] + row[6], row[7]) for row in rows}
 
 
 def trace_lines(reverse_path: str, recipient: str) -> bytes:
@@ -114,7 +114,9 @@ def trace_lines(reverse_path: str, recipient: str) -> bytes:
     return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient}\r\n".encode()
 
 
-async def put(connection: Connection, entries: Sequence[Entry], known: Mapping[bytes, Head] | None = None) -> int:
+async def put(
+    connection: Connection, entries: Sequence[Entry], known: Mapping[bytes, MessageHead] | None = None
+) -> int:
     """Put messages into mailboxes, inside the caller's transaction. Returns how many were new (FIN-01)."""
     known = known or {}
     wanted = {e.message_id for e in entries} - known.keys()
@@ -169,7 +171,7 @@ class MailboxDelivery:
             self._addresses = (router.number, Addresses(router.revision))
         return self._addresses[1]
 
-    def refusal(self, passenger: Passenger) -> types_pb2.Reply | None:
+    def refusal(self, passenger: AttemptRecipient) -> types_pb2.Reply | None:
         """Why no mailbox takes it now, as the reply of an attempt; None: one does.
 
         Mail whose account or address was taken away waits for it to come back (FIN-04). A notification of ours to
@@ -184,7 +186,7 @@ class MailboxDelivery:
             return types_pb2.Reply(code=550, enhanced="5.1.1", lines=[str(error)])
         return None
 
-    def place(self, passenger: Passenger) -> tuple[str, str]:
+    def place(self, passenger: AttemptRecipient) -> tuple[str, str]:
         """The account and path that take it. Raises NoSuchAccount.
 
         The account was found when the mail was accepted. Should it be gone, whoever has the address now takes it.
@@ -200,7 +202,7 @@ class MailboxDelivery:
                 return reference_text(found.account), rcpt.mailbox or found.mailbox
         raise NoSuchAccount(f"no account has the address {passenger.address} now")
 
-    def _captor(self, passenger: Passenger) -> str:
+    def _captor(self, passenger: AttemptRecipient) -> str:
         """Captured mail goes to whoever submitted it, else to the postmaster (design 10)."""
         account = passenger.facts.account
         if account is not None and self.addresses().account(account) is not None:

@@ -22,7 +22,16 @@ from weakref import WeakKeyDictionary
 
 from mailrail.core.delivery.hold import HoldRule, first_match
 from mailrail.core.delivery.judge import EXPIRED, Judgement
-from mailrail.core.dsn.build import FULL_LIMIT, Dsn, Original, RecipientReport, Reporter, build, header_of, returns_full
+from mailrail.core.dsn.build import (
+    FULL_LIMIT,
+    Dsn,
+    DsnRecipient,
+    Original,
+    ReportingMta,
+    build,
+    header_of,
+    returns_full,
+)
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.text import usable_message_id
 from mailrail.core.ids import message_id as new_message_id
@@ -30,12 +39,12 @@ from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.ports import Notice, Passenger
+from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.mailbox import delivery as mailbox
-from mailrail_queue.mailbox.delivery import Entry, Head, MailboxDelivery
+from mailrail_queue.mailbox.delivery import Entry, MailboxDelivery, MessageHead
 from mailrail_queue.metrics import count_dsn
 from mailrail_queue.routing.addresses import Resolved
-from mailrail_queue.routing.router import Facts, Router, domain_of, object_pb, reference_text
+from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb, reference_text
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import run
@@ -101,7 +110,7 @@ class _Group:
     """Recipients of one message that are told of in one DSN."""
 
     kind: DsnKind
-    head: Head
+    head: MessageHead
     id: bytes
     notices: list[Notice]
     lost: bool = False
@@ -166,7 +175,7 @@ class Notifier:
         sender = self._sender_of(passenger) if notice.judgement.dsn is not None else None
         gateway = self._router().gateway(passenger.facts.gateway)
         postmaster = f"postmaster@{gateway.hostname if gateway is not None else 'localhost'}"
-        head = Head(sender or postmaster, 0, 0, b"", b"", b"", passenger.accepted)
+        head = MessageHead(sender or postmaster, 0, 0, b"", b"", b"", passenger.accepted)
         if dsn_id == passenger.message_id:
             dsn_id = new_message_id(time.time(), secrets.token_bytes(10))
         told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
@@ -174,7 +183,7 @@ class Notifier:
         groups.setdefault((passenger.message_id, kind), group).notices.append(told)
         self._log.error("mail failed whose message is gone", message=passenger.message_id.hex(), recipient=passenger.id)
 
-    def _sender_of(self, passenger: Passenger) -> str | None:
+    def _sender_of(self, passenger: AttemptRecipient) -> str | None:
         """An address of the account that submitted it, of the domain that it was sent from if there is one."""
         account = self._mailboxes.addresses().account(passenger.facts.account or "")
         if account is None:
@@ -216,7 +225,7 @@ class Notifier:
 
     # --- the postmaster's copy ---
 
-    def _copy(self, notice: Notice, head: Head) -> Entry:
+    def _copy(self, notice: Notice, head: MessageHead) -> Entry:
         passenger = notice.passenger
         account, path = self._postmaster(passenger.facts.gateway)
         said = str(reply_of(notice.attempt) or " ".join(notice.attempt.reply.lines) or notice.judgement.status)
@@ -323,7 +332,7 @@ class Notifier:
             build,
             original,
             tuple(_report(notice, lost=group.lost) for notice in group.notices),
-            Reporter(hostname, f"postmaster@{hostname}"),
+            ReportingMta(hostname, f"postmaster@{hostname}"),
             message_id=f"<{uuid.UUID(bytes=group.id)}@{hostname}>",
             boundary=f"=_{secrets.token_hex(12)}",
             now=_ended(group.notices[0].attempt, group.head.accepted),
@@ -368,7 +377,7 @@ class Notifier:
         facts = group.notices[0].passenger.facts
         account = self._postmaster(facts.gateway)[0]
         domain = domain_of(found.address)
-        plan = router.plan(Facts(domain, "", account, True, found.domain is not None, facts.gateway), 0)
+        plan = router.plan(RecipientFacts(domain, "", account, True, found.domain is not None, facts.gateway), 0)
         # DSN-11: never a notification about a notification.
         rcpt = types_pb2.EnvelopeRecipient(address=found.address, given_address=dsn.recipient, notify=["NEVER"])
         if found.domain is not None:
@@ -415,7 +424,7 @@ def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
     return otherwise
 
 
-def _report(notice: Notice, *, lost: bool = False) -> RecipientReport:
+def _report(notice: Notice, *, lost: bool = False) -> DsnRecipient:
     rcpt = types_pb2.EnvelopeRecipient.FromString(notice.passenger.rcpt)
     attempt, judgement = notice.attempt, notice.judgement
     assert judgement.dsn is not None
@@ -424,7 +433,7 @@ def _report(notice: Notice, *, lost: bool = False) -> RecipientReport:
     reason = reason_of(judgement, attempt)
     if lost:
         reason = f"{reason}; {CONTENT_MISSING}" if reason else CONTENT_MISSING
-    return RecipientReport(
+    return DsnRecipient(
         kind=judgement.dsn,
         # Of an expanded alias the sender knows the alias; its members are not his business (DSN-23).
         recipient=rcpt.given_address if expanded and rcpt.given_address else notice.passenger.address,

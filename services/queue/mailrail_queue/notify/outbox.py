@@ -39,7 +39,7 @@ CLEAR: Final[LiteralString] = """DELETE FROM event e USING (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConsumerPosition:
     """Where a consumer stands."""
 
     transaction: int
@@ -50,7 +50,7 @@ class Place:
 class Event:
     """Something that happened to a recipient."""
 
-    place: Place
+    place: ConsumerPosition
     at: datetime
     outcome: int  # mailrail.queue.v1.Outcome; DEFERRED for each temporary failure
     recipient_id: int
@@ -71,10 +71,13 @@ async def unsubscribe(connection: Connection, name: str) -> None:
 async def read(connection: Connection, name: str, count: int) -> list[Event]:
     """The next events for `name`, oldest first; the same again until they are acknowledged."""
     rows = await run(connection, READ, {"name": name, "count": count})
-    return [Event(Place(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6])) for row in rows]
+    return [
+        Event(ConsumerPosition(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6]))
+        for row in rows
+    ]
 
 
-async def acknowledge(connection: Connection, name: str, place: Place) -> None:
+async def acknowledge(connection: Connection, name: str, place: ConsumerPosition) -> None:
     """`name` has dealt with everything up to `place`; what no consumer needs any more goes away."""
     parameters = {"name": name, "transaction": str(place.transaction), "position": place.position}
     await run(connection, ACKNOWLEDGE, parameters)

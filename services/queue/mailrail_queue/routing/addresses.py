@@ -6,7 +6,7 @@ before a separator, what the domain says of others, catch-all; aliases are expan
 
 from dataclasses import dataclass
 
-from mailrail.core.revision.revision import Account, Delivery, Domain, Gateway, ObjectRef, Revision
+from mailrail.core.revision.revision import Account, Domain, DomainDelivery, Gateway, ObjectRef, Revision
 from mailrail.core.route.recipients import Destination, Directory
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.reply import Reply
@@ -64,7 +64,7 @@ class Addresses:
 
     def _receiving(self, name: str) -> Domain | None:
         domain = self._domains.get(name)
-        return domain if domain is not None and domain.delivery is not Delivery.NONE else None
+        return domain if domain is not None and domain.delivery is not DomainDelivery.NONE else None
 
     def _directory(self, domain: Domain | None) -> Directory | None:
         """That of the domain's gateway, else of the first."""

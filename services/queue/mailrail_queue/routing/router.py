@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from mailrail.core.revision.revision import AccountLimits, Gateway, ObjectRef, RetrySchedule, Revision, Transport
-from mailrail.core.route import Decision, Envelope, RouteTable, Via
+from mailrail.core.route import RouteDecision, RouteTable, RoutingFacts, Via
 from mailrail.core.route.site import Site, SiteKind, shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
@@ -40,7 +40,7 @@ def domain_of(address: str) -> str:
     return domain.lower() if at and local else ""
 
 
-class Facts(NamedTuple):
+class RecipientFacts(NamedTuple):
     """What routing may look at, as the columns of a recipient hold it. Equal facts have equal answers."""
 
     domain: str
@@ -53,10 +53,10 @@ class Facts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class RoutePlan:
     """Where recipients with some facts go at an attempt, ready to be put into a delivery."""
 
-    decision: Decision
+    decision: RouteDecision
     site: Site
     key: str  # of the site
     domain: str
@@ -112,7 +112,7 @@ class Router:
     table: RouteTable = field(init=False)
     limits: dict[str, AccountLimits] = field(init=False)
     """Of the accounts that have limits (ACC-08)."""
-    _answers: dict[tuple[Facts, int], Plan] = field(init=False, default_factory=dict)
+    _answers: dict[tuple[RecipientFacts, int], RoutePlan] = field(init=False, default_factory=dict)
     _varying: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Router:
             m.minimum_attempts for found in levels for level in found for rule in level.rules for m in rule.matches
         )
 
-    def plan(self, facts: Facts, attempts: int) -> Plan:
+    def plan(self, facts: RecipientFacts, attempts: int) -> RoutePlan:
         """Where a recipient goes; `attempts` is the number before this one (LSE-05). Never raises."""
         key = (facts, attempts if self._varying else 0)
         plan = self._answers.get(key)
@@ -138,9 +138,9 @@ class Router:
             plan = self._answers[key] = self._make(facts, attempts)
         return plan
 
-    def envelope(self, facts: Facts) -> Envelope:
+    def envelope(self, facts: RecipientFacts) -> RoutingFacts:
         """The facts as `mailrail.core.route` takes them."""
-        return Envelope(
+        return RoutingFacts(
             recipient_domain=facts.domain,
             sender_domain=facts.from_domain,
             account=reference(ACCOUNT, facts.account) if facts.account else None,
@@ -150,7 +150,7 @@ class Router:
             gateway=reference(GATEWAY, facts.gateway) if facts.gateway else None,
         )
 
-    def _make(self, facts: Facts, attempts: int) -> Plan:
+    def _make(self, facts: RecipientFacts, attempts: int) -> RoutePlan:
         decision = self.table.evaluate(self.envelope(facts), attempts)
         site = decision.site(facts.domain)
         key = site.key
@@ -169,7 +169,7 @@ class Router:
             template.route.CopyFrom(object_pb(decision.rule.route))
             template.rule_index = decision.rule.index
             template.rule = decision.rule.name
-        return Plan(
+        return RoutePlan(
             decision,
             site,
             key,
@@ -191,7 +191,7 @@ class Router:
             found = self.table.gateways.get(self.table.only_gateway)
         return found
 
-    def schedule(self, facts: Facts) -> RetrySchedule:
+    def schedule(self, facts: RecipientFacts) -> RetrySchedule:
         """The retry schedule: of our domain that receives, else of our domain that sends, else of the gateway."""
         names = ((facts.domain,) if facts.local else ()) + ((facts.from_domain,) if facts.ours else ())
         for name in names:

@@ -19,7 +19,7 @@ from mailrail.kit.postgres import settle, why_read_only
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.filters import BadRequest, NotFound, page_size
-from mailrail_queue.app import NotConfigured, Queue
+from mailrail_queue.app import NotConfigured, QueueProcess
 from mailrail_queue.mailbox import delivery as mailbox
 from mailrail_queue.mailbox.delivery import FLAGS, PATH_LIMIT, SEEN, ContentIncomplete, Listed, MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
@@ -363,7 +363,7 @@ def _message(found: Listed) -> mailbox_pb2.MailboxMessage:
     return answer
 
 
-def administration_services(queue: Queue, pool: Pool) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
+def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """The services of this module in front of a queue."""
     rows = Rows(pool)
     mailboxes = MailboxDelivery(queue.router)

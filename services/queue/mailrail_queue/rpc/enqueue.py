@@ -26,8 +26,16 @@ from mailrail.pb.queue.v1 import (
     types_pb2,
 )
 from mailrail_queue import metrics
-from mailrail_queue.accept.batches import FULL, MAX_RECIPIENTS, NO_ROOM, UNAVAILABLE, UPLOAD_GONE, Arriving, refusal
-from mailrail_queue.app import Queue
+from mailrail_queue.accept.batches import (
+    FULL,
+    MAX_RECIPIENTS,
+    NO_ROOM,
+    UNAVAILABLE,
+    UPLOAD_GONE,
+    PendingCommit,
+    refusal,
+)
+from mailrail_queue.app import QueueProcess
 from mailrail_queue.delivery.leases import OutboundStream
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import NotDurable
@@ -48,7 +56,7 @@ _MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that t
 _TROUBLE = (psycopg.Error, NotDurable, OSError)
 
 
-class _Upload:
+class _ChunkWriter:
     """A large body on its way in, written as rows of 256 KiB by a task of its own."""
 
     def __init__(self, stream: "EnqueueStream", message_id: bytes) -> None:
@@ -154,9 +162,9 @@ class _Upload:
 class EnqueueStream:
     """One stream of Enqueue: its credit, its uploads, its answers."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: QueueProcess) -> None:
         self.queue = queue
-        self.uploads: dict[bytes, _Upload] = {}
+        self.uploads: dict[bytes, _ChunkWriter] = {}
         self.ready = asyncio.Event()
         self.closed = False
         self.broken = False
@@ -199,7 +207,7 @@ class EnqueueStream:
                 return
             upload = self.uploads.get(message_id)
             if upload is None and len(body) > INLINE:  # too long for a row: the same as if it had come in chunks
-                upload = self.uploads[message_id] = _Upload(self, message_id)
+                upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
                 commit.body = b""
                 upload.add(body)
             if upload is not None:
@@ -217,7 +225,7 @@ class EnqueueStream:
                 return
             upload = self.uploads.get(message_id)
             if upload is None:
-                upload = self.uploads[message_id] = _Upload(self, message_id)
+                upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
             upload.add(frame.chunk.data)
         elif step == "abort":
             self._drop(message_id)
@@ -251,7 +259,7 @@ class EnqueueStream:
         self._under_way[message_id] = self._under_way.get(message_id, 0) + size
         until = commit.valid_until / 1e6 or math.inf
         self.queue.intake.submit(
-            Arriving(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic(), until)
+            PendingCommit(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic(), until)
         )
 
     # --- out ---
@@ -331,7 +339,7 @@ async def _pulse(ready: asyncio.Event) -> None:
 class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
     """Mail in."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: QueueProcess) -> None:
         self._queue = queue
 
     async def Enqueue(
@@ -391,7 +399,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
 class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
     """Mail out."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: QueueProcess) -> None:
         self._queue = queue
         self._contents = [queue.database.lane("content 1"), queue.database.lane("content 2")]
         self._turn = 0
@@ -505,7 +513,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
 class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
     """Hints of other replicas."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: QueueProcess) -> None:
         self._queue = queue
 
     async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:

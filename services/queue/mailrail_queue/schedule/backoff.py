@@ -12,12 +12,12 @@ from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
-from mailrail_queue.delivery.leases import Desk
+from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.delivery.results import Decided, Finisher, facts_of, passenger_of, status_of
-from mailrail_queue.routing.router import Plan, Router
+from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.due_sites import DueSites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
 from mailrail_queue.store import sites as site_store
@@ -33,7 +33,7 @@ _BACKOFF = 250
 """Recipients of a resting site counted in one statement (SHD-05)."""
 
 
-class Undialled:
+class Backoff:
     """What an owner does with due recipients without a dial."""
 
     def __init__(
@@ -42,8 +42,8 @@ class Undialled:
         lane: Lane,
         dispatcher: Dispatcher,
         finisher: Finisher,
-        desk: Desk,
-        agenda: Agenda,
+        desk: LeaseManager,
+        agenda: Worklist,
         due_sites: DueSites,
         router: Callable[[], Router],
     ) -> None:
@@ -55,7 +55,7 @@ class Undialled:
         self._agenda = agenda
         self._due_sites = due_sites
         self._router = router
-        self.allowance = faults.Allowance()
+        self.allowance = faults.HoldAllowance()
         """Of recipients on which work fails."""
         self._log = log.get_logger()
 
@@ -97,7 +97,7 @@ class Undialled:
                 connection, self._agenda.ownership, aside, reason, self._log, undo=False, withdraw=withdraw
             )
 
-    async def plan(self, router: Router, row: Waiting) -> Plan | None:
+    async def plan(self, router: Router, row: Waiting) -> RoutePlan | None:
         """Where a recipient goes now; None: nobody can tell, and it is set aside."""
         try:
             return router.plan(facts_of(row), row.attempts)
@@ -159,7 +159,7 @@ class Undialled:
                 if not site.resting(self._dispatcher.clock()):
                     self._agenda.turn.setdefault(site.key)
                     return
-        counted: list[tuple[Waiting, Plan, bytes]] = []
+        counted: list[tuple[Waiting, RoutePlan, bytes]] = []
         moved: list[tuple[Waiting, str]] = []
         found: dict[int, int] = {}
         for row in rows:
@@ -190,11 +190,11 @@ class Undialled:
         attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
         return attempt.SerializeToString()
 
-    async def count(self, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+    async def count(self, counted: Sequence[tuple[Waiting, RoutePlan, bytes]]) -> None:
         """A counted attempt for each, with the last error, without a dial. One that cannot be written is set aside."""
         await faults.by_halves(counted, self._count, lambda one, error: self.set_aside_for(one[0], error))
 
-    async def _count(self, counted: Sequence[tuple[Waiting, Plan, bytes]]) -> None:
+    async def _count(self, counted: Sequence[tuple[Waiting, RoutePlan, bytes]]) -> None:
         deferrals: list[Deferral] = []
         notices: dict[int, Notice] = {}
         finals = []

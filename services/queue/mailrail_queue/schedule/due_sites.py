@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mailrail.kit import log
 from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import Lane
 from mailrail_queue.store.mail import Waiting
@@ -28,7 +28,7 @@ _REMEMBERED = 50_000
 class DueSites:
     """The sites of our shards that have due mail."""
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, agenda: Agenda) -> None:
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, agenda: Worklist) -> None:
         self._lane, self._dispatcher, self._agenda = lane, dispatcher, agenda
         self._emptied: dict[tuple[int, str], float] = {}
         """(shard, site) found empty once → when; the second time its row is moved for good."""

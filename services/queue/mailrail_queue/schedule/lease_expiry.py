@@ -10,7 +10,7 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.results import Finisher
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -22,7 +22,7 @@ _PAUSE = 1.0
 """Seconds until a sweep that failed is tried again at the earliest."""
 
 
-class Expiry:
+class LeaseExpiry:
     """Sweeps the leases of our shards."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Expiry:
         lane: Lane,
         dispatcher: Dispatcher,
         finisher: Finisher,
-        agenda: Agenda,
+        agenda: Worklist,
     ) -> None:
         self._settings = settings
         self._database = database

@@ -8,7 +8,7 @@ from mailrail.kit import log
 from mailrail_queue.delivery.results import facts_of
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.shared_sites import SharedSites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import TROUBLE, Lane
@@ -21,7 +21,7 @@ _PAUSE = 10.0
 class Revisions:
     """Looks at the mail of our shards after each revision."""
 
-    def __init__(self, lane: Lane, agenda: Agenda, shared_sites: SharedSites, router: Callable[[], Router]) -> None:
+    def __init__(self, lane: Lane, agenda: Worklist, shared_sites: SharedSites, router: Callable[[], Router]) -> None:
         self._lane, self._agenda, self._shared_sites, self._router = lane, agenda, shared_sites, router
         self._log = log.get_logger()
 

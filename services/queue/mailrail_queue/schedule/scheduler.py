@@ -15,18 +15,18 @@ from mailrail.core.delivery.schedule import is_last
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.accept.batches import PER_DELIVERY, Intake
-from mailrail_queue.delivery.dispatcher import Cargo, Dispatcher, Flight, SiteState, told
-from mailrail_queue.delivery.leases import Desk
-from mailrail_queue.delivery.ports import Passenger
+from mailrail_queue.accept.batches import PER_DELIVERY, GroupCommit
+from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, SiteState, told
+from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.results import Finisher, facts_of, passenger_of
-from mailrail_queue.routing.router import Plan, Router
-from mailrail_queue.schedule.backoff import Undialled
+from mailrail_queue.routing.router import RoutePlan, Router
+from mailrail_queue.schedule.backoff import Backoff
 from mailrail_queue.schedule.due_sites import DueSites
-from mailrail_queue.schedule.lease_expiry import Expiry
+from mailrail_queue.schedule.lease_expiry import LeaseExpiry
 from mailrail_queue.schedule.new_revision import Revisions
 from mailrail_queue.schedule.shared_sites import SharedSites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -46,11 +46,11 @@ _ROUND = 1000
 _PAUSE = 10.0
 """Seconds for which a site is left alone at which work failed."""
 
-_Group = tuple[Plan, SiteState, list[Waiting]]
+_Group = tuple[RoutePlan, SiteState, list[Waiting]]
 """Recipients of a message that share a delivery."""
 
 
-class Owner:
+class Scheduler:
     """This process as an owner of shards: the loop that works off the agenda."""
 
     def __init__(
@@ -58,10 +58,10 @@ class Owner:
         settings: QueueSettings,
         database: Database,
         dispatcher: Dispatcher,
-        intake: Intake,
+        intake: GroupCommit,
         finisher: Finisher,
-        desk: Desk,
-        agenda: Agenda,
+        desk: LeaseManager,
+        agenda: Worklist,
         shared_sites: SharedSites,
         router: Callable[[], Router],
     ) -> None:
@@ -82,11 +82,9 @@ class Owner:
         self.lane = database.lane("owner")
         self._work_lane = database.lane("work")
         self.due_sites = DueSites(self.lane, dispatcher, agenda)
-        self.undialled = Undialled(
-            database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router
-        )
+        self.undialled = Backoff(database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router)
         self.revisions = Revisions(self.lane, agenda, shared_sites, router)
-        self._expiry = Expiry(settings, database, self.lane, dispatcher, finisher, agenda)
+        self._expiry = LeaseExpiry(settings, database, self.lane, dispatcher, finisher, agenda)
         self.paused: dict[str, float] = {}
         """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
 
@@ -233,9 +231,9 @@ class Owner:
             rows = await self.undialled.readable(connection, await store.fetch_due(connection, wanted))
         ended = await self.undialled.end_worn(rows)
         found: dict[tuple[int, str], int] = {}
-        groups: dict[tuple[object, ...], tuple[Plan, list[Waiting]]] = {}
+        groups: dict[tuple[object, ...], tuple[RoutePlan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
-        missing: list[tuple[Waiting, Plan]] = []
+        missing: list[tuple[Waiting, RoutePlan]] = []
         for row in rows:
             where = (row.shard, row.site)
             found[where] = found.get(where, 0) + 1
@@ -269,7 +267,9 @@ class Owner:
                 self._agenda.turn.setdefault(key)
         dispatcher.pump()
 
-    async def _lease_groups(self, router: Router, groups: list[tuple[Plan, list[Waiting]]]) -> set[tuple[int, str]]:
+    async def _lease_groups(
+        self, router: Router, groups: list[tuple[RoutePlan, list[Waiting]]]
+    ) -> set[tuple[int, str]]:
         """Lease what the sites have room for. Returns the (shard, site) of which some were left where they are."""
         dispatcher = self._dispatcher
         now = dispatcher.clock()
@@ -316,7 +316,7 @@ class Owner:
             if not leased:
                 return
             self._database.heard(moment, before)
-            flights: list[Flight] = []
+            flights: list[Delivery] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
                 contents = await store.contents(connection, ids)
@@ -349,13 +349,13 @@ class Owner:
     def _flight(
         self,
         router: Router,
-        plan: Plan,
+        plan: RoutePlan,
         site: SiteState,
         token: int,
         members: list[Waiting],
-        content: store.Content,
+        content: store.StoredMessage,
         moment: float,
-    ) -> Flight:
+    ) -> Delivery:
         first = members[0]
         attempt = first.attempts + 1
         envelope = types_pb2.Envelope.FromString(content.envelope)
@@ -369,7 +369,7 @@ class Owner:
             paused=first.paused,
             null_sender=first.from_domain == "",
         )
-        passengers: list[Passenger] = []
+        passengers: list[AttemptRecipient] = []
         recipients: list[dict[str, Any]] = []
         hosts: dict[str, list[str]] = {}
         for row in members:
@@ -379,9 +379,11 @@ class Owner:
             for host, ips in dialled_of(row.dialled).items():
                 if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
                     hosts[host] = ips
-        cargo = Cargo(envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts)
+        cargo = DeliveryContent(
+            envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts
+        )
         size = len(content.prefix) + len(content.body or b"")
-        return Flight(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
+        return Delivery(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
 
     # --- requests ---
 

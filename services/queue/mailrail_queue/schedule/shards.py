@@ -13,12 +13,12 @@ import psycopg
 
 from mailrail.kit import clock, log
 from mailrail_queue import metrics
-from mailrail_queue.accept.batches import Intake, read_holds
+from mailrail_queue.accept.batches import GroupCommit, read_holds
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.schedule.shared_sites import SharedSites
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
@@ -37,9 +37,9 @@ class Shards:
         database: Database,
         lane: Lane,
         dispatcher: Dispatcher,
-        intake: Intake,
+        intake: GroupCommit,
         peers: Peers,
-        agenda: Agenda,
+        agenda: Worklist,
         shared_sites: SharedSites,
         router: Callable[[], Router],
         history: QueueHistory,

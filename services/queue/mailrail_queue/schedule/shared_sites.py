@@ -9,8 +9,8 @@ import random
 
 from mailrail.kit import log
 from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
-from mailrail_queue.delivery.leases import Desk
-from mailrail_queue.schedule.worklist import Agenda
+from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
 from mailrail_queue.store import sites as site_store
@@ -27,7 +27,7 @@ _KNOWN = 20_000
 class SharedSites:
     """This process's part in it."""
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, desk: Desk, agenda: Agenda) -> None:
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, desk: LeaseManager, agenda: Worklist) -> None:
         self._lane, self._dispatcher, self._desk, self._agenda = lane, dispatcher, desk, agenda
         self._seen = (0.0, "")
         """Unix seconds and site of the newest change that was learned."""

@@ -15,7 +15,7 @@ from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.store.mail import Ownership
 
 
-class Agenda:
+class Worklist:
     """The list of what an owner of shards has to look at."""
 
     def __init__(self, dispatcher: Dispatcher, peers: Peers, router: Callable[[], Router], *, run_id: str) -> None:

@@ -35,7 +35,7 @@ class TooManyFail(Exception):
     """Work fails for more recipients than can all be damaged: nobody is put on hold for it."""
 
 
-class Allowance:
+class HoldAllowance:
     """How many recipients may still be put on hold because work on them fails.
 
     Damage concerns few rows. A release that fails for each of them must not put all mail on hold: it would stay there

@@ -494,7 +494,7 @@ async def lease(
 
 
 @dataclass(slots=True)
-class Content:
+class StoredMessage:
     """A message as a lease carries it."""
 
     id: bytes
@@ -523,10 +523,10 @@ async def is_leased(connection: Connection, message_id: bytes, token: int) -> bo
     return bool(await run(connection, IS_LEASED, {"id": c.uuids([message_id]), "token": token}))
 
 
-async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, Content]:
+async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, StoredMessage]:
     """Messages with their inline bodies."""
     rows = await run(connection, CONTENT, {"id": c.uuids(list(ids))})
-    return {row[0].bytes: Content(row[0].bytes, *row[1:]) for row in rows}
+    return {row[0].bytes: StoredMessage(row[0].bytes, *row[1:]) for row in rows}
 
 
 async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes | None:

@@ -60,7 +60,7 @@ SELECT site, count(*), extract(epoch FROM now() - min(due))::float8 FROM due GRO
 _STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::regclass)"
 
 
-class Counting:
+class BacklogCounter:
     """Keeps the gauges of the backlog."""
 
     def __init__(
