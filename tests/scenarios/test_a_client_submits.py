@@ -1,4 +1,4 @@
-"""Mail from an ordinary client: swaks to the MX port, and to both submission ports with AUTH (issue 3, "Shown by").
+"""Mail from an ordinary client: swaks to the MX port, and to both submission ports with AUTH.
 
 The hop behind is smtp-sink's kin from the testkit: what was accepted arrives there, once, as it was sent.
 """

@@ -1,4 +1,4 @@
-"""A large message streams through every service: memory does not grow with it (issue 3, Ingress; ACC-02, LSE-06)."""
+"""A large message streams through every service: memory does not grow with it (ACC-02, LSE-06)."""
 
 import hashlib
 import smtplib

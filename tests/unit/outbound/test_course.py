@@ -1,4 +1,4 @@
-"""The failover matrix, row by row, without a host (SOUT-13, LSE-08, H29, H43)."""
+"""The failover matrix, row by row, without a host (SOUT-13, LSE-08, reference H29, H43)."""
 
 import pytest
 from hypothesis import example, given

@@ -8,7 +8,7 @@ The host-failover matrix (SOUT-13) in one place:
 | 421 anywhere, connection lost before the dot         | next host                           |
 | 421 or 4yz to MAIL before the content, on a          | once a fresh connection, same host, |
 | connection that has carried mail                     | as if never asked (client.py)       |
-| our own limits: SIZE, SMTPUTF8 (H43)                 | next host                           |
+| our own limits: SIZE, SMTPUTF8 (reference H43)       | next host                           |
 | 4yz to MAIL, DATA or the final dot                   | next host                           |
 | 5yz to MAIL, RCPT (but 552), DATA or the final dot   | final                               |
 | 4yz or 552 to RCPT                                   | one further host, then deferred     |
@@ -132,7 +132,7 @@ class Course:
                 self._settle(i, answer)
 
     def refused_by_plan(self, refused: Iterable[tuple[int, Answer]]) -> None:
-        """Our own limits with this host: other hosts may be better (H43)."""
+        """Our own limits with this host: other hosts may be better (reference H43)."""
         for i, answer in refused:
             if i in self._open:
                 self._open[i].append(answer)

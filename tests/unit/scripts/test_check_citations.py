@@ -1,0 +1,51 @@
+"""What a line may cite, and that what is cited today can be looked up."""
+
+import pytest
+from check_citations import Known, faults, known
+
+TEXTS = Known(
+    frozenset({"C", "F3", "H18", "H22", "H28"}),
+    {"design": frozenset({1, 4, 5}), "promise": frozenset({1, 2}), "decision": frozenset({11})},
+)
+
+
+def test_the_texts_of_the_project_have_sections_promises_and_decisions() -> None:
+    texts = known()
+    assert {"C", "F3", "H1", "H43"} <= texts.reference
+    assert {kind: max(numbers) >= 5 for kind, numbers in texts.numbered.items()} == {
+        "design": True,
+        "promise": True,
+        "decision": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# never after the dot (design 4 and 5, reference F3, H28)",
+        "# addresses (reference H18 to H22, reference-behaviour C); promise 2; design section 5; [decision 11](x.md)",
+        "# CRC-32 of UTF-16, SHA-256; from 00:00, T00:00:00Z",
+        'assert text == "caf=E9, bj\\x{F8}, MX1.example, F8"',
+        'issue(authority, "localhost")  # one for each of 3 hosts',
+    ],
+)
+def test_what_the_texts_have_may_be_cited(line: str) -> None:
+    assert list(faults(line, TEXTS)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("# (reference F3, H99)", "has no H99"),
+        ("# design 40", "there is no design 40"),
+        ("# promise 9 holds", "there is no promise 9"),
+        ("# (decision 12)", "there is no decision 12"),
+        ("# mended for issue 7", "number of an issue"),
+        ("x = 1  # F2 again", "F2 is a shorthand"),
+        ("Trouble of the second kind (PG1).", "PG1 is a shorthand"),
+        ("# only with H28", "H28 is a shorthand"),
+    ],
+)
+def test_what_nobody_can_look_up_is_a_fault(line: str, fault: str) -> None:
+    (found,) = faults(line, TEXTS)
+    assert fault in found
