@@ -118,7 +118,7 @@ def test_a_broken_edit_says_why_and_everything_else_goes_on_CFG_01(stage: Stage)
         began = time.monotonic()
         stage.kubectl.apply(edit + relay("relay", "second.example.org"))
         accepted = stage.wait_condition("mdom", "org", "Accepted", status="False", reason="Invalid")
-        assert "catchAll and aliases do not go with delivery: none" in accepted["message"]
+        assert "remove catchAll and aliases: a domain with delivery: none" in accepted["message"]
         return time.monotonic() - began
 
     keeps_to(4, told, "to be told why an edit is broken")

@@ -179,7 +179,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "MailDomain",
         DOMAIN | {"separators": "."},
-        ["spec.separators: '.' should be characters like + or -, other than the dot"],
+        ["spec.separators: '.' should be characters such as + or -, but not the dot"],
     ),
     # unions
     ("MailTransport", {}, ["spec: set exactly one of direct, smtp, submission, submissions, socks, lmtp or fail"]),
@@ -218,7 +218,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "MailTransport",
         {"socks": {"address": "p:1080", "remoteIPs": ["192.0.2.1", "192.0.2.1"], "remoteHostname": "o.example"}},
-        ["spec.socks: remoteIPs: each entry must be different"],
+        ["spec.socks: remoteIPs: entries must be unique"],
     ),
     ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
     (
@@ -236,31 +236,27 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "MailGateway",
         GATEWAY | {"listeners": [LISTENER | {"protocol": "submissions"}]},
-        ["spec.listeners[0]: protocol submissions needs tls: it speaks TLS from the first byte"],
+        ["spec.listeners[0]: set tls: protocol submissions uses TLS from the first byte"],
     ),
     (
         "MailGateway",
         GATEWAY | {"listeners": [{"name": "mx", "protocol": "mx", "port": 25, "mechanisms": ["PLAIN"]}]},
-        [
-            "spec.listeners[0]: mechanisms belong to submission and submissions: AUTH is never "
-            "offered to strangers on an "
-            "mx listener"
-        ],
+        ["spec.listeners[0]: remove mechanisms: an mx listener never offers AUTH"],
     ),
     (
         "MailGateway",
         GATEWAY | {"listeners": [LISTENER, LISTENER | {"port": 588}]},
-        ["spec: listeners: the name of each entry must be different"],
+        ["spec: listeners: each entry needs a different name"],
     ),
     (
         "MailGateway",
         GATEWAY | {"listeners": [LISTENER, LISTENER | {"name": "b"}]},
-        ["spec: listeners: the port of each entry must be different"],
+        ["spec: listeners: each entry needs a different port"],
     ),
     (
         "MailGateway",
         GATEWAY | {"allowedNamespaces": {"from": "Selector"}},
-        ["spec.allowedNamespaces: selector goes with from: Selector, and only with it"],
+        ["spec.allowedNamespaces: set selector if from is Selector, and only then"],
     ),
     (
         "MailGateway",
@@ -274,30 +270,32 @@ BAD: list[tuple[str, Any, list[str]]] = [
         "MailDomain",
         DOMAIN | {"recipients": "any"},
         [
-            "spec: recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its "
-            "recipients, and one with "
-            "delivery: none has none"
+            "spec: recipients needs delivery: {transportRef: ...}: a mailbox domain knows its "
+            "recipients, and a domain with delivery: none has none"
         ],
     ),
     (
         "MailDomain",
         DOMAIN | {"delivery": "none", "catchAll": "alice"},
-        ["spec: catchAll and aliases do not go with delivery: none: such a domain takes no mail"],
+        ["spec: remove catchAll and aliases: a domain with delivery: none takes no mail"],
     ),
     (
         "MailDomain",
         DOMAIN | {"aliases": [{"localPart": "a", "to": ["b"]}, {"localPart": "a", "to": ["c"]}]},
-        ["spec: aliases: the localPart of each entry must be different"],
+        ["spec: aliases: each entry needs a different localPart"],
     ),
-    ("MailAccount", ACCOUNT | {"addresses": ["@"]}, ["spec: login is required, for no address says how to log in"]),
-    ("MailAccount", ACCOUNT | {"addresses": ["a", "a"]}, ["spec: addresses: each entry must be different"]),
+    (
+        "MailAccount",
+        ACCOUNT | {"addresses": ["@"]},
+        ["spec: set login: an account with only @ addresses has no default login"],
+    ),
+    ("MailAccount", ACCOUNT | {"addresses": ["a", "a"]}, ["spec: addresses: entries must be unique"]),
     (
         "MailTransport",
         {"submission": {"host": "h", "tls": {"mode": "opportunistic"}}},
         [
-            "spec.submission: tls.mode is always verified here: credentials never travel to a host "
-            "that did not prove its "
-            "name"
+            "spec.submission: remove tls.mode or set it to verified: credentials are never sent to a host "
+            "whose name is not verified"
         ],
     ),
     (

@@ -66,32 +66,32 @@ class Reason(StrEnum):
 
 REASONS: Final[dict[Reason, str]] = {
     Reason.ACCEPTED: "The document is valid and in use.",
-    Reason.INVALID: "The document breaks a rule of its type; the message says where. Its last accepted version serves "
-    "on; one never accepted is left out.",
+    Reason.INVALID: "The document breaks a rule of its kind; the message says where. Its last accepted version stays "
+    "in use; a document that was never accepted is left out.",
     Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
-    Reason.CONFLICTED: "Another object claimed the same domain name, address or login before; it keeps it.",
-    Reason.ALIAS_CYCLE: "Following an alias or a catch-all leads back to where it began.",
-    Reason.ALIAS_TOO_LARGE: "An alias leads to more than 10,000 addresses, other aliases on the way counted. "
-    "Where no edit could be refused, mail for it is deferred (451 4.3.5).",
-    Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or that domain's gateway is not there.",
-    Reason.RESOLVED_REFS: "Everything that the object names is there.",
-    Reason.PARENT_NOT_FOUND: "The object that this one attaches to is not there; it waits for it.",
-    Reason.TRANSPORT_NOT_FOUND: "A transport is not there, or cannot be used; mail for it is deferred, never sent by "
+    Reason.CONFLICTED: "Another object claimed the same domain name, address or login first and keeps it.",
+    Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
+    Reason.ALIAS_TOO_LARGE: "An alias leads to more than 10,000 addresses, including aliases on the way. "
+    "If the edit that caused this could not be refused, mail for the alias is deferred (451 4.3.5).",
+    Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or its domain's gateway does not exist.",
+    Reason.RESOLVED_REFS: "Every object that this one refers to exists.",
+    Reason.PARENT_NOT_FOUND: "The object that this one attaches to does not exist yet.",
+    Reason.TRANSPORT_NOT_FOUND: "A transport does not exist or cannot be used; its mail is deferred and never sent "
     "another way.",
-    Reason.SECRET_NOT_FOUND: "A Secret, or the key in it, is not there. What needs it does not work until it is.",
-    Reason.SECRET_INVALID: "A Secret is there, and its content cannot be used.",
-    Reason.FILE_NOT_FOUND: "A caFile is not there, or files are not available (they are in local mode only).",
-    Reason.REF_NOT_PERMITTED: "The target's allowedNamespaces does not let this namespace refer to it.",
+    Reason.SECRET_NOT_FOUND: "A Secret, or the key in it, does not exist. What needs it does not work until it exists.",
+    Reason.SECRET_INVALID: "A Secret exists, but its content cannot be used.",
+    Reason.FILE_NOT_FOUND: "A caFile does not exist, or files cannot be used (they can in local mode only).",
+    Reason.REF_NOT_PERMITTED: "The target's allowedNamespaces does not permit references from this namespace.",
     Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist. Mail for the "
     "alias goes to its other addresses, and ingress logs a warning.",
-    Reason.HIDDEN_BY_RULE: "An earlier rule of the same level takes all the mail that this one would match.",
-    Reason.NEVER_MATCHES: "No mail can match: the level or the recipient's domain rules it out.",
+    Reason.HIDDEN_BY_RULE: "An earlier rule of the same level matches all the mail that this rule matches.",
+    Reason.NEVER_MATCHES: "No mail can match this rule at its level, or with its recipient domains.",
     Reason.HIDDEN_BY_ACCOUNT: "An account has the address of this alias; accounts are asked first.",
     Reason.SAME_PRIORITY: "A rule of another route with equal priority matches the same mail and names another "
     "transport; only the names of the routes decide.",
-    Reason.PENDING: "Not every live service runs a revision with it yet.",
-    Reason.PROGRAMMED: "Every live service that reads it runs a revision with it.",
+    Reason.PENDING: "Some live service does not run a revision with the object yet.",
+    Reason.PROGRAMMED: "Every live service that reads the object runs a revision with it.",
     Reason.REJECTED: "A service could not use the revision and keeps its last good one.",
     Reason.PINNED: "Head is pinned to an older revision; unpin to activate newer ones.",
     Reason.READY: "Accepted, resolved and programmed.",

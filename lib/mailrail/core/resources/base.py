@@ -79,7 +79,7 @@ LocalPart = Annotated[
     str,
     _text(
         rf"^{_LOCAL}$",
-        "the part of an address before the @, without blanks, quotes or any of (),:;<>@[\\], and dots only in between",
+        "the part of an address before the @, without spaces, quotes or any of (),:;<>@[\\], dots only in between",
         64,
     ),
 ]
@@ -97,10 +97,10 @@ AccountAddress = Annotated[
     ),
 ]
 """An address of an account; `@` stands for any address of its domain."""
-Login = Annotated[str, _text(r"^[^\x00-\x20\x7f]{1,255}$", "a name without blanks, up to 255 characters", 255)]
+Login = Annotated[str, _text(r"^[^\x00-\x20\x7f]{1,255}$", "a name without spaces", 255)]
 """What a user types; compared case-insensitively."""
 Separators = Annotated[
-    str, _text(r"^[!#$%&'*+/=?^_`{|}~-]*$", "characters like + or -, other than the dot", 4, least=0)
+    str, _text(r"^[!#$%&'*+/=?^_`{|}~-]*$", "characters such as + or -, but not the dot", 4, least=0)
 ]
 """Characters that end the part of a local part that counts."""
 MailboxPath = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", "a mailbox name, with / between its levels", 255)]
@@ -148,14 +148,16 @@ class NamespacedRef(Part):
     """A reference that may cross namespaces, if the target's `allowedNamespaces` lets it."""
 
     name: ObjectName = Field(description="Name of the object.")
-    namespace: LabelName | None = Field(default=None, description="Its namespace; the referring object's if absent.")
+    namespace: LabelName | None = Field(
+        default=None, description="Namespace of the object. Default: the namespace of the object that refers to it."
+    )
 
 
 class SecretKeyRef(Part):
     """One key of a Secret of the same namespace."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: SecretKey | None = Field(default=None, description="Key in the Secret, where the usual one is not meant.")
+    key: SecretKey | None = Field(default=None, description="Key in the Secret, if it is not the usual one.")
 
 
 class LabelSelector(Part):
@@ -164,15 +166,15 @@ class LabelSelector(Part):
     match_labels: dict[
         Annotated[str, StringConstraints(min_length=1, max_length=317)],
         Annotated[str, StringConstraints(max_length=63)],
-    ] = Field(min_length=1, max_length=16, description="Labels that a namespace must carry, all of them.")
+    ] = Field(min_length=1, max_length=16, description="Labels that a namespace must have; all must match.")
 
 
 class AllowedNamespaces(Part):
-    """From which namespaces objects may refer here. `Same` is only the object's own."""
+    """From which namespaces objects may refer to this one."""
 
     RULES = (
         CelCondition(
-            "selector goes with from: Selector, and only with it",
+            "set selector if from is Selector, and only then",
             "has(self.selector) == (self.from == 'Selector')",
             lambda m: (m.selector is not None) == (m.from_ == "Selector"),
         ),
@@ -180,7 +182,7 @@ class AllowedNamespaces(Part):
     from_: Literal["Same", "All", "Selector"] = Field(
         default="Same", alias="from", description="Same (own namespace only), All, or Selector."
     )
-    selector: LabelSelector | None = Field(default=None, description="With from: Selector, which namespaces.")
+    selector: LabelSelector | None = Field(default=None, description="The namespaces, if from is Selector.")
 
 
 class Metadata(BaseModel):
@@ -230,37 +232,40 @@ def matches(pattern: str, text: str) -> bool:
 
 
 class TransportTls(Part):
-    """What a hop demands of TLS. There is no way to skip verification where a mode asks for it."""
+    """How TLS is used with the next hop. Verification cannot be skipped where the mode asks for it."""
 
     RULES = (AtMostOneOf(("ca_secret_ref", "ca_file")),)
     mode: Literal["none", "opportunistic", "required", "verified"] | None = Field(
         default=None,
-        description="none; opportunistic: STARTTLS if offered; required: encrypted, whoever it is; "
-        "verified: the certificate must be good for the host.",
+        description="none: no TLS. opportunistic: STARTTLS if the server offers it. "
+        "required: TLS with any certificate. verified: TLS with a certificate that is valid for the host.",
     )
     ca_secret_ref: SecretKeyRef | None = Field(
-        default=None, description="PEM certificates to trust besides the system's; key ca.crt."
+        default=None, description="Secret with PEM certificates (key ca.crt) to trust in addition to the system's."
     )
     ca_file: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
         default=None,
-        description="The same from a file, relative to the folder of resources; local mode only.",
+        description="File with such certificates, relative to the resources folder; local mode only.",
         json_schema_extra={"x-mailrail-local": True},
     )
 
 
 class Retry(Part):
-    """When a failed attempt is repeated, and when to give up."""
+    """When to repeat a failed attempt, and when to give up."""
 
     delays_seconds: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=64)] | None = Field(
-        default=None, description="Seconds before attempts 2, 3, ...; the last repeats until the lifetime is over."
+        default=None,
+        description="Seconds to wait before attempts 2, 3, ...; the last value repeats until the lifetime is over.",
     )
     lifetime_seconds: Seconds | None = Field(
-        default=None, description="Seconds after accept; the first failure after that is final."
+        default=None, description="Seconds after the message was accepted; the first failure after that is final."
     )
-    null_sender_lifetime_seconds: Seconds | None = Field(default=None, description="The same for mail from <>.")
+    null_sender_lifetime_seconds: Seconds | None = Field(
+        default=None, description="The lifetime of mail with the null reverse-path (<>)."
+    )
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Give up after so many attempts, if that comes before the lifetime is over."
+        default=None, description="Give up after this many attempts, even if the lifetime is not over."
     )
     delayed_dsn_after: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Tell the sender that mail is delayed after so many failed attempts."
+        default=None, description="Send a DSN about the delay after this many failed attempts."
     )

@@ -23,7 +23,7 @@ from mailrail.core.smtp.address import folded
 
 
 class TransportDelivery(Part):
-    """Mail for the domain's recipients goes through this transport; routes are not asked."""
+    """Mail to the domain goes through this transport; routes are not asked."""
 
     transport_ref: NamespacedRef = Field(description="The MailTransport; while it is missing, mail is deferred.")
 
@@ -50,7 +50,8 @@ class AliasSpec(Part):
 
     local_part: LocalPart = Field(description="The part before the @.")
     to: Annotated[tuple[AddressOrLocalPart, ...], Field(min_length=1, max_length=1000)] = Field(
-        description="Addresses, ours or foreign; without @ one of this domain. Expanded once, when mail is accepted."
+        description="Addresses, ours or foreign; without @, an address of this domain. "
+        "Expanded once, when mail is accepted."
     )
 
 
@@ -67,27 +68,26 @@ class MailDomainSpec(Part):
 
     RULES = (
         CelCondition(
-            "recipients goes with delivery: {transportRef: ...}: a mailbox domain knows its recipients, "
-            "and one with delivery: none has none",
+            "recipients needs delivery: {transportRef: ...}: a mailbox domain knows its recipients, "
+            "and a domain with delivery: none has none",
             None,  # `delivery` is a word or an object, which CEL cannot look into
             lambda m: m.recipients is None or isinstance(m.delivery, TransportDelivery),
         ),
         CelCondition(
-            "listed goes with delivery: {transportRef: ...} and recipients: listed or verify",
+            "listed needs delivery: {transportRef: ...} and recipients: listed or verify",
             None,
             lambda m: (
                 not m.listed or (isinstance(m.delivery, TransportDelivery) and m.recipients is not Recipients.ANY)
             ),
         ),
         CelCondition(
-            "catchAll and aliases do not go with delivery: none: such a domain takes no mail",
+            "remove catchAll and aliases: a domain with delivery: none takes no mail",
             None,
             lambda m: m.delivery != "none" or (m.catch_all is None and not m.aliases),
         ),
         UniqueBy("aliases", "local_part"),
         CelCondition(
-            "aliases: the localPart of each entry must be different; upper and lower case are the same here, and so "
-            "are the two spellings of a letter with an accent",
+            "aliases: each entry needs a localPart that differs in more than case and Unicode form",
             None,  # CEL cannot compare so
             lambda m: len({folded(a.local_part) for a in m.aliases}) == len({a.local_part for a in m.aliases}),
         ),
@@ -97,15 +97,15 @@ class MailDomainSpec(Part):
     domain_name: DomainName = Field(description="The domain, in lower-case A-labels.")
     gateway_ref: NamespacedRef = Field(description="The MailGateway that receives and sends for it.")
     delivery: DeliveryChoice = Field(
-        description="mailbox: the built-in mailbox. {transportRef: {name: ...}}: through that transport. "
-        "none: we only send for it; mail to it is routed like mail to any foreign domain.",
+        description="mailbox: into the built-in mailbox. {transportRef: {name: ...}}: through that transport. "
+        "none: we only send for the domain; mail to it is routed like mail to a foreign domain.",
         # A word or an object: a structural schema has no such type, so the compiler alone judges it.
         json_schema_extra={"x-mailrail-open": True},
     )
     recipients: Recipients | None = Field(
         default=None,
-        description="With a delivery transport, who exists. listed (default): accounts, aliases and `listed`. "
-        "any: everyone. verify: ask the next hop.",
+        description="Which recipients exist, for a domain with a delivery transport. "
+        "listed (default): accounts, aliases and `listed`. any: every address. verify: the next hop is asked.",
     )
     listed: Annotated[tuple[LocalPart, ...], Field(max_length=10_000)] = Field(
         default=(), description="Further local parts that exist behind the delivery transport."
@@ -115,14 +115,18 @@ class MailDomainSpec(Part):
     )
     separators: Separators = Field(
         default="+",
-        description="Characters that end the part of the local part that counts: alice+x is alice. Empty: none.",
+        description="Characters at which a local part is cut for the lookup: with +, alice+x goes to alice. "
+        "Empty: none.",
     )
     catch_all: AddressOrLocalPart | None = Field(
-        default=None, description="Where mail for local parts goes that do not exist."
+        default=None, description="Address that receives the mail for local parts that do not exist."
     )
-    retry: Retry | None = Field(default=None, description="For mail from this domain, in place of the gateway's.")
+    retry: Retry | None = Field(
+        default=None, description="Retry schedule for mail from this domain, instead of the gateway's."
+    )
     dkim: Annotated[tuple[DkimKeySpec, ...], Field(max_length=8)] = Field(
-        default=(), description="Keys that sign the domain's mail. For a later version: none signs yet."
+        default=(),
+        description="Keys that sign the domain's mail. Reserved for a later version: mail is not signed yet.",
     )
     allowed_namespaces: AllowedNamespaces = Field(
         default=AllowedNamespaces.model_validate({}),

@@ -55,9 +55,11 @@ class ListenerTls(Part):
 
     mode: Literal["opportunistic", "required"] = Field(
         default="opportunistic",
-        description="required: nothing but STARTTLS is answered before TLS. The public MX must not ask for it.",
+        description="required: mail is accepted over TLS only. A public MX must not require it.",
     )
-    certificate_secret_ref: LocalRef = Field(description="Secret of type kubernetes.io/tls: tls.crt and tls.key, PEM.")
+    certificate_secret_ref: LocalRef = Field(
+        description="Secret of type kubernetes.io/tls with tls.crt and tls.key in PEM."
+    )
 
 
 class ListenerSpec(Part):
@@ -65,12 +67,12 @@ class ListenerSpec(Part):
 
     RULES = (
         CelCondition(
-            "protocol submissions needs tls: it speaks TLS from the first byte",
+            "set tls: protocol submissions uses TLS from the first byte",
             "self.protocol != 'submissions' || has(self.tls)",
             lambda m: m.protocol is not ListenerProtocol.SUBMISSIONS or m.tls is not None,
         ),
         CelCondition(
-            "mechanisms belong to submission and submissions: AUTH is never offered to strangers on an mx listener",
+            "remove mechanisms: an mx listener never offers AUTH",
             "self.protocol != 'mx' || !has(self.mechanisms)",
             lambda m: m.protocol is not ListenerProtocol.MX or m.mechanisms is None,
         ),
@@ -78,13 +80,15 @@ class ListenerSpec(Part):
     )
     name: LabelName = Field(description="Name of the listener, for logs and status.")
     protocol: ListenerProtocol = Field(
-        description="mx: mail from strangers for our domains. submission: from our users, STARTTLS. "
-        "submissions: the same with TLS from the first byte."
+        description="mx: mail from other servers to our domains. submission: mail from our users, with STARTTLS. "
+        "submissions: mail from our users, with TLS from the first byte."
     )
     port: Port = Field(description="Port in the pod or on this machine; commonly mapped from 25, 587 and 465.")
-    tls: ListenerTls | None = Field(default=None, description="Without it STARTTLS is not offered.")
+    tls: ListenerTls | None = Field(
+        default=None, description="Certificate and TLS mode. Without it the listener has no STARTTLS."
+    )
     proxy_protocol: ProxyProtocol | None = Field(
-        default=None, description="The listener is behind a load balancer that sends PROXY headers."
+        default=None, description="Set it if a load balancer in front of the listener sends PROXY headers."
     )
     mechanisms: Annotated[tuple[ServerMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
@@ -93,36 +97,37 @@ class ListenerSpec(Part):
 
 
 class Postmaster(Part):
-    """Who answers for this gateway: gets mail to postmaster@ and owns our own DSNs and reports."""
+    """The account that receives mail to postmaster@ and owns the DSNs and reports that Mailrail makes."""
 
     account_ref: NamespacedRef = Field(description="The MailAccount; it must exist.")
-    mailbox: MailboxPath = Field(default="Postmaster", description="Mailbox of that account, a path with /.")
+    mailbox: MailboxPath = Field(default="Postmaster", description="Mailbox of that account; / separates its levels.")
 
 
 class GatewayLimitsSpec(Part):
-    """Bounds on what strangers may ask for."""
+    """Limits on what clients may send."""
 
-    message_bytes: Octets | None = Field(default=None, description="Largest message.")
+    message_bytes: Octets | None = Field(default=None, description="Largest message in octets.")
     recipients: Annotated[int, Field(ge=100, le=100_000)] | None = Field(
-        default=None, description="Recipients a transaction (RFC 5321 4.5.3.1.8: at least 100)."
+        default=None, description="Recipients in one transaction (RFC 5321 4.5.3.1.8: at least 100)."
     )
     connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="Connections a process."
+        default=None, description="Open connections to one ingress process."
     )
     connections_per_ip: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, alias="connectionsPerIP", description="Connections from one address."
+        default=None, alias="connectionsPerIP", description="Open connections from one IP address to one process."
     )
     errors: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Bad commands of one session before it is closed."
+        default=None, description="Bad commands after which a session is closed."
     )
     idle_seconds: Annotated[int, Field(ge=10, le=3600)] | None = Field(
-        default=None, description="Silence before a session is closed (RFC 5321 4.5.3.2.7: at least 300)."
+        default=None,
+        description="Seconds of silence after which a session is closed (RFC 5321 4.5.3.2.7: at least 300).",
     )
     transaction_seconds: Annotated[int, Field(ge=10, le=86400)] | None = Field(
-        default=None, description="Time for the content of one message."
+        default=None, description="Seconds that the content of one message may take."
     )
     future_release_seconds: Annotated[int, Field(ge=1, le=366 * 86400)] | None = Field(
-        default=None, description="How far ahead a release may be asked for (FUTURERELEASE)."
+        default=None, description="Longest delay in seconds that a client may ask for (FUTURERELEASE)."
     )
 
 
@@ -133,27 +138,31 @@ class MailGatewaySpec(Part):
         UniqueBy("listeners", "name"),
         UniqueBy("listeners", "port"),
     )
-    hostname: DomainName = Field(description="Name in greetings, Received and Message-ID; it should resolve to us.")
+    hostname: DomainName = Field(
+        description="Name in greetings, Received and Message-ID; it should resolve to an address of ours."
+    )
     listeners: Annotated[tuple[ListenerSpec, ...], Field(min_length=1, max_length=16)] = Field(
         description="Ports to listen on."
     )
-    postmaster: Postmaster = Field(description="Who answers for this gateway.")
+    postmaster: Postmaster = Field(description="The account that answers for this gateway.")
     require_tls_extension: bool = Field(
         default=True,
         alias="requireTLSExtension",
-        description="Announce REQUIRETLS (RFC 8689) over TLS. For a later version: none announces it yet.",
+        description="Announce REQUIRETLS (RFC 8689) over TLS. Reserved for a later version: it is not announced yet.",
     )
     dmarc_reports: bool = Field(
-        default=True, description="Send DMARC aggregate reports. For a later version: none sends them yet."
+        default=True, description="Send DMARC aggregate reports. Reserved for a later version: none are sent yet."
     )
-    tls_reports: bool = Field(default=True, description="Send TLS reports. For a later version: none sends them yet.")
-    retry: Retry | None = Field(default=None, description="When to repeat and when to give up.")
-    limits: GatewayLimitsSpec | None = Field(default=None, description="Bounds on what strangers may ask for.")
+    tls_reports: bool = Field(
+        default=True, description="Send TLS reports. Reserved for a later version: none are sent yet."
+    )
+    retry: Retry | None = Field(default=None, description="When to repeat a failed attempt, and when to give up.")
+    limits: GatewayLimitsSpec | None = Field(default=None, description="Limits on what clients may send.")
     history_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
-        default=None, description="Days that finished mail stays in the history."
+        default=None, description="Days for which the history keeps a recipient that is final."
     )
     dsn_full_bytes: Octets | None = Field(
-        default=None, description="Larger messages come back in a DSN as headers only."
+        default=None, description="A DSN about a message larger than this (in octets) returns its header only."
     )
     allowed_namespaces: AllowedNamespaces = Field(
         default=AllowedNamespaces.model_validate({}),

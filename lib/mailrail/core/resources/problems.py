@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 SHOWN_LIMIT: Final = 60
 """Characters of a wrong value that a message repeats."""
 PROBLEMS_LIMIT: Final = 20
-"""Problems of one document that are reported; a document with more is told so."""
+"""Problems of one document that are reported; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)

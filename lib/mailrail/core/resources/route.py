@@ -18,17 +18,17 @@ class ParentRef(NamespacedRef):
 
 
 class DirectRoute(Part):
-    """Delivery to the MX of the recipient's domain. Nothing to say about it yet."""
+    """Delivery to the MX of the recipient domain. It has no fields yet."""
 
 
 class MatchSpec(Part):
     """All set fields must match; an empty list matches anything."""
 
     to_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
-        default=(), description="Domains of the recipient."
+        default=(), description="Recipient domains."
     )
     from_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
-        default=(), description="Domains of the envelope sender (MAIL FROM; header From never decides)."
+        default=(), description="Sender domains, as in MAIL FROM; header From does not count."
     )
     minimum_attempts: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=0, description="Attempts already made: 3 matches from the 4th attempt on."
@@ -39,15 +39,16 @@ class RuleSpec(Part):
     """Where matching mail goes."""
 
     RULES = (ExactlyOneOf(("transport_ref", "direct")),)
-    name: LabelName | None = Field(default=None, description="Name for explain, logs and status; else its position.")
+    name: LabelName | None = Field(default=None, description="Name in explain, logs and status. Default: its position.")
     matches: Annotated[tuple[MatchSpec, ...], Field(max_length=64)] = Field(
-        default=(), description="One of these must match. Empty: any mail."
+        default=(), description="One of these must match. An empty list matches any mail."
     )
     transport_ref: NamespacedRef | None = Field(
         default=None,
-        description="The MailTransport. While it is missing, matching mail is deferred, never handed to the next rule.",
+        description="The MailTransport. While it is missing, matching mail is deferred; "
+        "it never goes to the next rule.",
     )
-    direct: DirectRoute | None = Field(default=None, description="{}: to the MX, without a transport.")
+    direct: DirectRoute | None = Field(default=None, description="{} delivers to the MX, without a transport.")
 
 
 class MailRouteSpec(Part):
@@ -55,13 +56,14 @@ class MailRouteSpec(Part):
 
     RULES = (UniqueBy("rules", "name"),)
     parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=16)] = Field(
-        description="What the rules apply to."
+        description="The accounts, domains or gateways whose mail the rules apply to."
     )
     priority: Priority = Field(
-        default=1000, description="Lower goes first among the routes of one parent; equal ones go by namespace/name."
+        default=1000,
+        description="Among the routes of one parent the lowest is asked first; equal ones in order of namespace/name.",
     )
     rules: Annotated[tuple[RuleSpec, ...], Field(min_length=1, max_length=64)] = Field(
-        description="Tried in this order; the first that matches decides."
+        description="Rules in the order in which they are asked; the first that matches decides."
     )
 
 

@@ -88,15 +88,24 @@ class UniqueBy:
     alias: str | None = None  # as documents spell the field, where that is not its name in camel case
 
     @property
+    def list_name(self) -> str:
+        """The list, as documents spell it."""
+        return self.alias or to_camel(self.field)
+
+    @property
+    def demand(self) -> str:
+        """What is asked of its entries."""
+        return f"each entry needs a different {to_camel(self.key)}" if self.key else "entries must be unique"
+
+    @property
     def message(self) -> str:
-        """Which list, and what must differ."""
-        what = f"the {to_camel(self.key)} of each" if self.key else "each"
-        return f"{self.alias or to_camel(self.field)}: {what} entry must be different"
+        """Which list, and what is asked of it."""
+        return f"{self.list_name}: {self.demand}"
 
     @property
     def cel(self) -> str:
         """Each entry exists once."""
-        name = self.alias or to_camel(self.field)
+        name = self.list_name
         if self.key is None:
             return f"!has(self.{name}) || self.{name}.all(a, self.{name}.exists_one(b, b == a))"
         key = to_camel(self.key)  # entries without it do not count

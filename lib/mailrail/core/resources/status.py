@@ -25,16 +25,18 @@ _Time = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra
 class ConditionStatus(Part):
     """One condition, in the shape of `metav1.Condition`."""
 
-    type: Annotated[str, StringConstraints(min_length=1, max_length=316)] = Field(description="What it speaks of.")
+    type: Annotated[str, StringConstraints(min_length=1, max_length=316)] = Field(
+        description="What the condition is about."
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="The metadata.generation that was judged."
+        default=None, description="The metadata.generation that the condition is about."
     )
     last_transition_time: _Time = Field(description="When the status last changed.")
     reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
-        description="Why, from a closed list; see the reference page."
+        description="Reason, from a closed list; see the reference page."
     )
-    message: Annotated[str, StringConstraints(max_length=MESSAGE_LIMIT)] = Field(description="The same for people.")
+    message: Annotated[str, StringConstraints(max_length=MESSAGE_LIMIT)] = Field(description="The reason in words.")
 
 
 class ParentReference(Part):
@@ -46,13 +48,15 @@ class ParentReference(Part):
 
 
 class ParentStatus(Part):
-    """How the object fares with one of those that it attaches to."""
+    """The state of the object with regard to one object that it attaches to."""
 
-    parent_ref: ParentReference = Field(description="The other object.")
-    controller_name: _Name = Field(description="Who wrote this: mailrail.dev/operator, or the name given to it.")
+    parent_ref: ParentReference = Field(description="The object that it attaches to.")
+    controller_name: _Name = Field(
+        description="Controller that wrote this: mailrail.dev/operator, or its configured name."
+    )
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
         default=(),
-        description="Accepted, ResolvedRefs and Programmed; while true Shadowed and Ambiguous.",
+        description="Accepted, ResolvedRefs and Programmed; Shadowed and Ambiguous only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
@@ -62,7 +66,7 @@ class CommonStatus(Part):
 
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
         default=(),
-        description="Accepted, ResolvedRefs, Programmed and Ready; while true Shadowed and Ambiguous.",
+        description="Accepted, ResolvedRefs, Programmed and Ready; Shadowed and Ambiguous only while true.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
@@ -71,16 +75,16 @@ class AttachedStatus(CommonStatus):
     """What every kind has that attaches to another."""
 
     parents: Annotated[tuple[ParentStatus, ...], Field(max_length=16)] = Field(
-        default=(), description="The same for each object that this one attaches to."
+        default=(), description="Conditions for each object that this one attaches to."
     )
 
 
 class SealingKeyStatus(Part):
-    """A key that stored secrets are sealed with. One that is not listed may go."""
+    """A key that stored secrets are sealed with. A key that is not listed may be removed."""
 
-    id: _Name = Field(description="Its name in the key Secret.")
+    id: _Name = Field(description="Name of the key in the key Secret.")
     needed_by: Literal["Head", "History"] = Field(
-        description="Head: by what services run. History: only by a rollback to an older revision."
+        description="Head: services need it now. History: only a rollback to an older revision needs it."
     )
 
 
@@ -88,15 +92,17 @@ class ConfigStatus(Part):
     """The configuration as services run it: the only place with revision numbers."""
 
     revision: Annotated[int, Field(ge=0)] = Field(description="Head: the revision that services should run.")
-    newest: Annotated[int, Field(ge=0)] = Field(description="The newest stored one; greater while head is pinned.")
-    checksum: Annotated[str, StringConstraints(max_length=71)] = Field(description="SHA-256 of the newest one.")
+    newest: Annotated[int, Field(ge=0)] = Field(
+        description="The newest stored revision; greater than head while head is pinned."
+    )
+    checksum: Annotated[str, StringConstraints(max_length=71)] = Field(description="SHA-256 of the newest revision.")
     pinned: bool = Field(description="Whether head is pinned by a rollback.")
-    consumers: Annotated[int, Field(ge=0)] = Field(description="Live processes that read it.")
-    up_to_date: Annotated[int, Field(ge=0)] = Field(description="Those that run head.")
-    rejecting: Annotated[int, Field(ge=0)] = Field(description="Those that could not use it.")
+    consumers: Annotated[int, Field(ge=0)] = Field(description="Live processes that read the configuration.")
+    up_to_date: Annotated[int, Field(ge=0)] = Field(description="Processes that run head.")
+    rejecting: Annotated[int, Field(ge=0)] = Field(description="Processes that could not use it.")
     sealing_keys: Annotated[tuple[SealingKeyStatus, ...], Field(max_length=64)] = Field(
         default=(),
-        description="Keys that stored secrets are sealed with; one that is not listed may go (CFG-02).",
+        description="Keys that stored secrets are sealed with; a key that is not listed may be removed (CFG-02).",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
     )
 
@@ -104,19 +110,22 @@ class ConfigStatus(Part):
 class MailGatewayStatus(CommonStatus):
     """Of a gateway."""
 
-    domains: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Attached MailDomains.")
+    domains: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of attached MailDomains.")
     config: ConfigStatus | None = Field(default=None, description="The configuration as services run it.")
 
 
 class DnsRecordStatus(Part):
     """A DNS record that the domain needs."""
 
-    purpose: Literal["SPF", "DKIM", "DMARC", "MTA-STS", "TLSRPT", "MX", "PTR"] = Field(description="What for.")
+    purpose: Literal["SPF", "DKIM", "DMARC", "MTA-STS", "TLSRPT", "MX", "PTR"] = Field(
+        description="What the record is for."
+    )
     type: Literal["TXT", "MX", "PTR", "A"] = Field(description="Record type.")
     name: Annotated[str, StringConstraints(max_length=255)] = Field(description="Owner name.")
-    value: Annotated[str, StringConstraints(max_length=4096)] = Field(description="What to publish.")
+    value: Annotated[str, StringConstraints(max_length=4096)] = Field(description="Value to publish.")
     state: Literal["Match", "Missing", "Mismatch", "Unknown"] = Field(
-        description="Match; Missing: there is none; Mismatch: another is there; Unknown: the lookup failed."
+        description="Match: published as needed. Missing: not published. Mismatch: published with another value. "
+        "Unknown: the lookup failed."
     )
     message: Annotated[str, StringConstraints(max_length=1024)] = Field(default="", description="What is wrong.")
 
@@ -124,25 +133,27 @@ class DnsRecordStatus(Part):
 class MailDomainStatus(AttachedStatus):
     """Of a domain. Its conditions have DNSConfigured besides, which is no part of Ready."""
 
-    accounts: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Attached MailAccounts.")
+    accounts: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of attached MailAccounts.")
     dns_records: Annotated[tuple[DnsRecordStatus, ...], Field(max_length=DNS_RECORDS_LIMIT)] | None = Field(
-        default=None, description="DNS records that the domain needs, and whether they are there."
+        default=None, description="DNS records that the domain needs, and whether they are published."
     )
 
 
 class MailAccountStatus(AttachedStatus):
     """Of an account."""
 
-    address_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Addresses of its own.")
+    address_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of addresses.")
 
 
 class MailTransportStatus(CommonStatus):
     """Of a transport."""
 
-    type: _Name | None = Field(default=None, description="Which member is set.")
-    endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(default=None, description="Next hop.")
+    type: _Name | None = Field(default=None, description="The kind of transport: the member of spec that is set.")
+    endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        default=None, description="The next hop."
+    )
     referenced_by: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="MailRoutes and MailDomains that name it."
+        default=None, description="MailRoutes and MailDomains that refer to it."
     )
 
 
@@ -150,9 +161,9 @@ class MailRouteStatus(AttachedStatus):
     """Of a route."""
 
     level: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="Account, Domain or Global; several with commas."
+        default=None, description="Account, Domain or Global; several are separated by commas."
     )
-    rule_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Rules.")
+    rule_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of rules.")
 
 
 @dataclass(frozen=True, slots=True)

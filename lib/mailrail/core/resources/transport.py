@@ -39,14 +39,14 @@ def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class DirectSpec(Part):
-    """To the MX of the recipient's domain."""
+    """Delivery to the MX of the recipient domain."""
 
     RULES = (UniqueBy("ip_families"), UniqueBy("source_addresses"))
     ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
         default=("ipv4", "ipv6"), description="Address families to dial."
     )
     source_addresses: Annotated[tuple[IpAddress, ...], Field(max_length=2)] = Field(
-        default=(), description="Own addresses to dial from, at most one a family."
+        default=(), description="Local addresses to dial from, at most one of each family."
     )
 
     @field_validator("source_addresses")
@@ -62,7 +62,7 @@ class AuthSpec(Part):
 
     RULES = (UniqueBy("mechanisms"),)
     secret_ref: LocalRef = Field(description="Secret with username and password (kubernetes.io/basic-auth).")
-    username: Login | None = Field(default=None, description="User name, if not in the Secret.")
+    username: Login | None = Field(default=None, description="User name, if the Secret has none.")
     mechanisms: Annotated[tuple[ClientMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
         description="SASL mechanisms in order of preference. Default: the strongest that the server offers.",
@@ -72,9 +72,9 @@ class AuthSpec(Part):
 class SmtpSpec(Part):
     """A smarthost without authentication."""
 
-    host: HostName = Field(description="Host to dial; its MX is not asked for.")
+    host: HostName = Field(description="Host to dial; MX records are not looked up.")
     port: Port = Field(default=25, description="Port.")
-    tls: TransportTls | None = Field(default=None, description="Default: mode opportunistic.")
+    tls: TransportTls | None = Field(default=None, description="TLS with the smarthost. Default: mode opportunistic.")
 
 
 class SubmissionSpec(Part):
@@ -82,15 +82,17 @@ class SubmissionSpec(Part):
 
     RULES = (
         CelCondition(
-            "tls.mode is always verified here: credentials never travel to a host that did not prove its name",
+            "remove tls.mode or set it to verified: credentials are never sent to a host whose name is not verified",
             "!has(self.tls) || !has(self.tls.mode) || self.tls.mode == 'verified'",
             lambda m: m.tls is None or m.tls.mode in (None, "verified"),
         ),
     )
-    host: HostName = Field(description="Host to dial; the certificate must be good for it.")
+    host: HostName = Field(description="Host to dial; its certificate must be valid for this name.")
     port: Port = Field(default=587, description="Port.")
-    auth: AuthSpec | None = Field(default=None, description="Credentials; without them no AUTH is sent.")
-    tls: TransportTls | None = Field(default=None, description="Only for further certificates to trust.")
+    auth: AuthSpec | None = Field(default=None, description="Credentials. Without them AUTH is not used.")
+    tls: TransportTls | None = Field(
+        default=None, description="Further certificates to trust; the mode is always verified."
+    )
 
 
 class SubmissionsSpec(SubmissionSpec):
@@ -106,14 +108,14 @@ class SocksAuth(Part):
 
 
 class SocksSpec(Part):
-    """To the MX of the recipient's domain, through a SOCKS5 proxy."""
+    """Delivery to the MX of the recipient domain through a SOCKS5 proxy."""
 
     RULES = (UniqueBy("ip_families"), UniqueBy("remote_ips", alias="remoteIPs"))
-    address: HostPort = Field(description="Where the proxy listens.")
+    address: HostPort = Field(description="Address and port of the proxy.")
     remote_ips: Annotated[tuple[IpAddress, ...], Field(min_length=1, max_length=16)] = Field(
-        alias="remoteIPs", description="Addresses that the world sees; SPF must name them."
+        alias="remoteIPs", description="Addresses that the proxy connects from; SPF must list them."
     )
-    remote_hostname: DomainName = Field(description="Name for EHLO; it should resolve to the remote addresses.")
+    remote_hostname: DomainName = Field(description="Name for EHLO; it should resolve to remoteIPs.")
     ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
         default=("ipv4", "ipv6"), description="Address families to dial through the proxy."
     )
@@ -133,36 +135,36 @@ class SocksSpec(Part):
 
 
 class LmtpSpec(Part):
-    """A mail store (RFC 2033)."""
+    """A mail store that speaks LMTP (RFC 2033)."""
 
     host: HostName = Field(description="Host to dial.")
     port: Port = Field(default=24, description="Port.")
-    tls: TransportTls | None = Field(default=None, description="Default: mode none.")
+    tls: TransportTls | None = Field(default=None, description="TLS with the mail store. Default: mode none.")
 
 
 class FailSpec(Part):
-    """Delivery fails, by intent: a code 4yz is retried, a code 5yz is final."""
+    """Delivery fails on purpose: a code 4yz is retried, a code 5yz is final."""
 
     code: Annotated[int, Field(ge=400, le=599)] = Field(default=554, description="SMTP code, 400 to 599.")
     text: PrintableAscii = Field(
-        default="Delivery is blocked by configuration", description="Text of the reply, as the sender's DSN shows it."
+        default="Delivery is blocked by configuration", description="Text of the reply, as it appears in the DSN."
     )
 
 
 class TransportLimitsSpec(Part):
-    """Held over all replicas."""
+    """Limits that hold across all replicas."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="Connections at a time."
+        default=None, description="Open connections."
     )
     max_connections_per_destination: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="Connections at a time to one recipient domain (direct and socks)."
+        default=None, description="Open connections to one recipient domain (direct and socks)."
     )
     messages_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        default=None, description="Messages a second, on average."
+        default=None, description="Average messages per second."
     )
     recipients_per_message: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Recipients a transaction."
+        default=None, description="Recipients in one transaction."
     )
 
     @field_validator("messages_per_second", mode="before")
@@ -175,16 +177,16 @@ class MailTransportSpec(Part):
     """How to deliver: exactly one member."""
 
     RULES = (ExactlyOneOf(("direct", "smtp", "submission", "submissions", "socks", "lmtp", "fail")),)
-    direct: DirectSpec | None = Field(default=None, description="To the MX of the recipient's domain.")
+    direct: DirectSpec | None = Field(default=None, description="Delivery to the MX of the recipient domain.")
     smtp: SmtpSpec | None = Field(default=None, description="A smarthost without authentication.")
-    submission: SubmissionSpec | None = Field(default=None, description="A submission server, STARTTLS.")
+    submission: SubmissionSpec | None = Field(default=None, description="A submission server with STARTTLS.")
     submissions: SubmissionsSpec | None = Field(
-        default=None, description="A submission server, TLS from the first byte."
+        default=None, description="A submission server with TLS from the first byte."
     )
-    socks: SocksSpec | None = Field(default=None, description="To the MX, through a SOCKS5 proxy.")
-    lmtp: LmtpSpec | None = Field(default=None, description="A mail store.")
-    fail: FailSpec | None = Field(default=None, description="Fail by intent.")
-    limits: TransportLimitsSpec | None = Field(default=None, description="Held over all replicas.")
+    socks: SocksSpec | None = Field(default=None, description="Delivery to the MX through a SOCKS5 proxy.")
+    lmtp: LmtpSpec | None = Field(default=None, description="A mail store that speaks LMTP.")
+    fail: FailSpec | None = Field(default=None, description="Delivery fails on purpose.")
+    limits: TransportLimitsSpec | None = Field(default=None, description="Limits that hold across all replicas.")
     allowed_namespaces: AllowedNamespaces = Field(
         default=AllowedNamespaces.model_validate({}),
         description="From which namespaces MailRoutes and MailDomains may refer to it.",
