@@ -2,7 +2,8 @@
 
 `design 4` and `promise 2` stand in docs/design.md, `decision 11` in docs/decisions, `reference H28` in
 docs/spec/reference-behaviour.md; CONTRIBUTING.md explains them. (Rules like `LSE-08` are the subject of check_rules.)
-The number of an issue and a shorthand that these texts do not have are faults: the reader cannot look them up.
+The number of an issue, a shorthand that these texts do not have, and a file that is not there are faults: the reader
+cannot look them up.
 """
 
 import re
@@ -21,6 +22,13 @@ _SKIPPED: Final = re.compile(r"lib/mailrail/pb/|docs/spec/reference-behaviour\.m
 _REFERENCE: Final = re.compile(r"\breference(?:-behaviour)? ((?:[A-HT][0-9]{0,2}(?:, | and | to )?)+)")
 _NUMBERED: Final = re.compile(r"\b(design|promise|decision) (?:section )?([0-9]+)\b")
 _ISSUE: Final = re.compile(r"\bissues? #?[0-9]+", re.IGNORECASE)
+_PATH: Final = re.compile(
+    r"(?<![\w/.*{}$-])(?:deploy|docs|lib|operator|proto|scripts|services|tests|tilt)/[\w./-]*"
+    r"\.(?:md|proto|py|sql|toml|yaml)\b"
+)
+_LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
+_ABSENT: Final = {"operator/__init__.py"}
+"""Files of which a text says that they must not be there."""
 _PROSE: Final = re.compile(r"(?:#|//|--) |\"\"\"|^[^\"'`]*$")  # a comment, or without the quotes of a value in code
 _BARE: Final = re.compile(r"(?<![\w.,:;%\\={}+/<$^-])[A-Z]{1,2}[0-9]{1,2}(?![\w-]|[:.]\w)")
 WORDS: Final = {"C0", "C1", "L4", "L7", "MD5", "RE2"}
@@ -71,11 +79,27 @@ def faults(line: str, texts: Known) -> Iterator[str]:
                 yield f"{name} is a shorthand that no text explains; say what is meant"
 
 
+def missing(line: str, path: Path, root: Path = ROOT) -> Iterator[str]:
+    """The files that a line of the file `path` names or links to, and that are not there."""
+    if "migrations" in path.parts:  # a migration that was released is never edited
+        return
+    for name in _PATH.findall(line):
+        if name not in _ABSENT and not (root / name).exists():
+            yield f"{name} is not there"
+    if path.suffix == ".md":
+        # A fragment of the changelog is read as a part of CHANGELOG.md.
+        folder = root if path.parts[0] == "changelog.d" else (root / path).parent
+        for target in _LINK.findall(line):
+            if not (folder / target).exists():
+                yield f"the link to {target} leads nowhere"
+
+
 def files(root: Path = ROOT) -> list[Path]:
     """Every file that people write, tracked or new, relative to `root`."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
-    return [Path(name) for name in names if name and Path(name).suffix in READ and not _SKIPPED.match(name)]
+    paths = (Path(name) for name in names if not _SKIPPED.match(name))
+    return [path for path in paths if path.suffix in READ and (root / path).is_file()]
 
 
 def main() -> int:
@@ -83,7 +107,7 @@ def main() -> int:
     texts, status = known(), 0
     for path in files():
         for number, line in enumerate((ROOT / path).read_text(encoding="utf-8").splitlines(), 1):
-            for fault in faults(line, texts):
+            for fault in (*faults(line, texts), *missing(line, path)):
                 print(f"{path}:{number}: {fault}", file=sys.stderr)
                 status = 1
     return status

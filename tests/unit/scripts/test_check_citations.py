@@ -1,7 +1,9 @@
-"""What a line may cite, and that what is cited today can be looked up."""
+"""What a line may cite, and which files it may name."""
+
+from pathlib import Path
 
 import pytest
-from check_citations import Known, faults, known
+from check_citations import Known, faults, known, missing
 
 TEXTS = Known(
     frozenset({"C", "F3", "H18", "H22", "H28"}),
@@ -49,3 +51,27 @@ def test_what_the_texts_have_may_be_cited(line: str) -> None:
 def test_what_nobody_can_look_up_is_a_fault(line: str, fault: str) -> None:
     (found,) = faults(line, TEXTS)
     assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("docs/a.md", "see [b](b.md#part), [c](../lib/c.py) and [the RFC](https://example.org/x.md)"),
+        ("changelog.d/a.added.md", "- [B](docs/b.md): a page."),
+        ("lib/c.py", "# as docs/b.md says; tests/*/test_x.py; services/<name>/x.py; operator/__init__.py"),
+        ("services/x/sql/migrations/0001_x.sql", "-- docs/gone.md"),
+    ],
+)
+def test_a_file_that_is_there_may_be_named(tmp_path: Path, path: str, line: str) -> None:
+    for name in ("docs/b.md", "lib/c.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert list(missing(line, Path(path), tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [("docs/a.md", "[b](b.md)"), ("lib/c.py", "# as docs/b.md says"), ("docs/a.md", "`lib/d.py`, then")],
+)
+def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path, path: str, line: str) -> None:
+    assert len(list(missing(line, Path(path), tmp_path))) == 1
