@@ -24,7 +24,7 @@ OLDEST = Panel(
 )
 ATTEMPTS = split(
     "Attempts that ended, by outcome",
-    "A recipient each. interrupted: outbound went away in the middle; not_dialled: handed back and done anew.",
+    "A recipient each. interrupted: outbound went away in the middle; not_attempted: handed back and done anew.",
     "mailrail_queue_attempts_total",
     "outcome",
 )

@@ -96,7 +96,7 @@ class Ingress:
         )
         envelope.received.GetCurrentTime()
         envelope.config_revision = 1
-        commit.recipients.add(address="sink@sink.test", given_address="sink@sink.test")
+        commit.recipients.add(address="sink@sink.test", rcpt_to="sink@sink.test")
         return [request]
 
 

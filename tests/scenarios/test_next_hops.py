@@ -287,6 +287,6 @@ def test_a_next_hop_that_takes_ten_messages_a_connection_gets_60_within_seconds_
                 history = api.ListHistory(admin_pb2.ListHistoryRequest(page_size=100), timeout=60).recipients
                 sites = api.ListSites(admin_pb2.ListSitesRequest(page_size=10), timeout=60).sites
             assert [one.attempts for one in history] == [1] * 60
-            assert not any(site.HasField("paused_until") or site.last_error for site in sites)
+            assert not any(site.HasField("backoff_until") or site.last_error for site in sites)
     finally:
         background().call(peer.__aexit__())

@@ -96,7 +96,7 @@ def commit_of(
         rcpt = (
             address
             if isinstance(address, types_pb2.EnvelopeRecipient)
-            else types_pb2.EnvelopeRecipient(address=address, given_address=address)
+            else types_pb2.EnvelopeRecipient(address=address, rcpt_to=address)
         )
         if rcpt.address.endswith("@home.example") and not rcpt.HasField("domain"):
             rcpt.domain.CopyFrom(types_pb2.ObjectRef(kind=DOMAIN.kind, namespace=DOMAIN.namespace, name=DOMAIN.name))
@@ -217,12 +217,12 @@ class FakeOutbound:
         self._task: asyncio.Task[None] | None = None
 
     async def open(
-        self, credit: int = 1000, working: Iterable[tuple[int, Iterable[int]]] = (), revision: int = 1
+        self, credit: int = 1000, in_progress: Iterable[tuple[int, Iterable[int]]] = (), revision: int = 1
     ) -> "FakeOutbound":
         """Open the stream, say Hello, give credit."""
         hello = lease_pb2.Hello(node_id=self.node, config_revision=revision)
-        for token, ids in working:
-            hello.working.add(token=token, recipient_ids=ids)
+        for token, ids in in_progress:
+            hello.in_progress.add(token=token, recipient_ids=ids)
         self._out.put_nowait(lease_pb2.LeaseRequest(hello=hello, credit=credit))
 
         async def requests() -> AsyncIterator[lease_pb2.LeaseRequest]:
@@ -293,7 +293,7 @@ def result_of(
     for rcpt in delivery.recipients:
         found = result.recipients.add(id=rcpt.id, site_failure=site_failure, transport_failure=transport_failure)
         found.attempt.outcome = outcome
-        found.attempt.dialled = outcome != types_pb2.OUTCOME_NOT_DIALLED
+        found.attempt.dialled = outcome != types_pb2.OUTCOME_NOT_ATTEMPTED
         found.attempt.reply.code = code or default[0]
         found.attempt.reply.enhanced = enhanced or default[1]
         found.attempt.reply.lines.append(text)

@@ -102,7 +102,7 @@ class Outbound:
                 stream.answer = lambda delivery: self._deliver(port, delivery)
                 mine = {token: r for token, r in self.results.items() if self._home[token] == port}
                 await stream.open(
-                    working=[(token, [r.id for r in result.recipients]) for token, result in mine.items()]
+                    in_progress=[(token, [r.id for r in result.recipients]) for token, result in mine.items()]
                 )
                 if mine:
                     stream.send(results=list(mine.values()))

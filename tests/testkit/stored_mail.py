@@ -105,7 +105,7 @@ class Rig:
 
     async def accept(
         self,
-        *recipients: str,
+        *addresses: str,
         mail_from: str = "alice@here.example",
         account: str | None = "mail/alice",
         body: bytes = BODY,
@@ -131,8 +131,8 @@ class Rig:
         envelope.received.GetCurrentTime()
         chunked = len(body) > store.INLINE
         made: list[NewRecipient] = []
-        passengers: list[AttemptRecipient] = []
-        for address in recipients:
+        recipients: list[AttemptRecipient] = []
+        for address in addresses:
             self._next += 1
             local = domain_of(address) in self.router.table.by_name
             rcpt = types_pb2.EnvelopeRecipient(address=address, notify=notify, **(rcpt_fields or {}))
@@ -161,7 +161,7 @@ class Rig:
                     rcpt.SerializeToString(),
                 )
             )
-            passengers.append(
+            recipients.append(
                 AttemptRecipient(
                     id=self._next,
                     message_id=message_id,
@@ -199,7 +199,7 @@ class Rig:
         await store.store(
             self.connection, await self._owner(made) if token else Ownership("", {}), 120.0, [message], made
         )
-        return passengers
+        return recipients
 
     async def _owner(self, made: list[NewRecipient]) -> Ownership:
         await self.connection.execute("UPDATE shard SET owner = 'me', epoch = 1")
@@ -218,19 +218,19 @@ class Rig:
         attempt.reply.remote = bool(code)
         return attempt
 
-    def judged(self, passenger: AttemptRecipient, code: int, enhanced: str | None = None, **fields: Any) -> Judgement:
+    def judged(self, recipient: AttemptRecipient, code: int, enhanced: str | None = None, **fields: Any) -> Judgement:
         """What the core says of a final reply."""
         standing = Standing(
             accepted=0.0,
             attempts=fields.pop("attempts", 1),
-            null_sender=passenger.null_sender,
-            vouched=passenger.vouched,
-            notify=Asked(passenger.notify),
+            null_sender=recipient.null_sender,
+            vouched=recipient.vouched,
+            notify=Asked(recipient.notify),
         )
         verdict = of_reply(Reply.of(code, enhanced, "text"), stage=Stage.DOT, **fields)
-        return judge(verdict, standing, self.router.schedule(passenger.facts), now=1.0, jitter=0.0)
+        return judge(verdict, standing, self.router.schedule(recipient.facts), now=1.0, jitter=0.0)
 
-    def refused(self, passenger: AttemptRecipient) -> Notice:
+    def refused(self, recipient: AttemptRecipient) -> Notice:
         """550 5.1.1 from the remote server."""
         attempt = self.attempt(
             types_pb2.OUTCOME_FAILED,
@@ -240,17 +240,17 @@ class Rig:
             mx_host="mx.there.example",
             remote_ip="192.0.2.7",
         )
-        return Notice(passenger, self.judged(passenger, 550, "5.1.1"), attempt)
+        return Notice(recipient, self.judged(recipient, 550, "5.1.1"), attempt)
 
-    async def fail(self, *passengers: AttemptRecipient) -> None:
+    async def fail(self, *recipients: AttemptRecipient) -> None:
         """One transaction: final, and whoever is due is told (FIN-01)."""
         async with self.connection.transaction():
             endings = [
                 Ending(p.id, p.message_id, 0, p.version, store.FAILED, types_pb2.OUTCOME_FAILED, b"")
-                for p in passengers
+                for p in recipients
             ]
             done = await store.finish(self.connection, endings)
-            await self.notifier.notify(self.connection, [self.refused(p) for p in passengers if p.id in done])
+            await self.notifier.notify(self.connection, [self.refused(p) for p in recipients if p.id in done])
         self.notifier.stored()
 
     async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -53,7 +53,7 @@ def explain(
             ("because", found.decision.reason),
             ("attempt", str(found.attempt)),
             ("site", found.site),
-            ("paused", output.when(found, "site_paused_until", now)),
+            ("paused", output.when(found, "site_backoff_until", now)),
             ("revision", str(found.config_revision)),
         )
     )
@@ -96,7 +96,7 @@ def _attempts(planned: admin_pb2.PlannedAttempt) -> str:
     return str(planned.attempt) + (f"-{planned.last_attempt}" if planned.last_attempt > planned.attempt else "")
 
 
-def _where(decision: admin_pb2.Decision) -> str:
+def _where(decision: admin_pb2.RouteDecision) -> str:
     kind = output.name_of(decision, "kind").replace("_", " ")
     transport = output.ref(decision, "transport")
     return f"{kind} {transport}".strip()

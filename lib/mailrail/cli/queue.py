@@ -184,7 +184,7 @@ def show(
                 ("next", "" if r.on_hold else output.when(r, "next_attempt", now)),
                 ("finished", output.when(r, "finished", now)),
                 ("expires", output.when(r, "expires", now)),
-                ("own transport", output.ref(r, "own_transport")),
+                ("own transport", output.ref(r, "override_transport")),
                 ("site", r.site),
             )
         )
@@ -313,12 +313,12 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
                 str(s.in_flight),
                 str(s.window) if 0 < s.window < _UNLIMITED else "",
                 output.when(s, "next_due", now, brief=True),
-                output.when(s, "paused_until", now, brief=True),
+                output.when(s, "backoff_until", now, brief=True),
                 s.last_error[:160],
             )
             for s in found
             # Where the last mail went, the name stays for a while.
-            if s.queued or s.in_flight or s.HasField("paused_until") or s.last_error
+            if s.queued or s.in_flight or s.HasField("backoff_until") or s.last_error
         ),
         none="no next hop has mail waiting",
         prose=1,

@@ -93,7 +93,7 @@ _NANOS: Final = _key(Timestamp, "nanos")
 _ADDRESS: Final = _key(types_pb2.EnvelopeRecipient, "address")
 _ORCPT: Final = _key(types_pb2.EnvelopeRecipient, "original_recipient")
 _NOTIFY: Final = _key(types_pb2.EnvelopeRecipient, "notify")
-_GIVEN: Final = _key(types_pb2.EnvelopeRecipient, "given_address")
+_GIVEN: Final = _key(types_pb2.EnvelopeRecipient, "rcpt_to")
 _EXPANDED: Final = _key(types_pb2.EnvelopeRecipient, "expanded") + _varint(1)
 
 

@@ -130,7 +130,7 @@ class Outbound(Worker):
         other = running.message_id.hex()
         self._log.error("two deliveries have one token", token=token, message_id=message_id.hex(), running=other)
         verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), "another delivery has its token")
-        reports = [RecipientReport(i, Result.NOT_DIALLED, verdict) for i in delivery.recipient_ids]
+        reports = [RecipientReport(i, Result.NOT_ATTEMPTED, verdict) for i in delivery.recipient_ids]
         now = time.time_ns()
         self._report(DeliveryReport(token, message_id, now, now, reports, {}, ()))
 
@@ -195,7 +195,7 @@ class Outbound(Worker):
             reports: list[RecipientReport] = end.value
         except NotAttempted as reason:
             verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), str(reason))
-            reports = [RecipientReport(i, Result.NOT_DIALLED, verdict) for i in delivery.recipient_ids]
+            reports = [RecipientReport(i, Result.NOT_ATTEMPTED, verdict) for i in delivery.recipient_ids]
             self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
         except Exception:
             message_id = delivery.message_id.hex()

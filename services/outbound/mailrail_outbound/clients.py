@@ -64,7 +64,7 @@ _OUTCOMES = {
     Result.DEFERRED: types_pb2.OUTCOME_DEFERRED,
     Result.FAILED: types_pb2.OUTCOME_FAILED,
     Result.CAPTURED: types_pb2.OUTCOME_CAPTURED,
-    Result.NOT_DIALLED: types_pb2.OUTCOME_NOT_DIALLED,
+    Result.NOT_ATTEMPTED: types_pb2.OUTCOME_NOT_ATTEMPTED,
     Result.CANCELLED: types_pb2.OUTCOME_CANCELLED,
 }
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS)
@@ -369,13 +369,13 @@ class _Link:
         running = self._worker.running
         for token, recipient_ids in running.items():
             if client.home_of(token) is self:
-                hello.working.add(token=token, recipient_ids=recipient_ids)
+                hello.in_progress.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
-        credit = 0 if client.draining else max(0, share - len(hello.working))
+        credit = 0 if client.draining else max(0, share - len(hello.in_progress))
         # What is done, and not known to be written, is no work that was lost: its result comes next on this stream.
         for report in self._ready:
             ids = [recipient.recipient_id for recipient in report.recipients]
-            hello.working.add(token=report.token, recipient_ids=ids)
+            hello.in_progress.add(token=report.token, recipient_ids=ids)
         yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining, clock=clock.now())
         said_goodbye = client.draining
         alive_at = self._loop.time() + settings.alive_seconds

@@ -37,8 +37,8 @@ class Counter(Collector):
 
 DELIVERIES = Counter(
     "mailrail_outbound_recipients",
-    "Recipients by result: delivered, relayed, deferred, failed, captured, not_dialled, cancelled; and by kind of next "
-    "hop: direct, smtp, submission, submissions, socks, lmtp, fail",
+    "Recipients by result: delivered, relayed, deferred, failed, captured, not_attempted, cancelled; and by kind of "
+    "next hop: direct, smtp, submission, submissions, socks, lmtp, fail",
     ["kind", "result"],
 )
 ANSWERS = Counter(

@@ -21,7 +21,7 @@ class Result(StrEnum):
     DEFERRED = "deferred"
     FAILED = "failed"
     CAPTURED = "captured"
-    NOT_DIALLED = "not_dialled"
+    NOT_ATTEMPTED = "not_attempted"
     CANCELLED = "cancelled"
 
 

@@ -19,7 +19,7 @@ SERVICE = "mailrail.outbound.v1.OutboundService"
 _KEEP = {
     outbound_pb2.VerifyRecipientResponse.VERDICT_ACCEPTED: 3600.0,
     outbound_pb2.VerifyRecipientResponse.VERDICT_REFUSED: 600.0,
-    outbound_pb2.VerifyRecipientResponse.VERDICT_OUT_OF_REACH: 10.0,
+    outbound_pb2.VerifyRecipientResponse.VERDICT_UNREACHABLE: 10.0,
 }
 _ENTRIES = 50_000
 _Key = tuple[str, str, str]  # transport, its digest, address
@@ -99,4 +99,4 @@ def _verdict(answer: Answer) -> outbound_pb2.VerifyRecipientResponse.Verdict.Val
         # 552 is "too many recipients" by history: it says nothing about this one.
         if answer.reply.permanent and answer.reply.code != 552:
             return outbound_pb2.VerifyRecipientResponse.VERDICT_REFUSED
-    return outbound_pb2.VerifyRecipientResponse.VERDICT_OUT_OF_REACH
+    return outbound_pb2.VerifyRecipientResponse.VERDICT_UNREACHABLE

@@ -44,9 +44,9 @@ class OutboundSettings(ServiceSettings):
     """Octets of memory for content above 64 KiB, which streams: half a MiB a delivery and one more where it may be
     re-encoded. Past it the next one waits before it dials; `capacity` alone would let it grow to gigabytes."""
     streamed_content_wait: float = 600.0
-    """Seconds that a delivery waits for such room, its lease renewed, before it goes back undialled (LSE-04)."""
+    """Seconds that a delivery waits for such room, its lease renewed, before it goes back not attempted (LSE-04)."""
     connection_wait: float = 600.0
-    """Seconds that a delivery waits for a connection to its host, its lease renewed, before it goes back undialled
+    """Seconds that a delivery waits for a connection to its host, its lease renewed, before it goes back not attempted
     (LSE-04): as many as its transport allows may be busy with a slow server."""
     connections: int = 1000
     """Open connections to next hops."""

@@ -35,7 +35,7 @@ def assemble(settings: QueueSettings) -> tuple[QueueProcess, Services]:
     """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
     queue = QueueProcess(settings)
     mailboxes = MailboxDelivery(queue.router)
-    queue.use(Notifier(queue.router, mailboxes, queue.agenda.woken_or_peer), mailboxes)
+    queue.use(Notifier(queue.router, mailboxes, queue.worklist.woken_or_peer), mailboxes)
     services: Services = {
         ENQUEUE: (EnqueueServicer(queue), enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server),
         LEASE: (LeaseServicer(queue), lease_pb2_grpc.add_LeaseServiceServicer_to_server),

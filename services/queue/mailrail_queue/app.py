@@ -1,7 +1,7 @@
 """The queue as a whole: its parts, in the order in which they need each other, and how they start and stop.
 
 Mail enters by `accept`, leaves by `lease`, comes back by `finish`, and waits under `owner`. `dispatch` stands between
-them and holds what is in memory; `agenda` says what is to be looked at. See the README for the way of a message.
+them and holds what is in memory; `worklist` says what is to be looked at. See the README for the way of a message.
 """
 
 import asyncio
@@ -68,22 +68,22 @@ class QueueProcess:
         self.uncommitted = Uncommitted(settings.upload_octets)
         metrics.UPLOADING.set_function(lambda: self.uncommitted.octets(time.monotonic()))
         self.peers = Peers(settings)
-        self.agenda = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
+        self.worklist = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.finisher = Finisher(self.database, self.dispatcher, self.router, self.history)
-        self.intake = GroupCommit(
-            settings, self.database, self.dispatcher, self.router, lambda: self.agenda.ownership, self.history
+        self.group_commit = GroupCommit(
+            settings, self.database, self.dispatcher, self.router, lambda: self.worklist.ownership, self.history
         )
-        self.desk = LeaseManager(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
+        self.leases = LeaseManager(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
         beats = self.database.lane("heartbeat")
-        self.shared_sites = SharedSites(beats, self.dispatcher, self.desk, self.agenda)
+        self.shared_sites = SharedSites(beats, self.dispatcher, self.leases, self.worklist)
         self.shards = Shards(
             settings,
             self.database,
             beats,
             self.dispatcher,
-            self.intake,
+            self.group_commit,
             self.peers,
-            self.agenda,
+            self.worklist,
             self.shared_sites,
             self.router,
             self.history,
@@ -92,22 +92,22 @@ class QueueProcess:
             settings,
             self.database,
             self.dispatcher,
-            self.intake,
+            self.group_commit,
             self.finisher,
-            self.desk,
-            self.agenda,
+            self.leases,
+            self.worklist,
             self.shared_sites,
             self.router,
         )
         # Whoever learns of work writes it down.
-        self.dispatcher.hungry = self.agenda.hungry
-        self.intake.stored_due = self.agenda.stored_due
-        self.finisher.deferred = self.agenda.deferred
-        self.desk.went_back = self.agenda.wake.set
+        self.dispatcher.has_room = self.worklist.has_room
+        self.group_commit.stored_due = self.worklist.stored_due
+        self.finisher.deferred = self.worklist.deferred
+        self.leases.went_back = self.worklist.wake.set
         self.dispatcher.claim = self.shared_sites.claim
         self.upkeep = Upkeep(settings, self.database, self.history_days)
         self.counting = BacklogCounter(
-            self.database, self.dispatcher, lambda: self.agenda.ownership.epochs, settings.count_seconds
+            self.database, self.dispatcher, lambda: self.worklist.ownership.epochs, settings.count_seconds
         )
         self.dispatcher.deliver_here = self._deliver_here
         self.arrivals: set[Arrivals] = set()
@@ -120,7 +120,7 @@ class QueueProcess:
 
     def use(self, notifications: Notifications, mailboxes: Mailboxes) -> None:
         """Who makes DSNs and who takes local mail."""
-        self.finisher.notifications = self.intake.notifications = notifications
+        self.finisher.notifications = self.group_commit.notifications = notifications
         self.finisher.mailboxes = mailboxes
 
     # --- configuration ---
@@ -140,7 +140,7 @@ class QueueProcess:
         if self._running is not None:
             now = configuration.revision.transports
             changed = [reference_text(one.ref) for one in now if known.get(one.ref, one.digest) != one.digest]
-            self.agenda.revise(changed)
+            self.worklist.revise(changed)
 
     def history_days(self) -> int:
         """How long history is kept: the longest that any gateway says."""
@@ -160,7 +160,7 @@ class QueueProcess:
                 async with lane.use() as connection:
                     await migrations.check(connection, "queue")
                     self.dispatcher.history = await self.history.of.begin(connection)
-                    self.intake.ids.forget()
+                    self.group_commit.ids.forget()
                     return
             except (psycopg.Error, NotDurable, OSError, migrations.Unfit) as error:
                 if str(error) != said:
@@ -198,9 +198,9 @@ class QueueProcess:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             parts = (
-                self.intake,
+                self.group_commit,
                 self.finisher,
-                self.desk,
+                self.leases,
                 self.shards,
                 self.owner,
                 self.peers,
@@ -225,19 +225,19 @@ class QueueProcess:
         while time.monotonic() < deadline:
             if (
                 not self.arrivals
-                and self.intake.idle
+                and self.group_commit.idle
                 and self.finisher.idle
-                and len(self.dispatcher.flights) == (self.dispatcher.pending_flights)
+                and len(self.dispatcher.deliveries) == (self.dispatcher.pending_deliveries)
             ):
                 break
             await asyncio.sleep(0.02)
-        self.intake.close()
+        self.group_commit.close()
         if self._running is not None:
             # Before anything is given back: a heartbeat would take shards again, and the owner of due work lease more.
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         await self.shards.leave()
-        await self.desk.release_all()
+        await self.leases.release_all()
         await self.shards.forget()
         self.stopped.set()
         await self.database.close()
@@ -247,9 +247,9 @@ class QueueProcess:
     def _new_history(self, new: NewHistory) -> None:
         """The database went back: what memory knows of it may be untrue, and all deliveries of before end (HIS-03)."""
         self.database.generation += 1
-        self.intake.ids.forget()
+        self.group_commit.ids.forget()
         self.dispatcher.history = new.number
-        closed = self.desk.begin_history(new.number)
+        closed = self.leases.begin_history(new.number)
         metrics.HISTORIES.inc()
         metrics.HISTORY.labels(what="deliveries").inc(closed)
         self._log.error(
@@ -260,19 +260,19 @@ class QueueProcess:
             deliveries=closed,
             results_waiting=self.finisher.waiting,
         )
-        self.agenda.look_anew()
+        self.worklist.look_anew()
 
-    def _deliver_here(self, flight: Delivery) -> None:
+    def _deliver_here(self, delivery: Delivery) -> None:
         """Mail for the built-in mailbox, and what a `fail` transport refuses: no outbound process takes part."""
-        message = lease_pb2.DeliveryResult(token=flight.token, done=True)
-        for passenger in flight.passengers:
-            result = message.recipients.add(id=passenger.id)
+        message = lease_pb2.DeliveryResult(token=delivery.token, done=True)
+        for recipient in delivery.recipients:
+            result = message.recipients.add(id=recipient.id)
             attempt = result.attempt
             attempt.dialled = False
-            if flight.plan.site.kind is SiteKind.MAILBOX:
+            if delivery.plan.site.kind is SiteKind.MAILBOX:
                 mailboxes = self.finisher.mailboxes
                 refusal = (
-                    mailboxes.refusal(passenger)
+                    mailboxes.refusal(recipient)
                     if mailboxes is not None
                     else types_pb2.Reply(code=451, enhanced="4.3.5", lines=["there is no built-in mailbox"])
                 )
@@ -284,7 +284,7 @@ class QueueProcess:
                     continue
                 attempt.reply.CopyFrom(refusal)
             else:
-                transport = flight.plan.transport
+                transport = delivery.plan.transport
                 code = transport.code if transport is not None and transport.code is not None else 554
                 text = transport.text if transport is not None and transport.text else "delivery is refused by a route"
                 first, _, rest = text.partition(" ")
@@ -294,5 +294,5 @@ class QueueProcess:
                 )
             permanent = attempt.reply.code >= 500
             attempt.outcome = types_pb2.OUTCOME_FAILED if permanent else types_pb2.OUTCOME_DEFERRED
-        self.finisher.submit(DeliveryResults(flight.token, message, flight, "", lambda _: None))
-        self.dispatcher.land(flight)
+        self.finisher.submit(DeliveryResults(delivery.token, message, delivery, "", lambda _: None))
+        self.dispatcher.release(delivery)

@@ -15,7 +15,7 @@ unavailable."""
 RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how", ["way"])
 """way: born_leased, due, held, released_later."""
 ATTEMPTS = Counter("mailrail_queue_attempts_total", "Attempts that ended, a recipient each, by outcome", ["outcome"])
-"""outcome: delivered, relayed, deferred, failed, captured, not_dialled, interrupted, cancelled."""
+"""outcome: delivered, relayed, deferred, failed, captured, not_attempted, interrupted, cancelled."""
 BATCH = Histogram(
     "mailrail_queue_commit_messages", "Messages that shared a commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )

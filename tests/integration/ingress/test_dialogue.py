@@ -201,7 +201,7 @@ def test_aliases_are_expanded_once_and_each_address_gets_one_copy_DSN_23(ingress
     mx.say("RCPT TO:<ada@home.example>", "RCPT TO:<team@home.example> NOTIFY=SUCCESS,FAILURE", "DATA")
     mx.send(b"Subject: x\r\n\r\n.\r\n")
     message = accepted(ingress, mx.reply())
-    found = [(r.address, r.given_address, list(r.notify), r.expanded) for r in message.recipients]
+    found = [(r.address, r.rcpt_to, list(r.notify), r.expanded) for r in message.recipients]
     assert found == [
         ("ada@home.example", "ada@home.example", [], False),
         ("bob@far.example", "team@home.example", ["FAILURE"], True),

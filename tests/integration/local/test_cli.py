@@ -114,7 +114,7 @@ def test_a_transport_set_by_hand_overrides_the_routes_until_they_decide_again(lo
     assert refused.exit_code in (1, 2)
     assert "no-such-transport" in refused.stderr
     assert "routed by the routes again" in _done(local, "queue", "set-transport", "routes", number)
-    assert _one(local, recipient["id"])["own_transport"] is None
+    assert _one(local, recipient["id"])["override_transport"] is None
 
 
 def test_fail_ends_a_recipient_and_history_keeps_it(local: Installation) -> None:

@@ -279,14 +279,14 @@ async def test_content_is_let_go_of_by_whoever_has_read_enough_LSE_06(tmp_path: 
             await eventually(lambda: here.queue.fetching == 0)
 
 
-async def test_content_that_nobody_can_give_is_returned_undialled_LSE_04() -> None:
+async def test_content_that_nobody_can_give_is_returned_unattempted_LSE_04() -> None:
     async with SmtpPeer() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with OutboundBench.running(via) as bench:
             body = StreamedBody(MESSAGE)
             body.within_reach = False
             report = await bench.deliver(bench.delivery(via, content=body, size=len(MESSAGE)))
-            assert [each.result for each in report.recipients] == [Result.NOT_DIALLED]
+            assert [each.result for each in report.recipients] == [Result.NOT_ATTEMPTED]
             assert peer.sessions == []
 
 
@@ -313,10 +313,10 @@ async def no_room(wait: float) -> AsyncIterator[tuple[OutboundBench, Callable[[]
             assert (await bench.deliver(large())).recipients[0].result is Result.DELIVERED
 
 
-async def test_large_content_waits_for_room_and_is_returned_undialled_when_none_comes_LSE_04() -> None:
+async def test_large_content_waits_for_room_and_is_returned_unattempted_when_none_comes_LSE_04() -> None:
     async with no_room(wait=0.2) as (bench, large, small):
         report = await bench.deliver(large())
-        assert [each.result for each in report.recipients] == [Result.NOT_DIALLED]
+        assert [each.result for each in report.recipients] == [Result.NOT_ATTEMPTED]
         assert (await bench.deliver(small())).recipients[0].result is Result.DELIVERED
 
 
@@ -340,12 +340,12 @@ async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: 
             assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
 
 
-async def test_a_revision_that_does_not_come_returns_the_delivery_undialled_LSE_07(tmp_path: Path) -> None:
+async def test_a_revision_that_does_not_come_returns_the_delivery_unattempted_LSE_07(tmp_path: Path) -> None:
     async with world(tmp_path) as here:
         delivery = here.delivery(None, config_revision=99)
         here.queue.hand_out(delivery)
         result = await here.result(delivery.token)
-        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_ATTEMPTED
         assert not result.attempt.dialled
 
 
@@ -356,7 +356,7 @@ async def test_a_transport_that_changed_or_is_missing_returns_the_delivery_LSE_0
         delivery = here.delivery(via, transport_digest=digest)
         here.queue.hand_out(delivery)
         result = await here.result(delivery.token)
-        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+        assert result.attempt.outcome == types_pb2.OUTCOME_NOT_ATTEMPTED
 
 
 async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_ADM_02(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ async def test_two_deliveries_with_one_token_are_neither_dropped_nor_mixed_up_HI
             second = here.delivery(via, token=first.token, recipients=[lease_pb2.DeliveryRecipient(id=8)])
             here.queue.hand_out(second)
             result = await here.result(first.token)
-            assert (result.id, result.attempt.outcome) == (8, types_pb2.OUTCOME_NOT_DIALLED)
+            assert (result.id, result.attempt.outcome) == (8, types_pb2.OUTCOME_NOT_ATTEMPTED)
             assert here.queue.results[first.token].message_id == second.message_id
             here.queue.alive.clear()
             await eventually(lambda: first.token in here.queue.alive, what="the first goes on")
@@ -512,7 +512,7 @@ async def test_content_that_the_queue_does_not_go_on_with_is_not_waited_for_for_
             here.queue.stalls = True
             here.queue.hand_out(delivery)
             result = await here.result(delivery.token)
-            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_ATTEMPTED
             assert "did not go on" in " ".join(result.attempt.reply.lines)
             await eventually(lambda: here.queue.fetching == 0)
 
@@ -527,7 +527,7 @@ async def test_a_delivery_that_was_read_late_has_no_more_of_its_lease_than_is_le
             read_before = here.queue.clocks[-1] - 100
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[late], clock=read_before))
             result = await here.result(late.token)
-            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_DIALLED
+            assert result.attempt.outcome == types_pb2.OUTCOME_NOT_ATTEMPTED
             assert peer.sessions == []
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[fresh], clock=here.queue.clocks[-1]))
             assert (await here.result(fresh.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
@@ -590,8 +590,8 @@ async def test_a_broken_stream_is_opened_again_and_unacknowledged_results_go_out
             here.queue.outgoing.put_nowait(None)  # the queue ends the stream
             await eventually(lambda: len(here.queue.hellos) == 2, within=60)
             # What is done is listed as well, or the queue would take it for lost before its result comes (LSE-02).
-            assert [w.token for w in here.queue.hellos[1].working] == [running.token, done.token]
-            assert list(here.queue.hellos[1].working[1].recipient_ids) == [7]
+            assert [w.token for w in here.queue.hellos[1].in_progress] == [running.token, done.token]
+            assert list(here.queue.hellos[1].in_progress[1].recipient_ids) == [7]
             await here.result(done.token)
 
 
@@ -660,7 +660,7 @@ async def test_verification_and_the_list_of_connections_are_answered(tmp_path: P
             lost = await stub.VerifyRecipient(ask(address="x@example.org", transport="default/missing"))
             assert good.verdict == verdicts.VERDICT_ACCEPTED
             assert (bad.verdict, bad.code, bad.enhanced) == (verdicts.VERDICT_REFUSED, 550, "5.1.1")
-            assert lost.verdict == verdicts.VERDICT_OUT_OF_REACH
+            assert lost.verdict == verdicts.VERDICT_UNREACHABLE
             before = len(peer.commands)
             await stub.VerifyRecipient(ask(address="nobody@example.org", transport="default/store"))
             assert len(peer.commands) == before

@@ -595,7 +595,7 @@ async def test_a_lease_that_runs_low_sends_no_final_dot_LSE_02() -> None:
             future = bench.begin(delivery)
             delivery.lease.deadline -= 5  # as if time had passed before the server answered
             report = await future
-        assert report.recipients[0].result in (Result.DEFERRED, Result.NOT_DIALLED)
+        assert report.recipients[0].result in (Result.DEFERRED, Result.NOT_ATTEMPTED)
         assert peer.messages == []
 
 

@@ -248,7 +248,7 @@ async def test_nobody_waits_for_a_connection_for_ever_LSE_04() -> None:
         async with OutboundBench.running(via, connection_wait=0.3, data_timeout=60.0) as bench:
             busy, waits = bench.begin(bench.delivery(via)), bench.delivery(via)
             (result,) = (await bench.deliver(waits, within=20)).recipients
-            assert result.result is Result.NOT_DIALLED
+            assert result.result is Result.NOT_ATTEMPTED
             assert "no connection to 127.0.0.1 was free" in result.text
             assert not busy.done()
             assert bench.pool.waiting == 0
@@ -262,7 +262,7 @@ async def test_a_host_that_is_slow_to_greet_is_waited_for_and_judged_not_taken_f
                 (await report).recipients[0] for report in [bench.begin(bench.delivery(via)) for _ in "ab"]
             ]
             assert (dialled.result, dialled.site_failure) == (Result.DEFERRED, True)
-            assert waits.result is Result.NOT_DIALLED
+            assert waits.result is Result.NOT_ATTEMPTED
 
 
 async def test_draining_waits_for_the_last_delivery() -> None:

@@ -276,7 +276,7 @@ async def test_a_commit_that_was_on_its_way_when_the_replica_stopped_is_answered
 async def test_a_commit_after_the_end_is_not_left_waiting_ACC_04(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()
-        q.queue.intake.close()
+        q.queue.group_commit.close()
         (future,) = ingress.commit(commit_of("bob@away.example"))
         with pytest.raises(grpc.aio.AioRpcError) as caught:  # its sender asks another replica
             await asyncio.wait_for(future, 60)
@@ -506,7 +506,7 @@ async def test_frames_of_a_stream_that_has_ended_count_no_more_ACC_04(database: 
 
         await stream.read(requests())
         assert not stream.uploads
-        assert q.queue.intake.idle
+        assert q.queue.group_commit.idle
 
 
 async def test_a_message_without_recipients_or_with_a_strange_id_is_refused(database: str) -> None:
@@ -623,7 +623,7 @@ assert types_pb2
 async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26(database: str) -> None:
     def member() -> types_pb2.EnvelopeRecipient:
         return types_pb2.EnvelopeRecipient(
-            address="member@away.example", given_address="team@home.example", notify=["FAILURE"], expanded=True
+            address="member@away.example", rcpt_to="team@home.example", notify=["FAILURE"], expanded=True
         )
 
     async with running_queue(database) as q:
@@ -671,7 +671,7 @@ async def test_commits_take_credit_as_chunks_do_ACC_07(database: str) -> None:
             await other.execute("LOCK TABLE queue.message")  # nothing is stored, so no credit comes back
             futures = ingress.commit(*(commit_of(f"u{n}@away.example", body=b"x" * 50_000) for n in range(12)))
             await eventually(lambda: ingress.broken is not None)
-            assert q.queue.intake.idle or len(q.queue.intake._waiting) <= 4
+            assert q.queue.group_commit.idle or len(q.queue.group_commit._waiting) <= 4
         await asyncio.gather(*futures, return_exceptions=True)
         await (await q.ingress()).accept("next@away.example")
 
@@ -722,7 +722,7 @@ async def test_mail_whose_ids_are_there_whatever_is_done_is_told_to_come_again_A
     async with running_queue(database) as q:
         ingress = await q.ingress()
         await ingress.accept("bob@away.example")
-        q.queue.intake.ids.forget()
+        q.queue.group_commit.ids.forget()
         (future,) = ingress.commit(commit_of("bob@away.example"))
         assert (await future).refusal.code == 451
 

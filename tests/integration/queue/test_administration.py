@@ -25,7 +25,7 @@ from testkit.stored_mail import GATEWAY, RELAY, Rig, revision
 from testkit.stored_mail import rig as make_rig
 
 
-class Desk:
+class Administrators:
     """An administrator at work on a rig."""
 
     def __init__(self, rig: Rig) -> None:
@@ -51,104 +51,106 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(database_for: Callable[..., str]) -> AsyncIterator[Desk]:
+async def admin(database_for: Callable[..., str]) -> AsyncIterator[Administrators]:
     async with make_rig(database_for("queue")) as rig:
-        yield Desk(rig)
+        yield Administrators(rig)
 
 
 def only(*ids: int) -> admin_pb2.Filter:
     return admin_pb2.Filter(recipient_ids=ids)
 
 
-async def listed(desk: Desk, **fields: Any) -> list[str]:
-    found, token = await desk.recipients(admin_pb2.Filter(**fields), 0, "")
+async def listed(admin: Administrators, **fields: Any) -> list[str]:
+    found, token = await admin.recipients(admin_pb2.Filter(**fields), 0, "")
     assert token == ""
     return sorted(r.address for r in found)
 
 
-async def test_a_filter_is_the_and_of_what_is_set_H28(desk: Desk) -> None:
-    await desk.rig.accept("bob@there.example")
-    await desk.rig.accept("carl@there.example", mail_from="x@stranger.example", account=None)
-    await desk.rig.accept("dora@relayed.example", hold="look")
+async def test_a_filter_is_the_and_of_what_is_set_H28(admin: Administrators) -> None:
+    await admin.rig.accept("bob@there.example")
+    await admin.rig.accept("carl@there.example", mail_from="x@stranger.example", account=None)
+    await admin.rig.accept("dora@relayed.example", hold="look")
     everyone = ["bob@there.example", "carl@there.example", "dora@relayed.example"]
-    assert await listed(desk) == everyone
-    assert await listed(desk, to="THERE") == everyone[:2]
-    assert await listed(desk, to="there", **{"from": "Stranger"}) == [everyone[1]]
-    assert await listed(desk, to="dora", **{"from": "stranger"}) == []
-    assert await listed(desk, account="mail/alice") == [everyone[0], everyone[2]]
-    assert await listed(desk, from_domain="stranger.EXAMPLE") == [everyone[1]]
-    assert await listed(desk, to_domain="there.example") == everyone[:2]
-    assert await listed(desk, to_domain="ere.example") == []
-    assert await listed(desk, on_hold=True) == [everyone[2]]
-    assert await listed(desk, on_hold=False) == everyone[:2]
-    assert await listed(desk, submitted_only=True) == [everyone[0], everyone[2]]
-    assert await listed(desk, to="100%_'; --") == []
+    assert await listed(admin) == everyone
+    assert await listed(admin, to="THERE") == everyone[:2]
+    assert await listed(admin, to="there", **{"from": "Stranger"}) == [everyone[1]]
+    assert await listed(admin, to="dora", **{"from": "stranger"}) == []
+    assert await listed(admin, account="mail/alice") == [everyone[0], everyone[2]]
+    assert await listed(admin, from_domain="stranger.EXAMPLE") == [everyone[1]]
+    assert await listed(admin, to_domain="there.example") == everyone[:2]
+    assert await listed(admin, to_domain="ere.example") == []
+    assert await listed(admin, on_hold=True) == [everyone[2]]
+    assert await listed(admin, on_hold=False) == everyone[:2]
+    assert await listed(admin, submitted_only=True) == [everyone[0], everyone[2]]
+    assert await listed(admin, to="100%_'; --") == []
 
 
-async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02(desk: Desk) -> None:
+async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02(admin: Administrators) -> None:
     for name in ("ann", "bad", "carl"):
-        await desk.rig.accept(f"{name}@there.example")
-    await desk.rig.connection.execute(
+        await admin.rig.accept(f"{name}@there.example")
+    await admin.rig.connection.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.address LIKE 'bad%' THEN RAISE EXCEPTION 'this row is refused' USING ERRCODE = '22000'; END IF;"
         " RETURN NEW; END $$"
     )
-    await desk.rig.connection.execute(
+    await admin.rig.connection.execute(
         "CREATE TRIGGER refuse BEFORE INSERT ON history FOR EACH ROW EXECUTE FUNCTION refuse()"
     )
-    done = await desk.fail(admin_pb2.Filter(all=True), "enough")
+    done = await admin.fail(admin_pb2.Filter(all=True), "enough")
     assert len(done) == 2
-    assert await desk.rig.rows("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
+    assert await admin.rig.rows("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
         ("bad@there.example", "what was asked for it cannot be done: this row is refused")
     ]
-    assert [row[0] for row in await desk.rig.rows("SELECT address FROM history ORDER BY 1")] == [
+    assert [row[0] for row in await admin.rig.rows("SELECT address FROM history ORDER BY 1")] == [
         "ann@there.example",
         "carl@there.example",
     ]
 
 
-async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.rig.connection.execute(r"UPDATE recipient SET rcpt = '\xff', last = '\xff'")
-    await desk.rig.connection.execute(r"UPDATE message SET envelope = '\xff'")
-    await desk.rig.connection.execute(r"INSERT INTO attempt (recipient_id, data) VALUES (%s, '\xff')", (bob.id,))
-    await desk.rig.connection.execute("UPDATE recipient SET recorded = true WHERE id = %s", (bob.id,))
-    ((found,), _) = await desk.recipients(admin_pb2.Filter(), 0, "")
+async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.rig.connection.execute(r"UPDATE recipient SET rcpt = '\xff', last = '\xff'")
+    await admin.rig.connection.execute(r"UPDATE message SET envelope = '\xff'")
+    await admin.rig.connection.execute(r"INSERT INTO attempt (recipient_id, data) VALUES (%s, '\xff')", (bob.id,))
+    await admin.rig.connection.execute("UPDATE recipient SET recorded = true WHERE id = %s", (bob.id,))
+    ((found,), _) = await admin.recipients(admin_pb2.Filter(), 0, "")
     assert (found.address, found.last.reason) == ("bob@there.example", "what is stored of this attempt cannot be read")
-    shown = await desk.message(bob.message_id)
+    shown = await admin.message(bob.message_id)
     assert [a.reason for a in shown.recipients[0].attempts] == ["what is stored of this attempt cannot be read"]
-    await desk.fail(only(bob.id), "enough")
-    assert [r.address for r in (await desk.history(admin_pb2.Filter(), 0, ""))[0]] == ["bob@there.example"]
+    await admin.fail(only(bob.id), "enough")
+    assert [r.address for r in (await admin.history(admin_pb2.Filter(), 0, ""))[0]] == ["bob@there.example"]
 
 
 @pytest.mark.parametrize("account", ["alice@example.org", "alice", "mail/", "/alice", "mail/alice/x"])
-async def test_a_login_in_place_of_an_account_is_refused_and_not_matched_with_nothing(desk: Desk, account: str) -> None:
+async def test_a_login_in_place_of_an_account_is_refused_and_not_matched_with_nothing(
+    admin: Administrators, account: str
+) -> None:
     for asked in (
-        desk.recipients(admin_pb2.Filter(account=account), 0, ""),
-        desk.history(admin_pb2.Filter(account=account), 0, ""),
-        desk.create_hold_rule(admin_pb2.HoldRule(account=account)),
+        admin.recipients(admin_pb2.Filter(account=account), 0, ""),
+        admin.history(admin_pb2.Filter(account=account), 0, ""),
+        admin.create_hold_rule(admin_pb2.HoldRule(account=account)),
     ):
         with pytest.raises(BadRequest, match="names no MailAccount; write NAMESPACE/NAME"):
             await asked
 
 
-async def test_times_are_compared_by_instant_H17(desk: Desk) -> None:
-    await desk.rig.accept("bob@there.example")
+async def test_times_are_compared_by_instant_H17(admin: Administrators) -> None:
+    await admin.rig.accept("bob@there.example")
     wanted = admin_pb2.Filter()
     wanted.queued_before.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
     wanted.due_after.FromDatetime(datetime.now(UTC) - timedelta(hours=1))
-    assert len((await desk.recipients(wanted, 0, ""))[0]) == 1
+    assert len((await admin.recipients(wanted, 0, ""))[0]) == 1
     wanted.queued_before.FromDatetime(datetime.now(UTC) - timedelta(hours=1))
-    assert (await desk.recipients(wanted, 0, ""))[0] == []
+    assert (await admin.recipients(wanted, 0, ""))[0] == []
 
 
-async def test_a_list_goes_by_pages_with_running_attempts_first(desk: Desk) -> None:
-    waiting = [p.id for i in range(5) for p in await desk.rig.accept(f"w{i}@there.example")]
-    leased = [p.id for i in range(3) for p in await desk.rig.accept(f"l{i}@there.example", token=100 + i)]
+async def test_a_list_goes_by_pages_with_running_attempts_first(admin: Administrators) -> None:
+    waiting = [p.id for i in range(5) for p in await admin.rig.accept(f"w{i}@there.example")]
+    leased = [p.id for i in range(3) for p in await admin.rig.accept(f"l{i}@there.example", token=100 + i)]
     seen: list[int] = []
     token, pages = "", 0
     while True:
-        found, token = await desk.recipients(admin_pb2.Filter(), 3, token)
+        found, token = await admin.recipients(admin_pb2.Filter(), 3, token)
         seen += [r.id for r in found]
         pages += 1
         if not token:
@@ -158,9 +160,9 @@ async def test_a_list_goes_by_pages_with_running_attempts_first(desk: Desk) -> N
     assert pages == 3
 
 
-async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", hold="hold rule 1")
-    ((found,), _) = await desk.recipients(only(bob.id), 0, "")
+async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example", hold="hold rule 1")
+    ((found,), _) = await admin.recipients(only(bob.id), 0, "")
     assert (found.address, found.mail_from, found.subject) == ("bob@there.example", "alice@here.example", "hello")
     assert (found.on_hold, found.hold_reason, found.site) == (True, "hold rule 1", "domain:there.example")
     assert found.state == types_pb2.RECIPIENT_STATE_QUEUED
@@ -170,9 +172,9 @@ async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(desk:
 
 
 @pytest.mark.parametrize("token", ["x", "W:yesterday:1", "Q:2026-01-01T00:00:00+00:00:1", "W:2026-01-01T00:00:00:1"])
-async def test_a_page_token_of_somebody_else_is_refused(desk: Desk, token: str) -> None:
+async def test_a_page_token_of_somebody_else_is_refused(admin: Administrators, token: str) -> None:
     with pytest.raises(BadRequest, match="page token"):
-        await desk.recipients(admin_pb2.Filter(), 0, token)
+        await admin.recipients(admin_pb2.Filter(), 0, token)
     assert page_token(make_token("W", datetime(2026, 1, 1, tzinfo=UTC), 5), "L")[2] == 5
 
 
@@ -188,199 +190,200 @@ CHANGES: list[tuple[str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.parametrize(("call", "arguments"), CHANGES)
-async def test_an_empty_filter_changes_nothing(desk: Desk, call: str, arguments: tuple[Any, ...]) -> None:
-    await desk.rig.accept("bob@there.example")
+async def test_an_empty_filter_changes_nothing(admin: Administrators, call: str, arguments: tuple[Any, ...]) -> None:
+    await admin.rig.accept("bob@there.example")
     with pytest.raises(BadRequest, match="empty filter"):
-        await getattr(desk, call)(admin_pb2.Filter(), *arguments)
+        await getattr(admin, call)(admin_pb2.Filter(), *arguments)
 
 
 @pytest.mark.parametrize(("call", "arguments"), CHANGES)
 async def test_every_change_bumps_the_version_and_wakes_the_owner_ADM_01(
-    desk: Desk, call: str, arguments: tuple[Any, ...]
+    admin: Administrators, call: str, arguments: tuple[Any, ...]
 ) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", hold="x" if call == "unhold" else None)
-    (change,) = await getattr(desk, call)(only(bob.id), *arguments)
+    (bob,) = await admin.rig.accept("bob@there.example", hold="x" if call == "unhold" else None)
+    (change,) = await getattr(admin, call)(only(bob.id), *arguments)
     assert (change.recipient_id, change.pending) == (bob.id, False)
-    assert desk.changed == [{bob.shard}]
+    assert admin.changed == [{bob.shard}]
     if call not in ("fail", "drop"):
-        assert (await desk.row(bob.id))["version"] == 2
+        assert (await admin.row(bob.id))["version"] == 2
 
 
 @pytest.mark.parametrize(("call", "arguments"), CHANGES)
 async def test_on_a_leased_recipient_a_change_waits_for_the_attempt_ADM_02(
-    desk: Desk, call: str, arguments: tuple[Any, ...]
+    admin: Administrators, call: str, arguments: tuple[Any, ...]
 ) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+    (bob,) = await admin.rig.accept("bob@there.example", token=77)
     if call == "unhold":
-        await desk.hold(only(bob.id), "first")
-        desk.changed.clear()
-    (change,) = await getattr(desk, call)(only(bob.id), *arguments)
+        await admin.hold(only(bob.id), "first")
+        admin.changed.clear()
+    (change,) = await getattr(admin, call)(only(bob.id), *arguments)
     assert change.pending
-    row = await desk.row(bob.id)
+    row = await admin.row(bob.id)
     assert row["token"] == 77  # the attempt goes on
-    assert desk.changed == [{bob.shard}]
+    assert admin.changed == [{bob.shard}]
 
 
-async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", token=77)
-    await desk.hold(only(bob.id), "wait")
-    await store.defer(desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
-    row = await desk.row(bob.id)
+async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example", token=77)
+    await admin.hold(only(bob.id), "wait")
+    await store.defer(admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
+    row = await admin.row(bob.id)
     assert (row["token"], row["held"] is not None) == (None, True)
-    assert await store.fetch_due(desk.rig.connection, [(bob.shard, row["site"], 10)]) == []
+    assert await store.fetch_due(admin.rig.connection, [(bob.shard, row["site"], 10)]) == []
 
 
-async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", token=77)
+async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example", token=77)
     request = admin_pb2.ScheduleRequest(filter=only(bob.id))
     request.from_now.FromTimedelta(timedelta(hours=7))
-    await desk.schedule(request)
-    await store.defer(desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 1.0, b"")])
-    due = (await desk.row(bob.id))["due"]
+    await admin.schedule(request)
+    await store.defer(admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 1.0, b"")])
+    due = (await admin.row(bob.id))["due"]
     assert timedelta(hours=6, minutes=59) < due - datetime.now(UTC) < timedelta(hours=7, minutes=1)
 
 
-async def test_delivered_wins_over_a_request_to_drop_ADM_02(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example", token=77)
-    (change,) = await desk.drop(only(bob.id))
+async def test_delivered_wins_over_a_request_to_drop_ADM_02(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example", token=77)
+    (change,) = await admin.drop(only(bob.id))
     assert change.pending
-    assert (await desk.row(bob.id))["request"] == 2
+    assert (await admin.row(bob.id))["request"] == 2
     done = await store.finish(
-        desk.rig.connection, [Ending(bob.id, bob.message_id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")]
+        admin.rig.connection,
+        [Ending(bob.id, bob.message_id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")],
     )
     assert done == {bob.id}
 
 
-async def test_a_change_and_a_lease_never_both_win_ADM_01(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.rig.connection.execute("UPDATE shard SET owner = 'me', epoch = 1")
+async def test_a_change_and_a_lease_never_both_win_ADM_01(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.rig.connection.execute("UPDATE shard SET owner = 'me', epoch = 1")
     ownership = Ownership("me", {bob.shard: 1})
-    (seen,) = await store.live(desk.rig.connection, [bob.id])
-    await desk.set_transport(only(bob.id), "mail/relay")
-    leased, _ = await store.lease(desk.rig.connection, ownership, 120.0, [(seen, 5, seen.site)])
+    (seen,) = await store.live(admin.rig.connection, [bob.id])
+    await admin.set_transport(only(bob.id), "mail/relay")
+    leased, _ = await store.lease(admin.rig.connection, ownership, 120.0, [(seen, 5, seen.site)])
     assert leased == set()
-    (fresh,) = await store.live(desk.rig.connection, [bob.id])
-    leased, _ = await store.lease(desk.rig.connection, ownership, 120.0, [(fresh, 6, fresh.site)])
+    (fresh,) = await store.live(admin.rig.connection, [bob.id])
+    leased, _ = await store.lease(admin.rig.connection, ownership, 120.0, [(fresh, 6, fresh.site)])
     assert leased == {bob.id}
 
 
-async def test_time_on_hold_counts_for_no_lifetime(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.hold(only(bob.id), "")
-    await desk.rig.connection.execute("UPDATE recipient SET held = held - interval '3 hours'")
-    await desk.unhold(only(bob.id))
-    row = await desk.row(bob.id)
+async def test_time_on_hold_counts_for_no_lifetime(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.hold(only(bob.id), "")
+    await admin.rig.connection.execute("UPDATE recipient SET held = held - interval '3 hours'")
+    await admin.unhold(only(bob.id))
+    row = await admin.row(bob.id)
     assert 3 * 3600 <= row["paused"] < 3 * 3600 + 60
     assert (row["held"], row["hold_reason"]) == (None, None)
-    assert await desk.unhold(only(bob.id)) == []
+    assert await admin.unhold(only(bob.id)) == []
 
 
-async def test_hold_keeps_the_first_reason(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    assert len(await desk.hold(only(bob.id), "first")) == 1
-    assert await desk.hold(only(bob.id), "second") == []
-    assert (await desk.row(bob.id))["hold_reason"] == "first"
+async def test_hold_keeps_the_first_reason(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    assert len(await admin.hold(only(bob.id), "first")) == 1
+    assert await admin.hold(only(bob.id), "second") == []
+    assert (await admin.row(bob.id))["hold_reason"] == "first"
 
 
-async def test_kick_makes_due_and_ends_the_rest_of_the_site(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
-    await desk.rig.connection.execute("DELETE FROM site_due")
-    await desk.rig.connection.execute(
-        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
+async def test_kick_makes_due_and_ends_the_rest_of_the_site(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
+    await admin.rig.connection.execute("DELETE FROM site_due")
+    await admin.rig.connection.execute(
+        "INSERT INTO site (name, failures, backoff_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
     )
-    await desk.kick(only(bob.id))
-    rows = await desk.rig.rows("SELECT due <= now() FROM recipient")
+    await admin.kick(only(bob.id))
+    rows = await admin.rig.rows("SELECT due <= now() FROM recipient")
     assert rows == [(True,)]
-    assert await desk.rig.rows("SELECT site, next_due <= now() FROM site_due") == [("domain:there.example", True)]
-    assert await desk.rig.rows("SELECT paused_until <= now() FROM site") == [(True,)]
+    assert await admin.rig.rows("SELECT site, next_due <= now() FROM site_due") == [("domain:there.example", True)]
+    assert await admin.rig.rows("SELECT backoff_until <= now() FROM site") == [(True,)]
 
 
 async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    admin: Administrators, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
-        await desk.rig.accept("bob@there.example")
-    await desk.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
-    await desk.rig.connection.execute(
-        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
+        await admin.rig.accept("bob@there.example")
+    await admin.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
+    await admin.rig.connection.execute(
+        "INSERT INTO site (name, failures, backoff_until) VALUES ('domain:there.example', 3, now() + interval '1 hour')"
     )
     seen: list[Any] = []
     monkeypatch.setattr(admin_changes, "BATCH", 1)
 
     async def watched(connection: store.Connection, *statement: Any) -> list[Any]:
         rows = await run(connection, *statement)
-        async with await psycopg.AsyncConnection.connect(desk.rig.url) as owner:
+        async with await psycopg.AsyncConnection.connect(admin.rig.url) as owner:
             cursor = await owner.execute(
                 "SELECT FROM queue.recipient WHERE due <= now() AND EXISTS"
-                " (SELECT FROM queue.site WHERE paused_until > now())"
+                " (SELECT FROM queue.site WHERE backoff_until > now())"
             )
             seen.extend(await cursor.fetchall())
         return rows
 
     monkeypatch.setattr(admin_changes, "run", watched)
-    assert len(await desk.kick(admin_pb2.Filter(to="bob"))) == 3
+    assert len(await admin.kick(admin_pb2.Filter(to="bob"))) == 3
     assert seen == []
-    assert await desk.rig.rows("SELECT bool_and(due <= now()) FROM recipient") == [(True,)]
+    assert await admin.rig.rows("SELECT bool_and(due <= now()) FROM recipient") == [(True,)]
 
 
-async def test_schedule_sets_or_moves_the_time(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
+async def test_schedule_sets_or_moves_the_time(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
     at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
     request = admin_pb2.ScheduleRequest(filter=only(bob.id))
     request.at.FromDatetime(at)
-    await desk.schedule(request)
-    assert (await desk.row(bob.id))["due"] == at
+    await admin.schedule(request)
+    assert (await admin.row(bob.id))["due"] == at
     request.from_scheduled.FromTimedelta(-timedelta(hours=2))
-    await desk.schedule(request)
-    assert (await desk.row(bob.id))["due"] == at - timedelta(hours=2)
+    await admin.schedule(request)
+    assert (await admin.row(bob.id))["due"] == at - timedelta(hours=2)
     with pytest.raises(BadRequest, match="say when"):
-        await desk.schedule(admin_pb2.ScheduleRequest(filter=only(bob.id)))
+        await admin.schedule(admin_pb2.ScheduleRequest(filter=only(bob.id)))
 
 
-async def test_a_transport_must_exist_and_moves_the_recipient_to_its_site_H28(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
+async def test_a_transport_must_exist_and_moves_the_recipient_to_its_site_H28(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
     with pytest.raises(BadRequest, match=r"no transport mail/nope; there are: mail/relay"):
-        await desk.set_transport(only(bob.id), "mail/nope")
-    await desk.set_transport(only(bob.id), "mail/relay")
-    row = await desk.row(bob.id)
-    assert (row["own_transport"], row["site"]) == ("mail/relay", "transport:mail/relay")
-    ((found,), _) = await desk.recipients(admin_pb2.Filter(transport="mail/relay"), 0, "")
-    assert found.own_transport.name == "relay"
-    await desk.set_transport(only(bob.id), None)
-    row = await desk.row(bob.id)
-    assert (row["own_transport"], row["site"]) == (None, "domain:there.example")
+        await admin.set_transport(only(bob.id), "mail/nope")
+    await admin.set_transport(only(bob.id), "mail/relay")
+    row = await admin.row(bob.id)
+    assert (row["override_transport"], row["site"]) == ("mail/relay", "transport:mail/relay")
+    ((found,), _) = await admin.recipients(admin_pb2.Filter(transport="mail/relay"), 0, "")
+    assert found.override_transport.name == "relay"
+    await admin.set_transport(only(bob.id), None)
+    row = await admin.row(bob.id)
+    assert (row["override_transport"], row["site"]) == (None, "domain:there.example")
 
 
-async def test_however_far_mail_is_put_off_it_can_still_be_listed(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    (leased,) = await desk.rig.accept("carl@there.example", token=7)
+async def test_however_far_mail_is_put_off_it_can_still_be_listed(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    (leased,) = await admin.rig.accept("carl@there.example", token=7)
     request = admin_pb2.ScheduleRequest(filter=only(bob.id, leased.id))
     request.at.FromDatetime(datetime(9999, 12, 31, tzinfo=UTC))
-    await desk.schedule(request)
+    await admin.schedule(request)
     request.from_scheduled.FromTimedelta(timedelta(days=3000))
-    await desk.schedule(request)
-    found, _ = await desk.recipients(admin_pb2.Filter(), 0, "")
+    await admin.schedule(request)
+    found, _ = await admin.recipients(admin_pb2.Filter(), 0, "")
     assert [r.address for r in found] == ["carl@there.example", "bob@there.example"]
     limit = datetime.now(UTC) + timedelta(days=3661)
     assert datetime.now(UTC) < found[1].next_attempt.ToDatetime(UTC) < limit
-    assert (await desk.row(leased.id))["after_due"] < limit
+    assert (await admin.row(leased.id))["after_due"] < limit
 
 
 @pytest.mark.parametrize("what", ["hold", "fail"])
 async def test_a_change_that_waits_for_the_queue_and_the_queue_for_it_is_made_all_the_same(
-    desk: Desk, what: str
+    admin: Administrators, what: str
 ) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    (carl,) = await desk.rig.accept("carl@there.example")
+    (bob,) = await admin.rig.accept("bob@there.example")
+    (carl,) = await admin.rig.accept("carl@there.example")
     touch = "UPDATE queue.recipient SET version = version WHERE id = %s"
 
     async def circle() -> tuple[bool, list[int]]:
         """Whether the change was the one that Postgres ended, and what it changed."""
         ours = False
-        async with await psycopg.AsyncConnection.connect(desk.rig.url) as queue:  # locks them in another order
+        async with await psycopg.AsyncConnection.connect(admin.rig.url) as queue:  # locks them in another order
             await queue.execute(touch, (carl.id,))
-            change = asyncio.create_task(getattr(desk, what)(only(bob.id, carl.id), "a look"))
+            change = asyncio.create_task(getattr(admin, what)(only(bob.id, carl.id), "a look"))
 
             async with asyncio.timeout(10):  # until the change waits for the second one
                 while await (await queue.execute("SELECT 1 FROM pg_locks WHERE NOT granted")).fetchone() is None:
@@ -398,66 +401,70 @@ async def test_a_change_that_waits_for_the_queue_and_the_queue_for_it_is_made_al
         assert changed == [bob.id, carl.id]
         if ours or what == "fail":
             break
-        await desk.unhold(only(bob.id, carl.id))
+        await admin.unhold(only(bob.id, carl.id))
     assert ours, "Postgres always ended the other one"
-    assert len(await listed(desk, on_hold=True)) == (2 if what == "hold" else 0)
+    assert len(await listed(admin, on_hold=True)) == (2 if what == "hold" else 0)
 
 
-async def test_of_what_is_failed_after_a_drop_that_is_not_granted_yet_nobody_is_told_ADM_02(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
+async def test_of_what_is_failed_after_a_drop_that_is_not_granted_yet_nobody_is_told_ADM_02(
+    admin: Administrators,
+) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
     # As a drop leaves it whose attempt ended a moment ago: its owner is about to grant it.
-    await desk.rig.connection.execute("UPDATE recipient SET request = 2 WHERE id = %s", (bob.id,))
-    await desk.fail(only(bob.id), "enough")
-    ((found,), _) = await desk.history(admin_pb2.Filter(), 0, "")
+    await admin.rig.connection.execute("UPDATE recipient SET request = 2 WHERE id = %s", (bob.id,))
+    await admin.fail(only(bob.id), "enough")
+    ((found,), _) = await admin.history(admin_pb2.Filter(), 0, "")
     assert found.state == types_pb2.RECIPIENT_STATE_CANCELLED
-    assert await listed(desk) == [], "a notification"
+    assert await listed(admin) == [], "a notification"
 
 
-async def test_the_tls_requirement_of_queued_mail_can_be_changed(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
-    assert (await desk.row(bob.id))["tls"] == types_pb2.TLS_REQUIREMENT_NO
+async def test_the_tls_requirement_of_queued_mail_can_be_changed(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
+    assert (await admin.row(bob.id))["tls"] == types_pb2.TLS_REQUIREMENT_NO
     with pytest.raises(BadRequest):
-        await desk.set_tls(only(bob.id), 9)
+        await admin.set_tls(only(bob.id), 9)
 
 
-async def test_fail_ends_a_recipient_with_one_dsn_and_drop_with_none_ADM_02(desk: Desk) -> None:
-    bob, carl, dora = await desk.rig.accept("bob@there.example", "carl@there.example", "dora@there.example")
-    await desk.fail(only(bob.id, carl.id), "not allowed here")
-    await desk.drop(only(dora.id))
-    found, _ = await desk.history(admin_pb2.Filter(), 0, "")
+async def test_fail_ends_a_recipient_with_one_dsn_and_drop_with_none_ADM_02(admin: Administrators) -> None:
+    bob, carl, dora = await admin.rig.accept("bob@there.example", "carl@there.example", "dora@there.example")
+    await admin.fail(only(bob.id, carl.id), "not allowed here")
+    await admin.drop(only(dora.id))
+    found, _ = await admin.history(admin_pb2.Filter(), 0, "")
     states = {r.address: (r.state, r.outcome) for r in found}
     assert states["bob@there.example"] == (types_pb2.RECIPIENT_STATE_FAILED, types_pb2.OUTCOME_FAILED)
     assert states["dora@there.example"] == (types_pb2.RECIPIENT_STATE_CANCELLED, types_pb2.OUTCOME_CANCELLED)
-    ((body,),) = await desk.rig.rows("SELECT body FROM message WHERE account = 'mail/postmaster'")
+    ((body,),) = await admin.rig.rows("SELECT body FROM message WHERE account = 'mail/postmaster'")
     assert b"not allowed here" in body
     assert b"bob@there.example" in body
     assert b"carl@there.example" in body
     assert b"dora" not in body.split(b"rfc822-headers")[0]
 
 
-async def test_changes_go_by_batches_over_all_that_a_filter_finds(desk: Desk) -> None:
-    ids = [p.id for _ in range(13) for p in await desk.rig.accept(*(f"r{i}@there.example" for i in range(90)))]
-    changes = await desk.hold(admin_pb2.Filter(all=True), "stop")
+async def test_changes_go_by_batches_over_all_that_a_filter_finds(admin: Administrators) -> None:
+    ids = [p.id for _ in range(13) for p in await admin.rig.accept(*(f"r{i}@there.example" for i in range(90)))]
+    changes = await admin.hold(admin_pb2.Filter(all=True), "stop")
     assert sorted(c.recipient_id for c in changes) == ids
-    dropped = await desk.drop(admin_pb2.Filter(on_hold=True))
+    dropped = await admin.drop(admin_pb2.Filter(on_hold=True))
     assert len(dropped) == len(ids) == 1170
-    assert await desk.rig.rows("SELECT count(*) FROM recipient") == [(0,)]
+    assert await admin.rig.rows("SELECT count(*) FROM recipient") == [(0,)]
 
 
-async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leaves_holds_H27(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    (null,) = await desk.rig.accept("carl@other.example", mail_from="", account=None)
-    rule, held = await desk.create_hold_rule(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
+async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leaves_holds_H27(
+    admin: Administrators,
+) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    (null,) = await admin.rig.accept("carl@other.example", mail_from="", account=None)
+    rule, held = await admin.create_hold_rule(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
     assert (held, rule.to_domain) == (1, "there.example")
-    assert (await desk.row(bob.id))["hold_reason"] == f"hold rule {rule.id}: look"
-    assert (await desk.row(null.id))["held"] is None
-    assert await desk.rig.rows("SELECT version FROM hold_version") == [(1,)]
-    assert [r.id for r in await desk.hold_rules()] == [rule.id]
-    await desk.delete_hold_rule(rule.id)
-    assert (await desk.row(bob.id))["held"] is not None
+    assert (await admin.row(bob.id))["hold_reason"] == f"hold rule {rule.id}: look"
+    assert (await admin.row(null.id))["held"] is None
+    assert await admin.rig.rows("SELECT version FROM hold_version") == [(1,)]
+    assert [r.id for r in await admin.hold_rules()] == [rule.id]
+    await admin.delete_hold_rule(rule.id)
+    assert (await admin.row(bob.id))["held"] is not None
     with pytest.raises(NotFound):
-        await desk.delete_hold_rule(rule.id)
+        await admin.delete_hold_rule(rule.id)
 
 
 async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
@@ -474,13 +481,13 @@ async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
     monkeypatch.setattr(admin_hold_rules, "run", counted)
     url = database_for("queue")
     async with make_rig(url) as rig, await psycopg.AsyncConnection.connect(url) as storing:
-        desk = Desk(rig)
+        admin = Administrators(rig)
         await rig.accept("bob@there.example")
         # As the statement does that stores a batch: it has looked at the rules, and its rows are not committed.
         await storing.execute("SELECT version FROM queue.hold_version")
         copy = "(jsonb_populate_record(r, '{\"id\": 1000000}')).*"
         await storing.execute(f"INSERT INTO queue.recipient SELECT {copy} FROM queue.recipient r")
-        making = asyncio.create_task(desk.create_hold_rule(admin_pb2.HoldRule(to_domain="there.example")))
+        making = asyncio.create_task(admin.create_hold_rule(admin_pb2.HoldRule(to_domain="there.example")))
         await eventually(lambda: len(looks) > 3)
         assert set(looks) == {1}
         await storing.commit()
@@ -488,66 +495,66 @@ async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
         assert held == 2
 
 
-async def test_a_message_is_shown_whole_with_every_attempt(desk: Desk) -> None:
-    bob, carl = await desk.rig.accept("bob@there.example", "carl@there.example", token=7)
-    busy = desk.rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450)
+async def test_a_message_is_shown_whole_with_every_attempt(admin: Administrators) -> None:
+    bob, carl = await admin.rig.accept("bob@there.example", "carl@there.example", token=7)
+    busy = admin.rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450)
     await store.defer(
-        desk.rig.connection, [store.Deferral(bob.id, bob.message_id, 7, 1, 450.0, busy.SerializeToString())]
+        admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 7, 1, 450.0, busy.SerializeToString())]
     )
-    gone = desk.rig.attempt(types_pb2.OUTCOME_FAILED, "gone", code=550)
+    gone = admin.rig.attempt(types_pb2.OUTCOME_FAILED, "gone", code=550)
     await store.finish(
-        desk.rig.connection,
+        admin.rig.connection,
         [Ending(carl.id, carl.message_id, 7, 1, store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString())],
     )
-    whole = await desk.message(bob.message_id)
+    whole = await admin.message(bob.message_id)
     assert whole.envelope.subject == "hello"
     shown = {t.recipient.address: [list(a.reply.lines) for a in t.attempts] for t in whole.recipients}
     assert shown == {"bob@there.example": [["busy"]], "carl@there.example": [["gone"]]}
     with pytest.raises(NotFound):
-        await desk.message(b"\0" * 16)
+        await admin.message(b"\0" * 16)
     with pytest.raises(BadRequest):
-        await desk.message(b"short")
+        await admin.message(b"short")
 
 
-async def test_history_goes_newest_first_by_pages_FIN_03(desk: Desk) -> None:
-    passengers = [p for i in range(5) for p in await desk.rig.accept(f"r{i}@there.example")]
-    for passenger in passengers:
+async def test_history_goes_newest_first_by_pages_FIN_03(admin: Administrators) -> None:
+    recipients = [p for i in range(5) for p in await admin.rig.accept(f"r{i}@there.example")]
+    for recipient in recipients:
         await store.finish(
-            desk.rig.connection,
-            [Ending(passenger.id, passenger.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
+            admin.rig.connection,
+            [Ending(recipient.id, recipient.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
         )
-    first, token = await desk.history(admin_pb2.Filter(to="there"), 3, "")
-    rest, end = await desk.history(admin_pb2.Filter(to="there"), 3, token)
+    first, token = await admin.history(admin_pb2.Filter(to="there"), 3, "")
+    rest, end = await admin.history(admin_pb2.Filter(to="there"), 3, token)
     assert [r.address for r in (*first, *rest)] == [f"r{i}@there.example" for i in reversed(range(5))]
     assert end == ""
-    assert await desk.history(admin_pb2.Filter(from_domain="here.example", to="r1@"), 0, "") != ([], "")
+    assert await admin.history(admin_pb2.Filter(from_domain="here.example", to="r1@"), 0, "") != ([], "")
     with pytest.raises(BadRequest):
-        await desk.history(admin_pb2.Filter(transport="mail/relay"), 0, "")
+        await admin.history(admin_pb2.Filter(transport="mail/relay"), 0, "")
 
 
-async def test_stats_count_what_is_there(desk: Desk) -> None:
-    await desk.rig.accept("bob@there.example", "carl@there.example")
-    await desk.rig.accept("dora@there.example", hold="x")
-    await desk.rig.accept("eve@there.example", token=5)
-    found = await desk.stats()
+async def test_stats_count_what_is_there(admin: Administrators) -> None:
+    await admin.rig.accept("bob@there.example", "carl@there.example")
+    await admin.rig.accept("dora@there.example", hold="x")
+    await admin.rig.accept("eve@there.example", token=5)
+    found = await admin.stats()
     assert (found.queued, found.due, found.leased, found.on_hold, found.messages) == (4, 2, 1, 1, 3)
     assert found.bytes > 0
     assert found.HasField("oldest")
 
 
-async def test_sites_show_what_is_due_in_flight_and_paused_SHD_03(desk: Desk) -> None:
-    await desk.rig.accept("a@there.example", "b@there.example")
-    await desk.rig.accept("c@relayed.example")
-    await desk.rig.accept("d@flying.example", token=3)
-    attempt = desk.rig.attempt(types_pb2.OUTCOME_DEFERRED, "no connection").SerializeToString()
-    await desk.rig.connection.execute(
-        "INSERT INTO site (name, failures, paused_until, last_error)"
+async def test_sites_show_what_is_due_in_flight_and_paused_SHD_03(admin: Administrators) -> None:
+    await admin.rig.accept("a@there.example", "b@there.example")
+    await admin.rig.accept("c@relayed.example")
+    await admin.rig.accept("d@flying.example", token=3)
+    attempt = admin.rig.attempt(types_pb2.OUTCOME_DEFERRED, "no connection").SerializeToString()
+    await admin.rig.connection.execute(
+        "INSERT INTO site (name, failures, backoff_until, last_error)"
         " VALUES ('domain:there.example', 2, now() + interval '1 hour', %s)",
         (attempt,),
     )
-    first, token = await desk.sites(2, "")
-    rest, end = await desk.sites(2, token)
-    shown = {s.name: (s.queued, s.in_flight, s.last_error, s.HasField("paused_until")) for s in (*first, *rest)}
+    first, token = await admin.sites(2, "")
+    rest, end = await admin.sites(2, token)
+    shown = {s.name: (s.queued, s.in_flight, s.last_error, s.HasField("backoff_until")) for s in (*first, *rest)}
     assert shown == {
         "domain:flying.example": (1, 1, "", False),
         "domain:there.example": (2, 0, "no connection", True),
@@ -563,11 +570,11 @@ def asked(**fields: Any) -> admin_pb2.ExplainRequest:
     return admin_pb2.ExplainRequest(**fields)
 
 
-async def test_explain_tells_where_a_queued_recipient_goes_and_why(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@relayed.example")
-    answer = await desk.explain(asked(recipient_id=bob.id))
+async def test_explain_tells_where_a_queued_recipient_goes_and_why(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@relayed.example")
+    answer = await admin.explain(asked(recipient_id=bob.id))
     assert (answer.attempt, answer.site, answer.shard) == (1, "transport:mail/relay", bob.shard)
-    assert answer.decision.kind == admin_pb2.Decision.KIND_TRANSPORT
+    assert answer.decision.kind == admin_pb2.RouteDecision.KIND_TRANSPORT
     assert (answer.decision.level, answer.decision.transport.name, answer.decision.route.name) == (
         "global",
         "relay",
@@ -576,17 +583,17 @@ async def test_explain_tells_where_a_queued_recipient_goes_and_why(desk: Desk) -
     assert answer.tried[-1].matched
     assert answer.planned[0].attempt == 1
     with pytest.raises(NotFound):
-        await desk.explain(asked(recipient_id=999_999))
+        await admin.explain(asked(recipient_id=999_999))
 
 
-async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_changes_LSE_05(desk: Desk) -> None:
+async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_changes_LSE_05(admin: Administrators) -> None:
     late = Rule(ObjectRef("MailRoute", "mail", "late"), 0, "0", (Match(minimum_attempts=3),), RELAY)
-    desk.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (late,)),)))
-    (bob,) = await desk.rig.accept("bob@there.example")
-    kinds = [(await desk.explain(asked(recipient_id=bob.id, attempt=n))).decision.kind for n in (1, 3, 4)]
-    direct, transport = admin_pb2.Decision.KIND_DIRECT, admin_pb2.Decision.KIND_TRANSPORT
+    admin.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (late,)),)))
+    (bob,) = await admin.rig.accept("bob@there.example")
+    kinds = [(await admin.explain(asked(recipient_id=bob.id, attempt=n))).decision.kind for n in (1, 3, 4)]
+    direct, transport = admin_pb2.RouteDecision.KIND_DIRECT, admin_pb2.RouteDecision.KIND_TRANSPORT
     assert kinds == [direct, direct, transport]
-    answer = await desk.explain(asked(recipient_id=bob.id))
+    answer = await admin.explain(asked(recipient_id=bob.id))
     first, second = answer.planned
     assert (first.attempt, first.last_attempt, first.decision.kind) == (1, 3, direct)
     assert (second.attempt, second.decision.kind) == (4, transport)
@@ -596,23 +603,23 @@ async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_change
     assert 5 * 86400 <= second.last_due.seconds - first.due.seconds < 5.5 * 86400
 
 
-async def test_explain_says_a_decision_that_holds_for_all_attempts_once(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@relayed.example")
-    (planned,) = (await desk.explain(asked(recipient_id=bob.id))).planned
+async def test_explain_says_a_decision_that_holds_for_all_attempts_once(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@relayed.example")
+    (planned,) = (await admin.explain(asked(recipient_id=bob.id))).planned
     assert (planned.attempt, planned.decision.transport.name) == (1, "relay")
     assert planned.last_attempt > 10
-    (late,) = (await desk.explain(asked(recipient_id=bob.id, attempt=planned.last_attempt + 50))).planned
+    (late,) = (await admin.explain(asked(recipient_id=bob.id, attempt=planned.last_attempt + 50))).planned
     assert (late.attempt, late.decision.transport.name) == (planned.last_attempt + 50, "relay")
 
 
-async def test_explain_answers_for_an_imagined_envelope(desk: Desk) -> None:
-    answer = await desk.explain(asked(**{"from": "alice@here.example", "to": "x@RELAYED.example", "account": "alice"}))
+async def test_explain_answers_for_an_imagined_envelope(admin: Administrators) -> None:
+    answer = await admin.explain(asked(**{"from": "alice@here.example", "to": "x@RELAYED.example", "account": "alice"}))
     assert answer.decision.transport.name == "relay"
-    own = await desk.explain(asked(to="alice+tag@here.example"))
-    assert own.decision.kind == admin_pb2.Decision.KIND_MAILBOX
-    nobody = await desk.explain(asked(to="nobody@here.example"))
-    assert nobody.decision.kind == admin_pb2.Decision.KIND_UNKNOWN_RECIPIENT
-    alias = await desk.explain(asked(to="team@here.example"))
+    own = await admin.explain(asked(to="alice+tag@here.example"))
+    assert own.decision.kind == admin_pb2.RouteDecision.KIND_MAILBOX
+    nobody = await admin.explain(asked(to="nobody@here.example"))
+    assert nobody.decision.kind == admin_pb2.RouteDecision.KIND_UNKNOWN_RECIPIENT
+    alias = await admin.explain(asked(to="team@here.example"))
     assert "stands for alice@here.example, carol@there.example" in alias.tried[0].reason
     for bad, why in (
         ({"to": "nonsense"}, "no address"),
@@ -620,38 +627,38 @@ async def test_explain_answers_for_an_imagined_envelope(desk: Desk) -> None:
         ({"to": "a@b.org", "account": "zed"}, "no account"),
     ):
         with pytest.raises(BadRequest, match=why):
-            await desk.explain(asked(**bad))
+            await admin.explain(asked(**bad))
 
 
-async def test_explain_says_that_a_site_rests(desk: Desk) -> None:
-    (bob,) = await desk.rig.accept("bob@there.example")
-    await desk.rig.connection.execute(
-        "INSERT INTO site (name, failures, paused_until) VALUES ('domain:there.example', 1, now() + interval '1 hour')"
+async def test_explain_says_that_a_site_rests(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    await admin.rig.connection.execute(
+        "INSERT INTO site (name, failures, backoff_until) VALUES ('domain:there.example', 1, now() + interval '1 hour')"
     )
-    assert (await desk.explain(asked(recipient_id=bob.id))).HasField("site_paused_until")
+    assert (await admin.explain(asked(recipient_id=bob.id))).HasField("site_backoff_until")
 
 
-async def test_explain_says_that_the_proxy_of_a_site_rests_as_a_whole(desk: Desk) -> None:
+async def test_explain_says_that_the_proxy_of_a_site_rests_as_a_whole(admin: Administrators) -> None:
     ref = ObjectRef("MailTransport", "mail", "tor")
     proxy = Transport(ref, TransportKind.SOCKS, proxy_host="127.0.0.1", proxy_port=1)
     rule = Rule(ObjectRef("MailRoute", "mail", "r"), 0, "0", (Match(to_domains=("there.example",)),), ref, False)
     base = revision()
-    desk.rig.configure(
+    admin.rig.configure(
         replace(base, transports=(*base.transports, proxy), global_routes=(RouteLevel(GATEWAY, (rule,)),))
     )
-    (bob,) = await desk.rig.accept("bob@there.example")
-    answer = await desk.explain(asked(recipient_id=bob.id))
-    assert (answer.site, answer.HasField("site_paused_until")) == ("proxy:mail/tor:there.example", False)
-    await desk.rig.connection.execute(
-        "INSERT INTO site (name, failures, paused_until) VALUES ('transport:mail/tor', 1, now() + interval '1 hour')"
+    (bob,) = await admin.rig.accept("bob@there.example")
+    answer = await admin.explain(asked(recipient_id=bob.id))
+    assert (answer.site, answer.HasField("site_backoff_until")) == ("proxy:mail/tor:there.example", False)
+    await admin.rig.connection.execute(
+        "INSERT INTO site (name, failures, backoff_until) VALUES ('transport:mail/tor', 1, now() + interval '1 hour')"
     )
-    assert (await desk.explain(asked(recipient_id=bob.id))).HasField("site_paused_until")
+    assert (await admin.explain(asked(recipient_id=bob.id))).HasField("site_backoff_until")
 
 
-async def test_explain_of_a_missing_transport_says_deferred(desk: Desk) -> None:
+async def test_explain_of_a_missing_transport_says_deferred(admin: Administrators) -> None:
     rule = Rule(ObjectRef("MailRoute", "mail", "r"), 0, "0", (), replace(RELAY, name="gone"), missing=True)
-    desk.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (rule,)),)))
-    answer = await desk.explain(asked(to="x@y.example"))
-    assert answer.decision.kind == admin_pb2.Decision.KIND_DEFERRED
+    admin.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (rule,)),)))
+    answer = await admin.explain(asked(to="x@y.example"))
+    assert answer.decision.kind == admin_pb2.RouteDecision.KIND_DEFERRED
     assert answer.decision.transport.name == "gone"
     assert answer.site == "missing:mail/gone"

@@ -152,7 +152,7 @@ async def test_an_expired_bounce_that_cannot_be_ended_stalls_no_other_site_SHD_0
         notify = notifications.notify
 
         async def refuse(connection: Connection, notices: Sequence[Notice]) -> None:
-            if any(notice.passenger.address.startswith("bad") for notice in notices):
+            if any(notice.recipient.address.startswith("bad") for notice in notices):
                 raise ValueError("this copy cannot be made")
             await notify(connection, notices)
 
@@ -199,7 +199,7 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
         ingress = await q.ingress()
         for n in range(30):
             await ingress.accept(f"user{n}@away.example")
-        monkeypatch.setattr(q.queue.owner.undialled, "allowance", HoldAllowance(5))
+        monkeypatch.setattr(q.queue.owner.backoff, "allowance", HoldAllowance(5))
         outbound = await q.outbound()
         outbound.answer = result_of
 
@@ -291,8 +291,8 @@ async def test_no_step_that_fails_ends_the_process_SHD_01(
 
         with monkeypatch.context() as patched:
             patched.setattr(found, method, fails)
-            q.queue.agenda.revise([])
-            q.queue.desk._renew.set()
+            q.queue.worklist.revise([])
+            q.queue.leases._renew.set()
             await eventually(lambda: count() > before)
         assert q.queue.failed() is None
         await q.until("SELECT count(*) = 256 FROM shard WHERE owner IS NOT NULL")

@@ -180,8 +180,8 @@ async def test_two_transactions_at_once_make_one_dsn_FIN_01(rig: Rig, database_f
 
 
 async def test_recipients_of_one_transaction_share_a_dsn_DSN_21(rig: Rig) -> None:
-    passengers = await rig.accept("a@there.example", "b@there.example", "c@other.example")
-    await rig.fail(*passengers)
+    recipients = await rig.accept("a@there.example", "b@there.example", "c@other.example")
+    await rig.fail(*recipients)
     _, dsn, _ = await only(rig)
     assert [r.recipient for r in dsn.recipients] == ["a@there.example", "b@there.example", "c@other.example"]
 
@@ -260,7 +260,7 @@ async def test_ret_full_returns_all_of_a_large_message_up_to_the_limit_DSN_19(ri
 async def test_an_expanded_alias_is_told_by_its_own_address_DSN_23(rig: Rig) -> None:
     (one,) = await rig.accept(
         "member@there.example",
-        rcpt_fields={"given_address": "team@here.example", "expanded": True},
+        rcpt_fields={"rcpt_to": "team@here.example", "expanded": True},
         notify=("SUCCESS",),
     )
     judgement = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)

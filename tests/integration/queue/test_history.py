@@ -30,7 +30,7 @@ async def another_history(q: RunningQueue, before: int) -> int:
 async def test_a_database_that_went_back_is_noticed_by_the_next_heartbeat_HIS_01(database: str, how: str) -> None:
     async with running_queue(database) as q:
         await (await q.ingress()).accept("bob@away.example")
-        q.queue.intake.ids.forget()
+        q.queue.group_commit.ids.forget()
         await (await q.ingress()).accept("bob@away.example")  # a second block: the first is the least there is
         before = q.queue.history.number
         assert await q.one("SELECT number FROM data_history") == before
@@ -110,7 +110,7 @@ async def test_a_new_history_closes_every_delivery_and_frees_its_place_in_all_li
             await ingress.accept(f"user{number}@d.example")
         await eventually(outbound.has(4))
         dispatcher = q.queue.dispatcher
-        assert dispatcher.pending_flights == 6
+        assert dispatcher.pending_deliveries == 6
         old = {d.token for d in outbound.deliveries}
         before = q.queue.history.number
         await q.sql(ANOTHER_SERVER)
@@ -128,9 +128,13 @@ async def test_a_new_history_closes_every_delivery_and_frees_its_place_in_all_li
         await eventually(outbound.has(10))
         outbound.finish(*outbound.deliveries[8:])
         await eventually(lambda: len(outbound.committed) == 10)
-        await eventually(lambda: not dispatcher.flights)
+        await eventually(lambda: not dispatcher.deliveries)
         assert (
-            transport.in_flight == site.window.in_flight == dispatcher.pending_bytes == dispatcher.pending_flights == 0
+            transport.in_flight
+            == site.window.in_flight
+            == dispatcher.pending_bytes
+            == dispatcher.pending_deliveries
+            == 0
         )
         assert await q.one("SELECT count(*) FROM history") == 6
 
@@ -165,7 +169,7 @@ async def test_outbound_that_works_on_what_was_never_given_is_proof_that_the_dat
     async with running_queue(database) as q:
         before = q.queue.history.number
         token = pack_token(before, 40_000_000)
-        outbound = await q.outbound(working=[(token, [40_000_000])])
+        outbound = await q.outbound(in_progress=[(token, [40_000_000])])
         await another_history(q, before)
         await eventually(lambda: token in outbound.cancelled)
         counters = await q.sql("SELECT (SELECT last_value FROM recipient_block), (SELECT last_value FROM token_block)")
@@ -193,8 +197,8 @@ async def test_what_outbound_works_on_rightly_is_adopted_as_ever_LSE_02(database
         await eventually(outbound.has(1))
         (delivery,) = outbound.deliveries
     async with running_queue(database) as q:
-        again = await q.outbound(working=[(delivery.token, [delivery.recipients[0].id])])
-        assert delivery.token in q.queue.dispatcher.flights
+        again = await q.outbound(in_progress=[(delivery.token, [delivery.recipients[0].id])])
+        assert delivery.token in q.queue.dispatcher.deliveries
         assert not again.cancelled
         again.finish(delivery)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -206,13 +210,13 @@ async def test_a_delivery_whose_token_another_has_is_given_back_and_overwrites_n
         outbound = await q.outbound(credit=1)
         await ingress.accept("bob@away.example")
         await eventually(outbound.has(1))
-        ids = q.queue.intake.ids
+        ids = q.queue.group_commit.ids
         counter = unpack_token(outbound.deliveries[0].token).counter
         ids._token = itertools.chain([counter], ids._token)
         ids._left_tokens += 1
         await ingress.accept("carol@away.example")
-        first = q.queue.dispatcher.flights[outbound.deliveries[0].token]
-        assert first.passengers[0].address == "bob@away.example"
+        first = q.queue.dispatcher.deliveries[outbound.deliveries[0].token]
+        assert first.recipients[0].address == "bob@away.example"
         await q.until(
             "SELECT token IS DISTINCT FROM %s FROM recipient WHERE address = 'carol@away.example'", first.token
         )
@@ -231,7 +235,7 @@ async def test_it_is_told_how_much_of_what_memory_knew_is_gone_HIS_04(
         await eventually(outbound.has(3))
         await q.sql("DELETE FROM recipient WHERE address = 'user1@d1.example'")
         await q.sql(ANOTHER_SERVER)
-        await eventually(lambda: not q.queue.desk._known and q.queue.desk._history.number)
+        await eventually(lambda: not q.queue.leases._known and q.queue.leases._history.number)
         said: list[str] = []
 
         def told() -> bool:

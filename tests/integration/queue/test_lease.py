@@ -38,7 +38,7 @@ DEFERRED = types_pb2.OUTCOME_DEFERRED
 FAILED = types_pb2.OUTCOME_FAILED
 DELIVERED = types_pb2.OUTCOME_DELIVERED
 RELAYED = types_pb2.OUTCOME_RELAYED
-NOT_DIALLED = types_pb2.OUTCOME_NOT_DIALLED
+NOT_ATTEMPTED = types_pb2.OUTCOME_NOT_ATTEMPTED
 CANCELLED = types_pb2.OUTCOME_CANCELLED
 LONG_AGO = "UPDATE recipient SET lease_until = now() - interval '1 second' WHERE token IS NOT NULL"
 DUE = "UPDATE recipient SET due = now() WHERE token IS NULL"
@@ -118,7 +118,7 @@ async def test_a_clean_stop_gives_back_all_that_was_not_handed_on_LSE_04(databas
         ingress = await q.ingress()
         results = await asyncio.gather(*ingress.commit(*(commit_of(f"user@d{n}.example") for n in range(count))))
         assert all(result.accepted for result in results)
-        assert q.queue.dispatcher.pending_flights == count
+        assert q.queue.dispatcher.pending_deliveries == count
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM recipient WHERE token IS NULL AND attempts = 0") == count
 
@@ -153,7 +153,7 @@ async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_
     async with running_queue(database, lease_seconds=61.0) as q:
         outbound = await q.outbound(credit=0)
         await (await q.ingress()).accept("bob@away.example")
-        assert q.queue.dispatcher.pending_flights == 1
+        assert q.queue.dispatcher.pending_deliveries == 1
         await q.until("SELECT token IS NULL AND attempts = 0 FROM recipient")
         outbound.send(credit=5)
         await eventually(lambda: outbound.deliveries)
@@ -188,7 +188,7 @@ async def test_after_a_reconnect_the_tokens_that_outbound_lists_are_adopted_LSE_
         delivery = await one_delivery(q, outbound)
         await outbound.close()
         ids = [r.id for r in delivery.recipients]
-        again = await q.outbound(working=[(delivery.token, ids)])
+        again = await q.outbound(in_progress=[(delivery.token, ids)])
         again.finish(delivery)
         await eventually(lambda: delivery.token in again.committed)
         assert await q.sql("SELECT outcome, attempts FROM history") == [(RELAYED, 1)]
@@ -201,10 +201,10 @@ async def test_a_new_owner_adopts_leases_of_the_one_before_if_they_are_valid_LSE
         lost = await one_delivery(q, outbound, "eve@other.example")
     async with running_queue(database) as q:
         await q.sql("UPDATE recipient SET token = 7 WHERE address = 'eve@other.example'")
-        working = [(d.token, [r.id for r in d.recipients]) for d in (valid, lost)]
-        again = await q.outbound(working=working)
+        in_progress = [(d.token, [r.id for r in d.recipients]) for d in (valid, lost)]
+        again = await q.outbound(in_progress=in_progress)
         await eventually(lambda: again.cancelled == {lost.token})
-        assert set(q.queue.dispatcher.flights) == {valid.token}
+        assert set(q.queue.dispatcher.deliveries) == {valid.token}
         again.send(alive=[valid.token])
         again.finish(valid)
         await eventually(lambda: valid.token in again.committed)
@@ -224,13 +224,13 @@ async def test_a_process_whose_leases_cannot_be_looked_up_comes_again_and_goes_o
         return await real(connection, ids)
 
     monkeypatch.setattr(store, "live", live)
-    working = [(delivery.token, [r.id for r in delivery.recipients])]
+    in_progress = [(delivery.token, [r.id for r in delivery.recipients])]
     async with running_queue(database) as q:
-        refused = await q.outbound(working=working)
+        refused = await q.outbound(in_progress=in_progress)
         assert refused.ended
         assert delivery.token not in refused.cancelled
         away.clear()
-        again = await q.outbound(working=working)
+        again = await q.outbound(in_progress=in_progress)
         assert not again.ended
         again.finish(delivery)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -238,15 +238,15 @@ async def test_a_process_whose_leases_cannot_be_looked_up_comes_again_and_goes_o
 
 async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02(database: str) -> None:
     async with running_queue(database) as q:
-        delivery = await one_delivery(q, await q.outbound())
+        handed = await one_delivery(q, await q.outbound())
     async with running_queue(database) as q:
         hello = lease_pb2.Hello(node_id="outbound-1")
-        hello.working.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
+        hello.in_progress.add(token=handed.token, recipient_ids=[r.id for r in handed.recipients])
         cut, again = OutboundStream("outbound-1"), OutboundStream("outbound-1")  # the first is not known to be gone yet
-        await asyncio.gather(q.queue.desk.hello(cut, hello), q.queue.desk.hello(again, hello))
-        flight = q.queue.dispatcher.flights[delivery.token]
-        assert flight.stream is again
-        assert flight.site.window.in_flight == 1
+        await asyncio.gather(q.queue.leases.hello(cut, hello), q.queue.leases.hello(again, hello))
+        delivery = q.queue.dispatcher.deliveries[handed.token]
+        assert delivery.stream is again
+        assert delivery.site.window.in_flight == 1
 
 
 async def test_what_a_returning_process_lists_last_is_adopted_however_much_it_lists_LSE_02(database: str) -> None:
@@ -256,11 +256,11 @@ async def test_what_a_returning_process_lists_last_is_adopted_however_much_it_li
     async with running_queue(database) as q:
         hello = lease_pb2.Hello(node_id="outbound-1")
         for number in range(100_000):
-            hello.working.add(token=(1 << 60) + number)
-        hello.working.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
+            hello.in_progress.add(token=(1 << 60) + number)
+        hello.in_progress.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
         stream = OutboundStream("outbound-1")
-        await q.queue.desk.hello(stream, hello)
-        assert q.queue.dispatcher.flights[delivery.token].stream is stream
+        await q.queue.leases.hello(stream, hello)
+        assert q.queue.dispatcher.deliveries[delivery.token].stream is stream
 
 
 async def test_what_a_returning_process_does_not_list_is_due_again_soon_LSE_02(database: str) -> None:
@@ -439,7 +439,7 @@ async def test_an_attempt_that_was_not_dialled_is_undone_LSE_04_LSE_07(database:
     async with running_queue(database) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
-        outbound.finish(delivery, outcome=NOT_DIALLED)
+        outbound.finish(delivery, outcome=NOT_ATTEMPTED)
         await eventually(lambda: delivery.token in outbound.committed)
         assert await q.sql("SELECT attempts, interrupted, token FROM recipient") == [(0, 0, None)]
         assert await q.one("SELECT count(*) FROM attempt") == 0
@@ -648,7 +648,9 @@ async def test_a_result_that_postgres_did_not_take_at_first_is_judged_as_before_
             await notify(connection, notices)
 
         monkeypatch.setattr(notifications, "notify", cut_off_once)
-        q.queue.dispatcher.flights[outbound.deliveries[0].token].passengers[0].accepted -= 6 * 86_400  # expired by now
+        q.queue.dispatcher.deliveries[outbound.deliveries[0].token].recipients[0].accepted -= (
+            6 * 86_400
+        )  # expired by now
         outbound.finish(outbound.deliveries[0], outcome=DEFERRED)
         await q.until("SELECT count(*) = 1 FROM message WHERE mail_from = ''")
         content = bytes(await q.one("SELECT body FROM message WHERE mail_from = ''"))
@@ -733,7 +735,7 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         aborted = await one_delivery(q, outbound, "bob@away.example")
         sent = await one_delivery(q, outbound, "eve@other.example")
         await q.sql("UPDATE recipient SET request = 1, request_reason = 'enough', version = version + 1")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await eventually(lambda: {aborted.token, sent.token} <= outbound.cancelled)
         outbound.finish(aborted, outcome=CANCELLED)
         outbound.finish(sent, outcome=RELAYED)
@@ -762,7 +764,7 @@ async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(da
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
         await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
 
@@ -771,11 +773,11 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         async with running_queue(database) as other:
-            agendas = [q.queue.agenda, other.queue.agenda]
-            await eventually(lambda: [len(agenda.ownership.epochs) for agenda in agendas] == [128, 128])
-            moved = min(other.queue.agenda.ownership.epochs)
+            agendas = [q.queue.worklist, other.queue.worklist]
+            await eventually(lambda: [len(worklist.ownership.epochs) for worklist in agendas] == [128, 128])
+            moved = min(other.queue.worklist.ownership.epochs)
             await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1, shard = %s", moved)
-            q.queue.agenda.administered(range(256))
+            q.queue.worklist.administered(range(256))
             await eventually(lambda: delivery.token in outbound.cancelled)
             outbound.finish(delivery, outcome=CANCELLED)
             await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
@@ -787,7 +789,7 @@ async def test_a_drop_makes_no_dsn_ADM_02(database: str, outcome: types_pb2.Outc
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         await q.sql("UPDATE recipient SET request = 2, version = version + 1")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=outcome)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -824,7 +826,7 @@ async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database:
             await q.sql("UPDATE recipient SET held = now() WHERE id = %s", numbers[1])
             await q.sql("UPDATE recipient SET due = now() + interval '1 hour' WHERE id = %s", numbers[2])
             wanted = [(row, 9000 + n, row.site) for n, row in enumerate(rows)]
-            leased, _ = await store.lease(connection, q.queue.agenda.ownership, 120.0, wanted)
+            leased, _ = await store.lease(connection, q.queue.worklist.ownership, 120.0, wanted)
             assert leased == {numbers[3]}
 
 
@@ -853,9 +855,7 @@ async def test_delivered_mail_to_a_recipient_that_asked_makes_a_dsn(database: st
     async with running_queue(database) as q:
         outbound = await q.outbound()
         outbound.answer = result_of
-        rcpt = types_pb2.EnvelopeRecipient(
-            address="bob@away.example", given_address="bob@away.example", notify=["SUCCESS"]
-        )
+        rcpt = types_pb2.EnvelopeRecipient(address="bob@away.example", rcpt_to="bob@away.example", notify=["SUCCESS"])
         ingress = await q.ingress()
         (future,) = ingress.commit(commit_of(rcpt, submitted=True, mail_from="alice@home.example"))
         assert (await future).accepted
@@ -870,7 +870,7 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         await q.until("SELECT count(*) = 1 FROM attempt")
         # An administrator ends it between two attempts.
         await q.sql("UPDATE recipient SET request = 2")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await q.until("SELECT count(*) = 1 FROM history")
         # A late `delivered` ends another that waits after its first lease ran out.
         second = await one_delivery(q, outbound, "late@away.example")
@@ -933,7 +933,7 @@ async def test_a_lease_of_a_recipient_that_cannot_be_read_keeps_no_outbound_proc
         await outbound.close()
     async with running_queue(database) as q:
         await q.sql(r"UPDATE recipient SET rcpt = '\xff'")
-        outbound = await q.outbound("o", working=[(delivery.token, [r.id for r in delivery.recipients])])
+        outbound = await q.outbound("o", in_progress=[(delivery.token, [r.id for r in delivery.recipients])])
         outbound.finish(delivery, outcome=DELIVERED)
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", DELIVERED)
 
@@ -948,7 +948,7 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
             r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
         )
         await q.sql("UPDATE recipient SET held = now(), request = 1 WHERE address LIKE 'eve%%'")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
 
@@ -960,7 +960,7 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
         assert len(delivery.recipients) == 2
         await q.sql("UPDATE recipient SET request = 2, version = version + 1 WHERE address LIKE 'bob%%'")
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=CANCELLED)
         await eventually(outbound.has(2))

@@ -24,8 +24,8 @@ async def rig(database_for: Callable[..., str]) -> AsyncIterator[Rig]:
         yield made
 
 
-def arriving(rig: Rig, passenger: AttemptRecipient) -> Arrival:
-    return Arrival(passenger, None, rig.attempt(types_pb2.OUTCOME_DELIVERED))
+def pending(rig: Rig, recipient: AttemptRecipient) -> Arrival:
+    return Arrival(recipient, None, rig.attempt(types_pb2.OUTCOME_DELIVERED))
 
 
 async def deliver(rig: Rig, *arrivals: Arrival) -> None:
@@ -33,12 +33,12 @@ async def deliver(rig: Rig, *arrivals: Arrival) -> None:
     async with rig.connection.transaction():
         endings = [
             Ending(
-                a.passenger.id, a.passenger.message_id, 0, a.passenger.version, store.DELIVERED, a.attempt.outcome, b""
+                a.recipient.id, a.recipient.message_id, 0, a.recipient.version, store.DELIVERED, a.attempt.outcome, b""
             )
             for a in arrivals
         ]
         done = await store.finish(rig.connection, endings)
-        await rig.mailboxes.deliver(rig.connection, [a for a in arrivals if a.passenger.id in done])
+        await rig.mailboxes.deliver(rig.connection, [a for a in arrivals if a.recipient.id in done])
 
 
 async def inbox(rig: Rig, account: str = "mail/alice", path: str = "") -> list[mailbox.Listed]:
@@ -51,7 +51,7 @@ async def whole(rig: Rig, found: mailbox.Listed) -> bytes:
 
 async def test_local_mail_lands_in_the_inbox_with_one_return_path_SIN_24(rig: Rig) -> None:
     (alice,) = await rig.accept("alice@here.example", mail_from="bob@there.example", account=None)
-    await deliver(rig, arriving(rig, alice))
+    await deliver(rig, pending(rig, alice))
     (found,) = await inbox(rig)
     assert (found.path, found.subject, found.header_from) == ("Inbox", "hello", "Alice <alice@here.example>")
     assert (found.header_message_id, found.recipient, found.reverse_path) == (
@@ -67,15 +67,15 @@ async def test_local_mail_lands_in_the_inbox_with_one_return_path_SIN_24(rig: Ri
 async def test_a_recipient_is_delivered_once_however_often_it_is_tried_FIN_01(rig: Rig) -> None:
     (alice,) = await rig.accept("alice@here.example")
     for _ in range(3):
-        await deliver(rig, arriving(rig, alice))
+        await deliver(rig, pending(rig, alice))
         async with rig.connection.transaction():
-            await rig.mailboxes.deliver(rig.connection, [arriving(rig, alice)])
+            await rig.mailboxes.deliver(rig.connection, [pending(rig, alice)])
     assert len(await inbox(rig)) == 1
 
 
 async def test_two_recipients_of_a_message_share_its_content(rig: Rig) -> None:
-    passengers = await rig.accept("alice@here.example", "admin@here.example")
-    await deliver(rig, *(arriving(rig, p) for p in passengers))
+    recipients = await rig.accept("alice@here.example", "admin@here.example")
+    await deliver(rig, *(pending(rig, p) for p in recipients))
     (first,), (second,) = await inbox(rig), await inbox(rig, "mail/postmaster")
     assert first.message_id == second.message_id
     assert await rig.rows("SELECT count(*) FROM message") == [(1,)]
@@ -84,7 +84,7 @@ async def test_two_recipients_of_a_message_share_its_content(rig: Rig) -> None:
 async def test_a_large_message_is_read_whole(rig: Rig) -> None:
     large = BODY + (b"x" * 70 + b"\r\n") * 10_000
     (alice,) = await rig.accept("alice@here.example", body=large)
-    await deliver(rig, arriving(rig, alice))
+    await deliver(rig, pending(rig, alice))
     assert (await whole(rig, (await inbox(rig))[0])).endswith(large)
 
 
@@ -100,7 +100,7 @@ async def test_mail_of_a_deleted_account_waits_unless_another_has_the_address_FI
     heir = replace(base.accounts[1], addresses=("admin@here.example", "alice@here.example"))
     rig.configure(revision(accounts=(heir,)))
     assert rig.mailboxes.refusal(alice) is None
-    await deliver(rig, arriving(rig, alice))
+    await deliver(rig, pending(rig, alice))
     assert len(await inbox(rig, "mail/postmaster")) == 1
 
 
@@ -126,8 +126,8 @@ async def test_captured_mail_lands_with_whoever_sent_it_and_says_where_it_would_
 
 
 async def test_flags_are_set_and_mail_is_deleted_with_its_content_swept_later_FIN_02(rig: Rig) -> None:
-    passengers = [p for _ in range(3) for p in await rig.accept("alice@here.example")]
-    await deliver(rig, *(arriving(rig, p) for p in passengers))
+    recipients = [p for _ in range(3) for p in await rig.accept("alice@here.example")]
+    await deliver(rig, *(pending(rig, p) for p in recipients))
     found = await inbox(rig)
     assert await mailbox.set_flags(rig.connection, [found[0].id], [SEEN, "todo"], []) == 1
     assert (await inbox(rig))[0].flags == [SEEN, "todo"]
@@ -141,9 +141,9 @@ async def test_flags_are_set_and_mail_is_deleted_with_its_content_swept_later_FI
 
 
 async def test_messages_are_listed_newest_first_from_where_a_page_ended(rig: Rig) -> None:
-    passengers = [p for _ in range(5) for p in await rig.accept("alice@here.example")]
-    for passenger in passengers:
-        await deliver(rig, arriving(rig, passenger))
+    recipients = [p for _ in range(5) for p in await rig.accept("alice@here.example")]
+    for recipient in recipients:
+        await deliver(rig, pending(rig, recipient))
     first = await mailbox.listed(rig.connection, "mail/alice", "Inbox", 2**62, 3)
     rest = await mailbox.listed(rig.connection, "mail/alice", "Inbox", first[-1].id, 3)
     ids = [m.id for m in (*first, *rest)]

@@ -56,7 +56,7 @@ async def test_one_process_owns_all_256_shards_each_under_an_epoch_SHD_01(databa
 
 async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_mail_back_SHD_01(database: str) -> None:
     async with running_queue(database, heartbeat_seconds=0.05) as q:
-        beat, release, running = q.queue.shards.beat, q.queue.desk.release_all, q.queue._running
+        beat, release, running = q.queue.shards.beat, q.queue.leases.release_all, q.queue._running
         beats = 0
         assert running is not None
 
@@ -70,7 +70,7 @@ async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_m
             await eventually(lambda: running.done() or beats > before)
             await release()
 
-        q.queue.shards.beat, q.queue.desk.release_all = counted, slowly  # type: ignore[method-assign]
+        q.queue.shards.beat, q.queue.leases.release_all = counted, slowly  # type: ignore[method-assign]
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
         assert await q.one("SELECT count(*) FROM node") == 0
@@ -102,19 +102,19 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
 ) -> None:
     look = site_store.due_sites
     async with running_queue(database) as q:
-        agenda = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
-        agenda.cursors = {7: 0.0, 8: 0.0}
+        worklist = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        worklist.cursors = {7: 0.0, 8: 0.0}
 
         async def hinted(
             connection: store.Connection, cursors: Mapping[int, tuple[float, str]], count: int
         ) -> list[tuple[int, str, float]]:
             rows = await look(connection, cursors, count)
-            agenda.woken([7])  # of what was stored after the rows were read
+            worklist.woken([7])  # of what was stored after the rows were read
             return rows
 
         monkeypatch.setattr(site_store, "due_sites", hinted)
-        await due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda).look()
-        assert agenda.cursors == {7: 0.0, 8: 1.0}
+        await due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, worklist).look()
+        assert worklist.cursors == {7: 0.0, 8: 1.0}
 
 
 async def test_of_sites_that_fell_due_in_one_moment_none_waits_behind_the_others_SHD_03(database: str) -> None:
@@ -123,18 +123,18 @@ async def test_of_sites_that_fell_due_in_one_moment_none_waits_behind_the_others
             "INSERT INTO site_due (shard, site, next_due)"
             " SELECT 5, 'domain:d' || n || '.example', now() - interval '1 hour' FROM generate_series(1, 250) n"
         )
-        agenda = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
-        agenda.cursors = {5: 0.0}
-        found = due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, agenda)
+        worklist = Worklist(q.queue.dispatcher, q.queue.peers, q.queue.router, run_id="another")
+        worklist.cursors = {5: 0.0}
+        found = due_sites.DueSites(q.queue.database.lane("another"), q.queue.dispatcher, worklist)
         for _ in range(3):  # nothing of what a look finds is dealt with before the next
             await found.look()
-        assert len(agenda.turn) == 250
+        assert len(worklist.turn) == 250
 
 
 async def test_sites_that_began_to_rest_in_one_moment_are_all_learned_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
         await q.sql(
-            "INSERT INTO site (name, failures, paused_until, changed)"
+            "INSERT INTO site (name, failures, backoff_until, changed)"
             " SELECT 'domain:d' || n || '.example', 1, now() + interval '1 hour', now() FROM generate_series(1, 1300) n"
         )
         await eventually(lambda: len(q.queue.dispatcher.sites) == 1300)
@@ -150,14 +150,14 @@ async def test_owners_share_the_shards_and_take_over_those_of_one_that_leaves_or
         assert two.queue._running is not None
         two.queue._running.cancel()  # as a process that is gone without a word
         await one.until("SELECT count(DISTINCT owner) = 1 AND min(epoch) >= 1 FROM shard")
-        await eventually(lambda: len(one.queue.agenda.ownership.epochs) == 256)
+        await eventually(lambda: len(one.queue.worklist.ownership.epochs) == 256)
 
 
 async def test_a_restarted_process_of_the_same_name_takes_its_shards_back_at_once_SHD_01(database: str) -> None:
     # Overlapping as they do when the first hangs and is replaced.
     async with running_queue(database, node="queue-a", dead_seconds=600.0, heartbeat_seconds=600.0) as old:  # noqa: SIM117
         async with running_queue(database, node="queue-a", dead_seconds=600.0) as new:
-            assert len(new.queue.agenda.ownership.epochs) == 256
+            assert len(new.queue.worklist.ownership.epochs) == 256
             assert await new.one("SELECT min(epoch) FROM shard") == 2
             # The one before writes under an epoch that is over: its mail is stored due for the new owner.
             outbound = await old.outbound()
@@ -173,7 +173,7 @@ async def test_a_stale_epoch_leases_schedules_and_moves_nothing_SHD_01(database:
         async with q.queue.database.lane("test").use() as connection:
             rows = await store.live(connection, [number])
             stale = store.Ownership(q.queue.run_id, dict.fromkeys(range(256), 77))
-            other = store.Ownership("somebody", q.queue.agenda.ownership.epochs)
+            other = store.Ownership("somebody", q.queue.worklist.ownership.epochs)
             for ownership in (stale, other):
                 assert (await store.lease(connection, ownership, 120.0, [(rows[0], 1, "x")]))[0] == set()
                 deferral = store.Deferral(number, rows[0].message_id, 0, 1, 60.0, b"x", shard=rows[0].shard)
@@ -191,7 +191,7 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
     ):
         await one.until("SELECT count(*) = 2 FROM (SELECT owner FROM shard GROUP BY owner HAVING count(*) = 128) x")
         await eventually(
-            lambda: len(one.queue.agenda.ownership.epochs) == 128 == len(two.queue.agenda.ownership.epochs)
+            lambda: len(one.queue.worklist.ownership.epochs) == 128 == len(two.queue.worklist.ownership.epochs)
         )
         await eventually(lambda: one.queue.peers._owners and two.queue.peers._owners)
         first, second = await one.outbound("o"), await two.outbound("o")
@@ -201,7 +201,7 @@ async def test_any_replica_accepts_and_wakes_the_owner_SHD_02(database: str) -> 
         await eventually(lambda: len(first.deliveries) + len(second.deliveries) == 20)
         assert time.monotonic() - began < 60, "woken, not found by the next look"
         for outbound, queue in ((first, one.queue), (second, two.queue)):
-            assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.agenda.ownership.epochs)
+            assert {shard(d.domain) for d in outbound.deliveries} <= set(queue.worklist.ownership.epochs)
         assert first.deliveries
         assert second.deliveries
         assert one.queue.peers._channels
@@ -366,10 +366,10 @@ async def test_a_dead_site_rests_and_its_due_recipients_are_counted_without_a_di
         dialled = len(outbound.deliveries)
         assert dialled < 30, "after a cohort of failures nobody is dialled"
         attempts = [types_pb2.Attempt.FromString(d) for (d,) in await q.sql("SELECT data FROM attempt")]
-        undialled = [a for a in attempts if not a.dialled]
-        assert len(undialled) == 40 - dialled
-        assert all(list(a.reply.lines) == ["connection refused"] for a in undialled)
-        ((failures, paused),) = await q.sql("SELECT failures, paused_until > now() + interval '40 s' FROM site")
+        backoff = [a for a in attempts if not a.dialled]
+        assert len(backoff) == 40 - dialled
+        assert all(list(a.reply.lines) == ["connection refused"] for a in backoff)
+        ((failures, paused),) = await q.sql("SELECT failures, backoff_until > now() + interval '40 s' FROM site")
         assert (failures, paused) == (1, True)
         await (await q.ingress()).accept("user@well.example")
         await eventually(lambda: outbound.deliveries[-1].domain == "well.example")
@@ -404,13 +404,13 @@ async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(datab
         outbound.answer = result_of
         outbound.finish(outbound.deliveries[-1])
         await q.until("SELECT count(*) = 10 FROM history")
-        await q.until("SELECT failures = 0 AND paused_until IS NULL FROM site")
+        await q.until("SELECT failures = 0 AND backoff_until IS NULL FROM site")
 
 
 async def test_a_rest_survives_a_restart_of_the_owner_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
         await refused(q, 10, "dead.example")
-        await q.until("SELECT paused_until > now() FROM site")
+        await q.until("SELECT backoff_until > now() FROM site")
     async with running_queue(database) as q:
         outbound = await q.outbound()
         await (await q.ingress()).accept("late@dead.example")
@@ -458,7 +458,7 @@ async def test_a_dead_site_with_a_long_backlog_fills_no_window_SHD_03(database: 
             count,
         )
         await q.sql(
-            "INSERT INTO site (name, failures, paused_until)"
+            "INSERT INTO site (name, failures, backoff_until)"
             " VALUES ('domain:dead.example', 3, now() + interval '1 hour')"
         )
         await q.sql(
@@ -475,7 +475,7 @@ async def test_a_dead_site_with_a_long_backlog_fills_no_window_SHD_03(database: 
         assert time.monotonic() - began < 15
         assert {d.domain for d in outbound.deliveries} == {"well.example"}
         await q.until("SELECT count(*) > 1000 FROM recipient WHERE attempts = 1", within=60)
-        assert q.queue.dispatcher.pending_flights == 0
+        assert q.queue.dispatcher.pending_deliveries == 0
 
 
 async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str) -> None:
@@ -494,8 +494,8 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
             for number in range(5):
                 await store.fetch_due(connection, [(number, f"domain:d{number}", 200)])
                 await store.live(connection, [1, 2, 3])
-                await store.expire(connection, q.queue.agenda.ownership, list(range(256)), 0.0, 500)
-                await site_store.settle(connection, q.queue.agenda.ownership, [(number, "domain:d1", True)])
+                await store.expire(connection, q.queue.worklist.ownership, list(range(256)), 0.0, 500)
+                await site_store.settle(connection, q.queue.worklist.ownership, [(number, "domain:d1", True)])
                 await store.requested(connection, list(range(256)), 0)
                 await store.requested_leased(connection, 0)
                 await site_store.verify(connection, number)
@@ -504,7 +504,7 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.newest_attempts(connection, [1, 2, 3])
                 await store.record(connection, [(1, bytes(16), 7, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
-                ownership = q.queue.agenda.ownership
+                ownership = q.queue.worklist.ownership
                 await store.set_aside(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
                 await store.first_expired(connection, list(range(256)), 0.0)
             await connection.execute("SELECT pg_stat_force_next_flush()")
@@ -608,7 +608,7 @@ async def test_a_revision_that_corrects_a_transport_ends_its_rest_and_its_mail_g
     async with running_queue(database, revision, heartbeat_seconds=60.0) as q:
         outbound = await refused(q, 10, "away.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts >= 1 AND token IS NULL")
-        await q.until("SELECT paused_until > now() FROM site WHERE name = 'transport:default/relay'")
+        await q.until("SELECT backoff_until > now() FROM site WHERE name = 'transport:default/relay'")
         outbound.answer = result_of
         q.configure(revision)  # the same again changes nothing
         q.configure(replace(revision, transports=(replace(relay(), host="another.example"),)))
@@ -631,15 +631,15 @@ async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counte
     async with running_queue(database, heartbeat_seconds=60.0) as q:
         outbound = await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
-        await q.until("SELECT paused_until > now() FROM site")
+        await q.until("SELECT backoff_until > now() FROM site")
         outbound.answer = result_of
         # As Kick does it, in one transaction.
         await q.sql(
-            "WITH s AS (UPDATE site SET paused_until = now(), changed = clock_timestamp()),"
+            "WITH s AS (UPDATE site SET backoff_until = now(), changed = clock_timestamp()),"
             " r AS (UPDATE recipient SET due = now(), version = version + 1)"
             " UPDATE site_due SET next_due = now()"
         )
-        q.queue.agenda.administered(range(256))
+        q.queue.worklist.administered(range(256))
         await q.until(
             "SELECT count(*) = 10 FROM history WHERE attempts = 2 AND outcome = %s", types_pb2.OUTCOME_RELAYED
         )

@@ -101,7 +101,7 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
             address=one.address,
             original_recipient=one.orcpt,
             notify=[word.value for word in one.notify],
-            given_address=one.given,
+            rcpt_to=one.given,
             expanded=one.expanded,
             mailbox_account=_ref(one.account),
             mailbox=one.mailbox,

@@ -26,8 +26,8 @@ class Stream:
     remaining: list[float] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
 
-    def send(self, flight: Delivery, cargo: DeliveryContent, remaining: float) -> None:
-        self.sent.append(flight)
+    def send(self, delivery: Delivery, content: DeliveryContent, remaining: float) -> None:
+        self.sent.append(delivery)
         self.remaining.append(remaining)
 
     def history(self, number: int) -> None:
@@ -53,7 +53,7 @@ class Bench:
         self.token += 1
         plan = self.router.plan(self.facts(domain), 0)
         site = self.dispatcher.site(plan)
-        passenger = AttemptRecipient(
+        recipient = AttemptRecipient(
             id=self.token,
             message_id=b"m" * 16,
             shard=0,
@@ -71,28 +71,28 @@ class Bench:
             notify=0,
             rcpt=b"",
         )
-        cargo = DeliveryContent(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
-        flight = Delivery(
+        content = DeliveryContent(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
+        delivery = Delivery(
             self.token,
             b"m" * 16,
             plan,
             site,
-            [passenger],
+            [recipient],
             size,
             self.clock.now + lease,
             0.0,
             1,
-            cargo,
+            content,
         )
-        self.dispatcher.add(flight)
-        return flight
+        self.dispatcher.add(delivery)
+        return delivery
 
-    def land(self, flight: Delivery, *, well: bool = True) -> None:
+    def release(self, delivery: Delivery, *, well: bool = True) -> None:
         if well:
-            flight.site.window.succeed()
+            delivery.site.window.succeed()
         else:
-            flight.site.window.fail(self.clock.now, "no")
-        self.dispatcher.land(flight)
+            delivery.site.window.fail(self.clock.now, "no")
+        self.dispatcher.release(delivery)
         self.dispatcher.pump()
 
 
@@ -100,11 +100,11 @@ def test_a_window_bounds_what_is_in_flight_and_memory_is_given_back_as_it_leaves
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    flights = [bench.fly("x.example") for _ in range(8)]
+    deliveries = [bench.fly("x.example") for _ in range(8)]
     bench.dispatcher.pump()
     assert len(stream.sent) == 5
-    assert (bench.dispatcher.pending_flights, bench.dispatcher.pending_bytes) == (3, 30)
-    bench.land(flights[0])
+    assert (bench.dispatcher.pending_deliveries, bench.dispatcher.pending_bytes) == (3, 30)
+    bench.release(deliveries[0])
     assert len(stream.sent) == 7  # one landed, and slow start opened the window by one
     assert stream.credit == 1000 - 7
 
@@ -160,19 +160,19 @@ def test_a_process_that_leaves_changes_the_home_of_its_own_sites_only() -> None:
     names = [f"d{n}.example" for n in range(40)]
     homes: dict[str, str] = {}
     for name in names:
-        flight = bench.fly(name)
+        delivery = bench.fly(name)
         bench.dispatcher.pump()
-        homes[name] = flight.node
-        bench.land(flight)
+        homes[name] = delivery.node
+        bench.release(delivery)
     bench.dispatcher.disconnect(streams["b"])
     for name in names:
-        flight = bench.fly(name)
+        delivery = bench.fly(name)
         bench.dispatcher.pump()
         if homes[name] != "b":
-            assert flight.node == homes[name]
+            assert delivery.node == homes[name]
         else:
-            assert flight.node in "ac"
-        bench.land(flight)
+            assert delivery.node in "ac"
+        bench.release(delivery)
 
 
 def test_a_lease_too_short_to_be_handed_on_is_given_back_LSE_01() -> None:
@@ -257,21 +257,21 @@ def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
         site = bench.dispatcher.site(bench.router.plan(bench.facts(name), 0))
         site.window.size = 20.0
         bench.dispatcher.regroup(site, "mx.big.example")
-    flights = [bench.fly(name) for _ in range(15) for name in ("x.example", "y.example")]
+    deliveries = [bench.fly(name) for _ in range(15) for name in ("x.example", "y.example")]
     bench.dispatcher.pump()
     assert len(stream.sent) == 20
-    for flight in flights:
-        if flight.stream is not None and not flight.gone:
-            bench.land(flight)
+    for delivery in deliveries:
+        if delivery.stream is not None and not delivery.gone:
+            bench.release(delivery)
     assert len(stream.sent) == 30
 
 
 def test_what_was_dropped_counts_nowhere_any_more() -> None:
     bench = Bench()
-    flights = [bench.fly("x.example") for _ in range(4)]
-    assert bench.dispatcher.drop_pending() == flights
-    assert (bench.dispatcher.pending_flights, bench.dispatcher.pending_bytes) == (0, 0)
-    assert not bench.dispatcher.flights
+    deliveries = [bench.fly("x.example") for _ in range(4)]
+    assert bench.dispatcher.drop_pending() == deliveries
+    assert (bench.dispatcher.pending_deliveries, bench.dispatcher.pending_bytes) == (0, 0)
+    assert not bench.dispatcher.deliveries
     bench.dispatcher.forget_idle(bench.clock.now + 1)
     bench.dispatcher.pump()
     bench.dispatcher.forget_idle(bench.clock.now + 1)
@@ -287,7 +287,7 @@ def test_what_was_being_committed_when_a_rest_began_goes_back_SHD_05() -> None:
     first = bench.fly("dead.example")
     bench.dispatcher.pump()
     first.site.window.fail(bench.clock.now, "no connection", transport=True)
-    bench.dispatcher.land(first)
+    bench.dispatcher.release(first)
     late = bench.fly("dead.example")
     bench.dispatcher.pump()
     assert back == [late]

@@ -92,7 +92,7 @@ class SiteWindow:
         return False
 
     def undo(self) -> None:
-        """A transaction was given back undialled (LSE-04): as if it had never started."""
+        """A transaction was given back unattempted (LSE-04): as if it had never started."""
         self.in_flight = max(0, self.in_flight - 1)
 
     def wake(self) -> None:

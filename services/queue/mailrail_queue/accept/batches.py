@@ -57,7 +57,7 @@ _FORGET_AGAIN = 1.0
 """Seconds until what could not be deleted is tried again."""
 _FORGOTTEN = 100_000
 """Bodies that may wait to be deleted; more are left to the sweeper."""
-_SIDEWAYS = 64
+_OVERHEAD = 64
 """Octets counted for a message besides its content."""
 
 _OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
@@ -109,11 +109,11 @@ class PendingCommit:
     until: float = math.inf
     """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
     sent: bool = False  # to Postgres, so that it may be committed without our knowing
-    doubles: tuple[Caller, ...] = ()
+    duplicates: tuple[Caller, ...] = ()
     """Others that committed the same id in the same batch: they get the same answer."""
     new: NewMessage | None = None
     recipients: Sequence[NewRecipient] = ()
-    flights: Sequence[Delivery] = ()
+    deliveries: Sequence[Delivery] = ()
     expanded: bool = False
     earlier: tuple[NewRecipient, ...] = ()
     """Born leased by a try of which nobody knows whether it was committed."""
@@ -121,12 +121,12 @@ class PendingCommit:
     def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
         """Tell everybody who waits for this id."""
         self.caller.answer(self.id, accepted, reply)
-        for caller in self.doubles:
+        for caller in self.duplicates:
             caller.answer(self.id, accepted, reply)
 
     def lost(self) -> None:
         """Tell nobody anything."""
-        for caller in (self.caller, *self.doubles):
+        for caller in (self.caller, *self.duplicates):
             caller.lost(self.id)
 
 
@@ -256,12 +256,12 @@ class GroupCommit:
         """No commit waits for its answer, and no body to be forgotten."""
         return not self._waiting and not self._busy and not self._forgotten
 
-    def submit(self, arriving: PendingCommit) -> None:
+    def submit(self, pending: PendingCommit) -> None:
         """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
         if self._closed:
-            arriving.lost()
+            pending.lost()
             return
-        self._waiting.append(arriving)
+        self._waiting.append(pending)
         self._wake.set()
 
     def close(self) -> None:
@@ -335,13 +335,13 @@ class GroupCommit:
             try:
                 await self._store(lane, batch)
             except asyncio.CancelledError:  # we stop, and only another replica can tell what became of it (ACC-04)
-                for arriving in batch:
-                    arriving.lost()
+                for pending in batch:
+                    pending.lost()
                 raise
             except Exception:
                 self._log.exception("a batch failed in a way that nobody foresaw", messages=len(batch))
-                for arriving in batch:
-                    arriving.lost()
+                for pending in batch:
+                    pending.lost()
             finally:
                 self._busy -= 1
 
@@ -351,11 +351,11 @@ class GroupCommit:
         while self._waiting and len(batch) < self._settings.batch_messages:
             if batch and self._waiting[0].size > room:
                 break
-            arriving = self._waiting.popleft()
-            first = batch.setdefault(arriving.id, arriving)
-            if first is not arriving:
-                first.doubles += (arriving.caller,)
-            room -= arriving.size
+            pending = self._waiting.popleft()
+            first = batch.setdefault(pending.id, pending)
+            if first is not pending:
+                first.duplicates += (pending.caller,)
+            room -= pending.size
         return list(batch.values())
 
     async def _store(self, lane: Lane, batch: list[PendingCommit]) -> None:
@@ -375,17 +375,17 @@ class GroupCommit:
                 return
             except psycopg.errors.DiskFull as error:  # Postgres's word that nothing of this try was stored
                 self._log.error("postgres has no room left, mail is refused", error=str(error).strip())
-                for arriving in batch:
-                    if arriving.id not in doubtful:
+                for pending in batch:
+                    if pending.id not in doubtful:
                         metrics.REFUSED.labels(reason="unavailable").inc()
-                        self._refuse(arriving, FULL)
+                        self._refuse(pending, FULL)
                 batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
             except (UnicodeEncodeError, struct.error, psycopg.Error, NotDurable, OSError) as error:
                 if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
-                    for arriving in batch:
-                        arriving.sent = arriving.sent or attempted
+                    for pending in batch:
+                        pending.sent = pending.sent or attempted
                     batch = self._not_for_ever(batch, error)
                     await asyncio.sleep(delay)
                     delay = min(2.0, delay * 2)
@@ -395,8 +395,8 @@ class GroupCommit:
                     self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
                     continue
                 if len(batch) > 1:  # ACC-03: one by one, so that only the guilty one is refused
-                    for arriving in batch:
-                        await self._store(lane, [arriving])
+                    for pending in batch:
+                        await self._store(lane, [pending])
                     return
                 self._refuse_guilty(batch[0], error)
                 return
@@ -408,38 +408,38 @@ class GroupCommit:
             self._down_since = now
             self._log.warning("postgres is out of reach, mail waits", error=str(error).strip(), messages=len(batch))
         keep: list[PendingCommit] = []
-        for arriving in batch:
-            if not arriving.sent and now - max(arriving.since, self._down_since) > _REFUSE_AFTER:
+        for pending in batch:
+            if not pending.sent and now - max(pending.since, self._down_since) > _REFUSE_AFTER:
                 metrics.REFUSED.labels(reason="unavailable").inc()
-                self._refuse(arriving, UNAVAILABLE)
-            elif arriving.sent and self._given_up(arriving, now):
-                arriving.lost()
+                self._refuse(pending, UNAVAILABLE)
+            elif pending.sent and self._given_up(pending, now):
+                pending.lost()
             else:
-                keep.append(arriving)
+                keep.append(pending)
         return keep
 
-    def _given_up(self, arriving: PendingCommit, now: float) -> bool:
+    def _given_up(self, pending: PendingCommit, now: float) -> bool:
         """Whether its caller waits no longer, as well as we know the time while Postgres is away."""
-        if arriving.until < math.inf:
-            return self._database.earliest() > arriving.until
-        return now - arriving.since > _GIVE_UP_AFTER
+        if pending.until < math.inf:
+            return self._database.earliest() > pending.until
+        return now - pending.since > _GIVE_UP_AFTER
 
-    def _refuse_guilty(self, arriving: PendingCommit, error: Exception) -> None:
+    def _refuse_guilty(self, pending: PendingCommit, error: Exception) -> None:
         # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
         # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
         data = isinstance(error, psycopg.DataError | UnicodeEncodeError | struct.error)
         data = data and not isinstance(error, psycopg.errors.SequenceGeneratorLimitExceeded)
         self._log.error(
-            "a message cannot be stored", message_id=arriving.id.hex(), error=str(error).strip(), its_data=data
+            "a message cannot be stored", message_id=pending.id.hex(), error=str(error).strip(), its_data=data
         )
         metrics.REFUSED.labels(reason="data").inc()
-        self._refuse(arriving, UNSTORABLE if data else BROKEN)
+        self._refuse(pending, UNSTORABLE if data else BROKEN)
 
-    def _refuse(self, arriving: PendingCommit, reply: types_pb2.Reply) -> None:
+    def _refuse(self, pending: PendingCommit, reply: types_pb2.Reply) -> None:
         """Refuse what is not in the database, and never will be: its body goes as well."""
-        if arriving.chunks:
-            self.forget(arriving.id)
-        arriving.answer(False, reply)
+        if pending.chunks:
+            self.forget(pending.id)
+        pending.answer(False, reply)
 
     async def _store_once(self, connection: Connection, batch: list[PendingCommit]) -> None:
         again = any(a.sent for a in batch)
@@ -449,16 +449,16 @@ class GroupCommit:
         large: list[PendingCommit] = []
         limited: list[PendingCommit] = []
         expanded: list[PendingCommit] = []
-        for arriving in batch:
-            if arriving.new is None or again:
-                self._prepare(arriving, router, ownership, holds)
-            arriving.sent = True
-            if arriving.chunks:
-                large.append(arriving)
-            if arriving.new is not None and arriving.new.account in router.limits:
-                limited.append(arriving)
-            if arriving.expanded:
-                expanded.append(arriving)
+        for pending in batch:
+            if pending.new is None or again:
+                self._prepare(pending, router, ownership, holds)
+            pending.sent = True
+            if pending.chunks:
+                large.append(pending)
+            if pending.new is not None and pending.new.account in router.limits:
+                limited.append(pending)
+            if pending.expanded:
+                expanded.append(pending)
         before = self._dispatcher.clock()
         refused: dict[bytes, types_pb2.Reply] = {}
         chosen = batch
@@ -523,8 +523,8 @@ class GroupCommit:
             holds = self.holds = await read_holds(connection)
             count = sum(len(a.commit.recipients) for a in chosen)
             await self.ids.ensure(count, count, connection)
-            for arriving in chosen:
-                self._prepare(arriving, router, ownership, holds)
+            for pending in chosen:
+                self._prepare(pending, router, ownership, holds)
 
     async def _conflicts(
         self, connection: Connection, chosen: list[PendingCommit], done: store.Stored
@@ -546,9 +546,9 @@ class GroupCommit:
         """
         fresh = {w.id for w in await store.live(connection, [r.id for a in chosen for r in a.recipients[:1]])}
         found: dict[bytes, bool] = {}
-        for arriving in chosen:
-            if arriving.id in existing and not (arriving.recipients and arriving.recipients[0].id in fresh):
-                found[arriving.id] = existing[arriving.id]
+        for pending in chosen:
+            if pending.id in existing and not (pending.recipients and pending.recipients[0].id in fresh):
+                found[pending.id] = existing[pending.id]
         for message_id in refused:
             if message_id in existing:
                 found[message_id] = existing[message_id]
@@ -572,23 +572,23 @@ class GroupCommit:
         over: dict[bytes, types_pb2.Reply] = {}
         there = await store.existing(connection, [a.id for a in limited])
         by_account: dict[str, list[PendingCommit]] = {}
-        for arriving in limited:
-            if arriving.id not in refused and arriving.id not in there:  # what is committed already was counted then
-                assert arriving.new is not None
-                by_account.setdefault(arriving.new.account or "", []).append(arriving)
+        for pending in limited:
+            if pending.id not in refused and pending.id not in there:  # what is committed already was counted then
+                assert pending.new is not None
+                by_account.setdefault(pending.new.account or "", []).append(pending)
         for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
             limits = router.limits[account]
             messages, recipients = await store.lock_usage(connection, account)
             new_messages = new_recipients = 0
-            for arriving in by_account[account]:
-                count = len(arriving.commit.recipients)
+            for pending in by_account[account]:
+                count = len(pending.commit.recipients)
                 too_many = limits.messages_per_day is not None and messages + new_messages + 1 > limits.messages_per_day
                 too_wide = (
                     limits.recipients_per_day is not None
                     and recipients + new_recipients + count > limits.recipients_per_day
                 )
                 if too_many or too_wide:
-                    over[arriving.id] = OVER_LIMIT
+                    over[pending.id] = OVER_LIMIT
                 else:
                     new_messages += 1
                     new_recipients += count
@@ -598,9 +598,9 @@ class GroupCommit:
 
     # --- one message ---
 
-    def _prepare(self, arriving: PendingCommit, router: Router, ownership: Ownership, holds: Holds) -> None:
-        """Rows and flights of a message; nothing is reserved and nothing leaves before the commit."""
-        message_id, commit, prefix, body = arriving.id, arriving.commit, arriving.prefix, arriving.body
+    def _prepare(self, pending: PendingCommit, router: Router, ownership: Ownership, holds: Holds) -> None:
+        """Rows and deliveries of a message; nothing is reserved and nothing leaves before the commit."""
+        message_id, commit, prefix, body = pending.id, pending.commit, pending.prefix, pending.body
         envelope = commit.envelope
         mail_from, tls, origin = envelope.mail_from, envelope.tls_requirement, envelope.origin
         from_domain = domain_of(mail_from) or (mail_from and "localhost")
@@ -612,25 +612,25 @@ class GroupCommit:
         if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
             # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
             release += self._database.now() - envelope.received.ToNanoseconds() / 1e9
-        inline = arriving.chunks == 0
+        inline = pending.chunks == 0
         size = commit.size or len(prefix) + len(body)
         data = envelope.SerializeToString()
-        arriving.new = NewMessage(
+        pending.new = NewMessage(
             message_id,
             mail_from,
             account,
             size,
-            arriving.chunks,
+            pending.chunks,
             data,
             prefix,
             body if inline else None,
-            arriving.until,
+            pending.until,
         )
-        if arriving.recipients:
-            arriving.earlier += tuple(r for r in arriving.recipients if r.token)
-        arriving.recipients = recipients = []
-        arriving.flights = flights = []
-        arriving.expanded = False
+        if pending.recipients:
+            pending.earlier += tuple(r for r in pending.recipients if r.token)
+        pending.recipients = handed = []
+        pending.deliveries = deliveries = []
+        pending.expanded = False
         flying: list[_Member] = []
         accepted = self._database.now()
         for rcpt in commit.recipients:
@@ -662,11 +662,11 @@ class GroupCommit:
                 facts.local,
                 row,
             )
-            recipients.append(new)
+            handed.append(new)
             if rcpt.expanded and due(DsnKind.EXPANDED, Asked.SUCCESS, null_sender=not mail_from, vouched=vouched):
-                arriving.expanded = True
+                pending.expanded = True
             if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
-                passenger = AttemptRecipient(
+                recipient = AttemptRecipient(
                     id=new.id,
                     message_id=message_id,
                     shard=plan.shard,
@@ -684,15 +684,15 @@ class GroupCommit:
                     notify=asked_of(rcpt.notify) if rcpt.notify else 0,
                     rcpt=row,
                 )
-                flying.append((plan, new, passenger, told(new.id, rcpt)))
+                flying.append((plan, new, recipient, told(new.id, rcpt)))
         if not flying:
             return
         now = self._dispatcher.clock()
-        content = len(prefix) + len(body) + _SIDEWAYS
-        for members in _together(flying):
+        held = len(prefix) + len(body) + _OVERHEAD
+        for members in group_by_transaction(flying):
             plan = members[0][0]
             site = self._dispatcher.site(plan)
-            if not self._dispatcher.accepts_fresh(site, content, now):
+            if not self._dispatcher.accepts_fresh(site, held, now):
                 continue
             limit = min(PER_DELIVERY, plan.transport.limits.recipients_per_message if plan.transport else PER_DELIVERY)
             for start in range(0, len(members), max(1, limit)):
@@ -700,9 +700,9 @@ class GroupCommit:
                 token = self.ids.token()
                 for _, new, _, _ in part:
                     new.token = token
-                passengers = [p for _, _, p, _ in part]
-                cargo = DeliveryContent(data, [fields for _, _, _, fields in part], prefix, body, size)
-                flights.append(Delivery(token, message_id, plan, site, passengers, content, 0.0, accepted, 1, cargo))
+                recipients = [p for _, _, p, _ in part]
+                content = DeliveryContent(data, [fields for _, _, _, fields in part], prefix, body, size)
+                deliveries.append(Delivery(token, message_id, plan, site, recipients, held, 0.0, accepted, 1, content))
 
     def _hand_on(
         self,
@@ -717,21 +717,21 @@ class GroupCommit:
         due: set[tuple[int, str]] = set()
         origins: list[int] = []
         born = waiting = held = later = 0
-        for arriving in batch:
-            message_id = arriving.id
+        for pending in batch:
+            message_id = pending.id
             if message_id in conflicts:
                 barred = conflicts[message_id]
                 if barred:
                     metrics.REFUSED.labels(reason="barred").inc()
-                arriving.answer(not barred, BARRED if barred else None)
+                pending.answer(not barred, BARRED if barred else None)
                 continue
             if message_id in refused:
                 reply = refused[message_id]
                 metrics.REFUSED.labels(reason=_REASONS[reply.lines[0]]).inc()
-                arriving.answer(False, reply)
+                pending.answer(False, reply)
                 continue
             owned: set[int] = set()
-            for new in arriving.recipients:
+            for new in pending.recipients:
                 if new.hold_reason is not None:
                     held += 1
                 elif new.token and new.shard in done.owned:
@@ -742,17 +742,17 @@ class GroupCommit:
                 else:
                     waiting += 1
                     due.add((new.shard, new.site))
-            origins.append(arriving.recipients[0].origin)
-            for flight in arriving.flights:
-                if len(owned) < len(arriving.recipients):
-                    self._leave_behind(flight, owned)
-                if flight.passengers:
-                    flight.deadline = deadline
-                    flight.started = done.now
-                    for passenger in flight.passengers:
-                        passenger.accepted = done.now
-                    self._dispatcher.add(flight)
-            arriving.answer(True, None)
+            origins.append(pending.recipients[0].origin)
+            for delivery in pending.deliveries:
+                if len(owned) < len(pending.recipients):
+                    self._leave_behind(delivery, owned)
+                if delivery.recipients:
+                    delivery.deadline = deadline
+                    delivery.started = done.now
+                    for recipient in delivery.recipients:
+                        recipient.accepted = done.now
+                    self._dispatcher.add(delivery)
+            pending.answer(True, None)
         metrics.count_accepted(origins)
         metrics.count_stored({"born_leased": born, "due": waiting, "held": held, "released_later": later})
         if born:
@@ -761,16 +761,16 @@ class GroupCommit:
             self.stored_due(due)
 
     @staticmethod
-    def _leave_behind(flight: Delivery, owned: set[int]) -> None:
+    def _leave_behind(delivery: Delivery, owned: set[int]) -> None:
         """Recipients that were stored due after all do not fly."""
-        staying = {p.id for p in flight.passengers if p.id not in owned}
-        if staying and flight.cargo is not None:
-            flight.passengers = [p for p in flight.passengers if p.id not in staying]
-            kept = [fields for fields in flight.cargo.recipients if fields["id"] not in staying]
-            flight.cargo = flight.cargo._replace(recipients=kept)
+        staying = {p.id for p in delivery.recipients if p.id not in owned}
+        if staying and delivery.content is not None:
+            delivery.recipients = [p for p in delivery.recipients if p.id not in staying]
+            kept = [fields for fields in delivery.content.recipients if fields["id"] not in staying]
+            delivery.content = delivery.content._replace(recipients=kept)
 
 
-def _together(members: list[_Member]) -> Iterable[list[_Member]]:
+def group_by_transaction(members: list[_Member]) -> Iterable[list[_Member]]:
     """Recipients of a message that may share a transaction, in groups (design 4, Deliver)."""
     if len(members) == 1:
         return (members,)
@@ -781,16 +781,16 @@ def _together(members: list[_Member]) -> Iterable[list[_Member]]:
     return groups.values()
 
 
-def _expanded(arriving: PendingCommit) -> list[Notice]:
+def _expanded(pending: PendingCommit) -> list[Notice]:
     """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26)."""
     notices: dict[str, Notice] = {}
-    for new, rcpt in zip(arriving.recipients, arriving.commit.recipients, strict=True):
-        if rcpt.expanded and rcpt.given_address not in notices:
+    for new, rcpt in zip(pending.recipients, pending.commit.recipients, strict=True):
+        if rcpt.expanded and rcpt.rcpt_to not in notices:
             attempt = types_pb2.Attempt(number=0)
             facts = RecipientFacts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
-            passenger = AttemptRecipient(
+            recipient = AttemptRecipient(
                 id=new.id,
-                message_id=arriving.id,
+                message_id=pending.id,
                 shard=new.shard,
                 version=1,
                 attempts=0,
@@ -801,10 +801,10 @@ def _expanded(arriving: PendingCommit) -> list[Notice]:
                 vouched=new.vouched,
                 delayed=False,
                 tls=new.tls,
-                address=rcpt.given_address or rcpt.address,
+                address=rcpt.rcpt_to or rcpt.address,
                 facts=facts,
                 notify=int(Asked.SUCCESS),
                 rcpt=new.rcpt,
             )
-            notices[rcpt.given_address] = Notice(passenger, _EXPANDED, attempt)
+            notices[rcpt.rcpt_to] = Notice(recipient, _EXPANDED, attempt)
     return list(notices.values())

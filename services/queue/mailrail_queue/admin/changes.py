@@ -26,7 +26,7 @@ from mailrail_queue.admin.base import AdminBase, resting_as
 from mailrail_queue.admin.change_count import Changes
 from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
 from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.delivery.results import facts_of, passenger_of
+from mailrail_queue.delivery.results import attempt_recipient_of, facts_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -43,10 +43,10 @@ T = TypeVar("T")
 _CANCELLED = "delivery cancelled by an administrator"
 
 # A kicked recipient's site rests no more; owners learn it from `changed`.
-_WAKE_SITES: Final[LiteralString] = """UPDATE site SET paused_until = now(), changed = clock_timestamp()
-    WHERE name = ANY(%(name)s) AND paused_until > now()"""
+_WAKE_SITES: Final[LiteralString] = """UPDATE site SET backoff_until = now(), changed = clock_timestamp()
+    WHERE name = ANY(%(name)s) AND backoff_until > now()"""
 _SET_TRANSPORT: Final[LiteralString] = f"""WITH stored AS (
-        UPDATE recipient r SET own_transport = %(transport)s, version = r.version + 1, site = CASE WHEN r.token IS NULL THEN x.site ELSE r.site END
+        UPDATE recipient r SET override_transport = %(transport)s, version = r.version + 1, site = CASE WHEN r.token IS NULL THEN x.site ELSE r.site END
         FROM unnest(%(id)s, %(site)s) AS x (id, site) WHERE r.id = x.id
         RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held IS NULL AS waits
     ), noted AS (
@@ -158,7 +158,7 @@ class Changing(AdminBase):
         async def batch(found: list[Waiting]) -> list[tuple[int, bool, int]]:
             sites = []
             for row in found:
-                row.own_transport = transport
+                row.override_transport = transport
                 sites.append(router.plan(facts_of(row), row.attempts).key)
             rows = await run(
                 connection,
@@ -200,18 +200,18 @@ class Changing(AdminBase):
                 attempt.outcome = types_pb2.OUTCOME_FAILED
                 attempt.reply.code, attempt.reply.enhanced = 554, str(_ADMIN)
                 attempt.reply.lines.append(reason or _CANCELLED)
-                passenger = passenger_of(row)
+                recipient = attempt_recipient_of(row)
                 verdict = Verdict(Outcome.FAILED, _ADMIN, reason)
                 standing = Standing(
-                    accepted=passenger.accepted,
-                    attempts=passenger.attempts,
-                    null_sender=passenger.null_sender,
-                    vouched=passenger.vouched,
-                    notify=Asked(passenger.notify),
+                    accepted=recipient.accepted,
+                    attempts=recipient.attempts,
+                    null_sender=recipient.null_sender,
+                    vouched=recipient.vouched,
+                    notify=Asked(recipient.notify),
                 )
-                schedule = self._router().schedule(passenger.facts)
+                schedule = self._router().schedule(recipient.facts)
                 judgement = judge(verdict, standing, schedule, now=now, jitter=0.0)
-                notices[row.id] = Notice(passenger, judgement, attempt)
+                notices[row.id] = Notice(recipient, judgement, attempt)
             state = store.CANCELLED if request == _DROP else store.FAILED
             endings.append(
                 Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, attempt.SerializeToString())

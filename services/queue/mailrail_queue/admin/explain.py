@@ -92,8 +92,8 @@ class Explaining(AdminBase):
         )
         unknown = None
         if first.domain is not None and first.domain.delivery.value == "mailbox" and first.account is None:
-            unknown = admin_pb2.Decision(
-                kind=admin_pb2.Decision.KIND_UNKNOWN_RECIPIENT,
+            unknown = admin_pb2.RouteDecision(
+                kind=admin_pb2.RouteDecision.KIND_UNKNOWN_RECIPIENT,
                 level="domain delivery",
                 reason=f"{first.domain.ref} has no account, alias or catch-all for {first.address}: refused 550 5.1.1",
             )
@@ -130,11 +130,11 @@ class Explaining(AdminBase):
     async def _add_pause(self, connection: Connection, answer: admin_pb2.ExplainResponse, site: Site) -> None:
         rows = await run(
             connection,
-            "SELECT max(paused_until) FROM site WHERE name = ANY(%(name)s) AND paused_until > now()",
+            "SELECT max(backoff_until) FROM site WHERE name = ANY(%(name)s) AND backoff_until > now()",
             {"name": c.names(sorted(resting_as({site.key})))},
         )
         if rows[0][0] is not None:
-            answer.site_paused_until.FromDatetime(rows[0][0])
+            answer.site_backoff_until.FromDatetime(rows[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +147,21 @@ class _Subject:
     paused: float
     due: float
     notes: list[str] = field(default_factory=list)
-    unknown: admin_pb2.Decision | None = None
+    unknown: admin_pb2.RouteDecision | None = None
 
 
 _KINDS = {
-    "transport": admin_pb2.Decision.KIND_TRANSPORT,
-    "direct": admin_pb2.Decision.KIND_DIRECT,
-    "mailbox": admin_pb2.Decision.KIND_MAILBOX,
-    "missing": admin_pb2.Decision.KIND_DEFERRED,
+    "transport": admin_pb2.RouteDecision.KIND_TRANSPORT,
+    "direct": admin_pb2.RouteDecision.KIND_DIRECT,
+    "mailbox": admin_pb2.RouteDecision.KIND_MAILBOX,
+    "missing": admin_pb2.RouteDecision.KIND_DEFERRED,
 }
 _LEVELS = {"delivery": "domain delivery"}
 
 
-def decision_pb(decision: RouteDecision) -> admin_pb2.Decision:
+def decision_pb(decision: RouteDecision) -> admin_pb2.RouteDecision:
     """A decision as the agreements write it."""
-    found = admin_pb2.Decision(
+    found = admin_pb2.RouteDecision(
         kind=_KINDS[decision.via.value],
         level=_LEVELS.get(decision.level.value, decision.level.value),
         reason=decision.reason,

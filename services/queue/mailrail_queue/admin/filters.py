@@ -66,7 +66,7 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
         parts.append("(r.held IS NOT NULL) = %(on_hold)s")
         parameters["on_hold"] = wanted.on_hold
     if wanted.transport:
-        parts.append("r.own_transport = %(transport)s")
+        parts.append("r.override_transport = %(transport)s")
         parameters["transport"] = object_argument("MailTransport", wanted.transport)
     if wanted.from_domain:
         parts.append("r.from_domain = %(from_domain)s")

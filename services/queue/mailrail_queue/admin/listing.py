@@ -30,7 +30,7 @@ from mailrail_queue.store.rows import attempt_of, envelope_of
 _LIVE: Final[
     LiteralString
 ] = """r.id, r.message_id, r.address, m.mail_from, r.attempts, r.queued, r.due, r.last_attempt, r.held, r.hold_reason,
-    r.account, r.own_transport, r.tls, r.site, r.last, m.envelope, m.size, r.origin, r.version, r.paused, r.token IS NOT NULL, r.local,
+    r.account, r.override_transport, r.tls, r.site, r.last, m.envelope, m.size, r.origin, r.version, r.paused, r.token IS NOT NULL, r.local,
     r.gateway, r.from_domain, r.lease_until"""
 _HISTORY: Final[
     LiteralString
@@ -66,7 +66,7 @@ _SITES: Final[LiteralString] = """WITH named AS (
                 SELECT count(*) AS n FROM (SELECT 1 FROM recipient r WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL
                                            AND r.held IS NULL LIMIT 100000) b) q WHERE d.site = n.name), 0)::bigint + coalesce(l.n, 0),
            coalesce(l.n, 0)::bigint, (SELECT min(d.next_due) FROM site_due d WHERE d.site = n.name),
-           CASE WHEN s.paused_until > now() THEN s.paused_until END, CASE WHEN s.failures > 0 THEN s.last_error END
+           CASE WHEN s.backoff_until > now() THEN s.backoff_until END, CASE WHEN s.failures > 0 THEN s.last_error END
     FROM named n LEFT JOIN leased l ON l.site = n.name LEFT JOIN site s ON s.name = n.name ORDER BY n.name"""
 
 
@@ -102,7 +102,7 @@ class Listing(AdminBase):
             found.account.CopyFrom(_account_pb(account))
         if own:
             namespace, _, name = own.partition("/")
-            found.own_transport.CopyFrom(types_pb2.ObjectRef(kind="MailTransport", namespace=namespace, name=name))
+            found.override_transport.CopyFrom(types_pb2.ObjectRef(kind="MailTransport", namespace=namespace, name=name))
         facts = RecipientFacts(
             domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, local, gateway, own
         )
@@ -246,7 +246,7 @@ class Listing(AdminBase):
         for name, queued, leased, next_due, paused, error in rows[:size]:
             site = admin_pb2.Site(name=name, queued=queued, in_flight=leased)
             stamp(site.next_due, next_due)
-            stamp(site.paused_until, paused)
+            stamp(site.backoff_until, paused)
             if error is not None:
                 attempt = attempt_of(error)
                 site.last_error = " ".join(attempt.reply.lines)[:500]

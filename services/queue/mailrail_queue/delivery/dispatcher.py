@@ -1,9 +1,9 @@
-"""Flights and the sites they leave from: what may be handed to outbound now, and to which process (SHD-03, SHD-04).
+"""Deliveries and the sites they leave from: what may be handed to outbound now, and to which process (SHD-03, SHD-04).
 
-A *flight* is a committed lease: one delivery, with its content in memory until it is handed on (LSE-06). It waits at
-its *site* until the site's window has room, the limits of its transport allow it, and an outbound process has credit.
-Sites map to outbound processes by rendezvous hashing, so that connections are used again; a process without credit is
-passed over for the next in order.
+A *delivery* is what is done under one committed lease, with its content in memory until it is handed on (LSE-06). It
+waits at its *site* until the site's window has room, the limits of its transport allow it, and an outbound process has
+credit. Sites map to outbound processes by rendezvous hashing, so that connections are used again; a process without
+credit is passed over for the next in order.
 
 Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes what it depends on calls it.
 """
@@ -36,7 +36,7 @@ class Stream(Protocol):
     node: str
     credit: int
 
-    def send(self, flight: "Delivery", cargo: "DeliveryContent", remaining: float) -> None:
+    def send(self, delivery: "Delivery", content: "DeliveryContent", remaining: float) -> None:
         """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
 
     def cancel(self, token: int) -> None:
@@ -79,12 +79,12 @@ class Delivery:
     message_id: bytes
     plan: RoutePlan
     site: "SiteState"
-    passengers: list[AttemptRecipient]
+    recipients: list[AttemptRecipient]
     size: int  # octets of content held in memory
     deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
     started: float  # Unix seconds by Postgres's clock
     attempt: int
-    cargo: DeliveryContent | None  # until handed on
+    content: DeliveryContent | None  # until handed on
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
     gone: bool = False  # landed, or taken back: takes no part in any count
@@ -164,25 +164,25 @@ class SiteState:
 
 
 class Dispatcher:
-    """All flights and sites of a process."""
+    """All deliveries and sites of a process."""
 
     def __init__(self, clock: Callable[[], float], *, handout_seconds: float, content_budget: int, rounds: int) -> None:
         self.clock = clock
         self.sites: dict[str, SiteState] = {}
         self.transports: dict[str, TransportState] = {}
-        self.flights: dict[int, Delivery] = {}
+        self.deliveries: dict[int, Delivery] = {}
         self.streams: dict[str, Stream] = {}
         self.history: int | None = None
         """Deliveries of another history of the database are not taken (HIS-03); None: of whichever there are."""
         self.pending_bytes = 0
-        self.pending_flights = 0
+        self.pending_deliveries = 0
         self.owners = 1
         self.owner_index = 0
-        self.deliver_here: Callable[[Delivery], None] = lambda flight: None
-        """Takes flights that end in the queue itself: mailbox and `fail`."""
-        self.too_old: Callable[[list[Delivery]], None] = lambda flights: None
-        """Takes flights whose lease is too short to be handed on (LSE-01)."""
-        self.hungry: Callable[[SiteState], None] = lambda site: None
+        self.deliver_here: Callable[[Delivery], None] = lambda delivery: None
+        """Takes deliveries that end in the queue itself: mailbox and `fail`."""
+        self.too_old: Callable[[list[Delivery]], None] = lambda deliveries: None
+        """Takes deliveries whose lease is too short to be handed on (LSE-01)."""
+        self.has_room: Callable[[SiteState], None] = lambda site: None
         """A site has room and nothing in memory, but due recipients in the database."""
         self.claim: Callable[[SiteState], None] = lambda site: None
         """Asks for the right to probe a site that other owners may want to probe too."""
@@ -297,9 +297,9 @@ class Dispatcher:
     def measure(self) -> None:
         """Set the gauges that tell what is in memory."""
         now = self.clock()
-        metrics.PENDING.set(self.pending_flights)
+        metrics.PENDING.set(self.pending_deliveries)
         metrics.PENDING_BYTES.set(self.pending_bytes)
-        metrics.IN_FLIGHT.set(len(self.flights) - self.pending_flights)
+        metrics.IN_FLIGHT.set(len(self.deliveries) - self.pending_deliveries)
         resting = sum(1 for s in self.sites.values() if s.resting(now))
         metrics.SITES.labels(state="resting").set(resting)
         metrics.SITES.labels(state="active").set(len(self.sites) - resting)
@@ -341,7 +341,7 @@ class Dispatcher:
         for site in starved.values():
             self._enqueue(site)
 
-    # --- flights ---
+    # --- deliveries ---
 
     def accepts_fresh(self, site: SiteState, size: int, now: float) -> bool:
         """Whether a fresh message may be born leased here: it would leave from memory soon (LSE-06)."""
@@ -355,30 +355,30 @@ class Dispatcher:
             and len(site.pending) < self._rounds * site.window.size
         )
 
-    def add(self, flight: Delivery) -> None:
-        """A lease is committed: the flight waits at its site.
+    def add(self, delivery: Delivery) -> None:
+        """A lease is committed: the delivery waits at its site.
 
         One of another history, or whose token another has, takes no part: its attempt is undone.
         """
-        if flight.token in self.flights or self.history not in (None, history_of(flight.token)):
-            flight.gone = True
-            self.too_old([flight])
+        if delivery.token in self.deliveries or self.history not in (None, history_of(delivery.token)):
+            delivery.gone = True
+            self.too_old([delivery])
             return
-        self.flights[flight.token] = flight
-        self.pending_bytes += flight.size
-        self.pending_flights += 1
-        flight.site.pending.append(flight)
-        flight.site.used = self.clock()
-        self._enqueue(flight.site)
+        self.deliveries[delivery.token] = delivery
+        self.pending_bytes += delivery.size
+        self.pending_deliveries += 1
+        delivery.site.pending.append(delivery)
+        delivery.site.used = self.clock()
+        self._enqueue(delivery.site)
 
-    def adopt(self, flight: Delivery, stream: Stream) -> None:
+    def adopt(self, delivery: Delivery, stream: Stream) -> None:
         """A delivery that an outbound process works on already (LSE-02)."""
-        flight.stream, flight.node, flight.cargo = stream, stream.node, None
-        self.flights[flight.token] = flight
-        self._take_off(flight)
+        delivery.stream, delivery.node, delivery.content = stream, stream.node, None
+        self.deliveries[delivery.token] = delivery
+        self._hand_out(delivery)
 
-    def _take_off(self, flight: Delivery) -> None:
-        site = flight.site
+    def _hand_out(self, delivery: Delivery) -> None:
+        site = delivery.site
         site.used = self.clock()
         site.window.start()
         if site.transport is not None:
@@ -386,17 +386,17 @@ class Dispatcher:
         if site.mx_group:
             self._groups[site.mx_group] = self._groups.get(site.mx_group, 0) + 1
 
-    def land(self, flight: Delivery) -> None:
+    def release(self, delivery: Delivery) -> None:
         """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
-        if flight.gone:
+        if delivery.gone:
             return  # it was taken back meanwhile
-        flight.gone = True
-        if self.flights.get(flight.token) is flight:
-            del self.flights[flight.token]
-        if flight.cargo is not None:  # never left
-            self._unload(flight)
+        delivery.gone = True
+        if self.deliveries.get(delivery.token) is delivery:
+            del self.deliveries[delivery.token]
+        if delivery.content is not None:  # never left
+            self._unload(delivery)
             return
-        site = flight.site
+        site = delivery.site
         if site.transport is not None:
             site.transport.in_flight -= 1
         if site.mx_group and site.mx_group in self._groups:
@@ -405,10 +405,10 @@ class Dispatcher:
                 del self._groups[site.mx_group]
         self._enqueue(site)
 
-    def _unload(self, flight: Delivery) -> None:
-        flight.cargo = None
-        self.pending_bytes -= flight.size
-        self.pending_flights -= 1
+    def _unload(self, delivery: Delivery) -> None:
+        delivery.content = None
+        self.pending_bytes -= delivery.size
+        self.pending_deliveries -= 1
 
     def regroup(self, site: SiteState, group: str) -> None:
         """The MX set of a site was seen: sites with the same one share a limit (SHD-03)."""
@@ -472,31 +472,31 @@ class Dispatcher:
             if site.pending:
                 self._pump_site(site, now)
             if not site.pending and site.due and self.room(site, now) > 0:
-                self.hungry(site)
+                self.has_room(site)
 
     def _pump_site(self, site: SiteState, now: float) -> None:
         pending = site.pending
         if site.here:
             while pending:
-                flight = pending.popleft()
-                if not flight.gone:
-                    self.deliver_here(flight)
+                delivery = pending.popleft()
+                if not delivery.gone:
+                    self.deliver_here(delivery)
             return
         room = self.room(site, now)
         resting = site.resting(now)
         old: list[Delivery] = []
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
-            flight = pending[0]
-            if flight.gone:
+            delivery = pending[0]
+            if delivery.gone:
                 pending.popleft()
                 continue
-            remaining = flight.deadline - now
+            remaining = delivery.deadline - now
             # A site that rests has nothing pending, but for what was being committed when the rest began: that goes
             # back too, or it would hold its lease for nothing while a later route could take it (SHD-05).
             if remaining < self._handout_seconds or resting:
                 pending.popleft()
-                old.append(flight)
+                old.append(delivery)
                 continue
             if room <= 0:
                 break
@@ -517,13 +517,13 @@ class Dispatcher:
             room -= 1
             if bucket is not None:
                 bucket.take()
-            cargo = flight.cargo
-            assert cargo is not None, "a pending flight has its cargo"
-            self._unload(flight)
-            flight.stream, flight.node = stream, stream.node
-            self._take_off(flight)
+            content = delivery.content
+            assert content is not None, "a pending delivery has its content"
+            self._unload(delivery)
+            delivery.stream, delivery.node = stream, stream.node
+            self._hand_out(delivery)
             stream.credit -= 1
-            stream.send(flight, cargo, remaining)
+            stream.send(delivery, content, remaining)
         if old:
             self.too_old(old)
 
@@ -532,13 +532,13 @@ class Dispatcher:
 
         Outbound breaks off what it can, and every place in the limits is free. What was closed.
         """
-        closed = list(self.flights.values())
-        for flight in closed:
-            if flight.cargo is None:
-                if flight.stream is not None:
-                    flight.stream.cancel(flight.token)
-                flight.site.window.undo()
-            self.land(flight)
+        closed = list(self.deliveries.values())
+        for delivery in closed:
+            if delivery.content is None:
+                if delivery.stream is not None:
+                    delivery.stream.cancel(delivery.token)
+                delivery.site.window.undo()
+            self.release(delivery)
         for site in self.sites.values():
             site.pending.clear()
             site.claimed = False
@@ -549,6 +549,6 @@ class Dispatcher:
         dropped = [f for s in self.sites.values() for f in s.pending if not f.gone]
         for site in self.sites.values():
             site.pending.clear()
-        for flight in dropped:
-            self.land(flight)
+        for delivery in dropped:
+            self.release(delivery)
         return dropped

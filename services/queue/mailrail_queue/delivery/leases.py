@@ -1,4 +1,4 @@
-"""The desk where outbound processes take deliveries and bring results (LSE-01 to LSE-07).
+"""Hands deliveries to outbound processes and takes their results (LSE-01 to LSE-07).
 
 A process opens one stream to each queue replica, says who it is and what it still works on, and gives credit. The desk
 keeps account of each stream, renews the leases of what is reported alive, tells the site's window how a delivery went
@@ -18,7 +18,7 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, SiteState, TransportState
 from mailrail_queue.delivery.ports import AttemptRecipient
-from mailrail_queue.delivery.results import DeliveryResults, Finisher, facts_of, passenger_of
+from mailrail_queue.delivery.results import DeliveryResults, Finisher, attempt_recipient_of, facts_of
 from mailrail_queue.routing.router import Router
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
@@ -32,7 +32,7 @@ from mailrail_queue.store.sites import SiteRow
 _RENEW_BELOW = 95.0
 """Seconds left below which a lease is renewed; most deliveries end long before."""
 _MOST_MX_HOSTS = 32
-_UNDIALLED = (types_pb2.OUTCOME_NOT_DIALLED, types_pb2.OUTCOME_CANCELLED)
+_NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
 _ACKNOWLEDGE_WITHIN = 0.05
 """Seconds that outbound waits at most to hear that results are written, unless something else is to be said anyway."""
 
@@ -56,9 +56,9 @@ class OutboundStream:
         self._go_away = False
         self._history: int | None = None
 
-    def send(self, flight: Delivery, cargo: DeliveryContent, remaining: float) -> None:
+    def send(self, delivery: Delivery, content: DeliveryContent, remaining: float) -> None:
         """Hand on a delivery with the next batch."""
-        self._deliveries.append((flight, cargo, remaining))
+        self._deliveries.append((delivery, content, remaining))
         self.ready.set()
 
     def cancel(self, token: int) -> None:
@@ -110,12 +110,12 @@ class OutboundStream:
         self._history = None
         deliveries, self._deliveries = self._deliveries, []
         size = 0
-        for flight, cargo, remaining in deliveries:
-            if flight.gone:
+        for delivery, content, remaining in deliveries:
+            if delivery.gone:
                 continue  # closed before it was told
-            _write_delivery(current, flight, cargo, remaining)
+            _write_delivery(current, delivery, content, remaining)
             said = True
-            size += flight.size
+            size += delivery.size
             if size > 2 * 1024 * 1024:
                 responses.append(current)
                 current, size, said = lease_pb2.LeaseResponse(clock=clock), 0, False
@@ -131,25 +131,25 @@ def _mx_group(hosts: tuple[str, ...]) -> str:
 
 
 def _write_delivery(
-    response: lease_pb2.LeaseResponse, flight: Delivery, cargo: DeliveryContent, remaining: float
+    response: lease_pb2.LeaseResponse, delivery: Delivery, content: DeliveryContent, remaining: float
 ) -> None:
-    """Written where it belongs: a delivery that is made apart is copied whole."""
-    delivery = response.deliveries.add(
-        token=flight.token,
-        message_id=flight.message_id,
+    """written where it belongs: a delivery that is made apart is copied whole."""
+    message = response.deliveries.add(
+        token=delivery.token,
+        message_id=delivery.message_id,
         remaining_seconds=remaining,
-        prefix=cargo.prefix,
-        body=cargo.body,
-        size=cargo.size,
-        attempt=flight.attempt,
-        last_attempt=cargo.last_attempt,
+        prefix=content.prefix,
+        body=content.body,
+        size=content.size,
+        attempt=delivery.attempt,
+        last_attempt=content.last_attempt,
     )
-    delivery.MergeFromString(flight.plan.fields)
-    delivery.envelope.MergeFromString(cargo.envelope)
-    for fields in cargo.recipients:
-        delivery.recipients.add(**fields)
-    for host, ips in cargo.dialled.items():
-        delivery.dialled.add(host=host, ips=ips)
+    message.MergeFromString(delivery.plan.fields)
+    message.envelope.MergeFromString(content.envelope)
+    for fields in content.recipients:
+        message.recipients.add(**fields)
+    for host, ips in content.dialled.items():
+        message.dialled.add(host=host, ips=ips)
 
 
 class LeaseManager:
@@ -191,11 +191,11 @@ class LeaseManager:
 
         Raises psycopg.Error, NotDurable or OSError while nobody can tell what it works on rightly.
         """
-        listed = {w.token: list(w.recipient_ids) for w in hello.working}  # all, for what is left out is sent again
+        listed = {w.token: list(w.recipient_ids) for w in hello.in_progress}  # all, for what is left out is sent again
         await self._adopt(stream, listed)
         missing = [
             f
-            for f in self._dispatcher.flights.values()
+            for f in self._dispatcher.deliveries.values()
             if f.node == stream.node and f.token not in listed and f.stream is not stream
         ]
         if missing:
@@ -222,9 +222,9 @@ class LeaseManager:
     async def _adopt(self, stream: OutboundStream, listed: dict[int, list[int]]) -> None:
         strangers: list[int] = []
         for token in listed:
-            flight = self._dispatcher.flights.get(token)
-            if flight is not None:
-                flight.stream, flight.node = stream, stream.node
+            delivery = self._dispatcher.deliveries.get(token)
+            if delivery is not None:
+                delivery.stream, delivery.node = stream, stream.node
             else:
                 strangers.append(token)
         if not strangers:
@@ -244,24 +244,26 @@ class LeaseManager:
                 by_token.setdefault(row.token, []).append(row)
         for token in strangers:
             found = by_token.get(token)
-            if (known := self._dispatcher.flights.get(token)) is not None:  # another stream of it adopted it meanwhile
+            if (
+                known := self._dispatcher.deliveries.get(token)
+            ) is not None:  # another stream of it adopted it meanwhile
                 known.stream, known.node = stream, stream.node
             elif found:
-                self._dispatcher.adopt(self._flight_of(token, found, before), stream)
+                self._dispatcher.adopt(self._delivery_of(token, found, before), stream)
             else:
                 stream.cancel(token)  # lost: another may have it already
 
-    def _flight_of(self, token: int, rows: Sequence[Waiting], before: float) -> Delivery:
+    def _delivery_of(self, token: int, rows: Sequence[Waiting], before: float) -> Delivery:
         first = rows[0]
         plan = self._router().plan(facts_of(first), max(0, first.attempts - 1))
         site = self._dispatcher.site(plan)
-        passengers: list[AttemptRecipient] = [passenger_of(row) for row in rows]
+        recipients: list[AttemptRecipient] = [attempt_recipient_of(row) for row in rows]
         return Delivery(
             token,
             first.message_id,
             plan,
             site,
-            passengers,
+            recipients,
             0,
             before + first.remaining,
             first.started or self._database.now(),
@@ -272,12 +274,12 @@ class LeaseManager:
     def _forsaken(self, tokens: Iterable[int], stream: OutboundStream) -> None:
         """The process that had these is back, had its time to speak, and does not have them."""
         for token in tokens:
-            flight = self._dispatcher.flights.get(token)
-            if flight is None or flight.stream is stream or flight.node != stream.node:
+            delivery = self._dispatcher.deliveries.get(token)
+            if delivery is None or delivery.stream is stream or delivery.node != stream.node:
                 continue
-            flight.site.window.undo()
-            self._dispatcher.land(flight)
-            self._lost += [(p.id, p.message_id, token) for p in flight.passengers if p.id not in flight.answered]
+            delivery.site.window.undo()
+            self._dispatcher.release(delivery)
+            self._lost += [(p.id, p.message_id, token) for p in delivery.recipients if p.id not in delivery.answered]
         self._renew.set()
 
     # --- what they say ---
@@ -292,33 +294,33 @@ class LeaseManager:
         """It still works on these: renew their leases (LSE-01)."""
         now = self._dispatcher.clock()
         for token in tokens:
-            flight = self._dispatcher.flights.get(token)
-            if flight is None:
+            delivery = self._dispatcher.deliveries.get(token)
+            if delivery is None:
                 stream.cancel(token)  # its lease is lost (or its results are in)
-            elif flight.deadline - now < _RENEW_BELOW:
-                waiting = [(p.id, token) for p in flight.passengers if p.id not in flight.answered]
-                self._renewals[token] = (flight, stream, waiting)
+            elif delivery.deadline - now < _RENEW_BELOW:
+                waiting = [(p.id, token) for p in delivery.recipients if p.id not in delivery.answered]
+                self._renewals[token] = (delivery, stream, waiting)
         if self._renewals:
             self._renew.set()
 
     def results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
         """How deliveries went: the windows hear it now, the database with the next batch."""
-        flights = self._dispatcher.flights
+        deliveries = self._dispatcher.deliveries
         for message in results:
-            flight = flights.get(message.token)
-            if flight is not None and message.message_id != flight.message_id:
-                flight = None  # of another message: nothing is said of this delivery (HIS-03)
-            if flight is not None:
+            delivery = deliveries.get(message.token)
+            if delivery is not None and message.message_id != delivery.message_id:
+                delivery = None  # of another message: nothing is said of this delivery (HIS-03)
+            if delivery is not None:
                 if message.done:
-                    self._judge_site(flight, message)
-                    self._dispatcher.land(flight)
+                    self._judge_site(delivery, message)
+                    self._dispatcher.release(delivery)
                 else:
-                    flight.answered.update(r.id for r in message.recipients)
-            self._finisher.submit(DeliveryResults(message.token, message, flight, stream.node, stream.committed))
+                    delivery.answered.update(r.id for r in message.recipients)
+            self._finisher.submit(DeliveryResults(message.token, message, delivery, stream.node, stream.committed))
         self._dispatcher.pump()
 
-    def _judge_site(self, flight: Delivery, message: lease_pb2.DeliveryResult) -> None:
-        site = flight.site
+    def _judge_site(self, delivery: Delivery, message: lease_pb2.DeliveryResult) -> None:
+        site = delivery.site
         window = site.window
         site.claimed = False
         if message.mx_hosts and site.kind is SiteKind.DOMAIN:
@@ -327,7 +329,7 @@ class LeaseManager:
         transport_failed = False
         dialled = False
         for result in message.recipients:
-            if result.attempt.outcome not in _UNDIALLED:
+            if result.attempt.outcome not in _NOT_ATTEMPTED:
                 dialled = True
             if result.transport_failure or result.site_failure:
                 blamed = result.attempt
@@ -374,8 +376,8 @@ class LeaseManager:
         if site.pending:  # leased, but not to be dialled now: back, undone (LSE-04)
             pending = [f for f in site.pending if not f.gone]
             site.pending.clear()
-            for flight in pending:
-                self._dispatcher.land(flight)
+            for delivery in pending:
+                self._dispatcher.release(delivery)
             self._too_old(pending)
 
     def learn_rest(self, row: SiteRow, now: float) -> None:
@@ -405,14 +407,14 @@ class LeaseManager:
     def cancel(self, tokens: Iterable[int]) -> None:
         """An administrator wants recipients under these leases failed or dropped: abort what can be (ADM-02)."""
         for token in tokens:
-            flight = self._dispatcher.flights.get(token)
-            if flight is None:
+            delivery = self._dispatcher.deliveries.get(token)
+            if delivery is None:
                 continue
-            if flight.stream is not None:
-                flight.stream.cancel(flight.token)
-            elif flight.cargo is not None:
-                self._dispatcher.land(flight)
-                self._too_old([flight])
+            if delivery.stream is not None:
+                delivery.stream.cancel(delivery.token)
+            elif delivery.content is not None:
+                self._dispatcher.release(delivery)
+                self._too_old([delivery])
 
     # --- the database's side ---
 
@@ -420,8 +422,8 @@ class LeaseManager:
         """The database went back: every delivery is closed, and outbound hears of it (HIS-03). How many were closed."""
         closed = self._dispatcher.close_all()
         # What was not handed on was not dialled. Its lease may be there, with the very recipient: then it is undone.
-        self._too_old([flight for flight in closed if flight.stream is None])
-        self._known += [p for flight in closed for p in flight.passengers if p.id not in flight.answered]
+        self._too_old([delivery for delivery in closed if delivery.stream is None])
+        self._known += [p for delivery in closed for p in delivery.recipients if p.id not in delivery.answered]
         for stream in self._dispatcher.streams.values():
             stream.history(number)
         self._renew.set()
@@ -445,12 +447,14 @@ class LeaseManager:
                 messages=messages[:20],
             )
 
-    def _too_old(self, flights: list[Delivery]) -> None:
+    def _too_old(self, deliveries: list[Delivery]) -> None:
         """Leases that will not be handed on: the attempts are undone (LSE-04)."""
-        for flight in flights:
-            if not flight.gone:
-                self._dispatcher.land(flight)
-            self._undo += [Deferral(p.id, p.message_id, flight.token, p.version, 0.0, None) for p in flight.passengers]
+        for delivery in deliveries:
+            if not delivery.gone:
+                self._dispatcher.release(delivery)
+            self._undo += [
+                Deferral(p.id, p.message_id, delivery.token, p.version, 0.0, None) for p in delivery.recipients
+            ]
         self._renew.set()
 
     def give_back(self, leased: Iterable[tuple[Waiting, int]]) -> None:
@@ -481,14 +485,14 @@ class LeaseManager:
             async with self._lane.use() as connection:
                 pairs = [pair for _, _, found in batch.values() for pair in found]
                 kept = await store.renew(connection, self._settings.lease_seconds, pairs)
-            for token, (flight, stream, found) in batch.items():
+            for token, (delivery, stream, found) in batch.items():
                 if (
                     self._renewals.get(token) is batch[token]
                 ):  # what Postgres did not take is tried again, until it does
                     del self._renewals[token]
                 if all(i in kept for i, _ in found):
-                    if flight is not None:
-                        flight.deadline = before + self._settings.lease_seconds
+                    if delivery is not None:
+                        delivery.deadline = before + self._settings.lease_seconds
                     remaining = before + self._settings.lease_seconds - self._dispatcher.clock()
                     stream.renewed(token, remaining)
                 elif not any(i in kept for i, _ in found):
@@ -518,7 +522,7 @@ class LeaseManager:
         async with self._lane.use() as connection:
             rows = await store.defer(connection, undo)
         self._finisher.deferred([(shard, request) for _, shard, request in rows])
-        metrics.count_attempts([types_pb2.OUTCOME_NOT_DIALLED] * len(rows))
+        metrics.count_attempts([types_pb2.OUTCOME_NOT_ATTEMPTED] * len(rows))
         self.went_back()
 
     async def _left(self, recipient: int, error: Exception) -> None:

@@ -45,7 +45,7 @@ class AttemptRecipient:
 class Notice:
     """A recipient whose sender (or postmaster) is to be told of what an attempt did."""
 
-    passenger: AttemptRecipient
+    recipient: AttemptRecipient
     judgement: Judgement
     attempt: types_pb2.Attempt
     dsn_passed_on: bool = False
@@ -55,7 +55,7 @@ class Notice:
 class Arrival:
     """A recipient that the built-in mailbox takes, or mail captured on its way out (outcome CAPTURED)."""
 
-    passenger: AttemptRecipient
+    recipient: AttemptRecipient
     plan: RoutePlan | None
     attempt: types_pb2.Attempt
 
@@ -73,7 +73,7 @@ class Notifications(Protocol):
 class Mailboxes(Protocol):
     """The built-in mailbox, seen by delivery."""
 
-    def refusal(self, passenger: AttemptRecipient) -> types_pb2.Reply | None:
+    def refusal(self, recipient: AttemptRecipient) -> types_pb2.Reply | None:
         """Why no mailbox takes it now, as the reply of an attempt (4yz: it waits); None: one does."""
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:

@@ -71,7 +71,7 @@ def facts_of(waiting: Waiting) -> RecipientFacts:
         waiting.origin in (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM),
         waiting.local,
         waiting.gateway,
-        waiting.own_transport,
+        waiting.override_transport,
     )
 
 
@@ -83,7 +83,7 @@ def asked_of(keywords: Iterable[str]) -> int:
     return int(asked)
 
 
-def passenger_of(waiting: Waiting, *, attempts: int | None = None) -> AttemptRecipient:
+def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> AttemptRecipient:
     """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
     rcpt = recipient_of(waiting.rcpt, waiting.address)
     return AttemptRecipient(
@@ -134,7 +134,7 @@ def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
     return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
 
 
-def dialled_so_far(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
+def dialled_before(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
     """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
     if not result.dialled:
         return None
@@ -170,7 +170,7 @@ class DeliveryResults:
 
     token: int
     message: lease_pb2.DeliveryResult
-    flight: Delivery | None
+    delivery: Delivery | None
     node: str
     committed: Callable[[int], None]
     """Called with the token once all of it is in the database (outbound may forget it then)."""
@@ -179,12 +179,12 @@ class DeliveryResults:
     @property
     def message_id(self) -> bytes:
         """Of the message that was delivered."""
-        return self.flight.message_id if self.flight is not None else self.message.message_id
+        return self.delivery.message_id if self.delivery is not None else self.message.message_id
 
     @property
     def here(self) -> bool:
         """The queue itself made it: what it means is not done before it is written."""
-        return self.flight is not None and self.flight.site.here
+        return self.delivery is not None and self.delivery.site.here
 
 
 @dataclass(slots=True)
@@ -344,8 +344,8 @@ class Finisher:
         faults.failed(self._log, "results", error, token=result.token, recipient=found.id)
         outcome = metrics.OUTCOMES.get(found.attempt.outcome, "unknown")
         reason = f"its attempt ended ({outcome}), and that cannot be written: {faults.said(error)}"
-        shard = next((p.shard for p in result.flight.passengers if p.id == found.id), 0) if result.flight else 0
-        message_id = result.flight.message_id if result.flight else b""
+        shard = next((p.shard for p in result.delivery.recipients if p.id == found.id), 0) if result.delivery else 0
+        message_id = result.delivery.message_id if result.delivery else b""
         one = [Aside(found.id, message_id, shard, 0, result.token)]
         while True:
             try:
@@ -373,7 +373,7 @@ class Finisher:
         work = _Work()
         number = self._history.number
         others = {id(r) for r in batch if history_of(r.token) != number}
-        strangers = [r for r in batch if r.flight is None or id(r) in others]
+        strangers = [r for r in batch if r.delivery is None or id(r) in others]
         known: dict[int, Waiting] = {}
         if strangers:
             async with lane.use() as connection:
@@ -381,8 +381,8 @@ class Finisher:
                 await self._history.compare(connection, [r.token for r in strangers], ids)
                 known = {w.id: w for w in await store.live(connection, ids)}
         for result in batch:
-            if result.flight is not None and id(result) not in others:
-                self._sort_flight(work, result, result.flight)
+            if result.delivery is not None and id(result) not in others:
+                self._sort_delivery(work, result, result.delivery)
             else:
                 self._sort_stranger(work, result, known, other=id(result) in others)
         found = len(work.records) > 0 or any(rr.id not in known for r in strangers for rr in r.message.recipients)
@@ -450,21 +450,21 @@ class Finisher:
 
     # --- judging ---
 
-    def _sort_flight(self, work: _Work, result: DeliveryResults, flight: Delivery) -> None:
-        passengers = {p.id: p for p in flight.passengers}
-        token = flight.token
+    def _sort_delivery(self, work: _Work, result: DeliveryResults, delivery: Delivery) -> None:
+        recipients = {p.id: p for p in delivery.recipients}
+        token = delivery.token
         for found in result.message.recipients:
-            passenger = passengers.get(found.id)
-            if passenger is None:
+            recipient = recipients.get(found.id)
+            if recipient is None:
                 continue  # not of this delivery: nothing may be said of it
             attempt = found.attempt
-            attempt.number = passenger.attempts
-            flight.plan.describe(attempt)
-            self._complete(attempt, flight.started, result.node)
-            self._sort(work, passenger, token, found, flight.plan, result)
-            flight.answered.add(found.id)
+            attempt.number = recipient.attempts
+            delivery.plan.describe(attempt)
+            self._complete(attempt, delivery.started, result.node)
+            self._sort(work, recipient, token, found, delivery.plan, result)
+            delivery.answered.add(found.id)
         if result.message.done:
-            work.lost += [(i, p.message_id, token) for i, p in passengers.items() if i not in flight.answered]
+            work.lost += [(i, p.message_id, token) for i, p in recipients.items() if i not in delivery.answered]
 
     def _sort_stranger(self, work: _Work, result: DeliveryResults, known: dict[int, Waiting], *, other: bool) -> None:
         """A result of a delivery that this process did not hand out: from before a restart, or from another owner.
@@ -483,7 +483,7 @@ class Finisher:
             if waiting is None or not there:
                 continue  # final already, or another's (HIS-03)
             current = waiting.token == result.token
-            newer = self._dispatcher.flights.get(waiting.token) if waiting.token and not current else None
+            newer = self._dispatcher.deliveries.get(waiting.token) if waiting.token and not current else None
             if newer is not None and newer.stream is not None and found.attempt.outcome in _FORGIVEN:
                 newer.stream.cancel(newer.token)  # LSE-03: the newer lease is revoked
             attempt = found.attempt
@@ -494,7 +494,7 @@ class Finisher:
                     (waiting.id, waiting.message_id, result.token, attempt.SerializeToString())
                 )  # LSE-03: recorded, no more
                 continue
-            self._sort(work, passenger_of(waiting), result.token, found, None, result)
+            self._sort(work, attempt_recipient_of(waiting), result.token, found, None, result)
 
     def _complete(self, attempt: types_pb2.Attempt, started: float, node: str) -> None:
         if not attempt.HasField("started"):
@@ -507,7 +507,7 @@ class Finisher:
     def _sort(
         self,
         work: _Work,
-        passenger: AttemptRecipient,
+        recipient: AttemptRecipient,
         token: int,
         found: lease_pb2.RecipientResult,
         plan: RoutePlan | None,
@@ -518,39 +518,39 @@ class Finisher:
         work.outcomes.append(outcome)
         if outcome in _FORGIVEN:
             ending = Ending(
-                passenger.id,
-                passenger.message_id,
+                recipient.id,
+                recipient.message_id,
                 token,
-                passenger.version,
+                recipient.version,
                 store.DELIVERED,
                 outcome,
                 attempt.SerializeToString(),
             )
             arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
-            if not arrives and not passenger.notify & _ASKED_SUCCESS:
+            if not arrives and not recipient.notify & _ASKED_SUCCESS:
                 work.plain.append(ending)
                 return
             work.endings.append(ending)
             if arrives:
-                work.arrivals[passenger.id] = Arrival(passenger, plan, attempt)
-            judgement = self.judge(verdict_of(found), passenger)
+                work.arrivals[recipient.id] = Arrival(recipient, plan, attempt)
+            judgement = self.judge(verdict_of(found), recipient)
             if judgement.dsn is not None:
-                work.notices[passenger.id] = Notice(passenger, judgement, attempt, found.dsn_passed_on)
+                work.notices[recipient.id] = Notice(recipient, judgement, attempt, found.dsn_passed_on)
             return
-        dialled = dialled_so_far(passenger.dialled, result.message)
-        if outcome == types_pb2.OUTCOME_NOT_DIALLED:
+        dialled = dialled_before(recipient.dialled, result.message)
+        if outcome == types_pb2.OUTCOME_NOT_ATTEMPTED:
             work.deferrals.append(
-                Deferral(passenger.id, passenger.message_id, token, passenger.version, _NOT_DIALLED_DELAY, None)
+                Deferral(recipient.id, recipient.message_id, token, recipient.version, _NOT_DIALLED_DELAY, None)
             )
             return
         if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
             data = attempt.SerializeToString()
             work.deferrals.append(
                 Deferral(
-                    passenger.id,
-                    passenger.message_id,
+                    recipient.id,
+                    recipient.message_id,
                     token,
-                    passenger.version,
+                    recipient.version,
                     0.0,
                     data,
                     False,
@@ -559,7 +559,7 @@ class Finisher:
                 )
             )
             return
-        judgement = self.judge(verdict_of(found), passenger)
+        judgement = self.judge(verdict_of(found), recipient)
         if judgement.final:
             # A copy: should Postgres fail, the batch is judged again, and this reply did not say that it is final.
             ended = types_pb2.Attempt()
@@ -568,26 +568,26 @@ class Finisher:
             data = ended.SerializeToString()
             work.endings.append(
                 Ending(
-                    passenger.id,
-                    passenger.message_id,
+                    recipient.id,
+                    recipient.message_id,
                     token,
-                    passenger.version,
+                    recipient.version,
                     store.FAILED,
                     types_pb2.OUTCOME_FAILED,
                     data,
                 )
             )
             if judgement.dsn is not None or judgement.tell_postmaster:
-                work.notices[passenger.id] = Notice(passenger, judgement, ended)
+                work.notices[recipient.id] = Notice(recipient, judgement, ended)
             return
         attempt.outcome = types_pb2.OUTCOME_DEFERRED
         assert judgement.retry_in is not None
         work.deferrals.append(
             Deferral(
-                passenger.id,
-                passenger.message_id,
+                recipient.id,
+                recipient.message_id,
                 token,
-                passenger.version,
+                recipient.version,
                 judgement.retry_in,
                 attempt.SerializeToString(),
                 judgement.dsn is not None,
@@ -595,20 +595,20 @@ class Finisher:
             )
         )
         if judgement.dsn is not None:
-            work.notices[passenger.id] = Notice(passenger, judgement, attempt)
+            work.notices[recipient.id] = Notice(recipient, judgement, attempt)
 
-    def judge(self, verdict: Verdict, passenger: AttemptRecipient) -> Judgement:
+    def judge(self, verdict: Verdict, recipient: AttemptRecipient) -> Judgement:
         """What becomes of a recipient after this attempt."""
         standing = Standing(
-            accepted=passenger.accepted,
-            attempts=passenger.attempts,
-            paused=passenger.paused,
-            null_sender=passenger.null_sender,
-            vouched=passenger.vouched,
-            notify=Asked(passenger.notify),
-            delayed_sent=passenger.delayed,
+            accepted=recipient.accepted,
+            attempts=recipient.attempts,
+            paused=recipient.paused,
+            null_sender=recipient.null_sender,
+            vouched=recipient.vouched,
+            notify=Asked(recipient.notify),
+            delayed_sent=recipient.delayed,
         )
-        schedule = self._router().schedule(passenger.facts)
+        schedule = self._router().schedule(recipient.facts)
         return judging.judge(
             verdict, standing, schedule, now=self._database.now(), jitter=self._dice.uniform(-1.0, 1.0)
         )
@@ -630,12 +630,12 @@ class Finisher:
         notices: list[Notice] = []
         newest = await store.newest_attempts(connection, worn)
         for row in await store.live(connection, worn):
-            attempt, passenger, judgement = self.judge_cut_off(row, attempt_of(newest.get(row.id)))
+            attempt, recipient, judgement = self.judge_cut_off(row, attempt_of(newest.get(row.id)))
             if judgement.retry_in is None:
                 continue
             waits.append((row.id, judgement.retry_in))
             if judgement.dsn is not None:
-                notices.append(Notice(passenger, judgement, attempt))
+                notices.append(Notice(recipient, judgement, attempt))
         await store.put_off(connection, waits)
         if notices and self.notifications is not None:
             await self.notifications.notify(connection, notices)
@@ -646,9 +646,9 @@ class Finisher:
         """What becomes of a recipient whose newest attempt was cut off once too often."""
         attempt.reply.enhanced = "4.4.2"
         attempt.reply.lines.append("it was cut off, as several were before")
-        passenger = passenger_of(row)
+        recipient = attempt_recipient_of(row)
         verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
-        return attempt, passenger, self.judge(verdict, passenger)
+        return attempt, recipient, self.judge(verdict, recipient)
 
     def told(self) -> None:
         """The transaction of a `cut_off` is committed."""
@@ -676,8 +676,8 @@ class Finisher:
                 Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0)
             )
             if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
-                passenger = passenger_of(row, attempts=row.attempts + (1 if counted else 0))
-                notices[row.id] = Notice(passenger, judgement, attempt)
+                recipient = attempt_recipient_of(row, attempts=row.attempts + (1 if counted else 0))
+                notices[row.id] = Notice(recipient, judgement, attempt)
         async with lane.use() as connection:
             async with connection.transaction():
                 done = await store.finish_as(connection, endings)
@@ -702,4 +702,4 @@ class Finisher:
         attempt.reply.code = 554
         attempt.reply.lines.append(reason)
         verdict = Verdict(Outcome.FAILED, _ADMIN, reason)
-        return row, attempt, self.judge(verdict, passenger_of(row)), False
+        return row, attempt, self.judge(verdict, attempt_recipient_of(row)), False

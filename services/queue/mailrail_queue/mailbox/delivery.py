@@ -171,66 +171,66 @@ class MailboxDelivery:
             self._addresses = (router.number, Addresses(router.revision))
         return self._addresses[1]
 
-    def refusal(self, passenger: AttemptRecipient) -> types_pb2.Reply | None:
+    def refusal(self, recipient: AttemptRecipient) -> types_pb2.Reply | None:
         """Why no mailbox takes it now, as the reply of an attempt; None: one does.
 
         Mail whose account or address was taken away waits for it to come back (FIN-04). A notification of ours to
         an address that never was anybody's is refused for good.
         """
         try:
-            self.place(passenger)
+            self.place(recipient)
         except NoSuchAccount as error:
-            rcpt = types_pb2.EnvelopeRecipient.FromString(passenger.rcpt)
-            if rcpt.HasField("mailbox_account") or not passenger.null_sender or not passenger.facts.ours:
+            rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.rcpt)
+            if rcpt.HasField("mailbox_account") or not recipient.null_sender or not recipient.facts.ours:
                 return types_pb2.Reply(code=451, enhanced="4.3.5", lines=[str(error)])
             return types_pb2.Reply(code=550, enhanced="5.1.1", lines=[str(error)])
         return None
 
-    def place(self, passenger: AttemptRecipient) -> tuple[str, str]:
+    def place(self, recipient: AttemptRecipient) -> tuple[str, str]:
         """The account and path that take it. Raises NoSuchAccount.
 
         The account was found when the mail was accepted. Should it be gone, whoever has the address now takes it.
         """
         addresses = self.addresses()
-        rcpt = types_pb2.EnvelopeRecipient.FromString(passenger.rcpt)
+        rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.rcpt)
         if rcpt.HasField("mailbox_account"):
             account = ObjectRef("MailAccount", rcpt.mailbox_account.namespace, rcpt.mailbox_account.name)
             if account in addresses.accounts:
                 return reference_text(account), rcpt.mailbox or INBOX
-        for found in addresses.resolve(passenger.address):
+        for found in addresses.resolve(recipient.address):
             if found.account is not None and found.account in addresses.accounts:
                 return reference_text(found.account), rcpt.mailbox or found.mailbox
-        raise NoSuchAccount(f"no account has the address {passenger.address} now")
+        raise NoSuchAccount(f"no account has the address {recipient.address} now")
 
-    def _captor(self, passenger: AttemptRecipient) -> str:
+    def _captor(self, recipient: AttemptRecipient) -> str:
         """Captured mail goes to whoever submitted it, else to the postmaster (design 10)."""
-        account = passenger.facts.account
+        account = recipient.facts.account
         if account is not None and self.addresses().account(account) is not None:
             return account
-        gateway = self._router().gateway(passenger.facts.gateway)
+        gateway = self._router().gateway(recipient.facts.gateway)
         if gateway is None:
             raise NoSuchAccount("there is no gateway whose postmaster could take captured mail")
         return reference_text(gateway.postmaster)
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
         """Put each into its mailbox, once. Raises NoSuchAccount; ask `refusal` before."""
-        found = await heads(connection, {a.passenger.message_id for a in arrivals})
+        found = await heads(connection, {a.recipient.message_id for a in arrivals})
         entries = []
         for arrival in arrivals:
-            passenger = arrival.passenger
-            head = found.get(passenger.message_id)
+            recipient = arrival.recipient
+            head = found.get(recipient.message_id)
             if head is None:
                 continue
             captured = arrival.attempt.outcome == types_pb2.OUTCOME_CAPTURED
-            account, path = (self._captor(passenger), CAPTURED) if captured else self.place(passenger)
+            account, path = (self._captor(recipient), CAPTURED) if captured else self.place(recipient)
             envelope = envelope_of(head.envelope)
             entries.append(
                 Entry(
                     account,
                     path,
-                    passenger.message_id,
-                    passenger.id,
-                    passenger.address,
+                    recipient.message_id,
+                    recipient.id,
+                    recipient.address,
                     head.mail_from,
                     delivered=not captured,
                     dsn=envelope.origin == types_pb2.ORIGIN_SYSTEM and not head.mail_from,

@@ -146,11 +146,11 @@ class Notifier:
         claimed = await self._claim(connection, notices)
         if not claimed:
             return
-        heads = await mailbox.heads(connection, {n.passenger.message_id for n, _, _ in claimed})
+        heads = await mailbox.heads(connection, {n.recipient.message_id for n, _, _ in claimed})
         groups: dict[tuple[bytes, DsnKind], _Group] = {}
         copies: list[Entry] = []
         for notice, kind, dsn_id in claimed:
-            head = heads.get(notice.passenger.message_id)
+            head = heads.get(notice.recipient.message_id)
             if head is None:
                 self._tell_of_lost(groups, notice, dsn_id)
                 continue
@@ -158,7 +158,7 @@ class Notifier:
                 copies.append(self._copy(notice, head))
                 continue
             assert notice.judgement.dsn is not None
-            key = (notice.passenger.message_id, notice.judgement.dsn)
+            key = (notice.recipient.message_id, notice.judgement.dsn)
             groups.setdefault(key, _Group(notice.judgement.dsn, head, dsn_id, [])).notices.append(notice)
         if copies:
             await mailbox.put(connection, copies, heads)
@@ -170,26 +170,26 @@ class Notifier:
 
         Else nobody knows who it was, or may not be answered (DSN-10): the postmaster gets the report, not as mail.
         """
-        passenger = notice.passenger
+        recipient = notice.recipient
         kind = notice.judgement.dsn or DsnKind.FAILED
-        sender = self._sender_of(passenger) if notice.judgement.dsn is not None else None
-        gateway = self._router().gateway(passenger.facts.gateway)
+        sender = self._sender_of(recipient) if notice.judgement.dsn is not None else None
+        gateway = self._router().gateway(recipient.facts.gateway)
         postmaster = f"postmaster@{gateway.hostname if gateway is not None else 'localhost'}"
-        head = MessageHead(sender or postmaster, 0, 0, b"", b"", b"", passenger.accepted)
-        if dsn_id == passenger.message_id:
+        head = MessageHead(sender or postmaster, 0, 0, b"", b"", b"", recipient.accepted)
+        if dsn_id == recipient.message_id:
             dsn_id = new_message_id(time.time(), secrets.token_bytes(10))
         told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
         group = _Group(kind, head, dsn_id, [], lost=True, mail=sender is not None)
-        groups.setdefault((passenger.message_id, kind), group).notices.append(told)
-        self._log.error("mail failed whose message is gone", message=passenger.message_id.hex(), recipient=passenger.id)
+        groups.setdefault((recipient.message_id, kind), group).notices.append(told)
+        self._log.error("mail failed whose message is gone", message=recipient.message_id.hex(), recipient=recipient.id)
 
-    def _sender_of(self, passenger: AttemptRecipient) -> str | None:
+    def _sender_of(self, recipient: AttemptRecipient) -> str | None:
         """An address of the account that submitted it, of the domain that it was sent from if there is one."""
-        account = self._mailboxes.addresses().account(passenger.facts.account or "")
+        account = self._mailboxes.addresses().account(recipient.facts.account or "")
         if account is None:
             return None
         own = [address for address in account.addresses if not address.startswith("@")]
-        fitting = [address for address in own if domain_of(address) == passenger.facts.from_domain]
+        fitting = [address for address in own if domain_of(address) == recipient.facts.from_domain]
         return next(iter((*fitting, *own)), None)
 
     def stored(self) -> None:
@@ -203,49 +203,49 @@ class Notifier:
         ids: dict[tuple[bytes, DsnKind], bytes] = {}
         for notice in notices:
             if notice.judgement.dsn is not None:
-                key = (notice.passenger.message_id, notice.judgement.dsn)
+                key = (notice.recipient.message_id, notice.judgement.dsn)
                 dsn_id = ids.setdefault(key, new_message_id(time.time(), secrets.token_bytes(10)))
                 wanted.append((notice, Kind.of(notice.judgement.dsn), dsn_id))
             elif notice.judgement.tell_postmaster:
-                wanted.append((notice, Kind.POSTMASTER, notice.passenger.message_id))
+                wanted.append((notice, Kind.POSTMASTER, notice.recipient.message_id))
         if not wanted:
             return []
         rows = await run(
             connection,
             CLAIM,
             {
-                "recipient_id": c.bigints([n.passenger.id for n, _, _ in wanted]),
+                "recipient_id": c.bigints([n.recipient.id for n, _, _ in wanted]),
                 "kind": c.smallints([int(kind) for _, kind, _ in wanted]),
-                "about": c.uuids([n.passenger.message_id for n, _, _ in wanted]),
+                "about": c.uuids([n.recipient.message_id for n, _, _ in wanted]),
                 "message_id": c.uuids([dsn_id for _, _, dsn_id in wanted]),
             },
         )
         new = {(row[0], row[1]) for row in rows}
-        return [w for w in wanted if (w[0].passenger.id, int(w[1])) in new]
+        return [w for w in wanted if (w[0].recipient.id, int(w[1])) in new]
 
     # --- the postmaster's copy ---
 
     def _copy(self, notice: Notice, head: MessageHead) -> Entry:
-        passenger = notice.passenger
-        account, path = self._postmaster(passenger.facts.gateway)
+        recipient = notice.recipient
+        account, path = self._postmaster(recipient.facts.gateway)
         said = str(reply_of(notice.attempt) or " ".join(notice.attempt.reply.lines) or notice.judgement.status)
         count_dsn("postmaster")
         self._log.info(
             "null-sender mail failed",
-            message=passenger.message_id.hex(),
-            recipient=passenger.id,
+            message=recipient.message_id.hex(),
+            recipient=recipient.id,
             status=str(notice.judgement.status),
         )
         return Entry(
             account,
             path,
-            passenger.message_id,
-            passenger.id,
-            passenger.address,
+            recipient.message_id,
+            recipient.id,
+            recipient.address,
             head.mail_from,
             delivered=False,
             dsn=envelope_of(head.envelope).origin == types_pb2.ORIGIN_SYSTEM,
-            note=f"could not be delivered to {passenger.address}: {said}"[:1000],
+            note=f"could not be delivered to {recipient.address}: {said}"[:1000],
         )
 
     def _postmaster(self, gateway: str | None) -> tuple[str, str]:
@@ -289,21 +289,21 @@ class Notifier:
         shards |= {r.shard for r in recipients if r.hold_reason is None}
 
     def _report_to_postmaster(self, group: _Group) -> Entry:
-        passenger = group.notices[0].passenger
-        account, path = self._postmaster(passenger.facts.gateway)
-        note = f"what is stored of a message to {passenger.address} is gone, and its sender is not known"
-        return Entry(account, path, group.id, None, passenger.address, "", delivered=False, dsn=True, note=note)
+        recipient = group.notices[0].recipient
+        account, path = self._postmaster(recipient.facts.gateway)
+        note = f"what is stored of a message to {recipient.address} is gone, and its sender is not known"
+        return Entry(account, path, group.id, None, recipient.address, "", delivered=False, dsn=True, note=note)
 
     async def _compose(self, connection: Connection, group: _Group) -> Dsn:
         head = group.head
         envelope = envelope_of(head.envelope)
-        first = group.notices[0].passenger
+        first = group.notices[0].recipient
         gateway = self._router().gateway(first.facts.gateway)
         hostname = gateway.hostname if gateway is not None else "localhost"
         # An administrator may have changed the requirement since; once required, the sender's mail stays protected (RTLS-20).
         protected = types_pb2.TLS_REQUIREMENT_REQUIRED in (
             envelope.tls_requirement,
-            *(n.passenger.tls for n in group.notices),
+            *(n.recipient.tls for n in group.notices),
         )
         content = None
         if returns_full(
@@ -341,7 +341,7 @@ class Notifier:
         return await asyncio.to_thread(made) if content is not None and len(content) > store.INLINE else made()
 
     def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
-        facts = group.notices[0].passenger.facts
+        facts = group.notices[0].recipient.facts
         account = self._postmaster(facts.gateway)[0]
         gateway = self._router().gateway(facts.gateway)
         envelope = types_pb2.Envelope(
@@ -374,12 +374,12 @@ class Notifier:
 
     def _recipient(self, group: _Group, dsn: Dsn, found: Resolved, rules: Sequence[HoldRule]) -> NewRecipient:
         router = self._router()
-        facts = group.notices[0].passenger.facts
+        facts = group.notices[0].recipient.facts
         account = self._postmaster(facts.gateway)[0]
         domain = domain_of(found.address)
         plan = router.plan(RecipientFacts(domain, "", account, True, found.domain is not None, facts.gateway), 0)
         # DSN-11: never a notification about a notification.
-        rcpt = types_pb2.EnvelopeRecipient(address=found.address, given_address=dsn.recipient, notify=["NEVER"])
+        rcpt = types_pb2.EnvelopeRecipient(address=found.address, rcpt_to=dsn.recipient, notify=["NEVER"])
         if found.domain is not None:
             rcpt.domain.CopyFrom(object_pb(found.domain.ref))
         if found.account is not None:
@@ -425,7 +425,7 @@ def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
 
 
 def _report(notice: Notice, *, lost: bool = False) -> DsnRecipient:
-    rcpt = types_pb2.EnvelopeRecipient.FromString(notice.passenger.rcpt)
+    rcpt = types_pb2.EnvelopeRecipient.FromString(notice.recipient.rcpt)
     attempt, judgement = notice.attempt, notice.judgement
     assert judgement.dsn is not None
     reply = reply_of(attempt)
@@ -436,7 +436,7 @@ def _report(notice: Notice, *, lost: bool = False) -> DsnRecipient:
     return DsnRecipient(
         kind=judgement.dsn,
         # Of an expanded alias the sender knows the alias; its members are not his business (DSN-23).
-        recipient=rcpt.given_address if expanded and rcpt.given_address else notice.passenger.address,
+        recipient=rcpt.rcpt_to if expanded and rcpt.rcpt_to else notice.recipient.address,
         status=judgement.status,
         reason=reason,
         original_recipient=rcpt.original_recipient if rcpt.HasField("original_recipient") else None,

@@ -49,7 +49,7 @@ class RecipientFacts(NamedTuple):
     ours: bool  # submitted with authentication, or made by us
     local: bool
     gateway: str | None
-    own_transport: str | None = None
+    override_transport: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +146,7 @@ class Router:
             account=reference(ACCOUNT, facts.account) if facts.account else None,
             ours=facts.ours,
             local=facts.local,
-            transport=reference(TRANSPORT, facts.own_transport) if facts.own_transport else None,
+            transport=reference(TRANSPORT, facts.override_transport) if facts.override_transport else None,
             gateway=reference(GATEWAY, facts.gateway) if facts.gateway else None,
         )
 

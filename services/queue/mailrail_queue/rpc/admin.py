@@ -370,8 +370,8 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
     administration = Administration(
         queue.router,
         mailboxes.addresses,
-        Notifier(queue.router, mailboxes, queue.agenda.woken_or_peer),
-        changed=queue.agenda.administered,
+        Notifier(queue.router, mailboxes, queue.worklist.woken_or_peer),
+        changed=queue.worklist.administered,
         clock=queue.database.now,
     )
 
@@ -382,7 +382,7 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
     admin = QueueAdminServicer(
         administration,
         rows,
-        shards_owned=lambda: len(queue.agenda.ownership.epochs),
+        shards_owned=lambda: len(queue.worklist.ownership.epochs),
         outbound_nodes=lambda: len(queue.dispatcher.streams),
         window=window,
     )

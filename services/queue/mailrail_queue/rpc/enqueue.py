@@ -124,7 +124,7 @@ class _ChunkWriter:
         self._stream.queue.uncommitted.given_up("", self._counted, time.monotonic())
         self._counted = 0
         if self._begun:
-            self._stream.queue.intake.forget(self.id)
+            self._stream.queue.group_commit.forget(self.id)
             self._begun = False
 
     def _fits(self, octets: int) -> bool:
@@ -143,7 +143,7 @@ class _ChunkWriter:
         self._begun = True
         for _ in range(_UPLOAD_TRIES):
             try:
-                kept = await self._stream.queue.intake.add_chunk(self.id, self._number, part)
+                kept = await self._stream.queue.group_commit.add_chunk(self.id, self._number, part)
                 self._number += 1
                 return kept
             except psycopg.DataError:
@@ -258,7 +258,7 @@ class EnqueueStream:
         size = len(prefix) + len(body)
         self._under_way[message_id] = self._under_way.get(message_id, 0) + size
         until = commit.valid_until / 1e6 or math.inf
-        self.queue.intake.submit(
+        self.queue.group_commit.submit(
             PendingCommit(message_id, commit, prefix, body, chunks, self, size + 512, time.monotonic(), until)
         )
 
@@ -386,7 +386,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         if not self._queue.ready:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
         try:
-            accepted = await self._queue.intake.outcome(request.message_id)
+            accepted = await self._queue.group_commit.outcome(request.message_id)
         except _TROUBLE as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
             raise
@@ -417,10 +417,10 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             return
         stream = OutboundStream(first.hello.node_id, first.clock)
         try:
-            await queue.desk.hello(stream, first.hello)
+            await queue.leases.hello(stream, first.hello)
         except _TROUBLE as error:  # it comes again; what it works on goes on meanwhile
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
-        queue.desk.joined(stream)
+        queue.leases.joined(stream)
         reader = asyncio.create_task(self._read(stream, first, requests))
         pulse = asyncio.create_task(_pulse(stream.ready))
         leaving = False
@@ -432,14 +432,14 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 if queue.stopping.is_set() and not leaving:
                     leaving = True
                     stream.go_away()
-                    queue.desk.left(stream)
+                    queue.leases.left(stream)
                 await stream.ready.wait()
             for response in stream.take():
                 yield response
         finally:  # without await (kit.rpc)
             reader.cancel()
             pulse.cancel()
-            queue.desk.left(stream)
+            queue.leases.left(stream)
 
     async def _read(
         self, stream: OutboundStream, first: lease_pb2.LeaseRequest, requests: AsyncIterator[lease_pb2.LeaseRequest]
@@ -456,17 +456,17 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             stream.close()
 
     def _take(self, stream: OutboundStream, request: lease_pb2.LeaseRequest) -> None:
-        desk = self._queue.desk
+        leases = self._queue.leases
         if request.clock:
             stream.clock = request.clock
         if request.results:
-            desk.results(stream, request.results)
+            leases.results(stream, request.results)
         if request.alive:
-            desk.alive(stream, request.alive)
+            leases.alive(stream, request.alive)
         if request.credit:
-            desk.credit(stream, request.credit)
+            leases.credit(stream, request.credit)
         if request.go_away:
-            desk.left(stream)
+            leases.left(stream)
 
     async def FetchContent(
         self, request: lease_pb2.FetchContentRequest, context: Context
@@ -517,5 +517,5 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._queue = queue
 
     async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:
-        self._queue.agenda.woken(n for n in request.shards if n < 256)
+        self._queue.worklist.woken(n for n in request.shards if n < 256)
         return peer_pb2.WakeResponse()

@@ -14,7 +14,7 @@ from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.delivery.results import Decided, Finisher, facts_of, passenger_of, status_of
+from mailrail_queue.delivery.results import Decided, Finisher, attempt_recipient_of, facts_of, status_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.due_sites import DueSites
 from mailrail_queue.schedule.worklist import Worklist
@@ -42,8 +42,8 @@ class Backoff:
         lane: Lane,
         dispatcher: Dispatcher,
         finisher: Finisher,
-        desk: LeaseManager,
-        agenda: Worklist,
+        leases: LeaseManager,
+        worklist: Worklist,
         due_sites: DueSites,
         router: Callable[[], Router],
     ) -> None:
@@ -51,8 +51,8 @@ class Backoff:
         self._lane = lane
         self._dispatcher = dispatcher
         self._finisher = finisher
-        self._desk = desk
-        self._agenda = agenda
+        self._leases = leases
+        self._worklist = worklist
         self._due_sites = due_sites
         self._router = router
         self.allowance = faults.HoldAllowance()
@@ -76,7 +76,7 @@ class Backoff:
     async def set_aside(self, connection: Connection, rows: Sequence[tuple[Waiting, int]], reason: str) -> None:
         """Put (recipient, token of its lease or 0) on hold: nobody can send them, and all others must go on."""
         aside = [Aside(row.id, row.message_id, row.shard, row.version, token) for row, token in rows]
-        await faults.set_aside(connection, self._agenda.ownership, aside, reason, self._log)
+        await faults.set_aside(connection, self._worklist.ownership, aside, reason, self._log)
 
     async def set_aside_for(self, row: Waiting, error: Exception, *, withdraw: bool = False) -> None:
         """Put one on hold of which nothing can be written. `withdraw`: and what an administrator asked for it.
@@ -94,7 +94,7 @@ class Backoff:
             reason = f"what was asked for it is withdrawn; {reason}"
         async with self._lane.use() as connection:
             await faults.set_aside(
-                connection, self._agenda.ownership, aside, reason, self._log, undo=False, withdraw=withdraw
+                connection, self._worklist.ownership, aside, reason, self._log, undo=False, withdraw=withdraw
             )
 
     async def plan(self, router: Router, row: Waiting) -> RoutePlan | None:
@@ -141,7 +141,7 @@ class Backoff:
     async def back_off(self, site: SiteState) -> None:
         """The due recipients of a site that rests, or whose transport is missing (SHD-05; design 4, Attempt)."""
         router = self._router()
-        shards = [n for n in site.due if n in self._agenda.ownership.epochs]
+        shards = [n for n in site.due if n in self._worklist.ownership.epochs]
         wanted = [(n, site.key, max(1, _BACKOFF // max(1, len(shards)))) for n in shards]
         if not wanted:
             site.due.clear()
@@ -155,9 +155,9 @@ class Backoff:
                 if site.kind is SiteKind.PROXY and site.transport is not None:
                     names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
                 for known in await site_store.sites(connection, names):
-                    self._desk.learn_rest(known, self._dispatcher.clock())
+                    self._leases.learn_rest(known, self._dispatcher.clock())
                 if not site.resting(self._dispatcher.clock()):
-                    self._agenda.turn.setdefault(site.key)
+                    self._worklist.turn.setdefault(site.key)
                     return
         counted: list[tuple[Waiting, RoutePlan, bytes]] = []
         moved: list[tuple[Waiting, str]] = []
@@ -165,7 +165,7 @@ class Backoff:
         for row in rows:
             found[row.shard] = found.get(row.shard, 0) + 1
             if row.request:
-                self._agenda.requests = True
+                self._worklist.requests = True
                 continue
             plan = await self.plan(router, row)
             if plan is None:
@@ -179,7 +179,7 @@ class Backoff:
             await self.count(counted)
         await self._due_sites.settle([(n, key) for n, key, count in wanted if found.get(n, 0) < count])
         if site.due:
-            self._agenda.turn.setdefault(site.key)
+            self._worklist.turn.setdefault(site.key)
 
     def _last_error(self, site: SiteState) -> bytes:
         if site.last_error:
@@ -215,8 +215,8 @@ class Backoff:
                 text = " ".join(attempt.reply.lines)
                 status = status_of(attempt.reply, "4.4.1")
                 verdict = Verdict(Outcome.DEFERRED, status, text, None, Scope.SITE)
-            passenger = passenger_of(row, attempts=row.attempts + 1)
-            judgement = self._finisher.judge(verdict, passenger)
+            recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
+            judgement = self._finisher.judge(verdict, recipient)
             if judgement.final:
                 finals.append((row, attempt, judgement, True))
                 continue
@@ -235,14 +235,14 @@ class Backoff:
                 )
             )
             if judgement.dsn is not None:
-                notices[row.id] = Notice(passenger, judgement, attempt)
+                notices[row.id] = Notice(recipient, judgement, attempt)
         if finals:
             await self._finisher.end_waiting(self._lane, finals)
         if not deferrals:
             return
         async with self._lane.use() as connection:
             async with connection.transaction():
-                done = await store.back_off(connection, self._agenda.ownership, deferrals)
+                done = await store.back_off(connection, self._worklist.ownership, deferrals)
                 told = [n for i, n in notices.items() if i in done]
                 if told and self._finisher.notifications is not None:
                     await self._finisher.notifications.notify(connection, told)

@@ -28,8 +28,8 @@ _REMEMBERED = 50_000
 class DueSites:
     """The sites of our shards that have due mail."""
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, agenda: Worklist) -> None:
-        self._lane, self._dispatcher, self._agenda = lane, dispatcher, agenda
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, worklist: Worklist) -> None:
+        self._lane, self._dispatcher, self._worklist = lane, dispatcher, worklist
         self._emptied: dict[tuple[int, str], float] = {}
         """(shard, site) found empty once → when; the second time its row is moved for good."""
         self._past: dict[tuple[int, float], str] = {}
@@ -40,13 +40,13 @@ class DueSites:
 
     async def look(self) -> None:
         """Which sites of our shards are due? From where the last look ended, so that none waits behind others."""
-        agenda = self._agenda
-        if not agenda.cursors:
+        worklist = self._worklist
+        if not worklist.cursors:
             return
-        cursors = {number: (after, self._past.get((number, after), "")) for number, after in agenda.cursors.items()}
+        cursors = {number: (after, self._past.get((number, after), "")) for number, after in worklist.cursors.items()}
         self._past.clear()
         for number in cursors:  # 1.0: looked at, nothing special. Who is woken from here on may not be in what is read.
-            agenda.cursors[number] = 1.0
+            worklist.cursors[number] = 1.0
         async with self._lane.use() as connection:
             rows = await site_store.due_sites(connection, cursors, _PER_SHARD)
         counts: dict[int, int] = {}
@@ -54,17 +54,17 @@ class DueSites:
         for number, key, due in rows:
             counts[number] = counts.get(number, 0) + 1
             latest[number] = (due, key)
-            agenda.note(number, key)
+            worklist.note(number, key)
         for number, count in counts.items():
             # A full answer goes on from its end at the next look; else begin anew.
-            if count >= _PER_SHARD and agenda.cursors.get(number) == 1.0:
-                agenda.cursors[number] = latest[number][0]
+            if count >= _PER_SHARD and worklist.cursors.get(number) == 1.0:
+                worklist.cursors[number] = latest[number][0]
                 self._past[number, latest[number][0]] = latest[number][1]
         await self._look_back()
-        if agenda.unverified:
-            await self.verify(agenda.unverified.pop())
+        if worklist.unverified:
+            await self.verify(worklist.unverified.pop())
         elif random.random() < 0.5:
-            await self.verify(random.choice(list(agenda.cursors)))
+            await self.verify(random.choice(list(worklist.cursors)))
 
     async def settle(self, drained: Sequence[tuple[int, str]]) -> None:
         """These (shard, site) had nothing more that is due: when will they have?"""
@@ -87,17 +87,17 @@ class DueSites:
         if len(self._emptied) > _REMEMBERED:
             self._emptied = {k: t for k, t in self._emptied.items() if now - t < 60.0}
         async with self._lane.use() as connection:
-            still = await site_store.settle(connection, self._agenda.ownership, looked)
+            still = await site_store.settle(connection, self._worklist.ownership, looked)
         for number, key in still:
-            self._agenda.note(number, key)
+            self._worklist.note(number, key)
 
     async def re_key(self, moved: Sequence[tuple[Waiting, str]]) -> None:
         """Routing changed where these recipients go: they wait at another site now (SHD-04)."""
         if not moved:
             return
         async with self._lane.use() as connection:
-            for number, key in await site_store.re_key(connection, self._agenda.ownership, moved):
-                self._agenda.note(number, key)
+            for number, key in await site_store.re_key(connection, self._worklist.ownership, moved):
+                self._worklist.note(number, key)
 
     async def _look_back(self) -> None:
         """Did a transaction that was under way when a site was settled leave recipients there?"""
@@ -105,19 +105,19 @@ class DueSites:
         looked: list[tuple[int, str]] = []
         while self._settled and self._settled[0][0] <= now and len(looked) < _AT_ONCE:
             _, number, key = self._settled.popleft()
-            if number in self._agenda.ownership.epochs:
+            if number in self._worklist.ownership.epochs:
                 looked.append((number, key))
         if looked:
             async with self._lane.use() as connection:
                 for number, key in await site_store.look_back(connection, list(dict.fromkeys(looked))):
-                    self._agenda.note(number, key)
+                    self._worklist.note(number, key)
 
     async def verify(self, number: int) -> None:
         """The slow round: does a shard know of all its sites?"""
-        if number not in self._agenda.ownership.epochs:
+        if number not in self._worklist.ownership.epochs:
             return
         async with self._lane.use() as connection:
             wrong = await site_store.verify(connection, number)
         if wrong:
             self._log.info("sites found by the slow round", shard=number, sites=wrong)
-            self._agenda.cursors[number] = 0.0
+            self._worklist.cursors[number] = 0.0

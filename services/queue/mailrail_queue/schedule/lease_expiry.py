@@ -32,18 +32,18 @@ class LeaseExpiry:
         lane: Lane,
         dispatcher: Dispatcher,
         finisher: Finisher,
-        agenda: Worklist,
+        worklist: Worklist,
     ) -> None:
         self._settings = settings
         self._database = database
         self._lane = lane
         self._dispatcher = dispatcher
         self._finisher = finisher
-        self._agenda = agenda
+        self._worklist = worklist
         self._sweeps = 0
         self._swept_until = 0.0
         """When the last sweep began, in Unix seconds by Postgres's clock."""
-        self._swept_for = agenda.ownership
+        self._swept_for = worklist.ownership
         """Whose leases the last sweep looked at: shards that were taken over since are looked at from the beginning."""
         self._log = log.get_logger()
 
@@ -65,7 +65,7 @@ class LeaseExpiry:
     async def sweep(self) -> int:
         """Take back leases that ran out (LSE-04). Returns how many."""
         await self._heed_clock()
-        ownership = self._agenda.ownership
+        ownership = self._worklist.ownership
         shards = list(ownership.epochs)
         if not shards:
             return 0
@@ -88,17 +88,17 @@ class LeaseExpiry:
                 continue
             self._finisher.told()
             for row in rows:
-                self._land(row.token)
+                self._release(row.token)
             total += len(rows)
             if any(row.request for row in rows):
-                self._agenda.requests = True
+                self._worklist.requests = True
             if len(rows) < count:
                 break
         self._swept_until, self._swept_for = started, ownership
         if total:
             metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * total)
             self._log.info("leases ran out", recipients=total)
-            self._agenda.look_anew()
+            self._worklist.look_anew()
         return total
 
     async def _heed_clock(self) -> None:
@@ -117,13 +117,13 @@ class LeaseExpiry:
         self._swept_until = 0.0
         self._log.warning("leases moved with postgres's clock", seconds=round(jump.seconds, 1), recipients=moved)
 
-    def _land(self, token: int) -> None:
-        flight = self._dispatcher.flights.get(token)
-        if flight is not None:
-            if flight.stream is not None:
-                flight.stream.cancel(flight.token)
-                flight.site.window.undo()
-            self._dispatcher.land(flight)
+    def _release(self, token: int) -> None:
+        delivery = self._dispatcher.deliveries.get(token)
+        if delivery is not None:
+            if delivery.stream is not None:
+                delivery.stream.cancel(delivery.token)
+                delivery.site.window.undo()
+            self._dispatcher.release(delivery)
 
     async def _set_aside(self, shards: Sequence[int], since: float, error: Exception) -> bool:
         """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
@@ -133,6 +133,6 @@ class LeaseExpiry:
             found = await store.first_expired(connection, shards, since, self._finisher.unwritten)
             if found is None:
                 return False
-            await faults.set_aside(connection, self._agenda.ownership, [found], reason, self._log, undo=False)
-        self._land(found.token)
+            await faults.set_aside(connection, self._worklist.ownership, [found], reason, self._log, undo=False)
+        self._release(found.token)
         return True

@@ -21,25 +21,25 @@ _PAUSE = 10.0
 class Revisions:
     """Looks at the mail of our shards after each revision."""
 
-    def __init__(self, lane: Lane, agenda: Worklist, shared_sites: SharedSites, router: Callable[[], Router]) -> None:
-        self._lane, self._agenda, self._shared_sites, self._router = lane, agenda, shared_sites, router
+    def __init__(self, lane: Lane, worklist: Worklist, shared_sites: SharedSites, router: Callable[[], Router]) -> None:
+        self._lane, self._worklist, self._shared_sites, self._router = lane, worklist, shared_sites, router
         self._log = log.get_logger()
 
     async def run(self) -> None:
         """Reconsider after each revision, until cancelled."""
         while True:
-            await self._agenda.revised.wait()
-            self._agenda.revised.clear()
-            changed, self._agenda.changed = self._agenda.changed, set()
+            await self._worklist.revised.wait()
+            self._worklist.revised.clear()
+            changed, self._worklist.changed = self._worklist.changed, set()
             try:
                 await self.reconsider(sorted(changed))
             except TROUBLE as error:
                 self._log.warning("mail that a revision may free waits for postgres", error=str(error).strip())
-                self._agenda.revise(changed)
+                self._worklist.revise(changed)
                 await asyncio.sleep(0.5)
             except Exception as error:
                 faults.failed(self._log, "revisions", error)
-                self._agenda.revise(changed)
+                self._worklist.revise(changed)
                 await asyncio.sleep(_PAUSE)
 
     async def reconsider(self, changed: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class Revisions:
         So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
         whoever corrects a relay's password must not wait for the end of a rest that the wrong one has earned.
         """
-        shards = list(self._agenda.ownership.epochs)
+        shards = list(self._worklist.ownership.epochs)
         if not shards:
             return
         router = self._router()
@@ -67,13 +67,13 @@ class Revisions:
         for name in names:
             while True:
                 async with self._lane.use() as connection:
-                    woken = await site_store.wake_site(connection, self._agenda.ownership, name)
+                    woken = await site_store.wake_site(connection, self._worklist.ownership, name)
                 if not woken:
                     break
                 for number in woken:
-                    self._agenda.note(number, name)
-                self._agenda.wake.set()
-        self._agenda.look_anew()
+                    self._worklist.note(number, name)
+                self._worklist.wake.set()
+        self._worklist.look_anew()
 
     @staticmethod
     def _goes(router: Router, rows: Iterable[Waiting]) -> bool:

@@ -1,8 +1,8 @@
 """What an owner of shards does: it works off what is due, site by site (SHD-03).
 
-Sites with due work come from the `agenda`, which the table `due_sites` fills each second and whenever something woke
+Sites with due work come from the `worklist`, which the table `due_sites` fills each second and whenever something woke
 us. Those with room are fetched from in turn, a bounded number of recipients each, and leased; what is not dialled is
-the matter of `undialled`.
+the matter of `backoff`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from mailrail_queue.accept.batches import PER_DELIVERY, GroupCommit
 from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, SiteState, told
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import AttemptRecipient
-from mailrail_queue.delivery.results import Finisher, facts_of, passenger_of
+from mailrail_queue.delivery.results import Finisher, attempt_recipient_of, facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.backoff import Backoff
 from mailrail_queue.schedule.due_sites import DueSites
@@ -51,27 +51,27 @@ _Group = tuple[RoutePlan, SiteState, list[Waiting]]
 
 
 class Scheduler:
-    """This process as an owner of shards: the loop that works off the agenda."""
+    """This process as an owner of shards: the loop that works off the worklist."""
 
     def __init__(
         self,
         settings: QueueSettings,
         database: Database,
         dispatcher: Dispatcher,
-        intake: GroupCommit,
+        group_commit: GroupCommit,
         finisher: Finisher,
-        desk: LeaseManager,
-        agenda: Worklist,
+        leases: LeaseManager,
+        worklist: Worklist,
         shared_sites: SharedSites,
         router: Callable[[], Router],
     ) -> None:
         self._settings = settings
         self._database = database
         self._dispatcher = dispatcher
-        self._intake = intake
+        self._group_commit = group_commit
         self._finisher = finisher
-        self._desk = desk
-        self._agenda = agenda
+        self._leases = leases
+        self._worklist = worklist
         self._shared_sites = shared_sites
         self._router = router
         self._log = log.get_logger()
@@ -81,10 +81,12 @@ class Scheduler:
         # What looks for work does not wait for what does it.
         self.lane = database.lane("owner")
         self._work_lane = database.lane("work")
-        self.due_sites = DueSites(self.lane, dispatcher, agenda)
-        self.undialled = Backoff(database, self._work_lane, dispatcher, finisher, desk, agenda, self.due_sites, router)
-        self.revisions = Revisions(self.lane, agenda, shared_sites, router)
-        self._expiry = LeaseExpiry(settings, database, self.lane, dispatcher, finisher, agenda)
+        self.due_sites = DueSites(self.lane, dispatcher, worklist)
+        self.backoff = Backoff(
+            database, self._work_lane, dispatcher, finisher, leases, worklist, self.due_sites, router
+        )
+        self.revisions = Revisions(self.lane, worklist, shared_sites, router)
+        self._expiry = LeaseExpiry(settings, database, self.lane, dispatcher, finisher, worklist)
         self.paused: dict[str, float] = {}
         """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
 
@@ -115,12 +117,12 @@ class Scheduler:
         last = 0.0
         while True:
             try:
-                if time.monotonic() - last >= self._settings.look_seconds or self._agenda.stale:
+                if time.monotonic() - last >= self._settings.look_seconds or self._worklist.stale:
                     last = time.monotonic()
                     await self.due_sites.look()
                     self.looked = True
-                if self._agenda.requests:
-                    self._agenda.requests = False
+                if self._worklist.requests:
+                    self._worklist.requests = False
                     await self._grant_requests()
                 progress = await self._step()
             except TROUBLE as error:
@@ -138,11 +140,11 @@ class Scheduler:
             if not progress:
                 try:
                     async with asyncio.timeout(max(0.01, self._settings.look_seconds - (time.monotonic() - last))):
-                        await self._agenda.wake.wait()
+                        await self._worklist.wake.wait()
                 except TimeoutError:
                     self._dispatcher.wake_all()
                     self._dispatcher.pump()
-                self._agenda.wake.clear()
+                self._worklist.wake.clear()
 
     # --- due work ---
 
@@ -153,26 +155,26 @@ class Scheduler:
         wanted: list[tuple[int, str, int]] = []
         resting: list[SiteState] = []
         room_left = _ROUND
-        for key in list(self._agenda.turn):
+        for key in list(self._worklist.turn):
             site = dispatcher.sites.get(key)
             if site is None or not site.due:
-                self._agenda.turn.pop(key, None)
+                self._worklist.turn.pop(key, None)
                 continue
             if self.paused.get(key, 0.0) > now:
-                self._agenda.turn.pop(key, None)  # the next look finds it again
+                self._worklist.turn.pop(key, None)  # the next look finds it again
                 continue
             if site.kind is SiteKind.MISSING or site.resting(now):
-                self._agenda.turn.pop(key, None)
+                self._worklist.turn.pop(key, None)
                 resting.append(site)
                 if len(resting) >= 20:
                     break
                 continue
             take = self._appetite(site, now)
             if take <= 0:
-                self._agenda.turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
+                self._worklist.turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
                 continue
-            self._agenda.turn.pop(key, None)
-            shards = [n for n in site.due if n in self._agenda.ownership.epochs]
+            self._worklist.turn.pop(key, None)
+            shards = [n for n in site.due if n in self._worklist.ownership.epochs]
             random.shuffle(shards)
             each = max(1, take // max(1, len(shards)))
             for number in shards[:take]:
@@ -183,7 +185,7 @@ class Scheduler:
         try:
             for site in resting:
                 try:
-                    await self.undialled.back_off(site)
+                    await self.backoff.back_off(site)
                 except Exception as error:
                     if not faults.is_guilty(error):
                         raise
@@ -191,9 +193,9 @@ class Scheduler:
             await faults.by_halves(wanted, self._fetch, self._fetch_failed)
         except Exception:
             for key in [*(site.key for site in resting), *(key for _, key, _ in wanted)]:
-                self._agenda.turn.setdefault(key)
+                self._worklist.turn.setdefault(key)
             raise
-        return bool(self._agenda.turn)
+        return bool(self._worklist.turn)
 
     async def _fetch_failed(self, wanted: tuple[int, str, int], error: Exception) -> None:
         self._pause(wanted[1], error)
@@ -204,7 +206,7 @@ class Scheduler:
         now = self._dispatcher.clock()
         self.paused = {k: until for k, until in self.paused.items() if until > now}
         self.paused[key] = now + _PAUSE
-        self._agenda.turn.pop(key, None)
+        self._worklist.turn.pop(key, None)
 
     def _appetite(self, site: SiteState, now: float) -> int:
         """Recipients to fetch of a site now; 0: it has no room."""
@@ -228,8 +230,8 @@ class Scheduler:
         dispatcher = self._dispatcher
         router = self._router()
         async with self._work_lane.use() as connection:
-            rows = await self.undialled.readable(connection, await store.fetch_due(connection, wanted))
-        ended = await self.undialled.end_worn(rows)
+            rows = await self.backoff.readable(connection, await store.fetch_due(connection, wanted))
+        ended = await self.backoff.end_worn(rows)
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[RoutePlan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
@@ -238,11 +240,11 @@ class Scheduler:
             where = (row.shard, row.site)
             found[where] = found.get(where, 0) + 1
             if row.request:
-                self._agenda.requests = True
+                self._worklist.requests = True
                 continue
             if row.id in ended:
                 continue
-            plan = await self.undialled.plan(router, row)
+            plan = await self.backoff.plan(router, row)
             if plan is None:
                 continue
             if plan.missing:
@@ -255,7 +257,7 @@ class Scheduler:
         left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
         if missing:
-            await self.undialled.count([(row, plan, b"") for row, plan in missing])
+            await self.backoff.count([(row, plan, b"") for row, plan in missing])
         drained = [
             (number, key)
             for number, key, count in wanted
@@ -264,7 +266,7 @@ class Scheduler:
         await self.due_sites.settle(drained)
         for number, key, _ in wanted:
             if (number, key) not in drained:
-                self._agenda.turn.setdefault(key)
+                self._worklist.turn.setdefault(key)
         dispatcher.pump()
 
     async def _lease_groups(
@@ -300,23 +302,25 @@ class Scheduler:
             if len(members) > 1:
                 await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
             else:
-                await self.undialled.set_aside_for(members[0], error)
+                await self.backoff.set_aside_for(members[0], error)
 
         await faults.by_halves(chosen, lease, alone)
         return left
 
     async def _lease(self, router: Router, groups: Sequence[_Group]) -> None:
         """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
-        await self._intake.ids.ensure(0, len(groups))
-        tokens = [self._intake.ids.token() for _ in groups]
+        await self._group_commit.ids.ensure(0, len(groups))
+        tokens = [self._group_commit.ids.token() for _ in groups]
         wanted = [(row, token, plan.key) for (plan, _, part), token in zip(groups, tokens, strict=True) for row in part]
         before = self._dispatcher.clock()
         async with self._work_lane.use() as connection:
-            leased, moment = await store.lease(connection, self._agenda.ownership, self._settings.lease_seconds, wanted)
+            leased, moment = await store.lease(
+                connection, self._worklist.ownership, self._settings.lease_seconds, wanted
+            )
             if not leased:
                 return
             self._database.heard(moment, before)
-            flights: list[Delivery] = []
+            deliveries: list[Delivery] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
                 contents = await store.contents(connection, ids)
@@ -324,15 +328,15 @@ class Scheduler:
                 for unfit, reason in ((damaged, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
                     rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
                     if rows:
-                        await self.undialled.set_aside(connection, rows, reason)
+                        await self.backoff.set_aside(connection, rows, reason)
                         leased -= {row.id for row, _ in rows}
                 for (plan, site, part), token in zip(groups, tokens, strict=True):
                     members = [row for row in part if row.id in leased]
                     if members:
                         content = contents[members[0].message_id]
-                        flights.append(self._flight(router, plan, site, token, members, content, moment))
+                        deliveries.append(self._make_delivery(router, plan, site, token, members, content, moment))
             except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
-                self._desk.give_back((row, token) for row, token, _ in wanted if row.id in leased)
+                self._leases.give_back((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
             except Exception:  # one of them is guilty: at once, so that the others can be leased without it
                 undone = [
@@ -342,23 +346,23 @@ class Scheduler:
                 ]
                 await store.defer(connection, undone)
                 raise
-        for flight in flights:
-            flight.deadline = before + self._settings.lease_seconds
-            self._dispatcher.add(flight)
+        for delivery in deliveries:
+            delivery.deadline = before + self._settings.lease_seconds
+            self._dispatcher.add(delivery)
 
-    def _flight(
+    def _make_delivery(
         self,
         router: Router,
         plan: RoutePlan,
         site: SiteState,
         token: int,
         members: list[Waiting],
-        content: store.StoredMessage,
+        stored: store.StoredMessage,
         moment: float,
     ) -> Delivery:
         first = members[0]
         attempt = first.attempts + 1
-        envelope = types_pb2.Envelope.FromString(content.envelope)
+        envelope = types_pb2.Envelope.FromString(stored.envelope)
         envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
         schedule = router.schedule(facts_of(first))
         last = is_last(
@@ -369,39 +373,39 @@ class Scheduler:
             paused=first.paused,
             null_sender=first.from_domain == "",
         )
-        passengers: list[AttemptRecipient] = []
-        recipients: list[dict[str, Any]] = []
+        recipients: list[AttemptRecipient] = []
+        handed: list[dict[str, Any]] = []
         hosts: dict[str, list[str]] = {}
         for row in members:
-            passenger = passenger_of(row, attempts=row.attempts + 1)
-            passengers.append(passenger)
-            recipients.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
+            recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
+            recipients.append(recipient)
+            handed.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
             for host, ips in dialled_of(row.dialled).items():
                 if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
                     hosts[host] = ips
-        cargo = DeliveryContent(
-            envelope.SerializeToString(), recipients, content.prefix, content.body, content.size, last, hosts
+        content = DeliveryContent(
+            envelope.SerializeToString(), handed, stored.prefix, stored.body, stored.size, last, hosts
         )
-        size = len(content.prefix) + len(content.body or b"")
-        return Delivery(token, first.message_id, plan, site, passengers, size, 0.0, moment, attempt, cargo)
+        size = len(stored.prefix) + len(stored.body or b"")
+        return Delivery(token, first.message_id, plan, site, recipients, size, 0.0, moment, attempt, content)
 
     # --- requests ---
 
     async def _grant_requests(self) -> None:
         """Fail and drop requests: at once where nothing runs, else ask outbound to abort (ADM-02)."""
         past = 0
-        while self._dispatcher.flights:  # which may be of shards that had another owner, or have one by now
+        while self._dispatcher.deliveries:  # which may be of shards that had another owner, or have one by now
             async with self.lane.use() as connection:
                 leased = await store.requested_leased(connection, past)
-            self._desk.cancel(token for _, token in leased)
+            self._leases.cancel(token for _, token in leased)
             if len(leased) < store.PAGE:
                 break
             past = leased[-1][0]
         past = 0
-        while shards := list(self._agenda.ownership.epochs):
+        while shards := list(self._worklist.ownership.epochs):
             async with self.lane.use() as connection:
                 free = await store.requested(connection, shards, past)
-            await self.undialled.end([self._finisher.by_administrator(row) for row in free])
+            await self.backoff.end([self._finisher.by_administrator(row) for row in free])
             if len(free) < store.PAGE:
                 break
             past = free[-1].id

@@ -37,9 +37,9 @@ class Shards:
         database: Database,
         lane: Lane,
         dispatcher: Dispatcher,
-        intake: GroupCommit,
+        group_commit: GroupCommit,
         peers: Peers,
-        agenda: Worklist,
+        worklist: Worklist,
         shared_sites: SharedSites,
         router: Callable[[], Router],
         history: QueueHistory,
@@ -47,9 +47,9 @@ class Shards:
         self._settings = settings
         self._database = database
         self._dispatcher = dispatcher
-        self._intake = intake
+        self._group_commit = group_commit
         self._peers = peers
-        self._agenda = agenda
+        self._worklist = worklist
         self._shared_sites = shared_sites
         self._router = router
         self._history = history
@@ -82,7 +82,7 @@ class Shards:
     async def beat(self) -> None:
         """One heartbeat: say that we live, see who else does, take and let go of shards (SHD-01)."""
         settings = self._settings
-        me = self._agenda.run_id
+        me = self._worklist.run_id
         async with self._lane.use() as connection:
             await self._history.of.beat(connection)
             if self._started is None:
@@ -114,11 +114,11 @@ class Shards:
                 taken = await run(connection, site_store.ACQUIRE, {"id": me, "live": live, "count": fair - len(mine)})
                 for number, epoch in taken:
                     mine[number] = epoch
-                    self._agenda.unverified.append(number)
+                    self._worklist.unverified.append(number)
             owners = {row[0]: row[1] for row in await run(connection, site_store.OWNERS)} if others else {}
             holds = await read_holds(connection)
-        self._intake.holds = holds
-        self._agenda.own(mine)
+        self._group_commit.holds = holds
+        self._worklist.own(mine)
         self._peers.learn(
             {n: others[o] for n, o in owners.items() if others.get(o)},
             frozenset(a for a in others.values() if a),
@@ -126,17 +126,19 @@ class Shards:
         self._dispatcher.owners = len(live)
         self._dispatcher.owner_index = live.index(me)
         self._dispatcher.configure(self._router().transports())
-        self._agenda.requests = True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
+        self._worklist.requests = (
+            True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
+        )
         self.healthy = True
         metrics.POSTGRES_UP.set(1)
         await self._shared_sites.learn()
 
     async def leave(self) -> None:
         """A clean stop: others may take the shards at once."""
-        self._agenda.disown()
+        self._worklist.disown()
         try:
             async with asyncio.timeout(3):
-                await self._lane.run(site_store.LEAVE, {"id": self._agenda.run_id})
+                await self._lane.run(site_store.LEAVE, {"id": self._worklist.run_id})
         except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
             self._log.info("left without a word", error=str(error))
 

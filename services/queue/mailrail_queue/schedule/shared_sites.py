@@ -27,8 +27,8 @@ _KNOWN = 20_000
 class SharedSites:
     """This process's part in it."""
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, desk: LeaseManager, agenda: Worklist) -> None:
-        self._lane, self._dispatcher, self._desk, self._agenda = lane, dispatcher, desk, agenda
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, leases: LeaseManager, worklist: Worklist) -> None:
+        self._lane, self._dispatcher, self._leases, self._worklist = lane, dispatcher, leases, worklist
         self._seen = (0.0, "")
         """Unix seconds and site of the newest change that was learned."""
         self._claiming: set[str] = set()
@@ -44,8 +44,8 @@ class SharedSites:
             for row in rows:
                 self._seen = (row.changed, row.name)
                 if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
-                    self._agenda.site(row.name)
-                self._desk.learn_rest(row, now)
+                    self._worklist.site(row.name)
+                self._leases.learn_rest(row, now)
             if len(rows) < store.PAGE:
                 break
 
@@ -64,7 +64,7 @@ class SharedSites:
             rows = await self._lane.run(site_store.CLAIM_PROBE, parameters)
             if rows:
                 site.claimed = True
-                self._agenda.hungry(site)
+                self._worklist.has_room(site)
                 self._dispatcher.wake_all()
                 self._dispatcher.pump()
             else:

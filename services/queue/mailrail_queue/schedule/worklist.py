@@ -97,7 +97,7 @@ class Worklist:
         self.site(key).due.setdefault(number, False)
         self.turn.setdefault(key)
 
-    def hungry(self, site: SiteState) -> None:
+    def has_room(self, site: SiteState) -> None:
         """A site has room again."""
         self.turn.setdefault(site.key)
         self.wake.set()

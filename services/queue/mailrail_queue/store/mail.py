@@ -383,7 +383,7 @@ class Waiting:
     account: str | None
     from_domain: str
     local: bool
-    own_transport: str | None
+    override_transport: str | None
     rcpt: bytes
     dialled: bytes | None
     token: int | None
@@ -395,7 +395,7 @@ class Waiting:
 
 WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.vouched,
     extract(epoch FROM r.queued)::float8, r.paused, r.delayed, r.address, r.gateway, r.account, r.from_domain, r.local,
-    r.own_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
+    r.override_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
     r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt), 0)::float8"""
 
 

@@ -39,7 +39,7 @@ def recipient_of(data: bytes, address: str) -> types_pb2.EnvelopeRecipient:
     try:
         return types_pb2.EnvelopeRecipient.FromString(data)
     except DecodeError:
-        return types_pb2.EnvelopeRecipient(address=address, given_address=address)
+        return types_pb2.EnvelopeRecipient(address=address, rcpt_to=address)
 
 
 def envelope_of(data: bytes | None) -> types_pb2.Envelope:

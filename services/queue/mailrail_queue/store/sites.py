@@ -185,8 +185,8 @@ async def missing_sites(connection: Connection, shards: Sequence[int]) -> list[s
 # Of these sites, the ones that have failed and rest, or rested a moment ago; then let them rest no more. Another owner may
 # have been quicker: each looks at failures, which only a success takes away. Owners learn the rest from `changed`.
 FAILED_SITES: Final[LiteralString] = "SELECT name FROM site WHERE name = ANY(%(name)s) AND failures > 0"
-RESUME: Final[LiteralString] = """UPDATE site SET paused_until = now(), changed = clock_timestamp()
-    WHERE name = ANY(%(name)s) AND paused_until > now()"""
+RESUME: Final[LiteralString] = """UPDATE site SET backoff_until = now(), changed = clock_timestamp()
+    WHERE name = ANY(%(name)s) AND backoff_until > now()"""
 
 
 async def resume_sites(connection: Connection, names: Sequence[str]) -> list[str]:
@@ -208,20 +208,20 @@ class SiteRow:
     changed: float
 
 
-REST: Final[LiteralString] = """INSERT INTO site (name, failures, paused_until, last_error)
+REST: Final[LiteralString] = """INSERT INTO site (name, failures, backoff_until, last_error)
     VALUES (%(name)s, %(failures)s, now() + %(seconds)s * interval '1 second', %(error)s)
-    ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, paused_until = excluded.paused_until, last_error = excluded.last_error,
+    ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, backoff_until = excluded.backoff_until, last_error = excluded.last_error,
         probe_token = NULL, probe_until = NULL, changed = clock_timestamp()"""
 RECOVER: Final[
     LiteralString
-] = """UPDATE site SET failures = 0, paused_until = NULL, probe_token = NULL, probe_until = NULL,
+] = """UPDATE site SET failures = 0, backoff_until = NULL, probe_token = NULL, probe_until = NULL,
     changed = clock_timestamp() WHERE name = %(name)s AND failures > 0"""
 SITES_CHANGED: Final[
     LiteralString
-] = f"""SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
+] = f"""SELECT name, failures, extract(epoch FROM backoff_until - now())::float8, last_error,
     extract(epoch FROM changed)::float8 FROM site WHERE changed >= to_timestamp(%(after)s)
       AND (changed > to_timestamp(%(after)s) OR name > %(past)s) ORDER BY changed, name LIMIT {PAGE}"""
-SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM paused_until - now())::float8, last_error,
+SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM backoff_until - now())::float8, last_error,
     extract(epoch FROM changed)::float8 FROM site WHERE name = ANY(%(name)s) AND failures > 0"""
 # The right to probe a site that several owners share: one at a time (design 4, Attempt).
 CLAIM_PROBE: Final[

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mailrail/outbound/v1/outbound.proto\x12\x14mailrail.outbound.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x16VerifyRecipientRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xf8\x01\n\x17VerifyRecipientResponse\x12\x46\n\x07verdict\x18\x01 \x01(\x0e\x32\x35.mailrail.outbound.v1.VerifyRecipientResponse.Verdict\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x10\n\x08\x65nhanced\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"g\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x18\n\x14VERDICT_OUT_OF_REACH\x10\x03\"\x18\n\x16ListConnectionsRequest\"P\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .mailrail.outbound.v1.Connection\"\xb2\x01\n\nConnection\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0b\n\x03tls\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0c\n\x04\x62usy\x18\x07 \x01(\x08\x12\x10\n\x08messages\x18\x08 \x01(\r\x12*\n\x06opened\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf1\x01\n\x0fOutboundService\x12n\n\x0fVerifyRecipient\x12,.mailrail.outbound.v1.VerifyRecipientRequest\x1a-.mailrail.outbound.v1.VerifyRecipientResponse\x12n\n\x0fListConnections\x12,.mailrail.outbound.v1.ListConnectionsRequest\x1a-.mailrail.outbound.v1.ListConnectionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mailrail/outbound/v1/outbound.proto\x12\x14mailrail.outbound.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x16VerifyRecipientRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xf7\x01\n\x17VerifyRecipientResponse\x12\x46\n\x07verdict\x18\x01 \x01(\x0e\x32\x35.mailrail.outbound.v1.VerifyRecipientResponse.Verdict\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x10\n\x08\x65nhanced\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x17\n\x13VERDICT_UNREACHABLE\x10\x03\"\x18\n\x16ListConnectionsRequest\"P\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .mailrail.outbound.v1.Connection\"\xb2\x01\n\nConnection\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0b\n\x03tls\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0c\n\x04\x62usy\x18\x07 \x01(\x08\x12\x10\n\x08messages\x18\x08 \x01(\r\x12*\n\x06opened\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf1\x01\n\x0fOutboundService\x12n\n\x0fVerifyRecipient\x12,.mailrail.outbound.v1.VerifyRecipientRequest\x1a-.mailrail.outbound.v1.VerifyRecipientResponse\x12n\n\x0fListConnections\x12,.mailrail.outbound.v1.ListConnectionsRequest\x1a-.mailrail.outbound.v1.ListConnectionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYRECIPIENTREQUEST']._serialized_start=94
   _globals['_VERIFYRECIPIENTREQUEST']._serialized_end=154
   _globals['_VERIFYRECIPIENTRESPONSE']._serialized_start=157
-  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_end=405
+  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_end=404
   _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_start=302
-  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_end=405
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=407
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=431
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=433
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=513
-  _globals['_CONNECTION']._serialized_start=516
-  _globals['_CONNECTION']._serialized_end=694
-  _globals['_OUTBOUNDSERVICE']._serialized_start=697
-  _globals['_OUTBOUNDSERVICE']._serialized_end=938
+  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_end=404
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=406
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=430
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=432
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=512
+  _globals['_CONNECTION']._serialized_start=515
+  _globals['_CONNECTION']._serialized_end=693
+  _globals['_OUTBOUNDSERVICE']._serialized_start=696
+  _globals['_OUTBOUNDSERVICE']._serialized_end=937
 # @@protoc_insertion_point(module_scope)

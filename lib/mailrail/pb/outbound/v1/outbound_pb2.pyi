@@ -56,13 +56,13 @@ class VerifyRecipientResponse(_message.Message):
         VERDICT_UNSPECIFIED: VerifyRecipientResponse._Verdict.ValueType  # 0
         VERDICT_ACCEPTED: VerifyRecipientResponse._Verdict.ValueType  # 1
         VERDICT_REFUSED: VerifyRecipientResponse._Verdict.ValueType  # 2
-        VERDICT_OUT_OF_REACH: VerifyRecipientResponse._Verdict.ValueType  # 3
+        VERDICT_UNREACHABLE: VerifyRecipientResponse._Verdict.ValueType  # 3
 
     class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
     VERDICT_UNSPECIFIED: VerifyRecipientResponse.Verdict.ValueType  # 0
     VERDICT_ACCEPTED: VerifyRecipientResponse.Verdict.ValueType  # 1
     VERDICT_REFUSED: VerifyRecipientResponse.Verdict.ValueType  # 2
-    VERDICT_OUT_OF_REACH: VerifyRecipientResponse.Verdict.ValueType  # 3
+    VERDICT_UNREACHABLE: VerifyRecipientResponse.Verdict.ValueType  # 3
 
     VERDICT_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int

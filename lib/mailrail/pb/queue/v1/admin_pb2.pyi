@@ -141,7 +141,7 @@ class Recipient(_message.Message):
     ON_HOLD_FIELD_NUMBER: _builtins.int
     HOLD_REASON_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
-    OWN_TRANSPORT_FIELD_NUMBER: _builtins.int
+    OVERRIDE_TRANSPORT_FIELD_NUMBER: _builtins.int
     TLS_REQUIREMENT_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
@@ -182,7 +182,7 @@ class Recipient(_message.Message):
     @_builtins.property
     def account(self) -> _types_pb2.ObjectRef: ...
     @_builtins.property
-    def own_transport(self) -> _types_pb2.ObjectRef:
+    def override_transport(self) -> _types_pb2.ObjectRef:
         """set by an administrator"""
 
     @_builtins.property
@@ -205,7 +205,7 @@ class Recipient(_message.Message):
         on_hold: _builtins.bool = ...,
         hold_reason: _builtins.str = ...,
         account: _types_pb2.ObjectRef | None = ...,
-        own_transport: _types_pb2.ObjectRef | None = ...,
+        override_transport: _types_pb2.ObjectRef | None = ...,
         tls_requirement: _types_pb2.TlsRequirement.ValueType = ...,
         site: _builtins.str = ...,
         last: _types_pb2.Attempt | None = ...,
@@ -215,9 +215,9 @@ class Recipient(_message.Message):
         origin: _types_pb2.Origin.ValueType = ...,
         version: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_expires", b"_expires", "_finished", b"_finished", "_last", b"_last", "_last_attempt", b"_last_attempt", "_next_attempt", b"_next_attempt", "_own_transport", b"_own_transport", "account", b"account", "expires", b"expires", "finished", b"finished", "last", b"last", "last_attempt", b"last_attempt", "next_attempt", b"next_attempt", "own_transport", b"own_transport", "queued", b"queued"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_expires", b"_expires", "_finished", b"_finished", "_last", b"_last", "_last_attempt", b"_last_attempt", "_next_attempt", b"_next_attempt", "_override_transport", b"_override_transport", "account", b"account", "expires", b"expires", "finished", b"finished", "last", b"last", "last_attempt", b"last_attempt", "next_attempt", b"next_attempt", "override_transport", b"override_transport", "queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_expires", b"_expires", "_finished", b"_finished", "_last", b"_last", "_last_attempt", b"_last_attempt", "_next_attempt", b"_next_attempt", "_own_transport", b"_own_transport", "account", b"account", "address", b"address", "attempts", b"attempts", "expires", b"expires", "finished", b"finished", "header_message_id", b"header_message_id", "hold_reason", b"hold_reason", "id", b"id", "last", b"last", "last_attempt", b"last_attempt", "mail_from", b"mail_from", "message_id", b"message_id", "next_attempt", b"next_attempt", "on_hold", b"on_hold", "origin", b"origin", "outcome", b"outcome", "own_transport", b"own_transport", "queued", b"queued", "site", b"site", "size", b"size", "state", b"state", "subject", b"subject", "tls_requirement", b"tls_requirement", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_expires", b"_expires", "_finished", b"_finished", "_last", b"_last", "_last_attempt", b"_last_attempt", "_next_attempt", b"_next_attempt", "_override_transport", b"_override_transport", "account", b"account", "address", b"address", "attempts", b"attempts", "expires", b"expires", "finished", b"finished", "header_message_id", b"header_message_id", "hold_reason", b"hold_reason", "id", b"id", "last", b"last", "last_attempt", b"last_attempt", "mail_from", b"mail_from", "message_id", b"message_id", "next_attempt", b"next_attempt", "on_hold", b"on_hold", "origin", b"origin", "outcome", b"outcome", "override_transport", b"override_transport", "queued", b"queued", "site", b"site", "size", b"size", "state", b"state", "subject", b"subject", "tls_requirement", b"tls_requirement", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
     _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015
@@ -231,8 +231,8 @@ class Recipient(_message.Message):
     _WhichOneofArgType__last_attempt: _TypeAlias = _typing.Literal["_last_attempt", b"_last_attempt"]  # noqa: Y015
     _WhichOneofReturnType__next_attempt: _TypeAlias = _typing.Literal["next_attempt"]  # noqa: Y015
     _WhichOneofArgType__next_attempt: _TypeAlias = _typing.Literal["_next_attempt", b"_next_attempt"]  # noqa: Y015
-    _WhichOneofReturnType__own_transport: _TypeAlias = _typing.Literal["own_transport"]  # noqa: Y015
-    _WhichOneofArgType__own_transport: _TypeAlias = _typing.Literal["_own_transport", b"_own_transport"]  # noqa: Y015
+    _WhichOneofReturnType__override_transport: _TypeAlias = _typing.Literal["override_transport"]  # noqa: Y015
+    _WhichOneofArgType__override_transport: _TypeAlias = _typing.Literal["_override_transport", b"_override_transport"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account) -> _WhichOneofReturnType__account | None: ...
     @_typing.overload
@@ -246,7 +246,7 @@ class Recipient(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_attempt) -> _WhichOneofReturnType__next_attempt | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__own_transport) -> _WhichOneofReturnType__own_transport | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__override_transport) -> _WhichOneofReturnType__override_transport | None: ...
 
 Global___Recipient: _TypeAlias = Recipient  # noqa: Y015
 
@@ -588,7 +588,7 @@ class Site(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     NEXT_DUE_FIELD_NUMBER: _builtins.int
-    PAUSED_UNTIL_FIELD_NUMBER: _builtins.int
+    BACKOFF_UNTIL_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     queued: _builtins.int
@@ -598,7 +598,7 @@ class Site(_message.Message):
     @_builtins.property
     def next_due(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def paused_until(self) -> _timestamp_pb2.Timestamp: ...
+    def backoff_until(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -607,21 +607,21 @@ class Site(_message.Message):
         in_flight: _builtins.int = ...,
         window: _builtins.int = ...,
         next_due: _timestamp_pb2.Timestamp | None = ...,
-        paused_until: _timestamp_pb2.Timestamp | None = ...,
+        backoff_until: _timestamp_pb2.Timestamp | None = ...,
         last_error: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_due", b"_next_due", "_paused_until", b"_paused_until", "next_due", b"next_due", "paused_until", b"paused_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until", "_next_due", b"_next_due", "backoff_until", b"backoff_until", "next_due", b"next_due"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_due", b"_next_due", "_paused_until", b"_paused_until", "in_flight", b"in_flight", "last_error", b"last_error", "name", b"name", "next_due", b"next_due", "paused_until", b"paused_until", "queued", b"queued", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until", "_next_due", b"_next_due", "backoff_until", b"backoff_until", "in_flight", b"in_flight", "last_error", b"last_error", "name", b"name", "next_due", b"next_due", "queued", b"queued", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__backoff_until: _TypeAlias = _typing.Literal["backoff_until"]  # noqa: Y015
+    _WhichOneofArgType__backoff_until: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until"]  # noqa: Y015
     _WhichOneofReturnType__next_due: _TypeAlias = _typing.Literal["next_due"]  # noqa: Y015
     _WhichOneofArgType__next_due: _TypeAlias = _typing.Literal["_next_due", b"_next_due"]  # noqa: Y015
-    _WhichOneofReturnType__paused_until: _TypeAlias = _typing.Literal["paused_until"]  # noqa: Y015
-    _WhichOneofArgType__paused_until: _TypeAlias = _typing.Literal["_paused_until", b"_paused_until"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backoff_until) -> _WhichOneofReturnType__backoff_until | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_due) -> _WhichOneofReturnType__next_due | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__paused_until) -> _WhichOneofReturnType__paused_until | None: ...
 
 Global___Site: _TypeAlias = Site  # noqa: Y015
 
@@ -1257,20 +1257,20 @@ class ExplainResponse(_message.Message):
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
     SITE_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
-    SITE_PAUSED_UNTIL_FIELD_NUMBER: _builtins.int
+    SITE_BACKOFF_UNTIL_FIELD_NUMBER: _builtins.int
     PLANNED_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     config_revision: _builtins.int
     site: _builtins.str
     shard: _builtins.int
     @_builtins.property
-    def decision(self) -> Global___Decision: ...
+    def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
     def tried(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleTried]:
         """in order of evaluation, up to and with the one that matched, then those it hides"""
 
     @_builtins.property
-    def site_paused_until(self) -> _timestamp_pb2.Timestamp: ...
+    def site_backoff_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def planned(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedAttempt]:
         """The attempts to come and what decides each, until the last before expiry: one entry for each run of attempts that
@@ -1281,21 +1281,21 @@ class ExplainResponse(_message.Message):
         self,
         *,
         attempt: _builtins.int = ...,
-        decision: Global___Decision | None = ...,
+        decision: Global___RouteDecision | None = ...,
         tried: _abc.Iterable[Global___RuleTried] | None = ...,
         config_revision: _builtins.int = ...,
         site: _builtins.str = ...,
         shard: _builtins.int = ...,
-        site_paused_until: _timestamp_pb2.Timestamp | None = ...,
+        site_backoff_until: _timestamp_pb2.Timestamp | None = ...,
         planned: _abc.Iterable[Global___PlannedAttempt] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_site_paused_until", b"_site_paused_until", "decision", b"decision", "site_paused_until", b"site_paused_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "decision", b"decision", "site_backoff_until", b"site_backoff_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_paused_until", b"_site_paused_until", "attempt", b"attempt", "config_revision", b"config_revision", "decision", b"decision", "planned", b"planned", "shard", b"shard", "site", b"site", "site_paused_until", b"site_paused_until", "tried", b"tried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "attempt", b"attempt", "config_revision", b"config_revision", "decision", b"decision", "planned", b"planned", "shard", b"shard", "site", b"site", "site_backoff_until", b"site_backoff_until", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__site_paused_until: _TypeAlias = _typing.Literal["site_paused_until"]  # noqa: Y015
-    _WhichOneofArgType__site_paused_until: _TypeAlias = _typing.Literal["_site_paused_until", b"_site_paused_until"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__site_paused_until) -> _WhichOneofReturnType__site_paused_until | None: ...
+    _WhichOneofReturnType__site_backoff_until: _TypeAlias = _typing.Literal["site_backoff_until"]  # noqa: Y015
+    _WhichOneofArgType__site_backoff_until: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__site_backoff_until) -> _WhichOneofReturnType__site_backoff_until | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
@@ -1317,7 +1317,7 @@ class PlannedAttempt(_message.Message):
         """of the first"""
 
     @_builtins.property
-    def decision(self) -> Global___Decision: ...
+    def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
     def last_due(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -1325,7 +1325,7 @@ class PlannedAttempt(_message.Message):
         *,
         attempt: _builtins.int = ...,
         due: _timestamp_pb2.Timestamp | None = ...,
-        decision: Global___Decision | None = ...,
+        decision: Global___RouteDecision | None = ...,
         last_attempt: _builtins.int = ...,
         last_due: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
@@ -1345,7 +1345,7 @@ class PlannedAttempt(_message.Message):
 Global___PlannedAttempt: _TypeAlias = PlannedAttempt  # noqa: Y015
 
 @_typing.final
-class Decision(_message.Message):
+class RouteDecision(_message.Message):
     """Where a message goes."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1354,24 +1354,24 @@ class Decision(_message.Message):
         ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Decision._Kind.ValueType], _builtins.type):
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RouteDecision._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
-        KIND_UNSPECIFIED: Decision._Kind.ValueType  # 0
-        KIND_MAILBOX: Decision._Kind.ValueType  # 1
-        KIND_TRANSPORT: Decision._Kind.ValueType  # 2
-        KIND_DIRECT: Decision._Kind.ValueType  # 3
-        KIND_DEFERRED: Decision._Kind.ValueType  # 4
+        KIND_UNSPECIFIED: RouteDecision._Kind.ValueType  # 0
+        KIND_MAILBOX: RouteDecision._Kind.ValueType  # 1
+        KIND_TRANSPORT: RouteDecision._Kind.ValueType  # 2
+        KIND_DIRECT: RouteDecision._Kind.ValueType  # 3
+        KIND_DEFERRED: RouteDecision._Kind.ValueType  # 4
         """the transport is missing"""
-        KIND_UNKNOWN_RECIPIENT: Decision._Kind.ValueType  # 5
+        KIND_UNKNOWN_RECIPIENT: RouteDecision._Kind.ValueType  # 5
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
-    KIND_UNSPECIFIED: Decision.Kind.ValueType  # 0
-    KIND_MAILBOX: Decision.Kind.ValueType  # 1
-    KIND_TRANSPORT: Decision.Kind.ValueType  # 2
-    KIND_DIRECT: Decision.Kind.ValueType  # 3
-    KIND_DEFERRED: Decision.Kind.ValueType  # 4
+    KIND_UNSPECIFIED: RouteDecision.Kind.ValueType  # 0
+    KIND_MAILBOX: RouteDecision.Kind.ValueType  # 1
+    KIND_TRANSPORT: RouteDecision.Kind.ValueType  # 2
+    KIND_DIRECT: RouteDecision.Kind.ValueType  # 3
+    KIND_DEFERRED: RouteDecision.Kind.ValueType  # 4
     """the transport is missing"""
-    KIND_UNKNOWN_RECIPIENT: Decision.Kind.ValueType  # 5
+    KIND_UNKNOWN_RECIPIENT: RouteDecision.Kind.ValueType  # 5
 
     KIND_FIELD_NUMBER: _builtins.int
     TRANSPORT_FIELD_NUMBER: _builtins.int
@@ -1380,7 +1380,7 @@ class Decision(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    kind: Global___Decision.Kind.ValueType
+    kind: Global___RouteDecision.Kind.ValueType
     rule_index: _builtins.int
     rule: _builtins.str
     level: _builtins.str
@@ -1393,7 +1393,7 @@ class Decision(_message.Message):
     def __init__(
         self,
         *,
-        kind: Global___Decision.Kind.ValueType = ...,
+        kind: Global___RouteDecision.Kind.ValueType = ...,
         transport: _types_pb2.ObjectRef | None = ...,
         route: _types_pb2.ObjectRef | None = ...,
         rule_index: _builtins.int | None = ...,
@@ -1418,7 +1418,7 @@ class Decision(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__transport) -> _WhichOneofReturnType__transport | None: ...
 
-Global___Decision: _TypeAlias = Decision  # noqa: Y015
+Global___RouteDecision: _TypeAlias = RouteDecision  # noqa: Y015
 
 @_typing.final
 class RuleTried(_message.Message):

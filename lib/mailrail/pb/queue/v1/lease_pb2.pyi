@@ -73,11 +73,11 @@ class Hello(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
-    WORKING_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     config_revision: _builtins.int
     @_builtins.property
-    def working(self) -> _containers.RepeatedCompositeFieldContainer[Global___Working]:
+    def in_progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___InProgress]:
         """Deliveries that this process works on already (after a reconnect), and those whose results are not known to be
         committed and follow on this stream: the owner adopts those still valid (LSE-02).
         """
@@ -87,18 +87,18 @@ class Hello(_message.Message):
         *,
         node_id: _builtins.str = ...,
         config_revision: _builtins.int = ...,
-        working: _abc.Iterable[Global___Working] | None = ...,
+        in_progress: _abc.Iterable[Global___InProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_revision", b"config_revision", "node_id", b"node_id", "working", b"working"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_revision", b"config_revision", "in_progress", b"in_progress", "node_id", b"node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
-class Working(_message.Message):
+class InProgress(_message.Message):
     """One delivery in progress, as after a reconnect."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -120,7 +120,7 @@ class Working(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Working: _TypeAlias = Working  # noqa: Y015
+Global___InProgress: _TypeAlias = InProgress  # noqa: Y015
 
 @_typing.final
 class LeaseResponse(_message.Message):

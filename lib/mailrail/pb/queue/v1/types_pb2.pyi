@@ -131,7 +131,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """final"""
     OUTCOME_CAPTURED: _Outcome.ValueType  # 5
     """captive local mode: put into mailbox Captured, counts as delivered"""
-    OUTCOME_NOT_DIALLED: _Outcome.ValueType  # 6
+    OUTCOME_NOT_ATTEMPTED: _Outcome.ValueType  # 6
     """the attempt is undone (LSE-04)"""
     OUTCOME_INTERRUPTED: _Outcome.ValueType  # 7
     """the lease ran out or the process died; recorded by the queue alone"""
@@ -152,7 +152,7 @@ OUTCOME_FAILED: Outcome.ValueType  # 4
 """final"""
 OUTCOME_CAPTURED: Outcome.ValueType  # 5
 """captive local mode: put into mailbox Captured, counts as delivered"""
-OUTCOME_NOT_DIALLED: Outcome.ValueType  # 6
+OUTCOME_NOT_ATTEMPTED: Outcome.ValueType  # 6
 """the attempt is undone (LSE-04)"""
 OUTCOME_INTERRUPTED: Outcome.ValueType  # 7
 """the lease ran out or the process died; recorded by the queue alone"""
@@ -359,7 +359,7 @@ class EnvelopeRecipient(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     ORIGINAL_RECIPIENT_FIELD_NUMBER: _builtins.int
     NOTIFY_FIELD_NUMBER: _builtins.int
-    GIVEN_ADDRESS_FIELD_NUMBER: _builtins.int
+    RCPT_TO_FIELD_NUMBER: _builtins.int
     EXPANDED_FIELD_NUMBER: _builtins.int
     MAILBOX_ACCOUNT_FIELD_NUMBER: _builtins.int
     MAILBOX_FIELD_NUMBER: _builtins.int
@@ -369,10 +369,10 @@ class EnvelopeRecipient(_message.Message):
     """local@domain; local part as given, domain lower-case A-labels"""
     original_recipient: _builtins.str
     """ORCPT as received: "rfc822;xtext" """
-    given_address: _builtins.str
+    rcpt_to: _builtins.str
     """as the client wrote it; differs after alias expansion"""
     expanded: _builtins.bool
-    """When an alias of 1..n expanded and SUCCESS was asked: the queue sends an `expanded` DSN for given_address (DSN-23)."""
+    """When an alias of 1..n expanded and SUCCESS was asked: the queue sends an `expanded` DSN for rcpt_to (DSN-23)."""
     mailbox: _builtins.str
     """`/` path, default "Inbox" """
     simulate: _builtins.str
@@ -395,7 +395,7 @@ class EnvelopeRecipient(_message.Message):
         address: _builtins.str = ...,
         original_recipient: _builtins.str | None = ...,
         notify: _abc.Iterable[_builtins.str] | None = ...,
-        given_address: _builtins.str = ...,
+        rcpt_to: _builtins.str = ...,
         expanded: _builtins.bool = ...,
         mailbox_account: Global___ObjectRef | None = ...,
         mailbox: _builtins.str = ...,
@@ -404,7 +404,7 @@ class EnvelopeRecipient(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "domain", b"domain", "mailbox_account", b"mailbox_account", "original_recipient", b"original_recipient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "address", b"address", "domain", b"domain", "expanded", b"expanded", "given_address", b"given_address", "mailbox", b"mailbox", "mailbox_account", b"mailbox_account", "notify", b"notify", "original_recipient", b"original_recipient", "simulate", b"simulate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "address", b"address", "domain", b"domain", "expanded", b"expanded", "mailbox", b"mailbox", "mailbox_account", b"mailbox_account", "notify", b"notify", "original_recipient", b"original_recipient", "rcpt_to", b"rcpt_to", "simulate", b"simulate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015

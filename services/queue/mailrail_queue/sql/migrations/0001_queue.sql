@@ -92,7 +92,7 @@ CREATE TABLE queue.recipient (
     account       text,                  -- NULL: a stranger's mail
     from_domain   text        NOT NULL DEFAULT '',  -- empty: null reverse-path
     local         boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
-    own_transport text,                  -- set by an administrator, overrides routes
+    override_transport text,                  -- set by an administrator, overrides routes
     rcpt          bytea       NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
     last          bytea,                 -- mailrail.queue.v1.Attempt: the newest finished attempt
     dialled       bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled` set
@@ -136,7 +136,7 @@ CREATE INDEX site_due_next ON queue.site_due (shard, next_due);  -- what is due 
 CREATE TABLE queue.site (
     name         text COLLATE "C" PRIMARY KEY,
     failures     integer     NOT NULL DEFAULT 0,  -- in a row; 0: healthy
-    paused_until timestamptz,
+    backoff_until timestamptz,
     probe_token  bigint,                          -- one probe at a time, by whichever owner took it
     probe_until  timestamptz,
     last_error   bytea,                           -- mailrail.queue.v1.Attempt that paused it
