@@ -1,0 +1,63 @@
+# What .ci/run is made of: steps with a hard limit, test runs with a summary, stages with a ceiling. It is sourced, and
+# tests/unit/scripts/test_ci_stages.py runs it with stand-ins. The sourcing script has `set -euo pipefail`.
+#
+# A ceiling is the budget of a stage in minutes (docs/contributing/testing.md): a stage above it is marked in the table
+# and does not fail. A limit ends the command.
+
+failed=0
+summaries=()
+stages=() # those that have ended: NAME|SECONDS|CEILING
+stage_name=""
+total_minutes=88 # all steps together: CI gives up after 90
+
+stage() { # NAME CEILING: the stage before it ends; CEILING 0 stands for none
+    end_stage
+    stage_name=$1 stage_ceiling=$2 stage_began=$SECONDS
+}
+
+end_stage() {
+    if [ -n "$stage_name" ]; then stages+=("$stage_name|$((SECONDS - stage_began))|$stage_ceiling"); fi
+    stage_name=""
+}
+
+# Runs a command that ends after so many minutes at the latest, or when the time for all steps is over.
+step() { # MINUTES COMMAND...
+    local seconds=$(($1 * 60)) left=$((total_minutes * 60 - SECONDS))
+    shift
+    if [ "$left" -lt 60 ]; then
+        echo "no time is left for: $*" >&2
+        return 1
+    fi
+    timeout --kill-after=30s "$((seconds < left ? seconds : left))" "$@"
+}
+
+# Runs a target, shows its output, and keeps pytest's last line and which tests failed: make adds lines of its own when
+# pytest fails, a failure's text may be long, and what is said last is read first.
+tests() { # NAME MINUTES COMMAND...
+    local name=$1 minutes=$2 log line failures
+    shift 2
+    log=$(mktemp)
+    step "$minutes" "$@" 2>&1 | tee "$log" || failed=1
+    line=$(grep -E '^(=+ )?[0-9]+ (passed|failed|skipped|error|deselected|xfailed|xpassed)' "$log" | tail -n 1) || line=""
+    failures=$(grep -E '^(FAILED|ERROR) ' "$log" | cut -c1-300 | head -n 10) || failures=""
+    summaries+=("== summary of $name" ${failures:+"$failures"} "${line:-pytest gave no summary}")
+    rm -f "$log"
+}
+
+# The table of all stages, then the summaries: the last lines are pytest's.
+report() {
+    local name seconds ceiling mark
+    end_stage
+    echo
+    printf '%-24s %8s %8s\n' stage minutes ceiling
+    for row in ${stages[@]+"${stages[@]}"}; do
+        IFS='|' read -r name seconds ceiling <<<"$row"
+        mark=""
+        if [ "$ceiling" -gt 0 ] && [ "$seconds" -gt $((ceiling * 60)) ]; then mark="  OVER ITS CEILING"; fi
+        if [ "$ceiling" -eq 0 ]; then ceiling=-; fi
+        printf '%-24s %6d.%d %8s%s\n' "$name" $((seconds / 60)) $((seconds % 60 / 6)) "$ceiling" "$mark"
+    done
+    echo
+    if [ "$failed" -ne 0 ]; then echo "something above failed"; fi
+    printf '%s\n' ${summaries[@]+"${summaries[@]}"}
+}
