@@ -245,7 +245,7 @@ def test_nothing_that_looks_like_an_end_lets_a_second_message_in_SIN_02(
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", "message/rfc822"])
-def test_nothing_that_looks_like_an_end_goes_out_to_a_hop_without_binarymime_SOUT_12(
+def test_nothing_that_looks_like_an_end_goes_out_to_a_hop_without_binarymime_SOUT_12a(
     rail: Rail, plain_hop: Collector, content_type: str
 ) -> None:
     name = f"out{content_type.replace('/', '')}"

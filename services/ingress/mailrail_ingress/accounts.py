@@ -75,7 +75,7 @@ class Accounts:
         return hmac.new(self._fake_key, name.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
     def lacks_secret(self, name: str, mechanism: str) -> bool:
-        """Whether nobody could log in so because we have not what the account's password is checked with (AUTH-05)."""
+        """Whether nobody could log in so because we have not what the account's password is checked with (AUTH-05a)."""
         account = self.find(name)
         if account is None:
             return False
@@ -103,7 +103,7 @@ class Accounts:
         return hmac.digest(self._memory_key, b"%d:" % len(who) + who + word, "sha256")
 
     def admits(self, name: str, password: str) -> bool:
-        """Whether the password is the login's. Takes a millisecond, whether the login exists or not (AUTH-05)."""
+        """Whether the password is the login's. Takes a millisecond, whether the login exists or not (AUTH-05a)."""
         account = self.find(name)
         mechanism = account.scram[0][0] if account is not None and account.scram else "SCRAM-SHA-256"
         return self.verifier(name, mechanism).admits(password) and account is not None

@@ -118,7 +118,7 @@ class Authentication:
                     self._not_logged_in(login, reason)
 
     def _has_to_wait(self, login: ClaimedIdentity | None) -> bool:
-        """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05)."""
+        """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05c)."""
         if login is None:
             return False
         throttle = self.reception.throttle

@@ -169,7 +169,7 @@ class Listeners:
         wanted: set[ListenerSocket] = set()
         for door, desk in self._reception.desks.items():
             port = desk.listener.port
-            # Behind a PROXY header the handshake is the connection's own business.
+            # TLS-04: the handshake comes first. Behind a PROXY header (PRX-03) it is the connection's own business.
             tls = desk.listener.protocol is ListenerProtocol.SUBMISSIONS and not desk.listener.proxy_protocol
             for address in self._settings.smtp_listen:
                 wanted.add(ListenerSocket(door, address, self._settings.real_port(port), tls))

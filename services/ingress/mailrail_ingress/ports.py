@@ -58,7 +58,7 @@ class Provenance:
 
 @dataclass(slots=True)
 class ReceivedMessage:
-    """Everything that is known of a message when it is whole (ACC-01)."""
+    """Everything that is known of a message when it is whole (ACC-01a)."""
 
     id: bytes  # 16 octets
     provenance: Provenance
@@ -138,7 +138,7 @@ class Queue(Protocol):
 
 
 class SenderDomain(Enum):
-    """What DNS says about the domain of a sender (SIN-23)."""
+    """What DNS says about the domain of a sender (SIN-23a)."""
 
     RESOLVES = auto()
     NULL_MX = auto()  # RFC 7505: it sends no mail

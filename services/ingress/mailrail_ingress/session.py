@@ -278,7 +278,7 @@ class SmtpSession(Authentication):
         self.session.accept()
 
     def _edit(self, header: Header) -> bytes | Reply:
-        """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03..05)."""
+        """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03, SUB-04, SUB-05a)."""
         transaction = self._transaction
         assert transaction is not None
         if header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT:
@@ -291,7 +291,7 @@ class SmtpSession(Authentication):
             transaction.message_id = message_id(header)
             written = header.named(b"return-path")
             if written and ends_here(transaction.given):
-                unwanted += written  # the mailbox writes the one that counts (RFC 5321 4.4, SIN-24)
+                unwanted += written  # the mailbox writes the one that counts (RFC 5321 4.4, SIN-24a)
             return header.without(unwanted)
         try:
             # The first that is not the account's is the last that is looked at.

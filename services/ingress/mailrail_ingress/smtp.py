@@ -314,7 +314,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self._preface = b""
         if header.client is not None:
-            self.client = _plain(header.client)
+            self.client = _plain(header.client)  # for limits, logs and checks alike (PRX-04)
         self._sessions.wheel.remove(self)
         desk = self._sessions.reception.desks.get(self.door)
         if desk is None:

@@ -1,4 +1,4 @@
-"""Whoever comes too often has to wait: who guesses passwords, by address and by login (AUTH-05), and who connects.
+"""Whoever comes too often has to wait: who guesses passwords, by address and by login (AUTH-05c), and who connects.
 
 Counted per process: an attacker who spreads over replicas gains a factor, not freedom. Memory is bounded; when a table
 is full, what was longest untouched is forgotten first.

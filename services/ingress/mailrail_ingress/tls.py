@@ -51,7 +51,7 @@ def switching(current: Callable[[], ServerCertificate | None]) -> ssl.SSLContext
         return None
 
     context = _context()
-    context.sni_callback = choose  # called whether or not the client names a server
+    context.sni_callback = choose  # called whether or not the client names a server (DANE-23)
     return context
 
 

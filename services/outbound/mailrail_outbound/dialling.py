@@ -120,6 +120,7 @@ class Dialler:
             tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
             sources=transport.source_addresses,
             proxy=proxy,
+            # SOCK-05a: the proxy gets the addresses that our resolver found.
             socks=(lambda ip, port: Socks5(ip, port, login)) if proxy else None,
             limit=transport.limits.connections_per_destination or transport.limits.connections,
         )

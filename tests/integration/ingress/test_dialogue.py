@@ -106,7 +106,7 @@ def test_smtplib_logs_in_and_sends_a_message_of_the_library(ingress: Ingress) ->
         client.sendmail("ada@home.example", ["x@far.example", "secret@far.example"], message.as_bytes(policy=SMTP))
     stored = ingress.queue.stored[-1]
     assert [recipient.address for recipient in stored.recipients] == ["x@far.example", "secret@far.example"]
-    assert b"secret" not in stored.content  # neither Bcc nor a `for` clause tells (SUB-05, SIN-13)
+    assert b"secret" not in stored.content  # neither Bcc nor a `for` clause tells (SUB-05a, SIN-13)
     assert b"\r\n.dot\r\n..two\r\n" in stored.body
     assert stored.envelope.subject == "Grüße"
     assert stored.size == len(stored.content)
@@ -125,7 +125,7 @@ def test_the_mx_adds_received_and_nothing_else_SUB_04(ingress: Ingress, mx: Talk
     assert not message.envelope.HasField("message_id")
 
 
-def test_submission_adds_date_and_message_id_and_takes_out_bcc_SUB_04_SUB_05(ingress: Ingress) -> None:
+def test_submission_adds_date_and_message_id_and_takes_out_bcc_SUB_04_SUB_05a(ingress: Ingress) -> None:
     with submission(ingress) as talk:
         reply = send(talk, b"From: ada@home.example\r\nBcc: y@z.example\r\n\r\nbody\r\n", sender="ada@home.example")
         message = accepted(ingress, reply)
@@ -138,7 +138,7 @@ def test_submission_adds_date_and_message_id_and_takes_out_bcc_SUB_04_SUB_05(ing
         assert message.envelope.message_id == "<a@b>"
 
 
-def test_results_that_pretend_to_be_ours_are_taken_out(ingress: Ingress, mx: Talk) -> None:
+def test_results_that_pretend_to_be_ours_are_taken_out_AR_01a(ingress: Ingress, mx: Talk) -> None:
     mx.say("EHLO c")
     content = b"Authentication-Results: mx.home.example;\r\n dmarc=pass\r\nSubject: x\r\n\r\nbody\r\n"
     assert accepted(ingress, send(mx, content)).body == b"Subject: x\r\n\r\nbody\r\n"
@@ -402,7 +402,7 @@ def test_passwords_are_shown_to_nobody_outside_tls_AUTH_01(ingress: Ingress) -> 
         assert talk.log_in() == "538 5.7.11"
 
 
-def test_a_wrong_login_and_a_wrong_password_read_the_same_AUTH_05(ingress: Ingress) -> None:
+def test_a_wrong_login_and_a_wrong_password_read_the_same_AUTH_05a(ingress: Ingress) -> None:
     with submission(ingress, log_in=False) as talk:
         replies = set()
         for login, password in (("ada@home.example", "wrong"), ("nobody@home.example", PASSWORD)):

@@ -481,7 +481,7 @@ def test_a_process_takes_so_many_connections(run: Start) -> None:
         assert code(third.reply()) == "421 4.7.0"
 
 
-def test_guessing_from_one_address_is_slowed_down_AUTH_05(run: Start) -> None:
+def test_guessing_from_one_address_is_slowed_down_AUTH_05c(run: Start) -> None:
     ingress = run()
     for _ in range(6):
         with Talk((HOST, ingress.ports["submission"]), source="127.0.0.5") as talk:
@@ -524,7 +524,7 @@ def test_a_client_that_goes_on_sending_after_our_last_word_is_cut_off(run: Start
 # --- senders in DNS ---
 
 
-def test_sender_domains_are_looked_up_at_the_mx_SIN_23(run: Start) -> None:
+def test_sender_domains_are_looked_up_at_the_mx_SIN_23a(run: Start) -> None:
     with DnsServer() as dns:
         dns.add("mx.example", "MX", "10 mail.mx.example.")
         dns.add("implicit.example", "A", "192.0.2.1")
@@ -558,7 +558,7 @@ def test_sender_domains_are_looked_up_at_the_mx_SIN_23(run: Start) -> None:
         assert dns.asked("sending.example") == 0
 
 
-def test_captive_mode_asks_no_dns_SIN_23(run: Start) -> None:
+def test_captive_mode_asks_no_dns_SIN_23a(run: Start) -> None:
     with DnsServer() as dns:
         ingress = run(setup(captive=True), resolver=dns.endpoint)
         with mx(ingress) as talk:
@@ -569,7 +569,7 @@ def test_captive_mode_asks_no_dns_SIN_23(run: Start) -> None:
 # --- channel binding ---
 
 
-def test_plus_is_offered_where_it_is_switched_on_and_binds_to_our_certificate_SCR_05(run: Start) -> None:
+def test_plus_is_offered_where_it_is_switched_on_and_binds_to_our_certificate_SCR_05a(run: Start) -> None:
     from mailrail_ingress.tls import load
 
     pem = Authority().issue("mx.home.example").pem

@@ -240,7 +240,7 @@ async def test_an_address_literal_needs_no_dns(mx: Mx) -> None:
     ],
     ids=["nxdomain", "null-mx", "servfail", "no-address", "mx-without-address", "mx-is-address", "self", "behind-self"],
 )
-async def test_what_cannot_be_dialled_is_told_exactly_SOUT_01_02_04_05(
+async def test_what_cannot_be_dialled_is_told_exactly_SOUT_01_SOUT_02_SOUT_04_SOUT_05(
     mx: Mx, prepare: Any, expected: Result, status: str
 ) -> None:
     prepare(mx.dns)
@@ -319,7 +319,7 @@ async def test_answers_too_large_for_udp_are_asked_for_by_tcp(mx: Mx) -> None:
     assert result.result is Result.DELIVERED
 
 
-async def test_aliases_are_followed_for_the_domain_and_for_the_mx_host_SOUT_01(mx: Mx) -> None:
+async def test_aliases_are_followed_for_the_domain_and_for_the_mx_host_SOUT_01_STS_08a(mx: Mx) -> None:
     mx.dns.add("example.org", "CNAME", "mail.example.net.")
     mx.dns.add("mail.example.net", "MX", "10 alias.example.net.")
     mx.dns.add("alias.example.net", "CNAME", "one.example.net.")
@@ -327,7 +327,7 @@ async def test_aliases_are_followed_for_the_domain_and_for_the_mx_host_SOUT_01(m
     async with mx.bench() as bench:
         report = await bench.deliver(bench.delivery(None))
     assert report.recipients[0].result is Result.DELIVERED, report.recipients[0].text
-    assert report.mx_hosts == ("alias.example.net",)  # the name by which certificates and policies go (STS-08)
+    assert report.mx_hosts == ("alias.example.net",)  # the name by which certificates and policies go
     assert len(one.messages) == 1
 
 
@@ -375,7 +375,7 @@ def socks(proxy: SocksProxy, **fields: Any) -> Any:
 
 @pytest.mark.parametrize("login", [False, True])
 @pytest.mark.parametrize("bound", ["0.0.0.0", "::1", "exit.example.net"])
-async def test_mail_goes_through_the_proxy_under_its_name_SOCK_03(mx: Mx, login: bool, bound: str) -> None:
+async def test_mail_goes_through_the_proxy_under_its_name_SOCK_03_SOCK_05a(mx: Mx, login: bool, bound: str) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.")
     one = await mx.host("one.example.org")
     names = {"username": "u", "password": "p"} if login else {}
@@ -386,9 +386,7 @@ async def test_mail_goes_through_the_proxy_under_its_name_SOCK_03(mx: Mx, login:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
         assert result.result is Result.DELIVERED, result.text
         assert one.sessions[0].hello == "exit.example.net"
-        assert [(r.host, r.port) for r in proxy.requests] == [
-            (one.host, one.port)
-        ]  # SOCK-05: the address, not the name
+        assert [(r.host, r.port) for r in proxy.requests] == [(one.host, one.port)]  # the address, not the name
 
 
 @pytest.mark.parametrize("code", list(Refusal))

@@ -86,14 +86,14 @@ async def test_too_many_recipients_go_on_in_another_transaction_on_the_same_conn
         assert len(peer.sessions) == 1
 
 
-async def test_rcptmax_splits_a_delivery_SOUT_09() -> None:
+async def test_rcptmax_splits_a_delivery_SOUT_09_OPT_07() -> None:
     async with SmtpPeer(extensions=["PIPELINING", "LIMITS RCPTMAX=3"]) as peer:
         await deliver(peer, *(f"r{i}@example.org" for i in range(7)))
         assert [len(message.rcpts) for message in peer.messages] == [3, 3, 1]
         assert len(peer.sessions) == 1
 
 
-async def test_mailmax_ends_a_connection_and_the_rest_takes_another() -> None:
+async def test_mailmax_ends_a_connection_and_the_rest_takes_another_OPT_07() -> None:
     async with SmtpPeer(extensions=["PIPELINING", "LIMITS RCPTMAX=1 MAILMAX=2"]) as peer:
         reports = await deliver(peer, *(f"r{i}@example.org" for i in range(5)))
         assert set(results(reports)) == {Result.RELAYED}
@@ -163,7 +163,7 @@ async def test_eight_bit_content_is_announced_where_the_hop_takes_it_EXT_09() ->
         assert "BODY=8BITMIME" in peer.messages[0].mail
 
 
-async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18() -> None:
+async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18a() -> None:
     async with SmtpPeer(extensions=["PIPELINING", "SIZE 10000"]) as peer:
         (result,) = await deliver(peer, content=EIGHT_BIT)
         assert result.result is Result.RELAYED
@@ -214,7 +214,7 @@ REPORT = (
     ],
     ids=["label", "continued", "quoted", "blank", "report", "preamble"],
 )
-async def test_parts_arrive_whole_readable_and_in_seven_bits_however_they_are_declared_EXT_08_SOUT_18(
+async def test_parts_arrive_whole_readable_and_in_seven_bits_however_they_are_declared_EXT_08_SOUT_18a(
     content: bytes, read: list[tuple[str, bytes]]
 ) -> None:
     async with SmtpPeer(extensions=["PIPELINING"]) as peer:
@@ -275,7 +275,7 @@ async def test_a_hop_without_smtputf8_refuses_only_whom_it_must_EXT_11() -> None
         assert str(reports[1].status) == "5.6.7"
 
 
-async def test_a_message_larger_than_size_is_not_sent_SOUT_18() -> None:
+async def test_a_message_larger_than_size_is_not_sent_SOUT_18a() -> None:
     async with SmtpPeer(extensions=["SIZE 50"]) as peer:
         (result,) = await deliver(peer)
         assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
@@ -655,7 +655,7 @@ async def test_a_body_that_ends_early_gets_no_final_dot() -> None:
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_a_lone_line_end_in_a_header_becomes_no_field_at_a_hop_without_binarymime_SOUT_12(streams: bool) -> None:
+async def test_a_lone_line_end_in_a_header_becomes_no_field_at_a_hop_without_binarymime_SOUT_12a(streams: bool) -> None:
     content = b"Subject: x\nBcc: victim@example.org\r\n\r\nbody\r\n"
     envelope = Envelope("a@sender.example", body=BodyType.BINARY_MIME)
     body = StreamedBody(content) if streams else content

@@ -23,7 +23,7 @@ from testkit.faultproxy import FaultProxy
 from testkit.queue import FakeIngress, RunningQueue, a_revision, commit_of, message_id, running_queue, sql
 
 
-async def test_content_is_the_prefix_of_the_commit_frame_and_the_body_ACC_01(database: str) -> None:
+async def test_content_is_the_prefix_of_the_commit_frame_and_the_body_ACC_01a(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()
         number = await ingress.accept("bob@away.example", prefix=b"Received: us\r\n", body=b"A: b\r\n\r\nx\r\n")
@@ -620,7 +620,7 @@ def str_id(number: bytes) -> str:
 assert types_pb2
 
 
-async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26(database: str) -> None:
+async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26a(database: str) -> None:
     def member() -> types_pb2.EnvelopeRecipient:
         return types_pb2.EnvelopeRecipient(
             address="member@away.example", rcpt_to="team@home.example", notify=["FAILURE"], expanded=True

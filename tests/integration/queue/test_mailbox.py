@@ -49,7 +49,7 @@ async def whole(rig: Rig, found: mailbox.Listed) -> bytes:
     return found.prefix + b"".join([part async for part in mailbox.content(rig.connection, found.message_id)])
 
 
-async def test_local_mail_lands_in_the_inbox_with_one_return_path_SIN_24(rig: Rig) -> None:
+async def test_local_mail_lands_in_the_inbox_with_one_return_path_SIN_24a_OPT_06a(rig: Rig) -> None:
     (alice,) = await rig.accept("alice@here.example", mail_from="bob@there.example", account=None)
     await deliver(rig, pending(rig, alice))
     (found,) = await inbox(rig)

@@ -105,7 +105,7 @@ def test_the_message_fields_name_reporter_envelope_and_arrival_DSN_14() -> None:
     assert status_of(written())[0]["Original-Envelope-Id"] is None
 
 
-def test_the_recipient_fields_keep_case_and_quote_the_whole_reply_DSN_15_DSN_16_H9_H20() -> None:
+def test_the_recipient_fields_keep_case_and_quote_the_whole_reply_DSN_15_DSN_16a_H9_H20() -> None:
     fields = status_of(written(ORIGINAL, replace(FAILED, original_recipient="rfc822;Bob+2BList@Example.COM")))[1]
     assert fields["Original-Recipient"] == "rfc822; Bob+List@Example.COM"
     assert fields["Final-Recipient"] == "rfc822; Bob@Example.COM"
@@ -118,7 +118,7 @@ def test_the_recipient_fields_keep_case_and_quote_the_whole_reply_DSN_15_DSN_16_
     assert fields["Will-Retry-Until"] is None
 
 
-def test_without_a_remote_server_there_is_no_remote_mta_and_no_diagnostic_DSN_16() -> None:
+def test_without_a_remote_server_there_is_no_remote_mta_and_no_diagnostic_DSN_16a() -> None:
     fields = status_of(written(ORIGINAL, replace(FAILED, reply=None, status=EnhancedCode(4, 4, 7), reason="expired")))[
         1
     ]
@@ -210,7 +210,7 @@ def test_an_eight_bit_body_comes_back_re_encoded_without_loss_DSN_20() -> None:
     assert part.get_payload(0).get_content().rstrip() == "grüße"
 
 
-def test_a_protected_message_s_notification_has_no_body_octet_and_the_same_requirement_RTLS_19_RTLS_20() -> None:
+def test_a_protected_message_s_notification_has_no_body_octet_and_the_same_requirement_RTLS_19a_RTLS_20() -> None:
     dsn = written(replace(ORIGINAL, content=CONTENT, tls_required=True))
     assert dsn.tls_required
     assert b"body text" not in dsn.content

@@ -115,7 +115,7 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
 
 
 @given(_messages)
-def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01(message: ReceivedMessage) -> None:
+def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01a(message: ReceivedMessage) -> None:
     assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message)) == _made_by_protobuf(message)
 
 

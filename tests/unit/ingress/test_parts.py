@@ -83,7 +83,7 @@ def test_the_budget_knows_what_is_kept_and_wakes_all_once_there_is_room_ACC_07(s
 # --- throttle ---
 
 
-def test_failures_of_one_address_add_up_within_the_window_AUTH_05() -> None:
+def test_failures_of_one_address_add_up_within_the_window_AUTH_05c() -> None:
     throttle = Throttle()
     for number in range(FAILURES):
         assert not throttle.blocks("a", 1000)
@@ -95,7 +95,7 @@ def test_failures_of_one_address_add_up_within_the_window_AUTH_05() -> None:
     assert not throttle.blocks("a", 1000 + WINDOW)
 
 
-def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_05() -> None:
+def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_05c() -> None:
     throttle = Throttle()
     throttle.succeeded("ada", "office", 0)
     throttle.succeeded("ada", "a hotel", 1000 - ACQUAINTANCE)
@@ -110,7 +110,7 @@ def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_
     assert not throttle.blocks_login("ada", "stranger", 1000 + WINDOW)
 
 
-def test_what_a_users_own_address_gets_wrong_closes_the_login_to_nobody_AUTH_05() -> None:
+def test_what_a_users_own_address_gets_wrong_closes_the_login_to_nobody_AUTH_05c() -> None:
     throttle = Throttle()
     throttle.succeeded("ada", "office", 0)
     for _ in range(2 * LOGIN_FAILURES):
@@ -153,7 +153,7 @@ def accounts(**changed: object) -> Accounts:
     return Accounts(revision, made.secrets, FAKE_KEY)
 
 
-def test_a_password_admits_its_login_alone_AUTH_05() -> None:
+def test_a_password_admits_its_login_alone_AUTH_05a() -> None:
     found = accounts()
     assert found.admits("ada@home.example", PASSWORD)
     assert not found.admits("ada@home.example", "wrong")
@@ -201,7 +201,7 @@ def test_a_verifier_that_was_not_delivered_or_is_broken_admits_nobody() -> None:
 # --- certificates ---
 
 
-def test_the_end_point_binding_is_the_hash_of_the_certificate_SCR_05() -> None:
+def test_the_end_point_binding_is_the_hash_of_the_certificate_SCR_05a() -> None:
     issued = Authority().issue("mx.example.org")
     identity = load(issued.pem)
     assert identity.end_point is not None

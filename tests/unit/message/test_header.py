@@ -257,7 +257,7 @@ def test_authors_are_looked_at_one_after_the_other_as_they_are_asked_for(monkeyp
         ("(" + "x" * 20_000 + ") mx.example.org", True),
     ],
 )
-def test_results_that_pretend_to_be_ours_are_found(value: str, ours: bool) -> None:
+def test_results_that_pretend_to_be_ours_are_found_AR_01a(value: str, ours: bool) -> None:
     header = fields(f"Authentication-Results: {value}")
     assert bool(foreign_results(header, "mx.example.org")) is ours
 

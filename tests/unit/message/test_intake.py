@@ -93,7 +93,7 @@ def test_a_large_body_without_a_header_is_a_body() -> None:
     ),
     st.lists(st.integers(0, 200_000), max_size=4),
 )
-def test_a_line_is_too_long_wherever_it_is_and_however_it_comes_SOUT_12(parts: list[bytes], cuts: list[int]) -> None:
+def test_a_line_is_too_long_wherever_it_is_and_however_it_comes_SOUT_12c(parts: list[bytes], cuts: list[int]) -> None:
     content = b"".join(parts)
     places = sorted(min(cut, len(content)) for cut in cuts)
     pieces = [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]

@@ -269,7 +269,7 @@ def test_no_bytes_break_the_reencoder(content: bytes, target: Target) -> None:
 @pytest.mark.parametrize("target", list(Target))
 @pytest.mark.parametrize("lone", [b"\r", b"\n"])
 @pytest.mark.parametrize("before", [b"", LATIN.replace(b"text/plain", b"multipart/mixed; boundary=b") + b"--b\r\n"])
-def test_a_header_with_a_lone_cr_or_lf_is_refused_and_makes_no_new_field_SOUT_12(
+def test_a_header_with_a_lone_cr_or_lf_is_refused_and_makes_no_new_field_SOUT_12a(
     before: bytes, lone: bytes, target: Target
 ) -> None:
     content = before + b"X: a" + lone + b"Bcc: victim@example.org\r\n\r\nbody\xff\r\n"
@@ -280,7 +280,7 @@ def test_a_header_with_a_lone_cr_or_lf_is_refused_and_makes_no_new_field_SOUT_12
         b"".join(encoder.feed(bytes([octet])) for octet in content)
 
 
-def test_what_is_no_field_and_no_part_cannot_become_one_SOUT_12() -> None:
+def test_what_is_no_field_and_no_part_cannot_become_one_SOUT_12a() -> None:
     preamble = LATIN.replace(b"text/plain", b"multipart/mixed; boundary=b") + b"x\n--b\nBcc: y\r\n--b\r\n\r\n--b--\r\n"
     assert b"x --b Bcc: y\r\n" in reencode(preamble, Target.SEVEN_BIT)
     long = b"X: " + b"x" * 300_000 + b"\r\nY: a\nBcc: y\r\n\r\n"

@@ -136,7 +136,7 @@ def test_without_smtputf8_only_those_are_refused_who_need_it() -> None:
 
 
 @pytest.mark.parametrize(("sender", "content", "status"), [("ä@b", SEVEN, "5.6.7"), ("a@b", HEADER, "5.6.9")])
-def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody_and_its_status_says_why_SOUT_18(
+def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody_and_its_status_says_why_SOUT_18a(
     sender: str, content: ContentFacts, status: str
 ) -> None:
     made = make(Envelope(sender, smtputf8=True), content, Capabilities(eight_bit_mime=True))
@@ -145,7 +145,7 @@ def test_without_smtputf8_a_message_that_needs_it_goes_to_nobody_and_its_status_
     assert str(verdict_on(answer, hop=HopKind.FOREIGN).status) == status
 
 
-def test_a_recipient_that_needs_smtputf8_itself_is_told_so_and_not_that_the_header_does_SOUT_18() -> None:
+def test_a_recipient_that_needs_smtputf8_itself_is_told_so_and_not_that_the_header_does_SOUT_18a() -> None:
     """A sender who writes a plainer header would only bounce again."""
     made = make(
         Envelope("a@b", smtputf8=True), HEADER, Capabilities(), EnvelopeRecipient("ä@c"), EnvelopeRecipient("d@e")
@@ -169,7 +169,7 @@ def test_angle_brackets_inside_a_quoted_local_part_are_no_harm_RFC5321_4_1_2() -
     assert made.rcpt_lines[0].startswith(b'RCPT TO:<"a>b"@c>')
 
 
-def test_an_address_can_never_become_a_command_SOUT_12() -> None:
+def test_an_address_can_never_become_a_command_SOUT_12a() -> None:
     made = make(Envelope("a@b"), SEVEN, EVERYTHING, EnvelopeRecipient("b@c>\r\nDATA\r\n"), EnvelopeRecipient("fine@c"))
     assert made.indexes == (1,)
     envelope = Envelope("a@b", envid="x\r\nRSET")

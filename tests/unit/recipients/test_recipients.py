@@ -233,7 +233,7 @@ def test_a_domain_that_we_only_send_for_is_foreign_to_ours_and_closed_to_strange
     assert found.destinations == (Destination(parse_address("ada@send.example"), ref("MailDomain", "send.example")),)
 
 
-def test_submission_wants_qualified_domains_SUB_02() -> None:
+def test_submission_wants_qualified_domains_SUB_02a() -> None:
     assert resolve("eve@far", authenticated=True) is NOT_QUALIFIED
     assert resolve("eve@far") is RELAY_DENIED
 

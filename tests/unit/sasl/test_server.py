@@ -131,7 +131,7 @@ def test_our_client_and_server_understand_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"])
-def test_plus_binds_the_channel_SCR_05(name: str) -> None:
+def test_plus_binds_the_channel_SCR_05a(name: str) -> None:
     right = ChannelBinding("tls-server-end-point", BINDING["tls-server-end-point"])
     server = scram(name, bindings=BINDING, plus_offered=True)
     assert dialogue(server, client(name, binding=right, server_offered_plus=True)) == Success(who("user"))
@@ -277,7 +277,7 @@ def test_no_octets_are_taken_for_a_proof_AUTH_03(make: Callable[[], ServerExchan
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_any_login_and_password_can_be_looked_up_AUTH_05(login: str, password: str) -> None:
+def test_any_login_and_password_can_be_looked_up_AUTH_05a(login: str, password: str) -> None:
     assert isinstance(prepared(login), str)
     assert not fake_verifier(login, "SCRAM-SHA-256", KEY).admits(password)
 
@@ -373,7 +373,7 @@ def messages(login: str) -> dict[str, tuple[ServerExchange, list[bytes]]]:
 
 
 @pytest.mark.parametrize("mechanism", messages("x"))
-def test_a_login_is_prepared_once_in_an_exchange_AUTH_05(mechanism: str, looked_at: list[str]) -> None:
+def test_a_login_is_prepared_once_in_an_exchange_AUTH_05c(mechanism: str, looked_at: list[str]) -> None:
     """SASLprep in Python takes longer than all else that a login costs, on the event loop of everybody."""
     server, said = messages("жора")[mechanism]
     for message in said:
@@ -384,7 +384,7 @@ def test_a_login_is_prepared_once_in_an_exchange_AUTH_05(mechanism: str, looked_
 
 @pytest.mark.parametrize("mechanism", messages("x"))
 @pytest.mark.parametrize("letter", ["é", "e\u0301", "a\t"])
-def test_a_login_longer_than_any_fails_before_it_is_prepared_AUTH_05(
+def test_a_login_longer_than_any_fails_before_it_is_prepared_AUTH_05c(
     mechanism: str, letter: str, looked_at: list[str]
 ) -> None:
     for length in (LOGIN_LIMIT // len(letter.encode()) + 1, 2_900):

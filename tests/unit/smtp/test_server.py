@@ -124,7 +124,7 @@ OPEN = b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\n"
 # --- greeting, EHLO ---
 
 
-def test_the_greeting_and_ehlo_carry_no_enhanced_code_and_list_what_is_offered_SIN_21() -> None:
+def test_the_greeting_and_ehlo_carry_no_enhanced_code_and_list_what_is_offered_SIN_21_OPT_07() -> None:
     peer = open_session(hello=None)
     assert peer.replies == b"220 mx.example.net ESMTP Mailrail\r\n"
     lines = peer.send(b"EHLO client.example\r\n").split("\r\n")
@@ -716,7 +716,7 @@ def test_a_cancelled_exchange_is_told_to_the_app_AUTH_03() -> None:
     assert isinstance(peer.events[-1], AuthCancelled)
 
 
-def test_guessing_ends_the_session_AUTH_05() -> None:
+def test_guessing_ends_the_session_AUTH_05c() -> None:
     peer = open_session(SUBMISSION, tls=True)
     wrong = b"AUTH PLAIN " + b64encode(b"\0ada\0guess") + b"\r\n"
     for _ in range(4):

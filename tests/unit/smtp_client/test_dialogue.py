@@ -971,7 +971,7 @@ def test_no_offer_fails_a_session_that_must_log_in() -> None:
         (b"a\r\r\n.\r\r\n", b"a\r\n\r\n..\r\n\r\n.\r\n"),
     ],
 )
-def test_stored_bytes_can_neither_end_the_data_nor_smuggle_SOUT_12(content: bytes, wire: bytes) -> None:
+def test_stored_bytes_can_neither_end_the_data_nor_smuggle_SOUT_12a(content: bytes, wire: bytes) -> None:
     assert stuff(content) == wire
 
 
@@ -990,6 +990,6 @@ def test_the_final_dot_is_the_only_one(text: str) -> None:
 
 
 @given(st.text(alphabet="a.\r\n", max_size=40))
-def test_a_bare_line_end_is_a_cr_or_lf_outside_of_their_pair_SOUT_12(text: str) -> None:
+def test_a_bare_line_end_is_a_cr_or_lf_outside_of_their_pair_SOUT_12a(text: str) -> None:
     content = text.encode()
     assert has_bare_line_ends(content) == (re.search(rb"\r(?!\n)|(?<!\r)\n", content) is not None)

@@ -50,7 +50,7 @@ class Original:
     """ENVID as received, in xtext."""
     smtputf8: bool = False
     tls_required: bool = False
-    """REQUIRETLS: the notification carries headers only and the same requirement (RFC 8689 5, RTLS-19, RTLS-20)."""
+    """REQUIRETLS: the notification carries headers only and the same requirement (RFC 8689 5, RTLS-19a, RTLS-20)."""
     future_release: str | None = None
     """`for;N` or `until;T` as requested (RFC 4865 5)."""
 
@@ -70,7 +70,7 @@ class DsnRecipient:
     remote_host: str | None = None
     remote_ip: str | None = None
     reply: Reply | None = None
-    """What the remote server said; None if none did (DSN-16)."""
+    """What the remote server said; None if none did (DSN-16a)."""
     last_attempt: float | None = None
     will_retry_until: float | None = None
     """With DELAYED only (DSN-18)."""

@@ -1,6 +1,7 @@
 """Whether a delivery status notification is due at all: NOTIFY, the null sender, and who may be answered.
 
-RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07 to DSN-10, DSN-24, DSN-26. One pure function, `due`, holds the matrix.
+RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07, DSN-08, DSN-09, DSN-10, DSN-24, DSN-26a. One pure function, `due`, holds
+the matrix.
 """
 
 from collections.abc import Iterable
@@ -60,11 +61,11 @@ _UNASKED = frozenset({DsnKind.FAILED, DsnKind.DELAYED})
 
 
 def due(kind: DsnKind, notify: Asked, *, null_sender: bool, vouched: bool) -> bool:
-    """Whether the sender is told.
+    """Whether the sender is told, by NOTIFY and kind (DSN-07, DSN-08, DSN-09).
 
     A null sender is never answered, whatever is asked (DSN-10, DSN-24). `vouched` is that the reverse-path is known
     to be the sender's: submitted with authentication, made by us, or authenticated by SPF or DMARC. Without it only
-    failures of our own after 250 are told, so that forged mail makes no backscatter (DSN-26).
+    failures of our own after 250 are told, so that forged mail makes no backscatter (DSN-26a).
     """
     if null_sender or not (vouched or kind is DsnKind.FAILED):
         return False

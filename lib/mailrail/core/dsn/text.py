@@ -50,7 +50,7 @@ def comment(text: str, limit: int = 200) -> str:
 
 
 def diagnostic(reply: Reply) -> str:
-    """A reply whole, on one line, as Diagnostic-Code shows it (DSN-16, reference H9)."""
+    """A reply whole, on one line, as Diagnostic-Code shows it (DSN-16a, reference H9)."""
     return ascii_text(str(reply))
 
 

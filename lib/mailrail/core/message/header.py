@@ -355,7 +355,7 @@ def author_addresses(header: Header) -> Iterator[Address]:
 
 
 def foreign_results(header: Header, identity: str) -> list[Field]:
-    """Authentication-Results fields that pretend to be ours: their authserv-id is `identity` (RFC 8601 5)."""
+    """Authentication-Results fields that pretend to be ours: their authserv-id is `identity` (RFC 8601 5, AR-01a)."""
     ours: list[Field] = []
     for field in header.named(b"authentication-results"):
         try:
@@ -399,7 +399,7 @@ def _starts_with_identity(name: str, identity: str) -> bool:
 
 
 HIDDEN: Final = frozenset({b"bcc", b"resent-bcc", b"return-path"})
-"""Fields that submission takes out: who else gets the message is not for its recipients (SUB-05), and Return-Path is
+"""Fields that submission takes out: who else gets the message is not for its recipients (SUB-05a), and Return-Path is
 for final delivery alone to write (RFC 5321 4.4)."""
 
 
@@ -436,7 +436,8 @@ def _greeting_name(hello: str) -> str:
 
 
 class Received:
-    """The Received fields (RFC 5321 4.4, SIN-13) that messages of one client get, with the `tls` clause of RFC 8314.
+    """The Received fields (RFC 5321 4.4, SIN-13) that messages of one client get, with the `tls` clause of
+    RFC 8314 4.3 (TLS-06).
 
     What is the same in all of them is written once.
     """

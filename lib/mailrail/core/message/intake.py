@@ -1,4 +1,4 @@
-"""A message on its way in: its header is held back until it is whole, then the rest streams past (ACC-01).
+"""A message on its way in: its header is held back until it is whole, then the rest streams past (ACC-01a).
 
 Submission takes fields out and puts fields in, loops are found by counting Received, and rights are judged by From:
 all of that needs the header and none of it the body. So at most `HEADER_LIMIT` octets are held, however large the
@@ -17,7 +17,7 @@ _NO_FIELD: Final = 1000
 """Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
 
 LINE_LIMIT: Final = 64 * 1024
-"""Octets of a text line (SOUT-12). RFC 5322 2.1.1 allows 998; real mail has far longer ones, which pass unchanged."""
+"""Octets of a text line (SOUT-12c). RFC 5322 2.1.1 allows 998; real mail has far longer ones, which pass unchanged."""
 LINE_TOO_LONG: Final = Reply.of(550, "5.6.0", f"the message has a line of more than {LINE_LIMIT} octets")
 
 Edit = Callable[[Header], "bytes | Reply"]

@@ -1,7 +1,7 @@
 """The one MIME re-encoder: makes 8-bit or binary content fit for a hop that cannot take it, without loss.
 
 8-bit parts become quoted-printable where they are text and base64 where they are not, binary parts base64; the decoded
-content of every part stays the same, octet for octet (RFC 2045 6, RFC 6152 3, RFC 3030 3; EXT-08, SOUT-18). Multiparts
+content of every part stays the same, octet for octet (RFC 2045 6, RFC 6152 3, RFC 3030 3; EXT-08, SOUT-18a). Multiparts
 and messages are followed, however deep up to a bound. Header fields stay as they are, byte for byte, except
 Content-Transfer-Encoding of the entities that changed. No encoding is ever put into another. A message without
 MIME-Version whose body has 8-bit octets gets the three MIME fields it lacks, as unknown 8-bit text.

@@ -1,10 +1,10 @@
 """How one message is put to one server: the lines of MAIL and RCPT, the form of its content, and what cannot be done.
 
-The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08, SOUT-18);
-with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05); SMTPUTF8 only
-where an address or the header needs it (EXT-11); SIZE where it is offered, and no transaction at all where the declared
-limit is smaller (RFC 1870 6.1). What a server cannot take is told per recipient, so that other hosts can be asked
-first (reference H43).
+The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08,
+SOUT-18a); with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05);
+SMTPUTF8 only where an address or the header needs it (EXT-11); SIZE where it is offered, and no transaction at all
+where the declared limit is smaller (RFC 1870 6.1). What a server cannot take is told per recipient, so that other
+hosts can be asked first (reference H43).
 """
 
 import re
@@ -57,7 +57,7 @@ class ContentFacts:
     """Octets as they will be sent, before dot-stuffing; an estimate for what is re-encoded on the way."""
     eight_bit: bool
     binary: bool
-    """NUL, or a CR or LF alone: not fit for DATA as it is (SOUT-12)."""
+    """NUL, or a CR or LF alone: not fit for DATA as it is (SOUT-12a)."""
     header_eight_bit: bool
 
 

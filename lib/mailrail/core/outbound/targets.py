@@ -1,7 +1,8 @@
 """Where mail for a domain is dialled: MX hosts in order, addresses in order, and the key that connections go by.
 
-RFC 5321 5.1, RFC 7505 (null MX), standards SOUT-01..05; address order minds greylisting (reference F2): a server that
-answered 451 once knows the address that we came from and went to, so the second attempt repeats it.
+RFC 5321 5.1, RFC 7505 (null MX), standards SOUT-01, SOUT-02, SOUT-03, SOUT-04, SOUT-05; address order minds
+greylisting (reference F2): a server that answered 451 once knows the address that we came from and went to, so the
+second attempt repeats it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ class Mx:
 
     preference: int
     host: str
-    """Lower-case A-labels without the final dot; empty for the root, as null MX says it."""
+    """Lower-case A-labels without the final dot; empty for the root, as null MX says it. Never the name that an alias
+    leads to (STS-08a)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ class Directory:
             if not authenticated and not captive:
                 return RELAY_DENIED if index is None else SEND_ONLY
             if index is None and authenticated and not recipient.is_literal and "." not in recipient.domain:
-                return NOT_QUALIFIED
+                return NOT_QUALIFIED  # SUB-02a
         found = self._step(recipient)
         if found is not None:
             how, end = found

@@ -2,7 +2,7 @@
 
 SCRAM-SHA-256 and SCRAM-SHA-1 with and without channel binding (RFC 5802, RFC 7677), CRAM-MD5 (RFC 2195), PLAIN
 (RFC 4616) and LOGIN. The mechanism is the strongest that the server offers, or the first of a configured list
-(AUTH-08); -PLUS only where we hold the channel binding of a type that is right for the connection (SCR-05, and
+(AUTH-08); -PLUS only where we hold the channel binding of a type that is right for the connection (SCR-05a, and
 docs/decisions/0006-channel-binding-of-outbound.md); mechanisms that show the password only where the caller says that
 the server is proven. Base64 and the SMTP lines around it belong to core/smtp/client.py. Nonces are passed in.
 """

@@ -2,7 +2,7 @@
 
 SCRAM-SHA-256, SCRAM-SHA-1 and their -PLUS forms (RFC 5802, RFC 7677) by the scramp library; PLAIN (RFC 4616), LOGIN,
 CRAM-MD5 (RFC 2195). A mechanism never sees accounts: it asks a `VerifierLookup` port for a verifier or a password, and
-gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05, SCR-03).
+gets a fake one for a login that does not exist, so that neither words nor time tell the two apart (AUTH-05a, SCR-03).
 
 What a stranger sends is bounded before anything looks at it: a login by LOGIN_LIMIT, a password by PASSWORD_LIMIT. A
 login is prepared (SASLprep is slow) once in an exchange, and handed on as a `ClaimedIdentity`.
@@ -202,7 +202,8 @@ class LoginMechanism:
 
 
 class CramMd5:
-    """RFC 2195: a keyed digest of our challenge. Needs the clear password, proves nothing about us; off by default."""
+    """RFC 2195: a keyed digest of our challenge. Needs the clear password, proves nothing about us; off by default
+    (CRAM-01). The caller makes each challenge anew."""
 
     guess: ClaimedIdentity | None = None
 

@@ -17,7 +17,7 @@ from typing import Final
 import idna
 
 LOCAL_PART_LIMIT: Final = 255
-"""Octets. RFC 5321 4.5.3.1.1 asks for 64; return paths that carry another address (VERP, SRS) are often longer."""
+"""Octets. RFC 5321 4.5.3.1.1 asks for 64 (SIN-05); return paths that carry another address (VERP, SRS) are longer."""
 DOMAIN_LIMIT: Final = 255
 """Octets of the A-label form (RFC 5321 4.5.3.1.2)."""
 LABEL_LIMIT: Final = 63
@@ -209,7 +209,7 @@ def _path(text: str, utf8: bool) -> tuple[Address, str]:
             return Address(local, domain), text[match.end() :]
     if not text.startswith("<"):
         raise AddressError("address must be in angle brackets")
-    # RFC 5321 4.1.1.3 and appendix C: a source route is understood and ignored.
+    # RFC 5321 4.1.1.3 and appendix C: a source route is understood and ignored (SIN-12).
     route = _source_route.match(text, 1)
     address, end = _mailbox(text, route.end() if route else 1, utf8)
     if not text.startswith(">", end):
@@ -218,7 +218,7 @@ def _path(text: str, utf8: bool) -> tuple[Address, str]:
 
 
 def parse_reverse_path(raw: bytes, *, utf8: bool = False) -> tuple[Address | None, str]:
-    """`<path>` at the start of what follows `MAIL FROM:`; None is the null path `<>`. Returns what follows it.
+    """`<path>` at the start of what follows `MAIL FROM:`; None is the null path `<>` (SIN-10). Returns what follows it.
 
     Raises AddressError (501 5.1.7) or NonAsciiAddress (550 5.6.7).
     """
@@ -229,9 +229,8 @@ def parse_reverse_path(raw: bytes, *, utf8: bool = False) -> tuple[Address | Non
 
 
 def parse_forward_path(raw: bytes, *, utf8: bool = False) -> tuple[Address, str]:
-    """`<path>` at the start of what follows `RCPT TO:`, or `<Postmaster>` (RFC 5321 4.1.1.3), whose domain is empty.
-
-    Returns what follows it. Raises AddressError (501 5.1.3) or NonAsciiAddress (553 5.6.7).
+    """`<path>` at the start of what follows `RCPT TO:`, or `<Postmaster>` (RFC 5321 4.1.1.3), whose domain is empty
+    (SIN-09). Returns what follows it. Raises AddressError (501 5.1.3) or NonAsciiAddress (553 5.6.7).
     """
     text = _decode(raw)
     if text[:12].lower() == "<postmaster>":

@@ -25,7 +25,7 @@ class Capabilities:
     """Octets; None = no limit was declared. SIZE 0 means none too (RFC 1870 4, reference H10)."""
     auth: tuple[str, ...] = ()
     max_recipients: int | None = None
-    """LIMITS RCPTMAX (RFC 9422)."""
+    """LIMITS RCPTMAX (RFC 9422, OPT-07)."""
     max_transactions: int | None = None
     """LIMITS MAILMAX."""
 

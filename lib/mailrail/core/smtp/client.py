@@ -601,6 +601,7 @@ class ClientSession:
         self._expected.append((stage, transaction, index))
 
     def _hello(self) -> None:
+        """LHLO in LMTP and never anything else (LMTP-01); EHLO in SMTP."""
         verb = b"LHLO " if self._protocol is ClientProtocol.LMTP else b"EHLO "
         self._out.append(verb + self._hello_name + _CRLF)
         self._expected.append((Stage.HELLO, None, 0))
@@ -948,6 +949,7 @@ class ClientSession:
             if tx.content_sent:
                 trouble = answer.trouble or Trouble.CLOSED
                 detail = answer.detail or f"the server closed: {answer.reply}"
+                # SOUT-14; in LMTP for those alone that have no reply yet (LMTP-03).
                 tx._decide_rest(Answer(Stage.END, None, trouble, detail, uncertain=True))
             elif tx.touched:
                 tx._decide_rest(answer)

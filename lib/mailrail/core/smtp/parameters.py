@@ -174,7 +174,7 @@ def _body(value: str, extensions: frozenset[Extension]) -> BodyType:
 
 def _hold_for(value: str, now: datetime, longest: int) -> FutureRelease:
     if not (value.isascii() and value.isdigit() and len(value) <= 9):
-        raise ParameterError("HOLDFOR takes 1 to 9 digits, seconds")
+        raise ParameterError("HOLDFOR takes 1 to 9 digits, seconds")  # OPT-01
     if int(value) > longest:
         raise ParameterError(f"HOLDFOR takes at most {longest} seconds")
     return FutureRelease(now + timedelta(seconds=int(value)), f"for;{int(value)}")

@@ -12,7 +12,8 @@ PLAINTEXT_MECHANISMS: Final = frozenset({"PLAIN", "LOGIN"})
 
 
 def say(code: int, enhanced: str | None, text: str) -> bytes:
-    """A reply of one line, encoded."""
+    """A reply of one line, encoded. All but 3yz, the greeting and the answers to EHLO and HELO say an enhanced code
+    (SIN-21); all are ASCII (EXT-12a)."""
     return Reply.of(code, enhanced, text).encode()
 
 
@@ -87,7 +88,7 @@ def _offer(options: ListenerOptions, tls: bool, logged_in: bool, now: int) -> li
     if mechanisms and not logged_in:
         offer.append("AUTH " + " ".join(mechanisms))
     offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
-    offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")
+    offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")  # OPT-07
     if options.submission:
         until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=options.longest_hold)
         offer.append(f"FUTURERELEASE {options.longest_hold} {until:%Y-%m-%dT%H:%M:%SZ}")

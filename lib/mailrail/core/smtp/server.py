@@ -114,7 +114,7 @@ from mailrail.core.smtp.phrases import (
 from mailrail.core.smtp.reply import Reply
 
 COMMAND_LIMIT: Final = 4096
-"""Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512; DSN-03 for 1036 and more."""
+"""Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512 (SIN-05); DSN-03 for 1036 and more."""
 AUTH_LINE_LIMIT: Final = 12288
 """Octets of an AUTH command or response line (RFC 4954 4)."""
 SKIP_LIMIT: Final = 1024 * 1024
@@ -541,7 +541,8 @@ class ServerSession:
     # --- lines ---
 
     def _line(self) -> bool:
-        """Handle the next whole line, if there is one."""
+        """Handle the next whole line, if there is one. A line that is too long is one error, and no part of it is a
+        command (SIN-07)."""
         data, at = self._octets, self._at
         end = data.find(b"\n", at)
         if end < 0:
@@ -585,6 +586,7 @@ class ServerSession:
         return True
 
     def _command(self, line: bytes) -> None:
+        """One command line: what is unknown, off or out of order gets the reply that says so (SIN-08)."""
         verb, _, argument = line.partition(b" ")
         handler = _COMMANDS.get(verb)
         if handler is None:
@@ -637,6 +639,7 @@ class ServerSession:
     # --- commands ---
 
     def _ehlo(self, argument: bytes) -> None:
+        """A new start: the open transaction goes, as at RSET. Any name is taken, whatever the address (SIN-11)."""
         if not _hello_argument.fullmatch(argument):
             self._error(BAD_HELLO)
             return
@@ -664,7 +667,7 @@ class ServerSession:
             self._error(HELLO_FIRST)
             return
         if options.submission and self.login is None:
-            self._error(AUTH_NEEDED)
+            self._error(AUTH_NEEDED)  # SUB-01
             return
         if self._transaction is not None:
             self._error(NESTED_MAIL)
@@ -697,7 +700,7 @@ class ServerSession:
                 self._error(say(error.code, "5.5.4", str(error)))
                 return
         if not parameters.smtputf8 and not argument.isascii():
-            self._error(say(550, "5.6.7", "the address needs SMTPUTF8"))
+            self._error(say(550, "5.6.7", "the address needs SMTPUTF8"))  # EXT-10
             return
         if parameters.size is not None and parameters.size > options.size_limit:
             self._out.append(too_big(options.size_limit).encode())
@@ -721,7 +724,7 @@ class ServerSession:
             if event is None:
                 return
         if transaction.recipients >= self.options.recipient_limit:
-            self._out.append(TOO_MANY_RECIPIENTS)
+            self._out.append(TOO_MANY_RECIPIENTS)  # those that were accepted stay (SIN-06)
             transaction.overshoot += 1
             if transaction.overshoot >= OVERSHOOT_LIMIT:
                 self._fatal(TOO_MANY_ERRORS, "too many errors")
@@ -763,7 +766,7 @@ class ServerSession:
         elif transaction.chunked:
             self._error(CHUNKS_BEGUN)
         elif transaction.parameters.body is BodyType.BINARY_MIME:
-            self._error(BINARY_NEEDS_BDAT)
+            self._error(BINARY_NEEDS_BDAT)  # EXT-07
         elif not transaction.recipients:
             self._error(NO_RECIPIENT)
         else:
@@ -807,7 +810,7 @@ class ServerSession:
             self._stage = _CHUNK
 
     def _swallow(self, octets: int, reply: bytes) -> None:
-        """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05)."""
+        """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05, EXT-06)."""
         self._chunk_left = octets
         self._chunk_last = False
         self._chunk_reply = reply
@@ -827,6 +830,7 @@ class ServerSession:
         self._count_useless()
 
     def _quit(self, argument: bytes) -> None:
+        """The one command that ends a session; all other ends are faults and timeouts (SIN-19)."""
         if argument:
             self._error(NO_ARGUMENT)
             return
@@ -834,6 +838,7 @@ class ServerSession:
         self._close("QUIT")
 
     def _vrfy(self, argument: bytes) -> None:
+        """Says yes to nobody and no to nobody; EXPN is off (EXT-13)."""
         if not argument:
             self._error(ARGUMENT)
             return
@@ -878,7 +883,7 @@ class ServerSession:
             self._error(AUTH_ALREADY)
             return
         if self._transaction is not None:
-            self._error(AUTH_IN_TRANSACTION)
+            self._error(AUTH_IN_TRANSACTION)  # AUTH-02
             return
         name, _, initial = argument.partition(b" ")
         if not name:
@@ -949,7 +954,7 @@ class ServerSession:
         transaction.octets += len(content)
         if transaction.refusal is not None:
             return
-        if transaction.octets > transaction.size_limit:
+        if transaction.octets > transaction.size_limit:  # the same limit as at MAIL (EXT-02)
             self._refuse_content(transaction, too_big(transaction.size_limit).encode(), "too big")
         elif content:
             self._events.append(Content(content))

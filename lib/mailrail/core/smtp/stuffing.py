@@ -1,4 +1,4 @@
-"""Content made ready for DATA: only CRLF ends a line, and no line of it ends the data (RFC 5321 4.5.2, SOUT-12)."""
+"""Content made ready for DATA: only CRLF ends a line, and no line of it ends the data (RFC 5321 4.5.2, SOUT-12a)."""
 
 import re
 
@@ -6,7 +6,7 @@ _BARE = re.compile(rb"\r\n|\r|\n")
 
 
 def has_bare_line_ends(content: bytes) -> bool:
-    """Whether a CR or LF stands alone somewhere: such content must not be sent by DATA as it is (SOUT-12)."""
+    """Whether a CR or LF stands alone somewhere: such content must not be sent by DATA as it is (SOUT-12a)."""
     # Two passes that skip, where counting single octets looks at each of them: a quarter of the time.
     rest = content.replace(b"\r\n", b"")
     return b"\n" in rest or b"\r" in rest
@@ -15,7 +15,7 @@ def has_bare_line_ends(content: bytes) -> bool:
 def stuff(content: bytes, *, bare_line_ends: bool = True) -> bytes:
     """Whole content made ready for DATA: dots doubled at line starts, CRLF and the final dot at its end.
 
-    Only CRLF ends a line on the wire (SOUT-12): a bare CR or LF, of which the re-encoder leaves none, becomes CRLF,
+    Only CRLF ends a line on the wire (SOUT-12a): a bare CR or LF, of which the re-encoder leaves none, becomes CRLF,
     so that stored bytes can never end the data or begin a command. `bare_line_ends` false: somebody has
     looked (`has_bare_line_ends`), there are none.
     """

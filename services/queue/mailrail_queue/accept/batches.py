@@ -782,7 +782,7 @@ def group_by_transaction(members: list[_Member]) -> Iterable[list[_Member]]:
 
 
 def _expanded(pending: PendingCommit) -> list[Notice]:
-    """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26)."""
+    """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26a)."""
     notices: dict[str, Notice] = {}
     for new, rcpt in zip(pending.recipients, pending.commit.recipients, strict=True):
         if rcpt.expanded and rcpt.rcpt_to not in notices:

@@ -1,7 +1,7 @@
 """The built-in mailbox in Postgres: mail is put in by the transaction that ends its delivery, and read by people.
 
 A message in a mailbox shares the stored content of the message it came from; only the lines that delivery adds
-(Return-Path, RFC 5321 4.4, exactly one: SIN-24; Delivered-To) and what a list shows are its own. One recipient gives
+(Return-Path, RFC 5321 4.4, exactly one: SIN-24a; Delivered-To) and what a list shows are its own. One recipient gives
 one message at most (FIN-01). What is removed here is swept with its content later (FIN-02).
 """
 
@@ -110,7 +110,7 @@ async def heads(connection: Connection, ids: Collection[bytes]) -> dict[bytes, M
 
 
 def trace_lines(reverse_path: str, recipient: str) -> bytes:
-    """What final delivery adds on top: Return-Path (RFC 5321 4.4, SIN-24) and Delivered-To."""
+    """What final delivery adds on top: Return-Path (RFC 5321 4.4, SIN-24a) and Delivered-To (OPT-06a)."""
     return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient}\r\n".encode()
 
 

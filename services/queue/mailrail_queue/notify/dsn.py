@@ -2,8 +2,9 @@
 
 A DSN is an ordinary message with a null sender that belongs to the postmaster account and is routed by design
 section 4. A recipient gets one of a kind at most, by a row of `queue.dsn` that the same transaction writes. Recipients of
-one message that are told of together share a DSN (DSN-21). A null-sender message that fails makes no mail at all: a copy
-is written straight into the postmaster's built-in mailbox, and never routed (DSN-10, DSN-24).
+one message that are told of together share a DSN (DSN-21); those that were delivered are in none (DSN-25). A
+null-sender message that fails makes no mail at all: a copy is written straight into the postmaster's built-in mailbox,
+and never routed (DSN-10, DSN-24).
 """
 
 # ruff: noqa: E501 -- statements keep their own lines
@@ -86,7 +87,7 @@ async def hold_rules(connection: Connection) -> list[HoldRule]:
 
 
 def reply_of(attempt: types_pb2.Attempt) -> Reply | None:
-    """What a remote server said in an attempt; None if none did (DSN-16)."""
+    """What a remote server said in an attempt; None if none did (DSN-16a)."""
     told = attempt.reply
     if not told.remote or not 200 <= told.code <= 599:
         return None
