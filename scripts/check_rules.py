@@ -99,7 +99,7 @@ def cited_in_name(name: str, families: Iterable[str]) -> set[str]:
     return {f"{family}-{rest}" for family, rest in re.findall(rf"_({some})_([0-9]{{2}}[a-z]?)(?![A-Za-z0-9])", name)}
 
 
-def tests_of(source: str) -> Iterator[tuple[str, str]]:
+def named_tests(source: str) -> Iterator[tuple[str, str]]:
     """Name and docstring of each test of a module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
@@ -152,7 +152,7 @@ def collect(families: Iterable[str]) -> Citations:
         for id in cited_in_text(text, families):
             citations.others[id].append(name)
         if path.name.startswith("test_") and path.suffix == ".py":
-            for test, docstring in tests_of(text):
+            for test, docstring in named_tests(text):
                 for id in cited_in_name(test, families) | cited_in_text(docstring, families):
                     citations.tests[id].append(f"{name}::{test}")
     return citations
