@@ -149,7 +149,7 @@ class Changing(AdminBase):
         )
 
     async def set_transport(self, connection: Connection, wanted: admin_pb2.Filter, transport: str | None) -> Changes:
-        """Override all routes, or (None) let them decide again. Raises BadRequest when there is no such transport (H28)."""
+        """Override all routes, or (None) let them decide again (reference H28). Raises BadRequest without such a transport."""
         router = self._router()
         if transport is not None and not router.has(transport):
             known = ", ".join(sorted(f"{t.ref.namespace}/{t.ref.name}" for t in router.transports())[:20]) or "none"

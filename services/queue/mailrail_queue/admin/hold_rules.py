@@ -26,7 +26,7 @@ class HoldRules(Changing):
     async def create_hold_rule(
         self, connection: Connection, rule: admin_pb2.HoldRule
     ) -> tuple[admin_pb2.HoldRule, int]:
-        """Hold what matches from now on, and what is queued already (H27). Returns the rule and how many were held."""
+        """Hold what matches, queued or to come (reference H27). Returns the rule and how many were held."""
         account = object_argument("MailAccount", rule.account) if rule.account else None
         from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
         to_domain = domain_argument(rule.to_domain) if rule.to_domain else None
