@@ -14,6 +14,8 @@ from testkit.peers import find_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
+AIMS = {False: 3, True: 6}
+"""Times Postfix's messages a second, without and with connection reuse: the aims of design 6, which a test compares."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -138,13 +140,14 @@ def tables(result: Result) -> str:
                     + f" | {_spread([r.generator_ms + r.sink_ms for r in runs])} |"
                 )
         lines.append("")
-        for reuse, wanted in ((False, "2 ×"), (True, "4 ×")):
+        for reuse, aim in AIMS.items():
             ours, theirs = result.best("Mailrail", reuse), result.best("Postfix", reuse)
             if ours is not None and theirs is not None:
                 speed = result.fastest("Mailrail", reuse) / result.fastest("Postfix", reuse)
                 kind = "Connection reuse" if reuse else "One message a connection"
+                reached = "reached" if speed >= aim else "not reached"
                 lines.append(
-                    f"- {kind}: **{speed:.1f} × Postfix's messages a second** (aim: {wanted}), "
+                    f"- {kind}: **{speed:.1f} × Postfix's messages a second** (aim: {aim} ×, {reached}), "
                     f"for {theirs.total_ms / ours.total_ms:.1f} × less CPU a message."
                 )
         lines.append("")
