@@ -69,10 +69,10 @@ def sections() -> dict[str, list[Series]]:
         Series(
             "mailrail_local_restarts_total",
             "counter",
-            "Times that a child, or Postgres, was started again",
+            "Times that a process of local mode, or Postgres, was restarted",
             ("service",),
         ),
-        Series("mailrail_local_up", "gauge", "1 while a child answers, else 0", ("service",)),
+        Series("mailrail_local_up", "gauge", "1 while a process of local mode answers, else 0", ("service",)),
     ]
     return found
 
@@ -89,9 +89,10 @@ def page() -> str:
         "",
         "# Metrics",
         "",
-        "Every process serves Prometheus metrics on `MAILRAIL_METRICS_LISTEN`; local mode merges all on port 1081 and",
-        "adds the label `service`. Label values come from closed lists; no address, domain or reply text is ever one.",
-        "A histogram has `_bucket`, `_sum` and `_count`. Beside these stand the library's `process_*` and `python_*`.",
+        "Every process serves Prometheus metrics on `MAILRAIL_METRICS_LISTEN`. Local mode serves the metrics of all",
+        "its processes on port 1081, with the label `service`. Label values come from closed lists; they are never an",
+        "address, a domain or a reply text. A histogram has `_bucket`, `_sum` and `_count`. The Prometheus library",
+        "adds `process_*` and `python_*`.",
     ]
     for title, section in sections().items():
         lines += ["", f"## {title}", "", "| series | type | labels | meaning |", "|---|---|---|---|"]

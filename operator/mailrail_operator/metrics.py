@@ -2,37 +2,44 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-LEADER = Gauge("mailrail_operator_leader", "1 while this process leads, else 0")
-SYNCED = Gauge("mailrail_operator_synced", "1 once all objects were listed")
+LEADER = Gauge("mailrail_operator_leader", "1 while this process is the leader, else 0")
+SYNCED = Gauge("mailrail_operator_synced", "1 once all objects were listed, else 0")
 OBJECTS = Gauge("mailrail_operator_objects", "Objects by kind and value of their Ready condition", ["kind", "ready"])
 REVISION = Gauge("mailrail_operator_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
-    "mailrail_operator_head", "Configuration revision that services should run; less than the newest if pinned"
+    "mailrail_operator_head",
+    "Configuration revision that services should run; lower than the newest while head is pinned",
 )
-CONSUMERS = Gauge("mailrail_operator_consumers", "Live consumers; state: up_to_date, lagging, rejecting", ["state"])
+CONSUMERS = Gauge(
+    "mailrail_operator_consumers",
+    "Live processes that read the configuration; state: up_to_date, lagging, rejecting",
+    ["state"],
+)
 LAST_PUBLISH = Gauge("mailrail_operator_last_publish_timestamp_seconds", "Time of the last successful publish")
 LAST_WATCH = Gauge(
     "mailrail_operator_last_watch_timestamp_seconds",
-    "Time of the last event of a watch, or of the last list that worked",
+    "Time of the last watch event or the last successful list",
 )
 CYCLE = Histogram(
     "mailrail_operator_cycle_seconds",
-    "From the first change noticed to the revision stored",
+    "Seconds from the first change noticed to the revision stored",
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 PUBLISHES = Counter(
     "mailrail_operator_publishes_total", "Publishes; result: stored, unchanged, pinned, failed", ["result"]
 )
 STATUS_WRITES = Counter(
-    "mailrail_operator_status_writes_total", "Statuses; result: written, gone (the object), failed", ["result"]
+    "mailrail_operator_status_writes_total",
+    "Status writes; result: written, gone (the object was deleted), failed",
+    ["result"],
 )
-STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written, or were refused")
+STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written or were refused")
 RESYNCS = Counter(
     "mailrail_operator_resyncs_total",
-    "Authoritative lists of a kind; cause: start, relist, count, period",
+    "Full lists of a kind; cause: start, relist, count, period",
     ["cause"],
 )
-WATCH_RESTARTS = Counter("mailrail_operator_watch_restarts_total", "Times that the watches ended and were started anew")
+WATCH_RESTARTS = Counter("mailrail_operator_watch_restarts_total", "Times that the watches ended and were restarted")
 SECRET_READS = Counter("mailrail_operator_secret_reads_total", "Secrets read; result: read, absent, failed", ["result"])
 DNS_CHECKS = Counter(
     "mailrail_operator_dns_checks_total", "Domains looked up; status: True, False, Unknown", ["status"]

@@ -6,25 +6,27 @@ from grafana.shared import CONSUMERS
 DASHBOARD = Dashboard(
     "mailrail-config",
     "Mailrail / Config service",
-    "The config service's processes: publishes, watchers, consumers, Postgres.",
+    "The processes of the config service: publishes, watchers, consumers, Postgres.",
     (
         Row(
             "Revisions",
             (
                 each(
                     "Head, by process",
-                    "The revision that each process serves as the newest. They differ for no more than a second.",
+                    "The revision that each process serves. Processes differ for one second at most.",
                     "mailrail_config_head_revision",
                 ),
                 split(
                     "Publishes, by result",
-                    "refused: a stale epoch, another head, missing values, or a body that cannot be read.",
+                    "refused: a stale epoch, another head, missing values, or an unreadable body.",
                     "mailrail_config_publishes_total",
                     "result",
                 ),
                 Panel(
                     "Database went back",
-                    "How often, a process each: publishers of before are superseded.",
+                    "Times that the database was set back to an earlier state, counted by each process. Publishers "
+                    "must then acquire "
+                    "a new epoch.",
                     (Query("sum(mailrail_config_new_histories_total)", "histories"),),
                 ),
             ),
@@ -34,14 +36,14 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Watch streams",
-                    "Open ones, by role.",
+                    "Open Watch streams, by role.",
                     (Query("sum by (role) (mailrail_config_watchers)", "{{role}}"),),
                     stacked=True,
                 ),
                 CONSUMERS,
                 each(
                     "Postgres",
-                    "1 while it answers. Without it the last head is served on.",
+                    "1 while Postgres answers. Without it services still get the last head.",
                     "mailrail_config_postgres_up",
                     Unit.BOOLEAN,
                     LESS_IS_BAD,

@@ -6,20 +6,20 @@ from grafana.shared import CERTIFICATES, CONSUMERS, NOT_CURRENT, SERVED
 DASHBOARD = Dashboard(
     "mailrail-configuration",
     "Mailrail / Configuration",
-    "From kubectl apply to live in every service: what was published, who runs it, and what is wrong with objects.",
+    "From kubectl apply to every service: what was published, which processes run it, and which objects are wrong.",
     (
         Row(
             "Now",
             (
                 stat(
                     "Newest revision",
-                    "That services should run.",
+                    "The revision that services should run.",
                     "max(mailrail_config_head_revision)",
                     steps=Steps(Color.PLAIN, ()),
                 ),
                 stat(
                     "Pinned",
-                    "Head is pinned to an older revision: what is applied is stored and not live.",
+                    "1 while head is pinned to an older revision: new revisions are stored but not live.",
                     "max(mailrail_config_head_pinned)",
                     Unit.BOOLEAN,
                     MORE_IS_BAD,
@@ -31,22 +31,23 @@ DASHBOARD = Dashboard(
                     steps=MORE_IS_BAD,
                 ),
                 stat(
-                    "Config last heard of",
-                    "By the service that has not heard of it for longest; heartbeats come each second or two.",
+                    "Config last answered",
+                    "Seconds since config last answered the process that waits longest; heartbeats come every second "
+                    "or two.",
                     f'max(mailrail_config_stale_seconds{{service=~"{SERVED}"}})',
                     Unit.SECONDS,
                     Steps(Color.GOOD, ((15, Color.WARN), (60, Color.BAD))),
                 ),
                 stat(
                     "Config's Postgres",
-                    "Whether every config process reads it.",
+                    "1 while every config process can read its Postgres.",
                     "min(mailrail_config_postgres_up)",
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
                 stat(
                     "First certificate expires in",
-                    "Of all services and listeners.",
+                    "The first certificate of any service or listener to expire.",
                     "min(mailrail_certificate_expiry_timestamp_seconds) - time()",
                     Unit.SECONDS,
                     Steps(Color.BAD, ((86_400, Color.WARN), (7 * 86_400, Color.GOOD))),
@@ -54,11 +55,11 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Who runs what",
+            "Which process runs which revision",
             (
                 Panel(
                     "Revision, by process",
-                    "Every line should meet the line of head within two seconds of a change.",
+                    "Every line should reach the line of head within two seconds of a change.",
                     (
                         Query(
                             f'max by (service, pod, instance) (mailrail_config_revision{{service=~"{SERVED}"}})',
@@ -69,8 +70,9 @@ DASHBOARD = Dashboard(
                 ),
                 CONSUMERS,
                 Panel(
-                    "Config last heard of, by process",
-                    "Seconds since a process last heard of the config service. It runs on with what it has.",
+                    "Config last answered, by process",
+                    "Seconds since config last answered the process. The process goes on with the revision that it "
+                    "has.",
                     (
                         Query(
                             f'max by (service, pod, instance) (mailrail_config_stale_seconds{{service=~"{SERVED}"}})',
@@ -81,8 +83,8 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "Publishes, by result",
-                    "activated: live. stored: kept and not live, since head is pinned. unchanged: same content. "
-                    "refused: a stale publisher, or a revision that config could not take.",
+                    "activated: live. stored: not live, because head is pinned. unchanged: the same content. "
+                    "refused: a stale publisher, or a revision that config could not store.",
                     "mailrail_config_publishes_total",
                     "result",
                 ),
@@ -94,7 +96,8 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Objects, by kind and Ready",
-                    "Custom resources that are heeded. `kubectl get mailrail -A` names those that are not Ready.",
+                    "Custom resources that the operator watches. `kubectl get mailrail -A` lists those that are not "
+                    "Ready.",
                     (Query("max by (kind, ready) (mailrail_operator_objects)"),),
                     kind=Kind.TABLE,
                 ),

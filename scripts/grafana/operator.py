@@ -19,47 +19,47 @@ from grafana.panels import (
 DASHBOARD = Dashboard(
     "mailrail-operator",
     "Mailrail / Operator",
-    "From custom resources to published revisions and back into status. Mail flows without it.",
+    "From custom resources to published revisions, and back into status. Mail flows without the operator.",
     (
         Row(
             "Now",
             (
                 stat(
                     "Leaders",
-                    "One process leads; others stand by.",
+                    "One process is the leader; others stand by.",
                     "sum(mailrail_operator_leader)",
                     steps=Steps(Color.BAD, ((1, Color.GOOD), (2, Color.BAD))),
                 ),
                 stat(
                     "Synced",
-                    "All objects were listed.",
+                    "1 once all objects were listed.",
                     "max(mailrail_operator_synced)",
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
                 stat(
                     "Last publish",
-                    "Time since. Without changes nothing is published, so long is not bad by itself.",
+                    "Time since the last publish. Without changes nothing is published, so a long time is no fault.",
                     "time() - max(mailrail_operator_last_publish_timestamp_seconds > 0)",
                     Unit.SECONDS,
                     Steps(Color.PLAIN, ()),
                 ),
                 stat(
-                    "Last event of a watch",
-                    "Time since. Objects are listed anew every five minutes at the latest.",
+                    "Last watch event",
+                    "Time since the last watch event. Objects are listed again every five minutes at the latest.",
                     "time() - max(mailrail_operator_last_watch_timestamp_seconds > 0)",
                     Unit.SECONDS,
                     Steps(Color.GOOD, ((360, Color.WARN), (900, Color.BAD))),
                 ),
                 stat(
-                    "Statuses that wait",
-                    "To be written.",
+                    "Statuses to write",
+                    "Statuses that wait to be written or were refused.",
                     "sum(mailrail_operator_status_pending)",
                     steps=Steps(Color.GOOD, ((100, Color.WARN),)),
                 ),
                 stat(
                     "Objects not Ready",
-                    "`kubectl get mailrail -A` names them.",
+                    "`kubectl get mailrail -A` lists them.",
                     'sum(max by (kind, ready) (mailrail_operator_objects{ready!="True"}))',
                     steps=Steps(Color.GOOD, ((1, Color.WARN),)),
                 ),
@@ -70,7 +70,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Revisions",
-                    "Published by the operator, and what services should run; less if head is pinned.",
+                    "The newest published revision, and head, which is lower while pinned.",
                     (
                         Query("max(mailrail_operator_revision)", "published"),
                         Query("max(mailrail_operator_head)", "head"),
@@ -78,18 +78,18 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "Publishes, by result",
-                    "failed: config was out of reach or refused; it is tried again.",
+                    "failed: config was unreachable or refused; the operator tries again.",
                     "mailrail_operator_publishes_total",
                     "result",
                 ),
                 latency(
                     "From change to stored revision",
-                    "The first change noticed to the revision stored; a change should be live within 2 s.",
+                    "From the first change noticed to the revision stored. A change should be live within 2 s.",
                     "mailrail_operator_cycle_seconds",
                 ),
                 Panel(
                     "Services, as the operator counts them",
-                    "What MailGateway's status says.",
+                    "As shown in the status of MailGateways.",
                     (Query("max by (state) (mailrail_operator_consumers)", "{{state}}"),),
                 ),
             ),
@@ -99,7 +99,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Objects, by kind and Ready",
-                    "That are heeded.",
+                    "Custom resources that the operator watches.",
                     (Query("max by (kind, ready) (mailrail_operator_objects)", "{{kind}} {{ready}}"),),
                     stacked=True,
                 ),
@@ -110,21 +110,21 @@ DASHBOARD = Dashboard(
                     "result",
                 ),
                 split(
-                    "Authoritative lists, by cause",
-                    "relist: a watch began anew; period: every five minutes; count: what is known and what there "
-                    "is differ in number.",
+                    "Full lists, by cause",
+                    "relist: a watch was restarted; period: every five minutes; count: the number of objects differs "
+                    "from the number that the operator knows.",
                     "mailrail_operator_resyncs_total",
                     "cause",
                 ),
                 Panel(
-                    "Watches started anew",
-                    "Now and then is normal.",
+                    "Watches restarted",
+                    "A few are normal.",
                     (Query(f"sum({rate('mailrail_operator_watch_restarts_total')})", "restarts"),),
                     Unit.RATE,
                 ),
                 split(
                     "Secrets read",
-                    "absent: named by an object, and not there.",
+                    "absent: an object refers to a Secret that does not exist.",
                     "mailrail_operator_secret_reads_total",
                     "result",
                 ),

@@ -6,7 +6,7 @@ from grafana.shared import CONNECTIONS_READY, DELIVERY
 DASHBOARD = Dashboard(
     "mailrail-outbound",
     "Mailrail / Outbound",
-    "SMTP out: connections, TLS, DNS, what next hops answered, and how long it took.",
+    "SMTP out: connections, TLS, DNS, the answers of next hops, and durations.",
     (
         Row(
             "Results",
@@ -19,7 +19,7 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "What decided",
-                    "The stage of the session, and a reply's class or the trouble.",
+                    "By stage of the session, and by class of the reply or kind of trouble.",
                     "mailrail_outbound_answers_total",
                     "stage",
                     "what",
@@ -27,7 +27,7 @@ DASHBOARD = Dashboard(
                 DELIVERY,
                 Panel(
                     "Octets sent",
-                    "Content written to next hops.",
+                    "Content sent to next hops.",
                     (Query(f"sum({rate('mailrail_outbound_octets_sent_total')})", "octets"),),
                     Unit.BYTE_RATE,
                 ),
@@ -38,14 +38,14 @@ DASHBOARD = Dashboard(
             (
                 split(
                     "Connections dialled, by result",
-                    "ready: a transaction could begin. auth: a login of ours was refused; tls: it could not be "
-                    "made or proven.",
+                    "ready: a transaction can begin. auth: our login was refused. tls: the handshake or the "
+                    "verification failed.",
                     "mailrail_outbound_connections_total",
                     "result",
                 ),
                 Panel(
                     "Reuse",
-                    "Share of transactions that began on a connection that had had one.",
+                    "Share of transactions on a connection that was used before.",
                     (
                         Query(
                             f"sum({rate('mailrail_outbound_connection_reuses_total')}) / clamp_min("
@@ -73,19 +73,19 @@ DASHBOARD = Dashboard(
                 each("Deliveries in progress", "By process.", "mailrail_outbound_deliveries_running"),
                 each(
                     "Deliveries that wait for a connection",
-                    "A steady rise: connections to a next hop are limited, or slow to make.",
+                    "If it keeps rising, connections to a next hop are limited or slow to open.",
                     "mailrail_outbound_deliveries_waiting",
                 ),
                 each(
                     "Queue replicas",
-                    "That hand work to each process. None: it is idle.",
+                    "Queue replicas that each process has a Lease stream to. A process with none is idle.",
                     "mailrail_outbound_queue_replicas",
                     steps=LESS_IS_BAD,
                 ),
                 Panel(
-                    "Broken off for the lease",
-                    "Transactions ended before the final dot, since too little lease was left. Next hops are slow, "
-                    "or the queue does not renew.",
+                    "Stopped because the lease ran low",
+                    "Transactions stopped before the final dot because too little of the lease was left: next hops are "
+                    "slow, or the queue does not renew leases.",
                     (Query(f"sum({rate('mailrail_outbound_leases_low_total')})", "transactions"),),
                     Unit.RATE,
                 ),
@@ -98,7 +98,7 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "Re-encoded",
-                    "Messages that a next hop could not take as they were, by the form it needed.",
+                    "Messages that a next hop could not take unchanged, by the form that it needed.",
                     "mailrail_outbound_reencoded_total",
                     "form",
                 ),

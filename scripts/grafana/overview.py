@@ -33,14 +33,14 @@ from grafana.shared import (
 DASHBOARD = Dashboard(
     "mailrail-overview",
     "Mailrail / Overview",
-    "Does mail come in, does it go out, and is everybody there?",
+    "Does mail come in and go out? Are all components up?",
     (
         Row(
             "Now",
             (
                 stat(
-                    "Messages taken",
-                    "Committed by the queue, from anybody.",
+                    "Messages accepted",
+                    "Messages committed by the queue, of all origins.",
                     f"sum({rate('mailrail_queue_messages_accepted_total')})",
                     Unit.RATE,
                     decimals=2,
@@ -54,32 +54,32 @@ DASHBOARD = Dashboard(
                 ),
                 stat(
                     "Due and ready",
-                    "Recipients that nothing holds back but a lack of hands. Scale outbound, and the queue, by it.",
+                    "Recipients that wait only for capacity. Scale outbound and the queue by it.",
                     f"sum({READY})",
                     steps=Steps(Color.GOOD, ((1_000, Color.WARN), (10_000, Color.BAD))),
                 ),
                 stat(
                     "Longest ready wait",
-                    "Of the recipients that are due and ready.",
+                    "Time since the oldest recipient that is due and ready fell due.",
                     'max(mailrail_queue_backlog_oldest_seconds{state="ready"})',
                     Unit.SECONDS,
                     Steps(Color.GOOD, ((60, Color.WARN), (600, Color.BAD))),
                 ),
                 stat(
                     "In the queue",
-                    "Recipients that are not final, retries and held ones included, by Postgres's statistics.",
+                    "Recipients that are not final, including retries and recipients on hold; estimated by Postgres.",
                     "sum(max by (namespace, job) (mailrail_queue_recipients_stored))",
                     steps=Steps(Color.PLAIN, ()),
                 ),
                 stat(
                     "Alerts",
-                    "Alerts of these rules that fire.",
+                    "Mailrail alerts that fire.",
                     'count(ALERTS{alertname=~"Mailrail.*",alertstate="firing"}) or vector(0)',
                     steps=MORE_IS_BAD,
                 ),
                 stat(
                     "Deferred by us",
-                    "Share of messages and senders that were told to come again (4yz).",
+                    "Share of messages and senders that ingress answered with 4yz.",
                     f"(sum({DEFERRED_MESSAGES})"
                     f" + sum({DEFERRED_SENDERS}))"
                     f" / clamp_min(sum({rate('mailrail_ingress_senders_total')}), 0.001)",
@@ -88,33 +88,33 @@ DASHBOARD = Dashboard(
                     decimals=1,
                 ),
                 stat(
-                    "Next hops that rest",
-                    "Sites in backoff: a domain, or a transport.",
+                    "Sites in backoff",
+                    "Next hops in backoff: recipient domains and transports.",
                     'sum(mailrail_queue_sites{state="resting"})',
                     steps=Steps(Color.GOOD, ((20, Color.WARN), (500, Color.BAD))),
                 ),
                 stat(
-                    "Transports that rest",
-                    "Smarthosts, LMTP servers and proxies in backoff: usually ours to mend.",
+                    "Transports in backoff",
+                    "Smarthosts, LMTP servers and proxies in backoff: usually a fault on our side.",
                     "max(mailrail_queue_transports_resting)",
                     steps=MORE_IS_BAD,
                 ),
                 stat(
                     "Shards owned",
-                    "Of 256. Mail of a shard without an owner waits.",
+                    "Of 256. Mail in a shard without an owner waits.",
                     "sum(mailrail_queue_shards_owned)",
                     steps=Steps(Color.BAD, ((256, Color.GOOD),)),
                 ),
                 stat(
                     "Postgres",
-                    "Whether every queue process can commit durably.",
+                    "1 while every queue process can commit durably.",
                     "min(mailrail_queue_postgres_up)",
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
                 stat(
                     "Not on the newest configuration",
-                    "Live services that are behind, or reject it.",
+                    "Live services that are behind or reject it.",
                     NOT_CURRENT,
                     steps=MORE_IS_BAD,
                 ),
@@ -122,11 +122,11 @@ DASHBOARD = Dashboard(
         ),
         Row("Flow", (ACCEPTED, ATTEMPTS, BACKLOG, OLDEST, COMMIT, DELIVERY)),
         Row(
-            "At the door, and back to senders",
+            "Answers to clients, and DSNs",
             (
                 split(
-                    "Messages sent to us, by result",
-                    "Sent whole. deferred: our trouble or theirs for now (4yz); refused: for good (5yz).",
+                    "Incoming messages, by result",
+                    "deferred: refused for now (4yz); refused: for good (5yz).",
                     "mailrail_ingress_messages_total",
                     "origin",
                     "result",

@@ -156,21 +156,21 @@ def processes(service: str) -> Row:
         (
             Panel(
                 "CPU",
-                "Cores in use. One process uses one core at most, so near 1 it is time for another one.",
+                "Cores in use. One process uses one core at most: near 1, add a replica.",
                 (Query(f"{by} ({rate(f'process_cpu_seconds_total{{{mine}}}')})", name),),
                 steps=Steps(Color.GOOD, ((0.9, Color.WARN),)),
                 width=8,
             ),
             Panel(
                 "Memory",
-                "Resident memory. It does not grow with the backlog: a steady rise is a leak.",
+                "Resident memory. It does not grow with the backlog; if it keeps rising, it is a leak.",
                 (Query(f"{by} (process_resident_memory_bytes{{{mine}}})", name),),
                 Unit.BYTES,
                 width=8,
             ),
             Panel(
                 "Open files",
-                "Sockets and files, as a share of what the process may open.",
+                "Sockets and files, as a share of the limit of the process.",
                 (Query(f"{by} (process_open_fds{{{mine}}}) / {by} (process_max_fds{{{mine}}})", name),),
                 Unit.SHARE,
                 steps=Steps(Color.GOOD, ((0.7, Color.WARN), (0.9, Color.BAD))),

@@ -6,7 +6,7 @@ from grafana.shared import ACCEPTED
 DASHBOARD = Dashboard(
     "mailrail-queue",
     "Mailrail / Queue",
-    "The queue's processes: commits, memory, shards, neighbours, Postgres and upkeep.",
+    "The processes of the queue: commits, memory, shards, neighbours, Postgres and upkeep.",
     (
         Row(
             "Accepting",
@@ -14,9 +14,10 @@ DASHBOARD = Dashboard(
                 ACCEPTED,
                 split(
                     "Commits refused, by reason",
-                    "unavailable: Postgres was out of reach (ingress answers 451); limit: an account's; data: "
-                    "Postgres refuses this message; upload: its body never came whole; barred: its outcome was "
-                    "asked for before it came.",
+                    "unavailable: Postgres was unreachable (ingress answers 451); limit: a limit of the account; data: "
+                    "Postgres refuses this message; upload: the body is not complete; barred: ingress had asked for "
+                    "the "
+                    "outcome before the commit came.",
                     "mailrail_queue_messages_refused_total",
                     "reason",
                 ),
@@ -26,8 +27,8 @@ DASHBOARD = Dashboard(
                     "mailrail_queue_commit_seconds",
                 ),
                 Panel(
-                    "Messages that share a commit",
-                    "On average. It rises with the load: that is what makes commits cheap.",
+                    "Messages in one commit",
+                    "Average. It rises with the load, which makes commits cheap.",
                     (
                         Query(
                             f"sum({rate('mailrail_queue_commit_messages_sum')})"
@@ -37,21 +38,22 @@ DASHBOARD = Dashboard(
                     ),
                 ),
                 split(
-                    "Recipients stored, by how",
-                    "born_leased: handed on from memory at once. due: waits in the database, since memory, the "
-                    "window or outbound had no room.",
+                    "Recipients stored, by way",
+                    "born_leased: delivered from memory at once. due: waits in the database, because memory, the "
+                    "window or "
+                    "outbound had no room.",
                     "mailrail_queue_recipients_total",
                     "way",
                 ),
                 each(
-                    "Content that waits in memory",
-                    "Of 64 MiB a process; past it mail is stored due.",
+                    "Content waiting in memory",
+                    "At most 64 MiB in each process; above that, mail is stored due.",
                     "mailrail_queue_pending_bytes",
                     Unit.BYTES,
                 ),
                 each(
-                    "Large messages on their way",
-                    "Stored and not committed, of MAILRAIL_QUEUE_UPLOAD_OCTETS (4 GiB) over all processes.",
+                    "Large messages being uploaded",
+                    "Uploaded and not committed. The limit over all processes is MAILRAIL_QUEUE_UPLOAD_OCTETS (4 GiB).",
                     "mailrail_queue_upload_octets",
                     Unit.BYTES,
                 ),
@@ -63,18 +65,19 @@ DASHBOARD = Dashboard(
                 each("Shards owned", "Of 256, shared evenly among processes.", "mailrail_queue_shards_owned"),
                 each(
                     "Outbound processes connected",
-                    "To each queue process; every outbound process should be connected to every one.",
+                    "Outbound processes with a stream to each queue process. Every outbound process should have one "
+                    "to each.",
                     "mailrail_queue_outbound_streams",
                     steps=LESS_IS_BAD,
                 ),
                 each(
                     "Deliveries in flight",
-                    "That outbound works on, by owner.",
+                    "Deliveries in progress at outbound, by owner.",
                     "mailrail_queue_deliveries_in_flight",
                 ),
                 each(
-                    "Deliveries that wait in memory",
-                    "Leased and not handed on yet.",
+                    "Deliveries waiting in memory",
+                    "Leased and not handed to outbound yet.",
                     "mailrail_queue_pending_deliveries",
                 ),
             ),
@@ -84,52 +87,56 @@ DASHBOARD = Dashboard(
             (
                 each(
                     "Postgres",
-                    "1 while it answers and commits durably.",
+                    "1 while Postgres answers and commits durably.",
                     "mailrail_queue_postgres_up",
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
                 split(
                     "Database errors",
-                    "connect: out of reach, or it would not be durable; statement: one failed.",
+                    "connect: unreachable, or would not commit durably; statement: a statement failed.",
                     "mailrail_queue_database_errors_total",
                     "what",
                 ),
                 Panel(
-                    "Clock of Postgres set",
-                    "By more than 5 s: by hand, by NTP, or because another server took its place.",
+                    "Postgres clock jumps",
+                    "Jumps of more than 5 s: the clock was set, or another server took over.",
                     (Query("sum(mailrail_queue_postgres_clock_jumps_total)", "times"),),
                 ),
                 split(
                     "Failed steps",
-                    "For another reason than Postgres being out of reach; they are tried again, and the log says why.",
+                    "Steps that failed although Postgres was reachable. They are tried again; the log has the reason.",
                     "mailrail_queue_failures_total",
                     "step",
                 ),
                 split(
                     "Swept",
-                    "Rows that nobody needs any more. Messages follow their last recipient by ten minutes.",
+                    "Rows that are no longer needed. A message is deleted ten minutes after its last recipient is "
+                    "final.",
                     "mailrail_queue_swept_total",
                     "what",
                 ),
                 Panel(
                     "In the queue",
-                    "Recipients that are not final, by Postgres's statistics.",
+                    "Recipients that are not final; estimated by Postgres.",
                     (Query("sum(max by (namespace, job) (mailrail_queue_recipients_stored))", "recipients"),),
                 ),
                 Panel(
-                    "Set aside",
-                    "Recipients that cannot be read or written; they are on hold with the reason.",
+                    "Corrupt",
+                    "Recipients that cannot be read, or whose result cannot be stored; they are on hold with the "
+                    "reason.",
                     (Query("sum(mailrail_queue_set_aside_total)", "recipients"),),
                 ),
                 Panel(
                     "Database went back",
-                    "How often, a process each: a failover to a standby that was behind, a restore or a copy.",
+                    "Times that the database was set back to an earlier state, by a failover to a standby that was "
+                    "behind, a restore "
+                    "or a copy; counted by each process.",
                     (Query("sum(mailrail_queue_new_histories_total)", "histories"),),
                 ),
                 split(
-                    "Left over of before",
-                    "When the database went back: deliveries closed, results of before, recipients that are gone.",
+                    "Closed after the database went back",
+                    "Deliveries closed, results of the earlier database, and recipients that are gone.",
                     "mailrail_queue_history_closed_total",
                     "what",
                 ),

@@ -11,43 +11,42 @@ SERVED = "ingress|queue|outbound"  # the services that run a configuration
 
 BACKLOG = Panel(
     "Due mail, by what it waits for",
-    "Recipients that are due now. ready: more processes would help. limited: the next hop's window or a limit has no "
-    "room. resting: the next hop is in backoff, or its transport is missing. Counted up to 50,000 a process.",
+    "Recipients that are due now. ready: more processes would help. limited: the window of the site or a limit has no "
+    "room. resting: the site is in backoff, or its transport is missing. Each process counts up to 50,000.",
     (Query("sum by (state) (mailrail_queue_backlog_recipients)", "{{state}}"),),
     stacked=True,
 )
 OLDEST = Panel(
-    "Longest wait, by what for",
-    "For how long the longest-waiting recipient has been due. `ready` should stay within seconds.",
+    "Longest wait, by state",
+    "Time since the oldest due recipient fell due. `ready` should stay within seconds.",
     (Query("max by (state) (mailrail_queue_backlog_oldest_seconds)", "{{state}}"),),
     Unit.SECONDS,
 )
 ATTEMPTS = split(
     "Attempts that ended, by outcome",
-    "A recipient each. interrupted: outbound went away in the middle; not_attempted: handed back and done anew.",
+    "One for each recipient. interrupted: the lease ran out; not_attempted: outbound returned it without dialling.",
     "mailrail_queue_attempts_total",
     "outcome",
 )
 ACCEPTED = split(
-    "Messages taken, by origin",
-    "Committed by the queue: from strangers (mx), from our users (submission), of our own making (system).",
+    "Messages accepted, by origin",
+    "Committed by the queue: from other servers (mx), from our users (submission), made by Mailrail (system).",
     "mailrail_queue_messages_accepted_total",
     "origin",
 )
 COMMIT = latency(
-    "Commit, as clients feel it",
-    "From the end of a message to the queue's answer, which comes after Postgres's commit.",
+    "Commit, as clients see it",
+    "From the end of a message to the queue's answer, which follows the commit in Postgres.",
     "mailrail_ingress_commit_seconds",
 )
 DELIVERY = latency(
     "Delivery",
-    "From taking a delivery to its last result: DNS, connection, TLS and dialogue, waiting for a connection included.",
+    "From the start of a delivery to its last result: DNS, the wait for a connection, TLS and dialogue.",
     "mailrail_outbound_delivery_seconds",
 )
 DSNS = split(
-    "Notifications (DSNs), by kind",
-    "failed: a sender was told that mail did not arrive. postmaster: a copy in place of a notification that nobody "
-    "could get.",
+    "DSNs, by kind",
+    "failed: to a sender whose mail failed. postmaster: a copy to the postmaster, because the sender is null.",
     "mailrail_queue_dsns_total",
     "kind",
 )
@@ -58,8 +57,9 @@ CONSUMERS = Panel(
 )
 CERTIFICATES = Panel(
     "Certificates",
-    "Time left until the first certificate of a service expires. services: gRPC among services; smtp: listeners. Far "
-    "below zero: one cannot be used, or has expired.",
+    "Time left until the first certificate of a service expires. services: gRPC between services; smtp: listeners. "
+    "Below "
+    "zero: a certificate has expired or cannot be used.",
     (Query("min by (service, use) (mailrail_certificate_expiry_timestamp_seconds) - time()"),),
     Unit.SECONDS,
     Kind.TABLE,

@@ -6,8 +6,9 @@ from grafana.shared import ATTEMPTS, BACKLOG, DELIVERY, DSNS, OLDEST
 DASHBOARD = Dashboard(
     "mailrail-sites",
     "Mailrail / Queue and sites",
-    "What waits, for what, and what next hops say. A site is a next hop: a recipient domain, or a transport. Which "
-    "ones they are, `mailrail queue sites` tells.",
+    "How much mail waits, and why, and what next hops answer. A site is a recipient domain, or a transport with a "
+    "fixed "
+    "host; `mailrail queue sites` lists them.",
     (
         Row("What waits", (BACKLOG, OLDEST)),
         Row(
@@ -15,20 +16,20 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Sites",
-                    "Next hops that the queue keeps in mind; resting: in backoff, so that nobody is dialled.",
+                    "Sites held in memory. resting: in backoff, not dialled.",
                     (Query("sum by (state) (mailrail_queue_sites)", "{{state}}"),),
                     stacked=True,
                 ),
                 each(
-                    "Transports that rest",
+                    "Transports in backoff",
                     "Smarthosts, LMTP servers and proxies in backoff, as each queue process sees it.",
                     "mailrail_queue_transports_resting",
                     steps=MORE_IS_BAD,
                 ),
                 ATTEMPTS,
                 Panel(
-                    "Share of attempts that end so",
-                    "Of the attempts that came to an end.",
+                    "Attempts, share of each outcome",
+                    "Of the attempts that ended.",
                     (
                         Query(
                             f"sum by (outcome) ({rate('mailrail_queue_attempts_total')})"
@@ -42,14 +43,15 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "What decided",
-                    "What decided about recipients: the stage of the session, and a reply's class or the trouble.",
+                    "Answers that decided about recipients: by stage of the session, and by class of the reply or "
+                    "kind of trouble.",
                     "mailrail_outbound_answers_total",
                     "stage",
                     "what",
                 ),
                 split(
                     "Recipients, by kind of next hop",
-                    "Results as outbound saw them.",
+                    "Results as outbound reports them.",
                     "mailrail_outbound_recipients_total",
                     "kind",
                     "result",
@@ -61,8 +63,9 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Deliveries",
-                    "in flight: outbound works on them. pending: leased, and waiting in memory for a window or for "
-                    "outbound's credit.",
+                    "in flight: in progress at outbound. pending: leased, and waiting in memory for room in a window "
+                    "or "
+                    "for credit of outbound.",
                     (
                         Query("sum(mailrail_queue_deliveries_in_flight)", "in flight"),
                         Query("sum(mailrail_queue_pending_deliveries)", "pending"),
@@ -72,7 +75,7 @@ DASHBOARD = Dashboard(
                 DSNS,
                 Panel(
                     "In the queue",
-                    "Recipients that are not final, by Postgres's statistics.",
+                    "Recipients that are not final; estimated by Postgres.",
                     (Query("sum(max by (namespace, job) (mailrail_queue_recipients_stored))", "recipients"),),
                 ),
             ),

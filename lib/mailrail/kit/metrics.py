@@ -15,15 +15,15 @@ from mailrail.kit.settings import host_port
 # When a series began is of no use to anybody here, and doubles the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
-BUILD = Info("mailrail_build", "Version of the software that runs")
+BUILD = Info("mailrail_build", "Version of the running software")
 CONFIG_REVISION = Gauge("mailrail_config_revision", "Configuration revision that this process runs; 0 before the first")
-CONFIG_AGE = Gauge("mailrail_config_stale_seconds", "Seconds since the config service was last heard of")
+CONFIG_AGE = Gauge("mailrail_config_stale_seconds", "Seconds since the config service last answered")
 CERTIFICATE_EXPIRY = Gauge(
     "mailrail_certificate_expiry_timestamp_seconds",
-    "When the first certificate that this process shows to others expires; 0: one of them cannot be used",
+    "Time at which the first certificate of this process expires; 0 when one of them cannot be used",
     ["use"],
 )
-"""use: services (gRPC among services), smtp (listeners)."""
+"""use: services (gRPC between services), smtp (listeners)."""
 
 
 def certificates(use: str, chains: Iterable[bytes | None]) -> None:

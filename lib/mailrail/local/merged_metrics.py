@@ -121,7 +121,7 @@ class MergedMetrics:
                 continue
         up = "".join(f'mailrail_local_up{{service="{s}"}} {int(s in answering)}\n' for s in self._sources)
         head = (
-            "# HELP mailrail_local_up Whether a child of local mode answers\n# TYPE mailrail_local_up gauge\n"
+            "# HELP mailrail_local_up 1 while a process of local mode answers, else 0\n# TYPE mailrail_local_up gauge\n"
             if up
             else ""
         )

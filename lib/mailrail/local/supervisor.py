@@ -408,7 +408,7 @@ class Supervisor:
 
     def _own_metrics(self) -> str:
         lines = [
-            "# HELP mailrail_local_restarts_total Times that a child of local mode was started again",
+            "# HELP mailrail_local_restarts_total Times that a process of local mode was restarted",
             "# TYPE mailrail_local_restarts_total counter",
             *(f'mailrail_local_restarts_total{{service="{c.name}"}} {c.restarts}' for c in self._children),
             f'mailrail_local_restarts_total{{service="postgres"}} {self._postgres_restarts}',

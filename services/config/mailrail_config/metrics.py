@@ -7,7 +7,8 @@ PINNED = Gauge("mailrail_config_head_pinned", "1 while head is pinned to an olde
 WATCHERS = Gauge("mailrail_config_watchers", "Open Watch streams of this process", ["role"])
 CONSUMERS = Gauge(
     "mailrail_config_consumers",
-    "Live consumers; state is `current` (runs head), `behind`, or `rejecting` (could not use head)",
+    "Live processes that read the configuration; state is `current` (runs head), `behind` or `rejecting` (could not "
+    "use head)",
     ["role", "state"],
 )
 PUBLISHES = Counter(
@@ -16,10 +17,12 @@ PUBLISHES = Counter(
     ["result"],
 )
 """`refused`: stale epoch, another head, missing values, or an unreadable body."""
-POSTGRES_UP = Gauge("mailrail_config_postgres_up", "1 while Postgres answers, else 0: then the last head is served on")
+POSTGRES_UP = Gauge(
+    "mailrail_config_postgres_up", "1 while Postgres answers, else 0; services then still get the last head"
+)
 for _result in ("activated", "stored", "unchanged", "refused"):  # there from 0 on, so that the first one is a rise
     PUBLISHES.labels(_result)
 NEW_HISTORIES = Counter(
     "mailrail_config_new_histories_total",
-    "Times that this process found the database gone back, to a standby that was behind or to a copy (HIS-01)",
+    "Times that this process found the database set back to an earlier state, by a failover or a restore (HIS-01)",
 )

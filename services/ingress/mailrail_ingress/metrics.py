@@ -90,35 +90,35 @@ _VERDICTS = ("accepted", "refused", "deferred")
 
 CONNECTIONS = Tally(
     "mailrail_ingress_connections",
-    "Connections by protocol of the listener (mx, submission, submissions) and what became of them at the start: "
-    "accepted, too-many (of the process or of one address), too-often (new ones of one address within a minute), proxy "
-    "(no valid PROXY header)",
+    "Connections by protocol of the listener (mx, submission, submissions) and result: accepted, too-many (open to "
+    "the process or from one address), too-often (new ones from one address within a minute), proxy (the PROXY header "
+    "is missing or invalid)",
     ["protocol", "result"],
     known=product(_PROTOCOLS, ("accepted", "too-many", "too-often", "proxy")),
 )
 OPEN = Level(
     "mailrail_ingress_connections_open",
-    "SMTP connections now, by protocol of the listener",
+    "Open SMTP connections, by protocol of the listener",
     ["protocol"],
     known=product(_PROTOCOLS),
 )
 ENDS = Tally(
     "mailrail_ingress_sessions",
-    "Sessions that ended, by how: quit, lost (the client went away), timeout, errors, shutdown, refused (a bare line "
-    "end, an endless line, guessing), tls (handshake failed)",
+    "Sessions that ended, by reason: quit, lost (the client disconnected), timeout, errors (too many bad commands), "
+    "shutdown, refused (a bare line end, an endless line, too many failed logins), tls (the handshake failed)",
     ["end"],
     known=product(("quit", "lost", "timeout", "errors", "shutdown", "refused", "tls")),
 )
 MESSAGES = Tally(
     "mailrail_ingress_messages",
-    "Messages that were sent whole, by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz), "
-    "abandoned (begun, and not finished by the client)",
+    "Messages by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz), abandoned (the client "
+    "did not finish it)",
     ["origin", "result"],
     known=product(_ORIGINS, (*_VERDICTS, "abandoned")),
 )
 OCTETS = Tally(
     "mailrail_ingress_octets",
-    "Octets of accepted messages, what we add included",
+    "Octets of accepted messages, including the fields that we add",
     ["origin"],
     known=product(_ORIGINS),
 )
@@ -137,43 +137,44 @@ SENDERS = Tally(
 LOGINS = Tally(
     "mailrail_ingress_logins",
     "Authentications by mechanism and result: accepted, refused, malformed, throttled (too many failed from the "
-    "address, or with the login), unavailable (the secret was not delivered)",
+    "address, or with the login), unavailable (ingress has no secret for it)",
     ["mechanism", "result"],
     known=product(("PLAIN", "LOGIN"), ("accepted", "refused", "malformed", "throttled", "unavailable")),
 )
 
 TLS = Tally(
     "mailrail_ingress_tls_handshakes",
-    "TLS handshakes by version (TLSv1.2, TLSv1.3, none when it failed)",
+    "TLS handshakes by version (TLSv1.2, TLSv1.3, none for a failed handshake)",
     ["version"],
     known=product(("TLSv1.2", "TLSv1.3", "none")),
 )
 COMMIT_SECONDS = Spread(
     "mailrail_ingress_commit_seconds",
-    "From the end of a message to the queue's answer",
+    "Seconds from the end of a message to the queue's answer",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 PAUSES = Tally(
     "mailrail_ingress_pauses",
-    "Times that a client was not read from until there was room, by what lacked: credit (of the queue), memory (more "
-    "mail is kept than MAILRAIL_INGRESS_HELD_OCTETS)",
+    "Times reading from a client was paused, by reason: credit (the queue grants none), memory (ingress holds more "
+    "mail than MAILRAIL_INGRESS_HELD_OCTETS)",
     ["reason"],
     known=product(("credit", "memory")),
 )
 UPLOADS_REFUSED = Tally(
     "mailrail_ingress_uploads_refused",
-    "Large messages refused with 452 because too much was uploaded and not committed, by whose bound was reached: "
-    "client (MAILRAIL_INGRESS_CLIENT_UPLOAD_OCTETS), all (MAILRAIL_INGRESS_UPLOAD_OCTETS)",
+    "Large messages refused with 452 because too many octets are uploaded and not committed, by the limit: client "
+    "(MAILRAIL_INGRESS_CLIENT_UPLOAD_OCTETS), all (MAILRAIL_INGRESS_UPLOAD_OCTETS)",
     ["bound"],
     known=product(("client", "all")),
 )
 UPLOADING = Gauge(
     "mailrail_ingress_upload_octets",
-    "Octets of large messages given to the queue and not committed; those given up count for a minute more",
+    "Octets of large messages uploaded to the queue and not committed; an upload that was given up counts for one "
+    "more minute",
 )
-HELD = Gauge("mailrail_ingress_held_octets", "Octets of mail that is kept until the queue takes it, all connections")
+HELD = Gauge("mailrail_ingress_held_octets", "Octets of mail held for the queue, over all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
-QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits handed over and not answered yet")
+QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits sent to the queue and not answered yet")
 
 
 class Mail:

@@ -43,24 +43,26 @@ DELIVERIES = Counter(
 )
 ANSWERS = Counter(
     "mailrail_outbound_answers",
-    "What decided about recipients: the stage of the session (dns, connect, proxy, greeting, hello, starttls, "
-    "handshake, auth, plan, mail, rcpt, data, content, end), and what it was: 2yz, 4yz, 5yz, or the trouble (dns, "
+    "Answers that decided about recipients, by stage of the session (dns, connect, proxy, greeting, hello, starttls, "
+    "handshake, auth, plan, mail, rcpt, data, content, end) and what was answered: 2yz, 4yz, 5yz, or the trouble (dns, "
     "no-address, unreachable, proxy, closed, timeout, protocol, tls, auth, too-large, needs-smtputf8, utf8-header, "
     "requiretls, tls-demand, unconvertible, lease, cancelled, fault)",
     ["stage", "what"],
 )
 CONNECTIONS = Counter(
     "mailrail_outbound_connections",
-    "Connections dialled, by result: ready (a transaction could begin), unreachable, proxy (it refused), refused "
-    "(greeting or EHLO), tls (could not be made or proven), auth (login refused), broken (closed, garbage, too slow)",
+    "Connections dialled, by result: ready (for a transaction), unreachable, proxy (the proxy refused), refused "
+    "(greeting or EHLO), tls (handshake or verification failed), auth (login refused), broken (closed, invalid reply, "
+    "timeout)",
     ["result"],
     known=product(("ready", "unreachable", "proxy", "refused", "tls", "auth", "broken")),
 )
-OPEN = Gauge("mailrail_outbound_connections_open", "Connections to next hops now")
-REUSES = Counter("mailrail_outbound_connection_reuses", "Transactions that began on a connection that had had one")
+OPEN = Gauge("mailrail_outbound_connections_open", "Open connections to next hops")
+REUSES = Counter("mailrail_outbound_connection_reuses", "Transactions on a connection that was used before")
 TLS = Counter(
     "mailrail_outbound_tls",
-    "Sessions that became ready, by TLS: none, TLSv1.2, TLSv1.3; and whether the certificate was verified: yes, no",
+    "Sessions that became ready, by TLS version (none, TLSv1.2, TLSv1.3) and whether the certificate was verified "
+    "(yes, no)",
     ["version", "verified"],
     known=product(("none",), ("no",)),
 )
@@ -68,21 +70,23 @@ RUNNING = Gauge("mailrail_outbound_deliveries_running", "Deliveries in progress"
 WAITING = Gauge("mailrail_outbound_deliveries_waiting", "Deliveries that wait for a connection")
 SECONDS = Histogram(
     "mailrail_outbound_delivery_seconds",
-    "From taking a delivery to its last result",
+    "Seconds from the start of a delivery to its last result",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200),
 )
-OCTETS = Counter("mailrail_outbound_octets_sent", "Octets of content written to next hops, as sent")
+OCTETS = Counter("mailrail_outbound_octets_sent", "Octets of content sent to next hops")
 REENCODED = Counter(
     "mailrail_outbound_reencoded",
-    "Messages re-encoded for a hop, by the form it needed: 8bit, 7bit",
+    "Messages re-encoded for a next hop, by the form that it needed (8bit, 7bit)",
     ["form"],
     known=product(("8bit", "7bit")),
 )
 DNS = Counter(
     "mailrail_outbound_dns_lookups",
-    "DNS lookups by type (mx, address) and result: answer, none, nxdomain, failed; cached ones are not counted",
+    "DNS lookups by type (mx, address) and result: answer, none, nxdomain, failed; cached answers are not counted",
     ["type", "result"],
     known=product(("mx", "address"), ("answer", "none", "nxdomain", "failed")),
 )
-LEASES_LOW = Counter("mailrail_outbound_leases_low", "Transactions broken off before the dot: too little lease left")
-QUEUES = Gauge("mailrail_outbound_queue_replicas", "Queue replicas that hand us work now")
+LEASES_LOW = Counter(
+    "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"
+)
+QUEUES = Gauge("mailrail_outbound_queue_replicas", "Queue replicas that this process has a Lease stream to")

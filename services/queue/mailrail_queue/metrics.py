@@ -7,17 +7,19 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from mailrail.pb.queue.v1 import types_pb2
 
-ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by where they came from", ["origin"])
+ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by origin", ["origin"])
 """origin: mx, submission, system."""
 REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
-"""reason: barred, data, late (nobody waited any longer), limit, room (MAILRAIL_QUEUE_UPLOAD_OCTETS), upload,
+"""reason: barred, data, late (ingress no longer waited), limit, room (MAILRAIL_QUEUE_UPLOAD_OCTETS), upload,
 unavailable."""
-RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how", ["way"])
+RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how they were stored", ["way"])
 """way: born_leased, due, held, released_later."""
-ATTEMPTS = Counter("mailrail_queue_attempts_total", "Attempts that ended, a recipient each, by outcome", ["outcome"])
+ATTEMPTS = Counter(
+    "mailrail_queue_attempts_total", "Attempts that ended, one for each recipient, by outcome", ["outcome"]
+)
 """outcome: delivered, relayed, deferred, failed, captured, not_attempted, interrupted, cancelled."""
 BATCH = Histogram(
-    "mailrail_queue_commit_messages", "Messages that shared a commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "mailrail_queue_commit_messages", "Messages in one group commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 COMMIT_SECONDS = Histogram(
     "mailrail_queue_commit_seconds",
@@ -26,67 +28,73 @@ COMMIT_SECONDS = Histogram(
 )
 UPLOADING = Gauge(
     "mailrail_queue_upload_octets",
-    "Octets of large messages stored and not committed; those given up count for a minute more (ACC-07)",
+    "Octets of large messages uploaded and not committed; an upload that was given up counts for one more minute "
+    "(ACC-07)",
 )
-PENDING = Gauge("mailrail_queue_pending_deliveries", "Deliveries leased and not handed on yet")
-PENDING_BYTES = Gauge("mailrail_queue_pending_bytes", "Content in memory that waits to be handed on (LSE-06)")
-IN_FLIGHT = Gauge("mailrail_queue_deliveries_in_flight", "Deliveries that outbound works on")
-SITES = Gauge("mailrail_queue_sites", "Sites that this process keeps in mind", ["state"])
+PENDING = Gauge("mailrail_queue_pending_deliveries", "Deliveries leased and not handed to outbound yet")
+PENDING_BYTES = Gauge(
+    "mailrail_queue_pending_bytes",
+    "Octets of content in memory for deliveries that are not handed to outbound yet (LSE-06)",
+)
+IN_FLIGHT = Gauge("mailrail_queue_deliveries_in_flight", "Deliveries in progress at outbound")
+SITES = Gauge("mailrail_queue_sites", "Sites held in memory", ["state"])
 """state: active, resting."""
-SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256")
+SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256 in all")
 OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
-POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably")
+POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably, else 0")
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
-    "Recipients that are due, in the shards of this process, by what they wait for; counted up to 50,000",
+    "Due recipients in the shards of this process, by what they wait for; counted up to 50,000",
     ["state"],
 )
-"""state: ready (for a process to take them: scale by this one), limited (their site's window or a limit has no room),
-resting (their site is in backoff)."""
+"""state: ready (for an outbound process; scale by this state), limited (the window of the site or a limit has no room),
+resting (the site is in backoff)."""
 BACKLOG_OLDEST = Gauge(
     "mailrail_queue_backlog_oldest_seconds",
-    "For how long the longest-waiting of them has been due; 0 when there is none",
+    "Seconds since the oldest due recipient fell due, by what it waits for; 0 when there is none",
     ["state"],
 )
 """state: as above."""
 STORED = Gauge(
-    "mailrail_queue_recipients_stored", "Recipients in the queue, of all processes, as Postgres's statistics have it"
+    "mailrail_queue_recipients_stored", "Recipients in the queue of all processes, estimated by Postgres's statistics"
 )
 TRANSPORTS_RESTING = Gauge(
-    "mailrail_queue_transports_resting", "Smarthosts, LMTP servers and proxies in backoff, as this process sees it"
+    "mailrail_queue_transports_resting",
+    "Transports in backoff (smarthosts, LMTP servers, proxies), as this process sees them",
 )
-DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Failures of Postgres on the message path", ["what"])
-"""what: connect (out of reach, or it would not be durable), statement."""
+DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres errors on the message path", ["what"])
+"""what: connect (unreachable, or would not commit durably), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
-"""what: message, upload, chunk (without a message, which should not be), attempt (of a recipient that is no more), bar,
-usage, dsn, event, site, history_partition."""
+"""what: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
+ dsn, event, site, history_partition."""
 
 SET_ASIDE = Counter(
     "mailrail_queue_set_aside_total",
-    "Recipients put on hold because what is stored of them cannot be read, or what became of them cannot be written",
+    "Recipients put on hold because they are corrupt, or because their result cannot be stored",
 )
 FAILURES = Counter(
     "mailrail_queue_failures_total",
-    "Steps that failed for another reason than Postgres being out of reach; they are tried again",
+    "Steps that failed although Postgres was reachable; each step is tried again",
     ["step"],
 )
 """step: due work, due mail, lease sweep, leases, results, heartbeat, revisions, probes, timers, hints to peers, upkeep,
 backlog, administration."""
 CLOCK_JUMPS = Counter(
     "mailrail_queue_postgres_clock_jumps_total",
-    "Times that Postgres's clock was set by more than 5 s, as this process saw it",
+    "Times that Postgres's clock jumped by more than 5 s",
 )
 HISTORIES = Counter(
     "mailrail_queue_new_histories_total",
-    "Times that this process found the database gone back, to a standby that was behind or to a copy (HIS-01)",
+    "Times that this process found the database set back to an earlier state, by a failover or a restore (HIS-01)",
 )
 HISTORY = Counter(
     "mailrail_queue_history_closed_total",
-    "What a database that went back left over: deliveries, results of before, recipients that are not there any more",
+    "What was closed or dropped after the database was set back to an earlier state",
     ["what"],
 )
-"""what: deliveries (closed), results_dropped, results_counted (delivered, the very recipient), recipients_missing."""
-DSNS = Counter("mailrail_queue_dsns_total", "Notifications stored, and copies for the postmaster instead", ["kind"])
+"""what: deliveries (closed), results_dropped, results_counted (delivered, for the same recipient), recipients_missing
+(no longer in the database)."""
+DSNS = Counter("mailrail_queue_dsns_total", "DSNs stored, and copies to the postmaster in place of a DSN", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
