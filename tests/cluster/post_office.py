@@ -29,7 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from testkit.background import background
-from testkit.collector import Collector
+from testkit.next_hop import NextHop
 from testkit.smtp_peer import SmtpPeer
 from testkit.traffic import Sender
 
@@ -46,7 +46,7 @@ class PostOffice:
     """The servers, and the runs of traffic."""
 
     def __init__(self) -> None:
-        self.collector = Collector(hostname=f"{socket.gethostname()}.test", address="0.0.0.0", port=25)
+        self.hop = NextHop(hostname=f"{socket.gethostname()}.test", address="0.0.0.0", port=25)
         self.senders: list[Sender] = []
         self.peer: SmtpPeer | None = None
         if (CERTIFICATE / "tls.crt").exists():
@@ -76,13 +76,13 @@ class PostOffice:
                 "subject": one.header("Subject"),
                 "sender": one.sender,
                 "recipients": one.recipients,
-                "helo": one.helo,
-                "from": one.peer,
+                "helo": one.hello,
+                "from": one.client,
                 "at": wall(one.at),
             }
-            for one in self.collector.receipts
+            for one in self.hop.messages
         ]
-        return {"connections": self.collector.connections, "receipts": receipts}
+        return {"connections": self.hop.connections, "receipts": receipts}
 
     def submitted(self, _: dict[str, str]) -> Any:
         """What came at port 465, and as whom."""
@@ -102,15 +102,15 @@ class PostOffice:
 
     def refuse(self, body: dict[str, Any]) -> Any:
         """Answer RCPT for a recipient with a reply from now on."""
-        self.collector.refuse(body["recipient"], body["reply"])
+        self.hop.refuse(body["recipient"], body["reply"])
 
     def accept(self, body: dict[str, Any]) -> Any:
         """Undo it."""
-        self.collector.accept(body["recipient"])
+        self.hop.accept(body["recipient"])
 
     def slow(self, body: dict[str, Any]) -> Any:
         """Let each reply to a final dot come later."""
-        self.collector.delay = body["seconds"]
+        self.hop.answers.delays["END"] = body["seconds"]
 
     def logins(self, body: dict[str, Any]) -> Any:
         """Who may submit from now on; connections that are open are cut."""

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from testkit.collector import Collector
+from testkit.next_hop import NextHop
 from testkit.rail import Rail, basics, everything_through
 
 
 @pytest.fixture
-def hop() -> Iterator[Collector]:
+def hop() -> Iterator[NextHop]:
     """The next hop of all mail."""
-    with Collector() as sink:
+    with NextHop() as sink:
         yield sink
 
 
 @pytest.fixture
-def rail(hop: Collector) -> Iterator[Rail]:
+def rail(hop: NextHop) -> Iterator[Rail]:
     """A running Mailrail that sends everything through `hop`."""
     with Rail([*basics(), *everything_through(hop.address, hop.port)]) as running:
         yield running

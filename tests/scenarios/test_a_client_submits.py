@@ -1,13 +1,13 @@
 """Mail from an ordinary client: swaks to the MX port, and to both submission ports with AUTH.
 
-The hop behind is smtp-sink's kin from the testkit: what was accepted arrives there, once, as it was sent.
+The hop behind is the sink: what was accepted arrives there, once, as it was sent.
 """
 
 from collections.abc import Iterator
 
 import pytest
 
-from testkit.collector import Collector
+from testkit.next_hop import NextHop
 from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
 from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through
 
@@ -15,13 +15,13 @@ pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
+def hop() -> Iterator[NextHop]:
+    with NextHop() as sink:
         yield sink
 
 
 @pytest.fixture(scope="module")
-def rail(hop: Collector) -> Iterator[Rail]:
+def rail(hop: NextHop) -> Iterator[Rail]:
     documents = [
         *basics(),
         domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
@@ -42,38 +42,36 @@ def test_a_stranger_reaches_a_mailbox_on_the_mx_port(rail: Rail) -> None:
     assert any(message["subject"] == "to alice" for message in rail.mailbox(LOGIN))
 
 
-def test_a_stranger_reaches_the_next_hop_of_a_listed_recipient_and_nobody_else_there(
-    rail: Rail, hop: Collector
-) -> None:
+def test_a_stranger_reaches_the_next_hop_of_a_listed_recipient_and_nobody_else_there(rail: Rail, hop: NextHop) -> None:
     said = swaks(*rail.mx, "--from", "bob@elsewhere.test", "--to", "known@listed.example.org")
     assert said.accepted, said.text
     receipt = hop.wait_for_recipient("known@listed.example.org")
     assert receipt.sender == "bob@elsewhere.test"
-    assert receipt.helo == "rail.example.org"
+    assert receipt.hello == "rail.example.org"
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
-def test_an_account_submits_over_starttls(rail: Rail, hop: Collector, mechanism: str) -> None:
+def test_an_account_submits_over_starttls(rail: Rail, hop: NextHop, mechanism: str) -> None:
     recipient = f"{mechanism.lower()}@partner.test"
     said = swaks(*rail.submission, "--tls", *login(mechanism), "--from", LOGIN, "--to", recipient)
     assert said.accepted, said.text
     receipt = hop.wait_for_recipient(recipient)
     assert receipt.sender == LOGIN
     # Received says how it came: over TLS, authenticated (RFC 3848)
-    assert "with ESMTPSA" in " ".join(receipt.message.get_all("Received", [])[0].split())
+    assert "with ESMTPSA" in " ".join(receipt.parsed.get_all("Received", [])[0].split())
 
 
-def test_an_account_submits_over_implicit_tls(rail: Rail, hop: Collector) -> None:
+def test_an_account_submits_over_implicit_tls(rail: Rail, hop: NextHop) -> None:
     said = swaks(*rail.submissions, "--tls-on-connect", *login(), "--from", LOGIN, "--to", "implicit@partner.test")
     assert said.accepted, said.text
     hop.wait_for_recipient("implicit@partner.test")
 
 
-def test_a_submission_without_date_and_message_id_gets_both_and_loses_bcc(rail: Rail, hop: Collector) -> None:
+def test_a_submission_without_date_and_message_id_gets_both_and_loses_bcc(rail: Rail, hop: NextHop) -> None:
     data = f"From: <{LOGIN}>\\nTo: <bare@partner.test>\\nBcc: <secret@partner.test>\\nSubject: bare\\n\\nbody\\n"
     said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", "bare@partner.test", "--data", data)
     assert said.accepted, said.text
-    message = hop.wait_for_recipient("bare@partner.test").message
+    message = hop.wait_for_recipient("bare@partner.test").parsed
     assert message["Message-ID"]
     assert message["Date"]
     assert message["Bcc"] is None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from testkit.collector import Collector
+from testkit.next_hop import NextHop
 from testkit.peers.swaks import swaks
 from testkit.rail import LOGIN, PASSWORD, Rail, basics, everything_through, gateway
 
@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
+def hop() -> Iterator[NextHop]:
+    with NextHop() as sink:
         yield sink
 
 
 @pytest.fixture(scope="module")
-def rail(hop: Collector) -> Iterator[Rail]:
+def rail(hop: NextHop) -> Iterator[Rail]:
     documents = [
         *(one for one in basics() if one["kind"] != "MailGateway"),
         gateway(retry={"delaysSeconds": [1], "lifetimeSeconds": 600, "maxAttempts": 4, "delayedDsnAfter": 2}),
@@ -84,7 +84,7 @@ def status_fields(dsn: email.message.EmailMessage) -> email.message.Message:
     return recipient
 
 
-def test_the_refusal_of_the_next_hop_comes_back_as_a_threaded_dsn(rail: Rail, hop: Collector) -> None:
+def test_the_refusal_of_the_next_hop_comes_back_as_a_threaded_dsn(rail: Rail, hop: NextHop) -> None:
     hop.refuse("nobody@partner.test", "550 5.1.1 no such user here")
     submit(rail, "nobody@partner.test", "<refused-1@example.org>")
     dsn = notification(rail, "<refused-1@example.org>", "failed")
@@ -101,7 +101,7 @@ def test_the_refusal_of_the_next_hop_comes_back_as_a_threaded_dsn(rail: Rail, ho
     assert b"<refused-1@example.org>" in returned[0].as_bytes()
 
 
-def test_the_command_line_shows_the_mailbox_with_the_dsn(rail: Rail, hop: Collector) -> None:
+def test_the_command_line_shows_the_mailbox_with_the_dsn(rail: Rail, hop: NextHop) -> None:
     hop.refuse("shown@partner.test", "550 5.1.1 gone")
     submit(rail, "shown@partner.test", "<refused-2@example.org>")
     notification(rail, "<refused-2@example.org>", "failed")
@@ -112,7 +112,7 @@ def test_the_command_line_shows_the_mailbox_with_the_dsn(rail: Rail, hop: Collec
     assert "INBOX" in rail.cli("mailbox", "boxes", "--account", LOGIN).upper()
 
 
-def test_the_good_recipients_of_a_message_get_it_and_the_refused_one_is_reported(rail: Rail, hop: Collector) -> None:
+def test_the_good_recipients_of_a_message_get_it_and_the_refused_one_is_reported(rail: Rail, hop: NextHop) -> None:
     hop.refuse("bad@partner.test", "553 5.1.3 strange address")
     submit(rail, "good@partner.test,bad@partner.test", "<mixed@example.org>")
     hop.wait_for_recipient("good@partner.test")
@@ -121,7 +121,7 @@ def test_the_good_recipients_of_a_message_get_it_and_the_refused_one_is_reported
     assert "good@partner.test" not in dsn.as_string().partition("message/delivery-status")[2].partition("\n--")[0]
 
 
-def test_after_the_last_attempt_the_sender_hears_of_the_delay_and_of_the_end(rail: Rail, hop: Collector) -> None:
+def test_after_the_last_attempt_the_sender_hears_of_the_delay_and_of_the_end(rail: Rail, hop: NextHop) -> None:
     hop.refuse("slow@partner.test", "451 4.2.1 mailbox busy")
     submit(rail, "slow@partner.test", "<slow@example.org>")
     delayed = status_fields(notification(rail, "<slow@example.org>", "delayed"))
@@ -131,7 +131,7 @@ def test_after_the_last_attempt_the_sender_hears_of_the_delay_and_of_the_end(rai
     assert hop.attempts("slow@partner.test") == 4  # maxAttempts
 
 
-def test_who_asked_for_it_hears_of_success_and_who_asked_for_nothing_hears_nothing(rail: Rail, hop: Collector) -> None:
+def test_who_asked_for_it_hears_of_success_and_who_asked_for_nothing_hears_nothing(rail: Rail, hop: NextHop) -> None:
     submit_asking(rail, LOGIN, "<to-myself@example.org>", "SUCCESS")
     fields = status_fields(notification(rail, "<to-myself@example.org>", "delivered"))
     assert fields["Final-Recipient"] == f"rfc822; {LOGIN}"

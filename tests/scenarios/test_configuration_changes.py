@@ -16,8 +16,8 @@ import pytest
 
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
-from testkit.collector import Collector
 from testkit.conditions import keeps_to, wait_until
+from testkit.next_hop import NextHop
 from testkit.peers.swaks import swaks
 from testkit.rail import LOGIN, PASSWORD, Rail, account, basics, route, rule, secret, transport
 
@@ -27,13 +27,13 @@ PROMISED = 2.0  # seconds (CFG-06)
 
 
 @pytest.fixture(scope="module")
-def hops() -> Iterator[tuple[Collector, Collector]]:
-    with Collector(hostname="first.test") as first, Collector(hostname="second.test") as second:
+def hops() -> Iterator[tuple[NextHop, NextHop]]:
+    with NextHop(hostname="first.test") as first, NextHop(hostname="second.test") as second:
         yield first, second
 
 
 @pytest.fixture(scope="module")
-def rail(hops: tuple[Collector, Collector]) -> Iterator[Rail]:
+def rail(hops: tuple[NextHop, NextHop]) -> Iterator[Rail]:
     first, second = hops
     documents = [
         *basics(),
@@ -86,7 +86,7 @@ def test_a_changed_file_is_live_within_two_seconds_CFG_06(rail: Rail) -> None:
 
 @pytest.mark.peer("swaks")
 def test_mail_follows_the_change_without_a_restart_and_without_dropping_a_connection(
-    rail: Rail, hops: tuple[Collector, Collector]
+    rail: Rail, hops: tuple[NextHop, NextHop]
 ) -> None:
     with smtplib.SMTP(*rail.mx) as connected_before:
         connected_before.ehlo()
@@ -166,7 +166,7 @@ def test_the_last_accepted_version_survives_a_restart_beside_its_broken_file_CFG
 
 
 def test_mail_whose_transport_is_missing_waits_and_goes_when_it_comes_ADM_03(
-    rail: Rail, hops: tuple[Collector, Collector]
+    rail: Rail, hops: tuple[NextHop, NextHop]
 ) -> None:
     first, _ = hops
     rail.write("missing.yaml", [send_all_to("absent", "missing.test")])

@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.rail import Rail
 from testkit.traffic import Sender
 
@@ -31,9 +31,9 @@ REPLY = 0.15  # seconds from a final dot to its reply, so that a change meets ma
 
 
 @pytest.fixture
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
-        sink.delay = REPLY
+def hop() -> Iterator[NextHop]:
+    with NextHop() as sink:
+        sink.answers.delays["END"] = REPLY
         yield sink
 
 
@@ -144,7 +144,7 @@ def ends(rail: Rail, domain: str) -> dict[str, list[int]]:
 
 @short_and_long("seconds", 8, 90)
 def test_a_storm_of_changes_loses_and_doubles_nothing_and_ends_everything_once_ADM_02(
-    rail: Rail, hop: Collector, seconds: float
+    rail: Rail, hop: NextHop, seconds: float
 ) -> None:
     kept = Sender(*rail.mx, messages=1_000_000, recipient=f"r{{n}}x@{KEPT}", sessions=4, pace=0.05)
     doomed = Sender(
@@ -178,9 +178,9 @@ def test_a_storm_of_changes_loses_and_doubles_nothing_and_ends_everything_once_A
         kept.stop()
         doomed.stop()
     done = sum((one.done for one in hands), Counter[str]())
-    of_doomed = [one for one in hop.receipts if DOOMED in one.recipients[0]]
-    notified = [one for one in hop.receipts if one.recipients == (AUTHOR,)]
-    of_kept = books(kept.traffic, [one for one in hop.receipts if one not in of_doomed and one not in notified])
+    of_doomed = [one for one in hop.messages if DOOMED in one.recipients[0]]
+    notified = [one for one in hop.messages if one.recipients == (AUTHOR,)]
+    of_kept = books(kept.traffic, [one for one in hop.messages if one not in of_doomed and one not in notified])
     came = Counter(to for one in of_doomed for to in one.recipients)
     history = ends(rail, DOOMED)
     told = Counter(NAMES[how[0]] for how in history.values())

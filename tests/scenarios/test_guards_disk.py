@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.rail import Rail, basics, everything_through
 from testkit.traffic import Fate, Sender
 
@@ -45,7 +45,7 @@ def disk() -> Iterator[Path]:
 
 
 @pytest.fixture
-def rail(hop: Collector, disk: Path) -> Iterator[Rail]:
+def rail(hop: NextHop, disk: Path) -> Iterator[Rail]:
     documents = [
         *basics(),
         *everything_through(hop.address, hop.port),
@@ -78,7 +78,7 @@ def fill(file: int) -> None:
 
 @short_and_long("seconds", 8, 75)
 def test_a_full_disk_of_Postgres_loses_and_doubles_nothing_and_mail_flows_when_there_is_room(
-    rail: Rail, hop: Collector, disk: Path, seconds: float
+    rail: Rail, hop: NextHop, disk: Path, seconds: float
 ) -> None:
     hop.refuse(f"@{LATER}", "451 4.3.0 not now")
     waiting = Sender(*rail.mx, messages=30, recipient=f"w{{n}}x@{LATER}", sessions=2)
@@ -112,7 +112,7 @@ def test_a_full_disk_of_Postgres_loses_and_doubles_nothing_and_mail_flows_when_t
         waiting.stop()
     replies = sorted({reply for one in traffic.tries if one.fate is Fate.REFUSED and (reply := one.reply[:9])})
     traffic.tries += waiting.traffic.tries
-    found = books(traffic, hop.receipts)
+    found = books(traffic, hop.messages)
     print(f"{found}; put off with {replies}; the first accepted {back:.1f} s after there was room")
     found.check()
     assert traffic.given_up == 0

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import Books, books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.rail import Rail, basics, everything_through
 from testkit.traffic import Fate, Sender, Traffic
 
@@ -31,7 +31,7 @@ class Freeze:
 
 
 @contextmanager
-def running_rail(hop: Collector, lease: float) -> Iterator[Rail]:
+def running_rail(hop: NextHop, lease: float) -> Iterator[Rail]:
     """A Rail whose leases last so many seconds, and what depends on them in the same proportion as shipped."""
     documents = [
         *basics(),
@@ -59,17 +59,17 @@ def freeze(rail: Rail, victim: str, seconds: float) -> Freeze:
     return Freeze(victim, at, stopped, time.monotonic())
 
 
-def settle(rail: Rail, hop: Collector, sender: Sender, lease: float) -> Books:
+def settle(rail: Rail, hop: NextHop, sender: Sender, lease: float) -> Books:
     """Wait until all is delivered; what became of it."""
     traffic = sender.finish(180)
     rail.wait_until_empty(60 + 3 * lease)
     assert traffic.given_up == 0
     assert len(traffic.ids(Fate.ACCEPTED)) == sender.messages
-    return books(traffic, hop.receipts)
+    return books(traffic, hop.messages)
 
 
 @short_and_long("lease", 6, 120)
-def test_each_frozen_beyond_a_lease_in_the_middle_of_the_traffic_loses_nothing(hop: Collector, lease: float) -> None:
+def test_each_frozen_beyond_a_lease_in_the_middle_of_the_traffic_loses_nothing(hop: NextHop, lease: float) -> None:
     freezes = []
     with running_rail(hop, lease) as rail:
         sender = Sender(*rail.mx, messages=1_000_000, recipient="r{n}x@partner.test", sessions=8, pace=0.02)
@@ -97,8 +97,8 @@ def test_each_frozen_beyond_a_lease_in_the_middle_of_the_traffic_loses_nothing(h
 
 
 @short_and_long("lease", 6, 120)
-def test_a_thawed_outbound_sends_no_final_dot_under_a_lease_that_it_lost_LSE_02(hop: Collector, lease: float) -> None:
-    hop.recipient_delay = lease / 2
+def test_a_thawed_outbound_sends_no_final_dot_under_a_lease_that_it_lost_LSE_02(hop: NextHop, lease: float) -> None:
+    hop.answers.delays["RCPT"] = lease / 2
     with running_rail(hop, lease) as rail:
         begun = Sender(*rail.mx, messages=40, recipient="begun{n}x@partner.test", sessions=8)
         unread = None
@@ -111,15 +111,15 @@ def test_a_thawed_outbound_sends_no_final_dot_under_a_lease_that_it_lost_LSE_02(
                 unread = Sender(*rail.mx, messages=40, recipient="unread{n}x@partner.test", sessions=8)
                 unread.finish(60)
                 time.sleep(max(0.0, BEYOND * lease - (time.monotonic() - frozen)))
-                assert not hop.receipts, "a message went through while outbound stood still"
-            hop.recipient_delay = 0.0
+                assert not hop.messages, "a message went through while outbound stood still"
+            hop.answers.delays["RCPT"] = 0.0
             for sender in (begun, unread):
                 settle(rail, hop, sender, lease)
         finally:
             begun.stop()
             if unread is not None:
                 unread.stop()
-        found = books(Traffic(begun.traffic.tries + unread.traffic.tries), hop.receipts)
+        found = books(Traffic(begun.traffic.tries + unread.traffic.tries), hop.messages)
     print(f"{found}; {len(caught)} under way when outbound stood still")
     found.check()
     again = [to for to in caught if hop.attempts(to) > 1]
@@ -131,12 +131,12 @@ def recipients(sender: Sender) -> list[str]:
     return [to for one in list(sender.traffic.tries) for to in one.recipients]
 
 
-def tried(hop: Collector, sender: Sender) -> int:
+def tried(hop: NextHop, sender: Sender) -> int:
     """For how many of its recipients RCPT was said."""
     return sum(hop.attempts(to) > 0 for to in recipients(sender))
 
 
-def wait_for_more(hop: Collector, count: int, within: float) -> None:
+def wait_for_more(hop: NextHop, count: int, within: float) -> None:
     """Wait until so many messages more came."""
     already = len(hop)
     wait_until(lambda: len(hop) >= already + count, within, lambda: f"{count} more came; {len(hop) - already} did")

@@ -15,9 +15,9 @@ from typing import Self
 import psutil
 import pytest
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.rail import Rail, basics, route, rule, transport
 from testkit.smuggling import ENDS
 from testkit.traffic import Sender
@@ -28,20 +28,20 @@ NAMES = b"MAIL FROM:<a@far.example>\r\nRCPT TO:<slow@partner.test>\r\n"
 
 
 @pytest.fixture(scope="module")
-def hop() -> Iterator[Collector]:
-    with Collector() as sink:
+def hop() -> Iterator[NextHop]:
+    with NextHop() as sink:
         yield sink
 
 
 @pytest.fixture(scope="module")
-def plain_hop() -> Iterator[Collector]:
+def plain_hop() -> Iterator[NextHop]:
     """A next hop that knows nothing but pipelining: what is not 7-bit text has to be encoded for it."""
-    with Collector(extensions=("PIPELINING",)) as sink:
+    with NextHop(eight_bit=False, smtputf8=False, dsn=False, size_limit=0) as sink:
         yield sink
 
 
 @pytest.fixture(scope="module")
-def rail(hop: Collector, plain_hop: Collector) -> Iterator[Rail]:
+def rail(hop: NextHop, plain_hop: NextHop) -> Iterator[Rail]:
     documents = [
         *basics(),
         transport("hop", smtp={"host": hop.address, "port": hop.port}),
@@ -106,20 +106,20 @@ def resident(rail: Rail) -> int:
     return int(psutil.Process(rail.pid("ingress")).memory_info().rss)
 
 
-def others_mail_goes_on(rail: Rail, hop: Collector, name: str) -> None:
+def others_mail_goes_on(rail: Rail, hop: NextHop, name: str) -> None:
     """Forty messages of somebody else are taken and arrive, each once, within a minute."""
     sender = Sender(*rail.mx, messages=40, recipient=name + "{n}x@partner.test", sessions=4)
     try:
         traffic = sender.finish(60)
-        wait_until(lambda: sum(to.startswith(name) for one in hop.receipts for to in one.recipients) >= 40, 60)
+        wait_until(lambda: sum(to.startswith(name) for one in hop.messages for to in one.recipients) >= 40, 60)
     finally:
         sender.stop()
-    mine = [one for one in hop.receipts if one.recipients[0].startswith(name)]
+    mine = [one for one in hop.messages if one.recipients[0].startswith(name)]
     books(traffic, mine).check()
 
 
 @short_and_long("connections", 400, 5000)
-def test_idle_connections_keep_nobody_out_and_cost_little(rail: Rail, hop: Collector, connections: int) -> None:
+def test_idle_connections_keep_nobody_out_and_cost_little(rail: Rail, hop: NextHop, connections: int) -> None:
     before = resident(rail)
     with clients(rail, connections) as opened:
         for client in opened[::2]:
@@ -131,7 +131,7 @@ def test_idle_connections_keep_nobody_out_and_cost_little(rail: Rail, hop: Colle
 
 
 @short_and_long("connections", 200, 1000)
-def test_clients_that_send_an_octet_now_and_then_slow_nobody_down(rail: Rail, hop: Collector, connections: int) -> None:
+def test_clients_that_send_an_octet_now_and_then_slow_nobody_down(rail: Rail, hop: NextHop, connections: int) -> None:
     stops = (b"", NAMES + b"DATA\r\nSubject: ", NAMES + b"DATA\r\nSubject: x\r\n\r\nbody ", NAMES + b"BDAT 100000\r\n")
     before = resident(rail)
     with clients(rail, connections) as opened:
@@ -142,12 +142,12 @@ def test_clients_that_send_an_octet_now_and_then_slow_nobody_down(rail: Rail, ho
             others_mail_goes_on(rail, hop, "slowsender")
             wait_until(lambda: drops.rounds >= 20, 60)
         assert resident(rail) - before < GROWTH
-    assert not any("slow@partner.test" in one.recipients for one in hop.receipts), "half a message was sent"
+    assert not any("slow@partner.test" in one.recipients for one in hop.messages), "half a message was sent"
 
 
 @short_and_long("connections", 40, 200)
 def test_clients_that_never_read_slow_nobody_down_and_are_not_answered_without_bound(
-    rail: Rail, hop: Collector, connections: int
+    rail: Rail, hop: NextHop, connections: int
 ) -> None:
     floods = [
         command * (1_000_000 // len(command))
@@ -217,7 +217,7 @@ def by_chunk(content: bytes) -> bytes:
     ids=["DATA", "BDAT", "BINARYMIME"],
 )
 def test_nothing_that_looks_like_an_end_lets_a_second_message_in_SIN_02(
-    rail: Rail, hop: Collector, parameters: bytes, form: Callable[[bytes], bytes]
+    rail: Rail, hop: NextHop, parameters: bytes, form: Callable[[bytes], bytes]
 ) -> None:
     name = f"in{form.__name__}{len(parameters)}n"
     taken = []
@@ -238,7 +238,7 @@ def test_nothing_that_looks_like_an_end_lets_a_second_message_in_SIN_02(
             assert first.startswith(b"550 5.6.0"), f"{ending!r}: {first!r}"
             assert b"\r" in ending or b"\n" in ending
     rail.wait_until_empty(60)
-    arrived = [to for one in hop.receipts for to in one.recipients]
+    arrived = [to for one in hop.messages for to in one.recipients]
     assert sorted(to for to in arrived if to.startswith(name)) == sorted(taken)
     assert "evil@partner.test" not in arrived
     assert taken, "not even content without any bare line end was taken"
@@ -246,7 +246,7 @@ def test_nothing_that_looks_like_an_end_lets_a_second_message_in_SIN_02(
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", "message/rfc822"])
 def test_nothing_that_looks_like_an_end_goes_out_to_a_hop_without_binarymime_SOUT_12a(
-    rail: Rail, plain_hop: Collector, content_type: str
+    rail: Rail, plain_hop: NextHop, content_type: str
 ) -> None:
     name = f"out{content_type.replace('/', '')}"
     head = f"From: a@far.example\r\nMIME-Version: 1.0\r\nContent-Type: {content_type}\r\n\r\n".encode()
@@ -259,9 +259,9 @@ def test_nothing_that_looks_like_an_end_goes_out_to_a_hop_without_binarymime_SOU
         session.close()
         assert said.startswith(b"250"), f"{ending!r}: {said!r}"
     rail.wait_until_empty(60)
-    mine = [one for one in plain_hop.receipts if one.recipients[0].startswith(name)]
+    mine = [one for one in plain_hop.messages if one.recipients[0].startswith(name)]
     assert sorted(one.recipients for one in mine) == sorted((f"{name}{n}x@plain.test",) for n in range(len(ENDS)))
-    assert all(one.sender == "a@far.example" for one in plain_hop.receipts)
+    assert all(one.sender == "a@far.example" for one in plain_hop.messages)
     for one in mine:
         assert b"\n" not in one.content.replace(b"\r\n", b"")
         assert b"\r" not in one.content.replace(b"\r\n", b"")
@@ -271,7 +271,7 @@ def test_nothing_that_looks_like_an_end_goes_out_to_a_hop_without_binarymime_SOU
 
 
 @short_and_long("times", 1000, 10_000)
-def test_a_recipient_that_is_named_over_and_over_gets_one_copy(rail: Rail, hop: Collector, times: int) -> None:
+def test_a_recipient_that_is_named_over_and_over_gets_one_copy(rail: Rail, hop: NextHop, times: int) -> None:
     name = f"storm{times}x@partner.test"
     session = Session(rail)
     session.say(b"MAIL FROM:<a@far.example>\r\n")
@@ -289,7 +289,7 @@ EVIL = "\x1b[2J\x9b31m\u202e\u2066\u200b\u2028\ufeff\x07\x00"
 """It clears a terminal, colours it, turns the text round, hides in it, ends lines, and rings."""
 
 
-def test_no_text_of_a_stranger_or_a_remote_reaches_the_terminal_raw(rail: Rail, hop: Collector) -> None:
+def test_no_text_of_a_stranger_or_a_remote_reaches_the_terminal_raw(rail: Rail, hop: NextHop) -> None:
     hop.refuse("@refuses.test", f"450 4.2.0 not now {EVIL}")
     hop.refuse("@never.test", f"550 5.7.1 never {EVIL}")
     for to in ("waits@refuses.test", "fails@never.test", "alice@example.org"):

@@ -13,9 +13,9 @@ from collections import Counter
 
 import psycopg
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.rail import Rail
 from testkit.traffic import Sender
 
@@ -41,7 +41,7 @@ def end_one_connection(rail: Rail, ended: Counter[str]) -> None:
         pass  # Postgres recovers
 
 
-def crash_postgres(rail: Rail, hop: Collector) -> None:
+def crash_postgres(rail: Rail, hop: NextHop) -> None:
     """SIGQUIT to the postmaster: it ends all backends at once, writes no checkpoint, and the next start recovers."""
     pid, already = rail.pid("postgres"), len(hop)
     os.kill(pid, signal.SIGQUIT)
@@ -51,7 +51,7 @@ def crash_postgres(rail: Rail, hop: Collector) -> None:
 
 @short_and_long("seconds", 8, 60, short_minutes=6)
 def test_connections_ended_on_every_lane_and_a_crashed_postgres_lose_and_double_nothing(
-    rail: Rail, hop: Collector, seconds: float
+    rail: Rail, hop: NextHop, seconds: float
 ) -> None:
     sender = Sender(
         *rail.mx,
@@ -76,7 +76,7 @@ def test_connections_ended_on_every_lane_and_a_crashed_postgres_lose_and_double_
         rail.wait_until_empty(180)
     finally:
         sender.stop()
-    found = books(traffic, hop.receipts)
+    found = books(traffic, hop.messages)
     print(f"{found}; connections ended: {dict(ended)}")
     found.check()
     assert traffic.given_up == 0

@@ -14,9 +14,9 @@ from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
 from testkit.background import background
 from testkit.ca import Authority
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.dns import DnsServer
+from testkit.next_hop import NextHop
 from testkit.peers import require_peer
 from testkit.peers.dovecot import Dovecot
 from testkit.peers.load import smtp_sink, smtp_source
@@ -189,9 +189,9 @@ def _port_25() -> str:
 
 
 @contextlib.contextmanager
-def _mx(dns: DnsServer, name: str) -> Iterator[Collector]:
+def _mx(dns: DnsServer, name: str) -> Iterator[NextHop]:
     """A domain whose MX is a collector on port 25."""
-    with Collector(hostname=f"mx.{name}", address=_port_25(), port=25) as sink:
+    with NextHop(hostname=f"mx.{name}", address=_port_25(), port=25) as sink:
         dns.add(name, "MX", f"10 mx.{name}.")
         dns.add(f"mx.{name}", "A", sink.address)
         yield sink
@@ -225,8 +225,8 @@ def test_a_socks_proxy_carries_our_mail_to_the_mx(server: str) -> None:
         rail = stack.enter_context(running(*_socks(proxy, auth=auth), options=("--resolver", dns.endpoint)))
         send(rail, "friend@partner.test")
         receipt = sink.wait_for_recipient("friend@partner.test")
-        assert receipt.helo == "exit.proxy.test"  # the transport's name, not the gateway's
-        assert receipt.peer == proxy.address
+        assert receipt.hello == "exit.proxy.test"  # the transport's name, not the gateway's
+        assert receipt.client == proxy.address
 
 
 def test_a_proxy_that_refuses_our_credentials_is_tried_again_and_bounces_nothing() -> None:
@@ -248,14 +248,14 @@ def test_without_a_transport_mail_goes_to_the_mx_of_its_domain_by_preference() -
         with running(options=("--resolver", dns.endpoint)) as rail:
             send(rail, "friend@partner.test")
             receipt = sink.wait_for_recipient("friend@partner.test")
-            assert receipt.helo == "rail.example.org"
+            assert receipt.hello == "rail.example.org"
 
 
 @pytest.mark.peer("postfix")
 def test_a_domain_delivered_by_a_transport_goes_there_whatever_routes_say() -> None:
     with (
         Postfix("store.test") as store,
-        Collector() as elsewhere,
+        NextHop() as elsewhere,
         running(
             domain("stored", "stored.example.org", {"transportRef": {"name": "store"}}, recipients="any"),
             transport("store", smtp={"host": store.address, "port": store.port}),

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from testkit.collector import Collector
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
+from testkit.next_hop import NextHop
 from testkit.processes import alive
 from testkit.rail import Rail
 from testkit.traffic import Fate, Sender
@@ -42,18 +42,18 @@ def kill_and_wait(rail: Rail, victim: str) -> Kill:
     return Kill(victim, at, time.monotonic())
 
 
-def judge(hop: Collector, sender: Sender, kills: list[Kill]) -> None:
+def judge(hop: NextHop, sender: Sender, kills: list[Kill]) -> None:
     """Compare what was promised with what arrived."""
     traffic = sender.finish(180)
     assert traffic.given_up == 0, [one for one in traffic.tries if one.fate is not Fate.ACCEPTED][-5:]
-    found = books(traffic, hop.receipts)
+    found = books(traffic, hop.messages)
     # 3 s before: a result may wait for its batch and its commit, not longer.
     found.check(may_double=lambda first: any(kill.at - 3 <= first <= kill.back + LEASE for kill in kills))
     assert len(found.accepted) == sender.messages
     print(f"{sender.messages} messages, {len(traffic.tries)} tries: {found}")
 
 
-def after(hop: Collector, sender: Sender, count: int) -> None:
+def after(hop: NextHop, sender: Sender, count: int) -> None:
     """Wait until so many messages have come out at the other end (or all went in, where less is on the way)."""
     wait_until(
         lambda: len(hop) >= count or sender.accepted >= sender.messages,
@@ -64,7 +64,7 @@ def after(hop: Collector, sender: Sender, count: int) -> None:
 
 @short_and_long("messages", MESSAGES, MANY, short_minutes=17, long_minutes=35)
 def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08(
-    rail: Rail, hop: Collector, messages: int
+    rail: Rail, hop: NextHop, messages: int
 ) -> None:
     victims = ["ingress", "queue", "outbound", "config", "postgres"]
     sender = Sender(*rail.mx, messages=messages, recipient="r{n}x@partner.test", sessions=10)
@@ -83,7 +83,7 @@ def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08(
 @pytest.mark.long
 @pytest.mark.timeout(35 * 60)
 @pytest.mark.parametrize("victim", ["ingress", "queue", "outbound", "config", "postgres"])
-def test_one_victim_killed_three_times_loses_nothing_LSE_08(rail: Rail, hop: Collector, victim: str) -> None:
+def test_one_victim_killed_three_times_loses_nothing_LSE_08(rail: Rail, hop: NextHop, victim: str) -> None:
     sender = Sender(*rail.mx, messages=MANY, recipient="r{n}x@partner.test", sessions=20)
     kills = []
     try:
@@ -98,7 +98,7 @@ def test_one_victim_killed_three_times_loses_nothing_LSE_08(rail: Rail, hop: Col
 
 
 @pytest.mark.timeout(900)
-def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: Collector) -> None:
+def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: NextHop) -> None:
     hop.refuse("@later.test", "451 4.3.0 not now")
     sender = Sender(*rail.mx, messages=50, recipient="r{n}-x@later.test", sessions=5)
     try:
@@ -114,7 +114,7 @@ def test_a_clean_stop_and_start_keeps_what_is_queued(rail: Rail, hop: Collector)
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_supervisor_leaves_no_process_and_the_next_start_delivers(rail: Rail, hop: Collector) -> None:
+def test_a_killed_supervisor_leaves_no_process_and_the_next_start_delivers(rail: Rail, hop: NextHop) -> None:
     hop.refuse("@later.test", "451 4.3.0 not now")
     sender = Sender(*rail.mx, messages=20, recipient="r{n}-x@later.test", sessions=5)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from testkit.collector import Collector
+from testkit.next_hop import NextHop
 from testkit.peers.swaks import swaks
 from testkit.rail import LOGIN, PASSWORD, Document, Rail, account, basics, route, rule, secret, transport
 
@@ -40,16 +40,16 @@ def _route(level: str) -> Document:
 
 
 @pytest.fixture(scope="module")
-def hops() -> Iterator[dict[str, Collector]]:
+def hops() -> Iterator[dict[str, NextHop]]:
     names = [f"{level}-{kind}" for level in LEVELS for kind in KINDS] + ["rest"]
-    hops = {name: Collector(hostname=f"{name}.test") for name in names}
+    hops = {name: NextHop(hostname=f"{name}.test") for name in names}
     yield hops
     for hop in hops.values():
         hop.close()
 
 
 @pytest.fixture(scope="module")
-def rail(hops: dict[str, Collector]) -> Iterator[Rail]:
+def rail(hops: dict[str, NextHop]) -> Iterator[Rail]:
     documents = [
         *basics(),
         account("bob", "example-org", "bob", credentials="bob-login"),
@@ -83,7 +83,7 @@ def explained(rail: Rail, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_route_by_recipient_domain_decides_for_it_and_its_subdomains(
-    rail: Rail, hops: dict[str, Collector], level: str
+    rail: Rail, hops: dict[str, NextHop], level: str
 ) -> None:
     for name in (f"recipient.{level}.test", f"deep.below.recipient.{level}.test"):
         submit(rail, f"x@{name}")
@@ -92,13 +92,13 @@ def test_a_route_by_recipient_domain_decides_for_it_and_its_subdomains(
 
 @pytest.mark.parametrize("level", ["account", "domain"])
 def test_a_route_by_sender_domain_decides_for_mail_of_that_domain(
-    rail: Rail, hops: dict[str, Collector], level: str
+    rail: Rail, hops: dict[str, NextHop], level: str
 ) -> None:
     submit(rail, f"x@sender.{level}.test")
     hops[f"{level}-sender"].wait_for_recipient(f"x@sender.{level}.test")
 
 
-def test_a_global_route_by_sender_domain_decides_for_strangers_too(rail: Rail, hops: dict[str, Collector]) -> None:
+def test_a_global_route_by_sender_domain_decides_for_strangers_too(rail: Rail, hops: dict[str, NextHop]) -> None:
     stranger(rail, "x@sender.global.test", NEWS)
     hops["global-sender"].wait_for_recipient("x@sender.global.test")
     stranger(rail, "y@sender.global.test", "other@news2.test")
@@ -107,7 +107,7 @@ def test_a_global_route_by_sender_domain_decides_for_strangers_too(rail: Rail, h
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_from_the_fourth_attempt_on_another_route_takes_over_LSE_05(
-    rail: Rail, hops: dict[str, Collector], level: str
+    rail: Rail, hops: dict[str, NextHop], level: str
 ) -> None:
     recipient = f"x@late.{level}.test"
     early, late = hops[f"{level}-early"], hops[f"{level}-late"]
@@ -118,7 +118,7 @@ def test_from_the_fourth_attempt_on_another_route_takes_over_LSE_05(
     assert late.attempts(recipient) == 1
 
 
-def test_account_goes_before_domain_and_domain_before_global(rail: Rail, hops: dict[str, Collector]) -> None:
+def test_account_goes_before_domain_and_domain_before_global(rail: Rail, hops: dict[str, NextHop]) -> None:
     submit(rail, "alice@contested.test")
     hops["account-recipient"].wait_for_recipient("alice@contested.test")
     submit(rail, "bob@contested.test", sender=BOB)
@@ -127,9 +127,7 @@ def test_account_goes_before_domain_and_domain_before_global(rail: Rail, hops: d
     hops["global-recipient"].wait_for_recipient("stranger@contested.test")
 
 
-def test_account_and_domain_routes_are_not_for_who_only_claims_the_sender(
-    rail: Rail, hops: dict[str, Collector]
-) -> None:
+def test_account_and_domain_routes_are_not_for_who_only_claims_the_sender(rail: Rail, hops: dict[str, NextHop]) -> None:
     # Design 4: Domain = the MailDomain of MAIL FROM only if the message was submitted with authentication.
     stranger(rail, "claimed@sender.domain.test", LOGIN)
     hops["rest"].wait_for_recipient("claimed@sender.domain.test")

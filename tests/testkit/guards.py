@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from testkit.collector import Receipt
+from mailrail.sink import ReceivedMessage
+
 from testkit.traffic import Fate, Traffic
 
 Copy = tuple[str, str]
@@ -51,7 +52,7 @@ class Books:
     """When each came first (time.monotonic())."""
     began: dict[Copy, float]
     """When each try began (time.monotonic())."""
-    bounces: Sequence[Receipt]
+    bounces: Sequence[ReceivedMessage]
     """Notifications to the senders: mail with an empty reverse path."""
 
     @property
@@ -93,7 +94,7 @@ class Books:
         )
 
 
-def books(traffic: Traffic, receipts: Iterable[Receipt]) -> Books:
+def books(traffic: Traffic, receipts: Iterable[ReceivedMessage]) -> Books:
     """Hold the tries of a client against what arrived."""
     by_fate = {
         fate: frozenset((one.id, to) for one in traffic.tries if one.fate is fate for to in one.recipients)

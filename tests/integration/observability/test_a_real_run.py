@@ -21,8 +21,8 @@ from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
 
 from testkit.background import background
-from testkit.collector import Collector
 from testkit.conditions import wait_until
+from testkit.next_hop import NextHop
 from testkit.observability import OPERATOR, RULES, alerts, has_data, panel_queries
 from testkit.peers.prometheus import Prometheus
 from testkit.ports import free_port, loopback_address
@@ -123,7 +123,7 @@ def wait_for(run: Run, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    with Collector() as hop:
+    with NextHop() as hop:
         hop.refuse("bad@taken.example", "550 5.1.1 nobody of that name")
         documents = [
             *(one for one in basics() if one["kind"] != "MailGateway"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from testkit.collector import Receipt
+from mailrail.sink import ReceivedMessage
+
 from testkit.guards import Books, books
 from testkit.traffic import Fate, Traffic, Try
 
@@ -15,15 +16,17 @@ TRAFFIC = Traffic(
 )
 
 
-def receipt(id_: str, *to: str, sender: str = "s@x", at: float = 5) -> Receipt:
-    return Receipt(sender, to, "", "", "", f"X-Try: {id_}\r\n\r\n".encode(), at)
+def receipt(id_: str, *to: str, sender: str = "s@x", at: float = 5) -> ReceivedMessage:
+    return ReceivedMessage(sender=sender, recipients=to, content=f"X-Try: {id_}\r\n\r\n".encode(), at=at)
 
 
 WHOLE = [receipt("1-1", "a@x"), receipt("1-1", "b@x")]
 
 
 @pytest.mark.parametrize("arrived", [WHOLE, [receipt("1-1", "a@x", "b@x")], [*WHOLE, receipt("3-3", "a@x")]])
-def test_every_accepted_recipient_once_and_uncertain_ones_perhaps_is_as_promised(arrived: list[Receipt]) -> None:
+def test_every_accepted_recipient_once_and_uncertain_ones_perhaps_is_as_promised(
+    arrived: list[ReceivedMessage],
+) -> None:
     books(TRAFFIC, arrived).check()
 
 
@@ -38,7 +41,7 @@ def test_every_accepted_recipient_once_and_uncertain_ones_perhaps_is_as_promised
         ([*WHOLE, receipt("1-1", "s@x", sender="")], "1 bounces"),
     ],
 )
-def test_each_broken_promise_is_named(arrived: list[Receipt], says: str) -> None:
+def test_each_broken_promise_is_named(arrived: list[ReceivedMessage], says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         books(TRAFFIC, arrived).check()
 

@@ -1,0 +1,90 @@
+"""A sink that listens."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from mailrail.sink.answers import Answers
+from mailrail.sink.message import ReceivedMessage
+from mailrail.sink.options import Options
+from mailrail.sink.session import LmtpSession, SmtpSession
+
+
+class Sink:
+    """The server. Use it as an asynchronous context manager, or call `start` and `close`.
+
+    `messages`, `connections` and `answers` may be looked at from other threads.
+    """
+
+    def __init__(self, options: Options | None = None, *, address: str = "127.0.0.1", port: int = 0) -> None:
+        """Port 0 is one that the system gives; `port` tells it after `start`."""
+        self.options = options or Options()
+        self.address = address
+        self.port = port
+        self.answers = Answers()
+        self.messages: list[ReceivedMessage] = []
+        self.connections = 0
+        """How many clients have connected so far."""
+        self._open: set[SmtpSession] = set()
+        self._changed = asyncio.Event()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected now."""
+        return len(self._open)
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.get_running_loop().create_server(
+            self.session,
+            self.address,
+            self.port,
+            ssl=self.options.tls if self.options.implicit_tls else None,
+            backlog=1024,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Stop listening, and cut the connections that are open."""
+        if self._server is not None:
+            self._server.close()
+        for session in list(self._open):
+            session.cut()
+        await self.until(lambda: not self._open)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def session(self) -> SmtpSession:
+        """A session on a transport that the caller has: an asyncio protocol."""
+        return LmtpSession(self) if self.options.lmtp else SmtpSession(self)
+
+    async def until(self, condition: Callable[[], bool], within: float = 60.0) -> None:
+        """Wait until the condition holds; it is looked at when a message or a connection comes, and when one ends."""
+        async with asyncio.timeout(within):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    # --- what the sessions tell it ---
+
+    def keep(self, message: ReceivedMessage) -> None:
+        """Remember a message."""
+        self.messages.append(message)
+        self._changed.set()
+
+    def opened(self, session: SmtpSession) -> None:
+        """A client has connected."""
+        self.connections += session not in self._open  # STARTTLS opens one again
+        self._open.add(session)
+        self._changed.set()
+
+    def closed(self, session: SmtpSession) -> None:
+        """The connection is gone."""
+        self._open.discard(session)
+        self._changed.set()
