@@ -63,7 +63,7 @@ def after(hop: NextHop, sender: Sender, count: int) -> None:
 
 
 @short_and_long("messages", MESSAGES, MANY, short_minutes=17, long_minutes=35)
-def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08(
+def test_every_service_and_postgres_killed_in_turn_loses_nothing_LSE_08_SOUT_16(
     rail: Rail, hop: NextHop, messages: int
 ) -> None:
     victims = ["ingress", "queue", "outbound", "config", "postgres"]

@@ -11,6 +11,7 @@ import pytest
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.message.header import RECEIVED_LIMIT
 from mailrail.core.message.intake import LINE_LIMIT
+from mailrail.core.resources.transport import LmtpSpec
 from mailrail.core.revision.revision import Gateway, GatewayLimits, RetrySchedule
 from mailrail.core.route.site import SHARDS
 from mailrail.core.sasl.server import LOGIN_LIMIT
@@ -95,6 +96,7 @@ def rule(id: str) -> str:
         ("SOUT-15", "2,048 octets a line", 2048, reply.MAX_LINE),
         ("SOUT-15", "256 lines", 256, reply.MAX_LINES),
         ("SOUT-15", "what is read of one (1 MiB", MIB, reply.MAX_READ),
+        ("LMTP-04", "never 25 by default", 24, LmtpSpec.model_fields["port"].default),
         ("AUTH-03", "line >12288", 12_288, AUTH_LINE_LIMIT),
         ("AUTH-05c", "a login over 320 octets", 320, LOGIN_LIMIT),
         ("SCR-03", "iterations ≥4096", 4096, ITERATIONS),

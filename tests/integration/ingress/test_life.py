@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -270,6 +271,49 @@ def test_a_new_certificate_serves_new_handshakes_TLS_09(run: Start) -> None:
         assert talk.codes("NOOP") == ["250 2.0.0"]
 
 
+def test_465_begins_with_tls_and_587_with_starttls_and_the_same_is_offered_after_both_TLS_04(run: Start) -> None:
+    ingress = run()
+
+    def offered(talk: Talk) -> set[str]:
+        (reply,) = talk.say("EHLO client.example")
+        return {line[4:].partition(" ")[0] for line in reply.split("\n")[1:]}
+
+    with (
+        Talk((HOST, ingress.ports["submissions"]), greeting=False) as implicit,
+        Talk((HOST, ingress.ports["submission"])) as explicit,
+    ):
+        implicit.encrypt()  # nothing was said in clear before it
+        assert implicit.reply().startswith("220 ")
+        assert "STARTTLS" in offered(explicit)
+        explicit.start_tls()
+        assert offered(implicit) == offered(explicit)
+        assert "STARTTLS" not in offered(explicit)
+        for talk in (implicit, explicit):
+            assert talk.codes("MAIL FROM:<ada@home.example>") == ["530 5.7.0"]
+            assert talk.log_in() == "235 2.7.0"
+            assert talk.codes("MAIL FROM:<ada@home.example>") == ["250 2.1.0"]
+    with Talk((HOST, ingress.ports["submissions"]), greeting=False) as clear, contextlib.suppress(ConnectionError):
+        clear.send(b"EHLO client.example\r\n")
+        assert b"220" not in clear.socket.recv(100)
+
+
+@pytest.mark.parametrize("listener", ["submission", "submissions"])
+def test_whatever_server_a_client_names_it_gets_the_certificate_DANE_23(run: Start, listener: str) -> None:
+    ingress = run()
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    served = set()
+    for name in (None, "mx.home.example", "elsewhere.example"):
+        with Talk((HOST, ingress.ports[listener]), greeting=False) as talk:
+            if listener == "submission":
+                assert talk.reply().startswith("220 ")
+                assert talk.codes("EHLO c", "STARTTLS")[1] == "220 2.0.0"
+            with context.wrap_socket(talk.socket, server_hostname=name) as secured:
+                served.add(secured.getpeercert(binary_form=True))
+    assert len(served) == 1
+
+
 def test_a_client_that_is_gone_before_its_handshake_begins_is_no_fault_of_ours(run: Start) -> None:
     ingress = run()
     for _ in range(5):
@@ -366,8 +410,6 @@ def test_the_header_comes_before_tls_even_in_one_segment_PRX_03(run: Start) -> N
 
 
 def _client_hello() -> bytes:
-    import ssl
-
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -131,7 +131,7 @@ async def test_what_a_reply_means_SOUT_13(step: str, reply: str, expected: Resul
         assert result.reply.code == (250 if expected is Result.DELIVERED else int(reply[:3]))
 
 
-async def test_lmtp_has_a_result_for_each_recipient_and_is_final_LMTP_02() -> None:
+async def test_lmtp_has_a_result_for_each_recipient_and_is_final_LMTP_02_LMTP_04() -> None:
     replies = {"END": ["250 2.0.0 one", "452 4.2.2 full", "550 5.2.1 off"]}
     async with SmtpPeer(lmtp=True, extensions=["PIPELINING"], replies=replies) as peer:
         via = smarthost(peer, TransportKind.LMTP)
@@ -139,7 +139,7 @@ async def test_lmtp_has_a_result_for_each_recipient_and_is_final_LMTP_02() -> No
             report = await bench.deliver(bench.delivery(via, "a@x.example", "b@x.example", "c@x.example"))
         assert results(report.recipients) == [Result.DELIVERED, Result.DEFERRED, Result.FAILED]
         assert peer.commands[0] == "LHLO mail.sender.example"
-        assert b"Return-Path" not in peer.messages[0].content  # LMTP-04
+        assert b"Return-Path" not in peer.messages[0].content
 
 
 async def test_lmtp_lost_midway_leaves_only_the_unanswered_to_retry_LMTP_03() -> None:

@@ -55,7 +55,7 @@ async def only(rig: Rig) -> tuple[types_pb2.Envelope, ReadDsn, bytes]:
     return envelope, read(content), content
 
 
-async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07(rig: Rig) -> None:
+async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07_DSN_11(rig: Rig) -> None:
     (bob,) = await rig.accept("bob@there.example")
     await rig.fail(bob)
     envelope, dsn, content = await only(rig)
@@ -69,7 +69,7 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07(r
     ((address, site, notify, token),) = await rig.rows("SELECT address, site, rcpt, token FROM recipient")
     assert (address, site, token) == ("alice@here.example", "mailbox", None)
     rcpt = types_pb2.EnvelopeRecipient.FromString(notify)
-    assert (list(rcpt.notify), rcpt.mailbox_account.name) == (["NEVER"], "alice")  # DSN-11
+    assert (list(rcpt.notify), rcpt.mailbox_account.name) == (["NEVER"], "alice")
     assert rig.woken == [{shard("here.example")}]
 
 

@@ -248,6 +248,69 @@ def test_each_command_in_a_transaction_gets_its_reply_SIN_08(line: str, expected
     assert code(peer.send(line.encode() + b"\r\n")) == expected
 
 
+@pytest.mark.parametrize("line", ["VRFY ada", "VRFY <ada@example.net>", "VRFY nobody"])
+def test_vrfy_tells_nobody_who_is_here_and_expn_is_off_EXT_13(line: str) -> None:
+    peer = open_session()
+    assert code(peer.send(f"{line}\r\n".encode())) == "252 2.0.0"
+    assert code(peer.send(b"EXPN staff\r\n")) == "502 5.5.1"
+
+
+_NOT_ASCII = "жора"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "EHLO {}",
+        "HELO {}",
+        "VRFY {}",
+        "EXPN {}",
+        "NOOP {}",
+        "HELP {}",
+        "RSET {}",
+        "STARTTLS {}",
+        "AUTH {}",
+        "BDAT {}",
+        "MAIL {}",
+        "MAIL FROM:{}",
+        "MAIL FROM:<{}>",
+        "MAIL FROM:<{}@example.org>",
+        "MAIL FROM:<a@{}.example>",
+        "MAIL FROM:<a@example.org> {}",
+        "MAIL FROM:<a@example.org> {}=1",
+        "MAIL FROM:<a@example.org> SIZE={}",
+        "MAIL FROM:<a@example.org> ENVID={}",
+        "MAIL FROM:<a@example.org> BODY={}",
+        "RCPT TO:<{}@example.net>",
+        "RCPT TO:<b@{}.example>",
+        "RCPT TO:<b@example.net> {}",
+        "RCPT TO:<b@example.net> ORCPT={}",
+        "RCPT TO:<b@example.net> NOTIFY={}",
+    ],
+)
+@pytest.mark.parametrize("begin", [b"", b"MAIL FROM:<a@example.org>\r\n"])
+@pytest.mark.parametrize("options", [MX, SUBMISSION])
+def test_what_is_not_ascii_in_a_command_is_in_no_reply_EXT_12a(
+    line: str, begin: bytes, options: ListenerOptions
+) -> None:
+    peer = open_session(options, tls=True)
+    if options is SUBMISSION:
+        peer.send(LOG_IN)
+    peer.send(begin)
+    assert peer.send(line.format(_NOT_ASCII).encode() + b"\r\n").isascii()
+
+
+def test_a_session_goes_on_until_quit_whatever_is_refused_SIN_19() -> None:
+    peer = open_session()
+    peer.send(b"MAIL FROM:<>\r\n", b"RCPT TO:<nobody@example.net>\r\n", b"DATA\r\n", b"FOO\r\n", b"EXPN a\r\n")
+    peer.send(OPEN, b"RSET\r\n", OPEN + b"DATA\r\nx\r\n.\r\n")
+    assert peer.closing is None
+    assert code(peer.send(b"NOOP\r\n")) == "250 2.0.0"
+    assert code(peer.send(b"QUIT\r\n")) == "221 2.0.0"
+    assert peer.closing is not None
+
+
 def test_mail_needs_a_hello() -> None:
     assert code(open_session(hello=None).send(b"MAIL FROM:<a@example.org>\r\n")) == "503 5.5.1"
 
