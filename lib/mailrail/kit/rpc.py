@@ -27,6 +27,8 @@ ROLE_SUFFIX = ".mailrail.internal"
 _RESOLVE_WITHIN = 10.0  # seconds for the addresses of one name
 MAX_MESSAGE = 64 * 1024 * 1024
 """Octets of one gRPC message: a configuration of 50,000 objects fits, a body never needs it (frames are 256 KiB)."""
+_PING_MS = 10_000
+"""Milliseconds between pings, and until one counts as lost: a neighbour that is gone is noticed within 20 s."""
 
 _COMMON: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -34,9 +36,9 @@ _COMMON: list[tuple[str, Any]] = [
     # Both sides ask whether the other is there. A node that dies says no farewell: without this a queue would hand
     # deliveries to an outbound that is gone for as long as TCP keeps trying, a quarter of an hour. It is the timeout of
     # a ping that counts; keepalive's own leaves it at a minute.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", _PING_MS),
+    ("grpc.keepalive_timeout_ms", _PING_MS),
+    ("grpc.http2.ping_timeout_ms", _PING_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]

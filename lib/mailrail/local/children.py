@@ -17,6 +17,7 @@ FIRST_PAUSE = 0.25  # seconds before a child that ended is started again; double
 LONGEST_PAUSE = 10.0
 STEADY = 20.0  # seconds of life after which the pauses begin anew
 _LOOK = 0.1  # seconds between looks whether there is a hurry
+_LINE_LIMIT = 65536  # octets of one line of output that are held
 BAD_SETTINGS = 2  # exit status (kit/run.py): starting again cannot help
 
 
@@ -145,11 +146,11 @@ class Child:
         """Hand on what the child prints, in whole lines, until it closes its output."""
         rest = b""
         read = stream.read1  # type: ignore[attr-defined]  # whatever is there now; Popen's pipes are buffered readers
-        while chunk := read(65536):
+        while chunk := read(_LINE_LIMIT):
             *lines, rest = (rest + chunk).split(b"\n")
             if lines:
                 self._output(self.name, lines)
-            if len(rest) > 65536:  # no line is that long; do not keep it in memory for ever
+            if len(rest) > _LINE_LIMIT:
                 self._output(self.name, [rest])
                 rest = b""
         if rest:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from mailrail.core.config.recipients import EXPANSION_LIMIT
 from mailrail.core.revision.revision import ObjectRef, Role
 
 
@@ -72,7 +73,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object claimed the same domain name, address or login first and keeps it.",
     Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
-    Reason.ALIAS_TOO_LARGE: "An alias leads to more than 10,000 addresses, including aliases on the way. "
+    Reason.ALIAS_TOO_LARGE: f"An alias leads to more than {EXPANSION_LIMIT:,} addresses, including aliases on the way. "
     "If the edit that caused this could not be refused, mail for the alias is deferred (451 4.3.5).",
     Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or its domain's gateway does not exist.",
     Reason.RESOLVED_REFS: "Every object that this one refers to exists.",

@@ -124,7 +124,8 @@ _MEANINGS: dict[Trouble, _Meaning] = {
 
 _OUR_FAULT = EnhancedCode(4, 3, 5)
 _AUTHENTICATION_CODES = frozenset({530, 534, 535, 538})
-_GENERAL_REFUSALS = frozenset({521, 554})
+GENERAL_REFUSALS = frozenset({521, 554})
+"""Codes of a greeting that speak for the whole destination when every host says one of them (RFC 7504)."""
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ def of_reply(
     if reply.code == 421:
         return _deferred(reply, Scope.SITE)
     if stage < Stage.MAIL:
-        if every_host and reply.code in _GENERAL_REFUSALS and hop is HopKind.FOREIGN:
+        if every_host and reply.code in GENERAL_REFUSALS and hop is HopKind.FOREIGN:
             return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
         return _deferred(reply, Scope.SITE)
     if reply.transient or (stage is Stage.RCPT and reply.code == 552):  # 552: too many recipients, by history

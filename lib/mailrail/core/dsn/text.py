@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from mailrail.core.message.content_type import LINE_LIMIT
 from mailrail.core.smtp.parameters import xtext_decode
 from mailrail.core.smtp.reply import Reply
 
 REPLY_LIMIT = 4000
 """Characters of a remote reply that are quoted."""
-LINE_LIMIT = 998
-"""Octets of a line without CRLF (RFC 5322 2.1.1)."""
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -130,7 +129,7 @@ def field(name: str, value: str) -> str:
 
 
 def is_seven_bit(data: bytes) -> bool:
-    """Whether octets may travel as 7bit (RFC 2045 2.7): ASCII, no NUL, CRLF only, lines of at most 998 octets."""
+    """Whether octets may travel as 7bit (RFC 2045 2.7): ASCII without NUL, CRLF only, lines within LINE_LIMIT."""
     if not data.isascii() or b"\0" in data:
         return False
     # Each CR and LF must be half of a CRLF.

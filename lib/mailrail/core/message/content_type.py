@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 BOUNDARY_LIMIT: Final = 250
 """Characters of a boundary. RFC 2046 5.1.1 allows 70."""
+LINE_LIMIT: Final = 998
+"""Octets of a line of 7bit or 8bit content, its CRLF not counted (RFC 2045 2.7, RFC 5322 2.1.1)."""
 
 _token = re.compile(r'[^\s;/()"]+')
 _name = re.compile(r'[^\s;=()"]+')

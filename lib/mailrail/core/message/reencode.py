@@ -33,7 +33,7 @@ import re
 from collections.abc import Callable
 from enum import Enum, StrEnum, auto
 
-from mailrail.core.message.content_type import TEXT, parse_content_type, transfer_encoding
+from mailrail.core.message.content_type import LINE_LIMIT, TEXT, parse_content_type, transfer_encoding
 
 MAX_HEADER = 262144
 """Octets of one header section that are held; of a longer one the rest passes unread, and its body is encoded."""
@@ -223,7 +223,7 @@ def _begins_as_base64(content: bytes) -> bool:
     letters = _NOT_SEVEN.sub(b"", line)
     if not letters:
         return not line
-    return _BASE64_LETTERS.fullmatch(letters) is not None and (len(letters) % 4 == 0 or len(line) > 998)
+    return _BASE64_LETTERS.fullmatch(letters) is not None and (len(letters) % 4 == 0 or len(line) > LINE_LIMIT)
 
 
 class Reencoder:
@@ -575,7 +575,7 @@ class Reencoder:
             return
         composite = header.kind is not _Kind.LEAF
         if header.encoding is _Encoding.BINARY and not binary:
-            binary = not whole or any(len(line) > 998 for line in content.split(_CRLF))
+            binary = not whole or any(len(line) > LINE_LIMIT for line in content.split(_CRLF))
             fine = fine and not binary
         if fine and whole:
             self._put_header(self._honest(header, eight))

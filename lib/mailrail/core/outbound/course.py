@@ -67,7 +67,6 @@ _TROUBLES: dict[Trouble, outcome.Trouble] = {
 _SET_UP = frozenset(
     {Stage.DNS, Stage.CONNECT, Stage.PROXY, Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH}
 )
-_GENERAL_REFUSALS = frozenset({521, 554})
 _TOO_MANY = frozenset({452, 552})
 _OURS = (Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT)
 _RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CPython 3.11)
@@ -184,7 +183,7 @@ class Course:
         every = bool(self._greeted) and all(
             a.trouble is None
             and a.reply is not None
-            and a.reply.code in _GENERAL_REFUSALS
+            and a.reply.code in outcome.GENERAL_REFUSALS
             and a.stage in (Stage.GREETING, Stage.HELLO)
             for a in self._greeted
         )

@@ -304,7 +304,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _NONCE = re.compile(r"[!-+\--~]+")  # printable ASCII without the comma
 
 
-def _decode(text: str, what: str) -> bytes:
+def decode_base64(text: str, what: str) -> bytes:
+    """Decode what the server sent in base64. Raises SaslError, which says `what` is not base64."""
     if not _BASE64.fullmatch(text):
         raise SaslError(f"the server's {what} is not base64")
     try:
@@ -376,7 +377,7 @@ class _Scram:
             raise SaslError("the server demands a SCRAM extension that we do not know")
         if len(parts) < 3 or [p[:2] for p in parts[:3]] != ["r=", "s=", "i="]:
             raise SaslError("the server's first SCRAM message is malformed")
-        nonce, salt, count = parts[0][2:], _decode(parts[1][2:], "salt"), parts[2][2:]
+        nonce, salt, count = parts[0][2:], decode_base64(parts[1][2:], "salt"), parts[2][2:]
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce) or not _NONCE.fullmatch(nonce):
             raise SaslError("the server's nonce does not continue ours")
         if not salt or not count.isascii() or not count.isdigit() or len(count) > 9:
@@ -403,7 +404,7 @@ class _Scram:
         first = server_final.split(",", 1)[0]
         if first.startswith("e="):
             raise SaslError(f"the server refused SCRAM: {first[2:][:80]}")
-        if not first.startswith("v=") or not hmac.compare_digest(_decode(first[2:], "signature"), self._expected):
+        if not first.startswith("v=") or not hmac.compare_digest(decode_base64(first[2:], "signature"), self._expected):
             raise SaslError("the server does not know the password: its SCRAM signature is wrong")
         self._verified = True
 

@@ -20,8 +20,6 @@ A reply is never an exception here, whatever it says: it becomes the `Answer` of
 """
 
 import base64
-import binascii
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from mailrail.core.sasl.client import (
     SaltedPasswords,
     SaslError,
     choose,
+    decode_base64,
 )
 from mailrail.core.sasl.client import start as start_sasl
 from mailrail.core.smtp.capabilities import Capabilities, read_capabilities
@@ -297,7 +296,6 @@ class Gone:
 
 Event = NeedTls | NeedHash | Ready | SessionFailed | ContentWanted | Finished | Gone
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _CRLF = b"\r\n"
 
 
@@ -982,9 +980,6 @@ def _decode_challenge(reply: Reply) -> bytes:
     text = reply.lines[0].strip()
     if reply.cut:
         raise SaslError("the server's challenge is too long")
-    if len(reply.lines) != 1 or not _BASE64.fullmatch(text):
+    if len(reply.lines) != 1:
         raise SaslError("the server's challenge is not base64")
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise SaslError("the server's challenge is not base64") from error
+    return decode_base64(text, "challenge")
