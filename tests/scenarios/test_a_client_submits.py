@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
 from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
 from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through
@@ -25,6 +26,7 @@ def rail(hop: NextHop) -> Iterator[Rail]:
     documents = [
         *basics(),
         domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
+        domain("verified", "verified.example.org", {"transportRef": {"name": "hop"}}, recipients="verify"),
         *everything_through(hop.address, hop.port),
     ]
     with Rail(documents) as running:
@@ -100,3 +102,30 @@ def test_an_unknown_recipient_of_a_listed_domain_is_refused_on_submission(rail: 
     said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", "unknown@listed.example.org")
     assert said.status == RCPT_REFUSED, said.text
     assert any(reply.startswith("550 5.1.1") for reply in said.replies), said.text
+
+
+def test_a_next_hop_that_refuses_a_sender_once_is_tried_for_the_next_message_SOUT_08(rail: Rail, hop: NextHop) -> None:
+    hop.answers.give("MAIL", "550 5.7.1 not from you", to=LOGIN, times=1)
+    for recipient in ("refused@partner.test", "taken@partner.test"):
+        said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", recipient)
+        assert said.accepted, said.text
+        rail.wait_until_empty()
+    assert [hop.received(f"{name}@partner.test") != [] for name in ("refused", "taken")] == [False, True]
+
+
+def test_a_next_hop_that_refuses_the_sender_of_a_probe_knows_no_recipient_and_gets_mail_all_the_same_SOUT_08(
+    rail: Rail, hop: NextHop
+) -> None:
+    """It says 550 to MAIL FROM:<> and so nothing about a recipient: 451, for as long as it does. Nothing of it is held
+    against other mail for that host."""
+    probed = (*rail.mx, "--from", "bob@elsewhere.test", "--to", "anybody@verified.example.org")
+    hop.answers.give("MAIL", "550 5.7.1 no bounces here", to="@")  # the null sender's domain
+    said = swaks(*probed)
+    assert said.status == RCPT_REFUSED, said.text
+    assert any(reply.startswith("451 4.3.0") for reply in said.replies), said.text
+    said = swaks(*rail.submission, "--tls", *login(), "--from", LOGIN, "--to", "at-once@partner.test")
+    assert said.accepted, said.text
+    hop.wait_for_recipient("at-once@partner.test", within=20)
+    hop.answers.withdraw("MAIL", to="@")
+    wait_until(lambda: swaks(*probed).accepted, 60, "the next probe is answered")
+    hop.wait_for_recipient("anybody@verified.example.org")

@@ -359,7 +359,9 @@ async def refused(q: RunningQueue, count: int, domain: str) -> FakeOutbound:
     return outbound
 
 
-async def test_a_dead_site_rests_and_its_due_recipients_are_counted_without_a_dial_SHD_05(database: str) -> None:
+async def test_a_dead_site_rests_and_its_due_mail_is_counted_without_a_dial_SHD_05_SOUT_08(
+    database: str,
+) -> None:
     async with running_queue(database) as q:
         outbound = await refused(q, 40, "dead.example")
         await q.until("SELECT count(*) = 40 FROM recipient WHERE attempts = 1 AND token IS NULL")
