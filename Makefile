@@ -72,6 +72,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated fi
 	@echo "lint-imports";        $(BIN)/lint-imports
 	@echo "buf lint";            $(BIN)/buf lint
 	@echo "generated files";     $(BIN)/python scripts/check_generated.py
+	@echo "rules";               $(BIN)/python scripts/check_rules.py
 	@echo "citations";           $(BIN)/python scripts/check_citations.py
 	@echo "changelog";           $(BIN)/python scripts/check_changelog.py
 	@echo "commits";             $(BIN)/python scripts/check_commits.py
