@@ -65,7 +65,7 @@ test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a
 	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files up to date
+check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, changelog, subjects
 	@echo "ruff check";          $(BIN)/ruff check .
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 	@echo "mypy --strict";       $(BIN)/mypy $(TYPED)
