@@ -113,19 +113,27 @@ class Rig:
         hold: str | None = None,
         token: int = 0,
         tls: int = 0,
+        forged: bool = False,
         rcpt_fields: dict[str, Any] | None = None,
         **envelope_fields: Any,
     ) -> list[AttemptRecipient]:
         """Store a message; returns its recipients as an attempt would carry them (attempt 1)."""
         message_id = uuid.uuid4().bytes
         submitted = account is not None
+        sender_authentication = (
+            types_pb2.SENDER_AUTHENTICATION_YES
+            if submitted
+            else types_pb2.SENDER_AUTHENTICATION_FORGED
+            if forged
+            else types_pb2.SENDER_AUTHENTICATION_UNSPECIFIED
+        )
         envelope = types_pb2.Envelope(
             mail_from=mail_from,
             origin=types_pb2.ORIGIN_SUBMISSION if submitted else types_pb2.ORIGIN_MX,
             gateway=object_pb(GATEWAY),
             message_id="<one@here.example>",
             subject="hello",
-            sender_authenticated=submitted,
+            sender_authentication=sender_authentication,
             **envelope_fields,
         )
         envelope.received.GetCurrentTime()
@@ -152,7 +160,7 @@ class Rig:
                     hold,
                     tls,
                     envelope.origin,
-                    submitted,
+                    sender_authentication,
                     address,
                     facts.gateway,
                     account,
@@ -172,7 +180,7 @@ class Rig:
                     accepted=0.0,
                     paused=0.0,
                     null_sender=not mail_from,
-                    vouched=submitted,
+                    sender_authentication=sender_authentication,
                     delayed=False,
                     tls=tls,
                     address=address,
@@ -224,7 +232,7 @@ class Rig:
             accepted=0.0,
             attempts=fields.pop("attempts", 1),
             null_sender=recipient.null_sender,
-            vouched=recipient.vouched,
+            sender_authentication=recipient.sender_authentication,
             notify=Asked(recipient.notify),
         )
         verdict = of_reply(Reply.of(code, enhanced, "text"), stage=Stage.DOT, **fields)

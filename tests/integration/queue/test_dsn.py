@@ -221,6 +221,14 @@ async def test_the_loop_of_bounces_ends_at_zero_DSN_24(rig: Rig) -> None:
     assert copy.dsn
 
 
+async def test_forged_mail_that_fails_is_answered_by_nothing_DSN_26b(rig: Rig) -> None:
+    (bob,) = await rig.accept("bob@there.example", mail_from="victim@stranger.example", account=None, forged=True)
+    judgement = rig.judged(bob, 550, "5.1.1")
+    assert (judgement.outcome, judgement.dsn, judgement.tell_postmaster) == (Outcome.FAILED, None, False)
+    await rig.fail(bob)
+    assert await dsns(rig) == []
+
+
 async def test_mail_of_strangers_is_answered_only_when_our_delivery_failed_DSN_26a(rig: Rig) -> None:
     (bob,) = await rig.accept(
         "bob@there.example", mail_from="x@stranger.example", account=None, notify=("SUCCESS", "DELAY", "FAILURE")

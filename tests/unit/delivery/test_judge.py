@@ -6,9 +6,10 @@ import pytest
 
 from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
 from mailrail.core.delivery.outcome import HopKind, Outcome, Stage, Trouble, of_reply, of_trouble
-from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.dsn.due import Asked, DsnKind, SenderAuthentication, due
 from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import Reply
+from mailrail.pb.queue.v1 import types_pb2
 
 SCHEDULE = RetrySchedule()
 BUSY = of_reply(Reply.of(450, "4.2.0", "later"), stage=Stage.RCPT)
@@ -79,9 +80,25 @@ COMBINATIONS = [Asked.UNSET, Asked.NEVER] + [
 def test_the_matrix_of_notify_DSN_05_DSN_07_DSN_08_DSN_09(notify: Asked, kind: DsnKind) -> None:
     keyword = {DsnKind.FAILED: "FAILURE", DsnKind.DELAYED: "DELAY"}.get(kind, "SUCCESS")
     expected = keyword in notify.keywords if notify else kind in (DsnKind.FAILED, DsnKind.DELAYED)
-    assert due(kind, notify, null_sender=False, vouched=True) is expected
-    assert due(kind, notify, null_sender=True, vouched=True) is False
-    assert due(kind, notify, null_sender=False, vouched=False) is (expected and kind is DsnKind.FAILED)
+    yes, unknown = SenderAuthentication.YES, SenderAuthentication.UNKNOWN
+    assert due(kind, notify, null_sender=False, sender_authentication=yes) is expected
+    assert due(kind, notify, null_sender=True, sender_authentication=yes) is False
+    ours_alone = expected and kind is DsnKind.FAILED
+    assert due(kind, notify, null_sender=False, sender_authentication=unknown) is ours_alone
+
+
+@pytest.mark.parametrize("notify", COMBINATIONS)
+@pytest.mark.parametrize("kind", list(DsnKind))
+def test_a_forged_sender_is_told_nothing_DSN_26b(notify: Asked, kind: DsnKind) -> None:
+    assert not due(kind, notify, null_sender=False, sender_authentication=SenderAuthentication.FORGED)
+
+
+def test_the_numbers_of_sender_authentication_are_those_of_the_proto() -> None:
+    names = {"UNKNOWN": "UNSPECIFIED"}
+    for member in SenderAuthentication:
+        name = f"SENDER_AUTHENTICATION_{names.get(member.name, member.name)}"
+        assert int(types_pb2.SenderAuthentication.Value(name)) == int(member)
+    assert len(types_pb2.SenderAuthentication.items()) == len(SenderAuthentication)
 
 
 def test_notify_keywords_are_read_in_any_case_and_never_stands_alone_DSN_01() -> None:

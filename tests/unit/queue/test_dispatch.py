@@ -63,7 +63,7 @@ class Bench:
             accepted=0.0,
             paused=0.0,
             null_sender=False,
-            vouched=True,
+            sender_authentication=1,
             delayed=False,
             tls=0,
             address=f"user@{domain}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.delivery.schedule import is_last, retry_delay, will_retry_until
-from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.dsn.due import Asked, DsnKind, SenderAuthentication, due
 from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import EnhancedCode
 
@@ -28,8 +28,8 @@ class Standing:
     paused: float = 0.0
     """Seconds spent on hold or before a FUTURERELEASE time."""
     null_sender: bool = False
-    vouched: bool = True
-    """The reverse-path is known to be the sender's (see `dsn.due`)."""
+    sender_authentication: int = SenderAuthentication.YES
+    """Of SenderAuthentication: who may be answered (see `dsn.due`)."""
     notify: Asked = Asked.UNSET
     delayed_sent: bool = False
     quiet: bool = False
@@ -61,10 +61,13 @@ class Judgement:
 def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now: float, jitter: float) -> Judgement:
     """What becomes of a recipient with this verdict. `jitter` in -1..1."""
     asked = standing.notify
-    told = {"null_sender": standing.null_sender, "vouched": standing.vouched}
+
+    def is_due(kind: DsnKind) -> bool:
+        return due(kind, asked, null_sender=standing.null_sender, sender_authentication=standing.sender_authentication)
+
     if verdict.outcome in (Outcome.DELIVERED, Outcome.RELAYED):
         kind = DsnKind.DELIVERED if verdict.outcome is Outcome.DELIVERED else DsnKind.RELAYED
-        dsn = kind if not verdict.dsn_passed_on and due(kind, asked, **told) else None
+        dsn = kind if not verdict.dsn_passed_on and is_due(kind) else None
         return Judgement(verdict.outcome, verdict.status, None, dsn)
     last = verdict.outcome is Outcome.FAILED or is_last(
         schedule,
@@ -77,13 +80,13 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
     )
     if last:
         status = verdict.status if verdict.outcome is Outcome.FAILED else EXPIRED
-        dsn = DsnKind.FAILED if due(DsnKind.FAILED, asked, **told) else None
+        dsn = DsnKind.FAILED if is_due(DsnKind.FAILED) else None
         return Judgement(Outcome.FAILED, status, None, dsn, tell_postmaster=standing.null_sender)
     delayed = (
         not standing.delayed_sent
         and not standing.quiet
         and standing.attempts >= schedule.delayed_dsn_after
-        and due(DsnKind.DELAYED, asked, **told)
+        and is_due(DsnKind.DELAYED)
     )
     until = None
     if delayed:

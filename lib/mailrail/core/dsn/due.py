@@ -1,11 +1,11 @@
 """Whether a delivery status notification is due at all: NOTIFY, the null sender, and who may be answered.
 
-RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07, DSN-08, DSN-09, DSN-10, DSN-24, DSN-26a. One pure function, `due`, holds
+RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07, DSN-08, DSN-09, DSN-10, DSN-24, DSN-26. One pure function, `due`, holds
 the matrix.
 """
 
 from collections.abc import Iterable
-from enum import IntFlag, StrEnum
+from enum import IntEnum, IntFlag, StrEnum
 
 
 class DsnKind(StrEnum):
@@ -16,6 +16,14 @@ class DsnKind(StrEnum):
     RELAYED = "relayed"
     DELIVERED = "delivered"
     EXPANDED = "expanded"
+
+
+class SenderAuthentication(IntEnum):
+    """Whether MAIL FROM was proven to belong to whoever sent the message; the numbers are those of the proto."""
+
+    UNKNOWN = 0
+    YES = 1  # submitted with authentication, made by us, or proven by SPF or DMARC
+    FORGED = 2  # proven not to be the sender's
 
 
 class Asked(IntFlag):
@@ -49,6 +57,7 @@ class Asked(IntFlag):
         return tuple(n.name for n in Asked if n in self and n.name is not None)
 
 
+_YES, _FORGED = int(SenderAuthentication.YES), int(SenderAuthentication.FORGED)
 _ASKED: dict[DsnKind, Asked] = {
     DsnKind.FAILED: Asked.FAILURE,
     DsnKind.DELAYED: Asked.DELAY,
@@ -60,14 +69,16 @@ _UNASKED = frozenset({DsnKind.FAILED, DsnKind.DELAYED})
 """What RFC 3461 6.2 lets a recipient without NOTIFY expect."""
 
 
-def due(kind: DsnKind, notify: Asked, *, null_sender: bool, vouched: bool) -> bool:
+def due(kind: DsnKind, notify: Asked, *, null_sender: bool, sender_authentication: int) -> bool:
     """Whether the sender is told, by NOTIFY and kind (DSN-07, DSN-08, DSN-09).
 
-    A null sender is never answered, whatever is asked (DSN-10, DSN-24). `vouched` is that the reverse-path is known
-    to be the sender's: submitted with authentication, made by us, or authenticated by SPF or DMARC. Without it only
-    failures of our own after 250 are told, so that forged mail makes no backscatter (DSN-26a).
+    A null sender is never answered, whatever is asked (DSN-10, DSN-24). `sender_authentication` is a number of
+    SenderAuthentication. An unknown sender is told only of failures of our own after the 250 (DSN-26a), and a forged
+    one is told nothing (DSN-26b), so that forged mail makes no backscatter.
     """
-    if null_sender or not (vouched or kind is DsnKind.FAILED):
+    if null_sender or sender_authentication == _FORGED:
+        return False
+    if sender_authentication != _YES and kind is not DsnKind.FAILED:
         return False
     if notify is Asked.UNSET:
         return kind in _UNASKED

@@ -607,7 +607,7 @@ class GroupCommit:
         account = reference_text(envelope.account) if envelope.HasField("account") else None
         gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
         ours = origin in _OURS
-        vouched = ours or envelope.sender_authenticated
+        sender_authentication = types_pb2.SENDER_AUTHENTICATION_YES if ours else envelope.sender_authentication
         release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
         if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
             # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
@@ -654,7 +654,7 @@ class GroupCommit:
                 hold_reason,
                 tls,
                 origin,
-                vouched,
+                sender_authentication,
                 address,
                 gateway,
                 account,
@@ -663,7 +663,12 @@ class GroupCommit:
                 row,
             )
             handed.append(new)
-            if rcpt.expanded and due(DsnKind.EXPANDED, Asked.SUCCESS, null_sender=not mail_from, vouched=vouched):
+            if rcpt.expanded and due(
+                DsnKind.EXPANDED,
+                Asked.SUCCESS,
+                null_sender=not mail_from,
+                sender_authentication=sender_authentication,
+            ):
                 pending.expanded = True
             if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
                 recipient = AttemptRecipient(
@@ -676,7 +681,7 @@ class GroupCommit:
                     accepted=accepted,
                     paused=0.0,
                     null_sender=from_domain == "",
-                    vouched=vouched,
+                    sender_authentication=sender_authentication,
                     delayed=False,
                     tls=tls,
                     address=address,
@@ -798,7 +803,7 @@ def _expanded(pending: PendingCommit) -> list[Notice]:
                 accepted=0.0,
                 paused=0.0,
                 null_sender=new.from_domain == "",
-                vouched=new.vouched,
+                sender_authentication=new.sender_authentication,
                 delayed=False,
                 tls=new.tls,
                 address=rcpt.rcpt_to or rcpt.address,

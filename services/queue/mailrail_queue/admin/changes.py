@@ -206,7 +206,7 @@ class Changing(AdminBase):
                     accepted=recipient.accepted,
                     attempts=recipient.attempts,
                     null_sender=recipient.null_sender,
-                    vouched=recipient.vouched,
+                    sender_authentication=recipient.sender_authentication,
                     notify=Asked(recipient.notify),
                 )
                 schedule = self._router().schedule(recipient.facts)

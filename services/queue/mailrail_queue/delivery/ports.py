@@ -29,7 +29,7 @@ class AttemptRecipient:
     accepted: float  # Unix seconds by Postgres's clock, as all times here
     paused: float
     null_sender: bool
-    vouched: bool
+    sender_authentication: int  # mailrail.core.dsn.due.SenderAuthentication
     delayed: bool
     tls: int
     address: str

@@ -96,7 +96,7 @@ def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> At
         accepted=waiting.queued,
         paused=waiting.paused,
         null_sender=waiting.from_domain == "",
-        vouched=waiting.vouched,
+        sender_authentication=waiting.sender_authentication,
         delayed=waiting.delayed,
         tls=waiting.tls,
         address=waiting.address,
@@ -604,7 +604,7 @@ class Finisher:
             attempts=recipient.attempts,
             paused=recipient.paused,
             null_sender=recipient.null_sender,
-            vouched=recipient.vouched,
+            sender_authentication=recipient.sender_authentication,
             notify=Asked(recipient.notify),
             delayed_sent=recipient.delayed,
         )

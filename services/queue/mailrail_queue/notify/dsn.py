@@ -354,7 +354,7 @@ class Notifier:
             origin=types_pb2.ORIGIN_SYSTEM,
             message_id=dsn.message_id,
             subject=dsn.subject,
-            sender_authenticated=True,
+            sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,
             eight_bit=not dsn.content.isascii(),
             config_revision=self._router().number,
         )
@@ -397,7 +397,7 @@ class Notifier:
             hold_reason=hold.reason if hold is not None else None,
             tls=types_pb2.TLS_REQUIREMENT_REQUIRED if dsn.tls_required else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
             origin=types_pb2.ORIGIN_SYSTEM,
-            vouched=True,
+            sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,
             address=found.address,
             gateway=facts.gateway,
             account=account,

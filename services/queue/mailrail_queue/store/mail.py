@@ -104,7 +104,7 @@ class NewRecipient:
     hold_reason: str | None  # set: on hold
     tls: int
     origin: int
-    vouched: bool
+    sender_authentication: int
     address: str
     gateway: str | None
     account: str | None
@@ -128,18 +128,18 @@ STORE: Final = Statement(
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), {OWN}, stored AS (
     INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
-                           tls, origin, vouched, paused, address, gateway, account, from_domain, local, rcpt)
+                           tls, origin, sender_authentication, paused, address, gateway, account, from_domain, local, rcpt)
     SELECT x.id, x.message_id, x.shard, x.site, GREATEST(now(), to_timestamp(x.release)),
            CASE WHEN own.number IS NOT NULL THEN x.token END,
            CASE WHEN own.number IS NOT NULL THEN now() + %(lease)s * interval '1 second' END,
            CASE WHEN x.hold_reason IS NOT NULL THEN now() END, x.hold_reason,
            CASE WHEN own.number IS NOT NULL THEN 1 ELSE 0 END,
            CASE WHEN own.number IS NOT NULL THEN now() END,
-           x.tls, x.origin, x.vouched, GREATEST(0, x.release - extract(epoch FROM now())),
+           x.tls, x.origin, x.sender_authentication, GREATEST(0, x.release - extract(epoch FROM now())),
            x.address, x.gateway, x.account, x.from_domain, x.local, x.rcpt
     FROM unnest(%(r_id)s, %(r_message)s, %(r_shard)s, %(r_site)s, %(r_token)s, %(r_release)s, %(r_hold)s, %(r_tls)s, %(r_origin)s,
-                %(r_vouched)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s, %(r_rcpt)s)
-         AS x (id, message_id, shard, site, token, release, hold_reason, tls, origin, vouched, address, gateway, account,
+                %(r_sender_authentication)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s, %(r_rcpt)s)
+         AS x (id, message_id, shard, site, token, release, hold_reason, tls, origin, sender_authentication, address, gateway, account,
                from_domain, local, rcpt)
     JOIN stored_message m ON m.id = x.message_id
     LEFT JOIN own ON x.token <> 0 AND own.number = x.shard
@@ -198,7 +198,7 @@ async def store(
             "r_hold": c.texts([r.hold_reason for r in recipients]),
             "r_tls": c.smallints([r.tls for r in recipients]),
             "r_origin": c.smallints([r.origin for r in recipients]),
-            "r_vouched": c.booleans([r.vouched for r in recipients]),
+            "r_sender_authentication": c.smallints([r.sender_authentication for r in recipients]),
             "r_address": c.names([r.address for r in recipients]),
             "r_gateway": c.names([r.gateway for r in recipients]),
             "r_account": c.names([r.account for r in recipients]),
@@ -374,7 +374,7 @@ class Waiting:
     interrupted: int
     tls: int
     origin: int
-    vouched: bool
+    sender_authentication: int
     queued: float  # Unix seconds, as all times here
     paused: float
     delayed: bool
@@ -393,7 +393,7 @@ class Waiting:
     started: float  # of the newest attempt; 0 before the first
 
 
-WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.vouched,
+WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.sender_authentication,
     extract(epoch FROM r.queued)::float8, r.paused, r.delayed, r.address, r.gateway, r.account, r.from_domain, r.local,
     r.override_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
     r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt), 0)::float8"""

@@ -114,6 +114,30 @@ ORIGIN_SYSTEM: Origin.ValueType  # 3
 """made by us: DSN, report"""
 Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
+class _SenderAuthentication:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SenderAuthenticationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SenderAuthentication.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SENDER_AUTHENTICATION_UNSPECIFIED: _SenderAuthentication.ValueType  # 0
+    """not known: only failures of our own after the 250 are told"""
+    SENDER_AUTHENTICATION_YES: _SenderAuthentication.ValueType  # 1
+    """submitted with authentication, made by us, or proven by SPF or DMARC"""
+    SENDER_AUTHENTICATION_FORGED: _SenderAuthentication.ValueType  # 2
+    """proven not to be the sender's: never answered"""
+
+class SenderAuthentication(_SenderAuthentication, metaclass=_SenderAuthenticationEnumTypeWrapper):
+    """Whether MAIL FROM was proven to belong to whoever sent the message. It decides who may be answered (DSN-26)."""
+
+SENDER_AUTHENTICATION_UNSPECIFIED: SenderAuthentication.ValueType  # 0
+"""not known: only failures of our own after the 250 are told"""
+SENDER_AUTHENTICATION_YES: SenderAuthentication.ValueType  # 1
+"""submitted with authentication, made by us, or proven by SPF or DMARC"""
+SENDER_AUTHENTICATION_FORGED: SenderAuthentication.ValueType  # 2
+"""proven not to be the sender's: never answered"""
+Global___SenderAuthentication: _TypeAlias = SenderAuthentication  # noqa: Y015
+
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -234,22 +258,24 @@ class Envelope(_message.Message):
     DSN_RETURN_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
     TLS_REQUIREMENT_FIELD_NUMBER: _builtins.int
+    FUTURE_RELEASE_REQUEST_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    SENDER_AUTHENTICATION_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
-    MESSAGE_ID_FIELD_NUMBER: _builtins.int
-    SUBJECT_FIELD_NUMBER: _builtins.int
-    RECEIVED_FIELD_NUMBER: _builtins.int
-    RELEASE_FIELD_NUMBER: _builtins.int
-    FUTURE_RELEASE_REQUEST_FIELD_NUMBER: _builtins.int
     CLIENT_IP_FIELD_NUMBER: _builtins.int
     CLIENT_NAME_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     EIGHT_BIT_FIELD_NUMBER: _builtins.int
     TRACE_PARENT_FIELD_NUMBER: _builtins.int
-    SENDER_AUTHENTICATED_FIELD_NUMBER: _builtins.int
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
     mail_from: _builtins.str
-    """reverse-path without angle brackets; empty = null sender"""
+    """What the client said.
+    reverse-path without angle brackets; empty = null sender
+    """
     body_type: Global___BodyType.ValueType
     smtputf8: _builtins.bool
     envelope_id: _builtins.str
@@ -258,22 +284,29 @@ class Envelope(_message.Message):
     auth: _builtins.str
     """AUTH= of MAIL FROM, xtext as received"""
     tls_requirement: Global___TlsRequirement.ValueType
-    origin: Global___Origin.ValueType
-    message_id: _builtins.str
-    """of the header, with angle brackets; only if exactly one parses (design 9)"""
-    subject: _builtins.str
-    """decoded, at most 200 characters; for people only"""
     future_release_request: _builtins.str
     """"for;N" or "until;T", for the DSN"""
+    origin: Global___Origin.ValueType
+    """Who brought it, and when."""
+    sender_authentication: Global___SenderAuthentication.ValueType
     client_ip: _builtins.str
     client_name: _builtins.str
     """EHLO name"""
+    message_id: _builtins.str
+    """What its content says.
+    of the header, with angle brackets; only if exactly one parses (design 9)
+    """
+    subject: _builtins.str
+    """decoded, at most 200 characters; for people only"""
     eight_bit: _builtins.bool
     """content has octets above 127 (header or body)"""
     trace_parent: _builtins.str
-    sender_authenticated: _builtins.bool
-    """SPF or DMARC vouch for the reverse-path; until SPF exists false for strangers"""
+    """How it was handled."""
     config_revision: _builtins.int
+    @_builtins.property
+    def release(self) -> _timestamp_pb2.Timestamp:
+        """FUTURERELEASE: no attempt before it"""
+
     @_builtins.property
     def gateway(self) -> Global___ObjectRef: ...
     @_builtins.property
@@ -282,10 +315,6 @@ class Envelope(_message.Message):
 
     @_builtins.property
     def received(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def release(self) -> _timestamp_pb2.Timestamp:
-        """FUTURERELEASE: no attempt before it"""
-
     def __init__(
         self,
         *,
@@ -296,24 +325,24 @@ class Envelope(_message.Message):
         dsn_return: Global___DsnReturn.ValueType = ...,
         auth: _builtins.str | None = ...,
         tls_requirement: Global___TlsRequirement.ValueType = ...,
+        future_release_request: _builtins.str | None = ...,
+        release: _timestamp_pb2.Timestamp | None = ...,
         origin: Global___Origin.ValueType = ...,
+        sender_authentication: Global___SenderAuthentication.ValueType = ...,
         gateway: Global___ObjectRef | None = ...,
         account: Global___ObjectRef | None = ...,
-        message_id: _builtins.str | None = ...,
-        subject: _builtins.str | None = ...,
-        received: _timestamp_pb2.Timestamp | None = ...,
-        release: _timestamp_pb2.Timestamp | None = ...,
-        future_release_request: _builtins.str | None = ...,
         client_ip: _builtins.str = ...,
         client_name: _builtins.str = ...,
+        received: _timestamp_pb2.Timestamp | None = ...,
+        message_id: _builtins.str | None = ...,
+        subject: _builtins.str | None = ...,
         eight_bit: _builtins.bool = ...,
         trace_parent: _builtins.str = ...,
-        sender_authenticated: _builtins.bool = ...,
         config_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "message_id", b"message_id", "received", b"received", "release", b"release", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "received", b"received", "release", b"release", "sender_authenticated", b"sender_authenticated", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "received", b"received", "release", b"release", "sender_authentication", b"sender_authentication", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
     _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015

@@ -1,4 +1,4 @@
--- The queue's own schema. Rules cited (ACC-, SHD-, LSE-, FIN-, ADM-) are those of docs/message-life.md.
+-- The queue's own schema. Rules cited (ACC-, SHD-, LSE-, FIN-, ADM-) are those of docs/spec/message-life.md.
 --
 -- What shapes it: small recipient rows apart from bodies; a fresh message is stored with its first lease and is in
 -- no index of waiting rows; no statement of the message path scans a backlog; every index names the query it serves.
@@ -83,7 +83,7 @@ CREATE TABLE queue.recipient (
     recorded      boolean     NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
     tls           smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
     origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
-    vouched       boolean     NOT NULL DEFAULT false,  -- the reverse-path is known to be the sender's (DSN-26)
+    sender_authentication smallint NOT NULL DEFAULT 0,  -- mailrail.queue.v1.SenderAuthentication: whom a notification may answer (DSN-26)
     queued        timestamptz NOT NULL DEFAULT now(),
     paused        double precision NOT NULL DEFAULT 0,  -- seconds that count for no lifetime: before release, on hold (until unhold adds them)
     last_attempt  timestamptz,           -- start of the newest attempt
@@ -219,8 +219,10 @@ CREATE INDEX history_finished ON queue.history (finished, id);
 -- GetMessage.
 CREATE INDEX history_message ON queue.history (message_id);
 
--- Partitions from yesterday on, one a UTC day, `ahead` days into the future. Safe from several processes at once.
-CREATE FUNCTION queue.make_history_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
+-- Partitions from yesterday on, one a UTC day, `ahead` days into the future. Safe from several processes at once. Definer, as the
+-- function below: days come and go by the hand of the role that owns the tables, also when a service works under another (DBS-01).
+CREATE FUNCTION queue.make_history_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = queue, pg_temp AS $$
 DECLARE
     day  date;
     name text;
@@ -241,6 +243,17 @@ BEGIN
 END $$;
 SELECT queue.make_history_partitions(7);
 
+-- Drop a day that is over. Only for a role that does not own the table: the owner detaches it CONCURRENTLY, which no function can and
+-- which writers need not wait for. Here they may, so not for long.
+CREATE FUNCTION queue.drop_history_partition(name text) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = queue, pg_temp SET lock_timeout = '2s' AS $$
+BEGIN
+    IF name !~ '^history_[0-9]{8}$' OR name >= 'history_' || to_char((now() AT TIME ZONE 'UTC')::date, 'YYYYMMDD') THEN
+        RAISE EXCEPTION '% is no day of history that is over', name;
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS queue.%I', name);
+END $$;
+
 -- DSNs made, so that a recipient gets one of a kind at most (FIN-01).
 CREATE TABLE queue.dsn (
     recipient_id bigint      NOT NULL,
@@ -252,14 +265,25 @@ CREATE TABLE queue.dsn (
 );
 CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with their history
 
--- What others may want to hear of, in the order it happened; written in the transaction that made it so (FIN-01).
+-- What others may want to hear of; written in the transaction that made it so (FIN-01), and only while somebody reads events.
+-- Numbers are given out before the commit, so a higher one may be visible while a lower one is still to come. A reader goes by the
+-- transaction instead, and only up to the oldest that still runs.
 CREATE TABLE queue.event (
-    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- read in order
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    transaction  xid8        NOT NULL DEFAULT pg_current_xact_id(),
     at           timestamptz NOT NULL DEFAULT now(),
     kind         smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
     recipient_id bigint      NOT NULL,
     message_id   uuid        NOT NULL,
     data         bytea       NOT NULL DEFAULT ''  -- mailrail.queue.v1.Attempt
+);
+CREATE INDEX event_read ON queue.event (transaction, id);  -- what a consumer has not seen, in order
+-- Who reads events. While nobody has for a week, none is written and the message path pays nothing for them.
+CREATE TABLE queue.event_consumer (
+    name        text COLLATE "C" PRIMARY KEY,
+    transaction xid8        NOT NULL DEFAULT '0',  -- with `position`: of the last event that was acknowledged
+    position    bigint      NOT NULL DEFAULT 0,
+    seen        timestamptz NOT NULL DEFAULT now()
 );
 
 -- Messages that lost a reader other than a recipient (a mailbox): the sweeper looks whether anyone still names them.
