@@ -19,7 +19,8 @@ from mailrail.kit.history import NewHistory
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.accept.batches import GroupCommit
-from mailrail_queue.delivery.dispatcher import Delivery, Dispatcher
+from mailrail_queue.delivery.attempt import Delivery
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import Mailboxes, Notifications
 from mailrail_queue.delivery.results import DeliveryResults, Finisher

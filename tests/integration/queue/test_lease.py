@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY
 from mailrail.core.revision import revision as rev
 from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue.delivery.leases import OutboundStream
 from mailrail_queue.delivery.ports import Notice
+from mailrail_queue.delivery.stream import OutboundStream
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import Lane
 from mailrail_queue.store.mail import CHUNK, Connection

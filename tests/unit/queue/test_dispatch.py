@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from mailrail.core.revision import revision as rev
-from mailrail_queue.delivery.dispatcher import Bucket, Delivery, DeliveryContent, Dispatcher
+from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.delivery.sites import Bucket
 from mailrail_queue.routing.router import RecipientFacts, Router
 
 from testkit.queue import RELAY, a_revision, relay, rule_to

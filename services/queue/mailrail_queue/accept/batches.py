@@ -30,9 +30,10 @@ from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, told
+from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notifications
-from mailrail_queue.delivery.results import asked_of
+from mailrail_queue.delivery.verdicts import asked_of
 from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of, reference_text
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import mail as store
@@ -42,8 +43,6 @@ from mailrail_queue.store.mail import Connection, Deferral, NewMessage, NewRecip
 
 MAX_RECIPIENTS = 100_000
 """Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""
-PER_DELIVERY = 100
-"""Recipients of one transaction (RFC 5321 4.5.3.1.8; design 4, Deliver)."""
 _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
 _GIVE_UP_AFTER = 60.0
@@ -689,7 +688,7 @@ class GroupCommit:
                     notify=asked_of(rcpt.notify) if rcpt.notify else 0,
                     rcpt=row,
                 )
-                flying.append((plan, new, recipient, told(new.id, rcpt)))
+                flying.append((plan, new, recipient, recipient_fields(new.id, rcpt)))
         if not flying:
             return
         now = self._dispatcher.clock()

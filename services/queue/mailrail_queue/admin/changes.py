@@ -26,7 +26,7 @@ from mailrail_queue.admin.base import AdminBase, resting_as
 from mailrail_queue.admin.change_count import Changes
 from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
 from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.delivery.results import attempt_recipient_of, facts_of
+from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store

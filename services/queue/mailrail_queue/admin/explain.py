@@ -9,7 +9,7 @@ from mailrail.core.route.site import Site, shard
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminBase, resting_as
 from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
-from mailrail_queue.delivery.results import facts_of
+from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RecipientFacts, domain_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import mail as store

@@ -11,156 +11,19 @@ Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes
 import heapq
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
 
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.ids import history_of
 from mailrail.core.revision.revision import Transport
 from mailrail.core.route.site import SiteKind
-from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.delivery.attempt import Delivery, Stream
+from mailrail_queue.delivery.sites import UNBOUNDED, Bucket, SiteState, TransportState
 from mailrail_queue.routing.router import TRANSPORT, RoutePlan, Router, reference, reference_text
 
-_UNBOUNDED = 1_000_000.0
 _SLOT = 20.0
 """Seconds for which a limit smaller than the number of owners stays with the same ones; then others have their turn."""
-
-
-class Stream(Protocol):
-    """An outbound process that takes deliveries."""
-
-    node: str
-    credit: int
-
-    def send(self, delivery: "Delivery", content: "DeliveryContent", remaining: float) -> None:
-        """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
-
-    def cancel(self, token: int) -> None:
-        """Ask that a delivery be aborted if its final dot is not sent."""
-
-    def history(self, number: int) -> None:
-        """The database is in this history: what the process works on under another is of no use."""
-
-
-class DeliveryContent(NamedTuple):
-    """What a delivery says besides what its plan and its lease do."""
-
-    envelope: bytes  # Envelope
-    recipients: list[dict[str, Any]]  # the fields of each DeliveryRecipient
-    prefix: bytes
-    body: bytes | None  # None: it is fetched (LSE-06)
-    size: int
-    last_attempt: bool = False
-    dialled: Mapping[str, Sequence[str]] = MappingProxyType({})
-    """Host → addresses tried at earlier attempts, oldest first."""
-
-
-def told(number: int, rcpt: types_pb2.EnvelopeRecipient) -> dict[str, Any]:
-    """The fields of a recipient of a delivery."""
-    fields: dict[str, Any] = {"id": number, "address": rcpt.address}
-    if rcpt.HasField("original_recipient"):
-        fields["original_recipient"] = rcpt.original_recipient
-    if rcpt.notify:
-        fields["notify"] = list(rcpt.notify)
-    if rcpt.simulate:
-        fields["simulate"] = rcpt.simulate
-    return fields
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """One delivery under one lease."""
-
-    token: int
-    message_id: bytes
-    plan: RoutePlan
-    site: "SiteState"
-    recipients: list[AttemptRecipient]
-    size: int  # octets of content held in memory
-    deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
-    started: float  # Unix seconds by Postgres's clock
-    attempt: int
-    content: DeliveryContent | None  # until handed on
-    stream: Stream | None = None
-    node: str = ""  # of the process that it was handed to
-    gone: bool = False  # landed, or taken back: takes no part in any count
-    probe: bool = False
-    answered: set[int] = field(default_factory=set)  # recipients with a result, when results come in parts
-
-
-class Bucket:
-    """Transactions a second of one transport (messages_per_second)."""
-
-    __slots__ = ("_level", "_moment", "rate")
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._level = max(1.0, rate)
-        self._moment = 0.0
-
-    def wait(self, now: float) -> float:
-        """Seconds until one more may start; 0 = now."""
-        full = max(1.0, self.rate)
-        self._level = min(full, self._level + (now - self._moment) * self.rate) if self._moment else full
-        self._moment = now
-        if self._level >= 1.0:
-            return 0.0
-        return (1.0 - self._level) / self.rate if self.rate > 0 else 60.0
-
-    def take(self) -> None:
-        """One starts."""
-        self._level -= 1.0
-
-
-@dataclass(slots=True, eq=False)
-class TransportState:
-    """What all sites of a transport share: connections and rate, as this owner's part of them (design 4, Scale out)."""
-
-    name: str
-    connections: int | None = None
-    share: int | None = None
-    in_flight: int = 0
-    bucket: Bucket | None = None
-    window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=_UNBOUNDED, size=_UNBOUNDED))
-    """Only for its rests: trouble of the transport itself, met at one of its sites."""
-
-
-@dataclass(slots=True, eq=False)
-class SiteState:
-    """A site that has, or lately had, something to do."""
-
-    key: str
-    kind: SiteKind
-    window: SiteWindow
-    transport: TransportState | None
-    shared: bool
-    """Its recipients may be in shards of several owners."""
-    pending: deque[Delivery] = field(default_factory=deque)
-    due: dict[int, bool] = field(default_factory=dict)
-    """Shards in which it has due recipients in the database → found empty once already."""
-    last_error: bytes = b""  # Attempt
-    mx_group: str = ""
-    queued: bool = False  # stands in the dispatcher's line
-    grouped: bool = False  # messages with several recipients were seen here
-    timed: bool = False  # waits for its transport's rate
-    used: float = 0.0
-    claimed: bool = False
-    """The right to probe was asked for, of all owners (design 4, Attempt)."""
-    order: tuple[Stream, ...] = ()
-    generation: int = -1
-    here: bool = field(init=False)
-    """Nobody is dialled."""
-
-    def __post_init__(self) -> None:
-        self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
-
-    def resting(self, now: float) -> bool:
-        """The site, or its whole transport, is in backoff (SHD-05)."""
-        return self.window.resting(now) or (self.transport is not None and self.transport.window.resting(now))
 
 
 class Dispatcher:
@@ -211,7 +74,7 @@ class Dispatcher:
 
     def _make(self, key: str, kind: SiteKind, transport: Transport | None) -> SiteState:
         if kind in (SiteKind.MAILBOX, SiteKind.LOCAL, SiteKind.MISSING):
-            window = SiteWindow(limit=_UNBOUNDED, size=_UNBOUNDED)
+            window = SiteWindow(limit=UNBOUNDED, size=UNBOUNDED)
         else:
             window = SiteWindow(limit=self._site_limit(kind, transport))
         state = self.transport(transport) if transport is not None else None

@@ -36,7 +36,7 @@ from mailrail_queue.accept.batches import (
     refusal,
 )
 from mailrail_queue.app import QueueProcess
-from mailrail_queue.delivery.leases import OutboundStream
+from mailrail_queue.delivery.stream import OutboundStream
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import NotDurable
 from mailrail_queue.store.mail import CHUNK, INLINE

@@ -11,10 +11,12 @@ from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.delivery.results import Decided, Finisher, attempt_recipient_of, facts_of, status_of
+from mailrail_queue.delivery.results import Decided, Finisher
+from mailrail_queue.delivery.sites import SiteState
+from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of, status_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.due_sites import DueSites
 from mailrail_queue.schedule.worklist import Worklist

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
-from mailrail_queue.delivery.results import facts_of
+from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist

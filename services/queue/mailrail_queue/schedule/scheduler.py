@@ -15,11 +15,14 @@ from mailrail.core.delivery.schedule import is_last
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.accept.batches import PER_DELIVERY, GroupCommit
-from mailrail_queue.delivery.dispatcher import Delivery, DeliveryContent, Dispatcher, SiteState, told
+from mailrail_queue.accept.batches import GroupCommit
+from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.ports import AttemptRecipient
-from mailrail_queue.delivery.results import Finisher, attempt_recipient_of, facts_of
+from mailrail_queue.delivery.results import Finisher
+from mailrail_queue.delivery.sites import SiteState
+from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.backoff import Backoff
 from mailrail_queue.schedule.due_sites import DueSites
@@ -379,7 +382,7 @@ class Scheduler:
         for row in members:
             recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
             recipients.append(recipient)
-            handed.append(told(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
+            handed.append(recipient_fields(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
             for host, ips in dialled_of(row.dialled).items():
                 if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
                     hosts[host] = ips

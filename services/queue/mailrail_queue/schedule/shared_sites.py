@@ -8,8 +8,9 @@ import asyncio
 import random
 
 from mailrail.kit import log
-from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store

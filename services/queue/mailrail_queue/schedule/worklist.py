@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mailrail.kit import log
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.store.mail import Ownership

@@ -15,7 +15,8 @@ from typing import Final, LiteralString
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher, SiteState
+from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults
 from mailrail_queue.store.connection import TROUBLE, Database

@@ -1,0 +1,81 @@
+"""Sites, and the transports that they share: what one process remembers of each (SHD-03)."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from mailrail.core.delivery.window import SiteWindow
+from mailrail.core.route.site import SiteKind
+from mailrail_queue.delivery.attempt import Delivery, Stream
+
+UNBOUNDED = 1_000_000.0
+
+
+class Bucket:
+    """Transactions a second of one transport (messages_per_second)."""
+
+    __slots__ = ("_level", "_moment", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._level = max(1.0, rate)
+        self._moment = 0.0
+
+    def wait(self, now: float) -> float:
+        """Seconds until one more may start; 0 = now."""
+        full = max(1.0, self.rate)
+        self._level = min(full, self._level + (now - self._moment) * self.rate) if self._moment else full
+        self._moment = now
+        if self._level >= 1.0:
+            return 0.0
+        return (1.0 - self._level) / self.rate if self.rate > 0 else 60.0
+
+    def take(self) -> None:
+        """One starts."""
+        self._level -= 1.0
+
+
+@dataclass(slots=True, eq=False)
+class TransportState:
+    """What all sites of a transport share: connections and rate, as this owner's part of them (design 4, Scale out)."""
+
+    name: str
+    connections: int | None = None
+    share: int | None = None
+    in_flight: int = 0
+    bucket: Bucket | None = None
+    window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=UNBOUNDED, size=UNBOUNDED))
+    """Only for its rests: trouble of the transport itself, met at one of its sites."""
+
+
+@dataclass(slots=True, eq=False)
+class SiteState:
+    """A site that has, or lately had, something to do."""
+
+    key: str
+    kind: SiteKind
+    window: SiteWindow
+    transport: TransportState | None
+    shared: bool
+    """Its recipients may be in shards of several owners."""
+    pending: deque[Delivery] = field(default_factory=deque)
+    due: dict[int, bool] = field(default_factory=dict)
+    """Shards in which it has due recipients in the database → found empty once already."""
+    last_error: bytes = b""  # Attempt
+    mx_group: str = ""
+    queued: bool = False  # stands in the dispatcher's line
+    grouped: bool = False  # messages with several recipients were seen here
+    timed: bool = False  # waits for its transport's rate
+    used: float = 0.0
+    claimed: bool = False
+    """The right to probe was asked for, of all owners (design 4, Attempt)."""
+    order: tuple[Stream, ...] = ()
+    generation: int = -1
+    here: bool = field(init=False)
+    """Nobody is dialled."""
+
+    def __post_init__(self) -> None:
+        self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
+
+    def resting(self, now: float) -> bool:
+        """The site, or its whole transport, is in backoff (SHD-05)."""
+        return self.window.resting(now) or (self.transport is not None and self.transport.window.resting(now))

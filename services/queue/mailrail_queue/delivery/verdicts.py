@@ -1,0 +1,105 @@
+"""Between what is stored or said of a recipient and what the core judges: each way, without deciding anything."""
+
+from collections.abc import Iterable
+
+from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
+from mailrail.core.dsn.due import Asked
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue.delivery.ports import AttemptRecipient
+from mailrail_queue.routing.router import RecipientFacts, domain_of
+from mailrail_queue.store.mail import Waiting
+from mailrail_queue.store.rows import dialled_of, recipient_of
+
+_MOST_HOSTS = 16
+"""Hosts whose dialled addresses are kept with a recipient."""
+_MOST_IPS = 16
+"""Addresses kept of such a host."""
+REQUEST_FAIL = 1
+REQUEST_DROP = 2
+
+
+def facts_of(waiting: Waiting) -> RecipientFacts:
+    """What routing may look at, of a stored recipient."""
+    return RecipientFacts(
+        domain_of(waiting.address),
+        waiting.from_domain,
+        waiting.account,
+        waiting.origin in (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM),
+        waiting.local,
+        waiting.gateway,
+        waiting.override_transport,
+    )
+
+
+def asked_of(keywords: Iterable[str]) -> int:
+    """NOTIFY as a number; words that nobody knows count for nothing, the queue is not where they are refused."""
+    asked = Asked.UNSET
+    for word in keywords:
+        asked |= Asked.__members__.get(word.upper(), Asked.UNSET)
+    return int(asked)
+
+
+def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> AttemptRecipient:
+    """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
+    rcpt = recipient_of(waiting.rcpt, waiting.address)
+    return AttemptRecipient(
+        id=waiting.id,
+        message_id=waiting.message_id,
+        shard=waiting.shard,
+        version=waiting.version,
+        attempts=waiting.attempts if attempts is None else attempts,
+        interrupted=waiting.interrupted,
+        accepted=waiting.queued,
+        paused=waiting.paused,
+        null_sender=waiting.from_domain == "",
+        sender_authentication=waiting.sender_authentication,
+        delayed=waiting.delayed,
+        tls=waiting.tls,
+        address=waiting.address,
+        facts=facts_of(waiting),
+        notify=asked_of(rcpt.notify),
+        rcpt=rcpt.SerializeToString(),
+        dialled=waiting.dialled,
+        request=waiting.request,
+        request_reason=waiting.request_reason,
+    )
+
+
+def status_of(reply: types_pb2.Reply, fallback: str) -> EnhancedCode:
+    """The enhanced code of a reply, or one that fits."""
+    try:
+        return EnhancedCode.parse(reply.enhanced)
+    except ValueError:
+        return EnhancedCode.parse(fallback)
+
+
+def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
+    """What outbound found, as the core judges it."""
+    attempt = result.attempt
+    match attempt.outcome:
+        case types_pb2.OUTCOME_DELIVERED | types_pb2.OUTCOME_CAPTURED:
+            outcome, fallback = Outcome.DELIVERED, "2.0.0"
+        case types_pb2.OUTCOME_RELAYED:
+            outcome, fallback = Outcome.RELAYED, "2.0.0"
+        case types_pb2.OUTCOME_FAILED:
+            outcome, fallback = Outcome.FAILED, "5.0.0"
+        case _:
+            outcome, fallback = Outcome.DEFERRED, "4.0.0"
+    scope = Scope.SITE if result.site_failure else Scope.TRANSPORT if result.transport_failure else Scope.RECIPIENT
+    text = " ".join(attempt.reply.lines)
+    return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
+
+
+def dialled_before(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
+    """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
+    if not result.dialled:
+        return None
+    hosts = dialled_of(before)
+    for found in result.dialled:
+        ips = [*hosts.pop(found.host, ()), *found.ips]  # to the end: hosts that are dialled no more fall off
+        hosts[found.host] = ips[-_MOST_IPS:]
+    kept = lease_pb2.DeliveryResult()
+    for name in list(hosts)[-_MOST_HOSTS:]:
+        kept.dialled.add(host=name, ips=hosts[name])
+    return kept.SerializeToString()
