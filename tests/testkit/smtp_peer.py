@@ -3,10 +3,11 @@
     async with SmtpPeer(replies={"RCPT": "550 5.1.1 no", "END": Close()}) as peer:
         ... peer.host, peer.port, peer.messages, peer.sessions
 
-Steps are GREETING, EHLO (also for LHLO), HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, BDAT, END (after the final dot), RSET,
-NOOP, QUIT. A step's value is a reply ("250 ok", lines separated by "\\n"), an action (`Close`, `Hang`, `Drip`,
-`Flood`, `Raw`), a list of those for successive occurrences (the last one repeats), or a function of the session and the
-line that returns one of them, or None for the usual reply. Everything a client sends is recorded as it came.
+Steps are GREETING, EHLO (also for LHLO), HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, BDAT, END (after the final dot),
+RSET, NOOP, QUIT. A step's value is a reply ("250 ok", lines separated by "\\n"), an action (`Close`, `Hang`, `Drip`,
+`Flood`, `Raw`, `Held`), a list of those for successive occurrences (the last one repeats), or a function of the
+session and the line that returns one of them, or None for the usual reply. Everything a client sends is recorded as it
+came.
 """
 
 import asyncio
@@ -64,7 +65,15 @@ class Slow:
     seconds: float
 
 
-Action = str | Close | Hang | Drip | Flood | Raw | Slow
+@dataclass(frozen=True)
+class Held:
+    """Answer with `reply` once the test sets `release`."""
+
+    reply: str
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Action = str | Close | Hang | Drip | Flood | Raw | Slow | Held
 Step = Action | Sequence[Action] | Callable[["PeerSession", str], Action | None]
 
 
@@ -272,7 +281,8 @@ class SmtpPeer:
         session.mail, session.rcpts, session.accepted = "", [], []
         for i, rcpt in enumerate(accepted if self._lmtp else [""]):
             action = self._step("END", session, rcpt) or "250 2.0.0 taken"
-            if i == 0 and isinstance(action, str) and action.startswith("2"):
+            said = action.reply if isinstance(action, Held) else action
+            if i == 0 and isinstance(said, str) and said.startswith("2"):
                 self.messages.append(message)
                 self.changed.set()
             await self._do(writer, action)
@@ -319,6 +329,9 @@ class SmtpPeer:
                     await asyncio.sleep(0)
             case Slow(reply, seconds):
                 await asyncio.sleep(seconds)
+                await self._do(writer, reply)
+            case Held(reply, release):
+                await release.wait()
                 await self._do(writer, reply)
             case Raw(octets):
                 writer.write(octets)

@@ -452,15 +452,21 @@ async def test_wrong_proxy_credentials_and_a_dead_proxy_never_fall_back_to_direc
 
 @pytest.mark.parametrize("moment", list(Moment))
 @pytest.mark.parametrize("trouble", list(Trouble))
-async def test_a_misbehaving_proxy_defers(mx: Mx, moment: Moment, trouble: Trouble) -> None:
+async def test_a_misbehaving_proxy_defers_and_nothing_goes_past_it_SOCK_04(
+    mx: Mx, moment: Moment, trouble: Trouble
+) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.")
-    await mx.host("one.example.org")
-    with SocksProxy() as proxy:
+    one = await mx.host("one.example.org")
+    with SocksProxy(username="u", password="p") as proxy:
         proxy.misbehave(moment, trouble)
-        via = socks(proxy)
-        async with mx.bench(transports=[via], connect_timeout=0.5, greeting_timeout=0.5) as bench:
+        via = socks(proxy, username="u", password=secret_ref("proxy"))
+        async with mx.bench(
+            transports=[via], secrets={"proxy": b"p"}, connect_timeout=0.5, greeting_timeout=0.5
+        ) as bench:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
-    assert result.result in (Result.DEFERRED, Result.DELIVERED)
+        assert result.result is Result.DEFERRED, result.text
+        assert one.messages == []
+        assert {session.address for session in one.sessions} <= {proxy.source}
 
 
 # --- captive mode ---------------------------------------------------------------------------------------------------

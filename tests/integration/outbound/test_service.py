@@ -27,7 +27,7 @@ from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
 from testkit.outbound import MESSAGE, SETTINGS, OutboundBench, StreamedBody, transport
-from testkit.smtp_peer import Hang, Slow, SmtpPeer
+from testkit.smtp_peer import Hang, Held, Slow, SmtpPeer
 
 
 class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
@@ -369,6 +369,34 @@ async def test_what_runs_is_said_to_be_alive_and_a_cancel_breaks_it_off_LSE_01_A
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[delivery.token]))
             result = await here.result(delivery.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_CANCELLED
+
+
+@pytest.mark.parametrize("octets", [1000, 300_000])
+@pytest.mark.parametrize("extensions", [["PIPELINING"], ["PIPELINING", "CHUNKING"]])
+async def test_a_cancel_after_the_final_dot_changes_nothing_ADM_02(
+    tmp_path: Path, extensions: list[str], octets: int
+) -> None:
+    message = MESSAGE + b"line\r\n" * (octets // 6)
+    reply = Held("250 2.0.0 taken")
+    async with SmtpPeer(extensions=extensions, replies={"END": [reply, reply.reply]}) as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            held = here.delivery(via, body=None if octets > 65536 else message, size=len(message))
+            here.queue.bodies[held.message_id] = message
+            here.queue.hand_out(held)
+            await peer.until(lambda p: len(p.messages) == 1)
+            # Outbound hears the two in this order, so the end of the second says that the cancel was heard.
+            here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(cancel=[held.token]))
+            after = here.delivery(via)
+            here.queue.hand_out(after)
+            assert (await here.result(after.token)).attempt.outcome == types_pb2.OUTCOME_RELAYED
+            assert held.token not in here.queue.results
+            assert not peer.sessions[0].closed
+            reply.release.set()
+            result = await here.result(held.token)
+            assert result.attempt.outcome == types_pb2.OUTCOME_RELAYED
+            assert result.attempt.reply.code == 250
+            assert len(peer.messages) == 2
 
 
 async def test_deliveries_of_another_history_are_broken_off_before_the_final_dot_HIS_03(tmp_path: Path) -> None:
