@@ -1,8 +1,10 @@
 """Certificates for tests: an own CA (ECDSA), and what it issues, right or deliberately wrong."""
 
+import contextlib
 import datetime
 import ssl
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +47,44 @@ class Certificate:
         # ssl reads certificates from files only
         with tempfile.TemporaryDirectory() as folder:
             context.load_cert_chain(self.write(Path(folder)))
+
+
+def speaking_only(context: ssl.SSLContext, version: ssl.TLSVersion) -> ssl.SSLContext:
+    """The same context, which now speaks this version alone, however old, with whatever suites OpenSSL has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    return with_any_suite(context)
+
+
+def with_any_suite(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The same context without OpenSSL's security level, so that its own versions are all that bind it."""
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
+
+
+def trusting_anybody() -> ssl.SSLContext:
+    """A client's context that looks at no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None = None) -> str | None:
+    """The version that the two agree on, without a socket. Raises ssl.SSLError where they do not."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    from_client, from_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        (client.wrap_bio(to_client, from_client, server_hostname=name), from_client, to_server),
+        (server.wrap_bio(to_server, from_server, server_side=True), from_server, to_client),
+    )
+    for _ in range(4):
+        for end, outgoing, peer in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+            peer.write(outgoing.read())
+    return ends[0][0].version()
 
 
 class Authority:

@@ -18,8 +18,10 @@ from mailrail.core.sasl.client import Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
 from mailrail.pb.queue.v1 import types_pb2
+from mailrail_ingress.tls import load
 
 from testkit.background import background
+from testkit.ca import Authority, handshake, speaking_only, trusting_anybody, with_any_suite
 from testkit.conditions import wait_until
 from testkit.ingress import ALL_MECHANISMS, PASSWORD, Ingress, Stored, Talk, code, setup
 from testkit.peers.swaks import ACCEPTED, AUTH_FAILED, swaks
@@ -315,12 +317,19 @@ def test_commands_before_the_handshake_are_not_heard_after_it_TLS_02(ingress: In
     assert not any(message.envelope.mail_from == "evil@far.example" for message in ingress.queue.stored)
 
 
-def test_old_tls_is_not_spoken_TLS_05(ingress: Ingress) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ALL:@SECLEVEL=0")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_a_client_that_speaks_old_tls_alone_gets_no_session_TLS_05(ingress: Ingress, version: ssl.TLSVersion) -> None:
+    made = Authority().issue("mx.home.example")
+    old = speaking_only(trusting_anybody(), version)
+    assert handshake(old, speaking_only(made.server_context(), version)) in ("TLSv1", "TLSv1.1")  # it does speak it
+    with pytest.raises(ssl.SSLError):
+        handshake(old, with_any_suite(load(made.pem).context))
+    with Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk, pytest.raises((ssl.SSLError, OSError)):
+        old.wrap_socket(talk.socket)
+
+
+def test_suites_without_forward_secrecy_are_not_spoken_TLS_05(ingress: Ingress) -> None:
+    context = speaking_only(trusting_anybody(), ssl.TLSVersion.TLSv1_2)
     with (
         Talk((HOST, ingress.ports["submissions"]), greeting=False) as talk,
         context.wrap_socket(talk.socket) as secured,

@@ -17,7 +17,7 @@ from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.tls import TlsStream, client_context
 
-from testkit.ca import Authority, Certificate
+from testkit.ca import Authority, Certificate, handshake, speaking_only, trusting_anybody, with_any_suite
 from testkit.outbound import OutboundBench, secret_ref, transport
 from testkit.smtp_peer import Action, Close, Hang, Raw, SmtpPeer
 
@@ -240,10 +240,22 @@ async def test_old_tls_is_never_negotiated_TLS_05(certificate: Certificate) -> N
         result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
         assert result.tls is not None
         assert result.tls.version == "TLSv1.2"
-    from mailrail_outbound.tls import client_context
 
-    assert client_context(verify=False).minimum_version is ssl.TLSVersion.TLSv1_2
-    assert client_context(verify=True).minimum_version is ssl.TLSVersion.TLSv1_2
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_a_server_that_speaks_old_tls_alone_gets_no_mail_where_tls_is_required_TLS_05(
+    authority: Authority, certificate: Certificate, version: ssl.TLSVersion
+) -> None:
+    old = speaking_only(certificate.server_context(), version)
+    assert handshake(speaking_only(trusting_anybody(), version), old) in ("TLSv1", "TLSv1.1")  # it does speak it
+    for ours in (client_context(verify=False), client_context(verify=True, ca=authority.pem)):
+        assert handshake(ours, certificate.server_context(), HOST) == "TLSv1.3"
+        with pytest.raises(ssl.SSLError):
+            handshake(with_any_suite(ours), old, HOST)
+    async with SmtpPeer(tls=old) as peer:
+        result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
+        assert result.result is Result.DEFERRED
+        assert peer.messages == []
 
 
 async def test_a_server_that_closes_during_the_handshake_is_a_tls_failure() -> None:
