@@ -15,7 +15,9 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.rpc import admin as admin_rpc
-from mailrail_queue.rpc.enqueue import EnqueueServicer, LeaseServicer, PeerServicer
+from mailrail_queue.rpc.enqueue import EnqueueServicer
+from mailrail_queue.rpc.lease import LeaseServicer
+from mailrail_queue.rpc.peer import PeerServicer
 from mailrail_queue.settings import QueueSettings
 
 ENQUEUE = "mailrail.queue.v1.EnqueueService"

@@ -7,7 +7,7 @@ from psycopg_pool import PoolTimeout
 
 from mailrail.kit.postgres import pool
 from mailrail.local.postgres import EmbeddedPostgres
-from mailrail_queue.rpc.admin import Rows, answering
+from mailrail_queue.rpc.answering import Rows, answering
 from mailrail_queue.store.connection import Database
 
 from testkit.failover import pair

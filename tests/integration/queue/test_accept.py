@@ -16,6 +16,7 @@ from mailrail_queue.accept import batches as accept
 from mailrail_queue.rpc.enqueue import EnqueueStream
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import Database, NotDurable
+from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
 from mailrail_queue.store.mail import CHUNK
 
 from testkit.conditions import eventually
@@ -643,19 +644,17 @@ async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(
 ) -> None:
     failures = [psycopg.OperationalError("the connection is lost")]
 
-    read_holds = accept.read_holds
-
-    async def read(connection: store.Connection) -> accept.Holds:
+    async def read(connection: store.Connection) -> HoldRules:
         if failures:
             raise failures.pop()
-        return await read_holds(connection)
+        return await read_hold_rules(connection)
 
     async with running_queue(database, heartbeat_seconds=60.0) as q:
         outbound = await q.outbound()
         ingress = await q.ingress()
         await q.sql("INSERT INTO hold_rule (to_domain, comment) VALUES ('held.example', 'look')")
         await q.sql("UPDATE hold_version SET version = version + 1")
-        monkeypatch.setattr(accept, "read_holds", read)
+        monkeypatch.setattr(accept, "read_hold_rules", read)
         await ingress.accept("bob@held.example", "eve@away.example")
         assert failures == []
         await eventually(lambda: outbound.deliveries)

@@ -14,8 +14,10 @@ from mailrail_queue.admin import changes as admin_changes
 from mailrail_queue.admin import listing as admin_listing
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.app import NotConfigured
-from mailrail_queue.mailbox import delivery as mailbox
-from mailrail_queue.rpc.admin import MailboxServicer, QueueAdminServicer, Rows
+from mailrail_queue.mailbox import store as mailbox
+from mailrail_queue.rpc.admin import QueueAdminServicer
+from mailrail_queue.rpc.answering import Rows
+from mailrail_queue.rpc.mailbox import MailboxServicer
 
 from testkit.stored_mail import BODY, Rig
 from testkit.stored_mail import rig as make_rig

@@ -20,7 +20,7 @@ from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.notify import dsn as dsn_module
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.mail import Ending

@@ -10,7 +10,7 @@ from mailrail.kit import migrations, postgres
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_config.store import NewRevision, Published, RevisionStore
 from mailrail_queue.admin.filters import NotFound
-from mailrail_queue.rpc.admin import Rows
+from mailrail_queue.rpc.answering import Rows
 
 from testkit.conditions import eventually
 from testkit.failover import Pair, pair

@@ -9,8 +9,9 @@ import pytest
 from mailrail.core.revision.revision import Alias
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
-from mailrail_queue.mailbox import delivery as mailbox
-from mailrail_queue.mailbox.delivery import CAPTURED, SEEN, NoSuchAccount
+from mailrail_queue.mailbox import store as mailbox
+from mailrail_queue.mailbox.delivery import CAPTURED, NoSuchAccount
+from mailrail_queue.mailbox.store import SEEN
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.mail import Ending
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2
-from mailrail_queue.rpc.enqueue import EnqueueServicer, LeaseServicer
+from mailrail_queue.rpc.enqueue import EnqueueServicer
+from mailrail_queue.rpc.lease import LeaseServicer
 from mailrail_queue.store.mail import CHUNK
 
 from testkit.conditions import eventually

@@ -12,7 +12,7 @@ import pytest
 from mailrail.kit import migrations
 from mailrail.local.postgres import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.mailbox import delivery as mailbox
+from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import Database

@@ -14,22 +14,32 @@ import math
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import psycopg
 
-from mailrail.core.delivery.hold import HoldRule, first_match
+from mailrail.core.delivery.hold import first_match
 from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
 from mailrail.core.dsn.due import Asked, DsnKind, due
-from mailrail.core.ids import pack_token
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
-from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
+from mailrail_queue.accept.pending import (
+    _REASONS,
+    BARRED,
+    BROKEN,
+    FULL,
+    LATE,
+    OVER_LIMIT,
+    UNAVAILABLE,
+    UNSTORABLE,
+    UPLOAD_GONE,
+    PendingCommit,
+)
 from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notifications
@@ -37,12 +47,12 @@ from mailrail_queue.delivery.verdicts import asked_of
 from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of, reference_text
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Database, Lane, NotDurable, run, sure
+from mailrail_queue.store.connection import Database, Lane, NotDurable, sure
 from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
+from mailrail_queue.store.ids import Ids
 from mailrail_queue.store.mail import Connection, Deferral, NewMessage, NewRecipient, Ownership
 
-MAX_RECIPIENTS = 100_000
-"""Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""
 _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
 _GIVE_UP_AFTER = 60.0
@@ -63,149 +73,7 @@ _OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
 _EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)
 
 
-def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
-    """A reply for the client, in our own words."""
-    return types_pb2.Reply(code=code, enhanced=enhanced, lines=[text])
-
-
-UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
-BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
-LATE = refusal(451, "4.3.0", "the message could not be stored in time, send it again")
-UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
-FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
-NO_ROOM = refusal(452, "4.3.1", "too much large mail is on its way, try again later")
-UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
-BROKEN = refusal(451, "4.3.0", "the message could not be stored")
-OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
-
-
-_REASONS = {OVER_LIMIT.lines[0]: "limit", LATE.lines[0]: "late", UPLOAD_GONE.lines[0]: "upload"}
 _Member = tuple[RoutePlan, NewRecipient, AttemptRecipient, dict[str, Any]]
-
-
-class Caller(Protocol):
-    """The stream that a commit came on."""
-
-    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
-        """The commit is durable, or refused."""
-
-    def lost(self, message_id: bytes) -> None:
-        """Nobody knows: the stream ends without an answer, and its other end asks GetOutcome."""
-
-
-@dataclass(slots=True, eq=False)
-class PendingCommit:
-    """A message whose commit frame is here."""
-
-    id: bytes
-    commit: enqueue_pb2.Commit
-    prefix: bytes  # of the commit, as the body
-    body: bytes
-    chunks: int
-    caller: Caller
-    size: int  # octets held in memory
-    since: float
-    until: float = math.inf
-    """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
-    sent: bool = False  # to Postgres, so that it may be committed without our knowing
-    duplicates: tuple[Caller, ...] = ()
-    """Others that committed the same id in the same batch: they get the same answer."""
-    new: NewMessage | None = None
-    recipients: Sequence[NewRecipient] = ()
-    deliveries: Sequence[Delivery] = ()
-    expanded: bool = False
-    earlier: tuple[NewRecipient, ...] = ()
-    """Born leased by a try of which nobody knows whether it was committed."""
-
-    def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
-        """Tell everybody who waits for this id."""
-        self.caller.answer(self.id, accepted, reply)
-        for caller in self.duplicates:
-            caller.answer(self.id, accepted, reply)
-
-    def lost(self) -> None:
-        """Tell nobody anything."""
-        for caller in (self.caller, *self.duplicates):
-            caller.lost(self.id)
-
-
-class Ids:
-    """Ids for recipients and tokens, in blocks of 1000 from Postgres."""
-
-    def __init__(self, lane: Lane, history: QueueHistory) -> None:
-        self._lane = lane
-        self._history = history
-        self._base = 0
-        """The token whose counter is 0, of the history that this process is in."""
-        self._lock = asyncio.Lock()
-        self._recipients: deque[range] = deque()
-        self._tokens: deque[range] = deque()
-        self.forget()
-
-    def forget(self) -> None:
-        """What was given in another history may be given again there: start anew (HIS-02)."""
-        self._base = pack_token(self._history.number, 0)
-        self._recipients.clear()
-        self._tokens.clear()
-        self._recipient: Iterator[int] = iter(())
-        self._token: Iterator[int] = iter(())
-        self._left_recipients = self._left_tokens = 0
-
-    async def begin_anew(self) -> None:
-        """Ids that are given here were given before, so the database went back. Raises psycopg.Error."""
-        self.forget()
-        number = self._history.number
-        async with self._lane.use() as connection:
-            await self._history.doubt(connection, "it gives ids that it has given before", number)
-
-    async def ensure(self, recipients: int, tokens: int, connection: Connection | None = None) -> None:
-        """Have so many of each at hand. Raises psycopg.Error."""
-        while self._left_recipients < recipients or self._left_tokens < tokens:
-            async with self._lock:
-                if self._left_recipients >= recipients and self._left_tokens >= tokens:
-                    return
-                if connection is None:
-                    rows = await self._lane.run(store.BLOCKS)
-                else:
-                    rows = await run(connection, store.BLOCKS)
-                self._extend(rows[0][0], rows[0][1])
-
-    def _extend(self, recipient: int, token: int) -> None:
-        self._recipients.append(range(recipient, recipient + store.BLOCK))
-        self._tokens.append(range(token, token + store.BLOCK))
-        self._left_recipients += store.BLOCK
-        self._left_tokens += store.BLOCK
-        self._history.gave(recipient, token)
-
-    def recipient(self) -> int:
-        """The next recipient id; `ensure` was called."""
-        self._left_recipients -= 1
-        for value in self._recipient:
-            return value
-        self._recipient = iter(self._recipients.popleft())
-        return next(self._recipient)
-
-    def token(self) -> int:
-        """The next token; `ensure` was called."""
-        self._left_tokens -= 1
-        for value in self._token:
-            return self._base + value
-        self._token = iter(self._tokens.popleft())
-        return self._base + next(self._token)
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """The hold rules as of a version."""
-
-    version: int = 0
-    rules: tuple[HoldRule, ...] = ()
-
-
-async def read_holds(connection: Connection) -> Holds:
-    """The hold rules now."""
-    rows = await run(connection, store.HOLD_RULES)
-    return Holds(rows[0][0], tuple(HoldRule(*row[1:]) for row in rows if row[1] is not None))
 
 
 class GroupCommit:
@@ -236,7 +104,7 @@ class GroupCommit:
         self._forgotten: dict[bytes, None] = {}
         self._forget = asyncio.Event()
         self.ids = Ids(database.lane("ids"), history)
-        self.holds = Holds()
+        self.holds = HoldRules()
         self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
         """Told (shard, site) of recipients that were stored due."""
         self._waiting: deque[PendingCommit] = deque()
@@ -505,7 +373,12 @@ class GroupCommit:
         self._hand_on(batch, refused, conflicts, done, before)
 
     async def _insert(
-        self, connection: Connection, router: Router, ownership: Ownership, holds: Holds, chosen: list[PendingCommit]
+        self,
+        connection: Connection,
+        router: Router,
+        ownership: Ownership,
+        holds: HoldRules,
+        chosen: list[PendingCommit],
     ) -> store.Stored:
         while True:
             done = await store.store(
@@ -519,7 +392,7 @@ class GroupCommit:
             if done.hold_version == holds.version:
                 return done
             # Rules came or went while the batch was under way, and nothing was stored: made anew under those of now.
-            holds = self.holds = await read_holds(connection)
+            holds = self.holds = await read_hold_rules(connection)
             count = sum(len(a.commit.recipients) for a in chosen)
             await self.ids.ensure(count, count, connection)
             for pending in chosen:
@@ -597,7 +470,7 @@ class GroupCommit:
 
     # --- one message ---
 
-    def _prepare(self, pending: PendingCommit, router: Router, ownership: Ownership, holds: Holds) -> None:
+    def _prepare(self, pending: PendingCommit, router: Router, ownership: Ownership, holds: HoldRules) -> None:
         """Rows and deliveries of a message; nothing is reserved and nothing leaves before the commit."""
         message_id, commit, prefix, body = pending.id, pending.commit, pending.prefix, pending.body
         envelope = commit.envelope

@@ -4,8 +4,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any, Final, LiteralString
+from datetime import datetime
+from typing import Final, LiteralString
 
 from mailrail.core.delivery.hold import HoldRule
 from mailrail.kit.postgres import storable
@@ -14,6 +14,7 @@ from mailrail_queue.admin.base import stamp
 from mailrail_queue.admin.changes import Changing
 from mailrail_queue.admin.filters import NotFound, domain_argument, object_argument
 from mailrail_queue.store.connection import run
+from mailrail_queue.store.hold_rules import read_hold_rules
 from mailrail_queue.store.mail import Connection
 
 _PATIENCE = 30.0
@@ -47,15 +48,12 @@ class HoldRules(Changing):
         wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
         wanted.all = True
         held = await self.hold(connection, wanted, made.reason)
-        answer = _rule_pb((identity, account, from_domain, to_domain, created, comment))
-        return answer, held.count.recipients
+        return _rule_pb(made, created), held.count.recipients
 
     async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:
         """All rules, oldest first."""
-        rows = await run(
-            connection, "SELECT id, account, from_domain, to_domain, created, comment FROM hold_rule ORDER BY id"
-        )
-        return [_rule_pb(row) for row in rows]
+        found = await read_hold_rules(connection)
+        return [_rule_pb(rule, created) for rule, created in zip(found.rules, found.created, strict=True)]
 
     async def delete_hold_rule(self, connection: Connection, identity: int) -> None:
         """Remove a rule; what it holds stays on hold. Raises NotFound."""
@@ -81,14 +79,13 @@ async def _writers_end(connection: Connection) -> None:
         writers &= {row[0] for row in await run(connection, _WRITERS)}
 
 
-def _rule_pb(row: Sequence[Any]) -> admin_pb2.HoldRule:
-    identity, account, from_domain, to_domain, created, comment = row
-    rule = admin_pb2.HoldRule(
-        id=identity,
-        account=account or "",
-        from_domain=from_domain or "",
-        to_domain=to_domain or "",
-        comment=comment,
+def _rule_pb(rule: HoldRule, created: datetime) -> admin_pb2.HoldRule:
+    found = admin_pb2.HoldRule(
+        id=rule.id,
+        account=rule.account or "",
+        from_domain=rule.sender_domain or "",
+        to_domain=rule.recipient_domain or "",
+        comment=rule.comment,
     )
-    stamp(rule.created, created)
-    return rule
+    stamp(found.created, created)
+    return found

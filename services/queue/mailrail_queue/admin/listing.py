@@ -21,7 +21,7 @@ from mailrail_queue.admin.filters import (
     page_size,
     page_token,
 )
-from mailrail_queue.routing.router import RecipientFacts, domain_of
+from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import run
 from mailrail_queue.store.mail import Connection
@@ -99,10 +99,9 @@ class Listing(AdminBase):
             found.last.CopyFrom(attempt_of(last))
             found.outcome = found.last.outcome
         if account:
-            found.account.CopyFrom(_account_pb(account))
+            found.account.CopyFrom(account_pb(account))
         if own:
-            namespace, _, name = own.partition("/")
-            found.override_transport.CopyFrom(types_pb2.ObjectRef(kind="MailTransport", namespace=namespace, name=name))
+            found.override_transport.CopyFrom(named_pb("MailTransport", own))
         facts = RecipientFacts(
             domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, local, gateway, own
         )
@@ -136,7 +135,7 @@ class Listing(AdminBase):
         found.queued.FromDatetime(queued)
         found.finished.FromDatetime(finished)
         if account:
-            found.account.CopyFrom(_account_pb(account))
+            found.account.CopyFrom(account_pb(account))
         if last is not None:
             found.last.CopyFrom(attempt_of(last))
             _copy_time(found.last, found)
@@ -252,11 +251,6 @@ class Listing(AdminBase):
                 site.last_error = " ".join(attempt.reply.lines)[:500]
             found.append(site)
         return found, rows[size - 1][0] if len(rows) > size else ""
-
-
-def _account_pb(name: str) -> types_pb2.ObjectRef:
-    namespace, _, rest = name.partition("/")
-    return types_pb2.ObjectRef(kind="MailAccount", namespace=namespace, name=rest)
 
 
 def _described(found: admin_pb2.Recipient, envelope: bytes | None) -> None:

@@ -41,14 +41,16 @@ from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice
-from mailrail_queue.mailbox import delivery as mailbox
-from mailrail_queue.mailbox.delivery import Entry, MailboxDelivery, MessageHead
+from mailrail_queue.mailbox import store as mailbox
+from mailrail_queue.mailbox.delivery import MailboxDelivery
+from mailrail_queue.mailbox.store import Entry, MessageHead
 from mailrail_queue.metrics import count_dsn
 from mailrail_queue.routing.addresses import Resolved
 from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb, reference_text
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import run
+from mailrail_queue.store.hold_rules import read_hold_rules
 from mailrail_queue.store.mail import Connection, NewMessage, NewRecipient, Ownership
 from mailrail_queue.store.rows import CONTENT_MISSING, envelope_of
 
@@ -73,17 +75,11 @@ class Kind(IntEnum):
 CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about, message_id)
     SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
     ON CONFLICT (recipient_id, kind, about) DO NOTHING RETURNING recipient_id, kind"""
-HOLD_RULES: Final[LiteralString] = "SELECT id, account, from_domain, to_domain, comment FROM hold_rule ORDER BY id"
 IDS: Final[LiteralString] = "SELECT next_recipient_block()"
 ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
     SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
 
 _OWNERLESS = Ownership("", {})
-
-
-async def hold_rules(connection: Connection) -> list[HoldRule]:
-    """All hold rules, oldest first."""
-    return [HoldRule(*row) for row in await run(connection, HOLD_RULES)]
 
 
 def reply_of(attempt: types_pb2.Attempt) -> Reply | None:
@@ -258,7 +254,7 @@ class Notifier:
     # --- DSNs ---
 
     async def _store(self, connection: Connection, groups: Sequence[_Group]) -> None:
-        rules = await hold_rules(connection)
+        rules = (await read_hold_rules(connection)).rules
         messages: list[NewMessage] = []
         recipients: list[NewRecipient] = []
         ids: list[int] = []

@@ -92,6 +92,17 @@ def object_pb(ref: ObjectRef) -> types_pb2.ObjectRef:
     return types_pb2.ObjectRef(kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
 
+def named_pb(kind: str, name: str) -> types_pb2.ObjectRef:
+    """An object by its stored name (NAMESPACE/NAME), as the agreements write it."""
+    namespace, _, rest = name.partition("/")
+    return types_pb2.ObjectRef(kind=kind, namespace=namespace, name=rest)
+
+
+def account_pb(name: str) -> types_pb2.ObjectRef:
+    """An account by its stored name."""
+    return named_pb("MailAccount", name)
+
+
 def account_of(template: lease_pb2.Delivery, revision: int) -> types_pb2.Attempt:
     """What an attempt says of the decision behind a delivery like this."""
     account = types_pb2.Attempt(rule=template.rule, reason=template.reason, config_revision=revision)

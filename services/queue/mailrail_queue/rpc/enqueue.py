@@ -1,32 +1,17 @@
-"""gRPC of the message path: streams in and out, translated into what the parts of the queue take; no decisions.
-
-Streams are long-lived and carry batches (ACC-07, design 6). Each is read by a task of its own and written by the
-handler, an async generator that yields whatever has gathered since it last looked. A handler that missed its own end
-(`kit.rpc` says how) would leave a process that is gone in the list of those that are handed mail.
-"""
+"""gRPC of mail that comes in: Enqueue streams, translated into commits and chunks; no decisions (ACC-02, ACC-07)."""
 
 import asyncio
 import math
 import random
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import psycopg
 
-from mailrail.kit import log
-from mailrail.pb.queue.v1 import (
-    enqueue_pb2,
-    enqueue_pb2_grpc,
-    lease_pb2,
-    lease_pb2_grpc,
-    peer_pb2,
-    peer_pb2_grpc,
-    types_pb2,
-)
+from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.accept.batches import (
+from mailrail_queue.accept.pending import (
     FULL,
     MAX_RECIPIENTS,
     NO_ROOM,
@@ -36,13 +21,10 @@ from mailrail_queue.accept.batches import (
     refusal,
 )
 from mailrail_queue.app import QueueProcess
-from mailrail_queue.delivery.stream import OutboundStream
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import NotDurable
+from mailrail_queue.rpc.answering import Context
+from mailrail_queue.rpc.streaming import pulse
+from mailrail_queue.store.connection import DATABASE_FAILURE
 from mailrail_queue.store.mail import CHUNK, INLINE
-from mailrail_queue.store.rows import CONTENT_INCOMPLETE
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _ROTATE = 600.0
 """Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""
@@ -53,7 +35,6 @@ _TELL_TIME = 10.0
 _UPLOAD_TRIES = 20
 """Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
 _MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that the queue does not take")
-_TROUBLE = (psycopg.Error, NotDurable, OSError)
 
 
 class _ChunkWriter:
@@ -151,7 +132,7 @@ class _ChunkWriter:
             except psycopg.errors.DiskFull:
                 self._why = FULL
                 return False
-            except _TROUBLE:
+            except DATABASE_FAILURE:
                 if self._aborted:
                     return False
                 await asyncio.sleep(0.5)
@@ -329,13 +310,6 @@ class EnqueueStream:
             upload.abort()
 
 
-async def _pulse(ready: asyncio.Event) -> None:
-    """Let a stream look around twice a second; one timer a stream costs less than one each time that it waits."""
-    while True:
-        await asyncio.sleep(0.5)
-        ready.set()
-
-
 class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
     """Mail in."""
 
@@ -351,7 +325,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         stream = EnqueueStream(queue)
         queue.arrivals.add(stream)
         reader = asyncio.create_task(stream.read(requests))
-        pulse = asyncio.create_task(_pulse(stream.ready))
+        pulse_task = asyncio.create_task(pulse(stream.ready))
         rotate = time.monotonic() + _ROTATE * random.uniform(0.8, 1.2)
         leaving = False
         patience = 0.0
@@ -375,7 +349,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         finally:  # without await (kit.rpc)
             queue.arrivals.discard(stream)
             reader.cancel()
-            pulse.cancel()
+            pulse_task.cancel()
             stream.gone()
 
     async def GetOutcome(
@@ -387,135 +361,10 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
         try:
             accepted = await self._queue.group_commit.outcome(request.message_id)
-        except _TROUBLE as error:
+        except DATABASE_FAILURE as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
             raise
         response = enqueue_pb2.GetOutcomeResponse(accepted=accepted is not None)
         if accepted is not None:
             response.accepted_at.FromNanoseconds(int(accepted * 1e9))
         return response
-
-
-class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
-    """Mail out."""
-
-    def __init__(self, queue: QueueProcess) -> None:
-        self._queue = queue
-        self._contents = [queue.database.lane("content 1"), queue.database.lane("content 2")]
-        self._turn = 0
-        self._log = log.get_logger()
-
-    async def Lease(
-        self, requests: AsyncIterator[lease_pb2.LeaseRequest], context: Context
-    ) -> AsyncIterator[lease_pb2.LeaseResponse]:
-        queue = self._queue
-        if not queue.ready or queue.stopping.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
-        first = await anext(aiter(requests), None)
-        if first is None or not first.HasField("hello") or not first.hello.node_id:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
-            return
-        stream = OutboundStream(first.hello.node_id, first.clock)
-        try:
-            await queue.leases.hello(stream, first.hello)
-        except _TROUBLE as error:  # it comes again; what it works on goes on meanwhile
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
-        queue.leases.joined(stream)
-        reader = asyncio.create_task(self._read(stream, first, requests))
-        pulse = asyncio.create_task(_pulse(stream.ready))
-        leaving = False
-        try:  # at once: a process that goes before it heard of us must not count as there
-            yield lease_pb2.LeaseResponse()  # so that an idle outbound knows that its stream stands
-            while not stream.closing and not queue.stopped.is_set():
-                for response in stream.take():
-                    yield response
-                if queue.stopping.is_set() and not leaving:
-                    leaving = True
-                    stream.go_away()
-                    queue.leases.left(stream)
-                await stream.ready.wait()
-            for response in stream.take():
-                yield response
-        finally:  # without await (kit.rpc)
-            reader.cancel()
-            pulse.cancel()
-            queue.leases.left(stream)
-
-    async def _read(
-        self, stream: OutboundStream, first: lease_pb2.LeaseRequest, requests: AsyncIterator[lease_pb2.LeaseRequest]
-    ) -> None:
-        try:
-            self._take(stream, first)
-            async for request in requests:
-                self._take(stream, request)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            self._log.exception("a request of outbound could not be read", outbound=stream.node)
-        finally:
-            stream.close()
-
-    def _take(self, stream: OutboundStream, request: lease_pb2.LeaseRequest) -> None:
-        leases = self._queue.leases
-        if request.clock:
-            stream.clock = request.clock
-        if request.results:
-            leases.results(stream, request.results)
-        if request.alive:
-            leases.alive(stream, request.alive)
-        if request.credit:
-            leases.credit(stream, request.credit)
-        if request.go_away:
-            leases.left(stream)
-
-    async def FetchContent(
-        self, request: lease_pb2.FetchContentRequest, context: Context
-    ) -> AsyncIterator[lease_pb2.FetchContentResponse]:
-        message_id = request.message_id
-        if len(message_id) != 16:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message_id takes 16 octets")
-        lane = self._contents[self._turn % len(self._contents)]
-        self._turn += 1
-        try:
-            async with lane.use() as connection:
-                leased = await store.is_leased(connection, message_id, request.token)
-                content = (await store.contents(connection, [message_id])).get(message_id) if leased else None
-            if content is None:
-                await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
-                return
-            if content.body is not None:
-                for start in range(request.offset, len(content.body), CHUNK):
-                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK])
-                return
-            number, skip = divmod(request.offset, CHUNK)
-            while True:
-                async with lane.use() as connection:
-                    data = await store.chunk(connection, message_id, number)
-                if data is None:
-                    if number < content.chunks:
-                        await self._set_aside(message_id)
-                        await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
-                    return
-                if data[skip:]:
-                    yield lease_pb2.FetchContentResponse(data=data[skip:])
-                number, skip = number + 1, 0
-        except _TROUBLE as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
-
-    async def _set_aside(self, message_id: bytes) -> None:
-        async with self._contents[0].use() as connection:
-            aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
-        metrics.SET_ASIDE.inc(len(aside))
-        for number in aside:
-            self._log.error("set aside, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)
-
-
-class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
-    """Hints of other replicas."""
-
-    def __init__(self, queue: QueueProcess) -> None:
-        self._queue = queue
-
-    async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:
-        self._queue.worklist.woken(n for n in request.shards if n < 256)
-        return peer_pb2.WakeResponse()

@@ -13,7 +13,7 @@ import psycopg
 
 from mailrail.kit import clock, log
 from mailrail_queue import metrics
-from mailrail_queue.accept.batches import GroupCommit, read_holds
+from mailrail_queue.accept.batches import GroupCommit
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.peers import Peers
@@ -24,6 +24,7 @@ from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable, run
 from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.hold_rules import read_hold_rules
 
 SHARDS = 256
 
@@ -116,7 +117,7 @@ class Shards:
                     mine[number] = epoch
                     self._worklist.unverified.append(number)
             owners = {row[0]: row[1] for row in await run(connection, site_store.OWNERS)} if others else {}
-            holds = await read_holds(connection)
+            holds = await read_hold_rules(connection)
         self._group_commit.holds = holds
         self._worklist.own(mine)
         self._peers.learn(

@@ -78,6 +78,8 @@ class NotDurable(Exception):
 
 TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError)
 """Postgres is out of reach or not what it should be: whoever meets this waits and tries again."""
+DATABASE_FAILURE = (psycopg.Error, NotDurable, OSError)
+"""The same, and what Postgres refuses: the statement was not carried out, for whatever reason."""
 
 
 class Database:

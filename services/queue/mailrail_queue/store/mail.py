@@ -354,10 +354,6 @@ def given_twice(error: Exception) -> bool:
     return isinstance(error, psycopg.errors.UniqueViolation)
 
 
-HOLD_RULES: Final[LiteralString] = """SELECT v.version, r.id, r.account, r.from_domain, r.to_domain, r.comment
-    FROM hold_version v LEFT JOIN hold_rule r ON true ORDER BY r.id"""
-
-
 # --- due work -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,132 @@
+"""gRPC of mail that goes out: the Lease streams of outbound, and content that is too large for them; no decisions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from mailrail.kit import log
+from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc
+from mailrail_queue import metrics
+from mailrail_queue.app import QueueProcess
+from mailrail_queue.delivery.stream import OutboundStream
+from mailrail_queue.rpc.answering import Context
+from mailrail_queue.rpc.streaming import pulse
+from mailrail_queue.store import mail as store
+from mailrail_queue.store.connection import DATABASE_FAILURE
+from mailrail_queue.store.mail import CHUNK
+from mailrail_queue.store.rows import CONTENT_INCOMPLETE
+
+
+class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
+    """Mail out."""
+
+    def __init__(self, queue: QueueProcess) -> None:
+        self._queue = queue
+        self._contents = [queue.database.lane("content 1"), queue.database.lane("content 2")]
+        self._turn = 0
+        self._log = log.get_logger()
+
+    async def Lease(
+        self, requests: AsyncIterator[lease_pb2.LeaseRequest], context: Context
+    ) -> AsyncIterator[lease_pb2.LeaseResponse]:
+        queue = self._queue
+        if not queue.ready or queue.stopping.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("hello") or not first.hello.node_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
+            return
+        stream = OutboundStream(first.hello.node_id, first.clock)
+        try:
+            await queue.leases.hello(stream, first.hello)
+        except DATABASE_FAILURE as error:  # it comes again; what it works on goes on meanwhile
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+        queue.leases.joined(stream)
+        reader = asyncio.create_task(self._read(stream, first, requests))
+        pulse_task = asyncio.create_task(pulse(stream.ready))
+        leaving = False
+        try:  # at once: a process that goes before it heard of us must not count as there
+            yield lease_pb2.LeaseResponse()  # so that an idle outbound knows that its stream stands
+            while not stream.closing and not queue.stopped.is_set():
+                for response in stream.take():
+                    yield response
+                if queue.stopping.is_set() and not leaving:
+                    leaving = True
+                    stream.go_away()
+                    queue.leases.left(stream)
+                await stream.ready.wait()
+            for response in stream.take():
+                yield response
+        finally:  # without await (kit.rpc)
+            reader.cancel()
+            pulse_task.cancel()
+            queue.leases.left(stream)
+
+    async def _read(
+        self, stream: OutboundStream, first: lease_pb2.LeaseRequest, requests: AsyncIterator[lease_pb2.LeaseRequest]
+    ) -> None:
+        try:
+            self._take(stream, first)
+            async for request in requests:
+                self._take(stream, request)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self._log.exception("a request of outbound could not be read", outbound=stream.node)
+        finally:
+            stream.close()
+
+    def _take(self, stream: OutboundStream, request: lease_pb2.LeaseRequest) -> None:
+        leases = self._queue.leases
+        if request.clock:
+            stream.clock = request.clock
+        if request.results:
+            leases.results(stream, request.results)
+        if request.alive:
+            leases.alive(stream, request.alive)
+        if request.credit:
+            leases.credit(stream, request.credit)
+        if request.go_away:
+            leases.left(stream)
+
+    async def FetchContent(
+        self, request: lease_pb2.FetchContentRequest, context: Context
+    ) -> AsyncIterator[lease_pb2.FetchContentResponse]:
+        message_id = request.message_id
+        if len(message_id) != 16:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message_id takes 16 octets")
+        lane = self._contents[self._turn % len(self._contents)]
+        self._turn += 1
+        try:
+            async with lane.use() as connection:
+                leased = await store.is_leased(connection, message_id, request.token)
+                content = (await store.contents(connection, [message_id])).get(message_id) if leased else None
+            if content is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
+                return
+            if content.body is not None:
+                for start in range(request.offset, len(content.body), CHUNK):
+                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK])
+                return
+            number, skip = divmod(request.offset, CHUNK)
+            while True:
+                async with lane.use() as connection:
+                    data = await store.chunk(connection, message_id, number)
+                if data is None:
+                    if number < content.chunks:
+                        await self._set_aside(message_id)
+                        await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
+                    return
+                if data[skip:]:
+                    yield lease_pb2.FetchContentResponse(data=data[skip:])
+                number, skip = number + 1, 0
+        except DATABASE_FAILURE as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+
+    async def _set_aside(self, message_id: bytes) -> None:
+        async with self._contents[0].use() as connection:
+            aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
+        metrics.SET_ASIDE.inc(len(aside))
+        for number in aside:
+            self._log.error("set aside, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)
