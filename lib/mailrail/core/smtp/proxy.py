@@ -17,9 +17,9 @@ V2_LIMIT: Final = 4096
 _SHORTEST: Final = len(b"PROXY UNKNOWN\r\n")
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 
-_STREAM: Final = 1
-_INET, _INET6 = 1, 2
 _UNSPECIFIED: Final = 0
+_INET, _INET6, _UNIX = 1, 2, 3
+_STREAM, _DATAGRAM = 1, 2
 
 
 class ProxyError(ValueError):
@@ -70,7 +70,8 @@ def _version_1(data: bytes) -> Proxied | None:
         client, _ = family(words[2].decode("ascii")), family(words[3].decode("ascii"))
     except ValueError as error:
         raise ProxyError("version 1 line has a bad address") from error
-    if b"%" in words[2]:  # Python reads a zone behind it, which may be any text; an address of a client has none
+    # Python reads a zone behind a percent sign, and a zone may be any text. The format has none (section 2.1).
+    if b"%" in words[2] + words[3]:
         raise ProxyError("version 1 line has a bad address")
     for word in words[4:]:
         if not word.isdigit() or len(word) > 5 or int(word) > 65535 or (word[:1] == b"0" and word != b"0"):
@@ -92,7 +93,11 @@ def _version_2(data: bytes) -> Proxied | None:
         raise ProxyError("version 2 header is too long")
     if len(data) < 16 + length:
         return None
-    if command == 0 or family == _UNSPECIFIED:
+    if command == 0:
+        return Proxied(None, 0, 16 + length)
+    if family > _UNIX or transport > _DATAGRAM:
+        raise ProxyError("version 2 header has an unknown family or transport")
+    if family == _UNSPECIFIED:
         return Proxied(None, 0, 16 + length)
     if transport != _STREAM or family not in (_INET, _INET6):
         raise ProxyError("version 2 header is not about a TCP connection")
