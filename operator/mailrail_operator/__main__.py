@@ -88,7 +88,7 @@ async def _work(settings: OperatorSettings, api: Api, lease: LeaderLease | None,
             try:
                 task.result()
             except (Lost, Superseded) as error:
-                logger.error("not leading any more", reason=str(error))
+                logger.error("no longer the leader", reason=str(error))
                 raise
     finally:
         for task in tasks:

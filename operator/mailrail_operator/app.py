@@ -180,7 +180,7 @@ class Leader:
                 metrics.RESYNCS.labels(cause).inc()
                 metrics.LAST_WATCH.set(time.time())  # nothing may change for hours, and no watch say a word
                 if gone:
-                    self._log.info("gone without a word", kind=kind, objects=len(gone), cause=cause)
+                    self._log.info("objects deleted without an event", kind=kind, objects=len(gone), cause=cause)
         return good
 
     async def _watch(self) -> None:
@@ -193,7 +193,7 @@ class Leader:
             finally:
                 await asyncio.shield(watch.stop())
             metrics.WATCH_RESTARTS.inc()
-            self._log.warning("the watches ended and start anew", error=repr(watch.error))
+            self._log.warning("watches ended; restarting them", error=repr(watch.error))
             # kopf looks for the kinds once, at its start; one that is missing then would not be watched again.
             while True:
                 await asyncio.sleep(_WATCH_BACKOFF)
@@ -230,7 +230,7 @@ class Leader:
             try:
                 keys = await asyncio.to_thread(keyring, self._settings)
             except BadSettings as error:
-                self._log.error("sealing keys cannot be read; the last ones stay in use", error=str(error))
+                self._log.error("cannot read sealing keys; the last ones stay in use", error=str(error))
                 continue
             another = keys.newest != self._keys.newest
             self._keys = keys
@@ -258,7 +258,7 @@ class Leader:
                 self._waiting = f"the config service is out of reach: {words or type(error).__name__}"
                 self.published = False
                 metrics.PUBLISHES.labels("failed").inc()
-                self._log.error("not published", error=words or repr(error))
+                self._log.error("cannot publish", error=words or repr(error))
                 self._replan()
                 await asyncio.sleep(self._settings.retry_publish_seconds)
                 self._nudge()
@@ -347,7 +347,7 @@ class Leader:
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                self._log.warning("cannot ask who runs what", error=words)
+                self._log.warning("cannot list consumers", error=words)
             await asyncio.sleep(self._settings.consumers_seconds)
 
     def _heard(self, running: Running) -> None:

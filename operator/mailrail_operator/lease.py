@@ -61,7 +61,7 @@ class LeaderLease:
                 if await self._try():
                     return
             except _BROKEN as error:
-                self._log.warning("cannot try for the lease", error=str(error))
+                self._log.warning("cannot acquire the lease", error=str(error))
             await asyncio.sleep(self._terms.retry)
 
     async def keep(self) -> None:

@@ -262,7 +262,7 @@ def test_a_leader_that_was_stopped_past_its_lease_writes_nothing_when_it_wakes_C
     stage.until_queue(lambda r: hosts(r) == {"two.example.org"}, 60)
     stage.resume(first)
     assert first.wait(60) == 1
-    assert first.wait_for_line("not leading any more")
+    assert first.wait_for_line("no longer the leader")
     assert hosts(stage.queue()) == {"two.example.org"}
     stage.wait_ready("mtrans/relay")
 

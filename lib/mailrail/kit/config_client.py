@@ -160,7 +160,7 @@ class ConfigClient:
         try:
             return keyring(self._settings)
         except BadSettings as error:
-            self._log.warning("sealing keys cannot be read; those of before stay in use", reason=str(error))
+            self._log.warning("cannot read sealing keys; the last ones stay in use", reason=str(error))
             return self._keys
 
     async def _report(self) -> None:
@@ -214,7 +214,7 @@ class ConfigClient:
             fresh.write_bytes(data)
             fresh.replace(file)  # closed before it is renamed
         except OSError as error:
-            self._log.warning("cannot keep the last good configuration", file=str(file), error=str(error))
+            self._log.warning("cannot store the last good configuration", file=str(file), error=str(error))
 
     async def _load_cached(self) -> None:
         file = self._cache_file()
@@ -223,6 +223,6 @@ class ConfigClient:
         try:
             message = config_pb2.WatchResponse.FromString(file.read_bytes())
         except Exception as error:  # a damaged cache is no cache
-            self._log.warning("the kept configuration is unreadable", file=str(file), error=str(error))
+            self._log.warning("the stored configuration is unreadable", file=str(file), error=str(error))
             return
         await self._take(message.revision, message.checksum, message.body, {v.path: v.sealed for v in message.sealed})

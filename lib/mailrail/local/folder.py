@@ -76,7 +76,7 @@ class FindingReporter:
                 self._write(f"{_WORDS[finding.severity]}{text}")
         if self._said and not now:
             if self._json:
-                self._log.info("resources are fine again")
+                self._log.info("all resources are valid again")
             else:
                 self._write("mended: every resource is fine again")
         elif not fresh and (mended := len(self._said) - len(now)) > 0:
@@ -94,7 +94,7 @@ class FindingReporter:
             self._log.info("resources published", revision=outcome.revision, content=outcome.compiled.summary)
         else:
             self._log.warning(
-                "resources stored, not in force: head is pinned; `mailrail config unpin` lets them in",
+                "resources stored but not in force: head is pinned; run `mailrail config unpin`",
                 revision=outcome.revision,
             )
 
@@ -126,7 +126,7 @@ class Watcher:
             try:
                 self._publisher.use_keys(keyring(self._settings))  # a new sealing key is one of the changes (CFG-02)
             except BadSettings as error:
-                self._log.error("sealing keys cannot be read; those of before stay in use", reason=str(error))
+                self._log.error("cannot read sealing keys; the last ones stay in use", reason=str(error))
             if await self._publish():
                 published = snapshot
 
@@ -139,14 +139,14 @@ class Watcher:
             if not self._folder.exists():
                 if not gone:
                     self._log.error(
-                        "the folder of resources is gone; what it said stays in force until it is back",
+                        "the resources folder is missing; its last content stays in force",
                         folder=str(self._settings.resources),
                     )
                 gone = True
                 before = published
             else:
                 if gone:
-                    self._log.info("the folder of resources is back", folder=str(self._settings.resources))
+                    self._log.info("the resources folder is back", folder=str(self._settings.resources))
                 gone = False
                 began = time.monotonic()
                 now = await asyncio.to_thread(self._folder.snapshot)
@@ -166,9 +166,7 @@ class Watcher:
         try:
             outcome = await self._publisher.publish(sources, self._options)
         except Superseded as error:
-            self._log.warning(
-                "somebody else publishes configuration now; the next change here takes over", who=str(error)
-            )
+            self._log.warning("another publisher took over; the next change here takes over again", who=str(error))
             return True
         except grpc.aio.AioRpcError as error:
             reachable = error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)

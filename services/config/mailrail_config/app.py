@@ -112,7 +112,7 @@ class HeadFollower:
             metrics.POSTGRES_UP.set(0)
             await self._ready(False)
             if problem != trouble:
-                self._log.warning("configuration cannot be followed", reason=problem)
+                self._log.warning("cannot follow head", reason=problem)
                 trouble = problem
             await asyncio.sleep(0.5)
 

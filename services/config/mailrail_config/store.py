@@ -183,7 +183,7 @@ class RevisionStore:
     def _begun(self, new: NewHistory) -> None:
         metrics.NEW_HISTORIES.inc()
         self._log.error(
-            "the database went back: it is in another history, and publishers of before are superseded",
+            "database was set back: publishers must acquire a new epoch",
             why=new.why or "another process noticed first",
             history=new.number,
             before=new.before,

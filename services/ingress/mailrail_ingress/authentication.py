@@ -170,7 +170,7 @@ class Authentication:
         self._mechanism = None
         if login is not None and self.desk.accounts.lacks_secret(login.name, self._mechanism_name):
             metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
-            self.reception.log.error("login cannot be checked: its secret was not delivered", login=login.text[:200])
+            self.reception.log.error("cannot check login: ingress has no secret for it", login=login.text[:200])
             self.session.refuse(LOGIN_UNAVAILABLE)
             return
         self._count_failure(login, reason)

@@ -258,7 +258,7 @@ class _Stream(_Place):
                 elif self.draining.is_set() and not self.written:
                     self.work.set()
         except grpc.aio.AioRpcError as error:
-            self._log.warning("queue stream broke", code=error.code().name, details=(error.details() or "")[:300])
+            self._log.warning("queue stream lost", code=error.code().name, details=(error.details() or "")[:300])
         finally:
             self.work.set()
 
@@ -442,7 +442,7 @@ class EnqueueClient:
         try:
             commit.done(answer)
         except Exception:  # a mistake of ours about one client; all others wait for their answers on the same stream
-            self._log.exception("an answer was not passed on")
+            self._log.exception("unexpected error while passing on an answer")
 
     # --- streams ---
 
@@ -596,7 +596,7 @@ class EnqueueClient:
             except BadSettings as error:  # our own certificate cannot be read just now
                 if str(error) != said:
                     said = str(error)
-                    self._log.error("cannot ask the queue", error=said)
+                    self._log.error("cannot ask the queue for an outcome", error=said)
             await asyncio.sleep(RECONNECT_DELAY)
             now = self._loop.time()
             for message_id, commit in list(written.items()):
@@ -627,7 +627,7 @@ class EnqueueClient:
     def _unknown(self, message_id: bytes, commit: _Commit) -> None:
         """Nobody told what became of it; nobody commits it any more, either."""
         if not commit.answered:
-            self._log.warning("fate of a message unknown", id=message_id.hex())
+            self._log.warning("commit outcome unknown", id=message_id.hex())
             self._answer(commit, CommitAnswer(False, _AWAY))
 
 

@@ -252,7 +252,7 @@ class SmtpSession(Authentication):
         if new:
             self.desk.missing.update(address.key for address in found.missing)
             self.reception.log.warning(
-                "an alias names addresses that do not exist; mail goes to its others",
+                "alias has addresses that do not exist; mail goes to the others",
                 recipient=str(recipient),
                 missing=new[:20],
                 count=len(new),
@@ -334,7 +334,7 @@ class SmtpSession(Authentication):
             self._charge(transaction)
         elif budget.tight and kept > budget.share:
             if not budget.waiting:
-                self.reception.log.warning("too much mail is kept; clients wait", octets=budget.held)
+                self.reception.log.warning("memory budget used up; reading from clients is paused", octets=budget.held)
             budget.wait(self._has_room)
             self._wait(_For.ROOM)
 

@@ -125,10 +125,10 @@ class Outbound(Worker):
     def _refuse(self, delivery: Delivery, running: Delivery) -> None:
         token, message_id = delivery.lease.token, delivery.message_id
         if message_id == running.message_id:
-            self._log.warning("delivery handed out twice, it goes on", token=token, message_id=message_id.hex())
+            self._log.warning("delivery handed out twice; it goes on", token=token, message_id=message_id.hex())
             return
         other = running.message_id.hex()
-        self._log.error("two deliveries have one token", token=token, message_id=message_id.hex(), running=other)
+        self._log.error("two deliveries have the same token", token=token, message_id=message_id.hex(), running=other)
         verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), "another delivery has its token")
         reports = [RecipientReport(i, Result.NOT_ATTEMPTED, verdict) for i in delivery.recipient_ids]
         now = time.time_ns()
@@ -432,7 +432,7 @@ class Outbound(Worker):
                 and not run.had_tls  # a connection that is used up must not lead to one without TLS
             ):
                 # TLS-07: on a new connection, and the history says so.
-                self._log.info("TLS failed, going on without", host=host, reason=answer.detail)
+                self._log.info("TLS failed; continuing without TLS", host=host, reason=answer.detail)
                 answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
             if answer is None:
                 return

@@ -285,9 +285,9 @@ class _Link:
             if self.connected or error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 self._log.warning("queue stream ended", code=error.code().name, detail=error.details())
         except BadSettings as error:
-            self._log.error("cannot speak to the queue", error=str(error))
+            self._log.error("cannot connect to the queue", error=str(error))
         except Exception:
-            self._log.exception("queue stream crashed; it is opened again")
+            self._log.exception("queue stream crashed; reopening it")
         finally:
             if self.connected:
                 self.lost_at = time.monotonic()
@@ -334,7 +334,7 @@ class _Link:
                 self._client.took(delivery.lease.token, self)
                 self._worker.take(delivery)
             except Exception:  # it would break this stream and, leased again, each that follows
-                self._log.exception("delivery not understood", token=wire.token)
+                self._log.exception("cannot read a delivery", token=wire.token)
                 self._defer(wire)
             if home is not None:  # its token runs already: what runs goes on where it came from
                 self._client.took(wire.token, home)
@@ -357,7 +357,7 @@ class _Link:
             self._worker.cancel(token)
         if others:
             self._log.warning(
-                "the queue's database is in another history: deliveries of before are broken off",
+                "the queue's database was set back: earlier deliveries are stopped",
                 deliveries=len(others),
             )
 
@@ -398,7 +398,7 @@ class _Link:
                 try:
                     tell(report, result, settings.node_id)
                 except Exception:  # it would break this stream and each that follows
-                    self._log.exception("report told without its words", token=report.token)
+                    self._log.exception("cannot encode a report; sent without texts", token=report.token)
                     result.Clear()
                     tell_outcomes(report, result, settings.node_id)
                 self._sent[report.token] = report

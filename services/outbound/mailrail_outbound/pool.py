@@ -142,7 +142,9 @@ class Pool:
                 try:
                     job.gave_up_waiting(wait)
                 except Exception:
-                    self._log.exception("a delivery that waited too long could not be ended", host=job.dial.host)
+                    self._log.exception(
+                        "unexpected error while ending a delivery that waited too long", host=job.dial.host
+                    )
             self._forget_if_empty(key, destination)
         left = next((job for d in self._destinations.values() for job in d.waiting), None)
         if left is not None:
@@ -271,7 +273,7 @@ class Pool:
         except Exception as error:  # a fault of ours: unanswered, the job would keep its lease for ever
             if connection is not None:
                 destination.live.discard(connection)
-            self._log.exception("dial crashed", host=dial.host)
+            self._log.exception("unexpected error while dialling", host=dial.host)
             failures.append(f"an internal error of outbound: {type(error).__name__}")
         self._ended(destination, connecting=True)
         metrics.CONNECTIONS.inc("proxy" if dial.proxy else "unreachable")
@@ -296,7 +298,7 @@ class Pool:
                 try:
                     job.failed(answer, connection)
                 except Exception:  # the others wait for this word, too
-                    self._log.exception("a delivery could not be told that its host failed", host=job.dial.host)
+                    self._log.exception("unexpected error after a host failed", host=job.dial.host)
                     job.crashed(None)
         self._forget_if_empty(key, destination)
         self._feed_starved()

@@ -254,7 +254,7 @@ class QueueProcess:
         metrics.HISTORIES.inc()
         metrics.HISTORY.labels(what="deliveries").inc(closed)
         self._log.error(
-            "the database went back: it is in another history, and all deliveries of before are closed",
+            "database was set back: all earlier deliveries are closed",
             why=new.why or "another process noticed first",
             history=new.number,
             before=new.before,

@@ -237,7 +237,7 @@ async def test_another_publisher_that_took_over_is_not_fought_CFG_04(
 
         def superseded() -> bool:
             said.append(capsys.readouterr().out)
-            return "somebody else publishes configuration now" in "".join(said)
+            return "another publisher took over" in "".join(said)
 
         await eventually(superseded)
         assert (await service.store.head()).epoch == 2

@@ -134,7 +134,7 @@ def test_a_queue_that_never_tells_is_not_waited_for_without_end_ACC_04(run: Star
         ingress.wait_stored(1)
         background().call(ingress.queue.stop())
         assert code(talk.reply()) == "451 4.3.0"
-        ingress.wait_for(lambda: ingress.events("fate of a message unknown"), "the log tells of it")
+        ingress.wait_for(lambda: ingress.events("commit outcome unknown"), "the log tells of it")
     background().loop.call_soon_threadsafe(ingress.queue.answers.set)
 
 

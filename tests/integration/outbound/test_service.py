@@ -436,7 +436,7 @@ async def test_two_deliveries_with_one_token_are_neither_dropped_nor_mixed_up_HI
             assert here.queue.results[first.token].message_id == second.message_id
             here.queue.alive.clear()
             await eventually(lambda: first.token in here.queue.alive, what="the first goes on")
-            assert "two deliveries have one token" in capsys.readouterr().out
+            assert "two deliveries have the same token" in capsys.readouterr().out
 
 
 async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor_the_others(

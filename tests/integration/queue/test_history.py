@@ -240,13 +240,13 @@ async def test_it_is_told_how_much_of_what_memory_knew_is_gone_HIS_04(
 
         def told() -> bool:
             said.append(capsys.readouterr().out)
-            return "their mail is lost" in "".join(said)
+            return "mail lost: recipients" in "".join(said)
 
         await eventually(told)
         text = "".join(said)
         assert "recipients=1" in text
         assert "deliveries=3" in text
-        assert "another history" in text
+        assert "database was set back" in text
 
 
 async def test_a_data_folder_that_is_put_back_is_noticed_by_the_process_that_lives_through_it_HIS_01() -> None:

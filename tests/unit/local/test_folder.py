@@ -125,8 +125,8 @@ async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
     assert (
         told()
         == [
-            "the folder of resources is gone; what it said stays in force until it is back",
-            "the folder of resources is back",
+            "the resources folder is missing; its last content stays in force",
+            "the resources folder is back",
         ]
         * 2
     )

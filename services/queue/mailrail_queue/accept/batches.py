@@ -159,7 +159,9 @@ class GroupCommit:
                     async with self._forget_lane.use() as connection:
                         await store.abort_uploads(connection, ids)
                 except (psycopg.Error, NotDurable, OSError) as error:
-                    self._log.info("bodies that nobody will commit wait", error=str(error).strip(), bodies=len(ids))
+                    self._log.info(
+                        "cannot delete uncommitted bodies; trying again", error=str(error).strip(), bodies=len(ids)
+                    )
                     await asyncio.sleep(_FORGET_AGAIN)
                     continue
                 for message_id in ids:
@@ -206,7 +208,7 @@ class GroupCommit:
                     pending.lost()
                 raise
             except Exception:
-                self._log.exception("a batch failed in a way that nobody foresaw", messages=len(batch))
+                self._log.exception("unexpected error while storing a batch", messages=len(batch))
                 for pending in batch:
                     pending.lost()
             finally:
@@ -241,7 +243,7 @@ class GroupCommit:
                 self._down_since = None
                 return
             except psycopg.errors.DiskFull as error:  # Postgres's word that nothing of this try was stored
-                self._log.error("postgres has no room left, mail is refused", error=str(error).strip())
+                self._log.error("Postgres has no space left; mail is refused", error=str(error).strip())
                 for pending in batch:
                     if pending.id not in doubtful:
                         metrics.REFUSED.labels(reason="unavailable").inc()
@@ -259,7 +261,7 @@ class GroupCommit:
                     continue
                 if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # not the mail's fault (ACC-05)
                     fresh_ids, twice = fresh_ids + 1, True
-                    self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
+                    self._log.error("duplicate ids; taking new ones", error=str(error).strip())
                     continue
                 if len(batch) > 1:  # ACC-03: one by one, so that only the guilty one is refused
                     for pending in batch:
@@ -273,7 +275,7 @@ class GroupCommit:
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
-            self._log.warning("postgres is out of reach, mail waits", error=str(error).strip(), messages=len(batch))
+            self._log.warning("Postgres is unreachable; mail waits", error=str(error).strip(), messages=len(batch))
         keep: list[PendingCommit] = []
         for pending in batch:
             if not pending.sent and now - max(pending.since, self._down_since) > _REFUSE_AFTER:

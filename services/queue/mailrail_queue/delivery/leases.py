@@ -110,7 +110,7 @@ class LeaseManager:
         """It is gone; what it works on stays leased."""
         if self._dispatcher.disconnect(stream):
             metrics.OUTBOUND.set(len(self._dispatcher.streams))
-            self._log.info("outbound left", outbound=stream.node)
+            self._log.info("outbound disconnected", outbound=stream.node)
 
     async def _adopt(self, stream: OutboundStream, listed: dict[int, list[int]]) -> None:
         strangers: list[int] = []
@@ -264,7 +264,7 @@ class LeaseManager:
     def _note_rest(self, site: SiteState, now: float) -> None:
         until = site.window.resting_until or now
         self._rests[site.key] = (site.window._rests, max(0.0, until - now), site.last_error)
-        self._log.info("site rests", site=site.key, seconds=round(until - now), error=site.window.last_error[:200])
+        self._log.info("site in backoff", site=site.key, seconds=round(until - now), error=site.window.last_error[:200])
         self._renew.set()
         if site.pending:  # leased, but not to be dialled now: back, undone (LSE-04)
             pending = [f for f in site.pending if not f.gone]
@@ -335,7 +335,7 @@ class LeaseManager:
             metrics.HISTORY.labels(what="recipients_missing").inc(len(missing))
             messages = sorted({p.message_id.hex() for p in missing})
             self._log.error(
-                "recipients that were in memory are not in the database: it went back, and their mail is lost",
+                "mail lost: recipients in memory are missing from the database, which was set back",
                 recipients=len(missing),
                 messages=messages[:20],
             )
@@ -363,7 +363,7 @@ class LeaseManager:
             try:
                 await self._write()
             except TROUBLE as error:
-                self._log.warning("leases wait for postgres", error=str(error).strip())
+                self._log.warning("cannot write leases; trying again", error=str(error).strip())
                 self._renew.set()
                 await asyncio.sleep(0.5)
             except Exception as error:

@@ -200,7 +200,7 @@ class Finisher:
             except (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError) as error:
                 # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
                 again = True
-                self._log.warning("results wait for postgres", error=str(error).strip(), deliveries=len(batch))
+                self._log.warning("cannot write results; trying again", error=str(error).strip(), deliveries=len(batch))
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
             except Exception as error:
@@ -227,11 +227,11 @@ class Finisher:
 
     async def raise_ids(self, lane: Lane, error: Exception) -> None:
         """Let ids go on beyond all that are stored: some were given that are there already."""
-        self._log.error("ids were given twice, new ones are taken", error=str(error).strip())
+        self._log.error("duplicate ids; taking new ones", error=str(error).strip())
         try:
             await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
         except (psycopg.Error, NotDurable, OSError) as trouble:
-            self._log.warning("new ids could not be taken", error=str(trouble).strip())
+            self._log.warning("cannot take new ids", error=str(trouble).strip())
             await asyncio.sleep(_RETRY_AFTER)
 
     async def _write_apart(self, lane: Lane, result: DeliveryResults, error: Exception) -> bool:
@@ -262,7 +262,7 @@ class Finisher:
                     await faults.set_aside(connection, Ownership("", {}), one, reason, self._log, undo=False)
                 return True
             except TROUBLE as trouble:
-                self._log.warning("results wait for postgres", error=str(trouble).strip(), deliveries=1)
+                self._log.warning("cannot write results; trying again", error=str(trouble).strip(), deliveries=1)
                 await asyncio.sleep(_RETRY_AFTER)
             except psycopg.Error:
                 return False
@@ -272,7 +272,7 @@ class Finisher:
         try:
             await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
         except (psycopg.Error, NotDurable, OSError) as error:
-            self._log.warning("partitions of history were not made", error=str(error).strip())
+            self._log.warning("cannot create partitions of history", error=str(error).strip())
             await asyncio.sleep(_RETRY_AFTER)
             return not isinstance(error, psycopg.OperationalError)
         return True

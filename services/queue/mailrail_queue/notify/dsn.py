@@ -178,7 +178,9 @@ class Notifier:
         told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
         group = _Group(kind, head, dsn_id, [], lost=True, mail=sender is not None)
         groups.setdefault((recipient.message_id, kind), group).notices.append(told)
-        self._log.error("mail failed whose message is gone", message=recipient.message_id.hex(), recipient=recipient.id)
+        self._log.error(
+            "a recipient failed whose message is missing", message=recipient.message_id.hex(), recipient=recipient.id
+        )
 
     def _sender_of(self, recipient: AttemptRecipient) -> str | None:
         """An address of the account that submitted it, of the domain that it was sent from if there is one."""

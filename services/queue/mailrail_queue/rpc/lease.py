@@ -73,7 +73,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._log.exception("a request of outbound could not be read", outbound=stream.node)
+            self._log.exception("cannot read a request of outbound", outbound=stream.node)
         finally:
             stream.close()
 
@@ -129,4 +129,4 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
         metrics.SET_ASIDE.inc(len(aside))
         for number in aside:
-            self._log.error("set aside, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)
+            self._log.error("corrupt, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)

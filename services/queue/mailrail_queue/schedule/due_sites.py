@@ -119,5 +119,5 @@ class DueSites:
         async with self._lane.use() as connection:
             wrong = await site_store.verify(connection, number)
         if wrong:
-            self._log.info("sites found by the slow round", shard=number, sites=wrong)
+            self._log.info("due-site table corrected", shard=number, sites=wrong)
             self._worklist.cursors[number] = 0.0

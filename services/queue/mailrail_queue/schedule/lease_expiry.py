@@ -53,7 +53,7 @@ class LeaseExpiry:
             try:
                 await self.sweep()
             except TROUBLE as error:
-                self._log.warning("the lease sweep waits for postgres", error=str(error).strip())
+                self._log.warning("cannot take back leases; trying again", error=str(error).strip())
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
                 faults.failed(self._log, "lease sweep", error)
@@ -115,7 +115,7 @@ class LeaseExpiry:
             self._database.jump = None
             self._database.jumped.clear()
         self._swept_until = 0.0
-        self._log.warning("leases moved with postgres's clock", seconds=round(jump.seconds, 1), recipients=moved)
+        self._log.warning("leases moved with Postgres's clock", seconds=round(jump.seconds, 1), recipients=moved)
 
     def _release(self, token: int) -> None:
         delivery = self._dispatcher.deliveries.get(token)

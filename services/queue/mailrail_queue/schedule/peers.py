@@ -74,7 +74,7 @@ class Peers:
         except Exception as error:
             if not isinstance(error, grpc.aio.AioRpcError | BadSettings):
                 faults.failed(self._log, "hints to peers", error, peer=address)
-            self._log.debug("peer not woken", peer=address, error=str(error)[:200])
+            self._log.debug("cannot wake peer", peer=address, error=str(error)[:200])
             gone = self._channels.pop(address, None)
             if gone is not None:
                 await gone.close()

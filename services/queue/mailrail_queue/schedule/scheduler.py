@@ -129,7 +129,7 @@ class Scheduler:
                     await self._grant_requests()
                 progress = await self._step()
             except TROUBLE as error:
-                self._log.warning("due work waits for postgres", error=str(error).strip())
+                self._log.warning("cannot lease due mail; trying again", error=str(error).strip())
                 await asyncio.sleep(0.5)
                 continue
             except Exception as error:

@@ -141,7 +141,7 @@ class Shards:
             async with asyncio.timeout(3):
                 await self._lane.run(site_store.LEAVE, {"id": self._worklist.run_id})
         except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
-            self._log.info("left without a word", error=str(error))
+            self._log.info("shutdown: shards not released", error=str(error))
 
     async def forget(self) -> None:
         """The last word of this process: nothing of it is looked for in the database any more (HIS-01)."""

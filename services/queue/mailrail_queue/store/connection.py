@@ -135,7 +135,7 @@ class Database:
             self.jump = Jump(earlier + seconds, clock.now() + before)
             self.jumped.set()
             metrics.CLOCK_JUMPS.inc()
-            self._log.warning("postgres's clock was set", seconds=round(seconds, 1))
+            self._log.warning("Postgres's clock jumped", seconds=round(seconds, 1))
         self._told = True
 
     async def close(self) -> None:

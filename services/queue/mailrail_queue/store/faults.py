@@ -129,5 +129,5 @@ async def set_aside(
     metrics.SET_ASIDE.inc(len(aside))
     for row in rows:
         if row.id in aside:
-            logger.error("set aside, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
+            logger.error("corrupt, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
     return aside

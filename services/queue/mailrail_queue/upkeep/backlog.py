@@ -82,7 +82,7 @@ class BacklogCounter:
             try:
                 await self.measure()
             except TROUBLE as error:
-                self._log.info("backlog not counted", error=str(error).strip())
+                self._log.info("cannot count the backlog", error=str(error).strip())
             except Exception as error:
                 faults.failed(self._log, "backlog", error)
             # A machine that is slow for other reasons is not asked more often for that.

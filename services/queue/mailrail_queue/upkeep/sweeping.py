@@ -125,7 +125,7 @@ class Upkeep:
         try:
             await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
         except (psycopg.Error, NotDurable, OSError) as error:
-            self._log.warning("partitions of history were not made", error=str(error).strip())
+            self._log.warning("cannot create partitions of history", error=str(error).strip())
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -134,7 +134,7 @@ class Upkeep:
             try:
                 await self.sweep(everything=turns % 20 == 0)
             except TROUBLE as error:
-                self._log.warning("sweeping waits", error=str(error).strip())
+                self._log.warning("cannot sweep; trying again", error=str(error).strip())
             except Exception as error:
                 faults.failed(self._log, "upkeep", error)
             turns += 1
@@ -260,4 +260,4 @@ class Upkeep:
         except psycopg.errors.InsufficientPrivilege:  # a role of the service's own, which owns no table (DBS-01)
             await run(connection, _DROP_OWNED, {"name": name})
         metrics.SWEPT.labels(what="history_partition").inc()
-        self._log.info("history dropped", partition=name)
+        self._log.info("history partition dropped", partition=name)
