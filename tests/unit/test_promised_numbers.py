@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
+from mailrail.core.message.content_reader import LINE_LIMIT
 from mailrail.core.message.header import RECEIVED_LIMIT
-from mailrail.core.message.intake import LINE_LIMIT
 from mailrail.core.resources.transport import LmtpSpec
 from mailrail.core.revision.revision import Gateway, GatewayLimits, RetrySchedule
 from mailrail.core.route.site import SHARDS

@@ -28,7 +28,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
         verification = None
         if settings.outbound_target:
             verification = await stack.enter_async_context(OutboundVerification(settings).running())
-        reception = ActiveConfig(
+        active_config = ActiveConfig(
             settings,
             queue,
             fake_key=keyring(settings).derive(b"fake verifiers", b""),
@@ -36,20 +36,20 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             verification=verification,
             budget=budget,
         )
-        metrics.UPLOADING.set_function(lambda: reception.uncommitted.octets(reception.monotonic()))
-        queue.company = lambda: reception.transactions
-        sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
-        listeners = Listeners(settings, reception, sessions)
+        metrics.UPLOADING.set_function(lambda: active_config.uncommitted.octets(active_config.monotonic()))
+        queue.open_transactions = lambda: active_config.transactions
+        sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
+        listeners = Listeners(settings, active_config, sessions)
 
         def swap(configuration: Configuration) -> None:
-            reception.configure(configuration.revision, configuration.number, configuration.secrets)
+            active_config.configure(configuration.revision, configuration.number, configuration.secrets)
             sessions.rebase()
             listeners.update()
 
         server = await stack.enter_async_context(
             rpc.serve(
                 settings,
-                services(reception, sessions),
+                services(active_config, sessions),
                 {SERVICE: frozenset({"console", "cli"})},
             )
         )

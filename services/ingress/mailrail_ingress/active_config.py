@@ -89,7 +89,7 @@ class ListenerKey:
 class ListenerConfig:
     """What one listener offers under one revision, indexed and ready."""
 
-    door: ListenerKey
+    listener_key: ListenerKey
     gateway: Gateway
     listener: Listener
     options: ListenerOptions
@@ -105,7 +105,7 @@ class ListenerConfig:
     """What is counted of accepted mail."""
     connections: metrics.Connections
     """What is counted of accepted connections."""
-    whences: dict[tuple[object, ...], MessageOrigin]
+    origins: dict[tuple[object, ...], MessageOrigin]
     """Where mail came from before; see Visit."""
     missing: set[str]
     """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
@@ -136,7 +136,7 @@ class ActiveConfig:
         self.uncommitted = Uncommitted(settings.upload_octets, settings.client_upload_octets)
         self.throttle = Throttle()
         self.ids = MessageIds()
-        self.desks: dict[ListenerKey, ListenerConfig] = {}
+        self.listeners: dict[ListenerKey, ListenerConfig] = {}
         self.configured = False
         """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
@@ -154,15 +154,15 @@ class ActiveConfig:
             raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
         accounts = Accounts(revision, secrets, self._fake_key)
         identities: dict[str, ServerCertificate | None] = {}
-        desks: dict[ListenerKey, ListenerConfig] = {}
+        listeners: dict[ListenerKey, ListenerConfig] = {}
         for gateway in gateways:
             directory = Directory(revision, gateway)
             for listener in gateway.listeners:
                 identity = self._identity(listener, secrets, identities)
-                desk = self._desk(gateway, listener, directory, accounts, identity, number)
-                desks[desk.door] = desk
+                config = self._listener_config(gateway, listener, directory, accounts, identity, number)
+                listeners[config.listener_key] = config
         self._identities = identities
-        self.desks = desks
+        self.listeners = listeners
         self.configured = True
         kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
 
@@ -183,7 +183,7 @@ class ActiveConfig:
                     self.log.error("certificate unusable", listener=listener.name, error=reason)
         return identities[path]
 
-    def _desk(
+    def _listener_config(
         self,
         gateway: Gateway,
         listener: Listener,
@@ -214,10 +214,10 @@ class ActiveConfig:
             error_limit=limits.errors,
             repair_chunks=self.settings.repair_chunks,
         )
-        door = ListenerKey(gateway.ref, listener.name)
+        listener_key = ListenerKey(gateway.ref, listener.name)
         label = origin.name.lower()
         return ListenerConfig(
-            door=door,
+            listener_key=listener_key,
             gateway=gateway,
             listener=listener,
             options=options,
@@ -230,14 +230,14 @@ class ActiveConfig:
             label=label,
             accepted=metrics.Mail(label),
             connections=metrics.Connections(listener.protocol.value),
-            whences={},
+            origins={},
             missing=set(),
         )
 
     def resolve(self, address: Address, account: Account | None) -> Resolution | Reply:
         """How RCPT would be answered, for administrators (IngressService.ResolveRecipient)."""
-        if not self.desks:
+        if not self.listeners:
             return QUEUE_AWAY
-        desk = next(iter(sorted(self.desks.values(), key=lambda d: d.door)))
-        captive = account is None and any(d.listener.accept_any_recipient for d in self.desks.values())
-        return desk.directory.resolve(address, authenticated=account is not None, captive=captive)
+        config = next(iter(sorted(self.listeners.values(), key=lambda d: d.listener_key)))
+        captive = account is None and any(d.listener.accept_any_recipient for d in self.listeners.values())
+        return config.directory.resolve(address, authenticated=account is not None, captive=captive)

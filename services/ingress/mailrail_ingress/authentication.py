@@ -45,24 +45,24 @@ class Authentication:
         "_mechanism_name",
         "_wire",
         "account",
+        "active_config",
         "client",
         "client_text",
-        "desk",
-        "reception",
-        "session",
+        "config",
+        "protocol",
     )
 
     def __init__(
         self,
-        reception: ActiveConfig,
-        desk: ListenerConfig,
-        session: ServerSession,
+        active_config: ActiveConfig,
+        config: ListenerConfig,
+        protocol: ServerSession,
         wire: Wire,
         client: IPv4Address | IPv6Address,
     ) -> None:
-        self.reception = reception
-        self.desk = desk
-        self.session = session
+        self.active_config = active_config
+        self.config = config
+        self.protocol = protocol
         self.client = client
         self.client_text = str(client)
         self.account: Account | None = None
@@ -72,27 +72,27 @@ class Authentication:
 
     def _login(self, event: AuthRequested) -> None:
         name = event.mechanism
-        if self.reception.throttle.blocks(neighbourhood(self.client), asyncio.get_running_loop().time()):
+        if self.active_config.throttle.blocks(neighbourhood(self.client), asyncio.get_running_loop().time()):
             metrics.count(metrics.LOGINS, name, "throttled")
-            self.session.refuse(WAIT_TO_LOGIN)
+            self.protocol.refuse(WAIT_TO_LOGIN)
             return
         self._mechanism_name = name
         self._mechanism = self._make_mechanism(name)
         self._step(self._mechanism.start(event.initial))
 
     def _make_mechanism(self, name: str) -> ServerExchange:
-        desk = self.desk
+        config = self.config
         if name == "PLAIN":
             return Plain()
         if name == "LOGIN":
             return LoginMechanism()
         if name == "CRAM-MD5":
-            now = self.reception.clock()
+            now = self.active_config.clock()
             number = int.from_bytes(os.urandom(8), "big")
-            return CramMd5(desk.accounts, f"<{number}.{now:.6f}@{desk.gateway.hostname}>")
-        plus = self.session.tls is not None and any(m.endswith("-PLUS") for m in desk.options.mechanisms)
-        bindings = desk.bindings if self.session.tls is not None else {}
-        return Scram(name, desk.accounts, os.urandom(18).hex(), bindings, plus_offered=plus)
+            return CramMd5(config.accounts, f"<{number}.{now:.6f}@{config.gateway.hostname}>")
+        plus = self.protocol.tls is not None and any(m.endswith("-PLUS") for m in config.options.mechanisms)
+        bindings = config.bindings if self.protocol.tls is not None else {}
+        return Scram(name, config.accounts, os.urandom(18).hex(), bindings, plus_offered=plus)
 
     def _response(self, event: AuthResponse) -> None:
         assert self._mechanism is not None
@@ -103,7 +103,7 @@ class Authentication:
             case Challenge(data):
                 # What SCRAM says next tells whether the guess was right.
                 if not (isinstance(self._mechanism, Scram) and self._has_to_wait(self._mechanism.login)):
-                    self.session.challenge(data)
+                    self.protocol.challenge(data)
             case Success(login):
                 if isinstance(self._mechanism, Scram) or not self._has_to_wait(login):
                     self._logged_in(login)
@@ -112,7 +112,7 @@ class Authentication:
                     self._check_password(login, password)
             case UnexpectedInitialResponse():
                 metrics.count(metrics.LOGINS, self._mechanism_name, "malformed")
-                self.session.refuse(NO_INITIAL_RESPONSE)
+                self.protocol.refuse(NO_INITIAL_RESPONSE)
             case Failure(reason, login):
                 if not self._has_to_wait(login):  # else 454 would say that a guess was right
                     self._not_logged_in(login, reason)
@@ -121,7 +121,7 @@ class Authentication:
         """Whether too many guess at this login to hear of another guess; that is answered then (AUTH-05c)."""
         if login is None:
             return False
-        throttle = self.reception.throttle
+        throttle = self.active_config.throttle
         now = asyncio.get_running_loop().time()
         if not throttle.blocks_login(login.name, neighbourhood(self.client), now):
             return False
@@ -130,17 +130,17 @@ class Authentication:
         self._log(
             "login refused", mechanism=self._mechanism_name, attempted=login.text[:200], reason="too many guess at it"
         )
-        self.session.refuse(LOGIN_UNDER_ATTACK)
+        self.protocol.refuse(LOGIN_UNDER_ATTACK)
         return True
 
     def _check_password(self, login: ClaimedIdentity, password: str) -> None:
-        accounts, name = self.desk.accounts, login.name
+        accounts, name = self.config.accounts, login.name
         if accounts.recall(name, password):
             self._logged_in(login)
             return
 
         def done(checked: "asyncio.Future[bool]") -> None:
-            if self.session.closed:
+            if self.protocol.closed:
                 return
             if not checked.cancelled() and checked.exception() is None and checked.result():
                 accounts.remember(name, password)
@@ -155,30 +155,32 @@ class Authentication:
 
     def _logged_in(self, login: ClaimedIdentity) -> None:
         self._mechanism = None
-        account = self.desk.accounts.find(login.name)
+        account = self.config.accounts.find(login.name)
         if account is None:  # the account went away between the exchange's steps
             self._not_logged_in(login, "no such account any more")
             return
         self.account = account
         now = asyncio.get_running_loop().time()
-        self.reception.throttle.succeeded(login.name, neighbourhood(self.client), now)
+        self.active_config.throttle.record_success(login.name, neighbourhood(self.client), now)
         metrics.count(metrics.LOGINS, self._mechanism_name, "accepted")
         self._log("logged in", mechanism=self._mechanism_name)
-        self.session.authenticated(account.login)
+        self.protocol.authenticate(account.login)
 
     def _not_logged_in(self, login: ClaimedIdentity | None, reason: str) -> None:
         self._mechanism = None
-        if login is not None and self.desk.accounts.lacks_secret(login.name, self._mechanism_name):
+        if login is not None and self.config.accounts.lacks_secret(login.name, self._mechanism_name):
             metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
-            self.reception.log.error("cannot check login: ingress has no secret for it", login=login.text[:200])
-            self.session.refuse(LOGIN_UNAVAILABLE)
+            self.active_config.log.error("cannot check login: ingress has no secret for it", login=login.text[:200])
+            self.protocol.refuse(LOGIN_UNAVAILABLE)
             return
         self._count_failure(login, reason)
-        self.session.refuse(WRONG_CREDENTIALS)
+        self.protocol.refuse(WRONG_CREDENTIALS)
 
     def _count_failure(self, login: ClaimedIdentity | None, reason: str) -> None:
         now = asyncio.get_running_loop().time()
-        self.reception.throttle.failed(login.name if login is not None else "", neighbourhood(self.client), now)
+        self.active_config.throttle.record_failure(
+            login.name if login is not None else "", neighbourhood(self.client), now
+        )
         metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
         attempted = login.text[:200] if login is not None else ""
         self._log("login refused", mechanism=self._mechanism_name, attempted=attempted, reason=reason)
@@ -192,22 +194,22 @@ class Authentication:
         if mechanism is not None and mechanism.guess is not None:
             self._count_failure(mechanism.guess, reason)
 
-    def tls_started(self) -> None:
+    def complete_tls(self) -> None:
         """Whatever was known of the client before TLS is void (AUTH-07)."""
         self.account = None
         self._mechanism = None
 
-    def gone(self) -> None:
+    def hang_up(self) -> None:
         """The client is gone."""
         self._drop_login("the client left in the middle of the exchange")
 
     def _log(self, event: str, **fields: object) -> None:
-        self.reception.log.info(
+        self.active_config.log.info(
             event,
-            listener=self.desk.listener.name,
+            listener=self.config.listener.name,
             client=self.client_text,
-            hello=self.session.hello,
+            hello=self.protocol.hello,
             login=self.account.login if self.account is not None else None,
-            tls=self.session.tls.version if self.session.tls is not None else None,
+            tls=self.protocol.tls.version if self.protocol.tls is not None else None,
             **fields,
         )

@@ -25,7 +25,7 @@ BACKLOG = 1024
 class ListenerSocket:
     """One socket: which listener, where."""
 
-    door: ListenerKey
+    listener_key: ListenerKey
     address: str
     port: int  # as configured; 0 = chosen by the system
     tls: bool  # the handshake comes before anything else
@@ -42,11 +42,11 @@ class TlsServer:
     """Seconds without accepting when there are no files left."""
 
     def __init__(
-        self, sessions: Sessions, door: ListenerKey, sockets: list[socket.socket], context: ssl.SSLContext
+        self, sessions: Sessions, listener_key: ListenerKey, sockets: list[socket.socket], context: ssl.SSLContext
     ) -> None:
         self.sockets = sockets
         self._sessions = sessions
-        self._door = door
+        self._listener_key = listener_key
         self._context = context
         self._loop = asyncio.get_running_loop()
         for listening in sockets:
@@ -55,7 +55,7 @@ class TlsServer:
 
     @classmethod
     async def open(
-        cls, sessions: Sessions, door: ListenerKey, address: str, port: int, context: ssl.SSLContext
+        cls, sessions: Sessions, listener_key: ListenerKey, address: str, port: int, context: ssl.SSLContext
     ) -> "TlsServer":
         """Listen at every address that the name has, as the loop's server does. Raises OSError."""
         loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class TlsServer:
             for one in sockets:
                 one.close()
             raise
-        return cls(sessions, door, sockets, context)
+        return cls(sessions, listener_key, sockets, context)
 
     def close(self) -> None:
         """Accept nobody any more; clients that are in go on."""
@@ -87,12 +87,12 @@ class TlsServer:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.get_logger().error("cannot accept", listener=self._door.listener, error=str(error))
+                log.get_logger().error("cannot accept", listener=self._listener_key.listener, error=str(error))
                 self._loop.remove_reader(listening.fileno())
                 self._loop.call_later(self.ROOM, self._listen, listening)
                 return
             accepted.setblocking(False)
-            connection = ServerConnection(self._sessions, self._door)
+            connection = ServerConnection(self._sessions, self._listener_key)
             if connection.expected(peer[0]):
                 task = self._loop.create_task(self._meet(accepted, connection))
                 self._sessions.tasks.add(task)
@@ -106,7 +106,7 @@ class TlsServer:
                 lambda: connection,
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=self._sessions.reception.settings.tls_timeout,
+                ssl_handshake_timeout=self._sessions.active_config.settings.tls_timeout,
             )
         except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
             metrics.count(metrics.TLS, "none")
@@ -117,9 +117,9 @@ class TlsServer:
 class Listeners:
     """The listening sockets of the process."""
 
-    def __init__(self, settings: IngressSettings, reception: ActiveConfig, sessions: Sessions) -> None:
+    def __init__(self, settings: IngressSettings, active_config: ActiveConfig, sessions: Sessions) -> None:
         self._settings = settings
-        self._reception = reception
+        self._active_config = active_config
         self._sessions = sessions
         self._servers: dict[ListenerSocket, asyncio.Server | TlsServer] = {}
         self._changed = asyncio.Event()
@@ -135,7 +135,7 @@ class Listeners:
     def ports(self) -> dict[str, int]:
         """The real port of each listener by name; for tests and people."""
         return {
-            place.door.listener: int(socket.getsockname()[1])
+            place.listener_key.listener: int(socket.getsockname()[1])
             for place, server in self._servers.items()
             for socket in server.sockets
         }
@@ -148,7 +148,7 @@ class Listeners:
                 missing = await self._apply()
                 if missing:
                     self.complete.clear()
-                elif self._reception.configured:
+                elif self._active_config.configured:
                     self.complete.set()
                 try:
                     async with asyncio.timeout(RETRY if missing else None):
@@ -167,38 +167,43 @@ class Listeners:
 
     def _wanted(self) -> set[ListenerSocket]:
         wanted: set[ListenerSocket] = set()
-        for door, desk in self._reception.desks.items():
-            port = desk.listener.port
+        for listener_key, config in self._active_config.listeners.items():
+            port = config.listener.port
             # TLS-04: the handshake comes first. Behind a PROXY header (PRX-03) it is the connection's own business.
-            tls = desk.listener.protocol is ListenerProtocol.SUBMISSIONS and not desk.listener.proxy_protocol
+            tls = config.listener.protocol is ListenerProtocol.SUBMISSIONS and not config.listener.proxy_protocol
             for address in self._settings.smtp_listen:
-                wanted.add(ListenerSocket(door, address, self._settings.real_port(port), tls))
+                wanted.add(ListenerSocket(listener_key, address, self._settings.real_port(port), tls))
         return wanted
 
-    def _identity(self, door: ListenerKey) -> ServerCertificate | None:
-        desk = self._reception.desks.get(door)
-        return desk.identity if desk is not None else None
+    def _identity(self, listener_key: ListenerKey) -> ServerCertificate | None:
+        config = self._active_config.listeners.get(listener_key)
+        return config.identity if config is not None else None
 
     async def _apply(self) -> int:
         """Open what is missing, close what is not wanted; returns how many could not be opened."""
         wanted = self._wanted()
         for place in [place for place in self._servers if place not in wanted]:
             self._servers.pop(place).close()
-            self._log.info("listener closed", listener=place.door.listener, address=place.address, port=place.port)
+            self._log.info(
+                "listener closed", listener=place.listener_key.listener, address=place.address, port=place.port
+            )
         failed = 0
         loop = asyncio.get_running_loop()
-        for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.door, p.address)):
-            door = place.door
+        for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.listener_key, p.address)):
+            listener_key = place.listener_key
             try:
                 if place.port > LAST_PORT:  # the system would take what is left of it in 16 bits
                     raise OSError(f"there is no such port; {self._settings.port_offset} was added to the listener's")
                 server: asyncio.Server | TlsServer
                 if place.tls:
-                    context = switching(partial(self._identity, door))
-                    server = await TlsServer.open(self._sessions, door, place.address, place.port, context)
+                    context = switching(partial(self._identity, listener_key))
+                    server = await TlsServer.open(self._sessions, listener_key, place.address, place.port, context)
                 else:
                     server = await loop.create_server(
-                        partial(ServerConnection, self._sessions, door), place.address, place.port, backlog=BACKLOG
+                        partial(ServerConnection, self._sessions, listener_key),
+                        place.address,
+                        place.port,
+                        backlog=BACKLOG,
                     )
             except OSError as error:
                 failed += 1
@@ -206,7 +211,7 @@ class Listeners:
                     self._complained.add(place)
                     self._log.error(
                         "cannot listen; trying again",
-                        listener=door.listener,
+                        listener=listener_key.listener,
                         address=place.address,
                         port=place.port,
                         error=str(error),
@@ -215,5 +220,5 @@ class Listeners:
             self._complained.discard(place)
             self._servers[place] = server
             port = server.sockets[0].getsockname()[1]
-            self._log.info("listening", listener=door.listener, address=place.address, port=port)
+            self._log.info("listening", listener=listener_key.listener, address=place.address, port=port)
         return failed

@@ -96,7 +96,7 @@ class DatabaseClock:
         self._clock = clock
         self._ahead: float | None = None
 
-    def heard(self, moment: float) -> None:
+    def set_time(self, moment: float) -> None:
         """The queue said that it is `moment` there (Unix seconds)."""
         self._ahead = moment - self._clock()
 
@@ -128,7 +128,7 @@ class _Upload:
     __slots__ = ("chunks", "closed", "id", "lost", "resume", "stream", "waiting", "wants_credit")
 
     def __init__(
-        self, stream: "_Place", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
+        self, stream: "_Uploads", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
     ) -> None:
         self.stream = stream
         self.id = message_id
@@ -174,7 +174,7 @@ class _Upload:
             self.stream.budget.change(before, octets)
 
 
-class _Nowhere:
+class _LostUpload:
     """The upload of a message that began when no stream was open."""
 
     def send(self, data: bytes) -> bool:
@@ -185,7 +185,7 @@ class _Nowhere:
         """There is nothing to forget."""
 
 
-class _Place:
+class _Uploads:
     """Where uploads are: on a stream, or waiting for one."""
 
     def __init__(self, budget: MemoryBudget) -> None:
@@ -201,7 +201,7 @@ class _Place:
         return min(MESSAGE_CREDIT, max(LEAST, share))
 
 
-class _Stream(_Place):
+class _Stream(_Uploads):
     """One Enqueue stream: what waits for it, what is under way on it, and how much it may still send."""
 
     def __init__(
@@ -241,7 +241,7 @@ class _Stream(_Place):
         try:
             while isinstance(response := await self._call.read(), enqueue_pb2.EnqueueResponse):
                 if response.database_time and self._clock is not None:
-                    self._clock.heard(response.database_time / 1e6)
+                    self._clock.set_time(response.database_time / 1e6)
                 for result in response.results:
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
@@ -361,19 +361,19 @@ class EnqueueClient:
         self._log = log.get_logger()
         self._stream: _Stream | None = None
         self._clock = DatabaseClock(self._loop.time)
-        self._homeless: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
-        self._lobby = _Place(budget)  # bodies that do
+        self._unassigned: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
+        self._unassigned_uploads = _Uploads(budget)  # bodies that do
         self._left = -PATIENCE  # when there was a stream last
         self._streams: list[_Stream] = []  # the open one and those that drain
         self._pending = 0
         metrics.QUEUE_PENDING.set_function(lambda: self._pending)
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.company: Callable[[], int] = lambda: 0
+        self.open_transactions: Callable[[], int] = lambda: 0
         """How many transactions are open: a commit waits for others only where others may come."""
 
     def _linger(self) -> float:
-        return linger(self.company())
+        return linger(self.open_transactions())
 
     # --- ports.Queue ---
 
@@ -386,11 +386,11 @@ class EnqueueClient:
         """See ports.Queue."""
         if not self.available:
             self._loop.call_soon(lost)
-            return _Nowhere()
-        place = self._stream or self._lobby
+            return _LostUpload()
+        place = self._stream or self._unassigned_uploads
         upload = _Upload(place, message_id, resume, lost)
         place.uploads[message_id] = upload
-        if place is self._lobby:
+        if place is self._unassigned_uploads:
             self._loop.call_later(PATIENCE, self._give_up_upload, message_id)
         return upload
 
@@ -404,7 +404,7 @@ class EnqueueClient:
         stream = self._stream
         if uploaded:
             stream = next((s for s in self._streams if message.id in s.uploads), None)
-            if stream is None and message.id not in self._lobby.uploads:
+            if stream is None and message.id not in self._unassigned_uploads.uploads:
                 self._answer(commit, CommitAnswer(False, _AWAY))
                 return
         if stream is None:
@@ -415,21 +415,21 @@ class EnqueueClient:
 
     def _take_in(self, message_id: bytes, commit: _Commit) -> None:
         """No stream is open: it waits for the next one, a little while."""
-        self._homeless[message_id] = commit
+        self._unassigned[message_id] = commit
         self._loop.call_later(PATIENCE, self._give_up, message_id)
 
     def _give_up(self, message_id: bytes) -> None:
-        commit = self._homeless.pop(message_id, None)
+        commit = self._unassigned.pop(message_id, None)
         if commit is not None:
-            upload = self._lobby.uploads.pop(message_id, None)
+            upload = self._unassigned_uploads.uploads.pop(message_id, None)
             if upload is not None:
                 upload.close()
             self._answer(commit, CommitAnswer(False, _AWAY))
 
     def _give_up_upload(self, message_id: bytes) -> None:
         """No stream came for it; once it is whole, its commit waits for both."""
-        if message_id in self._lobby.uploads and message_id not in self._homeless:
-            upload = self._lobby.uploads.pop(message_id)
+        if message_id in self._unassigned_uploads.uploads and message_id not in self._unassigned:
+            upload = self._unassigned_uploads.uploads.pop(message_id)
             upload.close()
             upload.lost()
 
@@ -519,7 +519,7 @@ class EnqueueClient:
                 if not isinstance(first, enqueue_pb2.EnqueueResponse):
                     return
                 if first.database_time:
-                    self._clock.heard(first.database_time / 1e6)
+                    self._clock.set_time(first.database_time / 1e6)
                 stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget, self._clock)
                 self._open(stream)
                 opened.set()
@@ -536,23 +536,23 @@ class EnqueueClient:
             self._log.debug("queue stream failed", error=str(error))
         finally:
             if stream is not None:
-                self._broken(stream)
+                self._close_stream(stream)
 
     def _open(self, stream: _Stream) -> None:
         self._stream = stream
         self._streams.append(stream)
         metrics.QUEUE_STREAM.set(1)
         self._log.info("queue stream open", target=self._settings.queue_target)
-        stream.unwritten.update(self._homeless)
-        self._homeless.clear()
-        for upload in self._lobby.uploads.values():
+        stream.unwritten.update(self._unassigned)
+        self._unassigned.clear()
+        for upload in self._unassigned_uploads.uploads.values():
             upload.stream = stream
-        stream.uploads.update(self._lobby.uploads)
-        self._lobby.uploads.clear()
-        self._lobby.aborts.clear()  # nothing of them was sent
+        stream.uploads.update(self._unassigned_uploads.uploads)
+        self._unassigned_uploads.uploads.clear()
+        self._unassigned_uploads.aborts.clear()  # nothing of them was sent
         stream.work.set()
 
-    def _broken(self, stream: _Stream) -> None:
+    def _close_stream(self, stream: _Stream) -> None:
         """A stream has ended: say what is lost, ask after what may have been done, keep what was never said."""
         self._streams.remove(stream)
         if self._stream is stream:

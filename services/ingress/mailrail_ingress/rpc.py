@@ -17,16 +17,16 @@ DEFAULT_LIMIT = 100
 LIMIT = 10_000
 
 
-def services(reception: ActiveConfig, sessions: Sessions) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
+def services(active_config: ActiveConfig, sessions: Sessions) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """What the process's gRPC server serves, by full name."""
-    return {SERVICE: (IngressServicer(reception, sessions), ingress_pb2_grpc.add_IngressServiceServicer_to_server)}
+    return {SERVICE: (IngressServicer(active_config, sessions), ingress_pb2_grpc.add_IngressServiceServicer_to_server)}
 
 
 class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
     """Answers administrators."""
 
-    def __init__(self, reception: ActiveConfig, sessions: Sessions) -> None:
-        self._reception = reception
+    def __init__(self, active_config: ActiveConfig, sessions: Sessions) -> None:
+        self._active_config = active_config
         self._sessions = sessions
 
     async def ListSessions(
@@ -50,11 +50,11 @@ class IngressServicer(ingress_pb2_grpc.IngressServiceServicer):
             return _refusal(Reply.of(501, "5.1.3", str(error)))
         account = None
         if request.login:
-            desk = next(iter(self._reception.desks.values()), None)
-            account = desk.accounts.find(prepared(request.login)) if desk is not None else None
+            config = next(iter(self._active_config.listeners.values()), None)
+            account = config.accounts.find(prepared(request.login)) if config is not None else None
             if account is None:
                 return _refusal(Reply.of(535, "5.7.8", "no such login"))
-        found = self._reception.resolve(address, account)
+        found = self._active_config.resolve(address, account)
         if isinstance(found, Reply):
             return _refusal(found)
         return ingress_pb2.ResolveRecipientResponse(
@@ -76,18 +76,18 @@ def _refusal(reply: Reply) -> ingress_pb2.ResolveRecipientResponse:
 
 
 def _session(connection: ServerConnection) -> ingress_pb2.Session:
-    session = connection.session
+    protocol = connection.protocol
     started = Timestamp()
     started.FromMilliseconds(int(connection.started * 1000))
-    tls = session.tls if session is not None else None
+    tls = protocol.tls if protocol is not None else None
     return ingress_pb2.Session(
         id=f"{id(connection):x}",
-        listener=connection.door.listener,
+        listener=connection.listener_key.listener,
         client_ip=str(connection.client),
-        client_name=(session.hello if session is not None else None) or "",
-        login=(session.login if session is not None else None) or "",
+        client_name=(protocol.hello if protocol is not None else None) or "",
+        login=(protocol.login if protocol is not None else None) or "",
         tls=f"{tls.version} {tls.cipher}" if tls is not None else "",
-        state=session.state if session is not None else "connecting",
-        messages=session.messages if session is not None else 0,
+        state=protocol.state if protocol is not None else "connecting",
+        messages=protocol.messages if protocol is not None else 0,
         started=started,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.message.header import (
     HIDDEN,
     RECEIVED_LIMIT,
@@ -23,7 +24,6 @@ from mailrail.core.message.header import (
     subject,
     with_keyword,
 )
-from mailrail.core.message.intake import ContentReader
 from mailrail.core.route.recipients import (
     NOT_YOUR_ADDRESS,
     VERIFICATION_UNAVAILABLE,
@@ -74,7 +74,7 @@ line end, and what stands behind it a field that nobody judged."""
 NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address of the From field")
 ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as does not exist any more")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
-WHENCES_LIMIT: Final = 1024
+ORIGINS_LIMIT: Final = 1024
 """Clients that a desk remembers."""
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
@@ -102,22 +102,22 @@ class SmtpSession(Authentication):
 
     def __init__(
         self,
-        reception: ActiveConfig,
-        desk: ListenerConfig,
-        session: ServerSession,
+        active_config: ActiveConfig,
+        config: ListenerConfig,
+        protocol: ServerSession,
         wire: Wire,
         client: IPv4Address | IPv6Address,
     ) -> None:
-        super().__init__(reception, desk, session, wire, client)
+        super().__init__(active_config, config, protocol, wire, client)
         self._waits_for = 0
         self._transaction: MailTransaction | None = None
 
-    def rebase(self, desk: ListenerConfig) -> None:
+    def rebase(self, config: ListenerConfig) -> None:
         """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
-        self.desk = desk
-        self.session.options = desk.options
+        self.config = config
+        self.protocol.options = config.options
         if self.account is not None:
-            self.account = desk.directory.account(self.account.ref) or self.account
+            self.account = config.directory.account(self.account.ref) or self.account
 
     def handle(self, event: Event) -> None:
         """Answer an event of the session, now or later. Raises KeyError for those that are the shell's business."""
@@ -127,59 +127,59 @@ class SmtpSession(Authentication):
         """Put another transaction, or none, in the place of the one that is open; returns that one."""
         before, self._transaction = self._transaction, transaction
         if transaction is not None:
-            self.reception.transactions += 1
+            self.active_config.transactions += 1
         if before is not None:
-            self.reception.transactions -= 1
+            self.active_config.transactions -= 1
         return before
 
-    def gone(self) -> None:
+    def hang_up(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
-        super().gone()
+        super().hang_up()
         transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
-            if transaction.intake is not None:
-                metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
+            if transaction.reader is not None:
+                metrics.count(metrics.MESSAGES, self.config.label, "abandoned")
             self._drop(transaction)
 
     # --- senders ---
 
     def _sender(self, event: SenderGiven) -> None:
         sender, parameters = event.sender, event.parameters
-        desk = self.desk
+        config = self.config
         limit = None
         if self.account is not None:
-            if desk.directory.account(self.account.ref) is None:
+            if config.directory.account(self.account.ref) is None:
                 self._refuse_sender(sender, ACCOUNT_GONE)
                 return
             limit = self.account.limits.message_size
             if limit is not None and (parameters.size or 0) > limit:
                 self._refuse_sender(sender, too_big(limit))
                 return
-            if sender is not None and not desk.directory.may_send(self.account.ref, sender):
+            if sender is not None and not config.directory.may_send(self.account.ref, sender):
                 self._refuse_sender(sender, NOT_YOUR_ADDRESS)
                 return
-        if not self.reception.queue.available:
+        if not self.active_config.queue.available:
             self._refuse_sender(sender, QUEUE_AWAY)
             return
         if (parameters.size or 0) > INLINE_LIMIT and not self._may_upload(parameters.size or 0):
             self._refuse_sender(sender, NO_ROOM)
             return
         look_up = (
-            self.reception.senders is not None
-            and desk.origin is _MX
-            and not desk.listener.accept_any_recipient
+            self.active_config.senders is not None
+            and config.origin is _MX
+            and not config.listener.accept_any_recipient
             and sender is not None
             and not sender.is_literal
-            and not desk.directory.is_ours(sender.domain)
+            and not config.directory.is_ours(sender.domain)
         )
         if not look_up:
             self._accept_sender(sender, parameters, limit)
             return
-        assert self.reception.senders is not None
+        assert self.active_config.senders is not None
         assert sender is not None
 
         def done(facts: SenderDomain) -> None:
-            if self.session.closed:
+            if self.protocol.closed:
                 return
             refusal = _SENDER_FACTS.get(facts)
             if refusal is None:
@@ -188,26 +188,26 @@ class SmtpSession(Authentication):
                 self._refuse_sender(sender, refusal)
             self._wire.pump()
 
-        self.reception.senders.look_up(sender.domain, done)
+        self.active_config.senders.look_up(sender.domain, done)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
         self._hold(MailTransaction(sender, parameters))
-        self.desk.accepted.senders.number += 1
-        self.session.accept(size_limit=limit)
+        self.config.accepted.senders.number += 1
+        self.protocol.accept(size_limit=limit)
 
     def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
-        metrics.count(metrics.SENDERS, self.desk.label, "refused" if reply.permanent else "deferred")
+        metrics.count(metrics.SENDERS, self.config.label, "refused" if reply.permanent else "deferred")
         self._log("sender refused", sender=str(sender or ""), reply=str(reply))
-        self.session.refuse(reply)
+        self.protocol.refuse(reply)
 
     # --- recipients ---
 
     def _recipient(self, event: RecipientGiven) -> None:
         transaction = self._transaction
         assert transaction is not None
-        desk = self.desk
-        found = desk.directory.resolve(
-            event.recipient, authenticated=self.account is not None, captive=desk.listener.accept_any_recipient
+        config = self.config
+        found = config.directory.resolve(
+            event.recipient, authenticated=self.account is not None, captive=config.listener.accept_any_recipient
         )
         if isinstance(found, Reply):
             self._refuse_recipient(event.recipient, found)
@@ -217,14 +217,14 @@ class SmtpSession(Authentication):
             self._accept_recipient(transaction, event, found)
             return
         # An alias may lead to several such addresses; the one that was written is what the client can be told about.
-        verification = self.reception.verification
-        transport = desk.directory.transport(unsure[0].domain)
+        verification = self.active_config.verification
+        transport = config.directory.transport(unsure[0].domain)
         if verification is None or transport is None:
             self._refuse_recipient(event.recipient, VERIFICATION_UNAVAILABLE)
             return
 
         def done(refusal: Reply | None) -> None:
-            if self.session.closed or self._transaction is not transaction:
+            if self.protocol.closed or self._transaction is not transaction:
                 return
             if refusal is None:
                 self._accept_recipient(transaction, event, found)
@@ -243,15 +243,15 @@ class SmtpSession(Authentication):
             self._tell_of_missing(event.recipient, found)
         transaction.copies = copies
         transaction.given.append(AcceptedRecipient(event.recipient, event.parameters, found))
-        self.desk.accepted.recipients.number += 1
-        self.session.accept()
+        self.config.accepted.recipients.number += 1
+        self.protocol.accept()
 
     def _tell_of_missing(self, recipient: Address, found: Resolution) -> None:
         """Once a revision for each address: strangers may write to the alias as often as they like."""
-        new = [str(address) for address in found.missing if address.key not in self.desk.missing]
+        new = [str(address) for address in found.missing if address.key not in self.config.missing]
         if new:
-            self.desk.missing.update(address.key for address in found.missing)
-            self.reception.log.warning(
+            self.config.missing.update(address.key for address in found.missing)
+            self.active_config.log.warning(
                 "alias has addresses that do not exist; mail goes to the others",
                 recipient=str(recipient),
                 missing=new[:20],
@@ -259,23 +259,23 @@ class SmtpSession(Authentication):
             )
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
-        metrics.count(metrics.RECIPIENTS, self.desk.label, "refused" if reply.permanent else "deferred")
+        metrics.count(metrics.RECIPIENTS, self.config.label, "refused" if reply.permanent else "deferred")
         self._log("recipient refused", recipient=str(recipient), reply=str(reply))
-        self.session.refuse(reply)
+        self.protocol.refuse(reply)
 
     # --- content ---
 
     def _begin(self, _: ContentStarted) -> None:
         transaction = self._transaction
         assert transaction is not None
-        if not self.reception.queue.available:
+        if not self.active_config.queue.available:
             self._hold(None)
-            self.session.refuse(QUEUE_AWAY)
+            self.protocol.refuse(QUEUE_AWAY)
             return
-        transaction.id = self.reception.ids.new(self.reception.clock())
+        transaction.id = self.active_config.ids.new(self.active_config.clock())
         transaction.name = transaction.id.hex()
-        transaction.intake = ContentReader(self._edit, lines=transaction.parameters.body is not BodyType.BINARY_MIME)
-        self.session.accept()
+        transaction.reader = ContentReader(self._edit, lines=transaction.parameters.body is not BodyType.BINARY_MIME)
+        self.protocol.accept()
 
     def _edit(self, header: Header) -> bytes | Reply:
         """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03, SUB-04, SUB-05a)."""
@@ -286,7 +286,7 @@ class SmtpSession(Authentication):
         if transaction.parameters.body is BodyType.BINARY_MIME and has_bare_line_ends(header.block):
             return BARE_HEADER
         transaction.subject = subject(header)
-        unwanted = foreign_results(header, self.desk.gateway.hostname)
+        unwanted = foreign_results(header, self.config.gateway.hostname)
         if self.account is None:
             transaction.message_id = message_id(header)
             written = header.named(b"return-path")
@@ -295,7 +295,7 @@ class SmtpSession(Authentication):
             return header.without(unwanted)
         try:
             # The first that is not the account's is the last that is looked at.
-            theirs = all(self.desk.directory.may_send(self.account.ref, a) for a in author_addresses(header))
+            theirs = all(self.config.directory.may_send(self.account.ref, a) for a in author_addresses(header))
         except HeaderError:
             return BAD_AUTHOR
         if not theirs:
@@ -303,10 +303,10 @@ class SmtpSession(Authentication):
         block = header.without([*unwanted, *(field for name in HIDDEN for field in header.named(name))])
         added = b""
         if not header.has(b"date"):
-            added += f"Date: {date(self.reception.clock())}\r\n".encode()
+            added += f"Date: {date(self.active_config.clock())}\r\n".encode()
         transaction.message_id = message_id(header)
         if not header.has(b"message-id"):
-            transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.desk.gateway.hostname}>"
+            transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.config.gateway.hostname}>"
             added += f"Message-ID: {transaction.message_id}\r\n".encode()
         if added and block and not block.endswith(b"\n"):
             block += b"\r\n"  # BDAT may end inside a line
@@ -316,8 +316,8 @@ class SmtpSession(Authentication):
         transaction = self._transaction
         if transaction is None or transaction.refusal is not None:
             return
-        assert transaction.intake is not None
-        self._store(transaction, transaction.intake.feed(event.data))
+        assert transaction.reader is not None
+        self._store(transaction, transaction.reader.feed(event.data))
         self._check(transaction)
         self._weigh(transaction)
 
@@ -326,7 +326,7 @@ class SmtpSession(Authentication):
         body on, and has to wait if it is a header."""
         if transaction.refusal is not None:
             return
-        budget = self.reception.budget
+        budget = self.active_config.budget
         kept = self._charge(transaction)
         if budget.tight and kept > budget.share and transaction.stored:
             self._upload(transaction)
@@ -334,16 +334,16 @@ class SmtpSession(Authentication):
             self._charge(transaction)
         elif budget.tight and kept > budget.share:
             if not budget.waiting:
-                self.reception.log.warning("memory budget used up; reading from clients is paused", octets=budget.held)
+                self.active_config.log.warning("memory budget used up; reading from clients is paused", octets=budget.held)
             budget.wait(self._has_room)
             self._wait(_For.ROOM)
 
     def _charge(self, transaction: MailTransaction) -> int:
         """Returns the octets that are kept."""
-        assert transaction.intake is not None
-        kept = transaction.intake.held + transaction.stored
+        assert transaction.reader is not None
+        kept = transaction.reader.held + transaction.stored
         if kept != transaction.charged:
-            self.reception.budget.change(transaction.charged, kept)
+            self.active_config.budget.change(transaction.charged, kept)
             transaction.charged = kept
         return kept
 
@@ -371,21 +371,21 @@ class SmtpSession(Authentication):
 
     def _give_up_upload(self, transaction: MailTransaction) -> None:
         if transaction.uploaded:
-            uncommitted = self.reception.uncommitted
-            uncommitted.given_up(transaction.uploader, transaction.uploaded, self.reception.monotonic())
+            uncommitted = self.active_config.uncommitted
+            uncommitted.given_up(transaction.uploader, transaction.uploaded, self.active_config.monotonic())
             transaction.uploaded = 0
 
     def _release(self, transaction: MailTransaction) -> None:
         if transaction.charged:
-            self.reception.budget.change(transaction.charged, 0)
+            self.active_config.budget.change(transaction.charged, 0)
             transaction.charged = 0
         if self._waits_for & _For.ROOM:
-            self.reception.budget.forget(self._has_room)
+            self.active_config.budget.forget(self._has_room)
 
     def _check(self, transaction: MailTransaction) -> None:
-        assert transaction.intake is not None
-        if transaction.intake.refusal is not None:
-            self._refuse_content(transaction, transaction.intake.refusal)
+        assert transaction.reader is not None
+        if transaction.reader.refusal is not None:
+            self._refuse_content(transaction, transaction.reader.refusal)
 
     def _refuse_content(self, transaction: MailTransaction, reply: Reply) -> None:
         """It is read to its end all the same, and refused there (EXT-01, ACC-05)."""
@@ -421,7 +421,7 @@ class SmtpSession(Authentication):
 
     def _may_upload(self, size: int = 0) -> bool:
         """Whether another large body, of so many octets if that is known, may begin."""
-        full = self.reception.uncommitted.admits(self._uploader, self.reception.monotonic(), size)
+        full = self.active_config.uncommitted.admits(self._uploader, self.active_config.monotonic(), size)
         return self._has_capacity(full)
 
     def _has_capacity(self, full: Full | None) -> bool:
@@ -433,16 +433,16 @@ class SmtpSession(Authentication):
         """Begin to send the body, unless that is begun."""
         if transaction.upload is None:
             transaction.uploader = self._uploader
-            transaction.upload = self.reception.queue.upload(
+            transaction.upload = self.active_config.queue.upload(
                 transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
             )
 
     def _count_upload(self, transaction: MailTransaction, octets: int) -> bool:
         """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
-        uncommitted = self.reception.uncommitted
+        uncommitted = self.active_config.uncommitted
         if transaction.uploaded + octets <= INLINE_LIMIT:
             uncommitted.count(transaction.uploader, octets)
-        elif not self._has_capacity(uncommitted.add(transaction.uploader, octets, self.reception.monotonic())):
+        elif not self._has_capacity(uncommitted.add(transaction.uploader, octets, self.active_config.monotonic())):
             return False
         transaction.uploaded += octets
         return True
@@ -488,10 +488,10 @@ class SmtpSession(Authentication):
     def _end(self, _: ContentEnded) -> None:
         transaction = self._transaction
         assert transaction is not None
-        intake = transaction.intake
-        assert intake is not None
+        reader = transaction.reader
+        assert reader is not None
         if transaction.refusal is None:
-            self._store(transaction, intake.finish())
+            self._store(transaction, reader.finish())
             self._check(transaction)
         uploaded = transaction.upload is not None
         if uploaded and transaction.refusal is None:
@@ -501,77 +501,79 @@ class SmtpSession(Authentication):
             self._finish_refused(transaction, transaction.refusal)
             return
         body = None if uploaded else b"".join(transaction.parts)
-        transaction.ended = self.reception.clock()
+        transaction.ended = self.active_config.clock()
         self._weigh_whole(transaction, body)
-        message = self._message(transaction, intake, body)
+        message = self._message(transaction, reader, body)
         transaction.parts.clear()
-        self.reception.queue.commit(message, lambda answer: self._committed(transaction, message, answer))
+        self.active_config.queue.commit(message, lambda answer: self._on_answer(transaction, message, answer))
 
     def _weigh_whole(self, transaction: MailTransaction, body: bytes | None) -> None:
         """A message that is whole waits for its answer, and its client for nothing else."""
         kept = len(body) if body is not None else 0
         if kept != transaction.charged:
-            self.reception.budget.change(transaction.charged, kept)
+            self.active_config.budget.change(transaction.charged, kept)
             transaction.charged = kept
         if self._waits_for:
-            self.reception.budget.forget(self._has_room)
+            self.active_config.budget.forget(self._has_room)
             self._go_on(_For.CREDIT | _For.ROOM)
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
-        metrics.count(metrics.MESSAGES, self.desk.label, "refused" if reply.permanent else "deferred")
+        metrics.count(metrics.MESSAGES, self.config.label, "refused" if reply.permanent else "deferred")
         self._log("message refused", id=transaction.name, sender=str(transaction.sender or ""), reply=str(reply))
-        self.session.finish(reply)
+        self.protocol.finish(reply)
 
-    def _whence(self, *, smtputf8: bool) -> MessageOrigin:
+    def _message_origin(self, *, smtputf8: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""
-        desk, session, account = self.desk, self.session, self.account
+        config, protocol, account = self.config, self.protocol, self.account
         login = account.ref if account is not None else None
-        key = (self.client_text, session.hello, session.extended, session.tls, smtputf8, login)
-        whence = desk.whences.get(key)
-        if whence is None:
-            protocol = with_keyword(
-                extended=session.extended,
-                tls=session.tls is not None,
+        key = (self.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login)
+        origin = config.origins.get(key)
+        if origin is None:
+            keyword = with_keyword(
+                extended=protocol.extended,
+                tls=protocol.tls is not None,
                 authenticated=account is not None,
                 smtputf8=smtputf8,
             )
-            whence = MessageOrigin(
-                Provenance(desk.origin, desk.gateway.ref, login, self.client_text, session.hello or "", desk.revision),
+            origin = MessageOrigin(
+                Provenance(
+                    config.origin, config.gateway.ref, login, self.client_text, protocol.hello or "", config.revision
+                ),
                 Received(
-                    hello=session.hello or "unknown",
+                    hello=protocol.hello or "unknown",
                     client=self.client,
-                    by=desk.gateway.hostname,
-                    protocol=protocol,
-                    tls=session.tls,
+                    by=config.gateway.hostname,
+                    protocol=keyword,
+                    tls=protocol.tls,
                 ),
             )
-            if len(desk.whences) >= WHENCES_LIMIT:
-                desk.whences.clear()
-            desk.whences[key] = whence
-        return whence
+            if len(config.origins) >= ORIGINS_LIMIT:
+                config.origins.clear()
+            config.origins[key] = origin
+        return origin
 
-    def _message(self, transaction: MailTransaction, intake: ContentReader, body: bytes | None) -> ReceivedMessage:
+    def _message(self, transaction: MailTransaction, reader: ContentReader, body: bytes | None) -> ReceivedMessage:
         parameters, given = transaction.parameters, transaction.given
-        whence = self._whence(smtputf8=parameters.smtputf8)
+        origin = self._message_origin(smtputf8=parameters.smtputf8)
         recipients = recipients_of(given)
         for_one = recipients[0].given if len(given) == 1 else None
-        prefix = whence.received.field(transaction.name, for_one, transaction.ended)
-        if intake.needs_separator:
+        prefix = origin.received.field(transaction.name, for_one, transaction.ended)
+        if reader.needs_separator:
             prefix += b"\r\n"
         return ReceivedMessage(
             id=transaction.id,
-            provenance=whence.provenance,
+            provenance=origin.provenance,
             sender=transaction.sender,
             parameters=parameters,
             auth=self._trusted_auth(parameters.auth),
             message_id=transaction.message_id,
             subject=transaction.subject,
             received=transaction.ended,
-            eight_bit=intake.eight_bit,
+            eight_bit=reader.eight_bit,
             recipients=recipients,
             prefix=prefix,
             body=body,
-            size=len(prefix) + intake.size,
+            size=len(prefix) + reader.size,
         )
 
     def _trusted_auth(self, auth: str | None) -> str | None:
@@ -582,26 +584,26 @@ class SmtpSession(Authentication):
             address = parse_address(xtext_decode(auth))
         except (AddressError, ValueError):
             return "<>"
-        owned = self.account is not None and self.desk.directory.may_send(self.account.ref, address)
+        owned = self.account is not None and self.config.directory.may_send(self.account.ref, address)
         return auth if owned else "<>"
 
-    def _committed(self, transaction: MailTransaction, message: ReceivedMessage, answer: CommitAnswer) -> None:
-        reception, session = self.reception, self.session
-        metrics.COMMIT_SECONDS.observe(max(0.0, reception.clock() - transaction.ended))
+    def _on_answer(self, transaction: MailTransaction, message: ReceivedMessage, answer: CommitAnswer) -> None:
+        active_config, protocol = self.active_config, self.protocol
+        metrics.COMMIT_SECONDS.observe(max(0.0, active_config.clock() - transaction.ended))
         self._release(transaction)
         if transaction.uploaded and answer.accepted:
-            reception.uncommitted.committed(transaction.uploader, transaction.uploaded)
+            active_config.uncommitted.committed(transaction.uploader, transaction.uploaded)
         else:
             self._give_up_upload(transaction)
-        heard = self._transaction is transaction and not session.closed
+        heard = self._transaction is transaction and not protocol.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
         if refusal is None:
-            accepted = self.desk.accepted
+            accepted = self.config.accepted
             accepted.messages.number += 1
             accepted.octets.number += message.size
         else:
-            metrics.count(metrics.MESSAGES, self.desk.label, "refused" if refusal.permanent else "deferred")
-        if reception.log_messages:
+            metrics.count(metrics.MESSAGES, self.config.label, "refused" if refusal.permanent else "deferred")
+        if active_config.log_messages:
             self._log(
                 "message accepted" if refusal is None else "message refused",
                 id=transaction.name,
@@ -614,14 +616,14 @@ class SmtpSession(Authentication):
             )
         if heard:
             self._hold(None)
-            session.finish(refusal, identifier=transaction.name)
+            protocol.finish(refusal, identifier=transaction.name)
             self._wire.pump()
 
     def _abandoned(self, event: Abandoned) -> None:
         transaction = self._hold(None)
         if transaction is not None and not transaction.ended:
-            if transaction.intake is not None:
-                metrics.count(metrics.MESSAGES, self.desk.label, "abandoned")
+            if transaction.reader is not None:
+                metrics.count(metrics.MESSAGES, self.config.label, "abandoned")
                 self._log("message abandoned", id=transaction.name, reason=event.reason)
             self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
 

@@ -77,9 +77,9 @@ Clients that keep connections open, and are silent, would else hold up every sto
 class Sessions:
     """What the connections of a process share, and how many there are."""
 
-    def __init__(self, reception: ActiveConfig, wheel: Wheel) -> None:
-        self.reception = reception
-        self.budget = reception.budget
+    def __init__(self, active_config: ActiveConfig, wheel: Wheel) -> None:
+        self.active_config = active_config
+        self.budget = active_config.budget
         self.wheel = wheel
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray(READ_SIZE)
@@ -89,23 +89,23 @@ class Sessions:
         self.stopping = False
         self._arriving = 0  # in a handshake that comes before the session
         self._by_client: dict[str, int] = {}
-        often = reception.settings.connections_per_minute
+        often = active_config.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
 
-    def admit(self, connection: "ServerConnection", desk: ListenerConfig, *, expected: bool = False) -> str:
+    def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
         """Count a connection. Else what keeps it out, as the metric says: too-many (of the process or of the client),
         too-often (the client's new ones; those that were `expected` are not new)."""
         client = connection.neighbourhood = neighbourhood(connection.client)
-        obstacle = self._obstacle(client, connection.client.is_loopback or expected, desk)
+        obstacle = self._obstacle(client, connection.client.is_loopback or expected, config)
         if not obstacle:
             self.open.add(connection)
             self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
-    def expect(self, address: IPv4Address | IPv6Address, desk: ListenerConfig) -> str:
+    def expect(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
         """Count a client whose connection is not made yet; else what keeps it out, as for `admit`."""
         client = neighbourhood(address)
-        obstacle = self._obstacle(client, address.is_loopback, desk)
+        obstacle = self._obstacle(client, address.is_loopback, config)
         if not obstacle:
             self._arriving += 1
             self._by_client[client] = self._by_client.get(client, 0) + 1
@@ -116,8 +116,8 @@ class Sessions:
         self._arriving -= 1
         self._leave(client)
 
-    def _obstacle(self, client: str, may_come_often: bool, desk: ListenerConfig) -> str:
-        limits = desk.gateway.limits
+    def _obstacle(self, client: str, may_come_often: bool, config: ListenerConfig) -> str:
+        limits = config.gateway.limits
         others = self._by_client.get(client, 0)
         if len(self.open) + self._arriving >= limits.connections or others >= limits.connections_per_ip:
             return "too-many"
@@ -144,9 +144,9 @@ class Sessions:
     def rebase(self) -> None:
         """A new revision is in force: sessions that are open go on under it (CFG-06)."""
         for connection in self.open:
-            desk = self.reception.desks.get(connection.door)
-            if desk is not None and connection.visit is not None:
-                connection.visit.rebase(desk)
+            config = self.active_config.listeners.get(connection.listener_key)
+            if config is not None and connection.session is not None:
+                connection.session.rebase(config)
 
     def shut_down(self, *, all_of_them: bool) -> None:
         """Say 421 to sessions: those that are in no message, or all (SIN-17)."""
@@ -177,20 +177,20 @@ class ServerConnection(asyncio.BufferedProtocol):
         "_transport",
         "client",
         "deadline",
-        "door",
+        "listener_key",
         "neighbourhood",
+        "protocol",
         "session",
         "started",
-        "visit",
     )
 
-    def __init__(self, sessions: Sessions, door: ListenerKey) -> None:
-        self.door = door
+    def __init__(self, sessions: Sessions, listener_key: ListenerKey) -> None:
+        self.listener_key = listener_key
         self.client: IPv4Address | IPv6Address = _NOBODY
         self.neighbourhood = ""
         """Who counts as the same client."""
-        self.session: ServerSession | None = None
-        self.visit: SmtpSession | None = None
+        self.protocol: ServerSession | None = None
+        self.session: SmtpSession | None = None
         self.deadline = NEVER
         self.started = time.time()
         self._sessions = sessions
@@ -213,13 +213,13 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def expected(self, peer: str) -> bool:
         """A client from there begins with a handshake; False: there are too many, or there is no such listener."""
-        desk = self._sessions.reception.desks.get(self.door)
+        config = self._sessions.active_config.listeners.get(self.listener_key)
         client = _address(peer)
-        if desk is None or self._sessions.stopping:
+        if config is None or self._sessions.stopping:
             return False
-        obstacle = self._sessions.expect(client, desk)
+        obstacle = self._sessions.expect(client, config)
         if obstacle:
-            metrics.count(metrics.CONNECTIONS, desk.listener.protocol.value, obstacle)
+            metrics.count(metrics.CONNECTIONS, config.listener.protocol.value, obstacle)
             return False
         self._expected = neighbourhood(client)
         return True
@@ -236,25 +236,25 @@ class ServerConnection(asyncio.BufferedProtocol):
         """A client has connected."""
         self.arrived()
         self._transport = cast("asyncio.Transport", transport)
-        desk = self._sessions.reception.desks.get(self.door)
+        config = self._sessions.active_config.listeners.get(self.listener_key)
         peer = transport.get_extra_info("peername")
-        if desk is None or not peer:
+        if config is None or not peer:
             self._transport.write(_NOT_CONFIGURED)
             self._transport.close()
             return
         self.client = _address(peer[0])
-        self._idle = float(desk.gateway.limits.idle_timeout)
-        self._label = desk.listener.protocol.value
-        if desk.listener.proxy_protocol:
-            trusted = any(self.client in ip_network(cidr, strict=False) for cidr in desk.listener.proxy_trusted_cidrs)
+        self._idle = float(config.gateway.limits.idle_timeout)
+        self._label = config.listener.protocol.value
+        if config.listener.proxy_protocol:
+            trusted = any(self.client in ip_network(cidr, strict=False) for cidr in config.listener.proxy_trusted_cidrs)
             if not trusted:
                 self._refuse("proxy")
                 return
             self._state = _PROXY
-            self.deadline = self._loop.time() + self._sessions.reception.settings.proxy_timeout
+            self.deadline = self._loop.time() + self._sessions.active_config.settings.proxy_timeout
             self._sessions.wheel.add(self)
             return
-        self._admit(desk)
+        self._admit(config)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next octets go: the buffer that all share, no more of it than may be read now."""
@@ -269,11 +269,11 @@ class ServerConnection(asyncio.BufferedProtocol):
         data = self._sessions.view[:nbytes].tobytes()
         state = self._state
         if state is _OPEN:
-            session = self.session
-            if session is not None:
-                if not session.in_line:  # a line is given one deadline, in however many pieces it comes
+            protocol = self.protocol
+            if protocol is not None:
+                if not protocol.in_line:  # a line is given one deadline, in however many pieces it comes
                     self.deadline = self._loop.time() + self._idle
-                session.receive(data, time.time())
+                protocol.receive(data, time.time())
                 self.pump()
         elif state is _PROXY:
             self._proxy_octets(data)
@@ -284,7 +284,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more. An answer that is due is still given, where TLS does not forbid it."""
-        if self.session is not None and self.session.awaiting and not self._tls:
+        if self.protocol is not None and self.protocol.awaiting and not self._tls:
             self._client_done = True
             return True
         return False
@@ -316,12 +316,12 @@ class ServerConnection(asyncio.BufferedProtocol):
         if header.client is not None:
             self.client = _plain(header.client)  # for limits, logs and checks alike (PRX-04)
         self._sessions.wheel.remove(self)
-        desk = self._sessions.reception.desks.get(self.door)
-        if desk is None:
+        config = self._sessions.active_config.listeners.get(self.listener_key)
+        if config is None:
             self._refuse("proxy")
             return
         self._state = _OPEN
-        self._admit(desk)
+        self._admit(config)
 
     def _refuse(self, result: str) -> None:
         """No session: close without a word (PRX-01)."""
@@ -332,13 +332,13 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _admit(self, desk: ListenerConfig) -> None:
+    def _admit(self, config: ListenerConfig) -> None:
         assert self._transport is not None
-        implicit = desk.listener.protocol is ListenerProtocol.SUBMISSIONS
+        implicit = config.listener.protocol is ListenerProtocol.SUBMISSIONS
         secured = self._transport.get_extra_info("ssl_object") if implicit else None
         obstacle = "too-many"
         if not self._sessions.stopping:
-            obstacle = self._sessions.admit(self, desk, expected=secured is not None)
+            obstacle = self._sessions.admit(self, config, expected=secured is not None)
         if obstacle:
             if secured is not None or not implicit:
                 self._transport.write(_TOO_OFTEN if obstacle == "too-often" else _TOO_MANY)
@@ -346,26 +346,26 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._state = _State.GONE
             self._transport.close()
             return
-        desk.connections.accepted.number += 1
-        desk.connections.open.number += 1
+        config.connections.accepted.number += 1
+        config.connections.open.number += 1
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.add(self)
         if secured is not None:  # the loop has done the handshake
             self._tls = True
-            self._greet(desk, _facts(secured))
+            self._greet(config, _facts(secured))
         elif implicit:
-            self._handshake(desk)
+            self._handshake(config)
         else:
-            self._greet(desk, None)
+            self._greet(config, None)
 
-    def _greet(self, desk: ListenerConfig, tls: TlsFacts | None) -> None:
-        self.session = ServerSession(desk.options, tls=tls)
-        self.visit = SmtpSession(self._sessions.reception, desk, self.session, self, self.client)
+    def _greet(self, config: ListenerConfig, tls: TlsFacts | None) -> None:
+        self.protocol = ServerSession(config.options, tls=tls)
+        self.session = SmtpSession(self._sessions.active_config, config, self.protocol, self, self.client)
         self.pump()
 
-    def _handshake(self, desk: ListenerConfig) -> None:
+    def _handshake(self, config: ListenerConfig) -> None:
         assert self._transport is not None
-        if desk.identity is None:  # 465 without a usable certificate: nothing can be said there
+        if config.identity is None:  # 465 without a usable certificate: nothing can be said there
             self._end = "tls"
             self._transport.close()
             return
@@ -374,14 +374,14 @@ class ServerConnection(asyncio.BufferedProtocol):
         # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
         # before it, listeners.py has the handshake done before the connection is made.)
         self._transport.pause_reading()
-        task = self._loop.create_task(self._do_handshake(desk, desk.identity.context))
+        task = self._loop.create_task(self._do_handshake(config, config.identity.context))
         self._sessions.tasks.add(task)
         task.add_done_callback(self._sessions.tasks.discard)
 
-    async def _do_handshake(self, desk: ListenerConfig, context: ssl.SSLContext) -> None:
+    async def _do_handshake(self, config: ListenerConfig, context: ssl.SSLContext) -> None:
         if self._transport is None:  # the client went before we came to it
             return
-        timeout = self._sessions.reception.settings.tls_timeout
+        timeout = self._sessions.active_config.settings.tls_timeout
         self.deadline = self._loop.time() + timeout + self._idle  # the handshake has its own limit
         try:
             async with asyncio.timeout(timeout + 1.0):  # which uvloop never starts where the client is gone by now
@@ -403,56 +403,56 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._state = _OPEN
         self.deadline = self._loop.time() + self._idle
         self._sessions.wheel.hasten(self)
-        if self.session is None:
-            self._greet(desk, facts)
+        if self.protocol is None:
+            self._greet(config, facts)
             return
-        self.session.tls_started(facts)
-        if self.visit is not None:
-            self.visit.tls_started()
+        self.protocol.complete_tls(facts)
+        if self.session is not None:
+            self.session.complete_tls()
         self.pump()
 
     # --- the session ---
 
     def pump(self) -> None:
         """Let the session go on with what it has, and send what it says."""
-        session, visit, transport = self.session, self.visit, self._transport
-        if self._pumping or session is None or visit is None or transport is None or self._state is not _OPEN:
+        protocol, session, transport = self.protocol, self.session, self._transport
+        if self._pumping or protocol is None or session is None or transport is None or self._state is not _OPEN:
             return
         self._pumping = True
-        session.take_turn(TURN)
+        protocol.take_turn(TURN)
         last: Event | None = None
         try:
-            while (event := session.next_event()) is not None:
+            while (event := protocol.next_event()) is not None:
                 act = HANDLERS.get(type(event))
                 if act is None:
                     last = event  # Closing or TlsRequested, which nothing follows
                 else:
-                    act(visit, event)
+                    act(session, event)
         except Exception:
             # A mistake of ours costs this client its connection, and nobody else anything.
-            log.get_logger().exception("session failed", client=str(self.client), command=session.verb)
-            session.shut_down()
+            log.get_logger().exception("session failed", client=str(self.client), command=protocol.verb)
+            protocol.shut_down()
             last = Closing("shutdown")
         finally:
             self._pumping = False
-        out = session.data_to_send()
+        out = protocol.data_to_send()
         if out:
             transport.write(out)
             self.deadline = self._loop.time() + self._idle  # it is the client's turn, from now on
         if last is None:
-            if session.interrupted:
+            if protocol.interrupted:
                 self._let_others_go_first()
             elif self._holds & _Hold.TURN:
                 self._release(_Hold.TURN)
-            if session.idle and not self._holds and not self._client_done:
+            if protocol.idle and not self._holds and not self._client_done:
                 self._content_until = None
             else:
-                self._look_after(session, visit)
+                self._look_after(protocol, session)
         elif isinstance(last, Closing):
             self._end = _ENDS.get(last.reason, "refused")
             self._close(linger=last.linger)
         else:
-            self._handshake(visit.desk)
+            self._handshake(session.config)
 
     def _let_others_go_first(self) -> None:
         """There is more to do than one turn allows: nothing is read meanwhile, and the loop comes back to it."""
@@ -466,20 +466,20 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._next_turn = False
         self.pump()
 
-    def _look_after(self, session: ServerSession, visit: SmtpSession) -> None:
+    def _look_after(self, protocol: ServerSession, session: SmtpSession) -> None:
         """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
-        if session.awaiting:
-            if not session.wants_data or self._sessions.budget.tight:
+        if protocol.awaiting:
+            if not protocol.wants_data or self._sessions.budget.tight:
                 self._hold(_Hold.BACKLOG)
         else:
             if self._holds & _Hold.BACKLOG:
                 self._release(_Hold.BACKLOG)
-            if self._client_done and not session.interrupted:
+            if self._client_done and not protocol.interrupted:
                 self._close(linger=False)
                 return
-        if session.in_content:
+        if protocol.in_content:
             if self._content_until is None:
-                self._content_until = self._loop.time() + visit.desk.gateway.limits.transaction_timeout
+                self._content_until = self._loop.time() + session.config.gateway.limits.transaction_timeout
             if self._content_until < self.deadline:
                 self.deadline = self._content_until
                 self._sessions.wheel.hasten(self)
@@ -488,7 +488,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def pause(self) -> None:
         """The queue takes no more of this message for now (ACC-07)."""
-        self._stalled_until = self._loop.time() + self._sessions.reception.settings.credit_timeout
+        self._stalled_until = self._loop.time() + self._sessions.active_config.settings.credit_timeout
         self._hold(_Hold.CREDIT)
         self.deadline = min(self.deadline, self._stalled_until)
         self._sessions.wheel.hasten(self)
@@ -522,15 +522,15 @@ class ServerConnection(asyncio.BufferedProtocol):
             self.deadline = NEVER
             if self._transport is not None:
                 self._transport.abort()
-        elif self._state is _OPEN and self.session is not None and self.visit is not None:
+        elif self._state is _OPEN and self.protocol is not None and self.session is not None:
             if self._stalled_until is not None and now >= self._stalled_until:
                 self._stalled_until = None
                 self.deadline = now + self._idle
-                self.visit.out_of_credit()
-            elif self.session.awaiting:
+                self.session.out_of_credit()
+            elif self.protocol.awaiting:
                 self.deadline = now + self._idle  # it waits for us, not we for it
             else:
-                self.session.time_out()
+                self.protocol.time_out()
                 self.pump()
                 if self._state is _OPEN:  # nothing left to say it to
                     self.deadline = NEVER
@@ -545,12 +545,12 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def shut_down(self, *, even_busy: bool) -> None:
         """The process stops."""
-        if self.session is None or self._state is not _OPEN:
+        if self.protocol is None or self._state is not _OPEN:
             if even_busy and self._transport is not None:
                 self._transport.abort()
             return
-        if even_busy or not (self.session.awaiting or self.session.in_content):
-            self.session.shut_down()
+        if even_busy or not (self.protocol.awaiting or self.protocol.in_content):
+            self.protocol.shut_down()
             self.pump()
 
     def _close(self, *, linger: bool) -> None:
@@ -563,7 +563,7 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self._holds = 0
                 transport.resume_reading()
             transport.write_eof()
-            patience = self._sessions.reception.settings.linger_close
+            patience = self._sessions.active_config.settings.linger_close
             self.deadline = self._loop.time() + (min(patience, LAST_LINGER) if self._sessions.stopping else patience)
             self._sessions.wheel.hasten(self)
         else:
@@ -580,12 +580,14 @@ class ServerConnection(asyncio.BufferedProtocol):
             metrics.count(metrics.OPEN, self._label, by=-1)
             metrics.count(metrics.ENDS, self._end)
         self._transport = None
-        session, visit = self.session, self.visit
-        self.session = self.visit = None  # they hold us and we them: without this the collector would have to find out
+        protocol, session = self.protocol, self.session
+        self.protocol = self.session = (
+            None  # they hold us and we them: without this the collector would have to find out
+        )
+        if protocol is not None:
+            protocol.hang_up()
         if session is not None:
             session.hang_up()
-        if visit is not None:
-            visit.gone()
 
 
 def _facts(secured: ssl.SSLObject) -> TlsFacts:

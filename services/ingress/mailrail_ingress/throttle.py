@@ -82,13 +82,13 @@ class Throttle:
         """Whether the client has to wait before it tries this login, which may exist or not."""
         return self._by_login.reached(login[:LOGIN_LENGTH], now) and not self._knows(login, client, now)
 
-    def failed(self, login: str, client: str, now: float) -> None:
+    def record_failure(self, login: str, client: str, now: float) -> None:
         """Another wrong guess."""
         self._by_client.add(client, now)
         if login and not self._knows(login, client, now):
             self._by_login.add(login[:LOGIN_LENGTH], now)
 
-    def succeeded(self, login: str, client: str, now: float) -> None:
+    def record_success(self, login: str, client: str, now: float) -> None:
         """The client proved to be this login."""
         self._acquainted.pop((login, client), None)
         while len(self._acquainted) >= ACQUAINTANCES:

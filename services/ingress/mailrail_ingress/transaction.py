@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mailrail.core.message.intake import ContentReader
+from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route.recipients import (
     Destination,
@@ -36,11 +36,11 @@ class MailTransaction:
         "ended",
         "given",
         "id",
-        "intake",
         "message_id",
         "name",
         "parameters",
         "parts",
+        "reader",
         "refusal",
         "sender",
         "stored",
@@ -57,7 +57,7 @@ class MailTransaction:
         self.copies = 0
         self.id = b""
         self.name = ""  # the id in hexadecimal
-        self.intake: ContentReader | None = None
+        self.reader: ContentReader | None = None
         self.parts: list[bytes] = []
         self.stored = 0  # octets in `parts`
         self.charged = 0  # octets that the budget knows of
@@ -73,8 +73,8 @@ class MailTransaction:
         """Nothing of it will be committed."""
         self.parts.clear()
         self.stored = 0
-        if self.intake is not None:
-            self.intake.drop()
+        if self.reader is not None:
+            self.reader.drop()
         if self.upload is not None:
             self.upload.abort()
             self.upload = None

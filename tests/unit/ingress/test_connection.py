@@ -60,10 +60,10 @@ class Caller:
 
     def __init__(self, **settings: Any) -> None:
         self.queue = HeldQueue()
-        reception = ActiveConfig(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
+        active_config = ActiveConfig(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
         made = setup()
-        reception.configure(made.revision, 7, made.secrets)
-        self.sessions = Sessions(reception, Wheel(asyncio.get_running_loop()))
+        active_config.configure(made.revision, 7, made.secrets)
+        self.sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
         self.line = Line()
         self.connection = ServerConnection(self.sessions, ListenerKey(GATEWAY, "mx"))
         self.connection.connection_made(self.line)  # type: ignore[arg-type]
@@ -229,8 +229,8 @@ def test_a_client_that_connects_too_often_is_told_to_come_later_SIN_17(address: 
 def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> None:
     async def main() -> None:
         caller = Caller(connections_per_minute=2)
-        door = ListenerKey(GATEWAY, "submissions")
-        came = [ServerConnection(caller.sessions, door).expected("192.0.2.9") for _ in range(3)]
+        listener_key = ListenerKey(GATEWAY, "submissions")
+        came = [ServerConnection(caller.sessions, listener_key).expected("192.0.2.9") for _ in range(3)]
         assert came == [True, True, False]
 
     asyncio.run(main())

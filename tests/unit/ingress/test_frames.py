@@ -72,7 +72,7 @@ def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
 
 
 def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
-    whence, said = message.provenance, message.parameters
+    origin, said = message.provenance, message.parameters
     body_type = f"BODY_TYPE_{said.body.name}" if said.body is not None else "BODY_TYPE_UNSPECIFIED"
     dsn_return = f"DSN_RETURN_{said.ret.name}" if said.ret is not None else "DSN_RETURN_UNSPECIFIED"
     envelope = types_pb2.Envelope(
@@ -82,16 +82,16 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
         envelope_id=said.envid,
         dsn_return=types_pb2.DsnReturn.Value(dsn_return),
         auth=message.auth,
-        origin=types_pb2.Origin.Value(f"ORIGIN_{whence.origin.name}"),
-        gateway=_ref(whence.gateway),
-        account=_ref(whence.account),
+        origin=types_pb2.Origin.Value(f"ORIGIN_{origin.origin.name}"),
+        gateway=_ref(origin.gateway),
+        account=_ref(origin.account),
         message_id=message.message_id,
         subject=message.subject,
         future_release_request=said.release.request if said.release is not None else None,
-        client_ip=whence.client_ip,
-        client_name=whence.client_name,
+        client_ip=origin.client_ip,
+        client_name=origin.client_name,
         eight_bit=message.eight_bit,
-        config_revision=whence.revision,
+        config_revision=origin.revision,
     )
     envelope.received.FromMicroseconds(int(message.received) * 1_000_000 + int(message.received % 1 * 1_000_000))
     if said.release is not None:

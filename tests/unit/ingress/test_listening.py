@@ -31,8 +31,8 @@ def test_a_port_map_that_makes_no_sense_is_refused(pair: str) -> None:
 
 @pytest.mark.parametrize("configured", [False, True])
 async def test_without_any_gateway_it_is_ready_once_there_is_a_configuration(configured: bool) -> None:
-    reception = cast(Any, SimpleNamespace(desks={}, configured=configured))
-    listeners = Listeners(IngressSettings(), reception, cast(Any, None))
+    active_config = cast(Any, SimpleNamespace(listeners={}, configured=configured))
+    listeners = Listeners(IngressSettings(), active_config, cast(Any, None))
     running = asyncio.create_task(listeners.run())
     try:
         if configured:
@@ -49,8 +49,8 @@ async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere
     settings = IngressSettings(port_offset=1000)
     made = setup(port=65_000)
     gateway = replace(made.revision.gateways[0], listeners=made.revision.gateways[0].listeners[:1])
-    reception = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32)
-    reception.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
-    listeners = Listeners(settings, reception, Sessions(reception, Wheel(asyncio.get_running_loop())))
+    active_config = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32)
+    active_config.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
+    listeners = Listeners(settings, active_config, Sessions(active_config, Wheel(asyncio.get_running_loop())))
     assert await listeners._apply() == 1
     assert listeners.ports() == {}

@@ -87,21 +87,21 @@ def test_failures_of_one_address_add_up_within_the_window_AUTH_05c() -> None:
     throttle = Throttle()
     for number in range(FAILURES):
         assert not throttle.blocks("a", 1000)
-        throttle.failed(str(number), "a", 1000)
+        throttle.record_failure(str(number), "a", 1000)
     assert throttle.blocks("a", 1000 + WINDOW - 1)
     assert not throttle.blocks("b", 1000)
     assert not throttle.blocks("a", 1000 + WINDOW)
-    throttle.failed("x", "a", 1000 + WINDOW)
+    throttle.record_failure("x", "a", 1000 + WINDOW)
     assert not throttle.blocks("a", 1000 + WINDOW)
 
 
 def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_05c() -> None:
     throttle = Throttle()
-    throttle.succeeded("ada", "office", 0)
-    throttle.succeeded("ada", "a hotel", 1000 - ACQUAINTANCE)
+    throttle.record_success("ada", "office", 0)
+    throttle.record_success("ada", "a hotel", 1000 - ACQUAINTANCE)
     for number in range(LOGIN_FAILURES):
         assert not throttle.blocks_login("ada", "stranger", 1000)
-        throttle.failed("ada", f"bot {number}", 1000)
+        throttle.record_failure("ada", f"bot {number}", 1000)
     assert throttle.blocks_login("ada", "stranger", 1000)
     assert throttle.blocks_login("ada", "a hotel", 1000)
     assert not throttle.blocks_login("ada", "office", 1000)
@@ -112,9 +112,9 @@ def test_a_login_that_many_addresses_guess_at_is_closed_to_strangers_alone_AUTH_
 
 def test_what_a_users_own_address_gets_wrong_closes_the_login_to_nobody_AUTH_05c() -> None:
     throttle = Throttle()
-    throttle.succeeded("ada", "office", 0)
+    throttle.record_success("ada", "office", 0)
     for _ in range(2 * LOGIN_FAILURES):
-        throttle.failed("ada", "office", 1)
+        throttle.record_failure("ada", "office", 1)
     assert throttle.blocks("office", 1)
     assert not throttle.blocks_login("ada", "a hotel", 1)
 
@@ -124,9 +124,9 @@ def test_the_memory_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("mailrail_ingress.throttle.ACQUAINTANCES", 100)
     throttle = Throttle()
     for number in range(200):
-        throttle.failed(f"login {number}", str(number), 1000)
-        throttle.succeeded(f"user {number}", str(number), 1000)
-    throttle.failed("x" * 12_000, "y", 1000)
+        throttle.record_failure(f"login {number}", str(number), 1000)
+        throttle.record_success(f"user {number}", str(number), 1000)
+    throttle.record_failure("x" * 12_000, "y", 1000)
     assert max(map(len, throttle._by_login._counts)) == LOGIN_LENGTH
     assert (len(throttle._by_client), len(throttle._by_login), len(throttle._acquainted)) == (100, 100, 100)
 
@@ -358,10 +358,10 @@ def test_the_databases_clock_is_what_it_said_and_what_has_passed_since_ACC_04() 
     now = [1000.0]
     clock = DatabaseClock(lambda: now[0])
     assert clock.microseconds(5) == 0  # nobody knows
-    clock.heard(5_000_000_000.0)
+    clock.set_time(5_000_000_000.0)
     now[0] += 7
     assert clock.microseconds(30) == 5_000_000_037_000_000
-    clock.heard(4_999_999_000.0)  # it was put back
+    clock.set_time(4_999_999_000.0)  # it was put back
     assert clock.microseconds(0) == 4_999_999_000_000_000
 
 

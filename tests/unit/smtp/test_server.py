@@ -88,13 +88,13 @@ class Peer:
             case AuthResponse(data):
                 self.finish_plain(data)
             case TlsRequested():
-                self.session.tls_started(TLS)
+                self.session.complete_tls(TLS)
             case Closing():
                 self.closing = event
 
     def finish_plain(self, data: bytes) -> None:
         if data == b"\0ada\0secret":
-            self.session.authenticated("ada")
+            self.session.authenticate("ada")
         else:
             self.session.refuse(Reply.of(535, "5.7.8", "wrong"))
 
@@ -674,7 +674,7 @@ def test_plaintext_during_the_handshake_is_dropped_TLS_02() -> None:
     session.receive(b"EHLO c\r\nSTARTTLS\r\n", NOW)
     assert isinstance(session.next_event(), TlsRequested)
     session.receive(b"EHLO evil\r\n", NOW)
-    session.tls_started(TLS)
+    session.complete_tls(TLS)
     assert session.next_event() is None
     assert session.hello is None
 
@@ -709,7 +709,7 @@ def test_an_identity_from_before_tls_is_forgotten_AUTH_07() -> None:
     peer = open_session(SUBMISSION)
     peer.session.receive(b"AUTH CRAM-MD5\r\n", NOW)
     assert isinstance(peer.session.next_event(), AuthRequested)
-    peer.session.authenticated("ada")
+    peer.session.authenticate("ada")
     peer.send(b"STARTTLS\r\n", b"EHLO c\r\n")
     assert peer.session.login is None
     assert code(peer.send(b"MAIL FROM:<a@example.org>\r\n")) == "530 5.7.0"

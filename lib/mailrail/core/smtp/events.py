@@ -109,7 +109,7 @@ class AuthCancelled:
 
 @dataclass(frozen=True, slots=True)
 class TlsRequested:
-    """Send what is to be sent, then do the handshake, then `tls_started`. Octets that came before it are dropped."""
+    """Send what is to be sent, then do the handshake, then `complete_tls`. Octets that came before it are dropped."""
 
 
 @dataclass(frozen=True, slots=True)

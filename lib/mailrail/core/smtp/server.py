@@ -491,7 +491,7 @@ class ServerSession:
         self._stage = _IN_AUTH
         self._out.append(b"334 " + b64encode(data) + b"\r\n")
 
-    def authenticated(self, login: str) -> None:
+    def authenticate(self, login: str) -> None:
         """The client proved to be `login`."""
         if self._stage is _CLOSED:
             return
@@ -502,7 +502,7 @@ class ServerSession:
         self.login = login
         self._out.append(AUTHENTICATED)
 
-    def tls_started(self, facts: TlsFacts) -> None:
+    def complete_tls(self, facts: TlsFacts) -> None:
         """The handshake after TlsRequested is done: all knowledge from before it is gone (RFC 3207 4.2, AUTH-07)."""
         if self._stage is not _TLS:
             raise RuntimeError("no TLS was asked for")

@@ -56,10 +56,10 @@ class Held:
 class Client:
     """A session and its visit, with the shell reduced to what a visit sees of it."""
 
-    def __init__(self, reception: ActiveConfig, listener: str = "mx") -> None:
-        desk = reception.desks[ListenerKey(GATEWAY, listener)]
-        self.session = ServerSession(desk.options)
-        self.visit = SmtpSession(reception, desk, self.session, self, ip_address("192.0.2.1"))
+    def __init__(self, active_config: ActiveConfig, listener: str = "mx") -> None:
+        config = active_config.listeners[ListenerKey(GATEWAY, listener)]
+        self.protocol = ServerSession(config.options)
+        self.session = SmtpSession(active_config, config, self.protocol, self, ip_address("192.0.2.1"))
         self.said = b""
         self.paused = False
         self.pumping = False
@@ -69,11 +69,11 @@ class Client:
         if self.pumping:
             return
         self.pumping = True
-        while (event := self.session.next_event()) is not None:
+        while (event := self.protocol.next_event()) is not None:
             if not isinstance(event, Closing):
-                self.visit.handle(event)
+                self.session.handle(event)
         self.pumping = False
-        self.said += self.session.data_to_send()
+        self.said += self.protocol.data_to_send()
 
     def pause(self) -> None:
         self.paused = True
@@ -83,16 +83,16 @@ class Client:
 
     def send(self, data: bytes) -> list[str]:
         before = len(self.said)
-        self.session.receive(data, NOW)
+        self.protocol.receive(data, NOW)
         self.pump()
         return [code(line) for line in self.said[before:].decode().splitlines()]
 
     def leave(self) -> None:
+        self.protocol.hang_up()
         self.session.hang_up()
-        self.visit.gone()
 
 
-def reception(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
+def active_config(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
     made = setup()
     domain = Domain(
         ObjectRef("MailDomain", "mail", "behind"),
@@ -103,9 +103,9 @@ def reception(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
     )
     revision = replace(made.revision, domains=(*made.revision.domains, domain))
     settings = IngressSettings(log_messages=False)
-    desk = ActiveConfig(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
-    desk.configure(revision, 7, made.secrets)
-    return desk
+    config = ActiveConfig(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
+    config.configure(revision, 7, made.secrets)
+    return config
 
 
 OPEN = b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n"
@@ -114,7 +114,7 @@ BIG = b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 600
 
 def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     assert client.send(OPEN)[-1] == "354"
     assert client.send(b"Subject: x\r\n\r\nbody\r\n.\r\nNOOP\r\n") == []
     message, done = queue.commits[0]
@@ -125,35 +125,35 @@ def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
 
 def test_an_answer_after_the_client_has_left_is_kept_from_nobody_and_told_to_nobody_SIN_18() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
-    client = Client(desk)
+    config = active_config(queue)
+    client = Client(config)
     client.send(OPEN + b"Subject: x\r\n\r\n.\r\n")
     before = client.said
     client.leave()
     queue.commits[0][1](CommitAnswer(True))
     assert client.said == before
-    assert desk.transactions == 0
+    assert config.transactions == 0
 
 
 def test_open_transactions_are_counted_whatever_becomes_of_them() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
+    config = active_config(queue)
     for end in (b"RSET\r\n", b"EHLO again\r\n", b"QUIT\r\n", b"MAIL FROM:<>\r\nNOOP\n"):
-        client = Client(desk)
+        client = Client(config)
         client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\n")
-        assert desk.transactions == 1
+        assert config.transactions == 1
         client.send(end)
-        assert desk.transactions == 0
-    client = Client(desk)
+        assert config.transactions == 0
+    client = Client(config)
     client.send(OPEN)
     client.leave()
-    assert desk.transactions == 0
+    assert config.transactions == 0
 
 
 def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> None:
     queue = HeldQueue()
     queue.more = False
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN)
     client.send(BIG)
     assert client.paused
@@ -169,16 +169,16 @@ def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> N
 
 def test_one_clients_large_mail_is_bounded_and_small_mail_passes_ACC_07() -> None:
     now = [0.0]
-    queue, desk = HeldQueue(), reception(HeldQueue())
-    desk.queue, desk.monotonic = queue, lambda: now[0]
-    desk.uncommitted = Uncommitted(100_000_000, 2_000_000)
-    clients = [Client(desk) for _ in range(4)]
+    queue, config = HeldQueue(), active_config(HeldQueue())
+    config.queue, config.monotonic = queue, lambda: now[0]
+    config.uncommitted = Uncommitted(100_000_000, 2_000_000)
+    clients = [Client(config) for _ in range(4)]
     for client in clients:
         client.send(OPEN)
         client.send(BIG)  # 600,000 octets each: three are too much to begin a fourth
     assert [upload.aborted for upload in queue.uploads] == [False] * 3
     assert clients[3].send(b".\r\n") == ["452 4.3.1"]
-    small = Client(desk)
+    small = Client(config)
     small.send(OPEN + b"Subject: small\r\n\r\nbody\r\n.\r\n")
     assert queue.commits.pop()[0].body is not None
 
@@ -189,20 +189,20 @@ def test_one_clients_large_mail_is_bounded_and_small_mail_passes_ACC_07() -> Non
     clients[1].send(b".\r\n")
     queue.commits.pop()[1](CommitAnswer(True))  # its room is free
     clients[2].leave()  # its room is free a minute later
-    assert "452 4.3.1" in Client(desk).send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000"))
+    assert "452 4.3.1" in Client(config).send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000"))
     now[0] += SETTLING
-    assert desk.uncommitted.octets(now[0]) == 0
-    client = Client(desk)
+    assert config.uncommitted.octets(now[0]) == 0
+    client = Client(config)
     client.send(OPEN.replace(b"far.example>", b"far.example> SIZE=600000") + BIG + b".\r\n")
     queue.commits.pop()[1](CommitAnswer(True))
-    assert desk.uncommitted.octets(now[0]) == 0
+    assert config.uncommitted.octets(now[0]) == 0
 
 
 def test_large_mail_of_all_clients_is_bounded_ACC_07() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
-    desk.uncommitted = Uncommitted(1_000_000)
-    first, second = Client(desk), Client(desk)
+    config = active_config(queue)
+    config.uncommitted = Uncommitted(1_000_000)
+    first, second = Client(config), Client(config)
     first.send(OPEN + BIG)
     first.send(BIG[:200_000])
     assert second.send(OPEN + BIG + b".\r\n")[-1:] == ["452 4.3.1"]
@@ -211,12 +211,12 @@ def test_large_mail_of_all_clients_is_bounded_ACC_07() -> None:
 
 def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN + b"\r\n")
     for _ in range(3 * PARTS_LIMIT):
         client.send(b"xy")
-        assert client.visit._transaction is not None
-        assert len(client.visit._transaction.parts) <= PARTS_LIMIT
+        assert client.session._transaction is not None
+        assert len(client.session._transaction.parts) <= PARTS_LIMIT
     client.send(b"\r\n.\r\n")
     assert queue.commits[0][0].body == b"\r\n" + b"xy" * 3 * PARTS_LIMIT + b"\r\n"
 
@@ -224,10 +224,10 @@ def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:
 def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() -> None:
     queue = HeldQueue()
     queue.more = False
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN)
     client.send(BIG)
-    client.visit.out_of_credit()
+    client.session.out_of_credit()
     assert not client.paused
     assert queue.uploads[0].aborted
     assert client.send(BIG + b".\r\n") == ["452 4.3.1"]
@@ -236,38 +236,38 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
 
 def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small_mail_passes_ACC_07() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
-    desk.budget = MemoryBudget(1_000_000)
+    config = active_config(queue)
+    config.budget = MemoryBudget(1_000_000)
     header = b"X: " + b"y" * 990 + b"\r\n"
-    slow = [Client(desk) for _ in range(100)]
+    slow = [Client(config) for _ in range(100)]
     for client in slow:
         client.send(OPEN)
     for _ in range(200):
         for client in slow:
             if not client.paused:
                 client.send(header)
-    assert desk.budget.held < 1_200_000
+    assert config.budget.held < 1_200_000
     assert any(client.paused for client in slow)
-    prompt = Client(desk)
+    prompt = Client(config)
     prompt.send(OPEN + b"Subject: x\r\n\r\nbody\r\n.\r\n")
     assert not prompt.paused
     assert len(queue.commits) == 1
     queue.commits[0][1](CommitAnswer(True))
     waiting = [client for client in slow if client.paused]
     for client in waiting:
-        client.visit.out_of_credit()
+        client.session.out_of_credit()
         assert not client.paused
-    assert not desk.budget.waiting
+    assert not config.budget.waiting
     assert waiting[0].send(b"\r\n.\r\n") == ["452 4.3.1"]
     for client in slow:
         client.leave()
-    assert (desk.budget.held, desk.budget.holders, desk.budget.waiting) == (0, 0, 0)
+    assert (config.budget.held, config.budget.holders, config.budget.waiting) == (0, 0, 0)
 
 
 def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
-    desk = reception(HeldQueue())
-    desk.budget = MemoryBudget(100_000)
-    one, other = Client(desk), Client(desk)
+    config = active_config(HeldQueue())
+    config.budget = MemoryBudget(100_000)
+    one, other = Client(config), Client(config)
     for client in (one, other):
         client.send(OPEN)
         client.send(b"X: y\r\n" * 10_000)
@@ -278,9 +278,9 @@ def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
 
 def test_a_budget_that_is_spent_makes_frames_short_and_stops_nobody_whom_the_queue_has_room_for_ACC_07() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
-    desk.budget = MemoryBudget(100_000)
-    holder, client = Client(desk), Client(desk)
+    config = active_config(queue)
+    config.budget = MemoryBudget(100_000)
+    holder, client = Client(config), Client(config)
     holder.send(OPEN)
     holder.send(b"X: y\r\n" * 16_000)
     client.send(OPEN)
@@ -294,11 +294,11 @@ def test_a_budget_that_is_spent_makes_frames_short_and_stops_nobody_whom_the_que
 def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalled_ACC_07() -> None:
     queue = HeldQueue()
     queue.more = False
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN)
     assert client.send(BIG + b".\r\n") == []
     assert not client.paused
-    client.visit.out_of_credit()
+    client.session.out_of_credit()
     assert not queue.uploads[0].aborted
     queue.commits[0][1](CommitAnswer(False, NO_CREDIT))
     assert code(client.said.decode().splitlines()[-1]) == "452 4.3.1"
@@ -306,7 +306,7 @@ def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalle
 
 def test_a_lost_body_is_451_at_the_end_and_nothing_is_committed_ACC_05() -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN)
     client.send(BIG)
     queue.uploads[0].lost()
@@ -317,14 +317,14 @@ def test_a_lost_body_is_451_at_the_end_and_nothing_is_committed_ACC_05() -> None
 
 def test_an_upload_is_aborted_when_the_client_leaves_or_the_message_grows_too_large() -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(OPEN)
     client.send(BIG)
     client.leave()
     assert queue.uploads[0].aborted
-    desk = reception(queue)
-    client = Client(desk)
-    client.session.options = replace(client.session.options, size_limit=700_000)
+    config = active_config(queue)
+    client = Client(config)
+    client.protocol.options = replace(client.protocol.options, size_limit=700_000)
     client.send(OPEN)
     client.send(BIG)
     client.send(BIG)
@@ -334,7 +334,7 @@ def test_an_upload_is_aborted_when_the_client_leaves_or_the_message_grows_too_la
 
 def test_a_queue_that_went_away_refuses_new_mail_at_once_ACC_05() -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\n")
     queue.available = False
     assert client.send(b"DATA\r\n") == ["451 4.3.0"]
@@ -343,7 +343,7 @@ def test_a_queue_that_went_away_refuses_new_mail_at_once_ACC_05() -> None:
 
 def test_a_late_answer_about_a_sender_is_given_in_its_place_SIN_23a() -> None:
     held = Held()
-    client = Client(reception(HeldQueue(), held))
+    client = Client(active_config(HeldQueue(), held))
     assert client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\n")[-1] == "250"
     assert held.asked == ["far.example"]
     held.done(SenderDomain.RESOLVES)
@@ -358,36 +358,36 @@ def test_a_late_answer_about_a_sender_is_given_in_its_place_SIN_23a() -> None:
 
 def test_a_recipient_that_the_next_hop_knows_is_asked_for() -> None:
     held = Held()
-    client = Client(reception(HeldQueue(), held))
+    client = Client(active_config(HeldQueue(), held))
     client.send(b"EHLO c\r\nMAIL FROM:<>\r\n")
     for verdict, expected in ((None, "250 2.1.5"), (Reply.of(550, "5.1.1", "no"), "550 5.1.1")):
         assert client.send(b"RCPT TO:<who@behind.example>\r\n") == []
         held.verified(verdict)
         assert code(client.said.decode().splitlines()[-1]) == expected
     assert held.asked == ["who@behind.example"] * 2
-    without = Client(reception(HeldQueue()))
+    without = Client(active_config(HeldQueue()))
     assert without.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<who@behind.example>\r\n")[-1] == "451 4.3.0"
 
 
-def with_aliases(desk: ActiveConfig, *aliases: Alias) -> None:
+def with_aliases(config: ActiveConfig, *aliases: Alias) -> None:
     made = setup()
     domains = [replace(d, aliases=aliases) if d.name == "home.example" else d for d in made.revision.domains]
-    desk.configure(replace(made.revision, domains=tuple(domains)), 8, made.secrets)
+    config.configure(replace(made.revision, domains=tuple(domains)), 8, made.secrets)
 
 
 def test_an_alias_that_stands_for_too_many_is_451_at_RCPT() -> None:
-    desk = reception(HeldQueue())
-    with_aliases(desk, Alias("all", tuple(f"u{n}@far.example" for n in range(10_001))))
-    client = Client(desk)
+    config = active_config(HeldQueue())
+    with_aliases(config, Alias("all", tuple(f"u{n}@far.example" for n in range(10_001))))
+    client = Client(config)
     assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<all@home.example>\r\n")[-1] == "451 4.3.5"
 
 
 def test_an_ascii_message_to_an_address_with_an_accent_stays_ascii_EXT_11() -> None:
     """Its alias leads to an ASCII address, at a host without SMTPUTF8: what we write must not keep it from there."""
     queue = HeldQueue()
-    desk = reception(queue)
-    with_aliases(desk, Alias("josé", ("x@far.example",)))
-    client = Client(desk)
+    config = active_config(queue)
+    with_aliases(config, Alias("josé", ("x@far.example",)))
+    client = Client(config)
     client.send("EHLO c\r\nMAIL FROM:<a@far.example> SMTPUTF8\r\nRCPT TO:<josé@home.example>\r\nDATA\r\n".encode())
     client.send(b"Subject: x\r\n\r\nbody\r\n.\r\n")
     message = queue.commits[0][0]
@@ -398,10 +398,10 @@ def test_an_ascii_message_to_an_address_with_an_accent_stays_ascii_EXT_11() -> N
 
 def test_the_log_names_addresses_of_an_alias_that_do_not_exist_once_a_revision() -> None:
     with capture_logs() as told:
-        desk = reception(HeldQueue())
+        config = active_config(HeldQueue())
         for _ in range(2):
-            with_aliases(desk, Alias("team", ("ghost@home.example", "ada@home.example")))
-            client = Client(desk)
+            with_aliases(config, Alias("team", ("ghost@home.example", "ada@home.example")))
+            client = Client(config)
             for _ in range(3):
                 assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<team@home.example>\r\n")[-1] == "250 2.1.5"
     warnings = [event for event in told if "addresses that do not exist" in event["event"]]
@@ -410,12 +410,12 @@ def test_the_log_names_addresses_of_an_alias_that_do_not_exist_once_a_revision()
 
 def test_a_new_revision_is_told_to_an_open_session_from_its_next_command_CFG_06() -> None:
     queue = HeldQueue()
-    desk = reception(queue)
-    client = Client(desk)
+    config = active_config(queue)
+    client = Client(config)
     assert client.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<new@behind.example>\r\n")[-1] == "451 4.3.0"
     made = setup()
-    desk.configure(replace(made.revision, domains=()), 8, made.secrets)
-    client.visit.rebase(desk.desks[ListenerKey(GATEWAY, "mx")])
+    config.configure(replace(made.revision, domains=()), 8, made.secrets)
+    client.session.rebase(config.listeners[ListenerKey(GATEWAY, "mx")])
     assert client.send(b"RCPT TO:<ada@home.example>\r\n") == ["550 5.7.1"]
 
 
@@ -423,11 +423,11 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
     queue = HeldQueue()
     client = logged_in(queue)
     made = setup()
-    desk = client.visit.reception
+    config = client.session.active_config
     kept = tuple(one for one in made.revision.accounts if one.login != "ada@home.example")
     client.send(b"MAIL FROM:<>" + TO_BOB)
-    desk.configure(replace(made.revision, accounts=kept), 8, made.secrets)
-    client.visit.rebase(desk.desks[ListenerKey(GATEWAY, "submission")])
+    config.configure(replace(made.revision, accounts=kept), 8, made.secrets)
+    client.session.rebase(config.listeners[ListenerKey(GATEWAY, "submission")])
     assert client.send(bdat(b"From: ada@home.example\r\n\r\n"))[-1] == "550 5.7.1"
     assert client.send(b"MAIL FROM:<>" + TO_BOB) == ["525 5.7.13", "503 5.5.1"]
 
@@ -436,9 +436,9 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
 
 
 def logged_in(queue: HeldQueue) -> Client:
-    client = Client(reception(queue), "submission")
-    client.visit.account = client.visit.desk.accounts.find("ada@home.example")
-    client.session.login = "ada@home.example"
+    client = Client(active_config(queue), "submission")
+    client.session.account = client.session.config.accounts.find("ada@home.example")
+    client.protocol.login = "ada@home.example"
     client.send(b"EHLO c\r\n")
     return client
 
@@ -456,9 +456,9 @@ def test_a_header_is_judged_without_a_look_at_each_of_its_fields_SUB_03(monkeypa
 
     async def main() -> None:
         queue = HeldQueue()
-        client = in_tls(reception(queue))
+        client = in_tls(active_config(queue))
         monkeypatch.setattr(Header, "fields", property(lambda _: pytest.fail("all fields were looked at")))
-        client.session.receive(b"AUTH PLAIN " + b64encode(b"\0ada@home.example\0" + PASSWORD.encode()) + b"\r\n", NOW)
+        client.protocol.receive(b"AUTH PLAIN " + b64encode(b"\0ada@home.example\0" + PASSWORD.encode()) + b"\r\n", NOW)
         client.pump()
         while b"235" not in client.said:
             await asyncio.sleep(0.001)
@@ -493,7 +493,7 @@ def test_a_return_path_that_a_client_wrote_is_taken_out_RFC_5321_4_4() -> None:
 @pytest.mark.parametrize(("recipient", "kept"), [(b"ada@home.example", False), (b"away@home.example", True)])
 def test_a_message_for_a_mailbox_here_brings_no_return_path_along_SIN_24a(recipient: bytes, kept: bool) -> None:
     queue = HeldQueue()
-    client = Client(reception(queue))
+    client = Client(active_config(queue))
     client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<" + recipient + b">\r\n")
     client.send(bdat(b"Return-Path: <y@far.example>\r\nSubject: x\r\n\r\n"))
     assert ((queue.commits[0][0].body or b"").startswith(b"Return-Path")) is kept
@@ -558,9 +558,9 @@ def test_an_alias_whose_members_were_all_given_before_is_told_of_as_expanded_DSN
     assert [(r.address, r.given, ",".join(word.value for word in r.notify), r.expanded) for r in found] == expected
 
 
-def in_tls(desk: ActiveConfig) -> Client:
-    client = Client(desk, "submission")
-    client.session.tls = TlsFacts("TLSv1.3", "x")
+def in_tls(config: ActiveConfig) -> Client:
+    client = Client(config, "submission")
+    client.protocol.tls = TlsFacts("TLSv1.3", "x")
     client.send(b"EHLO c\r\n")
     return client
 
@@ -575,13 +575,13 @@ def in_tls(desk: ActiveConfig) -> Client:
 )
 def test_a_login_that_is_guessed_at_answers_strangers_nothing_and_its_users_as_ever_AUTH_05c(said: bytes) -> None:
     async def main() -> None:
-        desk = reception(HeldQueue())
+        config = active_config(HeldQueue())
         now = asyncio.get_running_loop().time()
         for number in range(LOGIN_FAILURES):
-            desk.throttle.failed("ada@home.example", str(number), now)
-        assert in_tls(desk).send(said)[-1] == "454 4.7.0"
-        desk.throttle.succeeded("ada@home.example", "192.0.2.1", now)
-        assert in_tls(desk).send(said)[-1:] != ["454 4.7.0"]
+            config.throttle.record_failure("ada@home.example", str(number), now)
+        assert in_tls(config).send(said)[-1] == "454 4.7.0"
+        config.throttle.record_success("ada@home.example", "192.0.2.1", now)
+        assert in_tls(config).send(said)[-1:] != ["454 4.7.0"]
 
     asyncio.run(main())
 
@@ -594,12 +594,12 @@ def test_a_scram_exchange_that_is_begun_and_not_finished_counts_as_a_failed_logi
     """It costs us what a wrong proof costs, and told the client salt and nonce: any number of them was free."""
 
     async def main() -> None:
-        desk = reception(HeldQueue())
+        config = active_config(HeldQueue())
         tries = 0
         while tries < 200:
-            client = in_tls(desk)
+            client = in_tls(config)
             for _ in range(20):
-                if client.session.closed:
+                if client.protocol.closed:
                     break
                 answer = client.send(FIRST)[-1]
                 if answer != "334":
@@ -612,7 +612,7 @@ def test_a_scram_exchange_that_is_begun_and_not_finished_counts_as_a_failed_logi
                     assert client.send(ending + b"\r\n")[0][:1] == "5"
             if answer == "454 4.7.0":
                 break
-            assert client.session.closed
+            assert client.protocol.closed
         assert tries == FAILURES
 
     asyncio.run(main())
@@ -620,13 +620,13 @@ def test_a_scram_exchange_that_is_begun_and_not_finished_counts_as_a_failed_logi
 
 def test_a_client_that_gives_up_after_its_proof_or_before_a_login_is_no_guesser_AUTH_05c() -> None:
     async def main() -> None:
-        desk = reception(HeldQueue())
+        config = active_config(HeldQueue())
         for opening in (b"AUTH PLAIN\r\n", b"AUTH LOGIN\r\n", b"AUTH CRAM-MD5\r\n", b"AUTH SCRAM-SHA-256\r\n"):
-            client = in_tls(desk)
+            client = in_tls(config)
             assert client.send(opening)[-1][:3] == "334"
             assert client.send(b"*\r\n") == ["501 5.7.0"]
             client.leave()
-        assert len(desk.throttle._by_client) == 0
+        assert len(config.throttle._by_client) == 0
 
     asyncio.run(main())
 
@@ -644,7 +644,7 @@ def test_a_failed_login_is_prepared_once_whatever_is_done_with_it_AUTH_05c(
     monkeypatch.setattr(sasl_server, "saslprep", counted)
 
     async def main() -> None:
-        client = in_tls(reception(HeldQueue()))
+        client = in_tls(active_config(HeldQueue()))
         if said == "PLAIN":
             client.send(b"AUTH PLAIN " + b64encode("\0жора\0x".encode()) + b"\r\n")
             while b"535" not in client.said:
@@ -670,7 +670,7 @@ def test_an_account_whose_secret_was_not_delivered_is_told_to_come_later_AUTH_05
 
     def said(login: str, client: Client) -> list[str]:
         if mechanism == "PLAIN":
-            client.session.receive(b"AUTH PLAIN " + b64encode(f"\0{login}\0x".encode()) + b"\r\n", NOW)
+            client.protocol.receive(b"AUTH PLAIN " + b64encode(f"\0{login}\0x".encode()) + b"\r\n", NOW)
             client.pump()
         elif mechanism == "CRAM-MD5":
             return client.send(b"AUTH CRAM-MD5\r\n" + b64encode(f"{login} {'0' * 32}".encode()) + b"\r\n")[1:]
@@ -681,16 +681,16 @@ def test_an_account_whose_secret_was_not_delivered_is_told_to_come_later_AUTH_05
         return []
 
     async def main() -> None:
-        desk = reception(HeldQueue())
-        desk.configure(made.revision, 8, secrets)
+        config = active_config(HeldQueue())
+        config.configure(made.revision, 8, secrets)
         for login, expected in (("ada@home.example", "454 4.7.0"), ("nobody@home.example", "535 5.7.8")):
-            client = in_tls(desk)
+            client = in_tls(config)
             answer = said(login, client)
             while not answer:
                 await asyncio.sleep(0.001)
                 answer = [code(line) for line in client.said.decode().splitlines() if line[:3] in ("454", "535")]
             assert answer == [expected]
-        assert len(desk.throttle._by_client) == 1  # of the two, nobody's was a wrong guess
+        assert len(config.throttle._by_client) == 1  # of the two, nobody's was a wrong guess
 
     asyncio.run(main())
 
@@ -773,7 +773,7 @@ class PromptQueue(HeldQueue):
 
 def _heard(said: bytes, cuts: list[int], listener: str) -> tuple[list[str], list[ReceivedMessage]]:
     queue = PromptQueue()
-    client = logged_in(queue) if listener == "submission" else Client(reception(queue))
+    client = logged_in(queue) if listener == "submission" else Client(active_config(queue))
     client.send(b"EHLO c\r\n")
     before = len(client.said)
     places = sorted(min(cut, len(said)) for cut in cuts)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.message.content_reader import HEADER_TOO_BIG, LINE_LIMIT, LINE_TOO_LONG, ContentReader
 from mailrail.core.message.header import Header
-from mailrail.core.message.intake import HEADER_TOO_BIG, LINE_LIMIT, LINE_TOO_LONG, ContentReader
 from mailrail.core.smtp.reply import Reply
 
 NO = Reply.of(554, "5.4.6", "loop")
