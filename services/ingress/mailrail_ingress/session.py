@@ -334,7 +334,9 @@ class SmtpSession(Authentication):
             self._charge(transaction)
         elif budget.tight and kept > budget.share:
             if not budget.waiting:
-                self.active_config.log.warning("memory budget used up; reading from clients is paused", octets=budget.held)
+                self.active_config.log.warning(
+                    "memory budget used up; reading from clients is paused", octets=budget.held
+                )
             budget.wait(self._has_room)
             self._wait(_For.ROOM)
 

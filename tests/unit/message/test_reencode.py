@@ -582,3 +582,104 @@ def test_a_hostile_structure_takes_time_in_proportion_to_its_size(content: bytes
     out = reencode(content, Target.SEVEN_BIT)
     assert time.process_time() - begun < 20  # squares of it would be hours
     assert is_seven_bit(out)
+
+
+LONG = b"word " * 400
+
+
+def _longest(content: bytes) -> int:
+    return max(map(len, content.split(b"\r\n")))
+
+
+def _shorten(content: bytes, target: Target = Target.EIGHT_BIT, *, step: int = 0, hold: int = 10_000) -> bytes:
+    encoder = Reencoder(target, hold=hold, longest_line=998, keep_signed=True)
+    step = step or len(content)
+    pieces = [encoder.feed(content[at : at + step]) for at in range(0, len(content), step)]
+    return b"".join(pieces) + encoder.finish()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Subject: x\r\n\r\n", LONG),
+        (b"Subject: x\r\n\r\n", b"short\r\n" + LONG + b"\r\nshort"),
+        (LATIN, b"caf\xe9 " * 300),
+        (LATIN.replace(b"8bit", b"quoted-printable"), b"=C3=BC =3D" * 300),
+        (LATIN.replace(b"8bit", b"quoted-printable"), b"ab=C3--" * 300),
+        (b"MIME-Version: 1.0\r\nContent-Type: a/b\r\n\r\n", b"{" * 5000),
+        (
+            b"MIME-Version: 1.0\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+            base64.b64encode(bytes(3000)),
+        ),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 700, 100_000])
+def test_a_line_above_998_is_encoded_or_broken_and_reads_the_same_SOUT_12(head: bytes, body: bytes, step: int) -> None:
+    content = head + body + b"\r\n"
+    out = _shorten(content, step=step)
+    assert _longest(out) <= 998
+    assert [payload.rstrip() for _, payload in parsed(out)] == [payload.rstrip() for _, payload in parsed(content)]
+
+
+def test_only_the_part_with_a_long_line_changes_SOUT_12() -> None:
+    def mixed(part: bytes) -> bytes:
+        return (
+            b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\npreamble\r\n--b\r\n\r\nshort\r\n"
+            + b"--b\r\nContent-Type: text/html\r\n"
+            + part
+            + b"\r\n--b\r\nContent-Type: a/b\r\n\r\n\xff\r\n--b--\r\n"
+        )
+
+    out = _shorten(mixed(b"\r\n" + LONG))
+    quoted = out.partition(b"Content-Type: text/html\r\n")[2].partition(b"\r\n--b\r\n")[0]
+    assert quoted.startswith(b"Content-Transfer-Encoding: quoted-printable\r\n\r\nword ")
+    assert out == mixed(quoted)
+    assert _shorten(mixed(b"\r\nshort")) == mixed(b"\r\nshort")
+
+
+def test_a_header_line_above_998_is_folded_at_its_blanks_and_reads_the_same_SOUT_12() -> None:
+    ids = b"".join(b" <%d@example.org>" % number for number in range(200))
+    content = b"References:" + ids + b"\r\nX: " + b"y" * 2000 + b"\r\n\r\nbody\r\n"
+    out = _shorten(content)
+    head, _, body = out.partition(b"\r\n\r\n")
+    assert head.replace(b"\r\n ", b" ") == content.partition(b"\r\n\r\n")[0]
+    assert body == b"body\r\n"
+    assert [len(line) > 998 for line in head.split(b"\r\n")] == [False] * 5 + [True]  # one word cannot be folded
+
+
+@pytest.mark.parametrize("hold", [10, 100_000])
+def test_what_a_signature_covers_stays_whatever_its_lines_RFC_1847(hold: int) -> None:
+    signed = (
+        b"Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\nContent-Type: multipart/mixed; boundary=t\r\n\r\n"
+        b"--t\r\n\r\n" + LONG + b"\r\n--t--\r\n\r\n--s\r\nContent-Type: a/signature\r\n\r\nAAAA\r\n--s--\r\n"
+    )
+    content = b"MIME-Version: 1.0\r\n" + signed
+    assert _shorten(content, hold=hold) == content
+    mixed = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=o\r\n\r\n--o\r\n%s\r\n--o\r\n\r\n%s\r\n"
+    out = _shorten(mixed % (signed, LONG), hold=hold)
+    assert signed in out
+    assert out.count(b"word " * 50) == signed.count(b"word " * 50)
+
+
+def test_a_multipart_whose_parts_are_not_found_keeps_its_label_SOUT_12() -> None:
+    content = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=lost\r\n\r\n" + LONG + b"\r\n"
+    assert _shorten(content) == content
+    assert _shorten(content, hold=10) == content
+
+
+@given(_hostile(), st.integers(1, 80), st.sampled_from([10, 10_000]), st.booleans())
+def test_shorter_lines_have_the_same_parts_with_the_same_content_SOUT_12(
+    entity: bytes, step: int, hold: int, long: bool
+) -> None:
+    content = b"MIME-Version: 1.0\r\n" + entity.replace(b"\r\nplain", b"\r\n" + LONG if long else b"\r\nplain")
+    out = _shorten(content, step=step, hold=hold)
+    assert _tree(email.message_from_bytes(out)) == _tree(email.message_from_bytes(content))
+    assert not _bare(out)
+
+
+@given(st.lists(st.integers(0, 90)), st.integers(1, 4000))
+def test_encoded_content_passes_in_one_piece_as_it_does_line_by_line(lengths: list[int], step: int) -> None:
+    body = b"".join(b"QUJD" * length + b"\r\n" for length in lengths)
+    head = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=QU\r\n\r\n--QU\r\nContent-Type: a/b\r\n"
+    content = head + b"Content-Transfer-Encoding: base64\r\n\r\n" + body * 40 + b"--QU--\r\n"
+    assert _shorten(content, step=step) == content

@@ -21,6 +21,10 @@ untouched; a longer part is encoded by what its header says, which is never wron
 be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit. A signature over 8-bit parts does not
 outlive such a hop; signers know it and send 7bit (RFC 1847 2.1, RFC 6376 5.3), which is never touched.
 
+With `longest_line` it also shortens lines (RFC 5322 2.1.1): a leaf with a longer one is encoded, a longer line of
+encoded content is broken where that means nothing, header fields are folded at blanks. What `keep_signed` protects
+stays.
+
 Only CRLF ends a line. A CR or LF alone in a header section cannot stay, and as CRLF it would make a header field that
 nobody wrote: such content is refused (`Unconvertible`). Outside of fields and parts, where nobody reads, it becomes a
 space. The CRLF before a boundary belongs to the boundary (RFC 2046 5.1.1), so lines are handled as text with a CRLF in
@@ -30,6 +34,7 @@ front of each but the first. A header section ends at the first line that is no 
 import base64
 import binascii
 import re
+import sys
 from collections.abc import Callable
 from enum import Enum, StrEnum, auto
 
@@ -71,6 +76,7 @@ class Unconvertible(ValueError):
 class _State(Enum):
     HEADER = auto()
     LONG_HEADER = auto()  # the rest of a header section that is too long to be held
+    KEEP = auto()  # what a signature covers: it passes octet for octet
     PASS = auto()  # epilogue, or what is fine
     MASK = auto()  # a part that must not be encoded
     HOLD = auto()  # an entity whose encoding is not chosen yet
@@ -229,8 +235,15 @@ def _begins_as_base64(content: bytes) -> bool:
 class Reencoder:
     """Feed it a whole message in any split; what it returns, joined, is the message for the target."""
 
-    def __init__(self, target: Target, *, hold: int = HOLD) -> None:
+    def __init__(
+        self, target: Target, *, hold: int = HOLD, longest_line: int | None = None, keep_signed: bool = False
+    ) -> None:
+        """`longest_line`: octets of a line, without its end, that pass; None: any number. `keep_signed`: what is in a
+        multipart/signed passes unchanged, whatever it is."""
         self._target = target
+        self._longest = sys.maxsize if longest_line is None else longest_line
+        self._bounded = longest_line is not None
+        self._keep_signed = keep_signed
         self._unfit = _NOT_SEVEN if target is Target.SEVEN_BIT else _NOT_EIGHT
         self._mask = _MASKED if target is Target.SEVEN_BIT else _BLANKED
         self._hold_limit = hold
@@ -263,8 +276,9 @@ class Reencoder:
         """The next octets; returns what is ready. Raises Unconvertible."""
         lines = (self._buffer + data if self._buffer else data).split(_CRLF)
         rest = lines.pop()
-        for line in lines:
-            self._line(line, ended=True)
+        if not self._pass_on(lines):
+            for line in lines:
+                self._line(line, ended=True)
         while len(rest) > MAX_PIECE:
             self._line(rest[: MAX_PIECE - 1], ended=False)
             rest = rest[MAX_PIECE - 1 :]
@@ -277,6 +291,29 @@ class Reencoder:
         self._buffer = b""
         self._entity_ended(last_of_message=True)
         return self._take()
+
+    @property
+    def held(self) -> int:
+        """Octets that were fed and have not come out, about."""
+        return len(self._buffer) + self._size
+
+    def _pass_on(self, lines: list[bytes]) -> bool:
+        """Put out lines of encoded content at once, where each is as it may be and none ends the entity. Nearly all of
+        a large message is such content, and looking at each line would take ten times as long."""
+        if self._state is not _State.CLEAN or not self._output_begun or self._inside_line or len(lines) < 2:
+            return False
+        content = _CRLF.join(lines)
+        fit = (
+            content.isascii()
+            and b"\0" not in content
+            and content.count(b"\r") == content.count(b"\n") == len(lines) - 1
+            and b"\n--" not in content
+            and not content.startswith(b"--")
+            and len(max(lines, key=len)) <= self._longest
+        )
+        if fit:
+            self._put_line(content)
+        return fit
 
     def _take(self) -> bytes:
         out = b"".join(self._out)
@@ -304,6 +341,8 @@ class Reencoder:
             self._header_line(piece, goes_on=goes_on, ended=ended)
         elif state is _State.PASS or state is _State.MASK:
             self._put_piece(piece.translate(self._mask), goes_on)
+        elif state is _State.KEEP:
+            self._put_piece(piece, goes_on)
         elif state is _State.LONG_HEADER:
             self._long_header_line(piece, goes_on)
         else:
@@ -415,7 +454,10 @@ class Reencoder:
         header = _Header(self._lines, digest=self._digest, separated=separated)
         self._begin(header)
         follow = self._depth < MAX_DEPTH
-        if follow and header.kind is _Kind.MULTIPART and header.boundaries:
+        if self._keep_signed and header.type == "multipart/signed":
+            self._put_header(None)
+            self._state = _State.KEEP
+        elif follow and header.kind is _Kind.MULTIPART and header.boundaries:
             self._depth += 1
             level = len(self._levels)
             self._levels.append((header.boundaries, header.type == "multipart/digest"))
@@ -444,9 +486,21 @@ class Reencoder:
         if unseparated and encoding is not None:
             self._put_line(b"")
         for line in header.relabelled(encoding, top=self._header_top, unknown_text=unknown_text):
-            self._put_line(line)
+            self._put_field_line(line)
         if header.separated or encoding is not None:
             self._put_line(b"")
+
+    def _put_field_line(self, line: bytes) -> None:
+        """A line of a header section, folded where it is too long and has blanks (RFC 5322 2.2.3)."""
+        while len(line) > self._longest:
+            # What stays before the fold must not be all blank: such a line would end no field, and begin none.
+            start = len(line) - len(line.lstrip(b" \t"))
+            at = max(line.rfind(b" ", start + 1, self._longest + 1), line.rfind(b"\t", start + 1, self._longest + 1))
+            if at < 0 or not line[at:].strip(b" \t"):
+                break
+            self._put_line(line[:at])
+            line = line[at:]
+        self._put_line(line)
 
     # --- composite entities ------------------------------------------------------------------------------------------
 
@@ -531,7 +585,7 @@ class Reencoder:
         if self._state is _State.HEADER:
             # Something ended a header that has no body.
             for line in self._lines:
-                self._put_line(line)
+                self._put_field_line(line)
             self._top = False
         elif self._state is _State.HOLD:
             self._choose(whole=True)
@@ -561,6 +615,15 @@ class Reencoder:
         eight = not content.isascii()
         binary = b"\0" in content or _BARE.search(content) is not None
         fine = not binary and (self._target is Target.EIGHT_BIT or not eight)
+        if self._bounded and fine and header.kind in (_Kind.MULTIPART, _Kind.MESSAGE):
+            # Its parts were not found. No label on it is legal, and lines that are long do less harm than a wrong one.
+            self._put_header(None)
+            self._state = _State.PASS
+            if begun:
+                self._put_line(content)
+            return
+        if fine and self._bounded and header.kind is _Kind.LEAF:
+            fine = len(max(content.split(_CRLF), key=len)) <= self._longest
         if header.encoded and (fine or header.encoding is _Encoding.QUOTED or _begins_as_base64(content)):
             self._put_header(None)
             self._state = _State.CLEAN
@@ -615,11 +678,30 @@ class Reencoder:
                 piece = wrong.sub(lambda found: b"=%02X" % found[0][0], piece)
             else:
                 piece = wrong.sub(b"?", piece)  # RFC 2045 6.8: decoders ignore what is no base64, this as well
+        if len(piece) > self._longest:
+            piece = self._shortened(piece)
         if before or not self._output_begun:
             self._output_begun = True
             self._put_line(piece)
         else:
             self._out.append(piece)
+
+    def _shortened(self, piece: bytes) -> bytes:
+        """A line of encoded content that is too long, in lines that mean the same (RFC 2045 6.7 and 6.8)."""
+        header = self._header
+        assert header is not None
+        if header.encoding is not _Encoding.QUOTED:
+            return _CRLF.join(piece[at : at + 76] for at in range(0, len(piece), 76))
+        lines: list[bytes] = []
+        while len(piece) > 76:
+            end = 75
+            if b"=" in piece[end - 2 : end]:
+                end = piece.rindex(b"=", end - 2, end)  # a soft break must not part `=` from its digits
+            lines.append(piece[:end] + b"=")
+            piece = piece[end:]
+            if piece.startswith(b"--"):
+                piece = b"=2D" + piece[1:]  # else it might look like a boundary
+        return _CRLF.join([*lines, piece])
 
     def _quote(self, piece: bytes, before: bytes) -> None:
         # Each CR or LF that is no line end is data here: istext=False quotes it.
@@ -648,7 +730,7 @@ class Reencoder:
         self._put_line(_CRLF.join(lines))
 
 
-def reencode(content: bytes, target: Target) -> bytes:
-    """A whole message for the target. Raises Unconvertible."""
-    encoder = Reencoder(target, hold=len(content) + 1)
+def reencode(content: bytes, target: Target, *, longest_line: int | None = None, keep_signed: bool = False) -> bytes:
+    """A whole message for the target; see `Reencoder`. Raises Unconvertible."""
+    encoder = Reencoder(target, hold=len(content) + 1, longest_line=longest_line, keep_signed=keep_signed)
     return encoder.feed(content) + encoder.finish()
