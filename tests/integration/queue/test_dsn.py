@@ -62,6 +62,7 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07_D
     message = email.message_from_bytes(content, policy=email.policy.SMTP)
     assert message["References"] == message["In-Reply-To"] == "<one@here.example>"
     assert (envelope.mail_from, envelope.origin, envelope.account.name) == ("", types_pb2.ORIGIN_SYSTEM, "postmaster")
+    assert envelope.purpose == types_pb2.PURPOSE_NOTIFICATION
     assert envelope.message_id == message["Message-ID"]
     (told,) = dsn.recipients
     assert (told.recipient, told.action, told.code) == ("bob@there.example", DsnKind.FAILED, 550)

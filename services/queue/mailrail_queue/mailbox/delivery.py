@@ -96,7 +96,7 @@ class MailboxDelivery:
                     recipient.address,
                     head.mail_from,
                     delivered=not captured,
-                    dsn=envelope.origin == types_pb2.ORIGIN_SYSTEM and not head.mail_from,
+                    dsn=envelope.purpose == types_pb2.PURPOSE_NOTIFICATION,
                     note=captured_note(arrival.attempt) if captured else "",
                 )
             )

@@ -243,7 +243,7 @@ class Notifier:
             recipient.address,
             head.mail_from,
             delivered=False,
-            dsn=envelope_of(head.envelope).origin == types_pb2.ORIGIN_SYSTEM,
+            dsn=envelope_of(head.envelope).purpose == types_pb2.PURPOSE_NOTIFICATION,
             note=f"could not be delivered to {recipient.address}: {said}"[:1000],
         )
 
@@ -350,6 +350,7 @@ class Notifier:
             if dsn.tls_required
             else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
             origin=types_pb2.ORIGIN_SYSTEM,
+            purpose=types_pb2.PURPOSE_NOTIFICATION,
             message_id=dsn.message_id,
             subject=dsn.subject,
             sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,

@@ -114,6 +114,38 @@ ORIGIN_SYSTEM: Origin.ValueType  # 3
 """made by us: DSN, report"""
 Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
+class _Purpose:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Purpose.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PURPOSE_UNSPECIFIED: _Purpose.ValueType  # 0
+    """mail that somebody sent"""
+    PURPOSE_NOTIFICATION: _Purpose.ValueType  # 1
+    """a DSN of ours"""
+    PURPOSE_DMARC_REPORT: _Purpose.ValueType  # 2
+    """of ours, aggregate"""
+    PURPOSE_TLS_REPORT: _Purpose.ValueType  # 3
+    """of ours (RFC 8460)"""
+    PURPOSE_PROBE: _Purpose.ValueType  # 4
+    """sent by us to see whether and how it arrives"""
+
+class Purpose(_Purpose, metaclass=_PurposeEnumTypeWrapper):
+    """What a message is for. Mail of others is just mail, whatever it says of itself."""
+
+PURPOSE_UNSPECIFIED: Purpose.ValueType  # 0
+"""mail that somebody sent"""
+PURPOSE_NOTIFICATION: Purpose.ValueType  # 1
+"""a DSN of ours"""
+PURPOSE_DMARC_REPORT: Purpose.ValueType  # 2
+"""of ours, aggregate"""
+PURPOSE_TLS_REPORT: Purpose.ValueType  # 3
+"""of ours (RFC 8460)"""
+PURPOSE_PROBE: Purpose.ValueType  # 4
+"""sent by us to see whether and how it arrives"""
+Global___Purpose: _TypeAlias = Purpose  # noqa: Y015
+
 class _SenderAuthentication:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -261,6 +293,7 @@ class Envelope(_message.Message):
     FUTURE_RELEASE_REQUEST_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     SENDER_AUTHENTICATION_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
@@ -288,6 +321,7 @@ class Envelope(_message.Message):
     """"for;N" or "until;T", for the DSN"""
     origin: Global___Origin.ValueType
     """Who brought it, and when."""
+    purpose: Global___Purpose.ValueType
     sender_authentication: Global___SenderAuthentication.ValueType
     client_ip: _builtins.str
     client_name: _builtins.str
@@ -328,6 +362,7 @@ class Envelope(_message.Message):
         future_release_request: _builtins.str | None = ...,
         release: _timestamp_pb2.Timestamp | None = ...,
         origin: Global___Origin.ValueType = ...,
+        purpose: Global___Purpose.ValueType = ...,
         sender_authentication: Global___SenderAuthentication.ValueType = ...,
         gateway: Global___ObjectRef | None = ...,
         account: Global___ObjectRef | None = ...,
@@ -342,7 +377,7 @@ class Envelope(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "message_id", b"message_id", "received", b"received", "release", b"release", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "received", b"received", "release", b"release", "sender_authentication", b"sender_authentication", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "purpose", b"purpose", "received", b"received", "release", b"release", "sender_authentication", b"sender_authentication", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
     _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015
