@@ -13,6 +13,7 @@ from typing import Any
 from mailrail.core.delivery.judge import Judgement, Standing, judge
 from mailrail.core.delivery.outcome import Stage, of_reply
 from mailrail.core.dsn.due import Asked
+from mailrail.core.ids import header_key
 from mailrail.core.revision.revision import (
     Account,
     Alias,
@@ -166,6 +167,7 @@ class Rig:
                     account,
                     facts.from_domain,
                     local,
+                    header_key(envelope.message_id),
                     rcpt.SerializeToString(),
                 )
             )

@@ -60,3 +60,13 @@ def test_a_message_id_is_a_uuid_of_version_7_and_says_its_cell(now: float, dice:
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert int.from_bytes(made[:6], "big") == int(now * 1000)
     assert ids.cell_of(made) == cell
+
+
+def test_a_message_id_of_the_header_has_the_same_number_in_every_process_with_or_without_brackets() -> None:
+    assert ids.header_key("<one@here.example>") == ids.header_key("one@here.example") == 8725249506432562104
+    assert ids.header_key("<One@here.example>") != ids.header_key("<one@here.example>")
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_the_number_of_a_message_id_fits_a_bigint(text: str) -> None:
+    assert -(2**63) <= ids.header_key(text) < 2**63

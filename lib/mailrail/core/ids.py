@@ -8,8 +8,11 @@ histories, and what is left of one can be told from the other.
     token         0 | cell 7 bits | history 16 bits | counter 40 bits
     recipient id  0 | cell 7 bits | counter 56 bits
     message id    UUID version 7 (RFC 9562 5.7) whose tenth octet, of the random part, is the cell
+
+The Message-ID of the header is another thing: its sender chose it. Recipients are found by a hash of it, `header_key`.
 """
 
+import hashlib
 from typing import NamedTuple
 
 CELL: int = 0
@@ -74,6 +77,16 @@ def message_id(now: float, dice: bytes, cell: int = CELL) -> bytes:
     made[8] = 0x80 | (made[8] & 0x3F)
     made[_CELL_OCTET] = cell
     return bytes(made)
+
+
+def header_key(message_id: str) -> int:
+    """The number under which a Message-ID of the header is stored and looked for, with or without angle brackets.
+
+    The first eight octets of the SHA-256 of its UTF-8, as a signed number: the same in every process and release, and
+    Postgres can work it out as well. Two Message-IDs may share a number, so what is found is compared with the header.
+    """
+    text = message_id.removeprefix("<").removesuffix(">")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 def cell_of(message: bytes) -> int:

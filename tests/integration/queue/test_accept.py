@@ -53,6 +53,22 @@ async def test_a_large_body_is_stored_in_rows_of_256_kib_that_nobody_sees_before
         await eventually(lambda: ingress.credit >= 32 * 1024 * 1024 - 300_000, what="credit comes back")
 
 
+async def test_a_recipient_and_its_history_hold_the_number_of_the_header_s_message_id(database: str) -> None:
+    # As Postgres works it out, so that a query can be made by hand.
+    expected = "('x' || left(encode(sha256(convert_to('ä@away.example', 'UTF8')), 'hex'), 16))::bit(64)::bigint"
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        named, unnamed = commit_of("bob@away.example"), commit_of("eve@away.example")
+        named.envelope.message_id = "<ä@away.example>"
+        await asyncio.gather(*ingress.commit(named, unnamed))
+        assert await q.sql(f"SELECT header_key = {expected} FROM recipient ORDER BY address") == [(True,), (None,)]
+        outbound = await q.outbound()
+        await eventually(outbound.has(2), what="both are handed out")
+        outbound.finish(*outbound.deliveries)
+        await q.until("SELECT count(*) = 2 FROM history")
+        assert await q.sql(f"SELECT header_key = {expected} FROM history ORDER BY address") == [(True,), (None,)]
+
+
 async def test_bodies_whose_commit_never_comes_are_swept_ACC_02(database: str) -> None:
     async with running_queue(database, keep_upload_seconds=3600.0) as q:
         ingress = await q.ingress()

@@ -23,6 +23,7 @@ from mailrail.core.delivery.hold import first_match
 from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome
 from mailrail.core.dsn.due import Asked, DsnKind, due
+from mailrail.core.ids import header_key
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
@@ -486,6 +487,7 @@ class GroupCommit:
         if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
             # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
             release += self._database.now() - envelope.received.ToNanoseconds() / 1e9
+        key = header_key(envelope.message_id) if envelope.message_id else 0
         inline = pending.chunks == 0
         size = commit.size or len(prefix) + len(body)
         data = envelope.SerializeToString()
@@ -534,6 +536,7 @@ class GroupCommit:
                 account,
                 from_domain,
                 facts.local,
+                key,
                 row,
             )
             handed.append(new)

@@ -35,6 +35,7 @@ from mailrail.core.dsn.build import (
 )
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.text import usable_message_id
+from mailrail.core.ids import header_key
 from mailrail.core.ids import message_id as new_message_id
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
@@ -402,6 +403,7 @@ class Notifier:
             account=account,
             from_domain="",
             local=found.domain is not None,
+            header_key=header_key(dsn.message_id),
             rcpt=rcpt.SerializeToString(),
         )
 

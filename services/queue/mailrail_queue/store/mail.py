@@ -110,6 +110,7 @@ class NewRecipient:
     account: str | None
     from_domain: str
     local: bool
+    header_key: int  # mailrail.core.ids; 0: none
     rcpt: bytes
 
 
@@ -128,7 +129,8 @@ STORE: Final = Statement(
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), {OWN}, stored AS (
     INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
-                           tls, origin, sender_authentication, paused, address, gateway, account, from_domain, local, rcpt)
+                           tls, origin, sender_authentication, paused, address, gateway, account, from_domain, local,
+                           header_key, rcpt)
     SELECT x.id, x.message_id, x.shard, x.site, GREATEST(now(), to_timestamp(x.release)),
            CASE WHEN own.number IS NOT NULL THEN x.token END,
            CASE WHEN own.number IS NOT NULL THEN now() + %(lease)s * interval '1 second' END,
@@ -136,11 +138,12 @@ STORE: Final = Statement(
            CASE WHEN own.number IS NOT NULL THEN 1 ELSE 0 END,
            CASE WHEN own.number IS NOT NULL THEN now() END,
            x.tls, x.origin, x.sender_authentication, GREATEST(0, x.release - extract(epoch FROM now())),
-           x.address, x.gateway, x.account, x.from_domain, x.local, x.rcpt
+           x.address, x.gateway, x.account, x.from_domain, x.local, NULLIF(x.header_key, 0), x.rcpt
     FROM unnest(%(r_id)s, %(r_message)s, %(r_shard)s, %(r_site)s, %(r_token)s, %(r_release)s, %(r_hold)s, %(r_tls)s, %(r_origin)s,
-                %(r_sender_authentication)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s, %(r_rcpt)s)
+                %(r_sender_authentication)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s,
+                %(r_header_key)s, %(r_rcpt)s)
          AS x (id, message_id, shard, site, token, release, hold_reason, tls, origin, sender_authentication, address, gateway, account,
-               from_domain, local, rcpt)
+               from_domain, local, header_key, rcpt)
     JOIN stored_message m ON m.id = x.message_id
     LEFT JOIN own ON x.token <> 0 AND own.number = x.shard
     RETURNING shard, site, due, token IS NULL AND held IS NULL AS waits
@@ -204,6 +207,7 @@ async def store(
             "r_account": c.names([r.account for r in recipients]),
             "r_from": c.names([r.from_domain for r in recipients]),
             "r_local": c.booleans([r.local for r in recipients]),
+            "r_header_key": c.bigints([r.header_key for r in recipients]),
             "r_rcpt": c.octets([r.rcpt for r in recipients]),
             "lease": c.number(lease),
             "holds": c.number(holds),
@@ -592,7 +596,7 @@ FINISH: Final = Statement(
     WHERE r.id = x.id AND r.message_id = x.message_id
       AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
-    RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.rcpt,
+    RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.header_key, r.rcpt,
               CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
               CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last, x.counted, r.recorded
 ), forgotten AS (
@@ -601,10 +605,10 @@ FINISH: Final = Statement(
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT g.outcome, g.id, g.message_id, coalesce(g.last, '') FROM gone g WHERE {_HEARD}
 )
-INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, envelope,
-                     rcpt, last, timeline)
+INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, header_key,
+                     envelope, rcpt, last, timeline)
 SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.origin, g.queued, coalesce(m.size, 0), g.address,
-       coalesce(m.mail_from, ''), g.account, g.site, coalesce(m.envelope, ''), g.rcpt, g.last,
+       coalesce(m.mail_from, ''), g.account, g.site, g.header_key, coalesce(m.envelope, ''), g.rcpt, g.last,
        CASE WHEN g.recorded
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id

@@ -93,6 +93,7 @@ CREATE TABLE queue.recipient (
     from_domain   text        NOT NULL DEFAULT '',  -- empty: null reverse-path
     local         boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
     override_transport text,                  -- set by an administrator, overrides routes
+    header_key    bigint,                -- of the header's Message-ID (mailrail.core.ids.header_key); NULL: it has none that can be read
     rcpt          bytea       NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
     last          bytea,                 -- mailrail.queue.v1.Attempt: the newest finished attempt
     dialled       bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled` set
@@ -208,6 +209,7 @@ CREATE TABLE queue.history (
     mail_from   text        NOT NULL,
     account     text,
     site        text        NOT NULL,
+    header_key  bigint,                -- as of the recipient
     envelope    bytea       NOT NULL,
     rcpt        bytea       NOT NULL,
     last        bytea,                 -- mailrail.queue.v1.Attempt: the one that ended it
