@@ -271,7 +271,7 @@ async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are
         ("revisions", "owner.revisions", "reconsider"),
         ("upkeep", "upkeep", "sweep_content"),
         ("backlog", "counting", "measure"),
-        ("leases", "desk", "_write"),
+        ("leases", "leases", "_write"),
     ],
 )
 async def test_no_step_that_fails_ends_the_process_SHD_01(
