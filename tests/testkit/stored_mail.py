@@ -254,14 +254,13 @@ class Rig:
 
     async def fail(self, *recipients: AttemptRecipient) -> None:
         """One transaction: final, and whoever is due is told (FIN-01)."""
-        async with self.connection.transaction():
+        async with self.notifier.transaction(self.connection) as notify:
             endings = [
                 Ending(p.id, p.message_id, 0, p.version, store.FAILED, types_pb2.OUTCOME_FAILED, b"")
                 for p in recipients
             ]
             done = await store.finish(self.connection, endings)
-            await self.notifier.notify(self.connection, [self.refused(p) for p in recipients if p.id in done])
-        self.notifier.stored()
+            await notify([self.refused(p) for p in recipients if p.id in done])
 
     async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Rows of a query."""

@@ -12,8 +12,6 @@ from mailrail.kit.config_client import ConfigClient
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.queue.v1 import enqueue_pb2_grpc, lease_pb2_grpc, peer_pb2_grpc
 from mailrail_queue.app import QueueProcess
-from mailrail_queue.mailbox.delivery import MailboxDelivery
-from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.rpc import admin as admin_rpc
 from mailrail_queue.rpc.enqueue import EnqueueServicer
 from mailrail_queue.rpc.lease import LeaseServicer
@@ -36,8 +34,6 @@ Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
 def assemble(settings: QueueSettings) -> tuple[QueueProcess, Services]:
     """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
     queue = QueueProcess(settings)
-    mailboxes = MailboxDelivery(queue.router)
-    queue.use(Notifier(queue.router, mailboxes, queue.worklist.woken_or_peer), mailboxes)
     services: Services = {
         ENQUEUE: (EnqueueServicer(queue), enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server),
         LEASE: (LeaseServicer(queue), lease_pb2_grpc.add_LeaseServiceServicer_to_server),

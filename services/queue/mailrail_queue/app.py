@@ -22,8 +22,9 @@ from mailrail_queue.accept.batches import GroupCommit
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.leases import LeaseManager
-from mailrail_queue.delivery.ports import Mailboxes, Notifications
 from mailrail_queue.delivery.results import DeliveryResults, Finisher
+from mailrail_queue.mailbox.delivery import MailboxDelivery
+from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.routing.router import Router, reference_text
 from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.schedule.scheduler import Scheduler
@@ -70,9 +71,13 @@ class QueueProcess:
         metrics.UPLOADING.set_function(lambda: self.uncommitted.octets(time.monotonic()))
         self.peers = Peers(settings)
         self.worklist = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
-        self.finisher = Finisher(self.database, self.dispatcher, self.router, self.history)
+        self.mailboxes = MailboxDelivery(self.router)
+        self.notifier = Notifier(self.router, self.mailboxes, self.worklist.woken_or_peer)
+        self.finisher = Finisher(
+            self.database, self.dispatcher, self.router, self.history, self.notifier, self.mailboxes
+        )
         self.group_commit = GroupCommit(
-            settings, self.database, self.dispatcher, self.router, lambda: self.worklist.ownership, self.history
+            settings, self.database, self.dispatcher, self.router, self.worklist, self.history, self.notifier
         )
         self.leases = LeaseManager(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
         beats = self.database.lane("heartbeat")
@@ -102,7 +107,6 @@ class QueueProcess:
         )
         # Whoever learns of work writes it down.
         self.dispatcher.has_room = self.worklist.has_room
-        self.group_commit.stored_due = self.worklist.stored_due
         self.finisher.deferred = self.worklist.deferred
         self.leases.went_back = self.worklist.wake.set
         self.dispatcher.claim = self.shared_sites.claim
@@ -118,11 +122,6 @@ class QueueProcess:
         """Everything is given back: whoever still holds a stream waits for nothing."""
         self.ready = False
         self._running: asyncio.Task[None] | None = None
-
-    def use(self, notifications: Notifications, mailboxes: Mailboxes) -> None:
-        """Who makes DSNs and who takes local mail."""
-        self.finisher.notifications = self.group_commit.notifications = notifications
-        self.finisher.mailboxes = mailboxes
 
     # --- configuration ---
 
@@ -271,12 +270,7 @@ class QueueProcess:
             attempt = result.attempt
             attempt.dialled = False
             if delivery.plan.site.kind is SiteKind.MAILBOX:
-                mailboxes = self.finisher.mailboxes
-                refusal = (
-                    mailboxes.refusal(recipient)
-                    if mailboxes is not None
-                    else types_pb2.Reply(code=451, enhanced="4.3.5", lines=["there is no built-in mailbox"])
-                )
+                refusal = self.mailboxes.refusal(recipient)
                 if refusal is None:
                     attempt.outcome = types_pb2.OUTCOME_DELIVERED
                     attempt.reply.CopyFrom(

@@ -147,16 +147,15 @@ async def test_a_recipient_that_cannot_be_counted_at_a_resting_site_stalls_no_ot
 async def test_an_expired_bounce_that_cannot_be_ended_stalls_no_other_site_SHD_05(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await at_rest(q, "bad")
-        notifications = q.queue.finisher.notifications
-        assert notifications is not None
-        notify = notifications.notify
+        notifier = q.queue.notifier
+        notify = notifier.notify
 
-        async def refuse(connection: Connection, notices: Sequence[Notice]) -> None:
+        async def refuse(connection: Connection, notices: Sequence[Notice]) -> set[int]:
             if any(notice.recipient.address.startswith("bad") for notice in notices):
                 raise ValueError("this copy cannot be made")
-            await notify(connection, notices)
+            return await notify(connection, notices)
 
-        notifications.notify = refuse  # type: ignore[method-assign]
+        notifier.notify = refuse  # type: ignore[method-assign]
         await q.sql("UPDATE recipient SET queued = now() - interval '30 days' WHERE address LIKE 'bad%%'")
         outbound.answer = result_of
         ingress = await q.ingress()

@@ -96,14 +96,9 @@ async def test_a_large_message_that_goes_back_whole_is_encoded_while_the_loop_go
 async def test_an_owner_hears_of_a_dsn_when_it_is_committed_whoever_else_commits_before_SHD_02(rig: Rig) -> None:
     (bob,) = await rig.accept("bob@there.example")
 
-    async def another_commit() -> None:
-        rig.notifier.stored()
-
-    async with rig.connection.transaction():
-        await rig.notifier.notify(rig.connection, [rig.refused(bob)])
-        await asyncio.create_task(another_commit())
+    async with rig.notifier.transaction(rig.connection) as notify:
+        await notify([rig.refused(bob)])
         assert rig.woken == []  # nobody could see it yet
-    rig.notifier.stored()
     assert rig.woken == [{shard("here.example")}]
 
 

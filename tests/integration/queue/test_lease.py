@@ -637,17 +637,15 @@ async def test_a_result_that_postgres_did_not_take_at_first_is_judged_as_before_
         outbound = await q.outbound()
         await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
         await eventually(lambda: outbound.deliveries)
-        notifications = q.queue.finisher.notifications
-        assert notifications is not None
-        notify, tries = notifications.notify, []
+        notify, tries = q.queue.notifier.notify, []
 
-        async def cut_off_once(connection: Connection, notices: Sequence[Notice]) -> None:
+        async def cut_off_once(connection: Connection, notices: Sequence[Notice]) -> set[int]:
             tries.append(len(notices))
             if len(tries) == 1:
                 raise psycopg.OperationalError("the server closed the connection")
-            await notify(connection, notices)
+            return await notify(connection, notices)
 
-        monkeypatch.setattr(notifications, "notify", cut_off_once)
+        monkeypatch.setattr(q.queue.notifier, "notify", cut_off_once)
         q.queue.dispatcher.deliveries[outbound.deliveries[0].token].recipients[0].accepted -= (
             6 * 86_400
         )  # expired by now

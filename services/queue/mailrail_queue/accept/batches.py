@@ -15,7 +15,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
@@ -77,6 +77,17 @@ _EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EX
 _Member = tuple[RoutePlan, NewRecipient, AttemptRecipient, dict[str, Any]]
 
 
+class Worklist(Protocol):
+    """What this process owns, and where it writes down the work that it learns of."""
+
+    @property
+    def ownership(self) -> Ownership:
+        """The shards of this process."""
+
+    def stored_due(self, where: set[tuple[int, str]]) -> None:
+        """Recipients were stored due in these (shard, site)."""
+
+
 class GroupCommit:
     """Takes commits, groups them, stores them, answers."""
 
@@ -86,17 +97,16 @@ class GroupCommit:
         database: Database,
         dispatcher: Dispatcher,
         router: Callable[[], Router],
-        ownership: Callable[[], Ownership],
+        worklist: Worklist,
         history: QueueHistory,
-        *,
-        notifications: Notifications | None = None,
+        notifications: Notifications,
     ) -> None:
         self._settings = settings
         self._database = database
         self._dispatcher = dispatcher
         self._router = router
-        self._ownership = ownership
-        self.notifications = notifications
+        self._worklist = worklist
+        self._notifications = notifications
         self._lanes = [database.lane("accept 1"), database.lane("accept 2")]
         self._upload_lane = database.lane("upload")
         self._outcome_lanes = [database.lane("outcome 1"), database.lane("outcome 2")]
@@ -106,8 +116,6 @@ class GroupCommit:
         self._forget = asyncio.Event()
         self.ids = Ids(database.lane("ids"), history)
         self.holds = HoldRules()
-        self.stored_due: Callable[[set[tuple[int, str]]], None] = lambda where: None
-        """Told (shard, site) of recipients that were stored due."""
         self._waiting: deque[PendingCommit] = deque()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -315,7 +323,7 @@ class GroupCommit:
         again = any(a.sent for a in batch)
         count = sum(len(a.commit.recipients) for a in batch)
         await self.ids.ensure(count, count, connection)
-        router, ownership, holds = self._router(), self._ownership(), self.holds
+        router, ownership, holds = self._router(), self._worklist.ownership, self.holds
         large: list[PendingCommit] = []
         limited: list[PendingCommit] = []
         expanded: list[PendingCommit] = []
@@ -333,7 +341,7 @@ class GroupCommit:
         refused: dict[bytes, types_pb2.Reply] = {}
         chosen = batch
         if large or limited or expanded:
-            async with connection.transaction():
+            async with self._notifications.transaction(connection) as notify:
                 if large:
                     claimed = await store.claim_uploads(connection, [a.id for a in large])
                     refused.update({a.id: UPLOAD_GONE for a in large if a.id not in claimed})
@@ -343,12 +351,10 @@ class GroupCommit:
                 done = await self._insert(connection, router, ownership, holds, chosen)
                 if large and (refused or done.messages < len(chosen)):
                     await store.drop_chunks(connection, [a.id for a in large])
-                if expanded and self.notifications is not None:
+                if expanded:
                     there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
                     notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]
-                    await self.notifications.notify(connection, notices)
-            if expanded and self.notifications is not None:
-                self.notifications.stored()
+                    await notify(notices)
         else:
             done = await self._insert(connection, router, ownership, holds, chosen)
         metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
@@ -434,7 +440,7 @@ class GroupCommit:
         earlier = [r for a in arrivings for r in a.earlier]
         if earlier:
             await store.defer(connection, [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in earlier])
-            self.stored_due({(r.shard, r.site) for r in earlier})
+            self._worklist.stored_due({(r.shard, r.site) for r in earlier})
 
     async def _over_limit(
         self,
@@ -640,7 +646,7 @@ class GroupCommit:
         if born:
             self._dispatcher.pump()
         if due:
-            self.stored_due(due)
+            self._worklist.stored_due(due)
 
     @staticmethod
     def _leave_behind(delivery: Delivery, owned: set[int]) -> None:

@@ -25,8 +25,8 @@ from mailrail_queue import metrics
 from mailrail_queue.admin.base import AdminBase, resting_as
 from mailrail_queue.admin.change_count import Changes
 from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
-from mailrail_queue.delivery.ports import Notice
-from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
+from mailrail_queue.delivery.ports import Notice, Notify
+from mailrail_queue.delivery.verdicts import REQUEST_DROP, REQUEST_FAIL, attempt_recipient_of, facts_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -37,7 +37,6 @@ BATCH: Final = 500
 """Recipients changed in one transaction."""
 _TRIES: Final = 20
 """Of one transaction that met another in a circle; each try waits a second until Postgres sees that."""
-_FAIL, _DROP = 1, 2
 _ADMIN = EnhancedCode(5, 7, 0)
 T = TypeVar("T")
 _CANCELLED = "delivery cancelled by an administrator"
@@ -155,7 +154,7 @@ class Changing(AdminBase):
             known = ", ".join(sorted(f"{t.ref.namespace}/{t.ref.name}" for t in router.transports())[:20]) or "none"
             raise BadRequest(f"no transport {transport}; there are: {known}")
 
-        async def batch(found: list[Waiting]) -> list[tuple[int, bool, int]]:
+        async def batch(found: list[Waiting], _: Notify) -> list[tuple[int, bool, int]]:
             sites = []
             for row in found:
                 row.override_transport = transport
@@ -175,16 +174,19 @@ class Changing(AdminBase):
 
     async def fail(self, connection: Connection, wanted: admin_pb2.Filter, reason: str) -> Changes:
         """Final now, with a DSN; where an attempt runs, its end decides: `delivered` wins (ADM-02)."""
+        why = storable(reason[:1000])
         return await self._each(
-            connection, wanted, lambda found: self._end(connection, found, _FAIL, storable(reason[:1000]))
+            connection, wanted, lambda found, notify: self._end(connection, found, REQUEST_FAIL, why, notify)
         )
 
     async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> Changes:
         """Final now, and nobody is told."""
-        return await self._each(connection, wanted, lambda found: self._end(connection, found, _DROP, ""))
+        return await self._each(
+            connection, wanted, lambda found, notify: self._end(connection, found, REQUEST_DROP, "", notify)
+        )
 
     async def _end(
-        self, connection: Connection, found: list[Waiting], request: int, reason: str
+        self, connection: Connection, found: list[Waiting], request: int, reason: str, notify: Notify
     ) -> list[tuple[int, bool, int]]:
         free = [row for row in found if row.token is None]
         now = self._clock()
@@ -194,7 +196,7 @@ class Changing(AdminBase):
             attempt = types_pb2.Attempt(number=row.attempts, reason=reason or _CANCELLED)
             attempt.started.FromNanoseconds(int(now * 1e9))
             attempt.ended.FromNanoseconds(int(now * 1e9))
-            if request == _DROP:
+            if request == REQUEST_DROP:
                 attempt.outcome = types_pb2.OUTCOME_CANCELLED
             else:
                 attempt.outcome = types_pb2.OUTCOME_FAILED
@@ -212,14 +214,13 @@ class Changing(AdminBase):
                 schedule = self._router().schedule(recipient.facts)
                 judgement = judge(verdict, standing, schedule, now=now, jitter=0.0)
                 notices[row.id] = Notice(recipient, judgement, attempt)
-            state = store.CANCELLED if request == _DROP else store.FAILED
+            state = store.CANCELLED if request == REQUEST_DROP else store.FAILED
             endings.append(
                 Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, attempt.SerializeToString())
             )
         done = await store.finish_as(connection, endings) if endings else {}
-        told = [n for i, n in notices.items() if done.get(i) == store.FAILED]  # a drop may stand on the row already
-        if told:
-            await self._notifier.notify(connection, told)
+        # A drop may stand on the row already.
+        await notify([n for i, n in notices.items() if done.get(i) == store.FAILED])
         asked = await run(
             connection,
             _REQUEST,
@@ -281,7 +282,7 @@ class Changing(AdminBase):
         self,
         connection: Connection,
         wanted: admin_pb2.Filter,
-        batch: Callable[[list[Waiting]], Awaitable[list[tuple[int, bool, int]]]],
+        batch: Callable[[list[Waiting], Notify], Awaitable[list[tuple[int, bool, int]]]],
     ) -> Changes:
         """Hand the recipients, locked, to `batch` inside a transaction, some at a time."""
         where = self._for_change(wanted)
@@ -294,21 +295,20 @@ class Changing(AdminBase):
         [(began,)] = await run(connection, "SELECT now()")
 
         async def some() -> tuple[list[Waiting], list[tuple[int, bool, int]]]:
-            async with connection.transaction():
+            async with self._notifier.transaction(connection) as notify:
                 rows = await run(connection, statement, {**where.parameters, "past": past, "began": began})
                 found = [store.waiting(row) for row in rows]
                 done: list[tuple[int, bool, int]] = []
 
                 async def change(part: Sequence[Waiting]) -> None:
                     async with connection.transaction():  # a savepoint: what fails leaves the others' changes alone
-                        done.extend(await batch(list(part)))
+                        done.extend(await batch(list(part), notify))
 
                 await faults.by_halves(found, change, lambda row, error: self._leave(connection, row, error))
             return found, done
 
         while True:
             found, done = await _whole(some)
-            self._notifier.stored()
             changes.add((i, pending) for i, pending, _ in done)
             shards |= {number for _, _, number in done}
             if len(found) < BATCH:

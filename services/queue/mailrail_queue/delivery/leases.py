@@ -423,10 +423,12 @@ class LeaseManager:
         faults.failed(self._log, "leases", error, recipient=recipient)
 
     async def _write_lost(self, lost: Sequence[tuple[int, bytes, int]]) -> None:
-        async with self._lane.use() as connection, connection.transaction():
+        async with (
+            self._lane.use() as connection,
+            self._finisher.notifications.transaction(connection) as notify,
+        ):
             expired = await store.lose(connection, lost)
-            await self._finisher.cut_off(connection, expired)
-        self._finisher.told()
+            await self._finisher.cut_off(connection, expired, notify)
         self._finisher.deferred([(row.shard, row.request) for row in expired])
         metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(expired))
         self.went_back()

@@ -1,11 +1,12 @@
 """What the queue asks of its own later parts, and the values that pass between them.
 
 Two things happen inside the transaction that makes recipients final or defers them (FIN-01): notifications are made
-and stored, and mail is put into the built-in mailbox. Both are given the connection of that transaction and must not
-commit it. What they store becomes visible with it or not at all.
+and stored, and mail is put into the built-in mailbox. What they store becomes visible with that transaction or not at
+all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,14 +61,15 @@ class Arrival:
     attempt: types_pb2.Attempt
 
 
+Notify = Callable[[Sequence[Notice]], Awaitable[None]]
+"""Stores the DSNs due for these recipients; recipients of one message may share a DSN (DSN-21)."""
+
+
 class Notifications(Protocol):
     """Makes and stores DSNs, and the copies for the postmaster of what may not be answered (design 9)."""
 
-    async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
-        """Store what is due for these recipients of any messages; those of one message may share a DSN (DSN-21)."""
-
-    def stored(self) -> None:
-        """The transaction of the `notify` calls before is committed: what they stored is in the queue now."""
+    def transaction(self, connection: Connection) -> AbstractAsyncContextManager[Notify]:
+        """A transaction in which notifications may be made. Once committed, it wakes the owners of their shards."""
 
 
 class Mailboxes(Protocol):

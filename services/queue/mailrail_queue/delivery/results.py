@@ -26,7 +26,7 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify
 from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of, dialled_before, status_of, verdict_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.store import faults
@@ -119,9 +119,8 @@ class Finisher:
         dispatcher: Dispatcher,
         router: Callable[[], Router],
         history: QueueHistory,
-        *,
-        notifications: Notifications | None = None,
-        mailboxes: Mailboxes | None = None,
+        notifications: Notifications,
+        mailboxes: Mailboxes,
     ) -> None:
         self._database = database
         self._lanes = [database.lane("finish 1"), database.lane("finish 2")]
@@ -318,10 +317,9 @@ class Finisher:
                     await store.record(connection, work.records)
                 expired = []
                 if work.lost:
-                    async with connection.transaction():
+                    async with self.notifications.transaction(connection) as notify:
                         expired = await store.lose(connection, work.lost)
-                        await self.cut_off(connection, expired)
-                    self.told()
+                        await self.cut_off(connection, expired, notify)
                 found |= len(expired) < len(work.lost)
             self.deferred([(row.shard, row.request) for row in expired])
         if found or late_ones:
@@ -336,24 +334,16 @@ class Finisher:
 
     async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
         """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
-        told = False
-        async with lane.use() as connection:
-            async with connection.transaction():
-                ended = await store.finish_as(connection, work.endings) if work.endings else {}
-                back = await store.defer(connection, work.deferrals) if work.deferrals else []
-                # ADM-02: of what is dropped nobody is told, and what is to be failed is told of when it is.
-                done = {number for number, state in ended.items() if state != store.CANCELLED}
-                done |= {number for number, _, request in back if not request}
-                arrivals = [a for i, a in work.arrivals.items() if i in done]
-                if arrivals:
-                    assert self.mailboxes is not None, "mail for the mailbox is deferred while there is none"
-                    await self.mailboxes.deliver(connection, arrivals)
-                notices = [n for i, n in work.notices.items() if i in done]
-                if notices and self.notifications is not None:
-                    await self.notifications.notify(connection, notices)
-                    told = True
-            if told and self.notifications is not None:
-                self.notifications.stored()
+        async with lane.use() as connection, self.notifications.transaction(connection) as notify:
+            ended = await store.finish_as(connection, work.endings) if work.endings else {}
+            back = await store.defer(connection, work.deferrals) if work.deferrals else []
+            # ADM-02: a dropped recipient gets no DSN, and one that is to be failed gets its DSN when it is failed.
+            done = {number for number, state in ended.items() if state != store.CANCELLED}
+            done |= {number for number, _, request in back if not request}
+            arrivals = [a for i, a in work.arrivals.items() if i in done]
+            if arrivals:
+                await self.mailboxes.deliver(connection, arrivals)
+            await notify([n for i, n in work.notices.items() if i in done])
         self._went_back(back)
         return {*ended, *(row[0] for row in back)}
 
@@ -524,7 +514,7 @@ class Finisher:
 
     # --- attempts that were cut off ---
 
-    async def cut_off(self, connection: Connection, rows: Sequence[Expired]) -> None:
+    async def cut_off(self, connection: Connection, rows: Sequence[Expired], notify: Notify) -> None:
         """Record attempts whose lease was lost, in the transaction that took it back (LSE-04).
 
         The first ten are due again at once. From then on they count, and wait as after any failed attempt: mail that
@@ -546,8 +536,7 @@ class Finisher:
             if judgement.dsn is not None:
                 notices.append(Notice(recipient, judgement, attempt))
         await store.put_off(connection, waits)
-        if notices and self.notifications is not None:
-            await self.notifications.notify(connection, notices)
+        await notify(notices)
 
     def judge_cut_off(
         self, row: Waiting, attempt: types_pb2.Attempt
@@ -558,11 +547,6 @@ class Finisher:
         recipient = attempt_recipient_of(row)
         verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
         return attempt, recipient, self.judge(verdict, recipient)
-
-    def told(self) -> None:
-        """The transaction of a `cut_off` is committed."""
-        if self.notifications is not None:
-            self.notifications.stored()
 
     # --- endings without a lease ---
 
@@ -587,14 +571,9 @@ class Finisher:
             if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
                 recipient = attempt_recipient_of(row, attempts=row.attempts + (1 if counted else 0))
                 notices[row.id] = Notice(recipient, judgement, attempt)
-        async with lane.use() as connection:
-            async with connection.transaction():
-                done = await store.finish_as(connection, endings)
-                told = [n for i, n in notices.items() if done.get(i) == store.FAILED]
-                if told and self.notifications is not None:
-                    await self.notifications.notify(connection, told)
-            if told and self.notifications is not None:
-                self.notifications.stored()
+        async with lane.use() as connection, self.notifications.transaction(connection) as notify:
+            done = await store.finish_as(connection, endings)
+            await notify([n for i, n in notices.items() if done.get(i) == store.FAILED])
         metrics.count_attempts([e.outcome for e in endings if e.id in done])
         return len(done)
 

@@ -15,11 +15,11 @@ import functools
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Final, LiteralString
-from weakref import WeakKeyDictionary
+from typing import Final, LiteralString
 
 from mailrail.core.delivery.hold import HoldRule, first_match
 from mailrail.core.delivery.judge import EXPIRED, Judgement
@@ -41,7 +41,7 @@ from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.ports import AttemptRecipient, Notice
+from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notify
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.mailbox.store import Entry, MessageHead
@@ -117,12 +117,6 @@ class _Group:
     """It is sent; else it is put into the postmaster's mailbox."""
 
 
-def _whoever_asks() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None, "transactions are made by tasks"
-    return task
-
-
 class Notifier:
     """Makes and stores what is due (`ports.Notifications`)."""
 
@@ -130,20 +124,35 @@ class Notifier:
         self,
         router: Callable[[], Router],
         mailboxes: MailboxDelivery,
-        wake: Callable[[set[int]], None] = lambda _: None,
+        wake: Callable[[set[int]], None],
     ) -> None:
+        """`wake` is given the shards of DSNs that are committed."""
         self._router = router
         self._mailboxes = mailboxes
         self._wake = wake
-        self._shards: WeakKeyDictionary[asyncio.Task[Any], set[int]] = WeakKeyDictionary()
-        """Who stores → where. Several do at once, and another's commit is no reason to look for what is not yet there."""
         self._log = log.get_logger()
 
-    async def notify(self, connection: Connection, notices: Sequence[Notice]) -> None:
-        """Store what is due, inside the caller's transaction; what was told before is not told again (FIN-01)."""
+    @asynccontextmanager
+    async def transaction(self, connection: Connection) -> AsyncIterator[Notify]:
+        """A transaction in which notifications may be made. Once committed, it wakes the owners of their shards."""
+        shards: set[int] = set()
+
+        async def notify(notices: Sequence[Notice]) -> None:
+            shards.update(await self.notify(connection, notices))
+
+        async with connection.transaction():
+            yield notify
+        if shards:
+            self._wake(shards)
+
+    async def notify(self, connection: Connection, notices: Sequence[Notice]) -> set[int]:
+        """Store the notifications due, each once in its kind (FIN-01). Returns the shards where DSNs are due.
+
+        Part of `transaction`, which wakes the owners of these shards.
+        """
         claimed = await self._claim(connection, notices)
         if not claimed:
-            return
+            return set()
         heads = await mailbox.heads(connection, {n.recipient.message_id for n, _, _ in claimed})
         groups: dict[tuple[bytes, DsnKind], _Group] = {}
         copies: list[Entry] = []
@@ -160,8 +169,7 @@ class Notifier:
             groups.setdefault(key, _Group(notice.judgement.dsn, head, dsn_id, [])).notices.append(notice)
         if copies:
             await mailbox.put(connection, copies, heads)
-        if groups:
-            await self._store(connection, list(groups.values()))
+        return await self._store(connection, list(groups.values())) if groups else set()
 
     def _tell_of_lost(self, groups: dict[tuple[bytes, DsnKind], _Group], notice: Notice, dsn_id: bytes) -> None:
         """The message is gone: its sender is told from what the recipient still says, if that names one of ours.
@@ -191,12 +199,6 @@ class Notifier:
         own = [address for address in account.addresses if not address.startswith("@")]
         fitting = [address for address in own if domain_of(address) == recipient.facts.from_domain]
         return next(iter((*fitting, *own)), None)
-
-    def stored(self) -> None:
-        """The transaction of the `notify` calls before is committed: their owners have work."""
-        shards = self._shards.pop(_whoever_asks(), None)
-        if shards:
-            self._wake(shards)
 
     async def _claim(self, connection: Connection, notices: Sequence[Notice]) -> list[tuple[Notice, Kind, bytes]]:
         wanted: list[tuple[Notice, Kind, bytes]] = []
@@ -256,7 +258,7 @@ class Notifier:
 
     # --- DSNs ---
 
-    async def _store(self, connection: Connection, groups: Sequence[_Group]) -> None:
+    async def _store(self, connection: Connection, groups: Sequence[_Group]) -> set[int]:
         rules = (await read_hold_rules(connection)).rules
         messages: list[NewMessage] = []
         recipients: list[NewRecipient] = []
@@ -285,8 +287,7 @@ class Notifier:
         await store.store(connection, _OWNERLESS, 0.0, messages, recipients)
         if reports:
             await mailbox.put(connection, reports)
-        shards = self._shards.setdefault(_whoever_asks(), set())
-        shards |= {r.shard for r in recipients if r.hold_reason is None}
+        return {r.shard for r in recipients if r.hold_reason is None}
 
     def _report_to_postmaster(self, group: _Group) -> Entry:
         recipient = group.notices[0].recipient

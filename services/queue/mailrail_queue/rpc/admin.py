@@ -12,8 +12,6 @@ from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.filters import BadRequest, NotFound
 from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
-from mailrail_queue.mailbox.delivery import MailboxDelivery
-from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.rpc.answering import Context, Pool, Rows, answering
 from mailrail_queue.rpc.mailbox import MailboxServicer
 
@@ -161,11 +159,10 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
 def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """The services of this module in front of a queue."""
     rows = Rows(pool)
-    mailboxes = MailboxDelivery(queue.router)
     administration = Administration(
         queue.router,
-        mailboxes.addresses,
-        Notifier(queue.router, mailboxes, queue.worklist.woken_or_peer),
+        queue.mailboxes.addresses,
+        queue.notifier,
         changed=queue.worklist.administered,
         clock=queue.database.now,
     )
@@ -184,7 +181,7 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
     return {
         QUEUE_ADMIN: (admin, admin_pb2_grpc.add_QueueAdminServiceServicer_to_server),
         MAILBOX: (
-            MailboxServicer(rows, mailboxes.addresses),
+            MailboxServicer(rows, queue.mailboxes.addresses),
             mailbox_pb2_grpc.add_MailboxServiceServicer_to_server,
         ),
     }

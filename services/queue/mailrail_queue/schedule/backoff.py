@@ -242,12 +242,10 @@ class Backoff:
             await self._finisher.end_waiting(self._lane, finals)
         if not deferrals:
             return
-        async with self._lane.use() as connection:
-            async with connection.transaction():
-                done = await store.back_off(connection, self._worklist.ownership, deferrals)
-                told = [n for i, n in notices.items() if i in done]
-                if told and self._finisher.notifications is not None:
-                    await self._finisher.notifications.notify(connection, told)
-            if told and self._finisher.notifications is not None:
-                self._finisher.notifications.stored()
+        async with (
+            self._lane.use() as connection,
+            self._finisher.notifications.transaction(connection) as notify,
+        ):
+            done = await store.back_off(connection, self._worklist.ownership, deferrals)
+            await notify([n for i, n in notices.items() if i in done])
         metrics.count_attempts([types_pb2.OUTCOME_DEFERRED] * len(done))

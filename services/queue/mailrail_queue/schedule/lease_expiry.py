@@ -77,16 +77,18 @@ class LeaseExpiry:
         total, count = 0, _AT_ONCE
         while True:
             try:
-                async with self._lane.use() as connection, connection.transaction():
+                async with (
+                    self._lane.use() as connection,
+                    self._finisher.notifications.transaction(connection) as notify,
+                ):
                     # What has a result in memory is no lost lease: while Postgres was away it could not be written.
                     rows = await store.expire(connection, ownership, shards, since, count, self._finisher.unwritten)
-                    await self._finisher.cut_off(connection, rows)
+                    await self._finisher.cut_off(connection, rows, notify)
             except Exception as error:
                 if not faults.is_guilty(error) or (count == 1 and not await self._set_aside(shards, since, error)):
                     raise
                 count = count // 8 if count > 8 else 1 if count > 1 else _AT_ONCE  # in small steps up to the guilty one
                 continue
-            self._finisher.told()
             for row in rows:
                 self._release(row.token)
             total += len(rows)
