@@ -6,12 +6,10 @@ import contextlib
 import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
-import dns.asyncresolver
 import dns.exception
 import dns.rdatatype
-import dns.resolver
 import dns.reversename
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -19,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.revision.revision import Domain, ObjectRef
 from mailrail.kit import log
-from mailrail.kit.settings import host_port
+from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_operator import metrics
 from mailrail_operator.dnscheck import DnsAnswer, DnsReason, DnsVerdict, Needs, Question, check, needs_of
 
@@ -30,6 +28,8 @@ _OCTETS: Final = 4096
 _AT_A_TIME: Final = 16
 _LIFETIME: Final = 8.0
 """Seconds for one question, retries included."""
+_LONGEST: Final = 60.0
+"""Seconds that an answer is kept: domains share what they ask for, and the next look sees what was repaired."""
 
 
 def dkim_record(pem: bytes, algorithm: str) -> str:
@@ -43,35 +43,32 @@ def dkim_record(pem: bytes, algorithm: str) -> str:
 
 
 class DnsCheckResolver:
-    """dnspython, with answers as `dnscheck` wants them."""
+    """The kit's resolver, with answers as `dnscheck` wants them."""
 
     def __init__(self, server: str) -> None:
-        self._resolver = dns.asyncresolver.Resolver(configure=not server)
-        if server:
-            host, port = host_port(server)
-            self._resolver.nameservers, self._resolver.port = [host], port
-        self._resolver.lifetime = _LIFETIME
+        self._resolver = DnsResolver(server, timeout=_LIFETIME, longest=_LONGEST)
 
     async def ask(self, question: Question) -> DnsAnswer:
-        """Never raises: no such name is an empty answer, everything else a failed one."""
+        """Never raises: an unknown name is an empty answer, everything else a failed one."""
         kinds = ("A", "AAAA") if question.type == "A" else (question.type,)
-        name = dns.reversename.from_address(question.name).to_text() if question.type == "PTR" else question.name
         values: list[str] = []
-        for kind in kinds:
-            try:
-                found = await self._resolver.resolve(name, kind, search=False)
-            except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-                continue
-            except (dns.exception.DNSException, OSError, ValueError):
-                return DnsAnswer(failed=True)
-            for record in found:
-                if kind == "TXT":
-                    values.append(b"".join(record.strings)[:_OCTETS].decode("utf-8", "replace"))
-                elif kind == "MX":
-                    values.append(f"{record.preference} {record.exchange.to_text()}")
-                else:
-                    values.append(record.to_text())
+        try:
+            name = dns.reversename.from_address(question.name).to_text() if question.type == "PTR" else question.name
+            for kind in kinds:
+                with contextlib.suppress(NoSuchDomain):
+                    values += map(_in_text, await self._resolver.records(name, kind))
+        except (LookupFailed, dns.exception.DNSException):
+            return DnsAnswer(failed=True)
         return DnsAnswer(tuple(values[:_VALUES]))
+
+
+def _in_text(record: Any) -> str:
+    if record.rdtype == dns.rdatatype.TXT:
+        return b"".join(record.strings)[:_OCTETS].decode("utf-8", "replace")
+    if record.rdtype == dns.rdatatype.MX:
+        return f"{record.preference} {record.exchange.to_text()}"
+    text: str = record.to_text()
+    return text
 
 
 class DnsChecks:

@@ -20,8 +20,9 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import clock
+from mailrail.kit.resolver import DnsResolver
+from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
-from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import Body, Delivery, DeliveryReport, Lease
@@ -85,7 +86,7 @@ class OutboundBench:
         self.pool = Pool(settings)
         self.app = Outbound(
             settings,
-            resolver=DnsResolver(settings.resolver, timeout=settings.dns_timeout),
+            resolver=DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc),
             pool=self.pool,
             report=self._report,
             wait_for_revision=self._wait_for_revision,

@@ -12,22 +12,19 @@ another within moments; what begins in between waits for that one.
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import dns.asyncresolver
-import dns.exception
-import dns.name
-import dns.rdatatype
-import dns.resolver
 import grpc
 
+from mailrail.core.outbound.targets import Mx
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.kit import clock, log, rpc
+from mailrail.kit import log, rpc
 from mailrail.kit.linger import linger
-from mailrail.kit.settings import BadSettings, host_port
+from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
+from mailrail.kit.settings import BadSettings
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
@@ -60,6 +57,7 @@ CREDIT_CHECK: Final = 0.5
 """Seconds between looks for commits that wait for credit in vain."""
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until the queue must have given its first credit on a stream."""
+_FAMILIES: Final = ("ipv4", "ipv6")
 _AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
 
 _ENQUEUE: Final = f"/{enqueue_pb2.DESCRIPTOR.services_by_name['EnqueueService'].full_name}/Enqueue"
@@ -632,83 +630,59 @@ class EnqueueClient:
 
 
 class SenderDns:
-    """`ports.SenderDomains` over dnspython, with answers kept by their TTL."""
-
-    KEPT = 10_000
-    LONGEST = 3600.0  # seconds that an answer is kept at most
-    NEGATIVE = 60.0  # seconds that the absence of a domain is kept
+    """`ports.SenderDomains` over the kit's resolver."""
 
     def __init__(self, settings: IngressSettings) -> None:
-        if settings.resolver == "system":
-            self._resolver = dns.asyncresolver.Resolver()
-        else:
-            host, port = host_port(settings.resolver)
-            self._resolver = dns.asyncresolver.Resolver(configure=False)
-            self._resolver.nameservers = [host]
-            self._resolver.port = port
-        self._resolver.lifetime = self._timeout = settings.dns_timeout
+        server = "" if settings.resolver == "system" else settings.resolver
+        self._resolver = DnsResolver(server, timeout=settings.dns_timeout)
+        self._timeout = settings.dns_timeout
         self._loop = asyncio.get_running_loop()
-        self._known: OrderedDict[str, tuple[float, SenderDomain]] = OrderedDict()
-        self._asking: dict[str, list[Callable[[SenderDomain], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
         """See ports.SenderDomains."""
-        known = self._known.get(domain)
-        if known is not None and known[0] > clock.now():
-            done(known[1])
+        known = self._known(domain)
+        if known is not None:
+            done(known)
             return
-        waiting = self._asking.get(domain)
-        if waiting is not None:
-            waiting.append(done)
-            return
-        self._asking[domain] = [done]
-        task = self._loop.create_task(self._find(domain))
+        task = self._loop.create_task(self._find(domain, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _find(self, domain: str) -> None:
-        facts, ttl = SenderDomain.UNKNOWN, 0.0
+    def _known(self, domain: str) -> SenderDomain | None:
+        try:
+            records = self._resolver.kept_mx(domain)
+            addresses = None if records or records is None else self._resolver.kept_addresses(domain, _FAMILIES)
+        except NoSuchDomain:
+            return SenderDomain.DOES_NOT_EXIST
+        except LookupFailed:
+            return SenderDomain.UNKNOWN
+        if records is None or (not records and addresses is None):
+            return None
+        return _sender_domain(records, addresses or ())
+
+    async def _find(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                facts, ttl = await self._ask(domain)
-        except (dns.name.NameTooLong, dns.name.LabelTooLong):
-            facts, ttl = SenderDomain.DOES_NOT_EXIST, self.NEGATIVE  # DNS has no room for it, ever
-        except (dns.exception.DNSException, OSError):
-            pass
-        finally:
-            if ttl > 0:
-                self._known[domain] = (clock.now() + min(ttl, self.LONGEST), facts)
-                while len(self._known) > self.KEPT:
-                    self._known.popitem(last=False)
-            for done in self._asking.pop(domain):
-                try:
-                    done(facts)
-                except Exception:  # the others wait for this answer, too
-                    log.get_logger().exception("an answer of the DNS could not be passed on", domain=domain)
-
-    async def _ask(self, domain: str) -> tuple[SenderDomain, float]:
-        name = dns.name.from_text(domain)
-        try:
-            answer = await self._resolver.resolve(name, dns.rdatatype.MX, search=False)
-        except dns.resolver.NXDOMAIN:
-            return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
-        except dns.resolver.NoAnswer:
-            pass
+                records = await self._resolver.mx(domain)
+                addresses = () if records else await self._resolver.addresses(domain, _FAMILIES)
+        except NoSuchDomain:
+            facts = SenderDomain.DOES_NOT_EXIST
+        except (LookupFailed, TimeoutError):
+            facts = SenderDomain.UNKNOWN
         else:
-            ttl = float(answer.rrset.ttl) if answer.rrset is not None else 0.0
-            exchanges = [record.exchange for record in answer]
-            null = len(exchanges) == 1 and exchanges[0] == dns.name.root  # RFC 7505 3
-            return (SenderDomain.NULL_MX if null else SenderDomain.RESOLVES), ttl
-        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):  # the implicit MX of RFC 5321 5.1
-            try:
-                answer = await self._resolver.resolve(name, kind, search=False)
-            except dns.resolver.NXDOMAIN:
-                return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
-            except dns.resolver.NoAnswer:
-                continue
-            return SenderDomain.RESOLVES, float(answer.rrset.ttl) if answer.rrset is not None else 0.0
-        return SenderDomain.DOES_NOT_EXIST, self.NEGATIVE
+            facts = _sender_domain(records, addresses)
+        try:
+            done(facts)
+        except Exception:
+            log.get_logger().exception("an answer of the DNS could not be passed on", domain=domain)
+
+
+def _sender_domain(records: Sequence[Mx], addresses: Sequence[str]) -> SenderDomain:
+    if not records:  # the implicit MX of RFC 5321 5.1
+        return SenderDomain.RESOLVES if addresses else SenderDomain.DOES_NOT_EXIST
+    null = len(records) == 1 and not records[0].host  # RFC 7505 3
+    return SenderDomain.NULL_MX if null else SenderDomain.RESOLVES
 
 
 class OutboundVerification:

@@ -6,11 +6,12 @@ import sys
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
+from mailrail.kit.resolver import DnsResolver
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
+from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.clients import LeaseClient
-from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
@@ -22,7 +23,7 @@ _CALLERS = {SERVICE: frozenset({"ingress", "console", "cli"})}
 async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then finish what is under way."""
     logger = log.get_logger()
-    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout)
+    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc)
     pool = Pool(settings)
     app: Outbound | None = None
 

@@ -25,9 +25,9 @@ from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import clock, log
+from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.dialling import CannotDial, Dialler
-from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver
 from mailrail_outbound.job import HostJob, MessageContent

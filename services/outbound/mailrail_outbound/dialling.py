@@ -14,10 +14,10 @@ from mailrail.core.smtp.client import Answer, ClientSession, LoginPlan, Stage, S
 from mailrail.core.smtp.client import ClientProtocol as Speech
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import TlsDecision, decide
-from mailrail_outbound.dns import DnsResolver
+from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
 from mailrail_outbound.pool import Dial
-from mailrail_outbound.ports import Delivery, LookupFailed
+from mailrail_outbound.ports import Delivery
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import TlsPlan
 from mailrail_outbound.tls import client_context

@@ -12,9 +12,8 @@ from mailrail.core.outbound.targets import NoHosts, mx_hosts
 from mailrail.core.revision.revision import Transport
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.client import Answer, Stage, Trouble
-from mailrail_outbound.dns import DnsResolver
+from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hops import Tables
-from mailrail_outbound.ports import LookupFailed, NoSuchDomain
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.steps import Steps
 

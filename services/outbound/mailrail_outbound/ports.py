@@ -1,13 +1,12 @@
 """What the application needs from outside, as it sees it: work, names, content, and somebody to report to."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
-from mailrail.core.outbound.targets import Mx
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.decision import Requirement
@@ -180,24 +179,6 @@ class DeliveryReport:
     recipients: list[RecipientReport]
     dialled: dict[str, list[str]]
     mx_hosts: tuple[str, ...]
-
-
-class LookupFailed(Exception):
-    """The DNS gave no answer that could be believed: SERVFAIL, timeout, broken packet. Temporary (SOUT-01)."""
-
-
-class NoSuchDomain(Exception):
-    """NXDOMAIN."""
-
-
-class Resolver(Protocol):
-    """Names to addresses, by DNS."""
-
-    async def mx(self, domain: str) -> Sequence[Mx]:
-        """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
-
-    async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
-        """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
 
 
 class Worker(Protocol):

@@ -8,12 +8,11 @@ from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide
+from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.dialling import CannotDial, Dialler
-from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.job import ProbeJob
 from mailrail_outbound.pool import Pool
-from mailrail_outbound.ports import LookupFailed
 from mailrail_outbound.settings import OutboundSettings
 
 

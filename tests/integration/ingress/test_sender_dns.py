@@ -1,14 +1,13 @@
-"""What ingress asks of the DNS about the domains of senders: shared, kept, and each asker for himself."""
+"""What ingress asks of the DNS about the domains of senders."""
 
 import pytest
 
-from mailrail.kit import clock
 from mailrail_ingress.ports import SenderDomain
 from mailrail_ingress.queue_stream import SenderDns
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.conditions import eventually
-from testkit.dns import DnsServer
+from testkit.dns import DnsServer, Failure
 
 
 async def test_one_that_cannot_take_its_answer_keeps_it_from_nobody_else() -> None:
@@ -26,20 +25,38 @@ async def test_one_that_cannot_take_its_answer_keeps_it_from_nobody_else() -> No
         assert dns.asked("sender.example") == 1
 
 
-async def test_an_answer_is_kept_no_longer_for_the_machine_having_been_suspended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_dead_name_server_is_not_asked_again_for_each_sender() -> None:
     with DnsServer() as dns:
-        dns.add("sender.example", "MX", "10 mx.sender.example.")
+        dns.fail("sender.example", Failure.SERVFAIL)
         senders = SenderDns(IngressSettings(resolver=dns.endpoint))
         heard: list[SenderDomain] = []
         senders.look_up("sender.example", heard.append)
         await eventually(lambda: len(heard) == 1)
+        asked = dns.asked("sender.example")
         senders.look_up("sender.example", heard.append)
-        assert len(heard) == 2
-        assert dns.asked("sender.example") == 1
-        now = clock.now
-        monkeypatch.setattr(clock, "now", lambda: now() + 86400)
+        assert heard == [SenderDomain.UNKNOWN] * 2
+        assert dns.asked("sender.example") == asked
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ({"MX": "10 mx.sender.example."}, SenderDomain.RESOLVES),
+        ({"MX": "0 ."}, SenderDomain.NULL_MX),
+        ({"AAAA": "2001:db8::1"}, SenderDomain.RESOLVES),
+        ({"TXT": '"v=spf1 -all"'}, SenderDomain.DOES_NOT_EXIST),
+        ({}, SenderDomain.DOES_NOT_EXIST),
+    ],
+)
+async def test_the_domain_of_a_sender_is_judged_by_its_records_SIN_23(
+    records: dict[str, str], expected: SenderDomain
+) -> None:
+    with DnsServer() as dns:
+        for kind, value in records.items():
+            dns.add("sender.example", kind, value)
+        senders = SenderDns(IngressSettings(resolver=dns.endpoint))
+        heard: list[SenderDomain] = []
         senders.look_up("sender.example", heard.append)
-        await eventually(lambda: len(heard) == 3)
-        assert dns.asked("sender.example") == 2
+        await eventually(lambda: len(heard) == 1)
+        senders.look_up("sender.example", heard.append)  # from memory
+        assert heard == [expected] * 2

@@ -8,8 +8,6 @@ import pytest
 from mailrail.core.outbound.course import Course
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.sasl.client import Hashing
-from mailrail.kit import clock
-from mailrail_outbound.dns import DnsResolver
 from mailrail_outbound.hosts import HostResolver
 from mailrail_outbound.job import HostJob
 from mailrail_outbound.ports import DeliveryReport, Result
@@ -62,21 +60,6 @@ async def test_a_delivery_asks_the_dns_once_and_then_goes_by_what_is_kept() -> N
                 assert (one.result, one.host, one.ip) == (other.result, other.host, other.ip)
                 assert other.result is Result.DELIVERED
                 assert dns.asked("example.org") == 1
-
-
-async def test_an_answer_of_the_dns_is_kept_no_longer_for_the_machine_having_been_suspended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with DnsServer() as dns:
-        dns.add("one.example.org", "A", "127.0.0.1")
-        resolver = DnsResolver(dns.endpoint)
-        for _ in range(2):
-            assert await resolver.addresses("one.example.org", ("ipv4",)) == ("127.0.0.1",)
-        assert dns.asked("one.example.org") == 1
-        now = clock.now
-        monkeypatch.setattr(clock, "now", lambda: now() + 86400)
-        assert await resolver.addresses("one.example.org", ("ipv4",)) == ("127.0.0.1",)
-        assert dns.asked("one.example.org") == 2
 
 
 async def test_a_login_that_crashes_while_it_is_worked_out_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,6 +423,10 @@ class Zone:
         return DnsAnswer()
 
 
+async def test_what_is_no_address_has_no_ptr_record_and_fails_no_look_at_the_others() -> None:
+    assert await DnsCheckResolver("127.0.0.1:9").ask(Question("PTR", "no-address")) == DnsAnswer(failed=True)
+
+
 async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_while_it_is_away() -> None:
     domain = ObjectRef("MailDomain", "mail", "org")
     gateway = Gateway(

@@ -1,8 +1,10 @@
-"""The resolver: dnspython behind a cache that keeps answers for as long as they may be kept (RFC 2181 8).
+"""The DNS resolver of every service: dnspython behind a cache with one policy (RFC 2181 8).
 
-Positive and negative answers are cached by TTL within bounds, failures for a moment, so that a dead name server is not
-asked once per message. Lookups of the same name at the same time share one query. Names of transports may come from the
-system (hosts file, search domains of a pod) unless a resolver was given.
+Answers are kept for their TTL within bounds, "there is none" for a minute, and failures for 5 seconds, so that a dead
+name server is not asked once per message. Lookups of the same name at the same time share one query. Names of hosts in
+the configuration may come from the system (hosts file, search domains of a pod) unless a name server was given.
+
+`NoSuchDomain` and an empty answer are facts about a name. `LookupFailed` says nothing about it: ask again later.
 """
 
 import asyncio
@@ -16,23 +18,33 @@ from typing import Any
 import dns.asyncresolver
 import dns.exception
 import dns.name
+import dns.rdata
 import dns.rdatatype
 import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock
 from mailrail.kit.settings import host_port
-from mailrail_outbound import metrics
-from mailrail_outbound.ports import LookupFailed, NoSuchDomain
 
-_LEAST, _MOST = 5.0, 86400.0  # seconds that an answer is kept, whatever its TTL says
+LONGEST = 86400.0
+"""Seconds that an answer is kept at most."""
+_SHORTEST = 5.0  # seconds that an answer is kept, whatever its TTL says
 _NEGATIVE = 60.0  # seconds for "there is none"; RFC 2308 5 allows up to hours, mail wants to see a repair soon
 _FAILURE = 5.0
+_SYSTEM = 30.0  # the system does not tell the TTL
 _ENTRIES = 20_000
 
 
+class LookupFailed(Exception):
+    """The DNS gave no answer that could be believed: SERVFAIL, timeout, broken packet. Temporary (SOUT-01)."""
+
+
+class NoSuchDomain(Exception):
+    """NXDOMAIN, or a name that the DNS has no room for."""
+
+
 class Cache:
-    """Answers by key until they expire; the one used longest ago goes first when it is full."""
+    """Answers by key until they expire; the oldest goes first when it is full."""
 
     def __init__(self, now: Callable[[], float], entries: int = _ENTRIES) -> None:
         self._now = now
@@ -49,13 +61,13 @@ class Cache:
         if asking is None:
             asking = asyncio.ensure_future(self._ask(key, ask))
             self._asking[key] = asking
-        # Whoever stops waiting must not take the answer from the others.
-        return _given(await asyncio.shield(asking))
+        # A caller that stops waiting must not take the answer from the others.
+        return _answer_or_raise(await asyncio.shield(asking))
 
     def kept(self, key: Any) -> Any:
         """The answer for `key` if it is at hand, else None. An exception kept as answer is raised."""
         found = self._answers.get(key)
-        return _given(found[1]) if found is not None and found[0] > self._now() else None
+        return _answer_or_raise(found[1]) if found is not None and found[0] > self._now() else None
 
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
@@ -68,10 +80,6 @@ class Cache:
         finally:
             del self._asking[key]
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._answers.clear()
-
 
 @lru_cache(maxsize=1024)
 def _without_asking(host: str) -> tuple[str, ...]:
@@ -82,23 +90,36 @@ def _without_asking(host: str) -> tuple[str, ...]:
         return ("127.0.0.1", "::1") if host == "localhost" or host.endswith(".localhost") else ()
 
 
-def _given(answer: Any) -> Any:
+def _answer_or_raise(answer: Any) -> Any:
     if isinstance(answer, Exception):
         raise answer.with_traceback(None)
     return answer
 
 
-def _bounded(ttl: float) -> float:
-    return min(max(ttl, _LEAST), _MOST)
+def _not_counted(kind: str, result: str) -> None:
+    """For a process that has no series for its lookups."""
 
 
 class DnsResolver:
-    """MX and address lookups (ports.Resolver)."""
+    """Lookups, each kept and shared. The methods named `kept_...` answer from memory alone: None = it must be asked."""
 
-    def __init__(self, server: str = "", *, timeout: float = 15.0, system_names: bool = True) -> None:
-        """`server`: HOST:PORT, empty = those of the system. `system_names`: `host_addresses` asks the system."""
+    def __init__(
+        self,
+        server: str = "",
+        *,
+        timeout: float = 15.0,
+        system_names: bool = True,
+        longest: float = LONGEST,
+        count: Callable[[str, str], None] = _not_counted,
+    ) -> None:
+        """`server`: HOST:PORT, empty = those of the system. `timeout`: seconds for all queries of one lookup.
+        `system_names`: `host_addresses` asks the system. `longest`: seconds that an answer is kept at most.
+        `count`: called for each lookup that was not answered from memory, with what was asked for (`address` or the
+        record type in lower case) and the result (answer, none, nxdomain, failed)."""
         self._cache = Cache(lambda: clock.now())  # a TTL runs on while this machine is suspended
         self._timeout = timeout
+        self._longest = longest
+        self._count = count
         self._system_names = system_names and not server
         self._resolver: dns.asyncresolver.Resolver | None
         if server:
@@ -115,13 +136,20 @@ class DnsResolver:
             self._resolver.lifetime = timeout
             self._resolver.timeout = min(5.0, timeout)
 
+    async def records(self, name: str, kind: str) -> Sequence[dns.rdata.Rdata]:
+        """Records of one type, CNAME followed; empty when the name has none. Raises NoSuchDomain or LookupFailed."""
+        answer: Sequence[dns.rdata.Rdata] = await self._cache.get(
+            (kind, name), lambda: self._look_up(name, kind, lambda record: record)
+        )
+        return answer
+
     async def mx(self, domain: str) -> Sequence[Mx]:
-        """See ports.Resolver."""
-        answer: Sequence[Mx] = await self._cache.get(("mx", domain), lambda: self._mx(domain))
+        """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
+        answer: Sequence[Mx] = await self._cache.get(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
         return answer
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
-        """See ports.Resolver."""
+        """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
         key = ("address", host, tuple(families))
         answer: Sequence[str] = await self._cache.get(key, lambda: self._addresses(host, families))
         return answer
@@ -135,8 +163,6 @@ class DnsResolver:
             return await self.addresses(host, ("ipv4", "ipv6"))
         answer: Sequence[str] = await self._cache.get(("system", host), lambda: self._system(host))
         return answer
-
-    # What is at hand, for those who need not wait then: None where it must be asked. They raise as the others do.
 
     def kept_mx(self, domain: str) -> Sequence[Mx] | None:
         """See `mx`."""
@@ -164,28 +190,26 @@ class DnsResolver:
             async with asyncio.timeout(self._timeout):
                 found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
-            metrics.DNS.inc("address", "failed")
-            return _FAILURE, LookupFailed(f"{host}: {error or 'no answer in time'}")
-        metrics.DNS.inc("address", "answer")
-        return 30.0, tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+            return self._counted("address", "failed", _FAILURE, LookupFailed(f"{host}: {error or 'no answer in time'}"))
+        return self._counted("address", "answer", _SYSTEM, tuple(dict.fromkeys(str(entry[4][0]) for entry in found)))
 
-    async def _mx(self, domain: str) -> tuple[float, Any]:
+    async def _look_up(self, name: str, kind: str, convert: Callable[[Any], Any]) -> tuple[float, Any]:
+        asked = kind.lower()
         try:
-            answer = await self._query(domain, "MX")
+            answer = await self._query(name, kind)
         except NoSuchDomain as error:
-            return self._counted("mx", "nxdomain", _NEGATIVE, error)
+            return self._counted(asked, "nxdomain", _NEGATIVE, error)
         except LookupFailed as error:
-            return self._counted("mx", "failed", _FAILURE, error)
+            return self._counted(asked, "failed", _FAILURE, error)
         if answer is None:
-            return self._counted("mx", "none", _NEGATIVE, ())
-        records = tuple(Mx(record.preference, _host(record.exchange)) for record in answer)
-        return self._counted("mx", "answer", _bounded(answer.rrset.ttl if answer.rrset else 0), records)
+            return self._counted(asked, "none", _NEGATIVE, ())
+        return self._counted(asked, "answer", self._ttl(answer), tuple(map(convert, answer)))
 
     async def _addresses(self, host: str, families: Sequence[str]) -> tuple[float, Any]:
         types = [kind for family, kind in (("ipv6", "AAAA"), ("ipv4", "A")) if family in families]
         answers = await asyncio.gather(*(self._query(host, kind) for kind in types), return_exceptions=True)
         found: list[str] = []
-        ttl = _MOST
+        ttl = self._longest
         failed: LookupFailed | None = None
         for answer in answers:
             if isinstance(answer, LookupFailed):
@@ -195,15 +219,18 @@ class DnsResolver:
                     raise answer
             elif answer is not None:
                 found += [record.address for record in answer]
-                ttl = min(ttl, _bounded(answer.rrset.ttl if answer.rrset else 0))
+                ttl = min(ttl, self._ttl(answer))
         if found:
             return self._counted("address", "answer", _FAILURE if failed else ttl, tuple(found))
         if failed is not None:
             return self._counted("address", "failed", _FAILURE, failed)
         return self._counted("address", "none", _NEGATIVE, ())
 
+    def _ttl(self, answer: dns.resolver.Answer) -> float:
+        return min(max(float(answer.rrset.ttl) if answer.rrset is not None else 0.0, _SHORTEST), self._longest)
+
     def _counted(self, kind: str, result: str, ttl: float, answer: Any) -> tuple[float, Any]:
-        metrics.DNS.inc(kind, result)
+        self._count(kind, result)
         return ttl, answer
 
     async def _query(self, name: str, kind: str) -> Any:
@@ -215,14 +242,17 @@ class DnsResolver:
             )
         except dns.resolver.NXDOMAIN as error:
             raise NoSuchDomain(f"{name} does not exist (NXDOMAIN)") from error
+        except (dns.name.LabelTooLong, dns.name.NameTooLong) as error:
+            raise NoSuchDomain(f"{name} is longer than a name in the DNS can be") from error
         except dns.resolver.NoAnswer:
             return None
         except (dns.exception.DNSException, OSError, UnicodeError) as error:
             raise LookupFailed(f"{kind} of {name}: {_in_words(error)}") from error
 
 
-def _host(name: dns.name.Name) -> str:
-    return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
+def _mx(record: Any) -> Mx:
+    name: dns.name.Name = record.exchange
+    return Mx(record.preference, name.to_text(omit_final_dot=True).lower() if name != dns.name.root else "")
 
 
 def _in_words(error: Exception) -> str:
