@@ -178,17 +178,17 @@ class Rig:
                     shard=shard(facts.domain),
                     version=1,
                     attempts=1,
-                    interrupted=0,
+                    interruptions=0,
                     accepted=0.0,
-                    paused=0.0,
+                    uncounted_seconds=0.0,
                     null_sender=not mail_from,
                     sender_authentication=sender_authentication,
-                    delayed=False,
-                    tls=tls,
+                    delayed_dsn_decided=False,
+                    tls_requirement=tls,
                     address=address,
                     facts=facts,
                     notify=int(Asked.of(notify)),
-                    rcpt=rcpt.SerializeToString(),
+                    envelope_recipient=rcpt.SerializeToString(),
                 )
             )
         if chunked:

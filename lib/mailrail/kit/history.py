@@ -10,10 +10,11 @@ adopt.
 A schema that takes part has the tables `data_history` (one row) and `data_witness`:
 
     CREATE TABLE data_history (
-        one boolean PRIMARY KEY DEFAULT true CHECK (one), number integer NOT NULL, followed integer,
+        one boolean PRIMARY KEY DEFAULT true CHECK (one), number integer NOT NULL, predecessor integer,
         system text NOT NULL DEFAULT '', timeline integer NOT NULL DEFAULT 0,
-        began timestamptz NOT NULL DEFAULT now(), why text NOT NULL DEFAULT '');
-    CREATE TABLE data_witness (process text PRIMARY KEY, word bigint NOT NULL, seen timestamptz NOT NULL DEFAULT now());
+        began timestamptz NOT NULL DEFAULT now(), reason text NOT NULL DEFAULT '');
+    CREATE TABLE data_witness (process text PRIMARY KEY, last_written bigint NOT NULL,
+        seen timestamptz NOT NULL DEFAULT now());
 
 Connections look into the schema by their search_path.
 """
@@ -35,11 +36,11 @@ Connection = AsyncConnection[Any]
 
 _TRIES = 5
 _FORGET: Final[LiteralString] = "DELETE FROM data_witness WHERE seen < now() - interval '30 days'"
-_SEEN: Final[LiteralString] = f"""h.number, h.followed, h.system, h.timeline, {SERVER}, pg_is_in_recovery()"""
-_WITNESS: Final[LiteralString] = """INSERT INTO data_witness (process, word) VALUES (%(process)s, %(word)s)
-    ON CONFLICT (process) DO UPDATE SET word = excluded.word, seen = now()"""
-_DRAW: Final[LiteralString] = """UPDATE data_history SET number = %(number)s, followed = %(followed)s,
-    system = %(system)s, timeline = %(timeline)s, began = now(), why = %(why)s
+_SEEN: Final[LiteralString] = f"""h.number, h.predecessor, h.system, h.timeline, {SERVER}, pg_is_in_recovery()"""
+_WITNESS: Final[LiteralString] = """INSERT INTO data_witness (process, last_written) VALUES (%(process)s, %(word)s)
+    ON CONFLICT (process) DO UPDATE SET last_written = excluded.last_written, seen = now()"""
+_DRAW: Final[LiteralString] = """UPDATE data_history SET number = %(number)s, predecessor = %(followed)s,
+    system = %(system)s, timeline = %(timeline)s, began = now(), reason = %(why)s
     WHERE number = %(found)s RETURNING number"""
 _NAME: Final[LiteralString] = "UPDATE data_history SET system = %(system)s, timeline = %(timeline)s WHERE system = ''"
 _LEAVE: Final[LiteralString] = "DELETE FROM data_witness WHERE process = %(process)s"
@@ -86,16 +87,17 @@ class History:
         # ruff: noqa: S608 -- put together from constants alone
         seen: LiteralString = f"{_SEEN}, {counters}"
         self._read: LiteralString = (
-            f"SELECT {seen}, (SELECT word FROM data_witness WHERE process = %(process)s), false FROM data_history h"
+            f"SELECT {seen}, (SELECT last_written FROM data_witness WHERE process = %(process)s), false"
+            " FROM data_history h"
         )
         # A word takes the place of one that is known, and of no other: on data that went back this writes nothing,
         # however its answer gets lost, and the next look finds what this one found.
         self._beat: LiteralString = f"""WITH before AS (
-                SELECT word FROM data_witness WHERE process = %(process)s
+                SELECT last_written FROM data_witness WHERE process = %(process)s
             ), written AS (
-                UPDATE data_witness SET word = %(word)s, seen = now()
-                WHERE process = %(process)s AND word = ANY(%(known)s::bigint[]) RETURNING word
-            ) SELECT {seen}, (SELECT word FROM before), EXISTS (SELECT FROM written) FROM data_history h"""
+                UPDATE data_witness SET last_written = %(word)s, seen = now()
+                WHERE process = %(process)s AND last_written = ANY(%(known)s::bigint[]) RETURNING last_written
+            ) SELECT {seen}, (SELECT last_written FROM before), EXISTS (SELECT FROM written) FROM data_history h"""
         self._ahead: LiteralString = f"SELECT {behind}"
 
     # --- for those who use the database ---

@@ -460,7 +460,7 @@ class _Link:
             envelope.eight_bit,
             wire.attempt,
             gateway,
-            {host.host: tuple(host.ips) for host in wire.dialled} if wire.dialled else {},
+            {host.host: tuple(host.ips) for host in wire.dialled_hosts} if wire.dialled_hosts else {},
         )
 
     async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncGenerator[bytes]:
@@ -519,7 +519,7 @@ def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) ->
     """A report as the queue gets it. Filled in place: a message that is given to another is copied."""
     result.mx_hosts.extend(report.mx_hosts)
     for host, ips in report.dialled.items():
-        result.dialled.add(host=host, ips=ips)
+        result.dialled_hosts.add(host=host, ips=ips)
     for recipient in report.recipients:
         told = result.recipients.add(id=recipient.recipient_id)
         verdict = recipient.verdict

@@ -101,7 +101,7 @@ async def test_two_replicas_are_in_one_history_and_a_stop_begins_none_HIS_01(dat
 
         await eventually(lambda: None not in numbers())
         (before,) = numbers()
-        await sql(one, f"{ANOTHER_SERVER}; UPDATE data_witness SET word = word # 1")
+        await sql(one, f"{ANOTHER_SERVER}; UPDATE data_witness SET last_written = last_written # 1")
         await eventually(lambda: before not in numbers() and len(numbers()) == 1)
         (number,) = numbers()
     async with config_service(database) as again:

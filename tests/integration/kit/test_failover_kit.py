@@ -113,13 +113,13 @@ def test_the_ledger_knows_where_every_recipient_is(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("SET search_path = queue")
         connection.execute(
-            "INSERT INTO recipient (id, message_id, shard, site, due, address, rcpt)"
+            "INSERT INTO recipient (id, message_id, shard, site, due, address, envelope_recipient)"
             " VALUES (1, gen_random_uuid(), 0, '', now(), 'waits', '')"
         )
         for number, (address, state) in enumerate({"sent": 3, "twice": 3, "bounced": 4, "unsent": 3}.items(), 2):
             connection.execute(
-                "INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address,"
-                " mail_from, site, envelope, rcpt) VALUES"
+                "INSERT INTO history (id, message_id, state, outcome, attempts, tls_requirement, origin, queued, size,"
+                " address, mail_from, site, envelope, envelope_recipient) VALUES"
                 " (%s, gen_random_uuid(), %s, 1, 1, 0, 0, now(), 0, %s, '', '', '', '')",
                 (number, state, address),
             )

@@ -183,7 +183,7 @@ async def test_a_server_that_takes_no_writes_is_not_called_a_standby_when_it_is_
     opened = Database(database, "test")
     try:
         with pytest.raises(psycopg.OperationalError, match=r"default_transaction_read_only is on.*disk is full"):
-            await opened.lane("x").run("INSERT INTO sweep (message_id) SELECT gen_random_uuid()")
+            await opened.lane("x").run("INSERT INTO sweep_candidate (message_id) SELECT gen_random_uuid()")
     finally:
         await opened.close()
     assert migrations.migrate(database) == [], "nothing is to be done, so nothing is written"

@@ -551,11 +551,11 @@ async def test_a_hold_rule_holds_what_it_matches_before_anything_is_handed_on(da
         await ingress.accept("bob@held.example", "eve@away.example")
         await eventually(lambda: outbound.deliveries)
         rows = await q.sql(
-            "SELECT held IS NOT NULL, hold_reason, token, attempts FROM recipient WHERE address LIKE 'bob%%'"
+            "SELECT held_since IS NOT NULL, hold_reason, token, attempts FROM recipient WHERE address LIKE 'bob%%'"
         )
         assert rows == [(True, "hold rule 1: under investigation", None, 0)]
         await ingress.accept("again@held.example")
-        assert await q.one("SELECT count(*) FROM recipient WHERE held IS NOT NULL") == 2
+        assert await q.one("SELECT count(*) FROM recipient WHERE held_since IS NOT NULL") == 2
         assert [d.domain for d in outbound.deliveries] == ["away.example"]
 
 
@@ -572,7 +572,8 @@ async def test_nothing_is_tried_before_its_release_time_which_counts_for_no_life
         await eventually(lambda: outbound.deliveries)
         assert [r.address for d in outbound.deliveries for r in d.recipients] == ["now@away.example"]
         ((due, paused),) = await q.sql(
-            "SELECT extract(epoch FROM due - now())::int, paused::int FROM recipient WHERE address LIKE 'later%%'"
+            "SELECT extract(epoch FROM due - now())::int, uncounted_seconds::int FROM recipient"
+            " WHERE address LIKE 'later%%'"
         )
         assert 3500 < due <= 3600
         assert 3500 < paused <= 3600
@@ -675,7 +676,7 @@ async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(
         assert failures == []
         await eventually(lambda: outbound.deliveries)
         assert [d.domain for d in outbound.deliveries] == ["away.example"]
-        rows = await q.sql("SELECT address, held IS NOT NULL, attempts FROM recipient ORDER BY address")
+        rows = await q.sql("SELECT address, held_since IS NOT NULL, attempts FROM recipient ORDER BY address")
         assert rows == [("bob@held.example", True, 0), ("eve@away.example", False, 1)]
 
 
@@ -752,7 +753,7 @@ async def test_a_notification_and_a_mailbox_copy_are_of_one_message_though_an_id
         # As after a restore: the recipient of then has the id that is given next.
         await q.sql("UPDATE mailbox_message SET recipient_id = recipient_id + 1")
         await q.sql(
-            "INSERT INTO dsn (recipient_id, kind, about, message_id)"
+            "INSERT INTO dsn (recipient_id, kind, about_message_id, dsn_message_id)"
             " SELECT recipient_id + 1, 1, gen_random_uuid(), gen_random_uuid() FROM mailbox_message"
         )
         await ingress.accept("alice@home.example")

@@ -98,7 +98,7 @@ async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02
     )
     done = await admin.fail(admin_pb2.Filter(all=True), "enough")
     assert len(done) == 2
-    assert await admin.rig.rows("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
+    assert await admin.rig.rows("SELECT address, hold_reason FROM recipient WHERE held_since IS NOT NULL") == [
         ("bad@there.example", "what was asked for it cannot be done: this row is refused")
     ]
     assert [row[0] for row in await admin.rig.rows("SELECT address FROM history ORDER BY 1")] == [
@@ -109,10 +109,10 @@ async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02
 
 async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
-    await admin.rig.connection.execute(r"UPDATE recipient SET rcpt = '\xff', last = '\xff'")
+    await admin.rig.connection.execute(r"UPDATE recipient SET envelope_recipient = '\xff', last_attempt = '\xff'")
     await admin.rig.connection.execute(r"UPDATE message SET envelope = '\xff'")
     await admin.rig.connection.execute(r"INSERT INTO attempt (recipient_id, data) VALUES (%s, '\xff')", (bob.id,))
-    await admin.rig.connection.execute("UPDATE recipient SET recorded = true WHERE id = %s", (bob.id,))
+    await admin.rig.connection.execute("UPDATE recipient SET has_attempts = true WHERE id = %s", (bob.id,))
     ((found,), _) = await admin.recipients(admin_pb2.Filter(), 0, "")
     assert (found.address, found.last.reason) == ("bob@there.example", "what is stored of this attempt cannot be read")
     shown = await admin.message(bob.message_id)
@@ -228,7 +228,7 @@ async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02
     await admin.hold(only(bob.id), "wait")
     await store.defer(admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
     row = await admin.row(bob.id)
-    assert (row["token"], row["held"] is not None) == (None, True)
+    assert (row["token"], row["held_since"] is not None) == (None, True)
     assert await store.fetch_due(admin.rig.connection, [(bob.shard, row["site"], 10)]) == []
 
 
@@ -270,11 +270,11 @@ async def test_a_change_and_a_lease_never_both_win_ADM_01(admin: Administrators)
 async def test_time_on_hold_counts_for_no_lifetime(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     await admin.hold(only(bob.id), "")
-    await admin.rig.connection.execute("UPDATE recipient SET held = held - interval '3 hours'")
+    await admin.rig.connection.execute("UPDATE recipient SET held_since = held_since - interval '3 hours'")
     await admin.unhold(only(bob.id))
     row = await admin.row(bob.id)
-    assert 3 * 3600 <= row["paused"] < 3 * 3600 + 60
-    assert (row["held"], row["hold_reason"]) == (None, None)
+    assert 3 * 3600 <= row["uncounted_seconds"] < 3 * 3600 + 60
+    assert (row["held_since"], row["hold_reason"]) == (None, None)
     assert await admin.unhold(only(bob.id)) == []
 
 
@@ -367,7 +367,7 @@ async def test_however_far_mail_is_put_off_it_can_still_be_listed(admin: Adminis
     assert [r.address for r in found] == ["carl@there.example", "bob@there.example"]
     limit = datetime.now(UTC) + timedelta(days=3661)
     assert datetime.now(UTC) < found[1].next_attempt.ToDatetime(UTC) < limit
-    assert (await admin.row(leased.id))["after_due"] < limit
+    assert (await admin.row(leased.id))["due_after_attempt"] < limit
 
 
 @pytest.mark.parametrize("what", ["hold", "fail"])
@@ -421,7 +421,7 @@ async def test_of_what_is_failed_after_a_drop_that_is_not_granted_yet_nobody_is_
 async def test_the_tls_requirement_of_queued_mail_can_be_changed(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     await admin.set_tls(only(bob.id), types_pb2.TLS_REQUIREMENT_NO)
-    assert (await admin.row(bob.id))["tls"] == types_pb2.TLS_REQUIREMENT_NO
+    assert (await admin.row(bob.id))["tls_requirement"] == types_pb2.TLS_REQUIREMENT_NO
     with pytest.raises(BadRequest):
         await admin.set_tls(only(bob.id), 9)
 
@@ -458,11 +458,11 @@ async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leave
     rule, held = await admin.create_hold_rule(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
     assert (held, rule.to_domain) == (1, "there.example")
     assert (await admin.row(bob.id))["hold_reason"] == f"hold rule {rule.id}: look"
-    assert (await admin.row(null.id))["held"] is None
+    assert (await admin.row(null.id))["held_since"] is None
     assert await admin.rig.rows("SELECT version FROM hold_version") == [(1,)]
     assert [r.id for r in await admin.hold_rules()] == [rule.id]
     await admin.delete_hold_rule(rule.id)
-    assert (await admin.row(bob.id))["held"] is not None
+    assert (await admin.row(bob.id))["held_since"] is not None
     with pytest.raises(NotFound):
         await admin.delete_hold_rule(rule.id)
 

@@ -34,7 +34,7 @@ async def test_mail_that_nobody_takes_is_ready_and_grows_old(database: str) -> N
         measured = await q.queue.counting.measure()
         assert 3600 <= measured.oldest[Waits.READY] < 3700
         assert measured.oldest[Waits.RESTING] == measured.oldest[Waits.LIMITED] == 0
-        await q.sql("UPDATE recipient SET held = now() WHERE address = 'other@d1.example'")
+        await q.sql("UPDATE recipient SET held_since = now() WHERE address = 'other@d1.example'")
         assert await counted(q, ready=7), "what is on hold waits for nobody"
 
 
@@ -82,7 +82,7 @@ async def test_mail_for_a_missing_transport_is_resting(database: str) -> None:
 async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(database: str) -> None:
     async with running_queue(database, look_seconds=60.0, count_seconds=600.0) as q:
         await q.sql(
-            "INSERT INTO recipient (id, message_id, shard, site, due, address, rcpt)"
+            "INSERT INTO recipient (id, message_id, shard, site, due, address, envelope_recipient)"
             " SELECT 1000000 + n, gen_random_uuid(), n %% 40, 'domain:d' || n %% 40,"
             " now() - interval '1 hour', 'u@d', '' FROM generate_series(1, %s) n",
             60_000,

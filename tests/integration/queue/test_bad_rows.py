@@ -64,7 +64,7 @@ async def test_a_reply_that_no_text_of_postgres_holds_ends_its_recipient_like_an
         outbound.answer = lambda delivery: result_of(delivery, FAILED, text="no such\0user")
         await (await q.ingress()).accept("bob@away.example", mail_from="")
         await eventually(lambda: outbound.committed)
-        (last,) = (bytes(row[0]) for row in await q.sql("SELECT last FROM history"))
+        (last,) = (bytes(row[0]) for row in await q.sql("SELECT last_attempt FROM history"))
         assert types_pb2.Attempt.FromString(last).reply.lines == ["no such\0user"]
         assert await q.sql("SELECT note FROM mailbox_message") == [
             (r"could not be delivered to bob@away.example: 550 5.1.1 no such\x00user",)
@@ -107,7 +107,7 @@ async def test_attempts_are_counted_beyond_what_two_octets_hold_LSE_05(database:
         ingress = await q.ingress()
         for n in range(5):
             await ingress.accept(f"user{n}@away.example")
-        await q.sql("UPDATE recipient SET attempts = 32767, interrupted = 0")
+        await q.sql("UPDATE recipient SET attempts = 32767, interruptions = 0")
         outbound = await q.outbound()
         outbound.answer = result_of
         await due_again(q)
@@ -126,7 +126,7 @@ async def test_a_recipient_that_cannot_be_leased_is_set_aside_and_its_site_goes_
         outbound.answer = result_of
         await due_again(q)
         await q.until("SELECT count(*) = 41 FROM history")
-        assert await q.sql("SELECT address, hold_reason FROM recipient WHERE held IS NOT NULL") == [
+        assert await q.sql("SELECT address, hold_reason FROM recipient WHERE held_since IS NOT NULL") == [
             ("bad@away.example", "what is to be written of this recipient cannot be: integer out of range")
         ]
         assert set_aside() == before + 1
@@ -139,8 +139,8 @@ async def test_a_recipient_that_cannot_be_counted_at_a_resting_site_stalls_no_ot
         await due_again(q)
         outbound.answer = result_of
         await (await q.ingress()).accept("user@well.example")
-        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND token IS NULL AND held IS NULL")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND address LIKE 'bad%%'")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND token IS NULL AND held_since IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND address LIKE 'bad%%'")
         await q.until("SELECT count(*) = 1 FROM history")
 
 
@@ -163,9 +163,9 @@ async def test_an_expired_bounce_that_cannot_be_ended_stalls_no_other_site_SHD_0
             await ingress.accept(f"user@d{n}.example")
         await due_again(q)
         await q.until("SELECT count(*) = 20 FROM history")
-        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND held IS NULL")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL")
-        reason = await q.one("SELECT hold_reason FROM recipient WHERE held IS NOT NULL")
+        await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND held_since IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL")
+        reason = await q.one("SELECT hold_reason FROM recipient WHERE held_since IS NOT NULL")
         assert reason == "what is to be written of this recipient cannot be: ValueError: this copy cannot be made"
 
 
@@ -188,7 +188,7 @@ async def test_a_site_at_which_all_work_fails_costs_itself_alone_SHD_03(
         outbound.answer = result_of
         await due_again(q)
         await q.until("SELECT count(*) >= 19 FROM history")
-        assert await q.one("SELECT count(*) FROM recipient WHERE held IS NOT NULL") == 0
+        assert await q.one("SELECT count(*) FROM recipient WHERE held_since IS NOT NULL") == 0
 
 
 async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold_SHD_03(
@@ -208,9 +208,9 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
         with monkeypatch.context() as release:
             release.setattr(Router, "plan", fails)
             await due_again(q)
-            await q.until("SELECT count(*) = 5 FROM recipient WHERE held IS NOT NULL")
+            await q.until("SELECT count(*) = 5 FROM recipient WHERE held_since IS NOT NULL")
             await eventually(lambda: "domain:away.example" in q.queue.owner.paused)
-            assert await q.one("SELECT count(*) FROM recipient WHERE held IS NULL AND token IS NULL") == 25
+            assert await q.one("SELECT count(*) FROM recipient WHERE held_since IS NULL AND token IS NULL") == 25
         q.queue.owner.paused.clear()  # as time would
         await due_again(q)
         await q.until("SELECT count(*) = 25 FROM history")
@@ -255,10 +255,10 @@ async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are
             await ingress.accept(f"user@d{n}.example")
         await eventually(lambda: len(outbound.deliveries) == 20)
         await outbound.close()
-        await q.sql("UPDATE recipient SET interrupted = %s WHERE address = 'user@d3.example'", MOST)
+        await q.sql("UPDATE recipient SET interruptions = %s WHERE address = 'user@d3.example'", MOST)
         await q.sql("UPDATE recipient SET lease_until = now() - interval '1 second'")
-        await q.until("SELECT count(*) = 19 FROM recipient WHERE interrupted = 1 AND token IS NULL")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL")
+        await q.until("SELECT count(*) = 19 FROM recipient WHERE interruptions = 1 AND token IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL")
         assert q.queue.failed() is None
 
 
@@ -308,7 +308,9 @@ async def test_mail_of_which_the_content_is_gone_is_set_aside_and_stalls_no_othe
         outbound.answer = result_of
         await due_again(q)
         await q.until("SELECT count(*) = 1 FROM history")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL AND attempts = 0")
+        await q.until(
+            "SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL AND attempts = 0"
+        )
         assert await q.one("SELECT hold_reason FROM recipient") == (
             "what is stored of this message is gone: there is nothing that could be sent"
         )
@@ -324,7 +326,7 @@ async def test_a_request_that_cannot_be_granted_is_withdrawn_and_said_so_ADM_02(
             await ingress.accept(f"{name}@away.example")
         await q.sql("UPDATE recipient SET request = 1")
         await q.until("SELECT count(*) = 2 FROM history")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND request = 0")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND request = 0")
         reason = await q.one("SELECT hold_reason FROM recipient")
         assert reason.startswith("what was asked for it is withdrawn; ")
 
@@ -384,7 +386,7 @@ async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_
             await fetch()
         assert (lost.value.code(), parts) == (grpc.StatusCode.DATA_LOSS, [CHUNK])
         outbound.finish(delivery, outcome=DEFERRED)
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE held IS NOT NULL AND token IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL")
         assert await q.one("SELECT hold_reason FROM recipient") == (
             "a part of what is stored of this message is gone: it cannot be sent whole"
         )

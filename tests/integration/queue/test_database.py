@@ -94,6 +94,6 @@ async def test_a_server_that_takes_no_writes_is_out_of_reach_and_looked_for_agai
         before = connection
         await connection.execute("SET default_transaction_read_only = on")
     with pytest.raises(psycopg.OperationalError, match="takes no writes: default_transaction_read_only is on"):
-        await lane.run("INSERT INTO sweep (message_id) SELECT gen_random_uuid()")
+        await lane.run("INSERT INTO sweep_candidate (message_id) SELECT gen_random_uuid()")
     assert before.closed
-    await lane.run("INSERT INTO sweep (message_id) SELECT gen_random_uuid()")
+    await lane.run("INSERT INTO sweep_candidate (message_id) SELECT gen_random_uuid()")

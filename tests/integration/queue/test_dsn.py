@@ -67,7 +67,7 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07_D
     (told,) = dsn.recipients
     assert (told.recipient, told.action, told.code) == ("bob@there.example", DsnKind.FAILED, 550)
     assert (told.remote_mta, dsn.original_message_id) == ("mx.there.example", "<one@here.example>")
-    ((address, site, notify, token),) = await rig.rows("SELECT address, site, rcpt, token FROM recipient")
+    ((address, site, notify, token),) = await rig.rows("SELECT address, site, envelope_recipient, token FROM recipient")
     assert (address, site, token) == ("alice@here.example", "mailbox", None)
     rcpt = types_pb2.EnvelopeRecipient.FromString(notify)
     assert (list(rcpt.notify), rcpt.mailbox_account.name) == (["NEVER"], "alice")
@@ -134,7 +134,7 @@ async def test_the_id_of_a_dsn_is_sorted_by_time_as_all_message_ids_are_ACC_04(r
     (bob,) = await rig.accept("bob@there.example")
     before = int(time.time() * 1000)
     await rig.fail(bob)
-    ((made,),) = await rig.rows("SELECT message_id FROM dsn")
+    ((made,),) = await rig.rows("SELECT dsn_message_id FROM dsn")
     assert made.version == 7
     assert before <= int.from_bytes(made.bytes[:6], "big") <= time.time() * 1000
 
@@ -206,9 +206,14 @@ async def test_a_failed_null_sender_message_makes_no_mail_but_a_copy_for_the_pos
 async def test_the_loop_of_bounces_ends_at_zero_DSN_24(rig: Rig) -> None:
     (bob,) = await rig.accept("bob@there.example", mail_from="gone@relayed.example")
     await rig.fail(bob)
-    ((identity, message_id, raw),) = await rig.rows("SELECT id, message_id, rcpt FROM recipient")
+    ((identity, message_id, raw),) = await rig.rows("SELECT id, message_id, envelope_recipient FROM recipient")
     bounced = replace(
-        bob, id=identity, message_id=message_id.bytes, null_sender=True, rcpt=raw, address="gone@relayed.example"
+        bob,
+        id=identity,
+        message_id=message_id.bytes,
+        null_sender=True,
+        envelope_recipient=raw,
+        address="gone@relayed.example",
     )
     await rig.fail(bounced)
     assert await rig.rows("SELECT count(*) FROM recipient") == [(0,)]
@@ -246,7 +251,7 @@ async def test_a_protected_message_gives_a_protected_dsn_without_its_body_RTLS_1
     envelope, _, content = await only(rig)
     assert envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED
     assert b"how are you" not in content
-    assert await rig.rows("SELECT tls FROM recipient") == [(types_pb2.TLS_REQUIREMENT_REQUIRED,)]
+    assert await rig.rows("SELECT tls_requirement FROM recipient") == [(types_pb2.TLS_REQUIREMENT_REQUIRED,)]
 
 
 async def test_ret_full_returns_all_of_a_large_message_up_to_the_limit_DSN_19(rig: Rig) -> None:
@@ -299,7 +304,7 @@ async def test_a_dsn_is_held_by_a_rule_that_names_the_postmaster_account_H27(rig
     await rig.connection.execute("INSERT INTO hold_rule (account, comment) VALUES ('mail/postmaster', 'look')")
     (bob,) = await rig.accept("bob@there.example")
     await rig.fail(bob)
-    assert await rig.rows("SELECT hold_reason, held IS NOT NULL FROM recipient") == [("hold rule 1: look", True)]
+    assert await rig.rows("SELECT hold_reason, held_since IS NOT NULL FROM recipient") == [("hold rule 1: look", True)]
     assert rig.woken == []
 
 

@@ -76,7 +76,7 @@ async def test_a_call_of_an_administrator_that_finds_its_work_done_waits_for_the
 
         async def call() -> admin_pb2.HoldResponse:
             async with rows.change() as connection:
-                await connection.execute("UPDATE recipient SET held = now() WHERE held IS NULL AND false")
+                await connection.execute("UPDATE recipient SET held_since = now() WHERE held_since IS NULL AND false")
                 return admin_pb2.HoldResponse()
 
         async def missing() -> None:

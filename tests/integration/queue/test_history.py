@@ -15,7 +15,7 @@ from testkit.failover import single
 from testkit.queue import RELAY, RunningQueue, a_revision, relay, rule_to, running_queue
 
 ANOTHER_SERVER = "UPDATE data_history SET timeline = timeline + 1000"
-OTHER_DATA = "UPDATE data_witness SET word = word # 1"
+OTHER_DATA = "UPDATE data_witness SET last_written = last_written # 1"
 OLDER_DATA = "DELETE FROM data_witness"
 BEHIND = "SELECT setval('token_block', 1000)"
 
@@ -36,7 +36,7 @@ async def test_a_database_that_went_back_is_noticed_by_the_next_heartbeat_HIS_01
         assert await q.one("SELECT number FROM data_history") == before
         await q.sql(how)
         number = await another_history(q, before)
-        await q.until("SELECT number = %s AND followed = %s FROM data_history", number, before)
+        await q.until("SELECT number = %s AND predecessor = %s FROM data_history", number, before)
         assert await q.one("SELECT last_value > 1000000 FROM recipient_block")
 
 
@@ -259,8 +259,8 @@ async def test_a_data_folder_that_is_put_back_is_noticed_by_the_process_that_liv
             await eventually(outbound.has(1))
             copy = await asyncio.to_thread(server.copy)
             await eventually(lambda: q.queue.shards.healthy)
-            word = await q.one("SELECT word FROM data_witness")
-            await q.until("SELECT word <> %s FROM data_witness", word)
+            word = await q.one("SELECT last_written FROM data_witness")
+            await q.until("SELECT last_written <> %s FROM data_witness", word)
             before = q.queue.history.number
             await ingress.accept("lost@d.example")
             await asyncio.to_thread(server.put_back, copy)

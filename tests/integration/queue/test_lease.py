@@ -63,7 +63,7 @@ async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: s
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         ((token, attempts, left, started),) = await q.sql(
-            "SELECT token, attempts, extract(epoch FROM lease_until - now())::float8, last_attempt IS NOT NULL"
+            "SELECT token, attempts, extract(epoch FROM lease_until - now())::float8, last_attempt_started IS NOT NULL"
             " FROM recipient"
         )
         assert (token, attempts, started) == (delivery.token, 1, True)
@@ -272,7 +272,7 @@ async def test_what_a_returning_process_does_not_list_is_due_again_soon_LSE_02(d
         await eventually(lambda: again.deliveries)
         assert again.deliveries[0].message_id == delivery.message_id
         assert again.deliveries[0].token != delivery.token
-        assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(1, 1)]
+        assert await q.sql("SELECT interruptions, attempts FROM recipient") == [(1, 1)]
 
 
 async def test_delivered_under_an_old_token_is_accepted_and_revokes_the_newer_lease_LSE_03(database: str) -> None:
@@ -306,7 +306,7 @@ async def test_any_other_late_result_is_only_recorded_LSE_03(database: str) -> N
         assert [a.outcome for a in attempts] == [types_pb2.OUTCOME_INTERRUPTED, FAILED]
         outbound.finish(new)
         await q.until("SELECT count(*) = 1 FROM history")
-        assert await q.sql("SELECT outcome, cardinality(timeline) FROM history") == [(RELAYED, 2)]
+        assert await q.sql("SELECT outcome, cardinality(earlier_attempts) FROM history") == [(RELAYED, 2)]
 
 
 @pytest.mark.parametrize("outcome", [DEFERRED, FAILED])
@@ -316,7 +316,9 @@ async def test_a_late_result_is_recorded_also_when_another_owner_took_the_lease_
     async with running_queue(database) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
-        await q.sql("UPDATE recipient SET token = NULL, lease_until = NULL, held = now()")  # unknown to this process
+        await q.sql(
+            "UPDATE recipient SET token = NULL, lease_until = NULL, held_since = now()"
+        )  # unknown to this process
         outbound.finish(delivery, outcome=outcome)
         await eventually(lambda: delivery.token in outbound.committed)
         ((data,),) = await q.sql("SELECT data FROM attempt")
@@ -338,7 +340,7 @@ async def test_a_lease_that_ran_out_is_due_again_and_the_first_ten_raise_no_coun
                 await due_again(q)
             await eventually(outbound.has(count + 1))
         assert [d.attempt for d in outbound.deliveries] == [1] * 11 + [2, 3]
-        assert await q.sql("SELECT interrupted, attempts FROM recipient") == [(12, 3)]
+        assert await q.sql("SELECT interruptions, attempts FROM recipient") == [(12, 3)]
 
 
 async def test_no_lease_is_taken_back_whose_result_waits_in_memory_for_postgres_LSE_04(
@@ -365,7 +367,7 @@ async def test_no_lease_is_taken_back_whose_result_waits_in_memory_for_postgres_
         await eventually(lambda: len(q.queue.finisher.unwritten) == 4)
         await q.sql(LONG_AGO)
         await eventually(lambda: len(outbound.deliveries) == 6)  # the one without a result goes out again
-        assert await q.one("SELECT count(*) FROM recipient WHERE interrupted > 0") == 1
+        assert await q.one("SELECT count(*) FROM recipient WHERE interruptions > 0") == 1
         back.set()
         await q.until("SELECT count(*) = 4 FROM history")
         assert len(outbound.deliveries) == 6
@@ -379,8 +381,8 @@ async def test_the_clock_of_a_process_bounces_no_mail_however_it_is_set_LSE_05(
         delivery = await one_delivery(q, outbound)
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + 6 * 86_400)
-        before = await q.one("SELECT seen FROM node")
-        await q.until("SELECT seen > %s FROM node", before)
+        before = await q.one("SELECT seen FROM process")
+        await q.until("SELECT seen > %s FROM process", before)
         outbound.finish(delivery, outcome=DEFERRED)
         await q.until("SELECT count(*) = 1 FROM recipient WHERE token IS NULL AND attempts = 1")
         assert abs(q.queue.database.now() - real()) < 60
@@ -411,7 +413,7 @@ async def test_a_kick_is_granted_also_when_the_eleventh_attempt_is_cut_off_ADM_0
     async with running_queue(database) as q:
         outbound = await q.outbound()
         await one_delivery(q, outbound)
-        await q.sql("UPDATE recipient SET interrupted = 11, after_due = now(), version = version + 1")
+        await q.sql("UPDATE recipient SET interruptions = 11, due_after_attempt = now(), version = version + 1")
         await q.sql(LONG_AGO)
         await eventually(outbound.has(2))
 
@@ -421,7 +423,7 @@ async def test_mail_whose_leases_run_out_again_and_again_expires_as_all_mail_doe
         outbound = await q.outbound()
         await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
         await eventually(lambda: outbound.deliveries)
-        await q.sql("UPDATE recipient SET interrupted = 10, attempts = 5")
+        await q.sql("UPDATE recipient SET interruptions = 10, attempts = 5")
         await q.sql(LONG_AGO)  # the first that counts, and a delayed notification is due
         await q.until("SELECT count(*) = 1 FROM dsn WHERE kind = 2")
         await due_again(q)
@@ -441,7 +443,7 @@ async def test_an_attempt_that_was_not_dialled_is_undone_LSE_04_LSE_07(database:
         delivery = await one_delivery(q, outbound)
         outbound.finish(delivery, outcome=NOT_ATTEMPTED)
         await eventually(lambda: delivery.token in outbound.committed)
-        assert await q.sql("SELECT attempts, interrupted, token FROM recipient") == [(0, 0, None)]
+        assert await q.sql("SELECT attempts, interruptions, token FROM recipient") == [(0, 0, None)]
         assert await q.one("SELECT count(*) FROM attempt") == 0
         await eventually(lambda: len(outbound.deliveries) == 2)
         assert outbound.deliveries[1].attempt == 1
@@ -589,27 +591,27 @@ async def test_retries_carry_what_was_dialled_before_and_say_when_they_are_the_l
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         result = result_of(delivery, DEFERRED)
-        result.dialled.add(host="mx.away.example", ips=["192.0.2.1"])
+        result.dialled_hosts.add(host="mx.away.example", ips=["192.0.2.1"])
         outbound.send(results=[result], credit=1)
         await eventually(lambda: delivery.token in outbound.committed)
         await due_again(q)
         await eventually(lambda: len(outbound.deliveries) == 2)
         again = outbound.deliveries[1]
-        assert [(h.host, list(h.ips)) for h in again.dialled] == [("mx.away.example", ["192.0.2.1"])]
+        assert [(h.host, list(h.ips)) for h in again.dialled_hosts] == [("mx.away.example", ["192.0.2.1"])]
         assert not again.last_attempt
         result = result_of(again, DEFERRED)
-        result.dialled.add(host="mx.away.example", ips=["192.0.2.1", "192.0.2.2"])
+        result.dialled_hosts.add(host="mx.away.example", ips=["192.0.2.1", "192.0.2.2"])
         outbound.send(results=[result], credit=1)
         await eventually(lambda: again.token in outbound.committed)
         await due_again(q)
         await eventually(lambda: len(outbound.deliveries) == 3)
         again = outbound.deliveries[2]
-        assert list(again.dialled[0].ips) == ["192.0.2.1", "192.0.2.1", "192.0.2.2"]
+        assert list(again.dialled_hosts[0].ips) == ["192.0.2.1", "192.0.2.1", "192.0.2.2"]
         assert again.last_attempt
         outbound.finish(again, outcome=DEFERRED)
         await eventually(lambda: again.token in outbound.committed)
         ((state, attempts, last, timeline),) = await q.sql(
-            "SELECT state, attempts, last, timeline FROM history WHERE address = 'bob@away.example'"
+            "SELECT state, attempts, last_attempt, earlier_attempts FROM history WHERE address = 'bob@away.example'"
         )
         assert (state, attempts, len(timeline)) == (types_pb2.RECIPIENT_STATE_FAILED, 3, 2)
         assert types_pb2.Attempt.FromString(last).number == 3
@@ -761,7 +763,7 @@ async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(da
         await q.outbound(credit=0)
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
-        await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1")
+        await q.sql("UPDATE recipient SET held_since = now(), request = 2, version = version + 1")
         q.queue.worklist.administered(range(256))
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
@@ -774,7 +776,9 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
             agendas = [q.queue.worklist, other.queue.worklist]
             await eventually(lambda: [len(worklist.ownership.epochs) for worklist in agendas] == [128, 128])
             moved = min(other.queue.worklist.ownership.epochs)
-            await q.sql("UPDATE recipient SET held = now(), request = 2, version = version + 1, shard = %s", moved)
+            await q.sql(
+                "UPDATE recipient SET held_since = now(), request = 2, version = version + 1, shard = %s", moved
+            )
             q.queue.worklist.administered(range(256))
             await eventually(lambda: delivery.token in outbound.cancelled)
             outbound.finish(delivery, outcome=CANCELLED)
@@ -800,14 +804,14 @@ async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_
         outbound = await q.outbound()
         kicked = await one_delivery(q, outbound, "kick@away.example")
         held = await one_delivery(q, outbound, "hold@other.example")
-        await q.sql("UPDATE recipient SET after_due = now(), version = version + 1 WHERE address LIKE 'kick%%'")
-        await q.sql("UPDATE recipient SET held = now(), version = version + 1 WHERE address LIKE 'hold%%'")
+        await q.sql("UPDATE recipient SET due_after_attempt = now(), version = version + 1 WHERE address LIKE 'kick%%'")
+        await q.sql("UPDATE recipient SET held_since = now(), version = version + 1 WHERE address LIKE 'hold%%'")
         outbound.finish(kicked, held, outcome=DEFERRED)
         await eventually(lambda: len(outbound.deliveries) == 3)
         assert outbound.deliveries[2].recipients[0].address == "kick@away.example"
         await due_again(q)
         await asyncio.wait_for(q.queue.owner.due_sites.look(), 30)
-        assert await q.one("SELECT token IS NULL AND held IS NOT NULL FROM recipient WHERE address LIKE 'hold%%'")
+        assert await q.one("SELECT token IS NULL AND held_since IS NOT NULL FROM recipient WHERE address LIKE 'hold%%'")
 
 
 async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database: str) -> None:
@@ -821,7 +825,7 @@ async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database:
             numbers = [row[0] for row in await q.sql("SELECT id FROM recipient ORDER BY id")]
             rows = await store.live(connection, numbers)
             await q.sql("UPDATE recipient SET version = version + 1 WHERE id = %s", numbers[0])
-            await q.sql("UPDATE recipient SET held = now() WHERE id = %s", numbers[1])
+            await q.sql("UPDATE recipient SET held_since = now() WHERE id = %s", numbers[1])
             await q.sql("UPDATE recipient SET due = now() + interval '1 hour' WHERE id = %s", numbers[2])
             wanted = [(row, 9000 + n, row.site) for n, row in enumerate(rows)]
             leased, _ = await store.lease(connection, q.queue.worklist.ownership, 120.0, wanted)
@@ -842,7 +846,7 @@ async def test_a_fail_transport_refuses_without_a_dial(database: str) -> None:
     async with running_queue(database, a_revision(transports=[fail], rules=[rule_to(ref)])) as q:
         await (await q.ingress()).accept("bob@away.example", submitted=True, mail_from="alice@home.example")
         await q.until("SELECT count(*) = 1 FROM history WHERE address = 'bob@away.example'")
-        ((outcome, last),) = await q.sql("SELECT outcome, last FROM history WHERE address = 'bob@away.example'")
+        ((outcome, last),) = await q.sql("SELECT outcome, last_attempt FROM history WHERE address = 'bob@away.example'")
         attempt = types_pb2.Attempt.FromString(last)
         assert (outcome, attempt.reply.code, attempt.dialled) == (FAILED, 550, False)
         assert list(attempt.reply.lines) == ["we do not write to them"]
@@ -872,12 +876,12 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         await q.until("SELECT count(*) = 1 FROM history")
         # A late `delivered` ends another that waits after its first lease ran out.
         second = await one_delivery(q, outbound, "late@away.example")
-        await q.sql("UPDATE recipient SET held = now()")
+        await q.sql("UPDATE recipient SET held_since = now()")
         await q.sql(LONG_AGO)
         await q.until("SELECT token IS NULL FROM recipient")
         outbound.finish(second)
         await q.until("SELECT count(*) = 2 FROM history")
-        assert await q.sql("SELECT address, cardinality(timeline) FROM history ORDER BY id") == [
+        assert await q.sql("SELECT address, cardinality(earlier_attempts) FROM history ORDER BY id") == [
             ("dropped@away.example", 1),
             ("late@away.example", 1),
         ]
@@ -893,7 +897,9 @@ async def test_an_attempt_that_was_broken_off_for_another_recipient_goes_into_hi
         await eventually(lambda: len(outbound.deliveries) == 2)
         outbound.finish(outbound.deliveries[1])
         await q.until("SELECT count(*) = 2 FROM history")
-        ((attempts, timeline),) = await q.sql("SELECT attempts, timeline FROM history WHERE address LIKE 'eve%%'")
+        ((attempts, timeline),) = await q.sql(
+            "SELECT attempts, earlier_attempts FROM history WHERE address LIKE 'eve%%'"
+        )
         assert (attempts, len(timeline)) == (1, 1)
         assert types_pb2.Attempt.FromString(timeline[0]).outcome == CANCELLED
         assert await q.one("SELECT count(*) FROM attempt") == 0
@@ -930,7 +936,7 @@ async def test_a_lease_of_a_recipient_that_cannot_be_read_keeps_no_outbound_proc
         delivery = await one_delivery(q, outbound)
         await outbound.close()
     async with running_queue(database) as q:
-        await q.sql(r"UPDATE recipient SET rcpt = '\xff'")
+        await q.sql(r"UPDATE recipient SET envelope_recipient = '\xff'")
         outbound = await q.outbound("o", in_progress=[(delivery.token, [r.id for r in delivery.recipients])])
         outbound.finish(delivery, outcome=DELIVERED)
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", DELIVERED)
@@ -941,11 +947,14 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
         ingress = await q.ingress()
         await ingress.accept("bob@away.example", submitted=True, mail_from="alice@home.example")
         await ingress.accept("eve@away.example", submitted=True, mail_from="alice@home.example")
-        await q.sql(r"UPDATE recipient SET rcpt = '\xff', held = now(), request = 1 WHERE address LIKE 'bob%%'")
+        await q.sql(
+            r"UPDATE recipient SET envelope_recipient = '\xff', held_since = now(), request = 1"
+            " WHERE address LIKE 'bob%%'"
+        )
         await q.sql(
             r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
         )
-        await q.sql("UPDATE recipient SET held = now(), request = 1 WHERE address LIKE 'eve%%'")
+        await q.sql("UPDATE recipient SET held_since = now(), request = 1 WHERE address LIKE 'eve%%'")
         q.queue.worklist.administered(range(256))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
@@ -965,7 +974,7 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         again = outbound.deliveries[1]
         assert ([r.address for r in again.recipients], again.attempt) == (["eve@away.example"], 1)
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
-        assert await q.sql("SELECT address, attempts, last FROM recipient") == [("eve@away.example", 1, None)]
+        assert await q.sql("SELECT address, attempts, last_attempt FROM recipient") == [("eve@away.example", 1, None)]
         (kept,) = await q.sql("SELECT data FROM attempt")
         assert types_pb2.Attempt.FromString(kept[0]).outcome == CANCELLED
 

@@ -137,7 +137,7 @@ async def test_flags_are_set_and_mail_is_deleted_with_its_content_swept_later_FI
     assert await mailbox.mailboxes(rig.connection, "mail/alice") == [("mail/alice", "Inbox", 3, 2)]
     assert await mailbox.delete(rig.connection, [found[0].id, found[1].id, 999]) == 2
     assert len(await inbox(rig)) == 1
-    swept = {row[0] for row in await rig.rows("SELECT message_id FROM sweep")}
+    swept = {row[0] for row in await rig.rows("SELECT message_id FROM sweep_candidate")}
     assert swept == {found[0].message_id, found[1].message_id}
 
 

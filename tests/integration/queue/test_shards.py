@@ -73,7 +73,7 @@ async def test_a_process_that_stops_owns_nothing_however_long_it_takes_to_give_m
         q.queue.shards.beat, q.queue.leases.release_all = counted, slowly  # type: ignore[method-assign]
         await q.queue.stop(0.0)
         assert await q.one("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
-        assert await q.one("SELECT count(*) FROM node") == 0
+        assert await q.one("SELECT count(*) FROM process") == 0
 
 
 async def test_a_process_that_is_stopped_as_it_begins_owns_nothing_SHD_01(database: str) -> None:
@@ -93,7 +93,7 @@ async def test_a_process_that_is_stopped_as_it_begins_owns_nothing_SHD_01(databa
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     assert await sql(database, "SELECT count(*) FROM shard WHERE owner IS NOT NULL") == [(0,)]
-    assert await sql(database, "SELECT count(*) FROM node") == [(0,)]
+    assert await sql(database, "SELECT count(*) FROM process") == [(0,)]
     await queue.database.close()
 
 
@@ -453,7 +453,7 @@ async def test_a_dead_site_with_a_long_backlog_fills_no_window_SHD_03(database: 
     count = 20_000
     async with running_queue(database) as q:
         await q.sql(
-            "INSERT INTO recipient (id, message_id, shard, site, due, address, rcpt, from_domain)"
+            "INSERT INTO recipient (id, message_id, shard, site, due, address, envelope_recipient, from_domain)"
             " SELECT 1000000 + n, gen_random_uuid(), %s, 'domain:dead.example', now() + n * interval '1 millisecond',"
             " 'user' || n || '@dead.example', '', 'away.example' FROM generate_series(1, %s) n",
             shard("dead.example"),
@@ -483,7 +483,7 @@ async def test_a_dead_site_with_a_long_backlog_fills_no_window_SHD_03(database: 
 async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str) -> None:
     async with running_queue(database, look_seconds=60.0) as q:
         await q.sql(
-            "INSERT INTO recipient (id, message_id, shard, site, due, address, rcpt)"
+            "INSERT INTO recipient (id, message_id, shard, site, due, address, envelope_recipient)"
             " SELECT 1000000 + n, gen_random_uuid(), n %% 256, 'domain:d' || n %% 100,"
             " now() + interval '1 day', 'u@d', '' FROM generate_series(1, %s) n",
             20_000,
@@ -536,11 +536,11 @@ async def test_recipients_that_a_settled_site_did_not_show_yet_are_found_soon_SH
         ingress = await q.ingress()
         await ingress.accept("seen@away.example")
         await ingress.accept("unseen@away.example")
-        await q.sql("UPDATE recipient SET held = now() WHERE address LIKE 'unseen%%'")
+        await q.sql("UPDATE recipient SET held_since = now() WHERE address LIKE 'unseen%%'")
         (await q.outbound()).answer = result_of
         await q.until("SELECT count(*) = 0 FROM site_due")
         # As a transaction does that was under way all the while: it found the site's row early enough, and left it.
-        await q.sql("UPDATE recipient SET held = NULL")
+        await q.sql("UPDATE recipient SET held_since = NULL")
         await q.until("SELECT count(*) = 2 FROM history")
 
 
@@ -553,7 +553,7 @@ async def test_a_revision_that_brings_a_missing_transport_makes_what_waited_due_
         for n in range(20):
             await ingress.accept(f"user{n}@away.example")
         await q.until("SELECT count(*) = 20 FROM recipient WHERE attempts = 1 AND due > now() + interval '5 min'")
-        ((data, site),) = await q.sql("SELECT last, site FROM recipient LIMIT 1")
+        ((data, site),) = await q.sql("SELECT last_attempt, site FROM recipient LIMIT 1")
         attempt = types_pb2.Attempt.FromString(data)
         assert (attempt.reply.enhanced, site) == ("4.3.5", "missing:default/relay")
         q.configure(a_revision(transports=[relay()], rules=[rule_to(RELAY)]))
@@ -653,8 +653,10 @@ async def test_a_recipient_that_cannot_be_read_is_set_aside_and_stalls_no_other_
         ingress = await q.ingress()
         for name in ("bad", "good", "forgotten"):
             await ingress.accept(f"{name}@away.example")
-        await q.sql(r"UPDATE recipient SET rcpt = '\xff' WHERE address LIKE 'bad%%'")
-        await q.sql(r"UPDATE recipient SET dialled = '\xff', last = '\xff' WHERE address LIKE 'forgotten%%'")
+        await q.sql(r"UPDATE recipient SET envelope_recipient = '\xff' WHERE address LIKE 'bad%%'")
+        await q.sql(
+            r"UPDATE recipient SET dialled_hosts = '\xff', last_attempt = '\xff' WHERE address LIKE 'forgotten%%'"
+        )
         await ingress.accept("torn@away.example")
         await q.sql(
             r"UPDATE message SET envelope = '\xff' WHERE id = "
@@ -665,7 +667,9 @@ async def test_a_recipient_that_cannot_be_read_is_set_aside_and_stalls_no_other_
         await q.sql("UPDATE recipient SET due = now() WHERE token IS NULL")
         await q.sql("UPDATE site_due SET next_due = now()")
         await q.until("SELECT count(*) = 2 FROM history")
-        await q.until("SELECT count(*) = 2 FROM recipient WHERE held IS NOT NULL AND token IS NULL AND attempts = 0")
+        await q.until(
+            "SELECT count(*) = 2 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL AND attempts = 0"
+        )
         assert await q.sql("SELECT address, hold_reason FROM recipient ORDER BY address") == [
             ("bad@away.example", "what is stored of this recipient cannot be read"),
             ("torn@away.example", "the envelope that is stored of this message cannot be read"),
@@ -678,8 +682,8 @@ async def test_a_recipient_that_cannot_be_read_is_set_aside_at_a_resting_site_to
     async with running_queue(database) as q:
         await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
-        await q.sql(r"UPDATE recipient SET rcpt = '\xff' WHERE id = (SELECT min(id) FROM recipient)")
+        await q.sql(r"UPDATE recipient SET envelope_recipient = '\xff' WHERE id = (SELECT min(id) FROM recipient)")
         await q.sql("UPDATE recipient SET due = now()")
         await q.sql("UPDATE site_due SET next_due = now()")
-        await q.until("SELECT count(*) = 9 FROM recipient WHERE attempts = 2 AND token IS NULL AND held IS NULL")
-        await q.until("SELECT count(*) = 1 FROM recipient WHERE attempts = 1 AND held IS NOT NULL")
+        await q.until("SELECT count(*) = 9 FROM recipient WHERE attempts = 2 AND token IS NULL AND held_since IS NULL")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE attempts = 1 AND held_since IS NOT NULL")

@@ -237,11 +237,11 @@ async def test_a_role_of_the_queue_s_own_makes_and_drops_the_days_of_history_DBS
 
 
 async def test_content_goes_also_after_the_clock_of_postgres_was_ahead_for_a_while_FIN_02(sweepers: Sweepers) -> None:
-    await sweepers.rig.connection.execute("UPDATE job SET position = now() + interval '2 days'")
+    await sweepers.rig.connection.execute("UPDATE sweep_progress SET position = now() + interval '2 days'")
     await sweepers.upkeep.sweep()
     (bob,) = await sweepers.rig.accept("bob@there.example")
     await sweepers.finish(bob.id)
-    await sweepers.rig.connection.execute("UPDATE job SET position = position - interval '11 minutes'")
+    await sweepers.rig.connection.execute("UPDATE sweep_progress SET position = position - interval '11 minutes'")
     await sweepers.age("history SET finished = finished")
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 0

@@ -33,7 +33,7 @@ def test_a_permanent_failure_is_final_at_any_attempt_and_answered() -> None:
 
 
 def test_the_delayed_notification_comes_once_after_the_failed_fifth_attempt_DSN_09() -> None:
-    told = [after(BUSY, attempts=n, delayed_sent=n > 5).dsn for n in range(1, 9)]
+    told = [after(BUSY, attempts=n, delayed_dsn_decided=n > 5).dsn for n in range(1, 9)]
     assert told == [None, None, None, None, DsnKind.DELAYED, None, None, None]
     assert after(BUSY, attempts=5).will_retry_until is not None
     assert after(BUSY, attempts=5, quiet=True).dsn is None

@@ -51,10 +51,10 @@ def test_a_report_has_five_attempts() -> None:
 
 
 def test_time_on_hold_and_before_release_does_not_count_OPT_02() -> None:
-    assert expires_at(DEFAULT, accepted=100.0, paused=50.0, null_sender=False) == 150.0 + 5 * 86400
+    assert expires_at(DEFAULT, accepted=100.0, uncounted_seconds=50.0, null_sender=False) == 150.0 + 5 * 86400
     late = 5 * 86400 + 10.0
     assert is_last(DEFAULT, attempts=3, now=late, accepted=0.0)
-    assert not is_last(DEFAULT, attempts=3, now=late, accepted=0.0, paused=11.0)
+    assert not is_last(DEFAULT, attempts=3, now=late, accepted=0.0, uncounted_seconds=11.0)
 
 
 def test_will_retry_until_is_fourteen_hours_after_the_fifth_of_eight_attempts_H18() -> None:

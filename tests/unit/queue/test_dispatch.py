@@ -61,17 +61,17 @@ class Bench:
             shard=0,
             version=1,
             attempts=1,
-            interrupted=0,
+            interruptions=0,
             accepted=0.0,
-            paused=0.0,
+            uncounted_seconds=0.0,
             null_sender=False,
             sender_authentication=1,
-            delayed=False,
-            tls=0,
+            delayed_dsn_decided=False,
+            tls_requirement=0,
             address=f"user@{domain}",
             facts=self.facts(domain),
             notify=0,
-            rcpt=b"",
+            envelope_recipient=b"",
         )
         content = DeliveryContent(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
         delivery = Delivery(

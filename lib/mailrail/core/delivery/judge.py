@@ -25,13 +25,13 @@ class Standing:
     accepted: float
     attempts: int
     """Counted attempts, this one included."""
-    paused: float = 0.0
+    uncounted_seconds: float = 0.0
     """Seconds spent on hold or before a FUTURERELEASE time."""
     null_sender: bool = False
     sender_authentication: int = SenderAuthentication.YES
     """Of SenderAuthentication: who may be answered (see `dsn.due`)."""
     notify: Asked = Asked.UNSET
-    delayed_sent: bool = False
+    delayed_dsn_decided: bool = False
     quiet: bool = False
     """A report of ours: no delayed notification (reference D2)."""
     max_attempts: int | None = None
@@ -74,7 +74,7 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
         attempts=standing.attempts,
         now=now,
         accepted=standing.accepted,
-        paused=standing.paused,
+        uncounted_seconds=standing.uncounted_seconds,
         null_sender=standing.null_sender,
         max_attempts=standing.max_attempts,
     )
@@ -83,7 +83,7 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
         dsn = DsnKind.FAILED if is_due(DsnKind.FAILED) else None
         return Judgement(Outcome.FAILED, status, None, dsn, tell_postmaster=standing.null_sender)
     delayed = (
-        not standing.delayed_sent
+        not standing.delayed_dsn_decided
         and not standing.quiet
         and standing.attempts >= schedule.delayed_dsn_after
         and is_due(DsnKind.DELAYED)
@@ -95,7 +95,7 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
             attempts=standing.attempts,
             last_attempt=now,
             accepted=standing.accepted,
-            paused=standing.paused,
+            uncounted_seconds=standing.uncounted_seconds,
             null_sender=standing.null_sender,
             max_attempts=standing.max_attempts,
         )

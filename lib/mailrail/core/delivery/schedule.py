@@ -2,7 +2,7 @@
 
 Attempts fall at 0, 7.5 m, 22.5 m, 52.5 m, 1 h 52 m, 3 h 52 m, 7 h 52 m, 15 h 52 m, then every 12 h. The first failure
 after the lifetime (5 days; 1 day for a null sender) is final, as is the one that uses up `max_attempts`. Time on hold,
-or before a FUTURERELEASE time, counts for neither (OPT-02): callers give it as `paused`.
+or before a FUTURERELEASE time, counts for neither (OPT-02): callers give it as `uncounted_seconds`.
 
 All times are Unix seconds; jitter comes from the caller.
 """
@@ -31,9 +31,9 @@ def lifetime(schedule: RetrySchedule, null_sender: bool) -> int:
     return schedule.null_sender_lifetime if null_sender else schedule.lifetime
 
 
-def expires_at(schedule: RetrySchedule, *, accepted: float, paused: float, null_sender: bool) -> float:
+def expires_at(schedule: RetrySchedule, *, accepted: float, uncounted_seconds: float, null_sender: bool) -> float:
     """The time from which on a failure is final."""
-    return accepted + paused + lifetime(schedule, null_sender)
+    return accepted + uncounted_seconds + lifetime(schedule, null_sender)
 
 
 def is_last(
@@ -42,7 +42,7 @@ def is_last(
     attempts: int,
     now: float,
     accepted: float,
-    paused: float = 0.0,
+    uncounted_seconds: float = 0.0,
     null_sender: bool = False,
     max_attempts: int | None = None,
 ) -> bool:
@@ -50,7 +50,7 @@ def is_last(
     limits = [limit for limit in (schedule.max_attempts, max_attempts) if limit is not None]
     if limits and attempts >= min(limits):
         return True
-    return now >= expires_at(schedule, accepted=accepted, paused=paused, null_sender=null_sender)
+    return now >= expires_at(schedule, accepted=accepted, uncounted_seconds=uncounted_seconds, null_sender=null_sender)
 
 
 def will_retry_until(
@@ -59,7 +59,7 @@ def will_retry_until(
     attempts: int,
     last_attempt: float,
     accepted: float,
-    paused: float = 0.0,
+    uncounted_seconds: float = 0.0,
     null_sender: bool = False,
     max_attempts: int | None = None,
 ) -> float:
@@ -68,7 +68,7 @@ def will_retry_until(
     With the first eight delays and `max_attempts` 8 that is 14 h after the fifth attempt, not a round number of the
     text: the schedule itself is walked. The repeated last delay is divided out, so the walk is as long as the schedule.
     """
-    expires = expires_at(schedule, accepted=accepted, paused=paused, null_sender=null_sender)
+    expires = expires_at(schedule, accepted=accepted, uncounted_seconds=uncounted_seconds, null_sender=null_sender)
     limits = [limit for limit in (schedule.max_attempts, max_attempts) if limit is not None]
     limit = min(limits) if limits else None
     at, number = last_attempt, attempts

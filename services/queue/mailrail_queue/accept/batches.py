@@ -541,7 +541,7 @@ class GroupCommit:
                 gateway,
                 account,
                 from_domain,
-                facts.local,
+                facts.is_local,
                 key,
                 row,
             )
@@ -560,17 +560,17 @@ class GroupCommit:
                     shard=plan.shard,
                     version=1,
                     attempts=1,
-                    interrupted=0,
+                    interruptions=0,
                     accepted=accepted,
-                    paused=0.0,
+                    uncounted_seconds=0.0,
                     null_sender=from_domain == "",
                     sender_authentication=sender_authentication,
-                    delayed=False,
-                    tls=tls,
+                    delayed_dsn_decided=False,
+                    tls_requirement=tls,
                     address=address,
                     facts=facts,
                     notify=asked_of(rcpt.notify) if rcpt.notify else 0,
-                    rcpt=row,
+                    envelope_recipient=row,
                 )
                 flying.append((plan, new, recipient, recipient_fields(new.id, rcpt)))
         if not flying:
@@ -675,24 +675,26 @@ def _expanded(pending: PendingCommit) -> list[Notice]:
     for new, rcpt in zip(pending.recipients, pending.commit.recipients, strict=True):
         if rcpt.expanded and rcpt.rcpt_to not in notices:
             attempt = types_pb2.Attempt(number=0)
-            facts = RecipientFacts(domain_of(rcpt.address), new.from_domain, new.account, True, new.local, new.gateway)
+            facts = RecipientFacts(
+                domain_of(rcpt.address), new.from_domain, new.account, True, new.is_local, new.gateway
+            )
             recipient = AttemptRecipient(
                 id=new.id,
                 message_id=pending.id,
                 shard=new.shard,
                 version=1,
                 attempts=0,
-                interrupted=0,
+                interruptions=0,
                 accepted=0.0,
-                paused=0.0,
+                uncounted_seconds=0.0,
                 null_sender=new.from_domain == "",
                 sender_authentication=new.sender_authentication,
-                delayed=False,
-                tls=new.tls,
+                delayed_dsn_decided=False,
+                tls_requirement=new.tls_requirement,
                 address=rcpt.rcpt_to or rcpt.address,
                 facts=facts,
                 notify=int(Asked.SUCCESS),
-                rcpt=new.rcpt,
+                envelope_recipient=new.envelope_recipient,
             )
             notices[rcpt.rcpt_to] = Notice(recipient, _EXPANDED, attempt)
     return list(notices.values())

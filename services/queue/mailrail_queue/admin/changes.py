@@ -47,7 +47,7 @@ _WAKE_SITES: Final[LiteralString] = """UPDATE site SET backoff_until = now(), ch
 _SET_TRANSPORT: Final[LiteralString] = f"""WITH stored AS (
         UPDATE recipient r SET override_transport = %(transport)s, version = r.version + 1, site = CASE WHEN r.token IS NULL THEN x.site ELSE r.site END
         FROM unnest(%(id)s, %(site)s) AS x (id, site) WHERE r.id = x.id
-        RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held IS NULL AS waits
+        RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held_since IS NULL AS waits
     ), noted AS (
         {store.NOTE}
     )
@@ -58,7 +58,7 @@ _REQUEST: Final[
     WHERE r.id = ANY(%(id)s) AND r.token IS NOT NULL RETURNING r.id, r.shard"""
 
 _LEFT: Final[LiteralString] = (
-    "UPDATE recipient SET held = coalesce(held, now()), hold_reason = %(reason)s, version = version + 1 WHERE id = %(id)s"
+    "UPDATE recipient SET held_since = coalesce(held_since, now()), hold_reason = %(reason)s, version = version + 1 WHERE id = %(id)s"
 )
 
 
@@ -84,7 +84,7 @@ class Changing(AdminBase):
         return await self._change(
             connection,
             wanted,
-            "UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id AND r.held IS NULL",
+            "UPDATE recipient r SET held_since = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id AND r.held_since IS NULL",
             {"reason": storable(reason[:1000]) or "held by an administrator"},
         )
 
@@ -93,8 +93,8 @@ class Changing(AdminBase):
         return await self._change(
             connection,
             wanted,
-            "UPDATE recipient r SET paused = r.paused + extract(epoch FROM now() - r.held), held = NULL, hold_reason = NULL,"
-            " version = r.version + 1 FROM found f WHERE r.id = f.id AND r.held IS NOT NULL",
+            "UPDATE recipient r SET uncounted_seconds = r.uncounted_seconds + extract(epoch FROM now() - r.held_since), held_since = NULL, hold_reason = NULL,"
+            " version = r.version + 1 FROM found f WHERE r.id = f.id AND r.held_since IS NOT NULL",
             {},
         )
 
@@ -104,7 +104,7 @@ class Changing(AdminBase):
             connection,
             wanted,
             "UPDATE recipient r SET due = CASE WHEN r.token IS NULL THEN now() ELSE r.due END,"
-            " after_due = CASE WHEN r.token IS NULL THEN r.after_due ELSE now() END, version = r.version + 1 FROM found f WHERE r.id = f.id",
+            " due_after_attempt = CASE WHEN r.token IS NULL THEN r.due_after_attempt ELSE now() END, version = r.version + 1 FROM found f WHERE r.id = f.id",
             {},
             wake_sites=True,
         )
@@ -121,7 +121,7 @@ class Changing(AdminBase):
             parameters = {"seconds": seconds(request.from_now)}
         elif when == "from_scheduled":
             moment = "r.due + %(seconds)s * interval '1 second'"
-            later = "coalesce(r.after_due, now()) + %(seconds)s * interval '1 second'"
+            later = "coalesce(r.due_after_attempt, now()) + %(seconds)s * interval '1 second'"
             parameters = {"seconds": seconds(request.from_scheduled)}
         else:
             raise BadRequest("say when: at, from_now or from_scheduled")
@@ -132,7 +132,7 @@ class Changing(AdminBase):
             connection,
             request.filter,
             f"UPDATE recipient r SET due = CASE WHEN r.token IS NULL THEN {moment} ELSE r.due END,"
-            f" after_due = CASE WHEN r.token IS NULL THEN r.after_due ELSE {later} END, version = r.version + 1 FROM found f WHERE r.id = f.id",
+            f" due_after_attempt = CASE WHEN r.token IS NULL THEN r.due_after_attempt ELSE {later} END, version = r.version + 1 FROM found f WHERE r.id = f.id",
             parameters,
         )
 
@@ -143,7 +143,7 @@ class Changing(AdminBase):
         return await self._change(
             connection,
             wanted,
-            "UPDATE recipient r SET tls = %(tls)s, version = r.version + 1 FROM found f WHERE r.id = f.id",
+            "UPDATE recipient r SET tls_requirement = %(tls)s, version = r.version + 1 FROM found f WHERE r.id = f.id",
             {"tls": requirement},
         )
 
@@ -248,7 +248,7 @@ class Changing(AdminBase):
             SELECT r.id FROM recipient r WHERE r.id > %(past)s AND {where.text} ORDER BY r.id LIMIT {BATCH} FOR UPDATE
         ), stored AS (
             {update}
-            RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held IS NULL AS waits
+            RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held_since IS NULL AS waits
         ), noted AS (
             {store.NOTE}
         )

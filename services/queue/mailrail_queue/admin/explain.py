@@ -63,7 +63,7 @@ class Explaining(AdminBase):
                 facts_of(row),
                 row.attempts + 1,
                 accepted=row.queued,
-                paused=row.paused,
+                uncounted_seconds=row.uncounted_seconds,
                 due=due[0][0].timestamp() if due and due[0][1] else self._clock(),
             )
         if not request.to:
@@ -98,7 +98,7 @@ class Explaining(AdminBase):
                 reason=f"{first.domain.ref} has no account, alias or catch-all for {first.address}: refused 550 5.1.1",
             )
         now = self._clock()
-        return _Subject(facts, 1, accepted=now, paused=0.0, due=now, notes=notes, unknown=unknown)
+        return _Subject(facts, 1, accepted=now, uncounted_seconds=0.0, due=now, notes=notes, unknown=unknown)
 
     @staticmethod
     def _address(text: str) -> str:
@@ -112,7 +112,10 @@ class Explaining(AdminBase):
         router = self._router()
         schedule = router.schedule(subject.facts)
         expires = expires_at(
-            schedule, accepted=subject.accepted, paused=subject.paused, null_sender=not subject.facts.from_domain
+            schedule,
+            accepted=subject.accepted,
+            uncounted_seconds=subject.uncounted_seconds,
+            null_sender=not subject.facts.from_domain,
         )
         due, before = subject.due, None
         for number in range(attempt, attempt + EXPLAINED_ATTEMPTS):
@@ -144,7 +147,7 @@ class _Subject:
     facts: RecipientFacts
     next_attempt: int
     accepted: float
-    paused: float
+    uncounted_seconds: float
     due: float
     notes: list[str] = field(default_factory=list)
     unknown: admin_pb2.RouteDecision | None = None

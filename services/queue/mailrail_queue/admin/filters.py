@@ -63,7 +63,7 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
     parameters: dict[str, Any] = {}
     _common(wanted, "r", parts, parameters)
     if wanted.HasField("on_hold"):
-        parts.append("(r.held IS NOT NULL) = %(on_hold)s")
+        parts.append("(r.held_since IS NOT NULL) = %(on_hold)s")
         parameters["on_hold"] = wanted.on_hold
     if wanted.transport:
         parts.append("r.override_transport = %(transport)s")

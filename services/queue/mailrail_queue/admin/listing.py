@@ -29,13 +29,13 @@ from mailrail_queue.store.rows import attempt_of, envelope_of
 
 _LIVE: Final[
     LiteralString
-] = """r.id, r.message_id, r.address, m.mail_from, r.attempts, r.queued, r.due, r.last_attempt, r.held, r.hold_reason,
-    r.account, r.override_transport, r.tls, r.site, r.last, m.envelope, m.size, r.origin, r.version, r.paused, r.token IS NOT NULL, r.local,
+] = """r.id, r.message_id, r.address, m.mail_from, r.attempts, r.queued, r.due, r.last_attempt_started, r.held_since, r.hold_reason,
+    r.account, r.override_transport, r.tls_requirement, r.site, r.last_attempt, m.envelope, m.size, r.origin, r.version, r.uncounted_seconds, r.token IS NOT NULL, r.is_local,
     r.gateway, r.from_domain, r.lease_until"""
 _HISTORY: Final[
     LiteralString
-] = """h.finished, h.id, h.message_id, h.state, h.outcome, h.attempts, h.tls, h.origin, h.queued, h.size, h.address,
-    h.mail_from, h.account, h.site, h.envelope, h.last, h.timeline"""
+] = """h.finished, h.id, h.message_id, h.state, h.outcome, h.attempts, h.tls_requirement, h.origin, h.queued, h.size, h.address,
+    h.mail_from, h.account, h.site, h.envelope, h.last_attempt, h.earlier_attempts"""
 
 
 MOST_RECIPIENTS = 10_000
@@ -44,8 +44,8 @@ _OF_MESSAGE: Final[LiteralString] = """SELECT (SELECT count(*) FROM recipient WH
     + (SELECT count(*) FROM history WHERE message_id = %(id)s)"""
 _STATS: Final[
     LiteralString
-] = """SELECT count(*), count(*) FILTER (WHERE token IS NULL AND held IS NULL AND due <= now()),
-    count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE held IS NOT NULL), min(queued),
+] = """SELECT count(*), count(*) FILTER (WHERE token IS NULL AND held_since IS NULL AND due <= now()),
+    count(*) FILTER (WHERE token IS NOT NULL), count(*) FILTER (WHERE held_since IS NOT NULL), min(queued),
     (SELECT count(*) FROM message WHERE NOT barred), (SELECT coalesce(sum(size), 0)::bigint FROM message WHERE NOT barred)
     FROM recipient"""
 _ESTIMATES: Final[
@@ -64,7 +64,7 @@ _SITES: Final[LiteralString] = """WITH named AS (
     SELECT n.name,
            coalesce((SELECT sum(q.n) FROM site_due d CROSS JOIN LATERAL (
                 SELECT count(*) AS n FROM (SELECT 1 FROM recipient r WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL
-                                           AND r.held IS NULL LIMIT 100000) b) q WHERE d.site = n.name), 0)::bigint + coalesce(l.n, 0),
+                                           AND r.held_since IS NULL LIMIT 100000) b) q WHERE d.site = n.name), 0)::bigint + coalesce(l.n, 0),
            coalesce(l.n, 0)::bigint, (SELECT min(d.next_due) FROM site_due d WHERE d.site = n.name),
            CASE WHEN s.backoff_until > now() THEN s.backoff_until END, CASE WHEN s.failures > 0 THEN s.last_error END
     FROM named n LEFT JOIN leased l ON l.site = n.name LEFT JOIN site s ON s.name = n.name ORDER BY n.name"""
@@ -75,7 +75,7 @@ class Listing(AdminBase):
 
     def _live(self, row: Sequence[Any]) -> admin_pb2.Recipient:
         (identity, message_id, address, mail_from, attempts, queued, due, last_attempt, held, hold_reason, account, own, tls, site, last,
-         raw, size, origin, version, paused, leased, local, gateway, from_domain, _) = row  # fmt: skip
+         raw, size, origin, version, uncounted_seconds, leased, is_local, gateway, from_domain, _) = row  # fmt: skip
         found = admin_pb2.Recipient(
             id=identity,
             message_id=message_id.bytes,
@@ -103,13 +103,13 @@ class Listing(AdminBase):
         if own:
             found.override_transport.CopyFrom(named_pb("MailTransport", own))
         facts = RecipientFacts(
-            domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, local, gateway, own
+            domain_of(address), from_domain, account, origin != types_pb2.ORIGIN_MX, is_local, gateway, own
         )
         on_hold = self._clock() - held.timestamp() if held is not None else 0.0
         expires = expires_at(
             self._router().schedule(facts),
             accepted=queued.timestamp(),
-            paused=paused + max(0.0, on_hold),
+            uncounted_seconds=uncounted_seconds + max(0.0, on_hold),
             null_sender=from_domain == "",
         )
         found.expires.FromNanoseconds(int(expires * 1e9))

@@ -41,7 +41,7 @@ class DeliveryContent(NamedTuple):
     body: bytes | None  # None: it is fetched (LSE-06)
     size: int
     last_attempt: bool = False
-    dialled: Mapping[str, Sequence[str]] = MappingProxyType({})
+    dialled_hosts: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Host → addresses tried at earlier attempts, oldest first."""
 
 

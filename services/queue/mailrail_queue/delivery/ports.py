@@ -26,18 +26,18 @@ class AttemptRecipient:
     version: int
     attempts: int
     """Counted attempts, the running one included."""
-    interrupted: int
+    interruptions: int
     accepted: float  # Unix seconds by Postgres's clock, as all times here
-    paused: float
+    uncounted_seconds: float
     null_sender: bool
     sender_authentication: int  # mailrail.core.dsn.due.SenderAuthentication
-    delayed: bool
-    tls: int
+    delayed_dsn_decided: bool
+    tls_requirement: int
     address: str
     facts: RecipientFacts
     notify: int  # mailrail.core.dsn.due.Asked
-    rcpt: bytes  # EnvelopeRecipient
-    dialled: bytes | None = None  # DeliveryResult with only `dialled` set: of the attempts before
+    envelope_recipient: bytes  # EnvelopeRecipient
+    dialled_hosts: bytes | None = None  # DeliveryResult with only `dialled_hosts` set: of the attempts before
     request: int = 0
     request_reason: str | None = None
 

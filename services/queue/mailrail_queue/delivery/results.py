@@ -240,7 +240,10 @@ class Finisher:
         if len(message.recipients) > 1 or (message.recipients and message.done):
             for found in message.recipients:
                 part = lease_pb2.DeliveryResult(
-                    token=result.token, message_id=message.message_id, recipients=[found], dialled=message.dialled
+                    token=result.token,
+                    message_id=message.message_id,
+                    recipients=[found],
+                    dialled_hosts=message.dialled_hosts,
                 )
                 await self._write(lane, [replace(result, message=part)])
             rest = lease_pb2.DeliveryResult(token=result.token, message_id=message.message_id, done=message.done)
@@ -308,8 +311,8 @@ class Finisher:
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
         if late_ones and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
-            late = [(d.id, d.message_id, d.token, d.last) for d in work.deferrals]
-            late += [(e.id, e.message_id, e.token, e.last) for e in work.endings if e.state != store.DELIVERED]
+            late = [(d.id, d.message_id, d.token, d.last_attempt) for d in work.deferrals]
+            late += [(e.id, e.message_id, e.token, e.last_attempt) for e in work.endings if e.state != store.DELIVERED]
             work.records += [(i, m, t, data) for i, m, t, data in late if data is not None and i not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
@@ -436,7 +439,7 @@ class Finisher:
             if judgement.dsn is not None:
                 work.notices[recipient.id] = Notice(recipient, judgement, attempt, found.dsn_passed_on)
             return
-        dialled = dialled_before(recipient.dialled, result.message)
+        dialled_hosts = dialled_before(recipient.dialled_hosts, result.message)
         if outcome == types_pb2.OUTCOME_NOT_ATTEMPTED:
             work.deferrals.append(
                 Deferral(recipient.id, recipient.message_id, token, recipient.version, _NOT_DIALLED_DELAY, None)
@@ -453,7 +456,7 @@ class Finisher:
                     0.0,
                     data,
                     False,
-                    dialled,
+                    dialled_hosts,
                     cancelled=True,
                 )
             )
@@ -490,7 +493,7 @@ class Finisher:
                 judgement.retry_in,
                 attempt.SerializeToString(),
                 judgement.dsn is not None,
-                dialled,
+                dialled_hosts,
             )
         )
         if judgement.dsn is not None:
@@ -501,11 +504,11 @@ class Finisher:
         standing = Standing(
             accepted=recipient.accepted,
             attempts=recipient.attempts,
-            paused=recipient.paused,
+            uncounted_seconds=recipient.uncounted_seconds,
             null_sender=recipient.null_sender,
             sender_authentication=recipient.sender_authentication,
             notify=Asked(recipient.notify),
-            delayed_sent=recipient.delayed,
+            delayed_dsn_decided=recipient.delayed_dsn_decided,
         )
         schedule = self._router().schedule(recipient.facts)
         return judging.judge(
@@ -522,7 +525,7 @@ class Finisher:
         by now stays due, and ends when its owner finds it.
         """
         await record_interrupted(connection, rows, self._database.now())
-        worn = [row.id for row in rows if row.interrupted > judging.INTERRUPTIONS_FORGIVEN]
+        worn = [row.id for row in rows if row.interruptions > judging.INTERRUPTIONS_FORGIVEN]
         if not worn:
             return
         waits: list[tuple[int, float]] = []

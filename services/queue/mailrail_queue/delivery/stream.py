@@ -114,5 +114,5 @@ def _write_delivery(
     message.envelope.MergeFromString(content.envelope)
     for fields in content.recipients:
         message.recipients.add(**fields)
-    for host, ips in content.dialled.items():
-        message.dialled.add(host=host, ips=ips)
+    for host, ips in content.dialled_hosts.items():
+        message.dialled_hosts.add(host=host, ips=ips)

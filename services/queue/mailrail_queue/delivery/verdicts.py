@@ -26,7 +26,7 @@ def facts_of(waiting: Waiting) -> RecipientFacts:
         waiting.from_domain,
         waiting.account,
         waiting.origin in (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM),
-        waiting.local,
+        waiting.is_local,
         waiting.gateway,
         waiting.override_transport,
     )
@@ -42,25 +42,25 @@ def asked_of(keywords: Iterable[str]) -> int:
 
 def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> AttemptRecipient:
     """A stored recipient as an attempt carries it; `attempts` counts the attempt that is meant."""
-    rcpt = recipient_of(waiting.rcpt, waiting.address)
+    rcpt = recipient_of(waiting.envelope_recipient, waiting.address)
     return AttemptRecipient(
         id=waiting.id,
         message_id=waiting.message_id,
         shard=waiting.shard,
         version=waiting.version,
         attempts=waiting.attempts if attempts is None else attempts,
-        interrupted=waiting.interrupted,
+        interruptions=waiting.interruptions,
         accepted=waiting.queued,
-        paused=waiting.paused,
+        uncounted_seconds=waiting.uncounted_seconds,
         null_sender=waiting.from_domain == "",
         sender_authentication=waiting.sender_authentication,
-        delayed=waiting.delayed,
-        tls=waiting.tls,
+        delayed_dsn_decided=waiting.delayed_dsn_decided,
+        tls_requirement=waiting.tls_requirement,
         address=waiting.address,
         facts=facts_of(waiting),
         notify=asked_of(rcpt.notify),
-        rcpt=rcpt.SerializeToString(),
-        dialled=waiting.dialled,
+        envelope_recipient=rcpt.SerializeToString(),
+        dialled_hosts=waiting.dialled_hosts,
         request=waiting.request,
         request_reason=waiting.request_reason,
     )
@@ -93,13 +93,13 @@ def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
 
 def dialled_before(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
     """What was dialled until now, host by host, oldest first, for the order of addresses (reference F2)."""
-    if not result.dialled:
+    if not result.dialled_hosts:
         return None
     hosts = dialled_of(before)
-    for found in result.dialled:
+    for found in result.dialled_hosts:
         ips = [*hosts.pop(found.host, ()), *found.ips]  # to the end: hosts that are dialled no more fall off
         hosts[found.host] = ips[-_MOST_IPS:]
     kept = lease_pb2.DeliveryResult()
     for name in list(hosts)[-_MOST_HOSTS:]:
-        kept.dialled.add(host=name, ips=hosts[name])
+        kept.dialled_hosts.add(host=name, ips=hosts[name])
     return kept.SerializeToString()

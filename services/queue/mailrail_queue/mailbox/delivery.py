@@ -43,7 +43,7 @@ class MailboxDelivery:
         try:
             self.place(recipient)
         except NoSuchAccount as error:
-            rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.rcpt)
+            rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.envelope_recipient)
             if rcpt.HasField("mailbox_account") or not recipient.null_sender or not recipient.facts.ours:
                 return types_pb2.Reply(code=451, enhanced="4.3.5", lines=[str(error)])
             return types_pb2.Reply(code=550, enhanced="5.1.1", lines=[str(error)])
@@ -55,7 +55,7 @@ class MailboxDelivery:
         The account was found when the mail was accepted. Should it be gone, whoever has the address now takes it.
         """
         addresses = self.addresses()
-        rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.rcpt)
+        rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.envelope_recipient)
         if rcpt.HasField("mailbox_account"):
             account = ObjectRef("MailAccount", rcpt.mailbox_account.namespace, rcpt.mailbox_account.name)
             if account in addresses.accounts:

@@ -78,13 +78,13 @@ MAKE_MAILBOXES: Final[LiteralString] = """INSERT INTO mailbox (account, path)
 PUT: Final[
     LiteralString
 ] = """INSERT INTO mailbox_message (mailbox_id, recipient_id, message_id, flags, size, prefix, header_from, header_to,
-        subject, header_message_id, in_reply_to, refs, recipient, reverse_path, dsn, note)
+        subject, header_message_id, in_reply_to, header_references, recipient, reverse_path, dsn, note)
     SELECT b.id, NULLIF(x.recipient_id, 0), x.message_id, string_to_array(x.flags, ' '), x.size, x.prefix, x.header_from, x.header_to,
-        x.subject, x.header_message_id, x.in_reply_to, string_to_array(x.refs, ' '), x.recipient, x.reverse_path, x.dsn, x.note
+        x.subject, x.header_message_id, x.in_reply_to, string_to_array(x.header_references, ' '), x.recipient, x.reverse_path, x.dsn, x.note
     FROM unnest(%(account)s, %(path)s, %(recipient_id)s, %(message_id)s, %(flags)s, %(size)s, %(prefix)s, %(header_from)s, %(header_to)s,
                 %(subject)s, %(header_message_id)s, %(in_reply_to)s, %(refs)s, %(recipient)s, %(reverse_path)s, %(dsn)s, %(note)s)
          AS x (account, path, recipient_id, message_id, flags, size, prefix, header_from, header_to, subject, header_message_id,
-               in_reply_to, refs, recipient, reverse_path, dsn, note)
+               in_reply_to, header_references, recipient, reverse_path, dsn, note)
     JOIN mailbox b ON b.account = x.account AND b.path = x.path
     ON CONFLICT (recipient_id, message_id) DO NOTHING RETURNING id"""
 
@@ -149,7 +149,7 @@ MAILBOXES: Final[
     FROM mailbox b LEFT JOIN mailbox_message m ON m.mailbox_id = b.id
     WHERE %(account)s = '' OR b.account = %(account)s GROUP BY b.account, b.path ORDER BY b.account, b.path"""
 _SHOWN: Final = """m.id, b.account, b.path, m.received, m.flags, m.size, m.header_from, m.header_to, m.subject, m.header_message_id,
-    m.in_reply_to, m.refs, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix"""
+    m.in_reply_to, m.header_references, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix"""
 LISTED: Final[LiteralString] = f"""SELECT {_SHOWN} FROM mailbox b JOIN mailbox_message m ON m.mailbox_id = b.id
     WHERE (%(account)s = '' OR b.account = %(account)s) AND (%(path)s = '' OR b.path = %(path)s) AND m.id < %(before)s
     ORDER BY m.id DESC LIMIT %(count)s"""
@@ -163,7 +163,7 @@ SET_FLAGS: Final[LiteralString] = """UPDATE mailbox_message m SET flags = ARRAY(
 DELETE: Final[LiteralString] = """WITH gone AS (
         DELETE FROM mailbox_message WHERE id = ANY(%(id)s) RETURNING id, message_id
     ), swept AS (
-        INSERT INTO sweep (message_id) SELECT DISTINCT message_id FROM gone ORDER BY 1
+        INSERT INTO sweep_candidate (message_id) SELECT DISTINCT message_id FROM gone ORDER BY 1
         ON CONFLICT (message_id) DO UPDATE SET due = excluded.due
     ) SELECT count(*) FROM gone"""
 

@@ -73,9 +73,9 @@ class Kind(IntEnum):
 
 
 # One notification of a kind a recipient (FIN-01). Rows that exist stay, and their recipients are not told again.
-CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about, message_id)
+CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about_message_id, dsn_message_id)
     SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
-    ON CONFLICT (recipient_id, kind, about) DO NOTHING RETURNING recipient_id, kind"""
+    ON CONFLICT (recipient_id, kind, about_message_id) DO NOTHING RETURNING recipient_id, kind"""
 IDS: Final[LiteralString] = "SELECT next_recipient_block()"
 ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
     SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
@@ -304,7 +304,7 @@ class Notifier:
         # An administrator may have changed the requirement since; once required, the sender's mail stays protected (RTLS-20).
         protected = types_pb2.TLS_REQUIREMENT_REQUIRED in (
             envelope.tls_requirement,
-            *(n.recipient.tls for n in group.notices),
+            *(n.recipient.tls_requirement for n in group.notices),
         )
         content = None
         if returns_full(
@@ -396,16 +396,18 @@ class Notifier:
             token=0,
             release=0.0,
             hold_reason=hold.reason if hold is not None else None,
-            tls=types_pb2.TLS_REQUIREMENT_REQUIRED if dsn.tls_required else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+            tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED
+            if dsn.tls_required
+            else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
             origin=types_pb2.ORIGIN_SYSTEM,
             sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,
             address=found.address,
             gateway=facts.gateway,
             account=account,
             from_domain="",
-            local=found.domain is not None,
+            is_local=found.domain is not None,
             header_key=header_key(dsn.message_id),
-            rcpt=rcpt.SerializeToString(),
+            envelope_recipient=rcpt.SerializeToString(),
         )
 
     async def _chunked(self, connection: Connection, message: NewMessage, content: bytes) -> None:
@@ -428,7 +430,7 @@ def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
 
 
 def _report(notice: Notice, *, lost: bool = False) -> DsnRecipient:
-    rcpt = types_pb2.EnvelopeRecipient.FromString(notice.recipient.rcpt)
+    rcpt = types_pb2.EnvelopeRecipient.FromString(notice.recipient.envelope_recipient)
     attempt, judgement = notice.attempt, notice.judgement
     assert judgement.dsn is not None
     reply = reply_of(attempt)

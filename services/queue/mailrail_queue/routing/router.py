@@ -47,7 +47,7 @@ class RecipientFacts(NamedTuple):
     from_domain: str
     account: str | None
     ours: bool  # submitted with authentication, or made by us
-    local: bool
+    is_local: bool
     gateway: str | None
     override_transport: str | None = None
 
@@ -156,7 +156,7 @@ class Router:
             sender_domain=facts.from_domain,
             account=reference(ACCOUNT, facts.account) if facts.account else None,
             ours=facts.ours,
-            local=facts.local,
+            local=facts.is_local,
             transport=reference(TRANSPORT, facts.override_transport) if facts.override_transport else None,
             gateway=reference(GATEWAY, facts.gateway) if facts.gateway else None,
         )
@@ -204,7 +204,7 @@ class Router:
 
     def schedule(self, facts: RecipientFacts) -> RetrySchedule:
         """The retry schedule: of our domain that receives, else of our domain that sends, else of the gateway."""
-        names = ((facts.domain,) if facts.local else ()) + ((facts.from_domain,) if facts.ours else ())
+        names = ((facts.domain,) if facts.is_local else ()) + ((facts.from_domain,) if facts.ours else ())
         for name in names:
             domain = self.table.by_name.get(name)
             if domain is not None and domain.retry is not None:

@@ -68,7 +68,7 @@ class Backoff:
 
         One that an administrator wants failed or dropped need not be read for that, and stays.
         """
-        damaged = [row for row in rows if not row.request and not is_recipient(row.rcpt)]
+        damaged = [row for row in rows if not row.request and not is_recipient(row.envelope_recipient)]
         if not damaged:
             return rows
         await self.set_aside(connection, [(row, 0) for row in damaged], RECIPIENT_UNREADABLE)
@@ -114,7 +114,7 @@ class Backoff:
 
         Nobody judges an attempt that has no result: mail that kills whatever takes it would come back for ever.
         """
-        worn = [row for row in rows if row.interrupted > INTERRUPTIONS_FORGIVEN]
+        worn = [row for row in rows if row.interruptions > INTERRUPTIONS_FORGIVEN]
         if not worn:
             return set()
         async with self._lane.use() as connection:

@@ -255,7 +255,7 @@ class Scheduler:
             elif plan.key != row.site:
                 moved.append((row, plan.key))
             else:
-                group = (row.message_id, plan.grouping, plan.template.domain, row.tls, row.attempts)
+                group = (row.message_id, plan.grouping, plan.template.domain, row.tls_requirement, row.attempts)
                 groups.setdefault(group, (plan, []))[1].append(row)
         left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
@@ -366,14 +366,14 @@ class Scheduler:
         first = members[0]
         attempt = first.attempts + 1
         envelope = types_pb2.Envelope.FromString(stored.envelope)
-        envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls)
+        envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls_requirement)
         schedule = router.schedule(facts_of(first))
         last = is_last(
             schedule,
             attempts=attempt,
             now=moment,
             accepted=first.queued,
-            paused=first.paused,
+            uncounted_seconds=first.uncounted_seconds,
             null_sender=first.from_domain == "",
         )
         recipients: list[AttemptRecipient] = []
@@ -382,8 +382,8 @@ class Scheduler:
         for row in members:
             recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
             recipients.append(recipient)
-            handed.append(recipient_fields(row.id, types_pb2.EnvelopeRecipient.FromString(row.rcpt)))
-            for host, ips in dialled_of(row.dialled).items():
+            handed.append(recipient_fields(row.id, types_pb2.EnvelopeRecipient.FromString(row.envelope_recipient)))
+            for host, ips in dialled_of(row.dialled_hosts).items():
                 if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
                     hosts[host] = ips
         content = DeliveryContent(

@@ -102,16 +102,16 @@ class NewRecipient:
     token: int  # 0: stored due
     release: float  # Unix seconds before which nothing is tried; 0: none
     hold_reason: str | None  # set: on hold
-    tls: int
+    tls_requirement: int
     origin: int
     sender_authentication: int
     address: str
     gateway: str | None
     account: str | None
     from_domain: str
-    local: bool
+    is_local: bool
     header_key: int  # mailrail.core.ids; 0: none
-    rcpt: bytes
+    envelope_recipient: bytes
 
 
 # The group commit: messages and their recipients, in one statement (ACC-02, SHD-02). An id that exists (or is barred, ACC-04) is left alone
@@ -128,25 +128,25 @@ STORE: Final = Statement(
     WHERE (%(holds)s < 0 OR (SELECT version FROM hold_version) = %(holds)s) AND x.until > extract(epoch FROM clock_timestamp())::float8
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), {OWN}, stored AS (
-    INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held, hold_reason, attempts, last_attempt,
-                           tls, origin, sender_authentication, paused, address, gateway, account, from_domain, local,
-                           header_key, rcpt)
+    INSERT INTO recipient (id, message_id, shard, site, due, token, lease_until, held_since, hold_reason, attempts, last_attempt_started,
+                           tls_requirement, origin, sender_authentication, uncounted_seconds, address, gateway, account, from_domain, is_local,
+                           header_key, envelope_recipient)
     SELECT x.id, x.message_id, x.shard, x.site, GREATEST(now(), to_timestamp(x.release)),
            CASE WHEN own.number IS NOT NULL THEN x.token END,
            CASE WHEN own.number IS NOT NULL THEN now() + %(lease)s * interval '1 second' END,
            CASE WHEN x.hold_reason IS NOT NULL THEN now() END, x.hold_reason,
            CASE WHEN own.number IS NOT NULL THEN 1 ELSE 0 END,
            CASE WHEN own.number IS NOT NULL THEN now() END,
-           x.tls, x.origin, x.sender_authentication, GREATEST(0, x.release - extract(epoch FROM now())),
-           x.address, x.gateway, x.account, x.from_domain, x.local, NULLIF(x.header_key, 0), x.rcpt
-    FROM unnest(%(r_id)s, %(r_message)s, %(r_shard)s, %(r_site)s, %(r_token)s, %(r_release)s, %(r_hold)s, %(r_tls)s, %(r_origin)s,
-                %(r_sender_authentication)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_local)s,
-                %(r_header_key)s, %(r_rcpt)s)
-         AS x (id, message_id, shard, site, token, release, hold_reason, tls, origin, sender_authentication, address, gateway, account,
-               from_domain, local, header_key, rcpt)
+           x.tls_requirement, x.origin, x.sender_authentication, GREATEST(0, x.release - extract(epoch FROM now())),
+           x.address, x.gateway, x.account, x.from_domain, x.is_local, NULLIF(x.header_key, 0), x.envelope_recipient
+    FROM unnest(%(r_id)s, %(r_message)s, %(r_shard)s, %(r_site)s, %(r_token)s, %(r_release)s, %(r_hold)s, %(r_tls_requirement)s, %(r_origin)s,
+                %(r_sender_authentication)s, %(r_address)s, %(r_gateway)s, %(r_account)s, %(r_from)s, %(r_is_local)s,
+                %(r_header_key)s, %(r_envelope_recipient)s)
+         AS x (id, message_id, shard, site, token, release, hold_reason, tls_requirement, origin, sender_authentication, address, gateway, account,
+               from_domain, is_local, header_key, envelope_recipient)
     JOIN stored_message m ON m.id = x.message_id
     LEFT JOIN own ON x.token <> 0 AND own.number = x.shard
-    RETURNING shard, site, due, token IS NULL AND held IS NULL AS waits
+    RETURNING shard, site, due, token IS NULL AND held_since IS NULL AS waits
 ), noted AS (
     {NOTE}
 )
@@ -199,16 +199,16 @@ async def store(
             "r_token": c.bigints([r.token for r in recipients]),
             "r_release": c.floats([r.release for r in recipients]),
             "r_hold": c.texts([r.hold_reason for r in recipients]),
-            "r_tls": c.smallints([r.tls for r in recipients]),
+            "r_tls_requirement": c.smallints([r.tls_requirement for r in recipients]),
             "r_origin": c.smallints([r.origin for r in recipients]),
             "r_sender_authentication": c.smallints([r.sender_authentication for r in recipients]),
             "r_address": c.names([r.address for r in recipients]),
             "r_gateway": c.names([r.gateway for r in recipients]),
             "r_account": c.names([r.account for r in recipients]),
             "r_from": c.names([r.from_domain for r in recipients]),
-            "r_local": c.booleans([r.local for r in recipients]),
+            "r_is_local": c.booleans([r.is_local for r in recipients]),
             "r_header_key": c.bigints([r.header_key for r in recipients]),
-            "r_rcpt": c.octets([r.rcpt for r in recipients]),
+            "r_envelope_recipient": c.octets([r.envelope_recipient for r in recipients]),
             "lease": c.number(lease),
             "holds": c.number(holds),
             "owner": c.word(ownership.owner),
@@ -371,21 +371,21 @@ class Waiting:
     site: str
     version: int
     attempts: int
-    interrupted: int
-    tls: int
+    interruptions: int
+    tls_requirement: int
     origin: int
     sender_authentication: int
     queued: float  # Unix seconds, as all times here
-    paused: float
-    delayed: bool
+    uncounted_seconds: float
+    delayed_dsn_decided: bool
     address: str
     gateway: str | None
     account: str | None
     from_domain: str
-    local: bool
+    is_local: bool
     override_transport: str | None
-    rcpt: bytes
-    dialled: bytes | None
+    envelope_recipient: bytes
+    dialled_hosts: bytes | None
     token: int | None
     remaining: float  # seconds of the lease; 0 when there is none
     request: int
@@ -393,10 +393,10 @@ class Waiting:
     started: float  # of the newest attempt; 0 before the first
 
 
-WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interrupted, r.tls, r.origin, r.sender_authentication,
-    extract(epoch FROM r.queued)::float8, r.paused, r.delayed, r.address, r.gateway, r.account, r.from_domain, r.local,
-    r.override_transport, r.rcpt, r.dialled, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
-    r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt), 0)::float8"""
+WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interruptions, r.tls_requirement, r.origin, r.sender_authentication,
+    extract(epoch FROM r.queued)::float8, r.uncounted_seconds, r.delayed_dsn_decided, r.address, r.gateway, r.account, r.from_domain, r.is_local,
+    r.override_transport, r.envelope_recipient, r.dialled_hosts, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
+    r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt_started), 0)::float8"""
 
 
 def waiting(row: Row) -> Waiting:
@@ -407,7 +407,7 @@ def waiting(row: Row) -> Waiting:
 FETCH_DUE: Final[LiteralString] = f"""SELECT {WAITING}
     FROM unnest(%(shard)s, %(site)s, %(count)s) AS w (shard, site, count)
     CROSS JOIN LATERAL (
-        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL AND t.due <= now()
+        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held_since IS NULL AND t.due <= now()
         ORDER BY t.due LIMIT w.count
     ) r"""
 
@@ -467,9 +467,9 @@ async def requested_leased(connection: Connection, past: int) -> list[tuple[int,
 # The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).
 LEASE: Final[LiteralString] = f"""WITH {OWN}
     UPDATE recipient r SET token = x.token, lease_until = now() + %(lease)s * interval '1 second', attempts = r.attempts + 1,
-        last_attempt = now(), site = x.site
+        last_attempt_started = now(), site = x.site
     FROM unnest(%(id)s, %(version)s, %(token)s, %(site)s) AS x (id, version, token, site)
-    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
+    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL AND r.request = 0 AND r.due <= now()
       AND r.shard IN (SELECT number FROM own)
     RETURNING r.id, extract(epoch FROM now())::float8"""
 
@@ -537,9 +537,9 @@ async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes
 
 # All that is left of a message is on hold, which for one that is leased means: when its attempt ends.
 SET_MESSAGE_ASIDE: Final[LiteralString] = """WITH found AS (
-        SELECT id FROM recipient WHERE message_id = %(id)s AND held IS NULL ORDER BY id FOR UPDATE
+        SELECT id FROM recipient WHERE message_id = %(id)s AND held_since IS NULL ORDER BY id FOR UPDATE
     )
-    UPDATE recipient r SET held = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id
+    UPDATE recipient r SET held_since = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id
     RETURNING r.id"""
 
 
@@ -578,38 +578,38 @@ class Ending:
     version: int
     state: int  # RecipientState
     outcome: int
-    last: bytes | None  # Attempt
+    last_attempt: bytes | None  # Attempt
     counted: int = 0
     """1 when this was an attempt without a lease (SHD-05), to be counted."""
 
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
-# (FIN-01, LSE-03). History takes what it shows (FIN-03). Most mail ends within its first attempt and has no earlier ones (`recorded`).
+# (FIN-01, LSE-03). History takes what it shows (FIN-03). Most mail ends within its first attempt and has no earlier ones (`has_attempts`).
 # What fails while a drop is asked for is dropped (ADM-02).
 FINISH: Final = Statement(
     "finish",
     f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last)s, %(counted)s)
-        AS x (id, message_id, token, version, state, outcome, last, counted)
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(version)s, %(state)s, %(outcome)s, %(last_attempt)s, %(counted)s)
+        AS x (id, message_id, token, version, state, outcome, last_attempt, counted)
 ), gone AS (
     DELETE FROM recipient r USING x
     WHERE r.id = x.id AND r.message_id = x.message_id
       AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
-    RETURNING r.id, r.message_id, r.attempts, r.interrupted, r.tls, r.origin, r.queued, r.address, r.account, r.site, r.header_key, r.rcpt,
+    RETURNING r.id, r.message_id, r.attempts, r.interruptions, r.tls_requirement, r.origin, r.queued, r.address, r.account, r.site, r.header_key, r.envelope_recipient,
               CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
-              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last, x.counted, r.recorded
+              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last_attempt, x.counted, r.has_attempts
 ), forgotten AS (
-    DELETE FROM attempt a USING gone g WHERE g.recorded AND a.recipient_id = g.id
+    DELETE FROM attempt a USING gone g WHERE g.has_attempts AND a.recipient_id = g.id
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
-    SELECT g.outcome, g.id, g.message_id, coalesce(g.last, '') FROM gone g WHERE {_HEARD}
+    SELECT g.outcome, g.id, g.message_id, coalesce(g.last_attempt, '') FROM gone g WHERE {_HEARD}
 )
-INSERT INTO history (id, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, header_key,
-                     envelope, rcpt, last, timeline)
-SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls, g.origin, g.queued, coalesce(m.size, 0), g.address,
-       coalesce(m.mail_from, ''), g.account, g.site, g.header_key, coalesce(m.envelope, ''), g.rcpt, g.last,
-       CASE WHEN g.recorded
+INSERT INTO history (id, message_id, state, outcome, attempts, tls_requirement, origin, queued, size, address, mail_from, account, site, header_key,
+                     envelope, envelope_recipient, last_attempt, earlier_attempts)
+SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls_requirement, g.origin, g.queued, coalesce(m.size, 0), g.address,
+       coalesce(m.mail_from, ''), g.account, g.site, g.header_key, coalesce(m.envelope, ''), g.envelope_recipient, g.last_attempt,
+       CASE WHEN g.has_attempts
             THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
 RETURNING id, state""",
@@ -633,7 +633,7 @@ async def finish_as(connection: Connection, finals: Sequence[Ending]) -> dict[in
             "version": c.bigints([f.version for f in finals]),
             "state": c.smallints([f.state for f in finals]),
             "outcome": c.smallints([f.outcome for f in finals]),
-            "last": c.octets([f.last for f in finals]),
+            "last_attempt": c.octets([f.last_attempt for f in finals]),
             "counted": c.smallints([f.counted for f in finals]),
         },
     )
@@ -659,9 +659,9 @@ class Deferral:
     token: int  # of the lease; 0: it is not leased and `version` must fit (SHD-05: an attempt without a dial)
     version: int
     retry_in: float  # seconds
-    last: bytes | None  # Attempt; None: the attempt is undone, it was not dialled (LSE-04)
-    delayed: bool = False
-    dialled: bytes | None = None
+    last_attempt: bytes | None  # Attempt; None: the attempt is undone, it was not dialled (LSE-04)
+    delayed_dsn_decided: bool = False
+    dialled_hosts: bytes | None = None
     shard: int = 0
     cancelled: bool = False
     """The delivery was aborted for the sake of those that an administrator asked for; of the others it is undone."""
@@ -670,21 +670,21 @@ class Deferral:
 # Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02). Who only shared a
 # delivery with somebody that was cancelled keeps a record of it, and nothing else (LSE-04).
 DEFER: Final[LiteralString] = f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(retry)s, %(last)s, %(delayed)s, %(dialled)s, %(cancelled)s)
-        AS x (id, message_id, token, retry, last, delayed, dialled, cancelled)
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s, %(dialled_hosts)s, %(cancelled)s)
+        AS x (id, message_id, token, retry, last_attempt, delayed_dsn_decided, dialled_hosts, cancelled)
 ), stored AS (
-    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now() + x.retry * interval '1 second'),
-        after_due = NULL, last = CASE WHEN x.cancelled AND r.request = 0 THEN r.last ELSE coalesce(x.last, r.last) END,
-        delayed = r.delayed OR x.delayed, recorded = r.recorded OR x.last IS NOT NULL, dialled = coalesce(x.dialled, r.dialled),
-        attempts = CASE WHEN x.last IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now() + x.retry * interval '1 second'),
+        due_after_attempt = NULL, last_attempt = CASE WHEN x.cancelled AND r.request = 0 THEN r.last_attempt ELSE coalesce(x.last_attempt, r.last_attempt) END,
+        delayed_dsn_decided = r.delayed_dsn_decided OR x.delayed_dsn_decided, has_attempts = r.has_attempts OR x.last_attempt IS NOT NULL, dialled_hosts = coalesce(x.dialled_hosts, r.dialled_hosts),
+        attempts = CASE WHEN x.last_attempt IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
     FROM x WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
-    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held IS NULL AS waits, r.request, x.token, x.last,
-              x.last IS NULL OR (x.cancelled AND r.request = 0) AS undone
+    RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.request, x.token, x.last_attempt,
+              x.last_attempt IS NULL OR (x.cancelled AND r.request = 0) AS undone
 ), recorded AS (
-    INSERT INTO attempt (recipient_id, token, data) SELECT id, token, last FROM stored WHERE last IS NOT NULL
+    INSERT INTO attempt (recipient_id, token, data) SELECT id, token, last_attempt FROM stored WHERE last_attempt IS NOT NULL
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
-    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE NOT undone AND {_HEARD}
+    SELECT {_DEFERRED}, id, message_id, last_attempt FROM stored WHERE NOT undone AND {_HEARD}
 ), noted AS (
     {NOTE}
 )
@@ -692,18 +692,18 @@ SELECT id, shard, request FROM stored"""
 
 # A counted attempt without a dial (SHD-05; design 4, Attempt): its site is in backoff, or its transport is missing.
 BACK_OFF: Final[LiteralString] = f"""WITH {OWN}, x AS (
-    SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last)s, %(delayed)s) AS x (id, version, retry, last, delayed)
+    SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s) AS x (id, version, retry, last_attempt, delayed_dsn_decided)
 ), stored AS (
-    UPDATE recipient r SET due = now() + x.retry * interval '1 second', last = x.last, delayed = r.delayed OR x.delayed,
-        attempts = r.attempts + 1, last_attempt = now(), recorded = true
-    FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held IS NULL AND r.request = 0 AND r.due <= now()
+    UPDATE recipient r SET due = now() + x.retry * interval '1 second', last_attempt = x.last_attempt, delayed_dsn_decided = r.delayed_dsn_decided OR x.delayed_dsn_decided,
+        attempts = r.attempts + 1, last_attempt_started = now(), has_attempts = true
+    FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL AND r.request = 0 AND r.due <= now()
       AND r.shard IN (SELECT number FROM own)
-    RETURNING r.id, r.message_id, x.last
+    RETURNING r.id, r.message_id, x.last_attempt
 ), recorded AS (
-    INSERT INTO attempt (recipient_id, data) SELECT id, last FROM stored
+    INSERT INTO attempt (recipient_id, data) SELECT id, last_attempt FROM stored
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
-    SELECT {_DEFERRED}, id, message_id, last FROM stored WHERE {_HEARD}
+    SELECT {_DEFERRED}, id, message_id, last_attempt FROM stored WHERE {_HEARD}
 )
 SELECT id FROM stored"""
 
@@ -718,9 +718,9 @@ async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[t
             "message_id": c.uuids([d.message_id for d in deferrals]),
             "token": c.bigints([d.token for d in deferrals]),
             "retry": c.floats([d.retry_in for d in deferrals]),
-            "last": c.octets([d.last for d in deferrals]),
-            "delayed": c.booleans([d.delayed for d in deferrals]),
-            "dialled": c.octets([d.dialled for d in deferrals]),
+            "last_attempt": c.octets([d.last_attempt for d in deferrals]),
+            "delayed_dsn_decided": c.booleans([d.delayed_dsn_decided for d in deferrals]),
+            "dialled_hosts": c.octets([d.dialled_hosts for d in deferrals]),
             "cancelled": c.booleans([d.cancelled for d in deferrals]),
         },
     )
@@ -736,8 +736,8 @@ async def back_off(connection: Connection, ownership: Ownership, deferrals: Sequ
             "id": c.bigints([d.id for d in deferrals]),
             "version": c.bigints([d.version for d in deferrals]),
             "retry": c.floats([d.retry_in for d in deferrals]),
-            "last": c.octets([d.last for d in deferrals]),
-            "delayed": c.booleans([d.delayed for d in deferrals]),
+            "last_attempt": c.octets([d.last_attempt for d in deferrals]),
+            "delayed_dsn_decided": c.booleans([d.delayed_dsn_decided for d in deferrals]),
             **ownership.parameters(d.shard for d in deferrals),
         },
     )
@@ -751,14 +751,14 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
       AND id NOT IN (SELECT unnest(%(answered)s))
     ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), {OWN}, stored AS (
-    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
-        interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now()), due_after_attempt = NULL,
+        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < 10 THEN 1 ELSE 0 END
     FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
-    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted, r.message_id
+    RETURNING r.id, f.token, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.attempts, r.last_attempt_started, r.request, r.interruptions, r.message_id
 ), noted AS (
     {NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted, message_id FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt_started, now()))::float8, request, shard, interruptions, message_id FROM stored"""
 NOW: Final[LiteralString] = "SELECT extract(epoch FROM now())::float8"
 # Postgres's clock was set: leases of before last as long as they did. Forward, those that can only be of before; back, no lease lasts
 # longer than a fresh one.
@@ -787,15 +787,15 @@ FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, 
     ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED"""
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
-    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.after_due, now()), after_due = NULL,
-        interrupted = r.interrupted + 1, attempts = r.attempts - CASE WHEN r.interrupted < 10 THEN 1 ELSE 0 END
+    UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now()), due_after_attempt = NULL,
+        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < 10 THEN 1 ELSE 0 END
     FROM unnest(%(id)s, %(message_id)s, %(token)s) AS x (id, message_id, token)
     WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
-    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held IS NULL AS waits, r.attempts, r.last_attempt, r.request, r.interrupted, r.message_id
+    RETURNING r.id, x.token, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.attempts, r.last_attempt_started, r.request, r.interruptions, r.message_id
 ), noted AS (
     {NOTE}
 )
-SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt, now()))::float8, request, shard, interrupted, message_id FROM stored"""
+SELECT id, token, attempts, extract(epoch FROM coalesce(last_attempt_started, now()))::float8, request, shard, interruptions, message_id FROM stored"""
 # Of those that were taken back in this very transaction: not now, but later (unless an administrator said when).
 PUT_OFF: Final[LiteralString] = """UPDATE recipient r SET due = now() + x.seconds * interval '1 second'
     FROM unnest(%(id)s, %(seconds)s) AS x (id, seconds) WHERE r.id = x.id AND r.token IS NULL AND r.due = now()"""
@@ -820,13 +820,13 @@ class Aside:
 
 # On hold, out of the way of all other mail, with the reason. Under its token `undo` takes back an attempt that never began.
 SET_ASIDE: Final[LiteralString] = f"""WITH {OWN}
-    UPDATE recipient r SET held = coalesce(r.held, now()), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
-        due = coalesce(r.after_due, r.due), after_due = NULL,
+    UPDATE recipient r SET held_since = coalesce(r.held_since, now()), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
+        due = coalesce(r.due_after_attempt, r.due), due_after_attempt = NULL,
         attempts = r.attempts - CASE WHEN r.token IS NULL OR NOT %(undo)s THEN 0 ELSE 1 END,
         request = CASE WHEN %(withdraw)s THEN 0 ELSE r.request END
     FROM unnest(%(id)s, %(version)s, %(token)s) AS x (id, version, token)
     WHERE r.id = x.id
-      AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND (r.held IS NULL OR %(withdraw)s) AND r.version = x.version
+      AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND (r.held_since IS NULL OR %(withdraw)s) AND r.version = x.version
                                  AND r.shard IN (SELECT number FROM own)))
     RETURNING r.id"""
 
@@ -857,7 +857,7 @@ Record = tuple[int, bytes, int, bytes]
 RECORD: Final[LiteralString] = """WITH x AS (
     SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(data)s) AS x (id, message_id, token, data)
 ), stored AS (
-    UPDATE recipient r SET recorded = true FROM x WHERE r.id = x.id AND r.message_id = x.message_id RETURNING r.id
+    UPDATE recipient r SET has_attempts = true FROM x WHERE r.id = x.id AND r.message_id = x.message_id RETURNING r.id
 )
 INSERT INTO attempt (recipient_id, token, data) SELECT x.id, NULLIF(x.token, 0), x.data FROM x JOIN stored s ON s.id = x.id
 WHERE NOT EXISTS (SELECT FROM attempt a WHERE a.recipient_id = x.id AND a.token = x.token)"""
@@ -873,7 +873,7 @@ class Expired:
     started: float
     request: int
     shard: int
-    interrupted: int
+    interruptions: int
     message_id: bytes
 
 

@@ -63,6 +63,6 @@ def dialled_of(data: bytes | None) -> dict[str, list[str]]:
     if not data:
         return {}
     try:
-        return {h.host: list(h.ips) for h in lease_pb2.DeliveryResult.FromString(data).dialled}
+        return {h.host: list(h.ips) for h in lease_pb2.DeliveryResult.FromString(data).dialled_hosts}
     except DecodeError:
         return {}

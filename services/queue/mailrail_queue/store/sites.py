@@ -49,7 +49,7 @@ async def due_sites(
 # stored more may have looked at this row before it was moved, and may not be visible yet.
 SETTLE: Final[LiteralString] = f"""WITH {OWN}, x AS (
     SELECT w.shard, w.site, w.again, (
-        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
+        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held_since IS NULL
         ORDER BY t.due LIMIT 1
     ) AS due
     FROM unnest(%(shard)s, %(site)s, %(again)s) AS w (shard, site, again) JOIN own ON own.number = w.shard
@@ -81,11 +81,11 @@ async def settle(
 # The slow round: every site of a shard with its earliest due time, by a loose walk of recipient_due (one step a site, not a row),
 # against what site_due says.
 VERIFY: Final[LiteralString] = f"""WITH RECURSIVE w AS (
-    (SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL
+    (SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held_since IS NULL
      ORDER BY t.site, t.due LIMIT 1)
     UNION ALL
     SELECT n.site, n.due FROM w CROSS JOIN LATERAL (
-        SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held IS NULL AND t.site > w.site
+        SELECT t.site, t.due FROM recipient t WHERE t.shard = %(number)s AND t.token IS NULL AND t.held_since IS NULL AND t.site > w.site
         ORDER BY t.site, t.due LIMIT 1) n
 ), stored AS (SELECT %(number)s::smallint AS shard, site, due, true AS waits FROM w)
 {NOTE} RETURNING shard"""
@@ -100,7 +100,7 @@ async def verify(connection: Connection, number: int) -> int:
 # that has moved since.
 LOOK_BACK: Final[LiteralString] = f"""WITH stored AS (
     SELECT w.shard, w.site, t.due, true AS waits FROM unnest(%(shard)s, %(site)s) AS w (shard, site) CROSS JOIN LATERAL (
-        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held IS NULL
+        SELECT t.due FROM recipient t WHERE t.shard = w.shard AND t.site = w.site AND t.token IS NULL AND t.held_since IS NULL
         ORDER BY t.due LIMIT 1) t
 )
 {NOTE} RETURNING shard, site"""
@@ -120,7 +120,7 @@ async def look_back(connection: Connection, looked: Sequence[tuple[int, str]]) -
 RE_KEY: Final[LiteralString] = f"""WITH {OWN}, stored AS (
     UPDATE recipient r SET site = x.site FROM unnest(%(id)s, %(version)s, %(site)s) AS x (id, version, site)
     WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.shard IN (SELECT number FROM own)
-    RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
+    RETURNING r.shard, r.site, r.due, r.held_since IS NULL AS waits
 ), noted AS (
     {NOTE}
 )
@@ -147,11 +147,11 @@ async def re_key(
 # Recipients of a site are due now, a bounded batch of them (ADM-03: what they waited for is there).
 WAKE_SITE: Final[LiteralString] = f"""WITH {OWN}, found AS (
     SELECT f.id FROM own CROSS JOIN LATERAL (
-        SELECT t.id FROM recipient t WHERE t.shard = own.number AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
+        SELECT t.id FROM recipient t WHERE t.shard = own.number AND t.site = %(site)s AND t.token IS NULL AND t.held_since IS NULL
           AND t.due > now() ORDER BY t.due LIMIT 500
     ) f LIMIT 500
 ), stored AS (
-    UPDATE recipient r SET due = now() FROM found f WHERE r.id = f.id AND r.token IS NULL RETURNING r.shard, r.site, r.due, r.held IS NULL AS waits
+    UPDATE recipient r SET due = now() FROM found f WHERE r.id = f.id AND r.token IS NULL RETURNING r.shard, r.site, r.due, r.held_since IS NULL AS waits
 ), noted AS ({NOTE})
 SELECT DISTINCT shard FROM stored"""
 # Which sites wait for something that is missing? A step a site, as in VERIFY.
@@ -162,7 +162,7 @@ MISSING_SITES: Final[LiteralString] = (
 
 # Some of the recipients of a site, whenever they are due: two a shard.
 SAMPLE: Final[LiteralString] = f"""SELECT {WAITING} FROM unnest(%(shard)s) AS w (shard) CROSS JOIN LATERAL (
-        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = %(site)s AND t.token IS NULL AND t.held IS NULL
+        SELECT * FROM recipient t WHERE t.shard = w.shard AND t.site = %(site)s AND t.token IS NULL AND t.held_since IS NULL
         ORDER BY t.due LIMIT 2) r"""
 
 
@@ -244,17 +244,17 @@ async def sites(connection: Connection, names: Sequence[str]) -> list[SiteRow]:
 
 # We live; who else does? One row at least, for Postgres's time. Who was seen in the future was seen before its clock was set back.
 HEARTBEAT: Final[LiteralString] = """WITH mine AS (
-    INSERT INTO node (id, name, address, started) VALUES (%(id)s, %(name)s, %(address)s, %(started)s::timestamptz)
+    INSERT INTO process (id, name, address, started) VALUES (%(id)s, %(name)s, %(address)s, %(started)s::timestamptz)
     ON CONFLICT (id) DO UPDATE SET seen = now(), address = excluded.address
 ), replaced AS (
-    DELETE FROM node WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz)
+    DELETE FROM process WHERE (name = %(name)s AND id <> %(id)s AND started < %(started)s::timestamptz)
         OR seen NOT BETWEEN now() - interval '1 hour' AND now() + interval '1 hour'
 )
-SELECT n.id, n.address, t.now FROM (SELECT extract(epoch FROM now())::float8 AS now) t LEFT JOIN node n
+SELECT n.id, n.address, t.now FROM (SELECT extract(epoch FROM now())::float8 AS now) t LEFT JOIN process n
 ON n.id <> %(id)s AND NOT (n.name = %(name)s AND n.started < %(started)s::timestamptz)
   AND n.seen BETWEEN now() - %(dead)s * interval '1 second' AND now() + %(dead)s * interval '1 second' ORDER BY n.id"""
 STARTED: Final[LiteralString] = "SELECT now()"
-LEAVE: Final[LiteralString] = """WITH left_ AS (DELETE FROM node WHERE id = %(id)s)
+LEAVE: Final[LiteralString] = """WITH left_ AS (DELETE FROM process WHERE id = %(id)s)
     UPDATE shard SET owner = NULL WHERE owner = %(id)s"""
 MINE: Final[LiteralString] = "SELECT number, epoch FROM shard WHERE owner = %(id)s"
 # Shards of nobody, or of a process that is no more; each acquisition is a new epoch (SHD-01).

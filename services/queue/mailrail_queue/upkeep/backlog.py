@@ -52,7 +52,7 @@ _COUNT: Final[LiteralString] = """WITH d AS (
 ), due AS (
     SELECT d.site, r.due FROM d CROSS JOIN LATERAL (
         SELECT r.due FROM recipient r
-        WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held IS NULL AND r.due <= now()
+        WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held_since IS NULL AND r.due <= now()
         ORDER BY r.due LIMIT %(per_site)s
     ) r LIMIT %(most)s
 )

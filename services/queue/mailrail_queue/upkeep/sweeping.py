@@ -39,7 +39,7 @@ _POSITION: Final[
     LiteralString
 ] = """SELECT least(greatest(position, to_timestamp(0)), now() - %(keep)s * interval '1 second'),
     position > now() - %(keep)s * interval '1 second'
-    FROM job WHERE name = 'content' FOR UPDATE SKIP LOCKED"""
+    FROM sweep_progress WHERE name = 'content' FOR UPDATE SKIP LOCKED"""
 # Messages whose recipients became final in a stretch of time, oldest first; all those with the same time together, so that none is left out.
 _STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
     SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'
@@ -54,7 +54,7 @@ _UNNAMED: Final[LiteralString] = """WITH found AS (
 ), ours AS (
     SELECT id FROM message WHERE id IN (SELECT id FROM found) FOR UPDATE SKIP LOCKED
 ), named AS (
-    INSERT INTO sweep (message_id) SELECT id FROM found WHERE id NOT IN (SELECT id FROM ours) ORDER BY id ON CONFLICT DO NOTHING
+    INSERT INTO sweep_candidate (message_id) SELECT id FROM found WHERE id NOT IN (SELECT id FROM ours) ORDER BY id ON CONFLICT DO NOTHING
 )
 SELECT id FROM ours"""
 _DELETE: Final[LiteralString] = """WITH m AS (
@@ -62,10 +62,10 @@ _DELETE: Final[LiteralString] = """WITH m AS (
           AND NOT EXISTS (SELECT FROM mailbox_message b WHERE b.message_id = m.id) RETURNING m.id, m.chunks
     ), c AS (DELETE FROM chunk c USING m WHERE m.chunks > 0 AND c.message_id = m.id)
     SELECT count(*) FROM m"""
-_ADVANCE: Final[LiteralString] = "UPDATE job SET position = %(until)s WHERE name = 'content'"
+_ADVANCE: Final[LiteralString] = "UPDATE sweep_progress SET position = %(until)s WHERE name = 'content'"
 # Messages that lost a mailbox (and others that were named to us).
-_NAMED: Final[LiteralString] = """DELETE FROM sweep WHERE message_id IN (
-    SELECT message_id FROM sweep WHERE due < now() LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING message_id"""
+_NAMED: Final[LiteralString] = """DELETE FROM sweep_candidate WHERE message_id IN (
+    SELECT message_id FROM sweep_candidate WHERE due < now() LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING message_id"""
 _UPLOADS: Final[LiteralString] = """WITH u AS (
         DELETE FROM upload WHERE message_id IN (
             SELECT message_id FROM upload WHERE started < now() - %(keep)s * interval '1 second' ORDER BY started LIMIT 20 FOR UPDATE SKIP LOCKED
@@ -85,8 +85,8 @@ _ATTEMPTS: Final[LiteralString] = """WITH page AS (
 _USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (account, hour) IN (
         SELECT account, hour FROM account_usage WHERE hour < now() - interval '3 days' LIMIT 500) RETURNING account)
     SELECT count(*) FROM d"""
-_DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind, about) IN (
-        SELECT recipient_id, kind, about FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
+_DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind, about_message_id) IN (
+        SELECT recipient_id, kind, about_message_id FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
     SELECT count(*) FROM d"""
 # Sites where all has been well, or nobody has wanted to go, for so long: no row says the same.
 _SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (

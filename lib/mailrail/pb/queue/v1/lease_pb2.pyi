@@ -229,7 +229,7 @@ class Delivery(_message.Message):
     RULE_INDEX_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    DIALLED_FIELD_NUMBER: _builtins.int
+    DIALLED_HOSTS_FIELD_NUMBER: _builtins.int
     LAST_ATTEMPT_FIELD_NUMBER: _builtins.int
     token: _builtins.int
     """fencing token of the lease"""
@@ -268,7 +268,7 @@ class Delivery(_message.Message):
     @_builtins.property
     def route(self) -> _types_pb2.ObjectRef: ...
     @_builtins.property
-    def dialled(self) -> _containers.RepeatedCompositeFieldContainer[Global___DialledHost]:
+    def dialled_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DialledHost]:
         """Addresses tried at earlier attempts, for the order of addresses (reference F2)."""
 
     def __init__(
@@ -292,12 +292,12 @@ class Delivery(_message.Message):
         rule_index: _builtins.int | None = ...,
         rule: _builtins.str = ...,
         reason: _builtins.str = ...,
-        dialled: _abc.Iterable[Global___DialledHost] | None = ...,
+        dialled_hosts: _abc.Iterable[Global___DialledHost] | None = ...,
         last_attempt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_transport", b"_transport", "body", b"body", "envelope", b"envelope", "route", b"route", "rule_index", b"rule_index", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled", b"dialled", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "site", b"site", "size", b"size", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled_hosts", b"dialled_hosts", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "site", b"site", "size", b"size", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__body: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
     _WhichOneofArgType__body: _TypeAlias = _typing.Literal["_body", b"_body"]  # noqa: Y015
@@ -391,7 +391,7 @@ class DeliveryResult(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     RECIPIENTS_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
-    DIALLED_FIELD_NUMBER: _builtins.int
+    DIALLED_HOSTS_FIELD_NUMBER: _builtins.int
     MX_HOSTS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.bytes
     """Of the delivery's message. A token and recipient ids alone may be another's after the database went back; a result
@@ -402,7 +402,7 @@ class DeliveryResult(_message.Message):
     @_builtins.property
     def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecipientResult]: ...
     @_builtins.property
-    def dialled(self) -> _containers.RepeatedCompositeFieldContainer[Global___DialledHost]: ...
+    def dialled_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DialledHost]: ...
     @_builtins.property
     def mx_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """MX hosts of the domain as found (SHD-03: known MX groups share limits)."""
@@ -414,12 +414,12 @@ class DeliveryResult(_message.Message):
         token: _builtins.int = ...,
         recipients: _abc.Iterable[Global___RecipientResult] | None = ...,
         done: _builtins.bool = ...,
-        dialled: _abc.Iterable[Global___DialledHost] | None = ...,
+        dialled_hosts: _abc.Iterable[Global___DialledHost] | None = ...,
         mx_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialled", b"dialled", "done", b"done", "message_id", b"message_id", "mx_hosts", b"mx_hosts", "recipients", b"recipients", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialled_hosts", b"dialled_hosts", "done", b"done", "message_id", b"message_id", "mx_hosts", b"mx_hosts", "recipients", b"recipients", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

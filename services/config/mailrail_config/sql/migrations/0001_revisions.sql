@@ -56,16 +56,16 @@ CREATE UNLOGGED TABLE consumers (
 CREATE TABLE data_history (
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     number   integer     NOT NULL CHECK (number BETWEEN 0 AND 65535),  -- drawn, never counted: a counter goes back with the data
-    followed integer,                                -- the history that whoever drew it was in
+    predecessor integer,                             -- the history that the process which drew it was in
     system   text        NOT NULL DEFAULT '',        -- the server on which it was drawn; empty: not used yet
     timeline integer     NOT NULL DEFAULT 0,
     began    timestamptz NOT NULL DEFAULT now(),
-    why      text        NOT NULL DEFAULT ''
+    reason   text        NOT NULL DEFAULT ''
 );
 INSERT INTO data_history (number) VALUES (floor(random() * 65536)::integer);
 -- What each process wrote last: it reads it back, and knows whether what it committed is still there.
 CREATE TABLE data_witness (
     process text COLLATE "C" PRIMARY KEY,
-    word    bigint      NOT NULL,
+    last_written bigint NOT NULL,
     seen    timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);

@@ -2,7 +2,7 @@
 --
 -- What shapes it: small recipient rows apart from bodies; a fresh message is stored with its first lease and is in
 -- no index of waiting rows; no statement of the message path scans a backlog; every index names the query it serves.
--- `envelope`, `rcpt`, `data` and `last` hold messages of mailrail.queue.v1 (Envelope, EnvelopeRecipient, Attempt):
+-- `envelope`, `envelope_recipient`, `last_attempt` and `data` hold messages of mailrail.queue.v1 (Envelope, EnvelopeRecipient, Attempt):
 -- they grow by protobuf's rules, and what a query asks for has a column of its own beside them.
 -- Object references are written `namespace/name`. Times are by this server's clock.
 -- Texts in keys and indexes are COLLATE "C": the order of a locale comes from the operating system, and another release of
@@ -62,7 +62,7 @@ CREATE INDEX upload_started ON queue.upload (started);  -- the sweeper's search 
 
 -- --- recipients -----------------------------------------------------------------------------------------------------
 
--- A live recipient: waiting (token NULL), leased (token set) or on hold (held set). A final one is a row of history.
+-- A live recipient: waiting (token NULL), leased (token set) or on hold (held_since set). A final one is a row of history.
 CREATE TABLE queue.recipient (
     id            bigint PRIMARY KEY,
     message_id    uuid        NOT NULL,  -- no foreign key: it would cost a look-up a row, and only the sweeper deletes messages (FIN-02)
@@ -71,38 +71,38 @@ CREATE TABLE queue.recipient (
     due           timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
     token         bigint,                -- fencing token of the lease (LSE-01); NULL: not leased
     lease_until   timestamptz,
-    held          timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
+    held_since    timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
     hold_reason   text,
     attempts      integer     NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
-    interrupted   integer     NOT NULL DEFAULT 0,  -- leases that ran out (LSE-04)
+    interruptions integer     NOT NULL DEFAULT 0,  -- attempts whose lease ran out before a result came (LSE-04)
     version       integer     NOT NULL DEFAULT 1,  -- bumped by every administrative change (ADM-01)
     request       smallint    NOT NULL DEFAULT 0,  -- of a leased one: 1 fail, 2 drop, as soon as the attempt ends without delivery (ADM-02)
     request_reason text,
-    after_due     timestamptz,           -- of a leased one: due of the next attempt, by an administrator's word (ADM-02)
-    delayed       boolean     NOT NULL DEFAULT false,  -- its delayed DSN is decided on (once per recipient)
-    recorded      boolean     NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
-    tls           smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
+    due_after_attempt timestamptz,       -- of a leased one: due time of the next attempt, by an administrator's word (ADM-02)
+    delayed_dsn_decided boolean NOT NULL DEFAULT false,  -- whether a delayed DSN goes out is decided once per recipient (DSN-09)
+    has_attempts  boolean     NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
+    tls_requirement smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
     origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
     sender_authentication smallint NOT NULL DEFAULT 0,  -- mailrail.queue.v1.SenderAuthentication: whom a notification may answer (DSN-26)
     queued        timestamptz NOT NULL DEFAULT now(),
-    paused        double precision NOT NULL DEFAULT 0,  -- seconds that count for no lifetime: before release, on hold (until unhold adds them)
-    last_attempt  timestamptz,           -- start of the newest attempt
+    uncounted_seconds double precision NOT NULL DEFAULT 0,  -- that do not count for the lifetime: before release, and on hold once that ended
+    last_attempt_started timestamptz,    -- of the newest attempt, finished or not
     address       text        NOT NULL,
     gateway       text,                  -- what routing asks for, so that it need not read the message
     account       text,                  -- NULL: a stranger's mail
     from_domain   text        NOT NULL DEFAULT '',  -- empty: null reverse-path
-    local         boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
+    is_local      boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
     override_transport text,                  -- set by an administrator, overrides routes
     header_key    bigint,                -- of the header's Message-ID (mailrail.core.ids.header_key); NULL: it has none that can be read
-    rcpt          bytea       NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
-    last          bytea,                 -- mailrail.queue.v1.Attempt: the newest finished attempt
-    dialled       bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled` set
+    envelope_recipient bytea  NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
+    last_attempt  bytea,                 -- mailrail.queue.v1.Attempt: the newest finished one
+    dialled_hosts bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled_hosts` set
     CONSTRAINT recipient_lease_whole CHECK ((token IS NULL) = (lease_until IS NULL)),
     CONSTRAINT recipient_shard CHECK (shard BETWEEN 0 AND 255),
     CONSTRAINT recipient_request CHECK (request BETWEEN 0 AND 2)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.2);
 -- The owner fetches due recipients of a site, oldest first (SHD-03). Leased and held rows are not in it, so they cost nothing here.
-CREATE INDEX recipient_due ON queue.recipient (shard, site, due) WHERE token IS NULL AND held IS NULL;
+CREATE INDEX recipient_due ON queue.recipient (shard, site, due) WHERE token IS NULL AND held_since IS NULL;
 -- The sweep for leases that ran out (LSE-04).
 CREATE INDEX recipient_lease ON queue.recipient (lease_until) WHERE token IS NOT NULL;
 -- Other recipients of a message: grouping, the content sweeper (FIN-02), GetMessage.
@@ -112,7 +112,7 @@ CREATE INDEX recipient_requested ON queue.recipient (id) WHERE request <> 0;
 -- ListRecipients: waiting and held ones by due time, in pages. Leased ones are found by recipient_lease.
 CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
 
--- Finished attempts of live recipients; the newest is in recipient.last too. History takes them over (FIN-03).
+-- Finished attempts of live recipients; the newest is in recipient.last_attempt too. History takes them over (FIN-03).
 CREATE TABLE queue.attempt (
     recipient_id bigint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
@@ -140,7 +140,7 @@ CREATE TABLE queue.site (
     backoff_until timestamptz,
     probe_token  bigint,                          -- one probe at a time, by whichever owner took it
     probe_until  timestamptz,
-    last_error   bytea,                           -- mailrail.queue.v1.Attempt that paused it
+    last_error   bytea,                           -- mailrail.queue.v1.Attempt after which it backed off
     changed      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 CREATE INDEX site_changed ON queue.site (changed);      -- owners learn what the others saw of shared sites
@@ -156,7 +156,7 @@ CREATE TABLE queue.shard (
 INSERT INTO queue.shard (number) SELECT generate_series(0, 255);
 
 -- Queue processes alive. `id` is one run of a process, `name` outlives it.
-CREATE TABLE queue.node (
+CREATE TABLE queue.process (
     id      text COLLATE "C" PRIMARY KEY,
     name    text        NOT NULL,
     address text        NOT NULL,  -- of its PeerService; empty: none
@@ -201,7 +201,7 @@ CREATE TABLE queue.history (
     state       smallint    NOT NULL,  -- mailrail.queue.v1.RecipientState
     outcome     smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
     attempts    integer     NOT NULL,
-    tls         smallint    NOT NULL,
+    tls_requirement smallint NOT NULL,
     origin      smallint    NOT NULL,
     queued      timestamptz NOT NULL,
     size        bigint      NOT NULL,
@@ -211,9 +211,9 @@ CREATE TABLE queue.history (
     site        text        NOT NULL,
     header_key  bigint,                -- as of the recipient
     envelope    bytea       NOT NULL,
-    rcpt        bytea       NOT NULL,
-    last        bytea,                 -- mailrail.queue.v1.Attempt: the one that ended it
-    timeline    bytea[]                -- those before, in order
+    envelope_recipient bytea NOT NULL,
+    last_attempt bytea,                -- mailrail.queue.v1.Attempt: the one that ended it
+    earlier_attempts bytea[]           -- those before, in order
 ) PARTITION BY RANGE (finished);
 ALTER TABLE queue.history ALTER COLUMN envelope SET STORAGE EXTERNAL;
 -- ListHistory, newest first; the content sweeper, oldest first (FIN-02).
@@ -260,10 +260,10 @@ END $$;
 CREATE TABLE queue.dsn (
     recipient_id bigint      NOT NULL,
     kind         smallint    NOT NULL,  -- mailrail_queue.notify.dsn.Kind
-    about        uuid        NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
-    message_id   uuid        NOT NULL,  -- of the DSN
+    about_message_id uuid    NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
+    dsn_message_id uuid      NOT NULL,
     made         timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (recipient_id, kind, about)
+    PRIMARY KEY (recipient_id, kind, about_message_id)
 );
 CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with their history
 
@@ -289,16 +289,16 @@ CREATE TABLE queue.event_consumer (
 );
 
 -- Messages that lost a reader other than a recipient (a mailbox): the sweeper looks whether anyone still names them.
-CREATE TABLE queue.sweep (
+CREATE TABLE queue.sweep_candidate (
     message_id uuid PRIMARY KEY,
     due        timestamptz NOT NULL DEFAULT now() + interval '10 minutes'
 );
--- How far a maintenance job has come; its row is its lock.
-CREATE TABLE queue.job (
+-- How far a sweeper has come; its row is its lock.
+CREATE TABLE queue.sweep_progress (
     name     text COLLATE "C" PRIMARY KEY,
     position timestamptz NOT NULL DEFAULT '-infinity'
 );
-INSERT INTO queue.job (name) VALUES ('content');
+INSERT INTO queue.sweep_progress (name) VALUES ('content');
 
 -- --- the built-in mailbox -------------------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ CREATE TABLE queue.mailbox_message (
     subject           text        NOT NULL DEFAULT '',
     header_message_id text        NOT NULL DEFAULT '',
     in_reply_to       text        NOT NULL DEFAULT '',
-    refs              text[]      NOT NULL DEFAULT '{}',
+    header_references text[]      NOT NULL DEFAULT '{}',
     recipient         text        NOT NULL DEFAULT '',  -- envelope
     reverse_path      text        NOT NULL DEFAULT '',
     dsn               boolean     NOT NULL DEFAULT false,
@@ -340,17 +340,17 @@ CREATE INDEX mailbox_message_content ON queue.mailbox_message (message_id);     
 CREATE TABLE queue.data_history (
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     number   integer     NOT NULL CHECK (number BETWEEN 0 AND 65535),  -- drawn, never counted: a counter goes back with the data
-    followed integer,                                -- the history that whoever drew it was in
+    predecessor integer,                             -- the history that the process which drew it was in
     system   text        NOT NULL DEFAULT '',        -- the server on which it was drawn; empty: not used yet
     timeline integer     NOT NULL DEFAULT 0,
     began    timestamptz NOT NULL DEFAULT now(),
-    why      text        NOT NULL DEFAULT ''
+    reason   text        NOT NULL DEFAULT ''
 );
 INSERT INTO queue.data_history (number) VALUES (floor(random() * 65536)::integer);
 -- What each process wrote last: it reads it back, and knows whether what it committed is still there.
 CREATE TABLE queue.data_witness (
     process text COLLATE "C" PRIMARY KEY,
-    word    bigint      NOT NULL,
+    last_written bigint NOT NULL,
     seen    timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
