@@ -124,6 +124,12 @@ class Server:
         self.stop()
         self.start()
 
+    def restart_with(self, **settings: str) -> None:
+        """The same with other settings on its command line, which no ALTER SYSTEM reaches."""
+        self.stop()
+        self.postgres._settings.update(settings)
+        self.start()
+
     def end_backends(self, application: str = "") -> int:
         """pg_terminate_backend for those whose application's name has this in it; how many there were."""
         rows = self.sql(

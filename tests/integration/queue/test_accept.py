@@ -214,7 +214,7 @@ async def test_the_outcome_waits_for_a_commit_that_is_under_way_ACC_04(database:
             assert (await asking).accepted
 
 
-async def test_a_server_without_fsync_is_not_written_to_ACC_06(database: str) -> None:
+async def test_a_server_without_fsync_or_full_pages_is_unsafe_ACC_06(database: str) -> None:
     from mailrail.kit.postgres import ServerState
 
     opened = Database(database, "test")
