@@ -23,7 +23,7 @@ from bench.stand_in import GATEWAY, PREFIX, Config, content, known, revision
 from mailrail.core.revision.revision import encode
 from mailrail.kit import migrations
 from mailrail.kit.run import new_event_loop
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, lease_pb2, lease_pb2_grpc, types_pb2
 

@@ -34,7 +34,8 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from mailrail.local.postgres import DATABASE, OWNER, SUPERUSER, Binaries, EmbeddedPostgres
+from mailrail.local.postgres.binaries import Binaries
+from mailrail.local.postgres.server import DATABASE, OWNER, SUPERUSER, EmbeddedPostgres
 
 from testkit.conditions import wait_until
 from testkit.faultproxy import FaultProxy

@@ -28,7 +28,8 @@ import pytest
 from psycopg import sql
 
 from mailrail.kit import migrations
-from mailrail.local.postgres import OWNER, Binaries, EmbeddedPostgres
+from mailrail.local.postgres.binaries import Binaries
+from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 
 from testkit.peers import require_peer
 

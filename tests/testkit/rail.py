@@ -27,7 +27,7 @@ import yaml
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mailrail.local.postgres import DATABASE, SUPERUSER
+from mailrail.local.postgres.server import DATABASE, SUPERUSER
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc
 
 from testkit.conditions import wait_until

@@ -21,7 +21,8 @@ from psycopg import sql
 
 from mailrail.local.files import write_private
 from mailrail.local.lock import LockHeld
-from mailrail.local.postgres import OWNER, EmbeddedPostgres, PostgresUnavailable
+from mailrail.local.postgres.account import PostgresUnavailable
+from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 
 PORT = 5432
 STOP_GRACE = 50.0

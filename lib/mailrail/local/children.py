@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from mailrail.local.postgres import new_group
+from mailrail.local.processes import new_group
 
 FIRST_PAUSE = 0.25  # seconds before a child that ended is started again; doubles
 LONGEST_PAUSE = 10.0

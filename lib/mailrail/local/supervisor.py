@@ -38,7 +38,8 @@ from mailrail.local.children import Backoff, Child
 from mailrail.local.documents import Folder
 from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
-from mailrail.local.postgres import EmbeddedPostgres, PostgresUnavailable
+from mailrail.local.postgres.account import PostgresUnavailable
+from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.local.state import Client, StateFolder
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 

@@ -6,7 +6,7 @@ import pytest
 from psycopg_pool import PoolTimeout
 
 from mailrail.kit.postgres import pool
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail_queue.rpc.answering import Rows, answering
 from mailrail_queue.store.connection import Database
 

@@ -7,7 +7,7 @@ import signal
 import psycopg
 
 from mailrail.kit.postgres import server_state
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 
 
 async def timeline(url: str) -> int:

@@ -12,7 +12,7 @@ from psycopg import sql
 from mailrail.core.revision.revision import Role
 from mailrail.kit import migrations
 from mailrail.kit.postgres import SESSION, Unsafe, pool, server_state
-from mailrail.local.postgres import OWNER, EmbeddedPostgres
+from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_config.store import NewRevision, RevisionStore, Sealed
 from mailrail_queue.store.connection import Database

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mailrail.local.postgres import wheel_binaries
+from mailrail.local.postgres.binaries import wheel_binaries
 from mailrail.local.supervisor import METRICS, SMTP, SUBMISSION, SUBMISSIONS
 
 from testkit.conditions import wait_until

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mailrail.cli.app import app
 from mailrail.kit import migrations
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 
 
 def test_an_empty_database_is_brought_up_to_date_and_a_second_call_does_nothing(empty_database: str) -> None:

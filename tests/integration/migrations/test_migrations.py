@@ -12,7 +12,7 @@ from psycopg import sql
 
 from mailrail.kit import migrations
 from mailrail.kit.migrations import Migration, MigrationError
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 
 from testkit.conditions import wait_until
 from testkit.postgres import embedded_postgres, oldest_programs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailrail.kit import migrations
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 
 from testkit.conditions import eventually
 from testkit.ports import free_port

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from mailrail.kit import migrations
-from mailrail.local.postgres import EmbeddedPostgres
+from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.settings import QueueSettings

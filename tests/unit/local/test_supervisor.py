@@ -18,7 +18,7 @@ from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
 from mailrail.local import example, pki
 from mailrail.local.folder import FolderSettings
-from mailrail.local.postgres import PostgresUnavailable
+from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.supervisor import (
     METRICS,
     SERVICES,

