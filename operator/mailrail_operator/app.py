@@ -255,7 +255,7 @@ class Leader:
                 outcome = await self._publish()
             except (grpc.aio.AioRpcError, *_API_BROKEN) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                self._waiting = f"the config service is out of reach: {words or type(error).__name__}"
+                self._waiting = f"the config service is unreachable: {words or type(error).__name__}"
                 self.published = False
                 metrics.PUBLISHES.labels("failed").inc()
                 self._log.error("cannot publish", error=words or repr(error))

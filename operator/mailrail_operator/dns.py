@@ -95,7 +95,7 @@ class DnsChecks:
             if needs is None:
                 self._needs.pop(domain.ref, None)  # so that it is looked up at once when the gateway is back
                 self._due.pop(domain.ref, None)
-                self.verdicts[domain.ref] = DnsVerdict.not_checked("its gateway is not there")
+                self.verdicts[domain.ref] = DnsVerdict.not_checked("its gateway does not exist")
             elif self._needs.get(domain.ref) != needs:
                 self._needs[domain.ref] = needs
                 self._schedule(domain.ref, 0.0)

@@ -154,9 +154,9 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
             egress.setdefault(address, Egress(address, gateway.hostname))
     notes: list[str] = []
     if direct and not addresses:
-        notes.append("addresses of direct delivery are not known to the operator (egress addresses), so not checked")
+        notes.append("not checked: the operator does not know the egress addresses of direct delivery")
     if len(egress) > ADDRESSES_LIMIT:
-        notes.append(f"of {len(egress)} egress addresses the first {ADDRESSES_LIMIT} are checked")
+        notes.append(f"only the first {ADDRESSES_LIMIT} of {len(egress)} egress addresses are checked")
     return Needs(
         domain.name,
         domain.delivery is not DomainDelivery.NONE,
@@ -350,7 +350,7 @@ def _spend(budget: list[int]) -> None:
 
 def _target(text: str, domain: str) -> str:
     if "%" in text:
-        raise _SpfProblem(f"the macro in {_shown([text])} cannot be judged here", temporary=True)
+        raise _SpfProblem(f"the macro in {_shown([text])} cannot be evaluated here", temporary=True)
     return text.rstrip(".").casefold() or domain
 
 
@@ -396,7 +396,7 @@ def _spf_matches(mechanism: str, address: _Address, domain: str, answers: _Answe
             _spend(budget)
             return False  # RFC 7208 5.5: do not use; nobody should depend on it
         case _:
-            raise _SpfProblem(f"{_shown([mechanism])} is no mechanism (RFC 7208 5)")
+            raise _SpfProblem(f"{_shown([mechanism])} is not a mechanism (RFC 7208 5)")
 
 
 def _spf_lookup(kind: str, name: str, answers: _Answers) -> DnsAnswer:
@@ -410,7 +410,7 @@ def _in_network(address: _Address, text: str) -> bool:
     try:
         network: IPv4Network | IPv6Network = ip_network(text, strict=False)
     except ValueError:
-        raise _SpfProblem(f"{_shown([text])} is no network") from None
+        raise _SpfProblem(f"{_shown([text])} is not a network") from None
     return address.version == network.version and address in network
 
 
@@ -454,7 +454,7 @@ def _dmarc(needs: Needs, answers: _Answers) -> list[Record]:
         if answer.values:
             policy = _tags(answer.values[0]).get("p", "")
             there = start > 0 or policy in ("none", "quarantine", "reject")
-            return [_judge("DMARC", "TXT", name, value, answer, there, f"p={_shown([policy])} is no policy")]
+            return [_judge("DMARC", "TXT", name, value, answer, there, f"p={_shown([policy])} is not a policy")]
     return [_judge("DMARC", "TXT", name, value, DnsAnswer((), failed), False, "")]
 
 
@@ -509,7 +509,7 @@ def _ptr(egress: Egress, answers: _Answers) -> Record:
     if not confirmed:
         if any(a.failed for a in back.values()):
             return Record("PTR", "PTR", name, value, RecordState.UNKNOWN, "the lookup of its name failed")
-        wrong = f"{egress.address} is called {_shown(hosts)}, which does not lead back to it"
+        wrong = f"{egress.address} is called {_shown(hosts)}, which does not resolve back to it"
         return Record("PTR", "PTR", name, value, RecordState.MISMATCH, wrong)
     note = "" if egress.hostname.casefold() in confirmed else f"it is {confirmed[0]}; the EHLO name would be better"
     return Record("PTR", "PTR", name, value, RecordState.MATCH, note)

@@ -68,7 +68,7 @@ class Secrets:
                 body = await self._api.get(core_path("secrets", *key))
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 metrics.SECRET_READS.labels("failed").inc()
-                words = f"{error.code}" if isinstance(error, ApiError) else "the API server is out of reach"
+                words = f"{error.code}" if isinstance(error, ApiError) else "the API server is unreachable"
                 return Unreadable(SourceLocation(origin), f"the Secret cannot be read ({words})")
         if body is None:
             metrics.SECRET_READS.labels("absent").inc()

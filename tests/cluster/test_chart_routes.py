@@ -61,7 +61,7 @@ def test_a_missing_transport_defers_says_so_and_delivers_when_it_is_there_ADM_03
             lambda: rail.condition("mroute", "waiting", "ResolvedRefs"), 60, lambda: f"a condition\n{rail.tails()}"
         )
         assert (row["status"], row["reason"]) == ("False", "TransportNotFound")
-        assert "absent is not there; matching mail is deferred until it is" in row["message"]
+        assert "absent does not exist; until it does, matching mail is deferred" in row["message"]
         rail.wait_until_goes_to("absent", "patience@elsewhere.test")  # the condition says what will be, not yet what is
         assert rail.submit("patience@elsewhere.test").accepted
         queued = wait_until(

@@ -76,7 +76,7 @@ def test_a_missing_transport_defers_and_says_so_and_comes_to_life_when_it_is_the
     stage.kubectl.apply(basics() + route("all", "relay"))
     stage.start_operator()
     resolved = stage.wait_condition("mroute", "all", "ResolvedRefs", status="False", reason="TransportNotFound")
-    assert "relay is not there; matching mail is deferred until it is" in resolved["message"]
+    assert "relay does not exist; until it does, matching mail is deferred" in resolved["message"]
     stage.until_queue(lambda r: rules(r.global_routes) == [("relay", True)], what="the rule defers")
     wait_until(lambda: stage.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"), 60, "an event is there")
     listed = json.loads(stage.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]

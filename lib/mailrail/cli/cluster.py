@@ -68,7 +68,7 @@ def keys(
     except ApiError as error:
         output.stop(f"the API server refused: {error}")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        output.stop(f"the API server is out of reach: {error}", output.UNREACHABLE)
+        output.stop(f"the API server is unreachable: {error}", output.UNREACHABLE)
     for name in written:
         output.say(f"wrote Secret {name}")
     if not written:
@@ -158,5 +158,5 @@ def try_out(
     except (helm_test.Failed, ApiError) as error:
         output.stop(str(error))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        output.stop(f"the API server is out of reach: {error}", output.UNREACHABLE)
+        output.stop(f"the API server is unreachable: {error}", output.UNREACHABLE)
     output.say(f"it arrived, {seconds:.1f} s after it was accepted")

@@ -221,7 +221,7 @@ async def ensure(
 ) -> list[str]:
     """Make and renew what `plan` says; names of the Secrets that were written. Safe from several processes at once.
 
-    Raises ApiError, or what aiohttp raises when the API server is out of reach.
+    Raises ApiError, or what aiohttp raises when the API server is unreachable.
     """
     written: list[str] = []
     for _ in range(_ROUNDS):

@@ -120,7 +120,7 @@ def _from_kubeconfig(path: Path) -> ApiCredentials:
             _pem(path, user, "client-key"),
         )
     except (OSError, KeyError, TypeError, ValueError, StopIteration, yaml.YAMLError) as error:
-        raise BadSettings(f"{path} is no kubeconfig that can be used: {type(error).__name__} {error}") from error
+        raise BadSettings(f"{path} is not a usable kubeconfig: {type(error).__name__} {error}") from error
 
 
 def _named(document: Mapping[str, Any], section: str, name: str) -> Mapping[str, Any]:

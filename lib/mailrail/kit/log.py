@@ -137,9 +137,9 @@ class LibraryLog(logging.Handler):
 def setup(service: str, node_id: str, log_format: str, log_level: str) -> None:
     """Configure structlog (and the standard library's logging, for libraries) for this process."""
     if log_level not in _LEVELS:
-        raise BadSettings(f"log level {log_level!r}: takes {', '.join(_LEVELS)}")
+        raise BadSettings(f"log level {log_level!r}: must be one of {', '.join(_LEVELS)}")
     if log_format not in ("json", "console"):
-        raise BadSettings(f"log format {log_format!r}: takes json or console")
+        raise BadSettings(f"log format {log_format!r}: must be json or console")
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:  # a log line must never fail for its characters
         reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)

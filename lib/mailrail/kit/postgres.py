@@ -43,7 +43,7 @@ def unreadable(url: str) -> str | None:
             return None
     return (
         "no URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE, and each special character of user"
-        " and password percent-encoded (@ is %40, / is %2F, % is %25, a blank is %20)"
+        " and password percent-encoded (@ is %40, / is %2F, % is %25, a space is %20)"
     )
 
 

@@ -106,7 +106,7 @@ class Publisher:
                 if response.activated:
                     self._head = response.info.revision
                 return PublishOutcome(compiled, response.info.revision, response.activated, response.unchanged)
-            raise Superseded("head keeps moving: somebody else is changing the configuration at the same time")
+            raise Superseded("head keeps changing: another publisher is active")
 
     async def _acquire(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
         response = await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity=self._identity), timeout=10)

@@ -252,7 +252,7 @@ def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredenti
             return int(server.add_insecure_port(listen))
         return int(server.add_secure_port(listen, credentials))
     except RuntimeError as error:
-        raise BadSettings(f"cannot listen on {listen}: is another process there? ({error})") from error
+        raise BadSettings(f"cannot listen on {listen}: does another process use it? ({error})") from error
 
 
 def channel(settings: ServiceSettings, target: str, role: str) -> grpc.aio.Channel:

@@ -110,7 +110,7 @@ def _read_file(kind: Any, variable: str, path: Path) -> Any:
     except OSError as error:
         raise BadSettings(f"{variable}={path}: {error.strerror or error}") from None
     except ValueError:
-        raise BadSettings(f"{variable}={path}: what the file holds cannot be read as the setting's value") from None
+        raise BadSettings(f"{variable}={path}: the content of the file is not a valid value") from None
 
 
 def _read(kind: Any, text: str) -> Any:
@@ -127,12 +127,12 @@ def _read(kind: Any, text: str) -> Any:
             return True
         if lowered in ("0", "false", "no", "off", ""):
             return False
-        raise ValueError("takes true or false")
+        raise ValueError("must be true or false")
     if kind is int:
         try:
             return int(text)
         except ValueError:
-            raise ValueError("takes a whole number") from None
+            raise ValueError("must be a whole number") from None
     if kind is float:
         try:
             return float(text)
@@ -149,5 +149,5 @@ def host_port(text: str) -> tuple[str, int]:
     """Split `HOST:PORT` or `[IPv6]:PORT`. Raises BadSettings."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        raise BadSettings(f"{text!r}: takes HOST:PORT")
+        raise BadSettings(f"{text!r}: must be HOST:PORT")
     return host.strip("[]"), int(port)

@@ -108,7 +108,7 @@ class Child:
                 self._hopeless(self.name)
                 return
             pause = backoff.after(time.monotonic() - began)
-            self._say(f"{self.name} ended ({describe(status)}); starting it again in {pause:g} s")
+            self._say(f"{self.name} ended ({describe(status)}); restarting it in {pause:g} s")
             self._stopping.wait(pause)
             self.restarts += 1
 

@@ -43,7 +43,7 @@ class _NotAFile(OSError):
 def _content(path: Path, limit: int) -> bytes:
     """What a regular file holds, one octet more than `limit` at most. Raises OSError, ValueError for a NUL in it."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise _NotAFile("it is no regular file")
+        raise _NotAFile("it is not a regular file")
     with path.open("rb") as stream:
         return stream.read(limit + 1)
 
@@ -96,7 +96,7 @@ class Folder:
         """The document files. Folders whose files are not known go into `unlisted`, with a name that ends in `/`."""
         unlisted = unlisted if unlisted is not None else []
         if not self.exists():  # it vanished after somebody looked
-            unlisted.append(Unreadable(SourceLocation(f"{self.path.name}/"), "the folder is not there"))
+            unlisted.append(Unreadable(SourceLocation(f"{self.path.name}/"), "the folder does not exist"))
             return
         if not self.path.is_dir():
             yield _File(str(self.path), str(self.path))
@@ -112,7 +112,7 @@ class Folder:
             prefix = self._origin(here)
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             if len(here.relative_to(self.path).parts) >= DEPTH_LIMIT:
-                reason = f"the folder lies deeper than {DEPTH_LIMIT} levels and is not read"
+                reason = f"the folder is nested deeper than {DEPTH_LIMIT} levels and is not read"
                 unlisted += (Unreadable(SourceLocation(self._origin(here / f)), reason) for f in folders)
                 folders.clear()
             for name in sorted(names):

@@ -78,12 +78,12 @@ class FindingReporter:
             if self._json:
                 self._log.info("all resources are valid again")
             else:
-                self._write("mended: every resource is fine again")
+                self._write("mended: all resources are valid again")
         elif not fresh and (mended := len(self._said) - len(now)) > 0:
             if self._json:
                 self._log.info("resources are mended", mended=mended, remaining=len(now))
             else:
-                self._write(f"mended: {mended} of what was wrong; {len(now)} remain, see `mailrail config status`")
+                self._write(f"mended: {mended} fixed, {len(now)} still wrong, see `mailrail config status`")
         self._said = frozenset(text for text, _ in now)
 
     def published(self, outcome: PublishOutcome) -> None:

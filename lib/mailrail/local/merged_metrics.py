@@ -73,7 +73,7 @@ class MergedMetrics:
 
             def do_GET(self) -> None:
                 if self.path.split("?")[0] not in ("/metrics", "/"):
-                    self.send_error(HTTPStatus.NOT_FOUND, "only /metrics is here")
+                    self.send_error(HTTPStatus.NOT_FOUND, "only /metrics is served")
                     return
                 page = merged.page().encode()
                 self.send_response(HTTPStatus.OK)

@@ -110,12 +110,10 @@ class StateFolder:
             ) from None
         except PermissionError:
             raise NoInstallation(
-                f"{self.client_file} is closed to this user: run the command as the user who runs `mailrail local`"
+                f"this user cannot read {self.client_file}: run the command as the user who runs `mailrail local`"
             ) from None
         except (OSError, ValueError, TypeError) as error:
-            raise NoInstallation(
-                f"{self.client_file} cannot be understood ({error}); restart `mailrail local`"
-            ) from error
+            raise NoInstallation(f"{self.client_file} is invalid ({error}); restart `mailrail local`") from error
         if client.format != CLIENT_FORMAT:
             raise NoInstallation(f"{self.client_file} was written by another version; restart `mailrail local`")
         return client

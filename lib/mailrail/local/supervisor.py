@@ -186,13 +186,14 @@ class Supervisor:
                 hint = (
                     ""
                     if self.options.database_url is None
-                    else "\nIs --database-url right, and may its role make schemas?"
+                    else "\nIs --database-url right, and may its role create schemas?"
                 )
                 raise CannotRun(f"the database cannot be used: {str(error).strip()}{hint}") from error
             except OSError as error:
                 where = error.filename or self.state.folder
                 raise CannotRun(
-                    f"cannot write or read {where}: {error.strerror or error}; make room or mend its rights, or name"
+                    f"cannot write or read {where}: {error.strerror or error}; free some space or correct its "
+                    f"permissions, or name"
                     " another state folder with --state"
                 ) from error
         if self._failure is not None:
@@ -203,7 +204,7 @@ class Supervisor:
             self.state.make()
         except OSError as error:
             raise CannotRun(
-                f"the state folder {self.state.folder} cannot be made: {error}; name another with --state"
+                f"cannot create the state folder {self.state.folder}: {error}; name another with --state"
             ) from error
         lock = FileLock(self.state.lock)
         try:
@@ -304,7 +305,7 @@ class Supervisor:
                     return
                 what = f"Postgres ended (exit status {status})"
             pause = backoff.after(time.monotonic() - began)
-            self.output.warn(f"{what}; starting it again in {pause:g} s")
+            self.output.warn(f"{what}; restarting it in {pause:g} s")
             if self._stop.wait(pause):
                 return
             try:
@@ -395,7 +396,7 @@ class Supervisor:
                 }
 
     def _give_up(self, name: str) -> None:
-        self._fail(f"{name} refuses its settings; what it said is above")
+        self._fail(f"{name} rejects its settings; see its message above")
 
     def _fail(self, reason: str) -> None:
         if self._failure is None:
@@ -490,7 +491,8 @@ class Supervisor:
         mode = (
             "mail is sent for real (--deliver)"
             if self.options.deliver
-            else "captive: only this machine is dialled, other mail is kept in mailboxes `Captured`; --deliver sends it"
+            else "captive: only this machine is dialled; other mail is captured in mailboxes `Captured`; "
+            "--deliver sends it"
         )
         self.output.announce(mode)
         login = example.login(self.options.resources)
@@ -541,13 +543,13 @@ class Supervisor:
     def _stop_everything(self) -> None:
         self._stop.set()
         if self._children:
-            self.output.say("stopping; mail under way is finished first, a second Ctrl-C does not wait for it")
+            self.output.say("stopping after the mail under way; press Ctrl-C again to stop at once")
         self.state.client_file.unlink(missing_ok=True)
         # The watcher changes nothing any more, ingress takes no more mail, outbound finishes, the queue commits.
         for name in (WATCHER, "ingress", "outbound", "queue", "config"):
             for child in (c for c in self._children if c.name == name):
                 if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
-                    self.output.warn(f"{name} did not stop in time and was killed; nothing accepted is lost")
+                    self.output.warn(f"{name} did not stop in time and was killed; no accepted mail is lost")
                 self.state.remove_pid(name)
         if self._metrics is not None:
             self._metrics.stop()
@@ -585,7 +587,7 @@ _TAKEN = "the port is taken"
 def _cannot_listen(host: str, port: int) -> str | None:
     """Why nobody can listen there now; None when it is free."""
     if not 0 < port < 65536:
-        return f"{port} is no port number; --port-offset is too large"
+        return f"{port} is not a port number; --port-offset is too large"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         if sys.platform != "win32":  # connections of a moment ago do not matter; on Windows it means something else

@@ -99,7 +99,7 @@ async def test_a_broken_document_is_refused_by_file_and_line_and_the_rest_goes_l
             files.write("20-routes.yaml", route("a", "a.example") + route("b", "c.example"))
             await eventually(lambda: len(files.said) > 1)
         line, mended = files.said
-        assert mended == "mended: every resource is fine again"
+        assert mended == "mended: all resources are valid again"
         assert line.startswith("refused: mail.d/20-routes.yaml:9: MailRoute default/a: ")
         assert "write a.example" in line
         assert line.endswith("; its last accepted version stays in use")

@@ -97,7 +97,7 @@ def test_one_page_holds_the_metrics_of_every_process(local: Installation) -> Non
 def test_a_killed_child_is_started_again_and_mail_flows_on(local: Installation, name: str) -> None:
     old = local.kill(name)
     assert local.pid(name) != old
-    local.program.wait_for_line(rf"{name} ended \(killed by signal 9\); starting it again in")
+    local.program.wait_for_line(rf"{name} ended \(killed by signal 9\); restarting it in")
     _send_once_it_can(local, "alice@example.org")
     wait_until(lambda: local.cli("config", "status").returncode == 0, 60, "config answers")
 

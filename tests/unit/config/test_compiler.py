@@ -341,7 +341,7 @@ def test_the_first_of_two_documents_with_one_name_counts() -> None:
     assert [t.host for t in compiled.revision.transports] == ["a"]
     (told,) = words(compiled)
     assert re.fullmatch(
-        r"MailTransport default/t: is written twice; the one in \S+:\d+ counts, the first by file name and line", told
+        r"MailTransport default/t: is defined twice; the one in \S+:\d+ counts, the first by file name and line", told
     )
 
 
@@ -433,7 +433,7 @@ def test_a_gateway_without_its_postmaster_account_is_left_out() -> None:
     compiled = build([gateway(), domain("example-org", "example.org")])
     assert compiled.revision.gateways == ()
     assert words(compiled, Severity.ERROR) == [
-        "MailGateway default/edge: spec.postmaster.accountRef: MailAccount default/postmaster is not there; "
+        "MailGateway default/edge: spec.postmaster.accountRef: MailAccount default/postmaster does not exist; "
         "a gateway needs its postmaster; it is left out"
     ]
 
@@ -444,7 +444,7 @@ def test_deleting_the_postmaster_takes_no_gateway_down(missing: str) -> None:
     second = build([d for d in basics() if d["kind"] != missing], first)
     assert second.revision.gateways == first.revision.gateways
     assert [a.ref.name for a in second.revision.accounts] == ["postmaster"]
-    assert any("was deleted; it is kept as long as its postmaster is needed" in w for w in words(second))
+    assert any("was deleted; it stays in use while it is needed" in w for w in words(second))
     third = build([d for d in basics() if d["kind"] != missing], second)
     assert third.encoded == second.encoded
 
@@ -479,8 +479,8 @@ def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -
     compiled = build([gateway(listeners=listeners), *basics()[1:]], options=BuildOptions(port_offset=7000))
     assert [li.port for li in compiled.revision.gateways[0].listeners] == [7025]
     assert words(compiled) == [
-        "MailGateway default/edge: spec.listeners[1].port: 65000 and the port offset 7000 are no port; "
-        "this listener stays shut"
+        "MailGateway default/edge: spec.listeners[1].port: 65000 plus the port offset 7000 is not a port; "
+        "the listener stays closed"
     ]
 
 
@@ -515,8 +515,8 @@ def test_a_domain_whose_gateway_is_not_there_waits_for_it() -> None:
     compiled = build([*basics(), domain("b", "b.example", gatewayRef={"name": "nowhere"}), account("c", "b", "carol")])
     assert names(compiled.revision) == {"example.org"}
     assert words(compiled) == [
-        "MailDomain default/b: spec.gatewayRef.name: MailGateway default/nowhere is not there; it waits for it",
-        "MailAccount default/c: its MailDomain default/b is not attached to a gateway; it waits for that",
+        "MailDomain default/b: spec.gatewayRef.name: MailGateway default/nowhere does not exist yet",
+        "MailAccount default/c: its MailDomain default/b is not attached to a gateway yet",
     ]
     condition = compiled.diagnostics.of("MailDomain", "b").condition(
         ConditionType.RESOLVED_REFS, ref("MailGateway", "nowhere")
@@ -572,7 +572,7 @@ def test_a_domain_keeps_a_missing_delivery_transport_so_that_mail_is_deferred() 
     )
     made = next(d for d in compiled.revision.domains if d.name == "c.example")
     assert (made.delivery, made.transport) == (DomainDelivery.TRANSPORT, ref("MailTransport", "gone"))
-    assert "MailTransport default/gone is not there; matching mail is deferred until it is" in words(compiled)[0]
+    assert "MailTransport default/gone does not exist; until it does, matching mail is deferred" in words(compiled)[0]
 
 
 def test_aliases_become_full_addresses_in_lower_case() -> None:
@@ -808,18 +808,18 @@ def test_a_transport_without_its_secret_is_unusable_and_its_mail_deferred_never_
     assert second.revision.transports == ()
     assert second.revision.global_routes[0].rules[0].missing
     assert words(second) == [
-        "MailTransport default/c: spec.submission: Secret default/cred is not there; "
-        "mail for this transport is deferred until it is",
-        "MailRoute default/r: spec.rules[0].transportRef.name: MailTransport default/c cannot be used for now; "
-        "matching mail is deferred: see there",
+        "MailTransport default/c: spec.submission: Secret default/cred does not exist; "
+        "until that is mended, mail for this transport is deferred",
+        "MailRoute default/r: spec.rules[0].transportRef.name: MailTransport default/c cannot be used now, "
+        "see its status; matching mail is deferred",
     ]
     # A Secret that is broken, not gone, counts as unchanged.
     broken = secret("cred", username="us", password="a") | {"data": {"password": "%%%"}}
     third = build([*basics(), login, broken, route("r", GLOBAL, to("c", "x.example"))], first)
     assert third.encoded == first.encoded
     assert words(third) == [
-        "Secret default/cred: data.password: is not base64; write it under stringData as it is; "
-        "what was taken from it before stays in use"
+        "Secret default/cred: data.password: is not base64; put plain values under stringData; "
+        "its last accepted content stays in use"
     ]
 
 
@@ -874,18 +874,18 @@ def test_a_listener_gets_certificate_and_key_and_keeps_the_last_when_the_secret_
     assert reference.path in secrets_for(first.revision, Role.INGRESS)
     second = build(made, first)
     assert second.revision == first.revision
-    assert "Secret default/mx-tls is not there; its last certificate stays in use" in words(second)[0]
+    assert "Secret default/mx-tls does not exist; its last certificate stays in use" in words(second)[0]
     third = build(made, second)
     assert third.revision == first.revision
     # A name that is mistyped, or whose Secret comes later, closes no port either.
     renamed = {**listener, "tls": {"certificateSecretRef": {"name": "mx-tsl"}}}
     fourth = build([gateway(listeners=[renamed]), *basics()[1:]], third)
     assert fourth.revision == first.revision
-    assert "Secret default/mx-tsl is not there; its last certificate stays in use" in words(fourth)[0]
+    assert "Secret default/mx-tsl does not exist; its last certificate stays in use" in words(fourth)[0]
     # Without any certificate the listener stays shut: in the clear would be a silent downgrade (promise 2).
     fresh = build(made)
     assert fresh.revision.gateways[0].listeners == ()
-    assert "this listener stays shut until it is" in words(fresh)[0]
+    assert "until that is mended, the listener stays closed" in words(fresh)[0]
 
 
 @pytest.mark.parametrize(
@@ -918,13 +918,13 @@ def test_authorities_come_from_a_secret_or_in_local_mode_a_file(tls: tuple[str, 
     assert ca(build([*basics(), by_file], files={"ca.pem": certificate.encode()})) == certificate.encode()
     assert ca(build([*basics(), by_secret, secret("ca", ca_crt=certificate)])) == certificate.encode()
     for documents, files, message in (
-        ([by_file], {}, "the file ca.pem is not there or cannot be read"),
+        ([by_file], {}, "the file ca.pem does not exist or cannot be read"),
         ([by_file], None, "caFile works in local mode only; use caSecretRef"),
-        ([by_file], {"ca.pem": b"junk"}, "the file ca.pem: there is no PEM certificate in it"),
+        ([by_file], {"ca.pem": b"junk"}, "the file ca.pem: it has no PEM certificate"),
         (
             [by_secret, secret("ca", ca_crt="junk")],
             {},
-            "Secret default/ca, key ca.crt: there is no PEM certificate in it",
+            "Secret default/ca, key ca.crt: it has no PEM certificate",
         ),
     ):
         compiled = build([*basics(), *documents], files=files)
@@ -943,7 +943,7 @@ def test_dkim_keys_are_checked_and_go_to_who_signs() -> None:
     compiled = build(documents)
     made = next(d for d in compiled.revision.domains if d.name == "d.example")
     assert [k.selector for k in made.dkim] == ["a", "b"]
-    assert "algorithm rsa-sha256 needs an RSA key; it does not sign" in words(compiled)[0]
+    assert "algorithm rsa-sha256 needs an RSA key; the key does not sign" in words(compiled)[0]
     paths = {k.private_key.path for k in made.dkim}
     for role, holds in ((Role.INGRESS, True), (Role.QUEUE, True), (Role.OUTBOUND, False)):
         assert (paths <= secrets_for(compiled.revision, role)) is holds
@@ -1008,7 +1008,7 @@ def test_given_verifiers_serve_as_they_are_and_a_wrong_one_is_refused() -> None:
         bad = build([*basics(), made, {**secret("v"), "stringData": values}])
         assert bad.revision.accounts[0].scram == ()
         assert message in words(bad)[0]
-        assert words(bad)[0].endswith("; nobody can log in")
+        assert words(bad)[0].endswith("; the account cannot log in")
 
 
 def test_a_deleted_credential_secret_ends_the_login() -> None:
@@ -1093,10 +1093,11 @@ def test_a_shadowed_rule_is_named_with_the_one_that_hides_it() -> None:
         route("c", GLOBAL, to(None, "y.example")),
     ])  # fmt: skip
     assert conditions(compiled, "a", edge) == {
-        ConditionType.SHADOWED: "spec.rules[1] never applies: spec.rules[0] takes its mail"
+        ConditionType.SHADOWED: "spec.rules[1] never applies: spec.rules[0] matches the same mail first"
     }
     assert conditions(compiled, "b", edge) == {
-        ConditionType.SHADOWED: "spec.rules[0] never applies: rule wide of MailRoute default/a takes its mail"
+        ConditionType.SHADOWED: "spec.rules[0] never applies: rule wide of MailRoute default/a "
+        "matches the same mail first"
     }
     assert conditions(compiled, "c", edge) == {}
 
@@ -1127,7 +1128,7 @@ def test_a_rule_that_no_mail_can_reach_says_why() -> None:
         route("b", GLOBAL, to(None, "example.org")),
     ])  # fmt: skip
     assert (
-        "it is attached to example.org, whose mail no fromDomains of it matches"
+        "none of its fromDomains matches example.org, to which it is attached"
         in (conditions(compiled, "a", home)[ConditionType.SHADOWED])
     )
     assert "domains of ours" in conditions(compiled, "b", edge)[ConditionType.SHADOWED]

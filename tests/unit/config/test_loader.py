@@ -120,7 +120,7 @@ BAD: list[tuple[str | bytes, str]] = [
     ("kind: A\nb: 'x\n", "f.yaml:2: this is not YAML: while scanning a quoted scalar: found unexpected end of stream"),
     (
         "kind: A\n\tb: 1\n",
-        "f.yaml:2: this is not YAML: the line is indented with a tab; YAML takes blanks",
+        "f.yaml:2: this is not YAML: the line is indented with a tab; use spaces",
     ),
     ("- a\n- b\n", "f.yaml:1: a document must be a mapping with apiVersion, kind, metadata and spec"),
     ("kind: A\n---\njust words\n", "f.yaml:3: a document must be a mapping with apiVersion, kind, metadata and spec"),

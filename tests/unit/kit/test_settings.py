@@ -48,9 +48,9 @@ def test_an_empty_optional_is_absent() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("MAILRAIL_EXAMPLE_LIMIT", "many", "MAILRAIL_EXAMPLE_LIMIT='many': takes a whole number"),
+        ("MAILRAIL_EXAMPLE_LIMIT", "many", "MAILRAIL_EXAMPLE_LIMIT='many': must be a whole number"),
         ("MAILRAIL_EXAMPLE_RATIO", "x", "takes a number"),
-        ("MAILRAIL_EXAMPLE_PLAINTEXT", "perhaps", "takes true or false"),
+        ("MAILRAIL_EXAMPLE_PLAINTEXT", "perhaps", "must be true or false"),
         ("MAILRAIL_EXAMPLE_LIMTI", "7", "MAILRAIL_EXAMPLE_LIMTI: example has no such setting; it has"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_never_repeated(tmp_
     with pytest.raises(BadSettings, match=r"MAILRAIL_EXAMPLE_LIMIT_FILE=.*No such file"):
         load(Example, "example", {"MAILRAIL_EXAMPLE_LIMIT_FILE": str(path)})
     path.write_text("a secret", encoding="utf-8")
-    with pytest.raises(BadSettings, match="cannot be read as the setting's value") as caught:
+    with pytest.raises(BadSettings, match="is not a valid value") as caught:
         load(Example, "example", {"MAILRAIL_EXAMPLE_LIMIT_FILE": str(path)})
     assert "a secret" not in str(caught.value)
 
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_never_repeated(tmp_
 def test_addresses_are_split_and_refused_with_their_text() -> None:
     assert host_port("127.0.0.1:25") == ("127.0.0.1", 25)
     assert host_port("[::1]:25") == ("::1", 25)
-    with pytest.raises(BadSettings, match="takes HOST:PORT"):
+    with pytest.raises(BadSettings, match="must be HOST:PORT"):
         host_port("localhost")
 
 

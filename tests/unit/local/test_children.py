@@ -77,7 +77,7 @@ def test_a_killed_child_is_started_again() -> None:
     os.kill(record.pids[0], 9)
     wait_until(lambda: len(record.pids) == 2 and record.lines.count(b"up") == 2, 20)
     assert child.restarts == 1
-    assert record.said == [f"child ended (killed by signal 9); starting it again in {FIRST_PAUSE:g} s"]
+    assert record.said == [f"child ended (killed by signal 9); restarting it in {FIRST_PAUSE:g} s"]
     assert child.stop(within=20) is True
 
 

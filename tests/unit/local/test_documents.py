@@ -88,7 +88,7 @@ def test_a_pipe_is_refused_and_never_waited_for(path: Path) -> None:
     os.mkfifo(path / "60-pipe.yaml")
     [finding] = compiled(path).diagnostics.errors
     assert str(finding) == (
-        "mail.d/60-pipe.yaml:1: the file cannot be read: it is no regular file; its documents stay as they were"
+        "mail.d/60-pipe.yaml:1: the file cannot be read: it is not a regular file; its documents stay as they were"
     )
 
 
@@ -107,7 +107,7 @@ def test_each_mistake_is_said_once_and_so_is_that_it_was_mended() -> None:
     assert said == [
         "refused: mail.d/a.yaml:1: is wrong",
         "refused: mail.d/a.yaml:2: is wrong",
-        "mended: 1 of what was wrong; 1 remain, see `mailrail config status`",
+        "mended: 1 fixed, 1 still wrong, see `mailrail config status`",
         "refused: mail.d/a.yaml:3: is wrong",
-        "mended: every resource is fine again",
+        "mended: all resources are valid again",
     ]

@@ -170,7 +170,7 @@ def test_a_state_folder_without_room_is_named_with_a_way_out(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "pki" / "tls.key"))
 
     monkeypatch.setattr(pki, "ensure", full)
-    with pytest.raises(CannotRun, match=r"tls\.key: No space left on device; make room.*--state"):
+    with pytest.raises(CannotRun, match=r"tls\.key: No space left on device; free some space.*--state"):
         _supervisor(tmp_path, port_offset=free_offset((SMTP, METRICS))).run()
 
 

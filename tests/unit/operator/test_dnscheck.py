@@ -223,7 +223,7 @@ def test_addresses_beyond_the_limit_are_not_passed_over_in_silence() -> None:
     needs = needs_of(DOMAIN, revision, {}, ())
     assert needs is not None
     assert len(needs.egress) == 32
-    assert needs.notes == ("of 40 egress addresses the first 32 are checked",)
+    assert needs.notes == ("only the first 32 of 40 egress addresses are checked",)
 
 
 def _rule(transport: ObjectRef | None, *matches: Match) -> Rule:
@@ -250,7 +250,7 @@ def test_a_rule_that_takes_everything_leaves_no_direct_delivery() -> None:
 def test_unknown_addresses_of_direct_delivery_are_said_and_not_guessed() -> None:
     needs = needs_of(DOMAIN, _revision(), {}, ())
     assert needs is not None
-    assert "not known" in needs.notes[0]
+    assert "does not know" in needs.notes[0]
 
 
 def test_a_domain_without_its_gateway_needs_nothing_yet() -> None:

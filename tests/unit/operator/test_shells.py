@@ -566,5 +566,5 @@ def test_a_kubeconfig_that_cannot_be_used_says_why(
 
 
 def test_no_kubeconfig_at_all_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="missing is no kubeconfig"):
+    with pytest.raises(BadSettings, match="missing is not a usable kubeconfig"):
         find_credentials(tmp_path / "missing")

@@ -190,7 +190,10 @@ class Build:
         except SecretProblem as problem:
             member = next(m for m in type(spec).model_fields if getattr(spec, m) is not None)
             self._unresolved(
-                ref, problem.reason, f"{problem}; mail for this transport is deferred until it is", ("spec", member)
+                ref,
+                problem.reason,
+                f"{problem}; until that is mended, mail for this transport is deferred",
+                ("spec", member),
             )
             return None
 
@@ -230,12 +233,14 @@ class Build:
         """Why a transport cannot be used by an object; None if it can."""
         resource = self._settled.transports.get(target)
         if resource is None:
-            return Reason.TRANSPORT_NOT_FOUND, f"{target} is not there; matching mail is deferred until it is"
+            return Reason.TRANSPORT_NOT_FOUND, f"{target} does not exist; until it does, matching mail is deferred"
         if not self._settled.permitted(resource.spec.allowed_namespaces, target, owner):
-            message = f"{target} does not let namespace {owner.namespace} use it (allowedNamespaces); mail is deferred"
+            message = (
+                f"{target} does not permit namespace {owner.namespace} to use it (allowedNamespaces); mail is deferred"
+            )
             return Reason.REF_NOT_PERMITTED, message
         if target not in self._usable:
-            return Reason.TRANSPORT_NOT_FOUND, f"{target} cannot be used for now; matching mail is deferred: see there"
+            return Reason.TRANSPORT_NOT_FOUND, f"{target} cannot be used now, see its status; matching mail is deferred"
         return None
 
     # --- accounts and gateways ---
@@ -260,7 +265,10 @@ class Build:
                 )
             except SecretProblem as problem:
                 self._unresolved(
-                    ref, problem.reason, f"{problem}; nobody can log in", ("spec", "credentialsSecretRef", "name")
+                    ref,
+                    problem.reason,
+                    f"{problem}; the account cannot log in",
+                    ("spec", "credentialsSecretRef", "name"),
                 )
         limits = AccountLimits()
         if spec.limits is not None:
@@ -314,7 +322,7 @@ class Build:
         port = spec.port + self._options.port_offset
         if port > 65535:  # uvloop would take it modulo 65536
             message = (
-                f"{spec.port} and the port offset {self._options.port_offset} are no port; this listener stays shut"
+                f"{spec.port} plus the port offset {self._options.port_offset} is not a port; the listener stays closed"
             )
             self._unresolved(ref, Reason.INVALID, message, ("spec", "listeners", position, "port"))
             return None
@@ -323,8 +331,12 @@ class Build:
             name = spec.tls.certificate_secret_ref.name
             certificate, problem = self._secrets.certificate(ref, spec.name, name)
             if problem is not None:
-                # A listener that lost its TLS would be a silent downgrade, so without any certificate it stays shut.
-                effect = "its last certificate stays in use" if certificate else "this listener stays shut until it is"
+                # A listener that lost its TLS would be a silent downgrade, so without any certificate it stays closed.
+                effect = (
+                    "its last certificate stays in use"
+                    if certificate
+                    else "until that is mended, the listener stays closed"
+                )
                 path: Path = ("spec", "listeners", position, "tls", "certificateSecretRef", "name")
                 self._unresolved(ref, problem.reason, f"{problem}; {effect}", path)
                 if certificate is None:
@@ -369,7 +381,7 @@ class Build:
                 self._unresolved(
                     ref,
                     problem.reason,
-                    f"{problem}; it does not sign",
+                    f"{problem}; the key does not sign",
                     ("spec", "dkim", position, "privateKeySecretRef"),
                 )
         return Domain(
@@ -503,7 +515,7 @@ class Build:
                 rule,
                 ConditionType.SHADOWED,
                 Reason.HIDDEN_BY_RULE,
-                f"never applies: {_named(by, rule)} takes its mail",
+                f"never applies: {_named(by, rule)} matches the same mail first",
             )
         sender = domains[parent].name if parent.kind == "MailDomain" else None
         for position, rule in enumerate(rules):
@@ -538,9 +550,9 @@ def _never(rule: Rule, sender: str | None, received: Mapping[str, Domain]) -> st
     reasons: list[str] = []
     for match in rule.matches:
         if sender is not None and match.from_domains and not any(_admits(p, sender) for p in match.from_domains):
-            reasons.append(f"it is attached to {sender}, whose mail no fromDomains of it matches")
+            reasons.append(f"none of its fromDomains matches {sender}, to which it is attached")
         elif match.to_domains and all(p in received for p in match.to_domains):
-            reasons.append("its toDomains are domains of ours, whose `delivery` decides and no route")
+            reasons.append("its toDomains are domains of ours, where `delivery` decides and not a route")
         else:
             return ""
     return reasons[0]

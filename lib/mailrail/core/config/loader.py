@@ -233,7 +233,7 @@ def _parse(chunk: str) -> tuple[Any, int, str] | _Broken:
         words = ": ".join(part for part in (_context(error, min(line, last)), error.problem) if part)
         mark = error.problem_mark
         if mark is not None and _tab_indents(chunk, mark.line):
-            words = "the line is indented with a tab; YAML takes blanks"
+            words = "the line is indented with a tab; use spaces"
         return _Broken(min(line, last), f"this is not YAML: {words}" if words else "this is not YAML")
     except yaml.reader.ReaderError as error:
         line = chunk.count("\n", 0, error.position) if isinstance(error.position, int) else 0

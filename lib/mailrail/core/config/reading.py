@@ -152,7 +152,7 @@ class Input:
             self._finding(document, ("metadata", "name"), f"metadata.name: a {kind} needs a name")
             return None
         if not isinstance(namespace, str) or not namespace or len(namespace) > 63:
-            self._finding(document, ("metadata", "namespace"), "metadata.namespace: is not a name")
+            self._finding(document, ("metadata", "namespace"), "metadata.namespace: is not a valid name")
             return None
         return ObjectRef(kind, namespace, name)
 
@@ -175,7 +175,7 @@ class Input:
                 else "the one that Mailrail itself makes counts; give this one another name"
             )
             self.findings.append(
-                Finding(document.place, Severity.ERROR, Reason.DUPLICATE, f"is written twice; {which}", ref)
+                Finding(document.place, Severity.ERROR, Reason.DUPLICATE, f"is defined twice; {which}", ref)
             )
             return True
         self._places[ref] = document.place
@@ -184,7 +184,7 @@ class Input:
                 self.secrets[key] = read_secret(document.content, ref.namespace, ref.name, document.place.origin)
             except SecretProblem as problem:
                 self.broken_secrets[key] = str(problem)
-                self._finding(document, (), f"{problem}; what was taken from it before stays in use", ref)
+                self._finding(document, (), f"{problem}; its last accepted content stays in use", ref)
             return True
         self._read_resource(document, ref, source)
         return True

@@ -101,7 +101,7 @@ def read_secret(content: Mapping[str, Any], namespace: str, name: str, origin: s
             try:
                 values[key] = base64.b64decode("".join(value.split()), validate=True)
             except binascii.Error:
-                raise wrong(f"data.{key}: is not base64; write it under stringData as it is") from None
+                raise wrong(f"data.{key}: is not base64; put plain values under stringData") from None
     if sum(len(v) for v in values.values()) > VALUE_LIMIT:
         raise wrong(f"a Secret has at most {VALUE_LIMIT} octets")
     unknown = sorted(set(content) - {"apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable"})
@@ -132,7 +132,7 @@ def _check_authorities(pem: bytes) -> str:
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError:
-        return "there is no PEM certificate in it"
+        return "it has no PEM certificate"
     return ""
 
 
@@ -212,8 +212,8 @@ class SecretUses:
         if document is not None:
             return document
         if (namespace, name) in self._broken:
-            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {namespace}/{name} is broken: see there")
-        raise SecretProblem(Reason.SECRET_NOT_FOUND, f"Secret {namespace}/{name} is not there")
+            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {namespace}/{name} is invalid; its own error says why")
+        raise SecretProblem(Reason.SECRET_NOT_FOUND, f"Secret {namespace}/{name} does not exist")
 
     def _value(self, document: SecretDocument, key: str) -> bytes:
         value = document.values.get(key)
@@ -278,7 +278,7 @@ class SecretUses:
             raise SecretProblem(Reason.FILE_NOT_FOUND, "caFile works in local mode only; use caSecretRef")
         pem = self._files.get(path)
         if pem is None:
-            raise SecretProblem(Reason.FILE_NOT_FOUND, f"the file {path} is not there or cannot be read")
+            raise SecretProblem(Reason.FILE_NOT_FOUND, f"the file {path} does not exist or cannot be read")
         wrong = _check_authorities(pem)
         if wrong:
             raise SecretProblem(Reason.SECRET_INVALID, f"the file {path}: {wrong}")

@@ -98,7 +98,7 @@ class Settlement:
                     ref,
                     ConditionType.RESOLVED_REFS,
                     Reason.PARENT_NOT_FOUND,
-                    f"its {parent} is not attached to a gateway; it waits for that",
+                    f"its {parent} is not attached to a gateway yet",
                     path,
                     parent,
                 )
@@ -180,23 +180,23 @@ class Settlement:
         for ref, gateway in self.gateways.items():
             account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
             if account not in self.accounts:
-                yield ref, account, f"{account} is not there"
+                yield ref, account, f"{account} does not exist"
             elif account not in self.domain_of:
                 wanted = reference(self.accounts[account].spec.domain_ref, "MailDomain", account)
-                yield ref, account, f"{account} has no domain: {wanted} is not there"
+                yield ref, account, f"{account} has no domain: {wanted} does not exist"
             elif self.domain_of[account] not in self.gateway_of:
-                yield ref, account, f"{self.domain_of[account]} of {account} is attached to no gateway"
+                yield ref, account, f"{self.domain_of[account]} of {account} is not attached to a gateway"
 
 
 def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
     """`ref` is attached to something that is not there."""
-    message = f"{show_path(path)}: {parent} is not there; it waits for it"
+    message = f"{show_path(path)}: {parent} does not exist yet"
     return Remark(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
 
 
 def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
     """`ref` is attached to something that does not let its namespace."""
-    message = f"{show_path(path)}: {parent} does not let namespace {ref.namespace} attach (allowedNamespaces)"
+    message = f"{show_path(path)}: {parent} does not permit namespace {ref.namespace} to attach (allowedNamespaces)"
     return Remark(ref, ConditionType.RESOLVED_REFS, Reason.REF_NOT_PERMITTED, message, path, parent)
 
 
@@ -271,7 +271,7 @@ def _kept(read_in: Input, settled: Settlement) -> Iterator[Remark]:
                     ref,
                     ConditionType.RESOLVED_REFS,
                     Reason.POSTMASTER_NOT_FOUND,
-                    f"spec.postmaster.accountRef: {needed} was deleted; it is kept as long as its postmaster is needed",
+                    f"spec.postmaster.accountRef: {needed} was deleted; it stays in use while it is needed",
                     ("spec", "postmaster", "accountRef", "name"),
                 )
 

@@ -208,7 +208,9 @@ class EmbeddedPostgres:
             try:
                 self._clear_the_way()
                 if not self._try_port(self.port, time.monotonic() + timeout):
-                    raise PostgresUnavailable(self._explain(f"port {self.port} of Postgres was taken meanwhile"))
+                    raise PostgresUnavailable(
+                        self._explain(f"port {self.port} of Postgres is now used by another program")
+                    )
             except BaseException:
                 self._end(5)
                 raise
@@ -313,7 +315,7 @@ class EmbeddedPostgres:
         if not reachable_by(clusters / name, self._account.uid, self._account.gid):
             raise PostgresUnavailable(
                 f"the system user {SYSTEM_USER!r} can reach neither {self.folder} nor {clusters / name}. "
-                "Choose a --state folder that other users may pass through, or run as an ordinary user."
+                "Choose a --state folder that other users can reach, or run as an ordinary user."
             )
         return clusters / name / "data"
 
@@ -491,7 +493,7 @@ class EmbeddedPostgres:
 
     def _explain(self, what: str) -> str:
         lines = "\n".join(f"  {line}" for line in list(self._tail)[-8:])
-        return f"{what}; data in {self.data}" + (f". Its last words:\n{lines}" if lines else "")
+        return f"{what}; data in {self.data}" + (f". Its last output:\n{lines}" if lines else "")
 
     def _remembered_port(self) -> int | None:
         try:
