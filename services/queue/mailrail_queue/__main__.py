@@ -32,7 +32,7 @@ Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
 
 
 def assemble(settings: QueueSettings) -> tuple[QueueProcess, Services]:
-    """A queue with its notifications and its mailbox, and the gRPC services in front of it."""
+    """A queue, and the gRPC services in front of it."""
     queue = QueueProcess(settings)
     services: Services = {
         ENQUEUE: (EnqueueServicer(queue), enqueue_pb2_grpc.add_EnqueueServiceServicer_to_server),

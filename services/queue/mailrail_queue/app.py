@@ -6,23 +6,27 @@ them and holds what is in memory; `worklist` says what is to be looked at. See t
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
 import psycopg
 
-from mailrail.core.route.site import SiteKind
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
 from mailrail.kit.history import NewHistory
-from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.accept.batches import GroupCommit
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.lease_writer import LeaseWriter
 from mailrail_queue.delivery.leases import LeaseManager
-from mailrail_queue.delivery.results import DeliveryResults, Finisher
+from mailrail_queue.delivery.local import LocalDelivery
+from mailrail_queue.delivery.parts import Parts
+from mailrail_queue.delivery.results import Finisher
+from mailrail_queue.delivery.site_health import SiteHealth
+from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.routing.router import Router, reference_text
@@ -49,6 +53,28 @@ class Arrivals(Protocol):
     """Set when it has something to say."""
 
 
+class _Wiring:
+    """Carries what the dispatcher notices to the part that acts on it (`DispatcherEvents`).
+
+    Those parts need the dispatcher and are made after it, so they are looked up when they are needed.
+    """
+
+    def __init__(self, queue: "QueueProcess") -> None:
+        self._queue = queue
+
+    def deliver_locally(self, delivery: Delivery) -> None:
+        self._queue.local_delivery.deliver(delivery)
+
+    def take_back(self, deliveries: Sequence[Delivery]) -> None:
+        self._queue.lease_writer.take_back(deliveries)
+
+    def fetch_more(self, site: SiteState) -> None:
+        self._queue.worklist.fetch_more(site)
+
+    def claim_probe(self, site: SiteState) -> None:
+        self._queue.shared_sites.claim_probe(site)
+
+
 class QueueProcess:
     """One queue process."""
 
@@ -57,64 +83,52 @@ class QueueProcess:
         self.run_id = f"{settings.node_id}/{uuid4().hex[:12]}"
         self._router: Router | None = None
         self._log = log.get_logger()
-        where = postgres.database_of(settings)
-        self.database = Database(where, f"mailrail queue {settings.node_id}", unsafe=settings.unsafe)
         self.history = QueueHistory(self.run_id, self._new_history)
-        self.database.history = self.history.of
+        self.database = Database(
+            postgres.database_of(settings),
+            f"mailrail queue {settings.node_id}",
+            history=self.history.of,
+            unsafe=settings.unsafe,
+        )
         self.dispatcher = Dispatcher(
             clock.now,
+            _Wiring(self),
             handout_seconds=settings.handout_seconds,
             content_budget=settings.born_leased_bytes,
             rounds=settings.born_leased_rounds,
         )
+        parts = Parts(settings, self.database, self.history, self.dispatcher, self.router)
         self.uncommitted = Uncommitted(settings.upload_octets)
         metrics.UPLOADING.set_function(lambda: self.uncommitted.octets(time.monotonic()))
         self.peers = Peers(settings)
         self.worklist = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.mailboxes = MailboxDelivery(self.router)
         self.notifier = Notifier(self.router, self.mailboxes, self.worklist.woken_or_peer)
-        self.finisher = Finisher(
-            self.database, self.dispatcher, self.router, self.history, self.notifier, self.mailboxes
-        )
+        self.finisher = Finisher(parts, self.worklist, self.notifier, self.mailboxes)
+        self.local_delivery = LocalDelivery(self.dispatcher, self.finisher, self.mailboxes)
         self.group_commit = GroupCommit(
             settings, self.database, self.dispatcher, self.router, self.worklist, self.history, self.notifier
         )
-        self.leases = LeaseManager(settings, self.database, self.dispatcher, self.finisher, self.router, self.history)
-        beats = self.database.lane("heartbeat")
-        self.shared_sites = SharedSites(beats, self.dispatcher, self.leases, self.worklist)
-        self.shards = Shards(
-            settings,
-            self.database,
-            beats,
-            self.dispatcher,
-            self.group_commit,
-            self.peers,
-            self.worklist,
-            self.shared_sites,
-            self.router,
-            self.history,
-        )
+        lease_lane, beats = self.database.lane("lease"), self.database.lane("heartbeat")
+        self.lease_writer = LeaseWriter(parts, lease_lane, self.finisher, self.worklist)
+        site_health = SiteHealth(self.dispatcher, self.lease_writer)
+        self.leases = LeaseManager(parts, lease_lane, self.finisher, self.lease_writer, site_health)
+        self.shared_sites = SharedSites(beats, self.dispatcher, site_health, self.worklist)
+        self.shards = Shards(parts, beats, self.worklist, self.group_commit, self.peers, self.shared_sites)
         self.owner = Scheduler(
-            settings,
-            self.database,
-            self.dispatcher,
+            parts,
+            self.worklist,
             self.group_commit,
             self.finisher,
             self.leases,
-            self.worklist,
+            self.lease_writer,
+            site_health,
             self.shared_sites,
-            self.router,
         )
-        # Whoever learns of work writes it down.
-        self.dispatcher.has_room = self.worklist.has_room
-        self.finisher.deferred = self.worklist.deferred
-        self.leases.went_back = self.worklist.wake.set
-        self.dispatcher.claim = self.shared_sites.claim
         self.upkeep = Upkeep(settings, self.database, self.history_days)
         self.counting = BacklogCounter(
             self.database, self.dispatcher, lambda: self.worklist.ownership.epochs, settings.count_seconds
         )
-        self.dispatcher.deliver_here = self._deliver_here
         self.arrivals: set[Arrivals] = set()
         """The open streams that bring mail."""
         self.stopping = asyncio.Event()
@@ -200,7 +214,7 @@ class QueueProcess:
             parts = (
                 self.group_commit,
                 self.finisher,
-                self.leases,
+                self.lease_writer,
                 self.shards,
                 self.owner,
                 self.peers,
@@ -246,7 +260,7 @@ class QueueProcess:
 
     def _new_history(self, new: NewHistory) -> None:
         """The database went back: what memory knows of it may be untrue, and all deliveries of before end (HIS-03)."""
-        self.database.generation += 1
+        self.database.reopen()
         self.group_commit.ids.forget()
         self.dispatcher.history = new.number
         closed = self.leases.begin_history(new.number)
@@ -261,33 +275,3 @@ class QueueProcess:
             results_waiting=self.finisher.waiting,
         )
         self.worklist.look_anew()
-
-    def _deliver_here(self, delivery: Delivery) -> None:
-        """Mail for the built-in mailbox, and what a `fail` transport refuses: no outbound process takes part."""
-        message = lease_pb2.DeliveryResult(token=delivery.token, done=True)
-        for recipient in delivery.recipients:
-            result = message.recipients.add(id=recipient.id)
-            attempt = result.attempt
-            attempt.dialled = False
-            if delivery.plan.site.kind is SiteKind.MAILBOX:
-                refusal = self.mailboxes.refusal(recipient)
-                if refusal is None:
-                    attempt.outcome = types_pb2.OUTCOME_DELIVERED
-                    attempt.reply.CopyFrom(
-                        types_pb2.Reply(code=250, enhanced="2.1.5", lines=["delivered to the built-in mailbox"])
-                    )
-                    continue
-                attempt.reply.CopyFrom(refusal)
-            else:
-                transport = delivery.plan.transport
-                code = transport.code if transport is not None and transport.code is not None else 554
-                text = transport.text if transport is not None and transport.text else "delivery is refused by a route"
-                first, _, rest = text.partition(" ")
-                enhanced = first if first[:2] in ("4.", "5.") and first.count(".") == 2 else f"{code // 100}.7.0"
-                attempt.reply.CopyFrom(
-                    types_pb2.Reply(code=code, enhanced=enhanced, lines=[rest if first == enhanced and rest else text])
-                )
-            permanent = attempt.reply.code >= 500
-            attempt.outcome = types_pb2.OUTCOME_FAILED if permanent else types_pb2.OUTCOME_DEFERRED
-        self.finisher.submit(DeliveryResults(delivery.token, message, delivery, "", lambda _: None))
-        self.dispatcher.release(delivery)

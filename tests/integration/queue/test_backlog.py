@@ -60,7 +60,7 @@ async def test_due_mail_of_a_dead_site_is_resting(database: str) -> None:
         dispatcher = q.queue.dispatcher
         for n in range(10):
             await ingress.accept(f"user{n}@dead.example")
-        await eventually(lambda: any(site.resting(dispatcher.clock()) for site in dispatcher.sites.values()))
+        await eventually(lambda: any(site.in_backoff(dispatcher.clock()) for site in dispatcher.sites.values()))
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
         async with q.queue.owner.lane.use():  # else the owner would count it as tried, and move it on, at once
             await q.sql("UPDATE recipient SET due = now() - interval '1 minute'")

@@ -54,7 +54,7 @@ async def at_rest(q: RunningQueue, *users: str) -> FakeOutbound:
     for n in range(10):
         await ingress.accept(f"other{n}@dead.example")
     await q.until("SELECT count(*) = %s FROM recipient WHERE attempts = 1 AND token IS NULL", 10 + len(users))
-    await eventually(lambda: q.queue.dispatcher.sites["domain:dead.example"].resting(q.queue.dispatcher.clock()))
+    await eventually(lambda: q.queue.dispatcher.sites["domain:dead.example"].in_backoff(q.queue.dispatcher.clock()))
     return outbound
 
 
@@ -270,7 +270,7 @@ async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are
         ("revisions", "owner.revisions", "reconsider"),
         ("upkeep", "upkeep", "sweep_content"),
         ("backlog", "counting", "measure"),
-        ("leases", "leases", "_write"),
+        ("leases", "lease_writer", "_write"),
     ],
 )
 async def test_no_step_that_fails_ends_the_process_SHD_01(
@@ -291,7 +291,7 @@ async def test_no_step_that_fails_ends_the_process_SHD_01(
         with monkeypatch.context() as patched:
             patched.setattr(found, method, fails)
             q.queue.worklist.revise([])
-            q.queue.leases._renew.set()
+            q.queue.lease_writer._wake.set()
             await eventually(lambda: count() > before)
         assert q.queue.failed() is None
         await q.until("SELECT count(*) = 256 FROM shard WHERE owner IS NOT NULL")

@@ -235,7 +235,7 @@ async def test_it_is_told_how_much_of_what_memory_knew_is_gone_HIS_04(
         await eventually(outbound.has(3))
         await q.sql("DELETE FROM recipient WHERE address = 'user1@d1.example'")
         await q.sql(ANOTHER_SERVER)
-        await eventually(lambda: not q.queue.leases._known and q.queue.leases._history.number)
+        await eventually(lambda: not q.queue.lease_writer._known and q.queue.leases._history.number)
         said: list[str] = []
 
         def told() -> bool:

@@ -1,108 +1,16 @@
 """What may be handed on now, and to whom: windows, shared limits, credit, rates and turns (SHD-03, SHD-04)."""
 
-from dataclasses import dataclass, field
-
-from mailrail.core.revision import revision as rev
-from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
-from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.sites import Bucket
-from mailrail_queue.routing.router import RecipientFacts, Router
 
+from testkit.dispatching import Bench, Stream
 from testkit.queue import RELAY, a_revision, relay, rule_to
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(eq=False)
-class Stream:
-    node: str
-    credit: int = 1000
-    sent: list[Delivery] = field(default_factory=list)
-    remaining: list[float] = field(default_factory=list)
-    cancelled: list[int] = field(default_factory=list)
-
-    def send(self, delivery: Delivery, content: DeliveryContent, remaining: float) -> None:
-        self.sent.append(delivery)
-        self.remaining.append(remaining)
-
-    def history(self, number: int) -> None:
-        """Nothing is done under another one here."""
-
-    def cancel(self, token: int) -> None:
-        self.cancelled.append(token)
-
-
-class Bench:
-    """A dispatcher with a clock of its own."""
-
-    def __init__(self, revision: rev.Revision | None = None) -> None:
-        self.clock = Clock()
-        self.router = Router(1, revision or a_revision())
-        self.dispatcher = Dispatcher(self.clock, handout_seconds=60.0, content_budget=1000, rounds=3)
-        self.token = 0
-
-    def facts(self, domain: str) -> RecipientFacts:
-        return RecipientFacts(domain, "away.example", None, False, False, None)
-
-    def fly(self, domain: str, *, lease: float = 120.0, size: int = 10) -> Delivery:
-        self.token += 1
-        plan = self.router.plan(self.facts(domain), 0)
-        site = self.dispatcher.site(plan)
-        recipient = AttemptRecipient(
-            id=self.token,
-            message_id=b"m" * 16,
-            shard=0,
-            version=1,
-            attempts=1,
-            interruptions=0,
-            accepted=0.0,
-            uncounted_seconds=0.0,
-            null_sender=False,
-            sender_authentication=1,
-            delayed_dsn_decided=False,
-            tls_requirement=0,
-            address=f"user@{domain}",
-            facts=self.facts(domain),
-            notify=0,
-            envelope_recipient=b"",
-        )
-        content = DeliveryContent(b"", [{"id": self.token, "address": f"user@{domain}"}], b"", b"", 0)
-        delivery = Delivery(
-            self.token,
-            b"m" * 16,
-            plan,
-            site,
-            [recipient],
-            size,
-            self.clock.now + lease,
-            0.0,
-            1,
-            content,
-        )
-        self.dispatcher.add(delivery)
-        return delivery
-
-    def release(self, delivery: Delivery, *, well: bool = True) -> None:
-        if well:
-            delivery.site.window.succeed()
-        else:
-            delivery.site.window.fail(self.clock.now, "no")
-        self.dispatcher.release(delivery)
-        self.dispatcher.pump()
 
 
 def test_a_window_bounds_what_is_in_flight_and_memory_is_given_back_as_it_leaves() -> None:
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    deliveries = [bench.fly("x.example") for _ in range(8)]
+    deliveries = [bench.lease("x.example") for _ in range(8)]
     bench.dispatcher.pump()
     assert len(stream.sent) == 5
     assert (bench.dispatcher.pending_deliveries, bench.dispatcher.pending_bytes) == (3, 30)
@@ -116,8 +24,8 @@ def test_one_slow_site_holds_up_no_other() -> None:
     stream = Stream("a")
     bench.dispatcher.connect(stream)
     for _ in range(20):
-        bench.fly("slow.example")
-    bench.fly("quick.example")
+        bench.lease("slow.example")
+    bench.lease("quick.example")
     bench.dispatcher.pump()
     assert [f.plan.domain for f in stream.sent].count("quick.example") == 1
 
@@ -127,7 +35,7 @@ def test_without_credit_nothing_leaves_and_with_it_all_that_waits_does() -> None
     stream = Stream("a", credit=1)
     bench.dispatcher.connect(stream)
     for name in ("a.example", "b.example", "c.example"):
-        bench.fly(name)
+        bench.lease(name)
     bench.dispatcher.pump()
     assert len(stream.sent) == 1
     stream.credit += 5
@@ -142,12 +50,12 @@ def test_a_site_keeps_to_one_process_and_goes_elsewhere_only_when_that_takes_no_
     for stream in streams:
         bench.dispatcher.connect(stream)
     for _ in range(5):
-        bench.fly("x.example")
+        bench.lease("x.example")
     bench.dispatcher.pump()
     (home,) = [s for s in streams if s.sent]
     home.credit = 0
-    bench.fly("y.example")
-    other = bench.fly("x.example")
+    bench.lease("y.example")
+    other = bench.lease("x.example")
     bench.dispatcher.sites["domain:x.example"].window.size = 10
     bench.dispatcher.pump()
     assert other.stream is not None
@@ -162,13 +70,13 @@ def test_a_process_that_leaves_changes_the_home_of_its_own_sites_only() -> None:
     names = [f"d{n}.example" for n in range(40)]
     homes: dict[str, str] = {}
     for name in names:
-        delivery = bench.fly(name)
+        delivery = bench.lease(name)
         bench.dispatcher.pump()
         homes[name] = delivery.node
         bench.release(delivery)
     bench.dispatcher.disconnect(streams["b"])
     for name in names:
-        delivery = bench.fly(name)
+        delivery = bench.lease(name)
         bench.dispatcher.pump()
         if homes[name] != "b":
             assert delivery.node == homes[name]
@@ -181,12 +89,10 @@ def test_a_lease_too_short_to_be_handed_on_is_given_back_LSE_01() -> None:
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    old: list[Delivery] = []
-    bench.dispatcher.too_old = old.extend
-    short = bench.fly("x.example", lease=59.0)
-    long = bench.fly("x.example", lease=61.0)
+    short = bench.lease("x.example", seconds=59.0)
+    long = bench.lease("x.example", seconds=61.0)
     bench.dispatcher.pump()
-    assert old == [short]
+    assert bench.events.back == [short]
     assert [f.token for f in stream.sent] == [long.token]
     assert stream.remaining == [61.0]
 
@@ -200,10 +106,10 @@ def test_fresh_mail_is_born_leased_only_where_it_would_leave_soon_LSE_06() -> No
     assert accepts(site, 10, bench.clock.now)
     assert not accepts(site, 1001, bench.clock.now)  # over the budget
     for _ in range(15):
-        bench.fly("x.example")
+        bench.lease("x.example")
     assert not accepts(site, 10, bench.clock.now)  # three windows full wait already
     other = bench.dispatcher.site(bench.router.plan(bench.facts("y.example"), 0))
-    other.window.resting_until = bench.clock.now + 60
+    other.window.backoff_until = bench.clock.now + 60
     assert not accepts(other, 10, bench.clock.now)
 
 
@@ -213,7 +119,7 @@ def test_a_rate_lets_a_second_s_worth_go_and_then_one_at_a_time() -> None:
     stream = Stream("a")
     bench.dispatcher.connect(stream)
     for _ in range(10):
-        bench.fly("x.example").site.window.size = 100
+        bench.lease("x.example").site.window.size = 100
     bench.dispatcher.pump()
     assert len(stream.sent) == 4
     at = bench.dispatcher.next_timer()
@@ -259,7 +165,7 @@ def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
         site = bench.dispatcher.site(bench.router.plan(bench.facts(name), 0))
         site.window.size = 20.0
         bench.dispatcher.regroup(site, "mx.big.example")
-    deliveries = [bench.fly(name) for _ in range(15) for name in ("x.example", "y.example")]
+    deliveries = [bench.lease(name) for _ in range(15) for name in ("x.example", "y.example")]
     bench.dispatcher.pump()
     assert len(stream.sent) == 20
     for delivery in deliveries:
@@ -270,7 +176,7 @@ def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
 
 def test_what_was_dropped_counts_nowhere_any_more() -> None:
     bench = Bench()
-    deliveries = [bench.fly("x.example") for _ in range(4)]
+    deliveries = [bench.lease("x.example") for _ in range(4)]
     assert bench.dispatcher.drop_pending() == deliveries
     assert (bench.dispatcher.pending_deliveries, bench.dispatcher.pending_bytes) == (0, 0)
     assert not bench.dispatcher.deliveries
@@ -280,18 +186,53 @@ def test_what_was_dropped_counts_nowhere_any_more() -> None:
     assert not bench.dispatcher.sites
 
 
-def test_what_was_being_committed_when_a_rest_began_goes_back_SHD_05() -> None:
+def test_what_was_being_committed_when_a_backoff_began_goes_back_SHD_05() -> None:
     bench = Bench()
     stream = Stream("a")
     bench.dispatcher.connect(stream)
-    back: list[Delivery] = []
-    bench.dispatcher.too_old = back.extend
-    first = bench.fly("dead.example")
+    first = bench.lease("dead.example")
     bench.dispatcher.pump()
     first.site.window.fail(bench.clock.now, "no connection", transport=True)
     bench.dispatcher.release(first)
-    late = bench.fly("dead.example")
+    late = bench.lease("dead.example")
     bench.dispatcher.pump()
-    assert back == [late]
+    assert bench.events.back == [late]
     assert len(stream.sent) == 1
     assert not first.site.pending
+
+
+def test_a_site_with_room_and_due_mail_in_the_database_asks_for_more_SHD_03() -> None:
+    bench = Bench()
+    site = bench.dispatcher.site(bench.router.plan(bench.facts("x.example"), 0))
+    site.due[3] = False
+    bench.dispatcher.wake_all()
+    bench.dispatcher.pump()
+    assert bench.events.roomy == ["domain:x.example"]
+    site.window.in_flight = int(site.window.size)
+    bench.dispatcher.wake_all()
+    bench.dispatcher.pump()
+    assert bench.events.roomy == ["domain:x.example"]
+
+
+def test_after_a_backoff_an_owner_of_a_shared_site_asks_for_the_right_to_probe() -> None:
+    bench = Bench(a_revision(transports=[relay()], rules=[rule_to(RELAY)]))
+    stream = Stream("a")
+    bench.dispatcher.connect(stream)
+    bench.dispatcher.owners = 2
+    site = bench.lease("x.example").site
+    site.window.backoff_until = bench.clock.now - 1.0
+    bench.dispatcher.pump()
+    assert bench.events.claimed == [site.key]
+    assert not stream.sent
+    site.claimed = True
+    bench.dispatcher.wake_all()
+    bench.dispatcher.pump()
+    assert len(stream.sent) == 1
+
+
+def test_a_delivery_of_another_history_is_given_back_and_takes_no_part_HIS_03() -> None:
+    bench = Bench()
+    bench.dispatcher.history = 7
+    delivery = bench.lease("x.example")
+    assert bench.events.back == [delivery]
+    assert not bench.dispatcher.deliveries

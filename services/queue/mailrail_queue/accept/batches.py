@@ -84,7 +84,7 @@ class Worklist(Protocol):
     def ownership(self) -> Ownership:
         """The shards of this process."""
 
-    def stored_due(self, where: set[tuple[int, str]]) -> None:
+    def add_stored(self, where: set[tuple[int, str]]) -> None:
         """Recipients were stored due in these (shard, site)."""
 
 
@@ -440,7 +440,7 @@ class GroupCommit:
         earlier = [r for a in arrivings for r in a.earlier]
         if earlier:
             await store.defer(connection, [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in earlier])
-            self._worklist.stored_due({(r.shard, r.site) for r in earlier})
+            self._worklist.add_stored({(r.shard, r.site) for r in earlier})
 
     async def _over_limit(
         self,
@@ -646,7 +646,7 @@ class GroupCommit:
         if born:
             self._dispatcher.pump()
         if due:
-            self._worklist.stored_due(due)
+            self._worklist.add_stored(due)
 
     @staticmethod
     def _leave_behind(delivery: Delivery, owned: set[int]) -> None:

@@ -11,7 +11,8 @@ Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes
 import heapq
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.ids import history_of
@@ -26,11 +27,38 @@ _SLOT = 20.0
 """Seconds for which a limit smaller than the number of owners stays with the same ones; then others have their turn."""
 
 
+class DispatcherEvents(Protocol):
+    """What the dispatcher notices and other parts act on. It is called in the middle of the dispatcher's work: it may
+    add to lists and wake tasks, and must not wait."""
+
+    def deliver_locally(self, delivery: Delivery) -> None:
+        """Nobody is dialled: it ends in the queue itself (mailbox, `fail`)."""
+
+    def take_back(self, deliveries: Sequence[Delivery]) -> None:
+        """These cannot be handed on: their lease is too short (LSE-01), their site is in backoff, or they are of
+        another history. Their attempts are undone."""
+
+    def fetch_more(self, site: SiteState) -> None:
+        """The site has room and nothing in memory, but due recipients in the database."""
+
+    def claim_probe(self, site: SiteState) -> None:
+        """The site may be probed after a backoff, and other owners may want to do that too."""
+
+
 class Dispatcher:
     """All deliveries and sites of a process."""
 
-    def __init__(self, clock: Callable[[], float], *, handout_seconds: float, content_budget: int, rounds: int) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        events: DispatcherEvents,
+        *,
+        handout_seconds: float,
+        content_budget: int,
+        rounds: int,
+    ) -> None:
         self.clock = clock
+        self._events = events
         self.sites: dict[str, SiteState] = {}
         self.transports: dict[str, TransportState] = {}
         self.deliveries: dict[int, Delivery] = {}
@@ -41,14 +69,6 @@ class Dispatcher:
         self.pending_deliveries = 0
         self.owners = 1
         self.owner_index = 0
-        self.deliver_here: Callable[[Delivery], None] = lambda delivery: None
-        """Takes deliveries that end in the queue itself: mailbox and `fail`."""
-        self.too_old: Callable[[list[Delivery]], None] = lambda deliveries: None
-        """Takes deliveries whose lease is too short to be handed on (LSE-01)."""
-        self.has_room: Callable[[SiteState], None] = lambda site: None
-        """A site has room and nothing in memory, but due recipients in the database."""
-        self.claim: Callable[[SiteState], None] = lambda site: None
-        """Asks for the right to probe a site that other owners may want to probe too."""
         self._handout_seconds = handout_seconds
         self._content_budget = content_budget
         self._rounds = rounds
@@ -153,7 +173,7 @@ class Dispatcher:
             for k, s in self.sites.items()
             if s.used < before
             and not (s.pending or s.due or s.queued or s.window.in_flight)
-            and not s.window.resting(now)
+            and not s.window.in_backoff(now)
         ]:
             del self.sites[key]
 
@@ -163,12 +183,12 @@ class Dispatcher:
         metrics.PENDING.set(self.pending_deliveries)
         metrics.PENDING_BYTES.set(self.pending_bytes)
         metrics.IN_FLIGHT.set(len(self.deliveries) - self.pending_deliveries)
-        resting = sum(1 for s in self.sites.values() if s.resting(now))
+        resting = sum(1 for s in self.sites.values() if s.in_backoff(now))
         metrics.SITES.labels(state="resting").set(resting)
         metrics.SITES.labels(state="active").set(len(self.sites) - resting)
         # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
-        as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.resting(now)}
-        as_whole = {t.name for t in self.transports.values() if t.window.resting(now)}
+        as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.in_backoff(now)}
+        as_whole = {t.name for t in self.transports.values() if t.window.in_backoff(now)}
         metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
 
     # --- streams ---
@@ -213,8 +233,8 @@ class Dispatcher:
         return (
             bool(self.streams)
             and self.pending_bytes + size <= self._content_budget
-            and site.window.resting_until is None
-            and not site.resting(now)
+            and not site.window.probing
+            and not site.in_backoff(now)
             and len(site.pending) < self._rounds * site.window.size
         )
 
@@ -225,7 +245,7 @@ class Dispatcher:
         """
         if delivery.token in self.deliveries or self.history not in (None, history_of(delivery.token)):
             delivery.gone = True
-            self.too_old([delivery])
+            self._events.take_back([delivery])
             return
         self.deliveries[delivery.token] = delivery
         self.pending_bytes += delivery.size
@@ -310,9 +330,9 @@ class Dispatcher:
         room = site.window.room(now)
         transport = site.transport
         if transport is not None and room > 0:
-            if transport.window.resting(now):
+            if transport.window.in_backoff(now):
                 return 0
-            if transport.window.resting_until is not None:  # the transport's own probe: one at a time
+            if transport.window.probing:  # the transport's own probe: one at a time
                 room = min(room, 1 - transport.in_flight)
             share = self._share(transport.connections)
             if share is not None:
@@ -335,7 +355,7 @@ class Dispatcher:
             if site.pending:
                 self._pump_site(site, now)
             if not site.pending and site.due and self.room(site, now) > 0:
-                self.has_room(site)
+                self._events.fetch_more(site)
 
     def _pump_site(self, site: SiteState, now: float) -> None:
         pending = site.pending
@@ -343,10 +363,10 @@ class Dispatcher:
             while pending:
                 delivery = pending.popleft()
                 if not delivery.gone:
-                    self.deliver_here(delivery)
+                    self._events.deliver_locally(delivery)
             return
         room = self.room(site, now)
-        resting = site.resting(now)
+        resting = site.in_backoff(now)
         old: list[Delivery] = []
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
@@ -363,8 +383,8 @@ class Dispatcher:
                 continue
             if room <= 0:
                 break
-            if site.window.resting_until is not None and site.shared and self.owners > 1 and not site.claimed:
-                self.claim(site)  # after a rest: one probe at a time, whoever owns the shard
+            if site.window.probing and site.shared and self.owners > 1 and not site.claimed:
+                self._events.claim_probe(site)  # after a backoff: one probe at a time, whoever owns the shard
                 break
             if bucket is not None and (wait := bucket.wait(now)) > 0:
                 if not site.timed:
@@ -388,7 +408,7 @@ class Dispatcher:
             stream.credit -= 1
             stream.send(delivery, content, remaining)
         if old:
-            self.too_old(old)
+            self._events.take_back(old)
 
     def close_all(self) -> list[Delivery]:
         """End every delivery, handed on or not: the database went back, and its leases may not be there (HIS-03).

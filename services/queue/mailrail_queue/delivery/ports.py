@@ -65,6 +65,16 @@ Notify = Callable[[Sequence[Notice]], Awaitable[None]]
 """Stores the DSNs due for these recipients; recipients of one message may share a DSN (DSN-21)."""
 
 
+class Schedule(Protocol):
+    """What delivery tells the owner of shards (`schedule.worklist`)."""
+
+    def add_deferred(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Attempts of recipients in these (shard, request) ended, and the recipients are to be tried again."""
+
+    def wake_up(self) -> None:
+        """There may be work that is due now."""
+
+
 class Notifications(Protocol):
     """Makes and stores DSNs, and the copies for the postmaster of what may not be answered (design 9)."""
 

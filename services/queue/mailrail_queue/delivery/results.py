@@ -25,14 +25,13 @@ from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
-from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify
+from mailrail_queue.delivery.parts import Parts
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify, Schedule
 from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of, dialled_before, status_of, verdict_of
-from mailrail_queue.routing.router import RoutePlan, Router
+from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable
-from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.connection import TROUBLE, Lane, NotDurable
 from mailrail_queue.store.mail import Aside, Connection, Deferral, Ending, Expired, Ownership, Record, Waiting
 from mailrail_queue.store.rows import attempt_of
 
@@ -113,24 +112,15 @@ class _Work:
 class Finisher:
     """Judges and commits results; two batches may be under way at once."""
 
-    def __init__(
-        self,
-        database: Database,
-        dispatcher: Dispatcher,
-        router: Callable[[], Router],
-        history: QueueHistory,
-        notifications: Notifications,
-        mailboxes: Mailboxes,
-    ) -> None:
-        self._database = database
-        self._lanes = [database.lane("finish 1"), database.lane("finish 2")]
-        self._dispatcher = dispatcher
-        self._router = router
-        self._history = history
+    def __init__(self, parts: Parts, schedule: Schedule, notifications: Notifications, mailboxes: Mailboxes) -> None:
+        self._database = parts.database
+        self._lanes = [parts.database.lane("finish 1"), parts.database.lane("finish 2")]
+        self._dispatcher = parts.dispatcher
+        self._router = parts.router
+        self._history = parts.history
+        self._schedule = schedule
         self.notifications = notifications
-        self.mailboxes = mailboxes
-        self.deferred: Callable[[Sequence[tuple[int, int]]], None] = lambda rows: None
-        """Told (shard, request) of recipients that went back to the schedule."""
+        self._mailboxes = mailboxes
         self._waiting: list[DeliveryResults] = []
         self._writing: dict[Lane, list[DeliveryResults]] = {}
         self._wake = asyncio.Event()
@@ -324,7 +314,7 @@ class Finisher:
                         expired = await store.lose(connection, work.lost)
                         await self.cut_off(connection, expired, notify)
                 found |= len(expired) < len(work.lost)
-            self.deferred([(row.shard, row.request) for row in expired])
+            self._schedule.add_deferred([(row.shard, row.request) for row in expired])
         if found or late_ones:
             # It was written before: outbound forgets it once that is durable, and not when it can be seen (DUR-01).
             async with lane.use() as connection:
@@ -333,7 +323,7 @@ class Finisher:
 
     def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
         if rows:
-            self.deferred([(shard, request) for _, shard, request in rows])
+            self._schedule.add_deferred([(shard, request) for _, shard, request in rows])
 
     async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
         """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
@@ -345,7 +335,7 @@ class Finisher:
             done |= {number for number, _, request in back if not request}
             arrivals = [a for i, a in work.arrivals.items() if i in done]
             if arrivals:
-                await self.mailboxes.deliver(connection, arrivals)
+                await self._mailboxes.deliver(connection, arrivals)
             await notify([n for i, n in work.notices.items() if i in done])
         self._went_back(back)
         return {*ended, *(row[0] for row in back)}

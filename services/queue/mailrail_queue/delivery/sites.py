@@ -44,7 +44,12 @@ class TransportState:
     in_flight: int = 0
     bucket: Bucket | None = None
     window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=UNBOUNDED, size=UNBOUNDED))
-    """Only for its rests: trouble of the transport itself, met at one of its sites."""
+    """Only for its backoff: trouble of the transport itself, met at one of its sites."""
+
+    @property
+    def key(self) -> str:
+        """Under which the table `site` holds its backoff, as that of a smarthost's site."""
+        return f"{SiteKind.TRANSPORT}:{self.name}"
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +81,6 @@ class SiteState:
     def __post_init__(self) -> None:
         self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
 
-    def resting(self, now: float) -> bool:
+    def in_backoff(self, now: float) -> bool:
         """The site, or its whole transport, is in backoff (SHD-05)."""
-        return self.window.resting(now) or (self.transport is not None and self.transport.window.resting(now))
+        return self.window.in_backoff(now) or (self.transport is not None and self.transport.window.in_backoff(now))

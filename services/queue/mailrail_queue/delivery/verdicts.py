@@ -1,6 +1,7 @@
 """Between what is stored or said of a recipient and what the core judges: each way, without deciding anything."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.dsn.due import Asked
@@ -15,6 +16,7 @@ _MOST_HOSTS = 16
 """Hosts whose dialled addresses are kept with a recipient."""
 _MOST_IPS = 16
 """Addresses kept of such a host."""
+_NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
 REQUEST_FAIL = 1
 REQUEST_DROP = 2
 
@@ -103,3 +105,36 @@ def dialled_before(before: bytes | None, result: lease_pb2.DeliveryResult) -> by
     for name in list(hosts)[-_MOST_HOSTS:]:
         kept.dialled_hosts.add(host=name, ips=hosts[name])
     return kept.SerializeToString()
+
+
+@dataclass(slots=True)
+class SiteVerdict:
+    """What the results of one delivery say of its site and its transport."""
+
+    dialled: bool = False
+    blamed: types_pb2.Attempt | None = None
+    """The newest attempt that failed for the site's or the transport's trouble."""
+    transport_failed: bool = False
+    """The trouble was the transport's own."""
+
+    @property
+    def error(self) -> str:
+        """What went wrong, in words."""
+        return (" ".join(self.blamed.reply.lines)[:500] or self.blamed.reason) if self.blamed is not None else ""
+
+    @property
+    def last_error(self) -> bytes:
+        """The attempt that is blamed, as a site keeps it."""
+        return self.blamed.SerializeToString() if self.blamed is not None else b""
+
+
+def site_verdict_of(result: lease_pb2.DeliveryResult) -> SiteVerdict:
+    """Whether anything was dialled, and which attempt the site or its transport is to blame for."""
+    verdict = SiteVerdict()
+    for found in result.recipients:
+        if found.attempt.outcome not in _NOT_ATTEMPTED:
+            verdict.dialled = True
+        if found.transport_failure or found.site_failure:
+            verdict.blamed = found.attempt
+            verdict.transport_failed |= found.transport_failure
+    return verdict

@@ -3,7 +3,7 @@
 A site in backoff has its due recipients counted set-wise, without content and without a dial (SHD-05).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
@@ -11,10 +11,10 @@ from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.delivery.results import Decided, Finisher
+from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of, status_of
 from mailrail_queue.routing.router import RoutePlan, Router
@@ -23,7 +23,7 @@ from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
 from mailrail_queue.store import sites as site_store
-from mailrail_queue.store.connection import Database, Lane
+from mailrail_queue.store.connection import Lane
 from mailrail_queue.store.mail import Aside, Connection, Deferral, Waiting
 from mailrail_queue.store.rows import (
     RECIPIENT_UNREADABLE,
@@ -40,23 +40,21 @@ class Backoff:
 
     def __init__(
         self,
-        database: Database,
+        parts: Parts,
         lane: Lane,
-        dispatcher: Dispatcher,
-        finisher: Finisher,
-        leases: LeaseManager,
         worklist: Worklist,
+        finisher: Finisher,
+        site_health: SiteHealth,
         due_sites: DueSites,
-        router: Callable[[], Router],
     ) -> None:
-        self._database = database
+        self._database = parts.database
+        self._dispatcher = parts.dispatcher
+        self._router = parts.router
         self._lane = lane
-        self._dispatcher = dispatcher
-        self._finisher = finisher
-        self._leases = leases
         self._worklist = worklist
+        self._finisher = finisher
+        self._site_health = site_health
         self._due_sites = due_sites
-        self._router = router
         self.allowance = faults.HoldAllowance()
         """Of recipients on which work fails."""
         self._log = log.get_logger()
@@ -157,8 +155,8 @@ class Backoff:
                 if site.kind is SiteKind.PROXY and site.transport is not None:
                     names.append(f"{SiteKind.TRANSPORT}:{site.transport.name}")
                 for known in await site_store.sites(connection, names):
-                    self._leases.learn_rest(known, self._dispatcher.clock())
-                if not site.resting(self._dispatcher.clock()):
+                    self._site_health.learn(known)
+                if not site.in_backoff(self._dispatcher.clock()):
                     self._worklist.turn.setdefault(site.key)
                     return
         counted: list[tuple[Waiting, RoutePlan, bytes]] = []

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from mailrail.kit import clock, log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.schedule.worklist import Worklist
-from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE, Database, Lane
+from mailrail_queue.store.connection import TROUBLE, Lane
 
 _AT_ONCE = 500
 """Leases that are taken back in one transaction."""
@@ -25,21 +24,13 @@ _PAUSE = 1.0
 class LeaseExpiry:
     """Sweeps the leases of our shards."""
 
-    def __init__(
-        self,
-        settings: QueueSettings,
-        database: Database,
-        lane: Lane,
-        dispatcher: Dispatcher,
-        finisher: Finisher,
-        worklist: Worklist,
-    ) -> None:
-        self._settings = settings
-        self._database = database
+    def __init__(self, parts: Parts, lane: Lane, worklist: Worklist, finisher: Finisher) -> None:
+        self._settings = parts.settings
+        self._database = parts.database
+        self._dispatcher = parts.dispatcher
         self._lane = lane
-        self._dispatcher = dispatcher
-        self._finisher = finisher
         self._worklist = worklist
+        self._finisher = finisher
         self._sweeps = 0
         self._swept_until = 0.0
         """When the last sweep began, in Unix seconds by Postgres's clock."""

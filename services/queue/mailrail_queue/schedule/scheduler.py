@@ -8,7 +8,7 @@ the matter of `backoff`.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mailrail.core.delivery.schedule import is_last
@@ -17,10 +17,12 @@ from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.accept.batches import GroupCommit
 from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
-from mailrail_queue.delivery.dispatcher import Dispatcher
+from mailrail_queue.delivery.lease_writer import LeaseWriter
 from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.results import Finisher
+from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
@@ -30,10 +32,9 @@ from mailrail_queue.schedule.lease_expiry import LeaseExpiry
 from mailrail_queue.schedule.new_revision import Revisions
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
-from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE, Database
+from mailrail_queue.store.connection import TROUBLE
 from mailrail_queue.store.mail import Deferral, Waiting
 from mailrail_queue.store.rows import (
     CONTENT_MISSING,
@@ -58,38 +59,36 @@ class Scheduler:
 
     def __init__(
         self,
-        settings: QueueSettings,
-        database: Database,
-        dispatcher: Dispatcher,
+        parts: Parts,
+        worklist: Worklist,
         group_commit: GroupCommit,
         finisher: Finisher,
         leases: LeaseManager,
-        worklist: Worklist,
+        writer: LeaseWriter,
+        site_health: SiteHealth,
         shared_sites: SharedSites,
-        router: Callable[[], Router],
     ) -> None:
-        self._settings = settings
-        self._database = database
-        self._dispatcher = dispatcher
+        self._settings = parts.settings
+        self._database = parts.database
+        self._dispatcher = parts.dispatcher
+        self._router = parts.router
+        self._worklist = worklist
         self._group_commit = group_commit
         self._finisher = finisher
         self._leases = leases
-        self._worklist = worklist
+        self._writer = writer
         self._shared_sites = shared_sites
-        self._router = router
         self._log = log.get_logger()
         self.looked = False
         """Due work was looked for once since the start. Readiness waits for it: a release that cannot do that on this
         database must not take the place of one that can."""
         # What looks for work does not wait for what does it.
-        self.lane = database.lane("owner")
-        self._work_lane = database.lane("work")
-        self.due_sites = DueSites(self.lane, dispatcher, worklist)
-        self.backoff = Backoff(
-            database, self._work_lane, dispatcher, finisher, leases, worklist, self.due_sites, router
-        )
-        self.revisions = Revisions(self.lane, worklist, shared_sites, router)
-        self._expiry = LeaseExpiry(settings, database, self.lane, dispatcher, finisher, worklist)
+        self.lane = parts.database.lane("owner")
+        self._work_lane = parts.database.lane("work")
+        self.due_sites = DueSites(self.lane, self._dispatcher, worklist)
+        self.backoff = Backoff(parts, self._work_lane, worklist, finisher, site_health, self.due_sites)
+        self.revisions = Revisions(self.lane, worklist, shared_sites, self._router)
+        self._expiry = LeaseExpiry(parts, self.lane, worklist, finisher)
         self.paused: dict[str, float] = {}
         """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
 
@@ -166,7 +165,7 @@ class Scheduler:
             if self.paused.get(key, 0.0) > now:
                 self._worklist.turn.pop(key, None)  # the next look finds it again
                 continue
-            if site.kind is SiteKind.MISSING or site.resting(now):
+            if site.kind is SiteKind.MISSING or site.in_backoff(now):
                 self._worklist.turn.pop(key, None)
                 resting.append(site)
                 if len(resting) >= 20:
@@ -174,7 +173,7 @@ class Scheduler:
                 continue
             take = self._appetite(site, now)
             if take <= 0:
-                self._worklist.turn.pop(key, None)  # it comes back when it has room: `hungry`, or the next look
+                self._worklist.turn.pop(key, None)  # it comes back when it has room (`fetch_more`), or at the next look
                 continue
             self._worklist.turn.pop(key, None)
             shards = [n for n in site.due if n in self._worklist.ownership.epochs]
@@ -221,8 +220,8 @@ class Scheduler:
         room = dispatcher.room(site, now)
         if room <= 0:
             return 0
-        if site.window.resting_until is not None and site.shared and dispatcher.owners > 1 and not site.claimed:
-            self._shared_sites.claim(site)
+        if site.window.probing and site.shared and dispatcher.owners > 1 and not site.claimed:
+            self._shared_sites.claim_probe(site)
             return 0
         groups = 2 * room - len(site.pending)
         if groups <= 0:
@@ -339,7 +338,7 @@ class Scheduler:
                         content = contents[members[0].message_id]
                         deliveries.append(self._make_delivery(router, plan, site, token, members, content, moment))
             except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
-                self._leases.give_back((row, token) for row, token, _ in wanted if row.id in leased)
+                self._writer.undo((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
             except Exception:  # one of them is guilty: at once, so that the others can be leased without it
                 undone = [

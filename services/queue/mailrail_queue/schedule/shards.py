@@ -7,23 +7,19 @@ epoch, surplus ones are let go.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
 
 import psycopg
 
 from mailrail.kit import clock, log
 from mailrail_queue import metrics
 from mailrail_queue.accept.batches import GroupCommit
-from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.routing.router import Router
+from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
-from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
-from mailrail_queue.store.connection import TROUBLE, Database, Lane, NotDurable, run
-from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.connection import TROUBLE, Lane, NotDurable, run
 from mailrail_queue.store.hold_rules import read_hold_rules
 
 SHARDS = 256
@@ -34,27 +30,23 @@ class Shards:
 
     def __init__(
         self,
-        settings: QueueSettings,
-        database: Database,
+        parts: Parts,
         lane: Lane,
-        dispatcher: Dispatcher,
+        worklist: Worklist,
         group_commit: GroupCommit,
         peers: Peers,
-        worklist: Worklist,
         shared_sites: SharedSites,
-        router: Callable[[], Router],
-        history: QueueHistory,
     ) -> None:
-        self._settings = settings
-        self._database = database
-        self._dispatcher = dispatcher
+        self._settings = parts.settings
+        self._database = parts.database
+        self._history = parts.history
+        self._dispatcher = parts.dispatcher
+        self._router = parts.router
+        self._lane = lane
+        self._worklist = worklist
         self._group_commit = group_commit
         self._peers = peers
-        self._worklist = worklist
         self._shared_sites = shared_sites
-        self._router = router
-        self._history = history
-        self._lane = lane
         self.address = ""
         """HOST:PORT at which peers reach this process."""
         self.healthy = False

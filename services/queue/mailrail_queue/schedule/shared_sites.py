@@ -9,7 +9,7 @@ import random
 
 from mailrail.kit import log
 from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.leases import LeaseManager
+from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
@@ -28,8 +28,8 @@ _KNOWN = 20_000
 class SharedSites:
     """This process's part in it."""
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, leases: LeaseManager, worklist: Worklist) -> None:
-        self._lane, self._dispatcher, self._leases, self._worklist = lane, dispatcher, leases, worklist
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, site_health: SiteHealth, worklist: Worklist) -> None:
+        self._lane, self._dispatcher, self._site_health, self._worklist = lane, dispatcher, site_health, worklist
         self._seen = (0.0, "")
         """Unix seconds and site of the newest change that was learned."""
         self._claiming: set[str] = set()
@@ -41,16 +41,15 @@ class SharedSites:
         while True:
             async with self._lane.use() as connection:
                 rows = await site_store.sites_changed(connection, *self._seen)
-            now = self._dispatcher.clock()
             for row in rows:
                 self._seen = (row.changed, row.name)
                 if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
                     self._worklist.site(row.name)
-                self._leases.learn_rest(row, now)
+                self._site_health.learn(row)
             if len(rows) < store.PAGE:
                 break
 
-    def claim(self, site: SiteState) -> None:
+    def claim_probe(self, site: SiteState) -> None:
         """Ask for the right to probe a site; the dispatcher hears when we have it."""
         if site.key in self._claiming:
             return
@@ -65,7 +64,7 @@ class SharedSites:
             rows = await self._lane.run(site_store.CLAIM_PROBE, parameters)
             if rows:
                 site.claimed = True
-                self._worklist.has_room(site)
+                self._worklist.fetch_more(site)
                 self._dispatcher.wake_all()
                 self._dispatcher.pump()
             else:

@@ -42,7 +42,7 @@ class Worklist:
 
     # --- being told ---
 
-    def stored_due(self, where: set[tuple[int, str]]) -> None:
+    def add_stored(self, where: set[tuple[int, str]]) -> None:
         """Recipients were stored due in these (shard, site): ours are looked at, the owners of others are woken."""
         others: set[int] = set()
         for number, key in where:
@@ -76,11 +76,15 @@ class Worklist:
         self.woken(found)
         self._peers.wake_everybody(found)
 
-    def deferred(self, rows: Sequence[tuple[int, int]]) -> None:
+    def add_deferred(self, rows: Sequence[tuple[int, int]]) -> None:
         """Attempts at these (shard, request) ended, and mail is there to be tried again."""
         asked = {number for number, request in rows if request}
         if asked:
             self.woken_or_peer(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
+
+    def wake_up(self) -> None:
+        """There may be work that is due now."""
+        self.wake.set()
 
     def revise(self, changed: Iterable[str]) -> None:
         """A new revision is in force; these transports ("NAMESPACE/NAME") are not what they were (ADM-03)."""
@@ -98,8 +102,8 @@ class Worklist:
         self.site(key).due.setdefault(number, False)
         self.turn.setdefault(key)
 
-    def has_room(self, site: SiteState) -> None:
-        """A site has room again."""
+    def fetch_more(self, site: SiteState) -> None:
+        """A site has room again for what is due in the database."""
         self.turn.setdefault(site.key)
         self.wake.set()
 

@@ -85,7 +85,7 @@ DATABASE_FAILURE = (psycopg.Error, NotDurable, OSError)
 class Database:
     """The lanes of a process and what is known of the server behind them."""
 
-    def __init__(self, url: str, application: str, *, unsafe: bool = False) -> None:
+    def __init__(self, url: str, application: str, *, history: History | None = None, unsafe: bool = False) -> None:
         self._url = url
         self._application = application
         self._unsafe = unsafe
@@ -101,7 +101,7 @@ class Database:
         """By how much Postgres's clock was set since `Expiry` looked."""
         self.jumped = asyncio.Event()
         """Set with `jump`."""
-        self.history: History | None = None
+        self._history = history
         """Asked by each connection before its first statement: what memory says of the data may be untrue."""
         self.generation = 0
         """Connections of an earlier one are opened anew: they may lead to another server than the newest does."""
@@ -111,6 +111,10 @@ class Database:
         lane = Lane(self, f"{self._application} {name}")
         self._lanes.append(lane)
         return lane
+
+    def reopen(self) -> None:
+        """Let each lane open its connection anew before its next statement: the database went back."""
+        self.generation += 1
 
     def now(self) -> float:
         """Unix seconds by Postgres's clock: what it told last and what passed since, by a clock that nobody sets."""
@@ -168,8 +172,8 @@ class Database:
         try:
             await enter(connection, "queue", **_OWN)
             self._judge(await server_state(connection))
-            if self.history is not None:
-                await self.history.check(connection)
+            if self._history is not None:
+                await self._history.check(connection)
         except BaseException:
             await connection.close()
             raise

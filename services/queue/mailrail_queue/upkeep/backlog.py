@@ -134,4 +134,4 @@ class BacklogCounter:
 
 
 def _rests(site: SiteState, now: float) -> bool:
-    return site.kind is SiteKind.MISSING or site.resting(now)
+    return site.kind is SiteKind.MISSING or site.in_backoff(now)
