@@ -392,6 +392,40 @@ def test_the_conveyed_address_is_the_clients_PRX_02_PRX_04(run: Start, header: b
     assert ingress.queue.stored[0].envelope.client_ip == client
 
 
+@contextlib.contextmanager
+def behind_proxy(ingress: Ingress, client: str, listener: str = "mx") -> Iterator[Talk]:
+    """A connection of the one proxy, which conveys this address."""
+    with Talk((HOST, ingress.ports[listener]), greeting=False, source="127.0.0.5") as talk:
+        talk.send(version_2(client))
+        yield talk
+
+
+def test_connections_are_counted_by_the_conveyed_address_PRX_04(run: Start) -> None:
+    ingress = run(proxied(limits=GatewayLimits(connections_per_ip=2)))
+    with contextlib.ExitStack() as stack:
+
+        def greeting(client: str) -> str:
+            return code(stack.enter_context(behind_proxy(ingress, client)).reply())
+
+        assert [greeting("192.0.2.7") for _ in range(3)] == ["220", "220", "421 4.7.0"]
+        assert [greeting("192.0.2.8") for _ in range(2)] == ["220", "220"]
+
+
+def test_guesses_are_counted_by_the_conveyed_address_PRX_04_AUTH_05c(run: Start) -> None:
+    ingress = run(proxied())
+
+    def log_in(client: str, *passwords: str) -> list[str]:
+        with behind_proxy(ingress, client, "submission") as talk:
+            assert talk.reply().startswith("220 ")
+            talk.start_tls()
+            return [talk.log_in(password=password) for password in passwords]
+
+    for _ in range(6):
+        assert log_in("192.0.2.7", *["guess"] * 5) == ["535 5.7.8"] * 5
+    assert log_in("192.0.2.7", PASSWORD) == ["454 4.7.0"]
+    assert log_in("192.0.2.8", PASSWORD) == ["235 2.7.0"]
+
+
 def test_the_header_comes_before_tls_even_in_one_segment_PRX_03(run: Start) -> None:
     ingress = run(proxied())
     for header in (version_2("192.0.2.8"), b"PROXY TCP4 192.0.2.8 198.51.100.1 5000 465\r\n"):

@@ -58,7 +58,7 @@ async def due_again(q: RunningQueue) -> None:
     await q.sql("UPDATE site_due SET next_due = now()")
 
 
-async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: str) -> None:
+async def test_what_is_handed_on_is_what_its_row_says_LSE_01(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
@@ -70,6 +70,40 @@ async def test_an_attempt_is_committed_before_it_is_handed_on_LSE_01(database: s
         assert 100 < left <= 120
         assert 100 < delivery.remaining_seconds <= 120
         assert delivery.attempt == 1
+
+
+_HELD_COMMIT = """
+    CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER wait AFTER INSERT OR UPDATE ON queue.recipient
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.wait();
+"""
+"""Statements about recipients return at once, and their commits wait while somebody has lock 42."""
+
+
+@pytest.mark.parametrize("born_leased", [True, False])
+async def test_nothing_is_handed_on_before_the_commit_of_its_attempt_LSE_01(database: str, born_leased: bool) -> None:
+    async with running_queue(database) as q:
+        await q.sql(_HELD_COMMIT)
+        ingress = await q.ingress()
+        if born_leased:
+            outbound = await q.outbound()
+        else:
+            await ingress.accept("bob@away.example")
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as holder:
+            await holder.execute("SELECT pg_advisory_lock(42)")
+            if born_leased:
+                (answer,) = ingress.commit(commit_of("bob@away.example"))
+            else:
+                outbound = await q.outbound()
+            waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
+            for _ in range(20):  # it still waits each time, and what was handed on too early would be here by then
+                await q.until(waiting)
+                assert outbound.deliveries == []
+            if born_leased:
+                assert not answer.done()
+            await holder.execute("SELECT pg_advisory_unlock(42)")
+            await eventually(lambda: len(outbound.deliveries) == 1)
 
 
 async def test_what_outbound_is_told_carries_a_clock_of_its_own_from_before_it_was_said_LSE_02(database: str) -> None:
