@@ -41,7 +41,7 @@ DNS_REASONS: Final[dict[DnsReason, str]] = {
     DnsReason.RECORDS_MISSING: "A record is missing or says something else; the message and `dnsRecords` say which.",
     DnsReason.LOOKUP_FAILED: "The resolver gave no answer for a record; nothing is known to be wrong.",
     DnsReason.PENDING: "The domain was not looked up yet.",
-    DnsReason.NOT_CHECKED: "The check is switched off, or the domain is attached to no gateway.",
+    DnsReason.NOT_CHECKED: "The check is switched off, or the domain is not attached to a gateway.",
 }
 
 
