@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session, syntax
 
 from mailrail.sink.answers import Answers, Step
 from mailrail.sink.message import ReceivedMessage
@@ -122,6 +122,7 @@ class SmtpSession(SMTP):
 
     # --- commands ---
 
+    @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str) -> None:
         """STARTTLS, as aiosmtpd does it, unless an answer was ordered."""
         if self.tls_context and (reply := await self.ordered("STARTTLS")):
@@ -129,6 +130,7 @@ class SmtpSession(SMTP):
         else:
             await super().smtp_STARTTLS(arg)
 
+    @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
     async def smtp_MAIL(self, arg: str | None) -> None:
         """MAIL, with the parameters that aiosmtpd does not know."""
         arg = self._take_path(arg, self._mail_parameters)
@@ -138,10 +140,12 @@ class SmtpSession(SMTP):
         else:
             await super().smtp_MAIL(arg)
 
+    @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:
         """RCPT, with the parameters that aiosmtpd does not know."""
         await super().smtp_RCPT(self._take_path(arg, self._rcpt_parameters))
 
+    @syntax("DATA")
     async def smtp_DATA(self, arg: str) -> None:
         """DATA, as aiosmtpd does it, unless an answer was ordered."""
         assert self.envelope is not None

@@ -158,6 +158,12 @@ def _trusting() -> Any:
     return trusting
 
 
+def test_help_knows_the_commands() -> None:
+    with NextHop() as hop, client(hop) as smtp:
+        assert b"MAIL FROM: <address>" in smtp.docmd("HELP", "MAIL")[1]
+        assert {b"MAIL", b"RCPT", b"DATA"} <= set(smtp.docmd("HELP")[1].split())
+
+
 # --- authentication ----------------------------------------------------------------------------------------------
 
 
