@@ -10,8 +10,8 @@ from mailrail.pb.queue.v1 import types_pb2
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by origin", ["origin"])
 """origin: mx, submission, system."""
 REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
-"""reason: barred, data, late (ingress no longer waited), limit, room (MAILRAIL_QUEUE_UPLOAD_OCTETS), upload,
-unavailable."""
+"""reason: barred, data, full (Postgres has no room left), late (ingress no longer waited), limit, room
+(MAILRAIL_QUEUE_UPLOAD_OCTETS), upload, unavailable."""
 RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how they were stored", ["way"])
 """way: born_leased, due, held, released_later."""
 ATTEMPTS = Counter(
@@ -98,7 +98,7 @@ DSNS = Counter("mailrail_queue_dsns_total", "DSNs stored, and copies to the post
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
-for _reason in ("barred", "data", "late", "limit", "room", "upload", "unavailable"):
+for _reason in ("barred", "data", "full", "late", "limit", "room", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)

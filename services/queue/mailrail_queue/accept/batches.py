@@ -14,45 +14,40 @@ import math
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import psycopg
 
-from mailrail.core.delivery.hold import first_match
-from mailrail.core.delivery.judge import Judgement
-from mailrail.core.delivery.outcome import Outcome
-from mailrail.core.dsn.due import Asked, DsnKind, due
-from mailrail.core.ids import header_key
-from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
-from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.accept.pending import (
-    _REASONS,
     BARRED,
     BROKEN,
+    EXISTED,
     FULL,
     LATE,
     OVER_LIMIT,
+    STORED,
     UNAVAILABLE,
     UNSTORABLE,
     UPLOAD_GONE,
+    CommitOutcome,
     PendingCommit,
+    PreparedCommit,
 )
-from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
+from mailrail_queue.accept.prepare import Conditions, expanded_notices, prepare, without
 from mailrail_queue.delivery.dispatcher import Dispatcher
-from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notifications
-from mailrail_queue.delivery.verdicts import asked_of
-from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of, reference_text
+from mailrail_queue.delivery.ports import Notifications
+from mailrail_queue.routing.router import Router
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Database, Lane, NotDurable, sure
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Database, Lane, sure
 from mailrail_queue.store.data_history import QueueHistory
 from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
 from mailrail_queue.store.ids import Ids
-from mailrail_queue.store.mail import Connection, Deferral, NewMessage, NewRecipient, Ownership
+from mailrail_queue.store.mail import Connection, Deferral, Ownership
 
 _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
@@ -67,14 +62,6 @@ _FORGET_AGAIN = 1.0
 """Seconds until what could not be deleted is tried again."""
 _FORGOTTEN = 100_000
 """Bodies that may wait to be deleted; more are left to the sweeper."""
-_OVERHEAD = 64
-"""Octets counted for a message besides its content."""
-
-_OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
-_EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)
-
-
-_Member = tuple[RoutePlan, NewRecipient, AttemptRecipient, dict[str, Any]]
 
 
 class Worklist(Protocol):
@@ -167,7 +154,7 @@ class GroupCommit:
                 try:
                     async with self._forget_lane.use() as connection:
                         await store.abort_uploads(connection, ids)
-                except (psycopg.Error, NotDurable, OSError) as error:
+                except DATABASE_FAILURE as error:
                     self._log.info(
                         "cannot delete uncommitted bodies; trying again", error=str(error).strip(), bodies=len(ids)
                     )
@@ -255,13 +242,12 @@ class GroupCommit:
                 self._log.error("Postgres has no space left; mail is refused", error=str(error).strip())
                 for pending in batch:
                     if pending.id not in doubtful:
-                        metrics.REFUSED.labels(reason="unavailable").inc()
                         self._refuse(pending, FULL)
                 batch = self._not_for_ever([a for a in batch if a.id in doubtful], error)
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
-            except (UnicodeEncodeError, struct.error, psycopg.Error, NotDurable, OSError) as error:
-                if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | NotDurable | OSError):
+            except (UnicodeEncodeError, struct.error, *DATABASE_FAILURE) as error:
+                if isinstance(error, TROUBLE):
                     for pending in batch:
                         pending.sent = pending.sent or attempted
                     batch = self._not_for_ever(batch, error)
@@ -288,7 +274,6 @@ class GroupCommit:
         keep: list[PendingCommit] = []
         for pending in batch:
             if not pending.sent and now - max(pending.since, self._down_since) > _REFUSE_AFTER:
-                metrics.REFUSED.labels(reason="unavailable").inc()
                 self._refuse(pending, UNAVAILABLE)
             elif pending.sent and self._given_up(pending, now):
                 pending.lost()
@@ -310,316 +295,172 @@ class GroupCommit:
         self._log.error(
             "a message cannot be stored", message_id=pending.id.hex(), error=str(error).strip(), its_data=data
         )
-        metrics.REFUSED.labels(reason="data").inc()
         self._refuse(pending, UNSTORABLE if data else BROKEN)
 
-    def _refuse(self, pending: PendingCommit, reply: types_pb2.Reply) -> None:
+    def _refuse(self, pending: PendingCommit, outcome: CommitOutcome) -> None:
         """Refuse what is not in the database, and never will be: its body goes as well."""
         if pending.chunks:
             self.forget(pending.id)
-        pending.answer(False, reply)
+        pending.answer(outcome)
 
     async def _store_once(self, connection: Connection, batch: list[PendingCommit]) -> None:
-        again = any(a.sent for a in batch)
-        count = sum(len(a.commit.recipients) for a in batch)
-        await self.ids.ensure(count, count, connection)
-        router, ownership, holds = self._router(), self._worklist.ownership, self.holds
-        large: list[PendingCommit] = []
-        limited: list[PendingCommit] = []
-        expanded: list[PendingCommit] = []
+        again = any(pending.sent for pending in batch)
+        under = self._conditions()
+        prepared = await self._prepare(connection, batch, under)
         for pending in batch:
-            if pending.new is None or again:
-                self._prepare(pending, router, ownership, holds)
             pending.sent = True
-            if pending.chunks:
-                large.append(pending)
-            if pending.new is not None and pending.new.account in router.limits:
-                limited.append(pending)
-            if pending.expanded:
-                expanded.append(pending)
         before = self._dispatcher.clock()
-        refused: dict[bytes, types_pb2.Reply] = {}
-        chosen = batch
-        if large or limited or expanded:
+        large = [one.pending.id for one in prepared if one.message.chunks]
+        limited = [one for one in prepared if one.message.account in under.router.limits]
+        refused: list[PreparedCommit] = []
+        if large or limited or any(one.expanded for one in prepared):
             async with self._notifications.transaction(connection) as notify:
                 if large:
-                    claimed = await store.claim_uploads(connection, [a.id for a in large])
-                    refused.update({a.id: UPLOAD_GONE for a in large if a.id not in claimed})
+                    claimed = await store.claim_uploads(connection, large)
+                    _refuse_unclaimed(prepared, claimed)
                 if limited:
-                    refused.update(await self._over_limit(connection, router, limited, refused))
-                chosen = [a for a in batch if a.id not in refused]
-                done = await self._insert(connection, router, ownership, holds, chosen)
-                if large and (refused or done.messages < len(chosen)):
-                    await store.drop_chunks(connection, [a.id for a in large])
-                if expanded:
-                    there = await self._conflicts(connection, chosen, done) if done.messages < len(chosen) else {}
-                    notices = [n for a in expanded if a.id not in refused and a.id not in there for n in _expanded(a)]
-                    await notify(notices)
+                    await self._refuse_over_limit(connection, under.router, limited)
+                refused = [one for one in prepared if one.outcome is not None]
+                chosen, done = await self._insert(connection, [one for one in prepared if one.outcome is None], under)
+                missing = done.messages < len(chosen)
+                if large and (missing or refused):
+                    await store.drop_chunks(connection, large)
+                expanded = [one for one in chosen if one.expanded]
+                if expanded and missing:
+                    ours = await self._stored_by_us(connection, expanded)
+                    expanded = [one for one in expanded if one.pending.id in ours]
+                await notify([notice for one in expanded for notice in expanded_notices(one)])
         else:
-            done = await self._insert(connection, router, ownership, holds, chosen)
+            chosen, done = await self._insert(connection, prepared, under)
+            missing = done.messages < len(chosen)
         metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
         metrics.BATCH.observe(len(batch))
         self._database.heard(done.now, before)
-        conflicts: dict[bytes, bool] = {}
-        if done.messages < len(chosen) or refused:
-            conflicts = await store.existing(connection, [a.id for a in batch])
-            late = [a.id for a in chosen if a.id not in conflicts] if done.messages < len(chosen) else []
-            if late and again:  # an earlier try may still be under way: barred first, which waits for it (ACC-04)
-                for message_id in late:
-                    await store.outcome(connection, message_id)
-                conflicts = await store.existing(connection, [a.id for a in batch])
-            else:
-                refused |= dict.fromkeys(late, LATE)
-            if done.messages == len(chosen):
-                conflicts = {i: barred for i, barred in conflicts.items() if i in refused}
-            else:
-                conflicts = await self._sort_conflicts(connection, chosen, conflicts, refused)
-        if again:
-            await self._give_back(connection, [a for a in batch if a.id in conflicts and a.earlier])
-        if conflicts:
-            await settle(connection)  # found, not stored by this statement: not durable because it is seen (DUR-01)
+        if missing or refused:
+            await self._find_outcomes(connection, refused, chosen if missing else [], again=again)
         sure(connection)
-        self._hand_on(batch, refused, conflicts, done, before)
+        self._hand_on(refused, chosen, done, before)
+
+    def _conditions(self) -> Conditions:
+        return Conditions(
+            self._router(), self._worklist.ownership, self.holds, self._database.now(), self._dispatcher.clock()
+        )
+
+    async def _prepare(
+        self, connection: Connection, batch: Sequence[PendingCommit], under: Conditions
+    ) -> list[PreparedCommit]:
+        """What is to be stored of each message, with ids that no try before has used."""
+        count = sum(len(pending.commit.recipients) for pending in batch)
+        await self.ids.ensure(count, count, connection)
+        prepared = [prepare(pending, under, self.ids, self._dispatcher) for pending in batch]
+        for one in prepared:
+            if one.deliveries:
+                one.pending.born_leased += tuple(new for new in one.recipients if new.token)
+        return prepared
 
     async def _insert(
-        self,
-        connection: Connection,
-        router: Router,
-        ownership: Ownership,
-        holds: HoldRules,
-        chosen: list[PendingCommit],
-    ) -> store.Stored:
+        self, connection: Connection, chosen: list[PreparedCommit], under: Conditions
+    ) -> tuple[list[PreparedCommit], store.Stored]:
+        """Store messages. Returns them, prepared anew if hold rules changed since, and what the statement did."""
         while True:
             done = await store.store(
                 connection,
-                ownership,
+                under.ownership,
                 self._settings.lease_seconds,
-                [a.new for a in chosen if a.new is not None],
-                [r for a in chosen for r in a.recipients],
-                holds=holds.version,
+                [one.message for one in chosen],
+                [new for one in chosen for new in one.recipients],
+                holds=under.holds.version,
             )
-            if done.hold_version == holds.version:
-                return done
-            # Rules came or went while the batch was under way, and nothing was stored: made anew under those of now.
-            holds = self.holds = await read_hold_rules(connection)
-            count = sum(len(a.commit.recipients) for a in chosen)
-            await self.ids.ensure(count, count, connection)
-            for pending in chosen:
-                self._prepare(pending, router, ownership, holds)
+            if done.hold_version == under.holds.version:
+                return chosen, done
+            self.holds = await read_hold_rules(connection)
+            under = self._conditions()
+            chosen = await self._prepare(connection, [one.pending for one in chosen], under)
 
-    async def _conflicts(
-        self, connection: Connection, chosen: list[PendingCommit], done: store.Stored
-    ) -> dict[bytes, bool]:
-        """Ids that were there before this statement: those none of whose recipients it stored."""
-        ours = {w.id for w in await store.live(connection, [a.recipients[0].id for a in chosen if a.recipients])}
-        return {a.id: False for a in chosen if a.recipients and a.recipients[0].id not in ours}
+    async def _stored_by_us(self, connection: Connection, chosen: Sequence[PreparedCommit]) -> set[bytes]:
+        """Ids of those messages that this very statement stored: their recipients bear the ids that we gave them."""
+        firsts = [one.recipients[0].id for one in chosen if one.recipients]
+        found = {row.id for row in await store.live(connection, firsts)}
+        return {one.pending.id for one in chosen if one.recipients and one.recipients[0].id in found}
 
-    async def _sort_conflicts(
-        self,
-        connection: Connection,
-        chosen: list[PendingCommit],
-        existing: dict[bytes, bool],
-        refused: dict[bytes, types_pb2.Reply],
-    ) -> dict[bytes, bool]:
-        """Of the ids that exist now, those that were there before: message id → barred.
+    async def _find_outcomes(
+        self, connection: Connection, refused: list[PreparedCommit], chosen: list[PreparedCommit], *, again: bool
+    ) -> None:
+        """What became of messages that were refused, or of `chosen`, some of which the statement did not store.
 
-        Which they are shows by the recipients: ours bear the ids that we gave them.
+        `again`: an earlier try may have stored them, or still be under way.
         """
-        fresh = {w.id for w in await store.live(connection, [r.id for a in chosen for r in a.recipients[:1]])}
-        found: dict[bytes, bool] = {}
-        for pending in chosen:
-            if pending.id in existing and not (pending.recipients and pending.recipients[0].id in fresh):
-                found[pending.id] = existing[pending.id]
-        for message_id in refused:
-            if message_id in existing:
-                found[message_id] = existing[message_id]
-        return found
+        ids = [one.pending.id for one in (*refused, *chosen)]
+        existing = await store.existing(connection, ids)
+        late = [one for one in chosen if one.pending.id not in existing]
+        if late and again:  # barred first, which waits for the earlier try (ACC-04)
+            for one in late:
+                await store.outcome(connection, one.pending.id)
+            existing = await store.existing(connection, ids)
+        else:
+            for one in late:
+                one.outcome = LATE
+        ours = await self._stored_by_us(connection, chosen) if chosen else set()
+        found: list[PreparedCommit] = []
+        for one in (*refused, *chosen):
+            message_id = one.pending.id
+            if message_id in existing and message_id not in ours:
+                one.outcome = BARRED if existing[message_id] else EXISTED
+                found.append(one)
+        if again:
+            await self._give_back(connection, [one.pending for one in found])
+        if found:
+            await settle(connection)  # found, not stored by this statement: not durable because it is seen (DUR-01)
 
-    async def _give_back(self, connection: Connection, arrivings: Sequence[PendingCommit]) -> None:
+    async def _give_back(self, connection: Connection, found: Sequence[PendingCommit]) -> None:
         """An earlier try was committed after all, under leases that were never handed on: due again at once."""
-        earlier = [r for a in arrivings for r in a.earlier]
-        if earlier:
-            await store.defer(connection, [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in earlier])
-            self._worklist.add_stored({(r.shard, r.site) for r in earlier})
+        leased = {new.id: new for pending in found for new in pending.born_leased}
+        if leased:
+            deferrals = [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in leased.values()]
+            rows = await store.defer(connection, deferrals)
+            back = [leased[row[0]] for row in rows]
+            self._worklist.add_stored({(new.shard, new.site) for new in back})
 
-    async def _over_limit(
-        self,
-        connection: Connection,
-        router: Router,
-        limited: list[PendingCommit],
-        refused: dict[bytes, types_pb2.Reply],
-    ) -> dict[bytes, types_pb2.Reply]:
+    async def _refuse_over_limit(self, connection: Connection, router: Router, limited: list[PreparedCommit]) -> None:
         """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
-        over: dict[bytes, types_pb2.Reply] = {}
-        there = await store.existing(connection, [a.id for a in limited])
-        by_account: dict[str, list[PendingCommit]] = {}
-        for pending in limited:
-            if pending.id not in refused and pending.id not in there:  # what is committed already was counted then
-                assert pending.new is not None
-                by_account.setdefault(pending.new.account or "", []).append(pending)
+        there = await store.existing(connection, [one.pending.id for one in limited])
+        by_account: dict[str, list[PreparedCommit]] = {}
+        for one in limited:
+            if one.outcome is None and one.pending.id not in there:  # what is committed already was counted then
+                by_account.setdefault(one.message.account or "", []).append(one)
         for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
             limits = router.limits[account]
             messages, recipients = await store.lock_usage(connection, account)
             new_messages = new_recipients = 0
-            for pending in by_account[account]:
-                count = len(pending.commit.recipients)
+            for one in by_account[account]:
+                count = len(one.recipients)
                 too_many = limits.messages_per_day is not None and messages + new_messages + 1 > limits.messages_per_day
                 too_wide = (
                     limits.recipients_per_day is not None
                     and recipients + new_recipients + count > limits.recipients_per_day
                 )
                 if too_many or too_wide:
-                    over[pending.id] = OVER_LIMIT
+                    one.outcome = OVER_LIMIT
                 else:
                     new_messages += 1
                     new_recipients += count
             if new_messages:
                 await store.count_usage(connection, account, new_messages, new_recipients)
-        return over
-
-    # --- one message ---
-
-    def _prepare(self, pending: PendingCommit, router: Router, ownership: Ownership, holds: HoldRules) -> None:
-        """Rows and deliveries of a message; nothing is reserved and nothing leaves before the commit."""
-        message_id, commit, prefix, body = pending.id, pending.commit, pending.prefix, pending.body
-        envelope = commit.envelope
-        mail_from, tls, origin = envelope.mail_from, envelope.tls_requirement, envelope.origin
-        from_domain = domain_of(mail_from) or (mail_from and "localhost")
-        account = reference_text(envelope.account) if envelope.HasField("account") else None
-        gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
-        ours = origin in _OURS
-        sender_authentication = types_pb2.SENDER_AUTHENTICATION_YES if ours else envelope.sender_authentication
-        release = float(envelope.release.seconds) if envelope.HasField("release") else 0.0
-        if release and envelope.future_release_request.startswith("for;") and envelope.HasField("received"):
-            # HOLDFOR counts from when ingress took the message, by whatever clock it has (RFC 4865 4.1).
-            release += self._database.now() - envelope.received.ToNanoseconds() / 1e9
-        key = header_key(envelope.message_id) if envelope.message_id else 0
-        inline = pending.chunks == 0
-        size = commit.size or len(prefix) + len(body)
-        data = envelope.SerializeToString()
-        pending.new = NewMessage(
-            message_id,
-            mail_from,
-            account,
-            size,
-            pending.chunks,
-            data,
-            prefix,
-            body if inline else None,
-            pending.until,
-        )
-        if pending.recipients:
-            pending.earlier += tuple(r for r in pending.recipients if r.token)
-        pending.recipients = handed = []
-        pending.deliveries = deliveries = []
-        pending.expanded = False
-        flying: list[_Member] = []
-        accepted = self._database.now()
-        for rcpt in commit.recipients:
-            address = rcpt.address
-            facts = RecipientFacts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
-            plan = router.plan(facts, 0)
-            hold_reason = None
-            if holds.rules:
-                rule = first_match(
-                    holds.rules, account=account, sender_domain=from_domain, recipient_domain=facts.domain
-                )
-                hold_reason = rule.reason if rule is not None else None
-            row = rcpt.SerializeToString()
-            new = NewRecipient(
-                self.ids.recipient(),
-                message_id,
-                plan.shard,
-                plan.key,
-                0,
-                release,
-                hold_reason,
-                tls,
-                origin,
-                sender_authentication,
-                address,
-                gateway,
-                account,
-                from_domain,
-                facts.is_local,
-                key,
-                row,
-            )
-            handed.append(new)
-            if rcpt.expanded and due(
-                DsnKind.EXPANDED,
-                Asked.SUCCESS,
-                null_sender=not mail_from,
-                sender_authentication=sender_authentication,
-            ):
-                pending.expanded = True
-            if hold_reason is None and not release and inline and plan.shard in ownership.epochs and not plan.missing:
-                recipient = AttemptRecipient(
-                    id=new.id,
-                    message_id=message_id,
-                    shard=plan.shard,
-                    version=1,
-                    attempts=1,
-                    interruptions=0,
-                    accepted=accepted,
-                    uncounted_seconds=0.0,
-                    null_sender=from_domain == "",
-                    sender_authentication=sender_authentication,
-                    delayed_dsn_decided=False,
-                    tls_requirement=tls,
-                    address=address,
-                    facts=facts,
-                    notify=asked_of(rcpt.notify) if rcpt.notify else 0,
-                    envelope_recipient=row,
-                )
-                flying.append((plan, new, recipient, recipient_fields(new.id, rcpt)))
-        if not flying:
-            return
-        now = self._dispatcher.clock()
-        held = len(prefix) + len(body) + _OVERHEAD
-        for members in group_by_transaction(flying):
-            plan = members[0][0]
-            site = self._dispatcher.site(plan)
-            if not self._dispatcher.accepts_fresh(site, held, now):
-                continue
-            limit = min(PER_DELIVERY, plan.transport.limits.recipients_per_message if plan.transport else PER_DELIVERY)
-            for start in range(0, len(members), max(1, limit)):
-                part = members[start : start + max(1, limit)]
-                token = self.ids.token()
-                for _, new, _, _ in part:
-                    new.token = token
-                recipients = [p for _, _, p, _ in part]
-                content = DeliveryContent(data, [fields for _, _, _, fields in part], prefix, body, size)
-                deliveries.append(Delivery(token, message_id, plan, site, recipients, held, 0.0, accepted, 1, content))
 
     def _hand_on(
-        self,
-        batch: Sequence[PendingCommit],
-        refused: dict[bytes, types_pb2.Reply],
-        conflicts: dict[bytes, bool],
-        done: store.Stored,
-        before: float,
+        self, refused: Sequence[PreparedCommit], chosen: Sequence[PreparedCommit], done: store.Stored, before: float
     ) -> None:
-        """The commit has returned: answer, and let what was born leased go."""
+        """The commit has returned: answer, and let the deliveries of born leased recipients go."""
         deadline = before + self._settings.lease_seconds
         due: set[tuple[int, str]] = set()
         origins: list[int] = []
         born = waiting = held = later = 0
-        for pending in batch:
-            message_id = pending.id
-            if message_id in conflicts:
-                barred = conflicts[message_id]
-                if barred:
-                    metrics.REFUSED.labels(reason="barred").inc()
-                pending.answer(not barred, BARRED if barred else None)
-                continue
-            if message_id in refused:
-                reply = refused[message_id]
-                metrics.REFUSED.labels(reason=_REASONS[reply.lines[0]]).inc()
-                pending.answer(False, reply)
+        for one in (*refused, *chosen):
+            if one.outcome is not None:
+                one.pending.answer(one.outcome)
                 continue
             owned: set[int] = set()
-            for new in pending.recipients:
+            for new in one.recipients:
                 if new.hold_reason is not None:
                     held += 1
                 elif new.token and new.shard in done.owned:
@@ -630,17 +471,17 @@ class GroupCommit:
                 else:
                     waiting += 1
                     due.add((new.shard, new.site))
-            origins.append(pending.recipients[0].origin)
-            for delivery in pending.deliveries:
-                if len(owned) < len(pending.recipients):
-                    self._leave_behind(delivery, owned)
+            origins.append(one.recipients[0].origin)
+            for delivery in one.deliveries:
+                if len(owned) < len(one.recipients):
+                    without(delivery, {p.id for p in delivery.recipients if p.id not in owned})
                 if delivery.recipients:
                     delivery.deadline = deadline
                     delivery.started = done.now
                     for recipient in delivery.recipients:
                         recipient.accepted = done.now
                     self._dispatcher.add(delivery)
-            pending.answer(True, None)
+            one.pending.answer(STORED)
         metrics.count_accepted(origins)
         metrics.count_stored({"born_leased": born, "due": waiting, "held": held, "released_later": later})
         if born:
@@ -648,53 +489,9 @@ class GroupCommit:
         if due:
             self._worklist.add_stored(due)
 
-    @staticmethod
-    def _leave_behind(delivery: Delivery, owned: set[int]) -> None:
-        """Recipients that were stored due after all do not fly."""
-        staying = {p.id for p in delivery.recipients if p.id not in owned}
-        if staying and delivery.content is not None:
-            delivery.recipients = [p for p in delivery.recipients if p.id not in staying]
-            kept = [fields for fields in delivery.content.recipients if fields["id"] not in staying]
-            delivery.content = delivery.content._replace(recipients=kept)
 
-
-def group_by_transaction(members: list[_Member]) -> Iterable[list[_Member]]:
-    """Recipients of a message that may share a transaction, in groups (design 4, Deliver)."""
-    if len(members) == 1:
-        return (members,)
-    groups: dict[tuple[tuple[str, str], str], list[_Member]] = {}
-    for member in members:
-        plan = member[0]
-        groups.setdefault((plan.grouping, plan.template.domain), []).append(member)
-    return groups.values()
-
-
-def _expanded(pending: PendingCommit) -> list[Notice]:
-    """Notices of lists that were expanded, one for each address that was given (DSN-23); they are due (DSN-26a)."""
-    notices: dict[str, Notice] = {}
-    for new, rcpt in zip(pending.recipients, pending.commit.recipients, strict=True):
-        if rcpt.expanded and rcpt.rcpt_to not in notices:
-            attempt = types_pb2.Attempt(number=0)
-            facts = RecipientFacts(
-                domain_of(rcpt.address), new.from_domain, new.account, True, new.is_local, new.gateway
-            )
-            recipient = AttemptRecipient(
-                id=new.id,
-                message_id=pending.id,
-                shard=new.shard,
-                version=1,
-                attempts=0,
-                interruptions=0,
-                accepted=0.0,
-                uncounted_seconds=0.0,
-                null_sender=new.from_domain == "",
-                sender_authentication=new.sender_authentication,
-                delayed_dsn_decided=False,
-                tls_requirement=new.tls_requirement,
-                address=rcpt.rcpt_to or rcpt.address,
-                facts=facts,
-                notify=int(Asked.SUCCESS),
-                envelope_recipient=new.envelope_recipient,
-            )
-            notices[rcpt.rcpt_to] = Notice(recipient, _EXPANDED, attempt)
-    return list(notices.values())
+def _refuse_unclaimed(prepared: Sequence[PreparedCommit], claimed: set[bytes]) -> None:
+    """Large messages whose content is no longer there."""
+    for one in prepared:
+        if one.message.chunks and one.pending.id not in claimed:
+            one.outcome = UPLOAD_GONE

@@ -1,11 +1,12 @@
-"""Commits that wait to be stored, and what their callers are answered."""
+"""Commits that wait to be stored, what is to be stored of them, and what their callers are answered."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.store.mail import NewMessage, NewRecipient
 
@@ -13,31 +14,59 @@ MAX_RECIPIENTS = 100_000
 """Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""
 
 
-def refusal(code: int, enhanced: str, text: str) -> types_pb2.Reply:
-    """A reply for the client, in our own words."""
-    return types_pb2.Reply(code=code, enhanced=enhanced, lines=[text])
+class CommitState(Enum):
+    """What became of a message."""
+
+    STORED = auto()
+    EXISTED = auto()  # an earlier commit of the same id stored it: accepted, too
+    BARRED = auto()  # its caller gave it up before it was stored (ACC-04)
+    REFUSED = auto()
 
 
-UNAVAILABLE = refusal(451, "4.3.0", "the queue is out of reach, try again later")
-BARRED = refusal(451, "4.3.0", "this message was given up before it was committed")
-LATE = refusal(451, "4.3.0", "the message could not be stored in time, send it again")
-UPLOAD_GONE = refusal(451, "4.3.0", "the content is no longer there, send it again")
-FULL = refusal(452, "4.3.1", "insufficient system storage, try again later")
-NO_ROOM = refusal(452, "4.3.1", "too much large mail is on its way, try again later")
-UNSTORABLE = refusal(554, "5.6.0", "the message cannot be stored")
-BROKEN = refusal(451, "4.3.0", "the message could not be stored")
-OVER_LIMIT = refusal(452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
-_REASONS = {OVER_LIMIT.lines[0]: "limit", LATE.lines[0]: "late", UPLOAD_GONE.lines[0]: "upload"}
+@dataclass(frozen=True, slots=True)
+class CommitOutcome:
+    """What became of a message, and what its caller is answered."""
+
+    state: CommitState
+    reason: str = ""
+    """Label of `metrics.REFUSED`; empty for what is accepted."""
+    reply: types_pb2.Reply | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """The message is in the queue."""
+        return self.state in (CommitState.STORED, CommitState.EXISTED)
+
+
+def refusal(
+    reason: str, code: int, enhanced: str, text: str, state: CommitState = CommitState.REFUSED
+) -> CommitOutcome:
+    """A refusal in our own words."""
+    return CommitOutcome(state, reason, types_pb2.Reply(code=code, enhanced=enhanced, lines=[text]))
+
+
+STORED = CommitOutcome(CommitState.STORED)
+EXISTED = CommitOutcome(CommitState.EXISTED)
+BARRED = refusal("barred", 451, "4.3.0", "this message was given up before it was committed", state=CommitState.BARRED)
+UNAVAILABLE = refusal("unavailable", 451, "4.3.0", "the queue is out of reach, try again later")
+LATE = refusal("late", 451, "4.3.0", "the message could not be stored in time, send it again")
+UPLOAD_GONE = refusal("upload", 451, "4.3.0", "the content is no longer there, send it again")
+FULL = refusal("full", 452, "4.3.1", "insufficient system storage, try again later")
+NO_ROOM = refusal("room", 452, "4.3.1", "too much large mail is on its way, try again later")
+UNSTORABLE = refusal("data", 554, "5.6.0", "the message cannot be stored")
+BROKEN = refusal("data", 451, "4.3.0", "the message could not be stored")
+MALFORMED = refusal("data", 554, "5.6.0", "the message was handed over in a form that the queue does not take")
+OVER_LIMIT = refusal("limit", 452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
 
 
 class Caller(Protocol):
     """The stream that a commit came on."""
 
-    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
+    def answer(self, message_id: bytes, outcome: CommitOutcome) -> None:
         """The commit is durable, or refused."""
 
     def lost(self, message_id: bytes) -> None:
-        """Nobody knows: the stream ends without an answer, and its other end asks GetOutcome."""
+        """The outcome is unknown: the stream ends without an answer, and its other end asks GetOutcome."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,20 +86,33 @@ class PendingCommit:
     sent: bool = False  # to Postgres, so that it may be committed without our knowing
     duplicates: tuple[Caller, ...] = ()
     """Others that committed the same id in the same batch: they get the same answer."""
-    new: NewMessage | None = None
-    recipients: Sequence[NewRecipient] = ()
-    deliveries: Sequence[Delivery] = ()
-    expanded: bool = False
-    earlier: tuple[NewRecipient, ...] = ()
-    """Born leased by a try of which nobody knows whether it was committed."""
+    born_leased: tuple[NewRecipient, ...] = ()
+    """Of all tries: an earlier one may have been committed without our knowing."""
 
-    def answer(self, accepted: bool, reply: types_pb2.Reply | None) -> None:
-        """Tell everybody who waits for this id."""
-        self.caller.answer(self.id, accepted, reply)
+    def answer(self, outcome: CommitOutcome) -> None:
+        """Tell every caller that waits for this id."""
+        if outcome.reason:
+            metrics.REFUSED.labels(reason=outcome.reason).inc()
+        self.caller.answer(self.id, outcome)
         for caller in self.duplicates:
-            caller.answer(self.id, accepted, reply)
+            caller.answer(self.id, outcome)
 
     def lost(self) -> None:
-        """Tell nobody anything."""
+        """Leave every caller that waits for this id without an answer."""
         for caller in (self.caller, *self.duplicates):
             caller.lost(self.id)
+
+
+@dataclass(slots=True, eq=False)
+class PreparedCommit:
+    """What one try is to store of a message. Nothing is reserved, and nothing leaves before the commit."""
+
+    pending: PendingCommit
+    message: NewMessage
+    recipients: list[NewRecipient]
+    deliveries: list[Delivery]
+    """Of those recipients that are born leased."""
+    expanded: bool
+    """It was sent to a list, and its sender asked to be told (DSN-23)."""
+    outcome: CommitOutcome | None = None
+    """None: it is stored, or not looked at yet."""

@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator
 import grpc
 import psycopg
 
-from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
+from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc
 from mailrail_queue import metrics
 from mailrail_queue.accept.pending import (
     FULL,
+    MALFORMED,
     MAX_RECIPIENTS,
     NO_ROOM,
     UNAVAILABLE,
     UPLOAD_GONE,
+    CommitOutcome,
     PendingCommit,
-    refusal,
 )
 from mailrail_queue.app import QueueProcess
 from mailrail_queue.rpc.answering import Context
@@ -34,7 +35,6 @@ _TELL_TIME = 10.0
 """Seconds after which a stream that has nothing else to say tells the database's time: clocks drift."""
 _UPLOAD_TRIES = 20
 """Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
-_MALFORMED = refusal(554, "5.6.0", "the message was handed over in a form that the queue does not take")
 
 
 class _ChunkWriter:
@@ -86,9 +86,7 @@ class _ChunkWriter:
             if self._commit is not None and not self._aborted:
                 stream.uploads.pop(self.id, None)
                 if self.failed:
-                    if self._why is NO_ROOM:
-                        metrics.REFUSED.labels(reason="room").inc()
-                    stream.answer(self.id, False, self._why)
+                    stream.refuse(self.id, self._why)
                     break
                 commit = self._commit
                 stream.commit(self.id, commit, commit.prefix, commit.body, self._number, self._counted)
@@ -151,7 +149,7 @@ class EnqueueStream:
         self.broken = False
         self._outstanding = 0
         self._refund = 0
-        self._results: list[tuple[bytes, bool, types_pb2.Reply | None]] = []
+        self._results: list[tuple[bytes, CommitOutcome]] = []
         self._under_way: dict[bytes, int] = {}
         self._uploaded: dict[bytes, int] = {}  # octets of bodies whose commit is under way
         self._ended = False
@@ -184,7 +182,7 @@ class EnqueueStream:
             if len(message_id) != 16 or not 0 < len(commit.recipients) <= MAX_RECIPIENTS:
                 self.refund(octets)
                 self._drop(message_id)
-                self.answer(message_id, False, _MALFORMED)
+                self.refuse(message_id, MALFORMED)
                 return
             upload = self.uploads.get(message_id)
             if upload is None and len(body) > INLINE:  # too long for a row: the same as if it had come in chunks
@@ -197,7 +195,7 @@ class EnqueueStream:
                 self.commit(message_id, commit, prefix, body, 0)
             else:
                 self.refund(len(prefix))
-                self.answer(message_id, False, UPLOAD_GONE)  # its chunks went down with another stream
+                self.refuse(message_id, UPLOAD_GONE)  # its chunks went down with another stream
         elif step == "chunk":
             self._outstanding += len(frame.chunk.data)
             if self._overdrawn() or len(message_id) != 16:
@@ -252,12 +250,17 @@ class EnqueueStream:
         if self._refund >= 256 * 1024:
             self.ready.set()
 
-    def answer(self, message_id: bytes, accepted: bool, reply: types_pb2.Reply | None) -> None:
+    def refuse(self, message_id: bytes, outcome: CommitOutcome) -> None:
+        """Refuse what does not come as far as the group commit."""
+        metrics.REFUSED.labels(reason=outcome.reason).inc()
+        self.answer(message_id, outcome)
+
+    def answer(self, message_id: bytes, outcome: CommitOutcome) -> None:
         """Tell what became of a commit."""
         if self._uploaded:
-            self._settled(message_id, accepted=accepted)
+            self._settled(message_id, accepted=outcome.accepted)
         self.refund(self._under_way.pop(message_id, 0))
-        self._results.append((message_id, accepted, reply))
+        self._results.append((message_id, outcome))
         self.ready.set()
 
     def lost(self, message_id: bytes) -> None:
@@ -287,8 +290,8 @@ class EnqueueStream:
             return None
         response = enqueue_pb2.EnqueueResponse(credit=self._refund, database_time=self._database_time())
         add = response.results.add
-        for message_id, accepted, reply in self._results:
-            add(message_id=message_id, accepted=accepted, refusal=reply)
+        for message_id, outcome in self._results:
+            add(message_id=message_id, accepted=outcome.accepted, refusal=outcome.reply)
         self._results, self._refund = [], 0
         return response
 
