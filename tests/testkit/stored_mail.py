@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mailrail.core.delivery.judge import Judgement, Standing, judge
-from mailrail.core.delivery.outcome import Stage, of_reply
+from mailrail.core.delivery.outcome import of_reply
 from mailrail.core.dsn.due import Asked
 from mailrail.core.ids import header_key
 from mailrail.core.revision.revision import (
@@ -29,6 +29,7 @@ from mailrail.core.revision.revision import (
     TransportKind,
 )
 from mailrail.core.route.site import shard
+from mailrail.core.smtp.answer import Stage
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice
@@ -237,7 +238,7 @@ class Rig:
             sender_authentication=recipient.sender_authentication,
             notify=Asked(recipient.notify),
         )
-        verdict = of_reply(Reply.of(code, enhanced, "text"), stage=Stage.DOT, **fields)
+        verdict = of_reply(Reply.of(code, enhanced, "text"), stage=Stage.END, **fields)
         return judge(verdict, standing, self.router.schedule(recipient.facts), now=1.0, jitter=0.0)
 
     def refused(self, recipient: AttemptRecipient) -> Notice:

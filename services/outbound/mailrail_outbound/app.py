@@ -16,21 +16,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mailrail.core.delivery import outcome
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
-from mailrail.core.outbound.course import Course, RecipientVerdict
+from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.revision.revision import ObjectRef, TransportKind
-from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
-from mailrail_outbound.dialling import CannotDial, Dialler
-from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
-from mailrail_outbound.hosts import HostResolver
-from mailrail_outbound.job import HostJob, MessageContent
+from mailrail_outbound.content import MessageContent
+from mailrail_outbound.dialling import CannotDial, Dialler, Host
+from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
+from mailrail_outbound.hosts import HostResolver, Steps
+from mailrail_outbound.job import Attempt, HostJob
 from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
@@ -46,7 +46,6 @@ from mailrail_outbound.ports import (
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR
-from mailrail_outbound.steps import Steps
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -58,6 +57,7 @@ _RESULTS = {
 _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO})
 """Where a session failed that another address of the same host may give. CONNECT: a proxy could not reach this one; on
 our own side the pool has tried them all."""
+_LEASE_LOW = Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left")
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _LOGGED = 2048  # octets of a server's words in a line of the log
@@ -94,7 +94,7 @@ class Outbound(Worker):
         self.tables: Tables | None = None
         self._settings = settings
         self._pool = pool
-        self._room = MemoryBudget(settings.streamed_content)
+        self._memory = MemoryBudget(settings.streamed_content)
         self._report = report
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
@@ -105,22 +105,22 @@ class Outbound(Worker):
         self._all_done: asyncio.Event | None = None
         self._log = log.get_logger()
         # The fields of a line cost more than the question whether anybody wants it.
-        self._tells = self._log.is_enabled_for(logging.INFO)
+        self._logs_deliveries = self._log.is_enabled_for(logging.INFO)
         metrics.RUNNING.set_function(lambda: len(self._running))
 
     # --- for those who hand out work ------------------------------------------------------------------------
 
     def take(self, delivery: Delivery) -> None:
-        """Begin a delivery; its report comes later. A token that runs already is not begun again: its delivery goes on,
-        and one of another message is returned (HIS-03)."""
+        """Begin a delivery; its report comes later. A token that is in progress is not begun again: its
+        delivery goes on, and one of another message is returned (HIS-03)."""
         token = delivery.lease.token
         if token in self._running:
             self._refuse(delivery, self._running[token].delivery)
             return
-        run = DeliveryInProgress(delivery, self._loop.time(), self._go_on)
-        self._running[token] = run
-        run.steps = self._attempt(run)
-        self._go_on(run)
+        progress = DeliveryInProgress(delivery, self._loop.time(), self._go_on)
+        self._running[token] = progress
+        progress.steps = self._attempt(progress)
+        self._go_on(progress)
 
     def _refuse(self, delivery: Delivery, running: Delivery) -> None:
         token, message_id = delivery.lease.token, delivery.message_id
@@ -136,21 +136,23 @@ class Outbound(Worker):
 
     def renew(self, token: int, remaining: float) -> None:
         """A lease lasts longer: so many seconds from now."""
-        run = self._running.get(token)
-        if run is not None:
-            lease = run.delivery.lease
+        progress = self._running.get(token)
+        if progress is not None:
+            lease = progress.delivery.lease
             lease.deadline = max(lease.deadline, clock.now() + remaining)
 
     def cancel(self, token: int) -> None:
         """Break a delivery off if its final dot is not sent (ADM-02)."""
-        run = self._running.get(token)
-        if run is None:
+        progress = self._running.get(token)
+        if progress is None:
             return
-        run.delivery.lease.cancelled = True
-        if run.job is not None:
-            run.job.cancel(waits=self._pool.withdraw(run.job))
-        elif run.lined_up:
-            self._loop.call_soon(run.leave_line)  # a task that has not begun yet would be cancelled without a word
+        progress.delivery.lease.cancelled = True
+        if progress.job is not None:
+            progress.job.cancel(waits=self._pool.withdraw(progress.job))
+        elif progress.waits_for_memory:
+            self._loop.call_soon(
+                progress.stop_waiting_for_memory
+            )  # a task that has not begun yet would be cancelled without a word
 
     @property
     def under_way(self) -> int:
@@ -160,10 +162,10 @@ class Outbound(Worker):
     @property
     def running(self) -> dict[int, tuple[int, ...]]:
         """Token → recipient ids of everything in progress."""
-        return {token: run.delivery.recipient_ids for token, run in self._running.items()}
+        return {token: progress.delivery.recipient_ids for token, progress in self._running.items()}
 
     async def drained(self, within: float) -> bool:
-        """Wait until nothing runs, so many seconds at most."""
+        """Wait until no delivery is in progress, so many seconds at most."""
         if not self._running:
             return True
         self._all_done = self._all_done or asyncio.Event()
@@ -174,19 +176,21 @@ class Outbound(Worker):
         return not self._running
 
     async def close(self) -> None:
-        """Break off what runs; nothing of it is reported, its leases run out."""
-        runs, self._running = list(self._running.values()), {}
-        for run in runs:
-            run.stop()
-        await asyncio.gather(*[run.task for run in runs if run.task is not None], return_exceptions=True)
+        """Break off what is in progress; nothing of it is reported, its leases run out."""
+        deliveries, self._running = list(self._running.values()), {}
+        for progress in deliveries:
+            progress.stop()
+        await asyncio.gather(
+            *[progress.task for progress in deliveries if progress.task is not None], return_exceptions=True
+        )
         await self._pool.close()
 
     # --- one delivery ---------------------------------------------------------------------------------------
 
-    def _go_on(self, run: "DeliveryInProgress", value: object = None, error: Exception | None = None) -> None:
+    def _go_on(self, progress: "DeliveryInProgress", value: object = None, error: Exception | None = None) -> None:
         """Take a delivery as far as it can go now; `value`, or `error`, is what it waited for."""
-        delivery = run.delivery
-        steps = run.steps
+        delivery = progress.delivery
+        steps = progress.steps
         if steps is None:  # broken off
             return
         try:
@@ -200,53 +204,55 @@ class Outbound(Worker):
         except Exception:
             message_id = delivery.message_id.hex()
             self._log.exception("delivery crashed", token=delivery.lease.token, message_id=message_id)
-            reports = _after_crash(run)
+            reports = _after_crash(progress)
         else:
             if wanted is None:
-                run.waits = True
+                progress.waits_for_job = True
             else:
-                run.task = self._loop.create_task(self._wait(run, wanted))
+                progress.task = self._loop.create_task(self._wait(progress, wanted))
             return
-        run.steps = None
+        progress.steps = None
         try:
-            self._finish(run, reports)
+            self._finish(progress, reports)
         except Exception:  # must not reach the connection that brought the last answer
             self._log.exception("report lost", token=delivery.lease.token, message_id=delivery.message_id.hex())
 
-    async def _wait(self, run: "DeliveryInProgress", wanted: Awaitable[Any]) -> None:
+    async def _wait(self, progress: "DeliveryInProgress", wanted: Awaitable[Any]) -> None:
         value: object = None
         error: Exception | None = None
         try:
             value = await wanted
         except asyncio.CancelledError:
-            if run.steps is None or not run.lined_up:  # the process stops
-                self._running.pop(run.delivery.lease.token, None)
+            if progress.steps is None or not progress.waits_for_memory:  # the process stops
+                self._running.pop(progress.delivery.lease.token, None)
                 raise
             error = BrokenOff()
         except Exception as raised:
             error = raised
-        run.task = None
-        self._go_on(run, value, error)
+        progress.task = None
+        self._go_on(progress, value, error)
 
-    def _finish(self, run: "DeliveryInProgress", reports: list[RecipientReport]) -> None:
-        delivery = run.delivery
+    def _finish(self, progress: "DeliveryInProgress", reports: list[RecipientReport]) -> None:
+        delivery = progress.delivery
         del self._running[delivery.lease.token]
-        seconds = self._loop.time() - run.clock
+        seconds = self._loop.time() - progress.clock
         metrics.SECONDS.observe(seconds)
-        kind = run.transport.kind
+        kind = progress.transport.kind
         for report in reports:
             metrics.DELIVERIES.inc(kind, report.result)
-        if self._tells:
-            self._log_delivery(run, reports, seconds)
+        if self._logs_deliveries:
+            self._log_delivery(progress, reports, seconds)
         ended = time.time_ns()
         token, message_id = delivery.lease.token, delivery.message_id
-        self._report(DeliveryReport(token, message_id, run.started, ended, reports, run.dialled, run.mx_hosts))
+        self._report(
+            DeliveryReport(token, message_id, progress.started, ended, reports, progress.dialled, progress.mx_hosts)
+        )
         if self._all_done is not None and not self._running:
             self._all_done.set()
 
-    def _log_delivery(self, run: "DeliveryInProgress", reports: list[RecipientReport], seconds: float) -> None:
+    def _log_delivery(self, progress: "DeliveryInProgress", reports: list[RecipientReport], seconds: float) -> None:
         # One line for recipients that fared alike, which nearly always is all of them.
-        delivery = run.delivery
+        delivery = progress.delivery
         groups: dict[tuple[Result, str, str], list[int]] = {}
         for index, each in enumerate(reports):
             groups.setdefault((each.result, each.text, each.ip), []).append(index)
@@ -270,13 +276,13 @@ class Outbound(Worker):
                 seconds=round(seconds, 4),
             )
 
-    def _attempt(self, run: "DeliveryInProgress") -> Steps[list[RecipientReport]]:
-        delivery = run.delivery
+    def _attempt(self, progress: "DeliveryInProgress") -> Steps[list[RecipientReport]]:
+        delivery = progress.delivery
         tables = self.tables
         if tables is None or tables.number < delivery.config_revision:
             tables = yield from self._configured(delivery)
         hop = self._next_hop(tables, delivery)
-        transport = run.transport = hop.transport
+        transport = progress.transport = hop.transport
         ids = delivery.recipient_ids
         reports: dict[int, RecipientReport] = {}
         if self._settings.captive:
@@ -291,50 +297,52 @@ class Outbound(Worker):
                 if i not in reports:
                     reports[i] = _own_words(ids[i], Reply.of(code, f"{code // 100}.7.0", text))
         if len(reports) < len(ids):
-            course = run.course = Course(len(ids), hop=hop.kind)
-            course.leave_out(reports)
+            failover = HostFailover(len(ids), hop=hop.kind)
+            failover.leave_out(reports)
+            attempt = progress.attempt = Attempt(delivery, MessageContent(delivery), failover, tables, hop)
             if isinstance(delivery.body, bytes):
-                stopped = yield from self._visit_hosts(run, tables, hop, course)
+                stopped = yield from self._try_hosts(progress, attempt)
             else:
-                stopped = yield from self._stream_to_hosts(run, delivery.body, tables, hop, course)
+                stopped = yield from self._stream_to_hosts(progress, attempt, delivery.body)
             if isinstance(stopped, Captured):
                 verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
-                for i in course.open:
+                for i in failover.open:
                     reports[i] = RecipientReport(ids[i], Result.CAPTURED, verdict)
-                course.leave_out(reports)
+                failover.leave_out(reports)
             elif stopped is not None:
-                for i in course.open:
-                    reports[i] = RecipientReport(ids[i], _RESULTS[stopped.outcome], stopped, run.seen.get(i))
-                course.leave_out(reports)
-            for i, settled in course.conclude().items():
-                reports[i] = _report(ids[i], settled, run.seen.get(i))
+                for i in failover.open:
+                    reports[i] = RecipientReport(ids[i], _RESULTS[stopped.outcome], stopped, attempt.seen.get(i))
+                failover.leave_out(reports)
+            for i, settled in failover.conclude().items():
+                reports[i] = _report(ids[i], settled, attempt.seen.get(i))
         return [reports[i] for i in range(len(ids))]
 
     def _stream_to_hosts(
-        self, run: "DeliveryInProgress", body: Body, tables: Tables, hop: NextHop, course: Course
+        self, progress: "DeliveryInProgress", attempt: Attempt, body: Body
     ) -> Steps[Captured | Verdict | None]:
-        """`_visit_hosts` for content that streams: once there is room for it, and somebody to give it."""
-        octets = run.message.held
-        run.lined_up = True
+        """`_try_hosts` for content that streams: once memory is free for it, and a queue can give it."""
+        content = attempt.content
+        octets = content.held
+        progress.waits_for_memory = True
         try:
-            if not (yield self._room.take(octets, self._settings.streamed_content_wait)):
-                raise NotAttempted("too much large content is being sent; there was no room for more in time")
+            if not (yield self._memory.take(octets, self._settings.streamed_content_wait)):
+                raise NotAttempted("too much large content is being sent; no memory was free for more in time")
         except BrokenOff:
-            course.session_failed(_CANCELLED)
+            attempt.failover.record_session_failure(_CANCELLED)
             return None
         finally:
-            run.lined_up = False
+            progress.waits_for_memory = False
         try:
             if not body.within_reach:
                 raise NotAttempted("no queue is within reach that could give the content")
-            if run.message.header_unseen:
+            if content.header_unseen:
                 try:
-                    yield run.message.look_at_header()
+                    yield content.look_at_header()
                 except OutOfReach as error:
                     raise NotAttempted(f"the content cannot be had: {error}") from error
-            return (yield from self._visit_hosts(run, tables, hop, course))
+            return (yield from self._try_hosts(progress, attempt))
         finally:
-            self._room.give(octets)
+            self._memory.give(octets)
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
@@ -350,19 +358,18 @@ class Outbound(Worker):
             raise NotAttempted(f"transport {delivery.transport} is another in revision {tables.number}")
         return hop
 
-    def _visit_hosts(
-        self, run: "DeliveryInProgress", tables: Tables, hop: NextHop, course: Course
-    ) -> Steps[Captured | Verdict | None]:
-        """Go over the hosts until everybody is settled or no host is left."""
-        delivery, settings = run.delivery, self._settings
+    def _try_hosts(self, progress: "DeliveryInProgress", attempt: Attempt) -> Steps[Captured | Verdict | None]:
+        """Go over the hosts until every recipient is settled or no host is left."""
+        settings, delivery, failover = self._settings, attempt.delivery, attempt.failover
+        tables, hop = attempt.tables, attempt.hop
         transport, by_mx = hop.transport, hop.by_mx
         if by_mx:
             if settings.captive and not settings.resolver and not delivery.domain.startswith("["):
                 return Captured(f"captive: mail for {delivery.domain} would go to its MX")
             hosts = yield from self._hosts.of_domain(tables, delivery.domain)
             if isinstance(hosts, NoHosts):
-                return of_trouble(hosts.trouble, stage=outcome.Stage.RESOLVE, detail=hosts.detail)
-            run.mx_hosts = hosts.names
+                return of_trouble(hosts.trouble, stage=Stage.DNS, detail=hosts.detail)
+            progress.mx_hosts = hosts.names
             names = hosts.names
             port = settings.direct_port
             if settings.captive and hop.proxied and not (yield self._dialler.proxy_is_here(transport)):
@@ -371,17 +378,17 @@ class Outbound(Worker):
             names, port = hop.hosts, hop.port
         looped = False
         for name in names:
-            if not course.open:
+            if not failover.open:
                 break
             if delivery.lease.cancelled:
-                course.session_failed(_CANCELLED)
+                failover.record_session_failure(_CANCELLED)
                 break
             if delivery.lease.deadline - clock.now() < settings.lease_margin:
-                if not run.dialled:
+                if not progress.dialled:
                     raise NotAttempted("too little of the lease is left to begin")
-                course.session_failed(Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left"))
+                failover.record_session_failure(_LEASE_LOW)
                 break
-            addresses = yield from self._hosts.addresses(name, transport, course, by_mx=by_mx)
+            addresses = yield from self._hosts.addresses(name, transport, failover, by_mx=by_mx)
             if not addresses:
                 if settings.captive and not by_mx:
                     return Captured(f"captive: {name} port {port} would be dialled; it has no address here")
@@ -398,99 +405,78 @@ class Outbound(Worker):
                     looped = True
                     break
                 addresses = foreign
-            yield from self._visit(run, tables, hop, course, name, port, addresses)
-        if looped and not course.tried:
-            return of_trouble(outcome.Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
+            ordered = address_order(addresses, delivery.dialled.get(name, ()))
+            yield from self._try_host(progress, attempt, Host(name, port, ordered))
+        if looped and not failover.tried:
+            return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
         return None
 
-    def _visit(
-        self,
-        run: "DeliveryInProgress",
-        tables: Tables,
-        hop: NextHop,
-        course: Course,
-        host: str,
-        port: int,
-        addresses: tuple[str, ...],
-    ) -> Steps[None]:
-        """Everything that is open goes to one host, and to its next address where one gives no session (SOUT-03)."""
-        delivery = run.delivery
-        ordered = address_order(addresses, delivery.dialled.get(host, ()))
+    def _try_host(self, progress: "DeliveryInProgress", attempt: Attempt, host: Host) -> Steps[None]:
+        """All open recipients go to one host, and to its next address where one gives no session (SOUT-03)."""
+        delivery, failover = attempt.delivery, attempt.failover
         sessions = 0
         while True:
-            way = self._dialler.way(hop, delivery, host, ordered)
-            decision = way.decision
+            plan = self._dialler.plan_for(attempt.hop, delivery, host)
+            decision = plan.decision
             if decision.refusal is not None:
-                course.session_failed(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
+                failover.record_session_failure(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
                 return
-            where = (host, port, ordered)
-            answer = yield from self._run(run, tables, hop, course, way, where, plaintext=False)
+            answer = yield from self._run_job(progress, attempt, plan, host, plaintext=False)
             if (
                 answer is not None
                 and answer.trouble is Trouble.TLS
                 and decision.plaintext_may_follow
-                and not run.had_tls  # a connection that is used up must not lead to one without TLS
+                and not progress.had_tls  # a connection that is used up must not lead to one without TLS
             ):
                 # TLS-07: on a new connection, and the history says so.
-                self._log.info("TLS failed; continuing without TLS", host=host, reason=answer.detail)
-                answer = yield from self._run(run, tables, hop, course, way, where, plaintext=True)
+                self._log.info("TLS failed; continuing without TLS", host=host.name, reason=answer.detail)
+                answer = yield from self._run_job(progress, attempt, plan, host, plaintext=True)
             if answer is None:
                 return
-            if answer.trouble is Trouble.LEASE and not run.seen:
+            if answer.trouble is Trouble.LEASE and not attempt.seen:
                 raise NotAttempted(answer.detail)
-            course.session_failed(answer)
+            failover.record_session_failure(answer)
             sessions += answer.stage is not Stage.CONNECT
-            known = run.dialled.get(host, ())
-            rest = tuple(a for a in ordered if a not in known)
+            known = progress.dialled.get(host.name, ())
+            rest = tuple(a for a in host.addresses if a not in known)
             if (
-                not course.open
+                not failover.open
                 or answer.stage not in _ANOTHER_ADDRESS_MAY_DO
                 or sessions >= MAX_SESSIONS
-                or not 0 < len(rest) < len(ordered)
+                or not 0 < len(rest) < len(host.addresses)
                 or delivery.lease.cancelled
                 or delivery.lease.deadline - clock.now() < self._settings.lease_margin
             ):
                 return
-            ordered = rest
+            host = host._replace(addresses=rest)
 
-    def _run(
-        self,
-        run: "DeliveryInProgress",
-        tables: Tables,
-        hop: NextHop,
-        course: Course,
-        way: Way,
-        where: tuple[str, int, tuple[str, ...]],
-        *,
-        plaintext: bool,
+    def _run_job(
+        self, progress: "DeliveryInProgress", attempt: Attempt, plan: DialPlan, host: Host, *, plaintext: bool
     ) -> Steps[Answer | None]:
-        """One job. None: the host had a session for it; else why not."""
-        delivery = run.delivery
-        dial = way.without_tls if plaintext else way.dial
+        """Run one job. None: the host had a session for it; else why not."""
+        decision = plan.decision
+        dial = plan.without_tls if plaintext else plan.dial
         if dial is None:
+            hop = attempt.hop
             try:
                 proxy = (yield self._dialler.proxy_address(hop.transport)) if hop.proxied else ""
-                dial = self._dialler.dial(
-                    tables, hop, way.decision, delivery.gateway, where, proxy, plaintext=plaintext
-                )
+                gateway = attempt.delivery.gateway
+                dial = self._dialler.dial(attempt.tables, hop, decision, gateway, host, proxy, plaintext=plaintext)
             except CannotDial as error:
                 return error.answer
             if plaintext:
-                way.without_tls = dial
+                plan.without_tls = dial
             else:
-                way.dial = dial
+                plan.dial = dial
         job = HostJob(
-            delivery,
-            run.message,
-            course,
+            attempt,
             dial,
-            decision=way.decision,
+            decision,
+            tls_verdict=f"{decision.reason}; it failed, so without" if plaintext else decision.reason,
             lease_margin=self._settings.lease_margin,
-            verdict=f"{way.decision.reason}; it failed, so without" if plaintext else way.decision.reason,
-            seen=run.seen,
-            told=run.job_ended,
+            on_done=progress.on_job_done,
         )
-        run.job = job
+        progress.job = job
         try:
             self._pool.submit(job)
             if not job.over:
@@ -499,10 +485,10 @@ class Outbound(Worker):
             self._pool.withdraw(job)
             raise
         finally:
-            run.job = None
-            run.had_tls = job.had_tls
+            progress.job = None
+            progress.had_tls = job.had_tls
             if job.dialled:
-                known = run.dialled.setdefault(where[0], [])
+                known = progress.dialled.setdefault(host.name, [])
                 known += [ip for ip in job.dialled if ip not in known]
         return job.answer
 
@@ -517,36 +503,34 @@ class Outbound(Worker):
 
 
 class DeliveryInProgress:
-    """A delivery in progress."""
+    """A delivery from its arrival to its report: how far its steps have come, and what they wait for."""
 
     __slots__ = (
+        "attempt",
         "clock",
-        "course",
         "delivery",
         "dialled",
         "had_tls",
         "job",
-        "lined_up",
-        "message",
         "mx_hosts",
         "resume",
-        "seen",
         "started",
         "steps",
         "task",
         "transport",
-        "waits",
+        "waits_for_job",
+        "waits_for_memory",
     )
 
     def __init__(self, delivery: Delivery, clock: float, resume: "Callable[[DeliveryInProgress], None]") -> None:
+        """`clock`: the loop's time at which it came. `resume` takes it further once its job is over."""
         self.delivery = delivery
         self.clock = clock
-        """The loop's time at which it was taken."""
         self.started = time.time_ns()
-        self.message = MessageContent(delivery)
-        self.course: Course | None = None
+        self.transport = DIRECT
+        self.attempt: Attempt | None = None
+        """None until hosts are tried."""
         self.dialled: dict[str, list[str]] = {}
-        self.seen: dict[int, ConnectionFacts] = {}
         self.mx_hosts: tuple[str, ...] = ()
         self.job: HostJob | None = None
         self.had_tls = False
@@ -554,23 +538,21 @@ class DeliveryInProgress:
         self.steps: Steps[list[RecipientReport]] | None = None
         """What is still to do; None once it is over."""
         self.resume = resume
-        self.waits = False
-        """For its job."""
+        self.waits_for_job = False
         self.task: asyncio.Task[None] | None = None
         """Awaits what the steps asked for."""
-        self.lined_up = False
-        """That is for room, and nothing was done yet: it can be broken off."""
-        self.transport = DIRECT
+        self.waits_for_memory = False
+        """Nothing was done yet: it can be broken off."""
 
-    def job_ended(self) -> None:
-        """Its job is over. A job may be over before it is waited for."""
-        if self.waits:
-            self.waits = False
+    def on_job_done(self) -> None:
+        """Go on. A job may be over before it is waited for."""
+        if self.waits_for_job:
+            self.waits_for_job = False
             self.resume(self)
 
-    def leave_line(self) -> None:
-        """Wait for room no longer."""
-        if self.lined_up and self.task is not None:
+    def stop_waiting_for_memory(self) -> None:
+        """Break off the wait for memory, if there is one."""
+        if self.waits_for_memory and self.task is not None:
             self.task.cancel()
 
     def stop(self) -> None:
@@ -582,15 +564,17 @@ class DeliveryInProgress:
             steps.close()
 
 
-def _after_crash(run: DeliveryInProgress) -> list[RecipientReport]:
+def _after_crash(progress: DeliveryInProgress) -> list[RecipientReport]:
     """Reports of a delivery that a mistake of our own ended: what servers have taken stays taken."""
     verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
-    settled = run.course.settled if run.course is not None else {}
+    attempt = progress.attempt
+    settled = attempt.failover.settled if attempt is not None else {}
+    seen = attempt.seen if attempt is not None else {}
     return [
-        _report(recipient_id, settled[i], run.seen.get(i))
+        _report(recipient_id, settled[i], seen.get(i))
         if i in settled
-        else RecipientReport(recipient_id, Result.DEFERRED, verdict, run.seen.get(i))
-        for i, recipient_id in enumerate(run.delivery.recipient_ids)
+        else RecipientReport(recipient_id, Result.DEFERRED, verdict, seen.get(i))
+        for i, recipient_id in enumerate(progress.delivery.recipient_ids)
     ]
 
 

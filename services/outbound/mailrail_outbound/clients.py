@@ -82,7 +82,7 @@ class LeaseClient:
         self._revision = revision
         self._links: dict[str, _Link] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._homes: dict[int, _Link] = {}  # token → the link that it came by
+        self._link_by_token: dict[int, _Link] = {}  # token → the link that it came by
         self._worker: Worker | None = None
         self._draining = False
         self._acknowledged = asyncio.Event()
@@ -127,7 +127,7 @@ class LeaseClient:
                 self._tasks.pop(endpoint).cancel()
         for endpoint in [e for e in self._links if e not in found and e not in self._tasks]:
             link = self._links[endpoint]  # a pod that went has given its address back
-            if not link.unacknowledged and link not in self._homes.values():
+            if not link.unacknowledged and link not in self._link_by_token.values():
                 del self._links[endpoint]
 
     @property
@@ -137,7 +137,7 @@ class LeaseClient:
 
     def report(self, report: DeliveryReport) -> None:
         """Hand a result to the replica that the delivery came from."""
-        link = self._homes.pop(report.token, None)
+        link = self._link_by_token.pop(report.token, None)
         if link is None or (not link.connected and self._settled(link)):
             link = next((each for each in self._links.values() if each.connected), link)
         if link is None:
@@ -172,8 +172,8 @@ class LeaseClient:
                 why = error
 
     def _who_has_content(self, token: int, tried: Container["_Link"]) -> "_Link | None":
-        home = self._homes.get(token)
-        links = [home, *self._links.values()] if home is not None else list(self._links.values())
+        link = self._link_by_token.get(token)
+        links = [link, *self._links.values()] if link is not None else list(self._links.values())
         return next((link for link in links if link.connected and link not in tried), None)
 
     def drain(self) -> None:
@@ -198,17 +198,17 @@ class LeaseClient:
         """Whether new work is refused."""
         return self._draining
 
-    def took(self, token: int, link: "_Link") -> None:
+    def record_link(self, token: int, link: "_Link") -> None:
         """A delivery came by this link."""
-        self._homes[token] = link
+        self._link_by_token[token] = link
 
-    def acknowledged(self) -> None:
+    def on_acknowledged(self) -> None:
         """The queue wrote results down."""
         self._acknowledged.set()
 
-    def home_of(self, token: int) -> "_Link | None":
+    def link_of(self, token: int) -> "_Link | None":
         """The link that a running delivery came by."""
-        return self._homes.get(token)
+        return self._link_by_token.get(token)
 
     @property
     def revision(self) -> int:
@@ -306,12 +306,12 @@ class _Link:
             if not self.connected:
                 self.connected = True
                 self._log.info("queue stream open")
-            self._take_in(response)
+            self._handle(response)
             if response.go_away:
                 leaving.set()
                 self._wake.set()
 
-    def _take_in(self, response: lease_pb2.LeaseResponse) -> None:
+    def _handle(self, response: lease_pb2.LeaseResponse) -> None:
         # Read late, by a process that was frozen or behind a network that stood still, it is as old as its clock says.
         now = response.clock or clock.now()
         age = max(0.0, clock.now() - now)
@@ -319,7 +319,7 @@ class _Link:
         if committed:
             for token in committed:
                 self._sent.pop(token, None)
-            self._client.acknowledged()
+            self._client.on_acknowledged()
         for renewal in response.renewals:
             self._worker.renew(renewal.token, renewal.remaining_seconds - age)
         for token in response.cancel:
@@ -328,22 +328,22 @@ class _Link:
             self._history = response.history
             self._close_other_histories()
         for wire in response.deliveries:
-            home = self._client.home_of(wire.token)
+            link = self._client.link_of(wire.token)
             try:
                 delivery = self.delivery_from_wire(wire, now)
-                self._client.took(delivery.lease.token, self)
+                self._client.record_link(delivery.lease.token, self)
                 self._worker.take(delivery)
             except Exception:  # it would break this stream and, leased again, each that follows
                 self._log.exception("cannot read a delivery", token=wire.token)
                 self._defer(wire)
-            if home is not None:  # its token runs already: what runs goes on where it came from
-                self._client.took(wire.token, home)
+            if link is not None:  # its token runs already: what runs goes on where it came from
+                self._client.record_link(wire.token, link)
 
     def _defer(self, wire: lease_pb2.Delivery) -> None:
         verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
         reports = [RecipientReport(recipient.id, Result.DEFERRED, verdict) for recipient in wire.recipients]
         now = time.time_ns()
-        self._client.took(wire.token, self)
+        self._client.record_link(wire.token, self)
         self._client.report(DeliveryReport(wire.token, wire.message_id, now, now, reports, {}, ()))
 
     def _close_other_histories(self) -> None:
@@ -351,7 +351,7 @@ class _Link:
         others = [
             token
             for token in self._worker.running
-            if self._client.home_of(token) is self and history_of(token) != self._history
+            if self._client.link_of(token) is self and history_of(token) != self._history
         ]
         for token in others:
             self._worker.cancel(token)
@@ -368,7 +368,7 @@ class _Link:
         hello = lease_pb2.Hello(node_id=settings.node_id, config_revision=client.revision)
         running = self._worker.running
         for token, recipient_ids in running.items():
-            if client.home_of(token) is self:
+            if client.link_of(token) is self:
                 hello.in_progress.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
         credit = 0 if client.draining else max(0, share - len(hello.in_progress))
@@ -396,11 +396,11 @@ class _Link:
             for report in batch:
                 result = request.results.add(token=report.token, message_id=report.message_id, done=True)
                 try:
-                    tell(report, result, settings.node_id)
+                    fill_result(report, result, settings.node_id)
                 except Exception:  # it would break this stream and each that follows
                     self._log.exception("cannot encode a report; sent without texts", token=report.token)
                     result.Clear()
-                    tell_outcomes(report, result, settings.node_id)
+                    fill_outcomes(report, result, settings.node_id)
                 self._sent[report.token] = report
             if client.draining:
                 said_goodbye = True
@@ -409,7 +409,7 @@ class _Link:
                 request.credit, self._credit = self._credit, 0
             if self._loop.time() >= alive_at:
                 alive_at = self._loop.time() + settings.alive_seconds
-                request.alive.extend(token for token in self._worker.running if client.home_of(token) is self)
+                request.alive.extend(token for token in self._worker.running if client.link_of(token) is self)
             yield request
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -515,22 +515,22 @@ def _ref(kind: str, namespace: str, name: str) -> ObjectRef:
     return ObjectRef(kind, namespace, name)
 
 
-def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
+def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
     """A report as the queue gets it. Filled in place: a message that is given to another is copied."""
     result.mx_hosts.extend(report.mx_hosts)
     for host, ips in report.dialled.items():
         result.dialled_hosts.add(host=host, ips=ips)
     for recipient in report.recipients:
-        told = result.recipients.add(id=recipient.recipient_id)
+        entry = result.recipients.add(id=recipient.recipient_id)
         verdict = recipient.verdict
         if verdict.dsn_passed_on:
-            told.dsn_passed_on = True
+            entry.dsn_passed_on = True
         if verdict.scope is not _RECIPIENT:
-            told.site_failure = recipient.site_failure
-            told.transport_failure = recipient.transport_failure
+            entry.site_failure = recipient.site_failure
+            entry.transport_failure = recipient.transport_failure
         if recipient.uncertain:
-            told.uncertain = True
-        attempt = told.attempt
+            entry.uncertain = True
+        attempt = entry.attempt
         attempt.node = node
         attempt.outcome = _OUTCOMES[recipient.result]
         stamp = attempt.started
@@ -538,17 +538,17 @@ def tell(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) ->
         stamp = attempt.ended
         stamp.seconds, stamp.nanos = divmod(report.ended, 1_000_000_000)
         if recipient.seen is not None:
-            _tell_seen(recipient.seen, attempt)
-        _tell_reply(recipient, attempt.reply)
+            _fill_connection(recipient.seen, attempt)
+        _fill_reply(recipient, attempt.reply)
 
 
-def tell_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
+def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
     """No more of a report than what became of each recipient, where a word in it cannot be told. Were it lost whole,
     its lease would run out and what was delivered would be delivered again."""
     result.token, result.message_id, result.done = report.token, report.message_id, True
     for recipient in report.recipients:
-        told = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)
-        attempt = told.attempt
+        entry = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)
+        attempt = entry.attempt
         attempt.node, attempt.outcome, attempt.dialled = node, _OUTCOMES[recipient.result], recipient.dialled
         for stamp, moment in ((attempt.started, report.started), (attempt.ended, report.ended)):
             stamp.seconds, stamp.nanos = divmod(moment, 1_000_000_000)
@@ -559,7 +559,7 @@ def tell_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
         attempt.reply.lines.append("what was said cannot be shown; outbound's log has the reason")
 
 
-def _tell_seen(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
+def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
     attempt.dialled = True
     attempt.mx_host = seen.host
     attempt.remote_ip = seen.ip
@@ -576,7 +576,7 @@ def _tell_seen(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
             tls.offered = True
 
 
-def _tell_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:
+def _fill_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:
     verdict = recipient.verdict
     status, said = verdict.status, verdict.reply
     if recipient.remote:

@@ -4,25 +4,34 @@ import secrets
 import socket
 import ssl
 from functools import lru_cache
+from typing import NamedTuple
 
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.revision.revision import ObjectRef, SecretRef, TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Credentials, SaltedPasswords
-from mailrail.core.smtp.client import Answer, ClientSession, LoginPlan, Stage, StartTls, Trouble
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientProtocol as Speech
+from mailrail.core.smtp.client import ClientSession, LoginPlan, StartTls
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import TlsDecision, decide
 from mailrail.kit.resolver import DnsResolver, LookupFailed
-from mailrail_outbound.hops import DIRECT, NextHop, Tables, Way
-from mailrail_outbound.pool import Dial
+from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
 from mailrail_outbound.ports import Delivery
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import TlsPlan
+from mailrail_outbound.smtp import Dial, TlsPlan
 from mailrail_outbound.tls import client_context
 
-_MOST_WAYS = 10_000  # of one next hop
+_MOST_PLANS = 10_000  # of one next hop
+
+
+class Host(NamedTuple):
+    """A host and those of its addresses that are to be dialled, best first."""
+
+    name: str
+    port: int
+    addresses: tuple[str, ...]
 
 
 class Dialler:
@@ -33,16 +42,16 @@ class Dialler:
         self._resolver = resolver
         self._salted = SaltedPasswords()
 
-    def way(self, hop: NextHop, delivery: Delivery, host: str, addresses: tuple[str, ...]) -> Way:
+    def plan_for(self, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
-        key = (host, addresses, delivery.gateway, delivery.requirement)
-        way = hop.ways.get(key)
-        if way is None:
+        key = (host.name, host.addresses, delivery.gateway, delivery.requirement)
+        plan = hop.dial_plans.get(key)
+        if plan is None:
             transport, by_mx = hop.transport, hop.by_mx
-            way = Way(
+            plan = DialPlan(
                 decide(
                     TlsHop(
-                        host=host,
+                        host=host.name,
                         configured=None if by_mx else transport.tls,
                         implicit=transport.kind is TransportKind.SUBMISSIONS,
                         carries_credentials=transport.username is not None and not by_mx,
@@ -50,12 +59,12 @@ class Dialler:
                     )
                 )
             )
-            if len(hop.ways) >= _MOST_WAYS:
-                hop.ways.clear()
+            if len(hop.dial_plans) >= _MOST_PLANS:
+                hop.dial_plans.clear()
             # The addresses of a proxy may change while the configuration does not.
             if not hop.proxied:
-                hop.ways[key] = way
-        return way
+                hop.dial_plans[key] = plan
+        return plan
 
     def dial(
         self,
@@ -63,14 +72,13 @@ class Dialler:
         hop: NextHop,
         decision: TlsDecision,
         gateway: ObjectRef | None,
-        where: tuple[str, int, tuple[str, ...]],
+        host: Host,
         proxy_address: str,
         *,
         plaintext: bool,
     ) -> Dial:
-        """How to connect to `where`: host, port, addresses. `plaintext`: whatever was decided. Raises CannotDial."""
+        """How to connect to `host`; `plaintext`: without TLS, whatever was decided. Raises CannotDial."""
         transport = hop.transport
-        host, port, addresses = where
         named = tables.gateways.get(gateway) if gateway is not None else None
         hello = (
             transport.remote_hostname
@@ -97,8 +105,8 @@ class Dialler:
             )
         key = ConnectionKey(
             transport=hop.digest,
-            host=host,
-            port=port,
+            host=host.name,
+            port=host.port,
             protocol=speech,
             hello_name=hello,
             source=f"{proxy[0]}:{proxy[1]}" if proxy else ",".join(transport.source_addresses),
@@ -113,11 +121,11 @@ class Dialler:
         return Dial(
             key=key,
             transport_name="direct" if transport is DIRECT else f"{transport.ref.namespace}/{transport.ref.name}",
-            host=host,
-            port=port,
-            addresses=addresses,
-            dialogue=lambda: ClientSession(hello, protocol=speech, starttls=starttls, login=sasl),
-            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host),
+            host=host.name,
+            port=host.port,
+            addresses=host.addresses,
+            new_session=lambda: ClientSession(hello, protocol=speech, starttls=starttls, login=sasl),
+            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host.name),
             sources=transport.source_addresses,
             proxy=proxy,
             # SOCK-05a: the proxy gets the addresses that our resolver found.

@@ -14,7 +14,7 @@ from mailrail.core.revision.revision import (
     TransportKind,
 )
 from mailrail.core.tlspolicy.decision import TlsDecision
-from mailrail_outbound.pool import Dial
+from mailrail_outbound.smtp import Dial
 
 _PORTS = {
     TransportKind.SMTP: 25,
@@ -40,7 +40,7 @@ class NextHop:
     hosts: tuple[str, ...]
     port: int
     """Of `hosts`, both only where not `by_mx`."""
-    ways: "dict[tuple[object, ...], Way]" = field(default_factory=dict, repr=False)
+    dial_plans: "dict[tuple[object, ...], DialPlan]" = field(default_factory=dict, repr=False)
     """How hosts are dialled, made once each."""
 
     @classmethod
@@ -88,7 +88,7 @@ class Tables:
 
 
 @dataclass(slots=True)
-class Way:
+class DialPlan:
     """The TLS decision for a host, and how to dial it accordingly."""
 
     decision: TlsDecision

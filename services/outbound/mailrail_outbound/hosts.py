@@ -3,19 +3,22 @@
 import errno
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from mailrail.core.delivery import outcome
-from mailrail.core.outbound.course import Course
+from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.outbound.targets import NoHosts, mx_hosts
 from mailrail.core.revision.revision import Transport
 from mailrail.core.smtp.address import AddressError, parse_address
-from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.steps import Steps
+
+_T = TypeVar("_T")
+Steps = Generator[Awaitable[Any] | None, Any, _T]
+"""A part of a delivery (app.py). Yields what must be awaited and gets its value; None: the delivery's job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,16 @@ class HostResolver:
             except AddressError:
                 literal = None
             if literal is None:
-                return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
+                return NoHosts(Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
             return Found((str(literal),))
         try:
             records = self._resolver.kept_mx(domain)
             if records is None:
                 records = yield self._resolver.mx(domain)
         except NoSuchDomain as error:
-            return NoHosts(outcome.Trouble.NO_SUCH_DOMAIN, str(error))
+            return NoHosts(Trouble.NO_SUCH_DOMAIN, str(error))
         except LookupFailed as error:
-            return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
+            return NoHosts(Trouble.DNS, str(error))
         random = secrets.SystemRandom().random
         hosts = mx_hosts(domain, records, own_names=tables.names, random=random)
         if isinstance(hosts, NoHosts):
@@ -58,13 +61,15 @@ class HostResolver:
             # SOUT-01: the domain itself must have an address, else there is nowhere to go (5.1.2, 5.4.4).
             try:
                 if not (yield self._resolver.addresses(domain, ("ipv4", "ipv6"))):
-                    return NoHosts(outcome.Trouble.NO_USABLE_MX, f"{domain} has neither MX nor address records")
+                    return NoHosts(Trouble.NO_ADDRESS, f"{domain} has neither MX nor address records")
             except LookupFailed as error:
-                return NoHosts(outcome.Trouble.DNS_FAILED, str(error))
+                return NoHosts(Trouble.DNS, str(error))
         return Found(hosts.names)
 
-    def addresses(self, name: str, transport: Transport, course: Course, *, by_mx: bool) -> Steps[tuple[str, ...]]:
-        """The addresses of a host that may be dialled; when there are none, `course` hears why."""
+    def addresses(
+        self, name: str, transport: Transport, failover: HostFailover, *, by_mx: bool
+    ) -> Steps[tuple[str, ...]]:
+        """The addresses of a host that may be dialled; when there are none, `failover` hears why."""
         resolver = self._resolver
         found: Sequence[str] | None
         try:
@@ -82,14 +87,14 @@ class HostResolver:
                 others = not found and len(families) < 2
                 if others and (known or (yield resolver.addresses(name, ("ipv4", "ipv6")))):
                     detail = f"{name} has no {' or '.join(families)} address, and no other family is allowed"
-                    course.session_failed(Answer(Stage.DNS, None, Trouble.NO_FAMILY, detail))
+                    failover.record_session_failure(Answer(Stage.DNS, None, Trouble.NO_FAMILY, detail))
                     return ()
         except LookupFailed as error:
-            course.session_failed(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
+            failover.record_session_failure(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
             return ()
         if not found:
             # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
-            course.session_failed(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address"))
+            failover.record_session_failure(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address"))
         return tuple(found)
 
     def is_own_mx(self, tables: Tables, address: str, port: int) -> bool:

@@ -14,42 +14,17 @@ for a while, so that the next ones end in time.
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from mailrail.core.outbound.socks5 import Socks5
 from mailrail.core.outbound.targets import ConnectionKey
-from mailrail.core.smtp.client import Answer, ClientSession, Stage, Trouble
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import ClientConnection, Job, TlsPlan
+from mailrail_outbound.smtp import ClientConnection, Dial, Job
 
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """How to make a connection of one key."""
-
-    key: ConnectionKey
-    transport_name: str
-    """`namespace/name`, or `direct`: for people."""
-    host: str
-    port: int
-    addresses: tuple[str, ...]
-    """IP addresses in order; all are tried until one connects. For a proxy: what it is asked to connect to."""
-    dialogue: Callable[[], ClientSession]
-    tls: TlsPlan | None
-    sources: tuple[str, ...] = ()
-    """Local addresses to bind, at most one a family."""
-    proxy: tuple[str, int] | None = None
-    """IP and port of a SOCKS5 proxy."""
-    socks: Callable[[str, int], Socks5] | None = None
-    limit: int | None = None
-    """Connections to this destination; None = the process's default."""
 
 
 class PoolJob(Job):
@@ -62,10 +37,10 @@ class PoolJob(Job):
     waits_since: float | None
     """The loop's time since which it stands in line; the pool's own."""
 
-    def failed(self, answer: Answer, connection: ClientConnection | None) -> None:
+    def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
         """No connection came about."""
 
-    def gave_up_waiting(self, seconds: float) -> None:
+    def end_waiting(self, seconds: float) -> None:
         """None was free for so long."""
 
 
@@ -107,7 +82,7 @@ class Pool:
     # --- for the application -----------------------------------------------------------------------------------
 
     def submit(self, job: PoolJob) -> None:
-        """Run a job on a connection of its key. It hears of its end through `failed` and `finished`."""
+        """Run a job on a connection of its key. It is told of its end (`end_without_session`, `end_transaction`)."""
         destination = self._destinations.get(job.dial.key)
         if destination is None:
             destination = self._destinations[job.dial.key] = _Destination()
@@ -140,7 +115,7 @@ class Pool:
             for job in [j for j in behind if j.waits_since is not None and j.waits_since <= since]:
                 destination.waiting.remove(job)
                 try:
-                    job.gave_up_waiting(wait)
+                    job.end_waiting(wait)
                 except Exception:
                     self._log.exception(
                         "unexpected error while ending a delivery that waited too long", host=job.dial.host
@@ -241,16 +216,11 @@ class Pool:
             for address in dial.addresses:
                 connection = ClientConnection(
                     self,
-                    dial.key,
-                    dial.dialogue(),
-                    tls=dial.tls,
-                    proxy=dial.socks(address, dial.port) if dial.socks is not None else None,
+                    dial,
+                    address,
                     timeouts=self._timeouts,
                     wheel=self._wheel,
                     message_limit=self._message_limit(destination),
-                    host=dial.host,
-                    ip=address,
-                    transport_name=dial.transport_name,
                 )
                 connection.destination = destination
                 peer, port = dial.proxy or (address, dial.port)
@@ -296,10 +266,10 @@ class Pool:
             jobs, destination.waiting = destination.waiting, deque()
             for job in jobs:
                 try:
-                    job.failed(answer, connection)
+                    job.end_without_session(answer, connection)
                 except Exception:  # the others wait for this word, too
                     self._log.exception("unexpected error after a host failed", host=job.dial.host)
-                    job.crashed(None)
+                    job.end_after_crash(None)
         self._forget_if_empty(key, destination)
         self._feed_starved()
 
@@ -310,7 +280,7 @@ class Pool:
         destination: _Destination = connection.destination
         if not destination.waiting:
             return None
-        used = connection.dialogue.transactions > 0
+        used = connection.session.transactions > 0
         if used and destination.waiting[0].fresh_only:
             for job in itertools.islice(destination.waiting, 1, 20):
                 if not job.fresh_only:
@@ -319,12 +289,12 @@ class Pool:
             return None
         return destination.waiting.popleft()
 
-    def ready(self, connection: ClientConnection) -> None:
+    def on_ready(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         connection.setting_up = False
         connection.destination.connecting -= 1
 
-    def idle(self, connection: ClientConnection) -> None:
+    def on_idle(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         if self._closing or self._starved or destination.waiting:  # what waits wants fresh ones
@@ -333,16 +303,16 @@ class Pool:
             destination.idle.append(connection)
             connection.keep_idle(self._settings.idle_seconds)
 
-    def failed(self, connection: ClientConnection, answer: Answer) -> None:
+    def on_failed(self, connection: ClientConnection, answer: Answer) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        connection.told = True
+        connection.failure_reported = True
         if connection.setting_up:
             connection.setting_up = False
             destination.connecting -= 1
         self._dial_failed(connection.key, destination, answer, connection)
 
-    def unfinished(self, job: Job, connection: ClientConnection) -> None:
+    def requeue(self, job: Job, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         assert isinstance(job, PoolJob)
         destination: _Destination = connection.destination
@@ -351,7 +321,7 @@ class Pool:
         self._dial_more(connection.key, destination)
         self._mind_waiting(job)
 
-    def limited(self, connection: ClientConnection, messages: int) -> None:
+    def limit_messages(self, connection: ClientConnection, messages: int) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         destination.carries = messages
@@ -359,7 +329,7 @@ class Pool:
         for each in destination.live:
             each.message_limit = min(each.message_limit, messages)
 
-    def gone(self, connection: ClientConnection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
         self._ended(destination, connecting=connection.setting_up)
@@ -367,7 +337,7 @@ class Pool:
         destination.live.discard(connection)
         if connection in destination.idle:
             destination.idle.remove(connection)
-        if destination.waiting and not connection.dialogue.transactions and not connection.told:
+        if destination.waiting and not connection.session.transactions and not connection.failure_reported:
             # It was ready and ended before it took anything: dialling on and on would not make it better.
             answer = connection.answer or Answer(Stage.GREETING, None, Trouble.CLOSED, "the server closed")
             self._dial_failed(connection.key, destination, answer, connection)

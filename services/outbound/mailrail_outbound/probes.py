@@ -1,19 +1,94 @@
 """Probes: whether a transport's host would take a recipient (recipients: verify, design 5). Nothing is sent."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from mailrail.core.outbound.captive import is_loopback
-from mailrail.core.outbound.envelope import EnvelopeRecipient
+from mailrail.core.outbound.envelope import ContentFacts, Envelope, EnvelopeRecipient, Form, plan
 from mailrail.core.revision.revision import ObjectRef, TransportKind
-from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
+from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide
 from mailrail.kit.resolver import DnsResolver, LookupFailed
-from mailrail_outbound.dialling import CannotDial, Dialler
+from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import Tables
-from mailrail_outbound.job import ProbeJob
-from mailrail_outbound.pool import Pool
+from mailrail_outbound.job import tls_is_gone
+from mailrail_outbound.pool import Pool, PoolJob
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
+
+_PROBE = Envelope("")
+_NOTHING = ContentFacts(0, False, False, False)
+
+
+class ProbeJob(PoolJob):
+    """Asks a host whether it would take a recipient, without sending anything (recipients: verify, design 5)."""
+
+    form = Form.AS_IS
+
+    def __init__(self, recipient: EnvelopeRecipient, dial: Dial, done: asyncio.Future[Answer]) -> None:
+        self.dial = dial
+        self.dialled: list[str] = []
+        self.fresh_only = False
+        self.waits_since: float | None = None
+        self.done = done
+        self.had_tls = False
+        """As of HostJob."""
+        self._recipient = recipient
+
+    def transaction(self, connection: ClientConnection) -> ClientTransaction | None:
+        """See smtp.Job."""
+        if self.had_tls and connection.tls_facts is None:
+            self._over(tls_is_gone())
+            return None
+        capabilities = connection.session.capabilities
+        made = plan(_PROBE, [(0, self._recipient)], _NOTHING, capabilities, form=Form.AS_IS)
+        if made.rcpt_lines:
+            return ClientTransaction(b"MAIL FROM:<>\r\n", made.rcpt_lines, probe=True)
+        self._over(made.refused[0][1])
+        return None
+
+    def end_transaction(self, transaction: ClientTransaction, connection: ClientConnection) -> bool:
+        """See smtp.Job."""
+        answer = transaction.answers[0]
+        assert answer is not None
+        if not self.fresh_only and transaction.wants_fresh(answer):
+            self.fresh_only = True
+            self.had_tls = connection.tls_facts is not None
+            return True
+        self._over(answer)
+        return False
+
+    def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
+        """See pool.PoolJob."""
+        self._over(answer)
+
+    def end_after_crash(self, transaction: ClientTransaction | None) -> None:
+        """See smtp.Job."""
+        self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
+
+    def end_waiting(self, seconds: float) -> None:
+        """See pool.PoolJob."""
+        self._over(Answer(Stage.PLAN, None, Trouble.LEASE, f"no connection was free for {seconds:.0f} s"))
+
+    def _over(self, answer: Answer) -> None:
+        if not self.done.done():
+            self.done.set_result(answer)
+
+    def may_finish(self) -> Trouble | None:
+        """Never asked: a probe has no content."""
+        return Trouble.CANCELLED
+
+    def content_at_hand(self, form: Form) -> bytes | None:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")
+
+    content_in_chunks = content_at_hand
+
+    def content(self, form: Form) -> AsyncIterator[bytes]:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")
 
 
 class Prober:
@@ -30,22 +105,23 @@ class Prober:
         hop = tables.hops.get(ref) if tables is not None else None
         if tables is None or hop is None or hop.by_mx or hop.transport.host is None:
             return Answer(Stage.DNS, None, Trouble.UNREACHABLE, f"transport {ref} has no host to ask")
-        transport, host, port = hop.transport, hop.transport.host, hop.port
+        transport, name = hop.transport, hop.transport.host
         try:
-            addresses = tuple(await self._resolver.host_addresses(host))
+            addresses = tuple(await self._resolver.host_addresses(name))
             if self._settings.captive:
                 addresses = tuple(a for a in addresses if is_loopback(a))
             if not addresses:
-                return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{host} has no address that may be dialled")
+                return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address that may be dialled")
+            host = Host(name, hop.port, addresses)
             decision = decide(
                 TlsHop(
-                    host=host,
+                    host=name,
                     configured=transport.tls,
                     implicit=transport.kind is TransportKind.SUBMISSIONS,
                     carries_credentials=transport.username is not None,
                 )
             )
-            dial = self._dialler.dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=False)
+            dial = self._dialler.dial(tables, hop, decision, None, host, "", plaintext=False)
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
@@ -54,7 +130,7 @@ class Prober:
         answer = await self._probe(job)
         if answer.trouble is Trouble.TLS and decision.plaintext_may_follow and not job.had_tls:
             # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
-            dial = self._dialler.dial(tables, hop, decision, None, (host, port, addresses), "", plaintext=True)
+            dial = self._dialler.dial(tables, hop, decision, None, host, "", plaintext=True)
             answer = await self._probe(
                 ProbeJob(EnvelopeRecipient(address), dial, asyncio.get_running_loop().create_future())
             )

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from mailrail.core.revision.revision import ObjectRef
-from mailrail.core.smtp.client import Answer, Stage
+from mailrail.core.smtp.answer import Answer, Stage
 from mailrail.kit import clock
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail_outbound.app import Outbound
@@ -81,7 +81,7 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
                 tls=f"{facts.version} {facts.cipher}" if facts is not None else "",
                 identity=connection.key.identity,
                 busy=connection.busy,
-                messages=connection.dialogue.transactions,
+                messages=connection.session.transactions,
             )
             entry.opened.FromDatetime(wall - timedelta(seconds=now - connection.opened))
         return response

@@ -12,7 +12,7 @@ octets dripped in.
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -23,8 +23,8 @@ from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import Socks5, SocksError
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.sasl.client import Hashing
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import (
-    Answer,
     ClientSession,
     ClientTransaction,
     ContentWanted,
@@ -34,8 +34,6 @@ from mailrail.core.smtp.client import (
     NeedTls,
     Ready,
     SessionFailed,
-    Stage,
-    Trouble,
 )
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import TlsDecision
@@ -69,11 +67,11 @@ class Job(Interface):
     def content_in_chunks(self, form: Form) -> bytes | None:
         """All content in this form for one BDAT LAST; None: it must be streamed."""
 
-    def finished(self, transaction: ClientTransaction, connection: "ClientConnection") -> bool:
+    def end_transaction(self, transaction: ClientTransaction, connection: "ClientConnection") -> bool:
         """A transaction of this job ended. True: another one follows, on this connection if it can take it and the job
         does not want a fresh one."""
 
-    def crashed(self, transaction: ClientTransaction | None) -> None:
+    def end_after_crash(self, transaction: ClientTransaction | None) -> None:
         """A mistake of our own broke off what was done for this job (its log has it), at the end of `transaction` or
         before one began. The job is over."""
 
@@ -90,22 +88,22 @@ class ConnectionOwner(Interface):
     def next_job(self, connection: "ClientConnection") -> Job | None:
         """Work for a connection that can begin a transaction; None: nothing waits."""
 
-    def ready(self, connection: "ClientConnection") -> None:
+    def on_ready(self, connection: "ClientConnection") -> None:
         """The session is set up."""
 
-    def idle(self, connection: "ClientConnection") -> None:
+    def on_idle(self, connection: "ClientConnection") -> None:
         """Nothing to do."""
 
-    def failed(self, connection: "ClientConnection", answer: Answer) -> None:
+    def on_failed(self, connection: "ClientConnection", answer: Answer) -> None:
         """No session came about."""
 
-    def unfinished(self, job: Job, connection: "ClientConnection") -> None:
+    def requeue(self, job: Job, connection: "ClientConnection") -> None:
         """This job has more to do, and not on this connection."""
 
-    def limited(self, connection: "ClientConnection", messages: int) -> None:
+    def limit_messages(self, connection: "ClientConnection", messages: int) -> None:
         """The server takes so many messages on one connection: others that it had refused then went by this one."""
 
-    def gone(self, connection: "ClientConnection") -> None:
+    def forget(self, connection: "ClientConnection") -> None:
         """It is closed."""
 
 
@@ -119,56 +117,74 @@ class TlsPlan:
     implicit: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """How to make a connection of one key."""
+
+    key: ConnectionKey
+    transport_name: str
+    """`namespace/name`, or `direct`: for people."""
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    """IP addresses in order; all are tried until one connects. For a proxy: what it is asked to connect to."""
+    new_session: Callable[[], ClientSession]
+    tls: TlsPlan | None
+    sources: tuple[str, ...] = ()
+    """Local addresses to bind, at most one a family."""
+    proxy: tuple[str, int] | None = None
+    """IP and port of a SOCKS5 proxy."""
+    socks: Callable[[str, int], Socks5] | None = None
+    limit: int | None = None
+    """Connections to this destination; None = the process's default."""
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection to a next hop, from the TCP handshake to its end."""
 
     def __init__(
         self,
         owner: ConnectionOwner,
-        key: ConnectionKey,
-        dialogue: ClientSession,
+        dial: Dial,
+        ip: str,
         *,
-        tls: TlsPlan | None,
-        proxy: Socks5 | None,
         timeouts: Timeouts,
         wheel: Wheel,
         message_limit: int,
-        host: str,
-        ip: str,
-        transport_name: str,
     ) -> None:
+        """`ip`: the one of the addresses of `dial` that this connection goes to. `message_limit`: transactions at most,
+        then QUIT."""
         self.owner = owner
-        self.key = key
-        self.dialogue = dialogue
-        self.host = host
+        self.key = dial.key
+        self.session = dial.new_session()
+        self.host = dial.host
         self.ip = ip
-        self.transport_name = transport_name
+        self.transport_name = dial.transport_name
+        self.message_limit = message_limit
         self.local_ip = ""
         self.deadline = 0.0
         self.opened = 0.0
         self.destination: Any = None
         """The owner's own."""
-        self.noted: Any = None
+        self.reported_facts: Any = None
         """What jobs report of it, kept with it once the session stands."""
-        self.suits: TlsDecision | None = None
+        self.satisfies: TlsDecision | None = None
         """The decision on TLS that it was last found to satisfy."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
-        self.told = False
+        self.failure_reported = False
         """The owner's mark: it was told that no session comes about."""
         self.tls_facts: TlsFacts | None = None
         self.answer: Answer | None = None
         """Why no session came about, or how it ended."""
         self._loop = asyncio.get_running_loop()
-        self._tls_plan = tls
+        self._tls_plan = dial.tls
         self._tls: TlsStream | None = None
         self._handshaking = False
-        self._proxy = proxy
+        self._proxy = dial.socks(ip, dial.port) if dial.socks is not None else None
         self._timeouts = timeouts
         self._times = _times(timeouts)
         self._wheel = wheel
-        self.message_limit = message_limit
-        """Transactions at most, then QUIT."""
         self._transport: asyncio.Transport | None = None
         self._over = math.inf  # when the transaction that was begun last has had its time
         self._newest: ClientTransaction | None = None
@@ -185,12 +201,12 @@ class ClientConnection(asyncio.Protocol):
     @property
     def ready(self) -> bool:
         """Whether transactions can run on it."""
-        return self.dialogue.ready and not self.dialogue.quitting
+        return self.session.ready and not self.session.quitting
 
     @property
     def busy(self) -> bool:
         """Whether something is under way."""
-        return not self.dialogue.idle
+        return not self.session.idle
 
     def work(self) -> None:
         """Take what waits, if anything can be begun now."""
@@ -200,15 +216,15 @@ class ClientConnection(asyncio.Protocol):
 
     def quit(self) -> None:
         """Say goodbye and close."""
-        if self.dialogue.ready and self.dialogue.idle:
-            self.dialogue.quit()
+        if self.session.ready and self.session.idle:
+            self.session.quit()
             self._flush()
-        elif not self.dialogue.gone:
+        elif not self.session.gone:
             self.abort(Trouble.CLOSED, "closed by us")
 
     def abort(self, trouble: Trouble, detail: str) -> None:
         """Close at once. Open transactions end with this trouble."""
-        self._act(self.dialogue.lost(trouble, detail))
+        self._act(self.session.on_lost(trouble, detail))
         self._close()
 
     def disown(self) -> None:
@@ -217,7 +233,7 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """The deadline has passed (kit.wheel)."""
-        stage = Stage.HANDSHAKE if self._handshaking else Stage.PROXY if self._proxy else self.dialogue.awaiting
+        stage = Stage.HANDSHAKE if self._handshaking else Stage.PROXY if self._proxy else self.session.awaiting
         if stage is None:  # idle: not wanted any longer
             self.quit()
             self.deadline = now + self._timeouts.quit
@@ -281,9 +297,9 @@ class ClientConnection(asyncio.Protocol):
             elif self._proxy is not None:
                 self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
             elif self._unproven:
-                self._act(self.dialogue.lost(Trouble.TLS, f"{detail} right after the TLS handshake"))
+                self._act(self.session.on_lost(Trouble.TLS, f"{detail} right after the TLS handshake"))
             else:
-                self._act(self.dialogue.lost(Trouble.CLOSED, detail))
+                self._act(self.session.on_lost(Trouble.CLOSED, detail))
         finally:  # whatever fails here, its place among the connections is free again
             self._ended()
 
@@ -346,12 +362,12 @@ class ClientConnection(asyncio.Protocol):
         self._handshaking = False
         self.tls_facts = tls.facts()
         binding = tls.binding() if self.key.identity else None
-        dialogue = self.dialogue
+        session = self.session
         if plan.implicit:
-            dialogue.tls, dialogue.tls_verified, dialogue.binding = True, plan.verified, binding
+            session.tls, session.tls_verified, session.binding = True, plan.verified, binding
             self._wait_for(self._timeouts.greeting)
         else:
-            dialogue.tls_started(verified=plan.verified, binding=binding)
+            session.on_tls(verified=plan.verified, binding=binding)
             self._wait_for(self._timeouts.hello)
             self._flush()
         self._encrypted(b"")
@@ -368,9 +384,9 @@ class ClientConnection(asyncio.Protocol):
             self._from_server(plain)
         else:
             self._write_raw(tls.outgoing())
-        if tls.fault is not None and not self.dialogue.gone:
+        if tls.fault is not None and not self.session.gone:
             self._tls_broke(f"TLS: {_tls_error(tls.fault)}")
-        elif tls.closed and not self.dialogue.gone:
+        elif tls.closed and not self.session.gone:
             self._tls_broke("the server closed the TLS session")
 
     def _tls_broke(self, detail: str) -> None:
@@ -380,9 +396,9 @@ class ClientConnection(asyncio.Protocol):
     def _unproven(self) -> bool:
         """STARTTLS led to no reply yet. The client is done with TLS 1.3 before the server has judged the client's half
         (RFC 8446 2), so what ends the session here is the late end of a failed handshake."""
-        tls, dialogue = self.dialogue.tls, self.dialogue
+        tls, session = self.session.tls, self.session
         implicit = self._tls_plan is not None and self._tls_plan.implicit
-        return tls and not implicit and dialogue.awaiting is Stage.HELLO
+        return tls and not implicit and session.awaiting is Stage.HELLO
 
     def _write_raw(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():
@@ -391,15 +407,15 @@ class ClientConnection(asyncio.Protocol):
     # --- SMTP ------------------------------------------------------------------------------------------------------
 
     def _from_server(self, data: bytes) -> None:
-        dialogue = self.dialogue
-        events = dialogue.receive(data)
+        session = self.session
+        events = session.receive(data)
         if events:
             self._act(events)
-        if dialogue.replies != self._replies:
-            self._replies = dialogue.replies
+        if session.replies != self._replies:
+            self._replies = session.replies
             self._wait_for_reply()
         self._flush()
-        if dialogue.gone:
+        if session.gone:
             self._close()
 
     def _act(self, events: list[Event]) -> None:
@@ -432,15 +448,15 @@ class ClientConnection(asyncio.Protocol):
         log.get_logger().exception("a connection's work crashed", host=self.host, ip=self.ip)
         if isinstance(event, Finished):
             job: Job = event.transaction.tag  # type: ignore[assignment]
-            job.crashed(event.transaction)
-            if self.dialogue.idle:  # nothing follows that would hand it the next job
-                self.dialogue.quit()
-        elif not self.dialogue.gone:
+            job.end_after_crash(event.transaction)
+            if self.session.idle:  # nothing follows that would hand it the next job
+                self.session.quit()
+        elif not self.session.gone:
             self.abort(Trouble.FAULT, INTERNAL_ERROR)
 
     async def _hash(self, work: Hashing) -> None:
         # Half a second in which no other connection would be served.
-        self.dialogue.hashed(await asyncio.to_thread(work.do))
+        self.session.on_hashed(await asyncio.to_thread(work.do))
         self._wait_for_reply()
         self._flush()
 
@@ -450,7 +466,7 @@ class ClientConnection(asyncio.Protocol):
         verified = "yes" if facts is not None and facts.verified_name is not None else "no"
         metrics.TLS.inc(version, verified)
         metrics.CONNECTIONS.inc("ready")
-        self.owner.ready(self)
+        self.owner.on_ready(self)
         self._begin_next()
 
     def _transaction_ended(self, transaction: ClientTransaction) -> None:
@@ -463,35 +479,35 @@ class ClientConnection(asyncio.Protocol):
             task = self._streaming
             if task is not None and task is not asyncio.current_task():
                 task.cancel()  # it may wait for content that does not come
-        more = job.finished(transaction, self)
+        more = job.end_transaction(transaction, self)
         if more:
-            if job.fresh_only and not self.dialogue.gone:
-                self.dialogue.quit()  # else every message that waits would be refused here in turn
-            if self.dialogue.gone or not self.dialogue.accepts_transaction:
-                self.owner.unfinished(job, self)
+            if job.fresh_only and not self.session.gone:
+                self.session.quit()  # else every message that waits would be refused here in turn
+            if self.session.gone or not self.session.accepts_transaction:
+                self.owner.requeue(job, self)
             elif self._begin(job):
                 return
-        if not self.dialogue.gone:
+        if not self.session.gone:
             self._begin_next()
 
     def _begin_next(self) -> bool:
-        """Begin the next waiting job if the dialogue can take one. Says whether there is anything to write."""
-        dialogue = self.dialogue
-        if dialogue.transactions >= self.message_limit:
-            if dialogue.idle:
-                dialogue.quit()
+        """Begin the next waiting job if the session can take one. Says whether there is anything to write."""
+        session = self.session
+        if session.transactions >= self.message_limit:
+            if session.idle:
+                session.quit()
                 return True
             return False
-        while dialogue.accepts_transaction:
+        while session.accepts_transaction:
             job = self.owner.next_job(self)
             if job is None:
-                if dialogue.idle:
-                    self.owner.idle(self)
+                if session.idle:
+                    self.owner.on_idle(self)
                 return False
             if self._begin(job):
                 return True
-        if dialogue.idle:  # LIMITS MAILMAX is reached
-            dialogue.quit()
+        if session.idle:  # LIMITS MAILMAX is reached
+            session.quit()
             return True
         return False
 
@@ -500,15 +516,15 @@ class ClientConnection(asyncio.Protocol):
             transaction = job.transaction(self)
         except Exception:
             log.get_logger().exception("a transaction could not be made", host=self.host, ip=self.ip)
-            job.crashed(None)
+            job.end_after_crash(None)
             return False
         if transaction is None:
             return False
         transaction.tag = job
-        dialogue = self.dialogue
-        if dialogue.transactions:
+        session = self.session
+        if session.transactions:
             metrics.REUSES.inc()
-        dialogue.begin(transaction)
+        session.begin(transaction)
         allowed = self._loop.time() + self._timeouts.transaction.seconds(
             len(transaction.rcpt_lines), transaction.octets
         )
@@ -533,18 +549,18 @@ class ClientConnection(asyncio.Protocol):
             self._streaming = self._loop.create_task(self._stream(job, transaction, form))
             self._streaming.add_done_callback(self._task_ended)
             return
-        dialogue = self.dialogue
+        session = self.session
         if transaction.bdat:
-            first = 0 if dialogue.chunks_taken else _first_line(data)
+            first = 0 if session.chunks_taken else _first_line(data)
             if first and not transaction.chunked:
                 self._write_content(data[:first], last=False)
                 return
             data = data[transaction.chunked :]
         metrics.OCTETS.inc(by=len(data))
-        dialogue.content(data, last=True)
+        session.content(data, last=True)
         self._dot_sent()
-        if dialogue.transactions >= self.message_limit:
-            dialogue.quit()  # leaves with the final dot where the server pipelines
+        if session.transactions >= self.message_limit:
+            session.quit()  # leaves with the final dot where the server pipelines
         else:
             self._begin_next()
 
@@ -557,7 +573,7 @@ class ClientConnection(asyncio.Protocol):
         self.abort(trouble, detail)
 
     async def _stream(self, job: Job, transaction: ClientTransaction, form: Form) -> None:
-        dialogue = self.dialogue
+        session = self.session
         self._may_write = self._may_write or asyncio.Event()
         self._may_write.set()
         stuffer = Stuffer()
@@ -566,7 +582,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             async for piece in job.content(form):
                 first = 0
-                if transaction.bdat and held is None and not dialogue.chunks_taken:
+                if transaction.bdat and held is None and not session.chunks_taken:
                     first = _first_line(piece)
                 for part in _parts(piece, first):
                     if transaction.bdat:
@@ -595,8 +611,8 @@ class ClientConnection(asyncio.Protocol):
         self._write_content((held or b"") if transaction.bdat else stuffer.finish(), last=True)
         self._dot_sent()
         self._wait_for(self._timeouts.end)
-        if dialogue.transactions >= self.message_limit:
-            dialogue.quit()
+        if session.transactions >= self.message_limit:
+            session.quit()
         self._flush()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -608,10 +624,10 @@ class ClientConnection(asyncio.Protocol):
         """Wait until more content of the transaction may be written; False when it is over."""
         assert self._may_write is not None
         self._wait_for(min(self._timeouts.block, max(min(over, self._over) - self._loop.time(), 0.0)))
-        while self.dialogue.sending is transaction:
+        while self.session.sending is transaction:
             if not self._may_write.is_set():
                 await self._may_write.wait()
-            elif not transaction.bdat or self.dialogue.wants_chunk():
+            elif not transaction.bdat or self.session.wants_chunk():
                 return True
             else:
                 self._wake = self._wake or asyncio.Event()
@@ -628,13 +644,13 @@ class ClientConnection(asyncio.Protocol):
         if not data and not last:
             return
         metrics.OCTETS.inc(by=len(data))
-        self.dialogue.content(data, last=last)
+        self.session.content(data, last=last)
         self._flush()
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        data = self.dialogue.take()
+        data = self.session.take()
         if self._tls is not None:
             if self._handshaking:
                 return
@@ -652,7 +668,7 @@ class ClientConnection(asyncio.Protocol):
         self._wheel.move(self, self._loop.time() + seconds)
 
     def _wait_for_reply(self) -> None:
-        awaiting = self.dialogue.awaiting
+        awaiting = self.session.awaiting
         if awaiting is not None:
             self._wheel.move(self, min(self._loop.time() + self._times[awaiting], self._over))
 
@@ -668,10 +684,10 @@ class ClientConnection(asyncio.Protocol):
         """A layer below SMTP failed."""
         handshaking, self._handshaking, self._proxy = self._handshaking, False, None
         if handshaking and self._tls_plan is not None and not self._tls_plan.implicit:
-            # The dialogue waits for nothing: the session ends without another word from it.
-            self.dialogue.gone = True
+            # The session waits for nothing: the session ends without another word from it.
+            self.session.gone = True
         else:
-            self.dialogue.lost(answer.trouble or Trouble.CLOSED, answer.detail)
+            self.session.on_lost(answer.trouble or Trouble.CLOSED, answer.detail)
         if self.answer is None:
             self.answer = answer
             self._tell_failed(answer)
@@ -681,11 +697,11 @@ class ClientConnection(asyncio.Protocol):
         if not self._owned:
             return
         metrics.CONNECTIONS.inc(_result(answer))
-        self.owner.failed(self, answer)
+        self.owner.on_failed(self, answer)
 
     def _close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            polite = self.dialogue.gone and self.answer is not None and self.answer.trouble is None
+            polite = self.session.gone and self.answer is not None and self.answer.trouble is None
             # What is not sent by now never counts; waiting until a peer that has stopped reading takes it would keep
             # the socket and the content for as long as the peer likes.
             if polite and not self._transport.get_write_buffer_size():
@@ -700,7 +716,7 @@ class ClientConnection(asyncio.Protocol):
         self._owned = False
         self._wheel.remove(self)
         self._wake_up()
-        self.owner.gone(self)
+        self.owner.forget(self)
 
 
 def _first_line(content: bytes) -> int:

@@ -14,13 +14,12 @@ import grpc
 import pytest
 
 from mailrail.core.ids import pack_token
-from mailrail.core.outbound.envelope import inspect
 from mailrail.core.revision.revision import ObjectRef, Revision, TlsMode, Transport, TransportKind, checksum, encode
-from mailrail.core.smtp.client import Trouble
+from mailrail.core.smtp.answer import Trouble
 from mailrail.kit import clock, rpc
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
-from mailrail_outbound import clients, job
+from mailrail_outbound import clients
 from mailrail_outbound.__main__ import start
 from mailrail_outbound.ports import Delivery, DeliveryReport, Result
 from mailrail_outbound.settings import OutboundSettings
@@ -442,12 +441,14 @@ async def test_two_deliveries_with_one_token_are_neither_dropped_nor_mixed_up_HI
 async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crashing(content: bytes, **named: Any) -> Any:
-        if b"poison" in content:
-            raise RuntimeError("a mistake of ours")
-        return inspect(content, **named)
+    read = clients._Link.delivery_from_wire
 
-    monkeypatch.setattr(job, "inspect", crashing)
+    def crashing(link: Any, wire: Any, now: float) -> Any:
+        if b"poison" in wire.body:
+            raise RuntimeError("a mistake of ours")
+        return read(link, wire, now)
+
+    monkeypatch.setattr(clients._Link, "delivery_from_wire", crashing)
     async with SmtpPeer() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
@@ -467,14 +468,14 @@ async def test_an_outcome_is_told_though_the_words_with_it_cannot_be_LSE_08(tmp_
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         # A host name that no message of ours can hold: as a mistake of ours, or of a library, would make one.
         async with world(tmp_path, via) as here:
-            monkey = clients._tell_seen
-            clients._tell_seen = lambda seen, attempt: monkey(replace(seen, host="\ud800"), attempt)
+            monkey = clients._fill_connection
+            clients._fill_connection = lambda seen, attempt: monkey(replace(seen, host="\ud800"), attempt)
             try:
                 delivery = here.delivery(via)
                 here.queue.hand_out(delivery)
                 result = await here.result(delivery.token)
             finally:
-                clients._tell_seen = monkey
+                clients._fill_connection = monkey
             assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
             assert (result.attempt.reply.code, result.attempt.reply.enhanced) == (250, "2.0.0")
             assert here.queue.results[delivery.token].done

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.outbound.course import Course
+from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.sasl.client import Hashing
 from mailrail_outbound.hosts import HostResolver
@@ -144,15 +144,15 @@ async def test_what_a_server_has_taken_stays_taken_though_our_reckoning_crashes_
     async with SmtpPeer(replies={"RCPT": lambda s, line: "451 4.2.0 later" if "two@" in line else None}) as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
-            answered = Course.answered
+            answered = HostFailover.record_answers
             crashes = [True]
 
-            def crashing(course: Course, *arguments: Any, **named: Any) -> Any:
+            def crashing(failover: HostFailover, *arguments: Any, **named: Any) -> Any:
                 if crashes and crashes.pop():
                     raise RuntimeError("a mistake of ours")
-                return answered(course, *arguments, **named)
+                return answered(failover, *arguments, **named)
 
-            monkeypatch.setattr(Course, "answered", crashing)
+            monkeypatch.setattr(HostFailover, "record_answers", crashing)
             report = await bench.deliver(bench.delivery(via, "one@example.org", "two@example.org"))
             one, two = report.recipients
             assert (one.result, str(one.reply)) == (Result.DELIVERED, "250 2.0.0 taken")
@@ -195,7 +195,7 @@ async def test_a_job_that_crashes_ends_itself_alone(where: str, monkeypatch: pyt
             works = getattr(HostJob, where)
 
             def crashing(job: HostJob, *arguments: Any) -> Any:
-                if job._delivery.lease.token == 2:
+                if job._attempt.delivery.lease.token == 2:
                     raise RuntimeError("a mistake of ours")
                 return works(job, *arguments)
 
@@ -213,14 +213,14 @@ async def test_one_that_cannot_be_told_that_its_host_failed_leaves_nobody_else_u
 ) -> None:
     via = transport(TransportKind.SMTP, host=loopback_address(), port=1, tls=TlsMode.NONE)
     async with OutboundBench.running(via) as bench:
-        failed = HostJob.failed
+        failed = HostJob.end_without_session
 
         def crashing(job: HostJob, *arguments: Any) -> None:
-            if job._delivery.lease.token == 1:
+            if job._attempt.delivery.lease.token == 1:
                 raise RuntimeError("a mistake of ours")
             failed(job, *arguments)
 
-        monkeypatch.setattr(HostJob, "failed", crashing)
+        monkeypatch.setattr(HostJob, "end_without_session", crashing)
         reports = await asyncio.gather(*(bench.deliver(bench.delivery(via), within=20) for _ in range(3)))
         assert [str(report.recipients[0].status) for report in reports] == ["4.3.0", "4.4.1", "4.4.1"]
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Hashing
-from mailrail.core.smtp.client import Stage, Trouble
+from mailrail.core.smtp.answer import Stage, Trouble
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.tls import TlsStream, client_context

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
-from mailrail.core.smtp.client import Stage
+from mailrail.core.smtp.answer import Stage
 from mailrail_outbound.ports import DeliveryReport, Result
 
 from testkit.ca import Authority

@@ -5,16 +5,17 @@ import itertools
 import pytest
 
 from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
-from mailrail.core.delivery.outcome import HopKind, Outcome, Stage, Trouble, of_reply, of_trouble
+from mailrail.core.delivery.outcome import HopKind, Outcome, of_reply, of_trouble
 from mailrail.core.dsn.due import Asked, DsnKind, SenderAuthentication, due
 from mailrail.core.revision.revision import RetrySchedule
+from mailrail.core.smtp.answer import Stage, Trouble
 from mailrail.core.smtp.reply import Reply
 from mailrail.pb.queue.v1 import types_pb2
 
 SCHEDULE = RetrySchedule()
 BUSY = of_reply(Reply.of(450, "4.2.0", "later"), stage=Stage.RCPT)
 GONE = of_reply(Reply.of(550, "5.1.1", "who?"), stage=Stage.RCPT)
-TAKEN = of_reply(Reply(250), stage=Stage.DOT)
+TAKEN = of_reply(Reply(250), stage=Stage.END)
 
 
 def after(verdict: object, now: float = 10.0, **facts: object) -> Judgement:
@@ -48,7 +49,7 @@ def test_missing_transports_and_refused_passwords_are_counted_attempts_and_never
     for verdict in (
         of_trouble(Trouble.MISSING),
         of_reply(Reply.of(535, "5.7.8", "no"), stage=Stage.AUTH, hop=HopKind.OWN),
-        of_trouble(Trouble.TLS_FAILED, stage=Stage.TLS, hop=HopKind.OWN),
+        of_trouble(Trouble.TLS, stage=Stage.HANDSHAKE, hop=HopKind.OWN),
     ):
         found = after(verdict)
         assert (found.outcome, str(found.status), found.dsn) == (Outcome.DEFERRED, "4.3.5", None)
@@ -64,9 +65,9 @@ def test_a_null_sender_is_never_answered_and_the_postmaster_is_told_DSN_10_DSN_2
 def test_a_hop_without_dsn_makes_us_say_relayed_and_one_with_dsn_does_not_DSN_05() -> None:
     assert after(TAKEN, notify=Asked.SUCCESS).dsn is DsnKind.RELAYED
     assert after(TAKEN).dsn is None
-    passed = of_reply(Reply(250), stage=Stage.DOT, passes_dsn=True)
+    passed = of_reply(Reply(250), stage=Stage.END, passes_dsn=True)
     assert after(passed, notify=Asked.SUCCESS).dsn is None
-    lmtp = of_reply(Reply(250), stage=Stage.DOT, hop=HopKind.FINAL)
+    lmtp = of_reply(Reply(250), stage=Stage.END, hop=HopKind.FINAL)
     assert after(lmtp, notify=Asked.SUCCESS).dsn is DsnKind.DELIVERED
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from mailrail.core.delivery.outcome import HopKind
-from mailrail.core.outbound.course import verdict_on
 from mailrail.core.outbound.envelope import (
     BDAT_ABOVE,
     ContentFacts,
@@ -17,8 +16,9 @@ from mailrail.core.outbound.envelope import (
     inspect,
     plan,
 )
+from mailrail.core.outbound.host_failover import verdict_on
+from mailrail.core.smtp.answer import Trouble
 from mailrail.core.smtp.capabilities import Capabilities
-from mailrail.core.smtp.client import Trouble
 from mailrail.core.smtp.parameters import BodyType
 
 SEVEN = ContentFacts(100, eight_bit=False, binary=False, header_eight_bit=False)

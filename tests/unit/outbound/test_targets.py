@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.delivery.outcome import Trouble
 from mailrail.core.outbound.targets import MAX_HOSTS, HostList, Mx, NoHosts, address_order, mx_hosts
+from mailrail.core.smtp.answer import Trouble
 
 OURS = frozenset({"mail.us.example"})
 
@@ -60,7 +60,7 @@ def test_our_own_name_without_mx_is_a_loop() -> None:
 def test_a_target_that_is_no_name_is_not_usable(host: str) -> None:
     found = hosts(Mx(10, host))
     assert isinstance(found, NoHosts)
-    assert found.trouble is Trouble.NO_USABLE_MX
+    assert found.trouble is Trouble.NO_ADDRESS
 
 
 def test_an_endless_list_of_hosts_is_bounded() -> None:

@@ -7,8 +7,9 @@ anybody's mail (AUTH-09, reference H29): it is a temporary 4.3.5 of the transpor
 """
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
+from mailrail.core.smtp.answer import AFTER_MAIL, OUR_OWN, SET_UP, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 
@@ -36,22 +37,7 @@ class Scope(StrEnum):
 _RECIPIENT = Scope.RECIPIENT
 
 
-class Stage(IntEnum):
-    """How far a delivery had come."""
-
-    RESOLVE = 0
-    CONNECT = 1
-    GREETING = 2
-    EHLO = 3
-    TLS = 4
-    AUTH = 5
-    MAIL = 6
-    RCPT = 7
-    DATA = 8
-    DOT = 9  # the final dot or BDAT LAST was sent
-
-
-_DOT = Stage.DOT
+_END = Stage.END
 
 
 class HopKind(StrEnum):
@@ -60,31 +46,6 @@ class HopKind(StrEnum):
     FOREIGN = "foreign"  # an MX, dialled directly or through a proxy: its word on policy is the destination's
     OWN = "own"  # a smarthost or submission server that our configuration names
     FINAL = "final"  # LMTP: delivery there is final delivery
-
-
-class Trouble(StrEnum):
-    """Failures without a reply of a server that could be quoted."""
-
-    DNS_FAILED = "dns-failed"
-    NO_SUCH_DOMAIN = "no-such-domain"
-    NULL_MX = "null-mx"
-    NO_USABLE_MX = "no-usable-mx"
-    NO_FAMILY = "no-family"
-    LOOP = "loop"
-    UNREACHABLE = "unreachable"
-    TIMED_OUT = "timed-out"
-    LOST = "lost"
-    GARBAGE = "garbage"
-    TLS_FAILED = "tls-failed"
-    REQUIRETLS_UNSUPPORTED = "requiretls-unsupported"
-    TLS_UNAVAILABLE = "tls-unavailable"
-    AUTH_IMPOSSIBLE = "auth-impossible"
-    PROXY_FAILED = "proxy-failed"
-    TOO_LARGE = "too-large"
-    NEEDS_SMTPUTF8 = "needs-smtputf8"
-    UTF8_HEADER = "utf8-header"
-    UNCONVERTIBLE = "unconvertible"
-    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +60,35 @@ def _means(status: str, text: str, scope: Scope = Scope.RECIPIENT) -> _Meaning:
 
 
 _MEANINGS: dict[Trouble, _Meaning] = {
-    Trouble.DNS_FAILED: _means("4.4.3", "the DNS did not answer for the destination", Scope.SITE),
+    Trouble.DNS: _means("4.4.3", "the DNS did not answer for the destination", Scope.SITE),
     Trouble.NO_SUCH_DOMAIN: _means("5.1.2", "the destination domain does not exist"),
     Trouble.NULL_MX: _means("5.1.10", "the destination domain says that it takes no mail (null MX)"),
-    Trouble.NO_USABLE_MX: _means("5.4.4", "none of the destination's MX hosts can be used"),
+    Trouble.NO_ADDRESS: _means("5.4.4", "none of the destination's MX hosts can be used"),
     # SOUT-05 is about what is wrong with the destination; here our own configuration keeps us from it.
     Trouble.NO_FAMILY: _means("4.3.5", "our transport may not dial the addresses that the destination has", Scope.SITE),
     Trouble.LOOP: _means("5.4.6", "the destination's MX is this system: mail would loop"),
     Trouble.UNREACHABLE: _means("4.4.1", "no connection to the next hop", Scope.SITE),
-    Trouble.TIMED_OUT: _means("4.4.2", "the next hop did not answer in time", Scope.SITE),
-    Trouble.LOST: _means("4.4.2", "the next hop closed the connection", Scope.SITE),
-    Trouble.GARBAGE: _means("4.4.2", "the next hop does not speak SMTP", Scope.SITE),
-    Trouble.TLS_FAILED: _means("4.7.5", "TLS with the next hop could not be made or proven", Scope.SITE),
-    Trouble.REQUIRETLS_UNSUPPORTED: _means("5.7.30", "no server of the destination supports REQUIRETLS"),
-    Trouble.TLS_UNAVAILABLE: _means("5.7.10", "the TLS that this message requires cannot be had"),
-    Trouble.AUTH_IMPOSSIBLE: _means("4.3.5", "we cannot log in to our next hop", Scope.TRANSPORT),
-    Trouble.PROXY_FAILED: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
+    Trouble.TIMEOUT: _means("4.4.2", "the next hop did not answer in time", Scope.SITE),
+    Trouble.CLOSED: _means("4.4.2", "the next hop closed the connection", Scope.SITE),
+    Trouble.PROTOCOL: _means("4.4.2", "the next hop does not speak SMTP", Scope.SITE),
+    Trouble.TLS: _means("4.7.5", "TLS with the next hop could not be made or proven", Scope.SITE),
+    Trouble.REQUIRETLS: _means("5.7.30", "no server of the destination supports REQUIRETLS"),
+    Trouble.TLS_DEMAND: _means("5.7.10", "the TLS that this message requires cannot be had"),
+    Trouble.AUTH: _means("4.3.5", "we cannot log in to our next hop", Scope.TRANSPORT),
+    Trouble.PROXY: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
     Trouble.TOO_LARGE: _means("5.3.4", "the message is larger than the next hop takes"),
     Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),
     Trouble.UTF8_HEADER: _means("5.6.9", "the next hop does not take a header with UTF-8 (SMTPUTF8)"),
     Trouble.UNCONVERTIBLE: _means("5.6.3", "the content cannot be converted to what the next hop takes"),
     Trouble.MISSING: _means("4.3.5", "the transport that should deliver this is missing or cannot be used"),
+    Trouble.LEASE: _means("4.4.5", "the time of the attempt ran out"),
+    Trouble.CANCELLED: _means("4.4.5", "cancelled by an administrator"),
+    Trouble.FAULT: _means("4.3.0", "an internal error"),
 }
 
 _OUR_FAULT = EnhancedCode(4, 3, 5)
 _AUTHENTICATION_CODES = frozenset({530, 534, 535, 538})
+_TLS_OR_AUTH = frozenset({Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH})
 GENERAL_REFUSALS = frozenset({521, 554})
 """Codes of a greeting that speak for the whole destination when every host says one of them (RFC 7504)."""
 
@@ -155,13 +120,17 @@ def of_trouble(
     """The verdict on a failure that no server put into a reply."""
     meaning = _MEANINGS[trouble]
     status, scope = meaning.status, meaning.scope
-    if hop is not HopKind.FOREIGN and trouble in (Trouble.TLS_FAILED, Trouble.AUTH_IMPOSSIBLE):
+    if hop is not HopKind.FOREIGN and trouble in (Trouble.TLS, Trouble.AUTH):
         status, scope = _OUR_FAULT, Scope.TRANSPORT  # design 4: bad TLS of our own smarthost is never a bounce
-    elif scope is Scope.SITE and stage > Stage.MAIL:
+    elif scope is Scope.SITE and stage in AFTER_MAIL:
         # Lost while this message was under way: perhaps the message did it, and the site is well for all others.
         scope = Scope.RECIPIENT
     outcome = Outcome.FAILED if status.category == 5 else Outcome.DEFERRED
-    return Verdict(outcome, status, f"{meaning.text}: {detail}" if detail else meaning.text, scope=scope)
+    if trouble in OUR_OWN:
+        text = detail or meaning.text
+    else:
+        text = f"{meaning.text}: {detail}" if detail else meaning.text
+    return Verdict(outcome, status, text, scope=scope)
 
 
 def of_reply(
@@ -179,15 +148,15 @@ def of_reply(
     (RFC 5321 4.2.5); any other that comes here decides nothing and is a server that does not speak SMTP.
     """
     if reply.code < 400:
-        if stage is not _DOT or reply.code >= 300:
-            return of_trouble(Trouble.GARBAGE, stage=stage, hop=hop, detail=f"it answered {reply}")
+        if stage is not _END or reply.code >= 300:
+            return of_trouble(Trouble.PROTOCOL, stage=stage, hop=hop, detail=f"it answered {reply}")
         outcome = _DELIVERED if passes_dsn or hop is HopKind.FINAL else _RELAYED
         return Verdict(outcome, reply.status, reply.text, reply, _RECIPIENT, passes_dsn)
-    if hop is not HopKind.FOREIGN and (stage in (Stage.TLS, Stage.AUTH) or reply.code in _AUTHENTICATION_CODES):
+    if hop is not HopKind.FOREIGN and (stage in _TLS_OR_AUTH or reply.code in _AUTHENTICATION_CODES):
         return Verdict(Outcome.DEFERRED, _OUR_FAULT, f"our next hop refuses us: {reply}", reply, Scope.TRANSPORT)
     if reply.code == 421:
         return _deferred(reply, Scope.SITE)
-    if stage < Stage.MAIL:
+    if stage in SET_UP:
         if every_host and reply.code in GENERAL_REFUSALS and hop is HopKind.FOREIGN:
             return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
         return _deferred(reply, Scope.SITE)

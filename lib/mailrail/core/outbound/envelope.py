@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mailrail.core.smtp.address import AddressError, parse_address
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.capabilities import Capabilities
-from mailrail.core.smtp.client import Answer, Stage, Trouble
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 

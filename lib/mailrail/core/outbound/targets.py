@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from mailrail.core.delivery.outcome import Trouble
 from mailrail.core.revision.revision import TlsMode
+from mailrail.core.smtp.answer import Trouble
 from mailrail.core.smtp.client import ClientProtocol
 
 MAX_HOSTS = 10
@@ -72,7 +72,7 @@ def mx_hosts(
         if not usable:
             return NoHosts(Trouble.LOOP, f"the best MX of {domain} is this system")
     if not usable:
-        return NoHosts(Trouble.NO_USABLE_MX, f"no MX record of {domain} names a host")
+        return NoHosts(Trouble.NO_ADDRESS, f"no MX record of {domain} names a host")
     best: dict[str, int] = {}
     for mx in usable:
         best[mx.host] = min(mx.preference, best.get(mx.host, mx.preference))

@@ -1,1 +1,1 @@
-"""SMTP as values and state machines: addresses, replies, and both ends of the dialogue."""
+"""SMTP as values and state machines: addresses, replies, and both ends of a session."""

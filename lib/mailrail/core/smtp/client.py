@@ -38,6 +38,7 @@ from mailrail.core.sasl.client import (
     decode_base64,
 )
 from mailrail.core.sasl.client import start as start_sasl
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.capabilities import Capabilities, read_capabilities
 from mailrail.core.smtp.reply import BadReply, Reply, ReplyParser
 
@@ -55,84 +56,14 @@ class ClientProtocol(StrEnum):
     LMTP = "lmtp"
 
 
-class Stage(StrEnum):
-    """What a session was doing when something happened: the command whose reply was awaited."""
-
-    DNS = "dns"
-    CONNECT = "connect"
-    PROXY = "proxy"
-    GREETING = "greeting"
-    HELLO = "hello"
-    STARTTLS = "starttls"
-    HANDSHAKE = "handshake"
-    AUTH = "auth"
-    PLAN = "plan"  # no command: we saw ourselves that the message does not fit this server
-    MAIL = "mail"
-    RCPT = "rcpt"
-    DATA = "data"
-    CONTENT = "content"
-    END = "end"  # the final dot, or BDAT LAST
-    RSET = "rset"
-    QUIT = "quit"
-
-
 # What is asked for each reply: reading a member off its enum costs four times as much (CPython 3.11).
 _MAIL, _RCPT, _DATA, _CONTENT, _END = Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.END
 _BEFORE_CONTENT = (_MAIL, _RCPT, _DATA)
 
 
-class Trouble(StrEnum):
-    """Why there is no reply to go by."""
-
-    DNS = "dns"
-    NO_ADDRESS = "no-address"  # the DNS has none for the host
-    NO_FAMILY = "no-family"  # it has some, of families that our transport may not use
-    UNREACHABLE = "unreachable"  # refused, reset, no route, timed out before the greeting
-    PROXY = "proxy"
-    CLOSED = "closed"
-    TIMEOUT = "timeout"
-    PROTOCOL = "protocol"  # what came is no SMTP
-    TLS = "tls"
-    AUTH = "auth"
-    TOO_LARGE = "too-large"  # the server's SIZE says that it cannot take this message
-    NEEDS_SMTPUTF8 = "needs-smtputf8"  # it does not offer what an address needs
-    UTF8_HEADER = "utf8-header"  # it does not offer SMTPUTF8, which the header needs
-    REQUIRETLS = "requiretls"  # the message demands it and the server does not offer it
-    TLS_DEMAND = "tls-demand"  # the message demands more of TLS than this way of delivery can prove
-    UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
-    LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
-    CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
-    FAULT = "fault"  # a mistake of our own program; its log has it
-
-
 _NO_ANSWER = (Trouble.CLOSED, Trouble.TIMEOUT, Trouble.PROTOCOL)
 _NOT_KNOWN = (500, 502)  # a command that the server does not have (RFC 5321 4.2.2)
 _NOT_UNDERSTOOD = range(500, 505)  # of the command itself, not of us (RFC 5321 4.2.2)
-
-
-@dataclass(slots=True)
-class Answer:
-    """What decided the fate of a recipient on one connection, or of a session. Nobody changes one: like the events
-    below it is made for each message, and frozen it would cost five times as much."""
-
-    stage: Stage
-    reply: Reply | None = None
-    """What the server said; with `trouble` set, our own words in its form, or None."""
-    trouble: Trouble | None = None
-    detail: str = ""
-    """In words, for logs and people. Never holds credentials."""
-    uncertain: bool = False
-    """The final dot was sent whole and nothing came back: the server may have the message (LSE-08 a)."""
-
-    @property
-    def accepted(self) -> bool:
-        """The server took responsibility for the message for this recipient."""
-        return self.stage is _END and self.reply is not None and self.reply.completed and self.trouble is None
-
-    @property
-    def remote(self) -> bool:
-        """A remote server really said it."""
-        return self.reply is not None and self.trouble is None
 
 
 # --- what we want of the session -----------------------------------------------------------------------------------
@@ -159,7 +90,7 @@ class LoginPlan:
 class ClientTransaction:
     """One mail transaction: the lines to send, and per recipient the answer once there is one.
 
-    `answers[i]` belongs to `rcpt_lines[i]`. Made from an `outbound.envelope.Plan`, filled by the dialogue.
+    `answers[i]` belongs to `rcpt_lines[i]`. Made from an `outbound.envelope.Plan`, filled by the session.
     """
 
     __slots__ = (
@@ -249,12 +180,12 @@ class ClientTransaction:
 
 @dataclass(slots=True)
 class NeedTls:
-    """Make the handshake now, then call `tls_started`. Plaintext that came after the 220 was dropped."""
+    """Make the handshake now, then call `on_tls`. Plaintext that came after the 220 was dropped."""
 
 
 @dataclass(slots=True)
 class NeedHash:
-    """Do this work beside everything else, then call `hashed` with its result."""
+    """Do this work beside everything else, then call `on_hashed` with its result."""
 
     work: Hashing
 
@@ -518,7 +449,7 @@ class ClientSession:
         else:
             self._queue.append((b"QUIT\r\n", Stage.QUIT, None, 0))
 
-    def tls_started(self, *, verified: bool, binding: ChannelBinding | None = None) -> None:
+    def on_tls(self, *, verified: bool, binding: ChannelBinding | None = None) -> None:
         """The handshake succeeded: forget everything and say hello again (RFC 3207 4.2, TLS-02)."""
         self.tls = True
         self.tls_verified = verified
@@ -528,7 +459,7 @@ class ClientSession:
         self._starttls = StartTls.NEVER
         self._hello()
 
-    def lost(self, trouble: Trouble, detail: str) -> list[Event]:
+    def on_lost(self, trouble: Trouble, detail: str) -> list[Event]:
         """The connection ended, or the shell ends it: by the peer, a timeout, a broken TLS stream, our own decision."""
         if self.gone:
             return []
@@ -567,7 +498,7 @@ class ClientSession:
             if self.gone:
                 return events
         if fault is not None:
-            events += self.lost(Trouble.PROTOCOL, f"the server sent {fault.reason}")
+            events += self.on_lost(Trouble.PROTOCOL, f"the server sent {fault.reason}")
         elif self._queue and not self._expected:
             self._next_command()
         return events
@@ -778,7 +709,7 @@ class ClientSession:
         else:
             self._fail_session(answer, events)
 
-    def hashed(self, salted: bytes) -> None:
+    def on_hashed(self, salted: bytes) -> None:
         """The result of what `NeedHash` asked for."""
         if self._hashing is None or self.gone:
             return

@@ -6,8 +6,9 @@ A site in backoff has its due recipients counted set-wise, without content and w
 from collections.abc import Sequence
 
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
-from mailrail.core.delivery.outcome import Outcome, Scope, Trouble, Verdict, of_trouble
+from mailrail.core.delivery.outcome import Outcome, Scope, Verdict, of_trouble
 from mailrail.core.route.site import SiteKind
+from mailrail.core.smtp.answer import Trouble
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue import metrics

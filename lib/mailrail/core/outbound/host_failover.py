@@ -1,4 +1,4 @@
-"""The course of one delivery over several hosts: who is done, who tries the next host, and with what verdict it ends.
+"""The failover of one delivery over several hosts: who is done, who tries the next host, and with what verdict it ends.
 
 The host-failover matrix (SOUT-13) in one place:
 
@@ -23,52 +23,11 @@ reasons, while another cannot be asked, stays temporary.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mailrail.core.delivery import outcome
-from mailrail.core.delivery.outcome import HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
-from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.delivery.outcome import GENERAL_REFUSALS, HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
+from mailrail.core.smtp.answer import OUR_OWN, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
 
-_STAGES: dict[Stage, outcome.Stage] = {
-    Stage.DNS: outcome.Stage.RESOLVE,
-    Stage.CONNECT: outcome.Stage.CONNECT,
-    Stage.PROXY: outcome.Stage.CONNECT,
-    Stage.GREETING: outcome.Stage.GREETING,
-    Stage.HELLO: outcome.Stage.EHLO,
-    Stage.STARTTLS: outcome.Stage.TLS,
-    Stage.HANDSHAKE: outcome.Stage.TLS,
-    Stage.AUTH: outcome.Stage.AUTH,
-    Stage.PLAN: outcome.Stage.MAIL,
-    Stage.MAIL: outcome.Stage.MAIL,
-    Stage.RCPT: outcome.Stage.RCPT,
-    Stage.DATA: outcome.Stage.DATA,
-    Stage.CONTENT: outcome.Stage.DATA,
-    Stage.END: outcome.Stage.DOT,
-    Stage.RSET: outcome.Stage.MAIL,
-    Stage.QUIT: outcome.Stage.MAIL,
-}
-_TROUBLES: dict[Trouble, outcome.Trouble] = {
-    Trouble.DNS: outcome.Trouble.DNS_FAILED,
-    Trouble.NO_ADDRESS: outcome.Trouble.NO_USABLE_MX,
-    Trouble.NO_FAMILY: outcome.Trouble.NO_FAMILY,
-    Trouble.UNREACHABLE: outcome.Trouble.UNREACHABLE,
-    Trouble.PROXY: outcome.Trouble.PROXY_FAILED,
-    Trouble.CLOSED: outcome.Trouble.LOST,
-    Trouble.TIMEOUT: outcome.Trouble.TIMED_OUT,
-    Trouble.PROTOCOL: outcome.Trouble.GARBAGE,
-    Trouble.TLS: outcome.Trouble.TLS_FAILED,
-    Trouble.AUTH: outcome.Trouble.AUTH_IMPOSSIBLE,
-    Trouble.TOO_LARGE: outcome.Trouble.TOO_LARGE,
-    Trouble.NEEDS_SMTPUTF8: outcome.Trouble.NEEDS_SMTPUTF8,
-    Trouble.UTF8_HEADER: outcome.Trouble.UTF8_HEADER,
-    Trouble.REQUIRETLS: outcome.Trouble.REQUIRETLS_UNSUPPORTED,
-    Trouble.TLS_DEMAND: outcome.Trouble.TLS_UNAVAILABLE,
-    Trouble.UNCONVERTIBLE: outcome.Trouble.UNCONVERTIBLE,
-}
-_SET_UP = frozenset(
-    {Stage.DNS, Stage.CONNECT, Stage.PROXY, Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH}
-)
 _TOO_MANY = frozenset({452, 552})
-_OURS = (Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT)
 _RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CPython 3.11)
 
 
@@ -83,20 +42,17 @@ class RecipientVerdict:
 
 def verdict_on(answer: Answer, *, hop: HopKind, passes_dsn: bool = False, every_host: bool = False) -> Verdict:
     """What an answer means by itself (core/delivery/outcome.py says it for replies and for troubles)."""
-    stage, trouble = _STAGES[answer.stage], answer.trouble
-    if trouble in _OURS:
-        status = EnhancedCode(4, 3, 0) if trouble is Trouble.FAULT else EnhancedCode(4, 4, 5)
-        return Verdict(Outcome.DEFERRED, status, answer.detail, scope=Scope.RECIPIENT)
+    stage, trouble = answer.stage, answer.trouble
     if answer.reply is not None and (trouble is None or trouble in (Trouble.TLS, Trouble.AUTH)):
         return of_reply(answer.reply, stage=stage, hop=hop, passes_dsn=passes_dsn, every_host=every_host)
     if hop is not HopKind.FOREIGN and trouble is Trouble.NO_ADDRESS:
         # A name in our own configuration: our fault, never a bounce (design 4, Attempt).
         return Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), answer.detail, scope=Scope.TRANSPORT)
-    return of_trouble(_TROUBLES[trouble or Trouble.CLOSED], stage=stage, hop=hop, detail=answer.detail)
+    return of_trouble(trouble or Trouble.CLOSED, stage=stage, hop=hop, detail=answer.detail)
 
 
-class Course:
-    """The recipients 0..n-1 of one delivery on their way over the hosts."""
+class HostFailover:
+    """The recipients 0..n-1 of one delivery, and what the hosts said of each so far."""
 
     __slots__ = ("_greeted", "_open", "hop", "settled")
 
@@ -121,22 +77,22 @@ class Course:
         for i in indexes:
             self._open.pop(i, None)
 
-    def session_failed(self, answer: Answer) -> None:
+    def record_session_failure(self, answer: Answer) -> None:
         """A host gave no session to any of the open recipients."""
         self._greeted.append(answer)
         for answers in self._open.values():
             answers.append(answer)
-        if answer.trouble in _OURS:
+        if answer.trouble in OUR_OWN:
             for i in list(self._open):
                 self._settle(i, answer)
 
-    def refused_by_plan(self, refused: Iterable[tuple[int, Answer]]) -> None:
+    def record_refusals(self, refused: Iterable[tuple[int, Answer]]) -> None:
         """Our own limits with this host: other hosts may be better (reference H43)."""
         for i, answer in refused:
             if i in self._open:
                 self._open[i].append(answer)
 
-    def answered(self, indexes: Sequence[int], answers: Sequence[Answer], *, passes_dsn: bool) -> tuple[int, ...]:
+    def record_answers(self, indexes: Sequence[int], answers: Sequence[Answer], *, passes_dsn: bool) -> tuple[int, ...]:
         """A transaction ended. Returns the recipients that go into a further one on the same connection at once."""
         again: list[int] = []
         some_taken = False
@@ -154,7 +110,7 @@ class Course:
     def _one(self, i: int, answer: Answer, passes_dsn: bool) -> None:
         reply = answer.reply
         before = self._open[i]
-        if answer.accepted or answer.uncertain or answer.trouble in _OURS:
+        if answer.accepted or answer.uncertain or answer.trouble in OUR_OWN:
             self._settle(i, answer, passes_dsn)
         elif answer.trouble is None and reply is not None:
             temporary = reply.transient or (answer.stage is _RCPT and reply.code == 552)
@@ -183,7 +139,7 @@ class Course:
         every = bool(self._greeted) and all(
             a.trouble is None
             and a.reply is not None
-            and a.reply.code in outcome.GENERAL_REFUSALS
+            and a.reply.code in GENERAL_REFUSALS
             and a.stage in (Stage.GREETING, Stage.HELLO)
             for a in self._greeted
         )
@@ -202,8 +158,3 @@ class Course:
 def _refused_at_rcpt(answer: Answer) -> bool:
     # Of a recipient that is still open, such a reply was temporary.
     return answer.stage is _RCPT and answer.trouble is None and answer.reply is not None and answer.reply.code != 421
-
-
-def failed_before_mail(answer: Answer) -> bool:
-    """Whether a host let no session begin, as opposed to refusing this message."""
-    return answer.stage in _SET_UP

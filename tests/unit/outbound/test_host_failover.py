@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailrail.core.delivery.outcome import HopKind, Outcome, Scope
-from mailrail.core.outbound.course import Course, verdict_on
-from mailrail.core.smtp.client import Answer, Stage, Trouble
+from mailrail.core.outbound.host_failover import HostFailover, verdict_on
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import Reply
 
 
@@ -16,16 +16,16 @@ def said(stage: Stage, code: int, enhanced: str | None = None) -> Answer:
 
 def one(*answers: Answer, hop: HopKind = HopKind.FOREIGN) -> tuple[bool, Outcome]:
     """A single recipient after these answers: does it want another host, and what is it in the end?"""
-    course = Course(1, hop=hop)
+    failover = HostFailover(1, hop=hop)
     for answer in answers:
         if answer.stage in (Stage.GREETING, Stage.HELLO, Stage.CONNECT, Stage.HANDSHAKE, Stage.AUTH, Stage.PROXY):
-            course.session_failed(answer)
+            failover.record_session_failure(answer)
         elif answer.stage is Stage.PLAN:
-            course.refused_by_plan([(0, answer)])
+            failover.record_refusals([(0, answer)])
         else:
-            course.answered([0], [answer], passes_dsn=False)
-    wants_more = bool(course.open)
-    return wants_more, course.conclude()[0].verdict.outcome
+            failover.record_answers([0], [answer], passes_dsn=False)
+    wants_more = bool(failover.open)
+    return wants_more, failover.conclude()[0].verdict.outcome
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_the_matrix_of_SOUT_13(answers: list[Answer], wants_more: bool, outcome:
 
 
 def test_too_many_recipients_goes_on_at_once_only_after_one_was_taken() -> None:
-    course = Course(3, hop=HopKind.FOREIGN)
+    failover = HostFailover(3, hop=HopKind.FOREIGN)
     answers = [said(Stage.END, 250), said(Stage.RCPT, 452), said(Stage.RCPT, 552)]
-    assert course.answered([0, 1, 2], answers, passes_dsn=False) == (1, 2)
-    assert course.answered([1, 2], [said(Stage.RCPT, 452), said(Stage.RCPT, 452)], passes_dsn=False) == ()
-    assert course.open == (1, 2)
+    assert failover.record_answers([0, 1, 2], answers, passes_dsn=False) == (1, 2)
+    assert failover.record_answers([1, 2], [said(Stage.RCPT, 452), said(Stage.RCPT, 452)], passes_dsn=False) == ()
+    assert failover.open == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -96,25 +96,25 @@ def test_lmtp_and_a_hop_that_takes_dsn_parameters_deliver_others_relay() -> None
 
 
 def test_a_server_that_is_quoted_tells_more_than_one_that_was_not_reached() -> None:
-    course = Course(1, hop=HopKind.FOREIGN)
-    course.answered([0], [said(Stage.MAIL, 451, "4.7.1")], passes_dsn=False)
-    course.session_failed(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "dead"))
-    assert course.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
+    failover = HostFailover(1, hop=HopKind.FOREIGN)
+    failover.record_answers([0], [said(Stage.MAIL, 451, "4.7.1")], passes_dsn=False)
+    failover.record_session_failure(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "dead"))
+    assert failover.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
 
 
 def test_recipients_settled_elsewhere_are_left_out() -> None:
-    course = Course(2, hop=HopKind.FOREIGN)
-    course.leave_out([0])
-    assert course.open == (1,)
-    course.session_failed(said(Stage.GREETING, 421))
-    assert list(course.conclude()) == [1]
+    failover = HostFailover(2, hop=HopKind.FOREIGN)
+    failover.leave_out([0])
+    assert failover.open == (1,)
+    failover.record_session_failure(said(Stage.GREETING, 421))
+    assert list(failover.conclude()) == [1]
 
 
 def test_a_cancelled_session_settles_everybody_as_cancelled() -> None:
-    course = Course(2, hop=HopKind.FOREIGN)
-    course.session_failed(Answer(Stage.DNS, None, Trouble.CANCELLED, "by an administrator"))
-    assert course.open == ()
-    assert all(settled.cancelled for settled in course.conclude().values())
+    failover = HostFailover(2, hop=HopKind.FOREIGN)
+    failover.record_session_failure(Answer(Stage.DNS, None, Trouble.CANCELLED, "by an administrator"))
+    assert failover.open == ()
+    assert all(settled.cancelled for settled in failover.conclude().values())
 
 
 _answers = st.builds(
@@ -134,12 +134,12 @@ _TOO_MANY = [Answer(Stage.MAIL, Reply(400)), Answer(Stage.MAIL, Reply(400)), Ans
 @example([_TOO_MANY])
 @given(st.lists(st.lists(_answers, min_size=3, max_size=3), max_size=5))
 def test_everybody_is_settled_once_and_never_delivered_without_a_250(rounds: list[list[Answer]]) -> None:
-    course = Course(3, hop=HopKind.FOREIGN)
+    failover = HostFailover(3, hop=HopKind.FOREIGN)
     for answers in rounds:
-        indexes = course.open
+        indexes = failover.open
         while indexes:  # those that were too many go into a further transaction, as a job sends them
-            indexes = course.answered(indexes, [answers[i] for i in indexes], passes_dsn=False)
-    settled = course.conclude() if rounds else {}
+            indexes = failover.record_answers(indexes, [answers[i] for i in indexes], passes_dsn=False)
+    settled = failover.conclude() if rounds else {}
     for result in settled.values():
         assert result.verdict.outcome in (Outcome.DEFERRED, Outcome.FAILED)
     assert not rounds or set(settled) == {0, 1, 2}

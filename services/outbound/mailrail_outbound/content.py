@@ -1,0 +1,125 @@
+"""The content of one delivery in the forms that servers need: as received, or re-encoded for them."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, reencode
+from mailrail.core.outbound.envelope import ContentFacts, Form, inspect
+from mailrail.core.smtp.parameters import BodyType
+from mailrail.core.smtp.stuffing import stuff
+from mailrail_outbound import metrics
+from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach
+
+_AS_IS = Form.AS_IS
+_TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}
+
+
+class MessageContent:
+    """The content of a delivery in the forms that servers need.
+
+    Only what was received is kept, and re-encoded forms, which cost more than a copy: while a thousand servers take
+    their time over the final dot, each further copy is one of all that is under way.
+    """
+
+    __slots__ = ("_body", "_reencoded", "facts", "prefix")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.prefix = delivery.prefix
+        self._body = body = delivery.body
+        self._reencoded: dict[Form, bytes] | None = None
+        declared = delivery.envelope.body
+        if isinstance(body, bytes):
+            self.facts = inspect(delivery.prefix + body, declared=declared)
+        else:
+            binary = declared is BodyType.BINARY_MIME
+            utf8 = delivery.envelope.smtputf8
+            self.facts = ContentFacts(delivery.size, delivery.eight_bit or binary, binary, utf8 and delivery.eight_bit)
+
+    def size(self, form: Form, limit: int | None) -> int:
+        """Octets in this form. What is re-encoded while it streams is estimated, but not above the server's `limit`
+        while the stored message keeps to it: only the server can know then, and nothing is bounced on a guess."""
+        stored = self.facts.size
+        if form is _AS_IS:
+            return stored
+        whole = self.whole(form)
+        if whole is not None:
+            return len(whole)
+        estimate = stored + stored * 2 // 5
+        return max(stored, min(estimate, limit)) if limit is not None else estimate
+
+    def whole(self, form: Form) -> bytes | None:
+        """All of it, None where it must stream."""
+        body = self._body
+        if not isinstance(body, bytes):
+            return None
+        if form is _AS_IS:
+            return self.prefix + body
+        if self._reencoded is None:
+            self._reencoded = {}
+        made = self._reencoded.get(form)
+        if made is None:
+            metrics.REENCODED.inc(form)
+            made = self._reencoded[form] = reencode(self.prefix + body, _TARGETS[form])
+        return made
+
+    def stuffed(self, form: Form) -> bytes | None:
+        """All of it for DATA, None where it must stream."""
+        whole = self.whole(form)
+        if whole is None:
+            return None
+        looked = form is _AS_IS and not self.facts.binary
+        return stuff(whole, bare_line_ends=not looked)
+
+    @property
+    def held(self) -> int:
+        """Octets of memory that it takes to send content that streams: two pieces on their way, one of them stuffed or
+        encrypted, and what the re-encoder looks at where it may be needed."""
+        return 524288 + (HOLD if self.facts.eight_bit or self.facts.binary else 0)
+
+    @property
+    def header_unseen(self) -> bool:
+        """Whether only a look at the header can tell if it needs SMTPUTF8: all that is known of content that streams is
+        that there are 8-bit octets somewhere."""
+        return not isinstance(self._body, bytes) and self.facts.header_eight_bit
+
+    async def look_at_header(self) -> None:
+        """Find out; what ends nowhere, or is not whole, keeps the cautious answer. Raises OutOfReach."""
+        head = b""
+        try:
+            async with contextlib.aclosing(self._stored()) as pieces:
+                async for piece in pieces:
+                    head += piece
+                    end = head.find(b"\r\n\r\n")
+                    if end >= 0:
+                        self.facts.header_eight_bit = not head[:end].isascii()
+                    if end >= 0 or len(head) > MAX_HEADER:
+                        return
+        except OutOfReach:
+            raise
+        except ContentGone:
+            return
+
+    async def pieces(self, form: Form) -> AsyncIterator[bytes]:
+        """The content from its start. Raises ContentGone or Unconvertible."""
+        if form is _AS_IS:
+            async for piece in self._stored():
+                yield piece
+            return
+        metrics.REENCODED.inc(form)
+        encoder = Reencoder(_TARGETS[form])
+        async for piece in self._stored():
+            yield encoder.feed(piece)
+        yield encoder.finish()
+
+    async def _stored(self) -> AsyncGenerator[bytes]:
+        body = self._body
+        assert not isinstance(body, bytes)
+        octets = len(self.prefix)
+        if self.prefix:
+            yield self.prefix
+        async for chunk in body.chunks():
+            octets += len(chunk)
+            yield chunk
+        if octets != self.facts.size:
+            # A body that ends early looks like any other end: without this, half a message would get its final dot.
+            raise ContentGone(f"{octets} octets came and the message has {self.facts.size}")
