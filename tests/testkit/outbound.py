@@ -105,9 +105,9 @@ class OutboundBench:
         finally:
             await bench.app.close()
 
-    def configure(self, number: int, transports: Sequence[Transport]) -> None:
-        """Put a revision in force."""
-        listener = Listener("mx", ListenerProtocol.MX, 25, None)
+    def configure(self, number: int, transports: Sequence[Transport], *, mx_port: int = 25) -> None:
+        """Put a revision in force. `mx_port` is that of our own MX listener."""
+        listener = Listener("mx", ListenerProtocol.MX, mx_port, None)
         gateway = Gateway(GATEWAY, "mail.sender.example", (listener,), ObjectRef("MailAccount", "default", "pm"))
         revision = Revision(gateways=(gateway,), transports=tuple(transports))
         self.app.tables = Tables.of(number, revision, lambda ref: self._secrets[ref.name])

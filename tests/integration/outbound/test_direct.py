@@ -269,6 +269,19 @@ async def test_our_own_listener_is_never_dialled_directly_and_a_smarthost_there_
     assert taken.result is Result.DELIVERED
 
 
+async def test_an_address_of_this_machine_is_not_dialled_at_the_port_of_our_mx_listener_SOUT_04(mx: Mx) -> None:
+    mx.dns.add("example.org", "MX", "10 us.example.org.", "20 backup.example.org.")
+    us, backup = await mx.host("us.example.org"), await mx.host("backup.example.org")
+    async with mx.bench() as bench:  # and no `own_mx` tells it
+        bench.configure(2, [], mx_port=us.port)
+        (result,) = (await bench.deliver(bench.delivery(None))).recipients
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.4.6")
+        assert (us.sessions, backup.sessions) == ([], [])
+        bench.configure(3, [], mx_port=us.port + 1)
+        (result,) = (await bench.deliver(bench.delivery(None))).recipients
+        assert (result.result, len(us.sessions)) == (Result.DELIVERED, 1)
+
+
 async def test_hosts_worse_than_ourselves_under_another_name_are_dropped_too_SOUT_04(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 alias-of-us.example.org.", "20 backup.example.org.")
     us = await mx.host("alias-of-us.example.org")

@@ -281,6 +281,16 @@ async def test_an_expanded_alias_is_told_by_its_own_address_DSN_23(rig: Rig) -> 
     assert b"member@there.example" not in content
 
 
+@pytest.mark.parametrize("request_", ["for;3600", "until;2027-01-31T12:00:00Z"])
+async def test_mail_that_was_to_wait_and_failed_is_told_of_with_what_was_asked_for_OPT_02(
+    rig: Rig, request_: str
+) -> None:
+    (bob,) = await rig.accept("bob@there.example", future_release_request=request_)
+    await rig.fail(bob)
+    _, _, content = await only(rig)
+    assert f"\r\nFuture-Release-Request: {request_}\r\n".encode() in content
+
+
 async def test_envelope_id_and_original_recipient_come_back_DSN_14_DSN_15(rig: Rig) -> None:
     (bob,) = await rig.accept(
         "bob@there.example", envelope_id="QQ+2B1", rcpt_fields={"original_recipient": "rfc822;Bob+2Bx@There.example"}

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from mailrail.core.message.header import Header
 from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.sasl import server as sasl_server
+from mailrail.core.sasl.verifiers import ITERATIONS, ScramVerifier
 from mailrail.core.smtp.events import Closing, TlsFacts
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import Reply
@@ -656,6 +657,46 @@ def test_a_failed_login_is_prepared_once_whatever_is_done_with_it_AUTH_05c(
 
     asyncio.run(main())
     assert texts == ["жора"]
+
+
+@pytest.mark.parametrize("login", ["ada@home.example", "nobody@home.example", "жора"])
+def test_a_wrong_password_costs_one_verification_whether_its_login_exists_or_not_AUTH_05a(
+    login: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[int] = []
+    checks = ScramVerifier.admits
+
+    def counted(verifier: ScramVerifier, password: str) -> bool:
+        costs.append(verifier.iterations)
+        return checks(verifier, password)
+
+    monkeypatch.setattr(ScramVerifier, "admits", counted)
+
+    async def main() -> None:
+        client = in_tls(active_config(HeldQueue()))
+        client.send(b"AUTH PLAIN " + b64encode(f"\0{login}\0wrong".encode()) + b"\r\n")
+        while b"535" not in client.said:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    assert costs == [ITERATIONS]
+
+
+def test_no_two_challenges_of_cram_md5_are_the_same_CRAM_01() -> None:
+    """A reply to one that came before would else log in again."""
+
+    def challenge(config: ActiveConfig) -> bytes:
+        client = in_tls(config)
+        assert client.send(b"AUTH CRAM-MD5\r\n") == ["334"]
+        return b64decode(client.said.rpartition(b"334 ")[2])
+
+    async def main() -> list[bytes]:
+        config = active_config(HeldQueue())
+        return [challenge(config) for _ in range(50)]
+
+    said = asyncio.run(main())
+    assert len(set(said)) == 50
+    assert all(re.fullmatch(rb"<\d+\.[\d.]+@mx\.home\.example>", one) for one in said)
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1"])
