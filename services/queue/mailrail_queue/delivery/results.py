@@ -18,7 +18,6 @@ from mailrail.core.delivery.judge import Judgement, Standing
 from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.dsn.due import Asked
 from mailrail.core.ids import history_of
-from mailrail.core.route.site import SiteKind
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
@@ -27,7 +26,8 @@ from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify, Schedule
-from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of, dialled_before, status_of, verdict_of
+from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
+from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of, status_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -42,15 +42,11 @@ _GATHER = 0.02
 they came, and outbound keeps them until they are written. So the statement is as large as that allows."""
 _ENOUGH = 64
 """Results that are written at once; a larger batch is hardly cheaper."""
-_NOT_DIALLED_DELAY = 1.0
-"""Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
 _RETRY_AFTER = 0.5
 """Seconds until a batch is tried again after Postgres failed."""
 _FRESH_IDS = 3
 """Times that a batch is written with new ids, because some of those that it had are there already."""
 _ADMIN = EnhancedCode(5, 7, 0)
-_ASKED_SUCCESS = int(Asked.SUCCESS)
-_FORGIVEN = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
 
 Decided = tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]
 """A recipient that is not leased and shall be final: its attempt, judgement (None: dropped), whether that counts."""
@@ -90,7 +86,7 @@ class DeliveryResults:
         return self.delivery.message_id if self.delivery is not None else self.message.message_id
 
     @property
-    def here(self) -> bool:
+    def is_local(self) -> bool:
         """The queue itself made it: what it means is not done before it is written."""
         return self.delivery is not None and self.delivery.site.here
 
@@ -107,6 +103,21 @@ class _Work:
     records: list[Record] = field(default_factory=list)
     lost: list[tuple[int, bytes, int]] = field(default_factory=list)
     outcomes: list[int] = field(default_factory=list)
+
+    def add(self, found: lease_pb2.RecipientResult, one: Sorted) -> None:
+        """Take a result that was sorted. Endings that nobody is told of, most of them, share one statement."""
+        self.outcomes.append(found.attempt.outcome)
+        change = one.change
+        if isinstance(change, Deferral):
+            self.deferrals.append(change)
+        elif one.notice is None and one.arrival is None and change.state == store.DELIVERED:
+            self.plain.append(change)
+        else:
+            self.endings.append(change)
+        if one.notice is not None:
+            self.notices[change.id] = one.notice
+        if one.arrival is not None:
+            self.arrivals[change.id] = one.arrival
 
 
 class Finisher:
@@ -344,49 +355,55 @@ class Finisher:
 
     def _sort_delivery(self, work: _Work, result: DeliveryResults, delivery: Delivery) -> None:
         recipients = {p.id: p for p in delivery.recipients}
-        token = delivery.token
         for found in result.message.recipients:
             recipient = recipients.get(found.id)
             if recipient is None:
                 continue  # not of this delivery: nothing may be said of it
-            attempt = found.attempt
-            attempt.number = recipient.attempts
-            delivery.plan.describe(attempt)
-            self._complete(attempt, delivery.started, result.node)
-            self._sort(work, recipient, token, found, delivery.plan, result)
+            found.attempt.number = recipient.attempts
+            delivery.plan.describe(found.attempt)
+            self._complete(found.attempt, delivery.started, result.node)
+            work.add(found, sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge))
             delivery.answered.add(found.id)
         if result.message.done:
-            work.lost += [(i, p.message_id, token) for i, p in recipients.items() if i not in delivery.answered]
+            work.lost += [
+                (i, p.message_id, delivery.token) for i, p in recipients.items() if i not in delivery.answered
+            ]
 
     def _sort_stranger(self, work: _Work, result: DeliveryResults, known: dict[int, Waiting], *, other: bool) -> None:
-        """A result of a delivery that this process did not hand out: from before a restart, or from another owner.
+        """Results of a delivery that this process did not hand out: of before a restart, or of another owner.
 
-        `other`: it is of another history of the database. Then it counts as delivered or not at all, because only what
-        was delivered is so in any history; and only for the very recipient, whose message has the same id (HIS-03).
+        `other`: of another history of the database.
         """
         for found in result.message.recipients:
-            waiting = known.get(found.id)
-            there = waiting is not None and waiting.message_id == result.message_id
+            attempt, waiting = found.attempt, known.get(found.id)
+            weight = weigh_late(
+                attempt.outcome,
+                waiting,
+                result.token,
+                result.message_id,
+                other_history=other,
+                is_local=result.is_local,
+            )
             if other:
-                counts = there and found.attempt.outcome in _FORGIVEN and not result.here
-                metrics.HISTORY.labels(what="results_counted" if counts else "results_dropped").inc()
-                if not counts:
-                    continue
-            if waiting is None or not there:
-                continue  # final already, or another's (HIS-03)
-            current = waiting.token == result.token
-            newer = self._dispatcher.deliveries.get(waiting.token) if waiting.token and not current else None
-            if newer is not None and newer.stream is not None and found.attempt.outcome in _FORGIVEN:
-                newer.stream.cancel(newer.token)  # LSE-03: the newer lease is revoked
-            attempt = found.attempt
+                counted = weight is Weight.WHOLE
+                metrics.HISTORY.labels(what="results_counted" if counted else "results_dropped").inc()
+            if waiting is None or weight is Weight.NONE:
+                continue
+            if attempt.outcome in SUCCEEDED and waiting.token not in (None, result.token):
+                self._revoke(waiting.token)
             attempt.number = max(1, waiting.attempts)
             self._complete(attempt, waiting.started or self._database.now(), result.node)
-            if not current and attempt.outcome not in _FORGIVEN:
-                work.records.append(
-                    (waiting.id, waiting.message_id, result.token, attempt.SerializeToString())
-                )  # LSE-03: recorded, no more
-                continue
-            self._sort(work, attempt_recipient_of(waiting), result.token, found, None, result)
+            if weight is Weight.RECORD:
+                work.records.append((waiting.id, waiting.message_id, result.token, attempt.SerializeToString()))
+            else:
+                recipient = attempt_recipient_of(waiting)
+                work.add(found, sort(found, recipient, result.token, None, result.message, self.judge))
+
+    def _revoke(self, token: int | None) -> None:
+        """Break off a newer delivery of a recipient that is delivered (LSE-03)."""
+        newer = self._dispatcher.deliveries.get(token) if token else None
+        if newer is not None and newer.stream is not None:
+            newer.stream.cancel(newer.token)
 
     def _complete(self, attempt: types_pb2.Attempt, started: float, node: str) -> None:
         if not attempt.HasField("started"):
@@ -395,99 +412,6 @@ class Finisher:
             attempt.ended.FromNanoseconds(int(self._database.now() * 1e9))
         if not attempt.node:
             attempt.node = node
-
-    def _sort(
-        self,
-        work: _Work,
-        recipient: AttemptRecipient,
-        token: int,
-        found: lease_pb2.RecipientResult,
-        plan: RoutePlan | None,
-        result: DeliveryResults,
-    ) -> None:
-        attempt = found.attempt
-        outcome = attempt.outcome
-        work.outcomes.append(outcome)
-        if outcome in _FORGIVEN:
-            ending = Ending(
-                recipient.id,
-                recipient.message_id,
-                token,
-                recipient.version,
-                store.DELIVERED,
-                outcome,
-                attempt.SerializeToString(),
-            )
-            arrives = outcome == types_pb2.OUTCOME_CAPTURED or (plan is not None and plan.site.kind is SiteKind.MAILBOX)
-            if not arrives and not recipient.notify & _ASKED_SUCCESS:
-                work.plain.append(ending)
-                return
-            work.endings.append(ending)
-            if arrives:
-                work.arrivals[recipient.id] = Arrival(recipient, plan, attempt)
-            judgement = self.judge(verdict_of(found), recipient)
-            if judgement.dsn is not None:
-                work.notices[recipient.id] = Notice(recipient, judgement, attempt, found.dsn_passed_on)
-            return
-        dialled_hosts = dialled_before(recipient.dialled_hosts, result.message)
-        if outcome == types_pb2.OUTCOME_NOT_ATTEMPTED:
-            work.deferrals.append(
-                Deferral(recipient.id, recipient.message_id, token, recipient.version, _NOT_DIALLED_DELAY, None)
-            )
-            return
-        if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
-            data = attempt.SerializeToString()
-            work.deferrals.append(
-                Deferral(
-                    recipient.id,
-                    recipient.message_id,
-                    token,
-                    recipient.version,
-                    0.0,
-                    data,
-                    False,
-                    dialled_hosts,
-                    cancelled=True,
-                )
-            )
-            return
-        judgement = self.judge(verdict_of(found), recipient)
-        if judgement.final:
-            # A copy: should Postgres fail, the batch is judged again, and this reply did not say that it is final.
-            ended = types_pb2.Attempt()
-            ended.CopyFrom(attempt)
-            ended.outcome = types_pb2.OUTCOME_FAILED
-            data = ended.SerializeToString()
-            work.endings.append(
-                Ending(
-                    recipient.id,
-                    recipient.message_id,
-                    token,
-                    recipient.version,
-                    store.FAILED,
-                    types_pb2.OUTCOME_FAILED,
-                    data,
-                )
-            )
-            if judgement.dsn is not None or judgement.tell_postmaster:
-                work.notices[recipient.id] = Notice(recipient, judgement, ended)
-            return
-        attempt.outcome = types_pb2.OUTCOME_DEFERRED
-        assert judgement.retry_in is not None
-        work.deferrals.append(
-            Deferral(
-                recipient.id,
-                recipient.message_id,
-                token,
-                recipient.version,
-                judgement.retry_in,
-                attempt.SerializeToString(),
-                judgement.dsn is not None,
-                dialled_hosts,
-            )
-        )
-        if judgement.dsn is not None:
-            work.notices[recipient.id] = Notice(recipient, judgement, attempt)
 
     def judge(self, verdict: Verdict, recipient: AttemptRecipient) -> Judgement:
         """What becomes of a recipient after this attempt."""
