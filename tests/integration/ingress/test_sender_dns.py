@@ -48,7 +48,7 @@ async def test_a_dead_name_server_is_not_asked_again_for_each_sender() -> None:
         ({}, SenderDomain.DOES_NOT_EXIST),
     ],
 )
-async def test_the_domain_of_a_sender_is_judged_by_its_records_SIN_23(
+async def test_the_domain_of_a_sender_is_judged_by_its_records_SIN_23a(
     records: dict[str, str], expected: SenderDomain
 ) -> None:
     with DnsServer() as dns:

@@ -127,6 +127,21 @@ def test_without_a_remote_server_there_is_no_remote_mta_and_no_diagnostic_DSN_16
     assert fields["Status"] == "4.4.7 (expired)"
 
 
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "dns; [127.0.0.1]"),
+        ("2001:db8:0::1", "dns; [IPv6:2001:db8::1]"),
+        ("[2001:db8::1]", "dns; [IPv6:2001:db8::1]"),
+        ("mx.example.com", "dns; mx.example.com"),
+        ("127.0.0.example", "dns; 127.0.0.example"),
+    ],
+)
+def test_a_next_hop_that_is_an_address_is_named_by_its_literal_DSN_16b(host: str, shown: str) -> None:
+    fields = status_of(written(ORIGINAL, replace(FAILED, remote_host=host, remote_ip=None)))[1]
+    assert fields["Remote-MTA"] == shown
+
+
 def test_an_unknown_address_is_not_shown_as_an_empty_comment_H9() -> None:
     assert status_of(written(ORIGINAL, replace(FAILED, remote_ip=None)))[1]["Remote-MTA"] == "dns; mx.example.com"
 

@@ -10,10 +10,12 @@ needs SMTPUTF8. References and In-Reply-To name the original, so that mail clien
 
 import contextlib
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
+from mailrail.core.smtp.address import address_literal
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 
 HEADERS_LIMIT = 128 * 1024
@@ -267,6 +269,14 @@ def _remote(report: DsnRecipient) -> str:
     return host or (f"[{address}]" if address else "")
 
 
+def _mta_name(host: str) -> str:
+    """A host as an MTA name of type dns, which is a domain or an address literal (RFC 3461 9.3, DSN-16b)."""
+    try:
+        return address_literal(ip_address(host.strip("[]")))
+    except ValueError:
+        return host
+
+
 def _machine(original: Original, reports: tuple[DsnRecipient, ...], reporter: ReportingMta, utf8: bool) -> bytes:
     message = [text.field("Reporting-MTA", f"dns; {reporter.hostname}")]
     envelope_id = text.decoded_envelope_id(original.envelope_id) if original.envelope_id else None
@@ -295,7 +305,8 @@ def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
     if report.reply is not None:
         if host:
             address = text.comment(report.remote_ip or "", 60)
-            fields.append(text.field("Remote-MTA", f"dns; {host} ({address})" if address else f"dns; {host}"))
+            name = _mta_name(host)
+            fields.append(text.field("Remote-MTA", f"dns; {name} ({address})" if address else f"dns; {name}"))
         fields.append(text.field("Diagnostic-Code", f"smtp; {text.diagnostic(report.reply)}"))
     if report.last_attempt is not None:
         fields.append(text.field("Last-Attempt-Date", text.date(report.last_attempt)))

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import Final, NamedTuple
 
-from mailrail.core.smtp.address import Address, AddressError, parse_address, parse_literal
+from mailrail.core.smtp.address import Address, AddressError, address_literal, parse_address, parse_literal
 from mailrail.core.smtp.events import TlsFacts
 
 HEADER_LIMIT: Final = 256 * 1024
@@ -447,10 +447,8 @@ class Received:
     def __init__(
         self, *, hello: str, client: IPv4Address | IPv6Address, by: str, protocol: str, tls: TlsFacts | None
     ) -> None:
-        literal = f"[IPv6:{client.compressed}]" if isinstance(client, IPv6Address) else f"[{client}]"
-        self._from = (
-            f"Received: from {_greeting_name(hello)} ({literal})\r\n\tby {by} (Mailrail) with {protocol}\r\n\tid "
-        )
+        source = f"from {_greeting_name(hello)} ({address_literal(client)})"
+        self._from = f"Received: {source}\r\n\tby {by} (Mailrail) with {protocol}\r\n\tid "
         self._tls = "" if tls is None else f"\r\n\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})"
 
     def field(self, identifier: str, recipient: str | None, now: float) -> bytes:

@@ -135,6 +135,11 @@ def domain_to_unicode(domain: str) -> str:
         return domain
 
 
+def address_literal(address: IPv4Address | IPv6Address) -> str:
+    """An IP address as the domain part of a mail address, and as the name of an MTA (RFC 5321 4.1.3)."""
+    return f"[IPv6:{address.compressed}]" if isinstance(address, IPv6Address) else f"[{address}]"
+
+
 def parse_literal(text: str) -> str:
     """The canonical spelling of an address literal, brackets included (RFC 5321 4.1.3). Raises AddressError."""
     match = _literal.fullmatch(text)
@@ -145,8 +150,8 @@ def parse_literal(text: str) -> str:
         if inner[:5].lower() == "ipv6:":
             if "%" in inner:
                 raise AddressError("address literal is not valid")
-            return f"[IPv6:{IPv6Address(inner[5:]).compressed}]"
-        return f"[{IPv4Address(inner)}]"
+            return address_literal(IPv6Address(inner[5:]))
+        return address_literal(IPv4Address(inner))
     except ValueError as error:
         # General-address-literal needs a tag registered with IANA; there is none besides IPv6.
         raise AddressError("address literal is not valid") from error
