@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mailrail.cli import arguments as a
-from mailrail.cli import cluster, configuration, inspect, mailbox, output, queue
+from mailrail.cli import cluster, configuration, inspect, mailbox, output, queue, queue_changes, queue_holds
 from mailrail.cli.connection import PLACE
 from mailrail.cli.explain import explain
 from mailrail.cli.serve import SERVICES
@@ -25,6 +25,8 @@ app = typer.Typer(
     help="Mail transport: routes and transports as resources, every message accounted for.",
     epilog="Exit status: 0 done; 1 refused, not found, nothing matched; 2 the command is wrong; 3 nobody answers.",
 )
+queue.app.add_typer(queue_changes.app)
+queue.app.add_typer(queue_holds.app, name="holds")
 app.add_typer(queue.app, name="queue")
 app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(configuration.app, name="config")
@@ -57,7 +59,7 @@ def place(
             "--server",
             envvar="MAILRAIL_SERVER",
             metavar="HOST:PORT",
-            help="The service to speak to, or queue=HOST:PORT,config=HOST:PORT; in place of local mode's.",
+            help="HOST:PORT of a service, or one for each: queue=HOST:PORT,... Default: the local installation.",
             show_default=False,
         ),
     ] = None,
@@ -84,19 +86,19 @@ def place(
 def local(
     state: Annotated[
         Path | None,
-        typer.Option(
-            "--state", metavar="FOLDER", help="Where everything is kept.", show_default="the user's data folder"
-        ),
+        typer.Option("--state", metavar="FOLDER", help="State folder.", show_default="the user's data folder"),
     ] = None,
     resources: Annotated[
         Path,
         typer.Option(
-            "--resources", metavar="FOLDER", help="Resource documents; a working example is made when there is none."
+            "--resources",
+            metavar="FOLDER",
+            help="Resource documents. If it is missing, it is made with a working example.",
         ),
     ] = Path("mail.d"),
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port_offset: Annotated[
-        int, typer.Option("--port-offset", metavar="N", min=0, max=60000, help="Added to every port.")
+        int, typer.Option("--port-offset", metavar="N", min=0, max=60000, help="Number added to every port.")
     ] = 0,
     resolver: Annotated[
         str | None,
@@ -113,7 +115,7 @@ def local(
         ),
     ] = None,
     deliver: Annotated[
-        bool, typer.Option("--deliver", help="Send to the world; else mail for it is captured.")
+        bool, typer.Option("--deliver", help="Deliver to other machines; without it such mail is captured.")
     ] = False,
     log_format: Annotated[
         str, typer.Option("--log-format", metavar="console|json", help="Form of the log.")
@@ -171,7 +173,7 @@ def migrate(
             "--direct-url",
             envvar="MAILRAIL_DIRECT_URL",
             metavar="URL",
-            help="Postgres itself, where a pooler stands behind --database-url.",
+            help="URL of Postgres itself, if --database-url is that of a pooler.",
             show_default=False,
         ),
     ] = None,
@@ -179,10 +181,11 @@ def migrate(
         bool, typer.Option("--roles", help="Also make a role for each service, with rights in its schema alone.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait for another migration.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait for another migration to end.")
     ] = 600.0,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Seconds to wait for a database out of reach.")
+        float,
+        typer.Option("--wait", metavar="SECONDS", min=0, help="Keep trying this long if the database is unreachable."),
     ] = 0.0,
     json: a.Json = False,
 ) -> None:
@@ -192,7 +195,7 @@ def migrate(
     from mailrail.kit import migrations
 
     if not url:
-        output.stop("name the database: --database-url, or the variable MAILRAIL_DATABASE_URL", output.USAGE)
+        output.stop("give --database-url, or set MAILRAIL_DATABASE_URL", output.USAGE)
 
     _check_url("--database-url", url)
     if direct_url:
@@ -214,7 +217,7 @@ def migrate(
     except psycopg.ProgrammingError as error:
         output.stop(f"the database refused: {error}".strip())
     except psycopg.OperationalError as error:
-        output.stop(f"the database is out of reach: {error}".strip(), output.UNREACHABLE)
+        output.stop(f"the database is unreachable: {error}".strip(), output.UNREACHABLE)
     if json:
         steps = [{"step": d.migration.label, "seconds": round(d.seconds, 3)} for d in done]
         output.print_json({"applied": steps, "roles": made})

@@ -32,7 +32,7 @@ def duration(text: str) -> datetime.timedelta:
         return sign * datetime.timedelta(seconds=int(bare))
     match = _DURATION.fullmatch(bare)
     if not bare or match is None:
-        stop(f"{text!r} is no duration; write 90s, 5m, 1h30m or 2d", USAGE)
+        stop(f"{text!r} is not a duration; write 90s, 5m, 1h30m or 2d", USAGE)
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return sign * datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
@@ -49,7 +49,7 @@ def moment(text: str, now: datetime.datetime | None = None) -> datetime.datetime
     try:
         return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
     except (ValueError, OverflowError):
-        stop(f"{text!r} is no time; write 2026-11-22T18:00, 2026-11-22T18:00:00Z, -2h or +30m", USAGE)
+        stop(f"{text!r} is not a time; write 2026-11-22T18:00, 2026-11-22T18:00:00Z, -2h or +30m", USAGE)
 
 
 def stamp(value: datetime.datetime) -> Timestamp:
@@ -65,7 +65,8 @@ def message_id(text: str) -> bytes:
         return uuid.UUID(text).bytes
     except ValueError:
         stop(
-            f"{text!r} is no message id; the 250 to its sender has it, and `mailrail queue show NUMBER`",
+            f"{text!r} is not a message id. The id is in our `250 accepted as ...` reply; "
+            "`mailrail queue show NUMBER` prints it for a recipient.",
             USAGE,
         )
 
@@ -74,7 +75,7 @@ def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
     """`namespace/name`, or `name` in the namespace `default`."""
     namespace, _, name = text.rpartition("/")
     if not name or "/" in namespace:
-        stop(f"{text!r} names no {kind}; write NAMESPACE/NAME", USAGE)
+        stop(f"{text!r} is not the name of a {kind}; write NAMESPACE/NAME", USAGE)
     return types_pb2.ObjectRef(kind=kind, namespace=namespace or "default", name=name)
 
 
@@ -87,18 +88,27 @@ def account_name(text: str) -> str:
     """The account of mail in the queue, which knows no logins: one in its place would silently match nothing."""
     if "@" in text and "/" not in text:
         stop(
-            f"{text} is a login; write the account's NAMESPACE/NAME, which `mailrail ingress resolve {text}` tells",
+            f"{text} is a login; write the account's NAMESPACE/NAME (`mailrail ingress resolve {text}` prints it)",
             USAGE,
         )
     return qualified(text)
 
 
-MESSAGE = "A message (the id in the 250 to its sender) or one of its recipients (number)."
+def rule(found: types_pb2.Attempt | admin_pb2.RuleTried) -> str:
+    """`namespace/route[rule]`; empty where no route decided."""
+    if not found.HasField("route"):
+        return ""
+    return f"{found.route.namespace}/{found.route.name}[{found.rule or found.rule_index}]"
+
+
+MESSAGE = 'A message id (as in "250 accepted as ID"), or the number of one of its recipients.'
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 = all.")]
-FromDomain = Annotated[str, typer.Option("--from-domain", metavar="DOMAIN", help="The sender's domain, exactly.")]
-ToDomain = Annotated[str, typer.Option("--to-domain", metavar="DOMAIN", help="The recipient's domain, exactly.")]
-Account = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="The account that submitted it.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show at most N; 0 shows all.")]
+FromDomain = Annotated[
+    str, typer.Option("--from-domain", metavar="DOMAIN", help="Only senders of exactly this domain.")
+]
+ToDomain = Annotated[str, typer.Option("--to-domain", metavar="DOMAIN", help="Only recipients in exactly this domain.")]
+Account = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="Only mail that this account submitted.")]
 All = Annotated[bool, typer.Option("--all", help="Every recipient in the queue.")]
 
 
@@ -118,12 +128,18 @@ LIVE, FINISHED, TO_CHANGE = Choice
 _IDS = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="ID", help="Recipients (numbers) or messages (ids in the 250 to their senders).", show_default=False
+        metavar="ID", help='Recipient numbers, or message ids (as in "250 accepted as ID").', show_default=False
     ),
 ]
-_HOLD = Annotated[bool | None, typer.Option("--on-hold/--not-on-hold", help="On hold, or not.", show_default=False)]
+_HOLD = Annotated[
+    bool | None,
+    typer.Option("--on-hold/--not-on-hold", help="Only recipients on hold, or only others.", show_default=False),
+]
 _SUBMITTED = Annotated[
-    bool | None, typer.Option("--submitted/--not-submitted", help="Submitted with a login, or not.", show_default=False)
+    bool | None,
+    typer.Option(
+        "--submitted/--not-submitted", help="Only mail submitted with a login, or only other mail.", show_default=False
+    ),
 ]
 
 
@@ -136,20 +152,28 @@ def _option(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 
 _EVERYWHERE = (
-    _option("from_", _text("--from", "TEXT", "Part of the sender's address."), ""),
-    _option("to", _text("--to", "TEXT", "Part of the recipient's address."), ""),
+    _option("from_", _text("--from", "TEXT", "Only this sender: a part of the address."), ""),
+    _option("to", _text("--to", "TEXT", "Only this recipient: a part of the address."), ""),
     _option("from_domain", FromDomain, ""),
     _option("to_domain", ToDomain, ""),
     _option("account", Account, ""),
     _option("submitted_only", _SUBMITTED, None),
-    _option("queued_before", _text("--queued-before", "TIME", "Accepted before: 2026-11-22T18:00, -2h."), ""),
-    _option("queued_after", _text("--queued-after", "TIME", "Accepted after."), ""),
+    _option(
+        "queued_before",
+        _text("--queued-before", "TIME", "Only mail accepted before: 2026-11-22T18:00, -2h."),
+        "",
+    ),
+    _option("queued_after", _text("--queued-after", "TIME", "Only mail accepted after."), ""),
 )
 _QUEUED_ONLY = (
     _option("on_hold", _HOLD, None),
-    _option("transport", _text("--transport", "NS/NAME", "With this transport set by an administrator."), ""),
-    _option("due_before", _text("--due-before", "TIME", "Next attempt before."), ""),
-    _option("due_after", _text("--due-after", "TIME", "Next attempt after."), ""),
+    _option(
+        "transport",
+        _text("--transport", "NS/NAME", "Only recipients that an administrator bound to it."),
+        "",
+    ),
+    _option("due_before", _text("--due-before", "TIME", "Only recipients due before."), ""),
+    _option("due_after", _text("--due-after", "TIME", "Only recipients due after."), ""),
 )
 
 
@@ -175,7 +199,7 @@ def choosing(choice: Choice) -> Callable[[Callable[..., None]], Callable[..., No
         def dressed(**given: Any) -> None:
             chosen = selection(given.pop("ids"), **{p.name: given.pop(p.name) for p in options})
             if choice is TO_CHANGE and chosen == admin_pb2.Filter():
-                stop("say which recipients: ids, options such as --to-domain, or --all", USAGE)
+                stop("choose the recipients: give ids, options such as --to-domain, or --all", USAGE)
             command(chosen=chosen, **given)
 
         parameters = [*arguments, ids, *rest, *options]

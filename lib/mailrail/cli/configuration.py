@@ -32,7 +32,7 @@ def _stub(channel: Any) -> "config_pb2_grpc.ConfigServiceAsyncStub":
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 20,
     json: a.Json = False,
 ) -> None:
     """Revisions, the newest first, with what the compiler said of each."""
@@ -214,7 +214,7 @@ def not_yet_live(found: config_pb2.ListConsumersResponse, revision: int = 0) -> 
 @app.command()
 def rollback(
     revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="From `mailrail config history`.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks later.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown to other administrators.")] = "",
     json: a.Json = False,
 ) -> None:
     """Put an older revision in force and pin it; newer ones wait until `mailrail config unpin`."""

@@ -40,7 +40,7 @@ class ServiceLocation:
             parts = dict(p.split("=", 1) for p in self.server.split(",") if "=" in p)
             target = parts.get(service, "") if parts else self.server
             if not target:
-                stop(f"--server does not say where {service} is; add {service}=HOST:PORT", USAGE)
+                stop(f"--server lacks the address of {service}; add {service}=HOST:PORT", USAGE)
             try:
                 host_port(target)
             except BadSettings as error:
@@ -48,7 +48,7 @@ class ServiceLocation:
             return target
         targets = self._state().targets
         if service not in targets:
-            stop(f"the installation in {self.state or default_state()} has no {service}", REFUSED)
+            stop(f"the installation in {self.state or default_state()} does not run {service}", REFUSED)
         return targets[service]
 
     def identity(self) -> rpc.Identity:
@@ -56,7 +56,7 @@ class ServiceLocation:
         if self.tls_dir is not None:
             folder = self.tls_dir
         elif self.server:
-            stop("with --server also give --tls-dir, a folder with tls.crt, tls.key and ca.crt", USAGE)
+            stop("--server needs --tls-dir, too: a folder with tls.crt, tls.key and ca.crt", USAGE)
         else:
             folder = Path(self._state().tls_dir)
         try:
@@ -129,11 +129,9 @@ def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> N
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             stop(f"{service} at {target} did not answer in time; try again, or look at its log", UNREACHABLE)
         case grpc.StatusCode.INVALID_ARGUMENT:
-            stop(details or "the request makes no sense", USAGE)
+            stop(details or "invalid request", USAGE)
         case grpc.StatusCode.UNIMPLEMENTED:
-            stop(f"{service} at {target} does not know this call: it runs another version", REFUSED)
-        case code:
-            stop(details or code.name.lower().replace("_", " "), REFUSED)
+            stop(f"{service} at {target} lacks this call: it runs another version than this command", REFUSED)
 
 
 def _short(details: str) -> str:

@@ -15,10 +15,15 @@ def explain(
     recipient: Annotated[
         int | None, typer.Argument(metavar="ID", min=1, help="A recipient in the queue, from `mailrail queue list`.")
     ] = None,
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; empty: the null sender.")] = "",
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender. Default: null.")] = "",
     to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")] = "",
     account: Annotated[
-        str, typer.Option("--account", metavar="NS/NAME", help="Who submits it, NS/NAME or login; none: a stranger.")
+        str,
+        typer.Option(
+            "--account",
+            metavar="NS/NAME",
+            help="The submitting account, NS/NAME or login. Default: none.",
+        ),
     ] = "",
     attempt: Annotated[
         int | None,
@@ -26,15 +31,18 @@ def explain(
     ] = None,
     json: a.Json = False,
 ) -> None:
-    """Where a message would go, and why: every rule that was asked, in order, and what it said."""
+    """Explain where a message would go, and why: each rule in order of evaluation, and whether it matched."""
     if (recipient is None) == (not to):
-        output.stop("give the number of a recipient in the queue, or --to (with --from and --account)", output.USAGE)
+        output.stop("give the number of a recipient in the queue, or --to with --from and --account", output.USAGE)
     if recipient is not None and (sender or account):
-        output.stop("a recipient in the queue has its sender and account; leave out --from and --account", output.USAGE)
+        output.stop(
+            "a queued recipient has its own sender and account; leave out --from and --account",
+            output.USAGE,
+        )
     request = admin_pb2.ExplainRequest(recipient_id=recipient, to=to, account=a.qualified(account), attempt=attempt)
     setattr(request, "from", sender)  # a keyword in Python, a field in the API
     if to and account and not sender:  # who submits has an address, and routes of its domain
-        output.note("without --from this is about the null sender, to whom no domain's routes apply")
+        output.note("without --from the reverse-path is null, and routes of domains do not apply")
 
     async def question(channel: Any) -> tuple[admin_pb2.ExplainResponse, str]:
         stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
@@ -49,26 +57,26 @@ def explain(
     output.facts(
         (
             ("on hold", held),
-            ("goes to", _where(found.decision)),
-            ("because", found.decision.reason),
+            ("result", _where(found.decision)),
+            ("reason", found.decision.reason),
             ("attempt", str(found.attempt)),
             ("site", found.site),
-            ("paused", output.when(found, "site_backoff_until", now)),
+            ("backoff until", output.when(found, "site_backoff_until", now)),
             ("revision", str(found.config_revision)),
         )
     )
     if found.tried:
         print()
         output.table(
-            ("", "LEVEL", "RULE", "WHY"),
-            (("→" if r.matched else " ", r.level, _rule(r), r.reason) for r in found.tried),
+            ("", "LEVEL", "RULE", "REASON"),
+            (("→" if r.matched else " ", r.level, a.rule(r) or r.rule, r.reason) for r in found.tried),
             none="",
             prose=1,
         )
     if found.planned:
         print()
         output.table(
-            ("ATTEMPTS", "FIRST DUE", "LAST DUE", "GOES TO", "BECAUSE"),
+            ("ATTEMPTS", "FIRST DUE", "LAST DUE", "RESULT", "REASON"),
             (
                 (
                     _attempts(p),
@@ -97,11 +105,8 @@ def _attempts(planned: admin_pb2.PlannedAttempt) -> str:
 
 
 def _where(decision: admin_pb2.RouteDecision) -> str:
+    if decision.kind == admin_pb2.RouteDecision.KIND_UNKNOWN_RECIPIENT:
+        return "refused: 550 5.1.1 unknown recipient"
     kind = output.name_of(decision, "kind").replace("_", " ")
     transport = output.ref(decision, "transport")
     return f"{kind} {transport}".strip()
-
-
-def _rule(tried: admin_pb2.RuleTried) -> str:
-    name = f"{tried.route.namespace}/{tried.route.name}" if tried.HasField("route") else ""
-    return f"{name}[{tried.rule or tried.rule_index}]" if name else tried.rule

@@ -11,16 +11,16 @@ from mailrail.cli.connection import TIMEOUT, ask
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 
-ingress = typer.Typer(no_args_is_help=True, help="See who is connected, and how recipients are answered.")
+ingress = typer.Typer(no_args_is_help=True, help="See the SMTP sessions, and how recipients are answered.")
 outbound = typer.Typer(no_args_is_help=True, help="See the connections to next hops.")
 
 
 @ingress.command()
 def sessions(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 100,
     json: a.Json = False,
 ) -> None:
-    """SMTP sessions that are open now."""
+    """List the open SMTP sessions."""
 
     async def question(channel: Any) -> ingress_pb2.ListSessionsResponse:
         stub: ingress_pb2_grpc.IngressServiceAsyncStub = ingress_pb2_grpc.IngressServiceStub(channel)
@@ -46,7 +46,7 @@ def sessions(
             )
             for s in found.sessions
         ),
-        none="nobody is connected",
+        none="no client is connected",
     )
     if found.total > len(found.sessions):
         output.say(f"... {found.total} in all")
@@ -55,10 +55,10 @@ def sessions(
 @ingress.command()
 def resolve(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="A recipient.")],
-    login: Annotated[str, typer.Option("--login", metavar="LOGIN", help="As this login; none: a stranger.")] = "",
+    login: Annotated[str, typer.Option("--login", metavar="LOGIN", help="As this login. Default: none.")] = "",
     json: a.Json = False,
 ) -> None:
-    """How a recipient is answered at RCPT, and whom it stands for. Exit status 1 when it is refused."""
+    """Show the reply to a recipient at RCPT, and the addresses it expands to. Exit status 1 if it is refused."""
 
     async def question(channel: Any) -> ingress_pb2.ResolveRecipientResponse:
         stub: ingress_pb2_grpc.IngressServiceAsyncStub = ingress_pb2_grpc.IngressServiceStub(channel)
@@ -79,7 +79,7 @@ def resolve(
 
 @outbound.command()
 def connections(json: a.Json = False) -> None:
-    """Connections to next hops that are open now."""
+    """List the open connections to next hops."""
 
     async def question(channel: Any) -> outbound_pb2.ListConnectionsResponse:
         stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(channel)

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Read the built-in mailboxes.")
 SEEN = "\\Seen"
 _SHOWN = ("From", "To", "Cc", "Subject", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted")
 
-MailboxAccount = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="Of this account, NS/NAME or login.")]
+MailboxAccount = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="Only this account (or login).")]
 Numbers = Annotated[list[int], typer.Argument(metavar="ID", help="From `mailrail mailbox list`.")]
 
 
@@ -30,7 +30,7 @@ def _stub(channel: Any) -> "mailbox_pb2_grpc.MailboxServiceAsyncStub":
 
 @app.command()
 def boxes(account: MailboxAccount = "", json: a.Json = False) -> None:
-    """The mailboxes there are, with how much is in them."""
+    """List the mailboxes and how many messages each holds."""
 
     async def question(channel: Any) -> mailbox_pb2.ListMailboxesResponse:
         request = mailbox_pb2.ListMailboxesRequest(account=a.qualified(account))
@@ -43,7 +43,7 @@ def boxes(account: MailboxAccount = "", json: a.Json = False) -> None:
     output.table(
         ("ACCOUNT", "MAILBOX", "MESSAGES", "UNREAD"),
         ((output.ref(m, "account"), m.path, str(m.messages), str(m.unseen)) for m in found),
-        none="no mailbox holds anything yet",
+        none="all mailboxes are empty",
     )
 
 
@@ -54,7 +54,7 @@ def list_messages(
     limit: a.Limit = 50,
     json: a.Json = False,
 ) -> None:
-    """Messages, the newest first."""
+    """List messages, the newest first."""
 
     async def question(channel: Any) -> tuple[list[mailbox_pb2.MailboxMessage], bool]:
         stub = _stub(channel)
@@ -97,11 +97,11 @@ def list_messages(
 @app.command()
 def read(
     number: Annotated[int, typer.Argument(metavar="ID", min=1, help="From `mailrail mailbox list`.")],
-    raw: Annotated[bool, typer.Option("--raw", help="The message octet for octet.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the message octet for octet.")] = False,
     unread: Annotated[bool, typer.Option("--keep-unread", help="Do not mark it as read.")] = False,
     json: a.Json = False,
 ) -> None:
-    """One message."""
+    """Read one message."""
 
     async def question(channel: Any) -> tuple[mailbox_pb2.MailboxMessage, bytes]:
         known = mailbox_pb2.MailboxMessage()
@@ -142,29 +142,33 @@ def read(
 
 
 def _text(message: EmailMessage) -> str:
-    """What a person reads: text parts, the fields of a delivery report, and the headers of an enclosed message."""
-    shown: list[str] = []
+    """What a person reads: text parts, the fields of a delivery report, and the headers of an enclosed message.
+
+    A line `--- type ---` stands before each part but the first.
+    """
+    shown: list[tuple[str, str]] = []
     for part in message.walk():
         kind = part.get_content_type()
         if part.is_multipart():
             # A delivery report is parsed as a list of header blocks, an enclosed message as a message.
             if kind == "message/delivery-status":
                 blocks = (f"{n}: {v}" for block in part.iter_parts() for n, v in (*block.items(), ("", "")))
-                shown.append("\n".join(line.rstrip(": ") for line in blocks))
+                shown.append((kind, "\n".join(line.rstrip(": ") for line in blocks)))
             continue
         if kind == "text/plain" and message.get_content_type() != "message/delivery-status":
             body = part.get_payload(decode=True)
             octets = body if isinstance(body, bytes) else b""
             try:
-                shown.append(octets.decode(part.get_content_charset() or "utf-8", "replace"))
-            except LookupError:  # a charset that nobody knows
-                shown.append(octets.decode("utf-8", "replace"))
+                shown.append((kind, octets.decode(part.get_content_charset() or "utf-8", "replace")))
+            except LookupError:  # an unknown charset
+                shown.append((kind, octets.decode("utf-8", "replace")))
         elif kind == "text/rfc822-headers":
-            shown.append(str(part.get_payload()))
+            shown.append((kind, str(part.get_payload())))
         elif kind not in ("text/plain",):
             name = part.get_filename() or kind
-            shown.append(f"[{name}]")
-    return "\n".join(text.replace("\r\n", "\n").rstrip("\n") + "\n" for text in shown if text.strip())
+            shown.append((kind, f"[{name}]"))
+    parts = [(kind, text.replace("\r\n", "\n").rstrip("\n") + "\n") for kind, text in shown if text.strip()]
+    return "\n".join(text if number == 0 else f"--- {kind} ---\n{text}" for number, (kind, text) in enumerate(parts))
 
 
 @app.command()

@@ -59,7 +59,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(empty_database: str, post
 def test_after_waiting_in_vain_it_says_why() -> None:
     done = CliRunner().invoke(app, ["migrate", "--wait", "0.1", "--database-url", "postgresql://127.0.0.1:1/nowhere"])
     assert done.exit_code == 3
-    assert "out of reach" in done.stderr
+    assert "unreachable" in done.stderr
 
 
 def test_roles_are_made_on_request_DBS_01(empty_database: str, postgres: EmbeddedPostgres) -> None:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from mailrail.cli import connection, queue
+from mailrail.cli import connection, queue, queue_changes, queue_holds
 from mailrail.cli.app import app
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
@@ -39,21 +39,21 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("queue", "kick"), "say which recipients"),
-        (("queue", "drop"), "say which recipients"),
+        (("queue", "kick"), "choose the recipients"),
+        (("queue", "drop"), "choose the recipients"),
         (("queue", "fail", "--all"), "add --yes"),
-        (("queue", "show", "nonsense"), "is no message id"),
+        (("queue", "show", "nonsense"), "is not a message id"),
         (("queue", "schedule", "1"), "exactly one of --at, --in and --later"),
         (("queue", "schedule", "1", "--at", "now", "--in", "5m"), "exactly one of"),
-        (("queue", "set-transport", "a/b/c", "1"), "names no MailTransport"),
+        (("queue", "set-transport", "a/b/c", "1"), "is not the name of a MailTransport"),
         (("queue", "set-tls", "maybe", "1"), "required, default or no"),
-        (("queue", "holds", "add"), "say what to hold"),
+        (("queue", "holds", "add"), "choose the mail to hold"),
         (("queue", "holds", "add", "--account", "alice@example.org"), "is a login"),
         (("queue", "hold", "--account", "alice@example.org"), "is a login"),
         (("mailbox", "flag", "1"), "--add or --remove"),
         (("explain",), "give the number of a recipient"),
         (("explain", "7", "--to", "bob@example.org"), "give the number of a recipient"),
-        (("explain", "7", "--from", "bob@example.org"), "has its sender and account"),
+        (("explain", "7", "--from", "bob@example.org"), "has its own sender and account"),
         (("config", "check", "/nonexistent"), "does not exist"),
         (("local", "--log-format", "xml"), "console or json"),
         (("local", "--log-level", "loud"), "debug, info, warning or error"),
@@ -64,7 +64,7 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
             "write postgresql://USER:PASSWORD@HOST:5432/DATABASE",
         ),
         (("migrate", "--database-url", "me:hush@db"), "write postgresql://USER:PASSWORD@HOST:5432/DATABASE"),
-        (("migrate",), "name the database"),
+        (("migrate",), "give --database-url"),
         (("serve", "nothing"), "there are"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -101,7 +101,7 @@ def test_a_server_list_must_name_the_service(tmp_path: Path) -> None:
 def test_a_database_out_of_reach_is_status_3() -> None:
     done = CliRunner().invoke(app, ["migrate", "--database-url", "postgresql://x:secret@127.0.0.1:1/x"])
     assert done.exit_code == 3
-    assert "out of reach" in done.stderr
+    assert "unreachable" in done.stderr
     assert "secret" not in done.stderr
 
 
@@ -222,8 +222,8 @@ def test_a_change_to_a_queue_of_millions_is_not_cut_off_in_its_middle(monkeypatc
             given.append(timeout)
             return admin_pb2.HoldResponse(changes=[admin_pb2.Change(recipient_id=1)])
 
-    monkeypatch.setattr(queue, "_stub", lambda _: Queue())
-    monkeypatch.setattr(queue, "ask", lambda _, question, doing: asyncio.run(question(None)))
+    monkeypatch.setattr(queue_changes, "admin_service", lambda _: Queue())
+    monkeypatch.setattr(queue_changes, "ask", lambda _, question, doing: asyncio.run(question(None)))
     done = CliRunner().invoke(app, ["queue", "hold", "--all"])
     assert (done.exit_code, done.stdout) == (0, "1 recipient put on hold\n")
     assert given == [connection.CHANGE_TIMEOUT]
@@ -233,9 +233,9 @@ def test_a_change_to_a_queue_of_millions_is_not_cut_off_in_its_middle(monkeypatc
 def test_a_change_to_more_than_can_be_listed_tells_how_many_it_met(monkeypatch: pytest.MonkeyPatch) -> None:
     count = admin_pb2.ChangeCount(recipients=3_000_000, pending=2, truncated=True)
     answer = admin_pb2.HoldResponse(changes=[admin_pb2.Change(recipient_id=1)], count=count)
-    monkeypatch.setattr(queue, "ask", lambda _, question, doing: (answer, 0))
+    monkeypatch.setattr(queue_changes, "ask", lambda _, question, doing: (answer, 0))
     done = CliRunner().invoke(app, ["queue", "hold", "--all"])
-    assert done.stdout == "3000000 recipients put on hold; for 2 of them when the attempt that runs has ended\n"
+    assert done.stdout == "3000000 recipients put on hold; 2 of them as soon as the current attempt ends\n"
     done = CliRunner().invoke(app, ["queue", "hold", "--all", "--json"])
     assert done.stderr == "mailrail: 3000000 recipients put on hold; the first 1 of them are listed\n"
 
@@ -270,8 +270,9 @@ class _Queue:
 
 
 def _talk_to(monkeypatch: pytest.MonkeyPatch, there: _Queue) -> None:
-    monkeypatch.setattr(queue, "_stub", lambda _: there)
-    monkeypatch.setattr(queue, "ask", lambda _, question, doing="": asyncio.run(question(None)))
+    for module in (queue_changes, queue_holds):
+        monkeypatch.setattr(module, "admin_service", lambda _: there)
+        monkeypatch.setattr(module, "ask", lambda _, question, doing="": asyncio.run(question(None)))
 
 
 @pytest.mark.parametrize("on_hold", [True, False])
@@ -322,7 +323,7 @@ def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded()
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain_module, "ask", lambda _, question: (admin_pb2.ExplainResponse(), ""))
     command = ["explain", "--account", "alice", "--to", "bob@example.org"]
-    assert "null sender" in CliRunner().invoke(app, command).stderr
+    assert "the reverse-path is null" in CliRunner().invoke(app, command).stderr
     assert CliRunner().invoke(app, [*command, "--from", "alice@example.org"]).stderr == ""
 
 
@@ -342,7 +343,7 @@ def test_a_rule_for_an_account_that_is_not_there_says_that_it_holds_nothing_yet(
     _talk_to(monkeypatch, _Queue())
     done = CliRunner().invoke(app, ["queue", "holds", "add", "--account", account])
     assert done.exit_code == 0, done.output
-    assert (f"there is no account default/{account}" in done.stderr) is told
+    assert (f"account default/{account} does not exist" in done.stderr) is told
 
 
 def test_next_hops_are_those_with_mail_or_trouble_and_a_window_is_a_number_of_connections(

@@ -1,0 +1,212 @@
+"""The commands of `mailrail queue` that change recipients (ADM-01, ADM-02)."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import grpc
+import typer
+from google.protobuf.duration_pb2 import Duration
+
+from mailrail.cli import arguments as a
+from mailrail.cli import output
+from mailrail.cli.connection import CHANGE_TIMEOUT, TIMEOUT, ask
+from mailrail.cli.queue import SERVICE, admin_service, counted
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+
+app = typer.Typer()
+
+_LOOKED_AT = 1000
+"""Of so many recipients that were changed it is asked whether they are on hold: a page of the API."""
+
+
+def _tell(
+    chosen: admin_pb2.Filter,
+    changes: Sequence[admin_pb2.Change],
+    count: admin_pb2.ChangeCount,
+    done: str,
+    json: bool,
+) -> None:
+    """Say what a change did; exit status 1 when it met nobody."""
+    met = max(count.recipients, len(changes))  # a queue of before counts nothing and lists all
+    if json:
+        output.print_json(list(changes))
+        if count.truncated:
+            output.note(f"{met} recipients {done}; the first {len(changes)} of them are listed")
+    elif changes:
+        pending = max(count.pending, sum(c.pending for c in changes))
+        tail = f"; {pending} of them as soon as the current attempt ends" if pending else ""
+        output.say(f"{counted(met, 'recipient')} {done}{tail}")
+    if not changes:
+        if json:
+            raise typer.Exit(output.REFUSED)
+        output.stop("no recipient matches")
+    # Of ids typed together one may be wrong, or final meanwhile: that shall not pass for done.
+    reached = {c.recipient_id for c in changes}
+    missed = [str(i) for i in dict.fromkeys(chosen.recipient_ids) if i not in reached and not count.truncated]
+    if missed:
+        output.note(f"not changed (not in the queue, or excluded by your options): {', '.join(missed)}")
+
+
+def _change(method: str, request: Any, done: str, json: bool, *, held: bool = False) -> None:
+    """`held`: recipients on hold are changed, too, without going on; say how many."""
+
+    async def question(channel: Any) -> tuple[Any, int]:
+        stub = admin_service(channel)
+        answer = await getattr(stub, method)(request, timeout=CHANGE_TIMEOUT)
+        return answer, await _on_hold(stub, answer.changes) if held and answer.changes else 0
+
+    answer, waiting = ask(SERVICE, question, doing=f"recipients are being {done}")
+    _tell(request.filter, answer.changes, answer.count, done, json)
+    if waiting:
+        least = "at least " if len(answer.changes) > _LOOKED_AT else ""
+        are = "is" if waiting == 1 else "are"
+        output.note(f"{least}{waiting} of them {are} on hold until `mailrail queue unhold`")
+
+
+async def _on_hold(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", changes: Sequence[admin_pb2.Change]) -> int:
+    """How many of those changed are on hold. By number, which is cheap; counting all holds is a pass over the queue.
+
+    The change is done: an answer that does not come makes none of it undone, and counts as none.
+    """
+    chosen = admin_pb2.Filter(recipient_ids=[c.recipient_id for c in changes[:_LOOKED_AT]], on_hold=True)
+    request = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=_LOOKED_AT)
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        return len((await stub.ListRecipients(request, timeout=TIMEOUT)).recipients)
+    return 0
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation (asked with --all).")]
+
+
+def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
+    """Ask before something final is done to the whole queue; without a terminal --yes must say it."""
+    if not chosen.all or yes:
+        return
+    if not sys.stdin.isatty():
+        output.stop(f"this would {what} every recipient in the queue; add --yes to confirm", output.USAGE)
+    if not typer.confirm(f"{what} every recipient in the queue?"):
+        output.stop("nothing was changed")
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def hold(
+    chosen: admin_pb2.Filter,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown to other administrators.")] = "",
+    json: a.Json = False,
+) -> None:
+    """Put recipients on hold: no attempts until `unhold`. Time on hold does not count for the lifetime."""
+    _change("Hold", admin_pb2.HoldRequest(filter=chosen, reason=reason), "put on hold", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def unhold(
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Release recipients from hold."""
+    _change("Unhold", admin_pb2.UnholdRequest(filter=chosen), "released", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def kick(
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Try now, in place of at the planned time."""
+    _change("Kick", admin_pb2.KickRequest(filter=chosen), "made due now", json, held=True)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def schedule(
+    chosen: admin_pb2.Filter,
+    at: Annotated[str, typer.Option("--at", metavar="TIME", help="Try at this time.")] = "",
+    within: Annotated[str, typer.Option("--in", metavar="DURATION", help="Try this long from now.")] = "",
+    later: Annotated[
+        str, typer.Option("--later", metavar="DURATION", help="Try this much later than planned; -1h is earlier.")
+    ] = "",
+    json: a.Json = False,
+) -> None:
+    """Move the next attempt; give exactly one of --at, --in and --later."""
+    if sum(map(bool, (at, within, later))) != 1:
+        output.stop("give exactly one of --at, --in and --later", output.USAGE)
+    request = admin_pb2.ScheduleRequest(filter=chosen)
+    if at:
+        request.at.CopyFrom(a.stamp(a.moment(at)))
+    else:
+        span = Duration()
+        span.FromTimedelta(a.duration(within or later))
+        (request.from_now if within else request.from_scheduled).CopyFrom(span)
+    _change("Schedule", request, "rescheduled", json, held=True)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def fail(
+    chosen: admin_pb2.Filter,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="The reason that the sender reads in the notification.")
+    ] = "",
+    yes: Yes = False,
+    json: a.Json = False,
+) -> None:
+    """Fail recipients now and notify the sender. An attempt that succeeds meanwhile counts."""
+    _sure(chosen, yes, "fail")
+    _change("Fail", admin_pb2.FailRequest(filter=chosen, reason=reason), "failed", json)
+
+
+@app.command()
+@a.choosing(a.TO_CHANGE)
+def drop(
+    chosen: admin_pb2.Filter,
+    yes: Yes = False,
+    json: a.Json = False,
+) -> None:
+    """Remove recipients now, without a notification. An attempt that succeeds meanwhile counts."""
+    _sure(chosen, yes, "drop")
+    _change("Drop", admin_pb2.DropRequest(filter=chosen), "dropped", json)
+
+
+@app.command("set-transport")
+@a.choosing(a.TO_CHANGE)
+def set_transport(
+    target: Annotated[
+        str, typer.Argument(metavar="NS/NAME", help="A MailTransport, or `routes` to let the routes decide again.")
+    ],
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Bind recipients to a transport, whatever the routes say, from the next attempt on."""
+    request = admin_pb2.SetTransportRequest(filter=chosen)
+    if target != "routes":
+        request.transport.CopyFrom(a.object_ref("MailTransport", target))
+    done = (
+        "routed by the routes again"
+        if target == "routes"
+        else f"bound to {request.transport.namespace}/{request.transport.name}"
+    )
+    _change("SetTransport", request, done, json)
+
+
+@app.command("set-tls")
+@a.choosing(a.TO_CHANGE)
+def set_tls(
+    requirement: Annotated[str, typer.Argument(metavar="required|default|no", help="The TLS requirement.")],
+    chosen: admin_pb2.Filter,
+    json: a.Json = False,
+) -> None:
+    """Change the TLS requirement of queued messages (RFC 8689), from the next attempt on."""
+    values = {
+        "required": (types_pb2.TLS_REQUIREMENT_REQUIRED, 'set to TLS "required": sent over verified TLS or not at all'),
+        "default": (types_pb2.TLS_REQUIREMENT_UNSPECIFIED, 'set to TLS "default": the transport decides'),
+        "no": (types_pb2.TLS_REQUIREMENT_NO, 'set to TLS "no": sent without TLS if necessary'),
+    }
+    if requirement not in values:
+        output.stop(f"{requirement!r}: write required, default or no", output.USAGE)
+    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement][0])
+    _change("SetTlsRequirement", request, values[requirement][1], json)
