@@ -21,9 +21,9 @@ untouched; a longer part is encoded by what its header says, which is never wron
 be parsed is treated as one opaque part: nothing is ever bounced for being 8-bit. A signature over 8-bit parts does not
 outlive such a hop; signers know it and send 7bit (RFC 1847 2.1, RFC 6376 5.3), which is never touched.
 
-With `longest_line` it also shortens lines (RFC 5322 2.1.1): a leaf with a longer one is encoded, a longer line of
-encoded content is broken where that means nothing, header fields are folded at blanks. What `keep_signed` protects
-stays.
+With `longest_line` it also shortens lines (RFC 5322 2.1.1, SOUT-12b): a leaf with a longer one is encoded, a longer
+line of encoded content is broken where that means nothing, header fields are folded at blanks. What `keep_signed`
+protects stays.
 
 Only CRLF ends a line. A CR or LF alone in a header section cannot stay, and as CRLF it would make a header field that
 nobody wrote: such content is refused (`Unconvertible`). Outside of fields and parts, where nobody reads, it becomes a
