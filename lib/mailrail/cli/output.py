@@ -133,7 +133,9 @@ def print_json(value: Any) -> None:
     """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as UUID."""
     # Where the encoding may lack a character, JSON's own escapes stand for all of them.
     ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
-    print(json.dumps(plain(value), indent=2, ensure_ascii=ascii_only))
+    text = json.dumps(plain(value), indent=2, ensure_ascii=ascii_only)
+    # A stranger's address may hold characters that a terminal hides or turns around; JSON can write them as escapes.
+    print(text if text.isascii() else "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def plain(value: Any) -> Any:

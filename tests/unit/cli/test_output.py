@@ -122,3 +122,12 @@ def test_in_a_table_today_needs_no_date() -> None:
     assert output.when(recipient, "next_attempt", NOW, brief=True) == full.split(" ", 1)[1]
     later = NOW + datetime.timedelta(days=3)
     assert output.when(recipient, "next_attempt", later, brief=True) == output.when(recipient, "next_attempt", later)
+
+
+def test_json_escapes_what_a_terminal_hides_or_turns_around(capsys: pytest.CaptureFixture[str]) -> None:
+    hidden = "a\u202eb\u200bc\u2028d\ufeffe\U000e0041"
+    output.print_json({"address": hidden, "name": "Grüße"})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"address": hidden, "name": "Grüße"}
+    assert said.isprintable() or all(c.isprintable() or c == "\n" for c in said)
+    assert "Grüße" in said
