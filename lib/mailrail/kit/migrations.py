@@ -549,7 +549,8 @@ async def version(connection: psycopg.AsyncConnection[tuple[object, ...]], schem
 
 
 async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service: str) -> int:
-    """The version of the service's schema. Raises Unfit; SchemaOutdated when it is below what this release needs."""
+    """The version of the service's schema (DBS-02). Raises Unfit; SchemaOutdated when it is below what this release
+    needs."""
     if (problem := wrong_encoding(connection)) is not None:
         raise Unfit(problem)
     found, needed = await version(connection, service), needed_version(service)

@@ -164,6 +164,7 @@ class SmtpSession(Authentication):
         if (parameters.size or 0) > INLINE_LIMIT and not self._may_upload(parameters.size or 0):
             self._refuse_sender(sender, NO_ROOM)
             return
+        # SIN-23a: at the MX alone, and not for what is ours
         look_up = (
             self.active_config.senders is not None
             and config.origin is _MX
@@ -302,7 +303,7 @@ class SmtpSession(Authentication):
             return NOT_YOUR_AUTHOR
         block = header.without([*unwanted, *(field for name in HIDDEN for field in header.named(name))])
         added = b""
-        if not header.has(b"date"):
+        if not header.has(b"date"):  # SUB-04
             added += f"Date: {date(self.active_config.clock())}\r\n".encode()
         transaction.message_id = message_id(header)
         if not header.has(b"message-id"):

@@ -175,7 +175,7 @@ class Dialler:
 
 @lru_cache(maxsize=1)
 def _own_name() -> str:
-    # It asks the DNS, and everything waits meanwhile: once, then.
+    # The name of EHLO where nothing says another (SOUT-11). It asks the DNS, and everything waits meanwhile: once.
     return socket.getfqdn()
 
 

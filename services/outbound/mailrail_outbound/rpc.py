@@ -93,6 +93,7 @@ def _ref(transport: str) -> ObjectRef:
 
 
 def _verdict(answer: Answer) -> outbound_pb2.VerifyRecipientResponse.Verdict.ValueType:
+    # What is said to MAIL, or before it, says nothing about a recipient, and is not remembered as if it did (SOUT-08).
     if answer.stage is Stage.RCPT and answer.remote and answer.reply is not None:
         if answer.reply.completed:
             return outbound_pb2.VerifyRecipientResponse.VERDICT_ACCEPTED

@@ -62,7 +62,7 @@ def mx_hosts(
             return NoHosts(Trouble.LOOP, f"{domain} has no MX record and is this system")
         return HostList((domain,), implicit=True)
     if all(not mx.host for mx in records):
-        return NoHosts(Trouble.NULL_MX, f"{domain} has a null MX record (RFC 7505)")
+        return NoHosts(Trouble.NULL_MX, f"{domain} has a null MX record (RFC 7505)")  # SOUT-02
     # A root target beside others is an error of theirs (RFC 7505 3); the others are used.
     usable = [mx for mx in records if _plausible(mx.host)]
     ours = min((mx.preference for mx in usable if mx.host in own_names), default=None)

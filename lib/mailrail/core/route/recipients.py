@@ -174,7 +174,7 @@ class Directory:
 
         `authenticated`: the client logged in and may relay. `captive`: local mode takes any recipient (design 10).
         """
-        if not recipient.domain:
+        if not recipient.domain:  # SIN-09
             return self._resolution(How.POSTMASTER, self._postmaster_ends())
         index = self._domains.get(recipient.domain)
         if index is None or index.domain.delivery is DomainDelivery.NONE:

@@ -232,8 +232,8 @@ class CramMd5:
 
 
 class Scram:
-    """RFC 5802. `bindings`: the channel bindings that we hold for this connection, by type. `plus_offered`: EHLO named
-    a -PLUS mechanism, so a client that says `y` is being deceived by somebody (SCR-04)."""
+    """RFC 5802 (SCR-01). `bindings`: the channel bindings that we hold for this connection, by type. `plus_offered`:
+    EHLO named a -PLUS mechanism, so a client that says `y` is being deceived by somebody (SCR-04)."""
 
     def __init__(
         self, name: str, credentials: VerifierLookup, nonce: str, bindings: Mapping[str, bytes], *, plus_offered: bool
