@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
-from mailrail.core.message.content_reader import LINE_LIMIT
+from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
 from mailrail.core.resources.transport import LmtpSpec
 from mailrail.core.revision.revision import Gateway, GatewayLimits, RetrySchedule
@@ -92,7 +92,7 @@ def rule(id: str) -> str:
         ("SOUT-06", "final dot 10", 10 * MINUTE, OUTBOUND.timeouts.end),
         ("SOUT-07", "give up after 5 days by default", 5 * DAY, RetrySchedule().lifetime),
         ("SOUT-07", "null-path mail after 1 day", DAY, RetrySchedule().null_sender_lifetime),
-        ("SOUT-12c", "up to 64 KiB a line", 65_536, LINE_LIMIT),
+        ("SOUT-12c", "up to 64 KiB a line", 65_536, LONGEST_LINE),
         ("SOUT-15", "2,048 octets a line", 2048, reply.MAX_LINE),
         ("SOUT-15", "256 lines", 256, reply.MAX_LINES),
         ("SOUT-15", "what is read of one (1 MiB", MIB, reply.MAX_READ),

@@ -13,7 +13,7 @@ def test_one_client_fills_its_part_and_no_more_ACC_07() -> None:
     assert [held.add("a", MIB, 0.0) for _ in range(11)] == [None] * 10 + [Full.CLIENT]
     assert held.admits("a", 0.0) is Full.CLIENT
     assert held.admits("b", 0.0) is None
-    held.committed("a", 5 * MIB)
+    held.commit("a", 5 * MIB)
     assert held.admits("a", 0.0) is None
     assert held.octets(0.0) == 5 * MIB
 
@@ -31,7 +31,7 @@ def test_new_bodies_are_put_off_before_those_under_way_ACC_07() -> None:
 def test_what_was_given_up_counts_until_its_room_can_be_used_again_ACC_07() -> None:
     held = Uncommitted(100 * MIB, 10 * MIB)
     held.count("a", 10 * MIB)
-    held.given_up("a", 10 * MIB, 5.0)
+    held.give_up("a", 10 * MIB, 5.0)
     assert held.admits("a", 5.0 + SETTLING - 0.1) is Full.CLIENT
     assert held.admits("a", 5.0 + SETTLING) is None
     assert held.octets(5.0 + SETTLING) == 0
@@ -60,6 +60,6 @@ def test_it_never_counts_more_than_it_may_and_forgets_nobody(steps: list[tuple[s
         elif what != "add":
             octets = min(octets, mine[client])
             mine[client] -= octets
-            held.committed(client, octets) if what == "committed" else held.given_up(client, octets, now)
+            held.commit(client, octets) if what == "committed" else held.give_up(client, octets, now)
         assert sum(mine.values()) <= held.octets(now) <= 20
     assert held.octets(now + SETTLING + 1) == sum(mine.values())

@@ -56,7 +56,7 @@ class Uncommitted:
         self._octets += octets
         self._clients[client] = self._clients.get(client, 0) + octets
 
-    def committed(self, client: str, octets: int) -> None:
+    def commit(self, client: str, octets: int) -> None:
         """They belong to a message now."""
         self._octets -= octets
         left = self._clients.get(client, 0) - octets
@@ -65,7 +65,7 @@ class Uncommitted:
         else:
             self._clients.pop(client, None)
 
-    def given_up(self, client: str, octets: int, now: float) -> None:
+    def give_up(self, client: str, octets: int, now: float) -> None:
         """They never will, and are deleted."""
         if octets:
             self._settling.append((now + SETTLING, client, octets))
@@ -82,4 +82,4 @@ class Uncommitted:
     def _settle(self, now: float) -> None:
         while self._settling and self._settling[0][0] <= now:
             _, client, octets = self._settling.popleft()
-            self.committed(client, octets)
+            self.commit(client, octets)

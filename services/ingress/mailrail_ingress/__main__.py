@@ -11,7 +11,7 @@ from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
-from mailrail_ingress.budget import MemoryBudget
+from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.queue_stream import EnqueueClient, OutboundVerification, SenderDns
 from mailrail_ingress.rpc import SERVICE, services
@@ -22,7 +22,7 @@ from mailrail_ingress.smtp import Sessions
 async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
     """Run until `stop`; then accept nobody, let messages that are under way end, say 421 to the rest."""
     async with contextlib.AsyncExitStack() as stack:
-        budget = MemoryBudget(settings.held_octets)
+        budget = HeldOctets(settings.held_octets)
         metrics.HELD.set_function(lambda: budget.held)
         queue = await stack.enter_async_context(EnqueueClient(settings, budget).running())
         verification = None

@@ -28,7 +28,7 @@ from mailrail.kit import log
 from mailrail.kit import metrics as kit_metrics
 from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
-from mailrail_ingress.budget import MemoryBudget
+from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import (
     Origin,
     Provenance,
@@ -122,7 +122,7 @@ class ActiveConfig:
         fake_key: bytes,
         senders: SenderDomains | None = None,
         verification: Verification | None = None,
-        budget: MemoryBudget | None = None,
+        budget: HeldOctets | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,7 +132,7 @@ class ActiveConfig:
         self.verification = verification
         self.clock = clock
         self.monotonic = monotonic
-        self.budget = budget or MemoryBudget(settings.held_octets)
+        self.budget = budget or HeldOctets(settings.held_octets)
         self.uncommitted = Uncommitted(settings.upload_octets, settings.client_upload_octets)
         self.throttle = Throttle()
         self.ids = MessageIds()

@@ -93,7 +93,7 @@ _NANOS: Final = _key(Timestamp, "nanos")
 _ADDRESS: Final = _key(types_pb2.EnvelopeRecipient, "address")
 _ORCPT: Final = _key(types_pb2.EnvelopeRecipient, "original_recipient")
 _NOTIFY: Final = _key(types_pb2.EnvelopeRecipient, "notify")
-_GIVEN: Final = _key(types_pb2.EnvelopeRecipient, "rcpt_to")
+_RCPT_TO: Final = _key(types_pb2.EnvelopeRecipient, "rcpt_to")
 _EXPANDED: Final = _key(types_pb2.EnvelopeRecipient, "expanded") + _varint(1)
 
 
@@ -155,8 +155,8 @@ def _timestamp(at: float) -> Timestamp:
 
 def _recipient(recipient: ExpandedRecipient) -> bytes:
     address = _text(_ADDRESS, recipient.address)
-    given = _text(_GIVEN, recipient.given)
-    fields = address + given + _home(recipient.domain, recipient.account, recipient.mailbox)
+    rcpt_to = _text(_RCPT_TO, recipient.rcpt_to)
+    fields = address + rcpt_to + _home(recipient.domain, recipient.account, recipient.mailbox)
     if recipient.orcpt is not None:
         fields += _text(_ORCPT, recipient.orcpt)
     for word in recipient.notify:

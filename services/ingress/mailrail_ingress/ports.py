@@ -35,7 +35,7 @@ class ExpandedRecipient:
     """One recipient of a message, aliases expanded."""
 
     address: str
-    given: str  # as the client wrote it
+    rcpt_to: str  # as the client wrote it
     notify: tuple[Notify, ...]
     orcpt: str | None
     expanded: bool

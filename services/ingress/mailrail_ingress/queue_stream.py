@@ -28,8 +28,8 @@ from mailrail.kit.settings import BadSettings
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
-from mailrail_ingress.budget import LEAST, MemoryBudget
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
+from mailrail_ingress.held_octets import LEAST, HeldOctets
 from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain, Upload
 from mailrail_ingress.settings import IngressSettings
 
@@ -42,9 +42,9 @@ takes neither all credit nor more memory the larger it is (ACC-07)."""
 UPLOADS_CREDIT: Final = 0.875
 """Part of a stream's credit that all uploads together may take: some is always there for a commit."""
 UPLOADS_PART: Final = 0.5
-"""Part of the budget (budget.py) that all messages together may have waiting to be sent, a frame each apart: with more
-uploads than it holds, each may keep less. A queue that takes nothing then costs ingress no more the more clients are
-uploading, and headers find room."""
+"""Part of the budget (held_octets.py) that all messages together may have waiting to be sent, a frame each apart. With
+more uploads than it holds, each may keep less: memory stays bounded however many clients upload while the queue is
+stalled, and headers find room."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 LONGEST_DELAY: Final = 2.0
@@ -186,7 +186,7 @@ class _LostUpload:
 class _Uploads:
     """Where uploads are: on a stream, or waiting for one."""
 
-    def __init__(self, budget: MemoryBudget) -> None:
+    def __init__(self, budget: HeldOctets) -> None:
         self.budget = budget
         self.work = asyncio.Event()
         self.uploads: OrderedDict[bytes, _Upload] = OrderedDict()
@@ -208,7 +208,7 @@ class _Stream(_Uploads):
         credit: int,
         linger: Callable[[], float],
         answer: Callable[[_Commit, CommitAnswer], None],
-        budget: MemoryBudget,
+        budget: HeldOctets,
         clock: DatabaseClock | None = None,
     ) -> None:
         super().__init__(budget)
@@ -352,7 +352,7 @@ class _Stream(_Uploads):
 class EnqueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
 
-    def __init__(self, settings: IngressSettings, budget: MemoryBudget) -> None:
+    def __init__(self, settings: IngressSettings, budget: HeldOctets) -> None:
         self._settings = settings
         self._budget = budget
         self._loop = asyncio.get_running_loop()

@@ -1,34 +1,16 @@
-"""What is decided in one SMTP session: senders, recipients and content; logins are in login.py.
+"""What is decided in one SMTP session: senders, recipients and content; logins are in authentication.py.
 
-A `SmtpSession` answers the session's events from the desk, collects the transaction, streams the content to the queue
-and answers 250 when the queue has committed (SIN-01, ACC-01..07). Nothing here knows sockets; the shell that does is
-told to go on (`Wire.pump`), to stop reading and to read again.
+An `SmtpSession` answers the protocol's events from the configuration of its listener, collects the transaction, has the
+content checked (checks/content.py) and handed to the queue, and answers 250 when the queue has committed (SIN-01,
+ACC-01..07). It knows no socket; the shell that has one is told to go on (`Wire.pump`), to stop reading and to read
+again.
 """
 
-import uuid
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, assert_never
 
-from mailrail.core.message.content_reader import ContentReader
-from mailrail.core.message.header import (
-    HIDDEN,
-    RECEIVED_LIMIT,
-    Header,
-    HeaderError,
-    Received,
-    author_addresses,
-    date,
-    foreign_results,
-    message_id,
-    subject,
-    with_keyword,
-)
-from mailrail.core.route.recipients import (
-    NOT_YOUR_ADDRESS,
-    VERIFICATION_UNAVAILABLE,
-    Resolution,
-)
+from mailrail.core.message.header import Received, with_keyword
+from mailrail.core.route.recipients import NOT_YOUR_ADDRESS, VERIFICATION_UNAVAILABLE, Resolution
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.events import (
     Abandoned,
@@ -38,7 +20,7 @@ from mailrail.core.smtp.events import (
     Content,
     ContentEnded,
     ContentStarted,
-    Event,
+    MailEvent,
     RecipientGiven,
     SenderGiven,
 )
@@ -46,15 +28,14 @@ from mailrail.core.smtp.parameters import BodyType, MailParameters, xtext_decode
 from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
-from mailrail.core.smtp.stuffing import has_bare_line_ends
-from mailrail.core.uncommitted import Full
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerConfig, MessageOrigin
 from mailrail_ingress.authentication import Authentication
+from mailrail_ingress.checks.content import ContentChecks
+from mailrail_ingress.checks.verdicts import CheckedMessage
+from mailrail_ingress.content import MessageContent, may_upload
 from mailrail_ingress.ports import (
-    FRAME_LIMIT,
     INLINE_LIMIT,
-    NO_CREDIT,
     NO_ROOM,
     CommitAnswer,
     Origin,
@@ -63,23 +44,16 @@ from mailrail_ingress.ports import (
     SenderDomain,
     Wire,
 )
-from mailrail_ingress.throttle import neighbourhood
-from mailrail_ingress.transaction import AcceptedRecipient, MailTransaction, ends_here, recipients_of
+from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
+from mailrail_ingress.session_facts import SessionFacts
+from mailrail_ingress.transaction import MailTransaction
 
-LOOP: Final = Reply.of(554, "5.4.6", f"more than {RECEIVED_LIMIT} Received fields: the message is in a loop")
-BAD_AUTHOR: Final = Reply.of(550, "5.6.0", "the From field cannot be read, so nobody can tell whose it is")
-BARE_HEADER: Final = Reply.of(550, "5.6.0", "the message header has a CR or LF that stands alone")
-"""BINARYMIME frees bodies from lines, not headers (RFC 3030 3): at the next hop without it such a CR or LF may become a
-line end, and what stands behind it a field that nobody judged."""
-NOT_YOUR_AUTHOR: Final = Reply.of(550, "5.7.1", "you may not send as an address of the From field")
-ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as does not exist any more")
+ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as no longer exists")
 TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
 ORIGINS_LIMIT: Final = 1024
-"""Clients that a desk remembers."""
+"""Clients that a listener's configuration remembers."""
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
-PARTS_LIMIT: Final = 1024
-"""Pieces of content that are kept apart: of two octets each, they would take thirty times what they hold."""
 _SENDER_FACTS: Final = {
     SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
@@ -88,17 +62,10 @@ _SENDER_FACTS: Final = {
 _MX: Final = Origin.MX
 
 
-class _For:
-    """What a client that is not read from waits for, as bits."""
-
-    CREDIT = 1  # the queue takes no more of this message
-    ROOM = 2  # too much mail is kept
-
-
-class SmtpSession(Authentication):
+class SmtpSession:
     """One client's session, seen from what is decided about it."""
 
-    __slots__ = ("_transaction", "_waits_for")
+    __slots__ = ("_active_config", "_facts", "_protocol", "_transaction", "_wire", "authentication")
 
     def __init__(
         self,
@@ -108,65 +75,100 @@ class SmtpSession(Authentication):
         wire: Wire,
         client: IPv4Address | IPv6Address,
     ) -> None:
-        super().__init__(active_config, config, protocol, wire, client)
-        self._waits_for = 0
+        self._active_config = active_config
+        self._protocol = protocol
+        self._wire = wire
+        self._facts = SessionFacts(active_config, config, protocol, client)
         self._transaction: MailTransaction | None = None
+        self.authentication = Authentication(self._facts, wire)
+
+    @property
+    def config(self) -> ListenerConfig:
+        """What the client's listener offers."""
+        return self._facts.config
 
     def rebase(self, config: ListenerConfig) -> None:
         """A new revision: what is said from now on is judged by it. A transaction that is open ends as it began."""
-        self.config = config
-        self.protocol.options = config.options
-        if self.account is not None:
-            self.account = config.directory.account(self.account.ref) or self.account
+        facts = self._facts
+        facts.config = config
+        self._protocol.options = config.options
+        if facts.account is not None:
+            facts.account = config.directory.account(facts.account.ref) or facts.account
 
-    def handle(self, event: Event) -> None:
-        """Answer an event of the session, now or later. Raises KeyError for those that are the shell's business."""
-        HANDLERS[type(event)](self, event)
-
-    def _hold(self, transaction: MailTransaction | None) -> MailTransaction | None:
-        """Put another transaction, or none, in the place of the one that is open; returns that one."""
-        before, self._transaction = self._transaction, transaction
-        if transaction is not None:
-            self.active_config.transactions += 1
-        if before is not None:
-            self.active_config.transactions -= 1
-        return before
+    def handle(self, event: MailEvent) -> None:
+        """Answer an event of the protocol, now or later."""
+        match event:
+            case SenderGiven():
+                self._on_sender(event)
+            case RecipientGiven():
+                self._on_recipient(event)
+            case ContentStarted():
+                self._on_content_start()
+            case Content(data):
+                self._on_content(data)
+            case ContentEnded():
+                self._on_content_end()
+            case Abandoned(reason):
+                self._on_abandoned(reason)
+            case AuthRequested():
+                self.authentication.begin(event)
+            case AuthResponse():
+                self.authentication.respond(event)
+            case AuthCancelled():
+                self.authentication.cancel()
+            case _:
+                assert_never(event)
 
     def hang_up(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
-        super().hang_up()
-        transaction = self._hold(None)
-        if transaction is not None and not transaction.ended:
-            if transaction.reader is not None:
-                metrics.count(metrics.MESSAGES, self.config.label, "abandoned")
-            self._drop(transaction)
+        self.authentication.hang_up()
+        transaction = self._replace_transaction(None)
+        if transaction is not None and not transaction.ended and transaction.content is not None:
+            metrics.count(metrics.MESSAGES, self._facts.config.label, "abandoned")
+            transaction.content.drop()
+
+    def time_out_credit(self) -> None:
+        """The queue gave no credit for too long (ACC-07). A message that is whole is the queue's port to answer for."""
+        transaction = self._transaction
+        if transaction is not None and not transaction.ended and transaction.content is not None:
+            transaction.content.time_out()
+
+    def _replace_transaction(self, transaction: MailTransaction | None) -> MailTransaction | None:
+        """Returns the one that was open."""
+        before, self._transaction = self._transaction, transaction
+        if transaction is not None:
+            self._active_config.transactions += 1
+        if before is not None:
+            self._active_config.transactions -= 1
+        return before
 
     # --- senders ---
 
-    def _sender(self, event: SenderGiven) -> None:
+    def _on_sender(self, event: SenderGiven) -> None:
         sender, parameters = event.sender, event.parameters
-        config = self.config
+        account, config = self._facts.account, self._facts.config
         limit = None
-        if self.account is not None:
-            if config.directory.account(self.account.ref) is None:
+        if account is not None:
+            if config.directory.account(account.ref) is None:
                 self._refuse_sender(sender, ACCOUNT_GONE)
                 return
-            limit = self.account.limits.message_size
+            limit = account.limits.message_size
             if limit is not None and (parameters.size or 0) > limit:
                 self._refuse_sender(sender, too_big(limit))
                 return
-            if sender is not None and not config.directory.may_send(self.account.ref, sender):
+            if sender is not None and not config.directory.may_send(account.ref, sender):
                 self._refuse_sender(sender, NOT_YOUR_ADDRESS)
                 return
-        if not self.active_config.queue.available:
+        if not self._active_config.queue.available:
             self._refuse_sender(sender, QUEUE_AWAY)
             return
-        if (parameters.size or 0) > INLINE_LIMIT and not self._may_upload(parameters.size or 0):
+        if (parameters.size or 0) > INLINE_LIMIT and not may_upload(self._facts, parameters.size or 0):
             self._refuse_sender(sender, NO_ROOM)
             return
+        domains = self._active_config.senders
         # SIN-23a: at the MX alone, and not for what is ours
         look_up = (
-            self.active_config.senders is not None
+            domains is not None
             and config.origin is _MX
             and not config.listener.accept_any_recipient
             and sender is not None
@@ -176,11 +178,11 @@ class SmtpSession(Authentication):
         if not look_up:
             self._accept_sender(sender, parameters, limit)
             return
-        assert self.active_config.senders is not None
+        assert domains is not None
         assert sender is not None
 
         def done(facts: SenderDomain) -> None:
-            if self.protocol.closed:
+            if self._protocol.closed:
                 return
             refusal = _SENDER_FACTS.get(facts)
             if refusal is None:
@@ -189,26 +191,28 @@ class SmtpSession(Authentication):
                 self._refuse_sender(sender, refusal)
             self._wire.pump()
 
-        self.active_config.senders.look_up(sender.domain, done)
+        domains.look_up(sender.domain, done)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
-        self._hold(MailTransaction(sender, parameters))
-        self.config.accepted.senders.number += 1
-        self.protocol.accept(size_limit=limit)
+        self._replace_transaction(MailTransaction(sender, parameters))
+        self._facts.config.accepted.senders.number += 1
+        self._protocol.accept(size_limit=limit)
 
     def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
-        metrics.count(metrics.SENDERS, self.config.label, "refused" if reply.permanent else "deferred")
-        self._log("sender refused", sender=str(sender or ""), reply=str(reply))
-        self.protocol.refuse(reply)
+        metrics.count(metrics.SENDERS, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        self._facts.log("sender refused", sender=str(sender or ""), reply=str(reply))
+        self._protocol.refuse(reply)
 
     # --- recipients ---
 
-    def _recipient(self, event: RecipientGiven) -> None:
+    def _on_recipient(self, event: RecipientGiven) -> None:
         transaction = self._transaction
         assert transaction is not None
-        config = self.config
+        config = self._facts.config
         found = config.directory.resolve(
-            event.recipient, authenticated=self.account is not None, captive=config.listener.accept_any_recipient
+            event.recipient,
+            authenticated=self._facts.account is not None,
+            captive=config.listener.accept_any_recipient,
         )
         if isinstance(found, Reply):
             self._refuse_recipient(event.recipient, found)
@@ -218,14 +222,14 @@ class SmtpSession(Authentication):
             self._accept_recipient(transaction, event, found)
             return
         # An alias may lead to several such addresses; the one that was written is what the client can be told about.
-        verification = self.active_config.verification
+        verification = self._active_config.verification
         transport = config.directory.transport(unsure[0].domain)
         if verification is None or transport is None:
             self._refuse_recipient(event.recipient, VERIFICATION_UNAVAILABLE)
             return
 
         def done(refusal: Reply | None) -> None:
-            if self.protocol.closed or self._transaction is not transaction:
+            if self._protocol.closed or self._transaction is not transaction:
                 return
             if refusal is None:
                 self._accept_recipient(transaction, event, found)
@@ -237,22 +241,23 @@ class SmtpSession(Authentication):
 
     def _accept_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
         copies = transaction.copies + len(found.destinations)
-        if copies > COPIES_LIMIT and transaction.given:
+        if copies > COPIES_LIMIT and transaction.recipients:
             self._refuse_recipient(event.recipient, TOO_MANY_COPIES)
             return
         if found.missing:
             self._tell_of_missing(event.recipient, found)
         transaction.copies = copies
-        transaction.given.append(AcceptedRecipient(event.recipient, event.parameters, found))
-        self.config.accepted.recipients.number += 1
-        self.protocol.accept()
+        transaction.recipients.append(AcceptedRecipient(event.recipient, event.parameters, found))
+        self._facts.config.accepted.recipients.number += 1
+        self._protocol.accept()
 
     def _tell_of_missing(self, recipient: Address, found: Resolution) -> None:
         """Once a revision for each address: strangers may write to the alias as often as they like."""
-        new = [str(address) for address in found.missing if address.key not in self.config.missing]
+        known = self._facts.config.missing
+        new = [str(address) for address in found.missing if address.key not in known]
         if new:
-            self.config.missing.update(address.key for address in found.missing)
-            self.active_config.log.warning(
+            known.update(address.key for address in found.missing)
+            self._active_config.log.warning(
                 "alias has addresses that do not exist; mail goes to the others",
                 recipient=str(recipient),
                 missing=new[:20],
@@ -260,276 +265,104 @@ class SmtpSession(Authentication):
             )
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
-        metrics.count(metrics.RECIPIENTS, self.config.label, "refused" if reply.permanent else "deferred")
-        self._log("recipient refused", recipient=str(recipient), reply=str(reply))
-        self.protocol.refuse(reply)
+        metrics.count(metrics.RECIPIENTS, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        self._facts.log("recipient refused", recipient=str(recipient), reply=str(reply))
+        self._protocol.refuse(reply)
 
     # --- content ---
 
-    def _begin(self, _: ContentStarted) -> None:
+    def _on_content_start(self) -> None:
         transaction = self._transaction
         assert transaction is not None
-        if not self.active_config.queue.available:
-            self._hold(None)
-            self.protocol.refuse(QUEUE_AWAY)
+        active_config, facts = self._active_config, self._facts
+        if not active_config.queue.available:
+            self._replace_transaction(None)
+            self._protocol.refuse(QUEUE_AWAY)
             return
-        transaction.id = self.active_config.ids.new(self.active_config.clock())
+        now = active_config.clock()
+        transaction.id = active_config.ids.new(now)
         transaction.name = transaction.id.hex()
-        transaction.reader = ContentReader(self._edit, lines=transaction.parameters.body is not BodyType.BINARY_MIME)
-        self.protocol.accept()
-
-    def _edit(self, header: Header) -> bytes | Reply:
-        """Judge a header and say what is kept of it (SIN-13, SIN-15, SUB-03, SUB-04, SUB-05a)."""
-        transaction = self._transaction
-        assert transaction is not None
-        if header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT:
-            return LOOP
-        if transaction.parameters.body is BodyType.BINARY_MIME and has_bare_line_ends(header.block):
-            return BARE_HEADER
-        transaction.subject = subject(header)
-        unwanted = foreign_results(header, self.config.gateway.hostname)
-        if self.account is None:
-            transaction.message_id = message_id(header)
-            written = header.named(b"return-path")
-            if written and ends_here(transaction.given):
-                unwanted += written  # the mailbox writes the one that counts (RFC 5321 4.4, SIN-24a)
-            return header.without(unwanted)
-        try:
-            # The first that is not the account's is the last that is looked at.
-            theirs = all(self.config.directory.may_send(self.account.ref, a) for a in author_addresses(header))
-        except HeaderError:
-            return BAD_AUTHOR
-        if not theirs:
-            return NOT_YOUR_AUTHOR
-        block = header.without([*unwanted, *(field for name in HIDDEN for field in header.named(name))])
-        added = b""
-        if not header.has(b"date"):  # SUB-04
-            added += f"Date: {date(self.active_config.clock())}\r\n".encode()
-        transaction.message_id = message_id(header)
-        if not header.has(b"message-id"):
-            transaction.message_id = f"<{uuid.UUID(bytes=transaction.id)}@{self.config.gateway.hostname}>"
-            added += f"Message-ID: {transaction.message_id}\r\n".encode()
-        if added and block and not block.endswith(b"\n"):
-            block += b"\r\n"  # BDAT may end inside a line
-        return block + added
-
-    def _content(self, event: Content) -> None:
-        transaction = self._transaction
-        if transaction is None or transaction.refusal is not None:
-            return
-        assert transaction.reader is not None
-        self._store(transaction, transaction.reader.feed(event.data))
-        self._check(transaction)
-        self._weigh(transaction)
-
-    def _weigh(self, transaction: MailTransaction) -> None:
-        """Tell the budget what is kept of a message. While it is tight, who keeps more than its share sends the
-        body on, and has to wait if it is a header."""
-        if transaction.refusal is not None:
-            return
-        budget = self.active_config.budget
-        kept = self._charge(transaction)
-        if budget.tight and kept > budget.share and transaction.stored:
-            self._upload(transaction)
-            self._send(transaction, everything=True)
-            self._charge(transaction)
-        elif budget.tight and kept > budget.share:
-            if not budget.waiting:
-                self.active_config.log.warning(
-                    "memory budget used up; reading from clients is paused", octets=budget.held
-                )
-            budget.wait(self._has_room)
-            self._wait(_For.ROOM)
-
-    def _charge(self, transaction: MailTransaction) -> int:
-        """Returns the octets that are kept."""
-        assert transaction.reader is not None
-        kept = transaction.reader.held + transaction.stored
-        if kept != transaction.charged:
-            self.active_config.budget.change(transaction.charged, kept)
-            transaction.charged = kept
-        return kept
-
-    def _has_room(self) -> None:
-        self._go_on(_For.ROOM)
-
-    def _wait(self, reason: int) -> None:
-        if not self._waits_for & reason:
-            metrics.count(metrics.PAUSES, "credit" if reason == _For.CREDIT else "memory")
-        if not self._waits_for:
-            self._wire.pause()
-        self._waits_for |= reason
-
-    def _go_on(self, reasons: int) -> None:
-        if self._waits_for & reasons:
-            self._waits_for &= ~reasons
-            if not self._waits_for:
-                self._wire.resume()
-
-    def _drop(self, transaction: MailTransaction) -> None:
-        """Nothing of it will be committed, and nothing of it is kept."""
-        transaction.drop()
-        self._give_up_upload(transaction)
-        self._release(transaction)
-
-    def _give_up_upload(self, transaction: MailTransaction) -> None:
-        if transaction.uploaded:
-            uncommitted = self.active_config.uncommitted
-            uncommitted.given_up(transaction.uploader, transaction.uploaded, self.active_config.monotonic())
-            transaction.uploaded = 0
-
-    def _release(self, transaction: MailTransaction) -> None:
-        if transaction.charged:
-            self.active_config.budget.change(transaction.charged, 0)
-            transaction.charged = 0
-        if self._waits_for & _For.ROOM:
-            self.active_config.budget.forget(self._has_room)
-
-    def _check(self, transaction: MailTransaction) -> None:
-        assert transaction.reader is not None
-        if transaction.reader.refusal is not None:
-            self._refuse_content(transaction, transaction.reader.refusal)
-
-    def _refuse_content(self, transaction: MailTransaction, reply: Reply) -> None:
-        """It is read to its end all the same, and refused there (EXT-01, ACC-05)."""
-        if transaction.refusal is None:
-            transaction.refusal = reply
-        self._drop(transaction)
-        self._go_on(_For.CREDIT | _For.ROOM)
-
-    def _store(self, transaction: MailTransaction, data: bytes) -> None:
-        if not data:
-            return
-        parts = transaction.parts
-        if len(parts) >= PARTS_LIMIT:
-            parts[:] = [b"".join(parts)]
-        parts.append(data)
-        transaction.stored += len(data)
-        if transaction.upload is None:
-            if transaction.stored <= INLINE_LIMIT:
-                return
-            if not self._may_upload():
-                self._refuse_content(transaction, NO_ROOM)
-                return
-            self._upload(transaction)
-        if transaction.stored >= FRAME_LIMIT:
-            self._send(transaction, everything=False)
-
-    @property
-    def _uploader(self) -> str:
-        """Whose large bodies are counted together (ACC-07)."""
-        if self.account is not None:
-            return f"{self.account.ref.namespace}/{self.account.ref.name}"
-        return neighbourhood(self.client)
-
-    def _may_upload(self, size: int = 0) -> bool:
-        """Whether another large body, of so many octets if that is known, may begin."""
-        full = self.active_config.uncommitted.admits(self._uploader, self.active_config.monotonic(), size)
-        return self._has_capacity(full)
-
-    def _has_capacity(self, full: Full | None) -> bool:
-        if full is not None:
-            metrics.count(metrics.UPLOADS_REFUSED, full.value)
-        return full is None
-
-    def _upload(self, transaction: MailTransaction) -> None:
-        """Begin to send the body, unless that is begun."""
-        if transaction.upload is None:
-            transaction.uploader = self._uploader
-            transaction.upload = self.active_config.queue.upload(
-                transaction.id, lambda: self._credit(transaction), lambda: self._lost(transaction)
+        binary = transaction.parameters.body is BodyType.BINARY_MIME
+        transaction.checks = ContentChecks(
+            CheckedMessage(
+                id=transaction.id,
+                sender=transaction.sender,
+                recipients=transaction.recipients,
+                account=facts.account,
+                directory=facts.config.directory,
+                hostname=facts.config.gateway.hostname,
+                now=now,
+                binary=binary,
             )
+        )
+        transaction.content = MessageContent(
+            facts,
+            self._wire,
+            transaction.id,
+            transaction.checks,
+            lines=not binary,
+            shorten=facts.account is not None,
+        )
+        self._protocol.accept()
 
-    def _count_upload(self, transaction: MailTransaction, octets: int) -> bool:
-        """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
-        uncommitted = self.active_config.uncommitted
-        if transaction.uploaded + octets <= INLINE_LIMIT:
-            uncommitted.count(transaction.uploader, octets)
-        elif not self._has_capacity(uncommitted.add(transaction.uploader, octets, self.active_config.monotonic())):
-            return False
-        transaction.uploaded += octets
-        return True
+    def _on_content(self, data: bytes) -> None:
+        transaction = self._transaction
+        if transaction is not None and transaction.content is not None:
+            transaction.content.feed(data)
 
-    def _send(self, transaction: MailTransaction, *, everything: bool, last: bool = False) -> None:
-        """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
-        waiting = b"".join(transaction.parts)
-        transaction.parts.clear()
-        upload = transaction.upload
-        assert upload is not None
-        at = 0
-        more = True
-        size = len(waiting) if everything else len(waiting) - len(waiting) % FRAME_LIMIT
-        if not self._count_upload(transaction, size):
-            self._refuse_content(transaction, NO_ROOM)
-            return
-        while len(waiting) - at >= FRAME_LIMIT or (everything and at < len(waiting)):
-            more = upload.send(waiting[at : at + FRAME_LIMIT])
-            at += FRAME_LIMIT
-        rest = waiting[at:]
-        transaction.stored = len(rest)
-        if rest:
-            transaction.parts.append(rest)
-        if not more and not last:
-            self._wait(_For.CREDIT)
-
-    def _credit(self, transaction: MailTransaction) -> None:
-        """The queue takes more."""
-        if self._transaction is transaction:
-            self._go_on(_For.CREDIT)
-
-    def _lost(self, transaction: MailTransaction) -> None:
-        """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
-        if self._transaction is transaction:
-            transaction.upload = None
-            self._refuse_content(transaction, QUEUE_AWAY)
-
-    def out_of_credit(self) -> None:
-        """No credit came for too long (ACC-07). A message that is whole is the queue's port to answer for."""
-        if self._transaction is not None and not self._transaction.ended:
-            self._refuse_content(self._transaction, NO_CREDIT)
-
-    def _end(self, _: ContentEnded) -> None:
+    def _on_content_end(self) -> None:
         transaction = self._transaction
         assert transaction is not None
-        reader = transaction.reader
-        assert reader is not None
-        if transaction.refusal is None:
-            self._store(transaction, reader.finish())
-            self._check(transaction)
-        uploaded = transaction.upload is not None
-        if uploaded and transaction.refusal is None:
-            self._send(transaction, everything=True, last=True)
-        if transaction.refusal is not None:
-            self._hold(None)
-            self._finish_refused(transaction, transaction.refusal)
+        content, checks = transaction.content, transaction.checks
+        assert content is not None
+        assert checks is not None
+        body = content.finish()
+        if content.refusal is not None:
+            self._finish_refused(transaction, content.refusal)
             return
-        body = None if uploaded else b"".join(transaction.parts)
-        transaction.ended = self.active_config.clock()
-        self._weigh_whole(transaction, body)
-        message = self._message(transaction, reader, body)
-        transaction.parts.clear()
-        self.active_config.queue.commit(message, lambda answer: self._on_answer(transaction, message, answer))
+        answered = False
 
-    def _weigh_whole(self, transaction: MailTransaction, body: bytes | None) -> None:
-        """A message that is whole waits for its answer, and its client for nothing else."""
-        kept = len(body) if body is not None else 0
-        if kept != transaction.charged:
-            self.active_config.budget.change(transaction.charged, kept)
-            transaction.charged = kept
-        if self._waits_for:
-            self.active_config.budget.forget(self._has_room)
-            self._go_on(_For.CREDIT | _For.ROOM)
+        def done() -> None:
+            if self._transaction is not transaction:
+                return  # the client has left, and the content is dropped
+            if checks.refusal is not None:
+                content.refuse(checks.refusal)
+            if content.refusal is not None:
+                self._finish_refused(transaction, content.refusal)
+            else:
+                self._commit(transaction, content, checks, body)
+            if answered:
+                self._wire.pump()
+
+        checks.judge_end(done)
+        answered = True  # what is answered from now on is answered later
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
-        metrics.count(metrics.MESSAGES, self.config.label, "refused" if reply.permanent else "deferred")
-        self._log("message refused", id=transaction.name, sender=str(transaction.sender or ""), reply=str(reply))
-        self.protocol.finish(reply)
+        self._replace_transaction(None)
+        metrics.count(metrics.MESSAGES, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        check = transaction.checks.refused_by if transaction.checks is not None else ""
+        self._facts.log(
+            "message refused",
+            id=transaction.name,
+            sender=str(transaction.sender or ""),
+            reply=str(reply),
+            **({"check": check} if check else {}),
+        )
+        self._protocol.finish(reply)
+
+    def _commit(
+        self, transaction: MailTransaction, content: MessageContent, checks: ContentChecks, body: bytes | None
+    ) -> None:
+        transaction.ended = self._active_config.clock()
+        message = self._message(transaction, content, checks, body)
+        self._active_config.queue.commit(message, lambda answer: self._on_answer(transaction, message, answer))
 
     def _message_origin(self, *, smtputf8: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""
-        config, protocol, account = self.config, self.protocol, self.account
+        facts, protocol = self._facts, self._protocol
+        config, account = facts.config, facts.account
         login = account.ref if account is not None else None
-        key = (self.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login)
+        key = (facts.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login)
         origin = config.origins.get(key)
         if origin is None:
             keyword = with_keyword(
@@ -540,11 +373,16 @@ class SmtpSession(Authentication):
             )
             origin = MessageOrigin(
                 Provenance(
-                    config.origin, config.gateway.ref, login, self.client_text, protocol.hello or "", config.revision
+                    config.origin,
+                    config.gateway.ref,
+                    login,
+                    facts.client_text,
+                    protocol.hello or "",
+                    config.revision,
                 ),
                 Received(
                     hello=protocol.hello or "unknown",
-                    client=self.client,
+                    client=facts.client,
                     by=config.gateway.hostname,
                     protocol=keyword,
                     tls=protocol.tls,
@@ -555,12 +393,14 @@ class SmtpSession(Authentication):
             config.origins[key] = origin
         return origin
 
-    def _message(self, transaction: MailTransaction, reader: ContentReader, body: bytes | None) -> ReceivedMessage:
-        parameters, given = transaction.parameters, transaction.given
+    def _message(
+        self, transaction: MailTransaction, content: MessageContent, checks: ContentChecks, body: bytes | None
+    ) -> ReceivedMessage:
+        parameters, reader = transaction.parameters, content.reader
         origin = self._message_origin(smtputf8=parameters.smtputf8)
-        recipients = recipients_of(given)
-        for_one = recipients[0].given if len(given) == 1 else None
-        prefix = origin.received.field(transaction.name, for_one, transaction.ended)
+        recipients = recipients_of(transaction.recipients)
+        for_one = recipients[0].rcpt_to if len(transaction.recipients) == 1 else None
+        prefix = checks.added + origin.received.field(transaction.name, for_one, transaction.ended)
         if reader.needs_separator:
             prefix += b"\r\n"
         return ReceivedMessage(
@@ -569,8 +409,8 @@ class SmtpSession(Authentication):
             sender=transaction.sender,
             parameters=parameters,
             auth=self._trusted_auth(parameters.auth),
-            message_id=transaction.message_id,
-            subject=transaction.subject,
+            message_id=checks.message.message_id,
+            subject=checks.message.subject,
             received=transaction.ended,
             eight_bit=reader.eight_bit,
             recipients=recipients,
@@ -587,27 +427,24 @@ class SmtpSession(Authentication):
             address = parse_address(xtext_decode(auth))
         except (AddressError, ValueError):
             return "<>"
-        owned = self.account is not None and self.config.directory.may_send(self.account.ref, address)
+        facts = self._facts
+        owned = facts.account is not None and facts.config.directory.may_send(facts.account.ref, address)
         return auth if owned else "<>"
 
     def _on_answer(self, transaction: MailTransaction, message: ReceivedMessage, answer: CommitAnswer) -> None:
-        active_config, protocol = self.active_config, self.protocol
+        active_config, protocol, config = self._active_config, self._protocol, self._facts.config
         metrics.COMMIT_SECONDS.observe(max(0.0, active_config.clock() - transaction.ended))
-        self._release(transaction)
-        if transaction.uploaded and answer.accepted:
-            active_config.uncommitted.committed(transaction.uploader, transaction.uploaded)
-        else:
-            self._give_up_upload(transaction)
+        assert transaction.content is not None
+        transaction.content.settle(accepted=answer.accepted)
         heard = self._transaction is transaction and not protocol.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
         if refusal is None:
-            accepted = self.config.accepted
-            accepted.messages.number += 1
-            accepted.octets.number += message.size
+            config.accepted.messages.number += 1
+            config.accepted.octets.number += message.size
         else:
-            metrics.count(metrics.MESSAGES, self.config.label, "refused" if refusal.permanent else "deferred")
+            metrics.count(metrics.MESSAGES, config.label, "refused" if refusal.permanent else "deferred")
         if active_config.log_messages:
-            self._log(
+            self._facts.log(
                 "message accepted" if refusal is None else "message refused",
                 id=transaction.name,
                 sender=str(message.sender or ""),
@@ -618,28 +455,13 @@ class SmtpSession(Authentication):
                 **({} if refusal is None else {"reply": str(refusal)}),
             )
         if heard:
-            self._hold(None)
+            self._replace_transaction(None)
             protocol.finish(refusal, identifier=transaction.name)
             self._wire.pump()
 
-    def _abandoned(self, event: Abandoned) -> None:
-        transaction = self._hold(None)
-        if transaction is not None and not transaction.ended:
-            if transaction.reader is not None:
-                metrics.count(metrics.MESSAGES, self.config.label, "abandoned")
-                self._log("message abandoned", id=transaction.name, reason=event.reason)
-            self._refuse_content(transaction, QUEUE_AWAY)  # nobody hears it; it frees what is held
-
-
-HANDLERS: Final[dict[type, Callable[[SmtpSession, Event], None]]] = {
-    SenderGiven: SmtpSession._sender,  # type: ignore[dict-item]
-    RecipientGiven: SmtpSession._recipient,  # type: ignore[dict-item]
-    ContentStarted: SmtpSession._begin,  # type: ignore[dict-item]
-    Content: SmtpSession._content,  # type: ignore[dict-item]
-    ContentEnded: SmtpSession._end,  # type: ignore[dict-item]
-    Abandoned: SmtpSession._abandoned,  # type: ignore[dict-item]
-    AuthRequested: SmtpSession._login,  # type: ignore[dict-item]
-    AuthResponse: SmtpSession._response,  # type: ignore[dict-item]
-    AuthCancelled: SmtpSession._login_cancelled,  # type: ignore[dict-item]
-}
-"""What a visit does about an event. Those that are missing are the shell's business."""
+    def _on_abandoned(self, reason: str) -> None:
+        transaction = self._replace_transaction(None)
+        if transaction is not None and not transaction.ended and transaction.content is not None:
+            metrics.count(metrics.MESSAGES, self._facts.config.label, "abandoned")
+            self._facts.log("message abandoned", id=transaction.name, reason=reason)
+            transaction.content.refuse(QUEUE_AWAY)  # nobody hears it; it frees what is held

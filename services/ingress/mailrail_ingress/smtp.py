@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
 from mailrail.core.revision.revision import ListenerProtocol
-from mailrail.core.smtp.events import Closing, Event, TlsFacts
+from mailrail.core.smtp.events import Closing, TlsFacts, TlsRequested
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
@@ -23,8 +23,8 @@ from mailrail.kit import log
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
-from mailrail_ingress.budget import LEAST
-from mailrail_ingress.session import HANDLERS, SmtpSession
+from mailrail_ingress.held_octets import LEAST
+from mailrail_ingress.session import SmtpSession
 from mailrail_ingress.throttle import Rate, neighbourhood
 
 _NOBODY: Final = IPv4Address(0)
@@ -408,7 +408,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self.protocol.complete_tls(facts)
         if self.session is not None:
-            self.session.complete_tls()
+            self.session.authentication.reset()
         self.pump()
 
     # --- the session ---
@@ -420,14 +420,13 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self._pumping = True
         protocol.take_turn(TURN)
-        last: Event | None = None
+        last: Closing | TlsRequested | None = None
         try:
             while (event := protocol.next_event()) is not None:
-                act = HANDLERS.get(type(event))
-                if act is None:
-                    last = event  # Closing or TlsRequested, which nothing follows
+                if isinstance(event, Closing | TlsRequested):
+                    last = event  # nothing follows either
                 else:
-                    act(session, event)
+                    session.handle(event)
         except Exception:
             # A mistake of ours costs this client its connection, and nobody else anything.
             log.get_logger().exception("session failed", client=str(self.client), command=protocol.verb)
@@ -526,7 +525,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             if self._stalled_until is not None and now >= self._stalled_until:
                 self._stalled_until = None
                 self.deadline = now + self._idle
-                self.session.out_of_credit()
+                self.session.time_out_credit()
             elif self.protocol.awaiting:
                 self.deadline = now + self._idle  # it waits for us, not we for it
             else:

@@ -9,7 +9,7 @@ import pytest
 
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
-from mailrail_ingress.budget import LEAST
+from mailrail_ingress.held_octets import LEAST
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import TURN, ServerConnection, Sessions
 

@@ -51,7 +51,7 @@ _messages = st.builds(
         st.builds(
             ExpandedRecipient,
             address=_words,
-            given=_words,
+            rcpt_to=_words,
             notify=st.lists(st.sampled_from(Notify), max_size=3).map(tuple),
             orcpt=st.none() | _words,
             expanded=st.booleans(),
@@ -101,7 +101,7 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
             address=one.address,
             original_recipient=one.orcpt,
             notify=[word.value for word in one.notify],
-            rcpt_to=one.given,
+            rcpt_to=one.rcpt_to,
             expanded=one.expanded,
             mailbox_account=_ref(one.account),
             mailbox=one.mailbox,

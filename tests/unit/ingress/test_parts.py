@@ -18,7 +18,7 @@ from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.active_config import MessageIds
-from mailrail_ingress.budget import CALM, LEAST, MemoryBudget
+from mailrail_ingress.held_octets import CALM, LEAST, HeldOctets
 from mailrail_ingress.ports import FRAME_LIMIT, CommitAnswer
 from mailrail_ingress.queue_stream import (
     UPLOADS_PART,
@@ -55,7 +55,7 @@ LIMIT = 64 * 1024 * 1024
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5000)), max_size=60))
 def test_the_budget_knows_what_is_kept_and_wakes_all_once_there_is_room_ACC_07(steps: list[tuple[int, int]]) -> None:
-    budget = MemoryBudget(20_000)
+    budget = HeldOctets(20_000)
     kept: dict[int, int] = {}
     woken: list[int] = []
 
@@ -314,8 +314,8 @@ def test_a_mistake_about_one_client_keeps_no_answer_from_another_ACC_04() -> Non
         raise RuntimeError("a mistake of ours")
 
     async def main() -> None:
-        queue = EnqueueClient(IngressSettings(plaintext=True), MemoryBudget(LIMIT))
-        stream = _Stream(cast("Any", Answering(b"1", b"2")), 1024, lambda: 0.0, queue._answer, MemoryBudget(LIMIT))
+        queue = EnqueueClient(IngressSettings(plaintext=True), HeldOctets(LIMIT))
+        stream = _Stream(cast("Any", Answering(b"1", b"2")), 1024, lambda: 0.0, queue._answer, HeldOctets(LIMIT))
         for name, done in ((b"1", mistaken), (b"2", lambda answer: heard.append(answer.accepted))):
             stream.written[name] = _Commit(b"", 1, done, since=0.0, uploaded=False)
         await stream._read()
@@ -368,7 +368,7 @@ def test_the_databases_clock_is_what_it_said_and_what_has_passed_since_ACC_04() 
 @pytest.mark.parametrize("clients", [1, 32, 1000])
 def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_together_ACC_07(clients: int) -> None:
     async def main() -> None:
-        stream = _Stream(cast("Any", None), 0, lambda: 0.0, lambda commit, answer: None, MemoryBudget(LIMIT))
+        stream = _Stream(cast("Any", None), 0, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         for number in range(clients):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
@@ -386,7 +386,7 @@ def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_to
 
 def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hold_ACC_07() -> None:
     async def main() -> None:
-        stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None, MemoryBudget(LIMIT))
+        stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         frame = bytes(5 * 1024 * 1024)
         for number in range(30):
             stream.unwritten[b"%d" % number] = _Commit(frame, 10, lambda _: None, since=0.0, uploaded=False)
@@ -403,7 +403,7 @@ def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hol
 def test_a_small_message_is_committed_with_the_next_request_whatever_is_uploaded_ACC_07(uploads: int) -> None:
     async def main() -> None:
         credit = 32 * 1024 * 1024
-        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, MemoryBudget(LIMIT))
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         for number in range(uploads):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
@@ -430,7 +430,7 @@ def test_a_small_message_is_committed_with_the_next_request_whatever_is_uploaded
 def test_many_small_messages_do_not_keep_an_upload_out_ACC_07() -> None:
     async def main() -> None:
         credit = 32 * 1024 * 1024
-        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, MemoryBudget(LIMIT))
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         upload = stream.uploads[b"large"] = _Upload(stream, b"large", lambda: None, lambda: None)
         upload.send(bytes(3 * FRAME_LIMIT))
         for number in range(3000):
@@ -448,7 +448,7 @@ def test_many_small_messages_do_not_keep_an_upload_out_ACC_07() -> None:
 def test_uploads_leave_credit_for_commits_and_a_commit_follows_its_own_last_chunk_ACC_07() -> None:
     async def main() -> None:
         credit = 2 * 1024 * 1024
-        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, MemoryBudget(LIMIT))
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         for number in range(50):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)

@@ -17,16 +17,17 @@ from mailrail.core.message.header import Header
 from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.verifiers import ITERATIONS, ScramVerifier
-from mailrail.core.smtp.events import Closing, TlsFacts
+from mailrail.core.smtp.events import Closing, TlsFacts, TlsRequested
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
-from mailrail_ingress.budget import MemoryBudget
+from mailrail_ingress.content import PARTS_LIMIT
+from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain
-from mailrail_ingress.session import PARTS_LIMIT, SmtpSession
+from mailrail_ingress.session import SmtpSession
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
 
@@ -71,7 +72,7 @@ class Client:
             return
         self.pumping = True
         while (event := self.protocol.next_event()) is not None:
-            if not isinstance(event, Closing):
+            if not isinstance(event, Closing | TlsRequested):
                 self.session.handle(event)
         self.pumping = False
         self.said += self.protocol.data_to_send()
@@ -216,8 +217,8 @@ def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:
     client.send(OPEN + b"\r\n")
     for _ in range(3 * PARTS_LIMIT):
         client.send(b"xy")
-        assert client.session._transaction is not None
-        assert len(client.session._transaction.parts) <= PARTS_LIMIT
+        content = client.session._transaction.content  # type: ignore[union-attr]
+        assert len(content._parts) <= PARTS_LIMIT  # type: ignore[union-attr]
     client.send(b"\r\n.\r\n")
     assert queue.commits[0][0].body == b"\r\n" + b"xy" * 3 * PARTS_LIMIT + b"\r\n"
 
@@ -228,7 +229,7 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
     client = Client(active_config(queue))
     client.send(OPEN)
     client.send(BIG)
-    client.session.out_of_credit()
+    client.session.time_out_credit()
     assert not client.paused
     assert queue.uploads[0].aborted
     assert client.send(BIG + b".\r\n") == ["452 4.3.1"]
@@ -238,7 +239,7 @@ def test_without_credit_for_too_long_the_message_is_refused_at_its_end_ACC_07() 
 def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small_mail_passes_ACC_07() -> None:
     queue = HeldQueue()
     config = active_config(queue)
-    config.budget = MemoryBudget(1_000_000)
+    config.budget = HeldOctets(1_000_000)
     header = b"X: " + b"y" * 990 + b"\r\n"
     slow = [Client(config) for _ in range(100)]
     for client in slow:
@@ -256,7 +257,7 @@ def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small
     queue.commits[0][1](CommitAnswer(True))
     waiting = [client for client in slow if client.paused]
     for client in waiting:
-        client.session.out_of_credit()
+        client.session.time_out_credit()
         assert not client.paused
     assert not config.budget.waiting
     assert waiting[0].send(b"\r\n.\r\n") == ["452 4.3.1"]
@@ -267,7 +268,7 @@ def test_clients_that_hold_endless_headers_wait_while_too_much_is_kept_and_small
 
 def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
     config = active_config(HeldQueue())
-    config.budget = MemoryBudget(100_000)
+    config.budget = HeldOctets(100_000)
     one, other = Client(config), Client(config)
     for client in (one, other):
         client.send(OPEN)
@@ -280,7 +281,7 @@ def test_clients_that_wait_for_room_go_on_when_others_are_done_ACC_07() -> None:
 def test_a_budget_that_is_spent_makes_frames_short_and_stops_nobody_whom_the_queue_has_room_for_ACC_07() -> None:
     queue = HeldQueue()
     config = active_config(queue)
-    config.budget = MemoryBudget(100_000)
+    config.budget = HeldOctets(100_000)
     holder, client = Client(config), Client(config)
     holder.send(OPEN)
     holder.send(b"X: y\r\n" * 16_000)
@@ -299,7 +300,7 @@ def test_a_message_that_is_whole_waits_for_the_queue_alone_even_if_it_was_stalle
     client.send(OPEN)
     assert client.send(BIG + b".\r\n") == []
     assert not client.paused
-    client.session.out_of_credit()
+    client.session.time_out_credit()
     assert not queue.uploads[0].aborted
     queue.commits[0][1](CommitAnswer(False, NO_CREDIT))
     assert code(client.said.decode().splitlines()[-1]) == "452 4.3.1"
@@ -424,7 +425,7 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
     queue = HeldQueue()
     client = logged_in(queue)
     made = setup()
-    config = client.session.active_config
+    config = client.session._active_config
     kept = tuple(one for one in made.revision.accounts if one.login != "ada@home.example")
     client.send(b"MAIL FROM:<>" + TO_BOB)
     config.configure(replace(made.revision, accounts=kept), 8, made.secrets)
@@ -438,7 +439,7 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
 
 def logged_in(queue: HeldQueue) -> Client:
     client = Client(active_config(queue), "submission")
-    client.session.account = client.session.config.accounts.find("ada@home.example")
+    client.session._facts.account = client.session.config.accounts.find("ada@home.example")
     client.protocol.login = "ada@home.example"
     client.send(b"EHLO c\r\n")
     return client
@@ -556,7 +557,7 @@ def test_an_alias_whose_members_were_all_given_before_is_told_of_as_expanded_DSN
         assert client.send(f"RCPT TO:<{recipient}\r\n".encode()) == ["250 2.1.5"]
     client.send(b"DATA\r\nFrom: ada@home.example\r\n\r\n.\r\n")
     found = queue.commits[0][0].recipients
-    assert [(r.address, r.given, ",".join(word.value for word in r.notify), r.expanded) for r in found] == expected
+    assert [(r.address, r.rcpt_to, ",".join(word.value for word in r.notify), r.expanded) for r in found] == expected
 
 
 def in_tls(config: ActiveConfig) -> Client:

@@ -1,13 +1,13 @@
 """The header is held back, the body streams past: ACC-01, EXT-09."""
 
+import email
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.message.content_reader import HEADER_TOO_BIG, LINE_LIMIT, LINE_TOO_LONG, ContentReader
+from mailrail.core.message.content_reader import LONGEST_LINE, SMALL, ContentFault, ContentReader
 from mailrail.core.message.header import Header
-from mailrail.core.smtp.reply import Reply
-
-NO = Reply.of(554, "5.4.6", "loop")
 
 
 def keep(header: Header) -> bytes:
@@ -18,26 +18,26 @@ def without_bcc(header: Header) -> bytes:
     return header.without(list(header.named(b"bcc"))) + b"X-Added: 1\r\n"
 
 
-def take(intake: ContentReader, *pieces: bytes) -> bytes:
-    return b"".join(intake.feed(piece) for piece in pieces) + intake.finish()
+def take(reader: ContentReader, *pieces: bytes) -> bytes:
+    return b"".join(reader.feed(piece) for piece in pieces) + reader.finish()
 
 
 def test_the_header_is_edited_and_the_body_is_untouched() -> None:
-    intake = ContentReader(without_bcc)
+    reader = ContentReader(without_bcc)
     assert (
-        take(intake, b"A: b\r\nBcc: c", b"@d\r\n", b"\r\nBcc: body\r\n") == b"A: b\r\nX-Added: 1\r\n\r\nBcc: body\r\n"
+        take(reader, b"A: b\r\nBcc: c", b"@d\r\n", b"\r\nBcc: body\r\n") == b"A: b\r\nX-Added: 1\r\n\r\nBcc: body\r\n"
     )
-    assert intake.size == 31
-    assert not intake.eight_bit
+    assert reader.size == 31
+    assert not reader.eight_bit
 
 
 def test_nothing_comes_out_before_the_header_is_whole_and_all_after_it() -> None:
-    intake = ContentReader(keep)
-    assert intake.feed(b"A: b\r\n\r") == b""
-    assert intake.feed(b"\nbody") == b"A: b\r\n\r\nbody"
-    assert intake.feed(b"more") == b"more"
-    assert intake.finish() == b""
-    assert intake.size == 16
+    reader = ContentReader(keep)
+    assert reader.feed(b"A: b\r\n\r") == b""
+    assert reader.feed(b"\nbody") == b"A: b\r\n\r\nbody"
+    assert reader.feed(b"more") == b"more"
+    assert reader.finish() == b""
+    assert reader.size == 16
 
 
 def test_a_message_without_an_empty_line_is_all_header() -> None:
@@ -50,41 +50,41 @@ def test_content_that_begins_with_no_field_asks_for_an_empty_line_above_it() -> 
     assert take(plain, b"hello\r\n") == b"hello\r\n"
     assert plain.needs_separator
     for content in (b"A: b\r\n\r\nx", b"\r\nx", b""):
-        intake = ContentReader(keep)
-        take(intake, content)
-        assert not intake.needs_separator
+        reader = ContentReader(keep)
+        take(reader, content)
+        assert not reader.needs_separator
 
 
 def test_a_header_that_a_line_breaks_off_gets_the_empty_line_that_lacks_SIN_02() -> None:
     content = b"A: b\r\nno field\r\nBcc: c\r\n\r\nbody"
     for edit, block in ((keep, b"A: b\r\n"), (without_bcc, b"A: b\r\nX-Added: 1\r\n")):
-        intake = ContentReader(edit)
-        assert take(intake, content) == block + b"\r\nno field\r\nBcc: c\r\n\r\nbody"
-        assert not intake.needs_separator
-        assert intake.size == len(block) + len(content) - 4
+        reader = ContentReader(edit)
+        assert take(reader, content) == block + b"\r\nno field\r\nBcc: c\r\n\r\nbody"
+        assert not reader.needs_separator
+        assert reader.size == len(block) + len(content) - 4
     assert take(ContentReader(without_bcc), b"no field\r\n") == b"X-Added: 1\r\n\r\nno field\r\n"
 
 
 def test_a_refusal_ends_the_output() -> None:
-    intake = ContentReader(lambda header: NO)
-    assert take(intake, b"A: b\r\n\r\nbody", b"more") == b""
-    assert intake.refusal is NO
+    reader = ContentReader(lambda header: None)
+    assert take(reader, b"A: b\r\n\r\nbody", b"more") == b""
+    assert reader.fault is None
 
 
 def test_a_header_above_the_limit_is_refused_in_bounded_memory() -> None:
     fold = b" " + b"x" * 60_000 + b"\r\n"
     for pieces in ([b"A:\r\n" + fold * 5 + b"\r\n"], [b"A: b\r\n" * 1000] * 60):
-        intake = ContentReader(keep)
-        assert take(intake, *pieces) == b""
-        assert intake.refusal is HEADER_TOO_BIG
+        reader = ContentReader(keep)
+        assert take(reader, *pieces) == b""
+        assert reader.fault is ContentFault.LONG_HEADER
 
 
 def test_a_large_body_without_a_header_is_a_body() -> None:
     for line, lines in ((b"just text\r\n", True), (b"x" * 60_000 + b"\r\n", True), (b"x" * 70_000, False)):
-        intake = ContentReader(keep, lines=lines)
+        reader = ContentReader(keep, lines=lines)
         content = line * (600_000 // len(line))
-        assert take(intake, *(content[at : at + 65_536] for at in range(0, len(content), 65_536))) == content
-        assert intake.needs_separator
+        assert take(reader, *(content[at : at + 65_536] for at in range(0, len(content), 65_536))) == content
+        assert reader.needs_separator
 
 
 @given(
@@ -97,20 +97,20 @@ def test_a_line_is_too_long_wherever_it_is_and_however_it_comes_SOUT_12c(parts: 
     content = b"".join(parts)
     places = sorted(min(cut, len(content)) for cut in cuts)
     pieces = [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]
-    intake = ContentReader(keep)
-    stored = take(intake, *pieces)
-    if max(map(len, content.split(b"\n"))) > LINE_LIMIT:
-        assert intake.refusal is LINE_TOO_LONG
+    reader = ContentReader(keep)
+    stored = take(reader, *pieces)
+    if max(map(len, content.split(b"\n"))) > LONGEST_LINE:
+        assert reader.fault is ContentFault.LONG_LINE
     else:
-        assert intake.refusal is None or intake.refusal is HEADER_TOO_BIG
-        assert intake.refusal or stored.replace(b"\r\n", b"") == content.replace(b"\r\n", b"")
+        assert reader.fault is None or reader.fault is ContentFault.LONG_HEADER
+        assert reader.fault or stored.replace(b"\r\n", b"") == content.replace(b"\r\n", b"")
 
 
 def test_octets_above_127_are_noticed_wherever_they_are_EXT_09() -> None:
     for content in ("A: ä\r\n\r\n", "A: b\r\n\r\nä"):
-        intake = ContentReader(keep)
-        take(intake, content.encode())
-        assert intake.eight_bit
+        reader = ContentReader(keep)
+        take(reader, content.encode())
+        assert reader.eight_bit
 
 
 @given(
@@ -129,3 +129,84 @@ def test_no_split_changes_what_is_stored(parts: list[bytes], cuts: list[int]) ->
         whole.eight_bit,
         whole.needs_separator,
     )
+
+
+HEAD = b"Subject: x\r\n\r\n"
+LONG = b"word " * 400
+
+
+def shortened(content: bytes, step: int = 65_536) -> tuple[bytes, ContentReader]:
+    reader = ContentReader(keep, shorten=True)
+    out = take(reader, *(content[at : at + step] for at in range(0, len(content), step)))
+    assert reader.size == len(out)
+    assert reader.held == 0
+    return out, reader
+
+
+def test_lines_above_998_are_shortened_on_request_however_large_the_message_SOUT_12d() -> None:
+    for body in (LONG, b"short\r\n" * SMALL + LONG, LONG + b"\r\n" + b"short\r\n" * 200_000):
+        out, reader = shortened(HEAD + body + b"\r\n")
+        assert max(map(len, out.split(b"\r\n"))) <= 998
+        assert reader.fault is None
+        payload = email.message_from_bytes(out).get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        assert payload.replace(b"\r\n", b"\n") == (body + b"\r\n").replace(b"\r\n", b"\n")
+
+
+def test_a_message_without_a_long_line_is_untouched_SOUT_12d() -> None:
+    small = HEAD + b"x" * 998 + b"\r\n" + "grüße\r\n".encode()
+    out, reader = shortened(small)
+    assert out == small
+    assert reader.eight_bit
+    large = (
+        b"MIME-Version: 1.0\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + (b"QUJD" * 19 + b"\r\n") * 5000
+    )
+    out, reader = shortened(large)
+    assert out == large
+    assert not reader.eight_bit
+
+
+def test_what_its_author_signed_is_not_shortened_SOUT_12d() -> None:
+    signed = b"DKIM-Signature: v=1; a=b\r\n" + HEAD + LONG + b"\r\n"
+    assert shortened(signed)[0] == signed
+
+
+def test_binary_content_has_no_lines_to_shorten_SOUT_12d() -> None:
+    reader = ContentReader(keep, lines=False, shorten=True)
+    assert take(reader, HEAD + LONG) == HEAD + LONG
+
+
+def test_memory_is_given_back_before_a_small_message_is_whole_ACC_07() -> None:
+    reader = ContentReader(keep, shorten=True)
+    assert reader.feed(HEAD + b"short\r\n" * 1000) == b""
+    assert reader.held > 7000
+    out = reader.release() + reader.finish()
+    assert out == HEAD + b"short\r\n" * 1000
+    assert ContentReader(keep).release() == b""
+
+
+FIELDS = b"From: ada@home.example\r\nSubject: s\r\n\r\n"
+
+
+@pytest.mark.parametrize("line", [b"From ada@home.example Mon Jan  5 10:00:00 2026", b">From ada", b">>From a:b c"])
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_line_of_a_mailbox_file_above_the_header_becomes_a_field(line: bytes, step: int) -> None:
+    content = line + b"\r\n" + FIELDS + b"From me\r\n"
+    reader = ContentReader(lambda header: header.without(header.named(b"subject")))
+    out = take(reader, *(content[at : at + step] for at in range(0, len(content), step)))
+    assert out == b"X-Mailbox-Line: " + line + b"\r\nFrom: ada@home.example\r\n\r\nFrom me\r\n"
+    assert not reader.needs_separator
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"From : ada@home.example\r\nSubject: s\r\n\r\n",
+        b"From ada\r\n\r\nbody",
+        b"From where I stand\r\nthere is no header.\r\n",
+        b"From here",
+    ],
+)
+def test_other_first_lines_stay_what_they_are(content: bytes) -> None:
+    assert take(ContentReader(keep), content) == content

@@ -3,6 +3,7 @@
 import email
 import email.policy
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.errors import MessageError
@@ -18,16 +19,16 @@ from hypothesis import strategies as st
 from mailrail.core.message import header as header_module
 from mailrail.core.message.header import (
     ADDRESSES_LIMIT,
-    AUTHORS_SIZE,
+    ADDRESSES_SIZE,
     SUBJECT_LIMIT,
     Header,
     HeaderError,
     Received,
     _loose_authors,
-    author_addresses,
     date,
     foreign_results,
     header_end,
+    mailboxes,
     message_id,
     subject,
     with_keyword,
@@ -40,6 +41,12 @@ NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 
 def fields(*lines: str) -> Header:
     return Header("".join(line + "\r\n" for line in lines).encode() + b"\r\nbody: no field\r\n")
+
+
+def author_addresses(header: Header) -> Iterator[Address]:
+    """The authors of all From fields."""
+    for field in header.named(b"from"):
+        yield from mailboxes(field).addresses
 
 
 def test_fields_are_found_with_their_folds_and_the_body_is_not_looked_at() -> None:
@@ -204,11 +211,8 @@ def test_an_author_that_cannot_be_read_for_certain_is_an_error(line: str) -> Non
 @pytest.mark.parametrize(
     "block",
     [
-        b"From: a@b.example\r\n" * 3,
-        b"From: a@b.example\r\n" * 10_000,
         b"From: a@b.example,\r\n" + b" a@b.example,\r\n" * ADDRESSES_LIMIT,
-        b"From: " + b"a@b.example," * 60 + b"\r\nFrom: " + b"a@b.example," * 60 + b"\r\n",
-        b"From: (" + b"x" * AUTHORS_SIZE + b") a@b.example\r\n",
+        b"From: (" + b"x" * ADDRESSES_SIZE + b") a@b.example\r\n",
         ("From: " + ",".join(f"a@{chr(0x5D0 + i)}.example" for i in range(20)) * 50 + "\r\n").encode(),
     ],
 )
@@ -259,7 +263,7 @@ def test_authors_are_looked_at_one_after_the_other_as_they_are_asked_for(monkeyp
 )
 def test_results_that_pretend_to_be_ours_are_found_AR_01a(value: str, ours: bool) -> None:
     header = fields(f"Authentication-Results: {value}")
-    assert bool(foreign_results(header, "mx.example.org")) is ours
+    assert bool(foreign_results(header.named(b"authentication-results"), "mx.example.org")) is ours
 
 
 @pytest.mark.parametrize(
@@ -344,7 +348,7 @@ def test_any_octets_can_be_read_as_a_header(content: bytes) -> None:
     assert header.without(header.fields) == b""
     message_id(header)
     subject(header)
-    foreign_results(header, "mx.example.org")
+    foreign_results(header.named(b"authentication-results"), "mx.example.org")
     with suppress(HeaderError):
         list(author_addresses(header))
 

@@ -3,68 +3,106 @@
 Submission takes fields out and puts fields in, loops are found by counting Received, and rights are judged by From:
 all of that needs the header and none of it the body. So at most `HEADER_LIMIT` octets are held, however large the
 message is. Where the empty line between header and body lacks, it is put in: every reader then agrees where that is.
+
+A mailbox file has a line `From ...` above each message, and scripts pipe such files to us. At the head of a header that
+line becomes the field X-Mailbox-Line, as in Postfix: else it would end the header before its first field.
+
+With `shorten`, lines above the 998 octets of RFC 5322 2.1.1 are shortened by the re-encoder (SOUT-12d). A small message
+is held until its end, and passes unchanged if all its lines are short enough; a larger one goes through the re-encoder,
+which holds the beginning of each part. A message with a DKIM-Signature stays as it is, for its author signed it so.
 """
 
+import re
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
+from mailrail.core.message.content_type import LINE_LIMIT
 from mailrail.core.message.header import HEADER_LIMIT, Header, header_end
-from mailrail.core.smtp.reply import Reply
-
-HEADER_TOO_BIG: Final = Reply.of(552, "5.3.4", f"the message header exceeds the limit of {HEADER_LIMIT} octets")
+from mailrail.core.message.reencode import Reencoder, Target
 
 _NO_FIELD: Final = 1000
 """Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
+LONGEST_LINE: Final = 64 * 1024
+"""Octets of a text line (SOUT-12c). RFC 5322 2.1.1 allows 998; real mail has far longer ones."""
+SMALL: Final = 64 * 1024
+"""Octets of a message that is held until all its lines have been seen, where lines are shortened."""
+_MBOX: Final = re.compile(rb">*From [^\n]*\n[!-9;-~]+[ \t]*:")
+_FROM_FIELD: Final = re.compile(rb"From[ \t]*:")
 
-LINE_LIMIT: Final = 64 * 1024
-"""Octets of a text line (SOUT-12c). RFC 5322 2.1.1 allows 998; real mail has far longer ones, which pass unchanged."""
-LINE_TOO_LONG: Final = Reply.of(550, "5.6.0", f"the message has a line of more than {LINE_LIMIT} octets")
+Edit = Callable[[Header], bytes | None]
+"""What to keep as header block (fields with their line ends), or None: the message is refused."""
 
-Edit = Callable[[Header], "bytes | Reply"]
-"""What to keep as header block (fields with their line ends), or why the message is refused."""
+
+class ContentFault(Enum):
+    """Why a message cannot be taken, whatever is in it."""
+
+    LONG_HEADER = auto()  # above HEADER_LIMIT
+    LONG_LINE = auto()  # a text line above LONGEST_LINE
 
 
 class ContentReader:
-    """Content in, octets to store out. After a refusal nothing more comes out."""
+    """Content in, octets to store out. Once it has a fault, or the header was refused, nothing more comes out."""
 
-    __slots__ = ("_edit", "_held", "_line", "_searched", "eight_bit", "needs_separator", "refusal", "size")
+    __slots__ = (
+        "_edit",
+        "_encoder",
+        "_held",
+        "_line",
+        "_pending",
+        "_searched",
+        "_shorten",
+        "_stopped",
+        "eight_bit",
+        "fault",
+        "needs_separator",
+        "size",
+    )
 
-    def __init__(self, edit: Edit, *, lines: bool = True) -> None:
-        """`lines` false: the body is binary and has none (RFC 3030 3)."""
+    def __init__(self, edit: Edit, *, lines: bool = True, shorten: bool = False) -> None:
+        """`lines` false: the body is binary and has none (RFC 3030 3). `shorten`: see the head of the module."""
         self._edit = edit
         self._line = 0 if lines else -1  # octets so far of the line that the last piece ended in
+        self._shorten = shorten and lines
         self._held: bytearray | None = bytearray()
+        self._pending: bytearray | None = None  # of a small message whose lines may have to be shortened
+        self._encoder: Reencoder | None = None
         self._searched = 0
-        self.refusal: Reply | None = None
+        self._stopped = False
+        self.fault: ContentFault | None = None
         self.size = 0
         """Octets that came out."""
         self.eight_bit = False
-        """An octet above 127 came in (EXT-09)."""
+        """An octet above 127 came, and came out again (EXT-09)."""
         self.needs_separator = False
         """The content does not begin with a header field: an empty line must follow what is put above it."""
 
     @property
     def held(self) -> int:
-        """Octets that are held back until the header is whole."""
-        return len(self._held) if self._held is not None else 0
+        """Octets that are held back."""
+        if self._held is not None:
+            return len(self._held)
+        if self._pending is not None:
+            return len(self._pending)
+        return self._encoder.held if self._encoder is not None else 0
 
     def drop(self) -> None:
         """Nothing more is fed: forget what is held back."""
-        self._held = None
+        self._stopped = True
+        self._held = self._pending = self._encoder = None
 
     def feed(self, data: bytes) -> bytes:
         """Take the next octets of the message; returns those that are to be stored by now."""
-        if self.refusal is not None:
+        if self._stopped:
             return b""
-        if not self.eight_bit and not data.isascii():
+        if not self.eight_bit and self._encoder is None and not data.isascii():
             self.eight_bit = True
         if self._line >= 0 and self._has_endless_line(data):
-            self._refuse(LINE_TOO_LONG)
+            self._stop(ContentFault.LONG_LINE)
             return b""
         held = self._held
         if held is None:
-            self.size += len(data)
-            return data
+            return self._pass(data)
         if not held and 0 <= header_end(data) <= HEADER_LIMIT:
             return self._open(data)  # as with nearly every message, whose first piece brings the whole header
         held += data
@@ -74,37 +112,48 @@ class ContentReader:
             return b"" if len(held) <= HEADER_LIMIT else self._open_without_end(bytes(held))
         return self._open(bytes(held)) if end <= HEADER_LIMIT else self._open_without_end(bytes(held))
 
-    def _has_endless_line(self, data: bytes) -> bool:
-        begun, last = self._line, data.rfind(b"\n")
-        if last < 0:
-            self._line = begun + len(data)
-            return self._line > LINE_LIMIT
-        self._line = len(data) - last - 1
-        if begun + len(data) <= LINE_LIMIT:
-            return False  # as with nearly every message: there is no room for such a line
-        return begun + data.find(b"\n") > LINE_LIMIT or max(map(len, data.split(b"\n"))) > LINE_LIMIT
-
     def finish(self) -> bytes:
         """The message has ended: what was still held back."""
-        if self._held is None or self.refusal is not None:
+        if self._stopped:
             return b""
-        return self._open(bytes(self._held))
+        out = self._open(bytes(self._held)) if self._held is not None else b""
+        if self._pending is not None:
+            rest = bytes(self._pending)
+            self._pending = None
+            if len(max(rest.split(b"\n"), key=len)) <= LINE_LIMIT + 1:  # its CR
+                return out + self._put(rest)
+            out += self._encode(rest)
+        if self._encoder is not None:
+            last = self._encoder.finish()
+            self._encoder = None
+            out += self._put(last, encoded=True)
+        return out
+
+    def release(self) -> bytes:
+        """Memory is short: what of a small message need not be held; its lines are shortened as a large one's."""
+        if self._pending is None:
+            return b""
+        pending, self._pending = bytes(self._pending), None
+        return self._encode(pending)
+
+    # --- the header ---
 
     def _open_without_end(self, content: bytes) -> bytes:
         """So much has come, and no empty line: a header that is too large, or a body that has none above it."""
-        head = content[:HEADER_LIMIT]
+        head = _without_mailbox_line(content[:HEADER_LIMIT])
         rest = head[len(Header(head).block) :]
         if b"\n" in rest[:_NO_FIELD] or len(rest) > _NO_FIELD:
             return self._open(content)
-        self._refuse(HEADER_TOO_BIG)
+        self._stop(ContentFault.LONG_HEADER)
         return b""
 
     def _open(self, content: bytes) -> bytes:
         self._held = None
+        content = _without_mailbox_line(content)
         header = Header(content)
         edited = self._edit(header)
-        if isinstance(edited, Reply):
-            self._refuse(edited)
+        if edited is None:
+            self._stop(None)
             return b""
         at = len(header.block)
         # A line that is no field ends the header, here and for everybody after us: fields below it were not judged, and
@@ -114,9 +163,53 @@ class ContentReader:
             self.needs_separator = bool(separator)
             separator = b""
         stored = content if edited == header.block and not separator else edited + separator + content[at:]
-        self.size += len(stored)
-        return stored
+        if self._shorten and self.needs_separator:
+            # What is put above it ends with an empty line, so all of it is body.
+            self._shorten = False
+        if self._shorten and not header.has(b"dkim-signature"):
+            self._pending = bytearray()
+        return self._pass(stored)
 
-    def _refuse(self, reply: Reply) -> None:
-        self.refusal = reply
-        self._held = None
+    # --- the body ---
+
+    def _has_endless_line(self, data: bytes) -> bool:
+        begun, last = self._line, data.rfind(b"\n")
+        if last < 0:
+            self._line = begun + len(data)
+            return self._line > LONGEST_LINE
+        self._line = len(data) - last - 1
+        if begun + len(data) <= LONGEST_LINE:
+            return False  # as with nearly every message: there is no room for such a line
+        return begun + data.find(b"\n") > LONGEST_LINE or max(map(len, data.split(b"\n"))) > LONGEST_LINE
+
+    def _pass(self, data: bytes) -> bytes:
+        """On the way out: past the re-encoder, where there is one."""
+        if self._encoder is not None:
+            return self._put(self._encoder.feed(data), encoded=True)
+        if self._pending is None:
+            self.size += len(data)
+            return data
+        self._pending += data
+        return b"" if len(self._pending) <= SMALL else self.release()
+
+    def _encode(self, data: bytes) -> bytes:
+        self._encoder = Reencoder(Target.EIGHT_BIT, longest_line=LINE_LIMIT, keep_signed=True)
+        self.eight_bit = False  # what comes out tells
+        return self._put(self._encoder.feed(data), encoded=True)
+
+    def _put(self, data: bytes, *, encoded: bool = False) -> bytes:
+        self.size += len(data)
+        if encoded and not data.isascii():
+            self.eight_bit = True
+        return data
+
+    def _stop(self, fault: ContentFault | None) -> None:
+        self.fault = fault
+        self.drop()
+
+
+def _without_mailbox_line(content: bytes) -> bytes:
+    """A line of a mailbox file above the header as a field of it."""
+    if content[:1] not in (b"F", b">") or _MBOX.match(content) is None or _FROM_FIELD.match(content) is not None:
+        return content
+    return b"X-Mailbox-Line: " + content

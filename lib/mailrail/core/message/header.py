@@ -6,14 +6,14 @@ real mail has; where an address decides about rights, what cannot be read for ce
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.utils import format_datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
 from mailrail.core.smtp.address import Address, AddressError, address_literal, parse_address, parse_literal
@@ -25,10 +25,10 @@ MESSAGE_ID_LIMIT: Final = 900
 """Octets: what fits a line of References with its name (design 9)."""
 AUTHOR_FIELDS_LIMIT: Final = 2
 """From fields of a message that are read. RFC 5322 3.6 allows one; some software writes it twice."""
-AUTHORS_SIZE: Final = 16 * 1024
-"""Octets of all From fields. They are read while nobody else is served."""
+ADDRESSES_SIZE: Final = 16 * 1024
+"""Octets of a field of addresses that is read. Other clients wait meanwhile."""
 ADDRESSES_LIMIT: Final = 100
-"""Authors of a message, in all its From fields."""
+"""Authors in one field."""
 SUBJECT_LIMIT: Final = 200
 """Characters kept of a subject, for people."""
 RECEIVED_LIMIT: Final = 100
@@ -116,17 +116,27 @@ class Header:
         """Whether a field of this lower-case name is there."""
         return bool(self.named(name, 1))
 
-    def without(self, unwanted: Collection[Field]) -> bytes:
-        """The block with these fields taken out and every other octet as it was."""
-        if not unwanted:
+    def changed(self, changes: Mapping[Field, bytes]) -> bytes:
+        """The block with these fields replaced, or taken out for no octets, and every other octet as it was."""
+        if not changes:
             return self.block
-        kept: list[bytes] = []
+        parts: list[bytes] = []
         at = 0
-        for field in sorted(unwanted, key=lambda f: f.start):
-            kept.append(self.block[at : field.start])
+        for field in sorted(changes, key=lambda f: f.start):
+            parts += (self.block[at : field.start], changes[field])
             at = field.end
-        kept.append(self.block[at:])
-        return b"".join(kept)
+        parts.append(self.block[at:])
+        return b"".join(parts)
+
+    def with_value(self, field: Field, value: bytes) -> bytes:
+        """The octets of the field with another value."""
+        whole = self.block[field.start : field.end]
+        line_end = b"\n" if whole.endswith(b"\n") else b""
+        return whole[: len(whole) - len(line_end) - len(field.value)] + value + line_end
+
+    def without(self, unwanted: Collection[Field]) -> bytes:
+        """The block with these fields taken out."""
+        return self.changed(dict.fromkeys(unwanted, b""))
 
 
 def header_end(content: bytes | bytearray, start: int = 0) -> int:
@@ -186,8 +196,8 @@ _token = re.compile(
 )
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Lexical tokens of RFC 5322 3.2 without blanks and comments. Raises HeaderError."""
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """Lexical tokens of RFC 5322 3.2 and where they end, without blanks and comments. Raises HeaderError."""
     at, depth, end = 0, 0, len(text)
     while at < end:
         char = text[at]
@@ -205,7 +215,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
             if found is None:
                 raise HeaderError("a character is out of place")
             if found.lastgroup != "blank":
-                yield found.lastgroup or "", found[0]
+                yield found.lastgroup or "", found[0], found.end()
             at = found.end()
     if depth:
         raise HeaderError("a comment has no end")
@@ -215,28 +225,47 @@ _TOKENS_LIMIT: Final = 32 * ADDRESSES_LIMIT
 """Lexical tokens of one field of addresses: reading takes some microseconds each, in which nobody else is served."""
 
 
+_WORDS: Final = frozenset({"atom", "quoted", "."})
+
+
 class _Addresses:
     """A mailbox list with groups (RFC 5322 3.4, RFC 6854), read from tokens."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, domain: str = "") -> None:
+        """`domain`: of the local parts that stand alone; empty: they are errors."""
         self._tokens = list(islice(_tokens(text), _TOKENS_LIMIT + 1))
         if len(self._tokens) > _TOKENS_LIMIT:
             raise HeaderError("there are too many words")
         self._at = 0
+        self._domain = domain
         self.found: list[str] = []
+        self.bare: list[int] = []
+        """Where in the text local parts that stand alone end."""
 
     def _peek(self) -> str:
         """The special character that is next, or its token's kind, or an empty string at the end."""
         if self._at >= len(self._tokens):
             return ""
-        kind, text = self._tokens[self._at]
+        kind, text, _ = self._tokens[self._at]
         return text if kind == "special" else kind
 
     def _words(self) -> str:
         start = self._at
-        while self._peek() in ("atom", "quoted", "."):
+        while self._peek() in _WORDS:
             self._at += 1
-        return "".join(text for _, text in self._tokens[start : self._at])
+        return "".join(text for _, text, _ in self._tokens[start : self._at])
+
+    def _stands_alone(self, words: str) -> bool:
+        """Whether the words just read are one local part without a domain; it is found then."""
+        if not self._domain or not words or self._peek() not in ("", ",", ";", ">"):
+            return False
+        end = self._tokens[self._at - 1][2]
+        first = next(at for at in range(self._at, -1, -1) if at == 0 or self._tokens[at - 1][0] not in _WORDS)
+        if end - (self._tokens[first][2] - len(self._tokens[first][1])) != len(words):
+            return False  # there are blanks or comments between them: it is a name, and no address
+        self.bare.append(end)
+        self.found.append(f"{words}@{self._domain}")
+        return True
 
     def _spec(self, local: str) -> None:
         """What follows a local part: `@` and the domain."""
@@ -262,7 +291,9 @@ class _Addresses:
             if self._peek() == ":":
                 self._at += 1
                 break
-        self._spec(self._words())
+        words = self._words()
+        if not self._stands_alone(words):
+            self._spec(words)
         if self._peek() != ">":
             raise HeaderError("an angle bracket is not closed")
         self._at += 1
@@ -291,6 +322,8 @@ class _Addresses:
                     in_group = True
                     self._at += 1
                     continue
+                elif after != ">" and self._stands_alone(words):
+                    pass
                 else:
                     raise HeaderError("an address is not valid")
             if self._peek() not in ("", ",", ";"):
@@ -328,25 +361,38 @@ def _loose_authors(text: str) -> list[Address]:
         raise HeaderError(str(error)) from error
 
 
-def author_addresses(header: Header) -> Iterator[Address]:
-    """Every address of every From field, each made when it is asked for: an internationalized domain takes its time.
+class Mailboxes(NamedTuple):
+    """What a field of addresses names."""
 
-    Raises HeaderError, at the first step or a later one, when one cannot be read for certain or there are too many.
-    """
-    fields = header.named(b"from", AUTHOR_FIELDS_LIMIT + 1)
-    if len(fields) > AUTHOR_FIELDS_LIMIT:
-        raise HeaderError("there are too many From fields")
-    if sum(len(field.value) for field in fields) > AUTHORS_SIZE:
-        raise HeaderError("the From field is too long")
+    addresses: Iterator[Address]
+    """Each is made when it is asked for, since an internationalized domain takes its time. Raises HeaderError."""
+    completed: bytes | None
+    """The field's value with a domain put to each local part that had none; None: all had one."""
+
+
+def mailboxes(field: Field, domain: str = "") -> Mailboxes:
+    """Every address of a field. Raises HeaderError, now or at a later address, when one cannot be read for certain or
+    there are too many. `domain`: of the local parts that stand alone; empty: they are errors."""
+    if len(field.value) > ADDRESSES_SIZE:
+        raise HeaderError("the field is too long")
+    text = _fold.sub(b"", field.value).decode("utf-8", "surrogateescape")
     found: list[str | Address] = []
-    for field in fields:
-        text = _fold.sub(b"", field.value).decode("utf-8", "surrogateescape")
-        try:
-            found += _Addresses(text).read()
-        except HeaderError:
-            found += _loose_authors(text.rstrip("\r\n"))
+    bare: list[int] = []
+    try:
+        strict = _Addresses(text, domain)
+        found += strict.read()
+        bare = strict.bare
+    except HeaderError:
+        found += _loose_authors(text.rstrip("\r\n"))
     if len(found) > ADDRESSES_LIMIT:
         raise HeaderError("there are too many addresses")
+    if not bare:
+        return Mailboxes(_parsed(found), None)
+    pieces = (text[start:end] for start, end in pairwise([0, *bare, len(text)]))
+    return Mailboxes(_parsed(found), f"@{domain}".join(pieces).encode("utf-8", "surrogateescape"))
+
+
+def _parsed(found: Iterable[str | Address]) -> Iterator[Address]:
     for one in found:
         try:
             yield one if isinstance(one, Address) else parse_address(one)
@@ -354,10 +400,10 @@ def author_addresses(header: Header) -> Iterator[Address]:
             raise HeaderError(str(error)) from error
 
 
-def foreign_results(header: Header, identity: str) -> list[Field]:
+def foreign_results(fields: Iterable[Field], identity: str) -> list[Field]:
     """Authentication-Results fields that pretend to be ours: their authserv-id is `identity` (RFC 8601 5, AR-01a)."""
     ours: list[Field] = []
-    for field in header.named(b"authentication-results"):
+    for field in fields:
         try:
             name = _authserv_id(_fold.sub(b"", field.value[:_ID_WITHIN]).decode("utf-8", "surrogateescape"))
         except HeaderError:
@@ -376,7 +422,7 @@ _ID_TOKENS: Final = 600
 def _authserv_id(text: str) -> str:
     """What stands before the first `;`, without blanks and comments. No more is read: what follows may be long."""
     name = ""
-    for count, (kind, part) in enumerate(_tokens(text), 1):
+    for count, (kind, part, _) in enumerate(_tokens(text), 1):
         if count > _ID_TOKENS:
             raise HeaderError("the authserv-id is too long")
         if kind == "quoted":

@@ -120,7 +120,7 @@ class Closing:
     linger: bool = False
 
 
-Event = (
+MailEvent = (
     SenderGiven
     | RecipientGiven
     | ContentStarted
@@ -130,6 +130,8 @@ Event = (
     | AuthRequested
     | AuthResponse
     | AuthCancelled
-    | TlsRequested
-    | Closing
 )
+"""What is decided about mail and logins."""
+
+Event = MailEvent | TlsRequested | Closing
+"""The last two are for whoever has the socket."""

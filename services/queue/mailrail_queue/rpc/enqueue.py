@@ -100,7 +100,7 @@ class _ChunkWriter:
 
     def _forget(self) -> None:
         """What may have been stored of it goes."""
-        self._stream.queue.uncommitted.given_up("", self._counted, time.monotonic())
+        self._stream.queue.uncommitted.give_up("", self._counted, time.monotonic())
         self._counted = 0
         if self._begun:
             self._stream.queue.group_commit.forget(self.id)
@@ -274,9 +274,9 @@ class EnqueueStream:
         """Its body belongs to a message, or is given up."""
         octets = self._uploaded.pop(message_id, 0)
         if accepted:
-            self.queue.uncommitted.committed("", octets)
+            self.queue.uncommitted.commit("", octets)
         else:
-            self.queue.uncommitted.given_up("", octets, time.monotonic())
+            self.queue.uncommitted.give_up("", octets, time.monotonic())
 
     @property
     def busy(self) -> bool:

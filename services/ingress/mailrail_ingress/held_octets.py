@@ -15,7 +15,7 @@ CALM: Final = 0.75
 """Part of the budget down to which it has to fall until clients are read again: else each read would stop the next."""
 
 
-class MemoryBudget:
+class HeldOctets:
     """Octets kept, and by how many. For one thread."""
 
     __slots__ = ("_waiting", "held", "holders", "limit", "tight")

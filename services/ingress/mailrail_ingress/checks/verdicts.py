@@ -1,0 +1,67 @@
+"""What a check of content is told, and what it may answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mailrail.core.message.content_reader import ContentFault
+from mailrail.core.message.header import Field, Header
+from mailrail.core.revision.revision import Account
+from mailrail.core.route.recipients import Directory
+from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.reply import Reply
+from mailrail_ingress.recipients import AcceptedRecipient
+
+
+@dataclass(slots=True)
+class CheckedMessage:
+    """A message, as far as it has come, and what is known of its transaction."""
+
+    id: bytes
+    sender: Address | None
+    recipients: Sequence[AcceptedRecipient]
+    account: Account | None
+    """Who submits it; None: a stranger."""
+    directory: Directory
+    hostname: str
+    """Of the gateway."""
+    now: float
+    """Unix time."""
+    binary: bool = False
+    """BODY=BINARYMIME: its body is not made of lines."""
+    fault: ContentFault | None = None
+    """What the reader of its content found."""
+    header: Header = field(default_factory=lambda: Header(b""))
+    message_id: str | None = None
+    """Of the header, or of the field that is added."""
+    subject: str | None = None
+    """Of the header, for people."""
+    edited: bool = False
+    """A check has changed the header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The message is not taken."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The message is taken, changed."""
+
+    changes: Mapping[Field, bytes] = field(default_factory=dict)
+    """Fields of the header and what takes their place; no octets: nothing does."""
+    added: bytes = b""
+    """Fields: below the header, or above it where the check is at the end of the content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The check waits for something. `start` is called once, and calls what it is given once, with the verdict."""
+
+    start: "Callable[[Callable[[Refuse | Edit | None], None]], None]"
+
+
+Verdict = Refuse | Edit | Pending | None
+"""None: the check accepts the message."""

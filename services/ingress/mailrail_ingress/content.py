@@ -1,0 +1,272 @@
+"""The content of one message on its way from the client to the queue.
+
+Up to INLINE_LIMIT it is kept and travels with the commit; above, it goes to the queue in frames, as fast as the queue
+gives credit. What is kept counts against the budget of the process (held_octets.py), and what the queue was given and
+may never become a message counts against the client (core/uncommitted.py): both bounds are ACC-07.
+"""
+
+from mailrail.core.message.content_reader import ContentReader
+from mailrail.core.smtp.reply import Reply
+from mailrail.core.uncommitted import Full
+from mailrail_ingress import metrics
+from mailrail_ingress.active_config import QUEUE_AWAY
+from mailrail_ingress.checks.content import ContentChecks
+from mailrail_ingress.ports import FRAME_LIMIT, INLINE_LIMIT, NO_CREDIT, NO_ROOM, Upload, Wire
+from mailrail_ingress.session_facts import SessionFacts
+
+PARTS_LIMIT = 1024
+"""Pieces of content that are kept apart: of two octets each, they would take thirty times what they hold."""
+
+
+class _For:
+    """What a client that is not read from waits for, as bits."""
+
+    CREDIT = 1  # the queue takes no more of this message
+    ROOM = 2  # more mail is kept than the budget allows
+
+
+def may_upload(facts: SessionFacts, size: int = 0) -> bool:
+    """Whether the client may begin another large body, of `size` octets if that is known."""
+    active_config = facts.active_config
+    return _has_capacity(active_config.uncommitted.admits(facts.uploader, active_config.monotonic(), size))
+
+
+def _has_capacity(full: Full | None) -> bool:
+    if full is not None:
+        metrics.count(metrics.UPLOADS_REFUSED, full.value)
+    return full is None
+
+
+class MessageContent:
+    """The content of one message. After a refusal the rest is read and dropped (EXT-01, ACC-05)."""
+
+    __slots__ = (
+        "_active_config",
+        "_charged",
+        "_checks",
+        "_facts",
+        "_message_id",
+        "_over",
+        "_parts",
+        "_stored",
+        "_upload",
+        "_uploaded",
+        "_uploader",
+        "_waits_for",
+        "_wire",
+        "reader",
+        "refusal",
+    )
+
+    def __init__(
+        self, facts: SessionFacts, wire: Wire, message_id: bytes, checks: ContentChecks, *, lines: bool, shorten: bool
+    ) -> None:
+        """`lines` and `shorten`: see `ContentReader`."""
+        self.reader = ContentReader(checks.edit, lines=lines, shorten=shorten)
+        self._checks = checks
+        self.refusal: Reply | None = None
+        self._facts = facts
+        self._active_config = facts.active_config
+        self._wire = wire
+        self._message_id = message_id
+        self._parts: list[bytes] = []
+        self._stored = 0  # octets in `_parts`
+        self._charged = 0  # octets that the budget knows of
+        self._upload: Upload | None = None
+        self._uploader = ""  # whose octets `_uploaded` are (ACC-07)
+        self._uploaded = 0  # octets that the queue was given
+        self._waits_for = 0
+        self._over = False  # it is committed, or dropped
+
+    # --- the session's side ---
+
+    def feed(self, data: bytes) -> None:
+        """The next octets of the message."""
+        if self.refusal is None:
+            self._store(self.reader.feed(data))
+            self._heed_reader()
+            self._weigh()
+
+    def finish(self) -> bytes | None:
+        """The message has ended. Returns its body, or None when the queue has it already; look at `refusal` first."""
+        if self.refusal is None:
+            self._store(self.reader.finish())
+            self._heed_reader()
+        uploaded = self._upload is not None
+        if uploaded and self.refusal is None:
+            self._send(everything=True, last=True)
+        if self.refusal is not None:
+            return None
+        body = None if uploaded else b"".join(self._parts)
+        self._parts.clear()
+        # From now on the message waits for the queue's answer, and its client for nothing else.
+        self._set_charge(len(body) if body is not None else 0)
+        if self._waits_for:
+            self._active_config.budget.forget(self._on_room)
+            self._go_on(_For.CREDIT | _For.ROOM)
+        return body
+
+    def settle(self, *, accepted: bool) -> None:
+        """The queue has answered the commit."""
+        self._over = True
+        self._release()
+        if self._uploaded and accepted:
+            self._active_config.uncommitted.commit(self._uploader, self._uploaded)
+        else:
+            self._give_up_upload()
+
+    def refuse(self, reply: Reply) -> None:
+        """The message is refused: the rest is read to its end all the same, and the reply said there."""
+        if self.refusal is None:
+            self.refusal = reply
+        self.drop()
+        self._go_on(_For.CREDIT | _For.ROOM)
+
+    def drop(self) -> None:
+        """The message will not be committed: forget it."""
+        self._over = True
+        self._parts.clear()
+        self._stored = 0
+        self.reader.drop()
+        if self._upload is not None:
+            self._upload.abort()
+            self._upload = None
+        self._give_up_upload()
+        self._release()
+
+    def time_out(self) -> None:
+        """The queue gave no credit for too long (ACC-07)."""
+        self.refuse(NO_CREDIT)
+
+    # --- keeping and sending ---
+
+    def _heed_reader(self) -> None:
+        if self.reader.fault is not None:
+            self._checks.judge_fault(self.reader.fault)
+        if self._checks.refusal is not None:
+            self.refuse(self._checks.refusal)
+
+    def _store(self, data: bytes) -> None:
+        if not data:
+            return
+        parts = self._parts
+        if len(parts) >= PARTS_LIMIT:
+            parts[:] = [b"".join(parts)]
+        parts.append(data)
+        self._stored += len(data)
+        if self._upload is None:
+            if self._stored <= INLINE_LIMIT:
+                return
+            if not may_upload(self._facts):
+                self.refuse(NO_ROOM)
+                return
+            self._begin_upload()
+        if self._stored >= FRAME_LIMIT:
+            self._send(everything=False)
+
+    def _begin_upload(self) -> None:
+        """Begin to send the body, unless that is begun."""
+        if self._upload is None:
+            self._uploader = self._facts.uploader
+            self._upload = self._active_config.queue.upload(self._message_id, self._on_credit, self._on_lost)
+
+    def _count_upload(self, octets: int) -> bool:
+        """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
+        uncommitted = self._active_config.uncommitted
+        if self._uploaded + octets <= INLINE_LIMIT:
+            uncommitted.count(self._uploader, octets)
+        elif not _has_capacity(uncommitted.add(self._uploader, octets, self._active_config.monotonic())):
+            return False
+        self._uploaded += octets
+        return True
+
+    def _send(self, *, everything: bool, last: bool = False) -> None:
+        """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
+        waiting = b"".join(self._parts)
+        self._parts.clear()
+        upload = self._upload
+        assert upload is not None
+        at = 0
+        more = True
+        size = len(waiting) if everything else len(waiting) - len(waiting) % FRAME_LIMIT
+        if not self._count_upload(size):
+            self.refuse(NO_ROOM)
+            return
+        while len(waiting) - at >= FRAME_LIMIT or (everything and at < len(waiting)):
+            more = upload.send(waiting[at : at + FRAME_LIMIT])
+            at += FRAME_LIMIT
+        rest = waiting[at:]
+        self._stored = len(rest)
+        if rest:
+            self._parts.append(rest)
+        if not more and not last:
+            self._wait(_For.CREDIT)
+
+    def _on_credit(self) -> None:
+        """The queue takes more."""
+        self._go_on(_For.CREDIT)
+
+    def _on_lost(self) -> None:
+        """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
+        if not self._over:
+            self._upload = None
+            self.refuse(QUEUE_AWAY)
+
+    def _give_up_upload(self) -> None:
+        if self._uploaded:
+            active_config = self._active_config
+            active_config.uncommitted.give_up(self._uploader, self._uploaded, active_config.monotonic())
+            self._uploaded = 0
+
+    # --- the budget ---
+
+    def _weigh(self) -> None:
+        """Tell the budget what is kept. While it is tight, a message that keeps more than its share sends its body on;
+        where that is its header, the client has to wait."""
+        if self.refusal is not None:
+            return
+        budget = self._active_config.budget
+        kept = self.reader.held + self._stored
+        if kept != self._charged:
+            self._set_charge(kept)
+        if not budget.tight or kept <= budget.share:
+            return
+        self._store(self.reader.release())
+        if self.refusal is None and self._stored:
+            self._begin_upload()
+            self._send(everything=True)
+            if self.refusal is None:
+                self._set_charge(self.reader.held)
+        elif self.refusal is None:
+            if not budget.waiting:
+                self._active_config.log.warning(
+                    "memory budget used up; reading from clients is paused", octets=budget.held
+                )
+            budget.wait(self._on_room)
+            self._wait(_For.ROOM)
+
+    def _set_charge(self, octets: int) -> None:
+        if octets != self._charged:
+            before, self._charged = self._charged, octets
+            self._active_config.budget.change(before, octets)
+
+    def _release(self) -> None:
+        self._set_charge(0)
+        if self._waits_for & _For.ROOM:
+            self._active_config.budget.forget(self._on_room)
+
+    def _on_room(self) -> None:
+        self._go_on(_For.ROOM)
+
+    def _wait(self, reason: int) -> None:
+        if not self._waits_for & reason:
+            metrics.count(metrics.PAUSES, "credit" if reason == _For.CREDIT else "memory")
+        if not self._waits_for:
+            self._wire.pause()
+        self._waits_for |= reason
+
+    def _go_on(self, reasons: int) -> None:
+        if self._waits_for & reasons:
+            self._waits_for &= ~reasons
+            if not self._waits_for:
+                self._wire.resume()
