@@ -459,7 +459,7 @@ def test_an_overlong_line_is_thrown_away_whole_SIN_07() -> None:
         assert code(answer) == ("250 2.0.0" if length <= 4094 else "500 5.5.2")
         assert answer.count("\r\n") == 1
     injected = b"NOOP " + b"x" * 50_000 + b"RSET\r" + b"\r\n"
-    assert code(peer.send(injected)) in ("500 5.5.2",)
+    assert code(peer.send(injected)) == "500 5.5.2"
     assert peer.send(b"NOOP\r\n") == "250 2.0.0 ok\r\n"
 
 
