@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import psycopg
 
+from mailrail.core import ids
 from mailrail.core.revision import revision as rev
 from mailrail.kit import rpc
 from mailrail.kit.config_client import Configuration
@@ -69,7 +71,7 @@ def rule_to(transport: rev.ObjectRef | None, *to: str, minimum_attempts: int = 0
 
 def message_id() -> bytes:
     """A fresh id, as ingress makes it."""
-    return os.urandom(16)
+    return ids.message_id(time.time(), os.urandom(10))
 
 
 def commit_of(
@@ -221,8 +223,8 @@ class FakeOutbound:
     ) -> "FakeOutbound":
         """Open the stream, say Hello, give credit."""
         hello = lease_pb2.Hello(node_id=self.node, config_revision=revision)
-        for token, ids in in_progress:
-            hello.in_progress.add(token=token, recipient_ids=ids)
+        for token, numbers in in_progress:
+            hello.in_progress.add(token=token, recipient_ids=numbers)
         self._out.put_nowait(lease_pb2.LeaseRequest(hello=hello, credit=credit))
 
         async def requests() -> AsyncIterator[lease_pb2.LeaseRequest]:

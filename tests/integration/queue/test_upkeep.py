@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from mailrail.kit import migrations
+from mailrail.kit import roles
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.mailbox import store as mailbox
@@ -227,7 +227,7 @@ async def test_a_role_of_the_queue_s_own_makes_and_drops_the_days_of_history_DBS
     )
     await rig.connection.execute(f"DROP TABLE queue.{tomorrow}")
     url = postgres.superuser_url(name)
-    migrations.grant_roles(url, ["queue"])
+    roles.grant_roles(url, ["queue"])
     database = Database(psycopg.conninfo.make_conninfo(url, options="-c role=mailrail_queue"), "a role of its own")
     try:
         await Upkeep(QueueSettings(), database, lambda: 14).sweep()

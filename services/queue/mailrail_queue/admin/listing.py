@@ -52,7 +52,7 @@ _ESTIMATES: Final[
     LiteralString
 ] = """SELECT (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'recipient'::regclass), 0::bigint,
     (SELECT count(*) FROM recipient WHERE token IS NOT NULL), 0::bigint, NULL::timestamptz,
-    (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'message'::regclass), 0::bigint"""
+    (SELECT sum(greatest(reltuples, 0))::bigint FROM pg_class WHERE oid IN (SELECT relid FROM pg_partition_tree('message') WHERE isleaf)), 0::bigint"""
 # A page of sites by name, then what each has: waiting ones by recipient_due, counted up to a bound; leased ones by recipient_lease.
 _SITES: Final[LiteralString] = """WITH named AS (
         SELECT n.name FROM (SELECT site AS name FROM site_due UNION SELECT name FROM site WHERE failures > 0

@@ -16,6 +16,10 @@ CREATE SEQUENCE queue.token_block INCREMENT BY 1000 MINVALUE 1000 START WITH 100
 
 -- --- messages -------------------------------------------------------------------------------------------------------
 
+-- Content can be dropped a stretch of time at once, in place of row by row: message and chunk are partitioned by the message's id, whose
+-- order is that of time (UUIDv7). How long a stretch is, is not part of the schema. So far there is one partition for all; others are added
+-- beside it without a row being written anew (docs/decisions/0017).
+
 -- Envelope and content, written once. Never updated: an update would copy the content.
 CREATE TABLE queue.message (
     id        uuid PRIMARY KEY,                    -- chosen by ingress before DATA (ACC-04); also serves every join
@@ -29,12 +33,13 @@ CREATE TABLE queue.message (
     prefix    bytea       NOT NULL DEFAULT '',     -- what we added above the content (ACC-01)
     body      bytea,
     CONSTRAINT message_has_a_body CHECK (barred OR (body IS NULL) = (chunks > 0))
-) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.05);
+) PARTITION BY RANGE (id);
 -- Mail compresses badly and is read once: pglz would cost more than it saves.
 ALTER TABLE queue.message
     ALTER COLUMN envelope SET STORAGE EXTERNAL,
     ALTER COLUMN prefix SET STORAGE EXTERNAL,
     ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE TABLE queue.message_default PARTITION OF queue.message DEFAULT WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.05);
 -- The sweeper forgets bars that nobody can run into any more.
 CREATE INDEX message_barred ON queue.message (accepted) WHERE barred;
 
@@ -44,13 +49,14 @@ CREATE TABLE queue.chunk (
     number     integer NOT NULL,  -- from 0
     data       bytea   NOT NULL,
     PRIMARY KEY (message_id, number)  -- read in order from an offset; deleted by message
-) WITH (
+) PARTITION BY RANGE (message_id);
+ALTER TABLE queue.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
+CREATE TABLE queue.chunk_default PARTITION OF queue.chunk DEFAULT WITH (
     -- What clients begin and give up is written and deleted again, as fast as they send: its room has to be there again within a minute
     -- (mailrail.core.uncommitted counts it as long), so vacuum comes early here, for a hundred rows are 25 MiB, and does not dawdle.
     autovacuum_vacuum_threshold = 100, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
     toast.autovacuum_vacuum_threshold = 10000, toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_cost_delay = 0
 );
-ALTER TABLE queue.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
 
 -- Bodies on their way in. The commit takes the row away; the sweeper takes it and the chunks after 1 h (ACC-02).
 -- Whoever deletes the row owns the chunks, so a commit and the sweeper never both do.
