@@ -193,6 +193,7 @@ def migrate(
     import psycopg
 
     from mailrail.kit import migrations
+    from mailrail.kit.roles import grant_roles
 
     if not url:
         output.stop("give --database-url, or set MAILRAIL_DATABASE_URL", output.USAGE)
@@ -211,7 +212,7 @@ def migrate(
         made = []
         if roles:
             schemas = list(dict.fromkeys(m.schema for m in migrations.load_all()))
-            made = migrations.grant_roles(direct_url or url, schemas, say=progress)
+            made = grant_roles(direct_url or url, schemas, say=progress)
     except migrations.MigrationError as error:
         output.stop(str(error))
     except psycopg.ProgrammingError as error:

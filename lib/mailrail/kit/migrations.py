@@ -3,12 +3,15 @@
 A service ships `mailrail_<service>/sql/migrations/NNNN_name.sql`, numbered from 0001 without gaps; its schema bears its
 name. Every applied step is a row of `<schema>.migrations`. While a file runs, `search_path` is that schema.
 
-A file runs in one transaction together with its record, unless its first lines hold the comment
+A file runs as a whole, in one transaction together with its record, unless its first lines hold the comment
 
     -- mailrail: no-transaction
 
-which is for `CREATE INDEX CONCURRENTLY` and the like: its statements run one by one, each must be repeatable, and an
-index that an interrupted build left invalid is dropped and built again.
+which is for `CREATE INDEX CONCURRENTLY` and the like: such a file holds one statement, which must be repeatable (of
+several, Postgres makes a transaction). An index that an interrupted build left invalid is dropped and built again.
+
+The checksum of a file leaves out its comments and the spaces between its words, so that a comment can be corrected
+after a release. For it a comment is whatever follows `--` in a line, also within quotes: write none there.
 
 The lock is `pg_try_advisory_lock`, polled on a session of its own and outside any transaction: a blocking
 `pg_advisory_lock` would hold a snapshot while it waits, and a concurrent index build waits for all older snapshots, so
@@ -41,6 +44,9 @@ LOCK_KEY = 0x6D61_696C_7261_696C  # "mailrail"; one lock a database, whatever th
 MARKER = "-- mailrail: no-transaction"
 STATEMENT_LOCK_TIMEOUT = "5s"  # a migration that waits for a table lock blocks everybody behind it, so it waits shortly
 ATTEMPTS = 20  # of a step that did not get its table lock
+
+
+_COMMENT = re.compile(r"--[^\n]*")
 
 
 class MigrationError(RuntimeError):
@@ -80,9 +86,14 @@ class Migration:
         return f"{self.schema}/{self.number:04}_{self.name}"
 
     @property
+    def bare(self) -> str:
+        """The text without comments, its words one space apart. For comparing, not for running."""
+        return " ".join(_COMMENT.sub("", self.text).split())
+
+    @property
     def checksum(self) -> str:
-        """SHA-256 of the text, blind to line endings, which a checkout on Windows changes."""
-        return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
+        """SHA-256 of the bare text."""
+        return hashlib.sha256(self.bare.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +110,8 @@ _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
 def parse(schema: str, files: Iterable[tuple[str, str]]) -> tuple[Migration, ...]:
-    """Migrations from (file name, text) pairs, in order. Raises MigrationError on bad names, gaps, or a statement
-    that may not stand in a `no-transaction` file."""
+    """Migrations from (file name, text) pairs, in order. Raises MigrationError on bad names, gaps, or a
+    `no-transaction` file that holds anything but one repeatable statement."""
     found: list[Migration] = []
     for file, text in sorted(files):
         match = _FILE.fullmatch(file)
@@ -112,14 +123,12 @@ def parse(schema: str, files: Iterable[tuple[str, str]]) -> tuple[Migration, ...
             raise MigrationError(
                 f"{migration.label}: expected number {len(found) + 1:04}; numbers have no gaps and no doubles"
             )
-        if not migration.transactional:
-            for statement in split(text):
-                if not _REPEATABLE.match(_bare(statement)):
-                    raise MigrationError(
-                        f"{migration.label}: outside a transaction only statements that may be repeated after a crash"
-                        " are allowed (CREATE INDEX CONCURRENTLY, DROP INDEX CONCURRENTLY IF EXISTS, ANALYZE, VACUUM),"
-                        f" not: {_bare(statement)[:60]}"
-                    )
+        if not migration.transactional and not _REPEATABLE.fullmatch(migration.bare):
+            raise MigrationError(
+                f"{migration.label}: outside a transaction one statement that may be repeated after a crash is allowed"
+                " (CREATE INDEX CONCURRENTLY, DROP INDEX CONCURRENTLY IF EXISTS, REINDEX, ANALYZE, VACUUM),"
+                f" not: {migration.bare[:60]}"
+            )
         found.append(migration)
     return tuple(found)
 
@@ -148,70 +157,6 @@ def needed_version(service: str) -> int:
     return migrations[-1].number if migrations else 0
 
 
-_LEXEME = re.compile(
-    r"""
-      (?P<space>\s+)
-    | (?P<line>--[^\n]*)
-    | (?P<block>/\*)
-    | (?P<string>[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*')
-    | (?P<name>"(?:[^"]|"")*")
-    | (?P<dollar>\$(?:[A-Za-z_\x80-\uffff][A-Za-z0-9_\x80-\uffff]*)?\$)
-    | (?P<end>;)
-    | (?P<word>[A-Za-z_\x80-\uffff][A-Za-z0-9_$\x80-\uffff]*)
-    | (?P<other>.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def _lexemes(text: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of the parts of SQL that matter for telling statements apart. MigrationError on open quotes."""
-    position = 0
-    while position < len(text):
-        match = _LEXEME.match(text, position)
-        assert match is not None, "`other` matches anything"
-        kind, end = str(match.lastgroup), match.end()
-        if kind == "block":  # block comments nest in SQL
-            depth = 1
-            while depth:
-                nested = re.compile(r"/\*|\*/").search(text, end)
-                if nested is None:
-                    raise MigrationError("a comment /* is never closed")
-                depth += 1 if nested[0] == "/*" else -1
-                end = nested.end()
-        elif kind == "dollar":
-            closing = text.find(match[0], end)
-            if closing < 0:
-                raise MigrationError(f"a quote {match[0]} is never closed")
-            end = closing + len(match[0])
-        elif kind == "other" and match[0] in "'\"":
-            raise MigrationError(f"a quote {match[0]} is never closed")
-        yield kind, text[position:end]
-        position = end
-
-
-def split(text: str) -> list[str]:
-    """The statements of a SQL text, without their semicolons; empty ones are left out."""
-    statements: list[str] = []
-    current: list[str] = []
-    meaningful = False
-    for kind, part in (*_lexemes(text), ("end", "")):
-        if kind == "end":
-            if meaningful:
-                statements.append("".join(current).strip())
-            current, meaningful = [], False
-        else:
-            current.append(part)
-            meaningful = meaningful or kind not in ("space", "line", "block")
-    return statements
-
-
-def _bare(statement: str) -> str:
-    """A statement without comments, blanks collapsed."""
-    parts = [" " if kind in ("space", "line", "block") else part for kind, part in _lexemes(statement)]
-    return re.sub(r"\s+", " ", "".join(parts)).strip()
-
-
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _INDEX = re.compile(
     rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?P<name>{_NAME})"
@@ -219,10 +164,7 @@ _INDEX = re.compile(
     re.IGNORECASE,
 )
 _REPEATABLE = re.compile(
-    rf"(?:{_INDEX.pattern}|DROP INDEX CONCURRENTLY IF EXISTS |REINDEX |ANALYZE\b|VACUUM\b|SET )".replace(
-        "(?P<name>", "(?:"
-    ).replace("(?P<schema>", "(?:"),
-    re.IGNORECASE,
+    rf"(?:{_INDEX.pattern}|DROP INDEX CONCURRENTLY IF EXISTS |REINDEX |ANALYZE\b|VACUUM\b)[^;]*;?", re.IGNORECASE
 )
 
 
@@ -340,10 +282,10 @@ def _one(connection: type_connection, query: sql.Composed) -> object:
 
 def _changed(migration: Migration) -> str:
     return (
-        f"{migration.label} was changed after it was applied to this database, which was made by a version that was"
-        " never released: it cannot be used on. Let the queue run empty with that version, then give Mailrail a new"
-        f" database, or run DROP SCHEMA {migration.schema} CASCADE and `mailrail migrate` (a database of local mode may"
-        " simply be thrown away with its --state folder). If the change is yours, put it into a new migration"
+        f"the database has {migration.label} in another form than this release has: it was made by a version from"
+        " before 0.1.0, whose databases cannot be used any more. Let the queue run empty with that version; then give"
+        f" Mailrail a new database, or run DROP SCHEMA {migration.schema} CASCADE and `mailrail migrate` (local mode:"
+        " remove the --state folder). If you have edited the file yourself, put the change into a new migration"
     )
 
 
@@ -376,7 +318,7 @@ def _migrate_schema(
         if migration.transactional:
             _apply_in_transaction(connection, migration)
         else:
-            _apply_one_by_one(connection, migration, say)
+            _apply_alone(connection, migration, say)
         applied = Applied(migration, time.monotonic() - began)
         say(f"{migration.label} applied in {applied.seconds:.2f} s")
         done.append(applied)
@@ -404,8 +346,7 @@ def _apply_in_transaction(connection: type_connection, migration: Migration) -> 
             with connection.transaction():
                 connection.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(migration.schema)))
                 connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(STATEMENT_LOCK_TIMEOUT))
-                for statement in split(migration.text):
-                    _run(connection, statement)
+                _run(connection, migration.text)
                 _record(connection, migration, time.monotonic() - began)
             return
         except psycopg.errors.LockNotAvailable as error:
@@ -422,22 +363,21 @@ def _apply_in_transaction(connection: type_connection, migration: Migration) -> 
             raise MigrationError(f"{migration.label}: {error}; nothing of it was kept") from error
 
 
-def _apply_one_by_one(connection: type_connection, migration: Migration, say: Callable[[str], None]) -> None:
+def _apply_alone(connection: type_connection, migration: Migration, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     with _search_path(connection, migration.schema):
-        for statement in split(migration.text):
-            try:
-                index = _INDEX.match(_bare(statement))
-                if index is None:
-                    _run(connection, statement)
-                else:
-                    _build_index(connection, migration, index, statement, say)
-            except psycopg.errors.Error as error:
-                if isinstance(error, psycopg.OperationalError) and connection.broken:
-                    raise
-                raise MigrationError(
-                    f"{migration.label}: {error}; run `mailrail migrate` again to go on from there"
-                ) from error
+        try:
+            index = _INDEX.match(migration.bare)
+            if index is None:
+                _run(connection, migration.text)
+            else:
+                _build_index(connection, migration, index, say)
+        except psycopg.errors.Error as error:
+            if isinstance(error, psycopg.OperationalError) and connection.broken:
+                raise
+            raise MigrationError(
+                f"{migration.label}: {error}; run `mailrail migrate` again to go on from there"
+            ) from error
     _record(connection, migration, time.monotonic() - began)
 
 
@@ -463,7 +403,7 @@ def _index_state(connection: type_connection, schema: str, name: str) -> bool | 
 
 
 def _build_index(
-    connection: type_connection, migration: Migration, index: re.Match[str], statement: str, say: Callable[[str], None]
+    connection: type_connection, migration: Migration, index: re.Match[str], say: Callable[[str], None]
 ) -> None:
     schema = _folded(index["schema"]) if index["schema"] else migration.schema
     name = _folded(index["name"])
@@ -476,7 +416,7 @@ def _build_index(
             " dropping and building it again"
         )
         connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(schema, name)))
-    _run(connection, statement)
+    _run(connection, migration.text)
 
 
 def _rebuild_invalid(connection: type_connection, migration: Migration, say: Callable[[str], None]) -> None:
@@ -484,47 +424,13 @@ def _rebuild_invalid(connection: type_connection, migration: Migration, say: Cal
 
     One that is gone stays gone: a later migration may have dropped it.
     """
-    with _search_path(connection, migration.schema):
-        for statement in split(migration.text):
-            index = _INDEX.match(_bare(statement))
-            if index is None:
-                continue
-            schema = _folded(index["schema"]) if index["schema"] else migration.schema
-            if _index_state(connection, schema, _folded(index["name"])) is False:
-                _build_index(connection, migration, index, statement, say)
-
-
-# --- roles ----------------------------------------------------------------------------------------------------------
-
-
-def grant_roles(url: str, schemas: Sequence[str], *, say: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Make a role `mailrail_<schema>` for each schema, with rights in that schema alone; answers the names (DBS-01).
-
-    The roles may not log in until an administrator gives them a password or another way (`ALTER ROLE ... LOGIN`).
-    Repeatable: rights are granted again, also for tables that later migrations of the same owner will make.
-    """
-    names = []
-    with psycopg.connect(url, autocommit=True, application_name="mailrail migrate") as connection:
-        for schema in schemas:
-            role = f"mailrail_{schema}"
-            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
-                connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-                say(f"role {role} made; give it a way to log in: ALTER ROLE {role} LOGIN PASSWORD '...'")
-            parts = {"role": sql.Identifier(role), "schema": sql.Identifier(schema)}
-            with connection.transaction():
-                for statement in (
-                    "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}",  # CREATE: a service adds its own partitions
-                    "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES"
-                    " ON ALL TABLES IN SCHEMA {schema} TO {role}",
-                    "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
-                    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}",
-                    "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema}"
-                    " GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES ON TABLES TO {role}",
-                    "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}",
-                ):
-                    connection.execute(sql.SQL(statement).format(**parts))
-            names.append(role)
-    return names
+    index = _INDEX.match(migration.bare)
+    if index is None:
+        return
+    schema = _folded(index["schema"]) if index["schema"] else migration.schema
+    if _index_state(connection, schema, _folded(index["name"])) is False:
+        with _search_path(connection, migration.schema):
+            _build_index(connection, migration, index, say)
 
 
 # --- checking -------------------------------------------------------------------------------------------------------

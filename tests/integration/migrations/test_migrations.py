@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mailrail.kit import migrations
+from mailrail.kit import migrations, roles
 from mailrail.kit.migrations import Migration, MigrationError
 from mailrail.local.postgres.server import EmbeddedPostgres
 
@@ -63,19 +63,62 @@ def test_a_step_that_fails_leaves_nothing_behind_DBS_02(empty_database: str) -> 
 
 def test_a_changed_step_is_refused(empty_database: str) -> None:
     migrations.migrate(empty_database, _steps(LETTERS))
-    with pytest.raises(MigrationError, match="queue/0001_letters was changed after it was applied"):
+    with pytest.raises(MigrationError, match="has queue/0001_letters in another form than this release has"):
         migrations.migrate(empty_database, _steps(("0001_letters.sql", "CREATE TABLE letters (id bigint);")))
 
 
-async def test_a_service_refuses_a_database_of_a_changed_step_and_says_what_to_do_DBS_02(
+BEFORE_0_1_0 = (
+    (1, "queue", "43017f1a2cb09c8836dd69d51d1fca5c596db0a63eef8d7a920933473605018c"),
+    (2, "events", "bb8dccadd970cee229aa8897966a8676f2c02aa59f0349b78574bdda3eeaea22"),
+    (3, "partitions_for_a_role", "b5698b6322c477d219967aa4ca4e4e7093595ac2cca1529c7e40a72a0037608b"),
+)
+"""What a database has recorded that was made by the last version with the schema of before."""
+
+
+@pytest.fixture
+def database_of_before(empty_database: str) -> str:
+    """The least of such a database: what was recorded, and a table."""
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA queue")
+        connection.execute("CREATE TABLE queue.node (id text)")
+        connection.execute(
+            "CREATE TABLE queue.migrations (number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            " seconds double precision NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
+        )
+        for number, name, checksum in BEFORE_0_1_0:
+            connection.execute("INSERT INTO queue.migrations VALUES (%s, %s, %s, 0)", (number, name, checksum))
+    return empty_database
+
+
+async def test_a_database_of_before_0_1_0_is_refused_with_a_sentence_DBS_02(database_of_before: str) -> None:
+    said = r"queue/0001_queue .* from before 0\.1\.0, .* run empty .* DROP SCHEMA queue CASCADE .* --state folder"
+    with pytest.raises(MigrationError, match=said):
+        migrations.migrate(database_of_before)
+    assert _rows(database_of_before, b"SELECT to_regclass('queue.recipient')") == [(None,)]
+    async with await psycopg.AsyncConnection.connect(database_of_before, autocommit=True) as connection:
+        with pytest.raises(migrations.Unfit, match=said):
+            await migrations.check(connection, "queue")
+
+
+async def test_a_service_starts_on_a_database_that_is_as_this_release_made_it(
     database_for: Callable[..., str],
 ) -> None:
-    url = database_for("queue")
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(database_for("queue"), autocommit=True) as connection:
         assert await migrations.check(connection, "queue") == migrations.needed_version("queue")
-        await connection.execute("UPDATE queue.migrations SET checksum = 'of before' WHERE number = 1")
-        with pytest.raises(migrations.Unfit, match=r"queue/0001_queue was changed .* DROP SCHEMA queue CASCADE"):
-            await migrations.check(connection, "queue")
+
+
+def test_a_comment_may_be_corrected_after_its_file_was_applied(empty_database: str) -> None:
+    migrations.migrate(empty_database, _steps(("0001_a.sql", "-- The letters.\nCREATE TABLE a (id int);  -- a number")))
+    corrected = "-- All letters,\n-- each once.\nCREATE TABLE a (id   int);"
+    assert migrations.migrate(empty_database, _steps(("0001_a.sql", corrected))) == []
+
+
+def test_a_second_statement_outside_a_transaction_is_refused_by_postgres_too(empty_database: str) -> None:
+    two = "-- mailrail: no-transaction\nCREATE INDEX CONCURRENTLY a ON letters (id); SELECT 1"
+    step = Migration("queue", 2, "two", two, transactional=False)
+    migrations.migrate(empty_database, _steps(LETTERS))
+    with pytest.raises(MigrationError, match="cannot run inside a transaction block"):
+        migrations.migrate(empty_database, (*_steps(LETTERS), step))
 
 
 def test_line_endings_of_a_checkout_on_windows_are_no_change(empty_database: str) -> None:
@@ -155,13 +198,13 @@ migrations.migrate(sys.argv[1], migrations.parse("queue", [
     doomed = subprocess.Popen([sys.executable, "-c", script, empty_database])
     try:
         wait_until(
-            lambda: _rows(empty_database, b"SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"), 30
+            lambda: _rows(empty_database, b"SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE b%'"), 30
         )
     finally:
         doomed.kill()
         doomed.wait(10)
     with psycopg.connect(empty_database, autocommit=True) as connection:  # its session lives until the sleep ends
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE TABLE b%'")
     steps = _steps(("0001_a.sql", "CREATE TABLE a (id int);"), ("0002_b.sql", "CREATE TABLE b (id int);"))
     assert [a.migration.number for a in migrations.migrate(empty_database, steps, timeout=30)] == [2]
 
@@ -239,8 +282,8 @@ def test_a_role_for_each_service_reaches_its_own_schema_alone_DBS_01(
     url = postgres.superuser_url(name)
     for schema in ("queue", "config"):
         migrations.migrate(url, migrations.parse(schema, [("0001_t.sql", "CREATE TABLE t (id int);")]))
-    assert migrations.grant_roles(url, ["queue", "config"]) == ["mailrail_queue", "mailrail_config"]
-    assert migrations.grant_roles(url, ["queue", "config"]) == ["mailrail_queue", "mailrail_config"]
+    assert roles.grant_roles(url, ["queue", "config"]) == ["mailrail_queue", "mailrail_config"]
+    assert roles.grant_roles(url, ["queue", "config"]) == ["mailrail_queue", "mailrail_config"]
     migrations.migrate(
         url,
         migrations.parse(
