@@ -90,13 +90,13 @@ DASHBOARD = Dashboard(
                 stat(
                     "Sites in backoff",
                     "Next hops in backoff: recipient domains and transports.",
-                    'sum(mailrail_queue_sites{state="resting"})',
+                    'sum(mailrail_queue_sites{state="backoff"})',
                     steps=Steps(Color.GOOD, ((20, Color.WARN), (500, Color.BAD))),
                 ),
                 stat(
                     "Transports in backoff",
                     "Smarthosts, LMTP servers and proxies in backoff: usually a fault on our side.",
-                    "max(mailrail_queue_transports_resting)",
+                    "max(mailrail_queue_transports_in_backoff)",
                     steps=MORE_IS_BAD,
                 ),
                 stat(

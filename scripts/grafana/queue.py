@@ -125,7 +125,7 @@ DASHBOARD = Dashboard(
                     "Corrupt",
                     "Recipients that cannot be read, or whose result cannot be stored; they are on hold with the "
                     "reason.",
-                    (Query("sum(mailrail_queue_set_aside_total)", "recipients"),),
+                    (Query("sum(mailrail_queue_corrupt_total)", "recipients"),),
                 ),
                 Panel(
                     "Database went back",

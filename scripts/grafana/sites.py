@@ -16,14 +16,14 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Sites",
-                    "Sites held in memory. resting: in backoff, not dialled.",
+                    "Sites held in memory. backoff: nothing is dialled.",
                     (Query("sum by (state) (mailrail_queue_sites)", "{{state}}"),),
                     stacked=True,
                 ),
                 each(
                     "Transports in backoff",
                     "Smarthosts, LMTP servers and proxies in backoff, as each queue process sees it.",
-                    "mailrail_queue_transports_resting",
+                    "mailrail_queue_transports_in_backoff",
                     steps=MORE_IS_BAD,
                 ),
                 ATTEMPTS,

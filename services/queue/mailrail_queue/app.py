@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
-import psycopg
-
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
@@ -36,7 +34,7 @@ from mailrail_queue.schedule.shards import Shards
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store.connection import Database, NotDurable
+from mailrail_queue.store.connection import DATABASE_FAILURE, Database
 from mailrail_queue.store.data_history import QueueHistory
 from mailrail_queue.upkeep.backlog import BacklogCounter
 from mailrail_queue.upkeep.sweeping import Upkeep
@@ -176,7 +174,7 @@ class QueueProcess:
                     self.dispatcher.history = await self.history.of.begin(connection)
                     self.group_commit.ids.forget()
                     return
-            except (psycopg.Error, NotDurable, OSError, migrations.Unfit) as error:
+            except (*DATABASE_FAILURE, migrations.Unfit) as error:
                 if str(error) != said:
                     said = str(error)
                     self._log.warning("waiting for the database", error=said.strip())
@@ -190,7 +188,7 @@ class QueueProcess:
                 try:
                     await self.shards.beat()
                     break
-                except (psycopg.Error, NotDurable, OSError) as error:
+                except DATABASE_FAILURE as error:
                     self._log.warning("waiting for the database", error=str(error).strip())
                     await asyncio.sleep(0.5)
         except asyncio.CancelledError:  # told to stop as it began: nobody shall wait until it is taken for dead

@@ -38,7 +38,7 @@ PENDING_BYTES = Gauge(
 )
 IN_FLIGHT = Gauge("mailrail_queue_deliveries_in_flight", "Deliveries in progress at outbound")
 SITES = Gauge("mailrail_queue_sites", "Sites held in memory", ["state"])
-"""state: active, resting."""
+"""state: active, backoff (nothing is dialled)."""
 SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256 in all")
 OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
 POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably, else 0")
@@ -48,7 +48,7 @@ BACKLOG = Gauge(
     ["state"],
 )
 """state: ready (for an outbound process; scale by this state), limited (the window of the site or a limit has no room),
-resting (the site is in backoff)."""
+backoff (the site or its transport is in backoff, or the transport is missing)."""
 BACKLOG_OLDEST = Gauge(
     "mailrail_queue_backlog_oldest_seconds",
     "Seconds since the oldest due recipient fell due, by what it waits for; 0 when there is none",
@@ -58,8 +58,8 @@ BACKLOG_OLDEST = Gauge(
 STORED = Gauge(
     "mailrail_queue_recipients_stored", "Recipients in the queue of all processes, estimated by Postgres's statistics"
 )
-TRANSPORTS_RESTING = Gauge(
-    "mailrail_queue_transports_resting",
+TRANSPORTS_IN_BACKOFF = Gauge(
+    "mailrail_queue_transports_in_backoff",
     "Transports in backoff (smarthosts, LMTP servers, proxies), as this process sees them",
 )
 DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres errors on the message path", ["what"])
@@ -68,8 +68,8 @@ SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["
 """what: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
  dsn, event, site, history_partition."""
 
-SET_ASIDE = Counter(
-    "mailrail_queue_set_aside_total",
+CORRUPT = Counter(
+    "mailrail_queue_corrupt_total",
     "Recipients put on hold because they are corrupt, or because their result cannot be stored",
 )
 FAILURES = Counter(
@@ -77,7 +77,7 @@ FAILURES = Counter(
     "Steps that failed although Postgres was reachable; each step is tried again",
     ["step"],
 )
-"""step: due work, due mail, lease sweep, leases, results, heartbeat, revisions, probes, timers, hints to peers, upkeep,
+"""step: due_work, due_mail, lease_sweep, leases, results, heartbeat, revisions, probes, timers, peer_hints, upkeep,
 backlog, administration."""
 CLOCK_JUMPS = Counter(
     "mailrail_queue_postgres_clock_jumps_total",
@@ -109,8 +109,8 @@ for _what in ("deliveries", "results_dropped", "results_counted", "recipients_mi
 for _what in ("connect", "statement"):
     DATABASE_ERRORS.labels(what=_what)
 for _what in (
-    *("due work", "due mail", "lease sweep", "leases", "results", "heartbeat", "revisions"),
-    *("probes", "timers", "hints to peers", "upkeep", "backlog", "administration"),
+    *("due_work", "due_mail", "lease_sweep", "leases", "results", "heartbeat", "revisions"),
+    *("probes", "timers", "peer_hints", "upkeep", "backlog", "administration"),
 ):
     FAILURES.labels(step=_what)
 

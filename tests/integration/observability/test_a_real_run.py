@@ -151,7 +151,7 @@ def run() -> Iterator[Run]:
             with a_service_that_rejects(rail):
                 for what in (
                     'mailrail_config_consumers{role="ingress",state="rejecting"} > 0',
-                    "mailrail_queue_transports_resting > 0",
+                    "mailrail_queue_transports_in_backoff > 0",
                     'mailrail_queue_dsns_total{kind="failed"} >= 40',
                     'mailrail_queue_attempts_total{outcome="delivered"} >= 40',
                     "mailrail_queue_recipients_stored > 0",
@@ -197,7 +197,7 @@ def test_every_alert_evaluates(run: Run) -> None:
 
 def test_alerts_see_what_went_wrong_and_no_critical_one_was_near(run: Run) -> None:
     by_name = {alert.name: alert for alert in alerts()}
-    for name in ("MailrailConfigRejected", "MailrailTransportResting", "MailrailOperatorNoLeader"):
+    for name in ("MailrailConfigRejected", "MailrailTransportInBackoff", "MailrailOperatorNoLeader"):
         assert run.has_data(by_name[name].expr), name
     for alert in alerts():
         if alert.labels["severity"] == "critical":

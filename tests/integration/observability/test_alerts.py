@@ -55,8 +55,8 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
 WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mailrail_config_new_histories_total")
-SET_ASIDE = of("mailrail_queue_set_aside_total")
-STEP = of("mailrail_queue_failures_total", step="due work")
+CORRUPT = of("mailrail_queue_corrupt_total")
+STEP = of("mailrail_queue_failures_total", step="due_work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
 SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="accepted")
@@ -64,7 +64,7 @@ NO_SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="deferred"
 REFUSED = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="refused")
 LOGGED_IN = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="accepted")
 TOO_MANY = of("mailrail_ingress_connections_total", protocol="mx", result="too-many")
-RESTING = of("mailrail_queue_sites", state="resting")
+BACKOFF = of("mailrail_queue_sites", state="backoff")
 ACTIVE = of("mailrail_queue_sites", state="active")
 BOUNCES = of("mailrail_queue_dsns_total", kind="failed")
 STORED = of("mailrail_queue_recipients_total", way="born_leased")
@@ -91,7 +91,7 @@ CASES = (
         (
             {READY: still(50), DONE: rising(60)},
             {READY: still(0), DONE: still(100)},
-            {of("mailrail_queue_backlog_recipients", state="resting"): still(50), DONE: still(100)},
+            {of("mailrail_queue_backlog_recipients", state="backoff"): still(50), DONE: still(100)},
         ),
     ),
     Case(
@@ -163,7 +163,7 @@ CASES = (
         ({INTERRUPTED: rising(5), DONE: rising(50)},),
         ({INTERRUPTED: rising(5), DONE: rising(5000)}, {INTERRUPTED: rising(1), DONE: rising(1)}),
     ),
-    Case("MailrailMailSetAside", ({SET_ASIDE: rising(1)},), ({SET_ASIDE: still(1)},)),
+    Case("MailrailMailCorrupt", ({CORRUPT: rising(1)},), ({CORRUPT: still(1)},)),
     Case(
         "MailrailDatabaseWentBack",
         (
@@ -173,11 +173,11 @@ CASES = (
         ),
         ({WENT_BACK: still(1), CONFIG_WENT_BACK: still(1)}, {WENT_BACK: still(0)}),
     ),
-    Case("MailrailTransportResting", *gauge("mailrail_queue_transports_resting", 1, 0)),
+    Case("MailrailTransportInBackoff", *gauge("mailrail_queue_transports_in_backoff", 1, 0)),
     Case(
-        "MailrailManySitesResting",
-        ({RESTING: still(60), ACTIVE: still(40)},),
-        ({RESTING: still(60), ACTIVE: still(400)}, {RESTING: still(10), ACTIVE: still(2)}),
+        "MailrailManySitesInBackoff",
+        ({BACKOFF: still(60), ACTIVE: still(40)},),
+        ({BACKOFF: still(60), ACTIVE: still(400)}, {BACKOFF: still(10), ACTIVE: still(2)}),
     ),
     Case(
         "MailrailManyFailures",

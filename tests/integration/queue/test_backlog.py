@@ -33,7 +33,7 @@ async def test_mail_that_nobody_takes_is_ready_and_grows_old(database: str) -> N
         await q.sql("UPDATE recipient SET due = now() - interval '1 hour' WHERE address = 'user@d3.example'")
         measured = await q.queue.counting.measure()
         assert 3600 <= measured.oldest[Waits.READY] < 3700
-        assert measured.oldest[Waits.RESTING] == measured.oldest[Waits.LIMITED] == 0
+        assert measured.oldest[Waits.BACKOFF] == measured.oldest[Waits.LIMITED] == 0
         await q.sql("UPDATE recipient SET held_since = now() WHERE address = 'other@d1.example'")
         assert await counted(q, ready=7), "what is on hold waits for nobody"
 
@@ -52,7 +52,7 @@ async def test_mail_behind_a_full_window_is_limited_and_calls_for_no_further_pro
         assert found.recipients[Waits.READY] == 0
 
 
-async def test_due_mail_of_a_dead_site_is_resting(database: str) -> None:
+async def test_due_mail_of_a_dead_site_is_in_backoff(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
         outbound.answer = lambda d: result_of(d, types_pb2.OUTCOME_DEFERRED, site_failure=True)
@@ -66,17 +66,17 @@ async def test_due_mail_of_a_dead_site_is_resting(database: str) -> None:
             await q.sql("UPDATE recipient SET due = now() - interval '1 minute'")
             await q.sql("UPDATE site_due SET next_due = now() - interval '1 minute'")
             found = await q.queue.counting.count()
-        assert found.recipients == {Waits.READY: 0, Waits.LIMITED: 0, Waits.RESTING: 10}
-        assert 60 <= found.oldest[Waits.RESTING] < 70
+        assert found.recipients == {Waits.READY: 0, Waits.LIMITED: 0, Waits.BACKOFF: 10}
+        assert 60 <= found.oldest[Waits.BACKOFF] < 70
 
 
-async def test_mail_for_a_missing_transport_is_resting(database: str) -> None:
+async def test_mail_for_a_missing_transport_is_in_backoff(database: str) -> None:
     gone = rev.ObjectRef("MailTransport", "default", "gone")
     async with running_queue(database, a_revision(rules=[rule_to(gone, missing=True)])) as q:
         ingress = await q.ingress()
         async with q.queue.owner.lane.use():
             await ingress.accept("user@d.example")
-            await until_counted(q, resting=1)
+            await until_counted(q, backoff=1)
 
 
 async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(database: str) -> None:

@@ -28,9 +28,9 @@ END $$"""
 """A row that Postgres refuses, for whatever reason there may be one day."""
 
 
-def set_aside() -> float:
+def hold_corrupt() -> float:
     """Recipients that were put on hold by the queue itself so far."""
-    return REGISTRY.get_sample_value("mailrail_queue_set_aside_total") or 0.0
+    return REGISTRY.get_sample_value("mailrail_queue_corrupt_total") or 0.0
 
 
 async def due_again(q: RunningQueue) -> None:
@@ -114,8 +114,8 @@ async def test_attempts_are_counted_beyond_what_two_octets_hold_LSE_05(database:
         await q.until("SELECT count(*) = 5 FROM history WHERE attempts = 32768")
 
 
-async def test_a_recipient_that_cannot_be_leased_is_set_aside_and_its_site_goes_on_SHD_03(database: str) -> None:
-    before = set_aside()
+async def test_a_recipient_that_cannot_be_leased_is_held_as_corrupt_and_its_site_goes_on_SHD_03(database: str) -> None:
+    before = hold_corrupt()
     async with running_queue(database) as q:
         ingress = await q.ingress()
         for n in range(40):
@@ -129,10 +129,10 @@ async def test_a_recipient_that_cannot_be_leased_is_set_aside_and_its_site_goes_
         assert await q.sql("SELECT address, hold_reason FROM recipient WHERE held_since IS NOT NULL") == [
             ("bad@away.example", "what is to be written of this recipient cannot be: integer out of range")
         ]
-        assert set_aside() == before + 1
+        assert hold_corrupt() == before + 1
 
 
-async def test_a_recipient_that_cannot_be_counted_at_a_resting_site_stalls_no_other_SHD_05(database: str) -> None:
+async def test_a_recipient_that_cannot_be_counted_at_a_site_in_backoff_stalls_no_other_SHD_05(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await at_rest(q, "bad")
         await q.sql("UPDATE recipient SET attempts = %s WHERE address LIKE 'bad%%'", MOST)
@@ -180,7 +180,7 @@ async def test_a_site_at_which_all_work_fails_costs_itself_alone_SHD_03(
 
         async def fails(drained: Sequence[tuple[int, str]]) -> None:
             if any(key == "domain:d7.example" for _, key in drained):
-                raise ValueError("a page of this index is damaged")
+                raise ValueError("a page of this index is corrupt")
             await settle(drained)
 
         monkeypatch.setattr(q.queue.owner.due_sites, "settle", fails)
@@ -198,7 +198,7 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
         ingress = await q.ingress()
         for n in range(30):
             await ingress.accept(f"user{n}@away.example")
-        monkeypatch.setattr(q.queue.owner.backoff, "allowance", HoldAllowance(5))
+        monkeypatch.setattr(q.queue.owner.corrupt, "allowance", HoldAllowance(5))
         outbound = await q.outbound()
         outbound.answer = result_of
 
@@ -223,7 +223,7 @@ def test_an_allowance_comes_back_with_time() -> None:
 
 
 async def test_a_delivery_of_which_the_end_cannot_be_written_is_held_and_not_sent_again_FIN_01(database: str) -> None:
-    before = set_aside()
+    before = hold_corrupt()
     async with running_queue(database) as q:
         await q.sql(REFUSES)
         await q.sql("CREATE TRIGGER refuse BEFORE INSERT ON history FOR EACH ROW EXECUTE FUNCTION refuse()")
@@ -242,10 +242,10 @@ async def test_a_delivery_of_which_the_end_cannot_be_written_is_held_and_not_sen
                 "its attempt ended (delivered), and that cannot be written: this row is refused",
             )
         ]
-        assert set_aside() == before + 1
+        assert hold_corrupt() == before + 1
 
 
-async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are_due_again_LSE_04(
+async def test_a_lease_that_cannot_be_taken_back_is_held_as_corrupt_and_all_others_are_due_again_LSE_04(
     database: str,
 ) -> None:
     async with running_queue(database) as q:
@@ -265,7 +265,7 @@ async def test_a_lease_that_cannot_be_taken_back_is_set_aside_and_all_others_are
 @pytest.mark.parametrize(
     ("step", "part", "method"),
     [
-        ("lease sweep", "owner._expiry", "sweep"),
+        ("lease_sweep", "owner._expiry", "sweep"),
         ("heartbeat", "shards", "beat"),
         ("revisions", "owner.revisions", "reconsider"),
         ("upkeep", "upkeep", "sweep_content"),
@@ -297,8 +297,8 @@ async def test_no_step_that_fails_ends_the_process_SHD_01(
         await q.until("SELECT count(*) = 256 FROM shard WHERE owner IS NOT NULL")
 
 
-async def test_mail_of_which_the_content_is_gone_is_set_aside_and_stalls_no_other_FIN_02(database: str) -> None:
-    before = set_aside()
+async def test_mail_of_which_the_content_is_gone_is_held_as_corrupt_and_stalls_no_other_FIN_02(database: str) -> None:
+    before = hold_corrupt()
     async with running_queue(database) as q:
         ingress = await q.ingress()
         lost = await ingress.accept("bad@away.example")
@@ -314,7 +314,7 @@ async def test_mail_of_which_the_content_is_gone_is_set_aside_and_stalls_no_othe
         assert await q.one("SELECT hold_reason FROM recipient") == (
             "what is stored of this message is gone: there is nothing that could be sent"
         )
-        assert set_aside() == before + 1
+        assert hold_corrupt() == before + 1
 
 
 async def test_a_request_that_cannot_be_granted_is_withdrawn_and_said_so_ADM_02(database: str) -> None:
@@ -371,7 +371,7 @@ async def large_body_without_its_second_part(q: RunningQueue) -> tuple[bytes, Fa
 
 
 async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_LSE_06(database: str) -> None:
-    before = set_aside()
+    before = hold_corrupt()
     async with running_queue(database) as q:
         number, outbound = await large_body_without_its_second_part(q)
         (delivery,) = outbound.deliveries
@@ -390,7 +390,7 @@ async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_
         assert await q.one("SELECT hold_reason FROM recipient") == (
             "a part of what is stored of this message is gone: it cannot be sent whole"
         )
-        assert set_aside() == before + 1
+        assert hold_corrupt() == before + 1
 
 
 async def test_a_queue_is_ready_once_it_has_looked_for_due_work_and_stays_so_when_that_fails_later(
@@ -402,7 +402,7 @@ async def test_a_queue_is_ready_once_it_has_looked_for_due_work_and_stays_so_whe
         raise TypeError("a bytes-like object is required, not 'str'")
 
     def failures() -> float:
-        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": "due work"}) or 0.0
+        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": "due_work"}) or 0.0
 
     before = failures()
     monkeypatch.setattr(site_store, "due_sites", fails)

@@ -507,7 +507,7 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 await store.record(connection, [(1, bytes(16), 7, b"late")])
                 await store.put_off(connection, [(1, 60.0)])
                 ownership = q.queue.worklist.ownership
-                await store.set_aside(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
+                await store.hold_corrupt(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
                 await store.first_expired(connection, list(range(256)), 0.0)
             await connection.execute("SELECT pg_stat_force_next_flush()")
         after = await q.one("SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'")
@@ -647,8 +647,8 @@ async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counte
         )
 
 
-async def test_a_recipient_that_cannot_be_read_is_set_aside_and_stalls_no_other_SHD_03(database: str) -> None:
-    before = REGISTRY.get_sample_value("mailrail_queue_set_aside_total") or 0.0
+async def test_a_recipient_that_cannot_be_read_is_held_as_corrupt_and_stalls_no_other_SHD_03(database: str) -> None:
+    before = REGISTRY.get_sample_value("mailrail_queue_corrupt_total") or 0.0
     async with running_queue(database) as q:
         ingress = await q.ingress()
         for name in ("bad", "good", "forgotten"):
@@ -674,11 +674,13 @@ async def test_a_recipient_that_cannot_be_read_is_set_aside_and_stalls_no_other_
             ("bad@away.example", "what is stored of this recipient cannot be read"),
             ("torn@away.example", "the envelope that is stored of this message cannot be read"),
         ]
-        assert REGISTRY.get_sample_value("mailrail_queue_set_aside_total") == before + 2
+        assert REGISTRY.get_sample_value("mailrail_queue_corrupt_total") == before + 2
         assert await q.one("SELECT count(*) FROM attempt") == 0
 
 
-async def test_a_recipient_that_cannot_be_read_is_set_aside_at_a_resting_site_too_SHD_05(database: str) -> None:
+async def test_a_recipient_that_cannot_be_read_is_held_at_a_site_in_backoff_too_SHD_05(
+    database: str,
+) -> None:
     async with running_queue(database) as q:
         await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")

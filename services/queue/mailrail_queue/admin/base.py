@@ -36,6 +36,6 @@ def stamp(field_of: Any, moment: datetime | None) -> None:
         field_of.FromDatetime(moment)
 
 
-def resting_as(sites: set[str]) -> set[str]:
+def backoff_names(sites: set[str]) -> set[str]:
     """Names under which these sites may rest: a proxy rests as a whole under the name of its transport."""
     return sites | {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}

@@ -22,7 +22,7 @@ from mailrail.kit import log
 from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import metrics
-from mailrail_queue.admin.base import AdminBase, resting_as
+from mailrail_queue.admin.base import AdminBase, backoff_names
 from mailrail_queue.admin.change_count import Changes
 from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
 from mailrail_queue.delivery.ports import Notice, Notify
@@ -264,7 +264,7 @@ class Changing(AdminBase):
                 changed = [row for row in rows if row[1] is not None]  # the others are as it was asked already
                 if wake_sites and changed:
                     sites = {row[3] for row in changed}
-                    await run(connection, _WAKE_SITES, {"name": c.names(sorted(resting_as(sites)))})
+                    await run(connection, _WAKE_SITES, {"name": c.names(sorted(backoff_names(sites)))})
             return rows, changed
 
         while True:
@@ -323,7 +323,7 @@ class Changing(AdminBase):
         faults.failed(self._log, "administration", error, recipient=row.id)
         reason = f"what was asked for it cannot be done: {faults.said(error)}"
         await run(connection, _LEFT, {"id": row.id, "reason": reason})
-        metrics.SET_ASIDE.inc()
+        metrics.CORRUPT.inc()
 
     @staticmethod
     def _for_change(wanted: admin_pb2.Filter) -> Where:

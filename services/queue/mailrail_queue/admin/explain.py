@@ -7,7 +7,7 @@ from mailrail.core.delivery.schedule import base_delay, expires_at
 from mailrail.core.route import Explanation, RouteDecision, explain
 from mailrail.core.route.site import Site, shard
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue.admin.base import AdminBase, resting_as
+from mailrail_queue.admin.base import AdminBase, backoff_names
 from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
 from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RecipientFacts, domain_of
@@ -134,7 +134,7 @@ class Explaining(AdminBase):
         rows = await run(
             connection,
             "SELECT max(backoff_until) FROM site WHERE name = ANY(%(name)s) AND backoff_until > now()",
-            {"name": c.names(sorted(resting_as({site.key})))},
+            {"name": c.names(sorted(backoff_names({site.key})))},
         )
         if rows[0][0] is not None:
             answer.site_backoff_until.FromDatetime(rows[0][0])

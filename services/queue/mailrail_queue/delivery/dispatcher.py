@@ -166,7 +166,7 @@ class Dispatcher:
         self.wake_all()
 
     def forget_idle(self, before: float) -> None:
-        """Drop the state of sites that have had nothing to do since; a site that rests is kept."""
+        """Drop the state of sites that have had nothing to do since; a site in backoff is kept."""
         now = self.clock()
         for key in [
             k
@@ -183,13 +183,13 @@ class Dispatcher:
         metrics.PENDING.set(self.pending_deliveries)
         metrics.PENDING_BYTES.set(self.pending_bytes)
         metrics.IN_FLIGHT.set(len(self.deliveries) - self.pending_deliveries)
-        resting = sum(1 for s in self.sites.values() if s.in_backoff(now))
-        metrics.SITES.labels(state="resting").set(resting)
-        metrics.SITES.labels(state="active").set(len(self.sites) - resting)
-        # A smarthost rests as a site; a proxy, or trouble of our own such as a refused login, as a transport.
+        in_backoff = sum(1 for s in self.sites.values() if s.in_backoff(now))
+        metrics.SITES.labels(state="backoff").set(in_backoff)
+        metrics.SITES.labels(state="active").set(len(self.sites) - in_backoff)
+        # A smarthost is in backoff as a site; a proxy, or any transport after trouble of our own, as a transport.
         as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.in_backoff(now)}
         as_whole = {t.name for t in self.transports.values() if t.window.in_backoff(now)}
-        metrics.TRANSPORTS_RESTING.set(len(as_site | as_whole))
+        metrics.TRANSPORTS_IN_BACKOFF.set(len(as_site | as_whole))
 
     # --- streams ---
 
@@ -366,7 +366,7 @@ class Dispatcher:
                     self._events.deliver_locally(delivery)
             return
         room = self.room(site, now)
-        resting = site.in_backoff(now)
+        in_backoff = site.in_backoff(now)
         old: list[Delivery] = []
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
@@ -375,9 +375,9 @@ class Dispatcher:
                 pending.popleft()
                 continue
             remaining = delivery.deadline - now
-            # A site that rests has nothing pending, but for what was being committed when the rest began: that goes
+            # A site in backoff has nothing pending, but for what was being committed when the backoff began: that goes
             # back too, or it would hold its lease for nothing while a later route could take it (SHD-05).
-            if remaining < self._handout_seconds or resting:
+            if remaining < self._handout_seconds or in_backoff:
                 pending.popleft()
                 old.append(delivery)
                 continue

@@ -31,8 +31,17 @@ from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of,
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE, Lane, NotDurable
-from mailrail_queue.store.mail import Aside, Connection, Deferral, Ending, Expired, Ownership, Record, Waiting
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane
+from mailrail_queue.store.mail import (
+    Connection,
+    CorruptRecipient,
+    Deferral,
+    Ending,
+    Expired,
+    Ownership,
+    Record,
+    Waiting,
+)
 from mailrail_queue.store.rows import attempt_of
 
 _BATCH = 256
@@ -197,7 +206,7 @@ class Finisher:
             try:
                 await self._commit(lane, batch, again)
                 break
-            except (psycopg.OperationalError, psycopg.InterfaceError, NotDurable, OSError) as error:
+            except TROUBLE as error:
                 # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
                 again = True
                 self._log.warning("cannot write results; trying again", error=str(error).strip(), deliveries=len(batch))
@@ -230,7 +239,7 @@ class Finisher:
         self._log.error("duplicate ids; taking new ones", error=str(error).strip())
         try:
             await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
-        except (psycopg.Error, NotDurable, OSError) as trouble:
+        except DATABASE_FAILURE as trouble:
             self._log.warning("cannot take new ids", error=str(trouble).strip())
             await asyncio.sleep(_RETRY_AFTER)
 
@@ -258,11 +267,11 @@ class Finisher:
         reason = f"its attempt ended ({outcome}), and that cannot be written: {faults.said(error)}"
         shard = next((p.shard for p in result.delivery.recipients if p.id == found.id), 0) if result.delivery else 0
         message_id = result.delivery.message_id if result.delivery else b""
-        one = [Aside(found.id, message_id, shard, 0, result.token)]
+        one = [CorruptRecipient(found.id, message_id, shard, 0, result.token)]
         while True:
             try:
                 async with lane.use() as connection:
-                    await faults.set_aside(connection, Ownership("", {}), one, reason, self._log, undo=False)
+                    await faults.hold_corrupt(connection, Ownership("", {}), one, reason, self._log, undo=False)
                 return True
             except TROUBLE as trouble:
                 self._log.warning("cannot write results; trying again", error=str(trouble).strip(), deliveries=1)
@@ -274,7 +283,7 @@ class Finisher:
         """Make those of history that are missing (FIN-03). False: Postgres is out of reach."""
         try:
             await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
-        except (psycopg.Error, NotDurable, OSError) as error:
+        except DATABASE_FAILURE as error:
             self._log.warning("cannot create partitions of history", error=str(error).strip())
             await asyncio.sleep(_RETRY_AFTER)
             return not isinstance(error, psycopg.OperationalError)
@@ -439,14 +448,14 @@ class Finisher:
         by now stays due, and ends when its owner finds it.
         """
         await record_interrupted(connection, rows, self._database.now())
-        worn = [row.id for row in rows if row.interruptions > judging.INTERRUPTIONS_FORGIVEN]
-        if not worn:
+        over = [row.id for row in rows if row.interruptions > judging.INTERRUPTIONS_FORGIVEN]
+        if not over:
             return
         waits: list[tuple[int, float]] = []
         notices: list[Notice] = []
-        newest = await store.newest_attempts(connection, worn)
-        for row in await store.live(connection, worn):
-            attempt, recipient, judgement = self.judge_cut_off(row, attempt_of(newest.get(row.id)))
+        newest = await store.newest_attempts(connection, over)
+        for row in await store.live(connection, over):
+            attempt, recipient, judgement = self.judge_interrupted(row, attempt_of(newest.get(row.id)))
             if judgement.retry_in is None:
                 continue
             waits.append((row.id, judgement.retry_in))
@@ -455,7 +464,7 @@ class Finisher:
         await store.put_off(connection, waits)
         await notify(notices)
 
-    def judge_cut_off(
+    def judge_interrupted(
         self, row: Waiting, attempt: types_pb2.Attempt
     ) -> tuple[types_pb2.Attempt, AttemptRecipient, Judgement]:
         """What becomes of a recipient whose newest attempt was cut off once too often."""

@@ -115,7 +115,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                     data = await store.chunk(connection, message_id, number)
                 if data is None:
                     if number < content.chunks:
-                        await self._set_aside(message_id)
+                        await self._hold_corrupt(message_id)
                         await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
                     return
                 if data[skip:]:
@@ -124,9 +124,9 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         except DATABASE_FAILURE as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
 
-    async def _set_aside(self, message_id: bytes) -> None:
+    async def _hold_corrupt(self, message_id: bytes) -> None:
         async with self._contents[0].use() as connection:
-            aside = await store.set_message_aside(connection, message_id, CONTENT_INCOMPLETE)
-        metrics.SET_ASIDE.inc(len(aside))
-        for number in aside:
+            held = await store.hold_corrupt_message(connection, message_id, CONTENT_INCOMPLETE)
+        metrics.CORRUPT.inc(len(held))
+        for number in held:
             self._log.error("corrupt, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)

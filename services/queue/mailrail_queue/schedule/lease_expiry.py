@@ -47,7 +47,7 @@ class LeaseExpiry:
                 self._log.warning("cannot take back leases; trying again", error=str(error).strip())
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
-                faults.failed(self._log, "lease sweep", error)
+                faults.failed(self._log, "lease_sweep", error)
                 await asyncio.sleep(_PAUSE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.sweep_seconds * random.uniform(0.8, 1.0)):
@@ -76,7 +76,7 @@ class LeaseExpiry:
                     rows = await store.expire(connection, ownership, shards, since, count, self._finisher.unwritten)
                     await self._finisher.cut_off(connection, rows, notify)
             except Exception as error:
-                if not faults.is_guilty(error) or (count == 1 and not await self._set_aside(shards, since, error)):
+                if not faults.is_guilty(error) or (count == 1 and not await self._hold_corrupt(shards, since, error)):
                     raise
                 count = count // 8 if count > 8 else 1 if count > 1 else _AT_ONCE  # in small steps up to the guilty one
                 continue
@@ -118,14 +118,14 @@ class LeaseExpiry:
                 delivery.site.window.undo()
             self._dispatcher.release(delivery)
 
-    async def _set_aside(self, shards: Sequence[int], since: float, error: Exception) -> bool:
+    async def _hold_corrupt(self, shards: Sequence[int], since: float, error: Exception) -> bool:
         """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
-        faults.failed(self._log, "lease sweep", error)
+        faults.failed(self._log, "lease_sweep", error)
         reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
         async with self._lane.use() as connection, connection.transaction():
             found = await store.first_expired(connection, shards, since, self._finisher.unwritten)
             if found is None:
                 return False
-            await faults.set_aside(connection, self._worklist.ownership, [found], reason, self._log, undo=False)
+            await faults.hold_corrupt(connection, self._worklist.ownership, [found], reason, self._log, undo=False)
         self._release(found.token)
         return True

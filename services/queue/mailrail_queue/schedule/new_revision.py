@@ -46,7 +46,7 @@ class Revisions:
         """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
 
         So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
-        whoever corrects a relay's password must not wait for the end of a rest that the wrong one has earned.
+        whoever corrects a relay's password must not wait for the end of a backoff that the wrong one has earned.
         """
         shards = list(self._worklist.ownership.epochs)
         if not shards:
@@ -61,9 +61,8 @@ class Revisions:
             if changed:
                 names += await site_store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
         if changed:
-            await (
-                self._shared_sites.learn()
-            )  # before their mail is looked at: while a site rests, that is a counted attempt
+            # Before their mail is looked at: in backoff, that is a counted attempt.
+            await self._shared_sites.learn()
         for name in names:
             while True:
                 async with self._lane.use() as connection:

@@ -73,7 +73,7 @@ class Peers:
             await stub.Wake(peer_pb2.WakeRequest(shards=sorted(shards)), timeout=2)
         except Exception as error:
             if not isinstance(error, grpc.aio.AioRpcError | BadSettings):
-                faults.failed(self._log, "hints to peers", error, peer=address)
+                faults.failed(self._log, "peer_hints", error, peer=address)
             self._log.debug("cannot wake peer", peer=address, error=str(error)[:200])
             gone = self._channels.pop(address, None)
             if gone is not None:

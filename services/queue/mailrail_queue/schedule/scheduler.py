@@ -27,7 +27,9 @@ from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.backoff import Backoff
+from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.schedule.due_sites import DueSites
+from mailrail_queue.schedule.endings import Endings
 from mailrail_queue.schedule.lease_expiry import LeaseExpiry
 from mailrail_queue.schedule.new_revision import Revisions
 from mailrail_queue.schedule.shared_sites import SharedSites
@@ -86,7 +88,9 @@ class Scheduler:
         self.lane = parts.database.lane("owner")
         self._work_lane = parts.database.lane("work")
         self.due_sites = DueSites(self.lane, self._dispatcher, worklist)
-        self.backoff = Backoff(parts, self._work_lane, worklist, finisher, site_health, self.due_sites)
+        self.corrupt = CorruptMail(parts, self._work_lane, worklist)
+        self._endings = Endings(self._work_lane, finisher, self.corrupt)
+        self._backoff = Backoff(parts, self._work_lane, worklist, finisher, site_health, self.due_sites, self.corrupt)
         self.revisions = Revisions(self.lane, worklist, shared_sites, self._router)
         self._expiry = LeaseExpiry(parts, self.lane, worklist, finisher)
         self.paused: dict[str, float] = {}
@@ -103,7 +107,7 @@ class Scheduler:
             group.create_task(self.revisions.run())
 
     async def _timers(self) -> None:
-        """Wake sites whose rate, rest or turn lets them go on."""
+        """Wake sites whose rate lets them go on."""
         while True:
             at = self._dispatcher.next_timer()
             now = self._dispatcher.clock()
@@ -132,7 +136,7 @@ class Scheduler:
                 await asyncio.sleep(0.5)
                 continue
             except Exception as error:
-                faults.failed(self._log, "due work", error)
+                faults.failed(self._log, "due_work", error)
                 if store.lacks_partition(error):
                     await self._finisher.make_partitions(self._work_lane)
                 elif store.given_twice(error):
@@ -155,7 +159,7 @@ class Scheduler:
         dispatcher = self._dispatcher
         now = dispatcher.clock()
         wanted: list[tuple[int, str, int]] = []
-        resting: list[SiteState] = []
+        in_backoff: list[SiteState] = []
         room_left = _ROUND
         for key in list(self._worklist.turn):
             site = dispatcher.sites.get(key)
@@ -167,8 +171,8 @@ class Scheduler:
                 continue
             if site.kind is SiteKind.MISSING or site.in_backoff(now):
                 self._worklist.turn.pop(key, None)
-                resting.append(site)
-                if len(resting) >= 20:
+                in_backoff.append(site)
+                if len(in_backoff) >= 20:
                     break
                 continue
             take = self._appetite(site, now)
@@ -185,16 +189,16 @@ class Scheduler:
             if room_left <= 0:
                 break
         try:
-            for site in resting:
+            for site in in_backoff:
                 try:
-                    await self.backoff.back_off(site)
+                    await self._backoff.back_off(site)
                 except Exception as error:
                     if not faults.is_guilty(error):
                         raise
                     self._pause(site.key, error)
             await faults.by_halves(wanted, self._fetch, self._fetch_failed)
         except Exception:
-            for key in [*(site.key for site in resting), *(key for _, key, _ in wanted)]:
+            for key in [*(site.key for site in in_backoff), *(key for _, key, _ in wanted)]:
                 self._worklist.turn.setdefault(key)
             raise
         return bool(self._worklist.turn)
@@ -204,7 +208,7 @@ class Scheduler:
 
     def _pause(self, key: str, error: Exception) -> None:
         """Work at a site failed, and not for one recipient: it is left alone for a while, all others go on."""
-        faults.failed(self._log, "due work", error, site=key)
+        faults.failed(self._log, "due_work", error, site=key)
         now = self._dispatcher.clock()
         self.paused = {k: until for k, until in self.paused.items() if until > now}
         self.paused[key] = now + _PAUSE
@@ -232,8 +236,8 @@ class Scheduler:
         dispatcher = self._dispatcher
         router = self._router()
         async with self._work_lane.use() as connection:
-            rows = await self.backoff.readable(connection, await store.fetch_due(connection, wanted))
-        ended = await self.backoff.end_worn(rows)
+            rows = await self.corrupt.readable(connection, await store.fetch_due(connection, wanted))
+        ended = await self._endings.end_over_interruption_limit(rows)
         found: dict[tuple[int, str], int] = {}
         groups: dict[tuple[object, ...], tuple[RoutePlan, list[Waiting]]] = {}
         moved: list[tuple[Waiting, str]] = []
@@ -246,7 +250,7 @@ class Scheduler:
                 continue
             if row.id in ended:
                 continue
-            plan = await self.backoff.plan(router, row)
+            plan = await self.corrupt.plan(router, row)
             if plan is None:
                 continue
             if plan.missing:
@@ -259,7 +263,7 @@ class Scheduler:
         left = await self._lease_groups(router, list(groups.values()))
         await self.due_sites.re_key(moved)
         if missing:
-            await self.backoff.count([(row, plan, b"") for row, plan in missing])
+            await self._backoff.count([(row, plan, b"") for row, plan in missing])
         drained = [
             (number, key)
             for number, key, count in wanted
@@ -304,7 +308,7 @@ class Scheduler:
             if len(members) > 1:
                 await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
             else:
-                await self.backoff.set_aside_for(members[0], error)
+                await self.corrupt.hold_one(members[0], error)
 
         await faults.by_halves(chosen, lease, alone)
         return left
@@ -326,11 +330,11 @@ class Scheduler:
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
                 contents = await store.contents(connection, ids)
-                damaged = {i for i, content in contents.items() if not is_envelope(content.envelope)}
-                for unfit, reason in ((damaged, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
+                corrupt = {i for i, content in contents.items() if not is_envelope(content.envelope)}
+                for unfit, reason in ((corrupt, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
                     rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
                     if rows:
-                        await self.backoff.set_aside(connection, rows, reason)
+                        await self.corrupt.hold(connection, rows, reason)
                         leased -= {row.id for row, _ in rows}
                 for (plan, site, part), token in zip(groups, tokens, strict=True):
                     members = [row for row in part if row.id in leased]
@@ -407,7 +411,7 @@ class Scheduler:
         while shards := list(self._worklist.ownership.epochs):
             async with self.lane.use() as connection:
                 free = await store.requested(connection, shards, past)
-            await self.backoff.end([self._finisher.by_administrator(row) for row in free])
+            await self._endings.end([self._finisher.by_administrator(row) for row in free])
             if len(free) < store.PAGE:
                 break
             past = free[-1].id

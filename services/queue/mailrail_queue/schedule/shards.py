@@ -8,8 +8,6 @@ import asyncio
 import contextlib
 import random
 
-import psycopg
-
 from mailrail.kit import clock, log
 from mailrail_queue import metrics
 from mailrail_queue.accept.batches import GroupCommit
@@ -19,7 +17,7 @@ from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
-from mailrail_queue.store.connection import TROUBLE, Lane, NotDurable, run
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane, run
 from mailrail_queue.store.hold_rules import read_hold_rules
 
 SHARDS = 256
@@ -132,11 +130,11 @@ class Shards:
         try:
             async with asyncio.timeout(3):
                 await self._lane.run(site_store.LEAVE, {"id": self._worklist.run_id})
-        except (psycopg.Error, NotDurable, OSError, TimeoutError) as error:
+        except (*DATABASE_FAILURE, TimeoutError) as error:
             self._log.info("shutdown: shards not released", error=str(error))
 
     async def forget(self) -> None:
         """The last word of this process: nothing of it is looked for in the database any more (HIS-01)."""
-        with contextlib.suppress(psycopg.Error, NotDurable, OSError, TimeoutError):
+        with contextlib.suppress(*DATABASE_FAILURE, TimeoutError):
             async with asyncio.timeout(3), self._lane.use() as connection:
                 await self._history.of.leave(connection)

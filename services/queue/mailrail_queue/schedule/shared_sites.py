@@ -1,4 +1,4 @@
-"""What owners of shards tell each other of sites that they share: who rests, and who may probe (design 4, Attempt).
+"""What owners of shards tell each other of shared sites: which are in backoff, who may probe (design 4, Attempt).
 
 A site's mail lies in many shards, and so may have several owners. What one of them learned of it is in the table
 `site`, where the others find it at their next heartbeat; and only one at a time may look whether it is well again.

@@ -18,7 +18,7 @@ from mailrail.kit.postgres import storable
 from mailrail_queue import metrics
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import TROUBLE
-from mailrail_queue.store.mail import Aside, Connection, Ownership
+from mailrail_queue.store.mail import Connection, CorruptRecipient, Ownership
 
 Row = TypeVar("Row")
 
@@ -32,7 +32,7 @@ HOLDS_WINDOW: Final = 600.0
 
 
 class TooManyFail(Exception):
-    """Work fails for more recipients than can all be damaged: nobody is put on hold for it."""
+    """Work fails for more recipients than can all be corrupt: nobody is put on hold for it."""
 
 
 class HoldAllowance:
@@ -111,10 +111,10 @@ async def by_halves(
     await by_halves(rows[middle:], work, alone)
 
 
-async def set_aside(
+async def hold_corrupt(
     connection: Connection,
     ownership: Ownership,
-    rows: Sequence[Aside],
+    rows: Sequence[CorruptRecipient],
     reason: str,
     logger: FilteringBoundLogger,
     *,
@@ -125,9 +125,9 @@ async def set_aside(
 
     `undo`: the attempt of a leased one never began. `withdraw`: an administrator's request cannot be granted.
     """
-    aside = await store.set_aside(connection, ownership, rows, reason, undo=undo, withdraw=withdraw)
-    metrics.SET_ASIDE.inc(len(aside))
+    held = await store.hold_corrupt(connection, ownership, rows, reason, undo=undo, withdraw=withdraw)
+    metrics.CORRUPT.inc(len(held))
     for row in rows:
-        if row.id in aside:
+        if row.id in held:
             logger.error("corrupt, on hold", recipient=row.id, message=row.message_id.hex(), reason=reason)
-    return aside
+    return held

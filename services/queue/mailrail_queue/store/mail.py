@@ -536,16 +536,16 @@ async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes
 
 
 # All that is left of a message is on hold, which for one that is leased means: when its attempt ends.
-SET_MESSAGE_ASIDE: Final[LiteralString] = """WITH found AS (
+HOLD_CORRUPT_MESSAGE: Final[LiteralString] = """WITH found AS (
         SELECT id FROM recipient WHERE message_id = %(id)s AND held_since IS NULL ORDER BY id FOR UPDATE
     )
     UPDATE recipient r SET held_since = now(), hold_reason = %(reason)s, version = r.version + 1 FROM found f WHERE r.id = f.id
     RETURNING r.id"""
 
 
-async def set_message_aside(connection: Connection, message_id: bytes, reason: str) -> list[int]:
+async def hold_corrupt_message(connection: Connection, message_id: bytes, reason: str) -> list[int]:
     """Put all recipients of a message on hold. Returns the ids of those that were not."""
-    rows = await run(connection, SET_MESSAGE_ASIDE, {"id": UUID(bytes=message_id), "reason": reason})
+    rows = await run(connection, HOLD_CORRUPT_MESSAGE, {"id": UUID(bytes=message_id), "reason": reason})
     return [row[0] for row in rows]
 
 
@@ -808,7 +808,7 @@ async def put_off(connection: Connection, waits: Sequence[tuple[int, float]]) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class CorruptRecipient:
     """A recipient to be put on hold because nobody can send or end it."""
 
     id: int
@@ -819,7 +819,7 @@ class Aside:
 
 
 # On hold, out of the way of all other mail, with the reason. Under its token `undo` takes back an attempt that never began.
-SET_ASIDE: Final[LiteralString] = f"""WITH {OWN}
+HOLD_CORRUPT: Final[LiteralString] = f"""WITH {OWN}
     UPDATE recipient r SET held_since = coalesce(r.held_since, now()), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
         due = coalesce(r.due_after_attempt, r.due), due_after_attempt = NULL,
         attempts = r.attempts - CASE WHEN r.token IS NULL OR NOT %(undo)s THEN 0 ELSE 1 END,
@@ -831,13 +831,19 @@ SET_ASIDE: Final[LiteralString] = f"""WITH {OWN}
     RETURNING r.id"""
 
 
-async def set_aside(
-    connection: Connection, ownership: Ownership, rows: Sequence[Aside], reason: str, *, undo: bool, withdraw: bool
+async def hold_corrupt(
+    connection: Connection,
+    ownership: Ownership,
+    rows: Sequence[CorruptRecipient],
+    reason: str,
+    *,
+    undo: bool,
+    withdraw: bool,
 ) -> set[int]:
-    """Put recipients on hold (SET_ASIDE). Returns the ids that were still as they were found."""
+    """Put recipients on hold (HOLD_CORRUPT). Returns the ids that were still as they were found."""
     found = await run(
         connection,
-        SET_ASIDE,
+        HOLD_CORRUPT,
         {
             "id": c.bigints([row.id for row in rows]),
             "version": c.bigints([row.version for row in rows]),
@@ -902,11 +908,11 @@ async def expire(
 
 async def first_expired(
     connection: Connection, shards: Sequence[int], since: float, answered: Sequence[int] = ()
-) -> Aside | None:
+) -> CorruptRecipient | None:
     """The recipient that `expire` would take back first (FIRST_EXPIRED), locked."""
     parameters = {"shard": c.smallints(shards), "since": since, "answered": c.bigints(answered)}
     rows = await run(connection, FIRST_EXPIRED, parameters)
-    return Aside(rows[0][0], rows[0][1].bytes, *rows[0][2:]) if rows else None
+    return CorruptRecipient(rows[0][0], rows[0][1].bytes, *rows[0][2:]) if rows else None
 
 
 async def lose(connection: Connection, leases: Sequence[tuple[int, bytes, int]]) -> list[Expired]:

@@ -1,4 +1,4 @@
-"""What rows hold as messages of protobuf, read so that one that was damaged harms no other.
+"""What rows hold as messages of protobuf, read so that one that was corrupt harms no other.
 
 Storage that lies, a hand that wrote in the database: a row may come back as bytes that are no message. Whoever walks
 many rows must not stop at one. What only describes (attempts that were, addresses that were dialled) is shown or taken

@@ -24,7 +24,7 @@ from mailrail_queue.store.connection import TROUBLE, Database
 PER_SITE: Final = 5_000
 """Most recipients that are counted of one site in one shard."""
 MOST: Final = 50_000
-"""Most recipients that are counted at resting sites, and at all others, of one process."""
+"""Most recipients that are counted at sites in backoff, and at all others, of one process."""
 
 
 class Waits(StrEnum):
@@ -32,7 +32,7 @@ class Waits(StrEnum):
 
     READY = "ready"  # its turn: more queue or outbound processes would help
     LIMITED = "limited"  # its site's window or a limit of its transport has no room (SHD-04)
-    RESTING = "resting"  # its site or transport is in backoff, or the transport is missing (SHD-05)
+    BACKOFF = "backoff"  # its site or transport is in backoff, or the transport is missing (SHD-05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Backlog:
 # Sites with due mail, longest due first, and of each what recipient_due holds. The outer LIMIT ends the nested loop.
 _COUNT: Final[LiteralString] = """WITH d AS (
     SELECT shard, site FROM site_due
-    WHERE shard = ANY(%(shard)s) AND next_due <= now() AND (site = ANY(%(resting)s)) = %(rest)s
+    WHERE shard = ANY(%(shard)s) AND next_due <= now() AND (site = ANY(%(in_backoff)s)) = %(wanted)s
     ORDER BY next_due LIMIT %(most)s
 ), due AS (
     SELECT d.site, r.due FROM d CROSS JOIN LATERAL (
@@ -106,24 +106,24 @@ class BacklogCounter:
             return backlog
         now = self._dispatcher.clock()
         sites = self._dispatcher.sites
-        resting = [key for key, site in sites.items() if _rests(site, now)]
-        for rest in (False, True):
-            if rest and not resting:
+        in_backoff = [key for key, site in sites.items() if _in_backoff(site, now)]
+        for wanted in (False, True):
+            if wanted and not in_backoff:
                 break
             rows = await self._lane.run(
                 _COUNT,
                 {
                     "shard": c.smallints(shards),
-                    "resting": c.names(resting),
-                    "rest": rest,
+                    "in_backoff": c.names(in_backoff),
+                    "wanted": wanted,
                     "most": MOST,
                     "per_site": PER_SITE,
                 },
             )
             for key, count, oldest in rows:
                 site = sites.get(key)
-                if rest:
-                    wait = Waits.RESTING
+                if wanted:
+                    wait = Waits.BACKOFF
                 elif site is None or self._dispatcher.room(site, now) > 0:
                     wait = Waits.READY
                 else:
@@ -133,5 +133,5 @@ class BacklogCounter:
         return backlog
 
 
-def _rests(site: SiteState, now: float) -> bool:
+def _in_backoff(site: SiteState, now: float) -> bool:
     return site.kind is SiteKind.MISSING or site.in_backoff(now)

@@ -18,7 +18,7 @@ from mailrail_queue import metrics
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE, Database, NotDurable, run
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Database, run
 from mailrail_queue.store.mail import Connection
 
 # ruff: noqa: E501 -- statements keep their own lines
@@ -27,7 +27,7 @@ _KEEP_BAR = 86_400.0
 """Seconds for which a bar stays; callers give up within a minute (ACC-04)."""
 _KEEP_EVENT = 7 * 86_400.0
 _KEEP_SITE = 7 * 86_400.0
-"""A rest lasts an hour at most, and each probe writes the row anew."""
+"""A backoff lasts an hour at most, and each probe writes the row anew."""
 _STEP: Final = 500
 _CHUNKS_STEP: Final = 1000
 _ATTEMPTS_STEP: Final = 2000
@@ -124,7 +124,7 @@ class Upkeep:
         """What must be there before the first recipient becomes final: today's partition of history."""
         try:
             await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
-        except (psycopg.Error, NotDurable, OSError) as error:
+        except DATABASE_FAILURE as error:
             self._log.warning("cannot create partitions of history", error=str(error).strip())
 
     async def run(self) -> None:
