@@ -1,5 +1,6 @@
 """The state folder of a local installation: what lies where, and what the command line needs to reach it.
 
+    format             which form of all this it is: a folder of another form is refused
     lock, lock.pid     held by the running supervisor
     client.json        how to reach the services; written at start, removed at a clean stop
     run/<name>.pid     process ids of the children and of Postgres
@@ -23,10 +24,16 @@ import platformdirs
 from mailrail.local.files import write_private
 
 CLIENT_FORMAT = 1
+STATE_FORMAT = 1
+"""A folder without a number, with anything in it, was made before 0.1.0."""
 
 
 class NoInstallation(RuntimeError):
     """There is no local installation at that place; the text says how to start one."""
+
+
+class UnusableState(RuntimeError):
+    """The state folder is of another version; the text says what to do."""
 
 
 def default_state() -> Path:
@@ -85,14 +92,33 @@ class StateFolder:
         return self.folder / "run"
 
     def make(self) -> "StateFolder":
-        """Make the folder and its parts. Raises OSError."""
+        """Make the folder and its parts. Raises OSError, UnusableState."""
         as_root = sys.platform != "win32" and os.geteuid() == 0
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_format()
         if as_root and self.folder.stat().st_mode & 0o777 == 0o700:
             self.folder.chmod(0o711)  # ours to open: the user of Postgres passes through, and sees nothing
         for part in (self.cache, self.run):
             part.mkdir(exist_ok=True, mode=0o700)
         return self
+
+    def _check_format(self) -> None:
+        file = self.folder / "format"
+        try:
+            found = file.read_text().strip()
+        except FileNotFoundError:
+            if any(part.exists() for part in (self.postgres, self.pki, self.client_file, self.cache)):
+                raise UnusableState(
+                    f"the state folder {self.folder} was made by a version from before 0.1.0 and cannot be used any"
+                    " more. Remove it with the mail that is in it, or name another one with --state"
+                ) from None
+            write_private(file, f"{STATE_FORMAT}\n".encode())
+            return
+        if found != str(STATE_FORMAT):
+            raise UnusableState(
+                f"the state folder {self.folder} has format {found}, and this version of Mailrail uses {STATE_FORMAT}:"
+                " use the version that made it, or name another folder with --state"
+            )
 
     def write_client(self, client: Client) -> None:
         """Say how to reach the services."""

@@ -40,7 +40,7 @@ from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
 from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.postgres.server import EmbeddedPostgres
-from mailrail.local.state import Client, StateFolder
+from mailrail.local.state import Client, StateFolder, UnusableState
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 SMTP, SUBMISSION, SUBMISSIONS, CONSOLE, METRICS = 1025, 1587, 1465, 1080, 1081
@@ -180,7 +180,7 @@ class Supervisor:
         with self._signals():
             try:
                 self._with_state()
-            except (LockHeld, PostgresUnavailable, migrations.MigrationError) as error:
+            except (LockHeld, PostgresUnavailable, UnusableState, migrations.MigrationError) as error:
                 raise CannotRun(str(error).strip()) from error
             except psycopg.Error as error:  # out of reach, or a role that may not make our schemas
                 hint = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrail.local.state import Client, NoInstallation, StateFolder, default_state
+from mailrail.local.state import Client, NoInstallation, StateFolder, UnusableState, default_state
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -71,3 +71,24 @@ def test_the_environment_may_name_the_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert default_state() == tmp_path
     monkeypatch.delenv("MAILRAIL_STATE")
     assert default_state().name == "mailrail"
+
+
+@pytest.mark.parametrize("part", ["postgres", "pki", "client.json", "cache"])
+def test_a_folder_of_before_0_1_0_is_refused_with_a_sentence_and_left_as_it_is(part: str, tmp_path: Path) -> None:
+    (tmp_path / part).mkdir()
+    with pytest.raises(UnusableState, match=r"from before 0\.1\.0 .* name another one with --state"):
+        StateFolder(tmp_path).make()
+    assert [path.name for path in tmp_path.iterdir()] == [part]
+
+
+def test_a_folder_that_this_version_made_is_used_again(tmp_path: Path) -> None:
+    made = StateFolder(tmp_path / "state").make()
+    made.postgres.mkdir()
+    assert StateFolder(tmp_path / "state").make() == made
+
+
+def test_a_folder_of_another_form_is_refused(tmp_path: Path) -> None:
+    StateFolder(tmp_path).make()
+    (tmp_path / "format").write_text("2\n")
+    with pytest.raises(UnusableState, match="has format 2, and this version of Mailrail uses 1"):
+        StateFolder(tmp_path).make()
