@@ -21,9 +21,9 @@ class NextHop(Served):
     ) -> None:
         """Serve at a fresh 127.x.y.z and a port that the system gives; `options` are `mailrail.sink.Options`."""
         self.hostname = hostname
-        self.sink = Sink(Options(hostname=hostname, **options), address=address or loopback_address(), port=port)
+        self.sink = Sink(Options(hostname=hostname, **options), host=address or loopback_address(), port=port)
         background().call(self.sink.start())
-        self.address, self.port = self.sink.address, self.sink.port
+        self.address, self.port = self.sink.host, self.sink.port
         self.answers = self.sink.answers
 
     @property

@@ -2,7 +2,7 @@
 
     async with Sink(Options(lmtp=True)) as sink:
         sink.answers.give("RCPT", "550 5.1.1 no such user", to="nobody@example.org")
-        ...  # deliver to sink.address, sink.port
+        ...  # deliver to sink.host, sink.port
         assert sink.messages[0].recipients == ("b@example.org",)
 
 It is the next hop of our tests, and an opinion that is not ours: commands, addresses, content and AUTH are read by

@@ -16,10 +16,10 @@ class Sink:
     `messages`, `connections` and `answers` may be looked at from other threads.
     """
 
-    def __init__(self, options: Options | None = None, *, address: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, options: Options | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
         """Port 0 is one that the system gives; `port` tells it after `start`."""
         self.options = options or Options()
-        self.address = address
+        self.host = host
         self.port = port
         self.answers = Answers()
         self.messages: list[ReceivedMessage] = []
@@ -38,7 +38,7 @@ class Sink:
         """Listen."""
         self._server = await asyncio.get_running_loop().create_server(
             self.session,
-            self.address,
+            self.host,
             self.port,
             ssl=self.options.tls if self.options.implicit_tls else None,
             backlog=1024,

@@ -19,6 +19,7 @@ from mailrail.core.smtp.answer import Trouble
 from mailrail.kit import clock, rpc
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc, types_pb2
+from mailrail.sink import Options, Sink
 from mailrail_outbound import clients
 from mailrail_outbound.__main__ import start
 from mailrail_outbound.ports import Delivery, DeliveryReport, Result
@@ -197,7 +198,7 @@ async def world(
 
 
 async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             assert here.queue.credit == SETTINGS.capacity
@@ -219,7 +220,7 @@ async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: 
 
 async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06(tmp_path: Path) -> None:
     body = b"Subject: large\r\n\r\n" + b"".join(b".line %d\r\n" % i for i in range(60_000))
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             delivery = here.delivery(via, body=None, size=len(body) + 13, prefix=b"Received: x\r\n")
@@ -231,7 +232,7 @@ async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06
 
 
 async def test_content_that_is_gone_ends_the_attempt_without_a_final_dot(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             delivery = here.delivery(via, body=None, size=100_000)
@@ -243,7 +244,7 @@ async def test_content_that_is_gone_ends_the_attempt_without_a_final_dot(tmp_pat
 
 async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LSE_06(tmp_path: Path) -> None:
     body = bytes(range(32, 126)) * 10_000 + b"\r\n"
-    async with SmtpPeer() as peer, contextlib.AsyncExitStack() as stack:
+    async with Sink(Options(line_limit=2**20)) as peer, contextlib.AsyncExitStack() as stack:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         other = FakeQueue()
         server = grpc.aio.server()
@@ -265,7 +266,7 @@ async def test_another_replica_goes_on_with_content_where_the_first_broke_off_LS
 
 async def test_content_is_let_go_of_by_whoever_has_read_enough_LSE_06(tmp_path: Path) -> None:
     body = b"Subject: large\r\n\r\n" + b"\xc3\xa9\r\n" * 2_000_000
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             envelope = types_pb2.Envelope(mail_from="a@sender.example", smtputf8=True, eight_bit=True)
@@ -279,14 +280,14 @@ async def test_content_is_let_go_of_by_whoever_has_read_enough_LSE_06(tmp_path: 
 
 
 async def test_content_that_nobody_can_give_is_returned_unattempted_LSE_04() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with OutboundBench.running(via) as bench:
             body = StreamedBody(MESSAGE)
             body.within_reach = False
             report = await bench.deliver(bench.delivery(via, content=body, size=len(MESSAGE)))
             assert [each.result for each in report.recipients] == [Result.NOT_ATTEMPTED]
-            assert peer.sessions == []
+            assert peer.connections == 0
 
 
 @asynccontextmanager
@@ -329,7 +330,7 @@ async def test_large_content_that_waits_for_room_is_broken_off_at_once_ADM_02() 
 
 
 async def test_a_delivery_waits_for_its_revision_and_then_goes_LSE_07(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, revision_wait=10.0) as here:
             delivery = here.delivery(via, config_revision=2)
@@ -449,7 +450,7 @@ async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor
         return read(link, wire, now)
 
     monkeypatch.setattr(clients._Link, "delivery_from_wire", crashing)
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             await eventually(lambda: len(here.queue.hellos) == 1)
@@ -464,7 +465,7 @@ async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor
 
 
 async def test_an_outcome_is_told_though_the_words_with_it_cannot_be_LSE_08(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         # A host name that no message of ours can hold: as a mistake of ours, or of a library, would make one.
         async with world(tmp_path, via) as here:
@@ -494,7 +495,7 @@ async def test_replicas_that_cannot_be_looked_for_are_looked_for_again(
         return await endpoints(target)
 
     monkeypatch.setattr(rpc, "endpoints", crashing)
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             delivery = here.delivery(via)
@@ -531,7 +532,7 @@ async def test_content_that_the_queue_does_not_go_on_with_is_not_waited_for_for_
 ) -> None:
     monkeypatch.setattr(clients, "_PIECE_WITHIN", 0.3)
     monkeypatch.setattr(clients, "_FETCH_WITHIN", 0.3)
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             body = b"Subject: x\r\n\r\n" + "ü".encode() * 300_000
@@ -547,7 +548,7 @@ async def test_content_that_the_queue_does_not_go_on_with_is_not_waited_for_for_
 
 
 async def test_a_delivery_that_was_read_late_has_no_more_of_its_lease_than_is_left_LSE_02(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             await eventually(lambda: here.queue.clocks != [])
@@ -557,7 +558,7 @@ async def test_a_delivery_that_was_read_late_has_no_more_of_its_lease_than_is_le
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[late], clock=read_before))
             result = await here.result(late.token)
             assert result.attempt.outcome == types_pb2.OUTCOME_NOT_ATTEMPTED
-            assert peer.sessions == []
+            assert peer.connections == 0
             here.queue.outgoing.put_nowait(lease_pb2.LeaseResponse(deliveries=[fresh], clock=here.queue.clocks[-1]))
             assert (await here.result(fresh.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
 
@@ -625,7 +626,7 @@ async def test_a_broken_stream_is_opened_again_and_unacknowledged_results_go_out
 
 
 async def test_many_results_share_a_message(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             deliveries = [here.delivery(via) for _ in range(200)]
@@ -636,11 +637,11 @@ async def test_many_results_share_a_message(tmp_path: Path) -> None:
 
 
 async def test_a_stop_takes_no_more_work_and_finishes_what_runs(tmp_path: Path) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
             here.queue.hand_out(*[here.delivery(via) for _ in range(50)])
-            await eventually(lambda: len(peer.sessions) > 0)
+            await eventually(lambda: peer.connections > 0)
             here.stop.set()
             assert here.task is not None
             await asyncio.wait_for(asyncio.shield(here.task), 60)
@@ -656,7 +657,8 @@ async def test_what_a_transport_said_of_a_recipient_is_forgotten_when_the_transp
 
     ask = outbound_pb2.VerifyRecipientRequest(address="b@example.org", transport="default/smtp")
     verdicts = outbound_pb2.VerifyRecipientResponse
-    async with SmtpPeer() as takes, SmtpPeer(replies={"RCPT": "550 5.1.1 no"}) as refuses:
+    async with Sink() as takes, Sink() as refuses:
+        refuses.answers.give("RCPT", "550 5.1.1 no")
         before, after = (
             transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE) for peer in (takes, refuses)
         )

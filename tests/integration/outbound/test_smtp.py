@@ -1,4 +1,4 @@
-"""Deliveries over real sockets to a scripted server: results, reuse, limits, extensions."""
+"""Deliveries over real sockets to the sink and to scripted servers: results, reuse, limits, extensions."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import email
 import email.message
 import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.smtp.parameters import BodyType
+from mailrail.sink import Options, Sink
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.conditions import eventually
@@ -20,12 +22,12 @@ from testkit.outbound import MESSAGE, OutboundBench, StreamedBody, transport
 from testkit.smtp_peer import Close, Hang, Held, PeerSession, Slow, SmtpPeer, Step
 
 
-def smarthost(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
+def smarthost(peer: SmtpPeer | Sink, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
     fields.setdefault("tls", TlsMode.NONE)
     return transport(kind, host=peer.host, port=peer.port, **fields)
 
 
-async def deliver(peer: SmtpPeer, *recipients: EnvelopeRecipient | str, **fields: Any) -> list[RecipientReport]:
+async def deliver(peer: SmtpPeer | Sink, *recipients: EnvelopeRecipient | str, **fields: Any) -> list[RecipientReport]:
     """One delivery through the peer as smarthost."""
     via = smarthost(peer)
     async with OutboundBench.running(via) as bench:
@@ -40,39 +42,41 @@ def results(reports: list[RecipientReport]) -> list[Result]:
 
 
 async def test_a_message_is_delivered_whole_under_our_name() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         (result,) = await deliver(peer)
         assert result.result is Result.DELIVERED
         assert result.ip == peer.host
         (message,) = peer.messages
         assert message.content == MESSAGE
-        assert message.session.hello == "mail.sender.example"
+        assert message.hello == "mail.sender.example"
 
 
 async def test_a_hop_without_dsn_relays_and_one_with_dsn_takes_our_parameters_DSN_04_DSN_05() -> None:
     recipient = EnvelopeRecipient("b@example.org", ("SUCCESS", "FAILURE"), "rfc822;B+2Bx@Example.ORG")
     envelope = Envelope("a@sender.example", ret="HDRS", envid="QQ+3D1")
-    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+    async with Sink(Options(dsn=False)) as peer:
         (result,) = await deliver(peer, recipient, envelope=envelope)
         assert (result.result, result.dsn_passed_on) == (Result.RELAYED, False)
-        assert peer.commands[1:3] == ["MAIL FROM:<a@sender.example>", "RCPT TO:<b@example.org>"]
-    async with SmtpPeer(extensions=["PIPELINING", "DSN"]) as peer:
+        (message,) = peer.messages
+        assert message.sender_parameters == (f"SIZE={len(MESSAGE)}",)
+        assert message.recipient_parameters == ((),)
+    async with Sink() as peer:
         (result,) = await deliver(peer, recipient, envelope=envelope)
         assert (result.result, result.dsn_passed_on) == (Result.DELIVERED, True)
-        assert peer.commands[1:3] == [
-            "MAIL FROM:<a@sender.example> RET=HDRS ENVID=QQ+3D1",
-            "RCPT TO:<b@example.org> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;B+2Bx@Example.ORG",
-        ]
+        (message,) = peer.messages
+        assert message.sender_parameters == (f"SIZE={len(MESSAGE)}", "RET=HDRS", "ENVID=QQ+3D1")
+        assert message.recipient_parameters == (("NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;B+2Bx@Example.ORG"),)
 
 
 async def test_each_recipient_has_its_own_result_and_reply_SOUT_10() -> None:
-    replies = {"RCPT": ["250 ok", "550 5.1.1 unknown", "451 4.2.0 later"]}
-    async with SmtpPeer(replies=replies) as peer:
+    async with Sink() as peer:
+        peer.answers.give("RCPT", "550 5.1.1 unknown", to="b@example.org")
+        peer.answers.give("RCPT", "451 4.2.0 later", to="c@example.org")
         reports = await deliver(peer, "a@example.org", "b@example.org", "c@example.org")
         assert results(reports) == [Result.DELIVERED, Result.FAILED, Result.DEFERRED]
         assert str(reports[1].reply) == "550 5.1.1 unknown"
         assert str(reports[2].status) == "4.2.0"
-        assert peer.messages[0].rcpts == ["RCPT TO:<a@example.org>"]
+        assert peer.messages[0].recipients == ("a@example.org",)
 
 
 async def test_too_many_recipients_go_on_in_another_transaction_on_the_same_connection_F2() -> None:
@@ -132,14 +136,16 @@ async def test_what_a_reply_means_SOUT_13(step: str, reply: str, expected: Resul
 
 
 async def test_lmtp_has_a_result_for_each_recipient_and_is_final_LMTP_02_LMTP_04() -> None:
-    replies = {"END": ["250 2.0.0 one", "452 4.2.2 full", "550 5.2.1 off"]}
-    async with SmtpPeer(lmtp=True, extensions=["PIPELINING"], replies=replies) as peer:
+    async with Sink(Options(lmtp=True)) as peer:
+        peer.answers.give("END", "452 4.2.2 full", to="b@x.example")
+        peer.answers.give("END", "550 5.2.1 off", to="c@x.example")
         via = smarthost(peer, TransportKind.LMTP)
         async with OutboundBench.running(via) as bench:
             report = await bench.deliver(bench.delivery(via, "a@x.example", "b@x.example", "c@x.example"))
         assert results(report.recipients) == [Result.DELIVERED, Result.DEFERRED, Result.FAILED]
-        assert peer.commands[0] == "LHLO mail.sender.example"
-        assert b"Return-Path" not in peer.messages[0].content
+        (message,) = peer.messages
+        assert (message.hello, message.recipients) == ("mail.sender.example", ("a@x.example",))
+        assert message.header("Return-Path") is None
 
 
 async def test_lmtp_lost_midway_leaves_only_the_unanswered_to_retry_LMTP_03() -> None:
@@ -157,22 +163,23 @@ EIGHT_BIT = b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; chars
 
 
 async def test_eight_bit_content_is_announced_where_the_hop_takes_it_EXT_09() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         await deliver(peer, content=EIGHT_BIT)
         assert peer.messages[0].content == EIGHT_BIT
-        assert "BODY=8BITMIME" in peer.messages[0].mail
+        assert "BODY=8BITMIME" in peer.messages[0].sender_parameters
 
 
 async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18a() -> None:
-    async with SmtpPeer(extensions=["PIPELINING", "SIZE 10000"]) as peer:
+    async with Sink(SEVEN_BIT) as peer:
         (result,) = await deliver(peer, content=EIGHT_BIT)
         assert result.result is Result.RELAYED
         content = peer.messages[0].content
         assert b"caf=E9\r\n" in content
         assert b"Content-Transfer-Encoding: quoted-printable\r\n" in content
-        assert peer.messages[0].mail.endswith(f"SIZE={len(content)}")
+        assert peer.messages[0].sender_parameters == (f"SIZE={len(content)}",)
 
 
+SEVEN_BIT = Options(eight_bit=False, smtputf8=False, dsn=False)
 GREETING = "Grüße aus Köln".encode()
 
 
@@ -217,7 +224,7 @@ REPORT = (
 async def test_parts_arrive_whole_readable_and_in_seven_bits_however_they_are_declared_EXT_08_SOUT_18a(
     content: bytes, read: list[tuple[str, bytes]]
 ) -> None:
-    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+    async with Sink(SEVEN_BIT) as peer:
         (result,) = await deliver(peer, content=content, envelope=Envelope("a@b", body=BodyType.EIGHT_BIT_MIME))
         assert result.result is Result.RELAYED
         (message,) = peer.messages
@@ -256,7 +263,7 @@ async def test_binary_content_becomes_base64_without_binarymime_EXT_08() -> None
 
 
 async def test_smtputf8_is_asked_for_only_where_it_is_needed_EXT_11() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         envelope = Envelope("a@sender.example", smtputf8=True)
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
@@ -264,11 +271,11 @@ async def test_smtputf8_is_asked_for_only_where_it_is_needed_EXT_11() -> None:
             await bench.deliver(bench.delivery(via, "gr\u00fc\u00dfe@example.org", envelope=envelope))
             header = "Subject: gr\u00fc\u00dfe\r\n\r\nx\r\n".encode()
             await bench.deliver(bench.delivery(via, envelope=envelope, content=header))
-        assert ["SMTPUTF8" in message.mail for message in peer.messages] == [False, True, True]
+        assert ["SMTPUTF8" in message.sender_parameters for message in peer.messages] == [False, True, True]
 
 
 async def test_a_hop_without_smtputf8_refuses_only_whom_it_must_EXT_11() -> None:
-    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+    async with Sink(SEVEN_BIT) as peer:
         envelope = Envelope("a@sender.example", smtputf8=True)
         reports = await deliver(peer, "b@example.org", "gr\u00fc\u00dfe@example.org", envelope=envelope)
         assert results(reports) == [Result.RELAYED, Result.FAILED]
@@ -276,11 +283,11 @@ async def test_a_hop_without_smtputf8_refuses_only_whom_it_must_EXT_11() -> None
 
 
 async def test_a_message_larger_than_size_is_not_sent_SOUT_18a() -> None:
-    async with SmtpPeer(extensions=["SIZE 50"]) as peer:
+    async with Sink(Options(size_limit=50)) as peer:
         (result,) = await deliver(peer)
         assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
         assert not result.remote
-        assert not any(line.startswith("MAIL") for line in peer.commands)
+        assert peer.answers.asked("MAIL", "a@sender.example") == 0
 
 
 LARGE = b"Subject: large\r\n\r\n" + b"".join(b".%d dotted\r\n" % i for i in range(40_000))
@@ -302,7 +309,7 @@ async def test_large_content_streams_by_data_and_by_bdat(extensions: list[str]) 
 async def test_large_eight_bit_content_is_reencoded_while_it_streams() -> None:
     body = b"".join(b"caf\xe9 %d\r\n" % i for i in range(300_000))
     content = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: text/plain\r\n\r\n" + body
-    async with SmtpPeer(extensions=["PIPELINING"]) as peer:
+    async with Sink(SEVEN_BIT) as peer:
         await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
         received = peer.messages[0].content
         assert received.isascii()
@@ -315,11 +322,11 @@ async def test_content_that_may_fit_once_it_is_reencoded_is_not_bounced_on_a_gue
     text = b"--b\r\nContent-Transfer-Encoding: 8bit\r\n\r\ncaf\xe9\r\n"
     content = head + text + b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + attachment + b"--b--\r\n"
     limit = len(content) + 1000
-    async with SmtpPeer(extensions=["PIPELINING", f"SIZE {limit}"]) as peer:
+    async with Sink(replace(SEVEN_BIT, size_limit=limit)) as peer:
         (result,) = await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
         assert result.result is Result.RELAYED, result.text
         assert peer.messages[0].content.isascii()
-        assert f"SIZE={limit}" in peer.messages[0].mail
+        assert f"SIZE={limit}" in peer.messages[0].sender_parameters
         (result,) = await deliver(peer, content=_pieces(content), size=limit + 1, eight_bit=True)
         assert (result.result, str(result.status)) == (Result.FAILED, "5.3.4")
 
@@ -330,7 +337,7 @@ async def test_a_large_message_needs_smtputf8_for_its_header_and_not_for_its_bod
 ) -> None:
     content = f"Subject: {subject}\r\n\r\n".encode() + "caf\u00e9\r\n".encode() * 50_000
     envelope = Envelope("a@sender.example", smtputf8=True)
-    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME"]) as peer:
+    async with Sink(Options(smtputf8=False, dsn=False)) as peer:
         body = _pieces(content)
         (report,) = await deliver(peer, content=body, size=len(content), eight_bit=True, envelope=envelope)
         assert report.result is result
@@ -348,7 +355,7 @@ async def test_content_that_never_comes_is_given_up_with_its_connection() -> Non
             finally:
                 self.ended = True
 
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via, body = smarthost(peer), Stuck()
         async with OutboundBench.running(via, block_timeout=0.3) as bench:
             (result,) = (await bench.deliver(bench.delivery(via, content=body, size=100_000))).recipients
@@ -467,12 +474,12 @@ async def test_the_first_chunk_of_a_connection_is_one_line_and_goes_alone() -> N
 
 
 async def test_content_that_breaks_off_leaves_nothing_at_the_server() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         body = StreamedBody(b"Subject: x\r\n\r\n", b"half", fails_after=1)
         (result,) = await deliver(peer, content=body, size=100_000)
         assert result.result is Result.DEFERRED
         assert not result.uncertain
-        await peer.until(lambda p: p.sessions[0].closed)
+        await peer.until(lambda: not peer.open_connections)
         assert peer.messages == []
 
 
@@ -521,12 +528,12 @@ async def test_a_connection_that_died_while_idle_costs_nothing_but_a_new_one() -
 
 
 async def test_no_more_connections_than_the_transport_allows() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer, limits=TransportLimits(connections_per_destination=3))
         async with OutboundBench.running(via) as bench:
             await asyncio.gather(*(bench.begin(bench.delivery(via)) for _ in range(60)))
         assert len(peer.messages) == 60
-        assert len(peer.sessions) <= 3
+        assert peer.connections <= 3
 
 
 async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
@@ -549,7 +556,7 @@ async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
                 raise TimeoutError
             return made
 
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
             monkeypatch.setattr(bench.pool, "_loop", TooLate())
@@ -561,7 +568,7 @@ async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
 
 
 async def test_the_process_keeps_to_its_own_limit_over_all_hosts() -> None:
-    async with SmtpPeer() as one, SmtpPeer() as two:
+    async with Sink() as one, Sink() as two:
         first, second = smarthost(one), smarthost(two, name="second")
         async with OutboundBench.running(first, second, connections=1) as bench:
             reports = await asyncio.gather(
@@ -641,11 +648,11 @@ async def test_the_fail_transport_answers_itself_in_its_class_H42() -> None:
 
 
 async def test_a_body_that_ends_early_gets_no_final_dot() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         body = StreamedBody(b"Subject: x\r\n\r\n", b"half")
         (result,) = await deliver(peer, content=body, size=100_000)
         assert result.result is Result.DEFERRED
-        await peer.until(lambda p: p.sessions[0].closed)
+        await peer.until(lambda: not peer.open_connections)
         assert peer.messages == []
 
 
@@ -654,7 +661,7 @@ async def test_a_lone_line_end_in_a_header_becomes_no_field_at_a_hop_without_bin
     content = b"Subject: x\nBcc: victim@example.org\r\n\r\nbody\r\n"
     envelope = Envelope("a@sender.example", body=BodyType.BINARY_MIME)
     body = StreamedBody(content) if streams else content
-    async with SmtpPeer(extensions=["PIPELINING", "8BITMIME"]) as peer:
+    async with Sink(Options(smtputf8=False, dsn=False)) as peer:
         (result,) = await deliver(peer, envelope=envelope, content=body, size=len(content))
         assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
         assert "header" in result.text
