@@ -207,6 +207,8 @@ class SmtpSession(SMTP):
         """End the connection without a word."""
         if isinstance(self.transport, asyncio.WriteTransport):
             self.transport.abort()
+        if self._tls_protocol is not None and self.session is not None and self.session.ssl is None:
+            self.connection_lost(None)  # asyncio does not say so in the middle of a handshake
 
 
 class LmtpSession(SmtpSession, LMTP):

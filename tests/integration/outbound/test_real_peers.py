@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.sink import Sink
 from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority
@@ -19,7 +20,6 @@ from testkit.peers.dovecot import Dovecot
 from testkit.peers.load import smtp_sink
 from testkit.peers.postfix import Postfix
 from testkit.peers.socks_servers import SocksServer, dante, microsocks
-from testkit.smtp_peer import SmtpPeer
 
 
 @pytest.mark.peer("postfix")
@@ -90,7 +90,7 @@ async def test_dovecot_submission_gets_our_password_only_under_its_name() -> Non
     authority = Authority()
     certificate = authority.issue("submission.test")
     secrets = {"ca": authority.pem, "right": b"pencil"}
-    async with SmtpPeer() as behind:
+    async with Sink() as behind:
         start = functools.partial(
             Dovecot, {"user": "pencil"}, certificate=certificate, relay_to=(behind.host, behind.port)
         )
@@ -118,7 +118,7 @@ async def test_dovecot_submission_gets_our_password_only_under_its_name() -> Non
                     (proven,) = (await bench.deliver(bench.delivery(by_name))).recipients
             assert (unproven.result, unproven.transport_failure) == (Result.DEFERRED, True)
             assert proven.result in (Result.DELIVERED, Result.RELAYED), proven.text
-            await behind.until(lambda peer: len(peer.messages) == 1)
+            await behind.until(lambda: len(behind.messages) == 1)
         finally:
             dovecot.stop()
 
@@ -133,7 +133,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[SocksServer]:
 async def test_mail_goes_through_a_real_socks_proxy(proxy: SocksServer) -> None:
     login: dict[str, Any] = {"username": proxy.username, "password": secret_ref("proxy")} if proxy.username else {}
     via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port, **login)
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         with DnsServer() as dns:
             dns.add("example.org", "MX", "10 mx.example.org.")
             dns.add("mx.example.org", "A", peer.host)

@@ -8,6 +8,7 @@ import pytest
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.sasl.client import Hashing
+from mailrail.sink import Options, Sink
 from mailrail_outbound.hosts import HostResolver
 from mailrail_outbound.job import HostJob
 from mailrail_outbound.ports import DeliveryReport, Result
@@ -21,7 +22,7 @@ from testkit.ports import loopback_address
 from testkit.smtp_peer import Hang, SmtpPeer
 
 
-def smarthost(peer: SmtpPeer, **fields: Any) -> Transport:
+def smarthost(peer: SmtpPeer | Sink, **fields: Any) -> Transport:
     return transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE, **fields)
 
 
@@ -33,7 +34,7 @@ def tasks_of(action: Any) -> set["asyncio.Task[Any]"]:
 
 
 async def test_a_delivery_that_finds_all_at_hand_makes_no_task() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
             await bench.deliver(bench.delivery(via))
@@ -47,7 +48,7 @@ async def test_a_delivery_that_finds_all_at_hand_makes_no_task() -> None:
 async def test_a_delivery_asks_the_dns_once_and_then_goes_by_what_is_kept() -> None:
     with DnsServer() as dns:
         dns.add("example.org", "MX", "10 one.example.org.")
-        async with SmtpPeer(host=loopback_address()) as peer:
+        async with Sink(host=loopback_address()) as peer:
             dns.add("one.example.org", "A", peer.host)
             async with OutboundBench.running(resolver=dns.endpoint, direct_port=peer.port) as bench:
                 first, second = bench.delivery(None), bench.delivery(None)
@@ -82,7 +83,7 @@ async def test_a_login_that_crashes_while_it_is_worked_out_ends_at_once(monkeypa
 
 
 async def test_a_job_that_is_over_before_it_is_waited_for_ends_the_delivery() -> None:
-    async with SmtpPeer(extensions=["PIPELINING", "SIZE 500"]) as peer:
+    async with Sink(Options(size_limit=500)) as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
             await bench.deliver(bench.delivery(via))
@@ -97,7 +98,7 @@ async def test_a_job_that_is_over_before_it_is_waited_for_ends_the_delivery() ->
 
 
 async def test_a_report_that_cannot_be_handed_on_does_not_harm_the_connection() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
             lost: list[int] = []
@@ -112,7 +113,7 @@ async def test_a_report_that_cannot_be_handed_on_does_not_harm_the_connection() 
             bench.app._report = kept
             report = await bench.deliver(bench.delivery(via))
             assert report.recipients[0].result is Result.DELIVERED
-            assert len(peer.sessions) == 1
+            assert peer.connections == 1
 
 
 @pytest.mark.parametrize("stage", ["DATA", "GREETING"])
@@ -130,7 +131,7 @@ async def test_what_is_broken_off_by_the_end_of_the_process_is_not_reported_and_
 
 
 async def test_a_dial_that_crashes_defers_and_leaves_no_delivery_behind() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with OutboundBench.running(via, hello_name="b\xfccher.example") as bench:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
@@ -189,7 +190,7 @@ async def test_what_one_host_has_taken_stays_taken_though_the_next_one_cannot_be
 
 @pytest.mark.parametrize("where", ["transaction", "content_at_hand", "may_finish"])
 async def test_a_job_that_crashes_ends_itself_alone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer, limits=TransportLimits(connections=1))
         async with OutboundBench.running(via) as bench:
             works = getattr(HostJob, where)
@@ -249,7 +250,7 @@ async def test_a_host_that_is_slow_to_greet_is_waited_for_and_judged_not_taken_f
 
 
 async def test_draining_waits_for_the_last_delivery() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = smarthost(peer)
         async with OutboundBench.running(via) as bench:
             for _ in range(5):

@@ -14,6 +14,8 @@ from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.answer import Stage, Trouble
 from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.sink import Options, Sink
+from mailrail.sink.options import Mechanism
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.tls import TlsStream, client_context
 
@@ -24,7 +26,7 @@ from testkit.smtp_peer import Action, Close, Hang, Raw, SmtpPeer
 HOST = "localhost"
 
 
-def via_peer(peer: SmtpPeer, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
+def via_peer(peer: SmtpPeer | Sink, kind: TransportKind = TransportKind.SMTP, **fields: Any) -> Transport:
     return transport(kind, host=HOST, port=peer.port, **fields)
 
 
@@ -44,16 +46,16 @@ def certificate(authority: Authority) -> Certificate:
 
 
 async def test_opportunistic_tls_is_used_and_its_certificate_ignored_TLS_07() -> None:
-    async with SmtpPeer(tls=Authority().issue_expired("other.example").server_context()) as peer:
+    async with Sink(Options(tls=Authority().issue_expired("other.example").server_context())) as peer:
         result = await send(via_peer(peer))
         assert result.result is Result.DELIVERED
         assert result.tls is not None
         assert (result.tls.version, result.tls.verified, result.tls.offered) == ("TLSv1.3", False, True)
-        assert peer.messages[0].session.tls == "TLSv1.3"
+        assert peer.messages[0].tls == "TLSv1.3"
 
 
 async def test_without_an_offer_opportunistic_goes_in_the_clear() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         result = await send(via_peer(peer))
         assert result.result is Result.DELIVERED
         assert result.tls is not None
@@ -149,12 +151,12 @@ async def test_required_tls_never_goes_in_the_clear_TLS_08(mode: TlsMode, certif
 
 
 async def test_required_tls_asks_no_certificate(certificate: Certificate) -> None:
-    async with SmtpPeer(tls=certificate.server_context()) as peer:
+    async with Sink(Options(tls=certificate.server_context())) as peer:
         assert (await send(via_peer(peer, tls=TlsMode.REQUIRED))).result is Result.DELIVERED
 
 
 async def test_verified_tls_trusts_the_configured_ca(authority: Authority, certificate: Certificate) -> None:
-    async with SmtpPeer(tls=certificate.server_context()) as peer:
+    async with Sink(Options(tls=certificate.server_context())) as peer:
         via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
         result = await send(via, {"ca": authority.pem})
         assert result.result is Result.DELIVERED
@@ -165,7 +167,7 @@ async def test_verified_tls_trusts_the_configured_ca(authority: Authority, certi
 
 async def test_a_wrong_name_or_an_expired_certificate_is_not_verified(authority: Authority) -> None:
     for certificate in (authority.issue("other.example"), authority.issue_expired(HOST)):
-        async with SmtpPeer(tls=certificate.server_context()) as peer:
+        async with Sink(Options(tls=certificate.server_context())) as peer:
             via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
             result = await send(via, {"ca": authority.pem})
             assert result.result is Result.DEFERRED
@@ -174,23 +176,23 @@ async def test_a_wrong_name_or_an_expired_certificate_is_not_verified(authority:
 
 
 async def test_a_broken_ca_is_told_as_such() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         result = await send(via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca")), {"ca": b"no PEM"})
         assert result.result is Result.DEFERRED
         assert result.transport_failure
         assert "CA certificates of transport" in result.text
-        assert peer.sessions == []
+        assert peer.connections == 0
 
 
 @pytest.mark.parametrize("secrets", [{}, {"ca": b"no PEM"}])
 async def test_a_ca_that_is_not_needed_never_turns_opportunistic_tls_into_plaintext(
     certificate: Certificate, secrets: dict[str, bytes]
 ) -> None:
-    async with SmtpPeer(tls=certificate.server_context()) as peer:
+    async with Sink(Options(tls=certificate.server_context())) as peer:
         result = await send(via_peer(peer, ca=secret_ref("ca")), secrets)
         assert result.result is Result.DELIVERED
-        assert peer.messages[0].session.tls == "TLSv1.3"
-        assert len(peer.sessions) == 1
+        assert peer.messages[0].tls == "TLSv1.3"
+        assert peer.connections == 1
 
 
 async def test_a_server_that_hangs_up_right_after_the_handshake_gets_the_message_in_the_clear_TLS_07(
@@ -236,7 +238,7 @@ async def test_old_tls_is_never_negotiated_TLS_05(certificate: Certificate) -> N
     context = certificate.server_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with SmtpPeer(tls=context) as peer:
+    async with Sink(Options(tls=context)) as peer:
         result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
         assert result.tls is not None
         assert result.tls.version == "TLSv1.2"
@@ -267,14 +269,14 @@ async def test_a_server_that_closes_during_the_handshake_is_a_tls_failure() -> N
 
 @pytest.mark.parametrize("mode", [TlsMode.NONE, TlsMode.OPPORTUNISTIC, TlsMode.REQUIRED])
 async def test_a_message_that_requires_tls_is_refused_before_anything_is_dialled(mode: TlsMode) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = via_peer(peer, tls=mode)
         async with OutboundBench.running(via) as bench:
             report = await bench.deliver(bench.delivery(via, requirement=Requirement.REQUIRED))
         (result,) = report.recipients
         assert (result.result, str(result.status)) == (Result.FAILED, "5.7.10")
         assert not result.transport_failure
-        assert peer.sessions == []
+        assert peer.connections == 0
 
 
 # --- SASL ---------------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ ALL = "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 CRAM-M
 SECRETS = {"password": b"pencil, sharp"}
 
 
-def submission(peer: SmtpPeer, kind: TransportKind = TransportKind.SUBMISSION, **fields: Any) -> Transport:
+def submission(peer: SmtpPeer | Sink, kind: TransportKind = TransportKind.SUBMISSION, **fields: Any) -> Transport:
     fields.setdefault("tls", TlsMode.VERIFIED)
     fields.setdefault("username", "us=er,1")
     return via_peer(peer, kind, password=secret_ref("password"), ca=secret_ref("ca"), **fields)
@@ -326,6 +328,23 @@ async def test_we_log_in_with_the_strongest_mechanism_or_the_configured_one_AUTH
         assert peer.sessions[0].login == "us=er,1"
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("kind", [TransportKind.SUBMISSION, TransportKind.SUBMISSIONS])
+async def test_we_log_in_to_a_server_that_is_not_ours_AUTH_08(
+    authority: Authority, certificate: Certificate, kind: TransportKind, mechanism: Mechanism
+) -> None:
+    options = Options(
+        tls=certificate.server_context(),
+        implicit_tls=kind is TransportKind.SUBMISSIONS,
+        accounts={"us=er,1": "pencil, sharp"},
+        mechanisms=(mechanism,),
+    )
+    async with Sink(options) as peer:
+        result = await send(submission(peer, kind), SECRETS | {"ca": authority.pem})
+        assert result.result is Result.DELIVERED, result.text
+        assert (peer.messages[0].login, peer.messages[0].tls) == ("us=er,1", "TLSv1.3")
+
+
 async def test_a_server_with_many_scram_iterations_stops_no_other_connection(
     authority: Authority, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,9 +371,7 @@ async def test_a_server_with_many_scram_iterations_stops_no_other_connection(
 async def test_wrong_credentials_are_our_fault_and_never_a_bounce_AUTH_09_H29(
     authority: Authority, certificate: Certificate
 ) -> None:
-    async with SmtpPeer(
-        tls=certificate.server_context(), extensions_after_tls=["AUTH PLAIN"], accounts={"us=er,1": "another"}
-    ) as peer:
+    async with Sink(Options(tls=certificate.server_context(), accounts={"us=er,1": "another"})) as peer:
         result = await send(submission(peer), SECRETS | {"ca": authority.pem})
         assert result.result is Result.DEFERRED
         assert result.transport_failure
@@ -366,11 +383,11 @@ async def test_wrong_credentials_are_our_fault_and_never_a_bounce_AUTH_09_H29(
 async def test_a_server_without_auth_gets_no_mail_from_a_submission_transport(
     authority: Authority, certificate: Certificate
 ) -> None:
-    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=["PIPELINING"]) as peer:
+    async with Sink(Options(tls=certificate.server_context())) as peer:
         result = await send(submission(peer), SECRETS | {"ca": authority.pem})
         assert result.result is Result.DEFERRED
         assert result.transport_failure
-        assert not any(line.startswith("MAIL") for line in peer.commands)
+        assert peer.answers.asked("MAIL", "a@sender.example") == 0
 
 
 async def test_credentials_go_to_a_proven_server_only_whatever_was_configured_TLS_08(certificate: Certificate) -> None:
@@ -384,8 +401,8 @@ async def test_credentials_go_to_a_proven_server_only_whatever_was_configured_TL
 
 
 async def test_a_missing_secret_is_told_and_nothing_is_dialled(authority: Authority) -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         result = await send(submission(peer), {"ca": authority.pem})
         assert result.transport_failure
         assert "default/password" in result.text
-        assert peer.sessions == []
+        assert peer.connections == 0

@@ -289,6 +289,17 @@ def test_the_end_of_a_sink_cuts_the_connections_that_are_open() -> None:
         connection.close()
 
 
+def test_the_end_of_a_sink_cuts_a_handshake_that_is_going_on() -> None:
+    with NextHop(tls=context()) as hop:
+        waiting = smtplib.SMTP(hop.address, hop.port)
+        waiting.ehlo()
+        assert waiting.docmd("STARTTLS")[0] == 220
+        began = time.monotonic()
+        hop.close()
+        assert time.monotonic() - began < 10
+        waiting.close()
+
+
 def test_a_client_that_leaves_in_the_middle_of_content_leaves_no_message() -> None:
     with NextHop() as hop:
         with socket.create_connection((hop.address, hop.port)) as connection:
