@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
+from uuid import UUID, uuid4
 
 import grpc
 import typer
@@ -34,11 +35,11 @@ def _tell(
         output.print_json(list(changes))
         if count.truncated:
             output.note(f"{met} recipients {done}; the first {len(changes)} of them are listed")
-    elif changes:
+    elif met:
         pending = max(count.pending, sum(c.pending for c in changes))
         tail = f"; {pending} of them as soon as the current attempt ends" if pending else ""
         output.say(f"{counted(met, 'recipient')} {done}{tail}")
-    if not changes:
+    if not met:
         if json:
             raise typer.Exit(output.REFUSED)
         output.stop("no recipient matches")
@@ -49,15 +50,23 @@ def _tell(
         output.note(f"not changed (not in the queue, or excluded by your options): {', '.join(missed)}")
 
 
-def _change(method: str, request: Any, done: str, json: bool, *, held: bool = False) -> None:
-    """`held`: recipients on hold are changed, too, without going on; say how many."""
+def _change(method: str, request: Any, done: str, json: bool, *, held: bool = False, interrupted: str = "") -> None:
+    """`held`: recipients on hold are changed, too, without going on; say how many.
+
+    `interrupted`: what is said besides when the call fails.
+    """
 
     async def question(channel: Any) -> tuple[Any, int]:
         stub = admin_service(channel)
         answer = await getattr(stub, method)(request, timeout=CHANGE_TIMEOUT)
         return answer, await _on_hold(stub, answer.changes) if held and answer.changes else 0
 
-    answer, waiting = ask(SERVICE, question, doing=f"recipients are being {done}")
+    try:
+        answer, waiting = ask(SERVICE, question, doing=f"recipients are being {done}")
+    except typer.Exit as error:
+        if interrupted and error.exit_code != output.USAGE:
+            output.note(interrupted)
+        raise
     _tell(request.filter, answer.changes, answer.count, done, json)
     if waiting:
         least = "at least " if len(answer.changes) > _LOOKED_AT else ""
@@ -130,19 +139,35 @@ def schedule(
     later: Annotated[
         str, typer.Option("--later", metavar="DURATION", help="Try this much later than planned; -1h is earlier.")
     ] = "",
+    operation: Annotated[
+        str,
+        typer.Option("--operation", metavar="ID", help="Continue a move that was interrupted; its message has the id."),
+    ] = "",
     json: a.Json = False,
 ) -> None:
     """Move the next attempt; give exactly one of --at, --in and --later."""
     if sum(map(bool, (at, within, later))) != 1:
         output.stop("give exactly one of --at, --in and --later", output.USAGE)
-    request = admin_pb2.ScheduleRequest(filter=chosen)
+    identity = _operation(operation)
+    request = admin_pb2.ScheduleRequest(filter=chosen, operation_id=identity.bytes)
     if at:
         request.at.CopyFrom(a.stamp(a.moment(at)))
     else:
         span = Duration()
         span.FromTimedelta(a.duration(within or later))
         (request.from_now if within else request.from_scheduled).CopyFrom(span)
-    _change("Schedule", request, "rescheduled", json, held=True)
+    # Repeated as it is, it would move some recipients twice.
+    interrupted = f"to continue without moving a recipient twice, add: --operation {identity}"
+    _change("Schedule", request, "rescheduled", json, held=True, interrupted=interrupted)
+
+
+def _operation(given: str) -> UUID:
+    if not given:
+        return uuid4()
+    try:
+        return UUID(given)
+    except ValueError:
+        output.stop(f"{given!r} is not an operation id", output.USAGE)
 
 
 @app.command()

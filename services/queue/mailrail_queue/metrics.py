@@ -66,7 +66,7 @@ DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres erro
 """what: connect (unreachable, or would not commit durably), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
 """what: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
- dsn, event, site, history_partition."""
+ dsn, event, site, operation (of an administrator), history_partition."""
 
 CORRUPT = Counter(
     "mailrail_queue_corrupt_total",
@@ -102,7 +102,10 @@ for _reason in ("barred", "data", "full", "late", "limit", "room", "upload", "un
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)
-for _what in ("message", "upload", "chunk", "attempt", "bar", "usage", "dsn", "event", "site", "history_partition"):
+for _what in (
+    *("message", "upload", "chunk", "attempt", "bar", "usage"),
+    *("dsn", "event", "site", "operation", "history_partition"),
+):
     SWEPT.labels(what=_what)
 for _what in ("deliveries", "results_dropped", "results_counted", "recipients_missing"):
     HISTORY.labels(what=_what)

@@ -9,10 +9,11 @@ import pytest
 
 from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, types_pb2
-from mailrail_queue.admin import change_count as changes
+from mailrail_queue.admin import change_result as changes
 from mailrail_queue.admin import changes as admin_changes
 from mailrail_queue.admin import listing as admin_listing
 from mailrail_queue.admin.administration import Administration
+from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.rpc.admin import QueueAdminServicer
@@ -44,7 +45,8 @@ async def service(database_for: Callable[..., str]) -> AsyncIterator[Service]:
                 raise NotConfigured("no configuration revision has come yet")
             return rig.router
 
-        administration = Administration(router, lambda: rig.addresses, rig.notifier)  # type: ignore[arg-type]
+        context = AdminContext(router, lambda: rig.addresses, rig.notifier, rig.woken.append)  # type: ignore[arg-type]
+        administration = Administration(context)
         rows = Rows(pool)
         server = grpc.aio.server()
         admin = QueueAdminServicer(administration, rows, shards_owned=lambda: 256, outbound_nodes=lambda: 2)

@@ -1,21 +1,25 @@
 """What administrators see of the queue and do to it (ADM-01, ADM-02; reference F3, H27, H28)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from mailrail.core.revision.revision import Match, ObjectRef, RouteLevel, Rule, Transport, TransportKind
+from mailrail.core.route.site import shard
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin import changes as admin_changes
 from mailrail_queue.admin import hold_rules as admin_hold_rules
 from mailrail_queue.admin.administration import Administration
-from mailrail_queue.admin.change_count import Changes
-from mailrail_queue.admin.filters import BadRequest, NotFound, make_token, page_token
+from mailrail_queue.admin.base import CALLER, AdminContext
+from mailrail_queue.admin.change_result import ChangeResult, PartlyDone
+from mailrail_queue.admin.filters import BadRequest, NotFound, PageTokens, make_place, read_place
 from mailrail_queue.store import mail as store
 from mailrail_queue.store.connection import run
 from mailrail_queue.store.mail import Ending, Ownership
@@ -31,14 +35,17 @@ class Administrators:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.changed: list[set[int]] = []
-        self.do = Administration(lambda: rig.router, lambda: rig.addresses, rig.notifier, changed=self.changed.append)
+        self.do = Administration(
+            AdminContext(lambda: rig.router, lambda: rig.addresses, rig.notifier, self.changed.append)
+        )
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self.do, name)
+        parts = (self.do.listing, self.do.changes, self.do.hold_rules, self.do.explainer)
+        method = next(getattr(part, name) for part in parts if hasattr(part, name))
 
         async def asked(*arguments: Any, **more: Any) -> Any:
             answer = await method(self.rig.connection, *arguments, **more)
-            return answer.listed if isinstance(answer, Changes) else answer
+            return answer.listed if isinstance(answer, ChangeResult) else answer
 
         return asked
 
@@ -128,7 +135,7 @@ async def test_a_login_in_place_of_an_account_is_refused_and_not_matched_with_no
     for asked in (
         admin.recipients(admin_pb2.Filter(account=account), 0, ""),
         admin.history(admin_pb2.Filter(account=account), 0, ""),
-        admin.create_hold_rule(admin_pb2.HoldRule(account=account)),
+        admin.create(admin_pb2.HoldRule(account=account)),
     ):
         with pytest.raises(BadRequest, match="names no MailAccount; write NAMESPACE/NAME"):
             await asked
@@ -171,11 +178,33 @@ async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(admin
     assert timedelta(days=5) <= lifetime < timedelta(days=5, minutes=1)
 
 
-@pytest.mark.parametrize("token", ["x", "W:yesterday:1", "Q:2026-01-01T00:00:00+00:00:1", "W:2026-01-01T00:00:00:1"])
-async def test_a_page_token_of_somebody_else_is_refused(admin: Administrators, token: str) -> None:
-    with pytest.raises(BadRequest, match="page token"):
-        await admin.recipients(admin_pb2.Filter(), 0, token)
-    assert page_token(make_token("W", datetime(2026, 1, 1, tzinfo=UTC), 5), "L")[2] == 5
+@pytest.mark.parametrize("place", ["x", "W:yesterday:1", "Q:2026-01-01T00:00:00+00:00:1", "W:2026-01-01T00:00:00:1"])
+async def test_a_page_token_of_somebody_else_is_refused(admin: Administrators, place: str) -> None:
+    for token in (place, PageTokens("recipients").make(place)):
+        with pytest.raises(BadRequest, match="the page token is not one of ours"):
+            await admin.recipients(admin_pb2.Filter(), 0, token)
+    assert read_place(make_place("W", datetime(2026, 1, 1, tzinfo=UTC), 5), "L")[2] == 5
+
+
+async def test_a_page_token_is_of_use_for_its_own_list_and_filter_alone(admin: Administrators) -> None:
+    for name in ("ann", "bob", "carl"):
+        await admin.rig.accept(f"{name}@there.example")
+        await admin.rig.accept(f"{name}@relayed.example")
+    there = admin_pb2.Filter(to_domain="there.example")
+    page, token = await admin.recipients(there, 2, "")
+    rest, end = await admin.recipients(there, 2, token)
+    assert [r.address[0] for r in (*page, *rest)] == ["a", "b", "c"]
+    assert end == ""
+    _, sites = await admin.sites(1, "")
+    calls = (
+        admin.recipients(admin_pb2.Filter(to_domain="relayed.example"), 2, token),
+        admin.history(there, 2, token),
+        admin.sites(2, token),
+        admin.recipients(there, 2, sites),
+    )
+    for call in calls:
+        with pytest.raises(BadRequest, match="of another list or filter: leave it out"):
+            await call
 
 
 CHANGES: list[tuple[str, tuple[Any, ...]]] = [
@@ -371,39 +400,122 @@ async def test_however_far_mail_is_put_off_it_can_still_be_listed(admin: Adminis
 
 
 @pytest.mark.parametrize("what", ["hold", "fail"])
-async def test_a_change_that_waits_for_the_queue_and_the_queue_for_it_is_made_all_the_same(
+async def test_a_change_that_postgres_ends_for_a_deadlock_is_made_all_the_same(
     admin: Administrators, what: str
 ) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     (carl,) = await admin.rig.accept("carl@there.example")
-    touch = "UPDATE queue.recipient SET version = version WHERE id = %s"
-
-    async def circle() -> tuple[bool, list[int]]:
-        """Whether the change was the one that Postgres ended, and what it changed."""
-        ours = False
-        async with await psycopg.AsyncConnection.connect(admin.rig.url) as queue:  # locks them in another order
-            await queue.execute(touch, (carl.id,))
-            change = asyncio.create_task(getattr(admin, what)(only(bob.id, carl.id), "a look"))
-
-            async with asyncio.timeout(10):  # until the change waits for the second one
-                while await (await queue.execute("SELECT 1 FROM pg_locks WHERE NOT granted")).fetchone() is None:
-                    await asyncio.sleep(0.01)
-            try:
-                await queue.execute(touch, (bob.id,))
-                ours = True
-            except psycopg.errors.DeadlockDetected:
-                await queue.rollback()
-        return ours, [changed.recipient_id for changed in await change]
-
-    # Postgres ends the one that found out first that it has waited for a second.
-    for _ in range(5):
-        ours, changed = await circle()
-        assert changed == [bob.id, carl.id]
-        if ours or what == "fail":
-            break
-        await admin.unhold(only(bob.id, carl.id))
-    assert ours, "Postgres always ended the other one"
+    # Postgres ends ours, once.
+    for statement in (
+        "CREATE SEQUENCE tries",
+        "CREATE FUNCTION circle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') = 2 THEN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01'; END IF;"
+        " RETURN coalesce(NEW, OLD); END $$",
+        "CREATE TRIGGER circle BEFORE UPDATE OR DELETE ON recipient FOR EACH ROW EXECUTE FUNCTION circle()",
+    ):
+        await admin.rig.connection.execute(statement)
+    done = await getattr(admin, what)(only(bob.id, carl.id), "a look")
+    assert await admin.rig.rows("SELECT last_value FROM tries") == [(4,)]
+    assert [changed.recipient_id for changed in done] == [bob.id, carl.id]
     assert len(await listed(admin, on_hold=True)) == (2 if what == "hold" else 0)
+
+
+Between = Callable[[int], Awaitable[None]]
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Between], None]:
+    """Changes go one recipient at a time, and something happens before each."""
+    monkeypatch.setattr(admin_changes, "BATCH", 1)
+    again, count = admin_changes._again_after_deadlock, itertools.count()
+
+    def use(happens: Between) -> None:
+        async def step(transaction: Callable[[], Awaitable[Any]]) -> Any:
+            await happens(next(count))
+            return await again(transaction)
+
+        monkeypatch.setattr(admin_changes, "_again_after_deadlock", step)
+
+    return use
+
+
+@pytest.mark.parametrize("what", ["hold", "kick", "set_tls", "drop"])
+async def test_mail_that_comes_while_a_change_runs_is_not_meant(
+    admin: Administrators, between: Callable[[Between], None], what: str
+) -> None:
+    first = [p.id for name in ("ann", "bob") for p in await admin.rig.accept(f"{name}@there.example")]
+
+    async def comes(batch: int) -> None:
+        if batch == 1:
+            await admin.rig.accept("late@there.example")
+
+    between(comes)
+    arguments: dict[str, tuple[Any, ...]] = {"hold": ("look",), "set_tls": (types_pb2.TLS_REQUIREMENT_NO,)}
+    done = await getattr(admin, what)(admin_pb2.Filter(all=True), *arguments.get(what, ()))
+    assert [changed.recipient_id for changed in done] == first
+    assert await admin.rig.rows("SELECT version FROM recipient WHERE address LIKE 'late@%%'") == [(1,)]
+
+
+async def test_a_change_that_ends_in_the_middle_says_how_far_it_came_and_wakes_the_owners(
+    admin: Administrators, between: Callable[[Between], None]
+) -> None:
+    first = [p.id for n in range(4) for p in await admin.rig.accept(f"user{n}@there.example")]
+
+    async def breaks(batch: int) -> None:
+        if batch == 2:
+            raise psycopg.OperationalError("the server closed the connection")
+
+    between(breaks)
+    with pytest.raises(PartlyDone, match="2 recipients were changed before") as caught:
+        await admin.hold(admin_pb2.Filter(all=True), "look")
+    assert [changed.recipient_id for changed in caught.value.result.listed] == first[:2]
+    assert admin.changed == [{shard("there.example")}]
+
+
+async def test_a_move_that_was_cut_off_goes_on_where_it_stopped_when_it_is_repeated(
+    admin: Administrators, between: Callable[[Between], None]
+) -> None:
+    for n in range(4):
+        await admin.rig.accept(f"user{n}@there.example")
+    await admin.rig.connection.execute("UPDATE recipient SET due = '2026-01-01 00:00+00'")
+    broken = True
+
+    async def breaks(batch: int) -> None:
+        if broken and batch == 2:
+            raise psycopg.OperationalError("the server closed the connection")
+        await admin.rig.accept("late@there.example")
+
+    between(breaks)
+    request = admin_pb2.ScheduleRequest(filter=admin_pb2.Filter(to="user"), operation_id=b"o" * 16)
+    request.from_scheduled.FromTimedelta(timedelta(hours=1))
+    with pytest.raises(PartlyDone):
+        await admin.schedule(request)
+    broken = False
+    for _ in range(2):  # and once more, when all is done
+        answer = await admin.do.changes.schedule(admin.rig.connection, request)
+        assert (answer.count.recipients, answer.count.truncated) == (4, True)
+        rows = await admin.rig.rows(
+            "SELECT DISTINCT extract(hour FROM due)::int FROM recipient WHERE address LIKE 'user%%'"
+        )
+        assert rows == [(1,)]
+    request.from_scheduled.FromTimedelta(timedelta(hours=2))
+    with pytest.raises(BadRequest, match="another request"):
+        await admin.schedule(request)
+
+
+async def test_a_change_leaves_in_the_log_who_asked_for_what_and_how_many_it_met(admin: Administrators) -> None:
+    await admin.rig.accept("bob@there.example")
+    CALLER.set("cli")
+    with capture_logs() as lines:
+        await admin.drop(admin_pb2.Filter(to="bob@"))
+    (line,) = [line for line in lines if line["event"] == "an administrator changed recipients"]
+    assert (line["change"], line["by"], line["filter"], line["recipients"], line["finished"]) == (
+        "drop",
+        "cli",
+        'to: "bob@"',
+        1,
+        True,
+    )
 
 
 async def test_of_what_is_failed_after_a_drop_that_is_not_granted_yet_nobody_is_told_ADM_02(
@@ -455,16 +567,16 @@ async def test_a_hold_rule_holds_what_is_queued_and_what_comes_and_its_end_leave
 ) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     (null,) = await admin.rig.accept("carl@other.example", mail_from="", account=None)
-    rule, held = await admin.create_hold_rule(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
+    rule, held = await admin.create(admin_pb2.HoldRule(to_domain="There.Example", comment="look"))
     assert (held, rule.to_domain) == (1, "there.example")
     assert (await admin.row(bob.id))["hold_reason"] == f"hold rule {rule.id}: look"
     assert (await admin.row(null.id))["held_since"] is None
     assert await admin.rig.rows("SELECT version FROM hold_version") == [(1,)]
-    assert [r.id for r in await admin.hold_rules()] == [rule.id]
-    await admin.delete_hold_rule(rule.id)
+    assert [r.id for r in await admin.all()] == [rule.id]
+    await admin.delete(rule.id)
     assert (await admin.row(bob.id))["held_since"] is not None
     with pytest.raises(NotFound):
-        await admin.delete_hold_rule(rule.id)
+        await admin.delete(rule.id)
 
 
 async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
@@ -487,7 +599,7 @@ async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
         await storing.execute("SELECT version FROM queue.hold_version")
         copy = "(jsonb_populate_record(r, '{\"id\": 1000000}')).*"
         await storing.execute(f"INSERT INTO queue.recipient SELECT {copy} FROM queue.recipient r")
-        making = asyncio.create_task(admin.create_hold_rule(admin_pb2.HoldRule(to_domain="there.example")))
+        making = asyncio.create_task(admin.create(admin_pb2.HoldRule(to_domain="there.example")))
         await eventually(lambda: len(looks) > 3)
         assert set(looks) == {1}
         await storing.commit()

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
 from typer.testing import CliRunner
 
-from mailrail.cli import connection, queue, queue_changes, queue_holds
+from mailrail.cli import connection, output, queue, queue_changes, queue_holds
 from mailrail.cli.app import app
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
@@ -238,6 +239,28 @@ def test_a_change_to_more_than_can_be_listed_tells_how_many_it_met(monkeypatch: 
     assert done.stdout == "3000000 recipients put on hold; 2 of them as soon as the current attempt ends\n"
     done = CliRunner().invoke(app, ["queue", "hold", "--all", "--json"])
     assert done.stderr == "mailrail: 3000000 recipients put on hold; the first 1 of them are listed\n"
+
+
+def test_a_move_that_was_interrupted_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    class Queue:
+        async def Schedule(self, request: admin_pb2.ScheduleRequest, timeout: float) -> admin_pb2.ScheduleResponse:
+            asked.append(request.operation_id)
+            if len(asked) == 1:
+                output.stop("55500 recipients were changed before", output.REFUSED)
+            return admin_pb2.ScheduleResponse(count=admin_pb2.ChangeCount(recipients=102_300, truncated=True))
+
+    monkeypatch.setattr(queue_changes, "admin_service", lambda _: Queue())
+    monkeypatch.setattr(queue_changes, "ask", lambda _, question, doing: asyncio.run(question(None)))
+    done = CliRunner().invoke(app, ["queue", "schedule", "--all", "--later", "1h"])
+    assert done.exit_code == output.REFUSED
+    operation = done.stderr.rpartition("add: --operation ")[2].strip()
+    done = CliRunner().invoke(app, ["queue", "schedule", "--all", "--later", "1h", "--operation", operation])
+    assert (done.exit_code, done.stdout) == (0, "102300 recipients rescheduled\n")
+    assert asked[0] == asked[1] == UUID(operation).bytes
+    done = CliRunner().invoke(app, ["queue", "schedule", "--all", "--later", "1h", "--operation", "x"])
+    assert (done.exit_code, done.stderr) == (2, "mailrail: 'x' is not an operation id\n")
 
 
 class _Queue:

@@ -1,9 +1,17 @@
-"""What administrators see of the queue and do to it, put together (ADM-01, ADM-02; reference F3)."""
+"""What administrators see of the queue and do to it (ADM-01, ADM-02; reference F3)."""
 
-from mailrail_queue.admin.explain import Explaining
-from mailrail_queue.admin.hold_rules import HoldRules
+from mailrail_queue.admin.base import AdminContext
+from mailrail_queue.admin.changes import RecipientChanges
+from mailrail_queue.admin.explain import Explainer
+from mailrail_queue.admin.hold_rules import HoldRuleChanges
 from mailrail_queue.admin.listing import Listing
 
 
-class Administration(Listing, HoldRules, Explaining):
-    """The queue as administrators use it. One instance a process; `use` gives connections with `queue` as schema."""
+class Administration:
+    """The queue as administrators use it: one instance a process, on connections whose schema is `queue`."""
+
+    def __init__(self, context: AdminContext) -> None:
+        self.listing = Listing(context)
+        self.changes = RecipientChanges(context)
+        self.hold_rules = HoldRuleChanges(self.changes)
+        self.explainer = Explainer(context)

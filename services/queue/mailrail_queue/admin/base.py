@@ -2,32 +2,29 @@
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.routing.addresses import Addresses
 from mailrail_queue.routing.router import Router
 
+CALLER: Final[ContextVar[str]] = ContextVar("CALLER", default="")
+"""Who asks: the role of the caller's certificate, for the log."""
 
-class AdminBase:
-    """What administration works with; `administration.Administration` is made of the parts that stand on it."""
 
-    def __init__(
-        self,
-        router: Callable[[], Router],
-        addresses: Callable[[], Addresses],
-        notifier: Notifier,
-        *,
-        changed: Callable[[set[int]], None] = lambda shards: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`changed` is told the shards whose recipients changed, to wake their owners (ADM-02)."""
-        self._router = router
-        self._addresses = addresses
-        self._notifier = notifier
-        self._changed = changed
-        self._clock = clock
+@dataclass(frozen=True, slots=True)
+class AdminContext:
+    """What administration works with."""
+
+    router: Callable[[], Router]
+    addresses: Callable[[], Addresses]
+    notifier: Notifier
+    wake: Callable[[set[int]], None]
+    """Wakes the owners of shards whose recipients changed (ADM-02)."""
+    clock: Callable[[], float] = time.time
 
 
 def stamp(field_of: Any, moment: datetime | None) -> None:
@@ -37,5 +34,5 @@ def stamp(field_of: Any, moment: datetime | None) -> None:
 
 
 def backoff_names(sites: set[str]) -> set[str]:
-    """Names under which these sites may rest: a proxy rests as a whole under the name of its transport."""
+    """Names under which these sites may be in backoff: a proxy is so as a whole, under the name of its transport."""
     return sites | {f"transport:{name.split(':')[1]}" for name in sites if name.startswith("proxy:")}

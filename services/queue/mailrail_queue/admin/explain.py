@@ -7,7 +7,7 @@ from mailrail.core.delivery.schedule import base_delay, expires_at
 from mailrail.core.route import Explanation, RouteDecision, explain
 from mailrail.core.route.site import Site, shard
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue.admin.base import AdminBase, backoff_names
+from mailrail_queue.admin.base import AdminContext, backoff_names
 from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
 from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RecipientFacts, domain_of
@@ -20,8 +20,11 @@ EXPLAINED_ATTEMPTS: Final = 200
 """Attempts to come that Explain looks ahead."""
 
 
-class Explaining(AdminBase):
+class Explainer:
     """Explaining decisions."""
+
+    def __init__(self, context: AdminContext) -> None:
+        self._router, self._addresses, self._clock = context.router, context.addresses, context.clock
 
     async def explain(self, connection: Connection, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainResponse:
         """Where would this go at attempt n, and why (promise 3). Raises NotFound, BadRequest."""

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 -- statements keep their own lines, and are put together from constants of our own alone
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,6 +169,8 @@ def _times(
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 1, 1, tzinfo=UTC)
+_OWNER = 16
+"""Characters of a token that say what it is of."""
 
 
 def page_size(asked: int) -> int:
@@ -175,16 +178,44 @@ def page_size(asked: int) -> int:
     return min(asked or PAGE, MOST_PAGE)
 
 
-def make_token(phase: str, moment: datetime, identity: int) -> str:
-    """Where a page ended: opaque to callers."""
+class PageTokens:
+    """Tokens that say where a page ended: opaque to callers, and of use for the same list with the same filter alone."""
+
+    def __init__(self, name: str, chosen: bytes = b"") -> None:
+        """`chosen`: what the list is narrowed by."""
+        self._owner = hashlib.sha256(name.encode() + b"\0" + chosen).hexdigest()[:_OWNER]
+
+    def make(self, place: str) -> str:
+        """A token for this place."""
+        return f"{self._owner}:{place}"
+
+    def read(self, token: str) -> str | None:
+        """The place of a token; None without one. Raises BadRequest."""
+        if not token:
+            return None
+        owner, colon, place = token.partition(":")
+        if not colon or len(owner) != _OWNER:
+            raise BadRequest("the page token is not one of ours")
+        if owner != self._owner:
+            raise BadRequest("the page token is of another list or filter: leave it out to begin with the first page")
+        return place
+
+
+def chosen(wanted: admin_pb2.Filter) -> bytes:
+    """A filter as `PageTokens` takes it."""
+    return wanted.SerializeToString(deterministic=True)
+
+
+def make_place(phase: str, moment: datetime, identity: int) -> str:
+    """A place in a list that is ordered by time and id."""
     return f"{phase}:{moment.isoformat()}:{identity}"
 
 
-def page_token(token: str, first: str, *, end: bool = False) -> tuple[str, datetime, int]:
-    """Read a token; the beginning (or end) of everything when there is none. Raises BadRequest."""
-    if not token:
+def read_place(place: str | None, first: str, *, end: bool = False) -> tuple[str, datetime, int]:
+    """Phase, time and id of a place; the beginning (or end) of everything when there is none. Raises BadRequest."""
+    if place is None:
         return (first, _END, 2**62) if end else (first, BEGINNING, 0)
-    phase, _, rest = token.partition(":")
+    phase, _, rest = place.partition(":")
     moment, _, identity = rest.rpartition(":")
     try:
         parsed = datetime.fromisoformat(moment)

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Final, LiteralString
 
 from mailrail.core.delivery.hold import HoldRule
+from mailrail.kit import log
 from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2
-from mailrail_queue.admin.base import stamp
-from mailrail_queue.admin.changes import Changing
+from mailrail_queue.admin.base import CALLER, stamp
+from mailrail_queue.admin.changes import RecipientChanges
 from mailrail_queue.admin.filters import NotFound, domain_argument, object_argument
 from mailrail_queue.store.connection import run
 from mailrail_queue.store.hold_rules import read_hold_rules
@@ -21,12 +22,14 @@ _PATIENCE = 30.0
 """Seconds that a transaction which stores mail is waited for: no statement of ours lasts longer."""
 
 
-class HoldRules(Changing):
+class HoldRuleChanges:
     """Making and removing hold rules."""
 
-    async def create_hold_rule(
-        self, connection: Connection, rule: admin_pb2.HoldRule
-    ) -> tuple[admin_pb2.HoldRule, int]:
+    def __init__(self, changes: RecipientChanges) -> None:
+        self._changes = changes
+        self._log = log.get_logger()
+
+    async def create(self, connection: Connection, rule: admin_pb2.HoldRule) -> tuple[admin_pb2.HoldRule, int]:
         """Hold what matches, queued or to come (reference H27). Returns the rule and how many were held."""
         account = object_argument("MailAccount", rule.account) if rule.account else None
         from_domain = domain_argument(rule.from_domain) if rule.from_domain else None
@@ -45,23 +48,32 @@ class HoldRules(Changing):
         # at this moment may have looked too early: it is waited for.
         await _writers_end(connection)
         made = HoldRule(identity, account, from_domain, to_domain, comment)
+        self._log.info(
+            "an administrator made a hold rule",
+            by=CALLER.get(),
+            rule=identity,
+            account=account,
+            from_domain=from_domain,
+            to_domain=to_domain,
+        )
         wanted = admin_pb2.Filter(account=rule.account, from_domain=rule.from_domain, to_domain=rule.to_domain)
         wanted.all = True
-        held = await self.hold(connection, wanted, made.reason)
+        held = await self._changes.hold(connection, wanted, made.reason)
         return _rule_pb(made, created), held.count.recipients
 
-    async def hold_rules(self, connection: Connection) -> list[admin_pb2.HoldRule]:
+    async def all(self, connection: Connection) -> list[admin_pb2.HoldRule]:
         """All rules, oldest first."""
         found = await read_hold_rules(connection)
         return [_rule_pb(rule, created) for rule, created in zip(found.rules, found.created, strict=True)]
 
-    async def delete_hold_rule(self, connection: Connection, identity: int) -> None:
+    async def delete(self, connection: Connection, identity: int) -> None:
         """Remove a rule; what it holds stays on hold. Raises NotFound."""
         async with connection.transaction():
             rows = await run(connection, "DELETE FROM hold_rule WHERE id = %(id)s RETURNING id", {"id": identity})
             if not rows:
                 raise NotFound(f"no hold rule {identity}")
             await run(connection, "UPDATE hold_version SET version = version + 1")
+        self._log.info("an administrator removed a hold rule", by=CALLER.get(), rule=identity)
 
 
 # A statement has its locks before it looks at anything, and keeps them until it is committed.

@@ -10,16 +10,18 @@ import psycopg
 
 from mailrail.core.delivery.schedule import expires_at
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-from mailrail_queue.admin.base import AdminBase, stamp
+from mailrail_queue.admin.base import AdminContext, stamp
 from mailrail_queue.admin.filters import (
     BEGINNING,
     BadRequest,
     NotFound,
+    PageTokens,
+    chosen,
     history_where,
     live_where,
-    make_token,
+    make_place,
     page_size,
-    page_token,
+    read_place,
 )
 from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
 from mailrail_queue.store import columns as c
@@ -70,8 +72,11 @@ _SITES: Final[LiteralString] = """WITH named AS (
     FROM named n LEFT JOIN leased l ON l.site = n.name LEFT JOIN site s ON s.name = n.name ORDER BY n.name"""
 
 
-class Listing(AdminBase):
+class Listing:
     """Looking at the queue."""
+
+    def __init__(self, context: AdminContext) -> None:
+        self._router, self._clock = context.router, context.clock
 
     def _live(self, row: Sequence[Any]) -> admin_pb2.Recipient:
         (identity, message_id, address, mail_from, attempts, queued, due, last_attempt, held, hold_reason, account, own, tls, site, last,
@@ -148,7 +153,8 @@ class Listing(AdminBase):
         """A page of recipients in the queue: those with an attempt under way, then the others, oldest due first."""
         where = live_where(wanted)
         size = page_size(size)
-        phase, moment, last = page_token(token, "L")
+        tokens = PageTokens("recipients", chosen(wanted))
+        phase, moment, last = read_place(tokens.read(token), "L")
         found: list[admin_pb2.Recipient] = []
         next_token = ""
         for name in ("L", "W") if phase == "L" else ("W",):
@@ -166,7 +172,7 @@ class Listing(AdminBase):
                 if len(found) == size:
                     return found, next_token
                 found.append(self._live(row))
-                next_token = make_token(name, row[24] if name == "L" else row[6], row[0])
+                next_token = tokens.make(make_place(name, row[24] if name == "L" else row[6], row[0]))
         return found, ""
 
     async def history(
@@ -175,7 +181,8 @@ class Listing(AdminBase):
         """A page of finished recipients, newest first (FIN-03)."""
         where = history_where(wanted)
         size = page_size(size)
-        _, moment, last = page_token(token, "H", end=True)
+        tokens = PageTokens("history", chosen(wanted))
+        _, moment, last = read_place(tokens.read(token), "H", end=True)
         rows = await run(
             connection,
             f"SELECT {_HISTORY} FROM history h WHERE (h.finished, h.id) < (%(at)s, %(after)s) AND {where.text}"
@@ -183,7 +190,9 @@ class Listing(AdminBase):
             {**where.parameters, "at": moment, "after": last, "count": size + 1},
         )
         found = [self._finished(row) for row in rows[:size]]
-        return found, make_token("H", rows[size - 1][0], rows[size - 1][1]) if len(rows) > size else ""
+        if len(rows) <= size:
+            return found, ""
+        return found, tokens.make(make_place("H", rows[size - 1][0], rows[size - 1][1]))
 
     async def message(self, connection: Connection, message_id: bytes) -> admin_pb2.GetMessageResponse:
         """A message whole: envelope, recipients live and finished, every attempt. Raises NotFound, BadRequest."""
@@ -240,7 +249,8 @@ class Listing(AdminBase):
     async def sites(self, connection: Connection, size: int, token: str) -> tuple[list[admin_pb2.Site], str]:
         """A page of sites that have mail or trouble, by name (SHD-03)."""
         size = page_size(size)
-        rows = await run(connection, _SITES, {"after": token, "count": size + 1})
+        tokens = PageTokens("sites")
+        rows = await run(connection, _SITES, {"after": tokens.read(token) or "", "count": size + 1})
         found = []
         for name, queued, leased, next_due, paused, error in rows[:size]:
             site = admin_pb2.Site(name=name, queued=queued, in_flight=leased)
@@ -250,7 +260,7 @@ class Listing(AdminBase):
                 attempt = attempt_of(error)
                 site.last_error = " ".join(attempt.reply.lines)[:500]
             found.append(site)
-        return found, rows[size - 1][0] if len(rows) > size else ""
+        return found, tokens.make(rows[size - 1][0]) if len(rows) > size else ""
 
 
 def _described(found: admin_pb2.Recipient, envelope: bytes | None) -> None:

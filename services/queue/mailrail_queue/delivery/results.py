@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 import psycopg
 
 from mailrail.core.delivery import judge as judging
-from mailrail.core.delivery.judge import Judgement, Standing
+from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Outcome, Verdict
-from mailrail.core.dsn.due import Asked
 from mailrail.core.ids import history_of
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
@@ -24,10 +23,11 @@ from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
+from mailrail_queue.delivery.endings import Decided, by_administrator, end_unleased, standing_of
 from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify, Schedule
 from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
-from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of, status_of
+from mailrail_queue.delivery.verdicts import attempt_recipient_of, status_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store
@@ -56,9 +56,6 @@ _RETRY_AFTER = 0.5
 _FRESH_IDS = 3
 """Times that a batch is written with new ids, because some of those that it had are there already."""
 _ADMIN = EnhancedCode(5, 7, 0)
-
-Decided = tuple[Waiting, types_pb2.Attempt, Judgement | None, bool]
-"""A recipient that is not leased and shall be final: its attempt, judgement (None: dropped), whether that counts."""
 
 
 async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
@@ -424,18 +421,13 @@ class Finisher:
 
     def judge(self, verdict: Verdict, recipient: AttemptRecipient) -> Judgement:
         """What becomes of a recipient after this attempt."""
-        standing = Standing(
-            accepted=recipient.accepted,
-            attempts=recipient.attempts,
-            uncounted_seconds=recipient.uncounted_seconds,
-            null_sender=recipient.null_sender,
-            sender_authentication=recipient.sender_authentication,
-            notify=Asked(recipient.notify),
-            delayed_dsn_decided=recipient.delayed_dsn_decided,
-        )
         schedule = self._router().schedule(recipient.facts)
         return judging.judge(
-            verdict, standing, schedule, now=self._database.now(), jitter=self._dice.uniform(-1.0, 1.0)
+            verdict,
+            standing_of(recipient),
+            schedule,
+            now=self._database.now(),
+            jitter=self._dice.uniform(-1.0, 1.0),
         )
 
     # --- attempts that were cut off ---
@@ -485,35 +477,11 @@ class Finisher:
 
         Without a judgement it is dropped: cancelled, and nobody is told (ADM-02). Returns how many became final.
         """
-        endings: list[Ending] = []
-        notices: dict[int, Notice] = {}
-        for row, attempt, judgement, counted in waiting:
-            attempt.outcome = types_pb2.OUTCOME_CANCELLED if judgement is None else types_pb2.OUTCOME_FAILED
-            state = store.CANCELLED if judgement is None else store.FAILED
-            data = attempt.SerializeToString()
-            endings.append(
-                Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0)
-            )
-            if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
-                recipient = attempt_recipient_of(row, attempts=row.attempts + (1 if counted else 0))
-                notices[row.id] = Notice(recipient, judgement, attempt)
         async with lane.use() as connection, self.notifications.transaction(connection) as notify:
-            done = await store.finish_as(connection, endings)
-            await notify([n for i, n in notices.items() if done.get(i) == store.FAILED])
-        metrics.count_attempts([e.outcome for e in endings if e.id in done])
+            done = await end_unleased(connection, notify, waiting)
+        metrics.count_attempts(done.values())
         return len(done)
 
     def by_administrator(self, row: Waiting) -> Decided:
         """What a fail or drop request makes of a recipient that is not leased (ADM-02)."""
-        reason = row.request_reason or "delivery cancelled by an administrator"
-        attempt = types_pb2.Attempt(number=row.attempts, reason=reason)
-        now = int(self._database.now() * 1e9)
-        attempt.started.FromNanoseconds(now)
-        attempt.ended.FromNanoseconds(now)
-        if row.request == REQUEST_DROP:
-            return row, attempt, None, False
-        attempt.reply.enhanced = str(_ADMIN)
-        attempt.reply.code = 554
-        attempt.reply.lines.append(reason)
-        verdict = Verdict(Outcome.FAILED, _ADMIN, reason)
-        return row, attempt, self.judge(verdict, attempt_recipient_of(row)), False
+        return by_administrator(row, row.request, row.request_reason, self._router().schedule, self._database.now())

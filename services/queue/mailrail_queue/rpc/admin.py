@@ -9,6 +9,7 @@ from uuid import UUID
 
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc
 from mailrail_queue.admin.administration import Administration
+from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.admin.filters import BadRequest, NotFound
 from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
@@ -44,12 +45,14 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.ListRecipientsRequest, context: Context
     ) -> admin_pb2.ListRecipientsResponse:
         async with answering(context), self._rows.use() as connection:
-            found, token = await self._do.recipients(connection, request.filter, request.page_size, request.page_token)
+            found, token = await self._do.listing.recipients(
+                connection, request.filter, request.page_size, request.page_token
+            )
             return admin_pb2.ListRecipientsResponse(recipients=found, next_page_token=token)
 
     async def GetMessage(self, request: admin_pb2.GetMessageRequest, context: Context) -> admin_pb2.GetMessageResponse:
         async with answering(context), self._rows.use() as connection:
-            return await self._do.message(connection, request.message_id)
+            return await self._do.listing.message(connection, request.message_id)
 
     async def GetContent(
         self, request: admin_pb2.GetContentRequest, context: Context
@@ -66,13 +69,13 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
 
     async def GetStats(self, request: admin_pb2.GetStatsRequest, context: Context) -> admin_pb2.GetStatsResponse:
         async with answering(context), self._rows.use() as connection:
-            answer = await self._do.stats(connection)
+            answer = await self._do.listing.stats(connection)
             answer.shards_owned, answer.outbound_nodes = self._shards_owned(), self._outbound_nodes()
             return answer
 
     async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
         async with answering(context), self._rows.use() as connection:
-            found, token = await self._do.sites(connection, request.page_size, request.page_token)
+            found, token = await self._do.listing.sites(connection, request.page_size, request.page_token)
             for site in found:
                 if (known := self._window(site.name)) is not None:
                     site.in_flight, site.window = known
@@ -82,37 +85,39 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.ListHistoryRequest, context: Context
     ) -> admin_pb2.ListHistoryResponse:
         async with answering(context), self._rows.use() as connection:
-            found, token = await self._do.history(connection, request.filter, request.page_size, request.page_token)
+            found, token = await self._do.listing.history(
+                connection, request.filter, request.page_size, request.page_token
+            )
             return admin_pb2.ListHistoryResponse(recipients=found, next_page_token=token)
 
     async def Hold(self, request: admin_pb2.HoldRequest, context: Context) -> admin_pb2.HoldResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.hold(connection, request.filter, request.reason)
+            done = await self._do.changes.hold(connection, request.filter, request.reason)
             return admin_pb2.HoldResponse(changes=done.listed, count=done.count)
 
     async def Unhold(self, request: admin_pb2.UnholdRequest, context: Context) -> admin_pb2.UnholdResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.unhold(connection, request.filter)
+            done = await self._do.changes.unhold(connection, request.filter)
             return admin_pb2.UnholdResponse(changes=done.listed, count=done.count)
 
     async def Kick(self, request: admin_pb2.KickRequest, context: Context) -> admin_pb2.KickResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.kick(connection, request.filter)
+            done = await self._do.changes.kick(connection, request.filter)
             return admin_pb2.KickResponse(changes=done.listed, count=done.count)
 
     async def Schedule(self, request: admin_pb2.ScheduleRequest, context: Context) -> admin_pb2.ScheduleResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.schedule(connection, request)
+            done = await self._do.changes.schedule(connection, request)
             return admin_pb2.ScheduleResponse(changes=done.listed, count=done.count)
 
     async def Fail(self, request: admin_pb2.FailRequest, context: Context) -> admin_pb2.FailResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.fail(connection, request.filter, request.reason)
+            done = await self._do.changes.fail(connection, request.filter, request.reason)
             return admin_pb2.FailResponse(changes=done.listed, count=done.count)
 
     async def Drop(self, request: admin_pb2.DropRequest, context: Context) -> admin_pb2.DropResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.drop(connection, request.filter)
+            done = await self._do.changes.drop(connection, request.filter)
             return admin_pb2.DropResponse(changes=done.listed, count=done.count)
 
     async def SetTransport(
@@ -121,50 +126,52 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         async with answering(context), self._rows.change() as connection:
             ref = request.transport if request.HasField("transport") else None
             name = f"{ref.namespace}/{ref.name}" if ref is not None else None
-            done = await self._do.set_transport(connection, request.filter, name)
+            done = await self._do.changes.set_transport(connection, request.filter, name)
             return admin_pb2.SetTransportResponse(changes=done.listed, count=done.count)
 
     async def SetTlsRequirement(
         self, request: admin_pb2.SetTlsRequirementRequest, context: Context
     ) -> admin_pb2.SetTlsRequirementResponse:
         async with answering(context), self._rows.change() as connection:
-            done = await self._do.set_tls(connection, request.filter, request.tls_requirement)
+            done = await self._do.changes.set_tls(connection, request.filter, request.tls_requirement)
             return admin_pb2.SetTlsRequirementResponse(changes=done.listed, count=done.count)
 
     async def CreateHoldRule(
         self, request: admin_pb2.CreateHoldRuleRequest, context: Context
     ) -> admin_pb2.CreateHoldRuleResponse:
         async with answering(context), self._rows.change() as connection:
-            rule, held = await self._do.create_hold_rule(connection, request.rule)
+            rule, held = await self._do.hold_rules.create(connection, request.rule)
             return admin_pb2.CreateHoldRuleResponse(rule=rule, held=held)
 
     async def ListHoldRules(
         self, request: admin_pb2.ListHoldRulesRequest, context: Context
     ) -> admin_pb2.ListHoldRulesResponse:
         async with answering(context), self._rows.use() as connection:
-            return admin_pb2.ListHoldRulesResponse(rules=await self._do.hold_rules(connection))
+            return admin_pb2.ListHoldRulesResponse(rules=await self._do.hold_rules.all(connection))
 
     async def DeleteHoldRule(
         self, request: admin_pb2.DeleteHoldRuleRequest, context: Context
     ) -> admin_pb2.DeleteHoldRuleResponse:
         async with answering(context), self._rows.change() as connection:
-            await self._do.delete_hold_rule(connection, request.id)
+            await self._do.hold_rules.delete(connection, request.id)
             return admin_pb2.DeleteHoldRuleResponse()
 
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Context) -> admin_pb2.ExplainResponse:
         async with answering(context), self._rows.use() as connection:
-            return await self._do.explain(connection, request)
+            return await self._do.explainer.explain(connection, request)
 
 
 def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """The services of this module in front of a queue."""
     rows = Rows(pool)
     administration = Administration(
-        queue.router,
-        queue.mailboxes.addresses,
-        queue.notifier,
-        changed=queue.worklist.administered,
-        clock=queue.database.now,
+        AdminContext(
+            queue.router,
+            queue.mailboxes.addresses,
+            queue.notifier,
+            queue.worklist.administered,
+            queue.database.now,
+        )
     )
 
     def window(name: str) -> tuple[int, int] | None:

@@ -1,7 +1,8 @@
 """What the services in front of the queue share: connections for their statements, and errors as a status.
 
 INVALID_ARGUMENT says what to change; NOT_FOUND; UNAVAILABLE while Postgres or the configuration is out of reach;
-DEADLINE_EXCEEDED when a filter takes too long over a large queue.
+DEADLINE_EXCEEDED when a filter takes too long over a large queue; ABORTED when others were at the same rows, or when a
+change ended in the middle: the text says how many recipients were changed; RESOURCE_EXHAUSTED when the disk is full.
 """
 
 from collections.abc import AsyncIterator
@@ -13,6 +14,9 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from mailrail.kit.postgres import settle, why_read_only
+from mailrail.kit.rpc import caller_roles
+from mailrail_queue.admin.base import CALLER
+from mailrail_queue.admin.change_result import PartlyDone
 from mailrail_queue.admin.filters import BadRequest, NotFound
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox.store import ContentIncomplete
@@ -24,36 +28,59 @@ Pool = AsyncConnectionPool[Connection]
 
 
 class answering:
-    """Turns what goes wrong inside into a status that says what to do."""
+    """Turns what goes wrong inside into a status that says what to do, and tells the inside who calls."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     async def __aenter__(self) -> None:
-        return None
+        CALLER.set(", ".join(sorted(caller_roles(self._context))) or self._context.peer())
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        match error:
-            case BadRequest():
-                await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            case NotFound():
-                await self._context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-            case ContentIncomplete():
-                await self._context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-            case NotConfigured():
-                await self._context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-            case psycopg.errors.QueryCanceled():
-                text = "the database took too long: narrow the filter, or name recipients"
-                await self._context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
-            case psycopg.DataError():
-                text = f"a value is not one that can be looked for: {str(error).strip()}"
-                await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-            case psycopg.OperationalError() | PoolTimeout() | OSError():
-                text = f"the database is out of reach: {str(error).strip()}"
-                await self._context.abort(grpc.StatusCode.UNAVAILABLE, text)
-            case psycopg.Error():  # else UNKNOWN, and the name of a class
-                text = f"the database refused: {str(error).strip()}"
-                await self._context.abort(grpc.StatusCode.INTERNAL, text)
+        status = status_of(error)
+        if status is not None:
+            await self._context.abort(*status)
+
+
+_TAKES_TURNS = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.SerializationFailure,
+)
+"""Postgres is there, and others were at the same rows."""
+
+
+def status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None:
+    """The status of a call that ended so; None: no error that is known here."""
+    said = str(error).strip()
+    match error:
+        case PartlyDone():
+            cause = status_of(error.__cause__)
+            why = cause[1] if cause is not None else type(error.__cause__).__name__
+            return grpc.StatusCode.ABORTED, f"{said}; repeat the call for the others. It stopped because {why}"
+        case BadRequest():
+            return grpc.StatusCode.INVALID_ARGUMENT, said
+        case NotFound():
+            return grpc.StatusCode.NOT_FOUND, said
+        case ContentIncomplete():
+            return grpc.StatusCode.DATA_LOSS, said
+        case NotConfigured():
+            return grpc.StatusCode.UNAVAILABLE, said
+        case psycopg.errors.QueryCanceled():
+            text = "the database took too long: narrow the filter, or name recipients"
+            return grpc.StatusCode.DEADLINE_EXCEEDED, text
+        case psycopg.DataError():
+            return grpc.StatusCode.INVALID_ARGUMENT, f"a value is not one that can be looked for: {said}"
+        case psycopg.errors.DiskFull():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, f"the database has no room left: {said}"
+        case _ if isinstance(error, _TAKES_TURNS):
+            return grpc.StatusCode.ABORTED, f"the database ended the call for the sake of others: {said}; repeat it"
+        case psycopg.OperationalError() | PoolTimeout() | OSError():
+            return grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {said}"
+        case psycopg.Error():  # else UNKNOWN, and the name of a class
+            return grpc.StatusCode.INTERNAL, f"the database refused: {said}"
+        case _:
+            return None
 
 
 class Rows:

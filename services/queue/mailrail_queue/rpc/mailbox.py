@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
-from mailrail_queue.admin.filters import BadRequest, NotFound, page_size
+from mailrail_queue.admin.filters import BadRequest, NotFound, PageTokens, page_size
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.mailbox.store import FLAGS, PATH_LIMIT, SEEN, ContentIncomplete, Listed
@@ -49,12 +49,13 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
             if len(request.path) > PATH_LIMIT:
                 raise BadRequest(f"a mailbox path has at most {PATH_LIMIT} characters")
             size = page_size(request.page_size)
-            before = _before(request.page_token)
             account = self._account(request.account) if request.account else ""
+            tokens = PageTokens("mailbox", f"{account}\0{request.path}".encode())
+            before = _before(tokens.read(request.page_token))
             found = await mailbox.listed(connection, account, request.path, before, size + 1)
             answer = mailbox_pb2.ListMessagesResponse(messages=[_message(m) for m in found[:size]])
             if len(found) > size:
-                answer.next_page_token = str(found[size - 1].id)
+                answer.next_page_token = tokens.make(str(found[size - 1].id))
             return answer
 
     async def ReadMessage(
@@ -110,12 +111,12 @@ def _check_flag(flag: str) -> None:
         raise BadRequest(f"{flag!r} is no flag: {', '.join(sorted(FLAGS))}, or a keyword of letters and digits")
 
 
-def _before(token: str) -> int:
-    if not token:
+def _before(place: str | None) -> int:
+    if place is None:
         return 2**63 - 1
-    if not (token.isascii() and token.isdigit() and len(token) < 19):
+    if not (place.isascii() and place.isdigit() and len(place) < 19):
         raise BadRequest("the page token is not one of ours")
-    return int(token)
+    return int(place)
 
 
 def _message(found: Listed) -> mailbox_pb2.MailboxMessage:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.delivery.results import Decided, Finisher
+from mailrail_queue.delivery.endings import Decided
+from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.store import faults
 from mailrail_queue.store import mail as store

@@ -26,6 +26,7 @@ from mailrail_queue.store.mail import Connection
 _KEEP_BAR = 86_400.0
 """Seconds for which a bar stays; callers give up within a minute (ACC-04)."""
 _KEEP_EVENT = 7 * 86_400.0
+_KEEP_OPERATION = 7 * 86_400.0
 _KEEP_SITE = 7 * 86_400.0
 """A backoff lasts an hour at most, and each probe writes the row anew."""
 _STEP: Final = 500
@@ -87,6 +88,11 @@ _USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (ac
     SELECT count(*) FROM d"""
 _DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind, about_message_id) IN (
         SELECT recipient_id, kind, about_message_id FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
+    SELECT count(*) FROM d"""
+# Changes by administrators that nobody repeats any more.
+_OPERATIONS: Final[
+    LiteralString
+] = """WITH d AS (DELETE FROM admin_operation WHERE began < now() - %(keep)s * interval '1 second' RETURNING id)
     SELECT count(*) FROM d"""
 # Sites where all has been well, or nobody has wanted to go, for so long: no row says the same.
 _SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (
@@ -158,6 +164,7 @@ class Upkeep:
                 partial(self._all, "dsn", _DSNS, (days + 30) * 86_400.0),
                 partial(self._all, "event", _EVENTS, _KEEP_EVENT),
                 partial(self._all, "site", _SITES, _KEEP_SITE),
+                partial(self._all, "operation", _OPERATIONS, _KEEP_OPERATION),
                 partial(self._partitions, days),
             ]
         for step in work:

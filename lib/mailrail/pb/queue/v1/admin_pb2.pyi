@@ -817,6 +817,11 @@ class ScheduleRequest(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     FROM_NOW_FIELD_NUMBER: _builtins.int
     FROM_SCHEDULED_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.bytes
+    """16 octets of the caller's choice; kept for 7 days. A call that repeats one that was cut off goes on where that one
+    stopped, so that no recipient is moved twice; its answer counts the recipients of both.
+    """
     @_builtins.property
     def filter(self) -> Global___Filter: ...
     @_builtins.property
@@ -832,10 +837,11 @@ class ScheduleRequest(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         from_now: _duration_pb2.Duration | None = ...,
         from_scheduled: _duration_pb2.Duration | None = ...,
+        operation_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "filter", b"filter", "from_now", b"from_now", "from_scheduled", b"from_scheduled", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "filter", b"filter", "from_now", b"from_now", "from_scheduled", b"from_scheduled", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "filter", b"filter", "from_now", b"from_now", "from_scheduled", b"from_scheduled", "operation_id", b"operation_id", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_when: _TypeAlias = _typing.Literal["at", "from_now", "from_scheduled"]  # noqa: Y015
     _WhichOneofArgType_when: _TypeAlias = _typing.Literal["when", b"when"]  # noqa: Y015

@@ -294,6 +294,17 @@ CREATE TABLE queue.event_consumer (
     seen        timestamptz NOT NULL DEFAULT now()
 );
 
+-- Changes by administrators that must not be done twice to a recipient: how far each has come. A call that repeats one goes on there.
+CREATE TABLE queue.admin_operation (
+    id         uuid        PRIMARY KEY,  -- chosen by the caller
+    request    bytea       NOT NULL,     -- SHA-256 of what was asked
+    began      timestamptz NOT NULL DEFAULT now(),  -- recipients that were queued later are not meant
+    position   bigint      NOT NULL DEFAULT 0,  -- id of the last recipient that was looked at
+    recipients bigint      NOT NULL DEFAULT 0,  -- changed so far
+    pending    bigint      NOT NULL DEFAULT 0,  -- of those, to take effect when their attempt ends
+    finished   boolean     NOT NULL DEFAULT false
+);
+
 -- Messages that lost a reader other than a recipient (a mailbox): the sweeper looks whether anyone still names them.
 CREATE TABLE queue.sweep_candidate (
     message_id uuid PRIMARY KEY,

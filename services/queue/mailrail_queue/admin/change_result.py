@@ -9,8 +9,8 @@ LISTED: Final = 10_000
 """Recipients that an answer names; those past it are counted only."""
 
 
-class Changes:
-    """Gathers the recipients that a call changed."""
+class ChangeResult:
+    """The recipients that a call changed."""
 
     def __init__(self) -> None:
         self.listed: list[admin_pb2.Change] = []
@@ -25,3 +25,16 @@ class Changes:
                 self.listed.append(admin_pb2.Change(recipient_id=identity, pending=pending))
             else:
                 self.count.truncated = True
+
+    def count_all(self, recipients: int, pending: int) -> None:
+        """Count those, too, that an earlier call of the same operation changed."""
+        self.count.recipients, self.count.pending = recipients, pending
+        self.count.truncated = len(self.listed) < recipients
+
+
+class PartlyDone(Exception):
+    """A call ended in the middle: `result` is committed, and the rest is not done for the reason in `__cause__`."""
+
+    def __init__(self, result: ChangeResult) -> None:
+        super().__init__(f"{result.count.recipients} recipients were changed before")
+        self.result = result
