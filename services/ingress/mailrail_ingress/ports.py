@@ -88,7 +88,7 @@ NO_CREDIT: Final = Reply.of(452, "4.3.1", "the mail system is busy; try again la
 """Said of a message that the queue took no more of for too long (ACC-07)."""
 
 
-NO_ROOM: Final = Reply.of(452, "4.3.1", "too much large mail is on its way; try again later")
+NO_ROOM: Final = Reply.of(452, "4.3.1", "too many large messages are being received; try again later")
 """Said of a large message while more is stored than may be before anybody knows that it is whole (ACC-07)."""
 
 

@@ -49,13 +49,13 @@ from mailrail_ingress.session_facts import SessionFacts
 from mailrail_ingress.transaction import MailTransaction
 
 ACCOUNT_GONE: Final = Reply.of(525, "5.7.13", "the account that you logged in as no longer exists")
-TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases given stand for too many recipients")
+TOO_MANY_COPIES: Final = Reply.of(452, "4.5.3", "the aliases expand to too many recipients")
 ORIGINS_LIMIT: Final = 1024
 """Clients that a listener's configuration remembers."""
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
 _SENDER_FACTS: Final = {
-    SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain says that it sends no mail (null MX)"),
+    SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain does not send mail (null MX)"),
     SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
     SenderDomain.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
 }

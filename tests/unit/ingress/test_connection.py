@@ -130,7 +130,7 @@ def test_a_chunk_that_is_refused_is_not_read_for_ever_SIN_17_EXT_05(run: Run, st
         caller.send(b"x" * 1000)
         assert caller.connection.deadline == until
         caller.connection.expire(until)
-        assert caller.line.written.endswith(b"421 4.4.2 timed out waiting for you\r\n")
+        assert caller.line.written.endswith(b"421 4.4.2 timeout, closing connection\r\n")
 
     run(test)
 

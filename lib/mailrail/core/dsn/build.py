@@ -122,10 +122,10 @@ _OPENINGS = {
     DsnKind.DELAYED: "Your message has not been delivered to the recipients below yet. You need not send it again: "
     "delivery is still being attempted.",
     DsnKind.RELAYED: "Your message was handed to a mail server that does not confirm delivery. "
-    "You may hear no more of it.",
+    "You may get no further notification.",
     DsnKind.DELIVERED: "Your message was delivered to the recipients below.",
     DsnKind.EXPANDED: "Your message was accepted for the addresses below, each of which stands for several recipients. "
-    "You will be told of failures only.",
+    "You will only be notified of failures.",
 }
 _ORDER = tuple(DsnKind)
 

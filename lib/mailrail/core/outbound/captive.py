@@ -28,11 +28,11 @@ def simulated_reply(local_part: str, simulate: str = "") -> Reply | None:
     """
     word = simulate or local_part
     if word.endswith("temperror"):
-        return Reply.of(451, "4.3.0", "temporary failure, as the recipient's name asks for")
+        return Reply.of(451, "4.3.0", "temporary failure, as the local part asks for")
     if word.endswith("permerror"):
-        return Reply.of(550, "5.1.1", "permanent failure, as the recipient's name asks for")
+        return Reply.of(550, "5.1.1", "permanent failure, as the local part asks for")
     found = _CODE.search(word) if word[-1:].isdigit() else None
     if found is None:
         return None
     code = int(found[1])  # 400..599: reference H41 let 600 through
-    return Reply.of(code, f"{code // 100}.0.0", "failure with this code, as the recipient's name asks for")
+    return Reply.of(code, f"{code // 100}.0.0", "failure with this code, as the local part asks for")

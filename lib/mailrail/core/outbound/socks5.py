@@ -100,7 +100,7 @@ class Socks5:
             self._state = _State.LOGIN
             return b"\x01" + bytes([len(name)]) + name + bytes([len(password)]) + password
         if method == 0xFF:
-            raise SocksError("the proxy wants another authentication than we can give")
+            raise SocksError("the proxy requires an authentication method that we cannot use")
         raise SocksError("the proxy chose an authentication that we did not offer")
 
     def _login_reply(self) -> bytes:

@@ -282,7 +282,9 @@ class Scram:
                 return Failure("a channel binding type that is not offered")
             binding = (flag[2:], data)
         elif flag == "y" and self._plus_offered:
-            return Failure("the client saw no -PLUS mechanism though one was offered: somebody removed it")
+            return Failure(
+                "the client saw no -PLUS mechanism although one was offered: the offer was changed on the way"
+            )
         if self._name.endswith("-PLUS") != flag.startswith("p="):
             return Failure("the channel binding flag does not fit the mechanism")
         # The library prepares the login as well, whatever its length, so it gets only what is one.

@@ -573,7 +573,7 @@ class ClientSession:
     def _hello_reply(self, helo: int, reply: Reply, events: list[Event]) -> None:
         if reply.completed and reply.cut and not helo:
             # What was cut off may be STARTTLS: going on would be a downgrade.
-            detail = "the server's answer to EHLO is longer than any offer of extensions"
+            detail = "the server's answer to EHLO is too long"
             self._fail_session(Answer(Stage.HELLO, None, Trouble.PROTOCOL, detail), events)
         elif reply.completed:
             self.capabilities = Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply)
@@ -829,7 +829,7 @@ class ClientSession:
             elif self._protocol is ClientProtocol.LMTP:
                 # RFC 2033 4.2: DATA must fail here, and the end of content has a reply for each recipient taken, which
                 # is none: after a lone dot there would be nothing to wait for.
-                detail = "the server answered DATA with 354 and has taken no recipient"
+                detail = "the server answered DATA with 354 although it had accepted no recipient"
                 self._expected.appendleft((_DATA, tx, 0))
                 events += self._end(Answer(_DATA, None, Trouble.PROTOCOL, detail))
             else:

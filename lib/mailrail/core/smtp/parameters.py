@@ -233,7 +233,7 @@ def _split(text: str) -> list[tuple[str, str | None]]:
             continue  # more than one blank between parameters harms nobody
         found = _parameter.fullmatch(word)
         if found is None:
-            raise ParameterError("parameters are KEYWORD or KEYWORD=value, separated by blanks")
+            raise ParameterError("parameters are KEYWORD or KEYWORD=value, separated by spaces")
         pairs.append((found[1].upper(), found[2]))
     return pairs
 
@@ -256,7 +256,7 @@ def _known(text: str, keywords: dict[str, Extension], extensions: frozenset[Exte
     seen: set[str] = set()
     for keyword, value in pairs:
         if keywords.get(keyword) not in extensions:
-            raise ParameterError(f"{keyword[:40]} is not a parameter that is offered here", 555)
+            raise ParameterError(f"the parameter {keyword[:40]} is not supported", 555)
         if keyword in seen:
             raise ParameterError(f"{keyword} is given twice")
         if (value is None) != (keyword == "SMTPUTF8"):
@@ -277,7 +277,7 @@ def parse_mail_parameters(
     if not text.strip(" "):
         return NO_MAIL_PARAMETERS
     if not text.startswith(" "):
-        raise ParameterError("a blank must follow the path")
+        raise ParameterError("a space must follow the path")
     parameters = NO_MAIL_PARAMETERS
     for keyword, given in _known(text, _MAIL_KEYWORDS, extensions):
         if keyword == "SIZE":
@@ -308,7 +308,7 @@ def parse_rcpt_parameters(text: str, extensions: frozenset[Extension], *, utf8: 
     if not text.strip(" "):
         return NO_RCPT_PARAMETERS
     if not text.startswith(" "):
-        raise ParameterError("a blank must follow the path")
+        raise ParameterError("a space must follow the path")
     parameters = NO_RCPT_PARAMETERS
     for keyword, given in _known(text, _RCPT_KEYWORDS, extensions):
         if keyword == "NOTIFY":

@@ -21,7 +21,7 @@ LOOP: Final = Refuse(
 TOO_MANY_RESULTS: Final = Refuse(
     Reply.of(550, "5.6.0", f"the message has more than {RESULTS_LIMIT} Authentication-Results fields")
 )
-BARE_HEADER: Final = Refuse(Reply.of(550, "5.6.0", "the message header has a CR or LF that stands alone"))
+BARE_HEADER: Final = Refuse(Reply.of(550, "5.6.0", "the message header has a bare CR or LF"))
 """BINARYMIME frees bodies from lines, not headers (RFC 3030 3): at the next hop without it such a CR or LF may become a
 line end, and what stands behind it a field that was not judged."""
 
