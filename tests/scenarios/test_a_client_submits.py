@@ -1,16 +1,24 @@
 """Mail from an ordinary client: swaks to the MX port, and to both submission ports with AUTH.
 
-The hop behind is the sink: what was accepted arrives there, once, as it was sent.
+The hops behind are sinks: what was accepted arrives there, once, as it was sent. One takes all mail, one wants a login
+and TLS, and one is a store that speaks LMTP.
 """
 
+import re
+import smtplib
+import ssl
 from collections.abc import Iterator
 
 import pytest
 
+from testkit.ca import Authority
 from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
 from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
-from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through
+from testkit.ports import loopback_address
+from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through, route, rule, secret, transport
+
+AUTHORITY = Authority()
 
 pytestmark = [pytest.mark.peer("swaks"), pytest.mark.timeout(300)]
 
@@ -22,14 +30,40 @@ def hop() -> Iterator[NextHop]:
 
 
 @pytest.fixture(scope="module")
-def rail(hop: NextHop) -> Iterator[Rail]:
+def smarthost() -> Iterator[NextHop]:
+    """It takes mail of the user `rail` alone, inside TLS."""
+    address = loopback_address()
+    context = AUTHORITY.issue("smarthost.test", address).server_context()
+    with NextHop(address=address, tls=context, accounts={"rail": "s3cret, with a space"}) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[NextHop]:
+    with NextHop(lmtp=True) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def rail(hop: NextHop, smarthost: NextHop, store: NextHop) -> Iterator[Rail]:
+    submission = {
+        "host": smarthost.address,
+        "port": smarthost.port,
+        "auth": {"secretRef": {"name": "smarthost-login"}},
+        "tls": {"caFile": "smarthost-ca.pem"},
+    }
     documents = [
         *basics(),
         domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
         domain("verified", "verified.example.org", {"transportRef": {"name": "hop"}}, recipients="verify"),
+        domain("stored", "stored.example.org", {"transportRef": {"name": "store"}}, recipients="any"),
+        transport("store", lmtp={"host": store.address, "port": store.port}),
+        transport("smarthost", submission=submission),
+        secret("smarthost-login", username="rail", password="s3cret, with a space"),
+        route("abroad", ("MailGateway", "local"), rule("abroad", "smarthost", to=["abroad.test"])),
         *everything_through(hop.address, hop.port),
     ]
-    with Rail(documents) as running:
+    with Rail(documents, files={"smarthost-ca.pem": AUTHORITY.pem}) as running:
         yield running
 
 
@@ -77,6 +111,32 @@ def test_a_submission_without_date_and_message_id_gets_both_and_loses_bcc(rail: 
     assert message["Message-ID"]
     assert message["Date"]
     assert message["Bcc"] is None
+
+
+def test_internationalized_mail_goes_on_to_a_smarthost_that_wants_a_login(rail: Rail, smarthost: NextHop) -> None:
+    content = "Subject: Grüße\r\n\r\nGrüße aus Köln\r\n".encode()
+    with smtplib.SMTP(*rail.submission) as client:
+        client.starttls(context=ssl._create_unverified_context())
+        client.login(LOGIN, PASSWORD)
+        client.sendmail(LOGIN, ["jürgen@abroad.test"], content, ["SMTPUTF8", "BODY=8BITMIME"])
+    message = smarthost.wait_for_recipient("jürgen@abroad.test")
+    assert (message.sender, message.login, message.tls) == (LOGIN, "rail", "TLSv1.3")
+    assert {"SMTPUTF8", "BODY=8BITMIME"} <= set(message.sender_parameters)
+    assert message.header("Subject") == "Grüße"
+    assert message.content.endswith("\r\n\r\nGrüße aus Köln\r\n".encode())
+
+
+def test_each_recipient_at_a_store_has_its_own_end_LMTP_02(rail: Rail, hop: NextHop, store: NextHop) -> None:
+    store.answers.give("END", "550 5.2.1 mailbox disabled", to="disabled@stored.example.org")
+    recipients = "one@stored.example.org,disabled@stored.example.org,two@stored.example.org"
+    said = swaks(*rail.mx, "--from", "bob@elsewhere.test", "--to", recipients)
+    assert said.accepted, said.text
+    notification = hop.wait_for_recipient("bob@elsewhere.test")
+    assert notification.sender == ""
+    reported = re.findall(rb"^Final-Recipient: rfc822; *(.*?)\r$", notification.content, re.M)
+    assert reported == [b"disabled@stored.example.org"]
+    stored = sorted(to for message in store.messages for to in message.recipients)
+    assert stored == ["one@stored.example.org", "two@stored.example.org"]
 
 
 def test_a_wrong_password_is_refused(rail: Rail) -> None:

@@ -11,7 +11,7 @@ class Answers:
     """Replies that stand in for the usual ones, by step and address. May be changed from any thread at any time.
 
     MAIL looks for the sender's address, RCPT and END for the recipients'. Each looks for the address first, then for
-    its domain ("@example.org"), then for what was given without an address.
+    its domain ("@example.org"; "@" is that of the null sender), then for what was given without an address.
     """
 
     def __init__(self) -> None:
