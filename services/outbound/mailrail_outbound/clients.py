@@ -537,6 +537,8 @@ def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: 
         stamp.seconds, stamp.nanos = divmod(report.started, 1_000_000_000)
         stamp = attempt.ended
         stamp.seconds, stamp.nanos = divmod(report.ended, 1_000_000_000)
+        status = verdict.status
+        attempt.status = _shown(status.category, status.subject, status.detail)
         if recipient.seen is not None:
             _fill_connection(recipient.seen, attempt)
         _fill_reply(recipient, attempt.reply)
@@ -553,9 +555,7 @@ def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
         for stamp, moment in ((attempt.started, report.started), (attempt.ended, report.ended)):
             stamp.seconds, stamp.nanos = divmod(moment, 1_000_000_000)
         status = recipient.status
-        attempt.reply.enhanced = _shown(status.category, status.subject, status.detail)
-        if recipient.reply is not None:
-            attempt.reply.code, attempt.reply.remote = recipient.reply.code, recipient.remote
+        attempt.status = _shown(status.category, status.subject, status.detail)
         attempt.reply.lines.append("what was said cannot be shown; outbound's log has the reason")
 
 
@@ -577,22 +577,24 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
 
 
 def _fill_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:
+    """What the server said as it said it (reference H42 concerns our own judgement, which is in Attempt.status)."""
     verdict = recipient.verdict
-    status, said = verdict.status, verdict.reply
+    said, enhanced = verdict.reply, None
     if recipient.remote:
         reply.remote = True
     if said is not None:
         reply.code = said.code
-        # The server's own code, unless our rules make of it something of another class (reference H42).
-        if recipient.remote and said.enhanced is not None and said.enhanced.category == status.category:
-            status = said.enhanced
-        if len(said.lines) == 1:
-            reply.lines.append(said.text[:_MAX_LINE])
+        enhanced, lines = said.parts
+        if len(lines) == 1:
+            reply.lines.append(lines[0][:_MAX_LINE])
         else:
-            reply.lines.extend([line[:_MAX_LINE] for line in said.texts[:_MAX_LINES]])
+            reply.lines.extend([line[:_MAX_LINE] for line in lines[:_MAX_LINES]])
     else:
         reply.lines.append(verdict.text[:_MAX_LINE])
-    reply.enhanced = _shown(status.category, status.subject, status.detail)
+    if enhanced is None and not recipient.remote:
+        enhanced = verdict.status
+    if enhanced is not None:
+        reply.enhanced = _shown(enhanced.category, enhanced.subject, enhanced.detail)
 
 
 @lru_cache(maxsize=512)

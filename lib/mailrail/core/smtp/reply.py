@@ -106,17 +106,27 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The lines joined by blanks, without the enhanced code at the head of each."""
+        """The lines joined by blanks, without the enhanced code at the head of each; one that does not fit the reply's
+        code is text."""
+        category = self.code // 100
         if len(self.lines) == 1:
-            return _without_enhanced(self.lines[0])
-        return " ".join(part for part in (_without_enhanced(line) for line in self.lines) if part)
+            return _without_enhanced(self.lines[0], category)
+        return " ".join(part for part in (_without_enhanced(line, category) for line in self.lines) if part)
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The lines without the enhanced code at the head of each."""
+    def parts(self) -> tuple[EnhancedCode | None, tuple[str, ...]]:
+        """The enhanced code and the lines without it, such that `Reply.of(code, *parts)` has the very same lines. A
+        code that is not at the head of every line stays in the lines, and the first part is None."""
+        if self.enhanced is None:
+            return None, self.lines
+        head = str(self.enhanced)
         if len(self.lines) == 1:
-            return (_without_enhanced(self.lines[0]),)
-        return tuple(_without_enhanced(line) for line in self.lines)
+            text = _after(self.lines[0], head)
+            return (None, self.lines) if text is None else (self.enhanced, (text,))
+        texts = [_after(line, head) for line in self.lines]
+        if None in texts:
+            return None, self.lines
+        return self.enhanced, tuple(text or "" for text in texts)
 
     @property
     def status(self) -> EnhancedCode:
@@ -139,9 +149,16 @@ class Reply:
 
 
 @lru_cache(maxsize=512)
-def _without_enhanced(line: str) -> str:
+def _without_enhanced(line: str, category: int) -> str:
     found = _LEADING_ENHANCED.match(line)
-    return line[found.end() :] if found else line
+    return line[found.end() :] if found is not None and int(found[1]) == category else line
+
+
+def _after(line: str, head: str) -> str | None:
+    """The line without the code at its head; None: it is not there in the way in which `Reply.of` writes it."""
+    if line.startswith(head + " ") and len(line) > len(head) + 1:
+        return line[len(head) + 1 :]
+    return "" if line == head else None
 
 
 class BadReply(ValueError):

@@ -23,6 +23,7 @@ from mailrail_queue.admin.filters import (
     page_size,
     read_place,
 )
+from mailrail_queue.delivery.verdicts import as_said
 from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import run
@@ -258,7 +259,7 @@ class Listing:
             stamp(site.backoff_until, paused)
             if error is not None:
                 attempt = attempt_of(error)
-                site.last_error = " ".join(attempt.reply.lines)[:500]
+                site.last_error = as_said(attempt)[:500]
             found.append(site)
         return found, tokens.make(rows[size - 1][0]) if len(rows) > size else ""
 

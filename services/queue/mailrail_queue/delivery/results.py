@@ -463,7 +463,7 @@ class Finisher:
         attempt.reply.enhanced = "4.4.2"
         attempt.reply.lines.append("it was cut off, as several were before")
         recipient = attempt_recipient_of(row)
-        verdict = Verdict(Outcome.DEFERRED, status_of(attempt.reply, "4.4.2"), attempt.reply.lines[0])
+        verdict = Verdict(Outcome.DEFERRED, status_of(attempt, "4.4.2"), attempt.reply.lines[0])
         return attempt, recipient, self.judge(verdict, recipient)
 
     # --- endings without a lease ---

@@ -16,6 +16,8 @@ _MOST_HOSTS = 16
 """Hosts whose dialled addresses are kept with a recipient."""
 _MOST_IPS = 16
 """Addresses kept of such a host."""
+_MOST_OCTETS = 512
+"""Of a line of a reply (types.proto, Reply)."""
 _NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
 REQUEST_FAIL = 1
 REQUEST_DROP = 2
@@ -68,12 +70,31 @@ def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> At
     )
 
 
-def status_of(reply: types_pb2.Reply, fallback: str) -> EnhancedCode:
-    """The enhanced code of a reply, or one that fits."""
+def status_of(attempt: types_pb2.Attempt, fallback: str) -> EnhancedCode:
+    """What we judge: the status of an attempt, or the code of our own words in it, or one that fits."""
     try:
-        return EnhancedCode.parse(reply.enhanced)
+        return EnhancedCode.parse(attempt.status or attempt.reply.enhanced)
     except ValueError:
         return EnhancedCode.parse(fallback)
+
+
+def as_said(attempt: types_pb2.Attempt) -> str:
+    """The reply of an attempt on one line, as it was said: code, enhanced code where there is one, text."""
+    reply = attempt.reply
+    words = (str(reply.code) if reply.code else "", reply.enhanced if reply.remote else "", *reply.lines)
+    return " ".join(word for word in words if word)
+
+
+def not_dialled(last: types_pb2.Attempt) -> types_pb2.Attempt:
+    """An attempt that counts and dialled nothing, because `last` put its site into backoff. What was said then is
+    quoted in our own words: nobody has said it again, and not of this recipient."""
+    attempt = types_pb2.Attempt(status=str(status_of(last, "4.4.1")))
+    said = as_said(last)
+    if last.reply.remote and last.reply.code:
+        said = f"{last.mx_host or 'the server'} said {said}"
+    attempt.reply.enhanced = attempt.status
+    attempt.reply.lines.append(f"not dialled while the site is in backoff: {said}"[:_MOST_OCTETS])
+    return attempt
 
 
 def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
@@ -90,7 +111,7 @@ def verdict_of(result: lease_pb2.RecipientResult) -> Verdict:
             outcome, fallback = Outcome.DEFERRED, "4.0.0"
     scope = Scope.SITE if result.site_failure else Scope.TRANSPORT if result.transport_failure else Scope.RECIPIENT
     text = " ".join(attempt.reply.lines)
-    return Verdict(outcome, status_of(attempt.reply, fallback), text, None, scope, result.dsn_passed_on)
+    return Verdict(outcome, status_of(attempt, fallback), text, None, scope, result.dsn_passed_on)
 
 
 def dialled_before(before: bytes | None, result: lease_pb2.DeliveryResult) -> bytes | None:
@@ -120,7 +141,7 @@ class SiteVerdict:
     @property
     def error(self) -> str:
         """What went wrong, in words."""
-        return (" ".join(self.blamed.reply.lines)[:500] or self.blamed.reason) if self.blamed is not None else ""
+        return (as_said(self.blamed)[:500] or self.blamed.reason) if self.blamed is not None else ""
 
     @property
     def last_error(self) -> bytes:

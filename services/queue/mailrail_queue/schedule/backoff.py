@@ -12,7 +12,7 @@ from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
-from mailrail_queue.delivery.verdicts import attempt_recipient_of, status_of
+from mailrail_queue.delivery.verdicts import attempt_recipient_of, not_dialled, status_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.schedule.due_sites import DueSites
@@ -115,7 +115,7 @@ class Backoff:
         finals = []
         now = self._database.now()
         for row, plan, last in counted:
-            attempt = attempt_of(last)
+            attempt = types_pb2.Attempt() if plan.missing else not_dialled(attempt_of(last))
             attempt.number = row.attempts + 1
             attempt.outcome = types_pb2.OUTCOME_DEFERRED
             attempt.dialled = False
@@ -128,8 +128,7 @@ class Backoff:
                 attempt.reply.lines.append(verdict.text)
             else:
                 text = " ".join(attempt.reply.lines)
-                status = status_of(attempt.reply, "4.4.1")
-                verdict = Verdict(Outcome.DEFERRED, status, text, None, Scope.SITE)
+                verdict = Verdict(Outcome.DEFERRED, status_of(attempt, "4.4.1"), text, None, Scope.SITE)
             recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
             judgement = self._finisher.judge(verdict, recipient)
             if judgement.final:

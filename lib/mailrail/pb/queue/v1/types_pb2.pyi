@@ -498,7 +498,7 @@ class Reply(_message.Message):
     code: _builtins.int
     """0 when there was none (connection failure)"""
     enhanced: _builtins.str
-    """"5.1.1"; empty when the server gave none"""
+    """"5.1.1"; of a remote server: its own, empty when it gave none; of ours: what we judge"""
     remote: _builtins.bool
     """a remote server really said it"""
     @_builtins.property
@@ -580,6 +580,7 @@ class Attempt(_message.Message):
     REPLY_FIELD_NUMBER: _builtins.int
     DIALLED_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """from 1"""
     outcome: Global___Outcome.ValueType
@@ -595,6 +596,8 @@ class Attempt(_message.Message):
     dialled: _builtins.bool
     node: _builtins.str
     """the outbound process"""
+    status: _builtins.str
+    """"4.2.2": what we judge, whose class agrees with `outcome`; empty = reply.enhanced"""
     @_builtins.property
     def started(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -629,10 +632,11 @@ class Attempt(_message.Message):
         reply: Global___Reply | None = ...,
         dialled: _builtins.bool = ...,
         node: _builtins.str = ...,
+        status: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "ended", b"ended", "reply", b"reply", "route", b"route", "rule_index", b"rule_index", "started", b"started", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "node", b"node", "number", b"number", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "node", b"node", "number", b"number", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "status", b"status", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended: _TypeAlias = _typing.Literal["ended"]  # noqa: Y015
     _WhichOneofArgType__ended: _TypeAlias = _typing.Literal["_ended", b"_ended"]  # noqa: Y015

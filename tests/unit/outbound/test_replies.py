@@ -1,0 +1,86 @@
+"""What a server said goes to the queue, and on into a DSN, as it was said (DSN-16, reference H9)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.delivery.outcome import HopKind
+from mailrail.core.outbound.host_failover import verdict_on
+from mailrail.core.smtp.answer import Answer, Stage, Trouble
+from mailrail.core.smtp.reply import Reply, ReplyParser
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_outbound.clients import fill_result
+from mailrail_outbound.ports import DeliveryReport, RecipientReport, Result
+from mailrail_queue.delivery.verdicts import as_said, not_dialled, verdict_of
+from mailrail_queue.notify.dsn import reply_of
+
+
+def told(answer: Answer, hop: HopKind = HopKind.FOREIGN) -> lease_pb2.RecipientResult:
+    """What the queue hears of an answer."""
+    verdict = verdict_on(answer, hop=hop)
+    report = RecipientReport(1, Result(verdict.outcome.value), verdict, remote=verdict.reply is not None)
+    result = lease_pb2.DeliveryResult()
+    fill_result(DeliveryReport(1, b"m", 0, 0, [report], {}, ()), result, "node")
+    return lease_pb2.RecipientResult.FromString(result.recipients[0].SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("said", "stage", "hop", "status"),
+    [
+        ("550 No such user here", Stage.RCPT, HopKind.FOREIGN, "5.0.0"),
+        ("550 4.2.2 over quota", Stage.RCPT, HopKind.FOREIGN, "5.0.0"),
+        ("450 5.1.1 mailbox unknown for now", Stage.RCPT, HopKind.FOREIGN, "4.0.0"),
+        ("552 5.2.2 mailbox full", Stage.RCPT, HopKind.FOREIGN, "4.2.2"),
+        ("554 5.7.1 no SMTP service here", Stage.GREETING, HopKind.FOREIGN, "4.7.1"),
+        ("535 5.7.8 bad credentials", Stage.AUTH, HopKind.OWN, "4.3.5"),
+        ("550-5.1.1 no such user\r\n550 ask the postmaster", Stage.RCPT, HopKind.FOREIGN, "5.1.1"),
+        ("550-no such user\r\n550 5.1.1 ask the postmaster", Stage.RCPT, HopKind.FOREIGN, "5.1.1"),
+        ("550-5.1.1 no such user\r\n550-5.1.1\r\n550 5.1.1  bye", Stage.RCPT, HopKind.FOREIGN, "5.1.1"),
+        ("550 5.01.1 odd", Stage.RCPT, HopKind.FOREIGN, "5.1.1"),
+        ("421 4.3.2", Stage.MAIL, HopKind.FOREIGN, "4.3.2"),
+        ("550", Stage.END, HopKind.FOREIGN, "5.0.0"),
+    ],
+)
+def test_a_reply_is_kept_as_it_was_said_and_our_judgement_beside_it_DSN_16(
+    said: str, stage: Stage, hop: HopKind, status: str
+) -> None:
+    (reply,) = ReplyParser().feed(f"{said}\r\n".encode())
+    heard = told(Answer(stage, reply), hop)
+    assert heard.attempt.status == status
+    assert str(verdict_of(heard).status) == status
+    quoted = reply_of(heard.attempt)
+    assert quoted is not None
+    assert (quoted.code, quoted.lines) == (reply.code, reply.lines)
+    if len(reply.lines) == 1:
+        assert as_said(heard.attempt) == str(reply)
+
+
+@given(
+    st.lists(st.from_regex(r"(5\.[0-9]{1,3}\.[0-9]{1,3} {0,2})?[ -~]{0,12}", fullmatch=True), min_size=1, max_size=3)
+)
+def test_a_reply_is_made_again_from_its_parts(lines: list[str]) -> None:
+    wire = "".join(f"550{'-' if i < len(lines) - 1 else ' '}{line}\r\n" for i, line in enumerate(lines))
+    (reply,) = ReplyParser().feed(wire.encode())
+    enhanced, texts = reply.parts
+    assert Reply.of(reply.code, enhanced, *texts).lines == reply.lines
+    assert enhanced in (None, reply.enhanced)
+
+
+def test_a_failure_without_a_reply_is_told_in_our_words_with_our_status() -> None:
+    heard = told(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "connection refused"))
+    assert (heard.attempt.status, heard.attempt.reply.enhanced, heard.attempt.reply.remote) == ("4.4.1", "4.4.1", False)
+    assert reply_of(heard.attempt) is None
+
+
+def test_an_attempt_that_dialled_nothing_quotes_the_last_reply_and_claims_no_new_one() -> None:
+    (reply,) = ReplyParser().feed(b"554 5.7.1 no SMTP service here\r\n")
+    last = told(Answer(Stage.GREETING, reply)).attempt
+    last.mx_host, last.remote_ip, last.dialled = "mx.example.org", "192.0.2.1", True
+    attempt = not_dialled(last)
+    assert reply_of(attempt) is None
+    assert (attempt.status, attempt.mx_host, attempt.remote_ip, attempt.dialled) == ("4.7.1", "", "", False)
+    (line,) = attempt.reply.lines
+    assert line.endswith("mx.example.org said 554 5.7.1 no SMTP service here")
+    ours = types_pb2.Attempt(status="4.4.1")
+    ours.reply.lines.append("no connection to the next hop")
+    assert not_dialled(ours).reply.lines[0].endswith("backoff: no connection to the next hop")
