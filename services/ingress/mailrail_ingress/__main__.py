@@ -11,9 +11,12 @@ from mailrail.kit.config_client import ConfigClient, Configuration, keyring
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
+from mailrail_ingress.checks.domain_dns import DomainDns
+from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.queue_stream import EnqueueClient, OutboundVerification, SenderDns
+from mailrail_ingress.ports import OpenTransactions
+from mailrail_ingress.queue_stream import EnqueueClient
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
@@ -24,7 +27,8 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as stack:
         budget = HeldOctets(settings.held_octets)
         metrics.HELD.set_function(lambda: budget.held)
-        queue = await stack.enter_async_context(EnqueueClient(settings, budget).running())
+        transactions = OpenTransactions()
+        queue = await stack.enter_async_context(EnqueueClient(settings, budget, transactions).running())
         verification = None
         if settings.outbound_target:
             verification = await stack.enter_async_context(OutboundVerification(settings).running())
@@ -32,12 +36,12 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             settings,
             queue,
             fake_key=keyring(settings).derive(b"fake verifiers", b""),
-            senders=SenderDns(settings) if settings.resolver else None,
+            domains=DomainDns(settings) if settings.resolver else None,
             verification=verification,
             budget=budget,
+            transactions=transactions,
         )
         metrics.UPLOADING.set_function(lambda: active_config.uncommitted.octets(active_config.monotonic()))
-        queue.open_transactions = lambda: active_config.transactions
         sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
         listeners = Listeners(settings, active_config, sessions)
 

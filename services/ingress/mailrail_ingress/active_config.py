@@ -20,6 +20,7 @@ from mailrail.core.route.recipients import (
     Directory,
     Resolution,
 )
+from mailrail.core.route.table import RouteTable
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.events import ListenerOptions
 from mailrail.core.smtp.reply import Reply
@@ -30,10 +31,11 @@ from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import (
+    MailDomains,
+    OpenTransactions,
     Origin,
     Provenance,
     Queue,
-    SenderDomains,
     Verification,
 )
 from mailrail_ingress.settings import IngressSettings
@@ -94,6 +96,7 @@ class ListenerConfig:
     listener: Listener
     options: ListenerOptions
     directory: Directory
+    routes: RouteTable
     accounts: Accounts
     identity: ServerCertificate | None
     bindings: Mapping[str, bytes]
@@ -120,15 +123,16 @@ class ActiveConfig:
         queue: Queue,
         *,
         fake_key: bytes,
-        senders: SenderDomains | None = None,
+        domains: MailDomains | None = None,
         verification: Verification | None = None,
         budget: HeldOctets | None = None,
+        transactions: OpenTransactions | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.queue = queue
-        self.senders = senders
+        self.domains = domains
         self.verification = verification
         self.clock = clock
         self.monotonic = monotonic
@@ -141,8 +145,7 @@ class ActiveConfig:
         """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
         self.log_messages = settings.log_messages and self.log.is_enabled_for(logging.INFO)
-        self.transactions = 0
-        """Transactions that are open: how much company a commit may expect on its way."""
+        self.transactions = transactions or OpenTransactions()
         self._fake_key = fake_key
         self._identities: dict[str, ServerCertificate | None] = {}
         self._accounts: Accounts | None = None
@@ -153,13 +156,14 @@ class ActiveConfig:
         if self.settings.gateway and not gateways:
             raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
         accounts = Accounts(revision, secrets, self._fake_key)
+        routes = RouteTable(revision)
         identities: dict[str, ServerCertificate | None] = {}
         listeners: dict[ListenerKey, ListenerConfig] = {}
         for gateway in gateways:
             directory = Directory(revision, gateway)
             for listener in gateway.listeners:
                 identity = self._identity(listener, secrets, identities)
-                config = self._listener_config(gateway, listener, directory, accounts, identity, number)
+                config = self._listener_config(gateway, listener, directory, routes, accounts, identity, number)
                 listeners[config.listener_key] = config
         self._identities = identities
         self.listeners = listeners
@@ -188,6 +192,7 @@ class ActiveConfig:
         gateway: Gateway,
         listener: Listener,
         directory: Directory,
+        routes: RouteTable,
         accounts: Accounts,
         identity: ServerCertificate | None,
         number: int,
@@ -222,6 +227,7 @@ class ActiveConfig:
             listener=listener,
             options=options,
             directory=directory,
+            routes=routes,
             accounts=accounts,
             identity=identity,
             bindings=bindings,

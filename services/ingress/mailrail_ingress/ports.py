@@ -92,6 +92,13 @@ NO_ROOM: Final = Reply.of(452, "4.3.1", "too many large messages are being recei
 """Said of a large message while more is stored than may be before anybody knows that it is whole (ACC-07)."""
 
 
+@dataclass(slots=True)
+class OpenTransactions:
+    """How many transactions are open: sessions count them, and the queue's port looks."""
+
+    number: int = 0
+
+
 class Wire(Protocol):
     """The shell around a session, as far as a visit needs it."""
 
@@ -137,8 +144,8 @@ class Queue(Protocol):
         ...
 
 
-class SenderDomain(Enum):
-    """What DNS says about the domain of a sender (SIN-23a)."""
+class DomainFacts(Enum):
+    """What DNS says about the domain of an address (SIN-23)."""
 
     RESOLVES = auto()
     NULL_MX = auto()  # RFC 7505: it sends no mail
@@ -146,10 +153,10 @@ class SenderDomain(Enum):
     UNKNOWN = auto()  # DNS failed; ask again later
 
 
-class SenderDomains(Protocol):
-    """Looks sender domains up."""
+class MailDomains(Protocol):
+    """Looks domains of mail addresses up."""
 
-    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+    def look_up(self, domain: str, done: Callable[[DomainFacts], None]) -> None:
         """Call `done` with the facts, at once if they are known."""
         ...
 

@@ -1,6 +1,6 @@
-"""The neighbours of ingress behind its ports: the queue's Enqueue stream, DNS, outbound's verification.
+"""The stream to the queue.
 
-The queue: one long-lived stream carries all messages; whatever waits goes out in one gRPC message, some
+One long-lived stream carries all messages; whatever waits goes out in one gRPC message, some
 milliseconds later while many others are under way and at once when alone (core/linger.py). Octets are sent only on
 credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
 written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
@@ -12,25 +12,29 @@ another within moments; what begins in between waits for that one.
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
 
-from mailrail.core.outbound.targets import Mx
-from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
 from mailrail.kit.linger import linger
-from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail.kit.settings import BadSettings
-from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
 from mailrail_ingress.held_octets import LEAST, HeldOctets
-from mailrail_ingress.ports import ACCEPTED, FRAME_LIMIT, NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain, Upload
+from mailrail_ingress.ports import (
+    ACCEPTED,
+    FRAME_LIMIT,
+    NO_CREDIT,
+    CommitAnswer,
+    OpenTransactions,
+    ReceivedMessage,
+    Upload,
+)
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
@@ -57,7 +61,6 @@ CREDIT_CHECK: Final = 0.5
 """Seconds between looks for commits that wait for credit in vain."""
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until the queue must have given its first credit on a stream."""
-_FAMILIES: Final = ("ipv4", "ipv6")
 _AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
 
 _ENQUEUE: Final = f"/{enqueue_pb2.DESCRIPTOR.services_by_name['EnqueueService'].full_name}/Enqueue"
@@ -352,8 +355,10 @@ class _Stream(_Uploads):
 class EnqueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
 
-    def __init__(self, settings: IngressSettings, budget: HeldOctets) -> None:
+    def __init__(self, settings: IngressSettings, budget: HeldOctets, open_transactions: OpenTransactions) -> None:
+        """`open_transactions`: a commit waits for others only where others may come."""
         self._settings = settings
+        self._open_transactions = open_transactions
         self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._log = log.get_logger()
@@ -367,11 +372,9 @@ class EnqueueClient:
         metrics.QUEUE_PENDING.set_function(lambda: self._pending)
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.open_transactions: Callable[[], int] = lambda: 0
-        """How many transactions are open: a commit waits for others only where others may come."""
 
     def _linger(self) -> float:
-        return linger(self.open_transactions())
+        return linger(self._open_transactions.number)
 
     # --- ports.Queue ---
 
@@ -627,116 +630,3 @@ class EnqueueClient:
         if not commit.answered:
             self._log.warning("commit outcome unknown", id=message_id.hex())
             self._answer(commit, CommitAnswer(False, _AWAY))
-
-
-class SenderDns:
-    """`ports.SenderDomains` over the kit's resolver."""
-
-    def __init__(self, settings: IngressSettings) -> None:
-        server = "" if settings.resolver == "system" else settings.resolver
-        self._resolver = DnsResolver(server, timeout=settings.dns_timeout)
-        self._timeout = settings.dns_timeout
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
-        """See ports.SenderDomains."""
-        known = self._known(domain)
-        if known is not None:
-            done(known)
-            return
-        task = self._loop.create_task(self._find(domain, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _known(self, domain: str) -> SenderDomain | None:
-        try:
-            records = self._resolver.kept_mx(domain)
-            addresses = None if records or records is None else self._resolver.kept_addresses(domain, _FAMILIES)
-        except NoSuchDomain:
-            return SenderDomain.DOES_NOT_EXIST
-        except LookupFailed:
-            return SenderDomain.UNKNOWN
-        if records is None or (not records and addresses is None):
-            return None
-        return _sender_domain(records, addresses or ())
-
-    async def _find(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
-        try:
-            async with asyncio.timeout(self._timeout):
-                records = await self._resolver.mx(domain)
-                addresses = () if records else await self._resolver.addresses(domain, _FAMILIES)
-        except NoSuchDomain:
-            facts = SenderDomain.DOES_NOT_EXIST
-        except (LookupFailed, TimeoutError):
-            facts = SenderDomain.UNKNOWN
-        else:
-            facts = _sender_domain(records, addresses)
-        try:
-            done(facts)
-        except Exception:
-            log.get_logger().exception("an answer of the DNS could not be passed on", domain=domain)
-
-
-def _sender_domain(records: Sequence[Mx], addresses: Sequence[str]) -> SenderDomain:
-    if not records:  # the implicit MX of RFC 5321 5.1
-        return SenderDomain.RESOLVES if addresses else SenderDomain.DOES_NOT_EXIST
-    null = len(records) == 1 and not records[0].host  # RFC 7505 3
-    return SenderDomain.NULL_MX if null else SenderDomain.RESOLVES
-
-
-class OutboundVerification:
-    """`ports.Verification`: outbound asks the next hop, and keeps what it learned."""
-
-    def __init__(self, settings: IngressSettings) -> None:
-        self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["OutboundVerification"]:
-        """Ready to ask while the context lasts."""
-        try:
-            yield self
-        finally:
-            await self._drop()
-
-    async def _drop(self) -> None:
-        """The next question opens a new channel, with the certificate as it is then; what is asked now may end."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(grace=5)
-
-    def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
-        """See ports.Verification."""
-        task = self._loop.create_task(self._ask(address, transport, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _ask(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
-        verdicts = outbound_pb2.VerifyRecipientResponse
-        away = Reply.of(451, "4.3.0", "the recipient cannot be verified for now; try again later")
-        refusal: Reply | None = away
-        lost = False
-        try:
-            if self._channel is None:
-                self._channel = rpc.channel(self._settings, self._settings.outbound_target, "outbound")
-            stub: outbound_pb2_grpc.OutboundServiceAsyncStub = outbound_pb2_grpc.OutboundServiceStub(self._channel)
-            response = await stub.VerifyRecipient(
-                outbound_pb2.VerifyRecipientRequest(
-                    address=address, transport=f"{transport.namespace}/{transport.name}"
-                ),
-                timeout=60,
-            )
-            if response.verdict == verdicts.VERDICT_ACCEPTED:
-                refusal = None
-            elif response.verdict == verdicts.VERDICT_REFUSED:
-                refusal = Reply.of(550, "5.1.1", "no such user here")
-        except (grpc.aio.AioRpcError, BadSettings) as error:
-            lost = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
-        finally:
-            # Whatever happened, the client waits for a word: a channel that is dropped cancels what others ask on it.
-            done(refusal)
-        if lost:
-            await self._drop()

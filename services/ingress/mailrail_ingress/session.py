@@ -10,7 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, assert_never
 
 from mailrail.core.message.header import Received, with_keyword
+from mailrail.core.route.decision import RoutingFacts
 from mailrail.core.route.recipients import NOT_YOUR_ADDRESS, VERIFICATION_UNAVAILABLE, Resolution
+from mailrail.core.route.site import SiteKind
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.events import (
     Abandoned,
@@ -38,10 +40,10 @@ from mailrail_ingress.ports import (
     INLINE_LIMIT,
     NO_ROOM,
     CommitAnswer,
+    DomainFacts,
     Origin,
     Provenance,
     ReceivedMessage,
-    SenderDomain,
     Wire,
 )
 from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
@@ -55,11 +57,13 @@ ORIGINS_LIMIT: Final = 1024
 COPIES_LIMIT: Final = 20_000
 """Recipients of one message, aliases expanded."""
 _SENDER_FACTS: Final = {
-    SenderDomain.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain does not send mail (null MX)"),
-    SenderDomain.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
-    SenderDomain.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
+    DomainFacts.NULL_MX: Reply.of(550, "5.7.27", "the sender's domain does not send mail (null MX)"),
+    DomainFacts.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
+    DomainFacts.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
 }
+NULL_MX_RECIPIENT: Final = Reply.of(556, "5.1.10", "the recipient's domain accepts no mail (null MX)")
 _MX: Final = Origin.MX
+_TO_MX: Final = frozenset({SiteKind.DOMAIN, SiteKind.PROXY})
 
 
 class SmtpSession:
@@ -137,9 +141,9 @@ class SmtpSession:
         """Returns the one that was open."""
         before, self._transaction = self._transaction, transaction
         if transaction is not None:
-            self._active_config.transactions += 1
+            self._active_config.transactions.number += 1
         if before is not None:
-            self._active_config.transactions -= 1
+            self._active_config.transactions.number -= 1
         return before
 
     # --- senders ---
@@ -165,7 +169,7 @@ class SmtpSession:
         if (parameters.size or 0) > INLINE_LIMIT and not may_upload(self._facts, parameters.size or 0):
             self._refuse_sender(sender, NO_ROOM)
             return
-        domains = self._active_config.senders
+        domains = self._active_config.domains
         # SIN-23a: at the MX alone, and not for what is ours
         look_up = (
             domains is not None
@@ -181,7 +185,7 @@ class SmtpSession:
         assert domains is not None
         assert sender is not None
 
-        def done(facts: SenderDomain) -> None:
+        def done(facts: DomainFacts) -> None:
             if self._protocol.closed:
                 return
             refusal = _SENDER_FACTS.get(facts)
@@ -219,7 +223,7 @@ class SmtpSession:
             return
         unsure = [d for d in found.destinations if d.verify]
         if not unsure:
-            self._accept_recipient(transaction, event, found)
+            self._look_up_recipient(transaction, event, found)
             return
         # An alias may lead to several such addresses; the one that was written is what the client can be told about.
         verification = self._active_config.verification
@@ -238,6 +242,41 @@ class SmtpSession:
             self._wire.pump()
 
         verification.verify(str(unsure[0].address), transport, done)
+
+    def _look_up_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
+        """Ask DNS whether the recipient's domain takes mail at all, where we would deliver to its MX (SIN-23b)."""
+        domains = self._active_config.domains
+        recipient = event.recipient
+        if domains is None or self._facts.account is None or not self._goes_to_mx(transaction, recipient, found):
+            self._accept_recipient(transaction, event, found)
+            return
+
+        def done(facts: DomainFacts) -> None:
+            if self._protocol.closed or self._transaction is not transaction:
+                return
+            if facts is DomainFacts.NULL_MX:
+                self._refuse_recipient(recipient, NULL_MX_RECIPIENT)
+            else:
+                self._accept_recipient(transaction, event, found)
+            self._wire.pump()
+
+        domains.look_up(recipient.domain, done)
+
+    def _goes_to_mx(self, transaction: MailTransaction, recipient: Address, found: Resolution) -> bool:
+        """Whether the first attempt would go to the MX of the recipient's domain, by us or by a SOCKS proxy."""
+        config, account = self._facts.config, self._facts.account
+        destination = found.destinations[0]
+        if destination.domain is not None or destination.address is not recipient or recipient.is_literal:
+            return False  # it is ours, or stands for another
+        sender = transaction.sender
+        facts = RoutingFacts(
+            recipient_domain=recipient.domain,
+            sender_domain=sender.domain if sender is not None else "",
+            account=account.ref if account is not None else None,
+            ours=account is not None,
+            gateway=config.gateway.ref,
+        )
+        return config.routes.evaluate(facts, 0).site(recipient.domain).kind in _TO_MX
 
     def _accept_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
         copies = transaction.copies + len(found.destinations)

@@ -22,6 +22,7 @@ from mailrail_ingress.ports import (
     FRAME_LIMIT,
     CommitAnswer,
     ExpandedRecipient,
+    OpenTransactions,
     Origin,
     Provenance,
     ReceivedMessage,
@@ -90,7 +91,7 @@ async def client(fake: FakeQueue, **settings: Any) -> AsyncIterator[EnqueueClien
         await fake.serve()
     made = IngressSettings(plaintext=True, queue_target=f"127.0.0.1:{fake.port}", stop_grace=0.1, **settings)
     try:
-        async with EnqueueClient(made, HeldOctets(made.held_octets)).running() as queue:
+        async with EnqueueClient(made, HeldOctets(made.held_octets), OpenTransactions()).running() as queue:
             await eventually(lambda: queue.available, what="a stream is open")
             yield queue
     finally:
@@ -215,7 +216,7 @@ async def test_a_queue_that_stood_still_stores_nothing_that_was_answered_451_mea
     made = IngressSettings(plaintext=True, queue_target=f"127.0.0.1:{port}", stop_grace=0.1, answer_timeout=2.0)
     with Program(command, name="queue", env={"PYTHONPATH": str(TESTS)}) as program:
         program.wait_for_line("serving", 60)
-        async with EnqueueClient(made, HeldOctets(made.held_octets)).running() as queue:
+        async with EnqueueClient(made, HeldOctets(made.held_octets), OpenTransactions()).running() as queue:
             await eventually(lambda: queue.available, what="a stream is open")
             assert (await commit(queue, message())).accepted
             os.kill(program.pid, signal.SIGSTOP)

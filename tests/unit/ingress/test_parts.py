@@ -18,13 +18,13 @@ from mailrail.kit import rpc
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.active_config import MessageIds
+from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.held_octets import CALM, LEAST, HeldOctets
-from mailrail_ingress.ports import FRAME_LIMIT, CommitAnswer
+from mailrail_ingress.ports import FRAME_LIMIT, CommitAnswer, OpenTransactions
 from mailrail_ingress.queue_stream import (
     UPLOADS_PART,
     DatabaseClock,
     EnqueueClient,
-    OutboundVerification,
     _Commit,
     _Stream,
     _Upload,
@@ -314,7 +314,7 @@ def test_a_mistake_about_one_client_keeps_no_answer_from_another_ACC_04() -> Non
         raise RuntimeError("a mistake of ours")
 
     async def main() -> None:
-        queue = EnqueueClient(IngressSettings(plaintext=True), HeldOctets(LIMIT))
+        queue = EnqueueClient(IngressSettings(plaintext=True), HeldOctets(LIMIT), OpenTransactions())
         stream = _Stream(cast("Any", Answering(b"1", b"2")), 1024, lambda: 0.0, queue._answer, HeldOctets(LIMIT))
         for name, done in ((b"1", mistaken), (b"2", lambda answer: heard.append(answer.accepted))):
             stream.written[name] = _Commit(b"", 1, done, since=0.0, uploaded=False)

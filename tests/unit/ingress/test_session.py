@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from mailrail.core.message.header import Header
-from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
+from mailrail.core.revision.revision import (
+    Alias,
+    Domain,
+    DomainDelivery,
+    Match,
+    ObjectRef,
+    Recipients,
+    RouteLevel,
+    Rule,
+    Transport,
+    TransportKind,
+)
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.verifiers import ITERATIONS, ScramVerifier
 from mailrail.core.smtp.events import Closing, TlsFacts, TlsRequested
@@ -26,7 +37,7 @@ from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.content import PARTS_LIMIT
 from mailrail_ingress.held_octets import HeldOctets
-from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, ReceivedMessage, SenderDomain
+from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, DomainFacts, ReceivedMessage
 from mailrail_ingress.session import SmtpSession
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
@@ -42,10 +53,10 @@ class Held:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.done: Callable[[SenderDomain], None] = lambda _: None
+        self.done: Callable[[DomainFacts], None] = lambda _: None
         self.verified: Callable[[Reply | None], None] = lambda _: None
 
-    def look_up(self, domain: str, done: Callable[[SenderDomain], None]) -> None:
+    def look_up(self, domain: str, done: Callable[[DomainFacts], None]) -> None:
         self.asked.append(domain)
         self.done = done
 
@@ -103,9 +114,16 @@ def active_config(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
         TRANSPORT,
         recipients=Recipients.VERIFY,
     )
-    revision = replace(made.revision, domains=(*made.revision.domains, domain))
+    smarthost = Transport(TRANSPORT, TransportKind.SMTP, host="smart.example")
+    rule = Rule(ObjectRef("MailRoute", "mail", "all"), 0, "smart", (Match(to_domains=("smart.example",)),), TRANSPORT)
+    revision = replace(
+        made.revision,
+        domains=(*made.revision.domains, domain),
+        transports=(smarthost,),
+        global_routes=(RouteLevel(GATEWAY, (rule,)),),
+    )
     settings = IngressSettings(log_messages=False)
-    config = ActiveConfig(settings, queue, fake_key=b"f" * 32, senders=held, verification=held, clock=lambda: NOW)
+    config = ActiveConfig(settings, queue, fake_key=b"f" * 32, domains=held, verification=held, clock=lambda: NOW)
     config.configure(revision, 7, made.secrets)
     return config
 
@@ -134,7 +152,7 @@ def test_an_answer_after_the_client_has_left_is_kept_from_nobody_and_told_to_nob
     client.leave()
     queue.commits[0][1](CommitAnswer(True))
     assert client.said == before
-    assert config.transactions == 0
+    assert config.transactions.number == 0
 
 
 def test_open_transactions_are_counted_whatever_becomes_of_them() -> None:
@@ -143,13 +161,13 @@ def test_open_transactions_are_counted_whatever_becomes_of_them() -> None:
     for end in (b"RSET\r\n", b"EHLO again\r\n", b"QUIT\r\n", b"MAIL FROM:<>\r\nNOOP\n"):
         client = Client(config)
         client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\n")
-        assert config.transactions == 1
+        assert config.transactions.number == 1
         client.send(end)
-        assert config.transactions == 0
+        assert config.transactions.number == 0
     client = Client(config)
     client.send(OPEN)
     client.leave()
-    assert config.transactions == 0
+    assert config.transactions.number == 0
 
 
 def test_a_stalled_upload_stops_the_client_and_goes_on_with_credit_ACC_07() -> None:
@@ -348,14 +366,14 @@ def test_a_late_answer_about_a_sender_is_given_in_its_place_SIN_23a() -> None:
     client = Client(active_config(HeldQueue(), held))
     assert client.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\n")[-1] == "250"
     assert held.asked == ["far.example"]
-    held.done(SenderDomain.RESOLVES)
+    held.done(DomainFacts.RESOLVES)
     assert client.said.endswith(b"250 2.1.0 sender ok\r\n250 2.1.5 recipient ok\r\n")
     client.send(b"RSET\r\nMAIL FROM:<x@null.example>\r\nRCPT TO:<ada@home.example>\r\n")
-    held.done(SenderDomain.NULL_MX)
+    held.done(DomainFacts.NULL_MX)
     assert [code(line) for line in client.said.decode().splitlines()[-2:]] == ["550 5.7.27", "503 5.5.1"]
     client.send(b"MAIL FROM:<x@slow.example>\r\n")
     client.leave()
-    held.done(SenderDomain.RESOLVES)  # nobody is there to hear it
+    held.done(DomainFacts.RESOLVES)  # nobody is there to hear it
 
 
 def test_a_recipient_that_the_next_hop_knows_is_asked_for() -> None:
@@ -437,8 +455,8 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
 # --- what is judged is what others read ---
 
 
-def logged_in(queue: HeldQueue) -> Client:
-    client = Client(active_config(queue), "submission")
+def logged_in(queue: HeldQueue, held: Held | None = None) -> Client:
+    client = Client(active_config(queue, held), "submission")
     client.session._facts.account = client.session.config.accounts.find("ada@home.example")
     client.protocol.login = "ada@home.example"
     client.send(b"EHLO c\r\n")
@@ -859,3 +877,32 @@ def test_what_is_stored_reads_the_same_to_everybody_SIN_02_SUB_03(said: bytes, l
                 if listener == "submission":
                     assert name != b"from" or b"ceo@" not in value
                     assert name != b"bcc"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reply"),
+    [
+        (DomainFacts.NULL_MX, "556 5.1.10"),
+        (DomainFacts.RESOLVES, "250 2.1.5"),
+        (DomainFacts.DOES_NOT_EXIST, "250 2.1.5"),
+        (DomainFacts.UNKNOWN, "250 2.1.5"),
+    ],
+)
+def test_an_account_hears_at_once_of_a_recipient_whose_domain_takes_no_mail_SIN_23b(
+    facts: DomainFacts, reply: str
+) -> None:
+    held = Held()
+    client = logged_in(HeldQueue(), held)
+    assert client.send(FROM_ADA + b"\r\nRCPT TO:<bob@null.example>\r\n") == ["250 2.1.0"]
+    assert held.asked == ["null.example"]
+    before = len(client.said)
+    held.done(facts)
+    assert code(client.said[before:].decode().strip()) == reply
+
+
+@pytest.mark.parametrize("recipient", ["ada@home.example", "away@home.example", "bob@[192.0.2.1]", "bob@smart.example"])
+def test_only_recipients_that_we_would_deliver_to_their_MX_are_looked_up_SIN_23b(recipient: str) -> None:
+    held = Held()
+    client = logged_in(HeldQueue(), held)
+    assert client.send(FROM_ADA + f"\r\nRCPT TO:<{recipient}>\r\n".encode())[-1] == "250 2.1.5"
+    assert held.asked == []

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mailrail_ingress.ports import SenderDomain
-from mailrail_ingress.queue_stream import SenderDns
+from mailrail_ingress.checks.domain_dns import DomainDns
+from mailrail_ingress.ports import DomainFacts
 from mailrail_ingress.settings import IngressSettings
 
 from testkit.conditions import eventually
@@ -13,10 +13,10 @@ from testkit.dns import DnsServer, Failure
 async def test_one_that_cannot_take_its_answer_keeps_it_from_nobody_else() -> None:
     with DnsServer() as dns:
         dns.add("sender.example", "MX", "10 mx.sender.example.")
-        senders = SenderDns(IngressSettings(resolver=dns.endpoint))
-        heard: list[SenderDomain] = []
+        senders = DomainDns(IngressSettings(resolver=dns.endpoint))
+        heard: list[DomainFacts] = []
 
-        def crashing(facts: SenderDomain) -> None:
+        def crashing(facts: DomainFacts) -> None:
             raise RuntimeError("a mistake of ours")
 
         senders.look_up("sender.example", crashing)
@@ -28,34 +28,34 @@ async def test_one_that_cannot_take_its_answer_keeps_it_from_nobody_else() -> No
 async def test_a_dead_name_server_is_not_asked_again_for_each_sender() -> None:
     with DnsServer() as dns:
         dns.fail("sender.example", Failure.SERVFAIL)
-        senders = SenderDns(IngressSettings(resolver=dns.endpoint))
-        heard: list[SenderDomain] = []
+        senders = DomainDns(IngressSettings(resolver=dns.endpoint))
+        heard: list[DomainFacts] = []
         senders.look_up("sender.example", heard.append)
         await eventually(lambda: len(heard) == 1)
         asked = dns.asked("sender.example")
         senders.look_up("sender.example", heard.append)
-        assert heard == [SenderDomain.UNKNOWN] * 2
+        assert heard == [DomainFacts.UNKNOWN] * 2
         assert dns.asked("sender.example") == asked
 
 
 @pytest.mark.parametrize(
     ("records", "expected"),
     [
-        ({"MX": "10 mx.sender.example."}, SenderDomain.RESOLVES),
-        ({"MX": "0 ."}, SenderDomain.NULL_MX),
-        ({"AAAA": "2001:db8::1"}, SenderDomain.RESOLVES),
-        ({"TXT": '"v=spf1 -all"'}, SenderDomain.DOES_NOT_EXIST),
-        ({}, SenderDomain.DOES_NOT_EXIST),
+        ({"MX": "10 mx.sender.example."}, DomainFacts.RESOLVES),
+        ({"MX": "0 ."}, DomainFacts.NULL_MX),
+        ({"AAAA": "2001:db8::1"}, DomainFacts.RESOLVES),
+        ({"TXT": '"v=spf1 -all"'}, DomainFacts.DOES_NOT_EXIST),
+        ({}, DomainFacts.DOES_NOT_EXIST),
     ],
 )
 async def test_the_domain_of_a_sender_is_judged_by_its_records_SIN_23a(
-    records: dict[str, str], expected: SenderDomain
+    records: dict[str, str], expected: DomainFacts
 ) -> None:
     with DnsServer() as dns:
         for kind, value in records.items():
             dns.add("sender.example", kind, value)
-        senders = SenderDns(IngressSettings(resolver=dns.endpoint))
-        heard: list[SenderDomain] = []
+        senders = DomainDns(IngressSettings(resolver=dns.endpoint))
+        heard: list[DomainFacts] = []
         senders.look_up("sender.example", heard.append)
         await eventually(lambda: len(heard) == 1)
         senders.look_up("sender.example", heard.append)  # from memory
