@@ -41,5 +41,5 @@ def _speak_any_locale() -> None:
         # Octets that the locale did not know came as surrogates (PEP 383).
         sys.argv[1:] = [a.encode("utf-8", "surrogateescape").decode() for a in sys.argv[1:]]
     except UnicodeError:
-        print("mailrail: an argument is not UTF-8; type it anew, or set a UTF-8 locale", file=sys.stderr)
+        print("mailrail: an argument is not UTF-8: type it again, or set a UTF-8 locale", file=sys.stderr)
         sys.exit(2)

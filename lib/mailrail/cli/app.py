@@ -22,8 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Mail transport: routes and transports as resources, every message accounted for.",
-    epilog="Exit status: 0 done; 1 refused, not found, nothing matched; 2 the command is wrong; 3 nobody answers.",
+    help="Mail transport for Kubernetes and for your desk.",
+    epilog="Exit status: 0 done; 1 refused, not found or nothing matched; 2 wrong command; 3 a service does not "
+    "answer.",
 )
 queue.app.add_typer(queue_changes.app)
 queue.app.add_typer(queue_holds.app, name="holds")
@@ -75,10 +76,10 @@ def place(
     ] = None,
     version: Annotated[
         bool,
-        typer.Option("--version", "-V", is_eager=True, callback=_tell_version, help="The version of this software."),
+        typer.Option("--version", "-V", is_eager=True, callback=_tell_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """Where to look; every subcommand heeds it."""
+    """Which installation to use; holds for every subcommand."""
     PLACE.state, PLACE.server, PLACE.tls_dir = state, server, tls_dir
 
 
@@ -110,7 +111,7 @@ def local(
             "--database-url",
             envvar="MAILRAIL_DATABASE_URL",
             metavar="URL",
-            help="A Postgres (15 or newer) in place of the embedded one.",
+            help="URL of a Postgres (15 or newer) to use instead of the embedded one.",
             show_default=False,
         ),
     ] = None,
@@ -118,10 +119,10 @@ def local(
         bool, typer.Option("--deliver", help="Deliver to other machines; without it such mail is captured.")
     ] = False,
     log_format: Annotated[
-        str, typer.Option("--log-format", metavar="console|json", help="Form of the log.")
+        str, typer.Option("--log-format", metavar="console|json", help="Log format: console or json.")
     ] = "console",
     log_level: Annotated[
-        str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+        str, typer.Option("--log-level", metavar="LEVEL", help="Log level: debug, info, warning or error.")
     ] = "info",
 ) -> None:
     """Run all of Mailrail here: every service, an embedded Postgres, resources from a folder. Ctrl-C stops it."""
@@ -135,7 +136,7 @@ def local(
     listen = listen.strip().removeprefix("[").removesuffix("]")
     if not listen:  # asyncio would listen everywhere
         output.stop(
-            "--listen needs an address: 127.0.0.1 is this machine alone, 0.0.0.0 every address of it", output.USAGE
+            "--listen needs an address: 127.0.0.1 for this machine only, 0.0.0.0 for all addresses of it", output.USAGE
         )
     if database_url is not None:
         _check_url("--database-url", database_url)
@@ -178,7 +179,7 @@ def migrate(
         ),
     ] = None,
     roles: Annotated[
-        bool, typer.Option("--roles", help="Also make a role for each service, with rights in its schema alone.")
+        bool, typer.Option("--roles", help="Also create a role for each service, with rights in its own schema only.")
     ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait for another migration to end.")

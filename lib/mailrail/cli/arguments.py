@@ -109,7 +109,7 @@ FromDomain = Annotated[
 ]
 ToDomain = Annotated[str, typer.Option("--to-domain", metavar="DOMAIN", help="Only recipients in exactly this domain.")]
 Account = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="Only mail that this account submitted.")]
-All = Annotated[bool, typer.Option("--all", help="Every recipient in the queue.")]
+All = Annotated[bool, typer.Option("--all", help="All recipients in the queue.")]
 
 
 # --- choosing recipients ----------------------------------------------------------------------------------------------

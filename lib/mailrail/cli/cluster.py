@@ -10,31 +10,34 @@ import typer
 from mailrail.cli import output
 from mailrail.cli.connection import PLACE
 
-app = typer.Typer(no_args_is_help=True, help="What the Helm chart runs beside the services.")
+app = typer.Typer(no_args_is_help=True, help="Commands that the Helm chart runs beside the services.")
 
 
 @app.command()
 def keys(
-    prefix: Annotated[str, typer.Option("--prefix", metavar="NAME", help="Head of the names of the Secrets.")],
+    prefix: Annotated[str, typer.Option("--prefix", metavar="NAME", help="Prefix of the names of the Secrets.")],
     part: Annotated[
         list[str],
-        typer.Option("--part", metavar="PART", help="mtls, sealing, smtp or postgres; several times."),
+        typer.Option("--part", metavar="PART", help="mtls, sealing, smtp or postgres; may be given several times."),
     ],
     namespace: Annotated[
         str, typer.Option("--namespace", metavar="NAME", help="Where they are.", show_default="that of the pod")
     ] = "",
     smtp_name: Annotated[
         list[str] | None,
-        typer.Option("--smtp-name", metavar="HOST", help="Host name of the SMTP certificate; several times."),
+        typer.Option(
+            "--smtp-name", metavar="HOST", help="Host name of the SMTP certificate; may be given several times."
+        ),
     ] = None,
     postgres_host: Annotated[
-        str, typer.Option("--postgres-host", metavar="HOST", help="Where the bundled Postgres is reached.")
+        str, typer.Option("--postgres-host", metavar="HOST", help="Address of the bundled Postgres.")
     ] = "localhost",
     label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of the Secrets; several times.")
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="Label of the Secrets; may be given several times."),
     ] = None,
 ) -> None:
-    """Make the Secrets of an installation that are missing, and renew those that are due. Repeatable."""
+    """Create missing Secrets of an installation, and renew those that are due. May be repeated."""
     import aiohttp
 
     from mailrail.cluster.keys import KeyPart, Wanted, ensure
@@ -45,7 +48,7 @@ def keys(
     try:
         parts = frozenset(KeyPart(name) for name in part)
     except ValueError:
-        output.stop(f"--part takes {', '.join(p.value for p in KeyPart)}", output.USAGE)
+        output.stop(f"--part must be one of {', '.join(p.value for p in KeyPart)}", output.USAGE)
     pairs = [text.partition("=") for text in label or ()]
     if bad := [name for name, equals, _ in pairs if not equals or not name]:
         output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)
@@ -77,10 +80,12 @@ def keys(
 
 @app.command()
 def postgres(
-    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where its data is.")],
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Data folder.")],
     password_file: Annotated[
         Path | None,
-        typer.Option("--password-file", metavar="FILE", help="With the password of the login.", show_default=False),
+        typer.Option(
+            "--password-file", metavar="FILE", help="File with the password of the login.", show_default=False
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="TCP port.")] = 5432,
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on; * for all.")] = "*",
@@ -88,7 +93,7 @@ def postgres(
         str, typer.Option("--shared-buffers", metavar="SIZE", help="Memory for pages, as Postgres writes it.")
     ] = "128MB",
 ) -> None:
-    """Run the bundled Postgres, for trying out: one server, no replica.
+    """Run the bundled Postgres, for trying Mailrail out: one server without a replica.
 
     The password of the services' login is in --password-file, else in the variable PGPASSWORD.
     """
@@ -112,13 +117,16 @@ def postgres(
 
 @app.command("test")
 def try_out(
-    domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="A domain that nobody owns.")],
-    mx: Annotated[str, typer.Option("--mx", metavar="HOST:PORT", help="Where the MX is.")],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Of the objects that are made.")] = "helm-test",
+    domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="An unused domain.")],
+    mx: Annotated[str, typer.Option("--mx", metavar="HOST:PORT", help="Address of the MX.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the objects to create.")] = "helm-test",
     namespace: Annotated[
-        str, typer.Option("--namespace", metavar="NAME", help="Where they are made.", show_default="that of the pod")
+        str,
+        typer.Option("--namespace", metavar="NAME", help="Namespace for the objects.", show_default="that of the pod"),
     ] = "",
-    within: Annotated[float, typer.Option("--within", metavar="SECONDS", min=1, help="For all of it.")] = 120.0,
+    within: Annotated[
+        float, typer.Option("--within", metavar="SECONDS", min=1, help="Seconds that the test may take.")
+    ] = 120.0,
     claim: Annotated[
         str,
         typer.Option(
@@ -126,7 +134,7 @@ def try_out(
         ),
     ] = "",
 ) -> None:
-    """Send a message through the whole of an installation: custom resources, MX, queue, mailbox."""
+    """Send a message through a whole installation: custom resources, MX, queue, mailbox."""
     import aiohttp
 
     from mailrail.cluster import helm_test

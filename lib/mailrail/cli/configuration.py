@@ -17,7 +17,7 @@ from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="See, check and roll back the configuration.")
+app = typer.Typer(no_args_is_help=True, help="Show, check and roll back the configuration.")
 
 SERVICE = "config"
 
@@ -35,7 +35,7 @@ def history(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 20,
     json: a.Json = False,
 ) -> None:
-    """Revisions, the newest first, with what the compiler said of each."""
+    """List revisions, the newest first, with the findings of the compiler."""
 
     async def question(channel: Any) -> config_pb2.ListRevisionsResponse:
         return await _stub(channel).ListRevisions(config_pb2.ListRevisionsRequest(limit=limit), timeout=TIMEOUT)
@@ -77,10 +77,12 @@ def _with_findings(revision: config_pb2.RevisionInfo) -> dict[str, Any]:
 
 @app.command()
 def show(
-    revision: Annotated[int, typer.Argument(metavar="REVISION", min=0, help="Default: the one in force.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, as it does anyway.")] = False,
+    revision: Annotated[
+        int, typer.Argument(metavar="REVISION", min=0, help="Revision to show. Default: the one in force.")
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON (the default).")] = False,
 ) -> None:
-    """The compiled configuration of a revision, as JSON. It holds references to secrets, never secrets."""
+    """Print the compiled configuration of a revision as JSON. It has references to secrets, never secrets."""
 
     async def question(channel: Any) -> config_pb2.GetRevisionResponse:
         return await _stub(channel).GetRevision(config_pb2.GetRevisionRequest(revision=revision), timeout=TIMEOUT)
@@ -93,7 +95,7 @@ def show(
 
 @app.command()
 def status(json: a.Json = False) -> None:
-    """Which revision is in force, who runs it, who refused it, and what the compiler found in its documents."""
+    """Show the revision in force, which services run or rejected it, and the findings of the compiler."""
 
     async def question(
         channel: Any,
@@ -160,19 +162,22 @@ def status(json: a.Json = False) -> None:
 @app.command()
 def wait(
     revision: Annotated[
-        int, typer.Option("--revision", metavar="N", min=0, help="This one or a newer; default: the one in force.")
+        int,
+        typer.Option(
+            "--revision", metavar="N", min=0, help="Wait for this revision or a newer one. Default: the one in force."
+        ),
     ] = 0,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="For so long at most.")] = "60s",
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="Give up after this time.")] = "60s",
     json: a.Json = False,
 ) -> None:
-    """Wait until every service that lives runs the revision in force. (What was deleted has no Ready to wait for.)
+    """Wait until every live service runs the revision in force. (A deletion has no Ready condition to wait for.)
 
     A change by kubectl or in a file is in force a moment after it was made. What `mailrail explain` says was decided by
     the revision that it names; with `--revision` and that number, every service decides so when this command ends.
     """
     seconds = a.duration(timeout).total_seconds()
     if seconds < 0:
-        output.stop(f"--timeout {timeout} lies in the past", output.USAGE)
+        output.stop(f"--timeout {timeout} is in the past", output.USAGE)
 
     async def question(channel: Any) -> tuple[config_pb2.ListConsumersResponse, list[str]]:
         end = time.monotonic() + seconds
@@ -213,11 +218,13 @@ def not_yet_live(found: config_pb2.ListConsumersResponse, revision: int = 0) -> 
 
 @app.command()
 def rollback(
-    revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="From `mailrail config history`.")],
+    revision: Annotated[
+        int, typer.Argument(metavar="REVISION", min=1, help="Revision, from `mailrail config history`.")
+    ],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown to other administrators.")] = "",
     json: a.Json = False,
 ) -> None:
-    """Put an older revision in force and pin it; newer ones wait until `mailrail config unpin`."""
+    """Put an older revision in force and pin it. Newer revisions wait until `mailrail config unpin`."""
 
     async def question(channel: Any) -> config_pb2.RollbackResponse:
         request = config_pb2.RollbackRequest(revision=revision, reason=reason)
@@ -234,7 +241,7 @@ def rollback(
 
 @app.command()
 def unpin(json: a.Json = False) -> None:
-    """End a rollback: the newest revision comes into force."""
+    """End a rollback: put the newest revision in force."""
 
     async def question(channel: Any) -> config_pb2.UnpinResponse:
         return await _stub(channel).Unpin(config_pb2.UnpinRequest(), timeout=TIMEOUT)
@@ -248,7 +255,7 @@ def unpin(json: a.Json = False) -> None:
 
 @app.command()
 def keys(json: a.Json = False) -> None:
-    """Sealing keys that stored secrets need. One that head does not need is there for rollbacks alone."""
+    """List the sealing keys that stored secrets need. A key that head does not need serves rollbacks only."""
 
     async def question(channel: Any) -> config_pb2.ListSealingKeysResponse:
         return await _stub(channel).ListSealingKeys(config_pb2.ListSealingKeysRequest(), timeout=TIMEOUT)
@@ -270,11 +277,11 @@ def _counted(number: int, severity: str) -> str:
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder with resource documents, or one file.")] = Path("mail.d"),
+    folder: Annotated[Path, typer.Argument(help="Folder of resources, or one file.")] = Path("mail.d"),
     strict: Annotated[bool, typer.Option("--strict", help="Warnings and missing references count as errors.")] = False,
     json: a.Json = False,
 ) -> None:
-    """Compile documents without using them, and print what is wrong as FILE:LINE. Needs no running Mailrail."""
+    """Compile documents without using them, and print mistakes as FILE:LINE. Mailrail need not run."""
     # Imported here: the compiler is large, and every other command starts twice as fast without it.
     from mailrail.core.config.compiler import compile
     from mailrail.core.config.diagnostics import Severity

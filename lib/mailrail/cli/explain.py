@@ -13,7 +13,7 @@ from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
 def explain(
     recipient: Annotated[
-        int | None, typer.Argument(metavar="ID", min=1, help="A recipient in the queue, from `mailrail queue list`.")
+        int | None, typer.Argument(metavar="ID", min=1, help="Recipient number, from `mailrail queue list`.")
     ] = None,
     sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender. Default: null.")] = "",
     to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")] = "",

@@ -12,7 +12,7 @@ from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 
 ingress = typer.Typer(no_args_is_help=True, help="See the SMTP sessions, and how recipients are answered.")
-outbound = typer.Typer(no_args_is_help=True, help="See the connections to next hops.")
+outbound = typer.Typer(no_args_is_help=True, help="Show connections to next hops.")
 
 
 @ingress.command()

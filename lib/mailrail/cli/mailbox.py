@@ -20,7 +20,7 @@ SEEN = "\\Seen"
 _SHOWN = ("From", "To", "Cc", "Subject", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted")
 
 MailboxAccount = Annotated[str, typer.Option("--account", metavar="NS/NAME", help="Only this account (or login).")]
-Numbers = Annotated[list[int], typer.Argument(metavar="ID", help="From `mailrail mailbox list`.")]
+Numbers = Annotated[list[int], typer.Argument(metavar="ID", help="Message number, from `mailrail mailbox list`.")]
 
 
 def _stub(channel: Any) -> "mailbox_pb2_grpc.MailboxServiceAsyncStub":
@@ -96,9 +96,9 @@ def list_messages(
 
 @app.command()
 def read(
-    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="From `mailrail mailbox list`.")],
+    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="Message number, from `mailrail mailbox list`.")],
     raw: Annotated[bool, typer.Option("--raw", help="Print the message octet for octet.")] = False,
-    unread: Annotated[bool, typer.Option("--keep-unread", help="Do not mark it as read.")] = False,
+    unread: Annotated[bool, typer.Option("--keep-unread", help="Do not mark the message as read.")] = False,
     json: a.Json = False,
 ) -> None:
     """Read one message."""
@@ -175,7 +175,9 @@ def _text(message: EmailMessage) -> str:
 def flag(
     numbers: Numbers,
     add: Annotated[list[str] | None, typer.Option("--add", metavar="FLAG", help="seen, flagged, answered, ...")] = None,
-    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="FLAG", help="Likewise.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="FLAG", help="seen, flagged, answered, ...")
+    ] = None,
 ) -> None:
     """Set or clear flags of messages."""
     if not add and not remove:

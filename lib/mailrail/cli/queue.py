@@ -12,7 +12,7 @@ from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask, pages
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
-app = typer.Typer(no_args_is_help=True, help="See and change what is in the queue.")
+app = typer.Typer(no_args_is_help=True, help="Show and change what is in the queue.")
 
 SERVICE = "queue"
 

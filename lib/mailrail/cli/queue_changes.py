@@ -95,7 +95,7 @@ def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
         return
     if not sys.stdin.isatty():
         output.stop(f"this would {what} every recipient in the queue; add --yes to confirm", output.USAGE)
-    if not typer.confirm(f"{what} every recipient in the queue?"):
+    if not typer.confirm(f"{what} all recipients in the queue?"):
         output.stop("nothing was changed")
 
 
@@ -232,6 +232,6 @@ def set_tls(
         "no": (types_pb2.TLS_REQUIREMENT_NO, 'set to TLS "no": sent without TLS if necessary'),
     }
     if requirement not in values:
-        output.stop(f"{requirement!r}: write required, default or no", output.USAGE)
+        output.stop(f"{requirement!r} is not a TLS requirement; write required, default or no", output.USAGE)
     request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement][0])
     _change("SetTlsRequirement", request, values[requirement][1], json)

@@ -89,7 +89,9 @@ async def _is_there(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", account: 
 
 
 @app.command("remove")
-def remove_hold_rule(rule: Annotated[int, typer.Argument(metavar="ID", min=1, help="From `holds list`.")]) -> None:
+def remove_hold_rule(
+    rule: Annotated[int, typer.Argument(metavar="ID", min=1, help="Hold rule number, from `holds list`.")],
+) -> None:
     """Remove a hold rule. Mail that it put on hold stays on hold until `mailrail queue unhold`."""
 
     async def question(channel: Any) -> None:
