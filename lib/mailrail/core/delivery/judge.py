@@ -103,8 +103,3 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
     return Judgement(
         Outcome.DEFERRED, verdict.status, retry_in, DsnKind.DELAYED if delayed else None, will_retry_until=until
     )
-
-
-def counted_attempts(attempts: int, interruptions: int) -> int:
-    """Attempts as routes, the delayed DSN and expiry count them: the first 10 interrupted ones do not (LSE-04)."""
-    return max(0, attempts - min(interruptions, INTERRUPTIONS_FORGIVEN))

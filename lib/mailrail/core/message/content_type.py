@@ -38,11 +38,6 @@ class ContentType:
     """Values without quotes that go on where a token ends, up to the next semicolon, as many readers take them."""
 
     @property
-    def maintype(self) -> str:
-        """What stands before the slash."""
-        return self.kind.partition("/")[0]
-
-    @property
     def boundaries(self) -> tuple[str, ...]:
         """What may be the boundary of a multipart, the likelier first; none when there is none."""
         found = (self.loose.get("boundary"), self.parameters.get("boundary"))

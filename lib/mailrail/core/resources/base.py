@@ -32,7 +32,6 @@ _NAME = rf"{_LABEL}(\.{_LABEL})*"
 _OBJECT_NAME = rf"{_LABEL}(?:\.{_LABEL})*"  # the same language, another text: each pattern has its own sentence
 _ATOM = r"[^\x00-\x20\x7f-\x9f\".(),:;<>@\[\\\]]{1,64}"
 _LOCAL = rf"{_ATOM}(\.{_ATOM})*"  # what address.py parses; where they differ, mail would have no way to such an address
-_HEX = r"[0-9A-Fa-f]"
 
 ObjectName = Annotated[
     str, _text(rf"^{_OBJECT_NAME}$", "lower-case letters, digits, - and ., with a letter or digit at both ends", 253)
@@ -131,11 +130,6 @@ class Part(BaseModel):
             if not rule.holds(self):
                 raise PydanticCustomError("rule", "{message}", {"message": rule.message})
         return self
-
-    @classmethod
-    def known_fields(cls) -> tuple[str, ...]:
-        """The names as written in documents, in the order of the reference page."""
-        return tuple(info.alias or name for name, info in cls.model_fields.items())
 
 
 class LocalRef(Part):

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from mailrail.core.resources import KINDS
-from mailrail.core.resources.base import PATTERN_MEANINGS, Cidr, HostPort, IpAddress, Part, Resource, parts_of
+from mailrail.core.resources.base import Cidr, HostPort, IpAddress, Part, Resource, parts_of
 from mailrail.core.resources.rules import AtMostOneOf, ExactlyOneOf, FieldRule, UniqueBy
 from mailrail.core.resources.status import KIND_INFO
 
@@ -240,8 +240,3 @@ def custom_resource_definition(kind: str) -> dict[str, Any]:
             ],
         },
     }
-
-
-def pattern_meaning(pattern: str) -> str:
-    """How people should write a value of that pattern; empty where the pattern has no sentence."""
-    return PATTERN_MEANINGS.get(pattern, "")

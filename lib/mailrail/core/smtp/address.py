@@ -66,11 +66,6 @@ class Address:
         return f"{folded(self.local)}@{self.domain}"
 
     @property
-    def is_ascii(self) -> bool:
-        """Whether the address travels without SMTPUTF8."""
-        return self.local.isascii()
-
-    @property
     def is_literal(self) -> bool:
         """Whether the domain is an address literal."""
         return self.domain.startswith("[")
@@ -125,14 +120,6 @@ def domain_to_ascii(text: str, *, utf8: bool = True) -> str:
     if len(lowered) > LABEL_LIMIT and any(len(label) > LABEL_LIMIT for label in lowered.split(".")):
         raise AddressError("a label of the domain name is too long")
     return lowered
-
-
-def domain_to_unicode(domain: str) -> str:
-    """U-labels for people to read; a name that does not decode is returned as it is."""
-    try:
-        return idna.decode(domain)
-    except (idna.IDNAError, UnicodeError):
-        return domain
 
 
 def address_literal(address: IPv4Address | IPv6Address) -> str:

@@ -128,13 +128,6 @@ def xtext_decode(text: str) -> str:
     return decoded
 
 
-def xtext_encode(text: str) -> str:
-    """ASCII text as xtext. Raises ValueError for other characters."""
-    if not text.isascii():
-        raise ValueError("xtext carries ASCII only")
-    return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
-
-
 def _printable_xtext(value: str, keyword: str) -> str:
     try:
         decoded = xtext_decode(value)
@@ -263,11 +256,6 @@ def _known(text: str, keywords: dict[str, Extension], extensions: frozenset[Exte
             raise ParameterError(f"{keyword} takes no value" if value is not None else f"{keyword} takes a value")
         seen.add(keyword)
     return [(keyword, value or "") for keyword, value in pairs]
-
-
-def asks_for_utf8(text: str) -> bool:
-    """Whether the parameters hold SMTPUTF8, which decides how the path before them is read (RFC 6531 3.4)."""
-    return any(word.upper() == "SMTPUTF8" for word in text.split(" "))
 
 
 def parse_mail_parameters(

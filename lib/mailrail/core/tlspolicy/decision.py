@@ -48,11 +48,6 @@ class TlsDecision:
     refusal: str | None = None
     """Set when this host must not get the message at all."""
 
-    @property
-    def starts_tls(self) -> bool:
-        """Whether STARTTLS is to be used where it is offered."""
-        return self.mode is not TlsMode.NONE and not self.implicit
-
 
 @dataclass(frozen=True, slots=True)
 class Proven:
