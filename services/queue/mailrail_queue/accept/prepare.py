@@ -16,7 +16,7 @@ from mailrail.core.ids import header_key
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.accept.pending import PendingCommit, PreparedCommit
-from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
+from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, in_parts, recipient_fields
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import asked_of
@@ -207,14 +207,6 @@ def _born_leased(
             recipients = [member.recipient for member in part]
             deliveries.append(Delivery(token, message.id, plan, site, recipients, held, 0.0, under.now, 1, content))
     return deliveries
-
-
-def in_parts(group: list[Member], limit: int) -> Iterable[list[Member]]:
-    """Recipients that may share a transaction, as many at a time as the next hop takes, and PER_DELIVERY at most."""
-    step = max(1, min(PER_DELIVERY, limit))
-    if len(group) <= step:
-        return (group,)
-    return (group[start : start + step] for start in range(0, len(group), step))
 
 
 def group_by_transaction(members: list[Member]) -> Iterable[list[Member]]:

@@ -1,9 +1,9 @@
 """A delivery: what is done under one committed lease, and what outbound is given for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
@@ -11,6 +11,8 @@ from mailrail_queue.routing.router import RoutePlan
 
 if TYPE_CHECKING:
     from mailrail_queue.delivery.sites import SiteState  # which holds deliveries
+
+Member = TypeVar("Member")
 
 PER_DELIVERY = 100
 """Recipients of one transaction (RFC 5321 4.5.3.1.8; design 4, Deliver)."""
@@ -43,6 +45,14 @@ class DeliveryContent(NamedTuple):
     last_attempt: bool = False
     dialled_hosts: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Host → addresses tried at earlier attempts, oldest first."""
+
+
+def in_parts(group: list[Member], limit: int) -> Iterable[list[Member]]:
+    """Recipients that may share a transaction, as many at a time as the next hop takes, and PER_DELIVERY at most."""
+    step = max(1, min(PER_DELIVERY, limit))
+    if len(group) <= step:
+        return (group,)
+    return (group[start : start + step] for start in range(0, len(group), step))
 
 
 def recipient_fields(number: int, rcpt: types_pb2.EnvelopeRecipient) -> dict[str, Any]:

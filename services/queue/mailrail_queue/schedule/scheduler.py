@@ -9,26 +9,23 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from mailrail.core.delivery.schedule import is_last
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
-from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.accept.batches import GroupCommit
-from mailrail_queue.delivery.attempt import PER_DELIVERY, Delivery, DeliveryContent, recipient_fields
+from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.lease_writer import LeaseWriter
 from mailrail_queue.delivery.leases import LeaseManager
 from mailrail_queue.delivery.parts import Parts
-from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
-from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
+from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.backoff import Backoff
 from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.schedule.due_sites import DueSites
+from mailrail_queue.schedule.due_work import choose, leased_delivery, sort_due
 from mailrail_queue.schedule.endings import Endings
 from mailrail_queue.schedule.lease_expiry import LeaseExpiry
 from mailrail_queue.schedule.new_revision import Revisions
@@ -41,7 +38,6 @@ from mailrail_queue.store.mail import Deferral, Waiting
 from mailrail_queue.store.rows import (
     CONTENT_MISSING,
     ENVELOPE_UNREADABLE,
-    dialled_of,
     is_envelope,
 )
 
@@ -52,7 +48,7 @@ _ROUND = 1000
 _PAUSE = 10.0
 """Seconds for which a site is left alone at which work failed."""
 
-_Group = tuple[RoutePlan, SiteState, list[Waiting]]
+_Group = tuple[RoutePlan, list[Waiting]]
 """Recipients of a message that share a delivery."""
 
 
@@ -239,31 +235,19 @@ class Scheduler:
             rows = await self.corrupt.readable(connection, await store.fetch_due(connection, wanted))
         ended = await self._endings.end_over_interruption_limit(rows)
         found: dict[tuple[int, str], int] = {}
-        groups: dict[tuple[object, ...], tuple[RoutePlan, list[Waiting]]] = {}
-        moved: list[tuple[Waiting, str]] = []
-        missing: list[tuple[Waiting, RoutePlan]] = []
+        planned: list[tuple[Waiting, RoutePlan]] = []
         for row in rows:
             where = (row.shard, row.site)
             found[where] = found.get(where, 0) + 1
             if row.request:
                 self._worklist.requests = True
-                continue
-            if row.id in ended:
-                continue
-            plan = await self.corrupt.plan(router, row)
-            if plan is None:
-                continue
-            if plan.missing:
-                missing.append((row, plan))
-            elif plan.key != row.site:
-                moved.append((row, plan.key))
-            else:
-                group = (row.message_id, plan.grouping, plan.template.domain, row.tls_requirement, row.attempts)
-                groups.setdefault(group, (plan, []))[1].append(row)
-        left = await self._lease_groups(router, list(groups.values()))
-        await self.due_sites.re_key(moved)
-        if missing:
-            await self._backoff.count([(row, plan, b"") for row, plan in missing])
+            elif row.id not in ended and (plan := await self.corrupt.plan(router, row)) is not None:
+                planned.append((row, plan))
+        work = sort_due(planned)
+        left = await self._lease_groups(router, work.groups)
+        await self.due_sites.re_key(work.moved)
+        if work.missing:
+            await self._backoff.count([(row, plan, b"") for row, plan in work.missing])
         drained = [
             (number, key)
             for number, key, count in wanted
@@ -281,32 +265,23 @@ class Scheduler:
         """Lease what the sites have room for. Returns the (shard, site) of which some were left where they are."""
         dispatcher = self._dispatcher
         now = dispatcher.clock()
-        allowed: dict[str, int] = {}
-        chosen: list[_Group] = []
-        left: set[tuple[int, str]] = set()
-        for plan, members in groups:
+
+        def room_of(plan: RoutePlan) -> int:
             site = dispatcher.site(plan)
-            site.grouped = site.grouped or len(members) > 1
-            if plan.key not in allowed:
-                room = 2 * dispatcher.room(site, now) - len(site.pending)
-                allowed[plan.key] = _FETCH if site.here else max(0, room)
-            limit = plan.transport.limits.recipients_per_message if plan.transport is not None else PER_DELIVERY
-            limit = max(1, min(PER_DELIVERY, limit))
-            for start in range(0, len(members), limit):
-                part = members[start : start + limit]
-                if allowed[plan.key] <= 0:
-                    left.update((row.shard, row.site) for row in part)
-                    continue
-                allowed[plan.key] -= 1
-                chosen.append((plan, site, part))
+            return _FETCH if site.here else max(0, 2 * dispatcher.room(site, now) - len(site.pending))
+
+        for plan, members in groups:
+            if len(members) > 1:
+                dispatcher.site(plan).grouped = True
+        chosen, left = choose(groups, room_of)
 
         async def lease(some: Sequence[_Group]) -> None:
             await self._lease(router, some)
 
         async def alone(group: _Group, error: Exception) -> None:
-            plan, site, members = group
+            plan, members = group
             if len(members) > 1:
-                await faults.by_halves([(plan, site, [row]) for row in members], lease, alone)
+                await faults.by_halves([(plan, [row]) for row in members], lease, alone)
             else:
                 await self.corrupt.hold_one(members[0], error)
 
@@ -317,7 +292,7 @@ class Scheduler:
         """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
         await self._group_commit.ids.ensure(0, len(groups))
         tokens = [self._group_commit.ids.token() for _ in groups]
-        wanted = [(row, token, plan.key) for (plan, _, part), token in zip(groups, tokens, strict=True) for row in part]
+        wanted = [(row, token, plan.key) for (plan, part), token in zip(groups, tokens, strict=True) for row in part]
         before = self._dispatcher.clock()
         async with self._work_lane.use() as connection:
             leased, moment = await store.lease(
@@ -336,11 +311,22 @@ class Scheduler:
                     if rows:
                         await self.corrupt.hold(connection, rows, reason)
                         leased -= {row.id for row, _ in rows}
-                for (plan, site, part), token in zip(groups, tokens, strict=True):
+                for (plan, part), token in zip(groups, tokens, strict=True):
                     members = [row for row in part if row.id in leased]
                     if members:
                         content = contents[members[0].message_id]
-                        deliveries.append(self._make_delivery(router, plan, site, token, members, content, moment))
+                        deliveries.append(
+                            leased_delivery(
+                                plan,
+                                self._dispatcher.site(plan),
+                                token,
+                                members,
+                                content,
+                                router.schedule(facts_of(members[0])),
+                                started=moment,
+                                deadline=before + self._settings.lease_seconds,
+                            )
+                        )
             except (asyncio.CancelledError, *TROUBLE):  # else nothing comes of it until their leases run out
                 self._writer.undo((row, token) for row, token, _ in wanted if row.id in leased)
                 raise
@@ -353,47 +339,7 @@ class Scheduler:
                 await store.defer(connection, undone)
                 raise
         for delivery in deliveries:
-            delivery.deadline = before + self._settings.lease_seconds
             self._dispatcher.add(delivery)
-
-    def _make_delivery(
-        self,
-        router: Router,
-        plan: RoutePlan,
-        site: SiteState,
-        token: int,
-        members: list[Waiting],
-        stored: store.StoredMessage,
-        moment: float,
-    ) -> Delivery:
-        first = members[0]
-        attempt = first.attempts + 1
-        envelope = types_pb2.Envelope.FromString(stored.envelope)
-        envelope.tls_requirement = types_pb2.TlsRequirement.ValueType(first.tls_requirement)
-        schedule = router.schedule(facts_of(first))
-        last = is_last(
-            schedule,
-            attempts=attempt,
-            now=moment,
-            accepted=first.queued,
-            uncounted_seconds=first.uncounted_seconds,
-            null_sender=first.from_domain == "",
-        )
-        recipients: list[AttemptRecipient] = []
-        handed: list[dict[str, Any]] = []
-        hosts: dict[str, list[str]] = {}
-        for row in members:
-            recipient = attempt_recipient_of(row, attempts=row.attempts + 1)
-            recipients.append(recipient)
-            handed.append(recipient_fields(row.id, types_pb2.EnvelopeRecipient.FromString(row.envelope_recipient)))
-            for host, ips in dialled_of(row.dialled_hosts).items():
-                if len(ips) > len(hosts.get(host, ())):  # most often they travelled together
-                    hosts[host] = ips
-        content = DeliveryContent(
-            envelope.SerializeToString(), handed, stored.prefix, stored.body, stored.size, last, hosts
-        )
-        size = len(stored.prefix) + len(stored.body or b"")
-        return Delivery(token, first.message_id, plan, site, recipients, size, 0.0, moment, attempt, content)
 
     # --- requests ---
 
