@@ -93,6 +93,24 @@ async def test_a_large_message_that_goes_back_whole_is_encoded_while_the_loop_go
     assert content.count(b"Gr=C3=BC=C3=9Fe\r\n") == size // 9
 
 
+@pytest.mark.parametrize(("account", "listed"), [(None, 50), ("mail/alice", 120)])
+async def test_a_sender_that_did_not_authenticate_gets_fifty_recipients_and_a_number_DSN_26c(
+    rig: Rig, account: str | None, listed: int
+) -> None:
+    body = b"Subject: x\r\n\r\n" + (b"x" * 70 + b"\r\n") * 1000
+    failed = await rig.accept(
+        *(f"user{n}@there.example" for n in range(120)),
+        account=account,
+        body=body,
+        dsn_return=types_pb2.DSN_RETURN_FULL,
+    )
+    await rig.fail(*failed)
+    _, _, content = await only(rig)
+    assert content.count(b"\r\nFinal-Recipient: ") == listed
+    assert (b"\r\n70 more recipients are not listed here.\r\n" in content) is (listed < 120)
+    assert (b"x" * 70 in content) is (account is not None)  # RET=FULL: up to 64 KiB
+
+
 async def test_an_owner_hears_of_a_dsn_when_it_is_committed_whoever_else_commits_before_SHD_02(rig: Rig) -> None:
     (bob,) = await rig.accept("bob@there.example")
 

@@ -161,6 +161,13 @@ def test_recipients_of_one_transaction_share_a_notification_DSN_21() -> None:
     assert [g["Final-Recipient"] for g in groups[1:]] == [f"rfc822; r{i}@example.com" for i in range(5)]
 
 
+def test_recipients_that_are_not_listed_are_counted_for_people_DSN_26c() -> None:
+    dsn = build(ORIGINAL, (FAILED,), REPORTER, message_id="<dsn@mx.example.org>", boundary="=_b", now=1.7e9, unlisted=9)
+    assert b"\r\n9 more recipients are not listed here.\r\n" in dsn.content
+    assert len(status_of(dsn)) == 2
+    assert b"not listed" not in written().content
+
+
 @pytest.mark.parametrize("kind", list(DsnKind))
 def test_every_kind_says_its_action_and_reads_back_DSN_17(kind: DsnKind) -> None:
     dsn = written(ORIGINAL, replace(FAILED, kind=kind))
@@ -182,13 +189,16 @@ def test_a_null_return_path_is_never_answered_DSN_10() -> None:
         ({"tls_required": True}, False),
         ({"kind": DsnKind.DELAYED}, False),
         ({"kind": DsnKind.RELAYED}, False),
+        ({"authenticated": False}, True),
+        ({"authenticated": False, "size": 65_536, "limit": 100_000}, True),
+        ({"authenticated": False, "size": 65_537, "limit": 100_000}, False),  # DSN-26c
     ],
 )
 def test_the_whole_message_returns_only_when_asked_failed_small_and_unprotected_DSN_19(
     facts: dict[str, object], full: bool
 ) -> None:
-    asked = {"ret_full": True, "size": 1000, "tls_required": False, "kind": DsnKind.FAILED, "limit": 1500, **facts}
-    assert returns_full(**asked) is full  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"ret_full": True, "size": 1000, "tls_required": False, "kind": DsnKind.FAILED}
+    assert returns_full(**{**asked, "authenticated": True, "limit": 1500, **facts}) is full
 
 
 def test_ret_full_returns_the_message_and_re_encodes_nothing_DSN_19() -> None:

@@ -22,6 +22,10 @@ HEADERS_LIMIT = 128 * 1024
 """Octets of the original's header that a notification returns; what is longer is cut after a whole line."""
 FULL_LIMIT = 1024 * 1024
 """Octets up to which RET=FULL is honoured unless the gateway says otherwise (design 9)."""
+STRANGER_FULL_LIMIT = 64 * 1024
+"""The same for a sender that did not authenticate: whoever has a forged address gets no megabyte for it (DSN-26c)."""
+STRANGER_RECIPIENTS = 50
+"""Recipients that one notification reports to such a sender; it counts the others (DSN-26c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +106,15 @@ def header_of(content: bytes) -> bytes:
     return head[: head.rfind(b"\r\n") + 2]
 
 
-def returns_full(*, ret_full: bool, size: int, tls_required: bool, kind: DsnKind, limit: int = FULL_LIMIT) -> bool:
+def returns_full(
+    *, ret_full: bool, size: int, tls_required: bool, kind: DsnKind, authenticated: bool, limit: int = FULL_LIMIT
+) -> bool:
     """Whether the whole original goes back: RET=FULL, a failure, small enough, not under REQUIRETLS (DSN-19, RTLS-20).
 
     Without RET headers go back (our choice); so they do for everything that is no failure.
     """
-    return ret_full and kind is DsnKind.FAILED and not tls_required and size <= limit
+    most = limit if authenticated else min(limit, STRANGER_FULL_LIMIT)
+    return ret_full and kind is DsnKind.FAILED and not tls_required and size <= most
 
 
 _SUBJECTS = {
@@ -138,8 +145,11 @@ def build(
     message_id: str,
     boundary: str,
     now: float,
+    unlisted: int = 0,
 ) -> Dsn:
     """One notification on all of `reports`, which are of one transaction (DSN-21).
+
+    `unlisted`: recipients with the same fate that are counted and not reported (DSN-26c).
 
     `message_id` comes with its brackets, from the caller, so that the queue stores the same one; `boundary` is a random
     token. Raises ValueError for a null return path or no report: nothing answers those (DSN-10).
@@ -149,7 +159,7 @@ def build(
     kinds = {r.kind for r in reports}
     leading = next(kind for kind in _ORDER if kind in kinds)
     utf8 = original.smtputf8
-    parts = [_people(original, reports, reporter, utf8), _machine(original, reports, reporter, utf8)]
+    parts = [_people(original, reports, reporter, utf8, unlisted), _machine(original, reports, reporter, utf8)]
     returned = _returned(original)
     if returned is not None:
         parts.append(returned)
@@ -216,7 +226,9 @@ def _base64(body: bytes) -> bytes:
     return text.base64_lines(body)
 
 
-def _people(original: Original, reports: tuple[DsnRecipient, ...], reporter: ReportingMta, utf8: bool) -> bytes:
+def _people(
+    original: Original, reports: tuple[DsnRecipient, ...], reporter: ReportingMta, utf8: bool, unlisted: int
+) -> bytes:
     lines = [f"This is the mail system at {reporter.hostname}.", ""]
     for kind in _ORDER:
         chosen = [r for r in reports if r.kind is kind]
@@ -225,6 +237,8 @@ def _people(original: Original, reports: tuple[DsnRecipient, ...], reporter: Rep
         lines += [*text.wrap(_OPENINGS[kind]), ""]
         for report in chosen:
             lines += _told(report, utf8)
+    if unlisted:
+        lines += [f"{unlisted} more recipients are not listed here.", ""]
     if original.subject:
         lines += text.wrap("Subject: " + _shown(original.subject, utf8, 200))
     reference = text.usable_message_id(original.message_id)

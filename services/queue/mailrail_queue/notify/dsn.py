@@ -25,6 +25,7 @@ from mailrail.core.delivery.hold import HoldRule, first_match
 from mailrail.core.delivery.judge import EXPIRED, Judgement
 from mailrail.core.dsn.build import (
     FULL_LIMIT,
+    STRANGER_RECIPIENTS,
     Dsn,
     DsnRecipient,
     Original,
@@ -306,12 +307,15 @@ class Notifier:
             envelope.tls_requirement,
             *(n.recipient.tls_requirement for n in group.notices),
         )
+        authenticated = first.sender_authentication == types_pb2.SENDER_AUTHENTICATION_YES
+        listed = group.notices if authenticated else group.notices[:STRANGER_RECIPIENTS]
         content = None
         if returns_full(
             ret_full=envelope.dsn_return == types_pb2.DSN_RETURN_FULL,
             size=head.size,
             tls_required=protected,
             kind=group.kind,
+            authenticated=authenticated,
             limit=gateway.dsn_full_limit if gateway is not None else FULL_LIMIT,
         ):
             message_id = uuid.UUID(bytes=first.message_id)
@@ -332,11 +336,12 @@ class Notifier:
         made = functools.partial(
             build,
             original,
-            tuple(_report(notice, lost=group.lost) for notice in group.notices),
+            tuple(_report(notice, lost=group.lost) for notice in listed),
             ReportingMta(hostname, f"postmaster@{hostname}"),
             message_id=f"<{uuid.UUID(bytes=group.id)}@{hostname}>",
             boundary=f"=_{secrets.token_hex(12)}",
             now=_ended(group.notices[0].attempt, group.head.accepted),
+            unlisted=len(group.notices) - len(listed),
         )
         # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
         return await asyncio.to_thread(made) if content is not None and len(content) > store.INLINE else made()
