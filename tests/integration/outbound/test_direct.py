@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from mailrail.core.revision.revision import TransportKind
+from mailrail.sink import Options, Sink
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.dns import DnsServer, Failure
@@ -22,6 +23,9 @@ def dns() -> Iterator[DnsServer]:
         yield server
 
 
+Server = TypeVar("Server", Sink, SmtpPeer)
+
+
 class Mx:
     """MX hosts on one port, each on an address of its own."""
 
@@ -30,9 +34,16 @@ class Mx:
         self.port = 0
         self._stack = stack
 
-    async def host(self, name: str, **peer: Any) -> SmtpPeer:
-        """A host that serves, with its A record."""
-        server = await self._stack.enter_async_context(SmtpPeer(host=loopback_address(), port=self.port, **peer))
+    async def host(self, name: str, **options: Any) -> Sink:
+        """A host that takes mail, with its A record; `options` are those of the sink."""
+        return await self._serve(name, Sink(Options(**options), host=loopback_address(), port=self.port))
+
+    async def scripted(self, name: str, **script: Any) -> SmtpPeer:
+        """A host that follows a script, with its A record."""
+        return await self._serve(name, SmtpPeer(host=loopback_address(), port=self.port, **script))
+
+    async def _serve(self, name: str, server: Server) -> Server:
+        await self._stack.enter_async_context(server)
         self.port = server.port
         self.dns.add(name, "A", server.host)
         return server
@@ -67,7 +78,7 @@ async def test_the_best_mx_gets_the_message_SOUT_03(mx: Mx) -> None:
     one, two = await mx.host("one.example.org"), await mx.host("two.example.org")
     (result,) = await mx.deliver()
     assert (result.result, result.host, result.ip) == (Result.DELIVERED, "one.example.org", one.host)
-    assert two.sessions == []
+    assert two.connections == 0
 
 
 async def test_hosts_of_equal_preference_share_the_mail_SOUT_03(mx: Mx) -> None:
@@ -99,7 +110,7 @@ async def test_hosts_of_equal_preference_share_the_mail_SOUT_03(mx: Mx) -> None:
 )
 async def test_the_next_host_is_tried_in_the_same_attempt_SOUT_13(mx: Mx, replies: dict[str, Any]) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.", "20 two.example.org.")
-    await mx.host("one.example.org", replies=replies)
+    await mx.scripted("one.example.org", replies=replies)
     two = await mx.host("two.example.org")
     (result,) = await mx.deliver()
     assert (result.result, result.host) == (Result.DELIVERED, "two.example.org")
@@ -112,26 +123,26 @@ async def test_the_next_host_is_tried_in_the_same_attempt_SOUT_13(mx: Mx, replie
 )
 async def test_a_final_answer_asks_no_other_host_SOUT_13(mx: Mx, replies: dict[str, Any]) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.", "20 two.example.org.")
-    await mx.host("one.example.org", replies=replies)
+    await mx.scripted("one.example.org", replies=replies)
     two = await mx.host("two.example.org")
     (result,) = await mx.deliver()
     assert result.result is Result.FAILED
-    assert two.sessions == []
+    assert two.connections == 0
 
 
 async def test_no_reply_to_the_final_dot_asks_no_other_host_LSE_08(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.", "20 two.example.org.")
-    await mx.host("one.example.org", replies={"END": Close()})
+    await mx.scripted("one.example.org", replies={"END": Close()})
     two = await mx.host("two.example.org")
     (result,) = await mx.deliver()
     assert (result.result, result.uncertain) == (Result.DEFERRED, True)
-    assert two.sessions == []
+    assert two.connections == 0
 
 
 async def test_4yz_to_rcpt_tries_one_further_host_and_no_third_SOUT_13(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 a.example.org.", "20 b.example.org.", "30 c.example.org.")
     later = {"RCPT": lambda session, line: "450 4.2.1 later" if "slow" in line else None}
-    hosts = [await mx.host(f"{name}.example.org", replies=later) for name in "abc"]
+    hosts = [await mx.scripted(f"{name}.example.org", replies=later) for name in "abc"]
     slow, fine = await mx.deliver("slow@example.org", "fine@example.org")
     assert (slow.result, fine.result) == (Result.DEFERRED, Result.DELIVERED)
     assert [len(host.sessions) for host in hosts] == [1, 1, 0]
@@ -139,8 +150,8 @@ async def test_4yz_to_rcpt_tries_one_further_host_and_no_third_SOUT_13(mx: Mx) -
 
 async def test_all_hosts_refusing_with_521_or_554_is_final_and_one_other_word_is_not_SOUT_13(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 a.example.org.", "20 b.example.org.")
-    await mx.host("a.example.org", replies={"GREETING": "554 no"})
-    b = await mx.host("b.example.org", replies={"GREETING": ["521 no mail", "550 no"]})
+    await mx.scripted("a.example.org", replies={"GREETING": "554 no"})
+    b = await mx.scripted("b.example.org", replies={"GREETING": ["521 no mail", "550 no"]})
     (final,) = await mx.deliver()
     (hopeful,) = await mx.deliver()
     assert (final.result, hopeful.result) == (Result.FAILED, Result.DEFERRED)
@@ -149,8 +160,8 @@ async def test_all_hosts_refusing_with_521_or_554_is_final_and_one_other_word_is
 
 async def test_our_own_limits_try_the_other_hosts_first_H43(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 small.example.org.", "20 large.example.org.")
-    await mx.host("small.example.org", extensions=["SIZE 10"])
-    large = await mx.host("large.example.org", extensions=["SIZE 100000"])
+    await mx.host("small.example.org", size_limit=10)
+    large = await mx.host("large.example.org", size_limit=100_000, dsn=False)
     (result,) = await mx.deliver()
     assert result.result is Result.RELAYED
     assert len(large.messages) == 1
@@ -180,19 +191,19 @@ async def test_an_address_that_gives_no_session_is_followed_by_the_next_of_the_s
     mx: Mx, greeting: Any
 ) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.", "20 other.example.org.")
-    sick = await mx.host("one.example.org", replies={"GREETING": greeting})
+    sick = await mx.scripted("one.example.org", replies={"GREETING": greeting})
     well = await mx.host("one.example.org")
     other = await mx.host("other.example.org")
     async with mx.bench() as bench:
         report = await bench.deliver(bench.delivery(None, dialled={"one.example.org": (sick.host,)}))
     assert report.recipients[0].result is Result.DELIVERED
     assert report.dialled["one.example.org"] == [sick.host, well.host]
-    assert (len(sick.sessions), len(well.messages), len(other.sessions)) == (1, 1, 0)
+    assert (len(sick.sessions), len(well.messages), other.connections) == (1, 1, 0)
 
 
 async def test_no_more_than_two_addresses_of_a_host_may_refuse_a_session_SOUT_03(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.", "20 other.example.org.")
-    sick = [await mx.host("one.example.org", replies={"GREETING": "421 busy"}) for _ in range(4)]
+    sick = [await mx.scripted("one.example.org", replies={"GREETING": "421 busy"}) for _ in range(4)]
     other = await mx.host("other.example.org")
     (result,) = await mx.deliver()
     assert result.result is Result.DELIVERED
@@ -251,11 +262,11 @@ async def test_what_cannot_be_dialled_is_told_exactly_SOUT_01_SOUT_02_SOUT_04_SO
 
 async def test_a_better_mx_than_ourselves_is_used_SOUT_04(mx: Mx) -> None:
     mx.dns.add("example.org", "MX", "10 better.example.org.", "20 mail.sender.example.", "30 worse.example.org.")
-    better = await mx.host("better.example.org", replies={"MAIL": "451 later"})
+    better = await mx.scripted("better.example.org", replies={"MAIL": "451 later"})
     worse = await mx.host("worse.example.org")
     (result,) = await mx.deliver()
     assert result.result is Result.DEFERRED
-    assert (len(better.sessions), len(worse.sessions)) == (1, 0)
+    assert (len(better.sessions), worse.connections) == (1, 0)
 
 
 async def test_our_own_listener_is_never_dialled_directly_and_a_smarthost_there_is_SOUT_04(mx: Mx) -> None:
@@ -276,10 +287,10 @@ async def test_an_address_of_this_machine_is_not_dialled_at_the_port_of_our_mx_l
         bench.configure(2, [], mx_port=us.port)
         (result,) = (await bench.deliver(bench.delivery(None))).recipients
         assert (result.result, str(result.status)) == (Result.FAILED, "5.4.6")
-        assert (us.sessions, backup.sessions) == ([], [])
+        assert (us.connections, backup.connections) == (0, 0)
         bench.configure(3, [], mx_port=us.port + 1)
         (result,) = (await bench.deliver(bench.delivery(None))).recipients
-        assert (result.result, len(us.sessions)) == (Result.DELIVERED, 1)
+        assert (result.result, us.connections) == (Result.DELIVERED, 1)
 
 
 async def test_hosts_worse_than_ourselves_under_another_name_are_dropped_too_SOUT_04(mx: Mx) -> None:
@@ -289,7 +300,7 @@ async def test_hosts_worse_than_ourselves_under_another_name_are_dropped_too_SOU
     async with mx.bench(own_mx=(f"{us.host}:{us.port}",)) as bench:
         (result,) = (await bench.deliver(bench.delivery(None))).recipients
     assert (result.result, str(result.status)) == (Result.FAILED, "5.4.6")
-    assert (us.sessions, backup.sessions) == ([], [])
+    assert (us.connections, backup.connections) == (0, 0)
 
 
 async def test_domains_that_share_an_mx_host_share_its_connection(mx: Mx) -> None:
@@ -299,7 +310,7 @@ async def test_domains_that_share_an_mx_host_share_its_connection(mx: Mx) -> Non
     async with mx.bench() as bench:
         await bench.deliver(bench.delivery(None))
         await bench.deliver(bench.delivery(None, "b@example.net", domain="example.net"))
-    assert (len(shared.messages), len(shared.sessions)) == (2, 1)
+    assert (len(shared.messages), shared.connections) == (2, 1)
 
 
 async def test_answers_of_the_dns_are_kept_for_their_time(mx: Mx) -> None:
@@ -321,7 +332,7 @@ async def test_no_failure_of_the_dns_is_ever_a_bounce_SOUT_01_SOUT_05(mx: Mx, na
     async with mx.bench(dns_timeout=0.5) as bench:
         (result,) = (await bench.deliver(bench.delivery(None))).recipients
     assert (result.result, str(result.status), result.site_failure) == (Result.DEFERRED, "4.4.3", True)
-    assert one.sessions == []
+    assert one.connections == 0
 
 
 async def test_answers_too_large_for_udp_are_asked_for_by_tcp(mx: Mx) -> None:
@@ -364,7 +375,7 @@ async def test_a_direct_transport_dials_from_its_source_address_and_its_families
         (other,) = (await bench.deliver(bench.delivery(only6))).recipients
     assert result.result is Result.DELIVERED
     assert result.local_ip == source
-    assert one.sessions[0].address == source
+    assert one.messages[0].client == source
     assert other.result is Result.DEFERRED
 
 
@@ -398,7 +409,7 @@ async def test_mail_goes_through_the_proxy_under_its_name_SOCK_03_SOCK_05a(mx: M
         async with mx.bench(transports=[via], secrets={"proxy": b"p"}) as bench:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
         assert result.result is Result.DELIVERED, result.text
-        assert one.sessions[0].hello == "exit.example.net"
+        assert one.messages[0].hello == "exit.example.net"
         assert [(r.host, r.port) for r in proxy.requests] == [(one.host, one.port)]  # the address, not the name
 
 
@@ -412,7 +423,7 @@ async def test_every_refusal_of_a_proxy_is_temporary_SOCK_04(mx: Mx, code: Refus
         async with mx.bench(transports=[via]) as bench:
             (result,) = (await bench.deliver(bench.delivery(via))).recipients
     assert result.result is Result.DEFERRED
-    assert one.sessions == []
+    assert one.connections == 0
 
 
 @pytest.mark.parametrize(
@@ -460,7 +471,7 @@ async def test_wrong_proxy_credentials_and_a_dead_proxy_never_fall_back_to_direc
         assert result.result is Result.DEFERRED
         assert result.transport_failure
         assert "wrong-one" not in result.text
-    assert one.sessions == []
+    assert one.connections == 0
 
 
 @pytest.mark.parametrize("moment", list(Moment))
@@ -469,7 +480,7 @@ async def test_a_misbehaving_proxy_defers_and_nothing_goes_past_it_SOCK_04(
     mx: Mx, moment: Moment, trouble: Trouble
 ) -> None:
     mx.dns.add("example.org", "MX", "10 one.example.org.")
-    one = await mx.host("one.example.org")
+    one = await mx.scripted("one.example.org")
     with SocksProxy(username="u", password="p") as proxy:
         proxy.misbehave(moment, trouble)
         via = socks(proxy, username="u", password=secret_ref("proxy"))
@@ -486,7 +497,7 @@ async def test_a_misbehaving_proxy_defers_and_nothing_goes_past_it_SOCK_04(
 
 
 async def test_captive_mode_dials_loopback_and_captures_the_rest() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         here = transport(TransportKind.SMTP, "here", host="localhost", port=peer.port)
         away = transport(TransportKind.SMTP, "away", host="192.0.2.7", port=25)
         proxied = transport(TransportKind.SOCKS, "proxied", proxy_host="127.0.0.1", proxy_port=1)
@@ -519,7 +530,7 @@ async def test_captive_direct_delivery_asks_a_given_resolver_and_dials_loopback_
 
 
 async def test_recipients_behave_as_their_names_ask_for_in_captive_mode_only_H41() -> None:
-    async with SmtpPeer() as peer:
+    async with Sink() as peer:
         via = transport(TransportKind.SMTP, host="127.0.0.1", port=peer.port)
         names = ["x-temperror", "x-permerror", "x452", "x554", "x600", "x1452", "ordinary"]
         addresses = [f"{name}@example.org" for name in names]
