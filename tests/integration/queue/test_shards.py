@@ -370,7 +370,7 @@ async def test_a_dead_site_rests_and_its_due_mail_is_counted_without_a_dial_SHD_
         attempts = [types_pb2.Attempt.FromString(d) for (d,) in await q.sql("SELECT data FROM attempt")]
         backoff = [a for a in attempts if not a.dialled]
         assert len(backoff) == 40 - dialled
-        quoted = "not dialled while the site is in backoff: connection refused"
+        quoted = "not dialled while the site is in backoff: the server said 451 4.4.1 connection refused"
         assert all(list(a.reply.lines) == [quoted] for a in backoff)
         ((failures, paused),) = await q.sql("SELECT failures, backoff_until > now() + interval '40 s' FROM site")
         assert (failures, paused) == (1, True)
