@@ -31,7 +31,7 @@ from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
-from mailrail_operator.model import Observed, Running, SettledObject, Tracked
+from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
@@ -82,8 +82,7 @@ class Leader:
         self._look_again = asyncio.Event()  # a plan is due, no compilation
         self._diagnostics = Diagnostics()
         self._uses: tuple[SecretUse, ...] = ()
-        self._tracked: Mapping[ObjectRef, Tracked] = {}
-        self._settled: Mapping[ObjectRef, SettledObject] = {}
+        self._memory: Mapping[ObjectRef, ObjectMemory] = {}
         self._running = Running()
         self._waiting = "nothing was published yet"
         self._last_round = 0.0
@@ -343,14 +342,14 @@ class Leader:
                         if time.monotonic() >= keys_due:
                             keys = await config.sealing_keys()
                             keys_due = time.monotonic() + self._settings.keys_seconds
-                        self._heard(replace(self._running, head=head, pinned=pinned, consumers=found, keys=keys))
+                        self._set_running(replace(self._running, head=head, pinned=pinned, consumers=found, keys=keys))
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 self._log.warning("cannot list consumers", error=words)
             await asyncio.sleep(self._settings.consumers_seconds)
 
-    def _heard(self, running: Running) -> None:
+    def _set_running(self, running: Running) -> None:
         _count(running.consumers, running.head)
         if running != self._running:
             self._running = running
@@ -366,20 +365,18 @@ class Leader:
         while True:
             await self._look_again.wait()
             self._look_again.clear()
-            made = await asyncio.to_thread(
-                plan,
+            view = ClusterView(
                 self._store.objects(),
                 self._diagnostics,
                 self._uses,
                 self._running,
-                self._tracked,
                 self._verdicts(),
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                waiting=self._waiting,
-                controller=self._settings.controller_name,
-                settled=self._settled,
+                self._waiting,
+                self._settings.controller_name,
             )
-            self._tracked, self._settled = made.tracked, made.settled
+            made = await asyncio.to_thread(plan, view, self._memory)
+            self._memory = made.memory
             for kind in KINDS:
                 for ready in ("True", "False", "Unknown"):
                     metrics.OBJECTS.labels(kind, ready).set(made.counts.get((kind, ready), 0))

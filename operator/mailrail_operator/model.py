@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from mailrail.core.config.diagnostics import Condition, ConsumerState
+from mailrail.core.config.diagnostics import Condition, ConsumerState, Diagnostics, ObjectStatus
+from mailrail.core.config.state import SecretUse
 from mailrail.core.revision.revision import ObjectRef
+from mailrail_operator.dnscheck import DnsVerdict
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"
 """Who wrote a status; another name for a second installation in one cluster."""
@@ -25,7 +27,7 @@ class Observed:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "Observed":
-        """From an object of the API server. Raises KeyError or TypeError when it is none of ours."""
+        """From an object of the API server. Raises KeyError or TypeError when it is not one of our kinds."""
         metadata = body["metadata"]
         return cls(
             ObjectRef(body["kind"], metadata["namespace"], metadata["name"]),
@@ -39,7 +41,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """Since which revision services can know an object as it is now, and whether all of them once said so."""
+    """Since which revision (`first`) services can know an object as it is now; whether all of them once ran it."""
 
     fingerprint: str
     first: int
@@ -51,16 +53,19 @@ class SealingKey:
     """A key that stored values were sealed with."""
 
     id: str
-    in_use: bool  # head needs it; else only a rollback would
+    in_use: bool
+    """Head needs it; else only a rollback would."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """The configuration as the config service knows it."""
 
-    newest: int = 0  # revision that was published last
+    newest: int = 0
+    """The revision that was published last."""
     checksum: str = ""
-    head: int = 0  # revision that services should run
+    head: int = 0
+    """The revision that services should run."""
     pinned: bool = False
     consumers: tuple[ConsumerState, ...] = ()
     keys: tuple[SealingKey, ...] = ()
@@ -93,20 +98,58 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterView:
+    """Everything that a plan is made from, as it is at one moment."""
+
+    objects: Mapping[ObjectRef, Observed]
+    diagnostics: Diagnostics
+    """Of the last publish."""
+    uses: tuple[SecretUse, ...]
+    """Of the last publish."""
+    running: Running
+    dns: Mapping[ObjectRef, DnsVerdict]
+    now: str
+    """RFC 3339, whole seconds."""
+    waiting: str = ""
+    """Why nothing was published since, for the objects that the last publish does not cover."""
+    controller: str = CONTROLLER_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What others say of one object: with the object itself and who runs what, all that its status is made of."""
+
+    verdict: ObjectStatus | None
+    """The compiler's; None until the last publish covers the object as it is now."""
+    secrets: tuple[str, ...]
+    """Paths of the Secrets that the object uses."""
+    attached: int
+    dns: DnsVerdict | None
+
+
+@dataclass(frozen=True, slots=True)
 class SettledObject:
     """An object whose status is as it should be, and everything that made it so."""
 
     seen: Observed
-    facts: tuple[object, ...]
-    condition: Condition  # Programmed
+    facts: ObjectFacts
+    programmed: Condition
     ready: str
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectMemory:
+    """What a plan hands to the next plan about one object."""
+
+    tracked: Tracked
+    settled: SettledObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusPlan:
-    """What is to be written, and what is to be remembered until next time."""
+    """What is to be written, and what is to be remembered until the next plan."""
 
     changes: tuple[Change, ...]
-    tracked: Mapping[ObjectRef, Tracked]
-    counts: Mapping[tuple[str, str], int]  # (kind, value of Ready) → objects
-    settled: Mapping[ObjectRef, SettledObject]
+    memory: Mapping[ObjectRef, ObjectMemory]
+    counts: Mapping[tuple[str, str], int]
+    """(kind, value of Ready) → objects."""

@@ -1,6 +1,6 @@
-"""Decides what to write into status: pure, of what was read, what the compiler said and who runs what.
+"""Decides what to write into status: pure, from what was read, what the compiler said and who runs what.
 
-    plan(observed, diagnostics, uses, running, tracked, dns, now) → changes, events, what to remember
+    plan(view, memory) → changes with their events, and the memory for the next plan
 
 Rules (design 5, CFG-05):
 
@@ -17,30 +17,31 @@ Rules (design 5, CFG-05):
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Final
 
 from mailrail.core.config.diagnostics import (
     ROLES_OF_KIND,
     Condition,
     ConditionType,
-    Diagnostics,
     ObjectStatus,
     Reason,
     Status,
     programmed,
     ready,
 )
-from mailrail.core.config.state import SecretUse
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
 from mailrail.core.revision.revision import ObjectRef
 from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.model import (
-    CONTROLLER_NAME,
     Change,
+    ClusterView,
     EventRecord,
     EventType,
+    ObjectFacts,
+    ObjectMemory,
     Observed,
     Running,
     SettledObject,
@@ -59,71 +60,96 @@ _NOTE_LIMIT: Final = 1024
 Row = dict[str, Any]
 
 
-def plan(
-    observed: Mapping[ObjectRef, Observed],
-    diagnostics: Diagnostics,
-    uses: Iterable[SecretUse],
-    running: Running,
-    tracked: Mapping[ObjectRef, Tracked],
-    dns: Mapping[ObjectRef, DnsVerdict],
-    now: str,
-    *,
-    waiting: str = "",
-    controller: str = CONTROLLER_NAME,
-    settled: Mapping[ObjectRef, SettledObject] | None = None,
-) -> StatusPlan:
-    """Compare what should be written with what is there.
-
-    `diagnostics` and `uses` are those of the last publish; `waiting` says why there was none since, for objects that
-    it does not cover. `now` is RFC 3339, whole seconds. `settled` is that of the last plan: objects of which nothing
-    that counts has changed are not looked at again, so that one change among thousands costs little.
-    """
-    settled = settled or {}
-    judged = {status.ref: status for status in diagnostics.objects}
-    used: dict[ObjectRef, list[str]] = {}
-    for use in uses:
-        used.setdefault(use.owner, []).append(use.ref.path)
-    attached = _attached(observed, judged)
-    of_programmed = _ProgrammedOf(running)
+def plan(view: ClusterView, memory: Mapping[ObjectRef, ObjectMemory]) -> StatusPlan:
+    """Compare the statuses that objects should have with those that they have. `memory` is that of the last plan."""
+    facts = _facts(view)
+    # Equal for all objects of a kind that wait for the same revision, so it is judged once for them.
+    programmed_since = cache(partial(_programmed, view.running))
     changes: list[Change] = []
-    remembered: dict[ObjectRef, Tracked] = {}
-    still: dict[ObjectRef, SettledObject] = {}
+    remembered: dict[ObjectRef, ObjectMemory] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    for ref, seen in observed.items():
+    for ref, seen in view.objects.items():
+        made = _plan_object(view, seen, facts[ref], memory.get(ref), programmed_since)
+        if made.memory is not None:
+            remembered[ref] = made.memory
+        if made.ready is not None:
+            counts[ref.kind, made.ready] += 1
+        if made.status is not None:
+            changes.append(Change(ref, seen.uid, made.status, _notes(seen.status, made.status)))
+    return StatusPlan(tuple(sorted(changes, key=lambda change: change.ref)), remembered, counts)
+
+
+# --- one object ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectPlan:
+    status: Row | None
+    """What to write; None when nothing is to be written."""
+    ready: str | None
+    """For the counts."""
+    memory: ObjectMemory | None
+
+
+def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
+    judged = {status.ref: status for status in view.diagnostics.objects}
+    secrets: dict[ObjectRef, list[str]] = {}
+    for use in view.uses:
+        secrets.setdefault(use.owner, []).append(use.ref.path)
+    attached = _attached(view.objects, judged)
+    facts = {}
+    for ref, seen in view.objects.items():
         verdict = judged.get(ref)
-        if verdict is None or (verdict.generation or 0) != seen.generation:
-            if ref in tracked:
-                remembered[ref] = tracked[ref]
-            if not waiting:
-                continue  # the next compilation is on its way
-            conditions = _pending(waiting)
-            status = _status(seen, conditions, (), running, attached, dns.get(ref), now, controller)
-            counts[(ref.kind, Status.UNKNOWN.value)] += 1
-        else:
-            paths = tuple(used.get(ref, ()))
-            before = settled.get(ref)
-            facts = (verdict, paths, attached.get(ref, 0), dns.get(ref))
-            if before is not None and before.seen is seen and before.facts == facts:
-                known = tracked[ref]
-                condition, after = of_programmed(ref.kind, known)
-                if condition == before.condition and ref.kind != _GATEWAY:
-                    remembered[ref], still[ref] = after, before
-                    counts[(ref.kind, before.ready)] += 1
-                    continue
-            known = _track(seen, verdict, paths, running, tracked.get(ref))
-            condition, known = of_programmed(ref.kind, known)
-            remembered[ref] = known
-            conditions = _with(verdict.conditions, condition)
-            parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in verdict.parents)
-            summary = _status_of(conditions, ConditionType.READY)
-            counts[(ref.kind, summary)] += 1
-            status = _status(seen, conditions, parents, running, attached, dns.get(ref), now, controller)
-            if status is not None and same(seen.status, status):
-                still[ref] = SettledObject(seen, facts, condition, summary)
-                continue
-        if status is not None and not same(seen.status, status):
-            changes.append(Change(ref, seen.uid, status, _notes(seen.status, status)))
-    return StatusPlan(tuple(sorted(changes, key=lambda c: c.ref)), remembered, counts, still)
+        if verdict is not None and (verdict.generation or 0) != seen.generation:
+            verdict = None
+        facts[ref] = ObjectFacts(verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref))
+    return facts
+
+
+def _plan_object(
+    view: ClusterView,
+    seen: Observed,
+    facts: ObjectFacts,
+    known: ObjectMemory | None,
+    programmed_since: Callable[[str, int, bool], Condition],
+) -> _ObjectPlan:
+    if facts.verdict is None:
+        return _plan_waiting(view, seen, facts, known)
+    settled = _still_settled(known, seen, facts)
+    if known is None or settled is None:
+        tracked = _track(seen, facts.verdict, facts.secrets, view.running, known.tracked if known else None)
+    else:
+        tracked = known.tracked
+    condition = programmed_since(seen.ref.kind, tracked.first, tracked.confirmed)
+    tracked = _confirm(tracked, condition, seen.ref.kind)
+    if settled is not None and settled.programmed == condition and seen.ref.kind != _GATEWAY:
+        # One object among thousands changes, and the others must cost little. The status of a gateway also says who
+        # runs what, so it is always compared.
+        return _ObjectPlan(None, settled.ready, ObjectMemory(tracked, settled))
+    conditions = _with(facts.verdict.conditions, condition)
+    parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in facts.verdict.parents)
+    summary = _status_of(conditions, ConditionType.READY)
+    status = _status(view, seen, facts, conditions, parents)
+    if status is not None and same(seen.status, status):
+        return _ObjectPlan(None, summary, ObjectMemory(tracked, SettledObject(seen, facts, condition, summary)))
+    return _ObjectPlan(status, summary, ObjectMemory(tracked))
+
+
+def _plan_waiting(view: ClusterView, seen: Observed, facts: ObjectFacts, known: ObjectMemory | None) -> _ObjectPlan:
+    """Of an object that the last publish does not cover as it is now."""
+    memory = None if known is None else ObjectMemory(known.tracked)
+    if not view.waiting:
+        return _ObjectPlan(None, None, memory)  # the next compilation is on its way
+    status = _status(view, seen, facts, _pending(view.waiting), ())
+    if status is not None and same(seen.status, status):
+        status = None
+    return _ObjectPlan(status, Status.UNKNOWN.value, memory)
+
+
+def _still_settled(known: ObjectMemory | None, seen: Observed, facts: ObjectFacts) -> SettledObject | None:
+    """What the last plan settled, unless the object or what others say of it has changed since."""
+    settled = None if known is None else known.settled
+    return settled if settled is not None and settled.seen is seen and settled.facts == facts else None
 
 
 # --- conditions -------------------------------------------------------------------------------------------------
@@ -176,43 +202,34 @@ def _track(
     return Tracked(fingerprint, running.newest, confirmed)
 
 
-class _ProgrammedOf:
-    """`Programmed` of every object; equal for all of a kind that go back to the same revision, so judged once."""
-
-    def __init__(self, running: Running) -> None:
-        self._running = running
-        self._pinned = running.head if running.pinned else None
+def _programmed(running: Running, kind: str, first: int, confirmed: bool) -> Condition:
+    """`Programmed` of the objects of a kind that services can know since revision `first`."""
+    if kind == _GATEWAY and running.pinned and running.newest > running.head:
+        message = f"head is pinned to revision {running.head}; {running.newest} waits for an unpin"
+        return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.PINNED, message)
+    consumers = running.consumers
+    if confirmed:
         # A process that runs nothing yet starts with head; it takes back nothing that was confirmed.
-        self._started = tuple(c for c in running.consumers if c.revision or c.rejected)
-        self._judged: dict[tuple[str, int, bool], Condition] = {}
+        consumers = tuple(c for c in consumers if c.revision or c.rejected)
+    pinned = running.head if running.pinned else None
+    found = programmed(consumers, first, ROLES_OF_KIND[kind], pinned=pinned)
+    if confirmed and found.reason is Reason.PENDING:
+        found = Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED)
+    if kind == _GATEWAY:
+        return found
+    message = found.message
+    if found.reason is Reason.PROGRAMMED:
+        absent = message.partition("; ")[2]
+        message = "every live service that reads it runs it" + (f"; {absent}" if absent else "")
+    elif found.reason is Reason.PENDING:
+        message = "not yet run by every live service that reads it; the MailGateway says by how many"
+    return Condition(found.type, found.status, found.reason, message)
 
-    def __call__(self, kind: str, known: Tracked) -> tuple[Condition, Tracked]:
-        """The condition, and what is known after it."""
-        key = (kind, known.first, known.confirmed)
-        condition = self._judged.get(key)
-        if condition is None:
-            condition = self._judged[key] = self._judge(*key)
-        confirmed = condition.status is Status.TRUE or (known.confirmed and kind == _GATEWAY)
-        return condition, known if confirmed == known.confirmed else replace(known, confirmed=confirmed)
 
-    def _judge(self, kind: str, first: int, confirmed: bool) -> Condition:
-        running = self._running
-        if kind == _GATEWAY and running.pinned and running.newest > running.head:
-            message = f"head is pinned to revision {running.head}; {running.newest} waits for an unpin"
-            return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.PINNED, message)
-        consumers = self._started if confirmed else running.consumers
-        found = programmed(consumers, first, ROLES_OF_KIND[kind], pinned=self._pinned)
-        if confirmed and found.reason is Reason.PENDING:
-            found = Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED)
-        if kind == _GATEWAY:
-            return found
-        message = found.message
-        if found.reason is Reason.PROGRAMMED:
-            absent = message.partition("; ")[2]
-            message = "every live service that reads it runs it" + (f"; {absent}" if absent else "")
-        elif found.reason is Reason.PENDING:
-            message = "not yet run by every live service that reads it; the MailGateway says by how many"
-        return Condition(found.type, found.status, found.reason, message)
+def _confirm(tracked: Tracked, condition: Condition, kind: str) -> Tracked:
+    """A gateway stays confirmed; another object only as long as it is programmed."""
+    confirmed = condition.status is Status.TRUE or (tracked.confirmed and kind == _GATEWAY)
+    return tracked if confirmed == tracked.confirmed else replace(tracked, confirmed=confirmed)
 
 
 # --- the whole status --------------------------------------------------------------------------------------------
@@ -245,91 +262,89 @@ def _rows(
 
 
 def _status(
+    view: ClusterView,
     seen: Observed,
+    facts: ObjectFacts,
     conditions: Sequence[Condition],
     parents: Sequence[tuple[ObjectRef, Sequence[Condition]]],
-    running: Running,
-    attached: Mapping[ObjectRef, int],
-    dns: DnsVerdict | None,
-    now: str,
-    controller: str,
 ) -> Row | None:
-    """The status as it should be; None when somebody judged a newer generation than we read."""
+    """The status as it should be; None when another process judged a newer generation than we read."""
     written = _written(seen.status)
     if any((c.get("observedGeneration") or 0) > seen.generation for c in written.values()):
         return None
-    rows = _rows(conditions, seen.generation, written, now)
+    rows = _rows(conditions, seen.generation, written, view.now)
     if seen.ref.kind == "MailDomain":
-        old = written.get(DNS_CONFIGURED, {})
-        if dns is None and old.get("observedGeneration") == seen.generation:
-            rows.insert(-1, dict(old))  # looked up before a restart; it holds until the next look
-        else:
-            found = dns or DnsVerdict.pending()
-            row = _row(DNS_CONFIGURED, found.status, found.reason.value, found.message, seen.generation, old, now)
-            rows.insert(-1, row)
+        rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
     status: Row = {"conditions": rows}
     if parents:
-        before = {
-            (p["parentRef"]["kind"], p["parentRef"]["namespace"], p["parentRef"]["name"]): p
-            for p in seen.status.get("parents") or ()
-        }
-        status["parents"] = [
+        status["parents"] = _parent_rows(view, seen, parents)
+    return status | _columns(view.running, seen, facts)
+
+
+def _dns_row(seen: Observed, dns: DnsVerdict | None, old: Mapping[str, Any], now: str) -> Row:
+    if dns is None and old.get("observedGeneration") == seen.generation:
+        return dict(old)  # looked up before a restart; it holds until the next look
+    found = dns or DnsVerdict.pending()
+    return _row(DNS_CONFIGURED, found.status, found.reason.value, found.message, seen.generation, old, now)
+
+
+def _parent_rows(
+    view: ClusterView, seen: Observed, parents: Sequence[tuple[ObjectRef, Sequence[Condition]]]
+) -> list[Row]:
+    before = {
+        (p["parentRef"]["kind"], p["parentRef"]["namespace"], p["parentRef"]["name"]): p
+        for p in seen.status.get("parents") or ()
+    }
+    rows = []
+    for parent, conditions in parents:
+        written = _written(before.get((parent.kind, parent.namespace, parent.name), {}))
+        rows.append(
             {
                 "parentRef": {"kind": parent.kind, "namespace": parent.namespace, "name": parent.name},
-                "controllerName": controller,
-                "conditions": _rows(
-                    of,
-                    seen.generation,
-                    _written(before.get((parent.kind, parent.namespace, parent.name), {})),
-                    now,
-                ),
+                "controllerName": view.controller,
+                "conditions": _rows(conditions, seen.generation, written, view.now),
             }
-            for parent, of in parents
-        ]
-    status.update(_facts(seen, running, attached, dns))
-    return status
+        )
+    return rows
 
 
-def _facts(
-    seen: Observed, running: Running, attached: Mapping[ObjectRef, int], dns: DnsVerdict | None
-) -> dict[str, Any]:
+def _columns(running: Running, seen: Observed, facts: ObjectFacts) -> Row:
     """What the columns of `kubectl get` show."""
-    spec, count = seen.spec, attached.get(seen.ref, 0)
+    spec = seen.spec
     match seen.ref.kind:
         case "MailGateway":
-            live = [c for c in running.consumers if c.live]
-            return {
-                "domains": count,
-                "config": {
-                    "revision": running.head,
-                    "newest": running.newest,
-                    "checksum": f"sha256:{running.checksum}" if running.checksum else "",
-                    "pinned": running.pinned,
-                    "consumers": len(live),
-                    "upToDate": sum(c.revision == running.head for c in live),
-                    "rejecting": sum(c.rejected > c.revision for c in live),
-                    "sealingKeys": [
-                        {"id": key.id, "neededBy": "Head" if key.in_use else "History"} for key in running.keys
-                    ],
-                },
-            }
+            return {"domains": facts.attached, "config": _config_of(running)}
         case "MailDomain":
-            facts: dict[str, Any] = {"accounts": count}
-            if dns is not None:
-                facts["dnsRecords"] = [r.as_status() for r in dns.records[:DNS_RECORDS_LIMIT]]
+            columns: Row = {"accounts": facts.attached}
+            if facts.dns is not None:
+                columns["dnsRecords"] = [record.as_status() for record in facts.dns.records[:DNS_RECORDS_LIMIT]]
             elif "dnsRecords" in seen.status:
-                facts["dnsRecords"] = seen.status["dnsRecords"]
-            return facts
+                columns["dnsRecords"] = seen.status["dnsRecords"]
+            return columns
         case "MailAccount":
             addresses = spec.get("addresses") or ()
             return {"addressCount": sum(not str(a).startswith("@") for a in addresses)}
         case "MailTransport":
             kind = next((k for k in spec if k not in ("limits", "allowedNamespaces")), "")
-            return {"type": kind, "endpoint": _endpoint(kind, spec.get(kind)), "referencedBy": count}
+            return {"type": kind, "endpoint": _endpoint(kind, spec.get(kind)), "referencedBy": facts.attached}
         case _:
             refs = [p.get("kind", "") for p in spec.get("parentRefs") or () if isinstance(p, Mapping)]
             levels = dict.fromkeys(_LEVELS[kind] for kind in _LEVELS if kind in refs)
             return {"level": ", ".join(levels), "ruleCount": len(spec.get("rules") or ())}
+
+
+def _config_of(running: Running) -> Row:
+    live = [c for c in running.consumers if c.live]
+    return {
+        "revision": running.head,
+        "newest": running.newest,
+        "checksum": f"sha256:{running.checksum}" if running.checksum else "",
+        "pinned": running.pinned,
+        "consumers": len(live),
+        "upToDate": sum(c.revision == running.head for c in live),
+        "rejecting": sum(c.rejected > c.revision for c in live),
+        "sealingKeys": [{"id": key.id, "neededBy": "Head" if key.in_use else "History"} for key in running.keys],
+    }
 
 
 def _endpoint(kind: str, member: Any) -> str:
@@ -394,7 +409,7 @@ def _meaning(status: Mapping[str, Any]) -> Any:
 
 
 def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether writing would change what anybody reads. Conditions that others wrote are not looked at."""
+    """Whether writing would change what a reader learns. Conditions that others wrote do not count."""
     ours = {c["type"] for c in new["conditions"]} | {k.value for k in _NEGATIVE}
     old = {**old, "conditions": [c for c in old.get("conditions") or () if c.get("type") in ours]}
     return bool(_meaning(old) == _meaning(new))

@@ -18,7 +18,16 @@ from mailrail.core.resources.status import KIND_INFO
 from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail_operator.dnscheck import DnsReason, DnsVerdict, Record, RecordState
-from mailrail_operator.model import Change, EventType, Observed, Running, SealingKey, StatusPlan, Tracked
+from mailrail_operator.model import (
+    Change,
+    ClusterView,
+    EventType,
+    ObjectMemory,
+    Observed,
+    Running,
+    SealingKey,
+    StatusPlan,
+)
 from mailrail_operator.plan import plan
 
 KEYS = Keyring({"k1": b"0" * 32})
@@ -72,7 +81,7 @@ class Cluster:
 
     bodies: dict[ObjectRef, dict[str, Any]]
     state: CompilerState = field(default_factory=CompilerState)
-    tracked: Mapping[ObjectRef, Tracked] = field(default_factory=dict)
+    memory: Mapping[ObjectRef, ObjectMemory] = field(default_factory=dict)
     revision: int = 0
     checksum: str = ""
     compiled: Compiled | None = None
@@ -103,10 +112,10 @@ class Cluster:
         """Plan, write what it says, and remember."""
         observed = {ref: Observed.of(one) for ref, one in self.bodies.items()}
         assert self.compiled is not None
-        made = plan(
-            observed, self.compiled.diagnostics, self.compiled.state.uses, running, self.tracked, dns or {}, now, **more
-        )
-        self.tracked = made.tracked
+        compiled = self.compiled
+        view = ClusterView(observed, compiled.diagnostics, compiled.state.uses, running, dns or {}, now, **more)
+        made = plan(view, self.memory)
+        self.memory = made.memory
         for change in made.changes:
             self.bodies[change.ref]["status"] = copy.deepcopy(dict(change.status))
         return made
@@ -317,7 +326,7 @@ def test_conditions_of_others_are_left_alone_and_are_no_reason_to_write() -> Non
 
 def test_a_new_leader_believes_what_was_confirmed_and_rewrites_nothing() -> None:
     cluster = settled()
-    cluster.tracked = {}
+    cluster.memory = {}
     cluster.revision += 1  # something was published between the two leaders
     made = cluster.plan(cluster.running(at=1), LATER)
     assert [c.ref.kind for c in made.changes] == ["MailGateway"]
@@ -325,7 +334,7 @@ def test_a_new_leader_believes_what_was_confirmed_and_rewrites_nothing() -> None
 
 def test_a_new_leader_does_not_believe_an_older_generation() -> None:
     cluster = settled()
-    cluster.tracked = {}
+    cluster.memory = {}
     cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
     cluster.publish()
     cluster.plan(cluster.running(at=1), LATER)
@@ -405,18 +414,18 @@ def test_objects_of_which_nothing_changed_are_not_looked_at_again_and_the_answer
     cluster = settled()
     assert cluster.compiled is not None
     observed = {ref: Observed.of(one) for ref, one in cluster.bodies.items()}
-    given = (cluster.compiled.diagnostics, cluster.compiled.state.uses)
+    diagnostics, uses = cluster.compiled.diagnostics, cluster.compiled.state.uses
 
     def planned(running: Running, last: StatusPlan | None, now: str = LATER) -> StatusPlan:
-        known = last.settled if last is not None else None
-        tracked = last.tracked if last is not None else cluster.tracked
-        return plan(observed, *given, running, tracked, {}, now, settled=known)
+        view = ClusterView(observed, diagnostics, uses, running, {}, now)
+        return plan(view, cluster.memory if last is None else last.memory)
 
     first = planned(cluster.running(), None)
     again = planned(cluster.running(), first)
     assert first.changes == again.changes == ()
     assert first.counts == again.counts
-    assert again.settled[ref("MailRoute", "all")] is first.settled[ref("MailRoute", "all")]
+    route = ref("MailRoute", "all")
+    assert again.memory[route].settled is first.memory[route].settled is not None
     rejecting = cluster.running(consumers=consumers(0, rejected=1))
     assert planned(rejecting, again).changes == planned(rejecting, None).changes
     assert len(planned(rejecting, again).changes) == len(EVERYTHING)
