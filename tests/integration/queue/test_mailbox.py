@@ -1,5 +1,6 @@
 """The built-in mailbox: delivery into it is once and final, and people can read it (design 9; FIN-01, FIN-04)."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from uuid import UUID
@@ -87,6 +88,28 @@ async def test_a_large_message_is_read_whole(rig: Rig) -> None:
     (alice,) = await rig.accept("alice@here.example", body=large)
     await deliver(rig, pending(rig, alice))
     assert (await whole(rig, (await inbox(rig))[0])).endswith(large)
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_return_path_that_came_along_is_taken_out_at_delivery_SIN_24b(rig: Rig, size: int) -> None:
+    foreign = b"Return-Path: <a@b.example>\r\nSubject: x\r\nreturn-path:\r\n <c@d.example>\r\n\r\n"
+    text = b"Return-Path: <of the text@stays>\r\n" + b"y" * size + b"\r\n"
+    (alice,) = await rig.accept("alice@here.example", body=foreign + text)
+    await deliver(rig, pending(rig, alice))
+    (found,) = await inbox(rig)
+    parts = mailbox.delivered_content(lambda: contextlib.nullcontext(rig.connection), found.message_id)
+    content = found.prefix + b"".join([part async for part in parts])
+    assert content == found.prefix + b"Subject: x\r\n\r\n" + text
+    assert found.size == len(content)
+
+
+async def test_a_message_that_was_delivered_here_before_is_in_a_loop_OPT_06b(rig: Rig) -> None:
+    (alice,) = await rig.accept("alice@here.example")
+    before = b"Delivered-To: alice@here.example\r\nReceived: from x by mx.here.example; now\r\n\r\n"
+    refusal = rig.mailboxes.refusal(alice, b"Received: from x by mx.here.example; now\r\n" + before)
+    assert refusal is not None
+    assert (refusal.code, refusal.enhanced) == (554, "5.4.6")
+    assert rig.mailboxes.refusal(alice, b"Received: from x by mx.here.example; now\r\n\r\n" + before) is None
 
 
 async def test_mail_of_a_deleted_account_waits_unless_another_has_the_address_FIN_04(rig: Rig) -> None:

@@ -19,8 +19,10 @@ class Mailboxes:
 
     def __init__(self, refusal: types_pb2.Reply | None = None) -> None:
         self._refusal = refusal
+        self.heads: list[bytes] = []
 
-    def refusal(self, recipient: AttemptRecipient) -> types_pb2.Reply | None:
+    def refusal(self, recipient: AttemptRecipient, head: bytes = b"") -> types_pb2.Reply | None:
+        self.heads.append(head)
         return self._refusal
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
@@ -59,6 +61,10 @@ def test_mail_for_a_mailbox_is_delivered_or_waits_until_one_takes_it(
     refusal: types_pb2.Reply | None, outcome: int
 ) -> None:
     delivery = Bench().lease("home.example")
-    (found,) = local_result(delivery, Mailboxes(refusal)).recipients
+    assert delivery.content is not None
+    delivery.content = delivery.content._replace(prefix=b"Received: x\r\n", body=b"Subject: y\r\n")
+    mailboxes = Mailboxes(refusal)
+    (found,) = local_result(delivery, mailboxes).recipients
+    assert mailboxes.heads == [b"Received: x\r\nSubject: y\r\n"]
     assert found.attempt.outcome == outcome
     assert found.attempt.reply.code == (250 if refusal is None else 451)

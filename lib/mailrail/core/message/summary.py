@@ -52,9 +52,8 @@ def message_ids(header: Header, name: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def summarize(octets: bytes) -> Summary:
-    """Read the header at the beginning of `octets`, which may be cut anywhere after it."""
-    header = Header(octets)
+def summarize(header: Header) -> Summary:
+    """Read the header of a message."""
     in_reply_to = message_ids(header, b"in-reply-to")
     return Summary(
         sender=readable(header, b"from"),

@@ -25,11 +25,13 @@ def refusal_of(plan: RoutePlan) -> types_pb2.Reply:
 def local_result(delivery: Delivery, mailboxes: Mailboxes) -> lease_pb2.DeliveryResult:
     """What becomes of each recipient of a delivery that no outbound process takes part in."""
     result = lease_pb2.DeliveryResult(token=delivery.token, done=True)
+    content = delivery.content
+    head = content.prefix + (content.body or b"") if content is not None else b""
     for recipient in delivery.recipients:
         attempt = result.recipients.add(id=recipient.id).attempt
         attempt.dialled = False
         if delivery.plan.site.kind is SiteKind.MAILBOX:
-            reply = mailboxes.refusal(recipient) or _DELIVERED
+            reply = mailboxes.refusal(recipient, head) or _DELIVERED
         else:
             reply = refusal_of(delivery.plan)
         attempt.reply.CopyFrom(reply)

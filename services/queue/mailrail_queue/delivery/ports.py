@@ -85,8 +85,11 @@ class Notifications(Protocol):
 class Mailboxes(Protocol):
     """The built-in mailbox, seen by delivery."""
 
-    def refusal(self, recipient: AttemptRecipient) -> types_pb2.Reply | None:
-        """Why no mailbox takes it now, as the reply of an attempt (4yz: it waits); None: one does."""
+    def refusal(self, recipient: AttemptRecipient, head: bytes = b"") -> types_pb2.Reply | None:
+        """Why no mailbox takes it now, as the reply of an attempt (4yz: it waits); None: one does.
+
+        `head`: the message, or its beginning, as far as it is in memory.
+        """
 
     async def deliver(self, connection: Connection, arrivals: Sequence[Arrival]) -> None:
         """Put each into its mailbox, once (unique recipient id)."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mailrail.core.message.header import Header
+from mailrail.core.message.loop import was_delivered
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
@@ -34,12 +36,17 @@ class MailboxDelivery:
             self._addresses = (router.number, Addresses(router.revision))
         return self._addresses[1]
 
-    def refusal(self, recipient: AttemptRecipient) -> types_pb2.Reply | None:
+    def refusal(self, recipient: AttemptRecipient, head: bytes = b"") -> types_pb2.Reply | None:
         """Why no mailbox takes it now, as the reply of an attempt; None: one does.
 
         Mail whose account or address was taken away waits for it to come back (FIN-04). A notification of ours to
-        an address that never was anybody's is refused for good.
+        an address that never was anybody's is refused for good. So is a message that is in a loop, as far as its `head`
+        shows it: larger ones end by the number of their Received fields (SIN-15).
         """
+        if b"elivered-" in head and was_delivered(Header(head), recipient.address, self._hostnames()):
+            return types_pb2.Reply(
+                code=554, enhanced="5.4.6", lines=["the message was delivered here before: it is in a loop"]
+            )
         try:
             self.place(recipient)
         except NoSuchAccount as error:
@@ -48,6 +55,9 @@ class MailboxDelivery:
                 return types_pb2.Reply(code=451, enhanced="4.3.5", lines=[str(error)])
             return types_pb2.Reply(code=550, enhanced="5.1.1", lines=[str(error)])
         return None
+
+    def _hostnames(self) -> list[str]:
+        return [gateway.hostname for gateway in self._router().revision.gateways]
 
     def place(self, recipient: AttemptRecipient) -> tuple[str, str]:
         """The account and path that take it. Raises NoSuchAccount.

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
+from mailrail.core.message.header import Field, Header
 from mailrail.core.message.summary import Summary, summarize
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import mail as store
@@ -100,6 +101,11 @@ def trace_lines(reverse_path: str, recipient: str) -> bytes:
     return f"Return-Path: <{reverse_path}>\r\nDelivered-To: {recipient}\r\n".encode()
 
 
+def _foreign(header: Header) -> list[Field]:
+    """Return-Path fields that came with a message: the one that final delivery writes is the only one (SIN-24b)."""
+    return header.named(b"return-path") if len(header.block) < HEAD else []
+
+
 async def put(
     connection: Connection, entries: Sequence[Entry], known: Mapping[bytes, MessageHead] | None = None
 ) -> int:
@@ -111,9 +117,12 @@ async def put(
     if not entries:
         return 0
     summaries: dict[bytes, Summary] = {}
+    foreign: dict[bytes, int] = {}  # octets that the mailbox does not show
     for entry in entries:
         if entry.message_id not in summaries:
-            summaries[entry.message_id] = summarize(found[entry.message_id].octets)
+            header = Header(found[entry.message_id].octets)
+            summaries[entry.message_id] = summarize(header)
+            foreign[entry.message_id] = sum(field.end - field.start for field in _foreign(header))
     shown = [summaries[e.message_id] for e in entries]
     prefixes = [trace_lines(e.reverse_path, e.recipient) if e.delivered else b"" for e in entries]
     places = {"account": c.names([e.account for e in entries]), "path": c.names([e.path for e in entries])}
@@ -126,7 +135,12 @@ async def put(
             "recipient_id": c.bigints([e.recipient_id or 0 for e in entries]),
             "message_id": c.uuids([e.message_id for e in entries]),
             "flags": c.texts([" ".join(e.flags) for e in entries]),
-            "size": c.bigints([found[e.message_id].size + len(p) for e, p in zip(entries, prefixes, strict=True)]),
+            "size": c.bigints(
+                [
+                    found[e.message_id].size + len(p) - (foreign[e.message_id] if e.delivered else 0)
+                    for e, p in zip(entries, prefixes, strict=True)
+                ]
+            ),
             "prefix": c.octets(prefixes),
             "header_from": c.texts([s.sender for s in shown]),
             "header_to": c.texts([s.to for s in shown]),
@@ -247,4 +261,22 @@ async def content_for(
             part = await store.chunk(connection, message_id.bytes, number)
         if part is None:
             raise ContentIncomplete(CONTENT_INCOMPLETE)
+        yield part
+
+
+async def delivered_content(
+    use: Callable[[], AbstractAsyncContextManager[Connection]], message_id: UUID
+) -> AsyncIterator[bytes]:
+    """The same as its mailbox has it, below the lines that delivery added: without a foreign Return-Path (SIN-24b)."""
+    head = b""
+    parts = content_for(use, message_id)
+    async for part in parts:
+        head += part
+        if len(head) >= HEAD:
+            break
+    header = Header(head)
+    block = header.changed(dict.fromkeys(_foreign(header), b""))
+    if head:
+        yield block + head[len(header.block) :]
+    async for part in parts:
         yield part

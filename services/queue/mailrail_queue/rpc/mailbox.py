@@ -71,7 +71,9 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                     found.flags.append(SEEN)
             yield mailbox_pb2.ReadMessageResponse(message=_message(found), data=found.prefix)
             whole = False
-            async for part in mailbox.content_for(self._rows.use, found.message_id):
+            # Mail that was captured, and copies for a postmaster, are shown as they came.
+            content = mailbox.delivered_content if found.prefix else mailbox.content_for
+            async for part in content(self._rows.use, found.message_id):
                 whole = True
                 yield mailbox_pb2.ReadMessageResponse(data=part)
             if not whole:
