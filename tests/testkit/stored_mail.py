@@ -37,9 +37,13 @@ from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
 from mailrail_queue.routing.addresses import Addresses
 from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Database
-from mailrail_queue.store.mail import Connection, Ending, NewMessage, NewRecipient, Ownership
+from mailrail_queue.store import accept as accept_store
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.accept import NewMessage, NewRecipient
+from mailrail_queue.store.connection import Connection, Database
+from mailrail_queue.store.fencing import Ownership
+from mailrail_queue.store.results import Ending
 
 GATEWAY = ObjectRef("MailGateway", "mail", "main")
 ALICE = ObjectRef("MailAccount", "mail", "alice")
@@ -139,7 +143,7 @@ class Rig:
             **envelope_fields,
         )
         envelope.received.GetCurrentTime()
-        chunked = len(body) > store.INLINE
+        chunked = len(body) > content_store.INLINE
         made: list[NewRecipient] = []
         recipients: list[AttemptRecipient] = []
         for address in addresses:
@@ -193,10 +197,10 @@ class Rig:
                 )
             )
         if chunked:
-            parts = [body[i : i + store.CHUNK] for i in range(0, len(body), store.CHUNK)]
+            parts = [body[i : i + content_store.CHUNK] for i in range(0, len(body), content_store.CHUNK)]
             for number, part in enumerate(parts):
-                await store.add_chunk(self.connection, message_id, number, part)
-            await store.claim_uploads(self.connection, [message_id])
+                await content_store.add_chunk(self.connection, message_id, number, part)
+            await content_store.claim_uploads(self.connection, [message_id])
         message = NewMessage(
             message_id,
             mail_from,
@@ -207,7 +211,7 @@ class Rig:
             b"",
             None if chunked else body,
         )
-        await store.store(
+        await accept_store.store(
             self.connection, await self._owner(made) if token else Ownership("", {}), 120.0, [message], made
         )
         return recipients
@@ -257,10 +261,10 @@ class Rig:
         """One transaction: final, and whoever is due is told (FIN-01)."""
         async with self.notifier.transaction(self.connection) as notify:
             endings = [
-                Ending(p.id, p.message_id, 0, p.version, store.FAILED, types_pb2.OUTCOME_FAILED, b"")
+                Ending(p.id, p.message_id, 0, p.version, result_store.FAILED, types_pb2.OUTCOME_FAILED, b"")
                 for p in recipients
             ]
-            done = await store.finish(self.connection, endings)
+            done = await result_store.finish(self.connection, endings)
             await notify([self.refused(p) for p in recipients if p.id in done])
 
     async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -28,7 +28,7 @@ from mailrail_operator.settings import OperatorSettings
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_queue.schedule import scheduler
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import mail
+from mailrail_queue.store import content
 
 PAGES = Path(__file__).parents[2] / "docs" / "spec"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -50,8 +50,8 @@ def rule(id: str) -> str:
     ("id", "words", "promised", "default"),
     [
         ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, ports.INLINE_LIMIT),
-        ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, mail.INLINE),
-        ("ACC-02", "chunk rows of 256 KiB", 256 * KIB, mail.CHUNK),
+        ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, content.INLINE),
+        ("ACC-02", "chunk rows of 256 KiB", 256 * KIB, content.CHUNK),
         ("ACC-02", "forgotten after 1 h", HOUR, QUEUE.keep_upload_seconds),
         ("ACC-03", "by count and by 4 MiB", 4 * MIB, QUEUE.batch_bytes),
         ("ACC-04", "Ingress waits 240 s", 240, INGRESS.answer_timeout),

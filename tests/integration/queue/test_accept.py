@@ -14,10 +14,10 @@ from mailrail.core.uncommitted import SETTLING
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue.accept import batches as accept
 from mailrail_queue.rpc.enqueue import EnqueueStream
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Database, NotDurable
+from mailrail_queue.store import blocks
+from mailrail_queue.store.connection import Connection, Database, NotDurable
+from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
-from mailrail_queue.store.mail import CHUNK
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -661,7 +661,7 @@ async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(
 ) -> None:
     failures = [psycopg.OperationalError("the connection is lost")]
 
-    async def read(connection: store.Connection) -> HoldRules:
+    async def read(connection: Connection) -> HoldRules:
         if failures:
             raise failures.pop()
         return await read_hold_rules(connection)
@@ -732,9 +732,9 @@ async def test_mail_whose_ids_are_there_whatever_is_done_is_told_to_come_again_A
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        store, "RAISE_IDS", "SELECT setval('recipient_block', 1000) WHERE %(recipients)s + %(tokens)s > 0"
+        blocks, "RAISE_IDS", "SELECT setval('recipient_block', 1000) WHERE %(recipients)s + %(tokens)s > 0"
     )
-    monkeypatch.setattr(store, "BLOCKS", "SELECT 1000::bigint, nextval('token_block')")
+    monkeypatch.setattr(blocks, "BLOCKS", "SELECT 1000::bigint, nextval('token_block')")
     async with running_queue(database) as q:
         ingress = await q.ingress()
         await ingress.accept("bob@away.example")

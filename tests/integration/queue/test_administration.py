@@ -20,9 +20,12 @@ from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import CALLER, AdminContext
 from mailrail_queue.admin.change_result import ChangeResult, PartlyDone
 from mailrail_queue.admin.filters import BadRequest, NotFound, PageTokens, make_place, read_place
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Ending, Ownership
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import Connection, run
+from mailrail_queue.store.fencing import Ownership
+from mailrail_queue.store.results import Ending
 
 from testkit.conditions import eventually
 from testkit.stored_mail import GATEWAY, RELAY, Rig, revision
@@ -255,10 +258,10 @@ async def test_on_a_leased_recipient_a_change_waits_for_the_attempt_ADM_02(
 async def test_a_hold_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example", token=77)
     await admin.hold(only(bob.id), "wait")
-    await store.defer(admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
+    await result_store.defer(admin.rig.connection, [result_store.Deferral(bob.id, bob.message_id, 77, 1, 450.0, b"")])
     row = await admin.row(bob.id)
     assert (row["token"], row["held_since"] is not None) == (None, True)
-    assert await store.fetch_due(admin.rig.connection, [(bob.shard, row["site"], 10)]) == []
+    assert await waiting_store.fetch_due(admin.rig.connection, [(bob.shard, row["site"], 10)]) == []
 
 
 async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_ADM_02(admin: Administrators) -> None:
@@ -266,7 +269,7 @@ async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_AD
     request = admin_pb2.ScheduleRequest(filter=only(bob.id))
     request.from_now.FromTimedelta(timedelta(hours=7))
     await admin.schedule(request)
-    await store.defer(admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 77, 1, 1.0, b"")])
+    await result_store.defer(admin.rig.connection, [result_store.Deferral(bob.id, bob.message_id, 77, 1, 1.0, b"")])
     due = (await admin.row(bob.id))["due"]
     assert timedelta(hours=6, minutes=59) < due - datetime.now(UTC) < timedelta(hours=7, minutes=1)
 
@@ -276,9 +279,9 @@ async def test_delivered_wins_over_a_request_to_drop_ADM_02(admin: Administrator
     (change,) = await admin.drop(only(bob.id))
     assert change.pending
     assert (await admin.row(bob.id))["request"] == 2
-    done = await store.finish(
+    done = await result_store.finish(
         admin.rig.connection,
-        [Ending(bob.id, bob.message_id, 77, 1, store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")],
+        [Ending(bob.id, bob.message_id, 77, 1, result_store.DELIVERED, types_pb2.OUTCOME_DELIVERED, b"")],
     )
     assert done == {bob.id}
 
@@ -287,12 +290,12 @@ async def test_a_change_and_a_lease_never_both_win_ADM_01(admin: Administrators)
     (bob,) = await admin.rig.accept("bob@there.example")
     await admin.rig.connection.execute("UPDATE shard SET owner = 'me', epoch = 1")
     ownership = Ownership("me", {bob.shard: 1})
-    (seen,) = await store.live(admin.rig.connection, [bob.id])
+    (seen,) = await waiting_store.live(admin.rig.connection, [bob.id])
     await admin.set_transport(only(bob.id), "mail/relay")
-    leased, _ = await store.lease(admin.rig.connection, ownership, 120.0, [(seen, 5, seen.site)])
+    leased, _ = await lease_store.lease(admin.rig.connection, ownership, 120.0, [(seen, 5, seen.site)])
     assert leased == set()
-    (fresh,) = await store.live(admin.rig.connection, [bob.id])
-    leased, _ = await store.lease(admin.rig.connection, ownership, 120.0, [(fresh, 6, fresh.site)])
+    (fresh,) = await waiting_store.live(admin.rig.connection, [bob.id])
+    leased, _ = await lease_store.lease(admin.rig.connection, ownership, 120.0, [(fresh, 6, fresh.site)])
     assert leased == {bob.id}
 
 
@@ -340,7 +343,7 @@ async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
     seen: list[Any] = []
     monkeypatch.setattr(admin_changes, "BATCH", 1)
 
-    async def watched(connection: store.Connection, *statement: Any) -> list[Any]:
+    async def watched(connection: Connection, *statement: Any) -> list[Any]:
         rows = await run(connection, *statement)
         async with await psycopg.AsyncConnection.connect(admin.rig.url) as owner:
             cursor = await owner.execute(
@@ -610,13 +613,17 @@ async def test_a_hold_rule_waits_for_mail_that_is_being_stored_without_it_H27(
 async def test_a_message_is_shown_whole_with_every_attempt(admin: Administrators) -> None:
     bob, carl = await admin.rig.accept("bob@there.example", "carl@there.example", token=7)
     busy = admin.rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450)
-    await store.defer(
-        admin.rig.connection, [store.Deferral(bob.id, bob.message_id, 7, 1, 450.0, busy.SerializeToString())]
+    await result_store.defer(
+        admin.rig.connection, [result_store.Deferral(bob.id, bob.message_id, 7, 1, 450.0, busy.SerializeToString())]
     )
     gone = admin.rig.attempt(types_pb2.OUTCOME_FAILED, "gone", code=550)
-    await store.finish(
+    await result_store.finish(
         admin.rig.connection,
-        [Ending(carl.id, carl.message_id, 7, 1, store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString())],
+        [
+            Ending(
+                carl.id, carl.message_id, 7, 1, result_store.FAILED, types_pb2.OUTCOME_FAILED, gone.SerializeToString()
+            )
+        ],
     )
     whole = await admin.message(bob.message_id)
     assert whole.envelope.subject == "hello"
@@ -631,9 +638,9 @@ async def test_a_message_is_shown_whole_with_every_attempt(admin: Administrators
 async def test_history_goes_newest_first_by_pages_FIN_03(admin: Administrators) -> None:
     recipients = [p for i in range(5) for p in await admin.rig.accept(f"r{i}@there.example")]
     for recipient in recipients:
-        await store.finish(
+        await result_store.finish(
             admin.rig.connection,
-            [Ending(recipient.id, recipient.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
+            [Ending(recipient.id, recipient.message_id, 0, 1, result_store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
         )
     first, token = await admin.history(admin_pb2.Filter(to="there"), 3, "")
     rest, end = await admin.history(admin_pb2.Filter(to="there"), 3, token)

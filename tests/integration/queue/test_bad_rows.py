@@ -11,8 +11,9 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.routing.router import Router
 from mailrail_queue.store import sites as site_store
+from mailrail_queue.store.connection import Connection
+from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.faults import HoldAllowance, by_halves
-from mailrail_queue.store.mail import CHUNK, Connection
 
 from testkit.conditions import eventually
 from testkit.queue import FakeOutbound, RunningQueue, commit_of, message_id, result_of, running_queue

@@ -22,8 +22,8 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.notify import dsn as dsn_module
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Ending
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.results import Ending
 
 from testkit.read_dsn import ReadDsn, read
 from testkit.stored_mail import BODY, Rig, revision
@@ -162,8 +162,9 @@ async def test_a_rolled_back_transaction_leaves_neither_state_nor_dsn_FIN_01(rig
 
     async def broken() -> None:
         async with rig.connection.transaction():
-            await store.finish(
-                rig.connection, [Ending(bob.id, bob.message_id, 0, 1, store.FAILED, types_pb2.OUTCOME_FAILED, b"")]
+            await result_store.finish(
+                rig.connection,
+                [Ending(bob.id, bob.message_id, 0, 1, result_store.FAILED, types_pb2.OUTCOME_FAILED, b"")],
             )
             await rig.notifier.notify(rig.connection, [rig.refused(bob)])
             await rig.connection.execute("SELECT 1/0")

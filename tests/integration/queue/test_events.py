@@ -7,8 +7,8 @@ import pytest
 
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.notify import outbox as events
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Ending
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.results import Ending
 
 from testkit.stored_mail import Rig
 from testkit.stored_mail import rig as make_rig
@@ -23,9 +23,9 @@ async def rig(database_for: Callable[..., str]) -> AsyncIterator[Rig]:
 async def finish(rig: Rig, *, one: Rig | None = None) -> int:
     (bob,) = await rig.accept("bob@there.example")
     attempt = rig.attempt(types_pb2.OUTCOME_RELAYED, "ok", code=250).SerializeToString()
-    await store.finish(
+    await result_store.finish(
         (one or rig).connection,
-        [Ending(bob.id, bob.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
+        [Ending(bob.id, bob.message_id, 0, 1, result_store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
     )
     return bob.id
 
@@ -44,7 +44,7 @@ async def test_each_end_and_each_temporary_failure_is_told_once_acknowledged_nev
     first = await finish(rig)
     (carl,) = await rig.accept("carl@there.example", token=7)
     busy = rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450).SerializeToString()
-    await store.defer(rig.connection, [store.Deferral(carl.id, carl.message_id, 7, 1, 450.0, busy)])
+    await result_store.defer(rig.connection, [result_store.Deferral(carl.id, carl.message_id, 7, 1, 450.0, busy)])
     found = await events.read(rig.connection, "webhooks", 10)
     assert [(e.recipient_id, e.outcome) for e in found] == [
         (first, types_pb2.OUTCOME_RELAYED),
@@ -89,9 +89,9 @@ async def test_a_transaction_that_commits_late_is_not_passed_over(rig: Rig) -> N
     async with make_rig(f"{info.dsn} password={info.password}") as other:
         (slow,) = await rig.accept("slow@there.example")
         async with other.connection.transaction():
-            await store.finish(
+            await result_store.finish(
                 other.connection,
-                [Ending(slow.id, slow.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
+                [Ending(slow.id, slow.message_id, 0, 1, result_store.DELIVERED, types_pb2.OUTCOME_RELAYED, None)],
             )
             quick = await finish(rig)  # a higher number, committed first
             assert await events.read(rig.connection, "webhooks", 10) == []

@@ -15,9 +15,11 @@ from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.delivery.stream import OutboundStream
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import CHUNK, Connection
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import Connection, Lane
+from mailrail_queue.store.content import CHUNK
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -161,10 +163,10 @@ async def test_a_clean_stop_gives_back_all_that_was_not_handed_on_LSE_04(databas
 async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
     database: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, reading = store.contents, asyncio.Event()
+    read, reading = content_store.contents, asyncio.Event()
 
-    async def cut_off(connection: store.Connection, ids: Iterable[bytes]) -> dict[bytes, store.StoredMessage]:
-        monkeypatch.setattr(store, "contents", read)
+    async def cut_off(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, content_store.StoredMessage]:
+        monkeypatch.setattr(content_store, "contents", read)
         reading.set()
         if how == "the process stops":
             await asyncio.Event().wait()
@@ -172,7 +174,7 @@ async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
 
     async with running_queue(database) as q:
         await (await q.ingress()).accept("bob@away.example")  # due, since there is no outbound
-        monkeypatch.setattr(store, "contents", cut_off)
+        monkeypatch.setattr(content_store, "contents", cut_off)
         outbound = await q.outbound()
         await reading.wait()
         if how == "the process stops":
@@ -250,14 +252,14 @@ async def test_a_process_whose_leases_cannot_be_looked_up_comes_again_and_goes_o
     async with running_queue(database) as one:
         outbound = await one.outbound()
         delivery = await one_delivery(one, outbound)
-    real, away = store.live, [True]
+    real, away = waiting_store.live, [True]
 
-    async def live(connection: Connection, ids: Sequence[int]) -> list[store.Waiting]:
+    async def live(connection: Connection, ids: Sequence[int]) -> list[waiting_store.Waiting]:
         if away:
             raise psycopg.OperationalError("away")
         return await real(connection, ids)
 
-    monkeypatch.setattr(store, "live", live)
+    monkeypatch.setattr(waiting_store, "live", live)
     in_progress = [(delivery.token, [r.id for r in delivery.recipients])]
     async with running_queue(database) as q:
         refused = await q.outbound(in_progress=in_progress)
@@ -849,7 +851,6 @@ async def test_what_an_administrator_said_of_a_running_attempt_applies_after_it_
 
 
 async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database: str) -> None:
-    from mailrail_queue.store import mail as store
 
     async with running_queue(database, look_seconds=60.0) as q:
         ingress = await q.ingress()
@@ -857,12 +858,12 @@ async def test_a_lease_looks_again_at_version_hold_and_due_time_ADM_01(database:
             await ingress.accept(f"user{n}@away.example")
         async with q.queue.database.lane("test").use() as connection:
             numbers = [row[0] for row in await q.sql("SELECT id FROM recipient ORDER BY id")]
-            rows = await store.live(connection, numbers)
+            rows = await waiting_store.live(connection, numbers)
             await q.sql("UPDATE recipient SET version = version + 1 WHERE id = %s", numbers[0])
             await q.sql("UPDATE recipient SET held_since = now() WHERE id = %s", numbers[1])
             await q.sql("UPDATE recipient SET due = now() + interval '1 hour' WHERE id = %s", numbers[2])
             wanted = [(row, 9000 + n, row.site) for n, row in enumerate(rows)]
-            leased, _ = await store.lease(connection, q.queue.worklist.ownership, 120.0, wanted)
+            leased, _ = await lease_store.lease(connection, q.queue.worklist.ownership, 120.0, wanted)
             assert leased == {numbers[3]}
 
 

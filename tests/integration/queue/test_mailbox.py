@@ -13,8 +13,8 @@ from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.mailbox.delivery import CAPTURED, NoSuchAccount
 from mailrail_queue.mailbox.store import SEEN
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Ending
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.results import Ending
 
 from testkit.stored_mail import BODY, Rig, revision
 from testkit.stored_mail import rig as make_rig
@@ -35,11 +35,17 @@ async def deliver(rig: Rig, *arrivals: Arrival) -> None:
     async with rig.connection.transaction():
         endings = [
             Ending(
-                a.recipient.id, a.recipient.message_id, 0, a.recipient.version, store.DELIVERED, a.attempt.outcome, b""
+                a.recipient.id,
+                a.recipient.message_id,
+                0,
+                a.recipient.version,
+                result_store.DELIVERED,
+                a.attempt.outcome,
+                b"",
             )
             for a in arrivals
         ]
-        done = await store.finish(rig.connection, endings)
+        done = await result_store.finish(rig.connection, endings)
         await rig.mailboxes.deliver(rig.connection, [a for a in arrivals if a.recipient.id in done])
 
 

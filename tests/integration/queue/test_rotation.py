@@ -13,7 +13,7 @@ import psycopg
 
 from mailrail.core import ids
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue.store.mail import CHUNK, INLINE
+from mailrail_queue.store.content import CHUNK, INLINE
 
 from testkit.conditions import eventually
 from testkit.postgres import Databases, embedded_postgres, oldest_programs

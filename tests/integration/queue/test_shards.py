@@ -16,8 +16,13 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.__main__ import assemble
 from mailrail_queue.schedule import due_sites
 from mailrail_queue.schedule.worklist import Worklist
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import corrupt as corrupt_store
+from mailrail_queue.store import fencing
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import results as result_store
 from mailrail_queue.store import sites as site_store
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import Connection
 
 from testkit.conditions import eventually
 from testkit.queue import (
@@ -106,7 +111,7 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
         worklist.cursors = {7: 0.0, 8: 0.0}
 
         async def hinted(
-            connection: store.Connection, cursors: Mapping[int, tuple[float, str]], count: int
+            connection: Connection, cursors: Mapping[int, tuple[float, str]], count: int
         ) -> list[tuple[int, str, float]]:
             rows = await look(connection, cursors, count)
             worklist.woken([7])  # of what was stored after the rows were read
@@ -171,13 +176,13 @@ async def test_a_stale_epoch_leases_schedules_and_moves_nothing_SHD_01(database:
         await (await q.ingress()).accept("bob@away.example")
         (number,) = [row[0] for row in await q.sql("SELECT id FROM recipient")]
         async with q.queue.database.lane("test").use() as connection:
-            rows = await store.live(connection, [number])
-            stale = store.Ownership(q.queue.run_id, dict.fromkeys(range(256), 77))
-            other = store.Ownership("somebody", q.queue.worklist.ownership.epochs)
+            rows = await waiting_store.live(connection, [number])
+            stale = fencing.Ownership(q.queue.run_id, dict.fromkeys(range(256), 77))
+            other = fencing.Ownership("somebody", q.queue.worklist.ownership.epochs)
             for ownership in (stale, other):
-                assert (await store.lease(connection, ownership, 120.0, [(rows[0], 1, "x")]))[0] == set()
-                deferral = store.Deferral(number, rows[0].message_id, 0, 1, 60.0, b"x", shard=rows[0].shard)
-                assert await store.back_off(connection, ownership, [deferral]) == set()
+                assert (await lease_store.lease(connection, ownership, 120.0, [(rows[0], 1, "x")]))[0] == set()
+                deferral = result_store.Deferral(number, rows[0].message_id, 0, 1, 60.0, b"x", shard=rows[0].shard)
+                assert await result_store.back_off(connection, ownership, [deferral]) == set()
                 assert await site_store.re_key(connection, ownership, [(rows[0], "domain:y")]) == []
                 await site_store.settle(connection, ownership, [(rows[0].shard, rows[0].site, False)])
         assert await q.one("SELECT count(*) FROM site_due WHERE next_due <= now()") == 1
@@ -495,21 +500,21 @@ async def test_no_statement_of_the_owner_scans_the_backlog_SHD_03(database: str)
                 "SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'"
             )
             for number in range(5):
-                await store.fetch_due(connection, [(number, f"domain:d{number}", 200)])
-                await store.live(connection, [1, 2, 3])
-                await store.expire(connection, q.queue.worklist.ownership, list(range(256)), 0.0, 500)
+                await waiting_store.fetch_due(connection, [(number, f"domain:d{number}", 200)])
+                await waiting_store.live(connection, [1, 2, 3])
+                await lease_store.expire(connection, q.queue.worklist.ownership, list(range(256)), 0.0, 500)
                 await site_store.settle(connection, q.queue.worklist.ownership, [(number, "domain:d1", True)])
-                await store.requested(connection, list(range(256)), 0)
-                await store.requested_leased(connection, 0)
+                await waiting_store.requested(connection, list(range(256)), 0)
+                await waiting_store.requested_leased(connection, 0)
                 await site_store.verify(connection, number)
                 await site_store.look_back(connection, [(number, f"domain:d{number}")])
                 await site_store.sample(connection, list(range(256)), "missing:default/relay")
-                await store.newest_attempts(connection, [1, 2, 3])
-                await store.record(connection, [(1, bytes(16), 7, b"late")])
-                await store.put_off(connection, [(1, 60.0)])
+                await result_store.newest_attempts(connection, [1, 2, 3])
+                await result_store.record(connection, [(1, bytes(16), 7, b"late")])
+                await lease_store.put_off(connection, [(1, 60.0)])
                 ownership = q.queue.worklist.ownership
-                await store.hold_corrupt(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
-                await store.first_expired(connection, list(range(256)), 0.0)
+                await corrupt_store.hold_corrupt(connection, ownership, [], "cannot be read", undo=True, withdraw=False)
+                await lease_store.first_expired(connection, list(range(256)), 0.0)
             await connection.execute("SELECT pg_stat_force_next_flush()")
         after = await q.one("SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables WHERE relname = 'recipient'")
         assert after == before

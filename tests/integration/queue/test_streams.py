@@ -9,7 +9,7 @@ import pytest
 from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2
 from mailrail_queue.rpc.enqueue import EnqueueServicer
 from mailrail_queue.rpc.lease import LeaseServicer
-from mailrail_queue.store.mail import CHUNK
+from mailrail_queue.store.content import CHUNK
 
 from testkit.conditions import eventually
 from testkit.queue import message_id, running_queue

@@ -14,9 +14,10 @@ from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import Database
-from mailrail_queue.store.mail import PARTITIONS_AHEAD, Ending
+from mailrail_queue.store.results import PARTITIONS_AHEAD, Ending
 from mailrail_queue.upkeep.sweeping import Upkeep
 
 from testkit.stored_mail import BODY, Rig
@@ -35,8 +36,8 @@ class Sweepers:
 
     async def finish(self, *ids: int) -> None:
         owner = {i: m.bytes for i, m in await self.rig.rows("SELECT id, message_id FROM recipient")}
-        endings = [Ending(i, owner[i], 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, None) for i in ids]
-        assert await store.finish(self.rig.connection, endings) == set(ids)
+        endings = [Ending(i, owner[i], 0, 1, result_store.DELIVERED, types_pb2.OUTCOME_RELAYED, None) for i in ids]
+        assert await result_store.finish(self.rig.connection, endings) == set(ids)
 
     async def age(self, what: str) -> None:
         """Make what became final, or is waiting to be swept, eleven minutes older."""
@@ -132,8 +133,8 @@ async def test_attempts_of_recipients_that_are_no_more_are_found_step_by_step_FI
 async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: Sweepers) -> None:
     old, new = uuid.uuid4().bytes, uuid.uuid4().bytes
     for message_id in (old, new):
-        await store.add_chunk(sweepers.rig.connection, message_id, 0, b"x" * 1000)
-        await store.add_chunk(sweepers.rig.connection, message_id, 1, b"y" * 1000)
+        await content_store.add_chunk(sweepers.rig.connection, message_id, 0, b"x" * 1000)
+        await content_store.add_chunk(sweepers.rig.connection, message_id, 1, b"y" * 1000)
     await sweepers.rig.connection.execute(
         "UPDATE upload SET started = started - interval '61 minutes' WHERE message_id = %s", (uuid.UUID(bytes=old),)
     )
@@ -148,8 +149,8 @@ async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_ar
     rig = sweepers.rig
     kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 600_000)}
     uploading = uuid.uuid4().bytes
-    await store.add_chunk(rig.connection, uploading, 0, b"x")
-    await store.add_chunk(rig.connection, uploading, 1, b"x")
+    await content_store.add_chunk(rig.connection, uploading, 0, b"x")
+    await content_store.add_chunk(rig.connection, uploading, 1, b"x")
     for _ in range(5):
         stray = uuid.uuid4()
         for number in (0, 1, 7):
@@ -264,9 +265,9 @@ async def test_one_round_forgets_all_that_has_grown_old_however_much_it_is(sweep
 async def test_a_recipient_is_shown_in_history_after_its_content_is_gone_FIN_03(sweepers: Sweepers) -> None:
     (bob,) = await sweepers.rig.accept("bob@there.example")
     attempt = sweepers.rig.attempt(types_pb2.OUTCOME_RELAYED, "ok", code=250).SerializeToString()
-    await store.finish(
+    await result_store.finish(
         sweepers.rig.connection,
-        [Ending(bob.id, bob.message_id, 0, 1, store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
+        [Ending(bob.id, bob.message_id, 0, 1, result_store.DELIVERED, types_pb2.OUTCOME_RELAYED, attempt)],
     )
     await sweepers.age("history SET finished = finished")
     await sweepers.upkeep.sweep()

@@ -8,7 +8,8 @@ from mailrail_queue.delivery.attempt import PER_DELIVERY
 from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.schedule.due_work import choose, leased_delivery, sort_due
-from mailrail_queue.store.mail import StoredMessage, Waiting
+from mailrail_queue.store.content import StoredMessage
+from mailrail_queue.store.waiting import Waiting
 
 from testkit.dispatching import Bench
 from testkit.queue import RELAY, a_revision, relay, rule_to

@@ -8,7 +8,7 @@ from mailrail.core.revision import revision as rev
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.local import local_result
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection
 
 from testkit.dispatching import Bench
 from testkit.queue import RELAY, a_revision, rule_to

@@ -13,8 +13,8 @@ from mailrail_queue.accept.pending import CommitOutcome, PendingCommit, Prepared
 from mailrail_queue.accept.prepare import Conditions, expanded_notices, prepare, release_time, without
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.routing.router import RoutePlan, Router
+from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import HoldRules
-from mailrail_queue.store.mail import Ownership
 
 from testkit.queue import RELAY, a_revision, commit_of, relay, rule_to
 

@@ -10,9 +10,10 @@ from mailrail.core.dsn.due import Asked, DsnKind
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.sorting import NOT_DIALLED_DELAY, Sorted, Weight, sort, weigh_late
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Deferral, Ending, Waiting
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.results import Deferral, Ending
 from mailrail_queue.store.rows import dialled_of
+from mailrail_queue.store.waiting import Waiting
 
 from testkit.dispatching import Bench
 
@@ -64,7 +65,7 @@ def test_mail_that_is_delivered_and_of_which_nobody_asked_to_hear_is_not_even_ju
     found = sorted_as(outcome, judge)
     assert isinstance(found.change, Ending)
     assert (found.change.state, found.change.outcome, found.change.token, found.change.version) == (
-        store.DELIVERED,
+        result_store.DELIVERED,
         outcome,
         TOKEN,
         4,
@@ -131,7 +132,7 @@ def test_the_last_attempt_fails_the_recipient_and_the_reply_itself_stays_as_it_c
 ) -> None:
     found = sorted_as(outcome, Judge(dsn=DsnKind.FAILED))
     assert isinstance(found.change, Ending)
-    assert (found.change.state, found.change.outcome) == (store.FAILED, FAILED)
+    assert (found.change.state, found.change.outcome) == (result_store.FAILED, FAILED)
     assert types_pb2.Attempt.FromString(found.change.last_attempt or b"").outcome == FAILED
     assert found.notice is not None
     assert found.notice.attempt.outcome == FAILED

@@ -42,12 +42,17 @@ from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.ports import Notifications
 from mailrail_queue.routing.router import Router
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Database, Lane, sure
+from mailrail_queue.store import accept as accept_store
+from mailrail_queue.store import blocks
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Database, Lane, sure
 from mailrail_queue.store.data_history import QueueHistory
+from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
 from mailrail_queue.store.ids import Ids
-from mailrail_queue.store.mail import Connection, Deferral, Ownership
+from mailrail_queue.store.results import Deferral
 
 _REFUSE_AFTER = 10.0
 """Seconds without Postgres after which mail that was never sent to it is refused (451) instead of kept waiting."""
@@ -136,7 +141,7 @@ class GroupCommit:
     async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
         """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
         async with self._upload_lane.use() as connection:
-            return await store.add_chunk(connection, message_id, number, data)
+            return await content_store.add_chunk(connection, message_id, number, data)
 
     def forget(self, message_id: bytes) -> None:
         """Delete a body whose commit will not come, soon; the sweeper finds what this misses."""
@@ -153,7 +158,7 @@ class GroupCommit:
                 ids = list(self._forgotten)[:_FORGET_STEP]
                 try:
                     async with self._forget_lane.use() as connection:
-                        await store.abort_uploads(connection, ids)
+                        await content_store.abort_uploads(connection, ids)
                 except DATABASE_FAILURE as error:
                     self._log.info(
                         "cannot delete uncommitted bodies; trying again", error=str(error).strip(), bodies=len(ids)
@@ -170,7 +175,7 @@ class GroupCommit:
         """
         self._asked += 1
         async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
-            accepted = await store.outcome(connection, message_id)
+            accepted = await accept_store.outcome(connection, message_id)
         if accepted is None:
             self.forget(message_id)  # what may have been uploaded of it
         return accepted
@@ -254,7 +259,7 @@ class GroupCommit:
                     await asyncio.sleep(delay)
                     delay = min(2.0, delay * 2)
                     continue
-                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # not the mail's fault (ACC-05)
+                if blocks.given_twice(error) and fresh_ids < _FRESH_IDS:  # not the mail's fault (ACC-05)
                     fresh_ids, twice = fresh_ids + 1, True
                     self._log.error("duplicate ids; taking new ones", error=str(error).strip())
                     continue
@@ -316,7 +321,7 @@ class GroupCommit:
         if large or limited or any(one.expanded for one in prepared):
             async with self._notifications.transaction(connection) as notify:
                 if large:
-                    claimed = await store.claim_uploads(connection, large)
+                    claimed = await content_store.claim_uploads(connection, large)
                     _refuse_unclaimed(prepared, claimed)
                 if limited:
                     await self._refuse_over_limit(connection, under.router, limited)
@@ -324,7 +329,7 @@ class GroupCommit:
                 chosen, done = await self._insert(connection, [one for one in prepared if one.outcome is None], under)
                 missing = done.messages < len(chosen)
                 if large and (missing or refused):
-                    await store.drop_chunks(connection, large)
+                    await content_store.drop_chunks(connection, large)
                 expanded = [one for one in chosen if one.expanded]
                 if expanded and missing:
                     ours = await self._stored_by_us(connection, expanded)
@@ -360,10 +365,10 @@ class GroupCommit:
 
     async def _insert(
         self, connection: Connection, chosen: list[PreparedCommit], under: Conditions
-    ) -> tuple[list[PreparedCommit], store.Stored]:
+    ) -> tuple[list[PreparedCommit], accept_store.Stored]:
         """Store messages. Returns them, prepared anew if hold rules changed since, and what the statement did."""
         while True:
-            done = await store.store(
+            done = await accept_store.store(
                 connection,
                 under.ownership,
                 self._settings.lease_seconds,
@@ -380,7 +385,7 @@ class GroupCommit:
     async def _stored_by_us(self, connection: Connection, chosen: Sequence[PreparedCommit]) -> set[bytes]:
         """Ids of those messages that this very statement stored: their recipients bear the ids that we gave them."""
         firsts = [one.recipients[0].id for one in chosen if one.recipients]
-        found = {row.id for row in await store.live(connection, firsts)}
+        found = {row.id for row in await waiting_store.live(connection, firsts)}
         return {one.pending.id for one in chosen if one.recipients and one.recipients[0].id in found}
 
     async def _find_outcomes(
@@ -391,12 +396,12 @@ class GroupCommit:
         `again`: an earlier try may have stored them, or still be under way.
         """
         ids = [one.pending.id for one in (*refused, *chosen)]
-        existing = await store.existing(connection, ids)
+        existing = await accept_store.existing(connection, ids)
         late = [one for one in chosen if one.pending.id not in existing]
         if late and again:  # barred first, which waits for the earlier try (ACC-04)
             for one in late:
-                await store.outcome(connection, one.pending.id)
-            existing = await store.existing(connection, ids)
+                await accept_store.outcome(connection, one.pending.id)
+            existing = await accept_store.existing(connection, ids)
         else:
             for one in late:
                 one.outcome = LATE
@@ -417,20 +422,20 @@ class GroupCommit:
         leased = {new.id: new for pending in found for new in pending.born_leased}
         if leased:
             deferrals = [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in leased.values()]
-            rows = await store.defer(connection, deferrals)
+            rows = await result_store.defer(connection, deferrals)
             back = [leased[row[0]] for row in rows]
             self._worklist.add_stored({(new.shard, new.site) for new in back})
 
     async def _refuse_over_limit(self, connection: Connection, router: Router, limited: list[PreparedCommit]) -> None:
         """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
-        there = await store.existing(connection, [one.pending.id for one in limited])
+        there = await accept_store.existing(connection, [one.pending.id for one in limited])
         by_account: dict[str, list[PreparedCommit]] = {}
         for one in limited:
             if one.outcome is None and one.pending.id not in there:  # what is committed already was counted then
                 by_account.setdefault(one.message.account or "", []).append(one)
         for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
             limits = router.limits[account]
-            messages, recipients = await store.lock_usage(connection, account)
+            messages, recipients = await accept_store.lock_usage(connection, account)
             new_messages = new_recipients = 0
             for one in by_account[account]:
                 count = len(one.recipients)
@@ -445,10 +450,14 @@ class GroupCommit:
                     new_messages += 1
                     new_recipients += count
             if new_messages:
-                await store.count_usage(connection, account, new_messages, new_recipients)
+                await accept_store.count_usage(connection, account, new_messages, new_recipients)
 
     def _hand_on(
-        self, refused: Sequence[PreparedCommit], chosen: Sequence[PreparedCommit], done: store.Stored, before: float
+        self,
+        refused: Sequence[PreparedCommit],
+        chosen: Sequence[PreparedCommit],
+        done: accept_store.Stored,
+        before: float,
     ) -> None:
         """The commit has returned: answer, and let the deliveries of born leased recipients go."""
         deadline = before + self._settings.lease_seconds

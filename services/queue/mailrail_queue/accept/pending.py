@@ -8,7 +8,7 @@ from typing import Protocol
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
-from mailrail_queue.store.mail import NewMessage, NewRecipient
+from mailrail_queue.store.accept import NewMessage, NewRecipient
 
 MAX_RECIPIENTS = 100_000
 """Recipients of one message. Ingress has a limit of its own far below; this one protects the batch."""

@@ -21,8 +21,9 @@ from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import asked_of
 from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router, domain_of, reference_text
+from mailrail_queue.store.accept import NewMessage, NewRecipient
+from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import HoldRules
-from mailrail_queue.store.mail import NewMessage, NewRecipient, Ownership
 
 _OVERHEAD = 64
 """Octets counted for a message besides its content."""

@@ -28,10 +28,10 @@ from mailrail_queue.delivery.endings import by_administrator, end_unleased
 from mailrail_queue.delivery.ports import Notify
 from mailrail_queue.delivery.verdicts import REQUEST_DROP, REQUEST_FAIL, facts_of
 from mailrail_queue.store import columns as c
-from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection, Waiting
+from mailrail_queue.store import faults, fencing
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import Connection, run
+from mailrail_queue.store.waiting import Waiting
 
 BATCH: Final = 500
 """Recipients changed in one transaction."""
@@ -49,7 +49,7 @@ _SET_TRANSPORT: Final[LiteralString] = f"""WITH stored AS (
         FROM unnest(%(id)s, %(site)s) AS x (id, site) WHERE r.id = x.id
         RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held_since IS NULL AS waits
     ), noted AS (
-        {store.NOTE}
+        {fencing.NOTE}
     )
     SELECT id, leased, shard FROM stored"""
 _REQUEST: Final[
@@ -247,7 +247,7 @@ class RecipientChanges:
             {update}
             RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held_since IS NULL AS waits
         ), noted AS (
-            {store.NOTE}
+            {fencing.NOTE}
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
 
@@ -272,13 +272,13 @@ class RecipientChanges:
     ) -> ChangeResult:
         """Hand the recipients, locked, to `change`, some at a time."""
         where = self._for_change(wanted)
-        statement: LiteralString = f"""SELECT {store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
+        statement: LiteralString = f"""SELECT {waiting_store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
 
         async def step(place: Place, notify: Notify) -> tuple[list[int], list[Changed]]:
             bounds = {"past": place.past, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **bounds})
-            found = [store.waiting(row) for row in rows]
+            found = [waiting_store.waiting(row) for row in rows]
             done: list[Changed] = []
 
             async def work(part: Sequence[Waiting]) -> None:

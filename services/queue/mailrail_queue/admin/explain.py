@@ -12,9 +12,8 @@ from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
 from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RecipientFacts, domain_of
 from mailrail_queue.store import columns as c
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import Connection, run
 
 EXPLAINED_ATTEMPTS: Final = 200
 """Attempts to come that Explain looks ahead."""
@@ -54,7 +53,7 @@ class Explainer:
     async def _subject(self, connection: Connection, request: admin_pb2.ExplainRequest) -> "_Subject":
         if request.HasField("recipient_id"):
             known = request.recipient_id < 2**63
-            rows = await store.live(connection, [request.recipient_id]) if known else []
+            rows = await waiting_store.live(connection, [request.recipient_id]) if known else []
             if not rows:
                 raise NotFound(
                     f"recipient {request.recipient_id} is not in the queue; "

@@ -14,9 +14,8 @@ from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin.base import CALLER, stamp
 from mailrail_queue.admin.changes import RecipientChanges
 from mailrail_queue.admin.filters import NotFound, domain_argument, object_argument
-from mailrail_queue.store.connection import run
+from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.hold_rules import read_hold_rules
-from mailrail_queue.store.mail import Connection
 
 _PATIENCE = 30.0
 """Seconds that a transaction which stores mail is waited for: no statement of ours lasts longer."""

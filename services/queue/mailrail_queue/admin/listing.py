@@ -26,8 +26,7 @@ from mailrail_queue.admin.filters import (
 from mailrail_queue.delivery.verdicts import as_said
 from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
 from mailrail_queue.store import columns as c
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.rows import attempt_of, envelope_of
 
 _LIVE: Final[

@@ -7,8 +7,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from mailrail_queue.admin.filters import BadRequest
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection, run
 
 _BEGIN: Final[LiteralString] = """INSERT INTO admin_operation (id, request) VALUES (%(id)s, %(request)s)
     ON CONFLICT (id) DO NOTHING"""

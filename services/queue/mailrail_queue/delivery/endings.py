@@ -11,8 +11,10 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notify
 from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of
 from mailrail_queue.routing.router import RecipientFacts
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Connection, Ending, Waiting
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.connection import Connection
+from mailrail_queue.store.results import Ending
+from mailrail_queue.store.waiting import Waiting
 
 _BY_ADMINISTRATOR = EnhancedCode(5, 7, 0)
 
@@ -61,7 +63,7 @@ async def end_unleased(connection: Connection, notify: Notify, decided: Sequence
     notices: dict[int, Notice] = {}
     for row, attempt, judgement, counted in decided:
         attempt.outcome = types_pb2.OUTCOME_CANCELLED if judgement is None else types_pb2.OUTCOME_FAILED
-        state = store.CANCELLED if judgement is None else store.FAILED
+        state = result_store.CANCELLED if judgement is None else result_store.FAILED
         data = attempt.SerializeToString()
         endings.append(
             Ending(row.id, row.message_id, 0, row.version, state, attempt.outcome, data, 1 if counted else 0)
@@ -69,6 +71,6 @@ async def end_unleased(connection: Connection, notify: Notify, decided: Sequence
         if judgement is not None and (judgement.dsn is not None or judgement.tell_postmaster):
             recipient = attempt_recipient_of(row, attempts=row.attempts + (1 if counted else 0))
             notices[row.id] = Notice(recipient, judgement, attempt)
-    done = await store.finish_as(connection, endings) if endings else {}
-    await notify([n for i, n in notices.items() if done.get(i) == store.FAILED])
+    done = await result_store.finish_as(connection, endings) if endings else {}
+    await notify([n for i, n in notices.items() if done.get(i) == result_store.FAILED])
     return {ending.id: ending.outcome for ending in endings if ending.id in done}

@@ -18,10 +18,13 @@ from mailrail_queue.delivery.ports import AttemptRecipient, Schedule
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.delivery.stream import OutboundStream
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import results as result_store
 from mailrail_queue.store import sites as site_store
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import TROUBLE, Lane
-from mailrail_queue.store.mail import Deferral, Waiting
+from mailrail_queue.store.results import Deferral
+from mailrail_queue.store.waiting import Waiting
 
 _AT_ONCE = 500
 """Rows of one statement."""
@@ -160,7 +163,7 @@ class LeaseWriter:
         before = self._dispatcher.clock()
         async with self._lane.use() as connection:
             pairs = [pair for _, _, found in batch.values() for pair in found]
-            kept = await store.renew(connection, self._lease_seconds, pairs)
+            kept = await lease_store.renew(connection, self._lease_seconds, pairs)
         for token, (delivery, stream, found) in batch.items():
             if self._renewals.get(token) is batch[token]:  # only now: what Postgres did not take is tried again
                 del self._renewals[token]
@@ -172,7 +175,7 @@ class LeaseWriter:
 
     async def _write_undone(self, undo: Sequence[Deferral]) -> None:
         async with self._lane.use() as connection:
-            rows = await store.defer(connection, undo)
+            rows = await result_store.defer(connection, undo)
         self._schedule.add_deferred([(shard, request) for _, shard, request in rows])
         metrics.count_attempts([types_pb2.OUTCOME_NOT_ATTEMPTED] * len(rows))
         self._schedule.wake_up()
@@ -182,7 +185,7 @@ class LeaseWriter:
             self._lane.use() as connection,
             self._finisher.notifications.transaction(connection) as notify,
         ):
-            expired = await store.lose(connection, lost)
+            expired = await lease_store.lose(connection, lost)
             await self._finisher.cut_off(connection, expired, notify)
         self._schedule.add_deferred([(row.shard, row.request) for row in expired])
         metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(expired))
@@ -205,7 +208,7 @@ class LeaseWriter:
         while self._known:
             known = self._known[:_AT_ONCE]
             async with self._lane.use() as connection:
-                there = await store.there(connection, [(p.id, p.message_id) for p in known])
+                there = await waiting_store.there(connection, [(p.id, p.message_id) for p in known])
             del self._known[: len(known)]
             missing += [p for p in known if p.id not in there]
         if missing:

@@ -19,9 +19,9 @@ from mailrail_queue.delivery.results import DeliveryResults, Finisher
 from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.stream import OutboundStream
 from mailrail_queue.delivery.verdicts import attempt_recipient_of, facts_of
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import Waiting
+from mailrail_queue.store.waiting import Waiting
 
 _RENEW_BELOW = 95.0
 """Seconds left below which a lease is renewed; most deliveries end long before."""
@@ -102,7 +102,7 @@ class LeaseManager:
             rows = [
                 w
                 for start in range(0, len(ids), _PAGE)
-                for w in await store.live(connection, ids[start : start + _PAGE])
+                for w in await waiting_store.live(connection, ids[start : start + _PAGE])
             ]
         by_token: dict[int, list[Waiting]] = {}
         for row in rows:

@@ -13,7 +13,7 @@ from typing import Protocol
 from mailrail.core.delivery.judge import Judgement
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.routing.router import RecipientFacts, RoutePlan
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection
 
 
 @dataclass(slots=True)

@@ -29,20 +29,17 @@ from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, 
 from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
 from mailrail_queue.delivery.verdicts import attempt_recipient_of, status_of
 from mailrail_queue.routing.router import RoutePlan
-from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane
-from mailrail_queue.store.mail import (
-    Connection,
-    CorruptRecipient,
-    Deferral,
-    Ending,
-    Expired,
-    Ownership,
-    Record,
-    Waiting,
-)
+from mailrail_queue.store import blocks, faults
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store import waiting as waiting_store
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Lane
+from mailrail_queue.store.corrupt import CorruptRecipient
+from mailrail_queue.store.fencing import Ownership
+from mailrail_queue.store.leases import Expired
+from mailrail_queue.store.results import Deferral, Ending, Record
 from mailrail_queue.store.rows import attempt_of
+from mailrail_queue.store.waiting import Waiting
 
 _BATCH = 256
 """Deliveries whose results share a transaction."""
@@ -71,7 +68,7 @@ async def record_interrupted(connection: Connection, rows: Sequence[Expired], no
         attempt.ended.FromNanoseconds(int(now * 1e9))
         records.append((row.id, row.message_id, 0, attempt.SerializeToString()))
     if records:
-        await store.record(connection, records)
+        await result_store.record(connection, records)
 
 
 @dataclass(slots=True)
@@ -116,7 +113,7 @@ class _Work:
         change = one.change
         if isinstance(change, Deferral):
             self.deferrals.append(change)
-        elif one.notice is None and one.arrival is None and change.state == store.DELIVERED:
+        elif one.notice is None and one.arrival is None and change.state == result_store.DELIVERED:
             self.plain.append(change)
         else:
             self.endings.append(change)
@@ -210,11 +207,11 @@ class Finisher:
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
             except Exception as error:
-                if store.lacks_partition(error) and not partitions_made:
+                if result_store.lacks_partition(error) and not partitions_made:
                     # What was delivered would be delivered again, for ever, could its end not be written.
                     partitions_made = await self.make_partitions(lane)
                     continue
-                if store.given_twice(error) and fresh_ids < _FRESH_IDS:  # of a notification, an event or a mailbox
+                if blocks.given_twice(error) and fresh_ids < _FRESH_IDS:  # of a notification, an event or a mailbox
                     fresh_ids += 1
                     await self.raise_ids(lane, error)
                     continue
@@ -235,7 +232,7 @@ class Finisher:
         """Let ids go on beyond all that are stored: some were given that are there already."""
         self._log.error("duplicate ids; taking new ones", error=str(error).strip())
         try:
-            await lane.run(store.RAISE_IDS, {"recipients": 0, "tokens": 0})
+            await lane.run(blocks.RAISE_IDS, {"recipients": 0, "tokens": 0})
         except DATABASE_FAILURE as trouble:
             self._log.warning("cannot take new ids", error=str(trouble).strip())
             await asyncio.sleep(_RETRY_AFTER)
@@ -279,7 +276,7 @@ class Finisher:
     async def make_partitions(self, lane: Lane) -> bool:
         """Make those of history that are missing (FIN-03). False: Postgres is out of reach."""
         try:
-            await lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+            await lane.run(result_store.MAKE_PARTITIONS, {"ahead": result_store.PARTITIONS_AHEAD})
         except DATABASE_FAILURE as error:
             self._log.warning("cannot create partitions of history", error=str(error).strip())
             await asyncio.sleep(_RETRY_AFTER)
@@ -297,7 +294,7 @@ class Finisher:
             async with lane.use() as connection:
                 ids = [rr.id for r in strangers for rr in r.message.recipients]
                 await self._history.compare(connection, [r.token for r in strangers], ids)
-                known = {w.id: w for w in await store.live(connection, ids)}
+                known = {w.id: w for w in await waiting_store.live(connection, ids)}
         for result in batch:
             if result.delivery is not None and id(result) not in others:
                 self._sort_delivery(work, result, result.delivery)
@@ -306,29 +303,31 @@ class Finisher:
         found = len(work.records) > 0 or any(rr.id not in known for r in strangers for rr in r.message.recipients)
         if work.plain:
             async with lane.use() as connection:
-                found |= len(await store.finish(connection, work.plain)) < len(work.plain)
+                found |= len(await result_store.finish(connection, work.plain)) < len(work.plain)
         counted: set[int] = set()
         if work.endings or work.notices or work.arrivals:
             counted = await self._commit_told(lane, work)
         elif work.deferrals:
             async with lane.use() as connection:
-                back = await store.defer(connection, work.deferrals)
+                back = await result_store.defer(connection, work.deferrals)
             counted = {row[0] for row in back}
             self._went_back(back)
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
         if late_ones and not again:
             # LSE-03: another owner took the lease back, as far as this process knows it still stood.
             late = [(d.id, d.message_id, d.token, d.last_attempt) for d in work.deferrals]
-            late += [(e.id, e.message_id, e.token, e.last_attempt) for e in work.endings if e.state != store.DELIVERED]
+            late += [
+                (e.id, e.message_id, e.token, e.last_attempt) for e in work.endings if e.state != result_store.DELIVERED
+            ]
             work.records += [(i, m, t, data) for i, m, t, data in late if data is not None and i not in counted]
         if work.records or work.lost:
             async with lane.use() as connection:
                 if work.records:
-                    await store.record(connection, work.records)
+                    await result_store.record(connection, work.records)
                 expired = []
                 if work.lost:
                     async with self.notifications.transaction(connection) as notify:
-                        expired = await store.lose(connection, work.lost)
+                        expired = await lease_store.lose(connection, work.lost)
                         await self.cut_off(connection, expired, notify)
                 found |= len(expired) < len(work.lost)
             self._schedule.add_deferred([(row.shard, row.request) for row in expired])
@@ -345,10 +344,10 @@ class Finisher:
     async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
         """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
         async with lane.use() as connection, self.notifications.transaction(connection) as notify:
-            ended = await store.finish_as(connection, work.endings) if work.endings else {}
-            back = await store.defer(connection, work.deferrals) if work.deferrals else []
+            ended = await result_store.finish_as(connection, work.endings) if work.endings else {}
+            back = await result_store.defer(connection, work.deferrals) if work.deferrals else []
             # ADM-02: a dropped recipient gets no DSN, and one that is to be failed gets its DSN when it is failed.
-            done = {number for number, state in ended.items() if state != store.CANCELLED}
+            done = {number for number, state in ended.items() if state != result_store.CANCELLED}
             done |= {number for number, _, request in back if not request}
             arrivals = [a for i, a in work.arrivals.items() if i in done]
             if arrivals:
@@ -445,15 +444,15 @@ class Finisher:
             return
         waits: list[tuple[int, float]] = []
         notices: list[Notice] = []
-        newest = await store.newest_attempts(connection, over)
-        for row in await store.live(connection, over):
+        newest = await result_store.newest_attempts(connection, over)
+        for row in await waiting_store.live(connection, over):
             attempt, recipient, judgement = self.judge_interrupted(row, attempt_of(newest.get(row.id)))
             if judgement.retry_in is None:
                 continue
             waits.append((row.id, judgement.retry_in))
             if judgement.dsn is not None:
                 notices.append(Notice(recipient, judgement, attempt))
-        await store.put_off(connection, waits)
+        await lease_store.put_off(connection, waits)
         await notify(notices)
 
     def judge_interrupted(

@@ -16,8 +16,9 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Notice
 from mailrail_queue.delivery.verdicts import dialled_before, verdict_of
 from mailrail_queue.routing.router import RoutePlan
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.mail import Deferral, Ending, Waiting
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.results import Deferral, Ending
+from mailrail_queue.store.waiting import Waiting
 
 SUCCEEDED = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.OUTCOME_CAPTURED)
 """Outcomes that count under an old token too: what was sent was sent (LSE-03)."""
@@ -77,7 +78,7 @@ def _delivered(
         recipient.message_id,
         token,
         recipient.version,
-        store.DELIVERED,
+        result_store.DELIVERED,
         attempt.outcome,
         attempt.SerializeToString(),
     )
@@ -102,7 +103,7 @@ def _failed(attempt: types_pb2.Attempt, recipient: AttemptRecipient, token: int,
         recipient.message_id,
         token,
         recipient.version,
-        store.FAILED,
+        result_store.FAILED,
         types_pb2.OUTCOME_FAILED,
         ended.SerializeToString(),
     )

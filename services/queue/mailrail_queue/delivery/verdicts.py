@@ -9,8 +9,8 @@ from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.routing.router import RecipientFacts, domain_of
-from mailrail_queue.store.mail import Waiting
 from mailrail_queue.store.rows import dialled_of, recipient_of
+from mailrail_queue.store.waiting import Waiting
 
 _MOST_HOSTS = 16
 """Hosts whose dialled addresses are kept with a recipient."""

@@ -11,7 +11,7 @@ from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
 from mailrail_queue.mailbox.store import Entry, heads, put
 from mailrail_queue.routing.addresses import INBOX, Addresses
 from mailrail_queue.routing.router import Router, reference_text
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection
 from mailrail_queue.store.rows import envelope_of
 
 CAPTURED: Final = "Captured"

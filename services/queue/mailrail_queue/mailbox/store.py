@@ -18,9 +18,8 @@ from uuid import UUID
 from mailrail.core.message.header import Field, Header
 from mailrail.core.message.summary import Summary, summarize
 from mailrail_queue.store import columns as c
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.rows import CONTENT_INCOMPLETE
 
 SEEN: Final = "\\Seen"
@@ -248,17 +247,17 @@ async def content_for(
 ) -> AsyncIterator[bytes]:
     """The same for a reader of any speed: none of the connections that `use` gives is kept while it reads."""
     async with use() as connection:
-        found = (await store.contents(connection, [message_id.bytes])).get(message_id.bytes)
+        found = (await content_store.contents(connection, [message_id.bytes])).get(message_id.bytes)
     if found is None:
         return
     if found.prefix:
         yield found.prefix
     body = found.body or b""
-    for start in range(0, len(body), store.CHUNK):
-        yield body[start : start + store.CHUNK]
+    for start in range(0, len(body), content_store.CHUNK):
+        yield body[start : start + content_store.CHUNK]
     for number in range(found.chunks):
         async with use() as connection:
-            part = await store.chunk(connection, message_id.bytes, number)
+            part = await content_store.chunk(connection, message_id.bytes, number)
         if part is None:
             raise ContentIncomplete(CONTENT_INCOMPLETE)
         yield part

@@ -49,11 +49,14 @@ from mailrail_queue.mailbox.store import Entry, MessageHead
 from mailrail_queue.metrics import count_dsn
 from mailrail_queue.routing.addresses import Resolved
 from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb, reference_text
+from mailrail_queue.store import accept as accept_store
+from mailrail_queue.store import blocks
 from mailrail_queue.store import columns as c
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store.accept import NewMessage, NewRecipient
+from mailrail_queue.store.connection import Connection, run
+from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import read_hold_rules
-from mailrail_queue.store.mail import Connection, NewMessage, NewRecipient, Ownership
 from mailrail_queue.store.rows import CONTENT_MISSING, envelope_of
 
 
@@ -278,14 +281,14 @@ class Notifier:
                 if not ids:
                     # A block each time: of one that was kept another process may hold the same on a new timeline (ACC-06).
                     first = (await run(connection, IDS))[0][0]
-                    ids = list(range(first + store.BLOCK - 1, first - 1, -1))
+                    ids = list(range(first + blocks.BLOCK - 1, first - 1, -1))
                 recipient.id = ids.pop()
-            if len(dsn.content) > store.INLINE:
+            if len(dsn.content) > content_store.INLINE:
                 await self._chunked(connection, message, dsn.content)
             messages.append(message)
             recipients += made
             count_dsn(group.kind.value)
-        await store.store(connection, _OWNERLESS, 0.0, messages, recipients)
+        await accept_store.store(connection, _OWNERLESS, 0.0, messages, recipients)
         if reports:
             await mailbox.put(connection, reports)
         return {r.shard for r in recipients if r.hold_reason is None}
@@ -344,7 +347,7 @@ class Notifier:
             unlisted=len(group.notices) - len(listed),
         )
         # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
-        return await asyncio.to_thread(made) if content is not None and len(content) > store.INLINE else made()
+        return await asyncio.to_thread(made) if content is not None and len(content) > content_store.INLINE else made()
 
     def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
         facts = group.notices[0].recipient.facts
@@ -417,7 +420,7 @@ class Notifier:
 
     async def _chunked(self, connection: Connection, message: NewMessage, content: bytes) -> None:
         """Content above the inline limit goes into chunk rows, as that of any message (ACC-02)."""
-        parts = [content[at : at + store.CHUNK] for at in range(0, len(content), store.CHUNK)]
+        parts = [content[at : at + content_store.CHUNK] for at in range(0, len(content), content_store.CHUNK)]
         message.body, message.chunks = None, len(parts)
         await run(
             connection,

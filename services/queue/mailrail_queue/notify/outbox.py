@@ -13,8 +13,7 @@ from datetime import datetime
 from typing import Final, LiteralString
 
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.rows import attempt_of
 
 SUBSCRIBE: Final[

@@ -21,7 +21,7 @@ from mailrail_queue.admin.filters import BadRequest, NotFound
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox.store import ContentIncomplete
 from mailrail_queue.store import columns
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Pool = AsyncConnectionPool[Connection]

@@ -25,7 +25,7 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.rpc.answering import Context
 from mailrail_queue.rpc.streaming import pulse
 from mailrail_queue.store.connection import DATABASE_FAILURE
-from mailrail_queue.store.mail import CHUNK, INLINE
+from mailrail_queue.store.content import CHUNK, INLINE
 
 _ROTATE = 600.0
 """Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""

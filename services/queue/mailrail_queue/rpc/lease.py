@@ -12,9 +12,10 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.delivery.stream import OutboundStream
 from mailrail_queue.rpc.answering import Context
 from mailrail_queue.rpc.streaming import pulse
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import corrupt as corrupt_store
 from mailrail_queue.store.connection import DATABASE_FAILURE
-from mailrail_queue.store.mail import CHUNK
+from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.rows import CONTENT_INCOMPLETE
 
 
@@ -100,8 +101,8 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         self._turn += 1
         try:
             async with lane.use() as connection:
-                leased = await store.is_leased(connection, message_id, request.token)
-                content = (await store.contents(connection, [message_id])).get(message_id) if leased else None
+                leased = await content_store.is_leased(connection, message_id, request.token)
+                content = (await content_store.contents(connection, [message_id])).get(message_id) if leased else None
             if content is None:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
                 return
@@ -112,7 +113,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             number, skip = divmod(request.offset, CHUNK)
             while True:
                 async with lane.use() as connection:
-                    data = await store.chunk(connection, message_id, number)
+                    data = await content_store.chunk(connection, message_id, number)
                 if data is None:
                     if number < content.chunks:
                         await self._hold_corrupt(message_id)
@@ -126,7 +127,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
 
     async def _hold_corrupt(self, message_id: bytes) -> None:
         async with self._contents[0].use() as connection:
-            held = await store.hold_corrupt_message(connection, message_id, CONTENT_INCOMPLETE)
+            held = await corrupt_store.hold_corrupt_message(connection, message_id, CONTENT_INCOMPLETE)
         metrics.CORRUPT.inc(len(held))
         for number in held:
             self._log.error("corrupt, on hold", recipient=number, message=message_id.hex(), reason=CONTENT_INCOMPLETE)

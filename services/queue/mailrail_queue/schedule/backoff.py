@@ -18,13 +18,15 @@ from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.schedule.due_sites import DueSites
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import results as result_store
 from mailrail_queue.store import sites as site_store
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import Deferral, Waiting
+from mailrail_queue.store.results import Deferral
 from mailrail_queue.store.rows import (
     attempt_of,
 )
+from mailrail_queue.store.waiting import Waiting
 
 _BACKOFF = 250
 """Recipients of a site in backoff that are counted in one statement (SHD-05)."""
@@ -62,7 +64,7 @@ class Backoff:
             site.due.clear()
             return
         async with self._lane.use() as connection:
-            rows = await self._corrupt.readable(connection, await store.fetch_due(connection, wanted))
+            rows = await self._corrupt.readable(connection, await waiting_store.fetch_due(connection, wanted))
             if site.kind is not SiteKind.MISSING:
                 # A kick ends the backoff and makes recipients due in one transaction: they are to be tried.
                 # So the backoff is looked at after them.
@@ -158,6 +160,6 @@ class Backoff:
             self._lane.use() as connection,
             self._finisher.notifications.transaction(connection) as notify,
         ):
-            done = await store.back_off(connection, self._worklist.ownership, deferrals)
+            done = await result_store.back_off(connection, self._worklist.ownership, deferrals)
             await notify([n for i, n in notices.items() if i in done])
         metrics.count_attempts([types_pb2.OUTCOME_DEFERRED] * len(done))

@@ -8,9 +8,10 @@ from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RoutePlan, Router
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
-from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import Connection, CorruptRecipient, Waiting
+from mailrail_queue.store.connection import Connection, Lane
+from mailrail_queue.store.corrupt import CorruptRecipient
 from mailrail_queue.store.rows import RECIPIENT_UNREADABLE, is_recipient
+from mailrail_queue.store.waiting import Waiting
 
 
 class CorruptMail:

@@ -13,7 +13,7 @@ from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import Waiting
+from mailrail_queue.store.waiting import Waiting
 
 _PER_SHARD = 100
 """Due sites of a shard that one look reads; the next look goes on from there."""

@@ -12,8 +12,9 @@ from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.delivery.verdicts import attempt_recipient_of
 from mailrail_queue.routing.router import RoutePlan
-from mailrail_queue.store.mail import StoredMessage, Waiting
+from mailrail_queue.store.content import StoredMessage
 from mailrail_queue.store.rows import dialled_of
+from mailrail_queue.store.waiting import Waiting
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from mailrail_queue.delivery.endings import Decided
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.schedule.corrupt import CorruptMail
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import Lane
-from mailrail_queue.store.mail import Waiting
 from mailrail_queue.store.rows import attempt_of
+from mailrail_queue.store.waiting import Waiting
 
 
 class Endings:
@@ -38,7 +38,7 @@ class Endings:
         if not over:
             return set()
         async with self._lane.use() as connection:
-            newest = await store.newest_attempts(connection, [row.id for row in over])
+            newest = await result_store.newest_attempts(connection, [row.id for row in over])
         finals: list[Decided] = []
         for row in over:
             attempt = attempt_of(newest.get(row.id))

@@ -12,7 +12,7 @@ from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.results import Finisher
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import leases as lease_store
 from mailrail_queue.store.connection import TROUBLE, Lane
 
 _AT_ONCE = 500
@@ -73,7 +73,9 @@ class LeaseExpiry:
                     self._finisher.notifications.transaction(connection) as notify,
                 ):
                     # What has a result in memory is no lost lease: while Postgres was away it could not be written.
-                    rows = await store.expire(connection, ownership, shards, since, count, self._finisher.unwritten)
+                    rows = await lease_store.expire(
+                        connection, ownership, shards, since, count, self._finisher.unwritten
+                    )
                     await self._finisher.cut_off(connection, rows, notify)
             except Exception as error:
                 if not faults.is_guilty(error) or (count == 1 and not await self._hold_corrupt(shards, since, error)):
@@ -97,13 +99,13 @@ class LeaseExpiry:
     async def _heed_clock(self) -> None:
         """Ask what time it is: leases run by Postgres's clock, and must not all end because it was set."""
         asked = clock.now()
-        ((moment,),) = await self._lane.run(store.NOW)
+        ((moment,),) = await self._lane.run(lease_store.NOW)
         self._database.heard(moment, asked)
         jump = self._database.jump
         if jump is None:
             return
         async with self._lane.use() as connection:
-            moved = await store.move_leases(connection, jump, self._settings.lease_seconds)
+            moved = await lease_store.move_leases(connection, jump, self._settings.lease_seconds)
         if self._database.jump is jump:
             self._database.jump = None
             self._database.jumped.clear()
@@ -123,7 +125,7 @@ class LeaseExpiry:
         faults.failed(self._log, "lease_sweep", error)
         reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
         async with self._lane.use() as connection, connection.transaction():
-            found = await store.first_expired(connection, shards, since, self._finisher.unwritten)
+            found = await lease_store.first_expired(connection, shards, since, self._finisher.unwritten)
             if found is None:
                 return False
             await faults.hold_corrupt(connection, self._worklist.ownership, [found], reason, self._log, undo=False)

@@ -12,7 +12,7 @@ from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import TROUBLE, Lane
-from mailrail_queue.store.mail import Waiting
+from mailrail_queue.store.waiting import Waiting
 
 _PAUSE = 10.0
 """Seconds until what failed for another reason than Postgres being out of reach is tried again."""

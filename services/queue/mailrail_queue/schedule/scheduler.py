@@ -31,15 +31,19 @@ from mailrail_queue.schedule.lease_expiry import LeaseExpiry
 from mailrail_queue.schedule.new_revision import Revisions
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
-from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
+from mailrail_queue.store import blocks, faults
+from mailrail_queue.store import content as content_store
+from mailrail_queue.store import leases as lease_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import TROUBLE
-from mailrail_queue.store.mail import Deferral, Waiting
+from mailrail_queue.store.results import Deferral
 from mailrail_queue.store.rows import (
     CONTENT_MISSING,
     ENVELOPE_UNREADABLE,
     is_envelope,
 )
+from mailrail_queue.store.waiting import Waiting
 
 _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
@@ -133,9 +137,9 @@ class Scheduler:
                 continue
             except Exception as error:
                 faults.failed(self._log, "due_work", error)
-                if store.lacks_partition(error):
+                if result_store.lacks_partition(error):
                     await self._finisher.make_partitions(self._work_lane)
-                elif store.given_twice(error):
+                elif blocks.given_twice(error):
                     await self._finisher.raise_ids(self._work_lane, error)
                 await asyncio.sleep(0.5)
                 continue
@@ -232,7 +236,7 @@ class Scheduler:
         dispatcher = self._dispatcher
         router = self._router()
         async with self._work_lane.use() as connection:
-            rows = await self.corrupt.readable(connection, await store.fetch_due(connection, wanted))
+            rows = await self.corrupt.readable(connection, await waiting_store.fetch_due(connection, wanted))
         ended = await self._endings.end_over_interruption_limit(rows)
         found: dict[tuple[int, str], int] = {}
         planned: list[tuple[Waiting, RoutePlan]] = []
@@ -295,7 +299,7 @@ class Scheduler:
         wanted = [(row, token, plan.key) for (plan, part), token in zip(groups, tokens, strict=True) for row in part]
         before = self._dispatcher.clock()
         async with self._work_lane.use() as connection:
-            leased, moment = await store.lease(
+            leased, moment = await lease_store.lease(
                 connection, self._worklist.ownership, self._settings.lease_seconds, wanted
             )
             if not leased:
@@ -304,7 +308,7 @@ class Scheduler:
             deliveries: list[Delivery] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
-                contents = await store.contents(connection, ids)
+                contents = await content_store.contents(connection, ids)
                 corrupt = {i for i, content in contents.items() if not is_envelope(content.envelope)}
                 for unfit, reason in ((corrupt, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
                     rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]
@@ -336,7 +340,7 @@ class Scheduler:
                     for row, t, _ in wanted
                     if row.id in leased
                 ]
-                await store.defer(connection, undone)
+                await result_store.defer(connection, undone)
                 raise
         for delivery in deliveries:
             self._dispatcher.add(delivery)
@@ -348,16 +352,16 @@ class Scheduler:
         past = 0
         while self._dispatcher.deliveries:  # which may be of shards that had another owner, or have one by now
             async with self.lane.use() as connection:
-                leased = await store.requested_leased(connection, past)
+                leased = await waiting_store.requested_leased(connection, past)
             self._leases.cancel(token for _, token in leased)
-            if len(leased) < store.PAGE:
+            if len(leased) < waiting_store.PAGE:
                 break
             past = leased[-1][0]
         past = 0
         while shards := list(self._worklist.ownership.epochs):
             async with self.lane.use() as connection:
-                free = await store.requested(connection, shards, past)
+                free = await waiting_store.requested(connection, shards, past)
             await self._endings.end([self._finisher.by_administrator(row) for row in free])
-            if len(free) < store.PAGE:
+            if len(free) < waiting_store.PAGE:
                 break
             past = free[-1].id

@@ -16,7 +16,7 @@ from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.schedule.shared_sites import SharedSites
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
-from mailrail_queue.store import sites as site_store
+from mailrail_queue.store import shards as shard_store
 from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane, run
 from mailrail_queue.store.hold_rules import read_hold_rules
 
@@ -77,12 +77,12 @@ class Shards:
         async with self._lane.use() as connection:
             await self._history.of.beat(connection)
             if self._started is None:
-                rows = await run(connection, site_store.STARTED)
+                rows = await run(connection, shard_store.STARTED)
                 self._started = str(rows[0][0].isoformat())
             asked = clock.now()
             rows = await run(
                 connection,
-                site_store.HEARTBEAT,
+                shard_store.HEARTBEAT,
                 {
                     "id": me,
                     "name": settings.node_id,
@@ -94,19 +94,19 @@ class Shards:
             others: dict[str, str] = {row[0]: row[1] for row in rows if row[0] is not None}
             self._database.heard(rows[0][2], asked)
             live = sorted([me, *others])
-            mine = {row[0]: row[1] for row in await run(connection, site_store.MINE, {"id": me})}
+            mine = {row[0]: row[1] for row in await run(connection, shard_store.MINE, {"id": me})}
             fair = -(-SHARDS // len(live))
             if len(mine) > fair:
                 surplus = sorted(mine)[fair:]
-                await run(connection, site_store.RELEASE, {"id": me, "number": site_store.shard_column(surplus)})
+                await run(connection, shard_store.RELEASE, {"id": me, "number": shard_store.shard_column(surplus)})
                 for number in surplus:
                     del mine[number]
             elif len(mine) < fair:
-                taken = await run(connection, site_store.ACQUIRE, {"id": me, "live": live, "count": fair - len(mine)})
+                taken = await run(connection, shard_store.ACQUIRE, {"id": me, "live": live, "count": fair - len(mine)})
                 for number, epoch in taken:
                     mine[number] = epoch
                     self._worklist.unverified.append(number)
-            owners = {row[0]: row[1] for row in await run(connection, site_store.OWNERS)} if others else {}
+            owners = {row[0]: row[1] for row in await run(connection, shard_store.OWNERS)} if others else {}
             holds = await read_hold_rules(connection)
         self._group_commit.holds = holds
         self._worklist.own(mine)
@@ -129,7 +129,7 @@ class Shards:
         self._worklist.disown()
         try:
             async with asyncio.timeout(3):
-                await self._lane.run(site_store.LEAVE, {"id": self._worklist.run_id})
+                await self._lane.run(shard_store.LEAVE, {"id": self._worklist.run_id})
         except (*DATABASE_FAILURE, TimeoutError) as error:
             self._log.info("shutdown: shards not released", error=str(error))
 

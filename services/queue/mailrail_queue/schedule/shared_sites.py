@@ -13,8 +13,8 @@ from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.schedule.worklist import Worklist
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
 from mailrail_queue.store import sites as site_store
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import TROUBLE, Lane
 
 _PROBE_SECONDS = 130.0
@@ -46,7 +46,7 @@ class SharedSites:
                 if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
                     self._worklist.site(row.name)
                 self._site_health.learn(row)
-            if len(rows) < store.PAGE:
+            if len(rows) < waiting_store.PAGE:
                 break
 
     def claim_probe(self, site: SiteState) -> None:

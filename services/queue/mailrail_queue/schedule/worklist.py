@@ -13,7 +13,7 @@ from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.routing.router import Router
 from mailrail_queue.schedule.peers import Peers
-from mailrail_queue.store.mail import Ownership
+from mailrail_queue.store.fencing import Ownership
 
 
 class Worklist:

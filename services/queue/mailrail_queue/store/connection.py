@@ -43,6 +43,7 @@ from mailrail_queue import metrics
 from mailrail_queue.store import columns
 
 Row = tuple[Any, ...]
+Connection = AsyncConnection[Row]
 
 _OWN: Mapping[str, str] = MappingProxyType(
     {

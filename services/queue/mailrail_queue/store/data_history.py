@@ -9,9 +9,8 @@ from typing import Final, LiteralString
 
 from mailrail.core.ids import history_of, unpack_recipient, unpack_token
 from mailrail.kit.history import History, NewHistory
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store import blocks
+from mailrail_queue.store.connection import Connection, run
 
 _COUNTERS: Final[LiteralString] = (
     "ARRAY[(SELECT last_value FROM recipient_block), (SELECT last_value FROM token_block)]"
@@ -60,12 +59,12 @@ class QueueHistory:
         if not token:
             return
         ((given, given_tokens),) = await run(connection, _STAND)
-        if token >= given_tokens + store.BLOCK:
+        if token >= given_tokens + blocks.BLOCK:
             self.gave(min(recipient, given + _FURTHEST), token)
             await self.doubt(connection, "somebody holds a delivery that it has not given yet", number)
 
     async def _raise(self, connection: Connection) -> None:
-        await run(connection, store.RAISE_IDS, {"recipients": self._given[0], "tokens": self._given[1]})
+        await run(connection, blocks.RAISE_IDS, {"recipients": self._given[0], "tokens": self._given[1]})
 
 
 _FURTHEST: Final = 1 << 40

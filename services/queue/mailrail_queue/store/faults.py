@@ -16,9 +16,12 @@ from structlog.typing import FilteringBoundLogger
 
 from mailrail.kit.postgres import storable
 from mailrail_queue import metrics
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import TROUBLE
-from mailrail_queue.store.mail import Connection, CorruptRecipient, Ownership
+from mailrail_queue.store import blocks
+from mailrail_queue.store import corrupt as corrupt_store
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.connection import TROUBLE, Connection
+from mailrail_queue.store.corrupt import CorruptRecipient
+from mailrail_queue.store.fencing import Ownership
 
 Row = TypeVar("Row")
 
@@ -81,7 +84,7 @@ def failed(logger: FilteringBoundLogger, step: str, error: BaseException, **fiel
 
 def is_guilty(error: Exception) -> bool:
     """Whether what was to be written or read may be the cause, and not Postgres or its schema."""
-    return not (isinstance(error, _NOBODYS) or store.lacks_partition(error) or store.given_twice(error))
+    return not (isinstance(error, _NOBODYS) or result_store.lacks_partition(error) or blocks.given_twice(error))
 
 
 async def by_halves(
@@ -125,7 +128,7 @@ async def hold_corrupt(
 
     `undo`: the attempt of a leased one never began. `withdraw`: an administrator's request cannot be granted.
     """
-    held = await store.hold_corrupt(connection, ownership, rows, reason, undo=undo, withdraw=withdraw)
+    held = await corrupt_store.hold_corrupt(connection, ownership, rows, reason, undo=undo, withdraw=withdraw)
     metrics.CORRUPT.inc(len(held))
     for row in rows:
         if row.id in held:

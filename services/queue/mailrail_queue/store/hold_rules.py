@@ -5,8 +5,7 @@ from datetime import datetime
 from typing import Final, LiteralString
 
 from mailrail.core.delivery.hold import HoldRule
-from mailrail_queue.store.connection import run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store.connection import Connection, run
 
 _HOLD_RULES: Final[
     LiteralString

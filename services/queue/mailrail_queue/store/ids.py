@@ -5,10 +5,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from mailrail.core.ids import pack_token
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import Lane, run
+from mailrail_queue.store import blocks
+from mailrail_queue.store.connection import Connection, Lane, run
 from mailrail_queue.store.data_history import QueueHistory
-from mailrail_queue.store.mail import Connection
 
 
 class Ids:
@@ -47,16 +46,16 @@ class Ids:
                 if self._left_recipients >= recipients and self._left_tokens >= tokens:
                     return
                 if connection is None:
-                    rows = await self._lane.run(store.BLOCKS)
+                    rows = await self._lane.run(blocks.BLOCKS)
                 else:
-                    rows = await run(connection, store.BLOCKS)
+                    rows = await run(connection, blocks.BLOCKS)
                 self._extend(rows[0][0], rows[0][1])
 
     def _extend(self, recipient: int, token: int) -> None:
-        self._recipients.append(range(recipient, recipient + store.BLOCK))
-        self._tokens.append(range(token, token + store.BLOCK))
-        self._left_recipients += store.BLOCK
-        self._left_tokens += store.BLOCK
+        self._recipients.append(range(recipient, recipient + blocks.BLOCK))
+        self._tokens.append(range(token, token + blocks.BLOCK))
+        self._left_recipients += blocks.BLOCK
+        self._left_tokens += blocks.BLOCK
         self._history.gave(recipient, token)
 
     def recipient(self) -> int:

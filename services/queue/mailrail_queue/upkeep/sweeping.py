@@ -16,10 +16,10 @@ import psycopg
 from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.settings import QueueSettings
+from mailrail_queue.store import content as content_store
 from mailrail_queue.store import faults
-from mailrail_queue.store import mail as store
-from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Database, run
-from mailrail_queue.store.mail import Connection
+from mailrail_queue.store import results as result_store
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Database, run
 
 # ruff: noqa: E501 -- statements keep their own lines
 
@@ -129,7 +129,7 @@ class Upkeep:
     async def start(self) -> None:
         """What must be there before the first recipient becomes final: today's partition of history."""
         try:
-            await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+            await self._lane.run(result_store.MAKE_PARTITIONS, {"ahead": result_store.PARTITIONS_AHEAD})
         except DATABASE_FAILURE as error:
             self._log.warning("cannot create partitions of history", error=str(error).strip())
 
@@ -226,7 +226,9 @@ class Upkeep:
     async def _sweep_chunks(self) -> None:
         """A step of the way through all chunks, round and round: none is without a message or an upload (ACC-02)."""
         async with self._lane.use() as connection:
-            deleted, self._chunks_seen = await store.sweep_stray_chunks(connection, self._chunks_seen, _CHUNKS_STEP)
+            deleted, self._chunks_seen = await content_store.sweep_stray_chunks(
+                connection, self._chunks_seen, _CHUNKS_STEP
+            )
         if deleted:
             metrics.SWEPT.labels(what="chunk").inc(deleted)
             self._log.warning("chunks without a message were deleted", chunks=deleted)
@@ -241,7 +243,7 @@ class Upkeep:
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""
-        await self._lane.run(store.MAKE_PARTITIONS, {"ahead": store.PARTITIONS_AHEAD})
+        await self._lane.run(result_store.MAKE_PARTITIONS, {"ahead": result_store.PARTITIONS_AHEAD})
         async with self._lane.use() as connection:
             if not (await run(connection, _LOCK))[0][0]:
                 return  # another replica is at it

@@ -1,0 +1,130 @@
+"""The content of messages: in their row, or in chunks of their own when it is large (ACC-02, LSE-06)."""
+
+# ruff: noqa: E501 -- statements keep their own lines, and are put together from constants of ours alone
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+from uuid import UUID
+
+from mailrail_queue.store import columns as c
+from mailrail_queue.store.connection import Connection, run
+
+CHUNK = 256 * 1024
+"""Octets of a row of a large body; the last one may be shorter (ACC-02)."""
+INLINE = 64 * 1024
+"""Bodies up to this many octets are stored in the message's row and travel with the lease (ACC-02, LSE-06)."""
+
+
+# A part of a large body, before its commit (ACC-02). A later part needs the upload's row: the sweeper may have taken it.
+FIRST_CHUNK: Final[LiteralString] = """WITH u AS (
+    INSERT INTO upload (message_id) SELECT unnest(%(id)s) ON CONFLICT (message_id) DO UPDATE SET started = now() RETURNING message_id
+) INSERT INTO chunk (message_id, number, data) SELECT message_id, %(number)s, %(data)s FROM u
+  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data"""
+CHUNK_MORE: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
+    SELECT message_id, %(number)s, %(data)s FROM upload WHERE message_id = ANY(%(id)s) FOR KEY SHARE
+    ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
+
+
+async def add_chunk(connection: Connection, message_id: bytes, number: int, data: bytes) -> bool:
+    """Store chunk `number` (from 0). False: the upload was swept meanwhile."""
+    parameters = {"id": c.uuids([message_id]), "number": number, "data": data}
+    if number == 0:
+        await run(connection, FIRST_CHUNK, parameters)
+        return True
+    return bool(await run(connection, CHUNK_MORE, parameters))
+
+
+# The commit of a large body takes its upload away, in the transaction that names the chunks.
+CLAIM_UPLOADS: Final[LiteralString] = "DELETE FROM upload WHERE message_id = ANY(%(id)s) RETURNING message_id"
+ABORT_UPLOADS: Final[
+    LiteralString
+] = """WITH u AS (DELETE FROM upload WHERE message_id = ANY(%(id)s) RETURNING message_id)
+    DELETE FROM chunk USING u WHERE chunk.message_id = u.message_id"""
+
+
+async def claim_uploads(connection: Connection, ids: Sequence[bytes]) -> set[bytes]:
+    """Those of `ids` whose chunks are there; they are the caller's now, if its transaction commits."""
+    return {row[0].bytes for row in await run(connection, CLAIM_UPLOADS, {"id": c.uuids(ids)})}
+
+
+async def abort_uploads(connection: Connection, ids: Sequence[bytes]) -> None:
+    """Forget bodies whose commit will not come."""
+    await run(connection, ABORT_UPLOADS, {"id": c.uuids(ids)})
+
+
+# What was claimed and not stored after all: nobody else would ever find it (ACC-02). A message that is there keeps its own.
+DROP_CHUNKS: Final[LiteralString] = """DELETE FROM chunk c WHERE c.message_id = ANY(%(id)s)
+    AND NOT EXISTS (SELECT FROM message m WHERE m.id = c.message_id AND m.chunks > 0)"""
+
+
+async def drop_chunks(connection: Connection, ids: Sequence[bytes]) -> None:
+    """Delete the chunks of those of `ids`, all claimed by this transaction, that it did not store."""
+    await run(connection, DROP_CHUNKS, {"id": c.uuids(ids)})
+
+
+# Chunks that have neither a message nor an upload: nothing makes them, and nobody else would ever find them. In steps by index, from where
+# the step before ended: the last row that was looked at (none: that was all), and how many were deleted.
+STRAY_CHUNKS: Final[LiteralString] = """WITH looked AS MATERIALIZED (
+        SELECT message_id, number FROM chunk WHERE (message_id, number) > (%(after_id)s, %(after_number)s)
+        ORDER BY message_id, number LIMIT %(count)s
+    ), stray AS (
+        DELETE FROM chunk c USING (SELECT DISTINCT message_id FROM looked) l WHERE c.message_id = l.message_id
+          AND NOT EXISTS (SELECT FROM message m WHERE m.id = c.message_id AND m.chunks > 0)
+          AND NOT EXISTS (SELECT FROM upload u WHERE u.message_id = c.message_id) RETURNING c.number
+    )
+    SELECT (SELECT count(*) FROM stray), message_id, number FROM (SELECT) one LEFT JOIN
+        (SELECT message_id, number FROM looked ORDER BY message_id DESC, number DESC LIMIT 1) last ON true"""
+
+
+async def sweep_stray_chunks(
+    connection: Connection, after: tuple[UUID, int] | None, count: int
+) -> tuple[int, tuple[UUID, int] | None]:
+    """Look at `count` chunk rows behind `after` (None: from the first). Returns how many chunks without message and
+    upload were deleted, and the last row looked at, None at the end. Raises psycopg.Error."""
+    after_id, after_number = after if after is not None else (UUID(int=0), -1)
+    rows = await run(connection, STRAY_CHUNKS, {"after_id": after_id, "after_number": after_number, "count": count})
+    deleted, last_id, last_number = rows[0]
+    return deleted, None if last_id is None else (last_id, last_number)
+
+
+@dataclass(slots=True)
+class StoredMessage:
+    """A message as a lease carries it."""
+
+    id: bytes
+    envelope: bytes
+    prefix: bytes
+    body: bytes | None  # None: in chunks
+    size: int
+    chunks: int  # 0: none
+
+
+CONTENT: Final[LiteralString] = (
+    "SELECT id, envelope, prefix, body, size, chunks FROM message WHERE id = ANY(%(id)s) AND NOT barred"
+)
+CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
+    WHERE message_id = ANY(%(id)s) AND number >= %(first)s ORDER BY number LIMIT %(count)s"""
+
+
+# Content is handed out under a lease that stands.
+IS_LEASED: Final[LiteralString] = (
+    "SELECT 1 FROM recipient WHERE message_id = ANY(%(id)s) AND token = %(token)s AND lease_until > now() LIMIT 1"
+)
+
+
+async def is_leased(connection: Connection, message_id: bytes, token: int) -> bool:
+    """Whether a recipient of the message is leased under this token."""
+    return bool(await run(connection, IS_LEASED, {"id": c.uuids([message_id]), "token": token}))
+
+
+async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, StoredMessage]:
+    """Messages with their inline bodies."""
+    rows = await run(connection, CONTENT, {"id": c.uuids(list(ids))})
+    return {row[0].bytes: StoredMessage(row[0].bytes, *row[1:]) for row in rows}
+
+
+async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes | None:
+    """One chunk of a large body; None past the end."""
+    rows = await run(connection, CHUNKS, {"id": c.uuids([message_id]), "first": number, "count": 1})
+    return bytes(rows[0][1]) if rows and rows[0][0] == number else None

@@ -1,0 +1,46 @@
+"""Who may write: what every statement that leases or schedules compares, and what it notes for the owners (SHD-01, SHD-03).
+
+Rules that hold for all statements of this package: one statement a batch (`unnest` of columns); every write that leases
+or schedules compares owner and epoch of the shard in the same statement (`fencing.OWN`, SHD-01); every write to a leased
+recipient names its token (LSE-03); rows are reached by index only; nothing reads content but what is in `content`.
+What each statement is for is in the comment above it.
+"""
+
+# ruff: noqa: E501 -- statements keep their own lines, and are put together from constants of ours alone
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mailrail_queue.store import columns as c
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """This process as an owner: what fenced statements compare. `epochs`: shard → epoch under which it is held."""
+
+    owner: str
+    epochs: Mapping[int, int]
+
+    def parameters(self, shards: Iterable[int]) -> dict[str, Any]:
+        """The parameters `owner`, `own_shards`, `own_epochs` for those of `shards` that are held."""
+        held = [s for s in set(shards) if s in self.epochs]
+        return {
+            "owner": self.owner,
+            "own_shards": c.smallints(held),
+            "own_epochs": c.bigints([self.epochs[s] for s in held]),
+        }
+
+
+OWN: Final = """own AS (
+    SELECT s.number FROM unnest(%(own_shards)s, %(own_epochs)s) AS o (number, epoch)
+    JOIN shard s ON s.number = o.number AND s.owner = %(owner)s AND s.epoch = o.epoch
+)"""
+
+# The sites that `stored` rows (shard, site, due, waits) made due earlier than their row says. Most often that is none, and then nothing
+# is written or locked. In order, so that two batches never wait for each other in a ring.
+NOTE: Final = """INSERT INTO site_due (shard, site, next_due)
+    SELECT n.shard, n.site, min(n.due) AS due FROM stored n
+    WHERE n.waits AND NOT EXISTS (SELECT FROM site_due d WHERE d.shard = n.shard AND d.site = n.site AND d.next_due <= n.due)
+    GROUP BY n.shard, n.site ORDER BY n.shard, n.site
+    ON CONFLICT (shard, site) DO UPDATE SET next_due = LEAST(site_due.next_due, excluded.next_due)"""
