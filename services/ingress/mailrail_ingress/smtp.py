@@ -15,10 +15,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
 from mailrail.core.revision.revision import ListenerProtocol
-from mailrail.core.smtp.events import Closing, TlsFacts, TlsRequested
+from mailrail.core.smtp.address import plain_ip
+from mailrail.core.smtp.events import Closing, TlsRequested
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
+from mailrail.core.smtp.tls import TlsFacts
 from mailrail.kit import log
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
@@ -314,7 +316,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self._preface = b""
         if header.client is not None:
-            self.client = _plain(header.client)  # for limits, logs and checks alike (PRX-04)
+            self.client = plain_ip(header.client)  # for limits, logs and checks alike (PRX-04)
         self._sessions.wheel.remove(self)
         config = self._sessions.active_config.listeners.get(self.listener_key)
         if config is None:
@@ -598,11 +600,4 @@ def _facts(secured: ssl.SSLObject) -> TlsFacts:
 
 @lru_cache(maxsize=4096)
 def _address(text: str) -> IPv4Address | IPv6Address:
-    return _plain(ip_address(text.partition("%")[0]))
-
-
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address that a dual-stack socket shows as IPv6 is an IPv4 address."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return plain_ip(ip_address(text.partition("%")[0]))

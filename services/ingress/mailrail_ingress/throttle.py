@@ -12,6 +12,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
+from mailrail.core.smtp.address import plain_ip
+
 FAILURES: Final = 30
 """Failed logins of one address within WINDOW until it has to wait."""
 LOGIN_FAILURES: Final = 100
@@ -32,9 +34,8 @@ ACQUAINTANCES: Final = 50_000
 @lru_cache(maxsize=4096)
 def neighbourhood(address: IPv4Address | IPv6Address) -> str:
     """What is counted as one client: an IPv4 address, or the /64 that one IPv6 customer has."""
+    address = plain_ip(address)
     if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
         return str(ip_network((address, 64), strict=False))
     return str(address)
 

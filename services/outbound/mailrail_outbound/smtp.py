@@ -36,13 +36,14 @@ from mailrail.core.smtp.client import (
     SessionFailed,
 )
 from mailrail.core.smtp.stuffing import Stuffer
+from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
 from mailrail_outbound.settings import Timeouts
-from mailrail_outbound.tls import TlsFacts, TlsStream
+from mailrail_outbound.tls import TlsStream
 
 INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most

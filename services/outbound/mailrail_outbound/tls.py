@@ -7,13 +7,13 @@ negotiated (TLS-05).
 
 import hashlib
 import ssl
-from dataclasses import dataclass
 from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from mailrail.core.sasl.client import ChannelBinding
+from mailrail.core.smtp.tls import TlsFacts
 
 _READ = 262144
 
@@ -34,15 +34,6 @@ def client_context(*, verify: bool, ca: bytes = b"") -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFacts:
-    """What the handshake gave."""
-
-    version: str
-    cipher: str
-    verified_name: str | None
 
 
 class TlsStream:

@@ -146,6 +146,7 @@ def test_more_result_fields_than_any_mail_has_are_refused_unread(account: Accoun
     ("header", "sender", "expected"),
     [
         ("From: ada@home.example\n", "", "From: ada@home.example\n"),
+        ("From: Ada <ada@sending.example.>\n", "", "From: Ada <ada@sending.example.>\n"),
         ("From: ada\n", "", "From: ada@home.example\n"),
         ("From: Ada <ada> (at work)\n", "", "From: Ada <ada@home.example> (at work)\n"),
         ("From:\nSubject: s\n", "", "Subject: s\nFrom: ada@home.example\n"),

@@ -28,11 +28,12 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.verifiers import ITERATIONS, ScramVerifier
-from mailrail.core.smtp.events import Closing, TlsFacts, TlsRequested
+from mailrail.core.smtp.events import Closing, TlsRequested
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
+from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.content import PARTS_LIMIT

@@ -34,7 +34,7 @@ from mailrail.core.message.header import (
     with_keyword,
 )
 from mailrail.core.smtp.address import Address, parse_address
-from mailrail.core.smtp.events import TlsFacts
+from mailrail.core.smtp.tls import TlsFacts
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 

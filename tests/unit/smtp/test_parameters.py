@@ -210,10 +210,17 @@ def test_bad_parameters_of_rcpt_are_refused_DSN_02(text: str) -> None:
         rcpt(text)
 
 
+def test_xtext_with_lower_case_digits_is_taken_and_passed_on_as_the_standard_has_it_DSN_02() -> None:
+    assert mail(" ENVID=a+3db+2B AUTH=a+2bb@x.example").envid == "a+3Db+2B"
+    assert mail(" AUTH=a+2bb@x.example").auth == "a+2Bb@x.example"
+    assert rcpt(" ORCPT=rfc822;a+2bb@x").orcpt == "rfc822;a+2Bb@x"
+
+
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
 def test_xtext_carries_any_ascii_text(text: str) -> None:
-    encoded = "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
-    assert xtext_decode(encoded) == text
+    written = "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
+    assert xtext_decode(written) == text
+    assert xtext_decode(written.lower()) == text.lower()
 
 
 @given(st.text(max_size=60))

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
+from mailrail.core.message.header import date
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.address import address_literal
 from mailrail.core.smtp.reply import EnhancedCode, Reply
@@ -185,7 +186,7 @@ def _header(
         # The same return path as in the envelope (DSN-12); a parsed address has no line ends.
         f"To: <{original.reverse_path}>\r\n",
         text.field("Subject", subject),
-        text.field("Date", text.date(now)),
+        text.field("Date", date(now)),
         f"Message-ID: {message_id}\r\n",
     ]
     reference = text.usable_message_id(original.message_id)
@@ -244,7 +245,7 @@ def _people(
     reference = text.usable_message_id(original.message_id)
     if reference is not None:
         lines.append(f"Message-ID: {reference}")
-    lines.append(f"Received: {text.date(original.arrived)}")
+    lines.append(f"Received: {date(original.arrived)}")
     if original.tls_required:
         lines += ["", *text.wrap("The message asked for protected transport only, so its body is not returned.")]
     body = "\r\n".join(lines).encode() + b"\r\n"
@@ -264,7 +265,7 @@ def _told(report: DsnRecipient, utf8: bool) -> list[str]:
     elif not report.reason:
         lines.append(f"    Status {report.status}")
     if report.kind is DsnKind.DELAYED and report.will_retry_until is not None:
-        lines.append(f"    Attempts continue until {text.date(report.will_retry_until)}.")
+        lines.append(f"    Attempts continue until {date(report.will_retry_until)}.")
     return [*lines, ""]
 
 
@@ -296,7 +297,7 @@ def _machine(original: Original, reports: tuple[DsnRecipient, ...], reporter: Re
     envelope_id = text.decoded_envelope_id(original.envelope_id) if original.envelope_id else None
     if envelope_id is not None:
         message.insert(0, f"Original-Envelope-Id: {envelope_id}\r\n")
-    message.append(text.field("Arrival-Date", text.date(original.arrived)))
+    message.append(text.field("Arrival-Date", date(original.arrived)))
     if original.future_release:
         message.append(text.field("Future-Release-Request", text.ascii_text(original.future_release, 100)))
     groups = ["".join(message)]
@@ -323,9 +324,9 @@ def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
             fields.append(text.field("Remote-MTA", f"dns; {name} ({address})" if address else f"dns; {name}"))
         fields.append(text.field("Diagnostic-Code", f"smtp; {text.diagnostic(report.reply)}"))
     if report.last_attempt is not None:
-        fields.append(text.field("Last-Attempt-Date", text.date(report.last_attempt)))
+        fields.append(text.field("Last-Attempt-Date", date(report.last_attempt)))
     if report.kind is DsnKind.DELAYED and report.will_retry_until is not None:
-        fields.append(text.field("Will-Retry-Until", text.date(report.will_retry_until)))
+        fields.append(text.field("Will-Retry-Until", date(report.will_retry_until)))
     return fields
 
 

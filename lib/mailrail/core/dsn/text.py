@@ -8,27 +8,17 @@ import base64
 import quopri
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from mailrail.core.message.content_type import LINE_LIMIT
+from mailrail.core.message.header import MESSAGE_ID, MESSAGE_ID_LIMIT
 from mailrail.core.smtp.parameters import xtext_decode
 from mailrail.core.smtp.reply import Reply
 
 REPLY_LIMIT = 4000
 """Characters of a remote reply that are quoted."""
 
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _unsafe = re.compile(r"[^ -~]")
 _blanks = re.compile(r"\s+")
-_message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")
-
-
-def date(when: float) -> str:
-    """A date and time with a numeric zone (RFC 5322 3.3; DSN-18), from Unix seconds."""
-    t = datetime.fromtimestamp(int(when), UTC)
-    day = f"{_DAYS[t.weekday()]}, {t.day:02d} {_MONTHS[t.month - 1]} {t.year:04d}"
-    return f"{day} {t.hour:02d}:{t.minute:02d}:{t.second:02d} +0000"
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -62,7 +52,7 @@ def usable_message_id(text: str | None) -> str | None:
         return None
     given = text.strip()
     bracketed = given if given.startswith("<") else f"<{given}>"
-    return bracketed if len(bracketed) <= 900 and _message_id.fullmatch(bracketed) else None
+    return bracketed if len(bracketed) <= MESSAGE_ID_LIMIT and MESSAGE_ID.fullmatch(bracketed) else None
 
 
 def typed_address(address: str, *, utf8: bool) -> str:

@@ -17,7 +17,7 @@ from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
 from mailrail.core.smtp.address import Address, AddressError, address_literal, parse_address, parse_literal
-from mailrail.core.smtp.events import TlsFacts
+from mailrail.core.smtp.tls import TlsFacts
 
 HEADER_LIMIT: Final = 256 * 1024
 """Octets of a header block. It is held in memory while a message arrives; real ones stay under 64 KiB."""
@@ -39,7 +39,11 @@ _field = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
 # As many of them as there are, so that where they end costs one call and not one a field.
 _block = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z))*")
 _fold = re.compile(rb"\r?\n(?=[ \t])")
-_message_id = re.compile(rb"<[!-;=?A-~]+@[!-;=?A-~]+>")
+_ID_WORD = "[!-;=?A-~]"  # neither `<`, `>` nor `@`
+MESSAGE_ID: Final = re.compile(f"<{_ID_WORD}+@{_ID_WORD}+>")
+"""A Message-ID with its brackets, more lenient than RFC 5322 3.6.4."""
+MESSAGE_IDS: Final = re.compile(f"<{_ID_WORD}{{1,450}}@{_ID_WORD}{{1,450}}>")
+"""The same to be searched for, in time linear in the text."""
 
 
 class HeaderError(ValueError):
@@ -159,9 +163,10 @@ def message_id(header: Header) -> str | None:
     if b"\n" in value:
         value = _fold.sub(b"", value)
     value = value.strip()
-    if len(value) > MESSAGE_ID_LIMIT or not _message_id.fullmatch(value):
+    if len(value) > MESSAGE_ID_LIMIT or not value.isascii():
         return None
-    return value.decode("ascii")
+    text = value.decode("ascii")
+    return text if MESSAGE_ID.fullmatch(text) else None
 
 
 def subject(header: Header) -> str | None:

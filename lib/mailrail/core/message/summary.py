@@ -4,18 +4,15 @@ Nothing here decides about rights or delivery, so unlike `header`'s readers thes
 is shown as it came (RFC 2047 6.3), without control characters.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
-from mailrail.core.message.header import Header, decoded_words, message_id, subject
+from mailrail.core.message.header import MESSAGE_IDS, Header, decoded_words, message_id, subject
 
 TEXT_LIMIT: Final = 500
 """Characters of From and To that are kept."""
 REFERENCES_LIMIT: Final = 50
 """Message ids kept of References: the first and the newest, as RFC 5322 3.6.4 lets a reply shorten it."""
-
-_id = re.compile(r"<[!-;=?A-~]{1,450}@[!-;=?A-~]{1,450}>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ def readable(header: Header, name: bytes, limit: int = TEXT_LIMIT) -> str:
 def message_ids(header: Header, name: bytes) -> tuple[str, ...]:
     """The message ids in the first field of this name, at most REFERENCES_LIMIT: the first one and the last ones."""
     field = header.first(name)
-    found = _id.findall(field.text[:100_000]) if field is not None else []
+    found = MESSAGE_IDS.findall(field.text[:100_000]) if field is not None else []
     if len(found) > REFERENCES_LIMIT:
         found = [found[0], *found[1 - REFERENCES_LIMIT :]]
     return tuple(found)

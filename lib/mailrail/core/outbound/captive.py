@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from ipaddress import ip_address
 
+from mailrail.core.smtp.address import plain_ip
 from mailrail.core.smtp.reply import Reply
 
 _CODE = re.compile(r"(?<![0-9])([45][0-9][0-9])\Z")
@@ -16,9 +17,7 @@ _CODE = re.compile(r"(?<![0-9])([45][0-9][0-9])\Z")
 @lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Whether an IP address leads back to this machine: 127.0.0.0/8, ::1, and the former mapped into IPv6."""
-    ip = ip_address(address)
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
+    return plain_ip(ip_address(address)).is_loopback
 
 
 def simulated_reply(local_part: str, simulate: str = "") -> Reply | None:

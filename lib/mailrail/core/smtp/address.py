@@ -5,7 +5,10 @@ always lower-case A-labels (or an address literal in one canonical spelling), so
 to DNS are equal here. `str(address)` is the form for the wire, with the least quoting (RFC 5321 4.1.2).
 
 The parsers take what a stranger sent. They are linear in its length, bounded, and raise `AddressError` with a text
-that may be shown to that stranger; they never return part of a broken address.
+that may be shown to that stranger; they never return part of a broken address. Some forms that RFC 5321 forbids are
+taken, since they are in real use and can be read in one way only: dots at the ends of a local part and in rows (such a
+local part leaves quoted), underscores in a domain, a dot at its end, and a path without angle brackets. What is refused
+and why is in docs/reference/refusals.md.
 """
 
 import re
@@ -29,12 +32,15 @@ _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _UTF8 = "\u00a0-\ud7ff\ue000-\U0010ffff"
 # A label never starts or ends with a hyphen; written so that each character can match in one way only.
 _LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+_MAIL_LABEL = r"[A-Za-z0-9_]+(?:-+[A-Za-z0-9_]+)*"  # of a domain in an address; host names have no underscore
 _dot_string_utf8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
+_loose_local_utf8 = re.compile(rf"[.{_UTF8}{_ATEXT}]+")
 # qtextSMTP or a quoted pair; control characters are in neither, so a path cannot carry a line end.
 _quoted_string_utf8 = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
 _quoted_pair = re.compile(r"\\(.)", re.DOTALL)
 _domain = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_domain_utf8 = re.compile(rf"[A-Za-z0-9.{_UTF8}-]+")
+_mail_domain = re.compile(rf"{_MAIL_LABEL}(?:\.{_MAIL_LABEL})*")
+_domain_utf8 = re.compile(rf"[A-Za-z0-9._{_UTF8}-]+")
 _literal = re.compile(r"\[([!-Z^-~]*)\]")
 _source_route = re.compile(rf"@(?:{_LABEL})(?:\.{_LABEL})*(?:,@(?:{_LABEL})(?:\.{_LABEL})*)*:")
 _plain_path = re.compile(rf"<([{_ATEXT}]+(?:\.[{_ATEXT}]+)*)@({_LABEL}(?:\.{_LABEL})*)>")
@@ -94,13 +100,14 @@ def quote_local(local: str) -> str:
     return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def domain_to_ascii(text: str, *, utf8: bool = True) -> str:
+def domain_to_ascii(text: str, *, utf8: bool = True, in_address: bool = False) -> str:
     """A domain name as lower-case A-labels (RFC 5890; mapped by UTS 46 first, as people type it).
 
     Raises AddressError for what is no host name (RFC 5321 4.1.2), NonAsciiAddress for U-labels while `utf8` is off.
+    `in_address`: labels may have underscores.
     """
     if text.isascii():
-        if not _domain.fullmatch(text):
+        if not (_mail_domain if in_address else _domain).fullmatch(text):
             raise AddressError("domain name is not valid")
         lowered = text.lower()
     else:
@@ -120,6 +127,11 @@ def domain_to_ascii(text: str, *, utf8: bool = True) -> str:
     if len(lowered) > LABEL_LIMIT and any(len(label) > LABEL_LIMIT for label in lowered.split(".")):
         raise AddressError("a label of the domain name is too long")
     return lowered
+
+
+def plain_ip(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """An IPv4 address that is written as IPv6 (`::ffff:192.0.2.1`, as a dual-stack socket shows it) as IPv4 address."""
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def address_literal(address: IPv4Address | IPv6Address) -> str:
@@ -151,7 +163,7 @@ def _local_part(text: str, start: int, utf8: bool) -> tuple[str, int]:
             raise AddressError("quoted local part is not valid")
         local = _quoted_pair.sub(r"\1", match[1])
     else:
-        match = _dot_string_utf8.match(text, start)
+        match = _loose_local_utf8.match(text, start)
         if match is None:
             raise AddressError("local part is not valid")
         local = match[0]
@@ -175,7 +187,7 @@ def _mailbox(text: str, start: int, utf8: bool) -> tuple[Address, int]:
     match = _domain_utf8.match(text, at)
     if match is None:
         raise AddressError("domain name is not valid")
-    return Address(local, domain_to_ascii(match[0], utf8=utf8)), match.end()
+    return Address(local, domain_to_ascii(match[0].removesuffix("."), utf8=utf8, in_address=True)), match.end()
 
 
 def parse_address(text: str, *, utf8: bool = True) -> Address:
@@ -200,7 +212,10 @@ def _path(text: str, utf8: bool) -> tuple[Address, str]:
         if len(local) <= LOCAL_PART_LIMIT and len(domain) <= LABEL_LIMIT:
             return Address(local, domain), text[match.end() :]
     if not text.startswith("<"):
-        raise AddressError("address must be in angle brackets")
+        bare, blank, rest = text.partition(" ")
+        if not bare or ">" in bare:
+            raise AddressError("address must be in angle brackets")
+        return parse_address(bare, utf8=utf8), blank + rest
     # RFC 5321 4.1.1.3 and appendix C: a source route is understood and ignored (SIN-12).
     route = _source_route.match(text, 1)
     address, end = _mailbox(text, route.end() if route else 1, utf8)
@@ -227,4 +242,6 @@ def parse_forward_path(raw: bytes, *, utf8: bool = False) -> tuple[Address, str]
     text = _decode(raw)
     if text[:12].lower() == "<postmaster>":
         return Address(text[1:11], ""), text[12:]
+    if text.partition(" ")[0].lower() == "postmaster":
+        return Address(text[:10], ""), text[10:]
     return _path(text, utf8)

@@ -11,14 +11,6 @@ from mailrail.core.smtp.parameters import Extension, MailParameters, RcptParamet
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFacts:
-    """What the handshake gave, for EHLO, Received and the log."""
-
-    version: str  # "TLSv1.3"
-    cipher: str  # OpenSSL's name
-
-
-@dataclass(frozen=True, slots=True)
 class ListenerOptions:
     """What one listener offers. A new configuration is put in place by assigning `session.options`."""
 

@@ -69,8 +69,8 @@ class MailParameters:
     body: BodyType | None = None
     smtputf8: bool = False
     ret: Return | None = None
-    envid: str | None = None  # xtext as received
-    auth: str | None = None  # "<>" or xtext as received
+    envid: str | None = None  # xtext
+    auth: str | None = None  # "<>" or xtext
     release: FutureRelease | None = None
 
 
@@ -100,8 +100,8 @@ class ParameterError(ValueError):
         self.code = code
 
 
-_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
-_hexchar = re.compile(r"\+([0-9A-F]{2})")
+_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*")  # RFC 3461 4 has upper case alone, much software lower
+_hexchar = re.compile(r"\+([0-9A-Fa-f]{2})")
 _parameter = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _addr_type = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~.-]+")
 # RFC 6533 3, EmbeddedUnicodeChar: below U+0100 only what needs it, in particular no CR and no LF; no surrogates, and
@@ -128,6 +128,11 @@ def xtext_decode(text: str) -> str:
     return decoded
 
 
+def _as_written(xtext: str) -> str:
+    """xtext as RFC 3461 4 writes it, with upper-case hexadecimal: it is passed on to servers that may insist."""
+    return _hexchar.sub(lambda found: found[0].upper(), xtext)
+
+
 def _printable_xtext(value: str, keyword: str) -> str:
     try:
         decoded = xtext_decode(value)
@@ -135,7 +140,7 @@ def _printable_xtext(value: str, keyword: str) -> str:
         raise ParameterError(f"{keyword} takes xtext") from None
     if not all(" " <= c <= "~" for c in decoded):
         raise ParameterError(f"{keyword} takes printable characters")
-    return value
+    return _as_written(value)
 
 
 def _size(value: str) -> int:
@@ -152,7 +157,7 @@ def _auth(value: str) -> str:
         parse_address(xtext_decode(value))
     except ValueError:
         raise ParameterError("AUTH takes <> or a mailbox in xtext") from None
-    return value
+    return _as_written(value)
 
 
 def _body(value: str, extensions: frozenset[Extension]) -> BodyType:
@@ -215,8 +220,7 @@ def _orcpt(value: str, utf8: bool) -> str:
         if not (_utf8_unitext if utf8 else _utf8_xtext).fullmatch(address) and not _utf8_xtext.fullmatch(address):
             raise ParameterError("ORCPT takes an address that is encoded as RFC 6533 says")
         return value
-    _printable_xtext(address, "ORCPT")
-    return value
+    return f"{kind};{_printable_xtext(address, 'ORCPT')}"
 
 
 def _split(text: str) -> list[tuple[str, str | None]]:

@@ -47,7 +47,6 @@ from mailrail.core.smtp.events import (
     ListenerOptions,
     RecipientGiven,
     SenderGiven,
-    TlsFacts,
     TlsRequested,
 )
 from mailrail.core.smtp.parameters import (
@@ -112,6 +111,7 @@ from mailrail.core.smtp.phrases import (
     too_big,
 )
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.smtp.tls import TlsFacts
 
 COMMAND_LIMIT: Final = 4096
 """Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512 (SIN-05); DSN-03 for 1036 and more."""
@@ -194,7 +194,8 @@ class _Transaction:
     refusal: bytes | None = None  # the content is read to its end and then refused with this (EXT-01)
 
 
-_hello_argument = re.compile(rb"[!-~]{1,255}")
+_TABBED: Final = re.compile(rb"(?:MAIL|RCPT)\t", re.IGNORECASE)
+_hello_argument = re.compile(rb"[^\x00-\x1f\x7f]{1,255}")
 _bdat = re.compile(rb"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE)
 _base64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _mechanism = re.compile(rb"[A-Za-z0-9_-]{1,20}")
@@ -213,7 +214,7 @@ def _simple_sender(argument: bytes) -> SenderGiven | None:
     if argument[:5].upper() != b"FROM:" or not argument.isascii():
         return None
     try:
-        sender, rest = parse_reverse_path(argument[5:].lstrip(b" "), utf8=True)
+        sender, rest = parse_reverse_path(argument[5:].lstrip(b" \t"), utf8=True)
     except AddressError:
         return None
     return None if rest else SenderGiven(sender, NO_MAIL_PARAMETERS)
@@ -225,7 +226,7 @@ def _simple_recipient(argument: bytes) -> RecipientGiven | None:
     if argument[:3].upper() != b"TO:" or not argument.isascii():
         return None
     try:
-        recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
+        recipient, rest = parse_forward_path(argument[3:].lstrip(b" \t"), utf8=True)
     except AddressError:
         return None
     return None if rest else RecipientGiven(recipient, NO_RCPT_PARAMETERS)
@@ -590,6 +591,8 @@ class ServerSession:
         verb, _, argument = line.partition(b" ")
         handler = _COMMANDS.get(verb)
         if handler is None:
+            if _TABBED.match(verb):  # some software has a tab for the blank
+                verb, _, argument = line.partition(b"\t")
             verb = verb.rstrip().upper()
             handler = _COMMANDS.get(verb)
             if handler is None:
@@ -644,7 +647,7 @@ class ServerSession:
             self._error(BAD_HELLO)
             return
         self._abandon("EHLO")
-        self.hello = argument.decode("ascii")
+        self.hello = _printable(argument)
         self.extended = True
         # What changes with time is rounded to the minute: so the reply is made once a minute, not once a client.
         now = int(self._now) // 60 * 60 if self.options.submission else 0
@@ -656,7 +659,7 @@ class ServerSession:
             self._error(BAD_HELLO)
             return
         self._abandon("HELO")
-        self.hello = argument.decode("ascii")
+        self.hello = _printable(argument)
         self.extended = False
         self._out.append(f"250 {self.options.hostname}\r\n".encode())
         self._count_useless()
@@ -683,7 +686,7 @@ class ServerSession:
             self._error(BAD_MAIL)
             return
         try:
-            sender, rest = parse_reverse_path(argument[5:].lstrip(b" "), utf8=True)
+            sender, rest = parse_reverse_path(argument[5:].lstrip(b" \t"), utf8=True)
         except AddressError as error:
             self._error(say(501, "5.1.7", str(error)))
             return
@@ -738,7 +741,7 @@ class ServerSession:
             self._error(BAD_RCPT)
             return None
         try:
-            recipient, rest = parse_forward_path(argument[3:].lstrip(b" "), utf8=True)
+            recipient, rest = parse_forward_path(argument[3:].lstrip(b" \t"), utf8=True)
         except AddressError as error:
             self._error(say(501, "5.1.3", str(error)))
             return None
@@ -1000,6 +1003,11 @@ class ServerSession:
                     transaction.small_chunks += 1
                     if not self._chunk_size or transaction.small_chunks > SMALL_CHUNKS_LIMIT:
                         self._count_useless()
+
+
+def _printable(argument: bytes) -> str:
+    """What EHLO said, in printable ASCII: names of desktop computers have blanks and accents."""
+    return re.sub(r"[^ -~]", "?", argument.decode("utf-8", "replace"))
 
 
 def _from_base64(text: bytes) -> bytes | None:

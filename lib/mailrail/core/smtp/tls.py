@@ -1,0 +1,13 @@
+"""What is known of a TLS session once its handshake is done."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the handshake gave."""
+
+    version: str  # "TLSv1.3"
+    cipher: str  # OpenSSL's name
+    verified_name: str | None = None
+    """The name that the peer's certificate was verified for; None where it was not."""
