@@ -40,7 +40,7 @@ class Answers:
         address = address.lower()
         with self._guard:
             self._asked[step, address] = self._asked.get((step, address), 0) + 1
-            for key in dict.fromkeys((address, "@" + address.rpartition("@")[2], "")):
+            for key in (address or "@", "@" + address.rpartition("@")[2], ""):
                 found = self._given.get((step, key))
                 if found is None:
                     continue

@@ -78,13 +78,13 @@ class Sink:
         self.messages.append(message)
         self._changed.set()
 
-    def opened(self, session: SmtpSession) -> None:
-        """A client has connected."""
-        self.connections += session not in self._open  # STARTTLS opens one again
+    def add(self, session: SmtpSession) -> None:
+        """Count a connection. The same again after STARTTLS is no new one."""
+        self.connections += session not in self._open
         self._open.add(session)
         self._changed.set()
 
-    def closed(self, session: SmtpSession) -> None:
-        """The connection is gone."""
+    def remove(self, session: SmtpSession) -> None:
+        """Forget a connection that is gone."""
         self._open.discard(session)
         self._changed.set()

@@ -28,11 +28,11 @@ class Owner(Protocol):
     def keep(self, message: ReceivedMessage) -> None:
         """Remember a message."""
 
-    def opened(self, session: "SmtpSession") -> None:
-        """A client has connected."""
+    def add(self, session: "SmtpSession") -> None:
+        """Count a connection. The same again after STARTTLS is no new one."""
 
-    def closed(self, session: "SmtpSession") -> None:
-        """The connection is gone."""
+    def remove(self, session: "SmtpSession") -> None:
+        """Forget a connection that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +99,16 @@ class SmtpSession(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Also called after STARTTLS, with the transport inside TLS."""
         super().connection_made(transport)
-        self.owner.opened(self)
+        self.owner.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone, or was cut off."""
         super().connection_lost(error)
-        self.owner.closed(self)
+        self.owner.remove(self)
 
     async def _handle_client(self) -> None:
         with contextlib.suppress(ConnectionError):  # aiosmtpd leaves it to the loop, which logs it
-            if greeting := await self.ordered("GREETING"):
+            if greeting := await self.answer("GREETING"):
                 await self.push(greeting)
                 self._hang_up()
             else:
@@ -124,8 +124,8 @@ class SmtpSession(SMTP):
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str) -> None:
-        """STARTTLS, as aiosmtpd does it, unless an answer was ordered."""
-        if self.tls_context and (reply := await self.ordered("STARTTLS")):
+        """STARTTLS, as aiosmtpd does it, unless a test ordered an answer."""
+        if self.tls_context and (reply := await self.answer("STARTTLS")):
             await self.push(reply)
         else:
             await super().smtp_STARTTLS(arg)
@@ -147,23 +147,23 @@ class SmtpSession(SMTP):
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str) -> None:
-        """DATA, as aiosmtpd does it, unless an answer was ordered."""
+        """DATA, as aiosmtpd does it, unless a test ordered an answer."""
         assert self.envelope is not None
-        if self.envelope.rcpt_tos and (reply := await self.ordered("DATA")):
+        if self.envelope.rcpt_tos and (reply := await self.answer("DATA")):
             await self.push(reply)
         else:
             await super().smtp_DATA(arg)
 
     # --- what the hooks ask ---
 
-    async def ordered(self, step: Step, address: str = "") -> str | None:
-        """The reply that was ordered for this step, after the delay that was ordered for it."""
+    async def answer(self, step: Step, address: str = "") -> str | None:
+        """The reply that a test ordered for this step, if any, after the delay that it ordered."""
         reply = self.owner.answers.take(step, address)
         await self.delay(step)
         return reply
 
     async def delay(self, step: Step) -> None:
-        """Wait as long as was ordered for this step."""
+        """Wait as long as a test ordered for this step."""
         if seconds := self.owner.answers.delays.get(step):
             await asyncio.sleep(seconds)
 
@@ -188,7 +188,7 @@ class SmtpSession(SMTP):
         )
 
     def _take_path(self, arg: str | None, known: tuple[str, ...]) -> str | None:
-        """Note what MAIL or RCPT says; answers what is left of it for aiosmtpd to judge, without `known` parameters."""
+        """Note what MAIL or RCPT says. Returns it without the `known` parameters, for aiosmtpd to judge the rest."""
         assert self.session is not None
         self.path = None
         found = _PATH.fullmatch(arg) if arg is not None and self.session.extended_smtp else None
@@ -215,7 +215,7 @@ class LmtpSession(SmtpSession, LMTP):
     """A session of LMTP."""
 
     async def push(self, status: Any) -> None:
-        """Send a reply. That aiosmtpd does not take the content is said once for each recipient (RFC 2033 4.2)."""
+        """Send a reply. Where aiosmtpd refuses a content, each recipient gets the reply (RFC 2033 4.2)."""
         if isinstance(status, str) and status.startswith(("500 Line too long", "552 Error: Too much mail data")):
             assert self.envelope is not None
             status = "\r\n".join([status] * len(self.envelope.rcpt_tos))
@@ -223,7 +223,7 @@ class LmtpSession(SmtpSession, LMTP):
 
 
 class _Hooks:
-    """aiosmtpd calls `handle_X` for a command X that is well-formed and in order; what it answers is the reply."""
+    """aiosmtpd calls `handle_X` for a command X that is well-formed and in order, and sends what it returns."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -232,7 +232,7 @@ class _Hooks:
         self, server: SmtpSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         """EHLO and LHLO; `responses` is aiosmtpd's reply."""
-        if reply := await server.ordered("EHLO"):
+        if reply := await server.answer("EHLO"):
             return [reply]
         options = self._owner.options
         session.host_name = hostname
@@ -246,14 +246,14 @@ class _Hooks:
 
     async def handle_AUTH(self, server: SmtpSession, session: Session, envelope: Envelope, args: list[str]) -> Any:
         """AUTH with a mechanism that is offered."""
-        return await server.ordered("AUTH") or MISSING
+        return await server.answer("AUTH") or MISSING
 
     async def handle_MAIL(
         self, server: SmtpSession, session: Session, envelope: _Envelope, address: str, options: list[str]
     ) -> str:
         """MAIL. aiosmtpd writes the null reverse path as `<>`."""
         path = server.path or _Path("" if address == "<>" else address, tuple(options))
-        reply = await server.ordered("MAIL", path.address) or "250 2.1.0 sender ok"
+        reply = await server.answer("MAIL", path.address) or "250 2.1.0 sender ok"
         if reply.startswith("2"):
             envelope.mail_from, envelope.sender = address, path
         return reply
@@ -263,7 +263,7 @@ class _Hooks:
     ) -> str:
         """RCPT."""
         path = server.path or _Path(address, tuple(options))
-        reply = await server.ordered("RCPT", path.address) or "250 2.1.5 recipient ok"
+        reply = await server.answer("RCPT", path.address) or "250 2.1.5 recipient ok"
         if reply.startswith("2"):
             envelope.rcpt_tos.append(address)
             envelope.recipients.append(path)

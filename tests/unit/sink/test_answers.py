@@ -12,6 +12,13 @@ def test_an_address_goes_before_its_domain_and_the_domain_before_all() -> None:
     assert given == ["550 address", "451 domain", "450 all", "450 all"]
 
 
+def test_the_null_sender_has_the_domain_of_no_name() -> None:
+    answers = Answers()
+    answers.give("MAIL", "451 all")
+    answers.give("MAIL", "550 no bounces", to="@")
+    assert [answers.take("MAIL", sender) for sender in ("", "a@example.org")] == ["550 no bounces", "451 all"]
+
+
 def test_an_answer_that_is_given_twice_is_the_usual_one_at_the_third_time() -> None:
     answers = Answers()
     answers.give("MAIL", "451 later", to="a@example.org", times=2)
