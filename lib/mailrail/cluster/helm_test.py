@@ -89,7 +89,7 @@ def bound(claim: Mapping[str, Any] | None, name: str) -> str:
     if phase == "Bound":
         return ""
     if claim is None:
-        return f"PersistentVolumeClaim {name} of the bundled Postgres is not there"
+        return f"PersistentVolumeClaim {name} of the bundled Postgres does not exist"
     if phase == "Lost":
         return (
             f"PersistentVolumeClaim {name} of the bundled Postgres has lost its volume: bring the PersistentVolume back"

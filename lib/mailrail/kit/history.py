@@ -143,7 +143,7 @@ class History:
         row = await _one(connection, statement, {"process": self._process, **parameters})
         number, followed, system, timeline, server_timeline, server_system, standby, counters, word, written = row
         if standby:
-            raise psycopg.OperationalError("postgres is a standby and takes no writes: another server has its place")
+            raise psycopg.OperationalError("postgres is a read-only standby: another server has taken its place")
         return _Look(
             DatabaseState(
                 number, followed, ServerIdentity(system, timeline), ServerIdentity(server_system, server_timeline)
@@ -172,7 +172,7 @@ class History:
                 told = reason or why(own, look.seen, word_known=look.word_known, behind=look.behind)
                 if await self._enter(connection, own, look, verdict, told):
                     return
-        raise psycopg.OperationalError("the history of the database changes all the time")
+        raise psycopg.OperationalError("the history of the database keeps changing")
 
     async def _enter(
         self, connection: Connection, own: int | None, look: "_Look", verdict: HistoryVerdict, told: str

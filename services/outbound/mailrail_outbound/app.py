@@ -334,19 +334,19 @@ class Outbound(Worker):
             progress.waits_for_memory = False
         try:
             if not body.within_reach:
-                raise NotAttempted("no queue is within reach that could give the content")
+                raise NotAttempted("no queue replica with the content is reachable")
             if content.header_unseen:
                 try:
                     yield content.look_at_header()
                 except OutOfReach as error:
-                    raise NotAttempted(f"the content cannot be had: {error}") from error
+                    raise NotAttempted(f"cannot get the content: {error}") from error
             return (yield from self._try_hosts(progress, attempt))
         finally:
             self._memory.give(octets)
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
-            raise NotAttempted(f"configuration revision {delivery.config_revision} has not come here in time")
+            raise NotAttempted(f"configuration revision {delivery.config_revision} did not arrive in time")
         assert self.tables is not None
         return self.tables
 
@@ -355,7 +355,7 @@ class Outbound(Worker):
         if hop is None:
             raise NotAttempted(f"transport {delivery.transport} is not in revision {tables.number}")
         if delivery.transport_digest and delivery.transport is not None and hop.digest != delivery.transport_digest:
-            raise NotAttempted(f"transport {delivery.transport} is another in revision {tables.number}")
+            raise NotAttempted(f"transport {delivery.transport} is different in revision {tables.number}")
         return hop
 
     def _try_hosts(self, progress: "DeliveryInProgress", attempt: Attempt) -> Steps[Captured | Verdict | None]:

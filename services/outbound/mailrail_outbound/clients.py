@@ -98,7 +98,7 @@ class LeaseClient:
                     await self._look_for_replicas(worker)
                     self._move_results()
                 except Exception:  # the streams that stand go on, and the next look may do better
-                    log.get_logger().exception("replicas of the queue could not be looked for")
+                    log.get_logger().exception("cannot look up replicas of the queue")
                 # A stream that broke is opened again soon, but not in a loop that does nothing else.
                 await asyncio.sleep(_PAUSE)
                 self._broken.clear()
@@ -150,7 +150,7 @@ class LeaseClient:
         offset = 0
         tried: set[_Link] = set()
         over = time.monotonic() + _FETCH_WITHIN
-        why = OutOfReach("the queue is out of reach")
+        why = OutOfReach("the queue is unreachable")
         while True:
             link = self._who_has_content(token, tried)
             if link is None:
@@ -468,7 +468,7 @@ class _Link:
         there is no such content for us."""
         stub = self._stub
         if stub is None:
-            raise OutOfReach("the queue is out of reach")
+            raise OutOfReach("the queue is unreachable")
         call = stub.FetchContent(lease_pb2.FetchContentRequest(token=token, message_id=message_id, offset=offset))
         try:
             pieces = aiter(call)
@@ -479,7 +479,7 @@ class _Link:
                     return
                 yield response.data
         except TimeoutError as error:
-            raise OutOfReach(f"the queue did not go on for {_PIECE_WITHIN:.0f} s") from error
+            raise OutOfReach(f"the queue sent nothing for {_PIECE_WITHIN:.0f} s") from error
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
             if error.code() in _GONE:
@@ -556,7 +556,7 @@ def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
             stamp.seconds, stamp.nanos = divmod(moment, 1_000_000_000)
         status = recipient.status
         attempt.status = _shown(status.category, status.subject, status.detail)
-        attempt.reply.lines.append("what was said cannot be shown; outbound's log has the reason")
+        attempt.reply.lines.append("the text cannot be shown; see outbound's log")
 
 
 def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:

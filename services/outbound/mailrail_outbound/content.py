@@ -122,4 +122,4 @@ class MessageContent:
             yield chunk
         if octets != self.facts.size:
             # A body that ends early looks like any other end: without this, half a message would get its final dot.
-            raise ContentGone(f"{octets} octets came and the message has {self.facts.size}")
+            raise ContentGone(f"{octets} octets came of a message of {self.facts.size}")

@@ -147,11 +147,11 @@ class Dialler:
     def _secret(self, tables: Tables, ref: SecretRef | None, stage: Stage) -> str:
         trouble = Trouble.PROXY if stage is Stage.PROXY else Trouble.AUTH
         if ref is None:
-            raise CannotDial(Answer(stage, None, trouble, "the transport has a user name and no password"))
+            raise CannotDial(Answer(stage, None, trouble, "the transport has a user name but no password"))
         try:
             return tables.secret(ref).decode()
         except (KeyError, UnicodeDecodeError) as error:
-            detail = f"the password in {ref.namespace}/{ref.name} is not here"
+            detail = f"the password in {ref.namespace}/{ref.name} is missing"
             raise CannotDial(Answer(stage, None, trouble, detail)) from error
 
     async def proxy_is_here(self, transport: Transport) -> bool:

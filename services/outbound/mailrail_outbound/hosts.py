@@ -43,7 +43,7 @@ class HostResolver:
             except AddressError:
                 literal = None
             if literal is None:
-                return NoHosts(Trouble.NO_SUCH_DOMAIN, f"{domain} is no address literal")
+                return NoHosts(Trouble.NO_SUCH_DOMAIN, f"{domain} is not an address literal")
             return Found((str(literal),))
         try:
             records = self._resolver.kept_mx(domain)

@@ -113,7 +113,7 @@ class HostJob(PoolJob):
             if not accepts(self._decision, _proven(connection)):
                 # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
                 self.end_without_session(
-                    Answer(Stage.PLAN, None, Trouble.TLS, "the connection has not proven enough"), connection
+                    Answer(Stage.PLAN, None, Trouble.TLS, "the connection is not verified as required"), connection
                 )
                 return None
             connection.satisfies = self._decision
@@ -285,7 +285,7 @@ class HostJob(PoolJob):
 def tls_is_gone() -> Answer:
     """The answer of a host that had TLS on the connection before and has none now."""
     # Whoever can end a connection could else choose the one on which STARTTLS is not offered.
-    detail = "the host had TLS on the connection before this one and has none now"
+    detail = "the host offered TLS on the last connection and does not offer it now"
     return Answer(Stage.PLAN, None, Trouble.TLS, detail)
 
 

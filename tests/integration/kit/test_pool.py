@@ -83,4 +83,4 @@ async def test_a_standby_is_named_as_what_it_is_to_lanes_and_administrators() ->
             with pytest.raises(Refused) as refused:
                 await change()
             assert refused.value.args[0] == "UNAVAILABLE"
-            assert "the database is out of reach: postgres takes no writes" in refused.value.args[1]
+            assert "the database is unreachable: postgres takes no writes" in refused.value.args[1]

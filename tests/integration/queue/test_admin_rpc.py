@@ -211,7 +211,7 @@ async def test_a_mailbox_is_listed_read_flagged_and_emptied(service: Service) ->
 @pytest.mark.parametrize("flag", ["", "\\Bogus", "two words", "x" * 65, "new\nline", "né"])
 async def test_what_is_no_flag_is_refused(service: Service, flag: str) -> None:
     code, text = await refused(service.mail.SetFlags(mailbox_pb2.SetFlagsRequest(ids=[1], add=[flag])))
-    assert (code, "is no flag" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert (code, "is not a flag" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
 
 async def test_mailbox_calls_name_what_they_need(service: Service) -> None:
@@ -230,6 +230,6 @@ async def test_content_of_which_a_part_is_gone_ends_in_an_error_and_not_early(se
     (bob,) = await service.rig.accept("alice@here.example", body=BODY + b"x" * 600_000)
     await service.rig.rows("DELETE FROM chunk WHERE number = 1 RETURNING number")
     request = admin_pb2.GetContentRequest(message_id=bob.message_id)
-    with pytest.raises(grpc.aio.AioRpcError, match="a part of what is stored of this message is gone") as lost:
+    with pytest.raises(grpc.aio.AioRpcError, match="a part of the stored message is missing") as lost:
         [part async for part in service.admin.GetContent(request)]
     assert lost.value.code() is grpc.StatusCode.DATA_LOSS

@@ -109,7 +109,7 @@ async def test_one_that_cannot_be_failed_is_no_reason_to_leave_the_others_ADM_02
     done = await admin.fail(admin_pb2.Filter(all=True), "enough")
     assert len(done) == 2
     assert await admin.rig.rows("SELECT address, hold_reason FROM recipient WHERE held_since IS NOT NULL") == [
-        ("bad@there.example", "what was asked for it cannot be done: this row is refused")
+        ("bad@there.example", "the requested change failed: this row is refused")
     ]
     assert [row[0] for row in await admin.rig.rows("SELECT address FROM history ORDER BY 1")] == [
         "ann@there.example",
@@ -124,9 +124,9 @@ async def test_what_cannot_be_read_is_listed_and_shown_all_the_same(admin: Admin
     await admin.rig.connection.execute(r"INSERT INTO attempt (recipient_id, data) VALUES (%s, '\xff')", (bob.id,))
     await admin.rig.connection.execute("UPDATE recipient SET has_attempts = true WHERE id = %s", (bob.id,))
     ((found,), _) = await admin.recipients(admin_pb2.Filter(), 0, "")
-    assert (found.address, found.last.reason) == ("bob@there.example", "what is stored of this attempt cannot be read")
+    assert (found.address, found.last.reason) == ("bob@there.example", "the stored attempt is corrupt")
     shown = await admin.message(bob.message_id)
-    assert [a.reason for a in shown.recipients[0].attempts] == ["what is stored of this attempt cannot be read"]
+    assert [a.reason for a in shown.recipients[0].attempts] == ["the stored attempt is corrupt"]
     await admin.fail(only(bob.id), "enough")
     assert [r.address for r in (await admin.history(admin_pb2.Filter(), 0, ""))[0]] == ["bob@there.example"]
 
@@ -140,7 +140,7 @@ async def test_a_login_in_place_of_an_account_is_refused_and_not_matched_with_no
         admin.history(admin_pb2.Filter(account=account), 0, ""),
         admin.create(admin_pb2.HoldRule(account=account)),
     ):
-        with pytest.raises(BadRequest, match="names no MailAccount; write NAMESPACE/NAME"):
+        with pytest.raises(BadRequest, match="is not the name of a MailAccount; write NAMESPACE/NAME"):
             await asked
 
 
@@ -184,7 +184,7 @@ async def test_a_listed_recipient_says_what_an_administrator_wants_to_know(admin
 @pytest.mark.parametrize("place", ["x", "W:yesterday:1", "Q:2026-01-01T00:00:00+00:00:1", "W:2026-01-01T00:00:00:1"])
 async def test_a_page_token_of_somebody_else_is_refused(admin: Administrators, place: str) -> None:
     for token in (place, PageTokens("recipients").make(place)):
-        with pytest.raises(BadRequest, match="the page token is not one of ours"):
+        with pytest.raises(BadRequest, match="the page token is not valid"):
             await admin.recipients(admin_pb2.Filter(), 0, token)
     assert read_place(make_place("W", datetime(2026, 1, 1, tzinfo=UTC), 5), "L")[2] == 5
 
@@ -369,13 +369,13 @@ async def test_schedule_sets_or_moves_the_time(admin: Administrators) -> None:
     request.from_scheduled.FromTimedelta(-timedelta(hours=2))
     await admin.schedule(request)
     assert (await admin.row(bob.id))["due"] == at - timedelta(hours=2)
-    with pytest.raises(BadRequest, match="say when"):
+    with pytest.raises(BadRequest, match="give a time"):
         await admin.schedule(admin_pb2.ScheduleRequest(filter=only(bob.id)))
 
 
 async def test_a_transport_must_exist_and_moves_the_recipient_to_its_site_H28(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
-    with pytest.raises(BadRequest, match=r"no transport mail/nope; there are: mail/relay"):
+    with pytest.raises(BadRequest, match=r"transport mail/nope does not exist; there are: mail/relay"):
         await admin.set_transport(only(bob.id), "mail/nope")
     await admin.set_transport(only(bob.id), "mail/relay")
     row = await admin.row(bob.id)
@@ -741,8 +741,8 @@ async def test_explain_answers_for_an_imagined_envelope(admin: Administrators) -
     alias = await admin.explain(asked(to="team@here.example"))
     assert "stands for alice@here.example, carol@there.example" in alias.tried[0].reason
     for bad, why in (
-        ({"to": "nonsense"}, "no address"),
-        ({}, "say which"),
+        ({"to": "nonsense"}, "is not an address"),
+        ({}, "give a recipient"),
         ({"to": "a@b.org", "account": "zed"}, "no account"),
     ):
         with pytest.raises(BadRequest, match=why):

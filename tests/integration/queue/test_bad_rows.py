@@ -128,7 +128,7 @@ async def test_a_recipient_that_cannot_be_leased_is_held_as_corrupt_and_its_site
         await due_again(q)
         await q.until("SELECT count(*) = 41 FROM history")
         assert await q.sql("SELECT address, hold_reason FROM recipient WHERE held_since IS NOT NULL") == [
-            ("bad@away.example", "what is to be written of this recipient cannot be: integer out of range")
+            ("bad@away.example", "this recipient cannot be stored: integer out of range")
         ]
         assert hold_corrupt() == before + 1
 
@@ -167,7 +167,7 @@ async def test_an_expired_bounce_that_cannot_be_ended_stalls_no_other_site_SHD_0
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 2 AND held_since IS NULL")
         await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL")
         reason = await q.one("SELECT hold_reason FROM recipient WHERE held_since IS NOT NULL")
-        assert reason == "what is to be written of this recipient cannot be: ValueError: this copy cannot be made"
+        assert reason == "this recipient cannot be stored: ValueError: this copy cannot be made"
 
 
 async def test_a_site_at_which_all_work_fails_costs_itself_alone_SHD_03(
@@ -240,7 +240,7 @@ async def test_a_delivery_of_which_the_end_cannot_be_written_is_held_and_not_sen
                 "bad@away.example",
                 None,
                 1,
-                "its attempt ended (delivered), and that cannot be written: this row is refused",
+                "the attempt ended (delivered), but its result cannot be stored: this row is refused",
             )
         ]
         assert hold_corrupt() == before + 1
@@ -313,7 +313,7 @@ async def test_mail_of_which_the_content_is_gone_is_held_as_corrupt_and_stalls_n
             "SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL AND attempts = 0"
         )
         assert await q.one("SELECT hold_reason FROM recipient") == (
-            "what is stored of this message is gone: there is nothing that could be sent"
+            "the stored message is missing: there is nothing to send"
         )
         assert hold_corrupt() == before + 1
 
@@ -329,7 +329,7 @@ async def test_a_request_that_cannot_be_granted_is_withdrawn_and_said_so_ADM_02(
         await q.until("SELECT count(*) = 2 FROM history")
         await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND request = 0")
         reason = await q.one("SELECT hold_reason FROM recipient")
-        assert reason.startswith("what was asked for it is withdrawn; ")
+        assert reason.startswith("the requested change is withdrawn; ")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ async def test_mail_of_which_the_content_is_gone_is_told_of_when_it_ends_DSN_07(
         )
         assert path == told
         assert b"bob@away.example" in bytes(content)
-        assert b"what is stored of this message is gone" in b" ".join(bytes(content).split())
+        assert b"the stored message is missing" in b" ".join(bytes(content).split())
 
 
 async def large_body_without_its_second_part(q: RunningQueue) -> tuple[bytes, FakeOutbound]:
@@ -389,7 +389,7 @@ async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_
         outbound.finish(delivery, outcome=DEFERRED)
         await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL")
         assert await q.one("SELECT hold_reason FROM recipient") == (
-            "a part of what is stored of this message is gone: it cannot be sent whole"
+            "a part of the stored message is missing: it cannot be sent"
         )
         assert hold_corrupt() == before + 1
 

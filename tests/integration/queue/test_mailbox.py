@@ -148,7 +148,7 @@ async def test_captured_mail_lands_with_whoever_sent_it_and_says_where_it_would_
     await deliver(rig, Arrival(bob, None, attempt))
     (found,) = await inbox(rig)
     assert found.path == CAPTURED
-    assert found.note == "captured; would have gone by mail/relay: MailRoute mail/r rule 0 at global level"
+    assert found.note == "captured; mail/relay would have sent it: MailRoute mail/r rule 0 at global level"
     assert found.prefix == b""
     (eve,) = await rig.accept("bob@relayed.example", mail_from="x@y.example", account=None)
     await deliver(rig, Arrival(eve, None, rig.attempt(types_pb2.OUTCOME_CAPTURED)))

@@ -677,8 +677,8 @@ async def test_a_recipient_that_cannot_be_read_is_held_as_corrupt_and_stalls_no_
             "SELECT count(*) = 2 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL AND attempts = 0"
         )
         assert await q.sql("SELECT address, hold_reason FROM recipient ORDER BY address") == [
-            ("bad@away.example", "what is stored of this recipient cannot be read"),
-            ("torn@away.example", "the envelope that is stored of this message cannot be read"),
+            ("bad@away.example", "the stored recipient is corrupt"),
+            ("torn@away.example", "the stored envelope is corrupt"),
         ]
         assert REGISTRY.get_sample_value("mailrail_queue_corrupt_total") == before + 2
         assert await q.one("SELECT count(*) FROM attempt") == 0

@@ -48,15 +48,15 @@ def refusal(
 STORED = CommitOutcome(CommitState.STORED)
 EXISTED = CommitOutcome(CommitState.EXISTED)
 BARRED = refusal("barred", 451, "4.3.0", "this message was given up before it was committed", state=CommitState.BARRED)
-UNAVAILABLE = refusal("unavailable", 451, "4.3.0", "the queue is out of reach, try again later")
+UNAVAILABLE = refusal("unavailable", 451, "4.3.0", "the queue is unreachable, try again later")
 LATE = refusal("late", 451, "4.3.0", "the message could not be stored in time, send it again")
 UPLOAD_GONE = refusal("upload", 451, "4.3.0", "the content is no longer there, send it again")
 FULL = refusal("full", 452, "4.3.1", "insufficient system storage, try again later")
-NO_ROOM = refusal("room", 452, "4.3.1", "too much large mail is on its way, try again later")
+NO_ROOM = refusal("room", 452, "4.3.1", "too many large messages are being received, try again later")
 UNSTORABLE = refusal("data", 554, "5.6.0", "the message cannot be stored")
 BROKEN = refusal("data", 451, "4.3.0", "the message could not be stored")
-MALFORMED = refusal("data", 554, "5.6.0", "the message was handed over in a form that the queue does not take")
-OVER_LIMIT = refusal("limit", 452, "4.7.1", "the account has sent all it may in 24 hours, try again later")
+MALFORMED = refusal("data", 554, "5.6.0", "the queue does not support the form of this message")
+OVER_LIMIT = refusal("limit", 452, "4.7.1", "the account has reached its limit for 24 hours, try again later")
 
 
 class Caller(Protocol):

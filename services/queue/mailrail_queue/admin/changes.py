@@ -140,7 +140,7 @@ class RecipientChanges:
             later = "coalesce(r.due_after_attempt, now()) + %(seconds)s * interval '1 second'"
             parameters = {"seconds": seconds(request.from_scheduled)}
         else:
-            raise BadRequest("say when: at, from_now or from_scheduled")
+            raise BadRequest("give a time: at, from_now or from_scheduled")
         # Moved again and again a time leaves what Python can show, and no list could be shown any more.
         furthest: LiteralString = f"now() + {TEN_YEARS} * interval '1 second'"
         moment, later = f"LEAST({moment}, {furthest})", f"LEAST({later}, {furthest})"
@@ -173,7 +173,7 @@ class RecipientChanges:
         router = self._router()
         if transport is not None and not router.has(transport):
             known = ", ".join(sorted(f"{t.ref.namespace}/{t.ref.name}" for t in router.transports())[:20]) or "none"
-            raise BadRequest(f"no transport {transport}; there are: {known}")
+            raise BadRequest(f"transport {transport} does not exist; there are: {known}")
 
         async def bind(found: list[Waiting], _: Notify) -> list[Changed]:
             sites = []
@@ -350,14 +350,14 @@ class RecipientChanges:
     async def _leave(self, connection: Connection, row: Waiting, error: Exception) -> None:
         """One that cannot be changed is no reason to leave the others: it is on hold, and the reason says why."""
         faults.failed(self._log, "administration", error, recipient=row.id)
-        reason = f"what was asked for it cannot be done: {faults.said(error)}"
+        reason = f"the requested change failed: {faults.said(error)}"
         await run(connection, _LEFT, {"id": row.id, "reason": reason})
         metrics.CORRUPT.inc()
 
     @staticmethod
     def _for_change(wanted: admin_pb2.Filter) -> Where:
         if is_empty(wanted):
-            raise BadRequest("an empty filter changes nothing: name recipients, or set `all` to mean every one")
+            raise BadRequest("an empty filter changes nothing: name recipients, or set `all`")
         return live_where(wanted)
 
 

@@ -57,7 +57,7 @@ class Explainer:
             if not rows:
                 raise NotFound(
                     f"recipient {request.recipient_id} is not in the queue; "
-                    "if it was, `mailrail queue show` tells what became of it"
+                    "if it was, `mailrail queue show` shows what happened to it"
                 )
             row = rows[0]
             due = await run(connection, "SELECT due, token IS NULL FROM recipient WHERE id = %(id)s", {"id": row.id})
@@ -69,7 +69,7 @@ class Explainer:
                 due=due[0][0].timestamp() if due and due[0][1] else self._clock(),
             )
         if not request.to:
-            raise BadRequest("say which: a recipient in the queue, or the address `to` of an imagined one")
+            raise BadRequest("give a recipient in the queue, or an address `to`")
         addresses = self._addresses()
         sender, account = getattr(request, "from"), None
         if request.account:
@@ -106,7 +106,7 @@ class Explainer:
     def _address(text: str) -> str:
         local, at, domain = text.rpartition("@")
         if not at or not local:
-            raise BadRequest(f"{text!r} is no address: local@domain")
+            raise BadRequest(f"{text!r} is not an address; write local@domain")
         return f"{local}@{domain_argument(domain)}"
 
     def _plan(self, answer: admin_pb2.ExplainResponse, subject: "_Subject", attempt: int) -> None:

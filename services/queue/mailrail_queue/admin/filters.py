@@ -49,7 +49,7 @@ def object_argument(kind: str, text: str) -> str:
     """NAMESPACE/NAME of an object, as columns hold it. Raises BadRequest: a login, say, would silently match nothing."""
     namespace, _, name = text.partition("/")
     if not namespace or not name or "/" in name or "@" in text:
-        raise BadRequest(f"{text[:200]!r} names no {kind}; write NAMESPACE/NAME")
+        raise BadRequest(f"{text[:200]!r} is not the name of a {kind}; write NAMESPACE/NAME")
     return text
 
 
@@ -143,7 +143,7 @@ def instant(moment: Any) -> datetime:
 def seconds(length: Any) -> float:
     """A Duration in seconds, of ten years at most either way. Raises BadRequest."""
     if abs(length.seconds) > TEN_YEARS:
-        raise BadRequest("a move by more than ten years is not meant")
+        raise BadRequest("cannot move by more than ten years")
     return float(length.seconds + length.nanos / 1e9)
 
 
@@ -195,7 +195,7 @@ class PageTokens:
             return None
         owner, colon, place = token.partition(":")
         if not colon or len(owner) != _OWNER:
-            raise BadRequest("the page token is not one of ours")
+            raise BadRequest("the page token is not valid")
         if owner != self._owner:
             raise BadRequest("the page token is of another list or filter: leave it out to begin with the first page")
         return place
@@ -221,7 +221,7 @@ def read_place(place: str | None, first: str, *, end: bool = False) -> tuple[str
         parsed = datetime.fromisoformat(moment)
         number = int(identity)
     except ValueError:
-        raise BadRequest("the page token is not one of ours") from None
+        raise BadRequest("the page token is not valid") from None
     if phase not in ("L", "W", "H") or parsed.tzinfo is None or not 0 <= number < 2**63:
-        raise BadRequest("the page token is not one of ours")
+        raise BadRequest("the page token is not valid")
     return phase, parsed, number

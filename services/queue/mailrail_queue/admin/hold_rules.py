@@ -70,7 +70,7 @@ class HoldRuleChanges:
         async with connection.transaction():
             rows = await run(connection, "DELETE FROM hold_rule WHERE id = %(id)s RETURNING id", {"id": identity})
             if not rows:
-                raise NotFound(f"no hold rule {identity}")
+                raise NotFound(f"hold rule {identity} does not exist")
             await run(connection, "UPDATE hold_version SET version = version + 1")
         self._log.info("an administrator removed a hold rule", by=CALLER.get(), rule=identity)
 

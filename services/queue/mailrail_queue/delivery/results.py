@@ -258,7 +258,7 @@ class Finisher:
         (found,) = message.recipients
         faults.failed(self._log, "results", error, token=result.token, recipient=found.id)
         outcome = metrics.OUTCOMES.get(found.attempt.outcome, "unknown")
-        reason = f"its attempt ended ({outcome}), and that cannot be written: {faults.said(error)}"
+        reason = f"the attempt ended ({outcome}), but its result cannot be stored: {faults.said(error)}"
         shard = next((p.shard for p in result.delivery.recipients if p.id == found.id), 0) if result.delivery else 0
         message_id = result.delivery.message_id if result.delivery else b""
         one = [CorruptRecipient(found.id, message_id, shard, 0, result.token)]
@@ -460,7 +460,7 @@ class Finisher:
     ) -> tuple[types_pb2.Attempt, AttemptRecipient, Judgement]:
         """What becomes of a recipient whose newest attempt was cut off once too often."""
         attempt.reply.enhanced = "4.4.2"
-        attempt.reply.lines.append("it was cut off, as several were before")
+        attempt.reply.lines.append("the attempt was interrupted, like several before")
         recipient = attempt_recipient_of(row)
         verdict = Verdict(Outcome.DEFERRED, status_of(attempt, "4.4.2"), attempt.reply.lines[0])
         return attempt, recipient, self.judge(verdict, recipient)

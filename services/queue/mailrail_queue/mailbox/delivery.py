@@ -117,4 +117,4 @@ def captured_note(attempt: types_pb2.Attempt) -> str:
     """The transport and the rule that captured mail would have used (design 10)."""
     transport = attempt.transport if attempt.HasField("transport") else None
     by = f"{transport.namespace}/{transport.name}" if transport is not None else "direct delivery"
-    return f"captured; would have gone by {by}: {attempt.reason}" if attempt.reason else f"captured; {by}"
+    return f"captured; {by} would have sent it: {attempt.reason}" if attempt.reason else f"captured; {by}"

@@ -296,7 +296,7 @@ class Notifier:
     def _report_to_postmaster(self, group: _Group) -> Entry:
         recipient = group.notices[0].recipient
         account, path = self._postmaster(recipient.facts.gateway)
-        note = f"what is stored of a message to {recipient.address} is gone, and its sender is not known"
+        note = f"the stored message to {recipient.address} is missing, and its sender is unknown"
         return Entry(account, path, group.id, None, recipient.address, "", delivered=False, dsn=True, note=note)
 
     async def _compose(self, connection: Connection, group: _Group) -> Dsn:

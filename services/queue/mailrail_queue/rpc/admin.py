@@ -65,7 +65,7 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
                 sent = True
                 yield admin_pb2.GetContentResponse(data=part)
             if not sent:
-                raise NotFound("the content of this message is not kept any more")
+                raise NotFound("the content of this message was deleted")
 
     async def GetStats(self, request: admin_pb2.GetStatsRequest, context: Context) -> admin_pb2.GetStatsResponse:
         async with answering(context), self._rows.use() as connection:

@@ -70,13 +70,13 @@ def status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None
             text = "the database took too long: narrow the filter, or name recipients"
             return grpc.StatusCode.DEADLINE_EXCEEDED, text
         case psycopg.DataError():
-            return grpc.StatusCode.INVALID_ARGUMENT, f"a value is not one that can be looked for: {said}"
+            return grpc.StatusCode.INVALID_ARGUMENT, f"invalid value: {said}"
         case psycopg.errors.DiskFull():
-            return grpc.StatusCode.RESOURCE_EXHAUSTED, f"the database has no room left: {said}"
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, f"the database has no space left: {said}"
         case _ if isinstance(error, _TAKES_TURNS):
-            return grpc.StatusCode.ABORTED, f"the database ended the call for the sake of others: {said}; repeat it"
+            return grpc.StatusCode.ABORTED, f"the database cancelled the call because of others: {said}; repeat it"
         case psycopg.OperationalError() | PoolTimeout() | OSError():
-            return grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {said}"
+            return grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {said}"
         case psycopg.Error():  # else UNKNOWN, and the name of a class
             return grpc.StatusCode.INTERNAL, f"the database refused: {said}"
         case _:

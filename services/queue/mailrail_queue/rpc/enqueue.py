@@ -365,7 +365,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
         try:
             accepted = await self._queue.group_commit.outcome(request.message_id)
         except DATABASE_FAILURE as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
             raise
         response = enqueue_pb2.GetOutcomeResponse(accepted=accepted is not None)
         if accepted is not None:

@@ -42,7 +42,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         try:
             await queue.leases.hello(stream, first.hello)
         except DATABASE_FAILURE as error:  # it comes again; what it works on goes on meanwhile
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
         queue.leases.joined(stream)
         reader = asyncio.create_task(self._read(stream, first, requests))
         pulse_task = asyncio.create_task(pulse(stream.ready))
@@ -123,7 +123,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                     yield lease_pb2.FetchContentResponse(data=data[skip:])
                 number, skip = number + 1, 0
         except DATABASE_FAILURE as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is out of reach: {error}"[:200])
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
 
     async def _hold_corrupt(self, message_id: bytes) -> None:
         async with self._contents[0].use() as connection:

@@ -77,7 +77,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                 whole = True
                 yield mailbox_pb2.ReadMessageResponse(data=part)
             if not whole:
-                raise ContentIncomplete("what is stored of this message is gone")
+                raise ContentIncomplete("the stored message is missing")
 
     async def SetFlags(self, request: mailbox_pb2.SetFlagsRequest, context: Context) -> mailbox_pb2.SetFlagsResponse:
         async with answering(context), self._rows.change() as connection:
@@ -110,14 +110,14 @@ def _check_flag(flag: str) -> None:
         return
     atom = flag.isascii() and flag.isprintable() and not set(flag) & set(' (){%*"\\]')
     if not flag or len(flag) > _KEYWORD_LIMIT or not atom:
-        raise BadRequest(f"{flag!r} is no flag: {', '.join(sorted(FLAGS))}, or a keyword of letters and digits")
+        raise BadRequest(f"{flag!r} is not a flag: {', '.join(sorted(FLAGS))}, or a keyword of letters and digits")
 
 
 def _before(place: str | None) -> int:
     if place is None:
         return 2**63 - 1
     if not (place.isascii() and place.isdigit() and len(place) < 19):
-        raise BadRequest("the page token is not one of ours")
+        raise BadRequest("the page token is not valid")
     return int(place)
 
 

@@ -104,7 +104,7 @@ class Backoff:
         attempt = types_pb2.Attempt()
         attempt.reply.enhanced = "4.4.1"
         transport = site.transport.window.last_error if site.transport is not None else ""
-        attempt.reply.lines.append(site.window.last_error or transport or "the destination did not answer lately")
+        attempt.reply.lines.append(site.window.last_error or transport or "the destination has not answered recently")
         return attempt.SerializeToString()
 
     async def count(self, counted: Sequence[tuple[Waiting, RoutePlan, bytes]]) -> None:

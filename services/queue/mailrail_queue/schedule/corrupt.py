@@ -52,9 +52,9 @@ class CorruptMail:
             raise faults.TooManyFail(
                 f"work fails for too many recipients to blame them: {faults.said(error)}"
             ) from error
-        reason = f"what is to be written of this recipient cannot be: {faults.said(error)}"
+        reason = f"this recipient cannot be stored: {faults.said(error)}"
         if withdraw and row.request:
-            reason = f"what was asked for it is withdrawn; {reason}"
+            reason = f"the requested change is withdrawn; {reason}"
         corrupt = [CorruptRecipient(row.id, row.message_id, row.shard, row.version, 0)]
         async with self._lane.use() as connection:
             await faults.hold_corrupt(

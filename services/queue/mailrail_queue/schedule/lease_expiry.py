@@ -123,7 +123,7 @@ class LeaseExpiry:
     async def _hold_corrupt(self, shards: Sequence[int], since: float, error: Exception) -> bool:
         """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
         faults.failed(self._log, "lease_sweep", error)
-        reason = f"its lease ran out, and that cannot be written: {faults.said(error)}"
+        reason = f"the lease ran out, but that cannot be stored: {faults.said(error)}"
         async with self._lane.use() as connection, connection.transaction():
             found = await lease_store.first_expired(connection, shards, since, self._finisher.unwritten)
             if found is None:

@@ -187,7 +187,7 @@ class Database:
             try:
                 state.check()
             except Unsafe as error:
-                raise NotDurable(f"{error}. MAILRAIL_QUEUE_UNSAFE=true serves all the same") from None
+                raise NotDurable(f"{error}. Set MAILRAIL_QUEUE_UNSAFE=true to serve nevertheless") from None
         self.state = state
 
 
@@ -291,7 +291,9 @@ def _heed(connection: AsyncConnection[Row]) -> None:
 def sure(connection: AsyncConnection[Row]) -> None:
     """Whether what was committed may be answered. Raises Doubtful, and the connection is given up."""
     if connection in _doubtful:
-        raise Doubtful("the wait for a synchronous standby was cancelled: nobody knows whether one has the commit")
+        raise Doubtful(
+            "the wait for a synchronous standby was cancelled: it is unknown whether a standby has the commit"
+        )
 
 
 _prepared: WeakKeyDictionary[AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()

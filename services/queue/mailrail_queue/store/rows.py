@@ -9,11 +9,11 @@ from google.protobuf.message import DecodeError
 
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
-RECIPIENT_UNREADABLE = "what is stored of this recipient cannot be read"
-ENVELOPE_UNREADABLE = "the envelope that is stored of this message cannot be read"
-CONTENT_MISSING = "what is stored of this message is gone: there is nothing that could be sent"
-CONTENT_INCOMPLETE = "a part of what is stored of this message is gone: it cannot be sent whole"
-ATTEMPT_UNREADABLE = "what is stored of this attempt cannot be read"
+RECIPIENT_UNREADABLE = "the stored recipient is corrupt"
+ENVELOPE_UNREADABLE = "the stored envelope is corrupt"
+CONTENT_MISSING = "the stored message is missing: there is nothing to send"
+CONTENT_INCOMPLETE = "a part of the stored message is missing: it cannot be sent"
+ATTEMPT_UNREADABLE = "the stored attempt is corrupt"
 
 
 def is_recipient(data: bytes) -> bool:
