@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 import grpc
 import psycopg
@@ -345,16 +346,25 @@ async def test_any_other_late_result_is_only_recorded_LSE_03(database: str) -> N
         assert await q.sql("SELECT outcome, cardinality(earlier_attempts) FROM history") == [(RELAYED, 2)]
 
 
+@pytest.mark.parametrize("fails_first", [False, True])
 @pytest.mark.parametrize("outcome", [DEFERRED, FAILED])
 async def test_a_late_result_is_recorded_also_when_another_owner_took_the_lease_back_LSE_03(
-    database: str, outcome: types_pb2.Outcome.ValueType
+    database: str, monkeypatch: pytest.MonkeyPatch, outcome: types_pb2.Outcome.ValueType, fails_first: bool
 ) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
-        await q.sql(
-            "UPDATE recipient SET token = NULL, lease_until = NULL, held_since = now()"
-        )  # unknown to this process
+        # Another owner did this, so this process does not know of it.
+        await q.sql("UPDATE recipient SET token = NULL, lease_until = NULL, held_since = now()")
+        if fails_first:
+            commit, failures = q.queue.finisher._commit, [psycopg.OperationalError("out of reach for a moment")]
+
+            async def fails_once(*batch: Any) -> None:
+                if failures:
+                    raise failures.pop()
+                await commit(*batch)
+
+            monkeypatch.setattr(q.queue.finisher, "_commit", fails_once)
         outbound.finish(delivery, outcome=outcome)
         await eventually(lambda: delivery.token in outbound.committed)
         ((data,),) = await q.sql("SELECT data FROM attempt")
@@ -431,6 +441,7 @@ async def test_leases_last_as_long_when_postgres_gets_another_clock_LSE_01(
     async with running_queue(database, heartbeat_seconds=600.0, sweep_seconds=600.0, look_seconds=600.0) as q:
         outbound = await q.outbound()
         await one_delivery(q, outbound)
+        await eventually(lambda: q.queue.owner._expiry._swept_until)  # the sweep of the start is over
         # A server whose clock is so much ahead: leases of before end so much earlier, and our clock seems to be behind.
         await q.sql("UPDATE recipient SET lease_until = lease_until - %s * interval '1 second'", seconds)
         real = clock.now

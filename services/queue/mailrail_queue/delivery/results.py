@@ -194,15 +194,14 @@ class Finisher:
 
     async def _write(self, lane: Lane, batch: list[DeliveryResults]) -> None:
         delay = _RETRY_AFTER
-        partitions_made = again = False
+        partitions_made = False
         fresh_ids = 0
         while True:
             try:
-                await self._commit(lane, batch, again)
+                await self._commit(lane, batch)
                 break
             except TROUBLE as error:
                 # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
-                again = True
                 self._log.warning("cannot write results; trying again", error=str(error).strip(), deliveries=len(batch))
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
@@ -283,8 +282,8 @@ class Finisher:
             return not isinstance(error, psycopg.OperationalError)
         return True
 
-    async def _commit(self, lane: Lane, batch: list[DeliveryResults], again: bool) -> None:
-        """Write a batch. `again`: it was tried before, and some of it may be written already."""
+    async def _commit(self, lane: Lane, batch: list[DeliveryResults]) -> None:
+        """Write a batch, of which some may be written already: every statement is idempotent by recipient and token."""
         work = _Work()
         number = self._history.number
         others = {id(r) for r in batch if history_of(r.token) != number}
@@ -313,8 +312,8 @@ class Finisher:
             counted = {row[0] for row in back}
             self._went_back(back)
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
-        if late_ones and not again:
-            # LSE-03: another owner took the lease back, as far as this process knows it still stood.
+        if late_ones:
+            # LSE-03: another owner took the lease back, or an earlier try wrote it; then it is recorded already.
             late = [(d.id, d.message_id, d.token, d.last_attempt) for d in work.deferrals]
             late += [
                 (e.id, e.message_id, e.token, e.last_attempt) for e in work.endings if e.state != result_store.DELIVERED
