@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.sink import Sink
 from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority
@@ -44,7 +45,7 @@ hostile = pytest.mark.parametrize("action", list(ACTIONS.values()), ids=list(ACT
 @pytest.mark.parametrize("step", STEPS)
 @hostile
 async def test_a_hostile_step_defers_and_the_process_lives_on(step: str, action: Action, extensions: list[str]) -> None:
-    async with SmtpPeer(extensions=extensions, replies={step: action}) as peer, SmtpPeer() as good:
+    async with SmtpPeer(extensions=extensions, replies={step: action}) as peer, Sink() as good:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         other = transport(TransportKind.SMTP, "good", host=good.host, port=good.port, tls=TlsMode.NONE)
         async with OutboundBench.running(via, other, **FAST) as bench:
