@@ -83,8 +83,8 @@ def read(message: bytes) -> ReadDsn:
     top = _content_type(_fields(header, limit=1000, repeated=True))
     if top.kind != "multipart/report":
         raise UnreadableDsn(f"the content type is {top.kind}, not multipart/report")
-    if top.parameters.get("report-type", "").lower() != "delivery-status":
-        raise UnreadableDsn("the report type is not delivery-status")
+    if top.parameters.get("report-type", "").lower() not in ("delivery-status", "global-delivery-status"):
+        raise UnreadableDsn("the report type is neither delivery-status nor global-delivery-status")
     parts: list[bytes] = []
     for boundary in top.boundaries:
         parts = parts or _parts(body, boundary.encode("utf-8", "replace"))

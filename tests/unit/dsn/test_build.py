@@ -254,6 +254,37 @@ def test_internationalized_mail_gets_the_global_types_in_seven_bits_DSN_28() -> 
     assert not dsn.smtputf8
 
 
+def test_ascii_mail_that_came_with_smtputf8_gets_the_types_that_every_reader_knows_DSN_28() -> None:
+    header = (
+        HEADER + b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n"
+    )
+    whole = replace(ORIGINAL, smtputf8=True, header=header, content=header + "\r\ngrüße\r\n".encode())
+    for original, third in ((replace(whole, content=None), "text/rfc822-headers"), (whole, "message/rfc822")):
+        dsn = written(original)
+        kinds = [part.get_content_type() for part in parts_of(dsn)]
+        assert kinds == ["text/plain", "message/delivery-status", third]
+        assert b"report-type=delivery-status;" in dsn.content
+
+
+@pytest.mark.parametrize(
+    "named", [{"recipient": "bjørn@example.com"}, {"original_recipient": "utf-8;bjørn@example.com"}]
+)
+def test_the_report_type_is_the_subtype_of_the_second_part_RFC_6522_3(named: dict[str, str]) -> None:
+    dsn = written(replace(ORIGINAL, smtputf8=True), replace(FAILED, **named))  # type: ignore[arg-type]
+    assert parts_of(dsn)[1].get_content_type() == "message/global-delivery-status"
+    assert b"report-type=global-delivery-status;" in dsn.content
+
+
+def test_a_long_line_comes_back_whole_in_short_ones_DSN_19() -> None:
+    header = HEADER + b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n"
+    content = header + b"\r\n" + b"long " * 600 + b"\r\n"
+    dsn = written(replace(ORIGINAL, header=header, content=content))
+    assert_harmless(dsn.content)
+    part = parts_of(dsn)[2]
+    assert part.get_content_type() == "message/rfc822"
+    assert part.get_payload(0).get_content().rstrip("\r\n") == "long " * 600
+
+
 def test_a_full_internationalized_original_travels_as_encoded_message_global_DSN_28() -> None:
     header = "Subject: grüß\r\n".encode()
     original = replace(ORIGINAL, smtputf8=True, header=header, content=header + b"\r\nb\xc3\xb8\r\n")
@@ -346,12 +377,18 @@ def test_whatever_goes_in_the_result_is_seven_bit_and_both_parsers_read_it(
     assert [r.recipient for r in found.recipients] == [r.recipient for r in given_reports]
     content = None if original.tls_required else original.content
     try:
-        seven = content if content is None or text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
+        whole = content is not None and (
+            original.smtputf8
+            or text.is_seven_bit(content)
+            or text.is_seven_bit(reencode(content, Target.SEVEN_BIT, longest_line=998))
+        )
     except Unconvertible:
-        seven = content if original.smtputf8 else None
-    whole = seven is not None and (original.smtputf8 or text.is_seven_bit(seven))
-    assert len(parts_of(dsn)) == 2 + (whole or bool(original.header))
-    if not original.smtputf8:
+        whole = False
+    parts = parts_of(dsn)
+    assert len(parts) == 2 + (whole or bool(original.header))
+    outer = email.message_from_bytes(dsn.content)
+    assert f"message/{outer.get_param('report-type')}" == parts[1].get_content_type()
+    if parts[1].get_content_type() == "message/delivery-status":
         groups = status_of(dsn)
         assert len(groups) == 1 + len(given_reports)
         assert [g["Action"] for g in groups[1:]] == [r.kind.value for r in given_reports]

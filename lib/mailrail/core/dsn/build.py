@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
+from mailrail.core.message.content_type import LINE_LIMIT
 from mailrail.core.message.header import date
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.address import address_literal
@@ -136,6 +137,7 @@ _OPENINGS = {
     "You will only be notified of failures.",
 }
 _ORDER = tuple(DsnKind)
+_STATUS_TYPES = {False: "delivery-status", True: "global-delivery-status"}
 
 
 def build(
@@ -159,9 +161,12 @@ def build(
         raise ValueError("a notification needs someone to tell and something to tell")
     kinds = {r.kind for r in reports}
     leading = next(kind for kind in _ORDER if kind in kinds)
-    utf8 = original.smtputf8
-    parts = [_people(original, reports, reporter, utf8, unlisted), _machine(original, reports, reporter, utf8)]
-    returned = _returned(original)
+    utf8 = original.smtputf8 and not _all_ascii(original, reports)
+    parts = [
+        _people(original, reports, reporter, original.smtputf8, unlisted),
+        _machine(original, reports, reporter, utf8),
+    ]
+    returned = _returned(original, utf8)
     if returned is not None:
         parts.append(returned)
     marker = boundary
@@ -172,14 +177,23 @@ def build(
         recipient=original.reverse_path,
         message_id=message_id,
         subject=subject,
-        content=_header(original, reporter, subject, message_id, marker, now) + _assemble(parts, marker),
+        content=_header(original, reporter, subject, message_id, marker, now, utf8) + _assemble(parts, marker),
         smtputf8=not original.reverse_path.isascii(),
         tls_required=original.tls_required,
     )
 
 
+def _all_ascii(original: Original, reports: tuple[DsnRecipient, ...]) -> bool:
+    """Whether the plain types of RFC 3464 can say it all. Few readers of DSNs know those of RFC 6533 (DSN-28)."""
+    return (
+        original.header.isascii()
+        and original.reverse_path.isascii()
+        and all(r.recipient.isascii() and (r.original_recipient or "").isascii() for r in reports)
+    )
+
+
 def _header(
-    original: Original, reporter: ReportingMta, subject: str, message_id: str, boundary: str, now: float
+    original: Original, reporter: ReportingMta, subject: str, message_id: str, boundary: str, now: float, utf8: bool
 ) -> bytes:
     fields = [
         text.field("From", f"Mail Delivery System <{reporter.postmaster}>"),
@@ -195,7 +209,8 @@ def _header(
     fields += [
         "Auto-Submitted: auto-replied\r\n",
         "MIME-Version: 1.0\r\n",
-        f'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"\r\n',
+        # RFC 6522 3: the type of the report is the subtype of its second part.
+        f'Content-Type: multipart/report; report-type={_STATUS_TYPES[utf8]};\r\n boundary="{boundary}"\r\n',
         "Content-Transfer-Encoding: 7bit\r\n",
     ]
     return "".join(fields).encode()
@@ -302,8 +317,7 @@ def _machine(original: Original, reports: tuple[DsnRecipient, ...], reporter: Re
         message.append(text.field("Future-Release-Request", text.ascii_text(original.future_release, 100)))
     groups = ["".join(message)]
     groups += ["".join(_recipient_fields(report, utf8)) for report in reports]
-    kind = "message/global-delivery-status" if utf8 else "message/delivery-status"
-    return _part(kind, "Delivery report", "\r\n".join(groups).encode())
+    return _part(f"message/{_STATUS_TYPES[utf8]}", "Delivery report", "\r\n".join(groups).encode())
 
 
 def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
@@ -330,22 +344,31 @@ def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
     return fields
 
 
-def _returned(original: Original) -> bytes | None:
+def _returned(original: Original, utf8: bool) -> bytes | None:
     """The third part: the original whole where it was given and may travel so, else its header (DSN-19, DSN-20)."""
     content = None if original.tls_required else original.content
     if content is not None:
+        # message/rfc822 may only be 7bit here (RFC 3464 does not change RFC 2045 6.4), so its parts are re-encoded.
+        seven = None if utf8 else _seven_bit(content)
+        if seven is not None:
+            return _part("message/rfc822", "Undelivered message", seven)
         if original.smtputf8:
             # message/global, unlike message/rfc822, may be encoded (RFC 6532 3.7).
             return _part("message/global", "Undelivered message", content)
-        # message/rfc822 may only be 7bit here (RFC 3464 does not change RFC 2045 6.4), so its parts are re-encoded.
-        seven: bytes | None = None
-        with contextlib.suppress(Unconvertible):
-            seven = content if text.is_seven_bit(content) else reencode(content, Target.SEVEN_BIT)
-        if seven is not None and text.is_seven_bit(seven):
-            return _part("message/rfc822", "Undelivered message", seven)
     if not original.header:
         return None
-    if original.smtputf8:
+    if utf8:
         return _part("message/global-headers", "Headers of the message", original.header)
     parameters = "" if original.header.isascii() else "; charset=utf-8"
     return _part("text/rfc822-headers", "Headers of the message", original.header, parameters=parameters)
+
+
+def _seven_bit(content: bytes) -> bytes | None:
+    """A message in 7-bit lines of ordinary length, its parts re-encoded where that takes it; None: it cannot be."""
+    if text.is_seven_bit(content):
+        return content
+    with contextlib.suppress(Unconvertible):
+        seven = reencode(content, Target.SEVEN_BIT, longest_line=LINE_LIMIT)
+        if text.is_seven_bit(seven):
+            return seven
+    return None
