@@ -21,8 +21,11 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Open connections",
-                    "By protocol of the listener.",
-                    (Query("sum by (protocol) (mailrail_ingress_connections_open)", "{{protocol}}"),),
+                    "By protocol of the listener; handshake: connections whose TLS handshake is not done yet.",
+                    (
+                        Query("sum by (protocol) (mailrail_ingress_connections_open)", "{{protocol}}"),
+                        Query("sum(mailrail_ingress_tls_handshakes_open)", "handshake"),
+                    ),
                     stacked=True,
                 ),
                 split(

@@ -15,6 +15,7 @@ from mailrail_ingress.checks.domain_dns import DomainDns
 from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.open_files import check_limit, raise_limit
 from mailrail_ingress.ports import OpenTransactions
 from mailrail_ingress.queue_stream import EnqueueClient
 from mailrail_ingress.rpc import SERVICE, services
@@ -44,9 +45,11 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
         metrics.UPLOADING.set_function(lambda: active_config.uncommitted.octets(active_config.monotonic()))
         sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
         listeners = Listeners(settings, active_config, sessions)
+        files = raise_limit()
 
         def swap(configuration: Configuration) -> None:
             active_config.configure(configuration.revision, configuration.number, configuration.secrets)
+            check_limit(files, active_config.gateways)
             sessions.rebase()
             listeners.update()
 

@@ -141,6 +141,8 @@ class ActiveConfig:
         self.throttle = Throttle()
         self.ids = MessageIds()
         self.listeners: dict[ListenerKey, ListenerConfig] = {}
+        self.gateways: list[Gateway] = []
+        """Those that this process serves."""
         self.configured = False
         """Whether there ever was a revision; one without a gateway counts."""
         self.log = log.get_logger()
@@ -167,6 +169,7 @@ class ActiveConfig:
                 listeners[config.listener_key] = config
         self._identities = identities
         self.listeners = listeners
+        self.gateways = gateways
         self.configured = True
         kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
 

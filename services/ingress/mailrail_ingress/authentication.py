@@ -48,7 +48,7 @@ class Authentication:
         name = event.mechanism
         now = asyncio.get_running_loop().time()
         if self._facts.active_config.throttle.blocks(neighbourhood(self._facts.client), now):
-            metrics.count(metrics.LOGINS, name, "throttled")
+            metrics.LOGINS.inc(name, "throttled")
             self._facts.protocol.refuse(WAIT_TO_LOGIN)
             return
         self._mechanism_name = name
@@ -87,7 +87,7 @@ class Authentication:
                 if not self._must_wait(login):
                     self._check_password(login, password)
             case UnexpectedInitialResponse():
-                metrics.count(metrics.LOGINS, self._mechanism_name, "malformed")
+                metrics.LOGINS.inc(self._mechanism_name, "malformed")
                 self._facts.protocol.refuse(NO_INITIAL_RESPONSE)
             case Failure(reason, login):
                 if not self._must_wait(login):  # else 454 would say that a guess was right
@@ -102,7 +102,7 @@ class Authentication:
         if not throttle.blocks_login(login.name, neighbourhood(self._facts.client), now):
             return False
         self._mechanism = None
-        metrics.count(metrics.LOGINS, self._mechanism_name, "throttled")
+        metrics.LOGINS.inc(self._mechanism_name, "throttled")
         self._facts.log(
             "login refused", mechanism=self._mechanism_name, attempted=login.text[:200], reason="too many guess at it"
         )
@@ -138,14 +138,14 @@ class Authentication:
         self._facts.account = account
         now = asyncio.get_running_loop().time()
         self._facts.active_config.throttle.record_success(login.name, neighbourhood(self._facts.client), now)
-        metrics.count(metrics.LOGINS, self._mechanism_name, "accepted")
+        metrics.LOGINS.inc(self._mechanism_name, "accepted")
         self._facts.log("logged in", mechanism=self._mechanism_name)
         self._facts.protocol.authenticate(account.login)
 
     def _reject(self, login: ClaimedIdentity | None, reason: str) -> None:
         self._mechanism = None
         if login is not None and self._facts.config.accounts.lacks_secret(login.name, self._mechanism_name):
-            metrics.count(metrics.LOGINS, self._mechanism_name, "unavailable")
+            metrics.LOGINS.inc(self._mechanism_name, "unavailable")
             self._facts.active_config.log.error(
                 "cannot check login: ingress has no secret for it", login=login.text[:200]
             )
@@ -159,7 +159,7 @@ class Authentication:
         self._facts.active_config.throttle.record_failure(
             login.name if login is not None else "", neighbourhood(self._facts.client), now
         )
-        metrics.count(metrics.LOGINS, self._mechanism_name, "refused")
+        metrics.LOGINS.inc(self._mechanism_name, "refused")
         attempted = login.text[:200] if login is not None else ""
         self._facts.log("login refused", mechanism=self._mechanism_name, attempted=attempted, reason=reason)
 

@@ -33,7 +33,7 @@ def may_upload(facts: SessionFacts, size: int = 0) -> bool:
 
 def _has_capacity(full: Full | None) -> bool:
     if full is not None:
-        metrics.count(metrics.UPLOADS_REFUSED, full.value)
+        metrics.UPLOADS_REFUSED.inc(full.value)
     return full is None
 
 
@@ -260,7 +260,7 @@ class MessageContent:
 
     def _wait(self, reason: int) -> None:
         if not self._waits_for & reason:
-            metrics.count(metrics.PAUSES, "credit" if reason == _For.CREDIT else "memory")
+            metrics.PAUSES.inc("credit" if reason == _For.CREDIT else "memory")
         if not self._waits_for:
             self._wire.pause()
         self._waits_for |= reason

@@ -93,7 +93,7 @@ class TlsServer:
                 return
             accepted.setblocking(False)
             connection = ServerConnection(self._sessions, self._listener_key)
-            if connection.expected(peer[0]):
+            if connection.expect_handshake(peer[0]):
                 task = self._loop.create_task(self._meet(accepted, connection))
                 self._sessions.tasks.add(task)
                 task.add_done_callback(self._sessions.tasks.discard)
@@ -109,9 +109,9 @@ class TlsServer:
                 ssl_handshake_timeout=self._sessions.active_config.settings.tls_timeout,
             )
         except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
-            metrics.count(metrics.TLS, "none")
+            metrics.TLS.inc("none")
         finally:
-            connection.arrived()
+            connection.end_handshake()
 
 
 class Listeners:

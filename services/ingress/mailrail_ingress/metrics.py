@@ -1,88 +1,10 @@
 """Every series of ingress. Label values come from closed lists, each explained here."""
 
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, product
+from itertools import product
 
 from prometheus_client import Gauge
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import REGISTRY, Collector
-from prometheus_client.utils import floatToGoString
 
-
-class Count:
-    """One number; whoever counts often holds it, and adds to `number`."""
-
-    __slots__ = ("number",)
-
-    def __init__(self) -> None:
-        self.number = 0
-
-
-class Tally(Collector):
-    """A series that is counted on the event loop's thread alone, so without a lock: ten are counted a message."""
-
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily
-
-    def __init__(
-        self, name: str, documentation: str, labels: Sequence[str], known: Iterable[tuple[str, ...]] = ()
-    ) -> None:
-        """`known`: label values that are there from 0 on, since a counter that is first seen at 1 has not risen."""
-        self._counts: defaultdict[tuple[str, ...], Count] = defaultdict(Count)
-        for values in known:
-            self.of(*values)
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        REGISTRY.register(self)
-
-    def of(self, *labels: str) -> Count:
-        """The number behind these label values."""
-        return self._counts[labels]
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """What is counted by now; called by the thread that answers scrapes."""
-        family = self.kind(self._name, self._documentation, labels=self._labels)
-        for labels, count in list(self._counts.items()):  # a copy, since the loop may add meanwhile
-            family.add_metric(labels, count.number)
-        yield family
-
-
-class Level(Tally):
-    """A tally that also goes down."""
-
-    kind = GaugeMetricFamily
-
-
-class Spread(Collector):
-    """A histogram that is filled on the event loop's thread alone, so without a lock."""
-
-    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
-        """`buckets`: upper bounds, rising; one without a bound comes after them."""
-        self._name = name
-        self._documentation = documentation
-        self._bounds = tuple(buckets)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-        REGISTRY.register(self)
-
-    def observe(self, value: float) -> None:
-        """Count a value; a bound belongs to the bucket below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """What is counted by now; called by the thread that answers scrapes."""
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
-
-
-def count(tally: Tally, *labels: str, by: int = 1) -> None:
-    """Add to a series."""
-    tally.of(*labels).number += by
-
+from mailrail.kit.metrics import Level, Spread, Tally
 
 _PROTOCOLS = ("mx", "submission", "submissions")
 _ORIGINS = ("mx", "submission")
@@ -101,6 +23,10 @@ OPEN = Level(
     "Open SMTP connections, by protocol of the listener",
     ["protocol"],
     known=product(_PROTOCOLS),
+)
+HANDSHAKES = Level(
+    "mailrail_ingress_tls_handshakes_open",
+    "TLS handshakes now on listeners where TLS comes first: these connections are not among the open ones yet",
 )
 ENDS = Tally(
     "mailrail_ingress_sessions",

@@ -128,7 +128,7 @@ class SmtpSession:
         self.authentication.hang_up()
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            metrics.count(metrics.MESSAGES, self._facts.config.label, "abandoned")
+            metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
             transaction.content.drop()
 
     def time_out_credit(self) -> None:
@@ -203,7 +203,7 @@ class SmtpSession:
         self._protocol.accept(size_limit=limit)
 
     def _refuse_sender(self, sender: Address | None, reply: Reply) -> None:
-        metrics.count(metrics.SENDERS, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        metrics.SENDERS.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
         self._facts.log("sender refused", sender=str(sender or ""), reply=str(reply))
         self._protocol.refuse(reply)
 
@@ -304,7 +304,7 @@ class SmtpSession:
             )
 
     def _refuse_recipient(self, recipient: Address, reply: Reply) -> None:
-        metrics.count(metrics.RECIPIENTS, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        metrics.RECIPIENTS.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
         self._facts.log("recipient refused", recipient=str(recipient), reply=str(reply))
         self._protocol.refuse(reply)
 
@@ -378,7 +378,7 @@ class SmtpSession:
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         self._replace_transaction(None)
-        metrics.count(metrics.MESSAGES, self._facts.config.label, "refused" if reply.permanent else "deferred")
+        metrics.MESSAGES.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
         check = transaction.checks.refused_by if transaction.checks is not None else ""
         self._facts.log(
             "message refused",
@@ -481,7 +481,7 @@ class SmtpSession:
             config.accepted.messages.number += 1
             config.accepted.octets.number += message.size
         else:
-            metrics.count(metrics.MESSAGES, config.label, "refused" if refusal.permanent else "deferred")
+            metrics.MESSAGES.inc(config.label, "refused" if refusal.permanent else "deferred")
         if active_config.log_messages:
             self._facts.log(
                 "message accepted" if refusal is None else "message refused",
@@ -501,6 +501,6 @@ class SmtpSession:
     def _on_abandoned(self, reason: str) -> None:
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            metrics.count(metrics.MESSAGES, self._facts.config.label, "abandoned")
+            metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
             self._facts.log("message abandoned", id=transaction.name, reason=reason)
             transaction.content.refuse(QUEUE_AWAY)  # nobody hears it; it frees what is held

@@ -104,18 +104,20 @@ class Sessions:
             self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
-    def expect(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
+    def reserve(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
         """Count a client whose connection is not made yet; else what keeps it out, as for `admit`."""
         client = neighbourhood(address)
         obstacle = self._obstacle(client, address.is_loopback, config)
         if not obstacle:
             self._arriving += 1
+            metrics.HANDSHAKES.inc()
             self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
-    def arrived(self, client: str) -> None:
-        """It is here, and to be admitted; or it will not come."""
+    def release(self, client: str) -> None:
+        """The client is here, and to be admitted; or it will not come."""
         self._arriving -= 1
+        metrics.HANDSHAKES.inc(by=-1)
         self._leave(client)
 
     def _obstacle(self, client: str, may_come_often: bool, config: ListenerConfig) -> str:
@@ -213,30 +215,30 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._expected = ""  # counted as this neighbourhood until it is here
         self._label = ""
 
-    def expected(self, peer: str) -> bool:
+    def expect_handshake(self, peer: str) -> bool:
         """A client from there begins with a handshake; False: there are too many, or there is no such listener."""
         config = self._sessions.active_config.listeners.get(self.listener_key)
         client = _address(peer)
         if config is None or self._sessions.stopping:
             return False
-        obstacle = self._sessions.expect(client, config)
+        obstacle = self._sessions.reserve(client, config)
         if obstacle:
-            metrics.count(metrics.CONNECTIONS, config.listener.protocol.value, obstacle)
+            metrics.CONNECTIONS.inc(config.listener.protocol.value, obstacle)
             return False
         self._expected = neighbourhood(client)
         return True
 
-    def arrived(self) -> None:
+    def end_handshake(self) -> None:
         """The handshake is over, well or not."""
         if self._expected:
-            self._sessions.arrived(self._expected)
+            self._sessions.release(self._expected)
             self._expected = ""
 
     # --- asyncio's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self.arrived()
+        self.end_handshake()
         self._transport = cast("asyncio.Transport", transport)
         config = self._sessions.active_config.listeners.get(self.listener_key)
         peer = transport.get_extra_info("peername")
@@ -327,7 +329,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def _refuse(self, result: str) -> None:
         """No session: close without a word (PRX-01)."""
-        metrics.count(metrics.CONNECTIONS, self._label, result)
+        metrics.CONNECTIONS.inc(self._label, result)
         self._state = _State.GONE
         self._sessions.wheel.remove(self)
         self.deadline = NEVER
@@ -344,7 +346,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if obstacle:
             if secured is not None or not implicit:
                 self._transport.write(_TOO_OFTEN if obstacle == "too-often" else _TOO_MANY)
-            metrics.count(metrics.CONNECTIONS, self._label, obstacle)
+            metrics.CONNECTIONS.inc(self._label, obstacle)
             self._state = _State.GONE
             self._transport.close()
             return
@@ -393,7 +395,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
             transport = None
         if transport is None or self._state is not _State.HANDSHAKE:
-            metrics.count(metrics.TLS, "none")
+            metrics.TLS.inc("none")
             self._end = "tls"
             if self._transport is not None:
                 self._transport.abort()
@@ -578,8 +580,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._state = _State.GONE
         if self in self._sessions.open:
             self._sessions.forget(self)
-            metrics.count(metrics.OPEN, self._label, by=-1)
-            metrics.count(metrics.ENDS, self._end)
+            metrics.OPEN.inc(self._label, by=-1)
+            metrics.ENDS.inc(self._end)
         self._transport = None
         protocol, session = self.protocol, self.session
         self.protocol = self.session = (
@@ -594,7 +596,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 def _facts(secured: ssl.SSLObject) -> TlsFacts:
     cipher = secured.cipher()
     facts = TlsFacts(secured.version() or "", cipher[0] if cipher else "")
-    metrics.count(metrics.TLS, facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none")
+    metrics.TLS.inc(facts.version if facts.version in ("TLSv1.2", "TLSv1.3") else "none")
     return facts
 
 

@@ -10,6 +10,7 @@ import pytest
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.held_octets import LEAST
+from mailrail_ingress.metrics import HANDSHAKES
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import TURN, ServerConnection, Sessions
 
@@ -230,8 +231,13 @@ def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> No
     async def main() -> None:
         caller = Caller(connections_per_minute=2)
         listener_key = ListenerKey(GATEWAY, "submissions")
-        came = [ServerConnection(caller.sessions, listener_key).expected("192.0.2.9") for _ in range(3)]
-        assert came == [True, True, False]
+        before = HANDSHAKES.of().number
+        coming = [ServerConnection(caller.sessions, listener_key) for _ in range(3)]
+        assert [connection.expect_handshake("192.0.2.9") for connection in coming] == [True, True, False]
+        assert HANDSHAKES.of().number == before + 2
+        for connection in coming:
+            connection.end_handshake()
+        assert HANDSHAKES.of().number == before
 
     asyncio.run(main())
 

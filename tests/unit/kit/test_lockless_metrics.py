@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.registry import REGISTRY, Collector
 from prometheus_client.samples import Sample
 
-from mailrail_ingress.metrics import Level, Spread, Tally, count
+from mailrail.kit.metrics import Level, Spread, Tally
 
 BOUNDS = (0.1, 0.5, 1.0, 10.0)
 
@@ -35,7 +35,7 @@ def test_a_tally_counts_by_label_and_shows_those_that_are_known_from_the_start()
     REGISTRY.unregister(tally)
     REGISTRY.unregister(level)
     tally.of("b").number += 2
-    count(tally, "b")
-    count(level, "a", by=-1)
+    tally.inc("b")
+    level.inc("a", by=-1)
     assert [(sample.labels["kind"], sample.value) for sample in samples(tally)] == [("a", 0), ("b", 3)]
     assert [(sample.labels["kind"], sample.value) for sample in samples(level)] == [("a", -1)]
