@@ -14,6 +14,7 @@ from mailrail.core.delivery.judge import Judgement, Standing, judge
 from mailrail.core.delivery.outcome import of_reply
 from mailrail.core.dsn.due import Asked
 from mailrail.core.ids import header_key
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.revision.revision import (
     Account,
     Alias,
@@ -143,7 +144,7 @@ class Rig:
             **envelope_fields,
         )
         envelope.received.GetCurrentTime()
-        chunked = len(body) > content_store.INLINE
+        chunked = len(body) > INLINE_LIMIT
         made: list[NewRecipient] = []
         recipients: list[AttemptRecipient] = []
         for address in addresses:
@@ -197,7 +198,7 @@ class Rig:
                 )
             )
         if chunked:
-            parts = [body[i : i + content_store.CHUNK] for i in range(0, len(body), content_store.CHUNK)]
+            parts = [body[i : i + CHUNK_SIZE] for i in range(0, len(body), CHUNK_SIZE)]
             for number, part in enumerate(parts):
                 await content_store.add_chunk(self.connection, message_id, number, part)
             await content_store.claim_uploads(self.connection, [message_id])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mailrail.core import limits
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
@@ -22,13 +23,12 @@ from mailrail.core.uncommitted import NEW_PART
 from mailrail.kit import config_client
 from mailrail_config import store as config_store
 from mailrail_config.settings import ConfigSettings
-from mailrail_ingress import ports, queue_stream
+from mailrail_ingress import queue_stream
 from mailrail_ingress.settings import IngressSettings
 from mailrail_operator.settings import OperatorSettings
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_queue.schedule import scheduler
 from mailrail_queue.settings import QueueSettings
-from mailrail_queue.store import content
 
 PAGES = Path(__file__).parents[2] / "docs" / "spec"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -49,16 +49,15 @@ def rule(id: str) -> str:
 @pytest.mark.parametrize(
     ("id", "words", "promised", "default"),
     [
-        ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, ports.INLINE_LIMIT),
-        ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, content.INLINE),
-        ("ACC-02", "chunk rows of 256 KiB", 256 * KIB, content.CHUNK),
+        ("ACC-02", "Bodies ≤ 64 KiB go inline", 64 * KIB, limits.INLINE_LIMIT),
+        ("ACC-02", "chunk rows of 256 KiB", 256 * KIB, limits.CHUNK_SIZE),
         ("ACC-02", "forgotten after 1 h", HOUR, QUEUE.keep_upload_seconds),
         ("ACC-03", "by count and by 4 MiB", 4 * MIB, QUEUE.batch_bytes),
         ("ACC-04", "Ingress waits 240 s", 240, INGRESS.answer_timeout),
         ("ACC-04", "5 s after that time", 5, queue_stream.SETTLING),
         ("ACC-07", "32 MiB a stream", 32 * MIB, QUEUE.stream_credit),
         ("ACC-07", "1 MiB a message", MIB, queue_stream.MESSAGE_CREDIT),
-        ("ACC-07", "frames ≤ 256 KiB", 256 * KIB, ports.FRAME_LIMIT),
+        ("ACC-07", "frames ≤ 256 KiB", 256 * KIB, limits.CHUNK_SIZE),
         ("ACC-07", "an eighth of the credit is for commits alone", 1 - 1 / 8, queue_stream.UPLOADS_CREDIT),
         ("ACC-07", "past 60 s 452 4.3.1", 60, INGRESS.credit_timeout),
         ("ACC-07", "for a client (512 MiB)", 512 * MIB, INGRESS.client_upload_octets),

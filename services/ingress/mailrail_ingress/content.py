@@ -5,13 +5,14 @@ gives credit. What is kept counts against the budget of the process (held_octets
 may never become a message counts against the client (core/uncommitted.py): both bounds are ACC-07.
 """
 
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.uncommitted import Full
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import QUEUE_AWAY
 from mailrail_ingress.checks.content import ContentChecks
-from mailrail_ingress.ports import FRAME_LIMIT, INLINE_LIMIT, NO_CREDIT, NO_ROOM, Upload, Wire
+from mailrail_ingress.ports import NO_CREDIT, NO_ROOM, Upload, Wire
 from mailrail_ingress.session_facts import SessionFacts
 
 PARTS_LIMIT = 1024
@@ -161,7 +162,7 @@ class MessageContent:
                 self.refuse(NO_ROOM)
                 return
             self._begin_upload()
-        if self._stored >= FRAME_LIMIT:
+        if self._stored >= CHUNK_SIZE:
             self._send(everything=False)
 
     def _begin_upload(self) -> None:
@@ -181,20 +182,20 @@ class MessageContent:
         return True
 
     def _send(self, *, everything: bool, last: bool = False) -> None:
-        """Frames of FRAME_LIMIT octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
+        """Frames of CHUNK_SIZE octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
         waiting = b"".join(self._parts)
         self._parts.clear()
         upload = self._upload
         assert upload is not None
         at = 0
         more = True
-        size = len(waiting) if everything else len(waiting) - len(waiting) % FRAME_LIMIT
+        size = len(waiting) if everything else len(waiting) - len(waiting) % CHUNK_SIZE
         if not self._count_upload(size):
             self.refuse(NO_ROOM)
             return
-        while len(waiting) - at >= FRAME_LIMIT or (everything and at < len(waiting)):
-            more = upload.send(waiting[at : at + FRAME_LIMIT])
-            at += FRAME_LIMIT
+        while len(waiting) - at >= CHUNK_SIZE or (everything and at < len(waiting)):
+            more = upload.send(waiting[at : at + CHUNK_SIZE])
+            at += CHUNK_SIZE
         rest = waiting[at:]
         self._stored = len(rest)
         if rest:

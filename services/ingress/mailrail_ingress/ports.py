@@ -14,11 +14,6 @@ from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import MailParameters, Notify
 from mailrail.core.smtp.reply import Reply
 
-INLINE_LIMIT = 64 * 1024
-"""Octets: a body up to this travels inside the commit (ACC-02)."""
-FRAME_LIMIT = 256 * 1024
-"""Octets of one frame of a larger body (ACC-07)."""
-
 
 class Origin(Enum):
     """Where a message came from (design 4, Route)."""
@@ -119,7 +114,7 @@ class Upload(Protocol):
     """A body above INLINE_LIMIT on its way."""
 
     def send(self, data: bytes) -> bool:
-        """Pass on the next frame, at most FRAME_LIMIT octets. False: send nothing more until `resume` is called."""
+        """Pass on the next frame, at most CHUNK_SIZE octets. False: send nothing more until `resume` is called."""
         ...
 
     def abort(self) -> None:

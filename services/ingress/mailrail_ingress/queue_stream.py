@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import grpc
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
 from mailrail.kit.linger import linger
@@ -26,15 +27,7 @@ from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, types_pb2
 from mailrail_ingress import metrics
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
 from mailrail_ingress.held_octets import LEAST, HeldOctets
-from mailrail_ingress.ports import (
-    ACCEPTED,
-    FRAME_LIMIT,
-    NO_CREDIT,
-    CommitAnswer,
-    OpenTransactions,
-    ReceivedMessage,
-    Upload,
-)
+from mailrail_ingress.ports import ACCEPTED, NO_CREDIT, CommitAnswer, OpenTransactions, ReceivedMessage, Upload
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
@@ -144,8 +137,8 @@ class _Upload:
         """See ports.Upload."""
         if self.closed:
             return True  # lost: the visit knows, and what still comes is dropped
-        for at in range(0, len(data), FRAME_LIMIT):
-            self.chunks.append(data[at : at + FRAME_LIMIT])
+        for at in range(0, len(data), CHUNK_SIZE):
+            self.chunks.append(data[at : at + CHUNK_SIZE])
         self._now_waits(self.waiting + len(data))
         self.stream.work.set()
         self.wants_credit = self.waiting >= self.stream.room

@@ -9,6 +9,7 @@ again.
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, assert_never
 
+from mailrail.core.limits import INLINE_LIMIT
 from mailrail.core.message.header import Received, with_keyword
 from mailrail.core.route.decision import RoutingFacts
 from mailrail.core.route.recipients import NOT_YOUR_ADDRESS, VERIFICATION_UNAVAILABLE, Resolution
@@ -36,16 +37,7 @@ from mailrail_ingress.authentication import Authentication
 from mailrail_ingress.checks.content import ContentChecks
 from mailrail_ingress.checks.verdicts import CheckedMessage
 from mailrail_ingress.content import MessageContent, may_upload
-from mailrail_ingress.ports import (
-    INLINE_LIMIT,
-    NO_ROOM,
-    CommitAnswer,
-    DomainFacts,
-    Origin,
-    Provenance,
-    ReceivedMessage,
-    Wire,
-)
+from mailrail_ingress.ports import NO_ROOM, CommitAnswer, DomainFacts, Origin, Provenance, ReceivedMessage, Wire
 from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
 from mailrail_ingress.session_facts import SessionFacts
 from mailrail_ingress.transaction import MailTransaction

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS
 from mailrail.kit import rpc
@@ -19,7 +20,6 @@ from mailrail.kit.settings import BadSettings
 from mailrail_ingress.active_config import MessageIds
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import (
-    FRAME_LIMIT,
     CommitAnswer,
     ExpandedRecipient,
     OpenTransactions,
@@ -77,7 +77,7 @@ class Sender:
         self.send()
 
     def send(self) -> None:
-        while not self.lost and self._upload.send(bytes(FRAME_LIMIT)):
+        while not self.lost and self._upload.send(bytes(CHUNK_SIZE)):
             pass
 
     def _gone(self) -> None:
@@ -127,16 +127,16 @@ async def test_mail_that_begins_while_streams_change_waits_for_the_next_one_ACC_
         await eventually(lambda: fake.streams == 2, what="the next stream has no credit yet")
         assert queue.available, "MAIL and DATA are not put off"
         number, body, lost = upload(queue)
-        assert body.send(bytes(FRAME_LIMIT))
+        assert body.send(bytes(CHUNK_SIZE))
         small, large = commit(queue, message()), commit(queue, message(id=number, body=None))
         dropped, unwanted, _ = upload(queue)
-        unwanted.send(bytes(FRAME_LIMIT))
+        unwanted.send(bytes(CHUNK_SIZE))
         unwanted.abort()
         fake.opens.set()
         assert (await small).accepted
         assert (await large).accepted
         assert not lost
-        assert [len(one.body) for one in fake.stored if one.id == number] == [FRAME_LIMIT]
+        assert [len(one.body) for one in fake.stored if one.id == number] == [CHUNK_SIZE]
         assert dropped not in {*fake.aborted, *(one.id for one in fake.stored)}
 
 
@@ -149,7 +149,7 @@ async def test_mail_does_not_wait_long_for_a_stream_that_does_not_come_ACC_05(mo
         await eventually(lambda: fake.streams == 2, what="the next stream has no credit yet")
         if queue.available:
             _, body, lost = upload(queue)
-            body.send(bytes(FRAME_LIMIT))
+            body.send(bytes(CHUNK_SIZE))
             whole, _, _ = upload(queue)
             answers = [commit(queue, message()), commit(queue, message(id=whole, body=None))]
             assert [str((await answer).refusal)[:9] for answer in answers] == ["451 4.3.0"] * 2

@@ -9,6 +9,7 @@ import grpc
 import psycopg
 import pytest
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision import revision as rev
 from mailrail.core.uncommitted import SETTLING
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
@@ -16,7 +17,6 @@ from mailrail_queue.accept import batches as accept
 from mailrail_queue.rpc.enqueue import EnqueueStream
 from mailrail_queue.store import blocks
 from mailrail_queue.store.connection import Connection, Database, NotDurable
-from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.hold_rules import HoldRules, read_hold_rules
 
 from testkit.conditions import eventually
@@ -47,7 +47,7 @@ async def test_a_large_body_is_stored_in_rows_of_256_kib_that_nobody_sees_before
         (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
         assert (await future).accepted
         sizes = await q.sql("SELECT number, length(data) FROM chunk ORDER BY number")
-        assert sizes == [(0, CHUNK), (1, CHUNK), (2, len(body) - 2 * CHUNK)]
+        assert sizes == [(0, CHUNK_SIZE), (1, CHUNK_SIZE), (2, len(body) - 2 * CHUNK_SIZE)]
         assert await q.one("SELECT chunks FROM message") == 3
         assert await q.one("SELECT count(*) FROM upload") == 0
         await eventually(lambda: ingress.credit >= 32 * 1024 * 1024 - 300_000, what="credit comes back")
@@ -73,8 +73,8 @@ async def test_bodies_whose_commit_never_comes_are_swept_ACC_02(database: str) -
     async with running_queue(database, keep_upload_seconds=3600.0) as q:
         ingress = await q.ingress()
         old, young = message_id(), message_id()
-        ingress.chunk(old, b"x" * CHUNK)
-        ingress.chunk(young, b"y" * CHUNK)
+        ingress.chunk(old, b"x" * CHUNK_SIZE)
+        ingress.chunk(young, b"y" * CHUNK_SIZE)
 
         await q.until("SELECT count(*) = 2 FROM upload")
         await q.sql(
@@ -92,7 +92,7 @@ async def test_an_aborted_body_is_forgotten_at_once(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()
         number = message_id()
-        ingress.chunk(number, b"x" * (CHUNK + 5))
+        ingress.chunk(number, b"x" * (CHUNK_SIZE + 5))
 
         await q.until("SELECT count(*) = 1 FROM chunk")
         ingress.send(enqueue_pb2.EnqueueFrame(message_id=number, abort=enqueue_pb2.Abort()))
@@ -102,7 +102,7 @@ async def test_an_aborted_body_is_forgotten_at_once(database: str) -> None:
 async def test_a_broken_stream_leaves_nothing_of_a_body_behind_ACC_05(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()
-        ingress.chunk(message_id(), b"x" * (CHUNK + 5))
+        ingress.chunk(message_id(), b"x" * (CHUNK_SIZE + 5))
 
         await q.until("SELECT count(*) = 1 FROM chunk")
         await ingress.close()
@@ -192,7 +192,7 @@ async def test_bodies_that_are_being_stored_keep_nobody_from_asking_for_an_outco
         ingress = await q.ingress()
         await other.execute("LOCK TABLE queue.upload")
         for _ in range(20):
-            ingress.chunk(message_id(), b"x" * CHUNK)
+            ingress.chunk(message_id(), b"x" * CHUNK_SIZE)
         await q.until("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
         request = enqueue_pb2.GetOutcomeRequest(message_id=message_id())
         assert not (await ingress.stub.GetOutcome(request, timeout=5)).accepted
@@ -338,11 +338,11 @@ async def test_recipients_count_too_and_the_answer_to_a_repeated_commit_does_not
         assert await q.sql("SELECT sum(messages)::int, sum(recipients)::int FROM account_usage") == [(2, 5)]
 
 
-async def upload(q: RunningQueue, ingress: FakeIngress, number: bytes, size: int = 3 * CHUNK - 5) -> None:
+async def upload(q: RunningQueue, ingress: FakeIngress, number: bytes, size: int = 3 * CHUNK_SIZE - 5) -> None:
     """Send a body in chunks and wait until all that are whole are stored."""
-    for start in range(0, size, CHUNK):
-        ingress.chunk(number, b"x" * min(CHUNK, size - start))
-    await q.until("SELECT count(*) = %s FROM chunk WHERE message_id::text = %s", size // CHUNK, str_id(number))
+    for start in range(0, size, CHUNK_SIZE):
+        ingress.chunk(number, b"x" * min(CHUNK_SIZE, size - start))
+    await q.until("SELECT count(*) = %s FROM chunk WHERE message_id::text = %s", size // CHUNK_SIZE, str_id(number))
 
 
 async def test_the_content_of_a_large_message_over_a_limit_is_deleted_with_its_refusal_ACC_02(database: str) -> None:
@@ -380,10 +380,10 @@ async def test_a_repeated_commit_of_a_large_message_keeps_the_content_of_the_fir
         ingress = await q.ingress()
         number = message_id()
         await upload(q, ingress, number)
-        for content in (None, b"x" * (3 * CHUNK - 5)):  # the second brings its content along
+        for content in (None, b"x" * (3 * CHUNK_SIZE - 5)):  # the second brings its content along
             (answer,) = ingress.commit(commit_of("a@away.example", body=content), ids=[number])
             assert (await answer).accepted
-        assert await q.sql("SELECT count(*), sum(length(data))::int FROM chunk") == [(3, 3 * CHUNK - 5)]
+        assert await q.sql("SELECT count(*), sum(length(data))::int FROM chunk") == [(3, 3 * CHUNK_SIZE - 5)]
         assert await q.one("SELECT count(*) FROM upload") == 0
 
 
@@ -402,12 +402,12 @@ async def test_the_content_of_a_large_message_that_cannot_be_stored_does_not_sta
 
 
 async def test_large_bodies_that_nobody_committed_are_bounded_and_small_mail_passes_ACC_07(database: str) -> None:
-    async with running_queue(database, upload_octets=4 * CHUNK) as q:
+    async with running_queue(database, upload_octets=4 * CHUNK_SIZE) as q:
         ingress = await q.ingress()
         first, second, third = message_id(), message_id(), message_id()
-        await upload(q, ingress, first, 3 * CHUNK)
+        await upload(q, ingress, first, 3 * CHUNK_SIZE)
         for _ in range(3):
-            ingress.chunk(second, b"x" * CHUNK)
+            ingress.chunk(second, b"x" * CHUNK_SIZE)
         (answer,) = ingress.commit(commit_of("a@away.example", body=None), ids=[second])
         told = await answer
         assert (told.refusal.code, told.refusal.enhanced) == (452, "4.3.1")
@@ -416,9 +416,9 @@ async def test_large_bodies_that_nobody_committed_are_bounded_and_small_mail_pas
 
         (answer,) = ingress.commit(commit_of("a@away.example", body=None), ids=[first])
         assert (await answer).accepted
-        await upload(q, ingress, third, 3 * CHUNK)  # what is committed counts no more
-        assert q.queue.uncommitted.octets(time.monotonic()) == 4 * CHUNK  # a minute more for what was given up
-        assert q.queue.uncommitted.octets(time.monotonic() + SETTLING) == 3 * CHUNK
+        await upload(q, ingress, third, 3 * CHUNK_SIZE)  # what is committed counts no more
+        assert q.queue.uncommitted.octets(time.monotonic()) == 4 * CHUNK_SIZE  # a minute more for what was given up
+        assert q.queue.uncommitted.octets(time.monotonic() + SETTLING) == 3 * CHUNK_SIZE
         ingress.send(enqueue_pb2.EnqueueFrame(message_id=third, abort=enqueue_pb2.Abort()))
         await q.until("SELECT count(*) = 3 FROM chunk")
         assert q.queue.uncommitted.octets(time.monotonic() + 2 * SETTLING) == 0
@@ -514,7 +514,7 @@ async def test_frames_of_a_stream_that_has_ended_count_no_more_ACC_04(database: 
         stream.gone()
         number = message_id()
         frames = [
-            enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=b"x" * CHUNK)),
+            enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=b"x" * CHUNK_SIZE)),
             enqueue_pb2.EnqueueFrame(message_id=message_id(), commit=commit_of("bob@away.example")),
         ]
 

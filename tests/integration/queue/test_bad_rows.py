@@ -7,12 +7,12 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Notice
 from mailrail_queue.routing.router import Router
 from mailrail_queue.store import sites as site_store
 from mailrail_queue.store.connection import Connection
-from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.faults import HoldAllowance, by_halves
 
 from testkit.conditions import eventually
@@ -363,7 +363,7 @@ async def large_body_without_its_second_part(q: RunningQueue) -> tuple[bytes, Fa
     outbound = await q.outbound()
     ingress = await q.ingress()
     number = message_id()
-    ingress.chunk(number, b"x" * (2 * CHUNK + 5))
+    ingress.chunk(number, b"x" * (2 * CHUNK_SIZE + 5))
     (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
     assert (await future).accepted
     await eventually(lambda: outbound.deliveries)
@@ -385,7 +385,7 @@ async def test_content_of_which_a_part_is_gone_is_an_error_and_its_mail_is_held_
 
         with pytest.raises(grpc.aio.AioRpcError) as lost:
             await fetch()
-        assert (lost.value.code(), parts) == (grpc.StatusCode.DATA_LOSS, [CHUNK])
+        assert (lost.value.code(), parts) == (grpc.StatusCode.DATA_LOSS, [CHUNK_SIZE])
         outbound.finish(delivery, outcome=DEFERRED)
         await q.until("SELECT count(*) = 1 FROM recipient WHERE held_since IS NOT NULL AND token IS NULL")
         assert await q.one("SELECT hold_reason FROM recipient") == (

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision import revision as rev
 from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
@@ -20,7 +21,6 @@ from mailrail_queue.store import content as content_store
 from mailrail_queue.store import leases as lease_store
 from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Connection, Lane
-from mailrail_queue.store.content import CHUNK
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -547,11 +547,11 @@ async def test_content_that_is_too_large_for_a_lease_is_fetched_from_any_offset_
         (delivery,) = outbound.deliveries
         assert not delivery.HasField("body")
         assert delivery.prefix == b"Received: by test\r\n"
-        for offset in (0, 5, CHUNK, CHUNK + 17, len(body) - 1, len(body)):
+        for offset in (0, 5, CHUNK_SIZE, CHUNK_SIZE + 17, len(body) - 1, len(body)):
             request = lease_pb2.FetchContentRequest(token=delivery.token, message_id=number, offset=offset)
             parts = [r.data async for r in outbound.stub.FetchContent(request)]
             assert b"".join(parts) == body[offset:]
-            assert all(0 < len(p) <= CHUNK for p in parts)
+            assert all(0 < len(p) <= CHUNK_SIZE for p in parts)
         request = lease_pb2.FetchContentRequest(token=delivery.token + 1, message_id=number)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             [r async for r in outbound.stub.FetchContent(request)]

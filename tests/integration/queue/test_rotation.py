@@ -12,8 +12,8 @@ import uuid
 import psycopg
 
 from mailrail.core import ids
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
-from mailrail_queue.store.content import CHUNK, INLINE
 
 from testkit.conditions import eventually
 from testkit.postgres import Databases, embedded_postgres, oldest_programs
@@ -84,9 +84,9 @@ async def accept(
     """Commit a message whose id is of that moment; content above the inline limit goes in chunks."""
     ingress = await q.ingress()
     number = ids.message_id(moment, os.urandom(10))
-    large = len(body) > INLINE
-    for start in range(0, len(body) if large else 0, CHUNK):
-        ingress.chunk(number, body[start : start + CHUNK])
+    large = len(body) > INLINE_LIMIT
+    for start in range(0, len(body) if large else 0, CHUNK_SIZE):
+        ingress.chunk(number, body[start : start + CHUNK_SIZE])
     (answer,) = ingress.commit(commit_of(*to, body=None if large else body, **how), ids=[number])  # type: ignore[arg-type]
     assert (await answer).accepted
     return number
@@ -96,7 +96,7 @@ async def rotation(url: str) -> None:
     """Begin to rotate a database that has mail, fill two days, drop the first."""
     now = time.time()
     start = (now // DAY + 1) * DAY
-    old, young = b"old" * CHUNK, b"young" * CHUNK
+    old, young = b"old" * CHUNK_SIZE, b"young" * CHUNK_SIZE
     connection = psycopg.connect(url, autocommit=True, options="-c search_path=queue")
     async with running_queue(url) as q:
         outbound = await q.outbound()

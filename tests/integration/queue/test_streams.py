@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.pb.queue.v1 import enqueue_pb2, lease_pb2
 from mailrail_queue.rpc.enqueue import EnqueueServicer
 from mailrail_queue.rpc.lease import LeaseServicer
-from mailrail_queue.store.content import CHUNK
 
 from testkit.conditions import eventually
 from testkit.queue import message_id, running_queue
@@ -57,7 +57,7 @@ async def test_an_outbound_that_dies_is_handed_nothing_any_more_LSE_04(database:
 @pytest.mark.parametrize("turns", TURNS)
 async def test_a_body_whose_ingress_dies_is_forgotten_ACC_05(database: str, turns: int) -> None:
     async with running_queue(database) as q:
-        chunk = enqueue_pb2.BodyChunk(data=b"x" * CHUNK)
+        chunk = enqueue_pb2.BodyChunk(data=b"x" * CHUNK_SIZE)
         frame = enqueue_pb2.EnqueueFrame(message_id=message_id(), chunk=chunk)
         request = enqueue_pb2.EnqueueRequest(frames=[frame])
         await die(EnqueueServicer(q.queue).Enqueue, lambda: q.one("SELECT count(*) = 1 FROM chunk"), turns, request)

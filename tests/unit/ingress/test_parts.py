@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
 from mailrail.kit import rpc
@@ -20,7 +21,7 @@ from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.active_config import MessageIds
 from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.held_octets import CALM, LEAST, HeldOctets
-from mailrail_ingress.ports import FRAME_LIMIT, CommitAnswer, OpenTransactions
+from mailrail_ingress.ports import CommitAnswer, OpenTransactions
 from mailrail_ingress.queue_stream import (
     UPLOADS_PART,
     DatabaseClock,
@@ -372,14 +373,14 @@ def test_what_waits_for_a_queue_that_takes_nothing_is_bounded_for_all_uploads_to
         for number in range(clients):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
-        frame = bytes(FRAME_LIMIT)
+        frame = bytes(CHUNK_SIZE)
         for upload in stream.uploads.values():
             while upload.send(frame):
                 pass
         waiting = sum(upload.waiting for upload in stream.uploads.values())
-        assert waiting <= max(LIMIT * UPLOADS_PART, clients * FRAME_LIMIT)
+        assert waiting <= max(LIMIT * UPLOADS_PART, clients * CHUNK_SIZE)
         assert stream.budget.held == waiting
-        assert all(upload.waiting >= FRAME_LIMIT for upload in stream.uploads.values())
+        assert all(upload.waiting >= CHUNK_SIZE for upload in stream.uploads.values())
 
     asyncio.run(main())
 
@@ -410,7 +411,7 @@ def test_a_small_message_is_committed_with_the_next_request_whatever_is_uploaded
         for number in range(200):
             for upload in stream.uploads.values():
                 if not upload.chunks:
-                    upload.send(bytes(FRAME_LIMIT))
+                    upload.send(bytes(CHUNK_SIZE))
             name = b"small %d" % number
             stream.unwritten[name] = _Commit(b"c" * 2000, 2000, lambda _: None, since=0.0, uploaded=False)
             waiting = sum(upload.waiting for upload in stream.uploads.values())
@@ -432,7 +433,7 @@ def test_many_small_messages_do_not_keep_an_upload_out_ACC_07() -> None:
         credit = 32 * 1024 * 1024
         stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         upload = stream.uploads[b"large"] = _Upload(stream, b"large", lambda: None, lambda: None)
-        upload.send(bytes(3 * FRAME_LIMIT))
+        upload.send(bytes(3 * CHUNK_SIZE))
         for number in range(3000):
             commit = _Commit(b"", 10_000, lambda _: None, since=0.0, uploaded=False)
             commit.frame = b"c" * 10_000
@@ -452,7 +453,7 @@ def test_uploads_leave_credit_for_commits_and_a_commit_follows_its_own_last_chun
         for number in range(50):
             name = number.to_bytes(16, "big")
             stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
-            stream.uploads[name].send(bytes(FRAME_LIMIT))
+            stream.uploads[name].send(bytes(CHUNK_SIZE))
         while stream._batch():  # until the queue would have to deal with something
             pass
         stream.unwritten[b"small"] = _Commit(b"c", 64 * 1024, lambda _: None, since=0.0, uploaded=False)

@@ -26,12 +26,12 @@ from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, 
 from mailrail_queue.admin.operation import Operation, Place
 from mailrail_queue.delivery.endings import by_administrator, end_unleased
 from mailrail_queue.delivery.ports import Notify
-from mailrail_queue.delivery.verdicts import REQUEST_DROP, REQUEST_FAIL, facts_of
+from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults, fencing
 from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Connection, run
-from mailrail_queue.store.waiting import Waiting
+from mailrail_queue.store.waiting import EndRequest, Waiting
 
 BATCH: Final = 500
 """Recipients changed in one transaction."""
@@ -197,13 +197,13 @@ class RecipientChanges:
         """Final now, with a DSN; where an attempt runs, its end decides: `delivered` wins (ADM-02)."""
         why = storable(reason[:1000])
         return await self._each(
-            connection, "fail", wanted, lambda found, notify: self._end(connection, found, REQUEST_FAIL, why, notify)
+            connection, "fail", wanted, lambda found, notify: self._end(connection, found, EndRequest.FAIL, why, notify)
         )
 
     async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> ChangeResult:
         """Final now, and nobody is told."""
         return await self._each(
-            connection, "drop", wanted, lambda found, notify: self._end(connection, found, REQUEST_DROP, "", notify)
+            connection, "drop", wanted, lambda found, notify: self._end(connection, found, EndRequest.DROP, "", notify)
         )
 
     async def _end(

@@ -9,12 +9,12 @@ from mailrail.core.revision.revision import RetrySchedule
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notify
-from mailrail_queue.delivery.verdicts import REQUEST_DROP, attempt_recipient_of
+from mailrail_queue.delivery.verdicts import attempt_recipient_of
 from mailrail_queue.routing.router import RecipientFacts
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import Connection
 from mailrail_queue.store.results import Ending
-from mailrail_queue.store.waiting import Waiting
+from mailrail_queue.store.waiting import EndRequest, Waiting
 
 _BY_ADMINISTRATOR = EnhancedCode(5, 7, 0)
 
@@ -43,7 +43,7 @@ def by_administrator(
     attempt = types_pb2.Attempt(number=row.attempts, reason=reason)
     attempt.started.FromNanoseconds(int(now * 1e9))
     attempt.ended.FromNanoseconds(int(now * 1e9))
-    if request == REQUEST_DROP:
+    if request == EndRequest.DROP:
         return row, attempt, None, False
     attempt.reply.enhanced = str(_BY_ADMINISTRATOR)
     attempt.reply.code = 554

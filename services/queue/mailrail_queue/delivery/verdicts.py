@@ -19,8 +19,6 @@ _MOST_IPS = 16
 _MOST_OCTETS = 512
 """Of a line of a reply (types.proto, Reply)."""
 _NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
-REQUEST_FAIL = 1
-REQUEST_DROP = 2
 
 
 def facts_of(waiting: Waiting) -> RecipientFacts:

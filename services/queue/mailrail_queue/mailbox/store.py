@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final, LiteralString
 from uuid import UUID
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.message.header import Field, Header
 from mailrail.core.message.summary import Summary, summarize
 from mailrail_queue.store import columns as c
@@ -253,8 +254,8 @@ async def content_for(
     if found.prefix:
         yield found.prefix
     body = found.body or b""
-    for start in range(0, len(body), content_store.CHUNK):
-        yield body[start : start + content_store.CHUNK]
+    for start in range(0, len(body), CHUNK_SIZE):
+        yield body[start : start + CHUNK_SIZE]
     for number in range(found.chunks):
         async with use() as connection:
             part = await content_store.chunk(connection, message_id.bytes, number)

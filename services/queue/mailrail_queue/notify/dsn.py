@@ -38,6 +38,7 @@ from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.text import usable_message_id
 from mailrail.core.ids import header_key
 from mailrail.core.ids import message_id as new_message_id
+from mailrail.core.limits import INLINE_LIMIT
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
@@ -81,9 +82,6 @@ CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about_mess
     SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
     ON CONFLICT (recipient_id, kind, about_message_id) DO NOTHING RETURNING recipient_id, kind"""
 IDS: Final[LiteralString] = "SELECT next_recipient_block()"
-ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
-    SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
-
 _OWNERLESS = Ownership("", {})
 
 
@@ -283,8 +281,8 @@ class Notifier:
                     first = (await run(connection, IDS))[0][0]
                     ids = list(range(first + blocks.BLOCK - 1, first - 1, -1))
                 recipient.id = ids.pop()
-            if len(dsn.content) > content_store.INLINE:
-                await self._chunked(connection, message, dsn.content)
+            if len(dsn.content) > INLINE_LIMIT:
+                message.body, message.chunks = None, await content_store.add_chunks(connection, message.id, dsn.content)
             messages.append(message)
             recipients += made
             count_dsn(group.kind.value)
@@ -347,7 +345,7 @@ class Notifier:
             unlisted=len(group.notices) - len(listed),
         )
         # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
-        return await asyncio.to_thread(made) if content is not None and len(content) > content_store.INLINE else made()
+        return await asyncio.to_thread(made) if content is not None and len(content) > INLINE_LIMIT else made()
 
     def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
         facts = group.notices[0].recipient.facts
@@ -416,16 +414,6 @@ class Notifier:
             is_local=found.domain is not None,
             header_key=header_key(dsn.message_id),
             envelope_recipient=rcpt.SerializeToString(),
-        )
-
-    async def _chunked(self, connection: Connection, message: NewMessage, content: bytes) -> None:
-        """Content above the inline limit goes into chunk rows, as that of any message (ACC-02)."""
-        parts = [content[at : at + content_store.CHUNK] for at in range(0, len(content), content_store.CHUNK)]
-        message.body, message.chunks = None, len(parts)
-        await run(
-            connection,
-            ADD_CHUNKS,
-            {"id": uuid.UUID(bytes=message.id), "number": c.bigints(range(len(parts))), "data": c.octets(parts)},
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import psycopg
 
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc
 from mailrail_queue import metrics
 from mailrail_queue.accept.pending import (
@@ -25,7 +26,6 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.rpc.answering import Context
 from mailrail_queue.rpc.streaming import pulse
 from mailrail_queue.store.connection import DATABASE_FAILURE
-from mailrail_queue.store.content import CHUNK, INLINE
 
 _ROTATE = 600.0
 """Seconds after which a stream of Enqueue is asked to make room for another: new replicas get their share."""
@@ -74,12 +74,12 @@ class _ChunkWriter:
     async def _write(self) -> None:
         stream = self._stream
         while not self._aborted:
-            while len(self._buffer) >= CHUNK or (self._commit is not None and self._buffer):
-                part = bytes(memoryview(self._buffer)[:CHUNK])
+            while len(self._buffer) >= CHUNK_SIZE or (self._commit is not None and self._buffer):
+                part = bytes(memoryview(self._buffer)[:CHUNK_SIZE])
                 if not self.failed and not (self._fits(len(part)) and await self._store(part)):
                     self.failed = True
                     self._forget()
-                del self._buffer[:CHUNK]
+                del self._buffer[:CHUNK_SIZE]
                 stream.refund(len(part))
                 if self._aborted:
                     break
@@ -185,7 +185,7 @@ class EnqueueStream:
                 self.refuse(message_id, MALFORMED)
                 return
             upload = self.uploads.get(message_id)
-            if upload is None and len(body) > INLINE:  # too long for a row: the same as if it had come in chunks
+            if upload is None and len(body) > INLINE_LIMIT:  # too long for a row: the same as if it had come in chunks
                 upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
                 commit.body = b""
                 upload.add(body)

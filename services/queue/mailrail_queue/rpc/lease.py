@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc
 from mailrail_queue import metrics
@@ -15,7 +16,6 @@ from mailrail_queue.rpc.streaming import pulse
 from mailrail_queue.store import content as content_store
 from mailrail_queue.store import corrupt as corrupt_store
 from mailrail_queue.store.connection import DATABASE_FAILURE
-from mailrail_queue.store.content import CHUNK
 from mailrail_queue.store.rows import CONTENT_INCOMPLETE
 
 
@@ -107,10 +107,10 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
                 return
             if content.body is not None:
-                for start in range(request.offset, len(content.body), CHUNK):
-                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK])
+                for start in range(request.offset, len(content.body), CHUNK_SIZE):
+                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK_SIZE])
                 return
-            number, skip = divmod(request.offset, CHUNK)
+            number, skip = divmod(request.offset, CHUNK_SIZE)
             while True:
                 async with lane.use() as connection:
                     data = await content_store.chunk(connection, message_id, number)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 
+from mailrail.core.route.site import SHARDS
 from mailrail.kit import clock, log
 from mailrail_queue import metrics
 from mailrail_queue.accept.batches import GroupCommit
@@ -19,8 +20,6 @@ from mailrail_queue.store import faults
 from mailrail_queue.store import shards as shard_store
 from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane, run
 from mailrail_queue.store.hold_rules import read_hold_rules
-
-SHARDS = 256
 
 
 class Shards:

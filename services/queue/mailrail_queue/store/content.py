@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from typing import Final, LiteralString
 from uuid import UUID
 
+from mailrail.core.limits import CHUNK_SIZE
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, run
-
-CHUNK = 256 * 1024
-"""Octets of a row of a large body; the last one may be shorter (ACC-02)."""
-INLINE = 64 * 1024
-"""Bodies up to this many octets are stored in the message's row and travel with the lease (ACC-02, LSE-06)."""
-
 
 # A part of a large body, before its commit (ACC-02). A later part needs the upload's row: the sweeper may have taken it.
 FIRST_CHUNK: Final[LiteralString] = """WITH u AS (
@@ -33,6 +28,19 @@ async def add_chunk(connection: Connection, message_id: bytes, number: int, data
         await run(connection, FIRST_CHUNK, parameters)
         return True
     return bool(await run(connection, CHUNK_MORE, parameters))
+
+
+# A large body that is there whole, in the transaction that stores its message: it needs no upload.
+ADD_CHUNKS: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
+    SELECT %(id)s, x.number, x.data FROM unnest(%(number)s, %(data)s) AS x (number, data)"""
+
+
+async def add_chunks(connection: Connection, message_id: bytes, body: bytes) -> int:
+    """Store a whole body in chunks. Returns how many there are."""
+    parts = [body[start : start + CHUNK_SIZE] for start in range(0, len(body), CHUNK_SIZE)]
+    parameters = {"id": UUID(bytes=message_id), "number": c.bigints(range(len(parts))), "data": c.octets(parts)}
+    await run(connection, ADD_CHUNKS, parameters)
+    return len(parts)
 
 
 # The commit of a large body takes its upload away, in the transaction that names the chunks.

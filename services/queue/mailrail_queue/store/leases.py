@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
+from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, Jump, Row, run
 from mailrail_queue.store.corrupt import CorruptRecipient
@@ -57,7 +58,7 @@ async def renew(connection: Connection, seconds: float, leases: Sequence[tuple[i
     return {row[0] for row in rows}
 
 
-# Leases that ran out (LSE-04): due again at once; the first ten of a recipient raise no count.
+# Leases that ran out (LSE-04): due again at once; the first INTERRUPTIONS_FORGIVEN of a recipient raise no count.
 EXPIRED: Final[LiteralString] = f"""WITH found AS (
     SELECT id, token FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
@@ -65,7 +66,7 @@ EXPIRED: Final[LiteralString] = f"""WITH found AS (
     ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), {OWN}, stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now()), due_after_attempt = NULL,
-        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < 10 THEN 1 ELSE 0 END
+        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < {INTERRUPTIONS_FORGIVEN} THEN 1 ELSE 0 END
     FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
     RETURNING r.id, f.token, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.attempts, r.last_attempt_started, r.request, r.interruptions, r.message_id
 ), noted AS (
@@ -101,7 +102,7 @@ FIRST_EXPIRED: Final[LiteralString] = """SELECT id, message_id, shard, version, 
 # The same for leases that are known to be lost: the process that had them is back and does not have them (LSE-02).
 LOST: Final[LiteralString] = f"""WITH stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now()), due_after_attempt = NULL,
-        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < 10 THEN 1 ELSE 0 END
+        interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < {INTERRUPTIONS_FORGIVEN} THEN 1 ELSE 0 END
     FROM unnest(%(id)s, %(message_id)s, %(token)s) AS x (id, message_id, token)
     WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
     RETURNING r.id, x.token, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.attempts, r.last_attempt_started, r.request, r.interruptions, r.message_id

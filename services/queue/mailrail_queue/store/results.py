@@ -8,17 +8,17 @@ from typing import Final, LiteralString
 
 import psycopg
 
+from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, Statement, run, run_columns
 from mailrail_queue.store.fencing import NOTE, OWN, Ownership
+from mailrail_queue.store.waiting import EndRequest
 
-DELIVERED: Final = 3  # RecipientState
-FAILED: Final = 4
-CANCELLED: Final = 5
-
-
-_DEFERRED: Final = 3  # Outcome
-_CANCELLED: Final = 8
+DELIVERED: Final = int(types_pb2.RECIPIENT_STATE_DELIVERED)
+FAILED: Final = int(types_pb2.RECIPIENT_STATE_FAILED)
+CANCELLED: Final = int(types_pb2.RECIPIENT_STATE_CANCELLED)
+_DEFERRED: Final = int(types_pb2.OUTCOME_DEFERRED)
+_CANCELLED: Final = int(types_pb2.OUTCOME_CANCELLED)
 
 # Whether anybody reads events; found out once a statement (mailrail_queue.notify.outbox).
 _HEARD: Final = "EXISTS (SELECT FROM event_consumer WHERE seen > now() - interval '7 days')"
@@ -53,8 +53,8 @@ FINISH: Final = Statement(
       AND (r.token = x.token OR (x.token <> 0 AND x.state = {DELIVERED})
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interruptions, r.tls_requirement, r.origin, r.queued, r.address, r.account, r.site, r.header_key, r.envelope_recipient,
-              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
-              CASE WHEN r.request = 2 AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last_attempt, x.counted, r.has_attempts
+              CASE WHEN r.request = {EndRequest.DROP:d} AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
+              CASE WHEN r.request = {EndRequest.DROP:d} AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last_attempt, x.counted, r.has_attempts
 ), forgotten AS (
     DELETE FROM attempt a USING gone g WHERE g.has_attempts AND a.recipient_id = g.id
 ), told AS (

@@ -4,10 +4,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, LiteralString
 
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, Row, run
+
+
+class EndRequest(IntEnum):
+    """`recipient.request`: an administrator wants it ended, and gets that when no attempt runs any more (ADM-02)."""
+
+    NONE = 0
+    FAIL = 1
+    DROP = 2
+
 
 PAGE: Final = 500
 """Rows of a page of what is walked by id."""
