@@ -127,7 +127,8 @@ def local(
 ) -> None:
     """Run all of Mailrail here: every service, an embedded Postgres, resources from a folder. Ctrl-C stops it."""
     from mailrail.kit.settings import BadSettings, host_port
-    from mailrail.local.supervisor import CannotRun, LocalOptions, Supervisor
+    from mailrail.local.options import LocalOptions
+    from mailrail.local.supervisor import CannotRun, Supervisor
 
     if log_format not in ("console", "json"):
         output.stop(f"--log-format {log_format!r}: write console or json", output.USAGE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.local.supervisor import SMTP
+from mailrail.local.options import SMTP
 
 from testkit.conditions import wait_until
 from testkit.local import Installation, installation

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mailrail.local.options import METRICS, SMTP, SUBMISSION, SUBMISSIONS
 from mailrail.local.postgres.binaries import wheel_binaries
-from mailrail.local.supervisor import METRICS, SMTP, SUBMISSION, SUBMISSIONS
 
 from testkit.conditions import wait_until
 from testkit.local import CHILDREN, Installation, installation, mailrail

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,20 +18,13 @@ import pytest
 from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
 from mailrail.local import example, pki
+from mailrail.local.database import SupervisedPostgres
+from mailrail.local.environments import Environments
 from mailrail.local.folder import FolderSettings
+from mailrail.local.options import METRICS, SERVICES, SMTP, SUBMISSION, SUBMISSIONS, WATCHER, LocalOptions
+from mailrail.local.output import Output
 from mailrail.local.postgres.account import PostgresUnavailable
-from mailrail.local.supervisor import (
-    METRICS,
-    SERVICES,
-    SMTP,
-    SUBMISSION,
-    SUBMISSIONS,
-    WATCHER,
-    CannotRun,
-    LocalOptions,
-    Output,
-    Supervisor,
-)
+from mailrail.local.supervisor import CannotRun, Supervisor
 from mailrail_config.settings import ConfigSettings
 from mailrail_ingress.settings import IngressSettings
 from mailrail_outbound.settings import OutboundSettings
@@ -55,15 +49,20 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
 
 
 def _supervisor(tmp_path: Path, **options: object) -> Supervisor:
-    made = Supervisor(dataclasses.replace(LocalOptions(state=tmp_path), **options))  # type: ignore[arg-type]
-    made._targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate(SERVICES)}
-    made._metrics_of = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, WATCHER))}
-    return made
+    return Supervisor(dataclasses.replace(LocalOptions(state=tmp_path), **options))  # type: ignore[arg-type]
+
+
+def _environment(name: str, keys: pki.Pki, **options: object) -> dict[str, str]:
+    folder = keys.sealing_keys.parent
+    given = dataclasses.replace(LocalOptions(state=folder), **options)  # type: ignore[arg-type]
+    targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate(SERVICES)}
+    metrics = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, WATCHER))}
+    return Environments(given, URL, folder / "cache", keys, targets, metrics).of(name)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_child_understands_the_settings_that_it_is_given(name: str, tmp_path: Path, keys: pki.Pki) -> None:
-    environment = _supervisor(tmp_path, deliver=True)._environment(name, URL, keys)
+def test_every_child_understands_the_settings_that_it_is_given(name: str, keys: pki.Pki) -> None:
+    environment = _environment(name, keys, deliver=True)
     settings = load(SETTINGS[name], name, environment)
     assert settings.stop_with_parent is True
     assert settings.tls_dir is not None
@@ -72,20 +71,19 @@ def test_every_child_understands_the_settings_that_it_is_given(name: str, tmp_pa
 
 
 def test_settings_that_this_process_was_started_with_do_not_leak_into_children(
-    tmp_path: Path, keys: pki.Pki, monkeypatch: pytest.MonkeyPatch
+    keys: pki.Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAILRAIL_PLAINTEXT", "true")
     monkeypatch.setenv("MAILRAIL_QUEUE_UNSAFE", "true")
     monkeypatch.setenv("HARMLESS", "kept")
-    environment = _supervisor(tmp_path)._environment("queue", URL, keys)
+    environment = _environment("queue", keys)
     settings = load(QueueSettings, "queue", environment)
     assert (settings.plaintext, settings.unsafe) == (False, False)
     assert environment["HARMLESS"] == "kept"
 
 
-def test_only_who_stores_mail_or_configuration_gets_the_database(tmp_path: Path, keys: pki.Pki) -> None:
-    supervisor = _supervisor(tmp_path)
-    holders = {n for n in SETTINGS if "secret" in " ".join(supervisor._environment(n, URL, keys).values())}
+def test_only_who_stores_mail_or_configuration_gets_the_database(keys: pki.Pki) -> None:
+    holders = {n for n in SETTINGS if "secret" in " ".join(_environment(n, keys).values())}
     assert holders == {"config", "queue"}
 
 
@@ -103,18 +101,17 @@ def test_only_who_stores_mail_or_configuration_gets_the_database(tmp_path: Path,
     ],
 )
 def test_any_recipient_is_taken_only_while_captive_and_on_loopback(
-    options: dict[str, object], dials_only_here: bool, takes_any_recipient: bool, tmp_path: Path, keys: pki.Pki
+    options: dict[str, object], dials_only_here: bool, takes_any_recipient: bool, keys: pki.Pki
 ) -> None:
-    supervisor = _supervisor(tmp_path, **options)
-    outbound = load(OutboundSettings, "outbound", supervisor._environment("outbound", URL, keys))
-    folder = load(FolderSettings, WATCHER, supervisor._environment(WATCHER, URL, keys))
+    outbound = load(OutboundSettings, "outbound", _environment("outbound", keys, **options))
+    folder = load(FolderSettings, WATCHER, _environment(WATCHER, keys, **options))
     assert (outbound.captive, folder.captive) == (dials_only_here, takes_any_recipient)
 
 
-def test_ingress_listens_where_it_is_told_and_the_offset_is_in_the_resources(tmp_path: Path, keys: pki.Pki) -> None:
-    supervisor = _supervisor(tmp_path, listen="127.0.0.9", port_offset=700)
-    ingress = load(IngressSettings, "ingress", supervisor._environment("ingress", URL, keys))
-    folder = load(FolderSettings, WATCHER, supervisor._environment(WATCHER, URL, keys))
+def test_ingress_listens_where_it_is_told_and_the_offset_is_in_the_resources(keys: pki.Pki) -> None:
+    options: dict[str, object] = {"listen": "127.0.0.9", "port_offset": 700}
+    ingress = load(IngressSettings, "ingress", _environment("ingress", keys, **options))
+    folder = load(FolderSettings, WATCHER, _environment(WATCHER, keys, **options))
     assert (ingress.smtp_listen, ingress.port_offset, folder.port_offset) == (("127.0.0.9",), 0, 700)
 
 
@@ -218,11 +215,15 @@ def test_the_supervisors_own_json_lines_have_a_level_and_a_time_as_those_of_serv
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", one["timestamp"])
 
 
+def _postgres(folder: Path, output: Output, stopping: threading.Event) -> SupervisedPostgres:
+    return SupervisedPostgres(folder, output, stopping, verbose=False, started=lambda _: None)
+
+
 @pytest.mark.parametrize("trouble", [PostgresUnavailable("no"), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_postgres_that_ended_before_anybody_looked_is_started_until_it_runs(
     tmp_path: Path, trouble: Exception
 ) -> None:
-    supervisor = _supervisor(tmp_path)
+    stopping = threading.Event()
     fails = [trouble]
 
     class Postgres:
@@ -232,18 +233,18 @@ def test_a_postgres_that_ended_before_anybody_looked_is_started_until_it_runs(
         def restart(self) -> None:
             if fails:
                 raise fails.pop()
-            supervisor.stop()
+            stopping.set()
 
-    supervisor._postgres = Postgres()  # type: ignore[assignment]
-    supervisor._keep_postgres()
-    assert supervisor._postgres_restarts == 1
+    kept = _postgres(tmp_path, Output("json"), stopping)
+    kept._postgres = Postgres()  # type: ignore[assignment]
+    kept._keep()
+    assert kept.restarts == 1
 
 
 def test_words_of_postgres_have_the_level_that_it_gave_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def tell(output: Output) -> None:
-        supervisor = _supervisor(tmp_path)
-        supervisor.output = output
-        supervisor._postgres_says("main FATAL:  out of memory")
-        supervisor._postgres_says("main WARNING:  old")
+        kept = _postgres(tmp_path, output, threading.Event())
+        kept.log("main FATAL:  out of memory")
+        kept.log("main WARNING:  old")
 
     assert [json.loads(line)["level"] for line in _written(monkeypatch, "json", tell)] == ["error", "warning"]

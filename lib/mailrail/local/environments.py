@@ -1,0 +1,75 @@
+"""The settings that each child is started with."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailrail.local.options import SMTP, WATCHER, LocalOptions
+from mailrail.local.pki import Pki
+
+
+@dataclass(frozen=True, slots=True)
+class Environments:
+    """Environment variables of the children of one installation."""
+
+    options: LocalOptions
+    database_url: str
+    cache: Path
+    keys: Pki
+    targets: Mapping[str, str]
+    """Service → HOST:PORT of its gRPC server."""
+    metrics: Mapping[str, str]
+    """Child → HOST:PORT of its metrics."""
+
+    def of(self, name: str) -> dict[str, str]:
+        """The environment of a child: its settings (kit/settings.py), and no other MAILRAIL_ variable of ours."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAILRAIL_")}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        options = self.options
+        role = "operator" if name == WATCHER else name
+        values = {
+            "node_id": f"local-{name}",
+            "metrics_listen": self.metrics[name],
+            "tls_dir": str(self.keys.role(role)),
+            "sealing_keys_dir": str(self.keys.sealing_keys),
+            "cache_dir": str(self.cache),
+            "log_format": options.log_format,
+            "log_level": options.log_level,
+            "stop_with_parent": "true",
+        }
+        if name != WATCHER:
+            values["grpc_listen"] = self.targets[name]
+        if name != "config":
+            values["config_target"] = self.targets["config"]
+        values |= self._special(name)
+        return environment | {f"MAILRAIL_{name.upper()}_{key.upper()}": value for key, value in values.items()}
+
+    def _special(self, name: str) -> dict[str, str]:
+        """Settings that only this child has."""
+        options = self.options
+        match name:
+            case "config" | "queue":
+                return {"database_url": self.database_url}
+            case "ingress":
+                return {
+                    "queue_target": self.targets["queue"],
+                    "outbound_target": self.targets["outbound"],
+                    "smtp_listen": options.listen,
+                    "resolver": options.resolver or "",
+                }
+            case "outbound":
+                return {
+                    "queue_target": self.targets["queue"],
+                    "captive": str(not options.deliver).lower(),
+                    "resolver": options.resolver or "",
+                    "own_mx": options.address(SMTP),
+                }
+            case _:
+                return {
+                    "resources": str(options.resources.absolute()),
+                    "captive": str(not options.deliver and options.loopback_only).lower(),
+                    "port_offset": str(options.port_offset),
+                    "certificate": str(self.keys.smtp_certificate),
+                    "certificate_key": str(self.keys.smtp_key),
+                }
