@@ -1,8 +1,11 @@
-"""The life of a recipient as one table: its states, and who enters and leaves each (design 4; LSE, FIN, ADM).
+"""The life of a recipient as one table: its states, and what leads from each to the next (design 4; LSE, FIN, ADM).
 
-`step` is the only way from one state to the next. What the table does not list cannot happen: it raises `IllegalStep`
-and changes nothing. Hold, schedule, transport and TLS changes of a leased recipient are noted beside the state and take
-effect when the attempt ends (ADM-02), which is why DEFERRED leads to HELD when a hold waits.
+The statements of the queue carry it out. `tests/integration/queue/test_life.py` drives each of them from each state and
+compares what the database says with this table, and docs/reference/recipient-life.md is made from it. Where the table
+lists no next state, the statement changes nothing.
+
+A request that comes while an attempt runs is noted on the row and applies when the attempt ends (ADM-02): the recipient
+stays leased until then.
 """
 
 from enum import StrEnum
@@ -11,38 +14,67 @@ from enum import StrEnum
 class State(StrEnum):
     """Where a recipient is. The last three are final."""
 
-    QUEUED = "queued"  # waits for its next attempt, which may be due
-    HELD = "held"  # waits for an administrator; its time does not count (design 4, Attempt)
-    LEASED = "leased"  # an attempt runs under a token
-    DELIVERED = "delivered"  # delivered, relayed or captured; `outcome` says which
+    QUEUED = "queued"
+    HELD = "held"
+    LEASED = "leased"
+    DELIVERED = "delivered"
     FAILED = "failed"
-    CANCELLED = "cancelled"  # dropped by an administrator
+    CANCELLED = "cancelled"
 
 
 class Event(StrEnum):
     """What happens to a recipient."""
 
-    ACCEPT = "accept"  # stored due (SHD-02)
-    ACCEPT_LEASED = "accept-leased"  # stored with its first lease (born leased)
-    ACCEPT_HELD = "accept-held"  # a hold rule matches
-    LEASE = "lease"  # the owner commits an attempt (LSE-01)
-    BACKOFF = "backoff"  # a counted attempt without a dial: its site is in backoff (SHD-05)
+    ACCEPT = "accept"
+    ACCEPT_LEASED = "accept-leased"
+    ACCEPT_HELD = "accept-held"
+    LEASE = "lease"
+    BACK_OFF = "back-off"
     DELIVER = "deliver"
-    DEFER = "defer"
-    DEFER_HELD = "defer-held"  # deferred or interrupted while a hold was pending (ADM-02)
+    DELIVER_LATE = "deliver-late"
     FAIL = "fail"
-    EXPIRE = "expire"  # the lease ran out (LSE-04)
-    UNDO = "undo"  # outbound did not dial: the attempt is undone (LSE-04)
-    LATE_DELIVERY = "late-delivery"  # delivered under an old token (LSE-03)
+    GIVE_UP = "give-up"
+    DEFER = "defer"
+    DEFER_HELD = "defer-held"
+    UNDO = "undo"
+    EXPIRE = "expire"
+    EXPIRE_HELD = "expire-held"
+    LOSE = "lose"
     HOLD = "hold"
+    HOLD_CORRUPT = "hold-corrupt"
     UNHOLD = "unhold"
     ADMIN_FAIL = "admin-fail"
     ADMIN_DROP = "admin-drop"
 
 
-class IllegalStep(RuntimeError):
-    """The table has no such transition: our own mistake, not the mail's."""
-
+MEANINGS: dict[State | Event, str] = {
+    State.QUEUED: "waits for its next attempt, which may be due",
+    State.HELD: "on hold: waits for an administrator, and this time counts for no lifetime",
+    State.LEASED: "an attempt runs under a token",
+    State.DELIVERED: "final: delivered, relayed or captured",
+    State.FAILED: "final: bounced, expired or failed by an administrator",
+    State.CANCELLED: "final: dropped by an administrator, and no DSN is sent",
+    Event.ACCEPT: "the message is stored (SHD-02)",
+    Event.ACCEPT_LEASED: "the message is stored with its first lease: the recipient is born leased (LSE-06)",
+    Event.ACCEPT_HELD: "the message is stored, and a hold rule matches",
+    Event.LEASE: "the owner of its shard commits an attempt (LSE-01)",
+    Event.BACK_OFF: "its site is in backoff or its transport missing: a counted attempt without a dial (SHD-05)",
+    Event.DELIVER: "outbound, or the built-in mailbox, delivered it (FIN-01)",
+    Event.DELIVER_LATE: "a delivery under an old token: a newer lease is revoked (LSE-03)",
+    Event.FAIL: "the attempt was the last, or the reply final (FIN-01)",
+    Event.GIVE_UP: "its lifetime ended without a dial, or it was interrupted once too often (LSE-04)",
+    Event.DEFER: "the attempt ended with a temporary failure",
+    Event.DEFER_HELD: "the same, after a hold came during the attempt (ADM-02)",
+    Event.UNDO: "outbound did not dial: the attempt is undone (LSE-04)",
+    Event.EXPIRE: "the lease ran out: the attempt was interrupted (LSE-04)",
+    Event.EXPIRE_HELD: "the same, after a hold came during the attempt (ADM-02)",
+    Event.LOSE: "the outbound process came back and does not work on it (LSE-02)",
+    Event.HOLD: "an administrator holds it; during an attempt that is noted (ADM-02)",
+    Event.HOLD_CORRUPT: "it cannot be read or written: the queue holds it",
+    Event.UNHOLD: "an administrator releases it",
+    Event.ADMIN_FAIL: "an administrator fails it; during an attempt that is noted, and outbound aborts (ADM-02)",
+    Event.ADMIN_DROP: "an administrator drops it; during an attempt that is noted, and outbound aborts (ADM-02)",
+}
 
 FINAL = frozenset({State.DELIVERED, State.FAILED, State.CANCELLED})
 LIVE = frozenset(State) - FINAL
@@ -52,33 +84,29 @@ STEPS: dict[tuple[State | None, Event], State] = {
     (None, Event.ACCEPT_LEASED): State.LEASED,
     (None, Event.ACCEPT_HELD): State.HELD,
     (State.QUEUED, Event.LEASE): State.LEASED,
-    (State.QUEUED, Event.BACKOFF): State.QUEUED,
-    (State.QUEUED, Event.FAIL): State.FAILED,  # the attempt without a dial was the last (4.4.7), or a `fail` transport
-    (State.QUEUED, Event.DELIVER): State.DELIVERED,  # into the built-in mailbox, in one transaction
+    (State.QUEUED, Event.BACK_OFF): State.QUEUED,
+    (State.QUEUED, Event.DELIVER_LATE): State.DELIVERED,
+    (State.QUEUED, Event.GIVE_UP): State.FAILED,
     (State.QUEUED, Event.HOLD): State.HELD,
+    (State.QUEUED, Event.HOLD_CORRUPT): State.HELD,
     (State.QUEUED, Event.ADMIN_FAIL): State.FAILED,
     (State.QUEUED, Event.ADMIN_DROP): State.CANCELLED,
-    (State.QUEUED, Event.LATE_DELIVERY): State.DELIVERED,
     (State.HELD, Event.UNHOLD): State.QUEUED,
+    (State.HELD, Event.DELIVER_LATE): State.DELIVERED,
     (State.HELD, Event.ADMIN_FAIL): State.FAILED,
     (State.HELD, Event.ADMIN_DROP): State.CANCELLED,
-    (State.HELD, Event.LATE_DELIVERY): State.DELIVERED,
     (State.LEASED, Event.DELIVER): State.DELIVERED,
-    (State.LEASED, Event.LATE_DELIVERY): State.DELIVERED,  # revokes the newer lease
+    (State.LEASED, Event.DELIVER_LATE): State.DELIVERED,
+    (State.LEASED, Event.FAIL): State.FAILED,
     (State.LEASED, Event.DEFER): State.QUEUED,
     (State.LEASED, Event.DEFER_HELD): State.HELD,
-    (State.LEASED, Event.FAIL): State.FAILED,
-    (State.LEASED, Event.EXPIRE): State.QUEUED,
     (State.LEASED, Event.UNDO): State.QUEUED,
-    (State.LEASED, Event.ADMIN_FAIL): State.FAILED,  # requested before, granted when outbound aborted (ADM-02)
-    (State.LEASED, Event.ADMIN_DROP): State.CANCELLED,
+    (State.LEASED, Event.EXPIRE): State.QUEUED,
+    (State.LEASED, Event.EXPIRE_HELD): State.HELD,
+    (State.LEASED, Event.LOSE): State.QUEUED,
+    (State.LEASED, Event.HOLD): State.LEASED,
+    (State.LEASED, Event.HOLD_CORRUPT): State.HELD,
+    (State.LEASED, Event.ADMIN_FAIL): State.LEASED,
+    (State.LEASED, Event.ADMIN_DROP): State.LEASED,
 }
 """Who enters and leaves each state. None is "not stored yet"; no final state has a way out."""
-
-
-def step(state: State | None, event: Event) -> State:
-    """The next state. Raises IllegalStep for what the table does not know, and has no effect then."""
-    try:
-        return STEPS[state, event]
-    except KeyError:
-        raise IllegalStep(f"a recipient that is {state or 'not stored'} cannot {event}") from None
