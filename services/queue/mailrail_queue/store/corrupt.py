@@ -10,7 +10,7 @@ from uuid import UUID
 from mailrail.kit.postgres import storable
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, run
-from mailrail_queue.store.fencing import OWN, Ownership
+from mailrail_queue.store.fencing import OWN, Ownership, by_id
 
 # All that is left of a message is on hold, which for one that is leased means: when its attempt ends.
 HOLD_CORRUPT_MESSAGE: Final[LiteralString] = """WITH found AS (
@@ -60,6 +60,7 @@ async def hold_corrupt(
     withdraw: bool,
 ) -> set[int]:
     """Put recipients on hold (HOLD_CORRUPT). Returns the ids that were still as they were found."""
+    rows = sorted(rows, key=by_id)
     found = await run(
         connection,
         HOLD_CORRUPT,

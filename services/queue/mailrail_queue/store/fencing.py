@@ -2,7 +2,7 @@
 
 Rules that hold for all statements of this package: one statement a batch (`unnest` of columns); every write that leases
 or schedules compares owner and epoch of the shard in the same statement (`fencing.OWN`, SHD-01); every write to a leased
-recipient names its token (LSE-03); rows are reached by index only; nothing reads content but what is in `content`.
+recipient names its token (LSE-03); rows are reached by index only, and named in the order of their ids (`by_id`); nothing reads content but what is in `content`.
 What each statement is for is in the comment above it.
 """
 
@@ -10,9 +10,14 @@ What each statement is for is in the comment above it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from mailrail_queue.store import columns as c
+
+by_id: Final = attrgetter("id")
+"""The order of the rows of a batch. Postgres locks them in the order in which they are named, so two batches, or a batch
+and an administrator's change, do not wait for each other in a ring."""
 
 
 @dataclass(frozen=True, slots=True)

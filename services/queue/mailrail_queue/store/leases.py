@@ -27,6 +27,7 @@ async def lease(
     connection: Connection, ownership: Ownership, seconds: float, wanted: Sequence[tuple[Waiting, int, str]]
 ) -> tuple[set[int], float]:
     """Lease recipients under (token, site). Returns the ids that were still free, and Postgres's time."""
+    wanted = sorted(wanted, key=lambda one: one[0].id)
     rows = await run(
         connection,
         LEASE,
@@ -50,6 +51,7 @@ RENEW: Final[LiteralString] = """UPDATE recipient r SET lease_until = now() + %(
 
 async def renew(connection: Connection, seconds: float, leases: Sequence[tuple[int, int]]) -> set[int]:
     """Renew (recipient id, token). Returns the ids whose lease still stood."""
+    leases = sorted(leases)
     rows = await run(
         connection,
         RENEW,
@@ -117,6 +119,7 @@ PUT_OFF: Final[LiteralString] = """UPDATE recipient r SET due = now() + x.second
 
 async def put_off(connection: Connection, waits: Sequence[tuple[int, float]]) -> None:
     """Let (recipient id, seconds) wait that this transaction made due (PUT_OFF)."""
+    waits = sorted(waits)
     parameters = {"id": c.bigints([i for i, _ in waits]), "seconds": c.floats([s for _, s in waits])}
     await run(connection, PUT_OFF, parameters)
 
@@ -169,6 +172,7 @@ async def first_expired(
 
 async def lose(connection: Connection, leases: Sequence[tuple[int, bytes, int]]) -> list[Expired]:
     """Take back leases (recipient id, message id, token) that nobody works on (LOST)."""
+    leases = sorted(leases)
     parameters = {
         "id": c.bigints([i for i, _, _ in leases]),
         "message_id": c.uuids([m for _, m, _ in leases]),

@@ -11,7 +11,7 @@ import psycopg
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, Statement, run, run_columns
-from mailrail_queue.store.fencing import NOTE, OWN, Ownership
+from mailrail_queue.store.fencing import NOTE, OWN, Ownership, by_id
 from mailrail_queue.store.waiting import EndRequest
 
 DELIVERED: Final = int(types_pb2.RECIPIENT_STATE_DELIVERED)
@@ -79,6 +79,7 @@ async def finish(connection: Connection, finals: Sequence[Ending]) -> set[int]:
 
 async def finish_as(connection: Connection, finals: Sequence[Ending]) -> dict[int, int]:
     """The same, with the RecipientState of each: a drop that was asked for takes the place of a failure (ADM-02)."""
+    finals = sorted(finals, key=by_id)
     rows = await run_columns(
         connection,
         FINISH,
@@ -166,6 +167,7 @@ SELECT id FROM stored"""
 
 async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[tuple[int, int, int]]:
     """Put leased recipients back (DEFER). Returns (id, shard, request) of those whose token still stood."""
+    deferrals = sorted(deferrals, key=by_id)
     rows = await run(
         connection,
         DEFER,
@@ -185,6 +187,7 @@ async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[t
 
 async def back_off(connection: Connection, ownership: Ownership, deferrals: Sequence[Deferral]) -> set[int]:
     """Count an attempt without a dial (BACK_OFF). Returns the ids that it applied to."""
+    deferrals = sorted(deferrals, key=by_id)
     rows = await run(
         connection,
         BACK_OFF,
@@ -216,7 +219,7 @@ async def record(connection: Connection, attempts: Sequence[Record]) -> None:
     """Add finished attempts to the timeline of live recipients (RECORD)."""
     # Said twice in one batch, it is in no table yet.
     once = {(i, token or -number): (i, m, token, data) for number, (i, m, token, data) in enumerate(attempts, 1)}
-    found = list(once.values())
+    found = sorted(once.values())
     parameters = {
         "id": c.bigints([i for i, _, _, _ in found]),
         "message_id": c.uuids([m for _, m, _, _ in found]),
