@@ -24,7 +24,7 @@ from mailrail_ingress.smtp import Sessions
 
 
 async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
-    """Run until `stop`; then accept nobody, let messages that are under way end, say 421 to the rest."""
+    """Run until `stop`. Then accept no connection, let messages under way end, and answer 421 to the other sessions."""
     async with contextlib.AsyncExitStack() as stack:
         budget = HeldOctets(settings.held_octets)
         metrics.HELD.set_function(lambda: budget.held)

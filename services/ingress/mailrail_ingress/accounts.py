@@ -66,7 +66,7 @@ class Accounts:
         return self._verifiers[path]
 
     def password(self, name: str) -> str:
-        """For CRAM-MD5 alone; something that nobody guesses where there is none."""
+        """For CRAM-MD5 alone. A login without a password gets a random one, so that the exchange looks the same."""
         account = self.find(name)
         if account is not None and account.password is not None:
             value = self._secrets.get(account.password.path)
@@ -75,7 +75,7 @@ class Accounts:
         return hmac.new(self._fake_key, name.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
     def lacks_secret(self, name: str, mechanism: str) -> bool:
-        """Whether nobody could log in so because we have not what the account's password is checked with (AUTH-05a)."""
+        """Whether the login cannot be checked because its secret was not delivered to ingress (AUTH-05a)."""
         account = self.find(name)
         if account is None:
             return False

@@ -1,7 +1,7 @@
 """What a configuration revision means for each listener.
 
-`ActiveConfig` holds a `ListenerConfig` for each listener of the revision in force, and swaps them all at once. Visits
-(visit.py) answer from the desk of their listener.
+`ActiveConfig` holds a `ListenerConfig` for each listener of the revision in force, and swaps them all at once. Sessions
+(session.py) answer from that of their listener.
 """
 
 import logging
@@ -109,13 +109,13 @@ class ListenerConfig:
     connections: metrics.Connections
     """What is counted of accepted connections."""
     origins: dict[tuple[object, ...], MessageOrigin]
-    """Where mail came from before; see Visit."""
+    """Where mail came from before; see SmtpSession."""
     missing: set[str]
     """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
 
 
 class ActiveConfig:
-    """All desks of the revision in force."""
+    """The revision in force, and what all sessions share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who the client of a session is: logins, by all mechanisms, and who has to wait for another try (AUTH-01..07)."""
+"""The logins of a session, by all mechanisms, and their throttle (AUTH-01..07)."""
 
 import asyncio
 import os

@@ -117,7 +117,7 @@ class MessageContent:
             self._give_up_upload()
 
     def refuse(self, reply: Reply) -> None:
-        """The message is refused: the rest is read to its end all the same, and the reply said there."""
+        """The message is refused: the rest is read to its end and dropped, and the client hears the reply there."""
         if self.refusal is None:
             self.refusal = reply
         self.drop()

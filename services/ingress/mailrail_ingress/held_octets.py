@@ -1,9 +1,11 @@
 """How much mail the process keeps that the queue has not taken, over all connections (ACC-07).
 
 Headers that are not whole, bodies that travel with their commit and frames that wait for credit are each bounded, and
-ten thousand clients of each bound would be gigabytes. Together they have a budget. While more is kept, whoever keeps
-more than its share of it is not read from, so that a client with a small message does not pay for many with large
-ones; and all are read in small pieces. What is kept stays below twice the budget and a small piece for each client.
+ten thousand clients at these bounds would be gigabytes. Together they have a budget. While it is exceeded, ingress does
+not read from a client that keeps more than its share, so that a small message does not wait for many large ones, and
+reads the others in small pieces. What is kept stays below twice the budget plus a small piece for each client.
+
+Outbound's `MemoryBudget` is another thing: there a delivery reserves its room once, before it begins.
 """
 
 from collections.abc import Callable

@@ -34,8 +34,8 @@ class ListenerSocket:
 class TlsServer:
     """Accepts where TLS comes first, and counts each client before the handshake.
 
-    The loop's own server knows a client only after its handshake, so whoever never makes one would be counted by
-    nobody: as many as there are files.
+    The loop's own server knows a client only after its handshake. Clients that never finish one would not be counted,
+    and could use up all open files.
     """
 
     ROOM = 1.0
@@ -71,7 +71,7 @@ class TlsServer:
         return cls(sessions, listener_key, sockets, context)
 
     def close(self) -> None:
-        """Accept nobody any more; clients that are in go on."""
+        """Accept no further connection; open ones go on."""
         for listening in self.sockets:
             self._loop.remove_reader(listening.fileno())
             listening.close()
@@ -129,7 +129,7 @@ class Listeners:
         """Set while every configured listener is open; without a listener in the configuration, once there is one."""
 
     def update(self) -> None:
-        """The reception has new desks."""
+        """The configuration in force has changed."""
         self._changed.set()
 
     def ports(self) -> dict[str, int]:
@@ -159,7 +159,7 @@ class Listeners:
             self.close()
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Accept no further connection."""
         for server in self._servers.values():
             server.close()
         self._servers.clear()

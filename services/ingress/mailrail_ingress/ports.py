@@ -1,7 +1,6 @@
 """What the app needs of the world: a queue that takes messages, DNS facts about senders, a next hop to ask.
 
-Answers come through callbacks, not futures: a message costs one call, and whoever implements a port may answer at
-once.
+Answers come through callbacks, not futures: a message costs one call, and an implementation may answer at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +21,8 @@ class Origin(Enum):
     SUBMISSION = auto()
 
 
-# What is made for each message is not frozen: freezing triples what making it costs. Nobody changes it all the same.
+# What is made for each message is not frozen, since a frozen dataclass takes three times as long to make. It is not
+# changed once it is made.
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class OpenTransactions:
 
 
 class Wire(Protocol):
-    """The shell around a session, as far as a visit needs it."""
+    """The shell around a session, as far as the session needs it."""
 
     def pump(self) -> None:
         """An answer was given: go on with what has come meanwhile, unless that is being done."""

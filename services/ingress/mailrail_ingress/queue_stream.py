@@ -136,7 +136,7 @@ class _Upload:
     def send(self, data: bytes) -> bool:
         """See ports.Upload."""
         if self.closed:
-            return True  # lost: the visit knows, and what still comes is dropped
+            return True  # lost: the session was told, and drops what still comes
         for at in range(0, len(data), CHUNK_SIZE):
             self.chunks.append(data[at : at + CHUNK_SIZE])
         self._now_waits(self.waiting + len(data))
@@ -276,7 +276,7 @@ class _Stream(_Uploads):
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, commits, chunks of uploads.
 
-        Commits go first, since a client waits for each; a frame of an upload goes with them all the same, so that
+        Commits go first, since a client waits for each; a frame of an upload goes with them as well, so that
         neither keeps the other out however much there is of it.
         """
         frames: list[bytes] = []
@@ -481,7 +481,7 @@ class EnqueueClient:
         metrics.QUEUE_STREAM.set(0)
 
     async def _turn_away(self) -> None:
-        """Nobody waits without end: neither for credit, be the message whole or not, nor for an answer."""
+        """Bound how long clients wait for credit and for answers."""
         while True:
             await asyncio.sleep(CREDIT_CHECK)
             now = self._loop.time()
@@ -576,7 +576,7 @@ class EnqueueClient:
             self._start(self._ask_after(written))
 
     def _asks_until(self, commit: _Commit) -> float:
-        """By the loop's clock. From then on nobody commits it any more, by what its frame said."""
+        """When to stop asking, by the loop's clock. By what its frame said, no queue stores the commit from then on."""
         return commit.since + self._settings.answer_timeout + SETTLING
 
     async def _ask_after(self, written: dict[bytes, _Commit]) -> None:
@@ -619,7 +619,7 @@ class EnqueueClient:
             self._unknown(message_id, commit)
 
     def _unknown(self, message_id: bytes, commit: _Commit) -> None:
-        """Nobody told what became of it; nobody commits it any more, either."""
+        """No queue told the outcome, and none stores the commit any more."""
         if not commit.answered:
             self._log.warning("commit outcome unknown", id=message_id.hex())
             self._answer(commit, CommitAnswer(False, _AWAY))

@@ -45,7 +45,7 @@ def recipients_of(accepted: list[AcceptedRecipient]) -> list[ExpandedRecipient]:
 
 
 def _tell_of(one: AcceptedRecipient, shared: list[ExpandedRecipient]) -> None:
-    """All that an alias stands for was given before: one of those carries its `expanded` DSN (DSN-23).
+    """Every recipient that an alias stands for was named before: one of those carries its `expanded` DSN (DSN-23).
 
     What was asked for that one's delivery stays. One with an ORCPT of its own, or that tells of another alias, has no
     room for it.

@@ -495,4 +495,4 @@ class SmtpSession:
         if transaction is not None and not transaction.ended and transaction.content is not None:
             metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
             self._facts.log("message abandoned", id=transaction.name, reason=reason)
-            transaction.content.refuse(QUEUE_AWAY)  # nobody hears it; it frees what is held
+            transaction.content.refuse(QUEUE_AWAY)  # the reply is never said; this frees what is held

@@ -37,7 +37,7 @@ TURN: Final = 64
 a hundred recipients aside, and a read may bring thousands."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
 _TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
-_NOT_CONFIGURED: Final = Reply.of(421, "4.3.2", "not configured yet; try again later").encode()
+_LISTENER_GONE: Final = Reply.of(421, "4.3.2", "this listener is being closed; try again later").encode()
 
 
 class _Hold:
@@ -70,7 +70,7 @@ _ENDS: Final = {
 }
 
 LINGER_OCTETS: Final = 16 * 1024 * 1024
-"""Octets that are read and dropped after our last word; whoever sends more does not listen."""
+"""Octets that are read and dropped after our last reply. A client that sends more does not listen."""
 LAST_LINGER: Final = 0.25
 """Seconds that a connection is still read, at most, once the process stops: for what is on its way when we say 421.
 Clients that keep connections open, and are silent, would else hold up every stop."""
@@ -243,7 +243,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         config = self._sessions.active_config.listeners.get(self.listener_key)
         peer = transport.get_extra_info("peername")
         if config is None or not peer:
-            self._transport.write(_NOT_CONFIGURED)
+            self._transport.write(_LISTENER_GONE)  # ACC-05
             self._transport.close()
             return
         self.client = _address(peer[0])
@@ -432,7 +432,7 @@ class ServerConnection(asyncio.BufferedProtocol):
                 else:
                     session.handle(event)
         except Exception:
-            # A mistake of ours costs this client its connection, and nobody else anything.
+            # A mistake of ours costs this client its connection, and no other.
             log.get_logger().exception("session failed", client=str(self.client), command=protocol.verb)
             protocol.shut_down()
             last = Closing("shutdown")

@@ -1,11 +1,11 @@
-"""Whoever comes too often has to wait: who guesses passwords, by address and by login (AUTH-05c), and who connects.
+"""Throttles: failed logins, by address and by login (AUTH-05c), and new connections by address.
 
 Counted per process: an attacker who spreads over replicas gains a factor, not freedom. Memory is bounded; when a table
 is full, what was longest untouched is forgotten first.
 
-A login that many addresses guess at is closed to strangers, and only to them: an address that logged in with it well
-lately is let in as ever, and what it gets wrong counts against the address alone. So nobody can lock a user out of
-where the user works. From a new address the user has to wait, WINDOW at most after the guessing ends.
+A login that many addresses guess at is closed to unknown addresses alone. An address that logged in with it lately is
+let in as before, and its failures count against the address only, so that an attacker cannot lock users out of their
+usual places. From a new address a user has to wait, at most WINDOW after the guessing ends.
 """
 
 from functools import lru_cache
@@ -26,7 +26,7 @@ ACQUAINTANCE: Final = 30 * 86_400.0
 KEYS: Final = 10_000
 """Addresses, or logins, that are remembered."""
 LOGIN_LENGTH: Final = 256
-"""Characters of a login by which it is remembered: nobody has a longer one, and guesses may be of any length."""
+"""Characters of a login that are remembered: no account has a longer one, and guesses may be of any length."""
 ACQUAINTANCES: Final = 50_000
 """Pairs of login and address that are remembered."""
 

@@ -187,7 +187,7 @@ def decoded_words(text: str) -> str:
     try:
         return str(make_header(decode_header(text)))
     except (MessageError, LookupError, ValueError):
-        # What the library raises depends on what is broken: encoding, a charset that nobody knows, one that is not even
+        # What the library raises depends on what is broken: encoding, an unknown charset, one that is not even
         # ASCII (CharsetError, a MessageError), or octets that do not belong to it.
         return text
 
@@ -227,7 +227,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
 
 
 _TOKENS_LIMIT: Final = 32 * ADDRESSES_LIMIT
-"""Lexical tokens of one field of addresses: reading takes some microseconds each, in which nobody else is served."""
+"""Lexical tokens of one field of addresses: reading takes some microseconds each, and other clients wait meanwhile."""
 
 
 _WORDS: Final = frozenset({"atom", "quoted", "."})
@@ -289,7 +289,7 @@ class _Addresses:
         while self._peek() == "@":  # an obsolete route (RFC 5322 4.4): its domains say nothing about the mailbox
             self._at += 1
             self._words()
-            if self._peek() not in (",", ":"):  # `<@a@b:c@d>` is no route, and who knows whom it names
+            if self._peek() not in (",", ":"):  # `<@a@b:c@d>` is not a route, and readers differ about the mailbox
                 raise HeaderError("a route is not valid")
             while self._peek() == ",":
                 self._at += 1
@@ -351,7 +351,7 @@ def _loose_authors(text: str) -> list[Address]:
     """The author of a field that breaks RFC 5322 in the name alone, as `[tag] Ada <ada@example.org>`, or whose name is
     an address. Raises HeaderError.
 
-    Real clients send both. Nobody can hide another author there: every `@` of the field, in quotes and comments too,
+    Real clients send both. Another author cannot be hidden there: every `@` of the field, in quotes and comments too,
     belongs to an address that is returned, and there is one pair of angle brackets; so no reader, however it splits
     what stands before them, has another address to find. Commas, colons and semicolons, which would make a list or a
     group, stay errors.

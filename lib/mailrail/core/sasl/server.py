@@ -78,7 +78,7 @@ Step = Challenge | CheckPassword | Success | Failure | UnexpectedInitialResponse
 
 class VerifierLookup(Protocol):
     """What the mechanisms ask for, with the name of a Claim. It answers for any; where there is no such login, with
-    something that fits nobody."""
+    a value that no password fits."""
 
     def verifier(self, name: str, mechanism: str) -> ScramVerifier:
         """The verifier of SCRAM-SHA-256 or SCRAM-SHA-1."""
@@ -119,11 +119,11 @@ def prepared(login: str) -> str:
         return ""
 
 
-NO_LOGIN: Final = f"a login that nobody can have: over {LOGIN_LIMIT} octets, or with characters that RFC 4013 forbids"
+NO_LOGIN: Final = f"not a possible login: over {LOGIN_LIMIT} octets, or with characters that RFC 4013 forbids"
 
 
 def claimed(login: str) -> ClaimedIdentity | None:
-    """Whom a client claims to be; None when nobody can have such a login."""
+    """Whom a client claims to be; None when no account can have such a login."""
     name = prepared(login)
     return ClaimedIdentity(login, name) if name else None
 
@@ -143,7 +143,7 @@ def fake_verifier(login: str, mechanism: str, key: bytes) -> ScramVerifier:
 
 def _check(claim: ClaimedIdentity, password: str) -> Step:
     if len(password) > PASSWORD_LIMIT or len(password.encode("utf-8", "surrogatepass")) > PASSWORD_LIMIT:
-        return Failure(f"a password of more than {PASSWORD_LIMIT} octets: nobody has one", claim)
+        return Failure(f"a password of more than {PASSWORD_LIMIT} octets", claim)
     return CheckPassword(claim, password)
 
 

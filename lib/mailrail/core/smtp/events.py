@@ -126,4 +126,4 @@ MailEvent = (
 """What is decided about mail and logins."""
 
 Event = MailEvent | TlsRequested | Closing
-"""The last two are for whoever has the socket."""
+"""The last two are for the shell that has the socket."""

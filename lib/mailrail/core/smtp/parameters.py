@@ -227,7 +227,7 @@ def _split(text: str) -> list[tuple[str, str | None]]:
     pairs: list[tuple[str, str | None]] = []
     for word in text.split(" "):
         if not word:
-            continue  # more than one blank between parameters harms nobody
+            continue  # more than one blank between parameters does no harm
         found = _parameter.fullmatch(word)
         if found is None:
             raise ParameterError("parameters are KEYWORD or KEYWORD=value, separated by spaces")

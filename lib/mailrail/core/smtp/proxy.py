@@ -3,7 +3,7 @@
 aiosmtpd has a parser, but it pulls from an asyncio stream, octet by octet; a listener that parses in its read callback
 needs one that takes what has come and says whether that is a header, part of one, or none. This one is bounded: at most
 107 octets (version 1) or `V2_LIMIT` (version 2) are ever waited for. What follows the header may be the first octets of
-a TLS handshake, which nobody can give back to a socket, so `may_read` tells how much can be read without touching it.
+a TLS handshake, which cannot be given back to a socket, so `may_read` tells how much can be read without touching it.
 """
 
 from dataclasses import dataclass

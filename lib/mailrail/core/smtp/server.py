@@ -118,7 +118,7 @@ COMMAND_LIMIT: Final = 4096
 AUTH_LINE_LIMIT: Final = 12288
 """Octets of an AUTH command or response line (RFC 4954 4)."""
 SKIP_LIMIT: Final = 1024 * 1024
-"""Octets of a line that are thrown away in the hope of its end; whoever sends more is no mail client."""
+"""Octets of an overlong line that are skipped until its end comes. No mail client sends more."""
 WAITING_LIMIT: Final = 65536
 """Octets kept while an answer is awaited; past them the shell stops reading."""
 AUTH_FAILURE_LIMIT: Final = 5
@@ -128,7 +128,7 @@ REFUSED_LIMIT: Final = 100
 one session looks for those that live. What was refused stays refused, so a list goes on with the rest in the next."""
 USELESS_LIMIT: Final = 100
 """Commands without effect between two messages until 421: NOOP, RSET, VRFY, HELP, EHLO, MAIL that is refused, AUTH that
-is answered 4yz. No client needs more, and whoever goes on has a session for nothing (Postfix: junk commands)."""
+is answered 4yz. No client needs more; without a limit a session could go on for nothing (Postfix: junk commands)."""
 SMALL_CHUNK: Final = 512
 """Octets below which a chunk that is not the last counts as small: it costs us what one of a megabyte does."""
 SMALL_CHUNKS_LIMIT: Final = 100
@@ -136,7 +136,7 @@ SMALL_CHUNKS_LIMIT: Final = 100
 Software that gives a header or a line a chunk has dozens."""
 OVERSHOOT_LIMIT: Final = 10_000
 """Recipients above the limit of one transaction that are answered 452 until 421. Software that gives its whole list at
-once goes on with the rest in the next transaction; whoever has not had enough by then does not listen."""
+once goes on with the rest in the next transaction; a client that sends more does not listen."""
 
 
 _NO_EXTENSIONS: Final[frozenset[Extension]] = frozenset()
@@ -307,7 +307,7 @@ class ServerSession:
 
     @property
     def interrupted(self) -> bool:
-        """The turn is over and there is more to do that needs nobody's answer."""
+        """The turn is over, and there is more to do that needs no answer first."""
         return not self._turn and self._awaited is _NOTHING and self._at < len(self._octets)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -359,7 +359,7 @@ class ServerSession:
 
     @property
     def in_content(self) -> bool:
-        """Content is being received: of a message, or of a chunk that is refused and read all the same (EXT-05)."""
+        """Content is being received: of a message, or of a chunk that is refused and read to its end (EXT-05)."""
         transaction = self._transaction
         return (transaction is not None and transaction.content) or self._stage is _CHUNK
 
@@ -439,7 +439,7 @@ class ServerSession:
         if awaited is _CONTENT_START:
             transaction = self._transaction
             assert transaction is not None
-            if transaction.chunked:  # its octets come all the same (EXT-05)
+            if transaction.chunked:  # its octets come nevertheless (EXT-05)
                 self._chunk_reply = reply.encode()
                 self._stage = _CHUNK
             else:
@@ -523,7 +523,7 @@ class ServerSession:
         self._end(SHUTTING_DOWN, "shutdown")
 
     def hang_up(self) -> None:
-        """The connection is gone: there is nobody to tell anything. Answers that still come are ignored."""
+        """The connection is gone. Answers that still come are ignored."""
         self._awaited = _NOTHING
         self._stage = _CLOSED
         self._transaction = None
@@ -779,7 +779,7 @@ class ServerSession:
     def _bdat(self, argument: bytes) -> None:
         found = _bdat.fullmatch(argument)
         if found is None:
-            # Octets may follow, and nobody can tell how many: they must not be taken for commands.
+            # An unknown number of octets may follow, which must not be taken for commands.
             self._fatal(BAD_BDAT, "a chunk of unknown size")
             return
         octets = int(found[1])
@@ -841,7 +841,7 @@ class ServerSession:
         self._close("QUIT")
 
     def _vrfy(self, argument: bytes) -> None:
-        """Says yes to nobody and no to nobody; EXPN is off (EXT-13)."""
+        """Always the same answer, since another would tell which users exist; EXPN is off (EXT-13)."""
         if not argument:
             self._error(ARGUMENT)
             return
@@ -868,7 +868,7 @@ class ServerSession:
         else:
             self._abandon("STARTTLS")
             self._out.append(TLS_GO_AHEAD)
-            # TLS-02: what came behind the command in plaintext was not said by whom the handshake will prove.
+            # TLS-02: plaintext behind the command may come from an attacker, not from the peer of the handshake.
             self._drop()
             self._stage = _TLS
             self._events.append(TlsRequested())
@@ -1036,7 +1036,7 @@ _COMMANDS: Final = {
         _Command("MAIL", ServerSession._mail),
         _Command("RCPT", ServerSession._rcpt),
         _Command("DATA", ServerSession._data),
-        _Command("BDAT", ServerSession._bdat, without_tls=True),  # it looks itself, since its octets come all the same
+        _Command("BDAT", ServerSession._bdat, without_tls=True),  # it looks itself, since its octets come in any case
         _Command("RSET", ServerSession._rset),
         _Command("NOOP", ServerSession._noop, without_tls=True),
         _Command("QUIT", ServerSession._quit, without_tls=True),

@@ -1,4 +1,4 @@
-"""Checks that look at the form of a message, whoever sent it."""
+"""Checks of the form of a message, of strangers and accounts alike."""
 
 from typing import Final
 
@@ -48,5 +48,5 @@ def result_fields(message: CheckedMessage) -> Refuse | None:
 
 
 def bare_line_ends(message: CheckedMessage) -> Refuse | None:
-    """A binary message has a header of lines all the same."""
+    """The header of a binary message consists of lines, too."""
     return BARE_HEADER if message.binary and has_bare_line_ends(message.header.block) else None
