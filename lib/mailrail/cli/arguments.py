@@ -163,7 +163,7 @@ _EVERYWHERE = (
         _text("--queued-before", "TIME", "Only mail accepted before: 2026-11-22T18:00, -2h."),
         "",
     ),
-    _option("queued_after", _text("--queued-after", "TIME", "Only mail accepted after."), ""),
+    _option("queued_after", _text("--queued-after", "TIME", "Only mail accepted after this time."), ""),
 )
 _QUEUED_ONLY = (
     _option("on_hold", _HOLD, None),
@@ -172,8 +172,8 @@ _QUEUED_ONLY = (
         _text("--transport", "NS/NAME", "Only recipients that an administrator bound to it."),
         "",
     ),
-    _option("due_before", _text("--due-before", "TIME", "Only recipients due before."), ""),
-    _option("due_after", _text("--due-after", "TIME", "Only recipients due after."), ""),
+    _option("due_before", _text("--due-before", "TIME", "Only recipients due before this time."), ""),
+    _option("due_after", _text("--due-after", "TIME", "Only recipients due after this time."), ""),
 )
 
 

@@ -108,7 +108,7 @@ def _from_kubeconfig(path: Path) -> ApiCredentials:
         cluster = _named(document, "clusters", context["cluster"])["cluster"]
         user = _named(document, "users", context["user"])["user"]
         if "exec" in user or "auth-provider" in user:
-            raise BadSettings(f"{path}: users that run a command are not supported; use a token or a certificate")
+            raise BadSettings(f"{path}: a user with exec is not supported; use a token or a certificate")
         token_file = user.get("tokenFile")
         return ApiCredentials(
             cluster["server"].rstrip("/"),

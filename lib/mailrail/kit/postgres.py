@@ -229,7 +229,7 @@ class ServerState:
             raise Unsafe("Postgres runs with full_page_writes=off: a power cut tears pages. Turn it on")
         if self.synchronous_commit != "on":
             raise Unsafe(
-                f"synchronous_commit was set to on and is {self.synchronous_commit} a statement later: a power cut"
+                f"synchronous_commit was set to on, but the next statement has {self.synchronous_commit}: a power cut"
                 " loses accepted mail. A pooler in transaction mode stands between: give the address of Postgres"
                 " itself, or a pooler in session mode"
             )

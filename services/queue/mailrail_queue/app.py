@@ -266,7 +266,7 @@ class QueueProcess:
         metrics.HISTORY.labels(what="deliveries").inc(closed)
         self._log.error(
             "database was set back: all earlier deliveries are closed",
-            why=new.why or "another process noticed first",
+            why=new.why or "another process has begun the new history",
             history=new.number,
             before=new.before,
             deliveries=closed,

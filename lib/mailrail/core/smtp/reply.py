@@ -325,4 +325,4 @@ class ReplyParser:
 
     def _bounded(self, replies: list[Reply]) -> None:
         if self._octets > self.max_read:
-            raise BadReply(f"a reply of more than {self.max_read} octets without an end", replies)
+            raise BadReply(f"the reply has no end within {self.max_read} octets", replies)
