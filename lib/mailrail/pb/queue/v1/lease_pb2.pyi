@@ -387,17 +387,17 @@ class DeliveryResult(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MESSAGE_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
     RECIPIENTS_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     DIALLED_HOSTS_FIELD_NUMBER: _builtins.int
     MX_HOSTS_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
     message_id: _builtins.bytes
     """Of the delivery's message. A token and recipient ids alone may be another's after the database went back; a result
     counts for recipients of this message only (HIS-03).
     """
-    token: _builtins.int
     done: _builtins.bool
     @_builtins.property
     def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecipientResult]: ...
@@ -410,8 +410,8 @@ class DeliveryResult(_message.Message):
     def __init__(
         self,
         *,
-        message_id: _builtins.bytes = ...,
         token: _builtins.int = ...,
+        message_id: _builtins.bytes = ...,
         recipients: _abc.Iterable[Global___RecipientResult] | None = ...,
         done: _builtins.bool = ...,
         dialled_hosts: _abc.Iterable[Global___DialledHost] | None = ...,
