@@ -553,7 +553,7 @@ def test_a_token_in_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "cluster", "words"),
     [
-        ({"exec": {"command": "aws"}}, {}, "run a command"),
+        ({"exec": {"command": "aws"}}, {}, "user with exec"),
         ({"client-key-data": "%%%"}, {}, "is not base64"),
         ({}, {"certificate-authority": "nowhere.crt"}, "nowhere.crt"),
     ],
