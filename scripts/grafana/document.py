@@ -91,76 +91,81 @@ def _target(number: int, query: Query, kind: Kind) -> dict[str, Any]:
     }
 
 
+def _series(panel: Panel) -> dict[str, Any]:
+    """Lines over time: the keys of Grafana's field defaults are under `defaults`."""
+    defaults: dict[str, Any] = {"color": {"mode": "palette-classic"}, "min": 0}
+    if panel.top is not None:
+        defaults["max"] = panel.top
+    defaults["custom"] = {
+        "drawStyle": "line",
+        "lineInterpolation": "stepAfter" if panel.unit is Unit.BOOLEAN else "linear",
+        "lineWidth": 1,
+        "fillOpacity": 20 if panel.stacked else 5,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+        "thresholdsStyle": {"mode": "off"},
+    }
+    legend = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"]}
+    return {"defaults": defaults, "options": {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}}
+
+
+def _stat(panel: Panel) -> dict[str, Any]:
+    """One number."""
+    options = {
+        "colorMode": "value",
+        "graphMode": "none",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "textMode": "value",
+        "wideLayout": True,
+    }
+    return {"defaults": {}, "options": options}
+
+
+def _table(panel: Panel) -> dict[str, Any]:
+    """A row for each series, its value under the panel's title and coloured by the thresholds."""
+    organize = {"excludeByName": {"Time": True}, "renameByName": {"Value": panel.title}}
+    coloured = {
+        "matcher": {"id": "byName", "options": panel.title},
+        "properties": [{"id": "custom.cellOptions", "value": {"type": "color-text"}}],
+    }
+    return {
+        "defaults": {"custom": {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": False}},
+        "options": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+        "overrides": [coloured],
+        "transformations": [{"id": "organize", "options": organize}],
+    }
+
+
+_DRAWN = {Kind.SERIES: _series, Kind.STAT: _stat, Kind.TABLE: _table}
+
+
 def _panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
+    drawn = _DRAWN[panel.kind](panel)
     defaults: dict[str, Any] = {
         "unit": panel.unit.value,
         "thresholds": _thresholds(panel.steps),
-        "color": {"mode": "palette-classic" if panel.kind is Kind.SERIES else "thresholds"},
+        "color": {"mode": "thresholds"},
         "noValue": "–",
     }
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
-    options: dict[str, Any] = {}
-    overrides: list[dict[str, Any]] = []
-    extra: dict[str, Any] = {}
-    match panel.kind:
-        case Kind.SERIES:
-            defaults["min"] = 0
-            if panel.top is not None:
-                defaults["max"] = panel.top
-            defaults["custom"] = {
-                "drawStyle": "line",
-                "lineInterpolation": "stepAfter" if panel.unit is Unit.BOOLEAN else "linear",
-                "lineWidth": 1,
-                "fillOpacity": 20 if panel.stacked else 5,
-                "showPoints": "never",
-                "spanNulls": False,
-                "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
-                "thresholdsStyle": {"mode": "off"},
-            }
-            options = {
-                "legend": {
-                    "displayMode": "table",
-                    "placement": "bottom",
-                    "showLegend": True,
-                    "calcs": ["lastNotNull", "max"],
-                },
-                "tooltip": {"mode": "multi", "sort": "desc"},
-            }
-        case Kind.STAT:
-            options = {
-                "colorMode": "value",
-                "graphMode": "none",
-                "justifyMode": "auto",
-                "orientation": "auto",
-                "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-                "textMode": "value",
-                "wideLayout": True,
-            }
-        case Kind.TABLE:
-            defaults["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": False}
-            options = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
-            extra["transformations"] = [
-                {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": {"Value": panel.title}}}
-            ]
-            overrides = [
-                {
-                    "matcher": {"id": "byName", "options": panel.title},
-                    "properties": [{"id": "custom.cellOptions", "value": {"type": "color-text"}}],
-                }
-            ]
-    return {
+    document = {
         "id": number,
         "type": panel.kind.value,
         "title": panel.title,
         "description": panel.meaning,
         "datasource": _DATASOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
-        "fieldConfig": {"defaults": defaults, "overrides": overrides},
-        "options": options,
+        "fieldConfig": {"defaults": defaults | drawn["defaults"], "overrides": drawn.get("overrides", [])},
+        "options": drawn["options"],
         "targets": [_target(n, query, panel.kind) for n, query in enumerate(panel.queries)],
-        **extra,
     }
+    if "transformations" in drawn:
+        document["transformations"] = drawn["transformations"]
+    return document
 
 
 def _panels(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

@@ -127,14 +127,27 @@ def status(json: a.Json = False) -> None:
     if newest is None:
         output.say("nothing has been published yet")
     else:
-        output.say(f"revision {consumers.head} is in force: {head.summary}")
-    if newest is not None and consumers.pinned:
+        _print_head(consumers, head, newest)
+    print()
+    _print_consumers(consumers)
+    if findings:
+        print()
+        _print_findings(findings)
+
+
+def _print_head(
+    consumers: config_pb2.ListConsumersResponse, head: config_pb2.RevisionInfo, newest: config_pb2.RevisionInfo
+) -> None:
+    output.say(f"revision {consumers.head} is in force: {head.summary}")
+    if consumers.pinned:
         why = f" ({consumers.pin_reason})" if consumers.pin_reason else ""
         waiting = (
             f"; the newest, {newest.revision} ({newest.summary}), waits" if newest.revision != consumers.head else ""
         )
         output.say(f"it is pinned{why}{waiting}: `mailrail config unpin` goes on with the newest")
-    print()
+
+
+def _print_consumers(consumers: config_pb2.ListConsumersResponse) -> None:
     now = datetime.datetime.now(datetime.UTC)
     output.table(
         ("NODE", "ROLE", "RUNS", "SEEN", "PROBLEM"),
@@ -151,12 +164,13 @@ def status(json: a.Json = False) -> None:
         none="no service has reported yet",
         prose=1,
     )
-    if findings:
-        print()
-        for finding in findings:
-            where = f"{finding.get('origin')}:{finding.get('line')}: " if finding.get("origin") else ""
-            who = f"{finding['object']}: " if finding.get("object") else ""
-            output.say(f"{where}{finding.get('severity', '')}: {who}{finding.get('message', '')}")
+
+
+def _print_findings(findings: list[dict[str, Any]]) -> None:
+    for finding in findings:
+        where = f"{finding.get('origin')}:{finding.get('line')}: " if finding.get("origin") else ""
+        who = f"{finding['object']}: " if finding.get("object") else ""
+        output.say(f"{where}{finding.get('severity', '')}: {who}{finding.get('message', '')}")
 
 
 @app.command()

@@ -54,6 +54,16 @@ def explain(
         output.print_json(found)
         return
     now = datetime.datetime.now(datetime.UTC)
+    _print_decision(found, held, now)
+    if found.tried:
+        print()
+        _print_rules(found)
+    if found.planned:
+        print()
+        _print_attempts(found, now)
+
+
+def _print_decision(found: admin_pb2.ExplainResponse, held: str, now: datetime.datetime) -> None:
     output.facts(
         (
             ("on hold", held),
@@ -65,31 +75,33 @@ def explain(
             ("revision", str(found.config_revision)),
         )
     )
-    if found.tried:
-        print()
-        output.table(
-            ("", "LEVEL", "RULE", "REASON"),
-            (("→" if r.matched else " ", r.level, a.rule(r) or r.rule, r.reason) for r in found.tried),
-            none="",
-            prose=1,
-        )
-    if found.planned:
-        print()
-        output.table(
-            ("ATTEMPTS", "FIRST DUE", "LAST DUE", "RESULT", "REASON"),
+
+
+def _print_rules(found: admin_pb2.ExplainResponse) -> None:
+    output.table(
+        ("", "LEVEL", "RULE", "REASON"),
+        (("→" if r.matched else " ", r.level, a.rule(r) or r.rule, r.reason) for r in found.tried),
+        none="",
+        prose=1,
+    )
+
+
+def _print_attempts(found: admin_pb2.ExplainResponse, now: datetime.datetime) -> None:
+    output.table(
+        ("ATTEMPTS", "FIRST DUE", "LAST DUE", "RESULT", "REASON"),
+        (
             (
-                (
-                    _attempts(p),
-                    output.when(p, "due", now, brief=True),
-                    output.when(p, "last_due", now, brief=True) if p.last_attempt > p.attempt else "",
-                    _where(p.decision),
-                    p.decision.reason,
-                )
-                for p in found.planned
-            ),
-            none="",
-            prose=1,
-        )
+                _attempts(p),
+                output.when(p, "due", now, brief=True),
+                output.when(p, "last_due", now, brief=True) if p.last_attempt > p.attempt else "",
+                _where(p.decision),
+                p.decision.reason,
+            )
+            for p in found.planned
+        ),
+        none="",
+        prose=1,
+    )
 
 
 async def _held(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", recipient: int) -> str:

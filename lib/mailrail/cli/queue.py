@@ -141,13 +141,27 @@ def show(
     if json:
         output.print_json(found)
         return
-    envelope, now = found.envelope, utc_now()
+    now = utc_now()
+    _print_message(found, now)
+    if found.recipients_total > len(found.recipients):
+        output.say(
+            f"{len(found.recipients)} of {found.recipients_total} recipients are shown; "
+            f"`mailrail queue list {message} --limit 0` and `mailrail queue history {message} --limit 0` list all"
+        )
+    for timeline in found.recipients:
+        print()
+        _print_recipient(timeline.recipient, now)
+        for attempt in timeline.attempts:
+            print()
+            _print_attempt(attempt, now)
+
+
+def _print_message(found: admin_pb2.GetMessageResponse, now: datetime.datetime) -> None:
+    envelope = found.envelope
+    number = next((t.recipient.message_id.hex() for t in found.recipients), "")  # as in our 250, Received and the logs
     output.facts(
         (
-            (
-                "Message",
-                next((t.recipient.message_id.hex() for t in found.recipients), ""),
-            ),  # as in 250, Received and logs
+            ("Message", number),
             ("From", envelope.mail_from or "<>"),
             ("Subject", envelope.subject),
             ("Message-ID", envelope.message_id),
@@ -161,42 +175,38 @@ def show(
             ("ENVID", envelope.envelope_id),
         )
     )
-    if found.recipients_total > len(found.recipients):
-        output.say(
-            f"{len(found.recipients)} of {found.recipients_total} recipients are shown; "
-            f"`mailrail queue list {message} --limit 0` and `mailrail queue history {message} --limit 0` list all"
+
+
+def _print_recipient(recipient: admin_pb2.Recipient, now: datetime.datetime) -> None:
+    output.facts(
+        (
+            (f"#{recipient.id}", recipient.address),
+            ("state", _state(recipient)),
+            ("outcome", output.name_of(recipient, "outcome")),
+            ("hold", recipient.hold_reason),
+            ("next", "" if recipient.on_hold else output.when(recipient, "next_attempt", now)),
+            ("finished", output.when(recipient, "finished", now)),
+            ("expires", output.when(recipient, "expires", now)),
+            ("bound to", output.ref(recipient, "override_transport")),
+            ("site", recipient.site),
         )
-    for timeline in found.recipients:
-        r = timeline.recipient
-        print()
-        output.facts(
-            (
-                (f"#{r.id}", r.address),
-                ("state", _state(r)),
-                ("outcome", output.name_of(r, "outcome")),
-                ("hold", r.hold_reason),
-                ("next", "" if r.on_hold else output.when(r, "next_attempt", now)),
-                ("finished", output.when(r, "finished", now)),
-                ("expires", output.when(r, "expires", now)),
-                ("bound to", output.ref(r, "override_transport")),
-                ("site", r.site),
-            )
+    )
+
+
+def _print_attempt(attempt: types_pb2.Attempt, now: datetime.datetime) -> None:
+    peer = " ".join(dict.fromkeys(p for p in (attempt.mx_host, attempt.remote_ip) if p))
+    transport = output.ref(attempt, "transport") or "direct"
+    output.facts(
+        (
+            (f"  attempt {attempt.number}", output.when(attempt, "started", now)),
+            ("  outcome", output.name_of(attempt, "outcome")),
+            ("  transport", f"{transport} ({peer})" if peer else transport),
+            ("  rule", a.rule(attempt)),
+            ("  reason", attempt.reason),
+            ("  TLS", _tls(attempt.tls) if attempt.HasField("tls") else ""),
+            ("  reply", _reply(attempt.reply)),
         )
-        for attempt in timeline.attempts:
-            peer = " ".join(dict.fromkeys(p for p in (attempt.mx_host, attempt.remote_ip) if p))
-            transport = output.ref(attempt, "transport") or "direct"
-            print()
-            output.facts(
-                (
-                    (f"  attempt {attempt.number}", output.when(attempt, "started", now)),
-                    ("  outcome", output.name_of(attempt, "outcome")),
-                    ("  transport", f"{transport} ({peer})" if peer else transport),
-                    ("  rule", a.rule(attempt)),
-                    ("  reason", attempt.reason),
-                    ("  TLS", _tls(attempt.tls) if attempt.HasField("tls") else ""),
-                    ("  reply", _reply(attempt.reply)),
-                )
-            )
+    )
 
 
 def _tls(facts: types_pb2.TlsFacts) -> str:
