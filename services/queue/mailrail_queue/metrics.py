@@ -41,7 +41,7 @@ SITES = Gauge("mailrail_queue_sites", "Sites held in memory", ["state"])
 """state: active, backoff (nothing is dialled)."""
 SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256 in all")
 OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
-POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers and commits durably, else 0")
+POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers, has space and commits durably, else 0")
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
     "Due recipients in the shards of this process, by what they wait for; counted up to 50,000",

@@ -13,6 +13,7 @@ from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision import revision as rev
 from mailrail.core.uncommitted import SETTLING
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_queue import metrics
 from mailrail_queue.accept import batches as accept
 from mailrail_queue.rpc.enqueue import EnqueueStream
 from mailrail_queue.store import blocks
@@ -654,6 +655,29 @@ async def test_a_list_that_was_expanded_for_a_stranger_is_not_told_of_DSN_26a(da
             assert (await result).accepted
         assert await q.sql("SELECT recipient_id > 0, kind FROM dsn") == [(True, 5)]  # only of the account's own
         assert await q.one("SELECT count(*) FROM message") == 4
+
+
+async def test_a_full_disk_is_said_to_the_client_and_shown_by_the_metrics(database: str) -> None:
+    def shown() -> tuple[float, float]:
+        return metrics.POSTGRES_UP._value.get(), metrics.REFUSED.labels(reason="full")._value.get()
+
+    async with running_queue(database, heartbeat_seconds=0.1) as q:
+        ingress = await q.ingress()
+        await ingress.accept("bob@away.example")
+        await eventually(lambda: shown()[0] == 1.0)
+        refused = shown()[1]
+        await q.sql(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$"
+        )
+        await q.sql("CREATE TRIGGER full_disk BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION full_disk()")
+        (result,) = ingress.commit(commit_of("bob@away.example"))
+        answer = await result
+        assert (answer.accepted, answer.refusal.code, answer.refusal.enhanced) == (False, 452, "4.3.1")
+        await eventually(lambda: shown() == (0.0, refused + 1))
+        await q.sql("DROP TRIGGER full_disk ON message")
+        await ingress.accept("bob@away.example")
+        await eventually(lambda: shown()[0] == 1.0)
 
 
 async def test_a_hold_rule_holds_also_when_the_connection_is_lost_just_then(

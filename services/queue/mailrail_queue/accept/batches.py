@@ -112,10 +112,13 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._busy = 0
+        self._in_hand = 0
+        """Messages of the batches that are being stored."""
         self._down_since: float | None = None
         self._steady = 0.0
         self._closed = False
         self._log = log.get_logger()
+        database.outage.count("messages_waiting", lambda: len(self._waiting) + self._in_hand)
 
     # --- in ---
 
@@ -160,8 +163,8 @@ class GroupCommit:
                     async with self._forget_lane.use() as connection:
                         await content_store.abort_uploads(connection, ids)
                 except DATABASE_FAILURE as error:
-                    self._log.info(
-                        "cannot delete uncommitted bodies; trying again", error=str(error).strip(), bodies=len(ids)
+                    self._forget_lane.warn(
+                        self._log, "cannot delete uncommitted bodies; trying again", error, bodies=len(ids)
                     )
                     await asyncio.sleep(_FORGET_AGAIN)
                     continue
@@ -200,6 +203,7 @@ class GroupCommit:
                     await asyncio.sleep(linger)
                 batch = self._take()
                 self._busy += 1
+                self._in_hand += len(batch)
             if len(batch) > 1:
                 self._steady = time.monotonic()
             try:
@@ -214,6 +218,7 @@ class GroupCommit:
                     pending.lost()
             finally:
                 self._busy -= 1
+                self._in_hand -= len(batch)
 
     def _take(self) -> list[PendingCommit]:
         batch: dict[bytes, PendingCommit] = {}
@@ -242,9 +247,14 @@ class GroupCommit:
                     attempted = True
                     await self._store_once(connection, batch)
                 self._down_since = None
+                if self._database.outage.full:
+                    self._database.outage.full = False
+                    self._log.info("Postgres has space again; mail is accepted")
                 return
             except psycopg.errors.DiskFull as error:  # Postgres's word that nothing of this try was stored
-                self._log.error("Postgres has no space left; mail is refused", error=str(error).strip())
+                if not self._database.outage.full:
+                    self._log.error("Postgres has no space left; mail is refused", error=str(error).strip())
+                self._database.outage.full = True
                 for pending in batch:
                     if pending.id not in doubtful:
                         self._refuse(pending, FULL)
@@ -275,7 +285,7 @@ class GroupCommit:
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
-            self._log.warning("Postgres is unreachable; mail waits", error=str(error).strip(), messages=len(batch))
+            self._database.outage.step(self._log, "mail waits for Postgres", error, messages=len(batch))
         keep: list[PendingCommit] = []
         for pending in batch:
             if not pending.sent and now - max(pending.since, self._down_since) > _REFUSE_AFTER:

@@ -114,7 +114,7 @@ class LeaseWriter:
             try:
                 await self._write()
             except TROUBLE as error:
-                self._log.warning("cannot write leases; trying again", error=str(error).strip())
+                self._lane.warn(self._log, "cannot write leases; trying again", error)
                 self._wake.set()
                 await asyncio.sleep(_RETRY_AFTER)
             except Exception as error:

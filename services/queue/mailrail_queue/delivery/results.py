@@ -144,6 +144,7 @@ class Finisher:
         self._busy = 0
         self._log = log.get_logger()
         self._dice = random.Random()
+        self._database.outage.count("results_waiting", lambda: self.waiting + sum(map(len, self._writing.values())))
 
     @property
     def idle(self) -> bool:
@@ -202,7 +203,7 @@ class Finisher:
                 break
             except TROUBLE as error:
                 # Nothing is lost: the statements name tokens, so writing what was written already changes nothing.
-                self._log.warning("cannot write results; trying again", error=str(error).strip(), deliveries=len(batch))
+                lane.warn(self._log, "cannot write results; trying again", error, deliveries=len(batch))
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
             except Exception as error:
@@ -267,7 +268,7 @@ class Finisher:
                     await faults.hold_corrupt(connection, Ownership("", {}), one, reason, self._log, undo=False)
                 return True
             except TROUBLE as trouble:
-                self._log.warning("cannot write results; trying again", error=str(trouble).strip(), deliveries=1)
+                lane.warn(self._log, "cannot write results; trying again", trouble, deliveries=1)
                 await asyncio.sleep(_RETRY_AFTER)
             except psycopg.Error:
                 return False

@@ -44,7 +44,7 @@ class LeaseExpiry:
             try:
                 await self.sweep()
             except TROUBLE as error:
-                self._log.warning("cannot take back leases; trying again", error=str(error).strip())
+                self._lane.warn(self._log, "cannot take back leases; trying again", error)
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
                 faults.failed(self._log, "lease_sweep", error)

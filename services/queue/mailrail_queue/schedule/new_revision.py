@@ -34,7 +34,7 @@ class Revisions:
             try:
                 await self.reconsider(sorted(changed))
             except TROUBLE as error:
-                self._log.warning("cannot make mail due after a new revision; trying again", error=str(error).strip())
+                self._lane.warn(self._log, "cannot make mail due after a new revision; trying again", error)
                 self._worklist.revise(changed)
                 await asyncio.sleep(0.5)
             except Exception as error:

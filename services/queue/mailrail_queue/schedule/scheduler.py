@@ -132,7 +132,7 @@ class Scheduler:
                     await self._grant_requests()
                 progress = await self._step()
             except TROUBLE as error:
-                self._log.warning("cannot lease due mail; trying again", error=str(error).strip())
+                self._work_lane.warn(self._log, "cannot lease due mail; trying again", error)
                 await asyncio.sleep(0.5)
                 continue
             except Exception as error:

@@ -58,7 +58,7 @@ class Shards:
                 await self.beat()
             except TROUBLE as error:
                 if self.healthy:
-                    self._log.warning("heartbeat failed", error=str(error).strip())
+                    self._lane.warn(self._log, "heartbeat failed", error)
                 self.healthy = False
                 metrics.POSTGRES_UP.set(0)
             except Exception as error:
@@ -120,7 +120,7 @@ class Shards:
             True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
         )
         self.healthy = True
-        metrics.POSTGRES_UP.set(1)
+        metrics.POSTGRES_UP.set(0 if self._database.outage.full else 1)
         await self._shared_sites.learn()
 
     async def leave(self) -> None:

@@ -25,6 +25,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
+from structlog.typing import FilteringBoundLogger
 
 from mailrail.kit import clock, log
 from mailrail.kit.history import History
@@ -41,6 +42,7 @@ from mailrail.kit.postgres import (
 )
 from mailrail_queue import metrics
 from mailrail_queue.store import columns
+from mailrail_queue.store.outage import Outage
 
 Row = tuple[Any, ...]
 Connection = AsyncConnection[Row]
@@ -93,6 +95,7 @@ class Database:
         self._lanes: list[Lane] = []
         self._log = log.get_logger()
         self.state: ServerState | None = None
+        self.outage = Outage()
         self._ahead = time.time() - clock.now()
         """Seconds by which Postgres's clock (Unix time) is ahead of `kit.clock`; the host's own until Postgres told."""
         self._least = -math.inf
@@ -204,6 +207,10 @@ class Lane:
         self._connection: AsyncConnection[Row] | None = None
         self._generation = 0
 
+    def warn(self, logger: FilteringBoundLogger, event: str, error: Exception, **fields: object) -> None:
+        """Log that a step on this lane is tried again, unless Postgres is unreachable for all (`Outage`)."""
+        self._database.outage.step(logger, event, error, **fields)
+
     @asynccontextmanager
     async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
         """The connection, for the caller alone. Raises psycopg.Error, NotDurable.
@@ -219,9 +226,11 @@ class Lane:
                 try:
                     connection = self._connection = await self._database.open(self._name)
                     self._generation = self._database.generation
-                except (psycopg.Error, NotDurable):
+                except (psycopg.Error, NotDurable) as error:
                     metrics.DATABASE_ERRORS.labels(what="connect").inc()
+                    self._database.outage.begin(error)
                     raise
+                self._database.outage.end()
             try:
                 yield connection
                 sure(connection)

@@ -140,7 +140,7 @@ class Upkeep:
             try:
                 await self.sweep(everything=turns % 20 == 0)
             except TROUBLE as error:
-                self._log.warning("cannot sweep; trying again", error=str(error).strip())
+                self._lane.warn(self._log, "cannot sweep; trying again", error)
             except Exception as error:
                 faults.failed(self._log, "upkeep", error)
             turns += 1
