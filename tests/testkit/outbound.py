@@ -34,6 +34,7 @@ SETTINGS = OutboundSettings(
     node_id="outbound-1",
     plaintext=True,
     tick=0.02,
+    private_networks=("127.0.0.0/8", "::1/128"),
     idle_seconds=2.0,
     connect_timeout=5.0,
     greeting_timeout=10.0,

@@ -1,16 +1,21 @@
 """The content of one delivery in the forms that servers need: as received, or re-encoded for them."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
-from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, reencode
-from mailrail.core.outbound.envelope import ContentFacts, Form, inspect
+from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
+from mailrail.core.outbound.envelope import ContentFacts, Form, carries_signature, header_end, inspect
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.stuffing import stuff
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach
 
 _AS_IS = Form.AS_IS
+_ENCODING = ThreadPoolExecutor(1, "reencode")
+"""Re-encodes what streams. A piece can take half a second, in which no other connection would be served; one thread,
+since several would take turns with the event loop, which would wait for each."""
 _TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}
 
 
@@ -48,7 +53,7 @@ class MessageContent:
         return max(stored, min(estimate, limit)) if limit is not None else estimate
 
     def whole(self, form: Form) -> bytes | None:
-        """All of it, None where it must stream."""
+        """All of it, None where it must stream. Raises Unconvertible."""
         body = self._body
         if not isinstance(body, bytes):
             return None
@@ -58,8 +63,10 @@ class MessageContent:
             self._reencoded = {}
         made = self._reencoded.get(form)
         if made is None:
+            content = self.prefix + body
+            _forbid_signed(content[: header_end(content)], form)
             metrics.REENCODED.inc(form)
-            made = self._reencoded[form] = reencode(self.prefix + body, _TARGETS[form])
+            made = self._reencoded[form] = reencode(content, _TARGETS[form])
         return made
 
     def stuffed(self, form: Form) -> bytes | None:
@@ -84,20 +91,27 @@ class MessageContent:
 
     async def look_at_header(self) -> None:
         """Find out; what ends nowhere, or is not whole, keeps the cautious answer. Raises OutOfReach."""
-        head = b""
         try:
-            async with contextlib.aclosing(self._stored()) as pieces:
-                async for piece in pieces:
-                    head += piece
-                    end = head.find(b"\r\n\r\n")
-                    if end >= 0:
-                        self.facts.header_eight_bit = not head[:end].isascii()
-                    if end >= 0 or len(head) > MAX_HEADER:
-                        return
+            header = await self._header()
         except OutOfReach:
             raise
         except ContentGone:
             return
+        if header is not None:
+            self.facts.header_eight_bit = not header.isascii()
+
+    async def _header(self) -> bytes | None:
+        """The header of content that streams; None: it ends nowhere. Raises ContentGone."""
+        head = b""
+        async with contextlib.aclosing(self._stored()) as pieces:
+            async for piece in pieces:
+                head += piece
+                end = header_end(head)
+                if end < len(head):
+                    return head[:end]
+                if len(head) > MAX_HEADER:
+                    break
+        return None
 
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone or Unconvertible."""
@@ -105,11 +119,13 @@ class MessageContent:
             async for piece in self._stored():
                 yield piece
             return
+        _forbid_signed(await self._header() or b"", form)
         metrics.REENCODED.inc(form)
         encoder = Reencoder(_TARGETS[form])
+        loop = asyncio.get_running_loop()
         async for piece in self._stored():
-            yield encoder.feed(piece)
-        yield encoder.finish()
+            yield await loop.run_in_executor(_ENCODING, encoder.feed, piece)
+        yield await loop.run_in_executor(_ENCODING, encoder.finish)
 
     async def _stored(self) -> AsyncGenerator[bytes]:
         body = self._body
@@ -123,3 +139,10 @@ class MessageContent:
         if octets != self.facts.size:
             # A body that ends early looks like any other end: without this, half a message would get its final dot.
             raise ContentGone(f"{octets} octets came of a message of {self.facts.size}")
+
+
+def _forbid_signed(header: bytes, form: Form) -> None:
+    # SOUT-18b: nothing that we sign needs re-encoding (DKIM-09), so this signature is somebody else's.
+    if carries_signature(header):
+        lacking = "BINARYMIME" if form is Form.EIGHT_BIT else "8BITMIME"
+        raise Unconvertible(f"the server does not offer {lacking}, and re-encoding would break the DKIM-Signature")

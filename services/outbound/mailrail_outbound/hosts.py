@@ -5,10 +5,11 @@ import secrets
 import socket
 from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from mailrail.core.outbound.host_failover import HostFailover
-from mailrail.core.outbound.targets import NoHosts, mx_hosts
+from mailrail.core.outbound.targets import NoHosts, may_be_dialled, mx_hosts
 from mailrail.core.revision.revision import Transport
 from mailrail.core.smtp.address import AddressError, parse_address
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
@@ -33,6 +34,7 @@ class HostResolver:
 
     def __init__(self, settings: OutboundSettings, resolver: DnsResolver) -> None:
         self._settings, self._resolver = settings, resolver
+        self._private_networks = tuple(map(ip_network, settings.private_networks))
         self._own_addresses: dict[str, bool] = {}
 
     def of_domain(self, tables: Tables, domain: str) -> Steps[NoHosts | Found]:
@@ -92,6 +94,14 @@ class HostResolver:
         except LookupFailed as error:
             failover.record_session_failure(Answer(Stage.DNS, None, Trouble.DNS, str(error)))
             return ()
+        if by_mx and found and not self._settings.captive:  # captive mode dials loopback alone
+            known = found
+            found = [a for a in known if may_be_dialled(a, self._private_networks)]
+            if not found:
+                failover.record_session_failure(
+                    Answer(Stage.DNS, None, Trouble.PRIVATE_ADDRESS, f"{name} is at {', '.join(known[:3])}")
+                )
+                return ()
         if not found:
             # SOUT-05: an MX host without address is a fault of theirs, and other hosts may do.
             failover.record_session_failure(Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address"))

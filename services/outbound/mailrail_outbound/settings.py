@@ -62,6 +62,10 @@ class OutboundSettings(ServiceSettings):
     """HOST:PORT of the DNS server to ask; empty = those of the system. Captive mode asks only one given here."""
     direct_port: int = 25
     """Port of MX hosts. For tests and local mode; the Internet has 25."""
+    private_networks: tuple[str, ...] = ()
+    """Networks (CIDR) of loopback, link-local and private addresses that mail may go to by MX or address literal.
+    Strangers and accounts choose domains, so without this they could have outbound dial inside the cluster. Hosts that
+    transports name are dialled wherever they are; captive mode dials loopback."""
     own_mx: tuple[str, ...] = ()
     """IP:PORT of our own MX listeners as seen from here: direct delivery refuses to dial them (SOUT-04)."""
     hello_name: str = ""

@@ -493,6 +493,21 @@ async def test_a_misbehaving_proxy_defers_and_nothing_goes_past_it_SOCK_04(
         assert {session.address for session in one.sessions} <= {proxy.source}
 
 
+# --- addresses inside our own networks --------------------------------------------------------------------------------
+
+
+async def test_direct_delivery_dials_no_address_of_our_own_networks_unless_a_setting_names_it_SOUT_19(mx: Mx) -> None:
+    host = await mx.host("mx.example.org")
+    mx.dns.add("example.org", "MX", "10 mx.example.org.")
+    for network, result in (("10.0.0.0/8", Result.DEFERRED), ("127.0.0.0/8", Result.DELIVERED)):
+        async with mx.bench(private_networks=(network,)) as bench:
+            for domain in ("example.org", f"[{host.host}]"):
+                (found,) = (await bench.deliver(bench.delivery(None, f"a@{domain}", domain=domain))).recipients
+                assert found.result is result, found.text
+                if result is Result.DEFERRED:
+                    assert (str(found.status), found.dialled) == ("4.3.5", False)
+
+
 # --- captive mode ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import email
 import email.message
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from mailrail.core.message.reencode import Reencoder
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
 from mailrail.core.smtp.parameters import BodyType
@@ -179,6 +181,34 @@ async def test_eight_bit_content_is_reencoded_where_it_does_not_SOUT_18a() -> No
         assert peer.messages[0].sender_parameters == (f"SIZE={len(content)}",)
 
 
+def signed(content: bytes) -> bytes:
+    return b"dkim-signature : v=1; d=example.net; b=abc\r\n" + content
+
+
+async def test_signed_mail_is_not_reencoded_SOUT_18b() -> None:
+    async with Sink(SEVEN_BIT) as peer:
+        (result,) = await deliver(peer, content=signed(EIGHT_BIT))
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
+        assert "DKIM-Signature" in result.text
+        assert not peer.messages
+        quoted = EIGHT_BIT.replace(b"\r\n\r\n", b"\r\n\r\nDKIM-Signature: is only quoted\r\n", 1)
+        (result,) = await deliver(peer, content=quoted)
+        assert result.result is Result.RELAYED
+    async with SmtpPeer(extensions=["8BITMIME"]) as peer:
+        (result,) = await deliver(peer, content=signed(EIGHT_BIT))
+        assert result.result is Result.RELAYED
+        assert peer.messages[0].content == signed(EIGHT_BIT)
+
+
+async def test_large_signed_mail_is_not_reencoded_either_SOUT_18b() -> None:
+    head = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: text/plain\r\n\r\n"
+    content = signed(head + b"caf\xe9\r\n" * 50_000)
+    async with Sink(SEVEN_BIT) as peer:
+        (result,) = await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
+        assert not peer.messages
+
+
 SEVEN_BIT = Options(eight_bit=False, smtputf8=False, dsn=False)
 GREETING = "Grüße aus Köln".encode()
 
@@ -314,6 +344,23 @@ async def test_large_eight_bit_content_is_reencoded_while_it_streams() -> None:
         received = peer.messages[0].content
         assert received.isascii()
         assert received.count(b"caf=E9 ") == 300_000
+
+
+async def test_the_event_loop_goes_on_while_large_content_is_reencoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[threading.Thread] = set()
+    feed = Reencoder.feed
+
+    def watched(encoder: Reencoder, data: bytes) -> bytes:
+        threads.add(threading.current_thread())
+        return feed(encoder, data)
+
+    monkeypatch.setattr(Reencoder, "feed", watched)
+    content = b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n" + b"\xe9\r\n" * 200_000
+    async with Sink(SEVEN_BIT) as peer:
+        await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        assert peer.messages
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
 
 
 async def test_content_that_may_fit_once_it_is_reencoded_is_not_bounced_on_a_guess_RFC1870_5() -> None:

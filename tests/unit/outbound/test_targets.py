@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.outbound.targets import MAX_HOSTS, HostList, Mx, NoHosts, address_order, mx_hosts
+from mailrail.core.outbound.targets import MAX_HOSTS, HostList, Mx, NoHosts, address_order, is_public, mx_hosts
 from mailrail.core.smtp.answer import Trouble
 
 OURS = frozenset({"mail.us.example"})
@@ -90,3 +90,34 @@ def test_address_order_minds_greylisting_F2(addresses: list[str], dialled: list[
 @given(st.lists(st.sampled_from(["4a", "4b", ":a", ":b"])), st.lists(st.sampled_from(["4a", ":b", "4c"])))
 def test_every_address_is_tried_once(addresses: list[str], dialled: list[str]) -> None:
     assert sorted(address_order(addresses, dialled)) == sorted(set(addresses))
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("192.88.99.1", True),
+        ("8.8.8.8", True),
+        ("2600::1", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b::8.8.8.8", True),
+        ("2002:a00:1::1", False),
+    ],
+)
+def test_addresses_of_the_internet_are_told_from_those_of_our_own_networks(address: str, public: bool) -> None:
+    assert is_public(address) is public

@@ -66,6 +66,7 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.NO_ADDRESS: _means("5.4.4", "none of the destination's MX hosts can be used"),
     # SOUT-05 is about what is wrong with the destination; here our own configuration keeps us from it.
     Trouble.NO_FAMILY: _means("4.3.5", "our transport may not dial the addresses that the destination has", Scope.SITE),
+    Trouble.PRIVATE_ADDRESS: _means("4.3.5", "direct delivery may not dial the private addresses of the destination"),
     Trouble.LOOP: _means("5.4.6", "the destination's MX is this system: mail would loop"),
     Trouble.UNREACHABLE: _means("4.4.1", "no connection to the next hop", Scope.SITE),
     Trouble.TIMEOUT: _means("4.4.2", "the next hop did not answer in time", Scope.SITE),

@@ -22,6 +22,7 @@ BDAT_ABOVE = 65536
 """Octets above which content goes by BDAT where CHUNKING is offered: no dot-stuffing of large bodies. Small content
 goes by DATA, whose 354 is where a server refuses early."""
 
+_SIGNATURE = re.compile(rb"(?:\A|\n)dkim-signature[ \t]*:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f<>]")
 
 
@@ -77,14 +78,20 @@ def inspect(content: bytes, *, declared: BodyType | None = None) -> ContentFacts
     if content.isascii():
         binary = b"\0" in content or has_bare_line_ends(content)
         return ContentFacts(len(content), False, binary or declared is BodyType.BINARY_MIME, False)
-    head = content[: _header_end(content)]
+    head = content[: header_end(content)]
     binary = declared is BodyType.BINARY_MIME or b"\0" in content or has_bare_line_ends(content)
     return ContentFacts(len(content), True, binary, not head.isascii())
 
 
-def _header_end(content: bytes) -> int:
+def header_end(content: bytes) -> int:
+    """Octets of the header, without the empty line that ends it."""
     end = content.find(b"\r\n\r\n")
     return len(content) if end < 0 else end
+
+
+def carries_signature(header: bytes) -> bool:
+    """Whether a header has a DKIM-Signature, which re-encoding would break (SOUT-18b)."""
+    return _SIGNATURE.search(header) is not None
 
 
 def form_for(content: ContentFacts, capabilities: Capabilities) -> Form:

@@ -7,13 +7,15 @@ second attempt repeats it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 from mailrail.core.revision.revision import TlsMode
 from mailrail.core.smtp.answer import Trouble
 from mailrail.core.smtp.client import ClientProtocol
 
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
 MAX_HOSTS = 10
 """MX hosts considered in one attempt. RFC 5321 5.1 asks for at least two addresses; endless lists cost us time."""
 MAX_ADDRESSES = 8
@@ -78,6 +80,26 @@ def mx_hosts(
         best[mx.host] = min(mx.preference, best.get(mx.host, mx.preference))
     ranked = sorted((preference, random(), host) for host, preference in best.items())
     return HostList(tuple(host for _, _, host in ranked[:MAX_HOSTS]))
+
+
+@lru_cache(maxsize=4096)
+def is_public(address: str) -> bool:
+    """Whether an address is one of the Internet: not loopback, link-local, private, multicast or reserved, nor such an
+    IPv4 address inside an IPv6 one."""
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo is not None else None)
+        if inner is None and ip in _NAT64:
+            inner = IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return ip.is_global and not ip.is_multicast
+
+
+def may_be_dialled(address: str, private_networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    """Whether mail to a recipient's domain may be sent to an address: strangers choose domains, so those inside our own
+    networks are dialled only where `private_networks` names them."""
+    return is_public(address) or any(ip_address(address) in network for network in private_networks)
 
 
 def _plausible(host: str) -> bool:

@@ -43,6 +43,7 @@ class Trouble(StrEnum):
     NULL_MX = "null-mx"
     NO_ADDRESS = "no-address"  # no MX record names a host, or the DNS has no address for it
     NO_FAMILY = "no-family"  # it has some, of families that our transport may not use
+    PRIVATE_ADDRESS = "private-address"  # it has some, inside our own networks
     LOOP = "loop"  # the destination's MX is this system
     UNREACHABLE = "unreachable"  # refused, reset, no route, timed out before the greeting
     PROXY = "proxy"
