@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mailrail.sink import ReceivedMessage
+from mailrail.sink import SinkMessage
 
 from testkit.traffic import Fate, Traffic
 
@@ -52,7 +52,7 @@ class Books:
     """When each came first (time.monotonic())."""
     began: dict[Copy, float]
     """When each try began (time.monotonic())."""
-    bounces: Sequence[ReceivedMessage]
+    bounces: Sequence[SinkMessage]
     """Notifications to the senders: mail with an empty reverse path."""
 
     @property
@@ -94,7 +94,7 @@ class Books:
         )
 
 
-def books(traffic: Traffic, receipts: Iterable[ReceivedMessage]) -> Books:
+def books(traffic: Traffic, receipts: Iterable[SinkMessage]) -> Books:
     """Hold the tries of a client against what arrived."""
     by_fate = {
         fate: frozenset((one.id, to) for one in traffic.tries if one.fate is fate for to in one.recipients)

@@ -6,7 +6,7 @@ In a coroutine `mailrail.sink.Sink` serves in the test's own loop.
 
 from typing import Any
 
-from mailrail.sink import Options, ReceivedMessage, Sink
+from mailrail.sink import Options, Sink, SinkMessage
 
 from testkit.background import Served, background
 from testkit.conditions import wait_until
@@ -27,7 +27,7 @@ class NextHop(Served):
         self.answers = self.sink.answers
 
     @property
-    def messages(self) -> list[ReceivedMessage]:
+    def messages(self) -> list[SinkMessage]:
         """What came so far, in order."""
         return list(self.sink.messages)
 
@@ -51,16 +51,16 @@ class NextHop(Served):
         """Undo `refuse`."""
         self.answers.withdraw("RCPT", to=recipient)
 
-    def received(self, recipient: str) -> list[ReceivedMessage]:
+    def received(self, recipient: str) -> list[SinkMessage]:
         """What came for one recipient."""
         return [message for message in self.messages if recipient in message.recipients]
 
-    def wait_for(self, count: int, within: float = 60.0) -> list[ReceivedMessage]:
+    def wait_for(self, count: int, within: float = 60.0) -> list[SinkMessage]:
         """Wait until at least so many messages came; answers all of them."""
         wait_until(lambda: len(self) >= count, within, lambda: f"{count} messages at {self.hostname}, {len(self)} came")
         return self.messages
 
-    def wait_for_recipient(self, recipient: str, within: float = 60.0) -> ReceivedMessage:
+    def wait_for_recipient(self, recipient: str, within: float = 60.0) -> SinkMessage:
         """Wait until a message for this recipient came; answers the first."""
         return wait_until(
             lambda: next(iter(self.received(recipient)), None),

@@ -21,7 +21,7 @@ _LINE_LIMIT = 65536  # octets of one line of output that are held
 BAD_SETTINGS = 2  # exit status (kit/run.py): starting again cannot help
 
 
-class Backoff:
+class RestartBackoff:
     """Pauses between restarts: doubling while it keeps failing at once, short again after a steady life."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Child:
         return False
 
     def _keep_running(self) -> None:
-        backoff = Backoff()
+        backoff = RestartBackoff()
         while not self._stopping.is_set():
             began = time.monotonic()
             status = self._run_once()

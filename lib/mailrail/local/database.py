@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mailrail.local.children import Backoff
+from mailrail.local.children import RestartBackoff
 from mailrail.local.output import Output
 from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.postgres.server import EmbeddedPostgres
@@ -67,7 +67,7 @@ class SupervisedPostgres:
 
     def _keep(self) -> None:
         """Start Postgres again, on the same port, whenever it ends before we stop it."""
-        backoff = Backoff()
+        backoff = RestartBackoff()
         what = "Postgres ended"  # before this thread looked
         while not self._stopping.is_set():
             began = time.monotonic()

@@ -14,8 +14,8 @@ that breaks the protocol is not to be had here: aiosmtpd keeps to it.
 """
 
 from mailrail.sink.answers import Answers, Step
-from mailrail.sink.message import ReceivedMessage
+from mailrail.sink.message import SinkMessage
 from mailrail.sink.options import Options
 from mailrail.sink.server import Sink
 
-__all__ = ["Answers", "Options", "ReceivedMessage", "Sink", "Step"]
+__all__ = ["Answers", "Options", "Sink", "SinkMessage", "Step"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedMessage:
+class SinkMessage:
     """One message that was answered 2yz, for at least one recipient where LMTP answers each."""
 
     sender: str

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Self
 
 from mailrail.sink.answers import Answers
-from mailrail.sink.message import ReceivedMessage
+from mailrail.sink.message import SinkMessage
 from mailrail.sink.options import Options
-from mailrail.sink.session import LmtpSession, SmtpSession
+from mailrail.sink.session import LmtpSession, SinkSession
 
 
 class Sink:
@@ -22,10 +22,10 @@ class Sink:
         self.host = host
         self.port = port
         self.answers = Answers()
-        self.messages: list[ReceivedMessage] = []
+        self.messages: list[SinkMessage] = []
         self.connections = 0
         """How many clients have connected so far."""
-        self._open: set[SmtpSession] = set()
+        self._open: set[SinkSession] = set()
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
 
@@ -60,9 +60,9 @@ class Sink:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def session(self) -> SmtpSession:
+    def session(self) -> SinkSession:
         """A session on a transport that the caller has: an asyncio protocol."""
-        return LmtpSession(self) if self.options.lmtp else SmtpSession(self)
+        return LmtpSession(self) if self.options.lmtp else SinkSession(self)
 
     async def until(self, condition: Callable[[], bool], within: float = 60.0) -> None:
         """Wait until the condition holds; it is looked at when a message or a connection comes, and when one ends."""
@@ -73,18 +73,18 @@ class Sink:
 
     # --- what the sessions tell it ---
 
-    def keep(self, message: ReceivedMessage) -> None:
+    def keep(self, message: SinkMessage) -> None:
         """Remember a message."""
         self.messages.append(message)
         self._changed.set()
 
-    def add(self, session: SmtpSession) -> None:
+    def add(self, session: SinkSession) -> None:
         """Count a connection. The same again after STARTTLS is no new one."""
         self.connections += session not in self._open
         self._open.add(session)
         self._changed.set()
 
-    def remove(self, session: SmtpSession) -> None:
+    def remove(self, session: SinkSession) -> None:
         """Forget a connection that is gone."""
         self._open.discard(session)
         self._changed.set()

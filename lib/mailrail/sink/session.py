@@ -12,7 +12,7 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session, syntax
 
 from mailrail.sink.answers import Answers, Step
-from mailrail.sink.message import ReceivedMessage
+from mailrail.sink.message import SinkMessage
 from mailrail.sink.options import MECHANISMS, Options
 
 _COMMAND_LIMIT = 4096  # octets of a command: RFC 3461 4 makes MAIL and RCPT longer than the 512 of RFC 5321
@@ -25,13 +25,13 @@ class Owner(Protocol):
     options: Options
     answers: Answers
 
-    def keep(self, message: ReceivedMessage) -> None:
+    def keep(self, message: SinkMessage) -> None:
         """Remember a message."""
 
-    def add(self, session: "SmtpSession") -> None:
+    def add(self, session: "SinkSession") -> None:
         """Count a connection. The same again after STARTTLS is no new one."""
 
-    def remove(self, session: "SmtpSession") -> None:
+    def remove(self, session: "SinkSession") -> None:
         """Forget a connection that is gone."""
 
 
@@ -54,7 +54,7 @@ class _Session(Session):
     login_data: Any = None  # aiosmtpd sets it, and then warns in the log that it did
 
 
-class SmtpSession(SMTP):
+class SinkSession(SMTP):
     """A session of SMTP. It is an asyncio protocol: `connection_made` gives it a transport and starts it."""
 
     command_size_limit = _COMMAND_LIMIT
@@ -167,14 +167,14 @@ class SmtpSession(SMTP):
         if seconds := self.owner.answers.delays.get(step):
             await asyncio.sleep(seconds)
 
-    def message(self, recipients: list[_Path]) -> ReceivedMessage:
+    def message(self, recipients: list[_Path]) -> SinkMessage:
         """The message that has come whole, for these of its recipients."""
         assert self.session is not None
         assert self.transport is not None
         assert isinstance(self.envelope, _Envelope)
         assert isinstance(self.envelope.content, bytes)
         secured = self.transport.get_extra_info("ssl_object")
-        return ReceivedMessage(
+        return SinkMessage(
             sender=self.envelope.sender.address,
             sender_parameters=self.envelope.sender.parameters,
             recipients=tuple(one.address for one in recipients),
@@ -211,7 +211,7 @@ class SmtpSession(SMTP):
             self.connection_lost(None)  # asyncio does not say so in the middle of a handshake
 
 
-class LmtpSession(SmtpSession, LMTP):
+class LmtpSession(SinkSession, LMTP):
     """A session of LMTP."""
 
     async def push(self, status: Any) -> None:
@@ -229,7 +229,7 @@ class _Hooks:
         self._owner = owner
 
     async def handle_EHLO(
-        self, server: SmtpSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+        self, server: SinkSession, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         """EHLO and LHLO; `responses` is aiosmtpd's reply."""
         if reply := await server.answer("EHLO"):
@@ -244,12 +244,12 @@ class _Hooks:
             offered.insert(1, "250-DSN")
         return offered
 
-    async def handle_AUTH(self, server: SmtpSession, session: Session, envelope: Envelope, args: list[str]) -> Any:
+    async def handle_AUTH(self, server: SinkSession, session: Session, envelope: Envelope, args: list[str]) -> Any:
         """AUTH with a mechanism that is offered."""
         return await server.answer("AUTH") or MISSING
 
     async def handle_MAIL(
-        self, server: SmtpSession, session: Session, envelope: _Envelope, address: str, options: list[str]
+        self, server: SinkSession, session: Session, envelope: _Envelope, address: str, options: list[str]
     ) -> str:
         """MAIL. aiosmtpd writes the null reverse path as `<>`."""
         path = server.path or _Path("" if address == "<>" else address, tuple(options))
@@ -259,7 +259,7 @@ class _Hooks:
         return reply
 
     async def handle_RCPT(
-        self, server: SmtpSession, session: Session, envelope: _Envelope, address: str, options: list[str]
+        self, server: SinkSession, session: Session, envelope: _Envelope, address: str, options: list[str]
     ) -> str:
         """RCPT."""
         path = server.path or _Path(address, tuple(options))
@@ -269,7 +269,7 @@ class _Hooks:
             envelope.recipients.append(path)
         return reply
 
-    async def handle_DATA(self, server: SmtpSession, session: Session, envelope: _Envelope) -> str:
+    async def handle_DATA(self, server: SinkSession, session: Session, envelope: _Envelope) -> str:
         """The content is whole."""
         ordered = [self._owner.answers.take("END", one.address) for one in envelope.recipients]
         if not self._owner.options.lmtp:  # one reply for all: the first that was ordered for any of them
@@ -285,7 +285,7 @@ class _Hooks:
 def _check_password(
     server: SMTP, session: Session, envelope: Envelope, mechanism: str, credentials: LoginPassword
 ) -> AuthResult:
-    assert isinstance(server, SmtpSession)
+    assert isinstance(server, SinkSession)
     login, password = credentials.login.decode("utf-8", "replace"), credentials.password.decode("utf-8", "replace")
     known = server.owner.options.accounts.get(login) == password
     return AuthResult(success=known, handled=False, auth_data=login if known else None)

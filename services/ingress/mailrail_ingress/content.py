@@ -38,7 +38,7 @@ def _has_capacity(full: Full | None) -> bool:
     return full is None
 
 
-class MessageContent:
+class IncomingContent:
     """The content of one message. After a refusal the rest is read and dropped (EXT-01, ACC-05)."""
 
     __slots__ = (

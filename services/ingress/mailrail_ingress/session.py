@@ -36,7 +36,7 @@ from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerCon
 from mailrail_ingress.authentication import Authentication
 from mailrail_ingress.checks.content import ContentChecks
 from mailrail_ingress.checks.verdicts import CheckedMessage
-from mailrail_ingress.content import MessageContent, may_upload
+from mailrail_ingress.content import IncomingContent, may_upload
 from mailrail_ingress.ports import NO_ROOM, CommitAnswer, DomainFacts, Origin, Provenance, ReceivedMessage, Wire
 from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
 from mailrail_ingress.session_facts import SessionFacts
@@ -326,7 +326,7 @@ class SmtpSession:
                 binary=binary,
             )
         )
-        transaction.content = MessageContent(
+        transaction.content = IncomingContent(
             facts,
             self._wire,
             transaction.id,
@@ -382,7 +382,7 @@ class SmtpSession:
         self._protocol.finish(reply)
 
     def _commit(
-        self, transaction: MailTransaction, content: MessageContent, checks: ContentChecks, body: bytes | None
+        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
     ) -> None:
         transaction.ended = self._active_config.clock()
         message = self._message(transaction, content, checks, body)
@@ -425,7 +425,7 @@ class SmtpSession:
         return origin
 
     def _message(
-        self, transaction: MailTransaction, content: MessageContent, checks: ContentChecks, body: bytes | None
+        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
     ) -> ReceivedMessage:
         parameters, reader = transaction.parameters, content.reader
         origin = self._message_origin(smtputf8=parameters.smtputf8)

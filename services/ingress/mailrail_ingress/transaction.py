@@ -3,7 +3,7 @@
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import MailParameters
 from mailrail_ingress.checks.content import ContentChecks
-from mailrail_ingress.content import MessageContent
+from mailrail_ingress.content import IncomingContent
 from mailrail_ingress.recipients import AcceptedRecipient
 
 
@@ -29,6 +29,6 @@ class MailTransaction:
         self.copies = 0
         self.id = b""
         self.name = ""  # the id in hexadecimal
-        self.content: MessageContent | None = None
+        self.content: IncomingContent | None = None
         self.checks: ContentChecks | None = None
         self.ended = 0.0

@@ -26,7 +26,7 @@ from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
-from mailrail_outbound.content import MessageContent
+from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
 from mailrail_outbound.hosts import HostResolver, Steps
@@ -299,7 +299,7 @@ class Outbound(Worker):
         if len(reports) < len(ids):
             failover = HostFailover(len(ids), hop=hop.kind)
             failover.leave_out(reports)
-            attempt = progress.attempt = Attempt(delivery, MessageContent(delivery), failover, tables, hop)
+            attempt = progress.attempt = Attempt(delivery, OutgoingContent(delivery), failover, tables, hop)
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._try_hosts(progress, attempt)
             else:

@@ -19,7 +19,7 @@ since several would take turns with the event loop, which would wait for each.""
 _TARGETS = {Form.EIGHT_BIT: Target.EIGHT_BIT, Form.SEVEN_BIT: Target.SEVEN_BIT}
 
 
-class MessageContent:
+class OutgoingContent:
     """The content of a delivery in the forms that servers need.
 
     Only what was received is kept, and re-encoded forms, which cost more than a copy: while a thousand servers take

@@ -21,7 +21,7 @@ from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.tlspolicy.decision import Proven, TlsDecision, accepts
 from mailrail.kit import clock
-from mailrail_outbound.content import MessageContent
+from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.hops import NextHop, Tables
 from mailrail_outbound.pool import PoolJob
 from mailrail_outbound.ports import ConnectionFacts, Delivery, TlsReport
@@ -38,7 +38,7 @@ class Attempt:
     """What the jobs of one delivery share, one job a host."""
 
     delivery: Delivery
-    content: MessageContent
+    content: OutgoingContent
     failover: HostFailover
     tables: Tables
     hop: NextHop

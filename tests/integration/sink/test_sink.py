@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.sink import Options, ReceivedMessage, Sink
+from mailrail.sink import Options, Sink, SinkMessage
 
 from testkit.ca import Authority
 from testkit.conditions import wait_until
@@ -35,7 +35,7 @@ def client(hop: NextHop) -> Iterator[smtplib.SMTP]:
         yield connection
 
 
-def only(hop: NextHop) -> ReceivedMessage:
+def only(hop: NextHop) -> SinkMessage:
     (message,) = hop.messages
     return message
 

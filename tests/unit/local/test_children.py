@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
-from mailrail.local.children import FIRST_PAUSE, LONGEST_PAUSE, STEADY, Backoff, Child, describe
+from mailrail.local.children import FIRST_PAUSE, LONGEST_PAUSE, STEADY, Child, RestartBackoff, describe
 
 from testkit.conditions import wait_until
 
@@ -149,7 +149,7 @@ def test_stopping_while_it_waits_for_a_restart_ends_at_once() -> None:
 
 
 def test_pauses_double_up_to_a_bound_and_begin_anew_after_a_steady_life() -> None:
-    backoff = Backoff()
+    backoff = RestartBackoff()
     pauses = [backoff.after(0.1) for _ in range(10)]
     assert pauses[:3] == [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4]
     assert pauses[-1] == LONGEST_PAUSE

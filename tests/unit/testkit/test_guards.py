@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailrail.sink import ReceivedMessage
+from mailrail.sink import SinkMessage
 
 from testkit.guards import Books, books
 from testkit.traffic import Fate, Traffic, Try
@@ -16,8 +16,8 @@ TRAFFIC = Traffic(
 )
 
 
-def receipt(id_: str, *to: str, sender: str = "s@x", at: float = 5) -> ReceivedMessage:
-    return ReceivedMessage(sender=sender, recipients=to, content=f"X-Try: {id_}\r\n\r\n".encode(), at=at)
+def receipt(id_: str, *to: str, sender: str = "s@x", at: float = 5) -> SinkMessage:
+    return SinkMessage(sender=sender, recipients=to, content=f"X-Try: {id_}\r\n\r\n".encode(), at=at)
 
 
 WHOLE = [receipt("1-1", "a@x"), receipt("1-1", "b@x")]
@@ -25,7 +25,7 @@ WHOLE = [receipt("1-1", "a@x"), receipt("1-1", "b@x")]
 
 @pytest.mark.parametrize("arrived", [WHOLE, [receipt("1-1", "a@x", "b@x")], [*WHOLE, receipt("3-3", "a@x")]])
 def test_every_accepted_recipient_once_and_uncertain_ones_perhaps_is_as_promised(
-    arrived: list[ReceivedMessage],
+    arrived: list[SinkMessage],
 ) -> None:
     books(TRAFFIC, arrived).check()
 
@@ -41,7 +41,7 @@ def test_every_accepted_recipient_once_and_uncertain_ones_perhaps_is_as_promised
         ([*WHOLE, receipt("1-1", "s@x", sender="")], "1 bounces"),
     ],
 )
-def test_each_broken_promise_is_named(arrived: list[ReceivedMessage], says: str) -> None:
+def test_each_broken_promise_is_named(arrived: list[SinkMessage], says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         books(TRAFFIC, arrived).check()
 

@@ -366,7 +366,7 @@ def _loose_authors(text: str) -> list[Address]:
         raise HeaderError(str(error)) from error
 
 
-class Mailboxes(NamedTuple):
+class MailboxList(NamedTuple):
     """What a field of addresses names."""
 
     addresses: Iterator[Address]
@@ -375,7 +375,7 @@ class Mailboxes(NamedTuple):
     """The field's value with a domain put to each local part that had none; None: all had one."""
 
 
-def mailboxes(field: Field, domain: str = "") -> Mailboxes:
+def mailboxes(field: Field, domain: str = "") -> MailboxList:
     """Every address of a field. Raises HeaderError, now or at a later address, when one cannot be read for certain or
     there are too many. `domain`: of the local parts that stand alone; empty: they are errors."""
     if len(field.value) > ADDRESSES_SIZE:
@@ -392,9 +392,9 @@ def mailboxes(field: Field, domain: str = "") -> Mailboxes:
     if len(found) > ADDRESSES_LIMIT:
         raise HeaderError("there are too many addresses")
     if not bare:
-        return Mailboxes(_parsed(found), None)
+        return MailboxList(_parsed(found), None)
     pieces = (text[start:end] for start, end in pairwise([0, *bare, len(text)]))
-    return Mailboxes(_parsed(found), f"@{domain}".join(pieces).encode("utf-8", "surrogateescape"))
+    return MailboxList(_parsed(found), f"@{domain}".join(pieces).encode("utf-8", "surrogateescape"))
 
 
 def _parsed(found: Iterable[str | Address]) -> Iterator[Address]:

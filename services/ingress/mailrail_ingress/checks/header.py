@@ -9,7 +9,7 @@ from mailrail.core.message.header import (
     HIDDEN,
     Field,
     HeaderError,
-    Mailboxes,
+    MailboxList,
     date,
     foreign_results,
     mailboxes,
@@ -148,7 +148,7 @@ def _removal(fields: list[Field]) -> Edit | None:
     return Edit(dict.fromkeys(fields, b"")) if fields else None
 
 
-def _completion(message: CheckedMessage, field: Field, found: Mailboxes) -> dict[Field, bytes]:
+def _completion(message: CheckedMessage, field: Field, found: MailboxList) -> dict[Field, bytes]:
     return {} if found.completed is None else {field: message.header.with_value(field, found.completed)}
 
 

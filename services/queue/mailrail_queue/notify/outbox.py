@@ -46,7 +46,7 @@ class ConsumerPosition:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class OutboxEvent:
     """Something that happened to a recipient."""
 
     place: ConsumerPosition
@@ -67,11 +67,11 @@ async def unsubscribe(connection: Connection, name: str) -> None:
     await run(connection, UNSUBSCRIBE, {"name": name})
 
 
-async def read(connection: Connection, name: str, count: int) -> list[Event]:
+async def read(connection: Connection, name: str, count: int) -> list[OutboxEvent]:
     """The next events for `name`, oldest first; the same again until they are acknowledged."""
     rows = await run(connection, READ, {"name": name, "count": count})
     return [
-        Event(ConsumerPosition(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6]))
+        OutboxEvent(ConsumerPosition(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6]))
         for row in rows
     ]
 
