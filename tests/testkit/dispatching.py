@@ -33,7 +33,7 @@ class Stream:
         self.sent.append(delivery)
         self.remaining.append(remaining)
 
-    def history(self, number: int) -> None:
+    def tell_history(self, number: int) -> None:
         """Nothing is done under another one here."""
 
     def cancel(self, token: int) -> None:

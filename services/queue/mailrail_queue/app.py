@@ -101,7 +101,7 @@ class QueueProcess:
         self.peers = Peers(settings)
         self.worklist = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.mailboxes = MailboxDelivery(self.router)
-        self.notifier = Notifier(self.router, self.mailboxes, self.worklist.woken_or_peer)
+        self.notifier = Notifier(self.router, self.mailboxes, self.worklist.wake_owners)
         self.finisher = Finisher(parts, self.worklist, self.notifier, self.mailboxes)
         self.local_delivery = LocalDelivery(self.dispatcher, self.finisher, self.mailboxes)
         self.group_commit = GroupCommit(

@@ -124,11 +124,11 @@ async def test_what_outbound_is_told_carries_a_clock_of_its_own_from_before_it_w
 
 async def test_what_gathered_for_outbound_is_no_older_than_the_clock_that_goes_with_it() -> None:
     stream = OutboundStream("outbound-1", 5.0)
-    stream.renewed(1, 120.0)
+    stream.tell_renewal(1, 120.0)
     stream.clock = 9.0  # read after the lease was counted
     (response,) = stream.take()
     assert response.clock == 5.0
-    stream.renewed(2, 120.0)
+    stream.tell_renewal(2, 120.0)
     stream.clock = 12.0
     (response,) = stream.take()
     assert response.clock == 9.0
@@ -280,7 +280,7 @@ async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02
         hello = lease_pb2.Hello(node_id="outbound-1")
         hello.in_progress.add(token=handed.token, recipient_ids=[r.id for r in handed.recipients])
         cut, again = OutboundStream("outbound-1"), OutboundStream("outbound-1")  # the first is not known to be gone yet
-        await asyncio.gather(q.queue.leases.hello(cut, hello), q.queue.leases.hello(again, hello))
+        await asyncio.gather(q.queue.leases.welcome(cut, hello), q.queue.leases.welcome(again, hello))
         delivery = q.queue.dispatcher.deliveries[handed.token]
         assert delivery.stream is again
         assert delivery.site.window.in_flight == 1
@@ -296,7 +296,7 @@ async def test_what_a_returning_process_lists_last_is_adopted_however_much_it_li
             hello.in_progress.add(token=(1 << 60) + number)
         hello.in_progress.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])
         stream = OutboundStream("outbound-1")
-        await q.queue.leases.hello(stream, hello)
+        await q.queue.leases.welcome(stream, hello)
         assert q.queue.dispatcher.deliveries[delivery.token].stream is stream
 
 
@@ -782,7 +782,7 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         aborted = await one_delivery(q, outbound, "bob@away.example")
         sent = await one_delivery(q, outbound, "eve@other.example")
         await q.sql("UPDATE recipient SET request = 1, request_reason = 'enough', version = version + 1")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await eventually(lambda: {aborted.token, sent.token} <= outbound.cancelled)
         outbound.finish(aborted, outcome=CANCELLED)
         outbound.finish(sent, outcome=RELAYED)
@@ -811,7 +811,7 @@ async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(da
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
         await q.sql("UPDATE recipient SET held_since = now(), request = 2, version = version + 1")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
 
@@ -826,7 +826,7 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
             await q.sql(
                 "UPDATE recipient SET held_since = now(), request = 2, version = version + 1, shard = %s", moved
             )
-            q.queue.worklist.administered(range(256))
+            q.queue.worklist.wake_everybody(range(256))
             await eventually(lambda: delivery.token in outbound.cancelled)
             outbound.finish(delivery, outcome=CANCELLED)
             await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
@@ -838,7 +838,7 @@ async def test_a_drop_makes_no_dsn_ADM_02(database: str, outcome: types_pb2.Outc
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         await q.sql("UPDATE recipient SET request = 2, version = version + 1")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=outcome)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -918,7 +918,7 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         await q.until("SELECT count(*) = 1 FROM attempt")
         # An administrator ends it between two attempts.
         await q.sql("UPDATE recipient SET request = 2")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await q.until("SELECT count(*) = 1 FROM history")
         # A late `delivered` ends another that waits after its first lease ran out.
         second = await one_delivery(q, outbound, "late@away.example")
@@ -1001,7 +1001,7 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
             r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
         )
         await q.sql("UPDATE recipient SET held_since = now(), request = 1 WHERE address LIKE 'eve%%'")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
 
@@ -1013,7 +1013,7 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
         assert len(delivery.recipients) == 2
         await q.sql("UPDATE recipient SET request = 2, version = version + 1 WHERE address LIKE 'bob%%'")
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=CANCELLED)
         await eventually(outbound.has(2))

@@ -114,7 +114,7 @@ async def test_a_hint_that_comes_while_its_owner_looks_is_not_lost_SHD_02(
             connection: Connection, cursors: Mapping[int, tuple[float, str]], count: int
         ) -> list[tuple[int, str, float]]:
             rows = await look(connection, cursors, count)
-            worklist.woken([7])  # of what was stored after the rows were read
+            worklist.wake_shards([7])  # of what was stored after the rows were read
             return rows
 
         monkeypatch.setattr(site_store, "due_sites", hinted)
@@ -647,7 +647,7 @@ async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counte
             " r AS (UPDATE recipient SET due = now(), version = version + 1)"
             " UPDATE site_due SET next_due = now()"
         )
-        q.queue.worklist.administered(range(256))
+        q.queue.worklist.wake_everybody(range(256))
         await q.until(
             "SELECT count(*) = 10 FROM history WHERE attempts = 2 AND outcome = %s", types_pb2.OUTCOME_RELAYED
         )

@@ -39,7 +39,7 @@ def test_without_credit_nothing_leaves_and_with_it_all_that_waits_does() -> None
     bench.dispatcher.pump()
     assert len(stream.sent) == 1
     stream.credit += 5
-    bench.dispatcher.credit_came()
+    bench.dispatcher.on_credit()
     bench.dispatcher.pump()
     assert len(stream.sent) == 3
 
@@ -169,7 +169,7 @@ def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
     bench.dispatcher.pump()
     assert len(stream.sent) == 20
     for delivery in deliveries:
-        if delivery.stream is not None and not delivery.gone:
+        if delivery.stream is not None and not delivery.ended:
             bench.release(delivery)
     assert len(stream.sent) == 30
 

@@ -350,7 +350,7 @@ class GroupCommit:
             missing = done.messages < len(chosen)
         metrics.COMMIT_SECONDS.observe(self._dispatcher.clock() - before)
         metrics.BATCH.observe(len(batch))
-        self._database.heard(done.now, before)
+        self._database.set_server_time(done.now, before)
         if missing or refused:
             await self._find_outcomes(connection, refused, chosen if missing else [], again=again)
         sure(connection)

@@ -30,7 +30,7 @@ class Stream(Protocol):
     def cancel(self, token: int) -> None:
         """Ask that a delivery be aborted if its final dot is not sent."""
 
-    def history(self, number: int) -> None:
+    def tell_history(self, number: int) -> None:
         """The database is in this history: what the process works on under another is of no use."""
 
 
@@ -83,6 +83,6 @@ class Delivery:
     content: DeliveryContent | None  # until handed on
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
-    gone: bool = False  # landed, or taken back: takes no part in any count
+    ended: bool = False  # landed, or taken back: takes no part in any count
     probe: bool = False
     answered: set[int] = field(default_factory=set)  # recipients with a result, when results come in parts

@@ -218,7 +218,7 @@ class Dispatcher:
                 return stream
         return None
 
-    def credit_came(self) -> None:
+    def on_credit(self) -> None:
         """A stream takes more: sites that waited for that are looked at again."""
         starved, self._starved = self._starved, {}
         for site in starved.values():
@@ -228,7 +228,7 @@ class Dispatcher:
 
     def accepts_fresh(self, site: SiteState, size: int, now: float) -> bool:
         """Whether a fresh message may be born leased here: it would leave from memory soon (LSE-06)."""
-        if site.here:
+        if site.is_local:
             return self.pending_bytes + size <= self._content_budget
         return (
             bool(self.streams)
@@ -244,7 +244,7 @@ class Dispatcher:
         One of another history, or whose token another has, takes no part: its attempt is undone.
         """
         if delivery.token in self.deliveries or self.history not in (None, history_of(delivery.token)):
-            delivery.gone = True
+            delivery.ended = True
             self._events.take_back([delivery])
             return
         self.deliveries[delivery.token] = delivery
@@ -271,9 +271,9 @@ class Dispatcher:
 
     def release(self, delivery: Delivery) -> None:
         """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
-        if delivery.gone:
+        if delivery.ended:
             return  # it was taken back meanwhile
-        delivery.gone = True
+        delivery.ended = True
         if self.deliveries.get(delivery.token) is delivery:
             del self.deliveries[delivery.token]
         if delivery.content is not None:  # never left
@@ -325,7 +325,7 @@ class Dispatcher:
 
     def room(self, site: SiteState, now: float) -> int:
         """How many more transactions may start at a site, by windows and shared limits; rates apart."""
-        if site.here:
+        if site.is_local:
             return 1000
         room = site.window.room(now)
         transport = site.transport
@@ -359,10 +359,10 @@ class Dispatcher:
 
     def _pump_site(self, site: SiteState, now: float) -> None:
         pending = site.pending
-        if site.here:
+        if site.is_local:
             while pending:
                 delivery = pending.popleft()
-                if not delivery.gone:
+                if not delivery.ended:
                     self._events.deliver_locally(delivery)
             return
         room = self.room(site, now)
@@ -371,7 +371,7 @@ class Dispatcher:
         bucket = site.transport.bucket if site.transport is not None else None
         while pending:
             delivery = pending[0]
-            if delivery.gone:
+            if delivery.ended:
                 pending.popleft()
                 continue
             remaining = delivery.deadline - now
@@ -429,7 +429,7 @@ class Dispatcher:
 
     def drop_pending(self) -> list[Delivery]:
         """Everything that was not handed on; it is no longer here."""
-        dropped = [f for s in self.sites.values() for f in s.pending if not f.gone]
+        dropped = [f for s in self.sites.values() for f in s.pending if not f.ended]
         for site in self.sites.values():
             site.pending.clear()
         for delivery in dropped:

@@ -75,7 +75,7 @@ class LeaseWriter:
     def take_back(self, deliveries: Iterable[Delivery]) -> None:
         """These deliveries were not handed on and will not be: their attempts are undone (LSE-04)."""
         for delivery in deliveries:
-            if not delivery.gone:
+            if not delivery.ended:
                 self._dispatcher.release(delivery)
             self._undo += [
                 Deferral(p.id, p.message_id, delivery.token, p.version, 0.0, None) for p in delivery.recipients
@@ -169,7 +169,7 @@ class LeaseWriter:
                 del self._renewals[token]
             if all(i in kept for i, _ in found):
                 delivery.deadline = before + self._lease_seconds
-                stream.renewed(token, delivery.deadline - self._dispatcher.clock())
+                stream.tell_renewal(token, delivery.deadline - self._dispatcher.clock())
             elif not any(i in kept for i, _ in found):
                 stream.cancel(token)
 

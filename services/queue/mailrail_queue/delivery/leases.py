@@ -50,7 +50,7 @@ class LeaseManager:
 
     # --- streams ---
 
-    async def hello(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
+    async def welcome(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
         """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not.
 
         Raises psycopg.Error, NotDurable or OSError while nobody can tell what it works on rightly.
@@ -64,20 +64,20 @@ class LeaseManager:
         ]
         if missing:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.goodbye_seconds, self._forsaken, [f.token for f in missing], stream)
+            loop.call_later(self._settings.goodbye_seconds, self._lose_unlisted, [f.token for f in missing], stream)
         self._log.info("outbound connected", outbound=stream.node, working=len(listed), missing=len(missing))
 
-    def joined(self, stream: OutboundStream) -> None:
+    def connect(self, stream: OutboundStream) -> None:
         """From now on it is handed deliveries, as its credit allows."""
         before = self._dispatcher.streams.get(stream.node)
         self._dispatcher.connect(stream)
-        stream.history(self._history.number)
+        stream.tell_history(self._history.number)
         if isinstance(before, OutboundStream) and before is not stream:
             before.close()  # the same process came back before we noticed that it was gone
         metrics.OUTBOUND.set(len(self._dispatcher.streams))
         self._dispatcher.pump()
 
-    def left(self, stream: OutboundStream) -> None:
+    def disconnect(self, stream: OutboundStream) -> None:
         """It is gone; what it works on stays leased."""
         if self._dispatcher.disconnect(stream):
             metrics.OUTBOUND.set(len(self._dispatcher.streams))
@@ -135,7 +135,7 @@ class LeaseManager:
             None,
         )
 
-    def _forsaken(self, tokens: Iterable[int], stream: OutboundStream) -> None:
+    def _lose_unlisted(self, tokens: Iterable[int], stream: OutboundStream) -> None:
         """The process that had these is back, had its time to speak, and does not have them."""
         for token in tokens:
             delivery = self._dispatcher.deliveries.get(token)
@@ -147,13 +147,13 @@ class LeaseManager:
 
     # --- what they say ---
 
-    def credit(self, stream: OutboundStream, more: int) -> None:
+    def add_credit(self, stream: OutboundStream, more: int) -> None:
         """It takes so many more deliveries."""
         stream.credit += min(more, _MOST_CREDIT)
-        self._dispatcher.credit_came()
+        self._dispatcher.on_credit()
         self._dispatcher.pump()
 
-    def alive(self, stream: OutboundStream, tokens: Iterable[int]) -> None:
+    def renew(self, stream: OutboundStream, tokens: Iterable[int]) -> None:
         """It still works on these: renew their leases (LSE-01)."""
         now = self._dispatcher.clock()
         for token in tokens:
@@ -163,7 +163,7 @@ class LeaseManager:
             elif delivery.deadline - now < _RENEW_BELOW:
                 self._writer.renew(delivery, stream)
 
-    def results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
+    def take_results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
         """How deliveries went: the windows hear it now, the database with the next batch."""
         deliveries = self._dispatcher.deliveries
         for message in results:
@@ -176,7 +176,7 @@ class LeaseManager:
                     self._dispatcher.release(delivery)
                 else:
                     delivery.answered.update(r.id for r in message.recipients)
-            self._finisher.submit(DeliveryResults(message.token, message, delivery, stream.node, stream.committed))
+            self._finisher.submit(DeliveryResults(message.token, message, delivery, stream.node, stream.acknowledge))
         self._dispatcher.pump()
 
     def cancel(self, tokens: Iterable[int]) -> None:
@@ -199,7 +199,7 @@ class LeaseManager:
         self._writer.take_back([delivery for delivery in closed if delivery.stream is None])
         self._writer.look_for(closed)
         for stream in self._dispatcher.streams.values():
-            stream.history(number)
+            stream.tell_history(number)
         return len(closed)
 
     async def release_all(self) -> None:

@@ -79,7 +79,7 @@ class DeliveryResults:
     message: lease_pb2.DeliveryResult
     delivery: Delivery | None
     node: str
-    committed: Callable[[int], None]
+    on_committed: Callable[[int], None]
     """Called with the token once all of it is in the database (outbound may forget it then)."""
     plan: RoutePlan | None = None
 
@@ -91,7 +91,7 @@ class DeliveryResults:
     @property
     def is_local(self) -> bool:
         """The queue itself made it: what it means is not done before it is written."""
-        return self.delivery is not None and self.delivery.site.here
+        return self.delivery is not None and self.delivery.site.is_local
 
 
 @dataclass(slots=True)
@@ -139,7 +139,7 @@ class Finisher:
         self._writing: dict[Lane, list[DeliveryResults]] = {}
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._company = False
+        self._steady = False
         """The last batch was of several: more are on their way."""
         self._busy = 0
         self._log = log.get_logger()
@@ -179,10 +179,10 @@ class Finisher:
                 while not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
-                if self._company and len(self._waiting) < _ENOUGH:
+                if self._steady and len(self._waiting) < _ENOUGH:
                     await asyncio.sleep(_GATHER)
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                self._company = len(batch) > 1
+                self._steady = len(batch) > 1
                 self._busy += 1
                 self._writing[lane] = batch
             try:
@@ -226,7 +226,7 @@ class Finisher:
                 break
         for result in batch:
             if result.message.done:
-                result.committed(result.token)
+                result.on_committed(result.token)
 
     async def raise_ids(self, lane: Lane, error: Exception) -> None:
         """Let ids go on beyond all that are stored: some were given that are there already."""
@@ -251,7 +251,7 @@ class Finisher:
                 )
                 await self._write(lane, [replace(result, message=part)])
             rest = lease_pb2.DeliveryResult(token=result.token, message_id=message.message_id, done=message.done)
-            await self._write(lane, [replace(result, message=rest, committed=lambda token: None)])
+            await self._write(lane, [replace(result, message=rest, on_committed=lambda token: None)])
             return True
         if not message.recipients:
             return False
@@ -306,12 +306,12 @@ class Finisher:
                 found |= len(await result_store.finish(connection, work.plain)) < len(work.plain)
         counted: set[int] = set()
         if work.endings or work.notices or work.arrivals:
-            counted = await self._commit_told(lane, work)
+            counted = await self._commit_with_notices(lane, work)
         elif work.deferrals:
             async with lane.use() as connection:
                 back = await result_store.defer(connection, work.deferrals)
             counted = {row[0] for row in back}
-            self._went_back(back)
+            self._put_back(back)
         late_ones = len(counted) < len(work.deferrals) + len(work.endings)
         if late_ones:
             # LSE-03: another owner took the lease back, or an earlier try wrote it; then it is recorded already.
@@ -337,11 +337,11 @@ class Finisher:
                 await settle(connection)
         metrics.count_attempts(work.outcomes)
 
-    def _went_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
+    def _put_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
         if rows:
             self._schedule.add_deferred([(shard, request) for _, shard, request in rows])
 
-    async def _commit_told(self, lane: Lane, work: _Work) -> set[int]:
+    async def _commit_with_notices(self, lane: Lane, work: _Work) -> set[int]:
         """Write what others are told of, and all that goes with it. Returns the ids whose result counted."""
         async with lane.use() as connection, self.notifications.transaction(connection) as notify:
             ended = await result_store.finish_as(connection, work.endings) if work.endings else {}
@@ -353,7 +353,7 @@ class Finisher:
             if arrivals:
                 await self._mailboxes.deliver(connection, arrivals)
             await notify([n for i, n in work.notices.items() if i in done])
-        self._went_back(back)
+        self._put_back(back)
         return {*ended, *(row[0] for row in back)}
 
     # --- judging ---

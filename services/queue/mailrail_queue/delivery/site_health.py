@@ -80,7 +80,7 @@ class SiteHealth:
         self._writer.note_backoff(site.key, SiteBackoff(window.backoffs, seconds, site.last_error))
         self._log.info("site in backoff", site=site.key, seconds=round(seconds), error=window.last_error[:200])
         # What is leased for it is not to be dialled now: back, and the attempts undone (LSE-04).
-        pending = [delivery for delivery in site.pending if not delivery.gone]
+        pending = [delivery for delivery in site.pending if not delivery.ended]
         site.pending.clear()
         if pending:
             self._writer.take_back(pending)

@@ -75,11 +75,11 @@ class SiteState:
     """The right to probe was asked for, of all owners (design 4, Attempt)."""
     order: tuple[Stream, ...] = ()
     generation: int = -1
-    here: bool = field(init=False)
+    is_local: bool = field(init=False)
     """Nobody is dialled."""
 
     def __post_init__(self) -> None:
-        self.here = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
+        self.is_local = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
 
     def in_backoff(self, now: float) -> bool:
         """The site, or its whole transport, is in backoff (SHD-05)."""

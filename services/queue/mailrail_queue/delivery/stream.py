@@ -38,18 +38,18 @@ class OutboundStream:
         self._cancel.append(token)
         self.ready.set()
 
-    def committed(self, token: int) -> None:
+    def acknowledge(self, token: int) -> None:
         """The results under this token are in the database."""
         if not self._committed:
             asyncio.get_running_loop().call_later(_ACKNOWLEDGE_WITHIN, self.ready.set)
         self._committed.append(token)
 
-    def renewed(self, token: int, remaining: float) -> None:
+    def tell_renewal(self, token: int, remaining: float) -> None:
         """The lease lasts so many seconds from now."""
         self._renewals.append(lease_pb2.Renewal(token=token, remaining_seconds=remaining))
         self.ready.set()
 
-    def history(self, number: int) -> None:
+    def tell_history(self, number: int) -> None:
         """The history that the database is in: what it works on under another is of no use."""
         self._history = number
         self.ready.set()
@@ -83,7 +83,7 @@ class OutboundStream:
         deliveries, self._deliveries = self._deliveries, []
         size = 0
         for delivery, content, remaining in deliveries:
-            if delivery.gone:
+            if delivery.ended:
                 continue  # closed before it was told
             _write_delivery(current, delivery, content, remaining)
             said = True

@@ -169,14 +169,14 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
             queue.router,
             queue.mailboxes.addresses,
             queue.notifier,
-            queue.worklist.administered,
+            queue.worklist.wake_everybody,
             queue.database.now,
         )
     )
 
     def window(name: str) -> tuple[int, int] | None:
         site = queue.dispatcher.sites.get(name)
-        return (site.window.in_flight, int(site.window.size)) if site is not None and not site.here else None
+        return (site.window.in_flight, int(site.window.size)) if site is not None and not site.is_local else None
 
     admin = QueueAdminServicer(
         administration,

@@ -40,10 +40,10 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
             return
         stream = OutboundStream(first.hello.node_id, first.clock)
         try:
-            await queue.leases.hello(stream, first.hello)
+            await queue.leases.welcome(stream, first.hello)
         except DATABASE_FAILURE as error:  # it comes again; what it works on goes on meanwhile
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
-        queue.leases.joined(stream)
+        queue.leases.connect(stream)
         reader = asyncio.create_task(self._read(stream, first, requests))
         pulse_task = asyncio.create_task(pulse(stream.ready))
         leaving = False
@@ -55,14 +55,14 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
                 if queue.stopping.is_set() and not leaving:
                     leaving = True
                     stream.go_away()
-                    queue.leases.left(stream)
+                    queue.leases.disconnect(stream)
                 await stream.ready.wait()
             for response in stream.take():
                 yield response
         finally:  # without await (kit.rpc)
             reader.cancel()
             pulse_task.cancel()
-            queue.leases.left(stream)
+            queue.leases.disconnect(stream)
 
     async def _read(
         self, stream: OutboundStream, first: lease_pb2.LeaseRequest, requests: AsyncIterator[lease_pb2.LeaseRequest]
@@ -83,13 +83,13 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         if request.clock:
             stream.clock = request.clock
         if request.results:
-            leases.results(stream, request.results)
+            leases.take_results(stream, request.results)
         if request.alive:
-            leases.alive(stream, request.alive)
+            leases.renew(stream, request.alive)
         if request.credit:
-            leases.credit(stream, request.credit)
+            leases.add_credit(stream, request.credit)
         if request.go_away:
-            leases.left(stream)
+            leases.disconnect(stream)
 
     async def FetchContent(
         self, request: lease_pb2.FetchContentRequest, context: Context

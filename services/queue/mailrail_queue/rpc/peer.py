@@ -13,5 +13,5 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._queue = queue
 
     async def Wake(self, request: peer_pb2.WakeRequest, context: Context) -> peer_pb2.WakeResponse:
-        self._queue.worklist.woken(n for n in request.shards if n < SHARDS)
+        self._queue.worklist.wake_shards(n for n in request.shards if n < SHARDS)
         return peer_pb2.WakeResponse()

@@ -100,7 +100,7 @@ class LeaseExpiry:
         """Ask what time it is: leases run by Postgres's clock, and must not all end because it was set."""
         asked = clock.now()
         ((moment,),) = await self._lane.run(lease_store.NOW)
-        self._database.heard(moment, asked)
+        self._database.set_server_time(moment, asked)
         jump = self._database.jump
         if jump is None:
             return

@@ -217,7 +217,7 @@ class Scheduler:
     def _appetite(self, site: SiteState, now: float) -> int:
         """Recipients to fetch of a site now; 0: it has no room."""
         dispatcher = self._dispatcher
-        if site.here:
+        if site.is_local:
             return _FETCH if dispatcher.pending_bytes < self._settings.born_leased_bytes else 0
         if not dispatcher.streams or dispatcher.pending_bytes >= self._settings.born_leased_bytes:
             return 0
@@ -272,7 +272,7 @@ class Scheduler:
 
         def room_of(plan: RoutePlan) -> int:
             site = dispatcher.site(plan)
-            return _FETCH if site.here else max(0, 2 * dispatcher.room(site, now) - len(site.pending))
+            return _FETCH if site.is_local else max(0, 2 * dispatcher.room(site, now) - len(site.pending))
 
         for plan, members in groups:
             if len(members) > 1:
@@ -304,7 +304,7 @@ class Scheduler:
             )
             if not leased:
                 return
-            self._database.heard(moment, before)
+            self._database.set_server_time(moment, before)
             deliveries: list[Delivery] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}

@@ -91,7 +91,7 @@ class Shards:
                 },
             )
             others: dict[str, str] = {row[0]: row[1] for row in rows if row[0] is not None}
-            self._database.heard(rows[0][2], asked)
+            self._database.set_server_time(rows[0][2], asked)
             live = sorted([me, *others])
             mine = {row[0]: row[1] for row in await run(connection, shard_store.MINE, {"id": me})}
             fair = -(-SHARDS // len(live))

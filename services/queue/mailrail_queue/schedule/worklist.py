@@ -54,7 +54,7 @@ class Worklist:
             self._peers.wake(others)
         self.wake.set()
 
-    def woken(self, shards: Iterable[int]) -> None:
+    def wake_shards(self, shards: Iterable[int]) -> None:
         """Somebody says that there is work, or an administrator's request, in these shards."""
         for number in shards:
             if number in self.cursors:
@@ -62,25 +62,25 @@ class Worklist:
         self.requests = True
         self.wake.set()
 
-    def woken_or_peer(self, shards: Iterable[int]) -> None:
+    def wake_owners(self, shards: Iterable[int]) -> None:
         """Mail of our own making was stored due in these shards: ours are looked at, owners of others are woken."""
         found = set(shards)
-        self.woken(found)
+        self.wake_shards(found)
         others = {n for n in found if n not in self.ownership.epochs}
         if others:
             self._peers.wake(others)
 
-    def administered(self, shards: Iterable[int]) -> None:
+    def wake_everybody(self, shards: Iterable[int]) -> None:
         """An administrator changed recipients in these shards: look at once, here and everywhere (ADM-02)."""
         found = set(shards)
-        self.woken(found)
+        self.wake_shards(found)
         self._peers.wake_everybody(found)
 
     def add_deferred(self, rows: Sequence[tuple[int, int]]) -> None:
         """Attempts at these (shard, request) ended, and mail is there to be tried again."""
         asked = {number for number, request in rows if request}
         if asked:
-            self.woken_or_peer(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
+            self.wake_owners(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
 
     def wake_up(self) -> None:
         """There may be work that is due now."""

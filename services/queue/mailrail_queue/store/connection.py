@@ -128,7 +128,7 @@ class Database:
         """Unix seconds by Postgres's clock, and never later than it shows; 0 until Postgres told."""
         return max(0.0, clock.now() + self._least)
 
-    def heard(self, moment: float, asked: float) -> None:
+    def set_server_time(self, moment: float, asked: float) -> None:
         """Postgres said that it is `moment` (Unix seconds), after it was asked at `asked` (`kit.clock`).
 
         What fits in between question and answer changes nothing; what does not was set: by hand, by NTP, or because
