@@ -63,6 +63,12 @@ async def test_a_standby_is_named_as_what_it_is_to_lanes_and_administrators() ->
         pass
 
     class Context:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {}
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:1"
+
         async def abort(self, code: grpc.StatusCode, text: str) -> None:
             raise Refused(code.name, text)
 
