@@ -512,7 +512,7 @@ async def test_a_stream_tells_the_databases_time_and_never_a_later_one_ACC_04(
 async def test_frames_of_a_stream_that_has_ended_count_no_more_ACC_04(database: str) -> None:
     async with running_queue(database) as q:
         stream = EnqueueStream(q.queue)
-        stream.gone()
+        stream.end()
         number = message_id()
         frames = [
             enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=b"x" * CHUNK_SIZE)),

@@ -49,7 +49,9 @@ async def service(database_for: Callable[..., str]) -> AsyncIterator[Service]:
         administration = Administration(context)
         rows = Rows(pool)
         server = grpc.aio.server()
-        admin = QueueAdminServicer(administration, rows, shards_owned=lambda: 256, outbound_nodes=lambda: 2)
+        admin = QueueAdminServicer(
+            administration, rows, shards_owned=lambda: 256, outbound_nodes=lambda: 2, window=lambda site: None
+        )
         admin_pb2_grpc.add_QueueAdminServiceServicer_to_server(admin, server)
         mailbox_pb2_grpc.add_MailboxServiceServicer_to_server(MailboxServicer(rows, lambda: rig.addresses), server)
         port = server.add_insecure_port("127.0.0.1:0")

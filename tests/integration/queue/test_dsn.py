@@ -216,7 +216,7 @@ async def test_a_failed_null_sender_message_makes_no_mail_but_a_copy_for_the_pos
     assert await dsns(rig) == []
     ((account, path, _, unseen),) = await mailbox.mailboxes(rig.connection, "")
     assert (account, path, unseen) == ("mail/postmaster", "Postmaster", 1)
-    (copy,) = await mailbox.listed(rig.connection, account, "", 2**62, 10)
+    (copy,) = await mailbox.list_messages(rig.connection, account, "", 2**62, 10)
     assert copy.note == "could not be delivered to bob@there.example: 550 5.1.1 no such user"
     assert copy.prefix == b""
     await rig.fail(bob)  # again: nothing more
@@ -237,7 +237,7 @@ async def test_the_loop_of_bounces_ends_at_zero_DSN_24(rig: Rig) -> None:
     await rig.fail(bounced)
     assert await rig.rows("SELECT count(*) FROM recipient") == [(0,)]
     assert len(await dsns(rig)) == 1
-    (copy,) = await mailbox.listed(rig.connection, "mail/postmaster", "Postmaster", 2**62, 10)
+    (copy,) = await mailbox.list_messages(rig.connection, "mail/postmaster", "Postmaster", 2**62, 10)
     assert copy.dsn
 
 

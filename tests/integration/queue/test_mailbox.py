@@ -50,7 +50,7 @@ async def deliver(rig: Rig, *arrivals: Arrival) -> None:
 
 
 async def inbox(rig: Rig, account: str = "mail/alice", path: str = "") -> list[mailbox.Listed]:
-    return await mailbox.listed(rig.connection, account, path, 2**62, 100)
+    return await mailbox.list_messages(rig.connection, account, path, 2**62, 100)
 
 
 async def whole(rig: Rig, found: mailbox.Listed) -> bytes:
@@ -174,17 +174,17 @@ async def test_messages_are_listed_newest_first_from_where_a_page_ended(rig: Rig
     recipients = [p for _ in range(5) for p in await rig.accept("alice@here.example")]
     for recipient in recipients:
         await deliver(rig, pending(rig, recipient))
-    first = await mailbox.listed(rig.connection, "mail/alice", "Inbox", 2**62, 3)
-    rest = await mailbox.listed(rig.connection, "mail/alice", "Inbox", first[-1].id, 3)
+    first = await mailbox.list_messages(rig.connection, "mail/alice", "Inbox", 2**62, 3)
+    rest = await mailbox.list_messages(rig.connection, "mail/alice", "Inbox", first[-1].id, 3)
     ids = [m.id for m in (*first, *rest)]
     assert ids == sorted(ids, reverse=True)
     assert len(set(ids)) == 5
-    assert await mailbox.listed(rig.connection, "mail/alice", "Other", 2**62, 3) == []
+    assert await mailbox.list_messages(rig.connection, "mail/alice", "Other", 2**62, 3) == []
 
 
 async def test_the_content_of_a_message_that_is_gone_is_nothing(rig: Rig) -> None:
     assert [part async for part in mailbox.content(rig.connection, UUID(int=5))] == []
-    assert await mailbox.one(rig.connection, 5) is None
+    assert await mailbox.find_message(rig.connection, 5) is None
 
 
 # --- whose address it is ----------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ async def test_content_in_a_mailbox_stays_until_it_is_deleted_there_FIN_02(sweep
     await sweepers.age("history SET finished = finished")
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 1
-    (found,) = await mailbox.listed(connection, "mail/alice", "", 2**62, 10)
+    (found,) = await mailbox.list_messages(connection, "mail/alice", "", 2**62, 10)
     await mailbox.delete(connection, [found.id])
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 1  # ten minutes more

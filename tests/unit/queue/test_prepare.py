@@ -57,7 +57,7 @@ class Nobody:
     def answer(self, message_id: bytes, outcome: CommitOutcome) -> None:
         raise AssertionError
 
-    def lost(self, message_id: bytes) -> None:
+    def leave_unanswered(self, message_id: bytes) -> None:
         raise AssertionError
 
 

@@ -1,12 +1,12 @@
-"""Mail comes in: bodies in chunks, commits in groups, one answer each, and never one before it is true (ACC).
+"""The group commit: it takes messages, stores them in batches and answers each one once it is durable (ACC).
 
-A commit waits here only until a lane is free; what gathered meanwhile shares the next transaction. While mail comes in
-steadily a batch waits a millisecond for company, when idle not at all. Fresh mail whose site can take it soon is
-stored with its first lease and leaves from memory once the commit has returned (SHD-02, LSE-06).
+A commit waits until a lane is free; the commits that gather meanwhile share the next transaction. While mail comes in
+steadily, a batch waits a millisecond for more; an idle queue stores a commit at once. A fresh recipient whose site can
+take it soon is stored with its first lease, and its delivery leaves from memory after the commit (SHD-02, LSE-06).
 
-How it fails: a batch that Postgres refuses for its data is split until the guilty message stands alone (ACC-03). A
-connection lost in the middle leaves the outcome open; the batch is stored again, which is harmless, since ids that are
-there are left alone. Only when that goes on for too long does the caller get no answer, and asks `GetOutcome`.
+Failures: when Postgres refuses a batch for its data, the batch is split until the guilty message is alone (ACC-03).
+When the connection is lost in the middle, the outcome is unknown and the batch is stored again; ids that exist are left
+alone, so this is harmless. If that lasts too long, the caller gets no answer and asks `GetOutcome`.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ class GroupCommit:
         self._forgotten: dict[bytes, None] = {}
         self._forget = asyncio.Event()
         self.ids = Ids(database.lane("ids"), history)
-        self.holds = HoldRules()
+        self._hold_rules = HoldRules()
         self._waiting: deque[PendingCommit] = deque()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -128,18 +128,18 @@ class GroupCommit:
         return not self._waiting and not self._busy and not self._forgotten
 
     def submit(self, pending: PendingCommit) -> None:
-        """Take a commit; its caller is answered, or, once closed, asks GetOutcome of another replica."""
+        """Take a commit and answer its caller. After `close` the caller gets no answer and asks another replica."""
         if self._closed:
-            pending.lost()
+            pending.leave_unanswered()
             return
         self._waiting.append(pending)
         self._wake.set()
 
     def close(self) -> None:
-        """Take no more: what still waits is not stored here."""
+        """Take no more commits, and leave those that wait unanswered."""
         self._closed = True
         while self._waiting:
-            self._waiting.popleft().lost()
+            self._waiting.popleft().leave_unanswered()
 
     async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
         """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
@@ -147,13 +147,13 @@ class GroupCommit:
             return await content_store.add_chunk(connection, message_id, number, data)
 
     def forget(self, message_id: bytes) -> None:
-        """Delete a body whose commit will not come, soon; the sweeper finds what this misses."""
+        """Delete a body soon whose commit will not come. The sweeper deletes the bodies that this misses."""
         if len(self._forgotten) < _FORGOTTEN:
             self._forgotten[message_id] = None
             self._forget.set()
 
     async def _keep_forgetting(self) -> None:
-        """Delete what was forgotten, some of it at a time, until cancelled."""
+        """Delete such bodies, a few at a time, until cancelled."""
         while True:
             await self._forget.wait()
             self._forget.clear()
@@ -183,6 +183,10 @@ class GroupCommit:
             self.forget(message_id)  # what may have been uploaded of it
         return accepted
 
+    def set_hold_rules(self, rules: HoldRules) -> None:
+        """Prepare messages under these rules, which the heartbeat reads."""
+        self._hold_rules = rules
+
     # --- batches ---
 
     async def run(self) -> None:
@@ -208,14 +212,14 @@ class GroupCommit:
                 self._steady = time.monotonic()
             try:
                 await self._store(lane, batch)
-            except asyncio.CancelledError:  # we stop, and only another replica can tell what became of it (ACC-04)
+            except asyncio.CancelledError:  # this process stops; another replica can tell the outcome (ACC-04)
                 for pending in batch:
-                    pending.lost()
+                    pending.leave_unanswered()
                 raise
             except Exception:
                 self._log.exception("unexpected error while storing a batch", messages=len(batch))
                 for pending in batch:
-                    pending.lost()
+                    pending.leave_unanswered()
             finally:
                 self._busy -= 1
                 self._in_hand -= len(batch)
@@ -281,7 +285,7 @@ class GroupCommit:
                 return
 
     def _not_for_ever(self, batch: list[PendingCommit], error: Exception) -> list[PendingCommit]:
-        """Postgres is out of reach: those of the batch that wait on."""
+        """Postgres is unreachable: refuse or leave the messages that waited too long. Returns those that wait on."""
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
@@ -291,20 +295,20 @@ class GroupCommit:
             if not pending.sent and now - max(pending.since, self._down_since) > _REFUSE_AFTER:
                 self._refuse(pending, UNAVAILABLE)
             elif pending.sent and self._given_up(pending, now):
-                pending.lost()
+                pending.leave_unanswered()
             else:
                 keep.append(pending)
         return keep
 
     def _given_up(self, pending: PendingCommit, now: float) -> bool:
-        """Whether its caller waits no longer, as well as we know the time while Postgres is away."""
+        """Whether its caller has stopped waiting, by the best estimate of Postgres's clock."""
         if pending.until < math.inf:
             return self._database.earliest() > pending.until
         return now - pending.since > _GIVE_UP_AFTER
 
     def _refuse_guilty(self, pending: PendingCommit, error: Exception) -> None:
-        # Only what cannot be written down is the message's fault. Keys and checks are of our making, what makes them
-        # fail is ours too: such mail comes again (ACC-05: never a 5yz for what the sender can do nothing about).
+        # Only a value that cannot be stored is the message's fault. A key or a check that fails is ours, and the sender
+        # shall try again (ACC-05: never a 5yz for a fault that the sender cannot mend).
         data = isinstance(error, psycopg.DataError | UnicodeEncodeError | struct.error)
         data = data and not isinstance(error, psycopg.errors.SequenceGeneratorLimitExceeded)
         self._log.error(
@@ -313,7 +317,7 @@ class GroupCommit:
         self._refuse(pending, UNSTORABLE if data else BROKEN)
 
     def _refuse(self, pending: PendingCommit, outcome: CommitOutcome) -> None:
-        """Refuse what is not in the database, and never will be: its body goes as well."""
+        """Refuse a message that is not in the database and never will be, and delete its body."""
         if pending.chunks:
             self.forget(pending.id)
         pending.answer(outcome)
@@ -358,7 +362,7 @@ class GroupCommit:
 
     def _conditions(self) -> Conditions:
         return Conditions(
-            self._router(), self._worklist.ownership, self.holds, self._database.now(), self._dispatcher.clock()
+            self._router(), self._worklist.ownership, self._hold_rules, self._database.now(), self._dispatcher.clock()
         )
 
     async def _prepare(
@@ -388,7 +392,7 @@ class GroupCommit:
             )
             if done.hold_version == under.holds.version:
                 return chosen, done
-            self.holds = await read_hold_rules(connection)
+            self._hold_rules = await read_hold_rules(connection)
             under = self._conditions()
             chosen = await self._prepare(connection, [one.pending for one in chosen], under)
 
@@ -425,7 +429,7 @@ class GroupCommit:
         if again:
             await self._give_back(connection, [one.pending for one in found])
         if found:
-            await settle(connection)  # found, not stored by this statement: not durable because it is seen (DUR-01)
+            await settle(connection)  # another statement stored them: visible, but perhaps not durable yet (DUR-01)
 
     async def _give_back(self, connection: Connection, found: Sequence[PendingCommit]) -> None:
         """An earlier try was committed after all, under leases that were never handed on: due again at once."""
@@ -441,9 +445,9 @@ class GroupCommit:
         there = await accept_store.existing(connection, [one.pending.id for one in limited])
         by_account: dict[str, list[PreparedCommit]] = {}
         for one in limited:
-            if one.outcome is None and one.pending.id not in there:  # what is committed already was counted then
+            if one.outcome is None and one.pending.id not in there:  # a committed one was counted when it was committed
                 by_account.setdefault(one.message.account or "", []).append(one)
-        for account in sorted(by_account):  # in order: two batches never wait for each other in a ring
+        for account in sorted(by_account):  # in order, so that two batches cannot deadlock
             limits = router.limits[account]
             messages, recipients = await accept_store.lock_usage(connection, account)
             new_messages = new_recipients = 0
@@ -469,7 +473,7 @@ class GroupCommit:
         done: accept_store.Stored,
         before: float,
     ) -> None:
-        """The commit has returned: answer, and let the deliveries of born leased recipients go."""
+        """After the commit: answer the callers and hand the deliveries of born leased recipients to the dispatcher."""
         deadline = before + self._settings.lease_seconds
         due: set[tuple[int, str]] = set()
         origins: list[int] = []

@@ -65,7 +65,7 @@ class Caller(Protocol):
     def answer(self, message_id: bytes, outcome: CommitOutcome) -> None:
         """The commit is durable, or refused."""
 
-    def lost(self, message_id: bytes) -> None:
+    def leave_unanswered(self, message_id: bytes) -> None:
         """The outcome is unknown: the stream ends without an answer, and its other end asks GetOutcome."""
 
 
@@ -97,10 +97,10 @@ class PendingCommit:
         for caller in self.duplicates:
             caller.answer(self.id, outcome)
 
-    def lost(self) -> None:
+    def leave_unanswered(self) -> None:
         """Leave every caller that waits for this id without an answer."""
         for caller in (self.caller, *self.duplicates):
-            caller.lost(self.id)
+            caller.leave_unanswered(self.id)
 
 
 @dataclass(slots=True, eq=False)
@@ -115,4 +115,4 @@ class PreparedCommit:
     expanded: bool
     """It was sent to a list, and its sender asked to be told (DSN-23)."""
     outcome: CommitOutcome | None = None
-    """None: it is stored, or not looked at yet."""
+    """None: stored, or not decided yet."""

@@ -12,7 +12,7 @@ from mailrail_queue.routing.addresses import Addresses
 from mailrail_queue.routing.router import Router
 
 CALLER: Final[ContextVar[str]] = ContextVar("CALLER", default="")
-"""Who asks: the role of the caller's certificate, for the log."""
+"""The caller of an administrative call, for the log: the role of its certificate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Every change bumps a row's version, which each lease statement looks at again (ADM-01), so a change and a lease never
 both win. A recipient whose attempt runs is not touched under its feet: the change is noted on its row and applies when
 the attempt ends, and a call answers `pending` for it (ADM-02). Changes go in batches of their own transactions, however
-many recipients a filter finds; a row that changes meanwhile is seen as it is then.
+many recipients a filter finds; each batch sees the rows as they are then. Recipients that were queued after the call
+began are left alone.
 """
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of our own alone
@@ -201,7 +202,7 @@ class RecipientChanges:
         )
 
     async def drop(self, connection: Connection, wanted: admin_pb2.Filter) -> ChangeResult:
-        """Final now, and nobody is told."""
+        """Final now, without a DSN."""
         return await self._each(
             connection, "drop", wanted, lambda found, notify: self._end(connection, found, EndRequest.DROP, "", notify)
         )

@@ -33,11 +33,11 @@ class Explainer:
         if not 1 <= attempt <= 100_000:
             raise BadRequest("attempts are numbered from 1")
         envelope = router.envelope(subject.facts)
-        told = explain(router.table, envelope, attempt - 1)
-        site = told.decision.site(subject.facts.domain)
+        explanation = explain(router.table, envelope, attempt - 1)
+        site = explanation.decision.site(subject.facts.domain)
         answer = admin_pb2.ExplainResponse(
             attempt=attempt,
-            decision=subject.unknown or decision_pb(told.decision),
+            decision=subject.unknown or decision_pb(explanation.decision),
             config_revision=router.number,
             site=site.key,
             shard=shard(subject.facts.domain),
@@ -45,7 +45,7 @@ class Explainer:
         for note in subject.notes:
             answer.tried.add(level="recipient", matched=False, reason=note)
         if subject.unknown is None:
-            _add_tried(answer, told)
+            _add_tried(answer, explanation)
             self._plan(answer, subject, attempt)
         await self._add_pause(connection, answer, site)
         return answer
@@ -181,8 +181,8 @@ def decision_pb(decision: RouteDecision) -> admin_pb2.RouteDecision:
     return found
 
 
-def _add_tried(answer: admin_pb2.ExplainResponse, told: Explanation) -> None:
-    for step in told.tried:
+def _add_tried(answer: admin_pb2.ExplainResponse, explanation: Explanation) -> None:
+    for step in explanation.tried:
         tried = answer.tried.add(
             level=_LEVELS.get(step.level.value, step.level.value), matched=step.matched, reason=step.reason
         )
@@ -190,5 +190,5 @@ def _add_tried(answer: admin_pb2.ExplainResponse, told: Explanation) -> None:
             route = step.rule.route
             tried.route.CopyFrom(types_pb2.ObjectRef(kind=route.kind, namespace=route.namespace, name=route.name))
             tried.rule_index, tried.rule = step.rule.index, step.rule.name
-    if told.unlisted:
-        answer.tried.add(level="", matched=False, reason=f"and {told.unlisted} more rules that do not match")
+    if explanation.unlisted:
+        answer.tried.add(level="", matched=False, reason=f"and {explanation.unlisted} more rules that do not match")

@@ -19,7 +19,7 @@ CAPTURED: Final = "Captured"
 
 
 class NoSuchAccount(LookupError):
-    """Mail for a mailbox whose account is gone, with nobody else to take it: it waits (FIN-04)."""
+    """The account of a mailbox is gone and no other account has the address: the mail waits (FIN-04)."""
 
 
 class MailboxDelivery:
@@ -62,7 +62,8 @@ class MailboxDelivery:
     def place(self, recipient: AttemptRecipient) -> tuple[str, str]:
         """The account and path that take it. Raises NoSuchAccount.
 
-        The account was found when the mail was accepted. Should it be gone, whoever has the address now takes it.
+        The account was found when the mail was accepted. If it is gone, the account with
+        the address takes the mail.
         """
         addresses = self.addresses()
         rcpt = types_pb2.EnvelopeRecipient.FromString(recipient.envelope_recipient)
@@ -76,7 +77,7 @@ class MailboxDelivery:
         raise NoSuchAccount(f"no account has the address {recipient.address} now")
 
     def _captor(self, recipient: AttemptRecipient) -> str:
-        """Captured mail goes to whoever submitted it, else to the postmaster (design 10)."""
+        """Captured mail goes to the account that submitted it, otherwise to the postmaster (design 10)."""
         account = recipient.facts.account
         if account is not None and self.addresses().account(account) is not None:
             return account

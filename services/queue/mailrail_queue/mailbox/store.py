@@ -46,7 +46,7 @@ class Entry:
     recipient: str
     reverse_path: str
     delivered: bool = True
-    """Delivery to its recipient, which adds Return-Path and Delivered-To; False: a copy for somebody else."""
+    """Delivery to its recipient, which adds Return-Path and Delivered-To; False: a copy for another account."""
     flags: tuple[str, ...] = ()
     dsn: bool = False
     note: str = ""
@@ -211,13 +211,13 @@ async def mailboxes(connection: Connection, account: str) -> list[tuple[str, str
     return [(r[0], r[1], r[2], r[3]) for r in await run(connection, MAILBOXES, {"account": account})]
 
 
-async def listed(connection: Connection, account: str, path: str, before: int, count: int) -> list[Listed]:
+async def list_messages(connection: Connection, account: str, path: str, before: int, count: int) -> list[Listed]:
     """Messages of an account (empty: of all), newest first, with ids below `before`; an empty path: of all mailboxes."""
     parameters = {"account": account, "path": path, "before": before, "count": count}
     return [Listed(*row) for row in await run(connection, LISTED, parameters)]
 
 
-async def one(connection: Connection, number: int) -> Listed | None:
+async def find_message(connection: Connection, number: int) -> Listed | None:
     """One message."""
     rows = await run(connection, ONE, {"id": number})
     return Listed(*rows[0]) if rows else None

@@ -2,7 +2,7 @@
 
 A DSN is an ordinary message with a null sender that belongs to the postmaster account and is routed by design
 section 4. A recipient gets one of a kind at most, by a row of `queue.dsn` that the same transaction writes. Recipients of
-one message that are told of together share a DSN (DSN-21); those that were delivered are in none (DSN-25). A
+one message whose attempts end together share a DSN (DSN-21); those that were delivered are in none (DSN-25). A
 null-sender message that fails makes no mail at all: a copy is written straight into the postmaster's built-in mailbox,
 and never routed (DSN-10, DSN-24).
 """
@@ -77,7 +77,7 @@ class Kind(IntEnum):
         return cls[kind.name]
 
 
-# One notification of a kind a recipient (FIN-01). Rows that exist stay, and their recipients are not told again.
+# A recipient causes one notification of each kind (FIN-01): a row that exists stays, and no second one is made.
 CLAIM: Final[LiteralString] = """INSERT INTO dsn (recipient_id, kind, about_message_id, dsn_message_id)
     SELECT * FROM unnest(%(recipient_id)s, %(kind)s, %(about)s, %(message_id)s) AS x ORDER BY 1, 2, 3
     ON CONFLICT (recipient_id, kind, about_message_id) DO NOTHING RETURNING recipient_id, kind"""
@@ -87,14 +87,14 @@ _OWNERLESS = Ownership("", {})
 
 def reply_of(attempt: types_pb2.Attempt) -> Reply | None:
     """What a remote server said in an attempt; None if none did (DSN-16a)."""
-    told = attempt.reply
-    if not told.remote or not 200 <= told.code <= 599:
+    said = attempt.reply
+    if not said.remote or not 200 <= said.code <= 599:
         return None
     try:
-        enhanced = EnhancedCode.parse(told.enhanced) if told.enhanced else None
+        enhanced = EnhancedCode.parse(said.enhanced) if said.enhanced else None
     except ValueError:
         enhanced = None
-    return Reply.of(told.code, enhanced, *told.lines)
+    return Reply.of(said.code, enhanced, *said.lines)
 
 
 def reason_of(judgement: Judgement, attempt: types_pb2.Attempt) -> str:
@@ -107,7 +107,7 @@ def reason_of(judgement: Judgement, attempt: types_pb2.Attempt) -> str:
 
 @dataclass(slots=True)
 class _Group:
-    """Recipients of one message that are told of in one DSN."""
+    """Recipients of one message that one DSN reports."""
 
     kind: DsnKind
     head: MessageHead
@@ -161,7 +161,7 @@ class Notifier:
         for notice, kind, dsn_id in claimed:
             head = heads.get(notice.recipient.message_id)
             if head is None:
-                self._tell_of_lost(groups, notice, dsn_id)
+                self._report_lost(groups, notice, dsn_id)
                 continue
             if kind is Kind.POSTMASTER:
                 copies.append(self._copy(notice, head))
@@ -173,10 +173,10 @@ class Notifier:
             await mailbox.put(connection, copies, heads)
         return await self._store(connection, list(groups.values())) if groups else set()
 
-    def _tell_of_lost(self, groups: dict[tuple[bytes, DsnKind], _Group], notice: Notice, dsn_id: bytes) -> None:
-        """The message is gone: its sender is told from what the recipient still says, if that names one of ours.
+    def _report_lost(self, groups: dict[tuple[bytes, DsnKind], _Group], notice: Notice, dsn_id: bytes) -> None:
+        """Report a failure although the message is gone: to the account that the recipient's columns name, if they do.
 
-        Else nobody knows who it was, or may not be answered (DSN-10): the postmaster gets the report, not as mail.
+        Otherwise the sender is unknown, or may not be answered (DSN-10): the report goes into the postmaster's mailbox.
         """
         recipient = notice.recipient
         kind = notice.judgement.dsn or DsnKind.FAILED
@@ -186,9 +186,9 @@ class Notifier:
         head = MessageHead(sender or postmaster, 0, 0, b"", b"", b"", recipient.accepted)
         if dsn_id == recipient.message_id:
             dsn_id = new_message_id(time.time(), secrets.token_bytes(10))
-        told = replace(notice, judgement=replace(notice.judgement, dsn=kind))
+        failed = replace(notice, judgement=replace(notice.judgement, dsn=kind))
         group = _Group(kind, head, dsn_id, [], lost=True, mail=sender is not None)
-        groups.setdefault((recipient.message_id, kind), group).notices.append(told)
+        groups.setdefault((recipient.message_id, kind), group).notices.append(failed)
         self._log.error(
             "a recipient failed whose message is missing", message=recipient.message_id.hex(), recipient=recipient.id
         )
@@ -255,7 +255,7 @@ class Notifier:
     def _postmaster(self, gateway: str | None) -> tuple[str, str]:
         found = self._router().gateway(gateway) or next(iter(self._router().revision.gateways), None)
         if found is None:
-            return "unknown/postmaster", "Postmaster"  # no gateway is left; the copy is kept all the same
+            return "unknown/postmaster", "Postmaster"  # without any gateway the copy is kept all the same
         return reference_text(found.postmaster), found.postmaster_mailbox
 
     # --- DSNs ---

@@ -19,7 +19,7 @@ from mailrail_queue.rpc.mailbox import MailboxServicer
 QUEUE_ADMIN = "mailrail.queue.v1.QueueAdminService"
 MAILBOX = "mailrail.queue.v1.MailboxService"
 CALLERS = {QUEUE_ADMIN: frozenset({"console", "cli"}), MAILBOX: frozenset({"console", "cli"})}
-"""Who may administer."""
+"""Roles of certificates that may call each service."""
 
 
 class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
@@ -30,9 +30,9 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         administration: Administration,
         rows: Rows,
         *,
-        shards_owned: Callable[[], int] = lambda: 0,
-        outbound_nodes: Callable[[], int] = lambda: 0,
-        window: Callable[[str], tuple[int, int] | None] = lambda site: None,
+        shards_owned: Callable[[], int],
+        outbound_nodes: Callable[[], int],
+        window: Callable[[str], tuple[int, int] | None],
     ) -> None:
         """`window`: transactions in flight and the window of a site, where this process knows it."""
         self._do = administration

@@ -28,7 +28,7 @@ Pool = AsyncConnectionPool[Connection]
 
 
 class answering:
-    """Turns what goes wrong inside into a status that says what to do, and tells the inside who calls."""
+    """Turns errors into a status that says what to do, and notes the caller for the log."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -103,7 +103,7 @@ class Rows:
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Connection]:
-        """The same for a call that changes something: what it found done is durable too when it answers (DUR-01).
+        """The same for a call that changes something: what it found done already is durable when it answers (DUR-01).
 
         Raises also psycopg.OperationalError.
         """

@@ -169,7 +169,7 @@ class EnqueueStream:
 
     def _frame(self, frame: enqueue_pb2.EnqueueFrame) -> None:
         if self._ended or self.broken:
-            return  # nobody would hear what becomes of it, and its sender asks after it elsewhere (ACC-04)
+            return  # the answer could not be sent: the caller asks another replica for the outcome (ACC-04)
         message_id = frame.message_id
         step = frame.WhichOneof("step")
         if step == "commit":
@@ -263,8 +263,8 @@ class EnqueueStream:
         self._results.append((message_id, outcome))
         self.ready.set()
 
-    def lost(self, message_id: bytes) -> None:
-        """Nobody knows what became of a commit: the stream breaks, and its caller asks GetOutcome."""
+    def leave_unanswered(self, message_id: bytes) -> None:
+        """The outcome of a commit is unknown: the stream breaks, and its caller asks GetOutcome."""
         self._settled(message_id, accepted=False)
         self._under_way.pop(message_id, None)
         self.broken = True
@@ -305,7 +305,7 @@ class EnqueueStream:
         self._told = time.monotonic()
         return int(self.queue.database.earliest() * 1e6)
 
-    def gone(self) -> None:
+    def end(self) -> None:
         """The stream ended: bodies whose commit did not come are forgotten, and no frame counts any more (ACC-05)."""
         self._ended = True
         uploads, self.uploads = list(self.uploads.values()), {}
@@ -353,7 +353,7 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
             queue.arrivals.discard(stream)
             reader.cancel()
             pulse_task.cancel()
-            stream.gone()
+            stream.end()
 
     async def GetOutcome(
         self, request: enqueue_pb2.GetOutcomeRequest, context: Context

@@ -41,7 +41,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         stream = OutboundStream(first.hello.node_id, first.clock)
         try:
             await queue.leases.welcome(stream, first.hello)
-        except DATABASE_FAILURE as error:  # it comes again; what it works on goes on meanwhile
+        except DATABASE_FAILURE as error:  # outbound connects again; its deliveries go on meanwhile
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
         queue.leases.connect(stream)
         reader = asyncio.create_task(self._read(stream, first, requests))

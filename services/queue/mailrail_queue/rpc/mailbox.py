@@ -52,7 +52,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
             account = self._account(request.account) if request.account else ""
             tokens = PageTokens("mailbox", f"{account}\0{request.path}".encode())
             before = _before(tokens.read(request.page_token))
-            found = await mailbox.listed(connection, account, request.path, before, size + 1)
+            found = await mailbox.list_messages(connection, account, request.path, before, size + 1)
             answer = mailbox_pb2.ListMessagesResponse(messages=[_message(m) for m in found[:size]])
             if len(found) > size:
                 answer.next_page_token = tokens.make(str(found[size - 1].id))
@@ -63,7 +63,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     ) -> AsyncIterator[mailbox_pb2.ReadMessageResponse]:
         async with answering(context):
             async with self._rows.use() as connection:
-                found = await mailbox.one(connection, request.id)
+                found = await mailbox.find_message(connection, request.id)
                 if found is None:
                     raise NotFound(f"no message {request.id}")
                 if request.mark_seen and SEEN not in found.flags:

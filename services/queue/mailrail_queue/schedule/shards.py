@@ -107,7 +107,7 @@ class Shards:
                     self._worklist.unverified.append(number)
             owners = {row[0]: row[1] for row in await run(connection, shard_store.OWNERS)} if others else {}
             holds = await read_hold_rules(connection)
-        self._group_commit.holds = holds
+        self._group_commit.set_hold_rules(holds)
         self._worklist.own(mine)
         self._peers.learn(
             {n: others[o] for n, o in owners.items() if others.get(o)},

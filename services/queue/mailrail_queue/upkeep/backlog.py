@@ -1,7 +1,7 @@
-"""How much due mail waits, and what for: the figures that people scale and alarm by.
+"""How many due recipients wait, and what for: the figures for scaling and alerts.
 
-Counted for the shards of this process, now and then, on a connection of its own. No count may cost more than a bounded
-number of index entries, however long the backlog (SHD-03): past the bounds below it says the bound.
+They are counted for the shards of this process from time to time, on a connection of their own. A count reads a bounded
+number of index entries, however long the backlog (SHD-03); beyond the bounds below it shows the bound.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ _COUNT: Final[LiteralString] = """WITH d AS (
     ) r LIMIT %(most)s
 )
 SELECT site, count(*), extract(epoch FROM now() - min(due))::float8 FROM due GROUP BY site"""
-# What the statistics say: near enough for a picture, and no row is read for it.
+# An estimate from the statistics, which reads no row.
 _STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::regclass)"
 
 

@@ -1,4 +1,4 @@
-"""The sweepers: what nobody needs any more goes away in small steps (ACC-02, FIN-02, FIN-03).
+"""The sweepers: they delete what is no longer needed, in small steps (ACC-02, FIN-02, FIN-03).
 
 Several replicas may run this at once: each step takes its rows under locks that the others skip. Content goes by the
 order in which recipients became final, which history knows; so no row of a message is ever updated for it.
@@ -45,8 +45,8 @@ _POSITION: Final[
 _STRETCH: Final[LiteralString] = """SELECT max(finished), count(*) FROM (
     SELECT finished FROM history WHERE finished > %(position)s AND finished < now() - %(keep)s * interval '1 second'
     ORDER BY finished, id LIMIT %(count)s) h"""
-# Those of them that nobody names any more; the row is locked while we look (FIN-02). What another has locked is not passed for ever: it
-# is named, and looked at again.
+# Those of them without a recipient or a mailbox; the row is locked meanwhile (FIN-02). A row that another transaction has locked becomes
+# a sweep candidate, and is looked at again later.
 _UNNAMED: Final[LiteralString] = """WITH found AS (
     SELECT m.id FROM message m
     WHERE m.id IN (SELECT message_id FROM history WHERE finished > %(position)s AND finished <= %(until)s)
@@ -89,12 +89,12 @@ _USAGE: Final[LiteralString] = """WITH d AS (DELETE FROM account_usage WHERE (ac
 _DSNS: Final[LiteralString] = """WITH d AS (DELETE FROM dsn WHERE (recipient_id, kind, about_message_id) IN (
         SELECT recipient_id, kind, about_message_id FROM dsn WHERE made < now() - %(keep)s * interval '1 second' ORDER BY made LIMIT 500) RETURNING kind)
     SELECT count(*) FROM d"""
-# Changes by administrators that nobody repeats any more.
+# Changes by administrators that are too old to be continued.
 _OPERATIONS: Final[
     LiteralString
 ] = """WITH d AS (DELETE FROM admin_operation WHERE began < now() - %(keep)s * interval '1 second' RETURNING id)
     SELECT count(*) FROM d"""
-# Sites where all has been well, or nobody has wanted to go, for so long: no row says the same.
+# Sites without a failure, or without mail, for so long: a missing row means the same.
 _SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (
         SELECT name FROM site WHERE changed < now() - %(keep)s * interval '1 second' ORDER BY changed LIMIT 500)
         AND changed < now() - %(keep)s * interval '1 second' RETURNING name)
@@ -102,7 +102,7 @@ _SITES: Final[LiteralString] = """WITH d AS (DELETE FROM site WHERE name IN (
 _EVENTS: Final[LiteralString] = """WITH d AS (DELETE FROM event WHERE id IN (
         SELECT id FROM event ORDER BY id LIMIT 500) AND at < now() - %(keep)s * interval '1 second' RETURNING id)
     SELECT count(*) FROM d"""
-# Days of history that are over, whether still attached (and perhaps half detached) or not: whoever was at it may have been killed.
+# Days of history that are over, still attached, half detached or detached: the process that began to drop one may have been killed.
 _OLD: Final[
     LiteralString
 ] = """SELECT c.relname, i.inhdetachpending FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
