@@ -1,4 +1,4 @@
-"""The queue as a whole: its parts, in the order in which they need each other, and how they start and stop.
+"""The queue process: its parts, in the order in which they need each other, and how they start and stop.
 
 Mail enters by `accept`, leaves by `lease`, comes back by `finish`, and waits under `owner`. `dispatch` stands between
 them and holds what is in memory; `worklist` says what is to be looked at. See the README for the way of a message.
@@ -131,7 +131,7 @@ class QueueProcess:
         """The open streams that bring mail."""
         self.stopping = asyncio.Event()
         self.stopped = asyncio.Event()
-        """Everything is given back: whoever still holds a stream waits for nothing."""
+        """Everything is given back: a stream that is still open may end."""
         self.ready = False
         self._running: asyncio.Task[None] | None = None
 
@@ -144,7 +144,7 @@ class QueueProcess:
         return self._router
 
     def configure(self, configuration: Configuration) -> None:
-        """Swap in a revision, whole (design 2). Recipients are routed by it from their next attempt on."""
+        """Put a revision in force, whole (design 2). It routes recipients from their next attempt on."""
         before = self._router.revision.transports if self._router is not None else ()
         known = {one.ref: one.digest for one in before}
         self._router = Router(configuration.number, configuration.revision)
@@ -181,7 +181,7 @@ class QueueProcess:
                 await asyncio.sleep(0.5)
 
     async def start(self) -> None:
-        """Take part: own shards, take mail, hand it out. `prepare` and the first revision came before."""
+        """Own shards, take mail and hand it out. Call `prepare` and `configure` first."""
         await self.upkeep.start()
         try:
             while True:
@@ -191,7 +191,9 @@ class QueueProcess:
                 except DATABASE_FAILURE as error:
                     self._log.warning("waiting for the database", error=str(error).strip())
                     await asyncio.sleep(0.5)
-        except asyncio.CancelledError:  # told to stop as it began: nobody shall wait until it is taken for dead
+        except (
+            asyncio.CancelledError
+        ):  # stopped while it started: other processes need not wait until it counts as dead
             await self.shards.leave()
             raise
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -199,7 +201,7 @@ class QueueProcess:
 
     @property
     def serving(self) -> bool:
-        """Whether mail can be taken durably now, and due work was looked for once.
+        """Whether mail can be stored durably now, and due work was looked for once.
 
         A step that fails again and again later on is told by an alert and changes nothing here: fresh mail leaves from
         memory all the same, the other steps go on, and what does not is kept. To refuse all mail for it, which every
@@ -223,13 +225,13 @@ class QueueProcess:
                 group.create_task(part.run())
 
     def failed(self) -> BaseException | None:
-        """Why the parts stopped running, if they did: a mistake of ours that a restart may heal."""
+        """Why the parts stopped, if they did: a fault in our code that a restart may cure."""
         if self._running is not None and self._running.done() and not self._running.cancelled():
             return self._running.exception()
         return None
 
     async def stop(self, grace: float) -> None:
-        """Start nothing new, finish what runs, give back what was not handed on, let go of the shards."""
+        """Start nothing new, finish what runs, give back leases that were not handed on, release the shards."""
         self.stopping.set()
         for stream in self.arrivals:
             stream.ready.set()  # so that it says GoAway now
@@ -257,7 +259,7 @@ class QueueProcess:
     # --- the rest ---
 
     def _new_history(self, new: NewHistory) -> None:
-        """The database went back: what memory knows of it may be untrue, and all deliveries of before end (HIS-03)."""
+        """The database was set back: forget what memory knows of it, and close all deliveries (HIS-03)."""
         self.database.reopen()
         self.group_commit.ids.forget()
         self.dispatcher.history = new.number

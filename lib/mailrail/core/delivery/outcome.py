@@ -96,7 +96,7 @@ GENERAL_REFUSALS = frozenset({521, 554})
 
 @dataclass(slots=True)
 class Verdict:
-    """What an attempt means for one recipient. Not frozen, though nobody changes one: that would cost five times as
+    """What an attempt means for one recipient. Not frozen, though it never changes: that would cost five times as
     much, for each message."""
 
     outcome: Outcome

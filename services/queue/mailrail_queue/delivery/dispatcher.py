@@ -5,7 +5,7 @@ waits at its *site* until the site's window has room, the limits of its transpor
 credit. Sites map to outbound processes by rendezvous hashing, so that connections are used again; a process without
 credit is passed over for the next in order.
 
-Nothing here does I/O or waits. `pump` hands on all that may go; whoever changes what it depends on calls it.
+Nothing here does I/O or waits. `pump` hands on all that may go; a part that changes what it depends on calls it.
 """
 
 import heapq
@@ -384,7 +384,7 @@ class Dispatcher:
             if room <= 0:
                 break
             if site.window.probing and site.shared and self.owners > 1 and not site.claimed:
-                self._events.claim_probe(site)  # after a backoff: one probe at a time, whoever owns the shard
+                self._events.claim_probe(site)  # after a backoff: one probe at a time, of all owners
                 break
             if bucket is not None and (wait := bucket.wait(now)) > 0:
                 if not site.timed:

@@ -88,7 +88,7 @@ class LeaseWriter:
         self._wake.set()
 
     def lose(self, delivery: Delivery) -> None:
-        """Nobody works on this delivery any more: what has no result yet was cut off (LSE-04)."""
+        """No process works on this delivery any more: recipients without a result were interrupted (LSE-04)."""
         self._lost += [
             (p.id, p.message_id, delivery.token) for p in delivery.recipients if p.id not in delivery.answered
         ]
@@ -123,7 +123,7 @@ class LeaseWriter:
                 await asyncio.sleep(_RETRY_AFTER)
 
     async def flush(self) -> None:
-        """A clean stop: give leases back now, so that nobody waits for them to run out."""
+        """A clean stop: give leases back now, so that mail does not wait for them to run out."""
         deadline = time.monotonic() + _LAST_WORDS
         while (self._undo or self._lost) and time.monotonic() < deadline:
             try:

@@ -53,7 +53,7 @@ class LeaseManager:
     async def welcome(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
         """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not.
 
-        Raises psycopg.Error, NotDurable or OSError while nobody can tell what it works on rightly.
+        Raises psycopg.Error, NotDurable or OSError: then it is unknown what the process rightly works on.
         """
         listed = {w.token: list(w.recipient_ids) for w in hello.in_progress}  # all, for what is left out is sent again
         await self._adopt(stream, listed)
@@ -203,6 +203,6 @@ class LeaseManager:
         return len(closed)
 
     async def release_all(self) -> None:
-        """A clean stop: give back what was never handed on, so that nobody waits for its leases to run out."""
+        """A clean stop: give back leases that were never handed on, so that mail does not wait for them to run out."""
         self._writer.take_back(self._dispatcher.drop_pending())
         await self._writer.flush()

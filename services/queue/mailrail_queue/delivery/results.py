@@ -1,9 +1,9 @@
-"""From what happened to what is written: results of attempts, judged and committed in batches (FIN-01, LSE-03, LSE-04).
+"""Results of attempts, judged and committed in batches (FIN-01, LSE-03, LSE-04).
 
 Each recipient's result becomes an *ending* (final), a *deferral* (tried again), an *undoing* (it was not dialled) or a
-mere *record* (too late to count). Most mail is delivered at once and nobody asked to be told: such endings share one
-statement. What makes notifications or goes into the built-in mailbox shares a transaction with its endings, so that
-the state and what follows from it are one.
+mere *record* (too late to count). Most recipients are delivered at the first attempt and need no DSN; their endings
+share one statement. Endings that need a DSN or a copy in the built-in mailbox share a transaction with it, so that the
+state and what follows from it are one.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ from mailrail_queue.store.waiting import Waiting
 _BATCH = 256
 """Deliveries whose results share a transaction."""
 _GATHER = 0.02
-"""Seconds that results wait for company while they come steadily. Nobody waits for them: the windows heard of them when
-they came, and outbound keeps them until they are written. So the statement is as large as that allows."""
+"""Seconds that results wait for more while they come steadily. Nothing waits for them: windows move when a result
+comes, and outbound keeps it until it is written."""
 _ENOUGH = 64
 """Results that are written at once; a larger batch is hardly cheaper."""
 _RETRY_AFTER = 0.5
@@ -108,7 +108,7 @@ class _Work:
     outcomes: list[int] = field(default_factory=list)
 
     def add(self, found: lease_pb2.RecipientResult, one: Sorted) -> None:
-        """Take a result that was sorted. Endings that nobody is told of, most of them, share one statement."""
+        """Take a result that was sorted. Endings without a DSN or an arrival, most of them, share one statement."""
         self.outcomes.append(found.attempt.outcome)
         change = one.change
         if isinstance(change, Deferral):

@@ -76,7 +76,7 @@ class SiteState:
     order: tuple[Stream, ...] = ()
     generation: int = -1
     is_local: bool = field(init=False)
-    """Nobody is dialled."""
+    """Its mail ends in the queue itself: nothing is dialled."""
 
     def __post_init__(self) -> None:
         self.is_local = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)

@@ -35,7 +35,7 @@ def facts_of(waiting: Waiting) -> RecipientFacts:
 
 
 def asked_of(keywords: Iterable[str]) -> int:
-    """NOTIFY as a number; words that nobody knows count for nothing, the queue is not where they are refused."""
+    """NOTIFY as a number. Unknown words are ignored: ingress refuses them."""
     asked = Asked.UNSET
     for word in keywords:
         asked |= Asked.__members__.get(word.upper(), Asked.UNSET)

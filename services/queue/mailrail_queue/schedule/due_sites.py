@@ -1,7 +1,8 @@
-"""The table that says when a site of a shard has due mail, read and kept true (SHD-02, SHD-03).
+"""Reads and corrects the table that says when a site of a shard has due mail (SHD-02, SHD-03).
 
-What is due is found by site, never by row. Whoever stores mail takes no lock on a site's row, so a row may for a moment
-say less than there is: it is looked at once more soon after it was moved, and a slow round compares everything.
+Due mail is found by site, never by row. A transaction that stores mail takes no lock on a site's row, so the row may
+for a moment say less than there is. So the scheduler looks at a site once more soon after it moved the row, and a slow
+round compares everything.
 """
 
 import random

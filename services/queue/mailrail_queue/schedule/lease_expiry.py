@@ -1,4 +1,4 @@
-"""Leases that ran out: whoever held them is gone or hangs, and their mail is due again (LSE-04)."""
+"""Leases that ran out: their outbound process is gone or hangs, and their mail is due again (LSE-04)."""
 
 import asyncio
 import contextlib
@@ -35,11 +35,11 @@ class LeaseExpiry:
         self._swept_until = 0.0
         """When the last sweep began, in Unix seconds by Postgres's clock."""
         self._swept_for = worklist.ownership
-        """Whose leases the last sweep looked at: shards that were taken over since are looked at from the beginning."""
+        """The shards that the last sweep looked at; those taken over since are looked at from the beginning."""
         self._log = log.get_logger()
 
     async def run(self) -> None:
-        """Sweep now and then, until cancelled."""
+        """Sweep every few seconds, until cancelled."""
         while True:
             try:
                 await self.sweep()
@@ -97,7 +97,7 @@ class LeaseExpiry:
         return total
 
     async def _heed_clock(self) -> None:
-        """Ask what time it is: leases run by Postgres's clock, and must not all end because it was set."""
+        """Ask Postgres for the time: leases run by its clock, and must not all end because the clock was set."""
         asked = clock.now()
         ((moment,),) = await self._lane.run(lease_store.NOW)
         self._database.set_server_time(moment, asked)
@@ -121,7 +121,7 @@ class LeaseExpiry:
             self._dispatcher.release(delivery)
 
     async def _hold_corrupt(self, shards: Sequence[int], since: float, error: Exception) -> bool:
-        """Put the recipient on hold whose lease ran out first, and cannot be taken back. False: there is none."""
+        """Put on hold the recipient whose lease ran out first and cannot be taken back. False: there is none."""
         faults.failed(self._log, "lease_sweep", error)
         reason = f"the lease ran out, but that cannot be stored: {faults.said(error)}"
         async with self._lane.use() as connection, connection.transaction():

@@ -1,4 +1,4 @@
-"""What a new revision frees: mail that waited for something missing, or for a transport that is mended (ADM-03)."""
+"""Mail that a new revision frees: its transport is no longer missing, or was corrected (ADM-03)."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -43,10 +43,10 @@ class Revisions:
                 await asyncio.sleep(_PAUSE)
 
     async def reconsider(self, changed: Sequence[str]) -> None:
-        """A new revision is in force: what waited for something that is there now is due at once (ADM-03).
+        """Make mail due at once whose missing transport is there now (ADM-03).
 
-        So is what a transport's backoff held up, if the transport is not what it was (`changed`, "NAMESPACE/NAME"):
-        whoever corrects a relay's password must not wait for the end of a backoff that the wrong one has earned.
+        So is mail of a transport in backoff, if the revision changed the transport (`changed`, "NAMESPACE/NAME"): an
+        administrator who corrects a relay's password need not wait for the end of the backoff.
         """
         shards = list(self._worklist.ownership.epochs)
         if not shards:
@@ -76,7 +76,7 @@ class Revisions:
 
     @staticmethod
     def _goes(router: Router, rows: Iterable[Waiting]) -> bool:
-        """Whether another route takes any of these now, although what they waited for is still missing."""
+        """Whether another route takes any of these now, although their old transport is still missing."""
         return any(not router.plan(facts_of(row), row.attempts).missing for row in rows)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Queue replicas wake each other: there is new work in shards that you own. Hints, never more (SHD-02)."""
+"""Queue replicas wake each other when there is new work in a shard of another. These are hints only (SHD-02)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mailrail_queue.store import faults
 
 
 class Peers:
-    """The other replicas, by the addresses that they gave."""
+    """The other replicas, by the addresses in their heartbeats."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
@@ -33,7 +33,7 @@ class Peers:
             self._wake.set()
 
     def wake(self, shards: set[int]) -> None:
-        """There is work in these shards; told in batches."""
+        """There is work in these shards: wake their owners, in batches."""
         self._shards |= shards
         self._wake.set()
 
@@ -44,7 +44,7 @@ class Peers:
         self._wake.set()
 
     async def run(self) -> None:
-        """Tell, until cancelled."""
+        """Send hints until cancelled."""
         try:
             while True:
                 await self._wake.wait()

@@ -1,8 +1,8 @@
-"""What an owner of shards does: it works off what is due, site by site (SHD-03).
+"""The loop of an owner of shards: it works through due mail, site by site (SHD-03).
 
-Sites with due work come from the `worklist`, which the table `due_sites` fills each second and whenever something woke
-us. Those with room are fetched from in turn, a bounded number of recipients each, and leased; what is not dialled is
-the matter of `backoff`.
+Sites with due work come from the worklist, which `due_sites` fills each second, and whenever something woke it. The
+scheduler takes them in turn. Of a site with room it fetches a bounded number of recipients and leases them; recipients
+of a site in backoff are counted by `backoff`.
 """
 
 import asyncio
@@ -50,14 +50,14 @@ _FETCH = 200
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
 _PAUSE = 10.0
-"""Seconds for which a site is left alone at which work failed."""
+"""Seconds for which a site is left alone after work at it failed."""
 
 _Group = tuple[RoutePlan, list[Waiting]]
 """Recipients of a message that share a delivery."""
 
 
 class Scheduler:
-    """This process as an owner of shards: the loop that works off the worklist."""
+    """Works through the worklist."""
 
     def __init__(
         self,
@@ -94,12 +94,12 @@ class Scheduler:
         self.revisions = Revisions(self.lane, worklist, shared_sites, self._router)
         self._expiry = LeaseExpiry(parts, self.lane, worklist, finisher)
         self.paused: dict[str, float] = {}
-        """Key of a site at which work failed → until when it is left alone (the dispatcher's clock)."""
+        """Key of a site → until when it is left alone, because work at it failed (the dispatcher's clock)."""
 
     # --- loops ---
 
     async def run(self) -> None:
-        """Everything that an owner does, until cancelled."""
+        """Run the loops of an owner of shards, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._looks())
             group.create_task(self._timers())
@@ -207,7 +207,7 @@ class Scheduler:
         self._pause(wanted[1], error)
 
     def _pause(self, key: str, error: Exception) -> None:
-        """Work at a site failed, and not for one recipient: it is left alone for a while, all others go on."""
+        """Leave a site alone for a while: work at it failed, and not because of one recipient. Other sites go on."""
         faults.failed(self._log, "due_work", error, site=key)
         now = self._dispatcher.clock()
         self.paused = {k: until for k, until in self.paused.items() if until > now}

@@ -1,7 +1,7 @@
 """Which shards are this process's (SHD-01).
 
-Every two seconds a process says that it lives and sees who else does; shards of the dead are taken over under a new
-epoch, surplus ones are let go.
+Every two seconds each process writes that it lives, and reads which other processes do. It takes over shards of dead
+processes under a new epoch, and releases surplus ones.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from mailrail_queue.store.hold_rules import read_hold_rules
 
 
 class Shards:
-    """This process as a holder of shards among others."""
+    """The shards of this process, beside those of others."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Shards:
         self._log = log.get_logger()
 
     async def run(self) -> None:
-        """Heartbeats until cancelled. Trouble with Postgres makes this process unhealthy, no more."""
+        """Send heartbeats until cancelled. A failure of Postgres makes this process unhealthy; it does not end it."""
         while True:
             try:
                 await self.beat()
@@ -70,7 +70,7 @@ class Shards:
             await asyncio.sleep(self._settings.heartbeat_seconds * random.uniform(0.9, 1.1))
 
     async def beat(self) -> None:
-        """One heartbeat: say that we live, see who else does, take and let go of shards (SHD-01)."""
+        """One heartbeat: write that we live, read who else does, take and release shards (SHD-01)."""
         settings = self._settings
         me = self._worklist.run_id
         async with self._lane.use() as connection:
@@ -116,9 +116,8 @@ class Shards:
         self._dispatcher.owners = len(live)
         self._dispatcher.owner_index = live.index(me)
         self._dispatcher.configure(self._router().transports())
-        self._worklist.requests = (
-            True  # who asked may have been unheard, and who owned the shard may be no more (ADM-02)
-        )
+        # A hint of a request may have been lost, or the shard's owner of then may be gone (ADM-02).
+        self._worklist.requests = True
         self.healthy = True
         metrics.POSTGRES_UP.set(0 if self._database.outage.full else 1)
         await self._shared_sites.learn()
@@ -133,7 +132,7 @@ class Shards:
             self._log.info("shutdown: shards not released", error=str(error))
 
     async def forget(self) -> None:
-        """The last word of this process: nothing of it is looked for in the database any more (HIS-01)."""
+        """Remove this process from the history of the database, at its very end (HIS-01)."""
         with contextlib.suppress(*DATABASE_FAILURE, TimeoutError):
             async with asyncio.timeout(3), self._lane.use() as connection:
                 await self._history.of.leave(connection)

@@ -1,7 +1,7 @@
 """What owners of shards tell each other of shared sites: which are in backoff, who may probe (design 4, Attempt).
 
-A site's mail lies in many shards, and so may have several owners. What one of them learned of it is in the table
-`site`, where the others find it at their next heartbeat; and only one at a time may look whether it is well again.
+A site's mail lies in many shards, and so may have several owners. Each writes what it learns of a site into the table
+`site`, and the others read it at their next heartbeat. Only one owner at a time may probe a site.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _KNOWN = 20_000
 
 
 class SharedSites:
-    """This process's part in it."""
+    """Learns what other owners wrote, and claims the right to probe."""
 
     def __init__(self, lane: Lane, dispatcher: Dispatcher, site_health: SiteHealth, worklist: Worklist) -> None:
         self._lane, self._dispatcher, self._site_health, self._worklist = lane, dispatcher, site_health, worklist
@@ -37,7 +37,7 @@ class SharedSites:
         self._log = log.get_logger()
 
     async def learn(self) -> None:
-        """What other owners, or this process before a restart, saw of sites."""
+        """Read what other owners, or this process before a restart, wrote of sites."""
         while True:
             async with self._lane.use() as connection:
                 rows = await site_store.sites_changed(connection, *self._seen)

@@ -1,7 +1,7 @@
-"""What a process knows of work that is due: its shards, the sites in them that wait for their turn, and what woke it.
+"""What a process knows of due work: its shards, the sites in them that wait for their turn, and what woke it.
 
-Everybody who learns of work writes it down here (intake, finisher, peers, heartbeats, administrators); `owner` works it
-off. All of it is in memory and none of it is missed: whatever is forgotten is found again in the database.
+The group commit, the finisher, peers, heartbeats and administrators add to the list; the scheduler works through it.
+The list is in memory only. A restart loses nothing: the scheduler finds due work again in the database.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from mailrail_queue.store.fencing import Ownership
 
 
 class Worklist:
-    """The list of what an owner of shards has to look at."""
+    """The sites and shards that the scheduler has to look at."""
 
     def __init__(self, dispatcher: Dispatcher, peers: Peers, router: Callable[[], Router], *, run_id: str) -> None:
         self._dispatcher, self._peers, self._router = dispatcher, peers, router
@@ -34,16 +34,16 @@ class Worklist:
         self.unverified: list[int] = []
         """Shards that were taken over, and whose sites were not compared with their recipients since (SHD-02)."""
         self.wake = asyncio.Event()
-        """There is something new."""
+        """Set when something was added."""
         self.revised = asyncio.Event()
-        """A revision came, or shards whose owner may have been down when it did."""
+        """Set when a revision came, or when shards came whose owner may have missed one."""
         self.changed: set[str] = set()
-        """Transports that are not what they were, whose mail was not looked at since."""
+        """Transports that a revision changed, and whose mail was not looked at since."""
 
-    # --- being told ---
+    # --- adding ---
 
     def add_stored(self, where: set[tuple[int, str]]) -> None:
-        """Recipients were stored due in these (shard, site): ours are looked at, the owners of others are woken."""
+        """Recipients were stored due in these (shard, site): look at ours, wake the owners of the others."""
         others: set[int] = set()
         for number, key in where:
             if number in self.ownership.epochs:
@@ -55,7 +55,7 @@ class Worklist:
         self.wake.set()
 
     def wake_shards(self, shards: Iterable[int]) -> None:
-        """Somebody says that there is work, or an administrator's request, in these shards."""
+        """There may be due work, or an administrator's request, in these shards: look at those of ours."""
         for number in shards:
             if number in self.cursors:
                 self.cursors[number] = 0.0
@@ -63,7 +63,7 @@ class Worklist:
         self.wake.set()
 
     def wake_owners(self, shards: Iterable[int]) -> None:
-        """Mail of our own making was stored due in these shards: ours are looked at, owners of others are woken."""
+        """Mail that the queue made itself is due in these shards: look at ours, wake the owners of the others."""
         found = set(shards)
         self.wake_shards(found)
         others = {n for n in found if n not in self.ownership.epochs}
@@ -77,7 +77,7 @@ class Worklist:
         self._peers.wake_everybody(found)
 
     def add_deferred(self, rows: Sequence[tuple[int, int]]) -> None:
-        """Attempts at these (shard, request) ended, and mail is there to be tried again."""
+        """Attempts of recipients in these (shard, request) ended, and the recipients are to be tried again."""
         asked = {number for number, request in rows if request}
         if asked:
             self.wake_owners(asked)  # ADM-02: the attempt is over; its shard may have another owner by now
@@ -87,14 +87,14 @@ class Worklist:
         self.wake.set()
 
     def revise(self, changed: Iterable[str]) -> None:
-        """A new revision is in force; these transports ("NAMESPACE/NAME") are not what they were (ADM-03)."""
+        """A new revision is in force, and it changed these transports ("NAMESPACE/NAME") (ADM-03)."""
         self.changed.update(changed)
         self.revised.set()
 
     # --- what is due ---
 
     def site(self, key: str) -> SiteState:
-        """What is known of a site, which is made known if it was not."""
+        """The state of a site; a new one if the site was unknown."""
         return self._dispatcher.site_of_key(key, self._router())
 
     def note(self, number: int, key: str) -> None:
