@@ -25,7 +25,7 @@ class ConfigView:
         """Everyone that reports, head, and whether head is pinned."""
         response = await self._stub.ListConsumers(pb.ListConsumersRequest(), timeout=_TIMEOUT)
         found = tuple(
-            ConsumerState(c.node_id, Role(c.role), c.revision, c.rejected, c.error, c.live)
+            ConsumerState(c.process, Role(c.role), c.revision, c.rejected, c.error, c.live)
             for c in response.consumers
             if c.role in _ROLES
         )

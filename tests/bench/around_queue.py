@@ -117,7 +117,7 @@ class Outbound:
         self._ready = ready
 
         async def requests() -> AsyncIterator[lease_pb2.LeaseRequest]:
-            yield lease_pb2.LeaseRequest(hello=lease_pb2.Hello(node_id="bench", config_revision=1), credit=CREDIT)
+            yield lease_pb2.LeaseRequest(hello=lease_pb2.Hello(process="bench", config_revision=1), credit=CREDIT)
             while True:
                 await ready.wait()
                 await asyncio.sleep(LINGER)

@@ -222,7 +222,7 @@ class FakeOutbound:
         self, credit: int = 1000, in_progress: Iterable[tuple[int, Iterable[int]]] = (), revision: int = 1
     ) -> "FakeOutbound":
         """Open the stream, say Hello, give credit."""
-        hello = lease_pb2.Hello(node_id=self.node, config_revision=revision)
+        hello = lease_pb2.Hello(process=self.node, config_revision=revision)
         for token, numbers in in_progress:
             hello.in_progress.add(token=token, recipient_ids=numbers)
         self._out.put_nowait(lease_pb2.LeaseRequest(hello=hello, credit=credit))

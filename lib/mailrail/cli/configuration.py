@@ -153,7 +153,7 @@ def _print_consumers(consumers: config_pb2.ListConsumersResponse) -> None:
         ("NODE", "ROLE", "RUNS", "SEEN", "PROBLEM"),
         (
             (
-                c.node_id,
+                c.process,
                 c.role,
                 str(c.revision) if c.revision == consumers.head else f"{c.revision} (behind)",
                 output.when(c, "seen", now) if c.live else f"{output.when(c, 'seen', now)}, silent",
@@ -224,7 +224,7 @@ def not_yet_live(found: config_pb2.ListConsumersResponse, revision: int = 0) -> 
     if not live:
         return ["no service has reported yet"]
     return [
-        f"{c.node_id} ({c.role}) runs {c.revision}" + (f" and refused {c.rejected}: {c.error}" if c.rejected else "")
+        f"{c.process} ({c.role}) runs {c.revision}" + (f" and refused {c.rejected}: {c.error}" if c.rejected else "")
         for c in live
         if (c.revision < revision if revision else c.revision != found.head)
     ]

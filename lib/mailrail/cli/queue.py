@@ -286,7 +286,7 @@ def stats(json: a.Json = False) -> None:
             ("oldest", output.when(found, "oldest", utc_now())),
             ("stored", f"{counted(found.messages, 'message')}, {output.size_of(found.bytes)} {_STORED}"),
             ("shards", f"{found.shards_owned} owned by this queue process"),
-            ("outbound", f"{counted(found.outbound_nodes, 'process', 'processes')} connected"),
+            ("outbound", f"{counted(found.outbound_processes, 'process', 'processes')} connected"),
         )
     )
 

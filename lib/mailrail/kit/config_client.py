@@ -112,7 +112,7 @@ class ConfigClient:
     async def _watch_once(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
         call = stub.Watch(
             config_pb2.WatchRequest(
-                node_id=self._settings.node_id,
+                process=self._settings.node_id,
                 role=self._role.value,
                 have_revision=self.current.number if self.current is not None else 0,
                 have_checksum=self.current.checksum if self.current is not None else "",
@@ -182,7 +182,7 @@ class ConfigClient:
 
     def _state(self, leaving: bool = False) -> config_pb2.ReportRequest:
         return config_pb2.ReportRequest(
-            node_id=self._settings.node_id,
+            process=self._settings.node_id,
             role=self._role.value,
             revision=self.current.number if self.current is not None else 0,
             rejected=self._rejected,

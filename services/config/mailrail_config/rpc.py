@@ -71,7 +71,7 @@ def _info(row: RevisionRow | None, head: int, pinned: bool) -> pb.RevisionInfo:
 
 def _consumer(row: ConsumerRow) -> pb.Consumer:
     consumer = pb.Consumer(
-        node_id=row.node_id,
+        process=row.process,
         role=row.role,
         revision=row.revision,
         rejected=row.rejected,
@@ -115,9 +115,9 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
                 grpc.StatusCode.PERMISSION_DENIED, f"this is for {', '.join(sorted(roles))}; this caller is {names}"
             )
 
-    async def _role(self, context: Context, role: str, node_id: str) -> Role:
-        if not node_id or len(node_id) > 255:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node_id must have 1 to 255 characters")
+    async def _role(self, context: Context, role: str, process: str) -> Role:
+        if not process or len(process) > 255:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "process must have 1 to 255 characters")
         try:
             known = Role(role)
         except ValueError:
@@ -187,7 +187,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
     # --- watching ---
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
-        role = await self._role(context, request.role, request.node_id)
+        role = await self._role(context, request.role, request.process)
         have = (request.have_revision, request.have_checksum)
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.stream_seconds * random.uniform(0.8, 1.2)
@@ -216,13 +216,13 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
                 task.cancel()
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
-        role = await self._role(context, request.role, request.node_id)
+        role = await self._role(context, request.role, request.process)
         try:
             if request.leaving:
-                await self._store.leave(request.node_id, role.value)
+                await self._store.leave(request.process, role.value)
             else:
                 await self._store.report(
-                    request.node_id,
+                    request.process,
                     role.value,
                     request.revision,
                     request.rejected,

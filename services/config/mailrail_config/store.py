@@ -53,7 +53,7 @@ class HeadRow:
 class ConsumerRow:
     """Who runs what."""
 
-    node_id: str
+    process: str
     role: str
     revision: int
     rejected: int
@@ -420,22 +420,22 @@ class RevisionStore:
 
     # --- consumers (CFG-05) ---
 
-    async def report(self, node_id: str, role: str, revision: int, rejected: int, error: str, version: str) -> None:
+    async def report(self, process: str, role: str, revision: int, rejected: int, error: str, version: str) -> None:
         """A heartbeat."""
         async with self._pool.connection() as connection:
             await self._compare(connection, 0, revision)
             await connection.execute(
-                "INSERT INTO consumers (node_id, role, revision, rejected, error, version, seen)"
-                " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (node_id, role) DO UPDATE SET"
+                "INSERT INTO consumers (process, role, revision, rejected, error, version, seen)"
+                " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (process, role) DO UPDATE SET"
                 " revision = excluded.revision, rejected = excluded.rejected, error = excluded.error,"
                 " version = excluded.version, seen = excluded.seen",
-                (node_id, role, revision, rejected, storable(error), storable(version)),
+                (process, role, revision, rejected, storable(error), storable(version)),
             )
 
-    async def leave(self, node_id: str, role: str) -> None:
+    async def leave(self, process: str, role: str) -> None:
         """A clean stop."""
         async with self._pool.connection() as connection:
-            await connection.execute("DELETE FROM consumers WHERE node_id = %s AND role = %s", (node_id, role))
+            await connection.execute("DELETE FROM consumers WHERE process = %s AND role = %s", (process, role))
 
     async def consumers(self) -> list[ConsumerRow]:
         """Everyone heard of within a day."""
@@ -444,9 +444,9 @@ class RevisionStore:
             connection.cursor(row_factory=class_row(ConsumerRow)) as cursor,
         ):
             await cursor.execute(
-                "SELECT node_id, role, revision, rejected, error, version, seen,"
+                "SELECT process, role, revision, rejected, error, version, seen,"
                 " seen > now() - make_interval(secs => %s) AS live"
-                " FROM consumers WHERE seen > now() - interval '1 day' ORDER BY role, node_id",
+                " FROM consumers WHERE seen > now() - interval '1 day' ORDER BY role, process",
                 (LIVE_SECONDS,),
             )
             return await cursor.fetchall()

@@ -365,7 +365,7 @@ class _Link:
         self, replicas: int, leaving: asyncio.Event, mine: int
     ) -> AsyncIterator[lease_pb2.LeaseRequest]:
         settings, client = self._settings, self._client
-        hello = lease_pb2.Hello(node_id=settings.node_id, config_revision=client.revision)
+        hello = lease_pb2.Hello(process=settings.node_id, config_revision=client.revision)
         running = self._worker.running
         for token, recipient_ids in running.items():
             if client.link_of(token) is self:
@@ -531,7 +531,7 @@ def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: 
         if recipient.uncertain:
             entry.uncertain = True
         attempt = entry.attempt
-        attempt.node = node
+        attempt.outbound = node
         attempt.outcome = _OUTCOMES[recipient.result]
         stamp = attempt.started
         stamp.seconds, stamp.nanos = divmod(report.started, 1_000_000_000)
@@ -551,7 +551,7 @@ def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
     for recipient in report.recipients:
         entry = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)
         attempt = entry.attempt
-        attempt.node, attempt.outcome, attempt.dialled = node, _OUTCOMES[recipient.result], recipient.dialled
+        attempt.outbound, attempt.outcome, attempt.dialled = node, _OUTCOMES[recipient.result], recipient.dialled
         for stamp, moment in ((attempt.started, report.started), (attempt.ended, report.ended)):
             stamp.seconds, stamp.nanos = divmod(moment, 1_000_000_000)
         status = recipient.status

@@ -85,9 +85,9 @@ async def test_what_a_service_runs_and_was_never_given_is_proof_that_the_store_w
         await publisher(keys_dir, service.target).publish(sources())
         await eventually(lambda: service.store.data_history.number is not None)
         before = service.store.data_history.number
-        await stub.Report(pb.ReportRequest(node_id="queue-1", role="queue", revision=1))
+        await stub.Report(pb.ReportRequest(process="queue-1", role="queue", revision=1))
         assert service.store.data_history.number == before
-        await stub.Report(pb.ReportRequest(node_id="queue-1", role="queue", revision=50))
+        await stub.Report(pb.ReportRequest(process="queue-1", role="queue", revision=50))
         assert service.store.data_history.number != before
         outcome = await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
         assert outcome.revision > 1050

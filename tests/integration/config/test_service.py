@@ -229,24 +229,24 @@ async def test_a_swap_during_a_report_is_reported_right_after_it_CFG_05(
 
 async def test_a_reason_that_no_text_of_postgres_holds_is_shown_by_its_escape_CFG_05(database: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
-        await stub.Report(pb.ReportRequest(node_id="one", role="queue", rejected=2, error="not a\0name"))
+        await stub.Report(pb.ReportRequest(process="one", role="queue", rejected=2, error="not a\0name"))
         assert [c.error for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [r"not a\x00name"]
 
 
 async def test_a_consumer_that_fell_silent_is_not_live_CFG_05(database: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
-        await stub.Report(pb.ReportRequest(node_id="gone", role="queue", revision=1))
+        await stub.Report(pb.ReportRequest(process="gone", role="queue", revision=1))
         assert [c.live for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [True]
         async with service.store._pool.connection() as connection:
             await connection.execute("UPDATE consumers SET seen = seen - interval '11 s'")
         assert [c.live for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [False]
 
 
-@pytest.mark.parametrize(("node_id", "role"), [("", "queue"), ("a", "nobody"), ("a" * 256, "queue")])
-async def test_a_watcher_without_name_or_role_is_refused(database: str, node_id: str, role: str) -> None:
+@pytest.mark.parametrize(("process", "role"), [("", "queue"), ("a", "nobody"), ("a" * 256, "queue")])
+async def test_a_watcher_without_name_or_role_is_refused(database: str, process: str, role: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async for _ in stub.Watch(pb.WatchRequest(node_id=node_id, role=role)):
+            async for _ in stub.Watch(pb.WatchRequest(process=process, role=role)):
                 pass
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 

@@ -161,7 +161,7 @@ def test_counts_and_sites_agree_with_the_list(local: Installation) -> None:
     _queued(local, "stats.temperror@sites.example")
     stats = local.ask("queue", "stats")
     assert stats["queued"] >= 1
-    assert stats["outbound_nodes"] == 1
+    assert stats["outbound_processes"] == 1
     assert "awaiting cleanup" in _done(local, "queue", "stats")
     assert any("sites.example" in site["name"] for site in local.ask("queue", "sites", "--limit", "0"))
 

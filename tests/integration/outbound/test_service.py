@@ -211,7 +211,7 @@ async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: 
             assert result.attempt.reply.remote
             assert list(result.attempt.reply.lines) == ["taken"]
             assert result.attempt.remote_ip == peer.host
-            assert result.attempt.node == "outbound-1"
+            assert result.attempt.outbound == "outbound-1"
             assert result.dsn_passed_on
             assert here.queue.results[delivery.token].done
             assert peer.messages[0].content == b"Received: here\r\n" + MESSAGE

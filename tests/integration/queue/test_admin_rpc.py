@@ -50,7 +50,7 @@ async def service(database_for: Callable[..., str]) -> AsyncIterator[Service]:
         rows = Rows(pool)
         server = grpc.aio.server()
         admin = QueueAdminServicer(
-            administration, rows, shards_owned=lambda: 256, outbound_nodes=lambda: 2, window=lambda site: None
+            administration, rows, shards_owned=lambda: 256, outbound_processes=lambda: 2, window=lambda site: None
         )
         admin_pb2_grpc.add_QueueAdminServiceServicer_to_server(admin, server)
         mailbox_pb2_grpc.add_MailboxServiceServicer_to_server(MailboxServicer(rows, lambda: rig.addresses), server)

@@ -277,7 +277,7 @@ async def test_what_two_streams_of_a_process_list_at_once_is_adopted_once_LSE_02
     async with running_queue(database) as q:
         handed = await one_delivery(q, await q.outbound())
     async with running_queue(database) as q:
-        hello = lease_pb2.Hello(node_id="outbound-1")
+        hello = lease_pb2.Hello(process="outbound-1")
         hello.in_progress.add(token=handed.token, recipient_ids=[r.id for r in handed.recipients])
         cut, again = OutboundStream("outbound-1"), OutboundStream("outbound-1")  # the first is not known to be gone yet
         await asyncio.gather(q.queue.leases.welcome(cut, hello), q.queue.leases.welcome(again, hello))
@@ -291,7 +291,7 @@ async def test_what_a_returning_process_lists_last_is_adopted_however_much_it_li
     async with running_queue(database) as q:
         delivery = await one_delivery(q, await q.outbound())
     async with running_queue(database) as q:
-        hello = lease_pb2.Hello(node_id="outbound-1")
+        hello = lease_pb2.Hello(process="outbound-1")
         for number in range(100_000):
             hello.in_progress.add(token=(1 << 60) + number)
         hello.in_progress.add(token=delivery.token, recipient_ids=[r.id for r in delivery.recipients])

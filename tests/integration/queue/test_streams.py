@@ -48,7 +48,7 @@ async def die(
 @pytest.mark.parametrize("turns", TURNS)
 async def test_an_outbound_that_dies_is_handed_nothing_any_more_LSE_04(database: str, turns: int) -> None:
     async with running_queue(database) as q:
-        hello = lease_pb2.LeaseRequest(hello=lease_pb2.Hello(node_id="mortal"), credit=10)
+        hello = lease_pb2.LeaseRequest(hello=lease_pb2.Hello(process="mortal"), credit=10)
         streams = q.queue.dispatcher.streams
         await die(LeaseServicer(q.queue).Lease, lambda: "mortal" in streams, turns, hello)
         assert "mortal" not in streams

@@ -5,7 +5,7 @@ from mailrail.pb.config.v1.config_pb2 import Consumer, ListConsumersResponse
 
 
 def found(head: int, *runs: int, pinned: bool = False, live: bool = True) -> ListConsumersResponse:
-    rows = [Consumer(node_id=f"node-{n}", role="queue", revision=r, live=live) for n, r in enumerate(runs, 1)]
+    rows = [Consumer(process=f"node-{n}", role="queue", revision=r, live=live) for n, r in enumerate(runs, 1)]
     return ListConsumersResponse(head=head, pinned=pinned, consumers=rows)
 
 
@@ -24,7 +24,7 @@ def test_a_named_revision_is_live_under_a_newer_one_too() -> None:
 
 def test_a_service_that_went_silent_is_not_waited_for_and_none_at_all_is_not_success() -> None:
     both = found(7, 7)
-    both.consumers.add(node_id="gone", role="queue", revision=3, live=False)
+    both.consumers.add(process="gone", role="queue", revision=3, live=False)
     assert not_yet_live(both) == []
     assert not_yet_live(found(7, 7, live=False)) == ["no service has reported yet"]
     assert not_yet_live(found(0)) == ["nothing has been published yet"]

@@ -415,8 +415,8 @@ class Finisher:
             attempt.started.FromNanoseconds(int(started * 1e9))
         if not attempt.HasField("ended"):
             attempt.ended.FromNanoseconds(int(self._database.now() * 1e9))
-        if not attempt.node:
-            attempt.node = node
+        if not attempt.outbound:
+            attempt.outbound = node
 
     def judge(self, verdict: Verdict, recipient: AttemptRecipient) -> Judgement:
         """What becomes of a recipient after this attempt."""

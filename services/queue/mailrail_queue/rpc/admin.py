@@ -31,14 +31,14 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         rows: Rows,
         *,
         shards_owned: Callable[[], int],
-        outbound_nodes: Callable[[], int],
+        outbound_processes: Callable[[], int],
         window: Callable[[str], tuple[int, int] | None],
     ) -> None:
         """`window`: transactions in flight and the window of a site, where this process knows it."""
         self._do = administration
         self._rows = rows
         self._shards_owned = shards_owned
-        self._outbound_nodes = outbound_nodes
+        self._outbound_processes = outbound_processes
         self._window = window
 
     async def ListRecipients(
@@ -70,7 +70,7 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def GetStats(self, request: admin_pb2.GetStatsRequest, context: Context) -> admin_pb2.GetStatsResponse:
         async with answering(context), self._rows.use() as connection:
             answer = await self._do.listing.stats(connection)
-            answer.shards_owned, answer.outbound_nodes = self._shards_owned(), self._outbound_nodes()
+            answer.shards_owned, answer.outbound_processes = self._shards_owned(), self._outbound_processes()
             return answer
 
     async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
@@ -182,7 +182,7 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
         administration,
         rows,
         shards_owned=lambda: len(queue.worklist.ownership.epochs),
-        outbound_nodes=lambda: len(queue.dispatcher.streams),
+        outbound_processes=lambda: len(queue.dispatcher.streams),
         window=window,
     )
     return {

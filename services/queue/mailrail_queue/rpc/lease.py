@@ -35,10 +35,10 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         if not queue.ready or queue.stopping.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is not ready")
         first = await anext(aiter(requests), None)
-        if first is None or not first.HasField("hello") or not first.hello.node_id:
+        if first is None or not first.HasField("hello") or not first.hello.process:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
             return
-        stream = OutboundStream(first.hello.node_id, first.clock)
+        stream = OutboundStream(first.hello.process, first.clock)
         try:
             await queue.leases.welcome(stream, first.hello)
         except DATABASE_FAILURE as error:  # outbound connects again; its deliveries go on meanwhile

@@ -225,11 +225,12 @@ Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     HAVE_REVISION_FIELD_NUMBER: _builtins.int
     HAVE_CHECKSUM_FIELD_NUMBER: _builtins.int
-    node_id: _builtins.str
+    process: _builtins.str
+    """its name"""
     role: _builtins.str
     have_revision: _builtins.int
     """0: none"""
@@ -238,14 +239,14 @@ class WatchRequest(_message.Message):
     def __init__(
         self,
         *,
-        node_id: _builtins.str = ...,
+        process: _builtins.str = ...,
         role: _builtins.str = ...,
         have_revision: _builtins.int = ...,
         have_checksum: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_checksum", b"have_checksum", "have_revision", b"have_revision", "node_id", b"node_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["have_checksum", b"have_checksum", "have_revision", b"have_revision", "process", b"process", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,14 +290,15 @@ Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 class ReportRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    node_id: _builtins.str
+    process: _builtins.str
+    """its name"""
     role: _builtins.str
     revision: _builtins.int
     """that it runs; 0: none"""
@@ -311,7 +313,7 @@ class ReportRequest(_message.Message):
     def __init__(
         self,
         *,
-        node_id: _builtins.str = ...,
+        process: _builtins.str = ...,
         role: _builtins.str = ...,
         revision: _builtins.int = ...,
         rejected: _builtins.int = ...,
@@ -321,7 +323,7 @@ class ReportRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "leaving", b"leaving", "node_id", b"node_id", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "leaving", b"leaving", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,7 +354,7 @@ class Consumer(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
@@ -360,7 +362,8 @@ class Consumer(_message.Message):
     SEEN_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
-    node_id: _builtins.str
+    process: _builtins.str
+    """its name"""
     role: _builtins.str
     revision: _builtins.int
     rejected: _builtins.int
@@ -373,7 +376,7 @@ class Consumer(_message.Message):
     def __init__(
         self,
         *,
-        node_id: _builtins.str = ...,
+        process: _builtins.str = ...,
         role: _builtins.str = ...,
         revision: _builtins.int = ...,
         rejected: _builtins.int = ...,
@@ -384,7 +387,7 @@ class Consumer(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "live", b"live", "node_id", b"node_id", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "live", b"live", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -498,7 +498,7 @@ class GetStatsResponse(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     OLDEST_FIELD_NUMBER: _builtins.int
     SHARDS_OWNED_FIELD_NUMBER: _builtins.int
-    OUTBOUND_NODES_FIELD_NUMBER: _builtins.int
+    OUTBOUND_PROCESSES_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
     due: _builtins.int
     leased: _builtins.int
@@ -506,7 +506,7 @@ class GetStatsResponse(_message.Message):
     messages: _builtins.int
     bytes: _builtins.int
     shards_owned: _builtins.int
-    outbound_nodes: _builtins.int
+    outbound_processes: _builtins.int
     @_builtins.property
     def oldest(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -520,11 +520,11 @@ class GetStatsResponse(_message.Message):
         bytes: _builtins.int = ...,
         oldest: _timestamp_pb2.Timestamp | None = ...,
         shards_owned: _builtins.int = ...,
-        outbound_nodes: _builtins.int = ...,
+        outbound_processes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_oldest", b"_oldest", "oldest", b"oldest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oldest", b"_oldest", "bytes", b"bytes", "due", b"due", "leased", b"leased", "messages", b"messages", "oldest", b"oldest", "on_hold", b"on_hold", "outbound_nodes", b"outbound_nodes", "queued", b"queued", "shards_owned", b"shards_owned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oldest", b"_oldest", "bytes", b"bytes", "due", b"due", "leased", b"leased", "messages", b"messages", "oldest", b"oldest", "on_hold", b"on_hold", "outbound_processes", b"outbound_processes", "queued", b"queued", "shards_owned", b"shards_owned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__oldest: _TypeAlias = _typing.Literal["oldest"]  # noqa: Y015
     _WhichOneofArgType__oldest: _TypeAlias = _typing.Literal["_oldest", b"_oldest"]  # noqa: Y015

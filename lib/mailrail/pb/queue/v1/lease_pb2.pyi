@@ -71,10 +71,11 @@ class Hello(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NODE_ID_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
     IN_PROGRESS_FIELD_NUMBER: _builtins.int
-    node_id: _builtins.str
+    process: _builtins.str
+    """its name, which outlives a restart"""
     config_revision: _builtins.int
     @_builtins.property
     def in_progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___InProgress]:
@@ -85,13 +86,13 @@ class Hello(_message.Message):
     def __init__(
         self,
         *,
-        node_id: _builtins.str = ...,
+        process: _builtins.str = ...,
         config_revision: _builtins.int = ...,
         in_progress: _abc.Iterable[Global___InProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_revision", b"config_revision", "in_progress", b"in_progress", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_revision", b"config_revision", "in_progress", b"in_progress", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -579,7 +579,7 @@ class Attempt(_message.Message):
     TLS_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
     DIALLED_FIELD_NUMBER: _builtins.int
-    NODE_FIELD_NUMBER: _builtins.int
+    OUTBOUND_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """from 1"""
@@ -594,8 +594,8 @@ class Attempt(_message.Message):
     remote_ip: _builtins.str
     local_ip: _builtins.str
     dialled: _builtins.bool
-    node: _builtins.str
-    """the outbound process"""
+    outbound: _builtins.str
+    """the outbound process that made it"""
     status: _builtins.str
     """"4.2.2": what we judge, whose class agrees with `outcome`; empty = reply.enhanced"""
     @_builtins.property
@@ -631,12 +631,12 @@ class Attempt(_message.Message):
         tls: Global___TlsFacts | None = ...,
         reply: Global___Reply | None = ...,
         dialled: _builtins.bool = ...,
-        node: _builtins.str = ...,
+        outbound: _builtins.str = ...,
         status: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "ended", b"ended", "reply", b"reply", "route", b"route", "rule_index", b"rule_index", "started", b"started", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "node", b"node", "number", b"number", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "status", b"status", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "number", b"number", "outbound", b"outbound", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "status", b"status", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended: _TypeAlias = _typing.Literal["ended"]  # noqa: Y015
     _WhichOneofArgType__ended: _TypeAlias = _typing.Literal["_ended", b"_ended"]  # noqa: Y015

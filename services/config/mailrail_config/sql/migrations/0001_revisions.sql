@@ -40,14 +40,14 @@ CREATE TABLE sealed_values (
 
 -- Heartbeats (CFG-05). Unlogged: every row comes again within 2 s, and none of them is worth a disk write.
 CREATE UNLOGGED TABLE consumers (
-    node_id text COLLATE "C" NOT NULL,
+    process text COLLATE "C" NOT NULL,
     role text COLLATE "C" NOT NULL,
     revision bigint NOT NULL,                       -- that it runs; 0: none
     rejected bigint NOT NULL,                       -- that it could not use; 0: none
     error text NOT NULL,
     version text NOT NULL,
     seen timestamptz NOT NULL,
-    PRIMARY KEY (node_id, role)
+    PRIMARY KEY (process, role)
 );
 
 -- --- the history of these data ------------------------------------------------------------------------------------------
