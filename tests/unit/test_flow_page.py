@@ -43,7 +43,7 @@ def missing(step: str, root: Path = ROOT) -> list[str]:
 STEPS = re.findall(r"^\d+\. .*$", FLOW, re.MULTILINE)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.partition("*.")[0].replace("*", "").strip(". "))
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.split("**")[1])
 def test_every_file_and_function_of_a_step_exists(step: str) -> None:
     assert missing(step) == []
 

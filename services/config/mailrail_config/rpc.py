@@ -112,7 +112,8 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         if not proven & roles:
             names = ", ".join(sorted(proven)) or "nobody"
             await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, f"this is for {', '.join(sorted(roles))}; this caller is {names}"
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"only {', '.join(sorted(roles))} may call this; this caller is {names}",
             )
 
     async def _role(self, context: Context, role: str, process: str) -> Role:
