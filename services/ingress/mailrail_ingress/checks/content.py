@@ -5,7 +5,7 @@ has the check's name. The limit of size is not here: the protocol states it at E
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
@@ -46,9 +46,8 @@ CHECKS: Final = (
     Check("header-size", Moment.FAULT, Whose.ALL, limits.header_size),
     Check("line-length", Moment.FAULT, Whose.ALL, limits.line_length),
     Check("loop", Moment.HEADER, Whose.ALL, limits.loop),
-    Check("result-fields", Moment.HEADER, Whose.ALL, limits.result_fields),
     Check("bare-line-ends", Moment.HEADER, Whose.ALL, limits.bare_line_ends),
-    Check("foreign-results", Moment.HEADER, Whose.ALL, header.remove_foreign_results),
+    Check("result-fields", Moment.HEADER, Whose.ALL, header.remove_foreign_results),
     Check("return-path", Moment.HEADER, Whose.STRANGERS, header.remove_return_path),
     Check("author", Moment.HEADER, Whose.ACCOUNTS, header.judge_author),
     Check("sender-field", Moment.HEADER, Whose.ACCOUNTS, header.judge_sender_field),
@@ -95,8 +94,8 @@ class ContentChecks:
         message.subject = subject(found)
         changes: dict[Field, bytes] = {}
         added = b""
-        for check in self._checks.header:
-            verdict = check.judge(message)
+        for judge, check in self._checks.on_header:
+            verdict = judge(message)
             if verdict is None:
                 continue
             if isinstance(verdict, Refuse):
@@ -113,7 +112,10 @@ class ContentChecks:
 
     def judge_end(self, done: Callable[[], None]) -> None:
         """Judge the whole message; `done` is called once, at once unless a check takes its time."""
-        self._go_on(self._checks.end, done)
+        if self._checks.end:
+            self._go_on(self._checks.end, done)
+        else:
+            done()
 
     def _go_on(self, checks: Sequence[Check], done: Callable[[], None]) -> None:
         for at, check in enumerate(checks):
@@ -149,6 +151,11 @@ class CheckLists:
     fault: tuple[Check, ...] = ()
     header: tuple[Check, ...] = ()
     end: tuple[Check, ...] = ()
+    on_header: tuple[tuple[Callable[[CheckedMessage], Verdict], Check], ...] = field(init=False)
+    """`header`, with what is called for each message at hand."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "on_header", tuple((check.judge, check) for check in self.header))
 
 
 def _lists(whose: Whose) -> CheckLists:

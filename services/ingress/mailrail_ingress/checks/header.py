@@ -22,6 +22,11 @@ from mailrail.core.smtp.reply import Reply
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Refuse
 from mailrail_ingress.recipients import ends_here
 
+RESULTS_LIMIT: Final = 100
+"""Authentication-Results fields of a message. Each takes microseconds to read, and no mail has ten."""
+TOO_MANY_RESULTS: Final = Refuse(
+    Reply.of(550, "5.6.0", f"the message has more than {RESULTS_LIMIT} Authentication-Results fields")
+)
 BAD_AUTHOR: Final = Refuse(
     Reply.of(550, "5.6.0", "the From field is not a list of addresses; a name with a comma must be in quotes")
 )
@@ -40,10 +45,13 @@ ADDRESS_FIELDS_SIZE: Final = 16 * 1024
 """Octets of the fields of addresses that are looked at for unqualified domains. Other clients wait meanwhile."""
 
 
-def remove_foreign_results(message: CheckedMessage) -> Edit | None:
-    """Authentication-Results fields under our name that we did not write (AR-01a)."""
-    fields = message.header.named(b"authentication-results")
-    return _removal(foreign_results(fields, message.hostname)) if fields else None
+def remove_foreign_results(message: CheckedMessage) -> Refuse | Edit | None:
+    """Authentication-Results fields under our name that we did not write go (AR-01a). Each is read, so there is a limit
+    to them."""
+    fields = message.header.named(b"authentication-results", RESULTS_LIMIT + 1)
+    if not fields:
+        return None
+    return TOO_MANY_RESULTS if len(fields) > RESULTS_LIMIT else _removal(foreign_results(fields, message.hostname))
 
 
 def remove_return_path(message: CheckedMessage) -> Edit | None:
@@ -68,21 +76,17 @@ def judge_author(message: CheckedMessage) -> Refuse | Edit | None:
         if author is None:
             return NO_AUTHOR
         return Edit(dict.fromkeys(fields, b""), f"From: {author}\r\n".encode())
-    changes = {field: b"" for field in fields if field is not written[0]}
     try:
-        found = [mailboxes(field, _domain(account)) for field in written]
-        authors = found[0].addresses
-        if len(found) > 1:
-            first, second = list(found[0].addresses), list(found[1].addresses)
-            if {author.key for author in first} != {author.key for author in second}:
-                return SEVERAL_AUTHORS
-            authors = iter(first)
-        if not _may_send(message, account, authors):
+        if len(written) > 1 and len({frozenset(_keys(field, account)) for field in written}) > 1:
+            return SEVERAL_AUTHORS
+        found = mailboxes(written[0], _domain(account))
+        if not _may_send(message, account, found.addresses):
             return NOT_YOUR_AUTHOR
     except HeaderError:
         return BAD_AUTHOR
-    changes |= _completion(message, written[0], found[0])
-    return Edit(changes) if changes else None
+    if len(fields) == 1 and found.completed is None:
+        return None  # as nearly always
+    return Edit(dict.fromkeys(fields, b"") | {written[0]: _completed(message, written[0], found)})
 
 
 def judge_sender_field(message: CheckedMessage) -> Refuse | Edit | None:
@@ -149,7 +153,15 @@ def _removal(fields: list[Field]) -> Edit | None:
 
 
 def _completion(message: CheckedMessage, field: Field, found: MailboxList) -> dict[Field, bytes]:
-    return {} if found.completed is None else {field: message.header.with_value(field, found.completed)}
+    return {} if found.completed is None else {field: _completed(message, field, found)}
+
+
+def _completed(message: CheckedMessage, field: Field, found: MailboxList) -> bytes:
+    return message.header.with_value(field, field.value if found.completed is None else found.completed)
+
+
+def _keys(field: Field, account: Account) -> Iterator[str]:
+    return (address.key for address in mailboxes(field, _domain(account)).addresses)
 
 
 def _may_send(message: CheckedMessage, account: Account, addresses: Iterator[Address]) -> bool:

@@ -8,18 +8,12 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail_ingress.checks.verdicts import CheckedMessage, Refuse
 
-RESULTS_LIMIT: Final = 100
-"""Authentication-Results fields of a message. Each takes microseconds to read, and no mail has ten."""
-
 HEADER_TOO_LONG: Final = Refuse(
     Reply.of(552, "5.3.4", f"the message header exceeds the limit of {HEADER_LIMIT} octets")
 )
 LINE_TOO_LONG: Final = Refuse(Reply.of(550, "5.6.0", f"the message has a line of more than {LONGEST_LINE} octets"))
 LOOP: Final = Refuse(
     Reply.of(554, "5.4.6", f"the message has more than {RECEIVED_LIMIT} Received fields: it is in a loop")
-)
-TOO_MANY_RESULTS: Final = Refuse(
-    Reply.of(550, "5.6.0", f"the message has more than {RESULTS_LIMIT} Authentication-Results fields")
 )
 BARE_HEADER: Final = Refuse(Reply.of(550, "5.6.0", "the message header has a bare CR or LF"))
 """BINARYMIME frees bodies from lines, not headers (RFC 3030 3): at the next hop without it such a CR or LF may become a
@@ -39,12 +33,6 @@ def line_length(message: CheckedMessage) -> Refuse | None:
 def loop(message: CheckedMessage) -> Refuse | None:
     """Each hop adds a Received field, so many of them are a loop (SIN-15)."""
     return LOOP if message.header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT else None
-
-
-def result_fields(message: CheckedMessage) -> Refuse | None:
-    """Authentication-Results fields are read one by one, so they are bounded."""
-    found = message.header.count(b"authentication-results", RESULTS_LIMIT + 1)
-    return TOO_MANY_RESULTS if found > RESULTS_LIMIT else None
 
 
 def bare_line_ends(message: CheckedMessage) -> Refuse | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Field, Header
@@ -10,6 +11,8 @@ from mailrail.core.route.recipients import Directory
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.reply import Reply
 from mailrail_ingress.recipients import AcceptedRecipient
+
+_NO_HEADER: Final = Header(b"")
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class CheckedMessage:
     """BODY=BINARYMIME: its body is not made of lines."""
     fault: ContentFault | None = None
     """What the reader of its content found."""
-    header: Header = field(default_factory=lambda: Header(b""))
+    header: Header = _NO_HEADER
     message_id: str | None = None
     """Of the header, or of the field that is added."""
     subject: str | None = None
