@@ -443,7 +443,7 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Between], None]:
 
 
 @pytest.mark.parametrize("what", ["hold", "kick", "set_tls", "drop"])
-async def test_mail_that_comes_while_a_change_runs_is_not_meant(
+async def test_mail_that_comes_while_a_change_runs_is_not_meant_ADM_04(
     admin: Administrators, between: Callable[[Between], None], what: str
 ) -> None:
     first = [p.id for name in ("ann", "bob") for p in await admin.rig.accept(f"{name}@there.example")]
@@ -459,7 +459,7 @@ async def test_mail_that_comes_while_a_change_runs_is_not_meant(
     assert await admin.rig.rows("SELECT version FROM recipient WHERE address LIKE 'late@%%'") == [(1,)]
 
 
-async def test_a_change_that_ends_in_the_middle_says_how_far_it_came_and_wakes_the_owners(
+async def test_a_change_that_ends_in_the_middle_says_how_far_it_came_and_wakes_the_owners_ADM_04(
     admin: Administrators, between: Callable[[Between], None]
 ) -> None:
     first = [p.id for n in range(4) for p in await admin.rig.accept(f"user{n}@there.example")]
@@ -475,7 +475,7 @@ async def test_a_change_that_ends_in_the_middle_says_how_far_it_came_and_wakes_t
     assert admin.changed == [{shard("there.example")}]
 
 
-async def test_a_move_that_was_cut_off_goes_on_where_it_stopped_when_it_is_repeated(
+async def test_a_move_that_was_cut_off_goes_on_where_it_stopped_when_it_is_repeated_ADM_04(
     admin: Administrators, between: Callable[[Between], None]
 ) -> None:
     for n in range(4):
@@ -506,7 +506,7 @@ async def test_a_move_that_was_cut_off_goes_on_where_it_stopped_when_it_is_repea
         await admin.schedule(request)
 
 
-async def test_a_change_leaves_in_the_log_who_asked_for_what_and_how_many_it_met(admin: Administrators) -> None:
+async def test_a_change_leaves_in_the_log_who_asked_for_what_and_how_many_it_met_ADM_04(admin: Administrators) -> None:
     await admin.rig.accept("bob@there.example")
     CALLER.set("cli")
     with capture_logs() as lines:

@@ -254,11 +254,19 @@ async def test_one_round_forgets_all_that_has_grown_old_however_much_it_is(sweep
         ("dsn", "n, 1, gen_random_uuid(), gen_random_uuid(), now() - interval '60 days'"),
         ("account_usage", "'account' || n, now() - interval '9 days'"),
         ("event (at, kind, recipient_id, message_id)", "now() - interval '8 days', 1, n, gen_random_uuid()"),
+        ("admin_operation (id, request, began)", "gen_random_uuid(), '', now() - interval '8 days'"),
         ("site (name, failures, changed)", "'site' || n, 1, now() - make_interval(days => 8 * least(1, n / 1000))"),
     ):
         await sweepers.rig.connection.execute(f"INSERT INTO {columns} SELECT {old} FROM generate_series(1, 2200) AS n")
     await sweepers.upkeep.sweep()
-    for table, left in (("message", 0), ("dsn", 0), ("account_usage", 0), ("event", 0), ("site", 999)):
+    for table, left in (
+        ("message", 0),
+        ("dsn", 0),
+        ("account_usage", 0),
+        ("event", 0),
+        ("site", 999),
+        ("admin_operation", 0),
+    ):
         assert await sweepers.rig.rows(f"SELECT count(*) FROM {table}") == [(left,)], table
 
 

@@ -299,7 +299,7 @@ class RecipientChanges:
         step: Callable[[Place, Notify], Awaitable[tuple[list[int], list[Changed]]]],
         operation: Operation | None,
     ) -> ChangeResult:
-        """Do `step` for BATCH recipients at a time, each in a transaction, until none are left.
+        """Do `step` for BATCH recipients at a time, each in a transaction, until none are left (ADM-04).
 
         Only recipients that were queued when the call began: mail that comes while it runs is not meant, nor are the
         notifications that it makes. Raises PartlyDone if it fails after some were changed.

@@ -1,4 +1,4 @@
-"""How far a change has come that must not be done twice: a call that repeats it goes on where it stopped."""
+"""How far a change has come that must not be done twice: a call that repeats it goes on where it stopped (ADM-04)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
