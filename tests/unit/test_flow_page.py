@@ -67,3 +67,9 @@ def test_every_class_of_the_glossary_exists() -> None:
     files = (p for top in ("lib/mailrail", "services", "operator") for p in (ROOT / top).rglob("*.py"))
     known = {name for path in files if "pb" not in path.parts for name in defined(path)}
     assert sorted(named - known) == []
+
+
+def test_the_words_of_the_glossary_stand_once_in_alphabetical_order() -> None:
+    words = [word.lower() for word in re.findall(r"^\| \*\*(.*?)\*\* \|", GLOSSARY, re.MULTILINE)]
+    assert len(words) > 60
+    assert words == sorted(set(words))
