@@ -120,7 +120,7 @@ def certificates(use: str, chains: Iterable[bytes | None]) -> None:
 
 
 def _expiry(chain: bytes | None) -> float:
-    """Unix time, 0 for what is no certificate."""
+    """Unix time, 0 for what is not a certificate."""
     if chain is None:
         return 0.0
     try:

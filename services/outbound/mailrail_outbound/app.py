@@ -108,7 +108,7 @@ class Outbound(Worker):
         self._logs_deliveries = self._log.is_enabled_for(logging.INFO)
         metrics.RUNNING.set_function(lambda: len(self._running))
 
-    # --- for those who hand out work ------------------------------------------------------------------------
+    # --- for the Lease streams ---------------------------------------------------------------------------------
 
     def take(self, delivery: Delivery) -> None:
         """Begin a delivery; its report comes later. A token that is in progress is not begun again: its
@@ -135,7 +135,7 @@ class Outbound(Worker):
         self._report(DeliveryReport(token, message_id, now, now, reports, {}, ()))
 
     def renew(self, token: int, remaining: float) -> None:
-        """A lease lasts longer: so many seconds from now."""
+        """Extend a lease to `remaining` seconds from now."""
         progress = self._running.get(token)
         if progress is not None:
             lease = progress.delivery.lease
@@ -152,7 +152,7 @@ class Outbound(Worker):
         elif progress.waits_for_memory:
             self._loop.call_soon(
                 progress.stop_waiting_for_memory
-            )  # a task that has not begun yet would be cancelled without a word
+            )  # a task that has not begun would be cancelled without running at all
 
     @property
     def under_way(self) -> int:
@@ -165,7 +165,7 @@ class Outbound(Worker):
         return {token: progress.delivery.recipient_ids for token, progress in self._running.items()}
 
     async def drained(self, within: float) -> bool:
-        """Wait until no delivery is in progress, so many seconds at most."""
+        """Wait until no delivery is in progress, `within` seconds at most. Says whether that came."""
         if not self._running:
             return True
         self._all_done = self._all_done or asyncio.Event()
@@ -401,7 +401,7 @@ class Outbound(Worker):
             if by_mx:
                 foreign = tuple(a for a in addresses if not self._hosts.is_own_mx(tables, a, port))
                 if not foreign:
-                    # SOUT-04: this is ourselves under another name. What is no better would hand the message back.
+                    # SOUT-04: this host is us under another name. The hosts after it would hand the message back.
                     looped = True
                     break
                 addresses = foreign

@@ -2,8 +2,8 @@
 
 Everything is batched by what is waiting: one gRPC message carries all results that are ready, the credit that they gave
 back, and every 20 s the tokens that still run; it waits a moment for more (core/linger.py). A stream that breaks is
-opened again and told what is worked on; results that were not acknowledged go out again, to another replica if theirs
-does not come back.
+opened again, and its Hello lists what is in progress. Results that were not acknowledged are sent again, to another
+replica if theirs does not come back.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ class LeaseClient:
             link.wake()
 
     async def flushed(self, within: float) -> bool:
-        """Wait until every result is acknowledged, so many seconds at most."""
+        """Wait until every result is acknowledged, `within` seconds at most. Says whether that came."""
         try:
             async with asyncio.timeout(within):
                 while any(link.unacknowledged for link in self._links.values()):
@@ -372,7 +372,7 @@ class _Link:
                 hello.in_progress.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
         credit = 0 if client.draining else max(0, share - len(hello.in_progress))
-        # What is done, and not known to be written, is no work that was lost: its result comes next on this stream.
+        # A result that was not acknowledged comes next on this stream: the queue must not take its work for lost.
         for report in self._ready:
             ids = [recipient.recipient_id for recipient in report.recipients]
             hello.in_progress.add(token=report.token, recipient_ids=ids)
@@ -486,7 +486,7 @@ class _Link:
                 raise ContentGone(reason) from error
             raise OutOfReach(reason) from error
         finally:
-            call.cancel()  # who has read enough lets go of us; the call itself would wait for a reader for ever
+            call.cancel()  # a reader that stops early would leave the call waiting for ever
 
 
 class _RemoteBody:
@@ -545,8 +545,8 @@ def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: 
 
 
 def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: str) -> None:
-    """No more of a report than what became of each recipient, where a word in it cannot be told. Were it lost whole,
-    its lease would run out and what was delivered would be delivered again."""
+    """The outcomes of a report alone, where its texts cannot be encoded. Without a report the lease would run out, and
+    delivered mail would be delivered again."""
     result.token, result.message_id, result.done = report.token, report.message_id, True
     for recipient in report.recipients:
         entry = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)

@@ -71,7 +71,7 @@ class HostResolver:
     def addresses(
         self, name: str, transport: Transport, failover: HostFailover, *, by_mx: bool
     ) -> Steps[tuple[str, ...]]:
-        """The addresses of a host that may be dialled; when there are none, `failover` hears why."""
+        """The addresses of a host that may be dialled; when there are none, the reason is recorded in `failover`."""
         resolver = self._resolver
         found: Sequence[str] | None
         try:

@@ -1,4 +1,4 @@
-"""One message for one host, as the pool and the connections see it: transactions, content, and who is left.
+"""One message for one host, as the pool and the connections see it: transactions, content, recipients left.
 
 A job runs as many transactions as its recipients need on a server (RCPTMAX, "too many recipients"), one after the
 other on the same connection. What each answer means is decided in core/outbound/failover.py.
@@ -86,7 +86,7 @@ class HostJob(PoolJob):
         self.dialled: list[str] = []
         self.fresh_only = False
         self.had_tls = False
-        """The connection that took nothing more had TLS: going on without it would be a downgrade."""
+        """The connection that accepted no further message had TLS: to continue without it would be a downgrade."""
         self.waits_since: float | None = None
         self._no_chunks = False  # the host offers CHUNKING and does not know BDAT
         self._refused_after = 0  # messages that the connection had carried that took nothing more
@@ -193,7 +193,7 @@ class HostJob(PoolJob):
         made = self._plan
         assert made is not None
         self._under_way = None
-        answers = cast(list[Answer], transaction.answers)  # it is finished: everybody has one
+        answers = cast(list[Answer], transaction.answers)  # it is finished: each recipient has one
         fresh: list[int] = []
         if transaction.content_sent or not transaction.reused:
             if self._refused_after and connection.session.carried:
@@ -256,7 +256,7 @@ class HostJob(PoolJob):
         self._over(answer)
 
     def cancel(self, *, waits: bool) -> None:
-        """An administrator's word: break off what can be (ADM-02). `waits`: the pool gave the job back."""
+        """Break off what can be, as an administrator asked (ADM-02). `waits`: the pool gave the job back."""
         if waits:
             self._over(Answer(Stage.CONNECT, None, Trouble.CANCELLED, "cancelled by an administrator"))
         elif self._under_way is not None:
@@ -284,7 +284,7 @@ class HostJob(PoolJob):
 
 def tls_is_gone() -> Answer:
     """The answer of a host that had TLS on the connection before and has none now."""
-    # Whoever can end a connection could else choose the one on which STARTTLS is not offered.
+    # Otherwise an attacker who can end connections could choose one on which STARTTLS is not offered.
     detail = "the host offered TLS on the last connection and does not offer it now"
     return Answer(Stage.PLAN, None, Trouble.TLS, detail)
 

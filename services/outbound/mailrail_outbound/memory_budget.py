@@ -1,7 +1,7 @@
-"""Room in memory for content that streams, shared by all deliveries: who finds none waits, first come first served.
+"""The memory that streamed content may take, shared by all deliveries: a delivery that finds too little waits its turn.
 
-A delivery takes its room once, before anything is dialled, and gives it back at its end, so nobody who has room ever
-waits for more of it: there is no way into a deadlock.
+A delivery takes its share once, before it dials, and gives it back at its end. A delivery with a share never waits for
+more, so there can be no deadlock.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections import deque
 
 
 class MemoryBudget:
-    """So many octets, to be taken and given back."""
+    """A number of octets, to be taken and given back."""
 
     def __init__(self, octets: int) -> None:
         self._all = self._free = octets
@@ -17,15 +17,15 @@ class MemoryBudget:
 
     @property
     def free(self) -> int:
-        """Octets that nobody has."""
+        """Octets that are not taken."""
         return self._free
 
     def needed(self, octets: int) -> int:
-        """What is taken for so many octets: never more than there is in all, or it would wait for ever."""
+        """What `take` takes for `octets`: at most the whole budget, or it would wait for ever."""
         return min(octets, self._all)
 
     async def take(self, octets: int, within: float) -> bool:
-        """Take room; False when there was none for so many seconds."""
+        """Take octets; False when too few were free for `within` seconds."""
         octets = self.needed(octets)
         if not self._waiting and octets <= self._free:
             self._free -= octets
@@ -44,12 +44,12 @@ class MemoryBudget:
         return True
 
     def give(self, octets: int) -> None:
-        """Give room back."""
+        """Give octets back."""
         self._free += self.needed(octets)
         self._hand_out()
 
     def _given(self, turn: "asyncio.Future[None]") -> bool:
-        """Whether its turn came all the same; if not, it is taken out of the row."""
+        """Whether its turn came all the same; if not, it leaves the line."""
         if turn.done() and not turn.cancelled():
             return True
         self._waiting = deque(each for each in self._waiting if each[1] is not turn)

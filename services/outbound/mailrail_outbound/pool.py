@@ -2,8 +2,8 @@
 
 A job goes to an idle connection of its key; else a new one is dialled, up to the destination's limit and the process's;
 else it waits. A connection that has finished takes the next waiting job of its key. When a new connection fails while
-others of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, the
-failure is everybody's who waits for that host.
+others of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, all
+jobs that wait for that host fail with it.
 
 Connections that a server closed behind our back are found out by a transaction that no reply touched, those on which it
 takes no more messages by one that it refused before the content (core/smtp/client.py, `Transaction.wants_fresh`): such
@@ -105,12 +105,12 @@ class Pool:
             )
 
     def _look_at_waiting(self) -> None:
-        """Nobody stands in line for ever: their leases would be renewed as long."""
+        """End jobs that have waited too long: their leases would be renewed for ever."""
         self._looks = None
         wait = self._settings.connection_wait
         since = self._loop.time() - wait
         for key, destination in list(self._destinations.items()):
-            # The first ones wait for dials that are under way: whose end, each step of it bounded, is the host's word.
+            # The first ones wait for dials in progress, each step of which has a time limit of its own.
             behind = itertools.islice(destination.waiting, destination.connecting, None)
             for job in [j for j in behind if j.waits_since is not None and j.waits_since <= since]:
                 destination.waiting.remove(job)
@@ -148,7 +148,7 @@ class Pool:
         return sum(len(d.waiting) for d in self._destinations.values())
 
     def close_idle(self) -> None:
-        """Say goodbye on every connection that does nothing."""
+        """Send QUIT on every idle connection."""
         for destination in list(self._destinations.values()):
             for connection in list(destination.idle):
                 connection.quit()
@@ -185,7 +185,7 @@ class Pool:
             job = destination.waiting[destination.connecting]
             if destination.total >= self._limit(job, destination):
                 if job.fresh_only and destination.idle:
-                    destination.idle[0].quit()  # no use to it, and in its place
+                    destination.idle[0].quit()  # useless to this job, and in its place
                 return
             if self._open >= self._settings.connections and not self._close_one_idle():
                 if key not in self._starved:
@@ -267,7 +267,7 @@ class Pool:
             for job in jobs:
                 try:
                     job.end_without_session(answer, connection)
-                except Exception:  # the others wait for this word, too
+                except Exception:  # the other jobs must be ended, too
                     self._log.exception("unexpected error after a host failed", host=job.dial.host)
                     job.end_after_crash(None)
         self._forget_if_empty(key, destination)

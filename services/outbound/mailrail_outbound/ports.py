@@ -1,4 +1,4 @@
-"""What the application needs from outside, as it sees it: work, names, content, and somebody to report to."""
+"""What the application gets from outside and hands back: deliveries, leases, content, reports."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -182,13 +182,13 @@ class DeliveryReport:
 
 
 class Worker(Protocol):
-    """Who carries out deliveries."""
+    """Carries out deliveries."""
 
     def take(self, delivery: Delivery) -> None:
         """Begin a delivery; its report comes later."""
 
     def renew(self, token: int, remaining: float) -> None:
-        """Its lease lasts so many seconds from now."""
+        """Extend its lease to `remaining` seconds from now."""
 
     def cancel(self, token: int) -> None:
         """Break it off if the final dot is not sent (ADM-02)."""

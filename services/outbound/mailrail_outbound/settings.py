@@ -27,9 +27,9 @@ class Timeouts:
     quit: float = 5.0
     """QUIT awaits 221 briefly (SOUT-17): nothing depends on it."""
     content: float = 3600.0
-    """All content of one message: a server that drips its window open holds nothing for ever."""
+    """All content of one message, for servers that open their TCP window octet by octet."""
     transaction: Allowance = field(default_factory=Allowance)
-    """All of one transaction up to the final dot: a server that takes its minutes for each command neither."""
+    """All of one transaction up to the final dot, for servers that take minutes for each command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ class OutboundSettings(ServiceSettings):
     hello_name: str = ""
     """EHLO name where the transport gives none; empty = the gateway's host name."""
     lease_margin: float = 30.0
-    """The final dot is sent only with so many seconds of lease left (LSE-02)."""
+    """Seconds of lease that must be left when the final dot is sent (LSE-02)."""
     revision_wait: float = 5.0
     """How long a delivery waits for its configuration revision (LSE-07)."""
     alive_seconds: float = 20.0
-    """How often the queue is told what still runs (LSE-01)."""
+    """Seconds between reports to the queue of what is in progress (LSE-01)."""
     tick: float = 0.25
     """Seconds between looks at the deadlines of connections."""
     connect_timeout: float = 30.0

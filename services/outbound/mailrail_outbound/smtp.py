@@ -84,7 +84,7 @@ class Job(Interface):
 
 
 class ConnectionOwner(Interface):
-    """Whom a connection tells what becomes of it (pool.Pool)."""
+    """Gives a connection its jobs and learns what becomes of it (pool.Pool)."""
 
     def next_job(self, connection: "ClientConnection") -> Job | None:
         """Work for a connection that can begin a transaction; None: nothing waits."""
@@ -102,7 +102,7 @@ class ConnectionOwner(Interface):
         """This job has more to do, and not on this connection."""
 
     def limit_messages(self, connection: "ClientConnection", messages: int) -> None:
-        """The server takes so many messages on one connection: others that it had refused then went by this one."""
+        """The server accepts `messages` transactions a connection: this one carried what another had refused."""
 
     def forget(self, connection: "ClientConnection") -> None:
         """It is closed."""
@@ -174,7 +174,7 @@ class ClientConnection(asyncio.Protocol):
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
         self.failure_reported = False
-        """The owner's mark: it was told that no session comes about."""
+        """The owner's mark: it knows that no session comes about."""
         self.tls_facts: TlsFacts | None = None
         self.answer: Answer | None = None
         """Why no session came about, or how it ended."""
@@ -210,13 +210,13 @@ class ClientConnection(asyncio.Protocol):
         return not self.session.idle
 
     def work(self) -> None:
-        """Take what waits, if anything can be begun now."""
+        """Begin waiting jobs, as far as the session allows now."""
         if self._begin_next():
             self._wait_for_reply()
             self._flush()
 
     def quit(self) -> None:
-        """Say goodbye and close."""
+        """Send QUIT and close."""
         if self.session.ready and self.session.idle:
             self.session.quit()
             self._flush()
@@ -229,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
         self._close()
 
     def disown(self) -> None:
-        """It comes too late: the owner gave up waiting for it, and counts on it no more."""
+        """The owner gave up waiting for it and no longer counts it."""
         self._owned = False
 
     def expire(self, now: float) -> None:
@@ -445,7 +445,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _crashed(self, event: Event) -> None:
         """What one piece of work raises takes neither the answers of others with it nor leaves its own without an end:
-        a job that nobody ends would keep its lease for ever."""
+        a job without an end would keep its lease for ever."""
         log.get_logger().exception("a connection's work crashed", host=self.host, ip=self.ip)
         if isinstance(event, Finished):
             job: Job = event.transaction.tag  # type: ignore[assignment]
@@ -685,7 +685,7 @@ class ClientConnection(asyncio.Protocol):
         """A layer below SMTP failed."""
         handshaking, self._handshaking, self._proxy = self._handshaking, False, None
         if handshaking and self._tls_plan is not None and not self._tls_plan.implicit:
-            # The session waits for nothing: the session ends without another word from it.
+            # The session awaits no reply, so it would add nothing: it ends here.
             self.session.gone = True
         else:
             self.session.on_lost(answer.trouble or Trouble.CLOSED, answer.detail)
@@ -722,7 +722,7 @@ class ClientConnection(asyncio.Protocol):
 
 def _first_line(content: bytes) -> int:
     """Octets of the first chunk to a server that has taken none yet. It may not know BDAT and read content as commands;
-    the first line is our own trace field, which is no command, and what strangers wrote stands behind it."""
+    the first line is our own trace field, which is not a command; what strangers wrote comes after it."""
     return content.find(b"\n", 0, _LINE) + 1 or min(len(content), _LINE)
 
 

@@ -30,7 +30,7 @@ def client_context(*, verify: bool, ca: bytes = b"") -> ssl.SSLContext:
         if ca:
             context.load_verify_locations(cadata=ca.decode("ascii"))
     else:
-        # Opportunistic: encryption against those who only listen; whoever acts was not kept out by plaintext either.
+        # Opportunistic: it protects from eavesdroppers. Plaintext would not stop an active attacker either.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

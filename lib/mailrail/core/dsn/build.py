@@ -25,14 +25,14 @@ HEADERS_LIMIT = 128 * 1024
 FULL_LIMIT = 1024 * 1024
 """Octets up to which RET=FULL is honoured unless the gateway says otherwise (design 9)."""
 STRANGER_FULL_LIMIT = 64 * 1024
-"""The same for a sender that did not authenticate: whoever has a forged address gets no megabyte for it (DSN-26c)."""
+"""The same for a sender that did not authenticate: a forged address must not receive a megabyte (DSN-26c)."""
 STRANGER_RECIPIENTS = 50
 """Recipients that one notification reports to such a sender; it counts the others (DSN-26c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportingMta:
-    """Who writes."""
+    """The system that writes the notification."""
 
     hostname: str
     """Fully qualified name of this installation (Reporting-MTA, DSN-14)."""
@@ -45,7 +45,7 @@ class Original:
     """The message that is reported on. Times are Unix seconds."""
 
     reverse_path: str
-    """Who is told; never empty (DSN-10)."""
+    """The address that is notified; never empty (DSN-10)."""
     arrived: float
     header: bytes
     """Its header octets with CRLF line ends (prefix included); `header_of` cuts them from content."""
@@ -113,7 +113,7 @@ def returns_full(
 ) -> bool:
     """Whether the whole original goes back: RET=FULL, a failure, small enough, not under REQUIRETLS (DSN-19, RTLS-20).
 
-    Without RET headers go back (our choice); so they do for everything that is no failure.
+    Without RET headers go back (our choice); so they do for everything that is not a failure.
     """
     most = limit if authenticated else min(limit, STRANGER_FULL_LIMIT)
     return ret_full and kind is DsnKind.FAILED and not tls_required and size <= most
@@ -171,7 +171,7 @@ def build(
         parts.append(returned)
     marker = boundary
     while any(b"--" + marker.encode() in part for part in parts):
-        marker += "="  # a token drawn at random is in nobody's mail; a caller's constant may be
+        marker += "="  # a random token is in no mail; a constant of the caller may be
     subject = _SUBJECTS[leading]
     return Dsn(
         recipient=original.reverse_path,

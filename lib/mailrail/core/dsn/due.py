@@ -1,4 +1,4 @@
-"""Whether a delivery status notification is due at all: NOTIFY, the null sender, and who may be answered.
+"""Whether a delivery status notification is due at all: NOTIFY, the null sender, and senders that may be answered.
 
 RFC 3461 4.1 and 5.2; standards DSN-05, DSN-07, DSN-08, DSN-09, DSN-10, DSN-24, DSN-26. One pure function, `due`, holds
 the matrix.
@@ -19,7 +19,7 @@ class DsnKind(StrEnum):
 
 
 class SenderAuthentication(IntEnum):
-    """Whether MAIL FROM was proven to belong to whoever sent the message; the numbers are those of the proto."""
+    """Whether MAIL FROM was proven to belong to the sender of the message; the numbers are those of the proto."""
 
     UNKNOWN = 0
     YES = 1  # submitted with authentication, made by us, or proven by SPF or DMARC
@@ -40,7 +40,7 @@ class Asked(IntFlag):
 
     @classmethod
     def of(cls, keywords: Iterable[str]) -> "Asked":
-        """From the keywords, in any case. Raises ValueError for an unknown one, or NEVER beside another (DSN-01)."""
+        """From the keywords, in any case. Raises ValueError for an unknown one, or for NEVER with another (DSN-01)."""
         found = cls.UNSET
         for keyword in keywords:
             try:

@@ -21,5 +21,5 @@ class Allowance:
     """Octets a second that content may be slow at: 56 MiB in an hour."""
 
     def seconds(self, recipients: int, octets: int) -> float:
-        """The limit for a transaction with so many RCPTs and octets of content."""
+        """The limit for a transaction with this number of RCPTs and octets of content."""
         return self.base + self.recipient * recipients + octets / self.rate

@@ -3,8 +3,8 @@
 The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08,
 SOUT-18a); with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05);
 SMTPUTF8 only where an address or the header needs it (EXT-11); SIZE where it is offered, and no transaction at all
-where the declared limit is smaller (RFC 1870 6.1). What a server cannot take is told per recipient, so that other
-hosts can be asked first (reference H43).
+where the declared limit is smaller (RFC 1870 6.1). What a server cannot take is refused per recipient, so that
+other hosts can be tried first (reference H43).
 """
 
 import re
@@ -158,7 +158,7 @@ def plan(
                 continue
             utf8 = True
         elif header_utf8 and not capabilities.smtputf8:
-            # After the address: who has one that cannot be sent to is told of that, which a simpler header cannot mend.
+            # After the address: an address that cannot be used is the reason that another header would not mend.
             detail = "the header has UTF-8 and the server does not offer SMTPUTF8"
             refused.append((index, Answer(Stage.PLAN, None, Trouble.UTF8_HEADER, detail)))
             continue

@@ -1,4 +1,4 @@
-"""The failover of one delivery over several hosts: who is done, who tries the next host, and with what verdict it ends.
+"""The failover of one delivery over several hosts: which recipients are settled, which try the next host, and why.
 
 The host-failover matrix (SOUT-13) in one place:
 
@@ -126,14 +126,14 @@ class HostFailover:
         )
 
     def keep_taken(self, indexes: Sequence[int], answers: Sequence[Answer | None], *, passes_dsn: bool) -> None:
-        """What is left of a transaction where a mistake of our own broke off its reckoning: whoever's final dot was
-        sent is settled, since mail that a server has, or may have, must not go out again."""
+        """Settle the recipients whose final dot was sent before a crash of our own: mail that a server has, or may have,
+        must not be sent again."""
         for i, answer in zip(indexes, answers, strict=True):
             if i in self._open and answer is not None and (answer.accepted or answer.uncertain):
                 self._settle(i, answer, passes_dsn)
 
     def conclude(self) -> dict[int, RecipientVerdict]:
-        """No host is left: settle whoever is open and return all results."""
+        """No host is left: settle the open recipients and return all results."""
         if not self._open:
             return self.settled
         every = bool(self._greeted) and all(
@@ -145,8 +145,8 @@ class HostFailover:
         )
         for i, answers in self._open.items():
             found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in answers]
-            # A temporary failure anywhere leaves hope; among equals the last word is the most telling, but one that
-            # quotes a server tells more than one that does not.
+            # A temporary failure at any host makes the result temporary. Among equals the last one counts, and one that
+            # quotes a server before one that does not.
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or found
             quoted = [pair for pair in hopeful if pair[1].remote] or hopeful
             verdict, answer = quoted[-1]

@@ -65,11 +65,11 @@ def mx_hosts(
         return HostList((domain,), implicit=True)
     if all(not mx.host for mx in records):
         return NoHosts(Trouble.NULL_MX, f"{domain} has a null MX record (RFC 7505)")  # SOUT-02
-    # A root target beside others is an error of theirs (RFC 7505 3); the others are used.
+    # A root target among others is the domain's error (RFC 7505 3); the others are used.
     usable = [mx for mx in records if _plausible(mx.host)]
     ours = min((mx.preference for mx in usable if mx.host in own_names), default=None)
     if ours is not None:
-        # SOUT-04: what is no better than we are would hand the message back to us.
+        # SOUT-04: a host whose preference is not better than ours would hand the message back to us.
         usable = [mx for mx in usable if mx.preference < ours]
         if not usable:
             return NoHosts(Trouble.LOOP, f"the best MX of {domain} is this system")

@@ -36,7 +36,7 @@ AFTER_MAIL = frozenset({Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.END})
 
 
 class Trouble(StrEnum):
-    """Why there is no reply to go by."""
+    """Why there is no reply that decides."""
 
     DNS = "dns"
     NO_SUCH_DOMAIN = "no-such-domain"
@@ -60,7 +60,7 @@ class Trouble(StrEnum):
     UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
     MISSING = "missing"  # the transport is not there, or cannot be used
     LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
-    CANCELLED = "cancelled"  # an administrator's word before the final dot (ADM-02)
+    CANCELLED = "cancelled"  # by an administrator, before the final dot (ADM-02)
     FAULT = "fault"  # a mistake of our own program; its log has it
 
 
@@ -72,8 +72,8 @@ _END = Stage.END  # reading a member off its enum costs four times as much (CPyt
 
 @dataclass(slots=True)
 class Answer:
-    """What decided the fate of a recipient on one connection, or of a session. Nobody changes one: it is made for each
-    message, and frozen it would cost five times as much."""
+    """What decided about a recipient on one connection, or about a session. It is never changed, yet not frozen: it is made
+    for each message, and freezing would cost five times as much."""
 
     stage: Stage
     reply: Reply | None = None

@@ -8,7 +8,7 @@ from mailrail.core.smtp.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What EHLO or LHLO told; all empty after HELO (SIN-20 from the other side)."""
+    """What the reply to EHLO or LHLO announced; all empty after HELO (SIN-20 from the other side)."""
 
     name: str = ""
     extended: bool = False
@@ -42,7 +42,7 @@ def _capabilities(lines: tuple[str, ...]) -> Capabilities:
         words = line.split()
         if not words:
             continue
-        # AUTH=LOGIN: an old spelling that some servers send beside the right one.
+        # AUTH=LOGIN: an old spelling that some servers send in addition to the right one.
         keyword = words[0].upper()
         if keyword.startswith("AUTH="):
             words[1:1] = [keyword[5:]]

@@ -122,7 +122,7 @@ class ClientTransaction:
         tag: object = None,
     ) -> None:
         """`probe`: only asks whether the recipients would be taken; it ends after the last RCPT, without content.
-        `octets`: of the content, for whoever keeps time."""
+        `octets`: of the content, for the time limit of the transaction."""
         if not rcpt_lines:
             raise ValueError("a transaction has at least one recipient")
         self.probe = probe
@@ -185,7 +185,7 @@ class NeedTls:
 
 @dataclass(slots=True)
 class NeedHash:
-    """Do this work beside everything else, then call `on_hashed` with its result."""
+    """Do this work in a thread, then call `on_hashed` with its result."""
 
     work: Hashing
 
@@ -310,7 +310,7 @@ class ClientSession:
         self._content: ClientTransaction | None = None  # whose content is being sent
         self._exchange: Exchange | None = None
         self._failed_mechanisms: set[Mechanism] = set()
-        self._mechanism_refused: Answer | None = None  # the latest word on one of them
+        self._mechanism_refused: Answer | None = None  # the latest refusal of one of them
         self._challenged = False  # the present exchange had a challenge
         self._initial_owed: bytes | None = None  # an initial response too long for the AUTH line (AUTH-10)
         self._hashing: tuple[Hashing, bytes] | None = None  # work under way, and the challenge that it is for
@@ -615,7 +615,7 @@ class ClientSession:
             events.append(NeedTls())
         else:
             detail = f"the server refused STARTTLS that it offered: {reply}"
-            said = None if reply.positive else reply  # a 250 here is neither leave to begin nor a word on the message
+            said = None if reply.positive else reply  # a 250 here permits no handshake and says nothing of the message
             self._fail_session(Answer(Stage.STARTTLS, said, Trouble.TLS, detail), events)
 
     def _fail_session(self, answer: Answer, events: list[Event]) -> None:
@@ -900,8 +900,8 @@ class ClientSession:
 
 
 def _refusal(stage: Stage, reply: Reply) -> Answer:
-    """The answer that a reply is which does not let us go on. A positive one that means nothing at this stage, such as
-    a greeting of 250, is no SMTP: handed on as a reply it would read as if the message had been taken."""
+    """The answer for a reply that does not let the session continue. A positive one that means nothing at this stage
+    breaks the protocol, such as a greeting of 250: as a reply it would read as if the message had been accepted."""
     if reply.positive:
         return Answer(stage, None, Trouble.PROTOCOL, f"the server answered {stage.upper()} with {reply.code}")
     return Answer(stage, reply)

@@ -1,4 +1,4 @@
-"""SMTP replies: the value that every outcome is told in, and the bounded parser that reads them off the wire.
+"""SMTP replies: the value that every outcome quotes, and the bounded parser that reads them from the wire.
 
 A reply is a three-digit code, perhaps an enhanced status code (RFC 3463, RFC 2034), and one line of text or several
 (RFC 5321 4.2). Servers are strangers: what is kept of a line, of the lines and of the whole reply is bounded, and so is
@@ -162,7 +162,7 @@ def _after(line: str, head: str) -> str | None:
 
 
 class BadReply(ValueError):
-    """The peer sent something that is no SMTP reply, or one without an end. The connection is of no more use."""
+    """The peer sent something that is not an SMTP reply, or one without an end. The connection is unusable."""
 
     def __init__(self, reason: str, complete: Iterable[Reply] = ()) -> None:
         super().__init__(reason)
