@@ -306,6 +306,7 @@ def test_a_utf8_address_in_an_ascii_report_is_escaped_DSN_27() -> None:
     assert text.original_recipient("utf-8;bjø@a.org", utf8=False) == "utf-8; bj\\x{F8}@a.org"
     assert text.original_recipient("rfc822;not xtext", utf8=False) is None
     assert text.original_recipient("nosemicolon", utf8=False) is None
+    assert text.original_recipient("(;comment", utf8=False) is None
 
 
 def test_a_remote_text_cannot_end_a_comment_a_line_or_the_report_H20() -> None:

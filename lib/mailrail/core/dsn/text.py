@@ -17,8 +17,9 @@ from mailrail.core.smtp.reply import Reply
 REPLY_LIMIT = 4000
 """Characters of a remote reply that are quoted."""
 
-_unsafe = re.compile(r"[^ -~]")
-_blanks = re.compile(r"\s+")
+_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")  # what the type of an address is (RFC 3461 4.2)
+_UNSAFE = re.compile(r"[^ -~]")
+_BLANKS = re.compile(r"\s+")
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -28,7 +29,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 def ascii_text(text: str, limit: int = REPLY_LIMIT) -> str:
     """One line of printable ASCII: blanks collapsed, controls as `?`, the rest as `\\x{HEX}` (RFC 6533 3), cut."""
-    shown = _unsafe.sub(_escaped, _blanks.sub(" ", text[: limit * 2]).strip())
+    shown = _UNSAFE.sub(_escaped, _BLANKS.sub(" ", text[: limit * 2]).strip())
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
@@ -62,13 +63,13 @@ def typed_address(address: str, *, utf8: bool) -> str:
     each non-ASCII character, backslash, plus and equals sign as `\\x{HEX}`.
     """
     if address.isascii():
-        return f"rfc822; {_unsafe.sub('?', address)}"
+        return f"rfc822; {_UNSAFE.sub('?', address)}"
     if utf8:
-        return f"utf-8; {_controls.sub('?', address)}"
+        return f"utf-8; {_CONTROLS.sub('?', address)}"
     return "utf-8; " + "".join(c if " " < c <= "~" and c not in "\\+=" else f"\\x{{{ord(c):02X}}}" for c in address)
 
 
-_controls = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def original_recipient(orcpt: str, *, utf8: bool) -> str | None:
@@ -78,7 +79,7 @@ def original_recipient(orcpt: str, *, utf8: bool) -> str | None:
     raw characters are escaped for an ASCII report (DSN-27).
     """
     kind, semicolon, address = orcpt.partition(";")
-    if not semicolon or not kind or not address:
+    if not semicolon or not address or _ATOM.fullmatch(kind) is None:
         return None
     if kind.lower() != "utf-8":
         try:
@@ -89,7 +90,7 @@ def original_recipient(orcpt: str, *, utf8: bool) -> str | None:
             return None
         return f"{ascii_text(kind, 40)}; {address}"
     shown = address if utf8 else "".join(c if c.isascii() else f"\\x{{{ord(c):02X}}}" for c in address)
-    return f"utf-8; {_controls.sub('?', shown)}"
+    return f"utf-8; {_CONTROLS.sub('?', shown)}"
 
 
 def decoded_envelope_id(envid: str) -> str | None:

@@ -126,8 +126,8 @@ class HostFailover:
         )
 
     def keep_taken(self, indexes: Sequence[int], answers: Sequence[Answer | None], *, passes_dsn: bool) -> None:
-        """Settle the recipients whose final dot was sent before a crash of our own: mail that a server has, or may have,
-        must not be sent again."""
+        """Settle the recipients whose final dot was sent before a crash of our own: mail that a server has,
+        or may have, must not be sent again."""
         for i, answer in zip(indexes, answers, strict=True):
             if i in self._open and answer is not None and (answer.accepted or answer.uncertain):
                 self._settle(i, answer, passes_dsn)

@@ -72,8 +72,8 @@ _END = Stage.END  # reading a member off its enum costs four times as much (CPyt
 
 @dataclass(slots=True)
 class Answer:
-    """What decided about a recipient on one connection, or about a session. It is never changed, yet not frozen: it is made
-    for each message, and freezing would cost five times as much."""
+    """What decided about a recipient on one connection, or about a session. It is never changed, yet not frozen: it is
+    made for each message, and freezing would cost five times as much."""
 
     stage: Stage
     reply: Reply | None = None
