@@ -12,7 +12,7 @@ from mailrail.core.config.diagnostics import REASONS, ConditionType
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.resources.base import PATTERN_MEANINGS, Part
 from mailrail.core.resources.rules import UniqueBy
-from mailrail.core.revision.revision import GatewayLimits, RetrySchedule, TransportLimits
+from mailrail.core.revision.revision import HISTORY_DAYS, GatewayLimits, RetrySchedule, TransportLimits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +73,7 @@ _COMPILED: dict[str, Any] = {
     "spec.limits.transactionSeconds": _LIMITS.transaction_timeout,
     "spec.limits.futureReleaseSeconds": _LIMITS.future_release,
     "spec.limits.recipientsPerMessage": TransportLimits().recipients_per_message,
-    "spec.historyDays": 14,
+    "spec.historyDays": HISTORY_DAYS,
     "spec.dsnFullBytes": 1024 * 1024,
 }
 """Defaults that the compiler puts in; models leave them open, since a domain takes the gateway's first."""

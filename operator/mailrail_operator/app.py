@@ -71,7 +71,7 @@ class Leader:
             api, self._store, settings.node_id, settings.controller_name, may_write, overtaken=self._replan
         )
         paths = [core_path("secrets", namespace) for namespace in settings.namespaces] or [core_path("secrets", None)]
-        self._secret_watch = MetadataWatch(api, paths, self._secret_changed)
+        self._secret_watch = MetadataWatch(api, paths, self._on_secret)
         self._namespace_watch = MetadataWatch(api, [core_path("namespaces", None)], lambda _: self._nudge())
         self._secrets = Secrets(api, self._secret_watch)
         self._dns: DnsChecks | None = None
@@ -98,7 +98,7 @@ class Leader:
     def _replan(self) -> None:
         self._look_again.set()
 
-    def _secret_changed(self, key: tuple[str, str]) -> None:
+    def _on_secret(self, key: tuple[str, str]) -> None:
         if key in self._secrets.referenced:
             self._nudge()
 
@@ -114,7 +114,7 @@ class Leader:
             asyncio.create_task(self._secret_watch.run(), name="secrets"),
             asyncio.create_task(self._namespace_watch.run(), name="namespaces"),
         ]
-        listing = asyncio.create_task(self._everything_listed(), name="first list")
+        listing = asyncio.create_task(self._list_everything(), name="first list")
         try:
             done, _ = await asyncio.wait((*tasks, listing), return_when=asyncio.FIRST_COMPLETED)
             for task in done - {listing}:  # a watch that broke: nobody else would say so, and the wait would not end
@@ -149,7 +149,7 @@ class Leader:
 
     # --- reading ---
 
-    async def _everything_listed(self) -> None:
+    async def _list_everything(self) -> None:
         await self._secret_watch.synced.wait()
         await self._namespace_watch.synced.wait()
         await self._first_list()

@@ -160,7 +160,7 @@ class MetadataWatch:
                     if path not in self.refused:
                         self._log.warning("not permitted to watch", path=path, error=str(error))
                     self.refused.add(path)
-                    self._known(path)
+                    self._note_listed(path)
                     await asyncio.sleep(60)
                     continue
                 if error.code != 410:
@@ -170,7 +170,7 @@ class MetadataWatch:
             await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
             failures += 1
 
-    def _known(self, path: str) -> None:
+    def _note_listed(self, path: str) -> None:
         self._listed.add(path)
         if len(self._listed) == len(self._paths):
             self.synced.set()
@@ -181,7 +181,7 @@ class MetadataWatch:
         for key in mine - listed:
             self._drop(key, mine)
         self.refused.discard(path)
-        self._known(path)
+        self._note_listed(path)
         return version
 
     async def _watch(self, path: str, version: str, mine: set[tuple[str, str]]) -> str:

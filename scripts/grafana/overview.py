@@ -29,6 +29,7 @@ from grafana.shared import (
     OLDEST,
     READY,
 )
+from mailrail.core.route.site import SHARDS
 
 DASHBOARD = Dashboard(
     "mailrail-overview",
@@ -101,9 +102,9 @@ DASHBOARD = Dashboard(
                 ),
                 stat(
                     "Shards owned",
-                    "Of 256. Mail in a shard without an owner waits.",
+                    f"Of {SHARDS}. Mail in a shard without an owner waits.",
                     "sum(mailrail_queue_shards_owned)",
-                    steps=Steps(Color.BAD, ((256, Color.GOOD),)),
+                    steps=Steps(Color.BAD, ((SHARDS, Color.GOOD),)),
                 ),
                 stat(
                     "Postgres",

@@ -186,7 +186,7 @@ def choosing(choice: Choice) -> Callable[[Callable[..., None]], Callable[..., No
     if choice is TO_CHANGE:
         options.append(_option("all", All, False))
 
-    def dress(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [
             p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values() if p.name != "chosen"
         ]
@@ -196,7 +196,7 @@ def choosing(choice: Choice) -> Callable[[Callable[..., None]], Callable[..., No
         rest = [p for p in own if p.default is not p.empty]
 
         @functools.wraps(command)
-        def dressed(**given: Any) -> None:
+        def with_filter(**given: Any) -> None:
             chosen = selection(given.pop("ids"), **{p.name: given.pop(p.name) for p in options})
             if choice is TO_CHANGE and chosen == admin_pb2.Filter():
                 stop("choose the recipients: give ids, options such as --to-domain, or --all", USAGE)
@@ -204,11 +204,11 @@ def choosing(choice: Choice) -> Callable[[Callable[..., None]], Callable[..., No
 
         parameters = [*arguments, ids, *rest, *options]
         parameters.sort(key=lambda p: p.name == "json")  # the last of the options, as everywhere
-        vars(dressed)["__signature__"] = inspect.Signature(parameters)
-        dressed.__annotations__ = {p.name: p.annotation for p in parameters}
-        return dressed
+        vars(with_filter)["__signature__"] = inspect.Signature(parameters)
+        with_filter.__annotations__ = {p.name: p.annotation for p in parameters}
+        return with_filter
 
-    return dress
+    return decorate
 
 
 def selection(ids: list[str] | None, **options: Any) -> admin_pb2.Filter:

@@ -9,6 +9,7 @@ import typer
 
 from mailrail.cli import output
 from mailrail.cli.connection import PLACE
+from mailrail.cluster import POSTGRES_PORT
 
 app = typer.Typer(no_args_is_help=True, help="Commands that the Helm chart runs beside the services.")
 
@@ -87,7 +88,7 @@ def postgres(
             "--password-file", metavar="FILE", help="File with the password of the login.", show_default=False
         ),
     ] = None,
-    port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="TCP port.")] = 5432,
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="TCP port.")] = POSTGRES_PORT,
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Address to listen on; * for all.")] = "*",
     buffers: Annotated[
         str, typer.Option("--shared-buffers", metavar="SIZE", help="Memory for pages, as Postgres writes it.")

@@ -127,7 +127,7 @@ async def run(test: HelmTest, api: Api, identity: rpc.Identity, say: Callable[[s
         await _until(lambda: asyncio.to_thread(_send, test, subject), deadline)
         sent = time.monotonic()
         say(f"{host}:{port} took the message")
-        await _until(lambda: _arrived(test, identity, subject), deadline)
+        await _until(lambda: _find_message(test, identity, subject), deadline)
         return time.monotonic() - sent
     finally:
         await _clear(test, api)
@@ -173,7 +173,7 @@ def _send(test: HelmTest, subject: str) -> str:
     return ""
 
 
-async def _arrived(test: HelmTest, identity: rpc.Identity, subject: str) -> str:
+async def _find_message(test: HelmTest, identity: rpc.Identity, subject: str) -> str:
     async with rpc.identity_channel(identity, test.queue, "queue") as channel:
         stub: mailbox_pb2_grpc.MailboxServiceAsyncStub = mailbox_pb2_grpc.MailboxServiceStub(channel)
         request = mailbox_pb2.ListMessagesRequest(account=f"{test.namespace}/{test.name}", page_size=50)

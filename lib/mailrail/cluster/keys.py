@@ -25,6 +25,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
+from mailrail.cluster import POSTGRES_PORT
 from mailrail.kit.certificates import (
     CA_LIFETIME,
     LIFETIME,
@@ -207,8 +208,8 @@ def _login(host: str) -> Secret:
         "password": password,
         "dbname": "mailrail",
         "host": host,
-        "port": "5432",
-        "uri": f"postgresql://mailrail:{quote(password, safe='')}@{host}:5432/mailrail",
+        "port": str(POSTGRES_PORT),
+        "uri": f"postgresql://mailrail:{quote(password, safe='')}@{host}:{POSTGRES_PORT}/mailrail",
     }
     return Secret({name: value.encode() for name, value in values.items()})
 

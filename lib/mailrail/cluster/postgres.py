@@ -19,19 +19,19 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from mailrail.cluster import POSTGRES_PORT
 from mailrail.local.files import write_private
 from mailrail.local.lock import LockHeld
 from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 
-PORT = 5432
 STOP_GRACE = 50.0
 """Seconds for a fast shutdown. The chart's terminationGracePeriodSeconds is longer: what is killed has to recover."""
 PREDECESSOR_GRACE = 300.0
 """Seconds to wait for another server on the same folder, as a pod that was deleted by force may be for a while."""
 
 
-def serve(folder: Path, password: str, *, port: int = PORT, listen: str = "*", buffers: str = "128MB") -> int:
+def serve(folder: Path, password: str, *, port: int = POSTGRES_PORT, listen: str = "*", buffers: str = "128MB") -> int:
     """Run it in the foreground until SIGTERM or SIGINT; the exit status.
 
     `password` is that of the services' role; another one than at the last start replaces that. Raises
@@ -46,13 +46,13 @@ def serve(folder: Path, password: str, *, port: int = PORT, listen: str = "*", b
         grace=STOP_GRACE,
     )
 
-    def told(*_: object) -> None:
+    def on_signal(*_: object) -> None:
         stop.set()
         # Also out of a recovery that takes long; not in the handler, which may interrupt whoever holds the same locks.
         threading.Thread(target=server.halt, daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told)
+        signal.signal(number, on_signal)
     try:
         if not _take(server, stop):
             return 0
@@ -130,4 +130,4 @@ def _use_password(server: EmbeddedPostgres, password: str) -> None:
         connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(OWNER), sql.Literal(verifier)))
 
 
-__all__ = ["PORT", "PREDECESSOR_GRACE", "STOP_GRACE", "PostgresUnavailable", "serve"]
+__all__ = ["PREDECESSOR_GRACE", "STOP_GRACE", "PostgresUnavailable", "serve"]

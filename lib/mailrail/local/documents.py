@@ -102,12 +102,12 @@ class Folder:
             yield _File(str(self.path), str(self.path))
             return
 
-        def closed(error: OSError) -> None:
+        def note_unreadable(error: OSError) -> None:
             reason = f"the folder cannot be read: {error.strerror or error}"
             unlisted.append(Unreadable(SourceLocation(self._origin(Path(error.filename))), reason))
 
         count = 0
-        for where, folders, names in os.walk(self.path, onerror=closed):
+        for where, folders, names in os.walk(self.path, onerror=note_unreadable):
             here = Path(where)
             prefix = self._origin(here)
             folders[:] = sorted(f for f in folders if not f.startswith("."))

@@ -86,8 +86,8 @@ class FindingReporter:
                 self._write(f"mended: {mended} fixed, {len(now)} still wrong, see `mailrail config status`")
         self._said = frozenset(text for text, _ in now)
 
-    def published(self, outcome: PublishOutcome) -> None:
-        """That a change is on its way to the services."""
+    def report_published(self, outcome: PublishOutcome) -> None:
+        """Say that a change is on its way to the services."""
         if outcome.unchanged:
             return
         if outcome.activated:
@@ -122,7 +122,7 @@ class Watcher:
         """Watch until cancelled."""
         published: Snapshot | None = None
         while True:
-            snapshot = await self._settled(published)
+            snapshot = await self._wait_until_still(published)
             try:
                 self._publisher.use_keys(keyring(self._settings))  # a new sealing key is one of the changes (CFG-02)
             except BadSettings as error:
@@ -130,7 +130,7 @@ class Watcher:
             if await self._publish():
                 published = snapshot
 
-    async def _settled(self, published: Snapshot | None) -> Snapshot:
+    async def _wait_until_still(self, published: Snapshot | None) -> Snapshot:
         """The next snapshot that differs from the published one and stayed the same for one look."""
         before = published
         gone = False
@@ -177,7 +177,7 @@ class Watcher:
             return False
         self._refused = None
         self._reporter.findings(outcome.compiled.diagnostics.findings)
-        self._reporter.published(outcome)
+        self._reporter.report_published(outcome)
         return True
 
 

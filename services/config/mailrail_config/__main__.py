@@ -20,12 +20,12 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Postgres may come and go; readiness follows it."""
     made: list[RevisionStore] = []
 
-    async def opened(connection: AsyncConnection[Any]) -> None:
+    async def check_history(connection: AsyncConnection[Any]) -> None:
         for store in made:
             await store.data_history.check(connection)
 
     where = postgres.database_of(settings)
-    async with postgres.pool(where, "config", application="mailrail config", opened=opened) as pool:
+    async with postgres.pool(where, "config", application="mailrail config", opened=check_history) as pool:
         store = RevisionStore(pool, settings.node_id)
         made.append(store)
         health: rpc.Health | None = None

@@ -128,7 +128,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         await self._require(context, frozenset((known.value,)))
         return known
 
-    async def _failed(self, context: Context, error: Exception) -> NoReturn:
+    async def _abort(self, context: Context, error: Exception) -> NoReturn:
         match error:
             case StaleEpoch():
                 context.set_trailing_metadata(((REASON_KEY, STALE_EPOCH),))
@@ -156,7 +156,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             head, info, previous = await self._store.acquire(request.identity)
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.AcquirePublisherResponse(
             epoch=head.epoch,
             head=_info(info, head.revision or 0, head.pinned),
@@ -178,7 +178,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             published = await publish(self._store, submission)
         except (BadRevision, Refused, *DATABASE_ERRORS) as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.PublishResponse(
             info=_info(published.row, published.head, published.pinned),
             activated=published.activated,
@@ -231,7 +231,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
                     request.version[:255],
                 )
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.ReportResponse(head=self._follower.head.revision)
 
     # --- looking and rolling back ---
@@ -240,14 +240,14 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             return await self._store.head()
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
 
     async def ListConsumers(self, request: pb.ListConsumersRequest, context: Context) -> pb.ListConsumersResponse:
         head = await self._head(context)
         try:
             rows = await self._store.consumers()
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.ListConsumersResponse(
             consumers=[_consumer(row) for row in rows],
             head=head.revision or 0,
@@ -260,7 +260,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             rows = await self._store.history(min(request.limit or 20, _HISTORY_LIMIT))
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.ListRevisionsResponse(revisions=[_info(row, head.revision or 0, head.pinned) for row in rows])
 
     async def GetRevision(self, request: pb.GetRevisionRequest, context: Context) -> pb.GetRevisionResponse:
@@ -271,9 +271,9 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             row, body = await self._store.info(number), await self._store.body(number)
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         if row is None or body is None:
-            await self._failed(context, NoSuchRevision(f"there is no revision {number}"))
+            await self._abort(context, NoSuchRevision(f"there is no revision {number}"))
         return pb.GetRevisionResponse(info=_info(row, head.revision or 0, head.pinned), body=body)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
@@ -281,7 +281,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             row = await self._store.roll_back(request.revision, request.reason[:_TEXT_LIMIT])
         except (Refused, *DATABASE_ERRORS) as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.RollbackResponse(head=_info(row, row.revision, pinned=True))
 
     async def Unpin(self, request: pb.UnpinRequest, context: Context) -> pb.UnpinResponse:
@@ -289,7 +289,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             row = await self._store.unpin()
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.UnpinResponse(head=_info(row, row.revision if row is not None else 0, pinned=False))
 
     async def ListSealingKeys(self, request: pb.ListSealingKeysRequest, context: Context) -> pb.ListSealingKeysResponse:
@@ -297,7 +297,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         try:
             keys = await self._store.keys()
         except DATABASE_ERRORS as error:
-            await self._failed(context, error)
+            await self._abort(context, error)
         return pb.ListSealingKeysResponse(
             keys=[pb.SealingKey(key_id=k.key_id, values=k.values, head_values=k.head_values) for k in keys]
         )

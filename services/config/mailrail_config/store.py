@@ -161,7 +161,7 @@ class RevisionStore:
             given=lambda: self._given,
             behind="((SELECT max(revision) FROM revisions) > (SELECT last_revision FROM head)) IS TRUE",
             raise_counters=self._raise,
-            begun=self._begun,
+            begun=self._report_history,
         )
 
     # --- the history of these data (HIS-01) ---
@@ -180,7 +180,7 @@ class RevisionStore:
             async with self._pool.connection() as connection:
                 await self.data_history.leave(connection)
 
-    def _begun(self, new: NewHistory) -> None:
+    def _report_history(self, new: NewHistory) -> None:
         metrics.NEW_HISTORIES.inc()
         self._log.error(
             "database was set back: publishers must acquire a new epoch",
@@ -192,7 +192,7 @@ class RevisionStore:
     async def _raise(self, connection: Connection) -> None:
         await connection.execute(_RAISE, {"epoch": self._given[0], "revision": self._given[1]})
 
-    def _seen(self, epoch: int, revision: int) -> None:
+    def _remember_given(self, epoch: int, revision: int) -> None:
         self._given = [max(self._given[0], epoch), max(self._given[1], revision)]
 
     async def _compare(self, connection: Connection, epoch: int, revision: int) -> None:
@@ -204,11 +204,11 @@ class RevisionStore:
             head = await (await cursor.execute(_HEAD)).fetchone()
         assert head is not None, "the migration made it"
         if head.epoch < epoch < _FURTHEST or head.last_revision < revision < _FURTHEST:
-            self._seen(min(epoch, _FURTHEST), min(revision, _FURTHEST))
+            self._remember_given(min(epoch, _FURTHEST), min(revision, _FURTHEST))
             reason = "somebody has a revision or an epoch that it has not given yet"
             await self.data_history.doubt(connection, number, reason)
         else:
-            self._seen(head.epoch, head.last_revision)
+            self._remember_given(head.epoch, head.last_revision)
 
     # --- reading ---
 
@@ -217,7 +217,7 @@ class RevisionStore:
         async with self._pool.connection() as connection, connection.cursor(row_factory=class_row(HeadRow)) as cursor:
             row = await (await cursor.execute(_HEAD)).fetchone()
         assert row is not None, "the migration made it"
-        self._seen(row.epoch, row.last_revision)
+        self._remember_given(row.epoch, row.last_revision)
         return row
 
     async def info(self, revision: int) -> RevisionRow | None:
@@ -286,7 +286,7 @@ class RevisionStore:
             )
             head = await cursor.fetchone()
             assert head is not None, "the migration made it"
-            self._seen(head.epoch, 0)
+            self._remember_given(head.epoch, 0)
             latest = await connection.execute("SELECT previous FROM revisions ORDER BY revision DESC LIMIT 1")
             newest = await latest.fetchone()
             info = await self._info(connection, head.revision) if head.revision is not None else None
@@ -312,7 +312,7 @@ class RevisionStore:
         async with self._pool.connection() as connection:
             await self._compare(connection, epoch, expected_head if epoch > self._given[0] else 0)
         async with self._change() as connection:
-            head = await self._locked(connection)
+            head = await self._lock_head(connection)
             if epoch != head.epoch:
                 raise StaleEpoch(f"epoch {epoch} is over: {head.publisher or 'nobody'} publishes under {head.epoch}")
             if expected_head != (head.revision or 0):
@@ -347,7 +347,7 @@ class RevisionStore:
                 await self._announce(connection, number)
         return Published(row, current or 0, head.pinned, activated=not head.pinned, unchanged=False)
 
-    async def _locked(self, connection: Connection) -> HeadRow:
+    async def _lock_head(self, connection: Connection) -> HeadRow:
         async with connection.cursor(row_factory=class_row(HeadRow)) as cursor:
             row = await (await cursor.execute(_HEAD + " FOR UPDATE")).fetchone()
         assert row is not None, "the migration made it"
@@ -395,7 +395,7 @@ class RevisionStore:
     async def roll_back(self, revision: int, reason: str) -> RevisionRow:
         """Pin head to a stored revision (CFG-04). Raises NoSuchRevision."""
         async with self._change() as connection:
-            await self._locked(connection)
+            await self._lock_head(connection)
             row = await self._info(connection, revision)
             if row is None:
                 raise NoSuchRevision(f"there is no revision {revision}; see the history for those that are kept")
@@ -408,7 +408,7 @@ class RevisionStore:
     async def unpin(self) -> RevisionRow | None:
         """Make the newest stored revision head again. None when nothing was ever published."""
         async with self._change() as connection:
-            await self._locked(connection)
+            await self._lock_head(connection)
             newest = await self._newest(connection)
             await connection.execute(
                 "UPDATE head SET revision = %s, pinned = false, pin_reason = ''",
@@ -460,7 +460,7 @@ class RevisionStore:
         values went.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            await self._locked(connection)
+            await self._lock_head(connection)
             revisions = await connection.execute(
                 "DELETE FROM revisions WHERE revision NOT IN (SELECT revision FROM revisions ORDER BY revision DESC"
                 " LIMIT %s) AND revision IS DISTINCT FROM (SELECT revision FROM head)",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
+from mailrail.core.revision.revision import HISTORY_DAYS
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
@@ -157,8 +158,8 @@ class QueueProcess:
     def history_days(self) -> int:
         """How long history is kept: the longest that any gateway says."""
         if self._router is None:
-            return 14
-        return max((g.history_days for g in self._router.revision.gateways), default=14)
+            return HISTORY_DAYS
+        return max((g.history_days for g in self._router.revision.gateways), default=HISTORY_DAYS)
 
     # --- start and stop ---
 

@@ -150,7 +150,7 @@ async def test_a_ca_file_is_read_and_watched(database: str, keys_dir: Path, fold
         async with outbound.client.running():
             await eventually(lambda: files.said)
             assert (
-                "20-transport.yaml:4: MailTransport default/store: spec.lmtp: the file ca.pem is not there"
+                "20-transport.yaml:4: MailTransport default/store: spec.lmtp: the file ca.pem does not exist or"
                 in files.said[0]
             )
             (folder / "ca.pem").write_bytes(authority.pem)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mailrail.core.route.site import SHARDS
 from mailrail.kit import migrations
 from mailrail.local.postgres.server import EmbeddedPostgres
 
@@ -106,7 +107,7 @@ async def test_one_of_two_replicas_killed_loses_nothing_and_the_other_takes_its_
                 await asyncio.wait_for(sending, 120)
                 assert len(ingress.accepted) == 400
                 await everything_delivered(database, ingress, outbound)
-                assert len(q.queue.worklist.ownership.epochs) == 256
+                assert len(q.queue.worklist.ownership.epochs) == SHARDS
             finally:
                 delivering.cancel()
                 await asyncio.gather(delivering, return_exceptions=True)

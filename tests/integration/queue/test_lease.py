@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision import revision as rev
+from mailrail.core.route.site import SHARDS
 from mailrail.kit import clock
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Notice
@@ -782,7 +783,7 @@ async def test_fail_of_a_leased_recipient_is_asked_of_outbound_and_delivered_win
         aborted = await one_delivery(q, outbound, "bob@away.example")
         sent = await one_delivery(q, outbound, "eve@other.example")
         await q.sql("UPDATE recipient SET request = 1, request_reason = 'enough', version = version + 1")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await eventually(lambda: {aborted.token, sent.token} <= outbound.cancelled)
         outbound.finish(aborted, outcome=CANCELLED)
         outbound.finish(sent, outcome=RELAYED)
@@ -811,7 +812,7 @@ async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(da
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
         await q.sql("UPDATE recipient SET held_since = now(), request = 2, version = version + 1")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
 
 
@@ -826,7 +827,7 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
             await q.sql(
                 "UPDATE recipient SET held_since = now(), request = 2, version = version + 1, shard = %s", moved
             )
-            q.queue.worklist.wake_everybody(range(256))
+            q.queue.worklist.wake_everybody(range(SHARDS))
             await eventually(lambda: delivery.token in outbound.cancelled)
             outbound.finish(delivery, outcome=CANCELLED)
             await q.until("SELECT count(*) = 1 FROM history WHERE outcome = %s", CANCELLED)
@@ -838,7 +839,7 @@ async def test_a_drop_makes_no_dsn_ADM_02(database: str, outcome: types_pb2.Outc
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         await q.sql("UPDATE recipient SET request = 2, version = version + 1")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=outcome)
         await q.until("SELECT count(*) = 1 FROM history")
@@ -918,7 +919,7 @@ async def test_every_attempt_goes_into_history_however_a_recipient_ends_FIN_03(d
         await q.until("SELECT count(*) = 1 FROM attempt")
         # An administrator ends it between two attempts.
         await q.sql("UPDATE recipient SET request = 2")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await q.until("SELECT count(*) = 1 FROM history")
         # A late `delivered` ends another that waits after its first lease ran out.
         second = await one_delivery(q, outbound, "late@away.example")
@@ -1001,7 +1002,7 @@ async def test_a_request_to_fail_what_cannot_be_read_is_granted_ADM_02(database:
             r"UPDATE message SET envelope = '\xff' FROM recipient r WHERE r.request = 1 AND message.id = r.message_id"
         )
         await q.sql("UPDATE recipient SET held_since = now(), request = 1 WHERE address LIKE 'eve%%'")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await q.until("SELECT count(*) = 2 FROM history WHERE outcome = %s AND address LIKE '%%away.example'", FAILED)
         assert await q.one("SELECT count(*) FROM dsn WHERE kind = 1") == 2
 
@@ -1013,7 +1014,7 @@ async def test_cancelling_one_recipient_of_a_delivery_costs_the_others_no_attemp
         delivery = await one_delivery(q, outbound, "bob@away.example", "eve@away.example")
         assert len(delivery.recipients) == 2
         await q.sql("UPDATE recipient SET request = 2, version = version + 1 WHERE address LIKE 'bob%%'")
-        q.queue.worklist.wake_everybody(range(256))
+        q.queue.worklist.wake_everybody(range(SHARDS))
         await eventually(lambda: delivery.token in outbound.cancelled)
         outbound.finish(delivery, outcome=CANCELLED)
         await eventually(outbound.has(2))

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from mailrail.core.route.site import SHARDS
 from mailrail_queue.store import leases, results, waiting
 from mailrail_queue.store.connection import Connection
 from mailrail_queue.store.fencing import Ownership
@@ -16,7 +17,7 @@ from testkit.stored_mail import Rig
 from testkit.stored_mail import rig as make_rig
 
 Batch = Callable[[Connection, list[waiting.Waiting]], Coroutine[Any, Any, object]]
-OURS = Ownership("me", dict.fromkeys(range(256), 1))
+OURS = Ownership("me", dict.fromkeys(range(SHARDS), 1))
 LEASED: dict[str, Batch] = {
     "defer": lambda c, rows: results.defer(c, [Deferral(r.id, r.message_id, 7, 1, 60.0, b"") for r in rows]),
     "finish": lambda c, rows: results.finish(

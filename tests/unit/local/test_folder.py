@@ -102,7 +102,7 @@ async def test_a_look_that_found_nothing_is_followed_by_a_rest_of_at_most_four_p
     monkeypatch.setattr(Folder, "snapshot", looked)
     one = watcher(replace(settings, look_seconds=0.1), Config())
     with pytest.raises(Changed):
-        await one._settled(one._folder.snapshot())
+        await one._wait_until_still(one._folder.snapshot())
     assert pauses == pytest.approx([pause, pause])
 
 
@@ -157,7 +157,7 @@ async def test_a_folder_that_vanishes_while_it_is_looked_at_is_not_taken_for_an_
     monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
     monkeypatch.setattr(Folder, "snapshot", vanishing)
     with pytest.raises(Enough):
-        await one._settled(before)
+        await one._wait_until_still(before)
     assert looks[0] == looks[1] != before
 
 

@@ -103,7 +103,7 @@ class Input:
         self.unreadable = self._unread(unreadable, sources, previous)
         for accepted in previous.accepted:
             if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
-                self._unchanged(accepted)
+                self._keep(accepted)
 
     def _unread(self, unreadable: set[str], sources: Sources, previous: CompilerState) -> Unread:
         """The files whose documents count as unchanged, and a finding for each that may be a renamed one.
@@ -219,7 +219,7 @@ class Input:
         candidate.before = self._before(ref)
         candidate.newest = Version(ref, resource, source, document.place.origin, new=True)
 
-    def _unchanged(self, accepted: Accepted) -> None:
+    def _keep(self, accepted: Accepted) -> None:
         before = self._before(accepted.ref)
         if before is not None:
             self.candidates[accepted.ref] = Candidate(accepted.ref, None, SourceLocation(accepted.origin), before, None)
@@ -229,7 +229,7 @@ class Input:
         accepted = self._accepted.get(ref)
         if ref in self.candidates or accepted is None:
             return ref in self.candidates
-        self._unchanged(accepted)
+        self._keep(accepted)
         if ref in self.candidates:
             self.retained.add(ref)
         return ref in self.candidates

@@ -106,6 +106,10 @@ MailboxPath = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", "a mailbox name, with
 """A mailbox of an account."""
 PrintableAscii = Annotated[str, _text(r"^[ -~]+$", "printable ASCII on one line", 256)]
 """Text that goes into an SMTP reply."""
+SaslMechanism = Literal[
+    "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
+]
+"""SASL mechanisms, strongest first: what a listener may offer, and what we can log in with."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Priority = Annotated[int, Field(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Field(ge=1, le=60 * 86400)]

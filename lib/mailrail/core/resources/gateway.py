@@ -18,14 +18,10 @@ from mailrail.core.resources.base import (
     Port,
     Resource,
     Retry,
+    SaslMechanism,
 )
 from mailrail.core.resources.rules import CelCondition, UniqueBy
 from mailrail.core.revision.revision import ListenerProtocol
-
-ServerMechanism = Literal[
-    "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
-]
-"""SASL mechanisms that a listener may offer, strongest first."""
 
 Octets = Annotated[int, Field(ge=1024, le=2 * 1024**3)]
 
@@ -90,7 +86,7 @@ class ListenerSpec(Part):
     proxy_protocol: ProxyProtocol | None = Field(
         default=None, description="Set it if a load balancer in front of the listener sends PROXY headers."
     )
-    mechanisms: Annotated[tuple[ServerMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
+    mechanisms: Annotated[tuple[SaslMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
         description="SASL mechanisms to offer. Default: all but CRAM-MD5, which needs clear-text passwords.",
     )

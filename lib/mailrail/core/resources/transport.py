@@ -18,14 +18,11 @@ from mailrail.core.resources.base import (
     Port,
     PrintableAscii,
     Resource,
+    SaslMechanism,
     TransportTls,
 )
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
 
-ClientMechanism = Literal[
-    "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
-]
-"""SASL mechanisms that we can log in with."""
 Family = Literal["ipv4", "ipv6"]
 
 
@@ -63,7 +60,7 @@ class AuthSpec(Part):
     RULES = (UniqueBy("mechanisms"),)
     secret_ref: LocalRef = Field(description="Secret with username and password (kubernetes.io/basic-auth).")
     username: Login | None = Field(default=None, description="User name, if the Secret has none.")
-    mechanisms: Annotated[tuple[ClientMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
+    mechanisms: Annotated[tuple[SaslMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
         description="SASL mechanisms in order of preference. Default: the strongest that the server offers.",
     )

@@ -19,6 +19,8 @@ from pydantic import TypeAdapter
 
 FORMAT = 1
 """Version of this document's shape. A service that reads a newer one rejects it and keeps its last good revision."""
+HISTORY_DAYS = 14
+"""Days for which the history keeps a recipient, unless a gateway says otherwise."""
 
 
 class Role(StrEnum):
@@ -127,7 +129,7 @@ class Gateway:
     tls_reports: bool = True
     retry: RetrySchedule = field(default_factory=RetrySchedule)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
-    history_days: int = 14
+    history_days: int = HISTORY_DAYS
     dsn_full_limit: int = 1024 * 1024  # octets; RET=FULL above it gives headers (design 9)
 
 
