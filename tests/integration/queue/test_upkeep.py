@@ -85,7 +85,7 @@ async def test_content_in_a_mailbox_stays_until_it_is_deleted_there_FIN_02(sweep
     await mailbox.delete(connection, [found.id])
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 1  # ten minutes more
-    await sweepers.age("sweep SET due = due")
+    await sweepers.age("sweep_candidate SET due = due")
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 0
 
@@ -109,7 +109,7 @@ async def test_content_that_another_has_locked_is_looked_at_again_FIN_02(sweeper
         await other.execute("SELECT FROM queue.message FOR UPDATE")
         await sweepers.upkeep.sweep()
         assert await sweepers.messages() == 1
-    await sweepers.age("sweep SET due = due")
+    await sweepers.age("sweep_candidate SET due = due")
     await sweepers.upkeep.sweep()
     assert await sweepers.messages() == 0
 
