@@ -108,7 +108,7 @@ class TlsServer:
                 ssl=self._context,
                 ssl_handshake_timeout=self._sessions.active_config.settings.tls_timeout,
             )
-        except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
+        except (OSError, TimeoutError, ssl.SSLError):  # a fault of this client's TLS ends this client alone
             metrics.TLS.inc("none")
         finally:
             connection.end_handshake()

@@ -1,12 +1,14 @@
 """The stream to the queue.
 
-One long-lived stream carries all messages; whatever waits goes out in one gRPC message, some
-milliseconds later while many others are under way and at once when alone (core/linger.py). Octets are sent only on
-credit (ACC-07). When the stream breaks, bodies that were being uploaded are lost (ACC-05), commits that had been
-written are asked after with GetOutcome until they are known (ACC-04), and commits that had not go to the next stream.
-Each commit says until when we wait for it, by the clock of the database, which the stream tells: a queue that stood
-still and wakes up later stores nothing that its sender was told to send again. A stream that is to end is followed by
-another within moments; what begins in between waits for that one.
+One long-lived stream carries all messages. What waits goes out in one gRPC message: at once when no other transaction
+is open, else some milliseconds later (kit/linger.py). Octets are sent only on credit (ACC-07).
+
+When the stream breaks, bodies that were being uploaded are lost (ACC-05). For commits that were written, ingress asks
+with GetOutcome until the outcome is known (ACC-04). Commits that were not written go to the next stream.
+
+Each commit says until when ingress waits for it, by the clock of the database, which the stream tells. So a queue that
+stood still and wakes up later stores no message that its sender was told to send again. When the queue ends a stream,
+the next one follows within moments; what begins in between waits for it.
 """
 
 import asyncio
@@ -31,7 +33,7 @@ from mailrail_ingress.ports import ACCEPTED, NO_CREDIT, CommitAnswer, OpenTransa
 from mailrail_ingress.settings import IngressSettings
 
 BATCH_OCTETS: Final = 1024 * 1024
-"""Octets of one gRPC message until nothing is added to it."""
+"""Octets of one gRPC message from which on nothing is added to it."""
 BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
@@ -45,13 +47,14 @@ stalled, and headers find room."""
 RECONNECT_DELAY: Final = 0.2
 """Seconds between attempts to open a stream."""
 LONGEST_DELAY: Final = 2.0
-"""Seconds between questions after one commit, once it was asked after for a while."""
+"""Seconds between questions for the outcome of one commit, at most."""
 PATIENCE: Final = 5.0
-"""Seconds that a commit which was never written, and a body that begins, wait for a new stream."""
+"""Seconds that a commit which was not written yet, and a body that begins, wait for a new stream."""
 SETTLING: Final = 5.0
-"""Seconds beyond its time in which a commit is asked after: one that was stored at the last moment is known then."""
+"""Seconds beyond its time in which ingress asks for the outcome of a commit: it may have been stored at the last
+moment."""
 CREDIT_CHECK: Final = 0.5
-"""Seconds between looks for commits that wait for credit in vain."""
+"""Seconds between checks for commits that have waited too long for credit."""
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds until the queue must have given its first credit on a stream."""
 _AWAY: Final = Reply.of(451, "4.3.0", "mail cannot be stored for now; try again later")
@@ -60,7 +63,7 @@ _ENQUEUE: Final = f"/{enqueue_pb2.DESCRIPTOR.services_by_name['EnqueueService'].
 
 
 def read_reply(reply: types_pb2.Reply) -> Reply:
-    """A refusal of the queue as it is told to the client: printable ASCII, one code, at most the bounds of SMTP."""
+    """A refusal of the queue as the client hears it: printable ASCII, one code, within the limits of SMTP."""
     code = int(reply.code)
     if not 400 <= code <= 599:
         return _AWAY
@@ -95,7 +98,7 @@ class DatabaseClock:
         self._ahead = moment - self._clock()
 
     def microseconds(self, seconds: float) -> int:
-        """The moment in so many seconds, in Unix microseconds; 0: no queue has told the time yet."""
+        """The time in so many seconds, in Unix microseconds; 0: no queue has told the time yet."""
         return 0 if self._ahead is None else int((self._clock() + self._ahead + seconds) * 1e6)
 
 
@@ -139,7 +142,7 @@ class _Upload:
             return True  # lost: the session was told, and drops what still comes
         for at in range(0, len(data), CHUNK_SIZE):
             self.chunks.append(data[at : at + CHUNK_SIZE])
-        self._now_waits(self.waiting + len(data))
+        self._set_waiting(self.waiting + len(data))
         self.stream.work.set()
         self.wants_credit = self.waiting >= self.stream.room
         return not self.wants_credit
@@ -156,13 +159,13 @@ class _Upload:
         """Nothing more is sent of it."""
         self.closed = True
         self.chunks.clear()
-        self._now_waits(0)
+        self._set_waiting(0)
 
-    def sent(self, octets: int) -> None:
-        """So much of it waits no longer."""
-        self._now_waits(self.waiting - octets)
+    def mark_sent(self, octets: int) -> None:
+        """Octets were sent."""
+        self._set_waiting(self.waiting - octets)
 
-    def _now_waits(self, octets: int) -> None:
+    def _set_waiting(self, octets: int) -> None:
         if octets != self.waiting:
             before, self.waiting = self.waiting, octets
             self.stream.budget.change(before, octets)
@@ -172,7 +175,7 @@ class _LostUpload:
     """The upload of a message that began when no stream was open."""
 
     def send(self, data: bytes) -> bool:
-        """Its loss is about to be told."""
+        """Drop it: the session hears of the loss in a moment."""
         return True
 
     def abort(self) -> None:
@@ -180,7 +183,7 @@ class _LostUpload:
 
 
 class _Uploads:
-    """Where uploads are: on a stream, or waiting for one."""
+    """Uploads on a stream, or waiting for one."""
 
     def __init__(self, budget: HeldOctets) -> None:
         self.budget = budget
@@ -289,7 +292,7 @@ class _Stream(_Uploads):
         return b"".join(frames)
 
     def _add_commits(self, frames: list[bytes], octets: int) -> int:
-        """Returns `octets` and theirs; many recipients may be more than the content, and gRPC takes only so much."""
+        """Returns `octets` and theirs. Recipients count as well: there may be many, and a gRPC message is bounded."""
         count = 0
         for message_id, commit in list(self.unwritten.items()):
             if count >= BATCH_FRAMES or octets >= BATCH_OCTETS:
@@ -310,7 +313,7 @@ class _Stream(_Uploads):
         return octets
 
     def _add_chunks(self, frames: list[bytes], octets: int) -> int:
-        """One frame of each upload in its turn until the request is full, and one in any case. Returns as above."""
+        """One frame of each upload in turn until the request is full, and at least one. Returns as above."""
         most = min(MESSAGE_CREDIT * len(self.uploads), int(self._all_credit * UPLOADS_CREDIT))
         sent = False
         for message_id, upload in list(self.uploads.items()):
@@ -326,7 +329,7 @@ class _Stream(_Uploads):
             self._credit -= size
             octets += size
             sent = True
-            upload.sent(size)
+            upload.mark_sent(size)
             frames.append(chunk_frame(message_id, data))
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= self.room // 2:
@@ -335,7 +338,7 @@ class _Stream(_Uploads):
         return octets
 
     def turn_away(self, before: float) -> None:
-        """Refuse what was to be committed before then and never had the credit to be sent (ACC-07)."""
+        """Refuse commits from before then that never had the credit to be sent (ACC-07)."""
         for message_id, commit in [entry for entry in self.unwritten.items() if entry[1].since < before]:
             del self.unwritten[message_id]
             if commit.uploaded:
@@ -349,7 +352,7 @@ class EnqueueClient:
     """The queue, over one Enqueue stream at a time (and those that drain); `ports.Queue`."""
 
     def __init__(self, settings: IngressSettings, budget: HeldOctets, open_transactions: OpenTransactions) -> None:
-        """`open_transactions`: a commit waits for others only where others may come."""
+        """`open_transactions`: a commit waits for others only while other transactions are open."""
         self._settings = settings
         self._open_transactions = open_transactions
         self._budget = budget
@@ -359,7 +362,7 @@ class EnqueueClient:
         self._clock = DatabaseClock(self._loop.time)
         self._unassigned: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
         self._unassigned_uploads = _Uploads(budget)  # bodies that do
-        self._left = -PATIENCE  # when there was a stream last
+        self._last_open = -PATIENCE  # when there was a stream last
         self._streams: list[_Stream] = []  # the open one and those that drain
         self._pending = 0
         metrics.QUEUE_PENDING.set_function(lambda: self._pending)
@@ -374,7 +377,7 @@ class EnqueueClient:
     @property
     def available(self) -> bool:
         """A stream is open, or was a moment ago and another may be soon. See ports.Queue."""
-        return self._stream is not None or self._loop.time() < self._left + PATIENCE
+        return self._stream is not None or self._loop.time() < self._last_open + PATIENCE
 
     def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
         """See ports.Queue."""
@@ -408,7 +411,7 @@ class EnqueueClient:
             stream.work.set()
 
     def _take_in(self, message_id: bytes, commit: _Commit) -> None:
-        """No stream is open: it waits for the next one, a little while."""
+        """No stream is open: the commit waits for the next one, PATIENCE at most."""
         self._unassigned[message_id] = commit
         self._loop.call_later(PATIENCE, self._give_up, message_id)
 
@@ -421,7 +424,7 @@ class EnqueueClient:
             self._answer(commit, CommitAnswer(False, _AWAY))
 
     def _give_up_upload(self, message_id: bytes) -> None:
-        """No stream came for it; once it is whole, its commit waits for both."""
+        """No stream came for the upload. One that is whole has a commit, which waits for both."""
         if message_id in self._unassigned_uploads.uploads and message_id not in self._unassigned:
             upload = self._unassigned_uploads.uploads.pop(message_id)
             upload.close()
@@ -477,7 +480,7 @@ class EnqueueClient:
     def _leave(self) -> None:
         """Nothing new starts on the stream that was open."""
         self._stream = None
-        self._left = self._loop.time()
+        self._last_open = self._loop.time()
         metrics.QUEUE_STREAM.set(0)
 
     async def _turn_away(self) -> None:
@@ -547,7 +550,8 @@ class EnqueueClient:
         stream.work.set()
 
     def _close_stream(self, stream: _Stream) -> None:
-        """A stream has ended: say what is lost, ask after what may have been done, keep what was never said."""
+        """A stream has ended: its uploads are lost, ingress asks for the outcome of written commits, and the others go
+        to the next stream."""
         self._streams.remove(stream)
         if self._stream is stream:
             self._leave()

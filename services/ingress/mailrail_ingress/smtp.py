@@ -33,8 +33,8 @@ _NOBODY: Final = IPv4Address(0)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
 TURN: Final = 64
-"""Command lines of one client that are worked on before others have their turn: some 2 ms. No message needs as many,
-a hundred recipients aside, and a read may bring thousands."""
+"""Command lines of one client that are handled in one turn, in some 2 ms. A message needs fewer unless it has a hundred
+recipients, and one read may bring thousands."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
 _TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
 _LISTENER_GONE: Final = Reply.of(421, "4.3.2", "this listener is being closed; try again later").encode()
@@ -46,14 +46,14 @@ class _Hold:
     BACKLOG = 1  # the session has kept enough while it awaits an answer
     CREDIT = 2  # the queue takes no more of this message
     WRITING = 4  # the client does not read our replies
-    TURN = 8  # others have their turn before what has come is gone on with
+    TURN = 8  # other clients come first; what has come waits
 
 
 class _State(Enum):
     PROXY = auto()  # a PROXY header is to come
     HANDSHAKE = auto()
     OPEN = auto()
-    LINGERING = auto()  # we have said our last word and drop what still comes
+    LINGERING = auto()  # our last reply is sent; what still comes is dropped
     GONE = auto()
 
 
@@ -72,8 +72,8 @@ _ENDS: Final = {
 LINGER_OCTETS: Final = 16 * 1024 * 1024
 """Octets that are read and dropped after our last reply. A client that sends more does not listen."""
 LAST_LINGER: Final = 0.25
-"""Seconds that a connection is still read, at most, once the process stops: for what is on its way when we say 421.
-Clients that keep connections open, and are silent, would else hold up every stop."""
+"""Seconds that a connection is read, at most, after our 421 once the process stops. Silent clients that keep their
+connections open would delay every stop otherwise."""
 
 
 class Sessions:
@@ -89,14 +89,14 @@ class Sessions:
         self.open: set[ServerConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
-        self._arriving = 0  # in a handshake that comes before the session
+        self._arriving = 0  # clients in a handshake that comes before the session
         self._by_client: dict[str, int] = {}
         often = active_config.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
 
     def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
-        """Count a connection. Else what keeps it out, as the metric says: too-many (of the process or of the client),
-        too-often (the client's new ones; those that were `expected` are not new)."""
+        """Count a connection. Returns what keeps it out, as in the metric: too-many (of the process or of the client)
+        or too-often (new ones of the client, unless `expected`); empty when it is admitted."""
         client = connection.neighbourhood = neighbourhood(connection.client)
         obstacle = self._obstacle(client, connection.client.is_loopback or expected, config)
         if not obstacle:
@@ -105,7 +105,7 @@ class Sessions:
         return obstacle
 
     def reserve(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
-        """Count a client whose connection is not made yet; else what keeps it out, as for `admit`."""
+        """Count a client whose TLS handshake comes first. Returns as `admit` does."""
         client = neighbourhood(address)
         obstacle = self._obstacle(client, address.is_loopback, config)
         if not obstacle:
@@ -115,7 +115,7 @@ class Sessions:
         return obstacle
 
     def release(self, client: str) -> None:
-        """The client is here, and to be admitted; or it will not come."""
+        """Its handshake is over: the client is to be admitted now, or has failed."""
         self._arriving -= 1
         metrics.HANDSHAKES.inc(by=-1)
         self._leave(client)
@@ -204,7 +204,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._dropped = 0
         self._holds = 0
         self._pumping = False
-        self._next_turn = False  # it is coming
+        self._next_turn = False  # the next turn is scheduled
         self._client_done = False  # it has closed its sending side and may still read
         self._tls = False
         self._preface = b""  # PROXY header so far
@@ -212,11 +212,11 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._content_until: float | None = None
         self._stalled_until: float | None = None
         self._end = "lost"
-        self._expected = ""  # counted as this neighbourhood until it is here
+        self._expected = ""  # the neighbourhood that its place is reserved for during the handshake
         self._label = ""
 
     def expect_handshake(self, peer: str) -> bool:
-        """A client from there begins with a handshake; False: there are too many, or there is no such listener."""
+        """Reserve a place for a client whose TLS handshake comes first. False: there is none for it."""
         config = self._sessions.active_config.listeners.get(self.listener_key)
         client = _address(peer)
         if config is None or self._sessions.stopping:
@@ -302,7 +302,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._release(_Hold.WRITING)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone, by whomever."""
+        """The connection is gone."""
         self._forget()
 
     # --- the start: PROXY header, limits, TLS, greeting ---
@@ -376,7 +376,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._state = _State.HANDSHAKE
         # Nothing may be read between here and the switch: it would be the handshake's. (In `connection_made` that
         # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
-        # before it, listeners.py has the handshake done before the connection is made.)
+        # before it, listeners.py does the handshake before the connection is made.)
         self._transport.pause_reading()
         task = self._loop.create_task(self._do_handshake(config, config.identity.context))
         self._sessions.tasks.add(task)
@@ -392,7 +392,7 @@ class ServerConnection(asyncio.BufferedProtocol):
                 transport = await self._loop.start_tls(
                     self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout
                 )
-        except (OSError, TimeoutError, ssl.SSLError):  # whatever the client does to TLS ends that client alone
+        except (OSError, TimeoutError, ssl.SSLError):  # a fault of this client's TLS ends this client alone
             transport = None
         if transport is None or self._state is not _State.HANDSHAKE:
             metrics.TLS.inc("none")
@@ -458,7 +458,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._handshake(session.config)
 
     def _let_others_go_first(self) -> None:
-        """There is more to do than one turn allows: nothing is read meanwhile, and the loop comes back to it."""
+        """There is more to do than one turn allows: stop reading, and go on when the loop has served others."""
         if not self._holds & _Hold.TURN:
             self._hold(_Hold.TURN)
         if not self._next_turn:
@@ -521,7 +521,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._state is _PROXY:
             self._refuse("proxy")
         elif self._state is _State.LINGERING or self._state is _State.GONE:
-            # Its end is drawn out; or it was closed and never read our last words, which would be kept for it for ever.
+            # It lingers too long, or it never read our last reply, which would be kept for ever.
             self.deadline = NEVER
             if self._transport is not None:
                 self._transport.abort()
@@ -541,7 +541,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self.deadline = now + self._idle
 
     def give_up(self) -> None:
-        """Its deadline could not be met for a fault of ours (kit.wheel): no last word, or it would stay for ever."""
+        """A fault of ours kept `expire` from ending it (kit.wheel): close without a reply, else it would stay."""
         self.deadline = NEVER
         if self._transport is not None:
             self._transport.abort()
@@ -585,7 +585,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._transport = None
         protocol, session = self.protocol, self.session
         self.protocol = self.session = (
-            None  # they hold us and we them: without this the collector would have to find out
+            None  # they refer to us and we to them: this spares the garbage collector the cycle
         )
         if protocol is not None:
             protocol.hang_up()
