@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mailrail.core.revision import revision as rev
+from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.delivery.sites import SiteState
-from mailrail_queue.routing.router import RecipientFacts, Router
+from mailrail_queue.delivery.verdicts import facts_of
+from mailrail_queue.routing.router import RecipientFacts, RoutePlan, Router
+from mailrail_queue.store.waiting import Waiting
 
 from testkit.queue import a_revision
 
@@ -120,3 +124,42 @@ class Bench:
             delivery.site.window.fail(self.clock.now, "no")
         self.dispatcher.release(delivery)
         self.dispatcher.pump()
+
+
+def waiting(bench: Bench, number: int, domain: str, **changes: Any) -> tuple[Waiting, RoutePlan]:
+    """A due recipient where its route goes, and its plan."""
+    rcpt = types_pb2.EnvelopeRecipient(address=f"u{number}@{domain}", rcpt_to=f"u{number}@{domain}")
+    row = Waiting(
+        id=number,
+        message_id=b"1" * 16,
+        shard=3,
+        site="",
+        version=1,
+        attempts=0,
+        interruptions=0,
+        tls_requirement=0,
+        origin=types_pb2.ORIGIN_MX,
+        sender_authentication=1,
+        queued=1000.0,
+        uncounted_seconds=0.0,
+        delayed_dsn_decided=False,
+        address=rcpt.address,
+        gateway=None,
+        account=None,
+        from_domain="away.example",
+        is_local=False,
+        override_transport=None,
+        envelope_recipient=rcpt.SerializeToString(),
+        dialled_hosts=None,
+        token=None,
+        remaining=0.0,
+        request=0,
+        request_reason=None,
+        started=0.0,
+    )
+    for name, value in changes.items():
+        setattr(row, name, value)
+    plan = bench.router.plan(facts_of(row), row.attempts)
+    if "site" not in changes:
+        row.site = plan.key
+    return row, plan

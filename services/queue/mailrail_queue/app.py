@@ -117,7 +117,7 @@ class QueueProcess:
         self.owner = Scheduler(
             parts,
             self.worklist,
-            self.group_commit,
+            self.group_commit.ids,
             self.finisher,
             self.leases,
             self.lease_writer,

@@ -317,7 +317,7 @@ async def test_hold_keeps_the_first_reason(admin: Administrators) -> None:
     assert (await admin.row(bob.id))["hold_reason"] == "first"
 
 
-async def test_kick_makes_due_and_ends_the_rest_of_the_site(admin: Administrators) -> None:
+async def test_kick_makes_due_and_ends_the_backoff_of_the_site(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     await admin.rig.connection.execute("UPDATE recipient SET due = now() + interval '5 hours'")
     await admin.rig.connection.execute("DELETE FROM site_due")
@@ -331,7 +331,7 @@ async def test_kick_makes_due_and_ends_the_rest_of_the_site(admin: Administrator
     assert await admin.rig.rows("SELECT backoff_until <= now() FROM site") == [(True,)]
 
 
-async def test_no_owner_finds_kicked_mail_due_at_a_site_that_rests_SHD_05(
+async def test_no_owner_finds_kicked_mail_due_at_a_site_in_backoff_SHD_05(
     admin: Administrators, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
@@ -749,7 +749,7 @@ async def test_explain_answers_for_an_imagined_envelope(admin: Administrators) -
             await admin.explain(asked(**bad))
 
 
-async def test_explain_says_that_a_site_rests(admin: Administrators) -> None:
+async def test_explain_says_that_a_site_is_in_backoff(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example")
     await admin.rig.connection.execute(
         "INSERT INTO site (name, failures, backoff_until) VALUES ('domain:there.example', 1, now() + interval '1 hour')"
@@ -757,7 +757,7 @@ async def test_explain_says_that_a_site_rests(admin: Administrators) -> None:
     assert (await admin.explain(asked(recipient_id=bob.id))).HasField("site_backoff_until")
 
 
-async def test_explain_says_that_the_proxy_of_a_site_rests_as_a_whole(admin: Administrators) -> None:
+async def test_explain_says_that_the_proxy_of_a_site_is_in_backoff_as_a_whole(admin: Administrators) -> None:
     ref = ObjectRef("MailTransport", "mail", "tor")
     proxy = Transport(ref, TransportKind.SOCKS, proxy_host="127.0.0.1", proxy_port=1)
     rule = Rule(ObjectRef("MailRoute", "mail", "r"), 0, "0", (Match(to_domains=("there.example",)),), ref, False)

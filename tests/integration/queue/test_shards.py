@@ -136,7 +136,7 @@ async def test_of_sites_that_fell_due_in_one_moment_none_waits_behind_the_others
         assert len(worklist.turn) == 250
 
 
-async def test_sites_that_began_to_rest_in_one_moment_are_all_learned_SHD_03(database: str) -> None:
+async def test_sites_whose_backoff_began_in_one_moment_are_all_learned_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
         await q.sql(
             "INSERT INTO site (name, failures, backoff_until, changed)"
@@ -364,7 +364,7 @@ async def refused(q: RunningQueue, count: int, domain: str) -> FakeOutbound:
     return outbound
 
 
-async def test_a_dead_site_rests_and_its_due_mail_is_counted_without_a_dial_SHD_05_SOUT_08(
+async def test_a_dead_site_is_in_backoff_and_its_due_mail_is_counted_without_a_dial_SHD_05_SOUT_08(
     database: str,
 ) -> None:
     async with running_queue(database) as q:
@@ -397,7 +397,7 @@ async def test_a_later_route_takes_over_from_a_dead_site_SHD_05(database: str) -
         await q.until("SELECT count(*) = 20 FROM history WHERE attempts = 2")
 
 
-async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(database: str) -> None:
+async def test_after_its_backoff_a_site_is_probed_once_and_opens_again_SHD_05(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")
@@ -415,7 +415,7 @@ async def test_after_its_rest_a_site_is_probed_once_and_opens_again_SHD_05(datab
         await q.until("SELECT failures = 0 AND backoff_until IS NULL FROM site")
 
 
-async def test_a_rest_survives_a_restart_of_the_owner_SHD_03(database: str) -> None:
+async def test_a_backoff_survives_a_restart_of_the_owner_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
         await refused(q, 10, "dead.example")
         await q.until("SELECT backoff_until > now() FROM site")
@@ -426,7 +426,7 @@ async def test_a_rest_survives_a_restart_of_the_owner_SHD_03(database: str) -> N
         assert outbound.deliveries == []
 
 
-async def test_trouble_of_our_own_transport_rests_it_whole_and_bounces_nothing(database: str) -> None:
+async def test_trouble_of_our_own_transport_puts_it_whole_into_backoff_and_bounces_nothing(database: str) -> None:
     revision = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
     async with running_queue(database, revision) as q:
         outbound = await q.outbound()
@@ -440,7 +440,7 @@ async def test_trouble_of_our_own_transport_rests_it_whole_and_bounces_nothing(d
         assert await q.one("SELECT count(*) FROM history") == 0
 
 
-async def test_a_failing_proxy_rests_all_sites_of_its_transport(database: str) -> None:
+async def test_a_failing_proxy_puts_all_sites_of_its_transport_into_backoff(database: str) -> None:
     ref = rev.ObjectRef("MailTransport", "default", "proxy")
     proxy = rev.Transport(ref, rev.TransportKind.SOCKS, proxy_host="127.0.0.1", proxy_port=1)
     async with running_queue(database, a_revision(transports=[proxy], rules=[rule_to(ref)])) as q:
@@ -611,7 +611,7 @@ async def test_a_revision_that_came_while_postgres_was_away_is_looked_at_later_A
         assert len(tries) == 2
 
 
-async def test_a_revision_that_corrects_a_transport_ends_its_rest_and_its_mail_goes_at_once(database: str) -> None:
+async def test_a_revision_that_corrects_a_transport_ends_its_backoff_and_its_mail_goes_at_once(database: str) -> None:
     revision = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
     async with running_queue(database, revision, heartbeat_seconds=60.0) as q:
         outbound = await refused(q, 10, "away.example")
@@ -635,7 +635,7 @@ async def test_a_changed_limit_is_live_without_a_restart(database: str) -> None:
         await q.until("SELECT count(*) = 10 FROM history")
 
 
-async def test_a_kick_ends_the_rest_of_a_site_and_its_mail_is_dialled_not_counted(database: str) -> None:
+async def test_a_kick_ends_the_backoff_of_a_site_and_its_mail_is_dialled_not_counted(database: str) -> None:
     async with running_queue(database, heartbeat_seconds=60.0) as q:
         outbound = await refused(q, 10, "dead.example")
         await q.until("SELECT count(*) = 10 FROM recipient WHERE attempts = 1 AND token IS NULL")

@@ -1,7 +1,5 @@
 """What is done with due recipients that were fetched: no database takes part (SHD-03, SHD-04; design 4)."""
 
-from typing import Any
-
 from mailrail.core.revision import revision as rev
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.attempt import PER_DELIVERY
@@ -9,51 +7,11 @@ from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.schedule.due_work import choose, leased_delivery, sort_due
 from mailrail_queue.store.content import StoredMessage
-from mailrail_queue.store.waiting import Waiting
 
-from testkit.dispatching import Bench
+from testkit.dispatching import Bench, waiting
 from testkit.queue import RELAY, a_revision, relay, rule_to
 
 ONE, TWO = b"1" * 16, b"2" * 16
-
-
-def waiting(bench: Bench, number: int, domain: str, **changes: Any) -> tuple[Waiting, RoutePlan]:
-    """A due recipient where its route goes, and its plan."""
-    rcpt = types_pb2.EnvelopeRecipient(address=f"u{number}@{domain}", rcpt_to=f"u{number}@{domain}")
-    row = Waiting(
-        id=number,
-        message_id=ONE,
-        shard=3,
-        site="",
-        version=1,
-        attempts=0,
-        interruptions=0,
-        tls_requirement=0,
-        origin=types_pb2.ORIGIN_MX,
-        sender_authentication=1,
-        queued=1000.0,
-        uncounted_seconds=0.0,
-        delayed_dsn_decided=False,
-        address=rcpt.address,
-        gateway=None,
-        account=None,
-        from_domain="away.example",
-        is_local=False,
-        override_transport=None,
-        envelope_recipient=rcpt.SerializeToString(),
-        dialled_hosts=None,
-        token=None,
-        remaining=0.0,
-        request=0,
-        request_reason=None,
-        started=0.0,
-    )
-    for name, value in changes.items():
-        setattr(row, name, value)
-    plan = bench.router.plan(facts_of(row), row.attempts)
-    if "site" not in changes:
-        row.site = plan.key
-    return row, plan
 
 
 def test_recipients_of_a_message_at_one_destination_share_a_delivery() -> None:

@@ -186,7 +186,7 @@ class LeaseWriter:
             self._finisher.notifications.transaction(connection) as notify,
         ):
             expired = await lease_store.lose(connection, lost)
-            await self._finisher.cut_off(connection, expired, notify)
+            await self._finisher.interruptions.record(connection, expired, notify)
         self._schedule.add_deferred([(row.shard, row.request) for row in expired])
         metrics.count_attempts([types_pb2.OUTCOME_INTERRUPTED] * len(expired))
         self._schedule.wake_up()

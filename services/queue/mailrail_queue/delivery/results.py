@@ -15,7 +15,7 @@ import psycopg
 
 from mailrail.core.delivery import judge as judging
 from mailrail.core.delivery.judge import Judgement
-from mailrail.core.delivery.outcome import Outcome, Verdict
+from mailrail.core.delivery.outcome import Verdict
 from mailrail.core.ids import history_of
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
@@ -24,21 +24,20 @@ from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.endings import Decided, by_administrator, end_unleased, standing_of
+from mailrail_queue.delivery.interruptions import Interruptions
 from mailrail_queue.delivery.parts import Parts
-from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Notify, Schedule
+from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Schedule
 from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
-from mailrail_queue.delivery.verdicts import attempt_recipient_of, status_of
+from mailrail_queue.delivery.verdicts import attempt_recipient_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import blocks, faults
 from mailrail_queue.store import leases as lease_store
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store import waiting as waiting_store
-from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Lane
+from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Lane
 from mailrail_queue.store.corrupt import CorruptRecipient
 from mailrail_queue.store.fencing import Ownership
-from mailrail_queue.store.leases import Expired
 from mailrail_queue.store.results import Deferral, Ending, Record
-from mailrail_queue.store.rows import attempt_of
 from mailrail_queue.store.waiting import Waiting
 
 _BATCH = 256
@@ -53,22 +52,6 @@ _RETRY_AFTER = 0.5
 _FRESH_IDS = 3
 """Times that a batch is written with new ids, because some of those that it had are there already."""
 _ADMIN = EnhancedCode(5, 7, 0)
-
-
-async def record_interrupted(connection: Connection, rows: Sequence[Expired], now: float) -> None:
-    """Say in the timeline of these recipients that an attempt was cut off (LSE-04)."""
-    records: list[Record] = []
-    for row in rows:
-        attempt = types_pb2.Attempt(
-            number=max(1, row.attempts),
-            outcome=types_pb2.OUTCOME_INTERRUPTED,
-            reason="the lease ran out before a result came",
-        )
-        attempt.started.FromNanoseconds(int(row.started * 1e9))
-        attempt.ended.FromNanoseconds(int(now * 1e9))
-        records.append((row.id, row.message_id, 0, attempt.SerializeToString()))
-    if records:
-        await result_store.record(connection, records)
 
 
 @dataclass(slots=True)
@@ -144,6 +127,7 @@ class Finisher:
         self._busy = 0
         self._log = log.get_logger()
         self._dice = random.Random()
+        self.interruptions = Interruptions(parts.database, self.judge)
         self._database.outage.count("results_waiting", lambda: self.waiting + sum(map(len, self._writing.values())))
 
     @property
@@ -328,7 +312,7 @@ class Finisher:
                 if work.lost:
                     async with self.notifications.transaction(connection) as notify:
                         expired = await lease_store.lose(connection, work.lost)
-                        await self.cut_off(connection, expired, notify)
+                        await self.interruptions.record(connection, expired, notify)
                 found |= len(expired) < len(work.lost)
             self._schedule.add_deferred([(row.shard, row.request) for row in expired])
         if found or late_ones:
@@ -428,42 +412,6 @@ class Finisher:
             now=self._database.now(),
             jitter=self._dice.uniform(-1.0, 1.0),
         )
-
-    # --- attempts that were cut off ---
-
-    async def cut_off(self, connection: Connection, rows: Sequence[Expired], notify: Notify) -> None:
-        """Record attempts whose lease was lost, in the transaction that took it back (LSE-04).
-
-        The first ten are due again at once. From then on they count, and wait as after any failed attempt: mail that
-        ends every process that takes it would end one every two minutes. What is final
-        by now stays due, and ends when its owner finds it.
-        """
-        await record_interrupted(connection, rows, self._database.now())
-        over = [row.id for row in rows if row.interruptions > judging.INTERRUPTIONS_FORGIVEN]
-        if not over:
-            return
-        waits: list[tuple[int, float]] = []
-        notices: list[Notice] = []
-        newest = await result_store.newest_attempts(connection, over)
-        for row in await waiting_store.live(connection, over):
-            attempt, recipient, judgement = self.judge_interrupted(row, attempt_of(newest.get(row.id)))
-            if judgement.retry_in is None:
-                continue
-            waits.append((row.id, judgement.retry_in))
-            if judgement.dsn is not None:
-                notices.append(Notice(recipient, judgement, attempt))
-        await lease_store.put_off(connection, waits)
-        await notify(notices)
-
-    def judge_interrupted(
-        self, row: Waiting, attempt: types_pb2.Attempt
-    ) -> tuple[types_pb2.Attempt, AttemptRecipient, Judgement]:
-        """What becomes of a recipient whose newest attempt was cut off once too often."""
-        attempt.reply.enhanced = "4.4.2"
-        attempt.reply.lines.append("the attempt was interrupted, like several before")
-        recipient = attempt_recipient_of(row)
-        verdict = Verdict(Outcome.DEFERRED, status_of(attempt, "4.4.2"), attempt.reply.lines[0])
-        return attempt, recipient, self.judge(verdict, recipient)
 
     # --- endings without a lease ---
 

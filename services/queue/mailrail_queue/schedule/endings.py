@@ -44,7 +44,7 @@ class Endings:
             attempt = attempt_of(newest.get(row.id))
             if row.request or attempt.outcome != types_pb2.OUTCOME_INTERRUPTED:
                 continue
-            attempt, _, judgement = self._finisher.judge_interrupted(row, attempt)
+            attempt, _, judgement = self._finisher.interruptions.judge(row, attempt)
             if judgement.final:
                 finals.append((row, attempt, judgement, False))
         await self.end(finals)

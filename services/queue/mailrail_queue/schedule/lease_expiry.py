@@ -76,7 +76,7 @@ class LeaseExpiry:
                     rows = await lease_store.expire(
                         connection, ownership, shards, since, count, self._finisher.unwritten
                     )
-                    await self._finisher.cut_off(connection, rows, notify)
+                    await self._finisher.interruptions.record(connection, rows, notify)
             except Exception as error:
                 if not faults.is_guilty(error) or (count == 1 and not await self._hold_corrupt(shards, since, error)):
                     raise

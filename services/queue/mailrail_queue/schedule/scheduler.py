@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
-from mailrail_queue.accept.batches import GroupCommit
 from mailrail_queue.delivery.attempt import Delivery
 from mailrail_queue.delivery.lease_writer import LeaseWriter
 from mailrail_queue.delivery.leases import LeaseManager
@@ -37,6 +36,7 @@ from mailrail_queue.store import leases as lease_store
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import TROUBLE
+from mailrail_queue.store.ids import Ids
 from mailrail_queue.store.results import Deferral
 from mailrail_queue.store.rows import (
     CONTENT_MISSING,
@@ -63,7 +63,7 @@ class Scheduler:
         self,
         parts: Parts,
         worklist: Worklist,
-        group_commit: GroupCommit,
+        ids: Ids,
         finisher: Finisher,
         leases: LeaseManager,
         writer: LeaseWriter,
@@ -75,7 +75,7 @@ class Scheduler:
         self._dispatcher = parts.dispatcher
         self._router = parts.router
         self._worklist = worklist
-        self._group_commit = group_commit
+        self._ids = ids
         self._finisher = finisher
         self._leases = leases
         self._writer = writer
@@ -294,8 +294,8 @@ class Scheduler:
 
     async def _lease(self, router: Router, groups: Sequence[_Group]) -> None:
         """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
-        await self._group_commit.ids.ensure(0, len(groups))
-        tokens = [self._group_commit.ids.token() for _ in groups]
+        await self._ids.ensure(0, len(groups))
+        tokens = [self._ids.token() for _ in groups]
         wanted = [(row, token, plan.key) for (plan, part), token in zip(groups, tokens, strict=True) for row in part]
         before = self._dispatcher.clock()
         async with self._work_lane.use() as connection:
