@@ -22,11 +22,11 @@ from mailrail.core.smtp.tls import TlsFacts
 HEADER_LIMIT: Final = 256 * 1024
 """Octets of a header block. It is held in memory while a message arrives; real ones stay under 64 KiB."""
 MESSAGE_ID_LIMIT: Final = 900
-"""Octets: what fits a line of References with its name (design 9)."""
+"""Octets of a Message-ID that fits a line of References with the field's name (design 9)."""
 AUTHOR_FIELDS_LIMIT: Final = 2
 """From fields of a message that are read. RFC 5322 3.6 allows one; some software writes it twice."""
 ADDRESSES_SIZE: Final = 16 * 1024
-"""Octets of a field of addresses that is read. Other clients wait meanwhile."""
+"""Octets of an address field that is parsed. Other clients wait meanwhile."""
 ADDRESSES_LIMIT: Final = 100
 """Authors in one field."""
 SUBJECT_LIMIT: Final = 200
@@ -36,7 +36,7 @@ RECEIVED_LIMIT: Final = 100
 
 # Name, colon, the rest of the line, and lines that begin with a blank.
 _field = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
-# As many of them as there are, so that where they end costs one call and not one a field.
+# All of them, so that finding their end costs one call and not one per field.
 _block = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z))*")
 _fold = re.compile(rb"\r?\n(?=[ \t])")
 _ID_WORD = "[!-;=?A-~]"  # neither `<`, `>` nor `@`
@@ -47,7 +47,7 @@ MESSAGE_IDS: Final = re.compile(f"<{_ID_WORD}{{1,450}}@{_ID_WORD}{{1,450}}>")
 
 
 class HeaderError(ValueError):
-    """A field that decides something cannot be read. The message is fit for a reply."""
+    """A field that decides something cannot be parsed. The text of the exception is fit for a reply."""
 
 
 class Field(NamedTuple):  # a message has dozens, and a frozen dataclass takes three times as long to make
@@ -70,8 +70,8 @@ class Field(NamedTuple):  # a message has dozens, and a frozen dataclass takes t
 class Header:
     """The fields at the head of a message. Reading stops at the first line that is neither field nor continuation.
 
-    Most messages are asked for a few names and never for all fields; so names are searched for, and what a field is
-    made of is looked at when it is the one.
+    Callers ask for a few names and seldom for all fields; so a name is searched for in the octets, and a field is
+    parsed only when its name matches.
     """
 
     __slots__ = ("_fields", "_searched", "block")
@@ -113,7 +113,7 @@ class Header:
         return fields[0] if fields else None
 
     def count(self, name: bytes, most: int | None = None) -> int:
-        """How many fields have this lower-case name; `most` where there are as many, or more."""
+        """How many fields have this lower-case name; `most` at most."""
         return len(self.named(name, most))
 
     def has(self, name: bytes) -> bool:
@@ -121,7 +121,7 @@ class Header:
         return bool(self.named(name, 1))
 
     def changed(self, changes: Mapping[Field, bytes]) -> bytes:
-        """The block with these fields replaced, or taken out for no octets, and every other octet as it was."""
+        """The block with these fields replaced, or removed where the replacement is empty; other octets stay."""
         if not changes:
             return self.block
         parts: list[bytes] = []
@@ -176,14 +176,14 @@ def subject(header: Header) -> str | None:
         return None
     text = field.text
     if "=?" in text:
-        # A stranger's encoded words are decoded as far as they go; ten times the limit is enough of them.
+        # Ten times the limit is enough of a stranger's encoded words.
         text = decoded_words(text[: 10 * SUBJECT_LIMIT]).strip()
     text = text[:SUBJECT_LIMIT]
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def decoded_words(text: str) -> str:
-    """Text with its encoded words decoded (RFC 2047); as it came where one cannot be (6.3). Bound it before."""
+    """Text with its encoded words decoded (RFC 2047), or unchanged if one cannot be (6.3). The caller bounds it."""
     try:
         return str(make_header(decode_header(text)))
     except (MessageError, LookupError, ValueError):
@@ -261,7 +261,7 @@ class _Addresses:
         return "".join(text for _, text, _ in self._tokens[start : self._at])
 
     def _stands_alone(self, words: str) -> bool:
-        """Whether the words just read are one local part without a domain; it is found then."""
+        """Whether the words just read are one local part without a domain; it is added to `found` then."""
         if not self._domain or not words or self._peek() not in ("", ",", ";", ">"):
             return False
         end = self._tokens[self._at - 1][2]
@@ -304,7 +304,7 @@ class _Addresses:
         self._at += 1
 
     def read(self) -> list[str]:
-        """What is written where an address has to stand, each looked at no further."""
+        """The addresses, as they are written."""
         in_group = False
         while True:
             while self._peek() == ",":  # obsolete lists have empty members
@@ -358,7 +358,7 @@ def _loose_authors(text: str) -> list[Address]:
     """
     found = _loose_mailbox.fullmatch(text) if len(text) <= _LOOSE_LIMIT else None
     written = [found[name] for name in ("name", "address") if found[name] is not None] if found is not None else []
-    if not written or any("=?" in one for one in written):  # some decode words that are none, and read another address
+    if not written or any("=?" in one for one in written):  # malformed words that some decode
         raise HeaderError("an author is not valid")
     try:
         return [parse_address(one) for one in written]
@@ -412,14 +412,14 @@ def foreign_results(fields: Iterable[Field], identity: str) -> list[Field]:
         try:
             name = _authserv_id(_fold.sub(b"", field.value[:_ID_WITHIN]).decode("utf-8", "surrogateescape"))
         except HeaderError:
-            name = identity  # one that cannot be read at all might still be believed by somebody
+            name = identity  # a lenient reader might still take a malformed one for ours
         if _starts_with_identity(name, identity):
             ours.append(field)
     return ours
 
 
 _ID_WITHIN: Final = 16 * 1024
-"""Octets of Authentication-Results in which its authserv-id ends, comments and all."""
+"""Octets of Authentication-Results within which the authserv-id ends, comments included."""
 _ID_TOKENS: Final = 600
 """Lexical tokens of an authserv-id: a domain name has at most 255."""
 

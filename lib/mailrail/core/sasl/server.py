@@ -77,8 +77,8 @@ Step = Challenge | CheckPassword | Success | Failure | UnexpectedInitialResponse
 
 
 class VerifierLookup(Protocol):
-    """What the mechanisms ask for, with the name of a Claim. It answers for any; where there is no such login, with
-    a value that no password fits."""
+    """What the mechanisms ask for, by the name of a ClaimedIdentity. It answers for every name, and for an unknown one
+    with a value that no password fits."""
 
     def verifier(self, name: str, mechanism: str) -> ScramVerifier:
         """The verifier of SCRAM-SHA-256 or SCRAM-SHA-1."""
@@ -94,7 +94,7 @@ class ServerExchange(Protocol):
 
     @property
     def guess(self) -> ClaimedIdentity | None:
-        """Whose login was tried, if the exchange ended here and the client heard something of it: a failed login."""
+        """Whose login fails if the exchange ends here, since the client has learned something about it; else None."""
         ...
 
     def start(self, initial: bytes | None) -> Step:

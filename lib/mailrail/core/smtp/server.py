@@ -124,16 +124,16 @@ WAITING_LIMIT: Final = 65536
 AUTH_FAILURE_LIMIT: Final = 5
 """Failed authentications until 421: RFC 4954 4 asks for a limit against guessing."""
 REFUSED_LIMIT: Final = 100
-"""Recipients of a stranger that are refused for good until 421. Lists have dead addresses; who asks for more of them in
-one session looks for those that live. What was refused stays refused, so a list goes on with the rest in the next."""
+"""Recipients of a stranger that are refused for good until 421. Lists have some dead addresses; a client with more of
+them in one session tries which addresses exist. A real list goes on with the rest in its next session."""
 USELESS_LIMIT: Final = 100
 """Commands without effect between two messages until 421: NOOP, RSET, VRFY, HELP, EHLO, MAIL that is refused, AUTH that
 is answered 4yz. No client needs more; without a limit a session could go on for nothing (Postfix: junk commands)."""
 SMALL_CHUNK: Final = 512
-"""Octets below which a chunk that is not the last counts as small: it costs us what one of a megabyte does."""
+"""Octets below which a chunk that is not the last counts as small: handling it costs as much as one of a megabyte."""
 SMALL_CHUNKS_LIMIT: Final = 100
-"""Small chunks of one message that are taken as they come; more of them, and every empty one, are useless commands.
-Software that gives a header or a line a chunk has dozens."""
+"""Small chunks of one message that are free; more of them, and every empty one, count as useless commands. Software
+that sends a chunk for each header field or line has dozens."""
 OVERSHOOT_LIMIT: Final = 10_000
 """Recipients above the limit of one transaction that are answered 452 until 421. Software that gives its whole list at
 once goes on with the rest in the next transaction; a client that sends more does not listen."""
@@ -202,7 +202,7 @@ _mechanism = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 
 
 _SIMPLE: Final = 256
-"""Octets of an argument up to which it is looked up among those that came before."""
+"""Octets of an argument up to which earlier results are kept for it."""
 
 
 @lru_cache(maxsize=4096)
@@ -301,8 +301,8 @@ class ServerSession:
     # --- octets ---
 
     def take_turn(self, lines: int) -> None:
-        """Look at so many lines at most, and then let others have their turn: see `interrupted`. Without it a session
-        works on whatever has come, and one that gets 64 KiB of commands at a time keeps all others waiting."""
+        """Handle `lines` lines at most, then stop: see `interrupted`. Without a limit a session handles all that has
+        come, and one that receives 64 KiB of commands at a time delays all others."""
         self._turn = lines
 
     @property
@@ -322,14 +322,14 @@ class ServerSession:
         self._at = 0
 
     def _take(self, most: int) -> bytes:
-        """What has come and is not read, at most so much of it."""
+        """Octets that have come and are not read, `most` of them at most."""
         data, at = self._octets, self._at
         end = min(len(data), at + most)
         self._at = end
         return data[at:end]
 
     def _drop(self) -> None:
-        """Forget what has come and is not read."""
+        """Forget the octets that have come and are not read."""
         self._octets = b""
         self._at = 0
 
@@ -354,7 +354,7 @@ class ServerSession:
 
     @property
     def idle(self) -> bool:
-        """Neither is an answer awaited nor content received: what comes next is up to the client."""
+        """No answer is awaited and no content is being received: it is the client's turn."""
         return self._awaited is _NOTHING and not self.in_content
 
     @property
@@ -370,12 +370,12 @@ class ServerSession:
 
     @property
     def closed(self) -> bool:
-        """The session is over; nothing that comes is looked at."""
+        """The session is over; what still comes is dropped."""
         return self._stage is _CLOSED
 
     @property
     def state(self) -> str:
-        """One word for people: what the session is doing."""
+        """What the session is doing, in a word for people."""
         if self._awaited is not _NOTHING:
             return f"awaiting {self._awaited.name.lower().replace('_', ' ')}"
         return self._stage.value
@@ -465,7 +465,7 @@ class ServerSession:
                 self._count_useless()
 
     def finish(self, reply: Reply | None = None, *, identifier: str = "") -> None:
-        """The answer to ContentEnded: after the commit, perhaps with the name of what was accepted, or why not."""
+        """The answer to ContentEnded, after the commit: accepted, with the id of the message if given, or `reply`."""
         if self._stage is _CLOSED:
             return
         if self._awaited is not _COMMIT:
@@ -483,7 +483,7 @@ class ServerSession:
         self._out.append(b"250 2.6.0 accepted as %b\r\n" % identifier.encode() if identifier else CONTENT_OK)
 
     def challenge(self, data: bytes) -> None:
-        """Ask the client on; an empty challenge is `334 ` (AUTH-04)."""
+        """Send a challenge; an empty one is `334 ` (AUTH-04)."""
         if self._stage is _CLOSED:
             return
         if self._awaited is not _AUTH:
@@ -504,7 +504,7 @@ class ServerSession:
         self._out.append(AUTHENTICATED)
 
     def complete_tls(self, facts: TlsFacts) -> None:
-        """The handshake after TlsRequested is done: all knowledge from before it is gone (RFC 3207 4.2, AUTH-07)."""
+        """The handshake after TlsRequested is done: what the client said before it is void (RFC 3207 4.2, AUTH-07)."""
         if self._stage is not _TLS:
             raise RuntimeError("no TLS was asked for")
         self.tls = facts
@@ -551,7 +551,7 @@ class ServerSession:
             if waiting + self._skipped > SKIP_LIMIT:
                 self._fatal(LINE_TOO_LONG, "endless line")
             elif waiting > AUTH_LINE_LIMIT:
-                # Too long whatever it is. The last octet stays, to tell CRLF from a bare LF.
+                # Too long for any command. The last octet stays, to tell CRLF from a bare LF.
                 if not self._skipped:
                     self._skipped_auth = data[at : at + 5].upper() == b"AUTH "
                 self._skipped += waiting - 1
@@ -587,7 +587,7 @@ class ServerSession:
         return True
 
     def _command(self, line: bytes) -> None:
-        """One command line: what is unknown, off or out of order gets the reply that says so (SIN-08)."""
+        """Handle one command line. A command that is unknown, not offered or out of order gets its reply (SIN-08)."""
         verb, _, argument = line.partition(b" ")
         handler = _COMMANDS.get(verb)
         if handler is None:
@@ -618,7 +618,7 @@ class ServerSession:
             self._fatal(TOO_MANY_ERRORS, "too many errors")
 
     def _count_useless(self) -> None:
-        """A command was answered that did nothing for a message."""
+        """Count a command that did nothing for a message."""
         self._useless += 1
         if self._useless >= USELESS_LIMIT:
             self._fatal(TOO_MANY_ERRORS, "too many errors")
@@ -635,7 +635,7 @@ class ServerSession:
 
     def _abandon(self, reason: str) -> None:
         if self._transaction is not None:
-            if self._transaction.refusal is None:  # else it was said when the refusal was found
+            if self._transaction.refusal is None:  # else the app was told when the refusal was found
                 self._events.append(Abandoned(reason))
             self._transaction = None
 
@@ -649,7 +649,7 @@ class ServerSession:
         self._abandon("EHLO")
         self.hello = _printable(argument)
         self.extended = True
-        # What changes with time is rounded to the minute: so the reply is made once a minute, not once a client.
+        # The time in it is rounded to the minute, so that the reply is made once a minute and not once a client.
         now = int(self._now) // 60 * 60 if self.options.submission else 0
         self._out.append(hello_reply(self.options, self.tls is not None, self.login is not None, now))
         self._count_useless()
@@ -675,7 +675,7 @@ class ServerSession:
         if self._transaction is not None:
             self._error(NESTED_MAIL)
             return
-        # What ends otherwise has parameters, which hardly ever come twice.
+        # Other lines have parameters, which hardly ever repeat.
         event = _simple_sender(argument) if argument.endswith(b">") and len(argument) <= _SIMPLE else None
         if event is not None:
             self._transaction = _Transaction(NO_MAIL_PARAMETERS, options.size_limit)
@@ -736,7 +736,7 @@ class ServerSession:
         self._events.append(event)
 
     def _given_recipient(self, argument: bytes, transaction: _Transaction) -> RecipientGiven | None:
-        """What RCPT says; None when it is wrong, which has been answered."""
+        """Read RCPT. None: it is wrong, and the reply is given."""
         if argument[:3].upper() != b"TO:":
             self._error(BAD_RCPT)
             return None
@@ -813,7 +813,7 @@ class ServerSession:
             self._stage = _CHUNK
 
     def _swallow(self, octets: int, reply: bytes) -> None:
-        """A BDAT out of order: its octets are on their way whatever we say, and are no commands (EXT-05, EXT-06)."""
+        """A BDAT out of order: its octets are on their way in any case, and are not commands (EXT-05, EXT-06)."""
         self._chunk_left = octets
         self._chunk_last = False
         self._chunk_reply = reply
@@ -924,7 +924,7 @@ class ServerSession:
         self._events.append(AuthCancelled())
 
     def _give_up_auth(self, reply: bytes) -> None:
-        """The client did not go on with an exchange. That costs us, and tells it, as much as a wrong answer."""
+        """The client gives up an exchange. That counts like a wrong answer, since it costs and tells as much."""
         self._stop_auth()
         self._error(reply)
         if self._stage is not _CLOSED:
@@ -963,7 +963,7 @@ class ServerSession:
             self._events.append(Content(content))
 
     def _refuse_content(self, transaction: _Transaction, refusal: bytes, reason: str) -> None:
-        """The app can drop what it has now; the client is told when it has sent everything."""
+        """The app may drop what it has; the client hears the refusal when it has sent everything."""
         transaction.refusal = refusal
         self._events.append(Abandoned(reason))
 
@@ -1050,4 +1050,4 @@ _COMMANDS: Final = {
 _KNOWN_BUT_OFF: Final = frozenset({b"EXPN", b"TURN", b"ETRN", b"ATRN", b"SEND", b"SOML", b"SAML"})
 
 _HTTP: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"})
-"""A browser that a web page sends here says these first; commands in the body of its request must not be heard."""
+"""First words of a browser that a web page directs here. Commands in the body of its request must not be obeyed."""
