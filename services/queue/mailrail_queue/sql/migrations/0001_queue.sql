@@ -22,15 +22,15 @@ CREATE SEQUENCE queue.token_block INCREMENT BY 1000 MINVALUE 1000 START WITH 100
 
 -- Envelope and content, written once. Never updated: an update would copy the content.
 CREATE TABLE queue.message (
-    id        uuid PRIMARY KEY,                    -- chosen by ingress before DATA (ACC-04); also serves every join
+    id        uuid PRIMARY KEY,  -- chosen by ingress before DATA (ACC-04); also serves every join
     accepted  timestamptz NOT NULL DEFAULT now(),
-    barred    boolean     NOT NULL DEFAULT false,  -- no message: its outcome was asked for before it came, and it may not come later (ACC-04)
-    mail_from text        NOT NULL DEFAULT '',     -- empty: null reverse-path
-    account   text,                                -- whose mail it is; NULL: a stranger's
-    size      bigint      NOT NULL DEFAULT 0,      -- octets of prefix and body
-    chunks    integer     NOT NULL DEFAULT 0,      -- 0: the body is inline; else it is this many rows of queue.chunk
-    envelope  bytea       NOT NULL DEFAULT '',     -- mailrail.queue.v1.Envelope
-    prefix    bytea       NOT NULL DEFAULT '',     -- what we added above the content (ACC-01)
+    barred    boolean NOT NULL DEFAULT false,  -- no message: its outcome was asked for before it came, and it may not come later (ACC-04)
+    mail_from text NOT NULL DEFAULT '',  -- empty: null reverse-path
+    account   text,  -- whose mail it is; NULL: a stranger's
+    size      bigint NOT NULL DEFAULT 0,  -- octets of prefix and body
+    chunks    integer NOT NULL DEFAULT 0,  -- 0: the body is inline; else it is this many rows of queue.chunk
+    envelope  bytea NOT NULL DEFAULT '',  -- mailrail.queue.v1.Envelope
+    prefix    bytea NOT NULL DEFAULT '',  -- what we added above the content (ACC-01)
     body      bytea,
     CONSTRAINT message_has_a_body CHECK (barred OR (body IS NULL) = (chunks > 0))
 ) PARTITION BY RANGE (id);
@@ -45,9 +45,9 @@ CREATE INDEX message_barred ON queue.message (accepted) WHERE barred;
 
 -- Large bodies, 256 KiB a row (ACC-02).
 CREATE TABLE queue.chunk (
-    message_id uuid    NOT NULL,
+    message_id uuid NOT NULL,
     number     integer NOT NULL,  -- from 0
-    data       bytea   NOT NULL,
+    data       bytea NOT NULL,
     PRIMARY KEY (message_id, number)  -- read in order from an offset; deleted by message
 ) PARTITION BY RANGE (message_id);
 ALTER TABLE queue.chunk ALTER COLUMN data SET STORAGE EXTERNAL;
@@ -70,39 +70,39 @@ CREATE INDEX upload_started ON queue.upload (started);  -- the sweeper's search 
 
 -- A live recipient: waiting (token NULL), leased (token set) or on hold (held_since set). A final one is a row of history.
 CREATE TABLE queue.recipient (
-    id            bigint PRIMARY KEY,
-    message_id    uuid        NOT NULL,  -- no foreign key: it would cost a look-up a row, and only the sweeper deletes messages (FIN-02)
-    shard         smallint    NOT NULL,  -- CRC-32 of the domain modulo 256 (SHD-01)
-    site          text        COLLATE "C" NOT NULL,  -- SHD-03
-    due           timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
-    token         bigint,                -- fencing token of the lease (LSE-01); NULL: not leased
-    lease_until   timestamptz,
-    held_since    timestamptz,           -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
-    hold_reason   text,
-    attempts      integer     NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
-    interruptions integer     NOT NULL DEFAULT 0,  -- attempts whose lease ran out before a result came (LSE-04)
-    version       integer     NOT NULL DEFAULT 1,  -- bumped by every administrative change (ADM-01)
-    request       smallint    NOT NULL DEFAULT 0,  -- of a leased one: 1 fail, 2 drop, as soon as the attempt ends without delivery (ADM-02)
-    request_reason text,
-    due_after_attempt timestamptz,       -- of a leased one: due time of the next attempt, by an administrator's word (ADM-02)
-    delayed_dsn_decided boolean NOT NULL DEFAULT false,  -- whether a delayed DSN goes out is decided once per recipient (DSN-09)
-    has_attempts  boolean     NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
-    tls_requirement smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
-    origin        smallint    NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
+    id                    bigint PRIMARY KEY,
+    message_id            uuid NOT NULL,  -- no foreign key: it would cost a look-up a row, and only the sweeper deletes messages (FIN-02)
+    shard                 smallint NOT NULL,  -- CRC-32 of the domain modulo 256 (SHD-01)
+    site                  text COLLATE "C" NOT NULL,  -- SHD-03
+    due                   timestamptz NOT NULL,  -- of the next attempt; no meaning while leased
+    token                 bigint,  -- fencing token of the lease (LSE-01); NULL: not leased
+    lease_until           timestamptz,
+    held_since            timestamptz,  -- on hold since; NULL: not on hold. The lifetime stands still meanwhile
+    hold_reason           text,
+    attempts              integer NOT NULL DEFAULT 0,  -- made so far, the running one included (LSE-05)
+    interruptions         integer NOT NULL DEFAULT 0,  -- attempts whose lease ran out before a result came (LSE-04)
+    version               integer NOT NULL DEFAULT 1,  -- bumped by every administrative change (ADM-01)
+    request               smallint NOT NULL DEFAULT 0,  -- of a leased one: 1 fail, 2 drop, as soon as the attempt ends without delivery (ADM-02)
+    request_reason        text,
+    due_after_attempt     timestamptz,  -- of a leased one: due time of the next attempt, by an administrator's word (ADM-02)
+    delayed_dsn_decided   boolean NOT NULL DEFAULT false,  -- whether a delayed DSN goes out is decided once per recipient (DSN-09)
+    has_attempts          boolean NOT NULL DEFAULT false,  -- it has rows in queue.attempt, which go into history with it
+    tls_requirement       smallint NOT NULL DEFAULT 0,  -- mailrail.queue.v1.TlsRequirement; an administrator may change it
+    origin                smallint NOT NULL DEFAULT 0,  -- mailrail.queue.v1.Origin
     sender_authentication smallint NOT NULL DEFAULT 0,  -- mailrail.queue.v1.SenderAuthentication: whom a notification may answer (DSN-26)
-    queued        timestamptz NOT NULL DEFAULT now(),
-    uncounted_seconds double precision NOT NULL DEFAULT 0,  -- that do not count for the lifetime: before release, and on hold once that ended
-    last_attempt_started timestamptz,    -- of the newest attempt, finished or not
-    address       text        NOT NULL,
-    gateway       text,                  -- what routing asks for, so that it need not read the message
-    account       text,                  -- NULL: a stranger's mail
-    from_domain   text        NOT NULL DEFAULT '',  -- empty: null reverse-path
-    is_local      boolean     NOT NULL DEFAULT false,  -- accepted for a domain of ours
-    override_transport text,                  -- set by an administrator, overrides routes
-    header_key    bigint,                -- of the header's Message-ID (mailrail.core.ids.header_key); NULL: it has none that can be read
-    envelope_recipient bytea  NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
-    last_attempt  bytea,                 -- mailrail.queue.v1.Attempt: the newest finished one
-    dialled_hosts bytea,                 -- mailrail.queue.v1.DeliveryResult with only `dialled_hosts` set
+    queued                timestamptz NOT NULL DEFAULT now(),
+    uncounted_seconds     double precision NOT NULL DEFAULT 0,  -- that do not count for the lifetime: before release, and on hold once that ended
+    last_attempt_started  timestamptz,  -- of the newest attempt, finished or not
+    address               text NOT NULL,
+    gateway               text,  -- what routing asks for, so that it need not read the message
+    account               text,  -- NULL: a stranger's mail
+    from_domain           text NOT NULL DEFAULT '',  -- empty: null reverse-path
+    is_local              boolean NOT NULL DEFAULT false,  -- accepted for a domain of ours
+    override_transport    text,  -- set by an administrator, overrides routes
+    header_key            bigint,  -- of the header's Message-ID (mailrail.core.ids.header_key); NULL: it has none that can be read
+    envelope_recipient    bytea NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
+    last_attempt          bytea,  -- mailrail.queue.v1.Attempt: the newest finished one
+    dialled_hosts         bytea,  -- mailrail.queue.v1.DeliveryResult with only `dialled_hosts` set
     CONSTRAINT recipient_lease_whole CHECK ((token IS NULL) = (lease_until IS NULL)),
     CONSTRAINT recipient_shard CHECK (shard BETWEEN 0 AND 255),
     CONSTRAINT recipient_request CHECK (request BETWEEN 0 AND 2)
@@ -122,8 +122,8 @@ CREATE INDEX recipient_listed ON queue.recipient (due, id) WHERE token IS NULL;
 CREATE TABLE queue.attempt (
     recipient_id bigint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
-    token        bigint,           -- of the lease whose result it is: a result that is said twice is recorded once
-    data         bytea  NOT NULL,  -- mailrail.queue.v1.Attempt
+    token        bigint,  -- of the lease whose result it is: a result that is said twice is recorded once
+    data         bytea NOT NULL,  -- mailrail.queue.v1.Attempt
     PRIMARY KEY (recipient_id, id)  -- the timeline of a recipient, in order
 );
 
@@ -132,8 +132,8 @@ CREATE TABLE queue.attempt (
 -- When a site of a shard next has waiting recipients due: the owner walks these, not the recipients (SHD-03). The time may be too early
 -- (then a look finds nothing and moves it), never too late but for a race that the owner's second look and slow round find.
 CREATE TABLE queue.site_due (
-    shard    smallint    NOT NULL,
-    site     text        COLLATE "C" NOT NULL,
+    shard    smallint NOT NULL,
+    site     text COLLATE "C" NOT NULL,
     next_due timestamptz NOT NULL,
     PRIMARY KEY (shard, site)  -- moved by whoever stores or finishes
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
@@ -141,13 +141,13 @@ CREATE INDEX site_due_next ON queue.site_due (shard, next_due);  -- what is due 
 
 -- What is known of a site beyond one attempt. No row: nothing ever went wrong there.
 CREATE TABLE queue.site (
-    name         text COLLATE "C" PRIMARY KEY,
-    failures     integer     NOT NULL DEFAULT 0,  -- in a row; 0: healthy
+    name          text COLLATE "C" PRIMARY KEY,
+    failures      integer NOT NULL DEFAULT 0,  -- in a row; 0: healthy
     backoff_until timestamptz,
-    probe_token  bigint,                          -- one probe at a time, by whichever owner took it
-    probe_until  timestamptz,
-    last_error   bytea,                           -- mailrail.queue.v1.Attempt after which it backed off
-    changed      timestamptz NOT NULL DEFAULT clock_timestamp()
+    probe_token   bigint,  -- one probe at a time, by whichever owner took it
+    probe_until   timestamptz,
+    last_error    bytea,  -- mailrail.queue.v1.Attempt after which it backed off
+    changed       timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 CREATE INDEX site_changed ON queue.site (changed);      -- owners learn what the others saw of shared sites
 
@@ -155,7 +155,7 @@ CREATE INDEX site_changed ON queue.site (changed);      -- owners learn what the
 CREATE TABLE queue.shard (
     number smallint PRIMARY KEY,
     owner  text,
-    epoch  bigint      NOT NULL DEFAULT 0,
+    epoch  bigint NOT NULL DEFAULT 0,
     since  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT shard_number CHECK (number BETWEEN 0 AND 255)
 ) WITH (fillfactor = 50);
@@ -164,8 +164,8 @@ INSERT INTO queue.shard (number) SELECT generate_series(0, 255);
 -- Queue processes alive. `id` is one run of a process, `name` outlives it.
 CREATE TABLE queue.process (
     id      text COLLATE "C" PRIMARY KEY,
-    name    text        NOT NULL,
-    address text        NOT NULL,  -- of its PeerService; empty: none
+    name    text NOT NULL,
+    address text NOT NULL,  -- of its PeerService; empty: none
     started timestamptz NOT NULL DEFAULT now(),
     seen    timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
@@ -174,10 +174,10 @@ CREATE TABLE queue.process (
 
 -- What an account sent in an hour; limits are counted over the last 24 of them in the Enqueue transaction (ACC-08).
 CREATE TABLE queue.account_usage (
-    account    text        COLLATE "C" NOT NULL,
+    account    text COLLATE "C" NOT NULL,
     hour       timestamptz NOT NULL,
-    messages   integer     NOT NULL DEFAULT 0,
-    recipients integer     NOT NULL DEFAULT 0,
+    messages   integer NOT NULL DEFAULT 0,
+    recipients integer NOT NULL DEFAULT 0,
     PRIMARY KEY (account, hour)  -- summed by account, swept by hour
 );
 
@@ -188,12 +188,12 @@ CREATE TABLE queue.hold_rule (
     from_domain text,  -- '' is the null reverse-path
     to_domain   text,
     created     timestamptz NOT NULL DEFAULT now(),
-    comment     text        NOT NULL DEFAULT ''
+    comment     text NOT NULL DEFAULT ''
 );
 -- Bumped with every change of hold_rule, in its transaction: a process that stored mail under an older version looks again before it hands it on.
 CREATE TABLE queue.hold_version (
     one     boolean PRIMARY KEY DEFAULT true CHECK (one),
-    version bigint  NOT NULL DEFAULT 0
+    version bigint NOT NULL DEFAULT 0
 );
 INSERT INTO queue.hold_version DEFAULT VALUES;
 
@@ -201,25 +201,25 @@ INSERT INTO queue.hold_version DEFAULT VALUES;
 
 -- Final recipients, by the day they became so (FIN-03). Refers to nothing; partitions are made ahead and dropped whole.
 CREATE TABLE queue.history (
-    finished    timestamptz NOT NULL DEFAULT now(),
-    id          bigint      NOT NULL,  -- of the recipient
-    message_id  uuid        NOT NULL,
-    state       smallint    NOT NULL,  -- mailrail.queue.v1.RecipientState
-    outcome     smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
-    attempts    integer     NOT NULL,
-    tls_requirement smallint NOT NULL,
-    origin      smallint    NOT NULL,
-    queued      timestamptz NOT NULL,
-    size        bigint      NOT NULL,
-    address     text        NOT NULL,
-    mail_from   text        NOT NULL,
-    account     text,
-    site        text        NOT NULL,
-    header_key  bigint,                -- as of the recipient
-    envelope    bytea       NOT NULL,
+    finished           timestamptz NOT NULL DEFAULT now(),
+    id                 bigint NOT NULL,  -- of the recipient
+    message_id         uuid NOT NULL,
+    state              smallint NOT NULL,  -- mailrail.queue.v1.RecipientState
+    outcome            smallint NOT NULL,  -- mailrail.queue.v1.Outcome
+    attempts           integer NOT NULL,
+    tls_requirement    smallint NOT NULL,
+    origin             smallint NOT NULL,
+    queued             timestamptz NOT NULL,
+    size               bigint NOT NULL,
+    address            text NOT NULL,
+    mail_from          text NOT NULL,
+    account            text,
+    site               text NOT NULL,
+    header_key         bigint,  -- as of the recipient
+    envelope           bytea NOT NULL,
     envelope_recipient bytea NOT NULL,
-    last_attempt bytea,                -- mailrail.queue.v1.Attempt: the one that ended it
-    earlier_attempts bytea[]           -- those before, in order
+    last_attempt       bytea,  -- mailrail.queue.v1.Attempt: the one that ended it
+    earlier_attempts   bytea[]  -- those before, in order
 ) PARTITION BY RANGE (finished);
 ALTER TABLE queue.history ALTER COLUMN envelope SET STORAGE EXTERNAL;
 -- ListHistory, newest first; the content sweeper, oldest first (FIN-02).
@@ -264,11 +264,11 @@ END $$;
 
 -- DSNs made, so that a recipient gets one of a kind at most (FIN-01).
 CREATE TABLE queue.dsn (
-    recipient_id bigint      NOT NULL,
-    kind         smallint    NOT NULL,  -- mailrail_queue.notify.dsn.Kind
-    about_message_id uuid    NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
-    dsn_message_id uuid      NOT NULL,
-    made         timestamptz NOT NULL DEFAULT now(),
+    recipient_id     bigint NOT NULL,
+    kind             smallint NOT NULL,  -- mailrail_queue.notify.dsn.Kind
+    about_message_id uuid NOT NULL,  -- the recipient's message: an id that came again must not silence another's notification
+    dsn_message_id   uuid NOT NULL,
+    made             timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (recipient_id, kind, about_message_id)
 );
 CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with their history
@@ -278,31 +278,31 @@ CREATE INDEX dsn_made ON queue.dsn (made);  -- the sweeper forgets them with the
 -- transaction instead, and only up to the oldest that still runs.
 CREATE TABLE queue.event (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    transaction  xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    transaction  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at           timestamptz NOT NULL DEFAULT now(),
-    kind         smallint    NOT NULL,  -- mailrail.queue.v1.Outcome
-    recipient_id bigint      NOT NULL,
-    message_id   uuid        NOT NULL,
-    data         bytea       NOT NULL DEFAULT ''  -- mailrail.queue.v1.Attempt
+    kind         smallint NOT NULL,  -- mailrail.queue.v1.Outcome
+    recipient_id bigint NOT NULL,
+    message_id   uuid NOT NULL,
+    data         bytea NOT NULL DEFAULT ''  -- mailrail.queue.v1.Attempt
 );
 CREATE INDEX event_read ON queue.event (transaction, id);  -- what a consumer has not seen, in order
 -- Who reads events. While nobody has for a week, none is written and the message path pays nothing for them.
 CREATE TABLE queue.event_consumer (
     name        text COLLATE "C" PRIMARY KEY,
-    transaction xid8        NOT NULL DEFAULT '0',  -- with `position`: of the last event that was acknowledged
-    position    bigint      NOT NULL DEFAULT 0,
+    transaction xid8 NOT NULL DEFAULT '0',  -- with `position`: of the last event that was acknowledged
+    position    bigint NOT NULL DEFAULT 0,
     seen        timestamptz NOT NULL DEFAULT now()
 );
 
 -- Changes by administrators that must not be done twice to a recipient: how far each has come. A call that repeats one goes on there.
 CREATE TABLE queue.admin_operation (
-    id         uuid        PRIMARY KEY,  -- chosen by the caller
-    request    bytea       NOT NULL,     -- SHA-256 of what was asked
+    id         uuid PRIMARY KEY,  -- chosen by the caller
+    request    bytea NOT NULL,  -- SHA-256 of what was asked
     began      timestamptz NOT NULL DEFAULT now(),  -- recipients that were queued later are not meant
-    position   bigint      NOT NULL DEFAULT 0,  -- id of the last recipient that was looked at
-    recipients bigint      NOT NULL DEFAULT 0,  -- changed so far
-    pending    bigint      NOT NULL DEFAULT 0,  -- of those, to take effect when their attempt ends
-    finished   boolean     NOT NULL DEFAULT false
+    position   bigint NOT NULL DEFAULT 0,  -- id of the last recipient that was looked at
+    recipients bigint NOT NULL DEFAULT 0,  -- changed so far
+    pending    bigint NOT NULL DEFAULT 0,  -- of those, to take effect when their attempt ends
+    finished   boolean NOT NULL DEFAULT false
 );
 
 -- Messages that lost a reader other than a recipient (a mailbox): the sweeper looks whether anyone still names them.
@@ -329,23 +329,23 @@ CREATE TABLE queue.mailbox (
 -- A message in a mailbox. Its content is that of queue.message, shared with its recipients and its copies.
 CREATE TABLE queue.mailbox_message (
     id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    mailbox_id        bigint      NOT NULL REFERENCES queue.mailbox (id),
-    recipient_id      bigint,         -- NULL: written straight into the mailbox
-    message_id        uuid        NOT NULL,
+    mailbox_id        bigint NOT NULL REFERENCES queue.mailbox (id),
+    recipient_id      bigint,  -- NULL: written straight into the mailbox
+    message_id        uuid NOT NULL,
     received          timestamptz NOT NULL DEFAULT now(),
-    flags             text[]      NOT NULL DEFAULT '{}',
-    size              bigint      NOT NULL,
-    prefix            bytea       NOT NULL DEFAULT '',  -- lines added at delivery (Return-Path, Delivered-To), above the message's own prefix
-    header_from       text        NOT NULL DEFAULT '',
-    header_to         text        NOT NULL DEFAULT '',
-    subject           text        NOT NULL DEFAULT '',
-    header_message_id text        NOT NULL DEFAULT '',
-    in_reply_to       text        NOT NULL DEFAULT '',
-    header_references text[]      NOT NULL DEFAULT '{}',
-    recipient         text        NOT NULL DEFAULT '',  -- envelope
-    reverse_path      text        NOT NULL DEFAULT '',
-    dsn               boolean     NOT NULL DEFAULT false,
-    note              text        NOT NULL DEFAULT '',
+    flags             text[] NOT NULL DEFAULT '{}',
+    size              bigint NOT NULL,
+    prefix            bytea NOT NULL DEFAULT '',  -- lines added at delivery (Return-Path, Delivered-To), above the message's own prefix
+    header_from       text NOT NULL DEFAULT '',
+    header_to         text NOT NULL DEFAULT '',
+    subject           text NOT NULL DEFAULT '',
+    header_message_id text NOT NULL DEFAULT '',
+    in_reply_to       text NOT NULL DEFAULT '',
+    header_references text[] NOT NULL DEFAULT '{}',
+    recipient         text NOT NULL DEFAULT '',  -- envelope
+    reverse_path      text NOT NULL DEFAULT '',
+    dsn               boolean NOT NULL DEFAULT false,
+    note              text NOT NULL DEFAULT '',
     UNIQUE (recipient_id, message_id)  -- one delivery a recipient (FIN-01); with the message, so that an id that came again swallows no mail
 );
 CREATE INDEX mailbox_message_listed ON queue.mailbox_message (mailbox_id, id);  -- ListMessages, newest first
@@ -355,20 +355,20 @@ CREATE INDEX mailbox_message_content ON queue.mailbox_message (message_id);     
 
 -- Which history the data are of (mailrail.kit.history): another number once they went back to what they were before.
 CREATE TABLE queue.data_history (
-    one      boolean PRIMARY KEY DEFAULT true CHECK (one),
-    number   integer     NOT NULL CHECK (number BETWEEN 0 AND 65535),  -- drawn, never counted: a counter goes back with the data
-    predecessor integer,                             -- the history that the process which drew it was in
-    system   text        NOT NULL DEFAULT '',        -- the server on which it was drawn; empty: not used yet
-    timeline integer     NOT NULL DEFAULT 0,
-    began    timestamptz NOT NULL DEFAULT now(),
-    reason   text        NOT NULL DEFAULT ''
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    number      integer NOT NULL CHECK (number BETWEEN 0 AND 65535),  -- drawn, never counted: a counter goes back with the data
+    predecessor integer,  -- the history that the process which drew it was in
+    system      text NOT NULL DEFAULT '',  -- the server on which it was drawn; empty: not used yet
+    timeline    integer NOT NULL DEFAULT 0,
+    began       timestamptz NOT NULL DEFAULT now(),
+    reason      text NOT NULL DEFAULT ''
 );
 INSERT INTO queue.data_history (number) VALUES (floor(random() * 65536)::integer);
 -- What each process wrote last: it reads it back, and knows whether what it committed is still there.
 CREATE TABLE queue.data_witness (
-    process text COLLATE "C" PRIMARY KEY,
+    process      text COLLATE "C" PRIMARY KEY,
     last_written bigint NOT NULL,
-    seen    timestamptz NOT NULL DEFAULT now()
+    seen         timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
 -- --- ids that were given before ---------------------------------------------------------------------------------------
