@@ -252,10 +252,10 @@ class Listing:
         tokens = PageTokens("sites")
         rows = await run(connection, _SITES, {"after": tokens.read(token) or "", "count": size + 1})
         found = []
-        for name, queued, leased, next_due, paused, error in rows[:size]:
+        for name, queued, leased, next_due, backoff_until, error in rows[:size]:
             site = admin_pb2.Site(name=name, queued=queued, in_flight=leased)
             stamp(site.next_due, next_due)
-            stamp(site.backoff_until, paused)
+            stamp(site.backoff_until, backoff_until)
             if error is not None:
                 attempt = attempt_of(error)
                 site.last_error = as_said(attempt)[:500]

@@ -201,7 +201,7 @@ class LeaseWriter:
             "seconds": backoff.seconds,
             "error": backoff.last_error,
         }
-        await self._lane.run(site_store.REST, parameters)
+        await self._lane.run(site_store.BACK_OFF_SITE, parameters)
 
     async def _look_for_known(self) -> None:
         missing: list[AttemptRecipient] = []

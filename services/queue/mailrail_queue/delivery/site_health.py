@@ -94,7 +94,7 @@ class SiteHealth:
             window = transport.window if transport is not None else None
         if window is None:
             return
-        match window.adopt_backoff(self._dispatcher.clock(), row.paused_for, row.failures):
+        match window.adopt_backoff(self._dispatcher.clock(), row.backoff_seconds, row.failures):
             case Learned.ENDED:
                 self._dispatcher.wake_all()
             case Learned.BACKOFF:

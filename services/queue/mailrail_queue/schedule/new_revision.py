@@ -59,7 +59,7 @@ class Revisions:
                 if self._is_back(router, name) or self._goes(router, await site_store.sample(connection, shards, name))
             ]
             if changed:
-                names += await site_store.resume_sites(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
+                names += await site_store.end_backoff(connection, [f"{SiteKind.TRANSPORT}:{name}" for name in changed])
         if changed:
             # Before their mail is looked at: in backoff, that is a counted attempt.
             await self._shared_sites.learn()

@@ -43,7 +43,7 @@ class SharedSites:
                 rows = await site_store.sites_changed(connection, *self._seen)
             for row in rows:
                 self._seen = (row.changed, row.name)
-                if row.failures and (row.paused_for or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
+                if row.failures and (row.backoff_seconds or 0) > 0 and len(self._dispatcher.sites) < _KNOWN:
                     self._worklist.site(row.name)
                 self._site_health.learn(row)
             if len(rows) < waiting_store.PAGE:

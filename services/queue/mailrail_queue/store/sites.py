@@ -183,18 +183,18 @@ async def missing_sites(connection: Connection, shards: Sequence[int]) -> list[s
     return [row[0] for row in await run(connection, MISSING_SITES, {"shard": c.smallints(shards)})]
 
 
-# Of these sites, the ones that have failed and rest, or rested a moment ago; then let them rest no more. Another owner may
+# Of these sites, the ones that have failed and are in backoff, or were a moment ago; then their backoff ends. Another owner may
 # have been quicker: each looks at failures, which only a success takes away. Owners learn the rest from `changed`.
 FAILED_SITES: Final[LiteralString] = "SELECT name FROM site WHERE name = ANY(%(name)s) AND failures > 0"
-RESUME: Final[LiteralString] = """UPDATE site SET backoff_until = now(), changed = clock_timestamp()
+END_BACKOFF: Final[LiteralString] = """UPDATE site SET backoff_until = now(), changed = clock_timestamp()
     WHERE name = ANY(%(name)s) AND backoff_until > now()"""
 
 
-async def resume_sites(connection: Connection, names: Sequence[str]) -> list[str]:
+async def end_backoff(connection: Connection, names: Sequence[str]) -> list[str]:
     """End the backoff of these sites; answers the keys of those that had failed."""
     failed = [row[0] for row in await run(connection, FAILED_SITES, {"name": c.names(names)})]
     if failed:
-        await run(connection, RESUME, {"name": c.names(failed)})
+        await run(connection, END_BACKOFF, {"name": c.names(failed)})
     return failed
 
 
@@ -204,12 +204,12 @@ class SiteRow:
 
     name: str
     failures: int
-    paused_for: float | None  # seconds from now; None: not paused
+    backoff_seconds: float | None  # from now; None: it is in none
     last_error: bytes | None
     changed: float
 
 
-REST: Final[LiteralString] = """INSERT INTO site (name, failures, backoff_until, last_error)
+BACK_OFF_SITE: Final[LiteralString] = """INSERT INTO site (name, failures, backoff_until, last_error)
     VALUES (%(name)s, %(failures)s, now() + %(seconds)s * interval '1 second', %(error)s)
     ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, backoff_until = excluded.backoff_until, last_error = excluded.last_error,
         probe_token = NULL, probe_until = NULL, changed = clock_timestamp()"""
@@ -232,7 +232,7 @@ CLAIM_PROBE: Final[
 
 
 async def sites_changed(connection: Connection, after: float, past: str) -> list[SiteRow]:
-    """Sites that somebody paused or found well since: a page of PAGE past this time (Unix seconds) and name."""
+    """Sites that an owner saw fail or recover since: a page of PAGE past this time (Unix seconds) and name."""
     return [SiteRow(*row) for row in await run(connection, SITES_CHANGED, {"after": after, "past": past})]
 
 
