@@ -15,7 +15,7 @@ from mailrail.core.smtp.reply import EnhancedCode
 EXPIRED = EnhancedCode(4, 4, 7)
 """Delivery time expired (RFC 3463 3.5); final with class 4, as RFC 3464 2.3.4 allows (DSN-17)."""
 INTERRUPTIONS_FORGIVEN = 10
-"""Attempts cut off by a lost lease that raise no count of a recipient (LSE-04); those beyond do."""
+"""Interrupted attempts of a recipient that do not count (LSE-04); those beyond do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class SiteWindow:
     def succeed(self) -> None:
         """A transaction ended and the site is well, whatever it said of the recipients."""
         self.in_flight = max(0, self.in_flight - 1)
-        if self.probing:
+        if self.backoff_until is not None:
             self.recover()
             return
         self._failed = 0.0

@@ -31,11 +31,11 @@ class Stream(Protocol):
         """Ask that a delivery be aborted if its final dot is not sent."""
 
     def tell_history(self, number: int) -> None:
-        """The database is in this history: what the process works on under another is of no use."""
+        """The database is in this history: the process may break off deliveries of another one."""
 
 
 class DeliveryContent(NamedTuple):
-    """What a delivery says besides what its plan and its lease do."""
+    """The parts of a delivery that its plan and its lease do not hold."""
 
     envelope: bytes  # Envelope
     recipients: list[dict[str, Any]]  # the fields of each DeliveryRecipient
@@ -83,6 +83,6 @@ class Delivery:
     content: DeliveryContent | None  # until handed on
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
-    ended: bool = False  # landed, or taken back: takes no part in any count
+    ended: bool = False  # its results came, or it was taken back: it takes no part in any count
     probe: bool = False
     answered: set[int] = field(default_factory=set)  # recipients with a result, when results come in parts

@@ -32,7 +32,7 @@ class DispatcherEvents(Protocol):
     add to lists and wake tasks, and must not wait."""
 
     def deliver_locally(self, delivery: Delivery) -> None:
-        """Nobody is dialled: it ends in the queue itself (mailbox, `fail`)."""
+        """The delivery ends in the queue itself: mailbox, or a `fail` transport."""
 
     def take_back(self, deliveries: Sequence[Delivery]) -> None:
         """These cannot be handed on: their lease is too short (LSE-01), their site is in backoff, or they are of
@@ -64,7 +64,7 @@ class Dispatcher:
         self.deliveries: dict[int, Delivery] = {}
         self.streams: dict[str, Stream] = {}
         self.history: int | None = None
-        """Deliveries of another history of the database are not taken (HIS-03); None: of whichever there are."""
+        """Deliveries of another history of the database are refused (HIS-03); None: none is."""
         self.pending_bytes = 0
         self.pending_deliveries = 0
         self.owners = 1
@@ -88,7 +88,7 @@ class Dispatcher:
             site = self._make(plan.key, plan.site.kind, plan.transport)
         elif (
             site.transport is None and plan.transport is not None
-        ):  # it was made from its key before the transport came
+        ):  # it was made from its key before its transport was known
             site.transport = self.transport(plan.transport)
         return site
 
@@ -110,7 +110,7 @@ class Dispatcher:
         try:
             kind = SiteKind(word)
         except ValueError:
-            kind = SiteKind.MISSING  # of a release that knew other sites: found anew when it is due
+            kind = SiteKind.MISSING  # written by another release; its route decides anew when it is due
         transport: Transport | None = None
         if kind in (SiteKind.PROXY, SiteKind.TRANSPORT, SiteKind.LOCAL):
             transport = router.table.transports.get(reference(TRANSPORT, rest.partition(":")[0]))
@@ -194,13 +194,14 @@ class Dispatcher:
     # --- streams ---
 
     def connect(self, stream: Stream) -> None:
-        """An outbound process is there."""
+        """An outbound process takes deliveries from now on."""
         self.streams[stream.node] = stream
         self._generation += 1
         self.wake_all()
 
     def disconnect(self, stream: Stream) -> bool:
-        """It is gone; what it had stays leased until it says otherwise or the leases run out. False: it was gone."""
+        """An outbound process is gone; its deliveries stay leased until it is back or the leases run out. False: it had
+        been replaced or removed."""
         if self.streams.get(stream.node) is not stream:
             return False
         del self.streams[stream.node]
@@ -219,7 +220,7 @@ class Dispatcher:
         return None
 
     def on_credit(self) -> None:
-        """A stream takes more: sites that waited for that are looked at again."""
+        """A stream takes more deliveries: look again at sites that waited for credit."""
         starved, self._starved = self._starved, {}
         for site in starved.values():
             self._enqueue(site)
@@ -270,7 +271,7 @@ class Dispatcher:
             self._groups[site.mx_group] = self._groups.get(site.mx_group, 0) + 1
 
     def release(self, delivery: Delivery) -> None:
-        """Its results are here, or it was taken back: its place in the limits is free. The caller tells the window."""
+        """A delivery ended or was taken back: free its place in the limits. The caller tells the window."""
         if delivery.ended:
             return  # it was taken back meanwhile
         delivery.ended = True
@@ -320,11 +321,11 @@ class Dispatcher:
                 self._enqueue(site)
 
     def next_timer(self) -> float | None:
-        """When (monotonic) a site that waits for its rate may go on; None: none waits."""
+        """When (monotonic) the next site that waits for its rate may go on; None if none waits."""
         return self._timed[0][0] if self._timed else None
 
     def room(self, site: SiteState, now: float) -> int:
-        """How many more transactions may start at a site, by windows and shared limits; rates apart."""
+        """How many more transactions may start at a site by its window and shared limits, without regard to rates."""
         if site.is_local:
             return 1000
         room = site.window.room(now)
@@ -411,7 +412,7 @@ class Dispatcher:
             self._events.take_back(old)
 
     def close_all(self) -> list[Delivery]:
-        """End every delivery, handed on or not: the database went back, and its leases may not be there (HIS-03).
+        """End every delivery, handed on or not: the database was set back, and their leases may be gone (HIS-03).
 
         Outbound breaks off what it can, and every place in the limits is free. What was closed.
         """
@@ -428,7 +429,7 @@ class Dispatcher:
         return closed
 
     def drop_pending(self) -> list[Delivery]:
-        """Everything that was not handed on; it is no longer here."""
+        """Remove and return the deliveries that were not handed on."""
         dropped = [f for s in self.sites.values() for f in s.pending if not f.ended]
         for site in self.sites.values():
             site.pending.clear()

@@ -51,11 +51,13 @@ class LeaseManager:
     # --- streams ---
 
     async def welcome(self, stream: OutboundStream, hello: lease_pb2.Hello) -> None:
-        """A process is there: adopt what it works on (LSE-02), and take back what it should have but has not.
+        """An outbound process connected: adopt what it works on (LSE-02), take back what it should have but does not.
 
         Raises psycopg.Error, NotDurable or OSError: then it is unknown what the process rightly works on.
         """
-        listed = {w.token: list(w.recipient_ids) for w in hello.in_progress}  # all, for what is left out is sent again
+        listed = {
+            w.token: list(w.recipient_ids) for w in hello.in_progress
+        }  # all of it: what is left out would be sent again
         await self._adopt(stream, listed)
         missing = [
             f
@@ -68,17 +70,17 @@ class LeaseManager:
         self._log.info("outbound connected", outbound=stream.node, working=len(listed), missing=len(missing))
 
     def connect(self, stream: OutboundStream) -> None:
-        """From now on it is handed deliveries, as its credit allows."""
+        """Hand deliveries to the process from now on, as its credit allows."""
         before = self._dispatcher.streams.get(stream.node)
         self._dispatcher.connect(stream)
         stream.tell_history(self._history.number)
         if isinstance(before, OutboundStream) and before is not stream:
-            before.close()  # the same process came back before we noticed that it was gone
+            before.close()  # the same process reconnected before the queue noticed that it was gone
         metrics.OUTBOUND.set(len(self._dispatcher.streams))
         self._dispatcher.pump()
 
     def disconnect(self, stream: OutboundStream) -> None:
-        """It is gone; what it works on stays leased."""
+        """The process is gone; what it works on stays leased."""
         if self._dispatcher.disconnect(stream):
             metrics.OUTBOUND.set(len(self._dispatcher.streams))
             self._log.info("outbound disconnected", outbound=stream.node)
@@ -136,7 +138,7 @@ class LeaseManager:
         )
 
     def _lose_unlisted(self, tokens: Iterable[int], stream: OutboundStream) -> None:
-        """The process that had these is back, had its time to speak, and does not have them."""
+        """Count these as lost: their process is back, and did not list them in time."""
         for token in tokens:
             delivery = self._dispatcher.deliveries.get(token)
             if delivery is None or delivery.stream is stream or delivery.node != stream.node:
@@ -145,16 +147,16 @@ class LeaseManager:
             self._dispatcher.release(delivery)
             self._writer.lose(delivery)
 
-    # --- what they say ---
+    # --- requests of a stream ---
 
     def add_credit(self, stream: OutboundStream, more: int) -> None:
-        """It takes so many more deliveries."""
+        """The process takes so many more deliveries."""
         stream.credit += min(more, _MOST_CREDIT)
         self._dispatcher.on_credit()
         self._dispatcher.pump()
 
     def renew(self, stream: OutboundStream, tokens: Iterable[int]) -> None:
-        """It still works on these: renew their leases (LSE-01)."""
+        """The process still works on these: renew their leases (LSE-01)."""
         now = self._dispatcher.clock()
         for token in tokens:
             delivery = self._dispatcher.deliveries.get(token)
@@ -164,12 +166,12 @@ class LeaseManager:
                 self._writer.renew(delivery, stream)
 
     def take_results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
-        """How deliveries went: the windows hear it now, the database with the next batch."""
+        """Take results of deliveries: windows move now, the database is written with the next batch."""
         deliveries = self._dispatcher.deliveries
         for message in results:
             delivery = deliveries.get(message.token)
             if delivery is not None and message.message_id != delivery.message_id:
-                delivery = None  # of another message: nothing is said of this delivery (HIS-03)
+                delivery = None  # the token came again for another message: not a result of this delivery (HIS-03)
             if delivery is not None:
                 if message.done:
                     self._site_health.judge(delivery, message)
@@ -193,7 +195,7 @@ class LeaseManager:
     # --- ends ---
 
     def begin_history(self, number: int) -> int:
-        """The database went back: close every delivery, and tell outbound (HIS-03). Returns how many were closed."""
+        """The database was set back: close every delivery, and tell outbound (HIS-03). Returns how many were closed."""
         closed = self._dispatcher.close_all()
         # What was not handed on was not dialled. Its lease may be there, with the very recipient: then it is undone.
         self._writer.take_back([delivery for delivery in closed if delivery.stream is None])

@@ -53,9 +53,10 @@ class SiteHealth:
     def _succeed(self, site: SiteState) -> None:
         probed = site.window.probing
         site.window.succeed()
-        if site.transport is not None and site.transport.window.probing:
-            site.transport.window.recover()
-            self._writer.note_backoff(site.transport.key, None)
+        transport = site.transport
+        if transport is not None and transport.window.probing:
+            transport.window.recover()
+            self._writer.note_backoff(transport.key, None)
         if probed:
             site.last_error = b""
             self._writer.note_backoff(site.key, None)

@@ -30,7 +30,7 @@ class Bucket:
         return (1.0 - self._level) / self.rate if self.rate > 0 else 60.0
 
     def take(self) -> None:
-        """One starts."""
+        """Count a transaction that starts."""
         self._level -= 1.0
 
 
@@ -44,11 +44,11 @@ class TransportState:
     in_flight: int = 0
     bucket: Bucket | None = None
     window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=UNBOUNDED, size=UNBOUNDED))
-    """Only for its backoff: trouble of the transport itself, met at one of its sites."""
+    """Used for its backoff alone: trouble of the transport itself, met at one of its sites."""
 
     @property
     def key(self) -> str:
-        """Under which the table `site` holds its backoff, as that of a smarthost's site."""
+        """Its key in the table `site`, which holds its backoff beside those of sites."""
         return f"{SiteKind.TRANSPORT}:{self.name}"
 
 
@@ -67,12 +67,12 @@ class SiteState:
     """Shards in which it has due recipients in the database → found empty once already."""
     last_error: bytes = b""  # Attempt
     mx_group: str = ""
-    queued: bool = False  # stands in the dispatcher's line
+    queued: bool = False  # is in the dispatcher's line
     grouped: bool = False  # messages with several recipients were seen here
     timed: bool = False  # waits for its transport's rate
     used: float = 0.0
     claimed: bool = False
-    """The right to probe was asked for, of all owners (design 4, Attempt)."""
+    """This owner has the right to probe it (design 4, Attempt)."""
     order: tuple[Stream, ...] = ()
     generation: int = -1
     is_local: bool = field(init=False)

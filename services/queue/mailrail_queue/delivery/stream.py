@@ -1,4 +1,4 @@
-"""One connected outbound process: what is to be said to it gathers here until its stream takes it."""
+"""One connected outbound process: messages for it gather here until its stream takes them."""
 
 import asyncio
 
@@ -6,17 +6,17 @@ from mailrail.pb.queue.v1 import lease_pb2
 from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
 
 _ACKNOWLEDGE_WITHIN = 0.05
-"""Seconds that outbound waits at most to hear that results are written, unless something else is to be said anyway."""
+"""Seconds until outbound is told that results are written, unless another message goes out earlier."""
 
 
 class OutboundStream:
-    """One outbound process, connected. What is to be said gathers until the stream takes it."""
+    """One connected outbound process, and the messages for it."""
 
     def __init__(self, node: str, clock: float = 0.0) -> None:
-        """`clock`: what the process said of its own with the first request."""
+        """`clock`: the process's own clock, as in its first request."""
         self.node = node
         self.clock = clock
-        """The latest that it said of its own clock."""
+        """The process's own clock, as in its latest request."""
         self._clock = clock  # as of the last `take`: what gathered since then is no older
         self.credit = 0
         self.ready = asyncio.Event()
@@ -39,33 +39,33 @@ class OutboundStream:
         self.ready.set()
 
     def acknowledge(self, token: int) -> None:
-        """The results under this token are in the database."""
+        """Tell that the results under this token are in the database."""
         if not self._committed:
             asyncio.get_running_loop().call_later(_ACKNOWLEDGE_WITHIN, self.ready.set)
         self._committed.append(token)
 
     def tell_renewal(self, token: int, remaining: float) -> None:
-        """The lease lasts so many seconds from now."""
+        """Tell that the lease lasts so many seconds from now."""
         self._renewals.append(lease_pb2.Renewal(token=token, remaining_seconds=remaining))
         self.ready.set()
 
     def tell_history(self, number: int) -> None:
-        """The history that the database is in: what it works on under another is of no use."""
+        """Tell the history that the database is in: deliveries of another one may be broken off."""
         self._history = number
         self.ready.set()
 
     def go_away(self) -> None:
-        """This replica stops: nothing more is handed out, what runs finishes."""
+        """Tell that this replica stops: it hands out nothing more, and what runs finishes."""
         self._go_away = True
         self.ready.set()
 
     def close(self) -> None:
-        """The other side is gone."""
+        """End the stream: the process is gone."""
         self.closing = True
         self.ready.set()
 
     def take(self) -> list[lease_pb2.LeaseResponse]:
-        """What is to be said now, in messages of bounded size."""
+        """The messages to send now, each of bounded size."""
         self.ready.clear()
         responses: list[lease_pb2.LeaseResponse] = []
         clock, self._clock = self._clock, self.clock
@@ -84,7 +84,7 @@ class OutboundStream:
         size = 0
         for delivery, content, remaining in deliveries:
             if delivery.ended:
-                continue  # closed before it was told
+                continue  # it ended before it was handed on
             _write_delivery(current, delivery, content, remaining)
             said = True
             size += delivery.size
@@ -99,7 +99,7 @@ class OutboundStream:
 def _write_delivery(
     response: lease_pb2.LeaseResponse, delivery: Delivery, content: DeliveryContent, remaining: float
 ) -> None:
-    """written where it belongs: a delivery that is made apart is copied whole."""
+    """Write a delivery into a response in place; one that is built apart would be copied whole."""
     message = response.deliveries.add(
         token=delivery.token,
         message_id=delivery.message_id,
