@@ -36,6 +36,8 @@ from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
+from mailrail_ingress.checks.content import Check, CheckLists, Moment, Whose
+from mailrail_ingress.checks.verdicts import Edit, Pending, Refuse
 from mailrail_ingress.content import PARTS_LIMIT
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, DomainFacts, ReceivedMessage
@@ -984,3 +986,29 @@ def test_small_submissions_that_are_held_back_are_sent_on_while_memory_is_short_
     for client in clients:
         client.send(b".\r\n")
     assert len(queue.commits) == 4
+
+
+@pytest.mark.parametrize("end", ["accept", "refuse", "leave"])
+def test_a_check_that_takes_its_time_keeps_the_answer_and_the_commit_waiting(end: str) -> None:
+    waiting: list[Callable[[Refuse | Edit | None], None]] = []
+    slow = Check("slow", Moment.END, Whose.ALL, lambda _: Pending(waiting.append))
+    queue = HeldQueue()
+    client = Client(active_config(queue))
+    client.send(OPEN)
+    transaction = client.session._transaction
+    assert transaction is not None
+    assert transaction.checks is not None
+    transaction.checks._checks = CheckLists(end=(slow,))
+    assert client.send(b"Subject: x\r\n\r\n.\r\nNOOP\r\n") == []
+    assert queue.commits == []
+    before = len(client.said)
+    if end == "accept":
+        waiting[0](Edit(added=b"X-Checked: yes\r\n"))
+        assert queue.commits[0][0].prefix.startswith(b"X-Checked: yes\r\nReceived: ")
+    elif end == "refuse":
+        waiting[0](Refuse(Reply.of(550, "5.7.1", "no")))
+        assert [code(line) for line in client.said[before:].decode().splitlines()] == ["550 5.7.1", "250 2.0.0"]
+    else:
+        client.leave()
+        waiting[0](None)
+    assert len(queue.commits) == (end == "accept")
