@@ -22,6 +22,8 @@ import psycopg
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail_queue import metrics
+from mailrail_queue.accept.bodies import Bodies
+from mailrail_queue.accept.limits import over_limit
 from mailrail_queue.accept.pending import (
     BARRED,
     BROKEN,
@@ -61,12 +63,6 @@ _GIVE_UP_AFTER = 60.0
 waits; it asks GetOutcome (ACC-04)."""
 _FRESH_IDS = 3
 """Times that a batch is given new ids, because some of those that it had are there already."""
-_FORGET_STEP = 10
-"""Bodies deleted in one transaction: each may be 100 MB, and Postgres marks every page of it."""
-_FORGET_AGAIN = 1.0
-"""Seconds until what could not be deleted is tried again."""
-_FORGOTTEN = 100_000
-"""Bodies that may wait to be deleted; more are left to the sweeper."""
 
 
 class Worklist(Protocol):
@@ -100,12 +96,9 @@ class GroupCommit:
         self._worklist = worklist
         self._notifications = notifications
         self._lanes = [database.lane("accept 1"), database.lane("accept 2")]
-        self._upload_lane = database.lane("upload")
+        self.bodies = Bodies(database)
         self._outcome_lanes = [database.lane("outcome 1"), database.lane("outcome 2")]
         self._asked = 0
-        self._forget_lane = database.lane("forget")
-        self._forgotten: dict[bytes, None] = {}
-        self._forget = asyncio.Event()
         self.ids = Ids(database.lane("ids"), history)
         self._hold_rules = HoldRules()
         self._waiting: deque[PendingCommit] = deque()
@@ -124,8 +117,8 @@ class GroupCommit:
 
     @property
     def idle(self) -> bool:
-        """No commit waits for its answer, and no body to be forgotten."""
-        return not self._waiting and not self._busy and not self._forgotten
+        """No commit waits for its answer, and no body to be deleted."""
+        return not self._waiting and not self._busy and self.bodies.idle
 
     def submit(self, pending: PendingCommit) -> None:
         """Take a commit and answer its caller. After `close` the caller gets no answer and asks another replica."""
@@ -141,36 +134,6 @@ class GroupCommit:
         while self._waiting:
             self._waiting.popleft().leave_unanswered()
 
-    async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
-        """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
-        async with self._upload_lane.use() as connection:
-            return await content_store.add_chunk(connection, message_id, number, data)
-
-    def forget(self, message_id: bytes) -> None:
-        """Delete a body soon whose commit will not come. The sweeper deletes the bodies that this misses."""
-        if len(self._forgotten) < _FORGOTTEN:
-            self._forgotten[message_id] = None
-            self._forget.set()
-
-    async def _keep_forgetting(self) -> None:
-        """Delete such bodies, a few at a time, until cancelled."""
-        while True:
-            await self._forget.wait()
-            self._forget.clear()
-            while self._forgotten:
-                ids = list(self._forgotten)[:_FORGET_STEP]
-                try:
-                    async with self._forget_lane.use() as connection:
-                        await content_store.abort_uploads(connection, ids)
-                except DATABASE_FAILURE as error:
-                    self._forget_lane.warn(
-                        self._log, "cannot delete uncommitted bodies; trying again", error, bodies=len(ids)
-                    )
-                    await asyncio.sleep(_FORGET_AGAIN)
-                    continue
-                for message_id in ids:
-                    del self._forgotten[message_id]
-
     async def outcome(self, message_id: bytes) -> float | None:
         """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error.
 
@@ -180,7 +143,7 @@ class GroupCommit:
         async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
             accepted = await accept_store.outcome(connection, message_id)
         if accepted is None:
-            self.forget(message_id)  # what may have been uploaded of it
+            self.bodies.forget(message_id)  # what may have been uploaded of it
         return accepted
 
     def set_hold_rules(self, rules: HoldRules) -> None:
@@ -194,7 +157,7 @@ class GroupCommit:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(self._work(lane))
-            group.create_task(self._keep_forgetting())
+            group.create_task(self.bodies.run())
 
     async def _work(self, lane: Lane) -> None:
         linger = self._settings.linger
@@ -319,7 +282,7 @@ class GroupCommit:
     def _refuse(self, pending: PendingCommit, outcome: CommitOutcome) -> None:
         """Refuse a message that is not in the database and never will be, and delete its body."""
         if pending.chunks:
-            self.forget(pending.id)
+            self.bodies.forget(pending.id)
         pending.answer(outcome)
 
     async def _store_once(self, connection: Connection, batch: list[PendingCommit]) -> None:
@@ -448,23 +411,15 @@ class GroupCommit:
             if one.outcome is None and one.pending.id not in there:  # a committed one was counted when it was committed
                 by_account.setdefault(one.message.account or "", []).append(one)
         for account in sorted(by_account):  # in order, so that two batches cannot deadlock
-            limits = router.limits[account]
+            wanted = by_account[account]
             messages, recipients = await accept_store.lock_usage(connection, account)
-            new_messages = new_recipients = 0
-            for one in by_account[account]:
-                count = len(one.recipients)
-                too_many = limits.messages_per_day is not None and messages + new_messages + 1 > limits.messages_per_day
-                too_wide = (
-                    limits.recipients_per_day is not None
-                    and recipients + new_recipients + count > limits.recipients_per_day
-                )
-                if too_many or too_wide:
+            over = over_limit(router.limits[account], messages, recipients, [len(one.recipients) for one in wanted])
+            for one, refused in zip(wanted, over, strict=True):
+                if refused:
                     one.outcome = OVER_LIMIT
-                else:
-                    new_messages += 1
-                    new_recipients += count
-            if new_messages:
-                await accept_store.count_usage(connection, account, new_messages, new_recipients)
+            taken = [len(one.recipients) for one in wanted if one.outcome is None]
+            if taken:
+                await accept_store.count_usage(connection, account, len(taken), sum(taken))
 
     def _hand_on(
         self,

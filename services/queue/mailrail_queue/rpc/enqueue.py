@@ -103,7 +103,7 @@ class _ChunkWriter:
         self._stream.queue.uncommitted.give_up("", self._counted, time.monotonic())
         self._counted = 0
         if self._begun:
-            self._stream.queue.group_commit.forget(self.id)
+            self._stream.queue.group_commit.bodies.forget(self.id)
             self._begun = False
 
     def _fits(self, octets: int) -> bool:
@@ -122,7 +122,7 @@ class _ChunkWriter:
         self._begun = True
         for _ in range(_UPLOAD_TRIES):
             try:
-                kept = await self._stream.queue.group_commit.add_chunk(self.id, self._number, part)
+                kept = await self._stream.queue.group_commit.bodies.add_chunk(self.id, self._number, part)
                 self._number += 1
                 return kept
             except psycopg.DataError:
