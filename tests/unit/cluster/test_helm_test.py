@@ -49,7 +49,7 @@ def test_a_volume_that_is_there_says_nothing() -> None:
         (_claim("Pending"), ["no default StorageClass", "postgres.bundled.persistence.storageClassName"]),
         (_claim("Pending", storageClassName="fast"), ["StorageClass fast", "postgres.bundled.persistence"]),
         (_claim("Lost", storageClassName="fast"), ["lost its volume"]),
-        (None, ["is not there"]),
+        (None, ["does not exist"]),
     ],
 )
 def test_a_claim_without_a_volume_says_what_to_do(claim: dict[str, Any] | None, words: list[str]) -> None:
