@@ -1,4 +1,4 @@
-"""What a visit decides, with a queue, a DNS and a next hop that answer by hand: late, never, or to nobody."""
+"""What a session decides, with a queue, a DNS and a next hop whose answers the test gives: late, or never."""
 
 import asyncio
 import email
@@ -70,7 +70,7 @@ class Held:
 
 
 class Client:
-    """A session and its visit, with the shell reduced to what a visit sees of it."""
+    """A protocol and its session, with the shell reduced to what the session sees of it."""
 
     def __init__(self, active_config: ActiveConfig, listener: str = "mx") -> None:
         config = active_config.listeners[ListenerKey(GATEWAY, listener)]
@@ -146,7 +146,7 @@ def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
     assert client.said.decode().splitlines()[-2:] == [f"250 2.6.0 accepted as {message.id.hex()}", "250 2.0.0 ok"]
 
 
-def test_an_answer_after_the_client_has_left_is_kept_from_nobody_and_told_to_nobody_SIN_18() -> None:
+def test_a_commit_that_is_answered_after_its_client_has_left_is_only_counted_SIN_18() -> None:
     queue = HeldQueue()
     config = active_config(queue)
     client = Client(config)
