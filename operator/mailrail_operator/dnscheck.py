@@ -355,7 +355,7 @@ def _spf_of(domain: str, answers: _Answers) -> str:
     if answer.failed:
         raise _SpfProblem(f"the lookup of {domain} failed", temporary=True)
     if len(answer.values) != 1:
-        raise _SpfProblem(f"{domain}, which it includes, has {len(answer.values) or 'no'} v=spf1 record(s)")
+        raise _SpfProblem(f"it includes {domain}, which has {len(answer.values) or 'no'} v=spf1 records")
     return answer.values[0]
 
 

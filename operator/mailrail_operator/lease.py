@@ -70,11 +70,11 @@ class LeaderLease:
             await asyncio.sleep(self._terms.retry)
             try:
                 if not await self._try():
-                    raise Lost(f"{self._seen[0] or 'nobody'} holds the lease now")
+                    raise Lost(f"{self._seen[0] or 'another process'} holds the lease now")
             except _BROKEN as error:
                 self._log.warning("cannot renew the lease", error=str(error))
             if not self.held:
-                raise Lost(f"not renewed for {self._terms.renew:g} s")
+                raise Lost(f"the lease was not renewed for {self._terms.renew:g} s")
 
     async def release(self) -> None:
         """Let another lead at once, after a clean stop."""

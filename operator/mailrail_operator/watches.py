@@ -158,7 +158,9 @@ class MetadataWatch:
             except ApiError as error:
                 if error.code == 403:
                     if path not in self.refused:
-                        self._log.warning("not permitted to watch", path=path, error=str(error))
+                        self._log.warning(
+                            "not permitted to watch; give the operator this right", path=path, error=str(error)
+                        )
                     self.refused.add(path)
                     self._note_listed(path)
                     await asyncio.sleep(60)

@@ -101,7 +101,7 @@ class Writer:
             gone = error.code in (404, 409)  # deleted, or made anew: the watch tells the rest
             metrics.STATUS_WRITES.labels("gone" if gone else "failed").inc()
             if not gone:
-                self._log.error("status not written", object=str(ref), error=str(error))
+                self._log.error("cannot write a status", object=str(ref), error=str(error))
             if error.code >= 500 or error.code in _PASSING:
                 await self._later(change)
             elif not gone:
@@ -109,7 +109,7 @@ class Writer:
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             metrics.STATUS_WRITES.labels("failed").inc()
-            self._log.warning("status not written", object=str(ref), error=str(error) or type(error).__name__)
+            self._log.warning("cannot write a status", object=str(ref), error=str(error) or type(error).__name__)
             await self._later(change)
             return
         metrics.STATUS_WRITES.labels("written").inc()
@@ -149,4 +149,4 @@ class Writer:
         try:
             await self._api.call("POST", f"/apis/events.k8s.io/v1/namespaces/{ref.namespace}/events", body)
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._log.warning("event not recorded", object=str(ref), reason=note.reason, error=str(error))
+            self._log.warning("cannot record an event", object=str(ref), reason=note.reason, error=str(error))

@@ -292,7 +292,7 @@ def test_while_the_config_service_is_away_new_objects_say_so_and_later_go_live(s
     stage.config.stop()
     stage.kubectl.apply(relay("relay", "one.example.org"))
     accepted = stage.wait_condition("mtrans", "relay", "Accepted", status="Unknown", reason="Pending")
-    assert "the config service is out of reach" in accepted["message"]
+    assert "the config service is unreachable" in accepted["message"]
     assert stage.condition("mgw", "mx1", "Ready")["status"] == "True"
     stage.start_config()
     stage.wait_ready("mtrans/relay")

@@ -168,4 +168,4 @@ def try_out(
         output.stop(str(error))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         output.stop(f"the API server is unreachable: {error}", output.UNREACHABLE)
-    output.say(f"it arrived, {seconds:.1f} s after it was accepted")
+    output.say(f"the message arrived {seconds:.1f} s after it was accepted")

@@ -238,7 +238,7 @@ async def ensure(
                 continue
             raise
         return written
-    raise ApiError(409, "others kept writing the same Secrets; run it again")
+    raise ApiError(409, "another process keeps writing the same Secrets; run this again")
 
 
 async def _write(

@@ -60,8 +60,8 @@ def serve(folder: Path, password: str, *, port: int = POSTGRES_PORT, listen: str
         _close_to_others(server.data)
     except OSError as error:
         raise PostgresUnavailable(
-            f"{folder} cannot be used by user {_user()}: {error}. A volume has to heed fsGroup (podSecurityContext), or"
-            f" its folder has to belong to that user"
+            f"{folder} cannot be used by user {_user()}: {error}. Use a volume that honours fsGroup"
+            " (podSecurityContext), or make that user the owner of the folder"
         ) from error
     try:
         server.start(timeout=600)
@@ -99,7 +99,7 @@ def _take(server: EmbeddedPostgres, stop: threading.Event) -> bool:
                 raise PostgresUnavailable(
                     f"another Postgres uses {server.folder}: end the pod that still runs on this volume"
                 ) from error
-            _say(f"another Postgres uses {server.folder}; waiting for its end")
+            _say(f"another Postgres uses {server.folder}; waiting until it ends")
     return False
 
 

@@ -42,8 +42,8 @@ def unreadable(url: str) -> str | None:
         if not misread and all(not port or port.isdigit() for port in where[1].split(",")):
             return None
     return (
-        "no URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE, and each special character of user"
-        " and password percent-encoded (@ is %40, / is %2F, % is %25, a space is %20)"
+        "not the URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE, with each special character of"
+        " user and password percent-encoded (@ is %40, / is %2F, % is %25, a space is %20)"
     )
 
 
@@ -154,7 +154,7 @@ async def refuse_shared_sessions(connection: AsyncConnection[Any]) -> None:
                 meanwhile = await _first(connection, _BACKEND)
             if theirs == mine or meanwhile != mine or await _first(connection, _BACKEND) != mine:
                 raise psycopg.OperationalError(
-                    "a pooler in transaction mode stands between, and this service needs sessions of its own: give the"
+                    "a pooler in transaction mode is in between, and this service needs sessions of its own: use the"
                     " address of Postgres itself, or a pooler in session mode"
                 )
 
@@ -230,7 +230,7 @@ class ServerState:
         if self.synchronous_commit != "on":
             raise Unsafe(
                 f"synchronous_commit was set to on, but the next statement has {self.synchronous_commit}: a power cut"
-                " loses accepted mail. A pooler in transaction mode stands between: give the address of Postgres"
+                " loses accepted mail. A pooler in transaction mode is in between: use the address of Postgres"
                 " itself, or a pooler in session mode"
             )
 

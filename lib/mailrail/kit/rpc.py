@@ -143,10 +143,9 @@ def _guarded(handler: Any, roles: frozenset[str], service: str) -> Any:
     async def check(context: Any) -> None:
         proven = caller_roles(context)
         if not proven & roles:
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                f"{service} is for {', '.join(sorted(roles))}; this caller is {', '.join(sorted(proven)) or 'nobody'}",
-            )
+            caller = ", ".join(sorted(proven)) or "without a role"
+            text = f"{service} is for {', '.join(sorted(roles))}; this caller is {caller}"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
 
     if handler.response_streaming:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream

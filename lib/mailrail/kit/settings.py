@@ -137,7 +137,7 @@ def _read(kind: Any, text: str) -> Any:
         try:
             return float(text)
         except ValueError:
-            raise ValueError("takes a number") from None
+            raise ValueError("must be a number") from None
     if kind is Path:
         return Path(text)
     if kind is str:

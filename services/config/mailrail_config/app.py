@@ -28,7 +28,7 @@ from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, RevisionStore, Sealed
 
 DATABASE_ERRORS = (psycopg.Error, PoolTimeout, OSError)
-"""Postgres is out of reach or refuses; the caller may try again."""
+"""Postgres is unreachable or refuses; the caller may try again."""
 _BEAT = 2.0
 """Seconds between looks whether the database went back (HIS-01)."""
 DIAGNOSTICS_LIMIT = 4 * 1024 * 1024
@@ -106,7 +106,7 @@ class HeadFollower:
             except migrations.Unfit as error:
                 problem = str(error)
             except DATABASE_ERRORS as error:
-                problem = f"Postgres is out of reach: {str(error).strip()}"
+                problem = f"Postgres is unreachable: {str(error).strip()}"
             except Exception as error:  # whatever it is: the last head is served on
                 problem = f"a mistake of ours: {type(error).__name__}: {error}"[:500]
             metrics.POSTGRES_UP.set(0)
@@ -196,10 +196,10 @@ def needed_values(revision: Revision) -> dict[str, frozenset[str]]:
 
 def _sealed(path: str, role: str, octets: bytes) -> Sealed:
     if role not in [r.value for r in ROLES]:
-        raise BadRevision(f"{role!r} is no role; there are {', '.join(ROLES)}")
+        raise BadRevision(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
     key_id = key_of(octets)
     if not path or not key_id or len(octets) <= len(key_id) + 1:
-        raise BadRevision(f"the sealed value of {path or 'an empty path'} is not one")
+        raise BadRevision(f"the sealed value of {path or 'an empty path'} is not valid")
     return Sealed(path, role, key_id, octets)
 
 

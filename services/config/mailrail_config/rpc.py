@@ -7,7 +7,7 @@ for the secrets of another.
     ABORTED              another publisher (metadata `mailrail-reason`: `stale-epoch`) or another head (`other-head`)
     FAILED_PRECONDITION  sealed values are missing
     INVALID_ARGUMENT     the revision or a field cannot be used
-    UNAVAILABLE          Postgres is out of reach; ask again
+    UNAVAILABLE          Postgres is unreachable; try again
 """
 
 import asyncio
@@ -110,7 +110,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             return  # plaintext is for tests: there is no proof to look at
         proven = rpc.caller_roles(context)
         if not proven & roles:
-            names = ", ".join(sorted(proven)) or "nobody"
+            names = ", ".join(sorted(proven)) or "without a role"
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"only {', '.join(sorted(roles))} may call this; this caller is {names}",
@@ -123,7 +123,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             known = Role(role)
         except ValueError:
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"{role[:60]!r} is no role; there are {', '.join(Role)}"
+                grpc.StatusCode.INVALID_ARGUMENT, f"{role[:60]!r} is not a role; the roles are {', '.join(Role)}"
             )
         await self._require(context, frozenset((known.value,)))
         return known
@@ -143,7 +143,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             case BadRevision():
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:_TEXT_LIMIT])
             case _:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the database is out of reach; ask again")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the database is unreachable; try again")
 
     # --- publishing ---
 

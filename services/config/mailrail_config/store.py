@@ -314,7 +314,9 @@ class RevisionStore:
         async with self._change() as connection:
             head = await self._lock_head(connection)
             if epoch != head.epoch:
-                raise StaleEpoch(f"epoch {epoch} is over: {head.publisher or 'nobody'} publishes under {head.epoch}")
+                raise StaleEpoch(
+                    f"epoch {epoch} was superseded: {head.publisher or 'another publisher'} has epoch {head.epoch}"
+                )
             if expected_head != (head.revision or 0):
                 raise OtherHead(f"head is {head.revision or 0}, not {expected_head}")
             newest = await self._newest(connection)
@@ -384,8 +386,10 @@ class RevisionStore:
             )
             missing = [row[0] for row in await cursor.fetchall()]
             if missing:
-                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-                raise MissingValues(f"no sealed value of {missing[0]} for {role}{more}; send it along")
+                more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise MissingValues(
+                    f"the sealed value of {missing[0]} for {role} is missing{more}; send it with the revision"
+                )
 
     async def _announce(self, connection: Connection, revision: int) -> None:
         await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(revision)))

@@ -99,7 +99,7 @@ def test_a_second_server_on_one_volume_waits_for_the_end_of_the_first(tmp_path: 
     with running(tmp_path / "data", "secret", port) as url:
         second = started(tmp_path / "data", "secret", free_port())
         try:
-            wait_for(second, "waiting for its end")
+            wait_for(second, "waiting until it ends")
             assert connects(url), "the first one goes on"
         except BaseException:
             second.kill()

@@ -26,7 +26,7 @@ async def said(capsys: pytest.CaptureFixture[str], sentence: str) -> None:
 async def test_a_pooler_in_transaction_mode_is_not_followed(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pgbouncer(database, "transaction") as url:
         async with config_service(url):
-            await said(capsys, "a pooler in transaction mode stands between")
+            await said(capsys, "a pooler in transaction mode is in between")
 
 
 async def test_a_standby_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ async def test_a_pooler_in_transaction_mode_is_refused_with_a_sentence(
         queue, _ = assemble(replace(QUICK, database_url=url, node_id="a"))
         preparing = asyncio.create_task(queue.prepare())
         try:
-            await eventually(lambda: "a pooler in transaction mode stands between" in capsys.readouterr().out)
+            await eventually(lambda: "a pooler in transaction mode is in between" in capsys.readouterr().out)
             assert not preparing.done()
         finally:
             preparing.cancel()

@@ -49,7 +49,7 @@ def test_an_empty_optional_is_absent() -> None:
     ("variable", "value", "words"),
     [
         ("MAILRAIL_EXAMPLE_LIMIT", "many", "MAILRAIL_EXAMPLE_LIMIT='many': must be a whole number"),
-        ("MAILRAIL_EXAMPLE_RATIO", "x", "takes a number"),
+        ("MAILRAIL_EXAMPLE_RATIO", "x", "must be a number"),
         ("MAILRAIL_EXAMPLE_PLAINTEXT", "perhaps", "must be true or false"),
         ("MAILRAIL_EXAMPLE_LIMTI", "7", "MAILRAIL_EXAMPLE_LIMTI: example has no such setting; it has"),
     ],

@@ -356,11 +356,11 @@ def test_while_nothing_can_be_published_new_objects_say_why_and_judged_ones_stay
     cluster = settled()
     cluster.put(body("MailTransport", "second", {"direct": {}}))
     assert cluster.plan(cluster.running(), LATER).changes == ()  # the next compilation is on its way
-    made = cluster.plan(cluster.running(), LATER, waiting="the config service is out of reach")
+    made = cluster.plan(cluster.running(), LATER, waiting="the config service is unreachable")
     assert [c.ref.name for c in made.changes] == ["second"]
     for kind in ("Accepted", "ResolvedRefs", "Programmed", "Ready"):
         row = cluster.condition("MailTransport", "second", kind)
-        assert (row["status"], row["message"]) == ("Unknown", "the config service is out of reach")
+        assert (row["status"], row["message"]) == ("Unknown", "the config service is unreachable")
 
 
 def test_dns_is_a_condition_of_its_own_that_ready_does_not_wait_for() -> None:
