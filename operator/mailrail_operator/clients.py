@@ -12,7 +12,8 @@ from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_operator.model import SealingKey
 
 _ROLES = frozenset(role.value for role in Role)
-_TIMEOUT = 5.0  # seconds
+_TIMEOUT = 5.0
+"""Seconds."""
 
 
 class ConfigView:

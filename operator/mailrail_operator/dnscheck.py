@@ -118,10 +118,13 @@ class Needs:
 
     domain: str
     receives: bool
-    hostname: str  # of the gateway: target of MX, name in EHLO
+    hostname: str
+    """Of the gateway: target of MX, name in EHLO."""
     egress: tuple[Egress, ...] = ()
-    dkim: tuple[tuple[str, str], ...] = ()  # (selector, text of the record)
-    notes: tuple[str, ...] = field(default=())  # what cannot be checked, for people
+    dkim: tuple[tuple[str, str], ...] = ()
+    """(selector, text of the record)."""
+    notes: tuple[str, ...] = field(default=())
+    """What cannot be checked, for people."""
 
 
 def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addresses: Sequence[str]) -> Needs | None:

@@ -24,7 +24,8 @@ from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
 
 GATEWAY, DOMAIN, ACCOUNT = "MailGateway", "MailDomain", "MailAccount"
 _MX = "mx"
-_PAUSE = 0.5  # seconds between looks
+_PAUSE = 0.5
+"""Seconds between looks."""
 
 
 class Failed(Exception):

@@ -13,12 +13,17 @@ from typing import IO
 
 from mailrail.local.processes import new_group
 
-FIRST_PAUSE = 0.25  # seconds before a child that ended is started again; doubles
+FIRST_PAUSE = 0.25
+"""Seconds before a child that ended is started again; doubles."""
 LONGEST_PAUSE = 10.0
-STEADY = 20.0  # seconds of life after which the pauses begin anew
-_LOOK = 0.1  # seconds between looks whether there is a hurry
-_LINE_LIMIT = 65536  # octets of one line of output that are held
-BAD_SETTINGS = 2  # exit status (kit/run.py): starting again cannot help
+STEADY = 20.0
+"""Seconds of life after which the pauses begin anew."""
+_LOOK = 0.1
+"""Seconds between looks whether there is a hurry."""
+_LINE_LIMIT = 65536
+"""Octets of one line of output that are held."""
+BAD_SETTINGS = 2
+"""Exit status (kit/run.py): starting again cannot help."""
 
 
 class RestartBackoff:

@@ -47,11 +47,16 @@ def default_state() -> Path:
 class Client:
     """What STATE/client.json tells the command line."""
 
-    targets: dict[str, str]  # role → HOST:PORT of its gRPC server
-    tls_dir: str  # tls.crt, tls.key and ca.crt to show them
-    listeners: dict[str, str] = field(default_factory=dict)  # name → HOST:PORT that people connect to
-    resources: str = ""  # the folder with the resource documents
-    pid: int = 0  # the supervisor
+    targets: dict[str, str]
+    """Role → HOST:PORT of its gRPC server."""
+    tls_dir: str
+    """Folder with tls.crt, tls.key and ca.crt to show them."""
+    listeners: dict[str, str] = field(default_factory=dict)
+    """Name → HOST:PORT that people connect to."""
+    resources: str = ""
+    """The folder with the resource documents."""
+    pid: int = 0
+    """Process id of the supervisor."""
     format: int = CLIENT_FORMAT
 
 

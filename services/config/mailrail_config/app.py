@@ -186,7 +186,8 @@ class Submission:
     previous: bytes
     diagnostics: str
     summary: str
-    sealed: Sequence[tuple[str, str, bytes]]  # path, role, octets
+    sealed: Sequence[tuple[str, str, bytes]]
+    """Path, role, octets."""
 
 
 def needed_values(revision: Revision) -> dict[str, frozenset[str]]:

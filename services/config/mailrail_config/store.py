@@ -72,7 +72,8 @@ class NewRevision:
     previous: bytes
     diagnostics: str
     summary: str
-    secrets: tuple[str, ...]  # paths
+    secrets: tuple[str, ...]
+    """Paths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,10 @@ _NO_TLS_SETTINGS: Final = TransportTls.model_validate({})
 class BuildOptions:
     """What is not written in resources."""
 
-    captive: bool = False  # local mode on loopback: the mx listener takes any recipient (design 10)
-    port_offset: int = 0  # added to every listener's port (local mode)
+    captive: bool = False
+    """Local mode on loopback: the mx listener takes any recipient (design 10)."""
+    port_offset: int = 0
+    """Added to every listener's port (local mode)."""
 
 
 def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:

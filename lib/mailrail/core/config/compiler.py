@@ -40,7 +40,8 @@ class Compiled:
     checksum: str
     diagnostics: Diagnostics
     state: CompilerState
-    values: Mapping[str, Value] = field(repr=False)  # by SecretRef.path; those kept from the last revision are absent
+    values: Mapping[str, Value] = field(repr=False)
+    """By SecretRef.path; those kept from the last revision are absent."""
     summary: str = ""
 
 

@@ -50,8 +50,10 @@ class Document:
 
     content: Mapping[str, Any]
     place: SourceLocation = field(default_factory=SourceLocation)
-    text: str = field(default="", repr=False)  # may be a Secret
-    source: str = field(default="", repr=False, compare=False)  # canonical(content), if it was made already
+    text: str = field(default="", repr=False)
+    """May be a Secret."""
+    source: str = field(default="", repr=False, compare=False)
+    """canonical(content), if it was made already."""
 
     def place_of(self, path: Path) -> SourceLocation:
         """The line of a field, or of the nearest one above that is there."""

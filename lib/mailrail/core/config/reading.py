@@ -23,8 +23,10 @@ class Sources:
 
     documents: tuple[Document, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
-    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # labels by name, for selectors
-    files: Mapping[str, bytes] | None = None  # contents for caFile by path; None: not in local mode
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Labels by name, for selectors."""
+    files: Mapping[str, bytes] | None = None
+    """Contents for caFile by path; None: not in local mode."""
 
     @classmethod
     def of(cls, *loaded: Loaded, files: Mapping[str, bytes] | None = None) -> "Sources":
@@ -44,7 +46,8 @@ class Version:
     resource: AnyResource
     source: str
     origin: str
-    new: bool  # differs from what was accepted before
+    new: bool
+    """Differs from what was accepted before."""
 
 
 @dataclass(slots=True)

@@ -42,8 +42,10 @@ class SecretUse:
 
     owner: ObjectRef
     purpose: str
-    secret: str  # name, in the namespace of the owner
-    origin: str  # the file of the Secret
+    secret: str
+    """Name, in the namespace of the owner."""
+    origin: str
+    """The file of the Secret."""
     ref: SecretRef
     username: str | None = None
 

@@ -82,37 +82,52 @@ class Listener:
     name: str
     protocol: ListenerProtocol
     port: int
-    certificate: SecretRef | None  # tls.crt + tls.key in one PEM; None: no STARTTLS offered
-    require_tls: bool = False  # private MX listeners may demand it (TLS-03); submission does for AUTH always
-    proxy_protocol: bool = False  # PRX-01
+    certificate: SecretRef | None
+    """tls.crt and tls.key in one PEM; None: STARTTLS is not offered."""
+    require_tls: bool = False
+    """Private MX listeners may demand it (TLS-03); submission does for AUTH always."""
+    proxy_protocol: bool = False
+    """PRX-01."""
     proxy_trusted_cidrs: tuple[str, ...] = ()
-    mechanisms: tuple[str, ...] = ()  # SASL names offered, strongest first; empty on MX
-    accept_any_recipient: bool = False  # captive local mode only (design 10)
+    mechanisms: tuple[str, ...] = ()
+    """SASL names offered, strongest first; empty on MX."""
+    accept_any_recipient: bool = False
+    """Captive local mode only (design 10)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
     """Delays before attempts 2, 3, ...; the last one repeats until `lifetime` is over (design 4, Retry)."""
 
-    delays: tuple[int, ...] = (450, 900, 1800, 3600, 7200, 14400, 28800, 43200)  # seconds
-    lifetime: int = 5 * 86400  # seconds after accept; the first failure after it is final, 4.4.7
+    delays: tuple[int, ...] = (450, 900, 1800, 3600, 7200, 14400, 28800, 43200)
+    """Seconds."""
+    lifetime: int = 5 * 86400
+    """Seconds after accept; the first failure after it is final, 4.4.7."""
     null_sender_lifetime: int = 86400
     max_attempts: int | None = None
-    delayed_dsn_after: int = 5  # failed attempts until the one delayed DSN of a recipient
+    delayed_dsn_after: int = 5
+    """Failed attempts until the one delayed DSN of a recipient."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayLimits:
     """Bounds on what strangers may ask for."""
 
-    message_size: int = 100 * 1024 * 1024  # octets
-    recipients: int = 1000  # a transaction (RFC 5321 4.5.3.1.8 asks for at least 100)
-    connections: int = 10_000  # a process
+    message_size: int = 100 * 1024 * 1024
+    """Octets."""
+    recipients: int = 1000
+    """Of a transaction (RFC 5321 4.5.3.1.8 asks for at least 100)."""
+    connections: int = 10_000
+    """Of a process."""
     connections_per_ip: int = 100
-    errors: int = 20  # bad commands of one session before 421 4.7.0
-    idle_timeout: int = 300  # seconds; RFC 5321 4.5.3.2.7 asks for at least 5 minutes
-    transaction_timeout: int = 1800  # seconds for DATA or BDAT as a whole
-    future_release: int = 5_184_000  # seconds; 60 days
+    errors: int = 20
+    """Bad commands of one session before 421 4.7.0."""
+    idle_timeout: int = 300
+    """Seconds; RFC 5321 4.5.3.2.7 asks for at least 5 minutes."""
+    transaction_timeout: int = 1800
+    """Seconds for DATA or BDAT as a whole."""
+    future_release: int = 5_184_000
+    """Seconds; 60 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +137,8 @@ class Gateway:
     ref: ObjectRef
     hostname: str
     listeners: tuple[Listener, ...]
-    postmaster: ObjectRef  # the MailAccount that gets mail to postmaster and owns our DSNs
+    postmaster: ObjectRef
+    """The MailAccount that gets mail to postmaster and owns our DSNs."""
     postmaster_mailbox: str = "Postmaster"
     require_tls_extension: bool = True
     dmarc_reports: bool = True
@@ -130,7 +146,8 @@ class Gateway:
     retry: RetrySchedule = field(default_factory=RetrySchedule)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     history_days: int = HISTORY_DAYS
-    dsn_full_limit: int = 1024 * 1024  # octets; RET=FULL above it gives headers (design 9)
+    dsn_full_limit: int = 1024 * 1024
+    """Octets; RET=FULL above it gives headers (design 9)."""
 
 
 # --- domains and accounts -----------------------------------------------------------------------------------------
@@ -165,8 +182,10 @@ class DkimKey:
 class Alias:
     """A local part that stands for 1..n addresses. Cycles were refused by the compiler."""
 
-    local: str  # lower case
-    targets: tuple[str, ...]  # addresses, local or foreign
+    local: str
+    """Lower case."""
+    targets: tuple[str, ...]
+    """Addresses, local or foreign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +195,19 @@ class Domain:
     ref: ObjectRef
     name: str
     delivery: DomainDelivery
-    transport: ObjectRef | None = None  # with Delivery.TRANSPORT; may name one that does not exist: mail is deferred
+    transport: ObjectRef | None = None
+    """With Delivery.TRANSPORT; may name one that does not exist: mail is deferred."""
     recipients: Recipients = Recipients.LISTED
-    listed: tuple[str, ...] = ()  # extra local parts that exist, lower case (delivery by transport)
+    listed: tuple[str, ...] = ()
+    """Extra local parts that exist, lower case (delivery by transport)."""
     aliases: tuple[Alias, ...] = ()
     separators: str = "+"
-    catch_all: str | None = None  # an address
+    catch_all: str | None = None
+    """A full address."""
     retry: RetrySchedule | None = None
     dkim: tuple[DkimKey, ...] = ()
-    gateway: ObjectRef | None = None  # that it attaches to; its limits, retry schedule and postmaster apply
+    gateway: ObjectRef | None = None
+    """That it attaches to; its limits, retry schedule and postmaster apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +227,12 @@ class Account:
     uid: str
     domain: ObjectRef
     login: str
-    addresses: tuple[str, ...]  # full addresses, received and sendable; `@domain` = any address of the domain
-    scram: tuple[tuple[str, SecretRef], ...] = ()  # (SCRAM-SHA-256 | SCRAM-SHA-1, sealed verifier): for ingress only
-    password: SecretRef | None = None  # sealed, for ingress only, and only where CRAM-MD5 is on (CFG-03)
+    addresses: tuple[str, ...]
+    """Full addresses, received and sendable; `@domain` = any address of the domain."""
+    scram: tuple[tuple[str, SecretRef], ...] = ()
+    """(SCRAM-SHA-256 | SCRAM-SHA-1, sealed verifier): for ingress only."""
+    password: SecretRef | None = None
+    """Sealed, for ingress only, and only where CRAM-MD5 is on (CFG-03)."""
     limits: AccountLimits = field(default_factory=AccountLimits)
 
 
@@ -250,21 +276,31 @@ class Transport:
 
     ref: ObjectRef
     kind: TransportKind
-    host: str | None = None  # smtp, submission(s), lmtp: name or address literal
+    host: str | None = None
+    """Of smtp, submission, submissions and lmtp: name or address literal."""
     port: int | None = None
     tls: TlsMode = TlsMode.OPPORTUNISTIC
-    ca: SecretRef | None = None  # PEM certificates to trust besides the system's
+    ca: SecretRef | None = None
+    """PEM certificates to trust besides the system's."""
     username: str | None = None
     password: SecretRef | None = None
-    mechanisms: tuple[str, ...] = ()  # SASL, in order of preference; empty = strongest offered first
-    families: tuple[str, ...] = ("ipv4", "ipv6")  # direct, socks
-    source_addresses: tuple[str, ...] = ()  # direct: at most one a family
-    proxy_host: str | None = None  # socks
+    mechanisms: tuple[str, ...] = ()
+    """SASL, in order of preference; empty = strongest offered first."""
+    families: tuple[str, ...] = ("ipv4", "ipv6")
+    """Of direct and socks."""
+    source_addresses: tuple[str, ...] = ()
+    """Of direct: at most one a family."""
+    proxy_host: str | None = None
+    """Of socks."""
     proxy_port: int | None = None
-    remote_ips: tuple[str, ...] = ()  # socks: addresses that the world sees
-    remote_hostname: str | None = None  # socks: EHLO name
-    code: int | None = None  # fail
-    text: str | None = None  # fail
+    remote_ips: tuple[str, ...] = ()
+    """Of socks: addresses that the world sees."""
+    remote_hostname: str | None = None
+    """Of socks: EHLO name."""
+    code: int | None = None
+    """Of fail."""
+    text: str | None = None
+    """Of fail."""
     limits: TransportLimits = field(default_factory=TransportLimits)
 
     @property
@@ -293,11 +329,15 @@ class Rule:
     """One rule of a route: where matching mail goes. `transport` None = direct delivery to the MX."""
 
     route: ObjectRef
-    index: int  # within the route, from 0
-    name: str  # as written, or the index
-    matches: tuple[Match, ...]  # OR; empty = any
+    index: int
+    """Within the route, from 0."""
+    name: str
+    """As written, or the index."""
+    matches: tuple[Match, ...]
+    """OR; empty = any."""
     transport: ObjectRef | None
-    missing: bool = False  # the transport is not there: matching mail is deferred (design 5)
+    missing: bool = False
+    """The transport is not there: matching mail is deferred (design 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +359,8 @@ class Revision:
     transports: tuple[Transport, ...] = ()
     account_routes: tuple[RouteLevel, ...] = ()
     domain_routes: tuple[RouteLevel, ...] = ()
-    global_routes: tuple[RouteLevel, ...] = ()  # one per gateway
+    global_routes: tuple[RouteLevel, ...] = ()
+    """One per gateway."""
 
 
 def secrets_for(revision: Revision, role: Role) -> frozenset[str]:

@@ -35,7 +35,8 @@ class RuleRef:
     """One rule of a MailRoute, as people name it."""
 
     route: ObjectRef
-    index: int  # within the route, from 0
+    index: int
+    """Within the route, from 0."""
     name: str
 
     def __str__(self) -> str:

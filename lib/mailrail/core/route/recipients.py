@@ -62,10 +62,13 @@ class Destination:
     """One recipient that an address stands for."""
 
     address: Address
-    domain: ObjectRef | None = None  # the MailDomain it belongs to; None: foreign
-    account: ObjectRef | None = None  # whose built-in mailbox takes it, in domains delivered there
+    domain: ObjectRef | None = None
+    """The MailDomain it belongs to; None: foreign."""
+    account: ObjectRef | None = None
+    """Whose built-in mailbox takes it, in domains delivered there."""
     mailbox: str = "Inbox"
-    verify: bool = False  # exists only if the next hop says so (recipients: verify)
+    verify: bool = False
+    """Exists only if the next hop says so (recipients: verify)."""
 
 
 @dataclass(slots=True)
@@ -99,11 +102,14 @@ def passed_on(parameters: RcptParameters, resolution: Resolution) -> tuple[RcptP
 @dataclass(slots=True)
 class _DomainIndex:
     domain: Domain
-    accounts: dict[str, ObjectRef]  # lower-case local part → owner
+    accounts: dict[str, ObjectRef]
+    """Lower-case local part → owner."""
     aliases: dict[str, tuple[Address, ...] | Reply]
     listed: frozenset[str]
-    catch_all: tuple[Address, ...] | Reply  # one or none
-    everyone: ObjectRef | None = None  # the account that owns `@domain`
+    catch_all: tuple[Address, ...] | Reply
+    """One or none."""
+    everyone: ObjectRef | None = None
+    """The account that owns `@domain`."""
 
 
 _Followed = tuple[tuple[Destination, ...], tuple[Address, ...]]

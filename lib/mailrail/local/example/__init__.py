@@ -15,7 +15,8 @@ LOGIN = "alice@example.org"
 _ACCOUNTS = "30-accounts.yaml"
 _PLACEHOLDER = "@PASSWORD@"
 _SECRET = "alice-login"  # noqa: S105 - the name of a Secret
-_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that look alike
+_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+"""None that look alike."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ from mailrail.local.postgres.binaries import Binaries, copied_binaries, make_fol
 from mailrail.local.processes import command_line, is_alive, kill, new_group
 
 DATABASE = "mailrail"
-OWNER = "mailrail"  # the role of the services: owns the database, is no superuser, like on a managed server
+OWNER = "mailrail"
+"""The role of the services: owns the database, is no superuser, like on a managed server."""
 SUPERUSER = "postgres"
 
 _NOBODY = 4194305
