@@ -41,7 +41,7 @@ def told(answer: Answer, hop: HopKind = HopKind.FOREIGN) -> lease_pb2.RecipientR
         ("550", Stage.END, HopKind.FOREIGN, "5.0.0"),
     ],
 )
-def test_a_reply_is_kept_as_it_was_said_and_our_judgement_beside_it_DSN_16(
+def test_a_reply_is_kept_as_it_was_said_and_our_judgement_beside_it_DSN_16a(
     said: str, stage: Stage, hop: HopKind, status: str
 ) -> None:
     (reply,) = ReplyParser().feed(f"{said}\r\n".encode())

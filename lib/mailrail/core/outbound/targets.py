@@ -98,7 +98,7 @@ def is_public(address: str) -> bool:
 
 def may_be_dialled(address: str, private_networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     """Whether mail to a recipient's domain may be sent to an address: strangers choose domains, so those inside our own
-    networks are dialled only where `private_networks` names them."""
+    networks are dialled only where `private_networks` names them (SOUT-19)."""
     return is_public(address) or any(ip_address(address) in network for network in private_networks)
 
 
