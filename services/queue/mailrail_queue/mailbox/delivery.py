@@ -8,7 +8,7 @@ from mailrail.core.message.loop import was_delivered
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient
-from mailrail_queue.mailbox.store import Entry, heads, put
+from mailrail_queue.mailbox.store import Entry, MessageHead, heads, put
 from mailrail_queue.routing.addresses import INBOX, Addresses
 from mailrail_queue.routing.router import Router, reference_text
 from mailrail_queue.store.connection import Connection
@@ -97,21 +97,26 @@ class MailboxDelivery:
                 continue
             captured = arrival.attempt.outcome == types_pb2.OUTCOME_CAPTURED
             account, path = (self._captor(recipient), CAPTURED) if captured else self.place(recipient)
-            envelope = envelope_of(head.envelope)
-            entries.append(
-                Entry(
-                    account,
-                    path,
-                    recipient.message_id,
-                    recipient.id,
-                    recipient.address,
-                    head.mail_from,
-                    delivered=not captured,
-                    dsn=envelope.purpose == types_pb2.PURPOSE_NOTIFICATION,
-                    note=captured_note(arrival.attempt) if captured else "",
-                )
-            )
+            note = captured_note(arrival.attempt) if captured else ""
+            entries.append(entry_of(recipient, head, account, path, delivered=not captured, note=note))
         await put(connection, entries, found)
+
+
+def entry_of(
+    recipient: AttemptRecipient, head: MessageHead, account: str, path: str, *, delivered: bool, note: str
+) -> Entry:
+    """The entry of a recipient's message in a mailbox of `account`; `delivered` and `note` as in Entry."""
+    return Entry(
+        account,
+        path,
+        recipient.message_id,
+        recipient.id,
+        recipient.address,
+        head.mail_from,
+        delivered=delivered,
+        dsn=envelope_of(head.envelope).purpose == types_pb2.PURPOSE_NOTIFICATION,
+        note=note,
+    )
 
 
 def captured_note(attempt: types_pb2.Attempt) -> str:

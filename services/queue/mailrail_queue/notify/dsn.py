@@ -45,7 +45,7 @@ from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notify
 from mailrail_queue.mailbox import store as mailbox
-from mailrail_queue.mailbox.delivery import MailboxDelivery
+from mailrail_queue.mailbox.delivery import MailboxDelivery, entry_of
 from mailrail_queue.mailbox.store import Entry, MessageHead
 from mailrail_queue.metrics import count_dsn
 from mailrail_queue.routing.addresses import Resolved
@@ -240,17 +240,8 @@ class Notifier:
             recipient=recipient.id,
             status=str(notice.judgement.status),
         )
-        return Entry(
-            account,
-            path,
-            recipient.message_id,
-            recipient.id,
-            recipient.address,
-            head.mail_from,
-            delivered=False,
-            dsn=envelope_of(head.envelope).purpose == types_pb2.PURPOSE_NOTIFICATION,
-            note=f"could not be delivered to {recipient.address}: {said}"[:1000],
-        )
+        note = f"could not be delivered to {recipient.address}: {said}"[:1000]
+        return entry_of(recipient, head, account, path, delivered=False, note=note)
 
     def _postmaster(self, gateway: str | None) -> tuple[str, str]:
         found = self._router().gateway(gateway) or next(iter(self._router().revision.gateways), None)
@@ -354,9 +345,7 @@ class Notifier:
         envelope = types_pb2.Envelope(
             body_type=types_pb2.BODY_TYPE_SEVEN_BIT,
             smtputf8=dsn.smtputf8,
-            tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED
-            if dsn.tls_required
-            else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+            tls_requirement=_tls_requirement(dsn),
             origin=types_pb2.ORIGIN_SYSTEM,
             purpose=types_pb2.PURPOSE_NOTIFICATION,
             message_id=dsn.message_id,
@@ -402,9 +391,7 @@ class Notifier:
             token=0,
             release=0.0,
             hold_reason=hold.reason if hold is not None else None,
-            tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED
-            if dsn.tls_required
-            else types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+            tls_requirement=_tls_requirement(dsn),
             origin=types_pb2.ORIGIN_SYSTEM,
             sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,
             address=found.address,
@@ -415,6 +402,11 @@ class Notifier:
             header_key=header_key(dsn.message_id),
             envelope_recipient=rcpt.SerializeToString(),
         )
+
+
+def _tls_requirement(dsn: Dsn) -> types_pb2.TlsRequirement.ValueType:
+    required = dsn.tls_required
+    return types_pb2.TLS_REQUIREMENT_REQUIRED if required else types_pb2.TLS_REQUIREMENT_UNSPECIFIED
 
 
 def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:
