@@ -17,7 +17,6 @@ from mailrail.core.delivery import judge as judging
 from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Verdict
 from mailrail.core.ids import history_of
-from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
@@ -51,7 +50,6 @@ _RETRY_AFTER = 0.5
 """Seconds until a batch is tried again after Postgres failed."""
 _FRESH_IDS = 3
 """Times that a batch is written with new ids, because some of those that it had are there already."""
-_ADMIN = EnhancedCode(5, 7, 0)
 
 
 @dataclass(slots=True)
