@@ -386,6 +386,6 @@ class Leader:
 def _count(found: tuple[ConsumerState, ...], head: int) -> None:
     live = [c for c in found if c.live]
     metrics.HEAD.set(head)
-    metrics.CONSUMERS.labels("up_to_date").set(sum(c.revision == head for c in live))
+    metrics.CONSUMERS.labels("current").set(sum(c.revision == head for c in live))
     metrics.CONSUMERS.labels("rejecting").set(sum(c.rejected > c.revision for c in live))
-    metrics.CONSUMERS.labels("lagging").set(sum(c.revision < head and c.rejected <= c.revision for c in live))
+    metrics.CONSUMERS.labels("behind").set(sum(c.revision < head and c.rejected <= c.revision for c in live))

@@ -5,14 +5,14 @@ from prometheus_client import Counter, Gauge, Histogram
 LEADER = Gauge("mailrail_operator_leader", "1 while this process is the leader, else 0")
 SYNCED = Gauge("mailrail_operator_synced", "1 once all objects were listed, else 0")
 OBJECTS = Gauge("mailrail_operator_objects", "Objects by kind and value of their Ready condition", ["kind", "ready"])
-REVISION = Gauge("mailrail_operator_revision", "Newest configuration revision that was published")
+REVISION = Gauge("mailrail_operator_published_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
-    "mailrail_operator_head",
+    "mailrail_operator_head_revision",
     "Configuration revision that services should run; lower than the newest while head is pinned",
 )
 CONSUMERS = Gauge(
     "mailrail_operator_consumers",
-    "Live processes that read the configuration; state: up_to_date, lagging, rejecting",
+    "Live processes that read the configuration; state: current, behind, rejecting",
     ["state"],
 )
 LAST_PUBLISH = Gauge("mailrail_operator_last_publish_timestamp_seconds", "Time of the last successful publish")

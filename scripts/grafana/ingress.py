@@ -13,7 +13,7 @@ DASHBOARD = Dashboard(
             (
                 split(
                     "Connections, by protocol and result",
-                    "too-many: a limit of the process or of one address; proxy: the PROXY header is missing or "
+                    "too_many: a limit of the process or of one address; proxy: the PROXY header is missing or "
                     "invalid.",
                     "mailrail_ingress_connections_total",
                     "protocol",
@@ -57,7 +57,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Octets of accepted messages",
                     "Including the fields that we add.",
-                    (Query(f"sum by (origin) ({rate('mailrail_ingress_octets_total')})", "{{origin}}"),),
+                    (Query(f"sum by (origin) ({rate('mailrail_ingress_accepted_bytes_total')})", "{{origin}}"),),
                     Unit.BYTE_RATE,
                     stacked=True,
                 ),
@@ -105,13 +105,13 @@ DASHBOARD = Dashboard(
                     "Mail held for the queue",
                     "Above MAILRAIL_INGRESS_HELD_OCTETS (64 MiB) reading from clients with more than their share is "
                     "paused.",
-                    "mailrail_ingress_held_octets",
+                    "mailrail_ingress_held_bytes",
                     Unit.BYTES,
                 ),
                 each(
                     "Large messages being uploaded",
                     "Uploaded and not committed. The limit of a process is MAILRAIL_INGRESS_UPLOAD_OCTETS (2 GiB).",
-                    "mailrail_ingress_upload_octets",
+                    "mailrail_ingress_upload_bytes",
                     Unit.BYTES,
                 ),
                 split(
@@ -119,7 +119,7 @@ DASHBOARD = Dashboard(
                     "Too much is uploaded and not committed. client: the limit of one client is reached; all: the "
                     "limit of the process.",
                     "mailrail_ingress_uploads_refused_total",
-                    "bound",
+                    "limit",
                 ),
                 split(
                     "Reading from a client was paused",

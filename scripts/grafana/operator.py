@@ -72,8 +72,8 @@ DASHBOARD = Dashboard(
                     "Revisions",
                     "The newest published revision, and head, which is lower while pinned.",
                     (
-                        Query("max(mailrail_operator_revision)", "published"),
-                        Query("max(mailrail_operator_head)", "head"),
+                        Query("max(mailrail_operator_published_revision)", "published"),
+                        Query("max(mailrail_operator_head_revision)", "head"),
                     ),
                 ),
                 split(

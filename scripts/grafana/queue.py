@@ -43,7 +43,7 @@ DASHBOARD = Dashboard(
                     "window or "
                     "outbound had no room.",
                     "mailrail_queue_recipients_total",
-                    "way",
+                    "state",
                 ),
                 each(
                     "Content waiting in memory",
@@ -54,7 +54,7 @@ DASHBOARD = Dashboard(
                 each(
                     "Large messages being uploaded",
                     "Uploaded and not committed. The limit over all processes is MAILRAIL_QUEUE_UPLOAD_OCTETS (4 GiB).",
-                    "mailrail_queue_upload_octets",
+                    "mailrail_queue_upload_bytes",
                     Unit.BYTES,
                 ),
             ),
@@ -96,7 +96,7 @@ DASHBOARD = Dashboard(
                     "Database errors",
                     "connect: unreachable, or would not commit durably; statement: a statement failed.",
                     "mailrail_queue_database_errors_total",
-                    "what",
+                    "kind",
                 ),
                 Panel(
                     "Postgres clock jumps",
@@ -106,7 +106,7 @@ DASHBOARD = Dashboard(
                 split(
                     "Failed steps",
                     "Steps that failed although Postgres was reachable. They are tried again; the log has the reason.",
-                    "mailrail_queue_failures_total",
+                    "mailrail_queue_step_failures_total",
                     "step",
                 ),
                 split(
@@ -114,7 +114,7 @@ DASHBOARD = Dashboard(
                     "Rows that are no longer needed. A message is deleted ten minutes after its last recipient is "
                     "final.",
                     "mailrail_queue_swept_total",
-                    "what",
+                    "kind",
                 ),
                 Panel(
                     "In the queue",
@@ -125,7 +125,7 @@ DASHBOARD = Dashboard(
                     "Corrupt",
                     "Recipients that cannot be read, or whose result cannot be stored; they are on hold with the "
                     "reason.",
-                    (Query("sum(mailrail_queue_corrupt_total)", "recipients"),),
+                    (Query("sum(mailrail_queue_corrupt_recipients_total)", "recipients"),),
                 ),
                 Panel(
                     "Database went back",
@@ -138,7 +138,7 @@ DASHBOARD = Dashboard(
                     "Closed after the database went back",
                     "Deliveries closed, results of the earlier database, and recipients that are gone.",
                     "mailrail_queue_history_closed_total",
-                    "what",
+                    "kind",
                 ),
             ),
         ),

@@ -47,7 +47,7 @@ DASHBOARD = Dashboard(
                     "kind of trouble.",
                     "mailrail_outbound_answers_total",
                     "stage",
-                    "what",
+                    "answer",
                 ),
                 split(
                     "Recipients, by kind of next hop",

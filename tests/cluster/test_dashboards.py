@@ -40,7 +40,7 @@ def test_every_query_about_the_operator_returns_data(kubectl: Kubectl, database:
                 'mailrail_operator_publishes_total{result="stored"} > 0',
                 'mailrail_operator_status_writes_total{result="written"} > 0',
                 'mailrail_operator_objects{kind="MailTransport",ready="False"} == 1',
-                'mailrail_operator_consumers{state="up_to_date"} == 3',
+                'mailrail_operator_consumers{state="current"} == 3',
             ):
                 wait_until(lambda what=what: prometheus.query(what), 60, lambda what=what: f"{what}\n{stage.tails()}")  # type: ignore[misc]
             asked = [query for query in panel_queries() if OPERATOR.search(query.expr)]

@@ -12,11 +12,11 @@ _VERDICTS = ("accepted", "refused", "deferred")
 
 CONNECTIONS = Tally(
     "mailrail_ingress_connections",
-    "Connections by protocol of the listener (mx, submission, submissions) and result: accepted, too-many (open to "
-    "the process or from one address), too-often (new ones from one address within a minute), proxy (the PROXY header "
+    "Connections by protocol of the listener (mx, submission, submissions) and result: accepted, too_many (open to "
+    "the process or from one address), too_often (new ones from one address within a minute), proxy (the PROXY header "
     "is missing or invalid)",
     ["protocol", "result"],
-    known=product(_PROTOCOLS, ("accepted", "too-many", "too-often", "proxy")),
+    known=product(_PROTOCOLS, ("accepted", "too_many", "too_often", "proxy")),
 )
 OPEN = Level(
     "mailrail_ingress_connections_open",
@@ -43,7 +43,7 @@ MESSAGES = Tally(
     known=product(_ORIGINS, (*_VERDICTS, "abandoned")),
 )
 OCTETS = Tally(
-    "mailrail_ingress_octets",
+    "mailrail_ingress_accepted_bytes",
     "Octets of accepted messages, including the fields that we add",
     ["origin"],
     known=product(_ORIGINS),
@@ -90,15 +90,15 @@ UPLOADS_REFUSED = Tally(
     "mailrail_ingress_uploads_refused",
     "Large messages refused with 452 because too many octets are uploaded and not committed, by the limit: client "
     "(MAILRAIL_INGRESS_CLIENT_UPLOAD_OCTETS), all (MAILRAIL_INGRESS_UPLOAD_OCTETS)",
-    ["bound"],
+    ["limit"],
     known=product(("client", "all")),
 )
 UPLOADING = Gauge(
-    "mailrail_ingress_upload_octets",
+    "mailrail_ingress_upload_bytes",
     "Octets of large messages uploaded to the queue and not committed; an upload that was given up counts for one "
     "more minute",
 )
-HELD = Gauge("mailrail_ingress_held_octets", "Octets of mail held for the queue, over all connections")
+HELD = Gauge("mailrail_ingress_held_bytes", "Octets of mail held for the queue, over all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits sent to the queue and not answered yet")
 

@@ -95,8 +95,8 @@ class Sessions:
         self._rate = Rate(often, 60.0) if often else None
 
     def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
-        """Count a connection. Returns what keeps it out, as in the metric: too-many (of the process or of the client)
-        or too-often (new ones of the client, unless `expected`); empty when it is admitted."""
+        """Count a connection. Returns what keeps it out, as in the metric: too_many (of the process or of the client)
+        or too_often (new ones of the client, unless `expected`); empty when it is admitted."""
         client = connection.neighbourhood = neighbourhood(connection.client)
         obstacle = self._obstacle(client, connection.client.is_loopback or expected, config)
         if not obstacle:
@@ -124,11 +124,11 @@ class Sessions:
         limits = config.gateway.limits
         others = self._by_client.get(client, 0)
         if len(self.open) + self._arriving >= limits.connections or others >= limits.connections_per_ip:
-            return "too-many"
+            return "too_many"
         if self._rate is not None and not may_come_often:
             now = self.loop.time()
             if self._rate.reached(client, now):
-                return "too-often"
+                return "too_often"
             self._rate.add(client, now)
         return ""
 
@@ -340,12 +340,12 @@ class ServerConnection(asyncio.BufferedProtocol):
         assert self._transport is not None
         implicit = config.listener.protocol is ListenerProtocol.SUBMISSIONS
         secured = self._transport.get_extra_info("ssl_object") if implicit else None
-        obstacle = "too-many"
+        obstacle = "too_many"
         if not self._sessions.stopping:
             obstacle = self._sessions.admit(self, config, expected=secured is not None)
         if obstacle:
             if secured is not None or not implicit:
-                self._transport.write(_TOO_OFTEN if obstacle == "too-often" else _TOO_MANY)
+                self._transport.write(_TOO_OFTEN if obstacle == "too_often" else _TOO_MANY)
             metrics.CONNECTIONS.inc(self._label, obstacle)
             self._state = _State.GONE
             self._transport.close()

@@ -586,7 +586,7 @@ def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:
 
 def _what(answer: Answer) -> str:
     if answer.trouble is not None:
-        return answer.trouble
+        return answer.trouble.replace("-", "_")
     return _CLASSES[answer.reply.code // 100] if answer.reply is not None else "none"
 
 

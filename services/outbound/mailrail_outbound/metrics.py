@@ -15,10 +15,10 @@ DELIVERIES = Tally(
 ANSWERS = Tally(
     "mailrail_outbound_answers",
     "Answers that decided about recipients, by stage of the session (dns, connect, proxy, greeting, hello, starttls, "
-    "handshake, auth, plan, mail, rcpt, data, content, end) and what was answered: 2yz, 4yz, 5yz, or the trouble (dns, "
-    "no-address, unreachable, proxy, closed, timeout, protocol, tls, auth, too-large, needs-smtputf8, utf8-header, "
-    "requiretls, tls-demand, unconvertible, lease, cancelled, fault)",
-    ["stage", "what"],
+    "handshake, auth, plan, mail, rcpt, data, content, end) and by answer: 2yz, 4yz, 5yz, or the trouble (dns, "
+    "no_address, unreachable, proxy, closed, timeout, protocol, tls, auth, too_large, needs_smtputf8, utf8_header, "
+    "requiretls, tls_demand, unconvertible, lease, cancelled, fault)",
+    ["stage", "answer"],
 )
 CONNECTIONS = Tally(
     "mailrail_outbound_connections",
@@ -44,7 +44,7 @@ SECONDS = Histogram(
     "Seconds from the start of a delivery to its last result",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200),
 )
-OCTETS = Tally("mailrail_outbound_octets_sent", "Octets of content sent to next hops")
+OCTETS = Tally("mailrail_outbound_sent_bytes", "Octets of content sent to next hops")
 REENCODED = Tally(
     "mailrail_outbound_reencoded",
     "Messages re-encoded for a next hop, by the form that it needed (8bit, 7bit)",

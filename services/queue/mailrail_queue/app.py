@@ -266,7 +266,7 @@ class QueueProcess:
         self.dispatcher.history = new.number
         closed = self.leases.begin_history(new.number)
         metrics.HISTORIES.inc()
-        metrics.HISTORY.labels(what="deliveries").inc(closed)
+        metrics.HISTORY.labels(kind="deliveries").inc(closed)
         self._log.error(
             "database was set back: all earlier deliveries are closed",
             why=new.why or "another process has begun the new history",

@@ -12,8 +12,10 @@ ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed
 REFUSED = Counter("mailrail_queue_messages_refused_total", "Commits answered with a refusal", ["reason"])
 """reason: barred, data, full (Postgres has no room left), late (ingress no longer waited), limit, room
 (MAILRAIL_QUEUE_UPLOAD_OCTETS), upload, unavailable."""
-RECIPIENTS = Counter("mailrail_queue_recipients_total", "Recipients stored, by how they were stored", ["way"])
-"""way: born_leased, due, held, released_later."""
+RECIPIENTS = Counter(
+    "mailrail_queue_recipients_total", "Recipients stored, by the state in which they were stored", ["state"]
+)
+"""state: born_leased, due, held, released_later."""
 ATTEMPTS = Counter(
     "mailrail_queue_attempts_total", "Attempts that ended, one for each recipient, by outcome", ["outcome"]
 )
@@ -27,7 +29,7 @@ COMMIT_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 UPLOADING = Gauge(
-    "mailrail_queue_upload_octets",
+    "mailrail_queue_upload_bytes",
     "Octets of large messages uploaded and not committed; an upload that was given up counts for one more minute "
     "(ACC-07)",
 )
@@ -62,18 +64,18 @@ TRANSPORTS_IN_BACKOFF = Gauge(
     "mailrail_queue_transports_in_backoff",
     "Transports in backoff (smarthosts, LMTP servers, proxies), as this process sees them",
 )
-DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres errors on the message path", ["what"])
-"""what: connect (unreachable, or would not commit durably), statement."""
-SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["what"])
-"""what: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
+DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres errors on the message path", ["kind"])
+"""kind: connect (unreachable, or would not commit durably), statement."""
+SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["kind"])
+"""kind: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
  dsn, event, site, operation (of an administrator), history_partition."""
 
 CORRUPT = Counter(
-    "mailrail_queue_corrupt_total",
+    "mailrail_queue_corrupt_recipients_total",
     "Recipients put on hold because they are corrupt, or because their result cannot be stored",
 )
 FAILURES = Counter(
-    "mailrail_queue_failures_total",
+    "mailrail_queue_step_failures_total",
     "Steps that failed although Postgres was reachable; each step is tried again",
     ["step"],
 )
@@ -90,9 +92,9 @@ HISTORIES = Counter(
 HISTORY = Counter(
     "mailrail_queue_history_closed_total",
     "What was closed or dropped after the database was set back to an earlier state",
-    ["what"],
+    ["kind"],
 )
-"""what: deliveries (closed), results_dropped, results_counted (delivered, for the same recipient), recipients_missing
+"""kind: deliveries (closed), results_dropped, results_counted (delivered, for the same recipient), recipients_missing
 (no longer in the database)."""
 DSNS = Counter("mailrail_queue_dsns_total", "DSNs stored, and copies to the postmaster in place of a DSN", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
@@ -106,11 +108,11 @@ for _what in (
     *("message", "upload", "chunk", "attempt", "bar", "usage"),
     *("dsn", "event", "site", "operation", "history_partition"),
 ):
-    SWEPT.labels(what=_what)
+    SWEPT.labels(kind=_what)
 for _what in ("deliveries", "results_dropped", "results_counted", "recipients_missing"):
-    HISTORY.labels(what=_what)
+    HISTORY.labels(kind=_what)
 for _what in ("connect", "statement"):
-    DATABASE_ERRORS.labels(what=_what)
+    DATABASE_ERRORS.labels(kind=_what)
 for _what in (
     *("due_work", "due_mail", "lease_sweep", "leases", "results", "heartbeat", "revisions"),
     *("probes", "timers", "peer_hints", "upkeep", "backlog", "administration"),
@@ -121,7 +123,7 @@ OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in ty
 """Outcome as a label, and as people are told."""
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
 _by_way: dict[str, Counter] = {
-    way: RECIPIENTS.labels(way=way) for way in ("born_leased", "due", "held", "released_later")
+    way: RECIPIENTS.labels(state=way) for way in ("born_leased", "due", "held", "released_later")
 }
 _by_outcome: dict[int, Counter] = {number: ATTEMPTS.labels(outcome=name) for number, name in OUTCOMES.items()}
 _by_origin: dict[int, Counter] = {number: ACCEPTED.labels(origin=name) for number, name in _ORIGINS.items()}

@@ -746,7 +746,7 @@ def test_metrics_count_what_happened(run: Start) -> None:
         "mailrail_ingress_commit_seconds_count 1.0",
         "mailrail_ingress_queue_stream_up 1.0",
         "mailrail_ingress_queue_pending 0.0",
-        "mailrail_ingress_held_octets 0.0",
+        "mailrail_ingress_held_bytes 0.0",
     )
 
     def missing() -> list[str]:

@@ -1,6 +1,7 @@
 """What a running installation exports is what the reference page says, names and labels alike (design 12)."""
 
 import importlib.util
+import re
 import smtplib
 import sys
 import urllib.request
@@ -44,6 +45,14 @@ def exported(local: Installation) -> dict[str, set[str]]:
     return found
 
 
+def label_values(local: Installation) -> set[str]:
+    """Every label value of our series."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{local.port(1081)}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    families = [f for f in text_string_to_metric_families(page) if f.name.startswith("mailrail_")]
+    return {value for family in families for sample in family.samples for value in sample.labels.values()}
+
+
 def send(local: Installation) -> None:
     with smtplib.SMTP("127.0.0.1", local.port(1025), timeout=30) as client:
         client.sendmail("a@elsewhere.example", ["alice@example.org"], b"Subject: x\r\n\r\nx\r\n")
@@ -62,9 +71,11 @@ def test_a_run_exports_the_series_of_the_reference_page_and_no_others() -> None:
             "attempts are counted",
         )
         found = exported(local)
+        values = label_values(local)
     assert set(found) == set(documented)
     for name, labels in found.items():
         series = documented[name]
         wanted = {"version", "service"} if series.kind == "info" else set(series.labels)
         assert labels <= wanted | ADDED, name
         assert not labels or wanted <= labels, name
+    assert {value for value in values if not re.fullmatch(r"[\w.+/]+", value)} == set(), "one word, no blanks"

@@ -55,24 +55,24 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
 WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mailrail_config_new_histories_total")
-CORRUPT = of("mailrail_queue_corrupt_total")
-STEP = of("mailrail_queue_failures_total", step="due_work")
+CORRUPT = of("mailrail_queue_corrupt_recipients_total")
+STEP = of("mailrail_queue_step_failures_total", step="due_work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
 SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="accepted")
 NO_SENDERS = of("mailrail_ingress_senders_total", origin="mx", result="deferred")
 REFUSED = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="refused")
 LOGGED_IN = of("mailrail_ingress_logins_total", mechanism="PLAIN", result="accepted")
-TOO_MANY = of("mailrail_ingress_connections_total", protocol="mx", result="too-many")
+TOO_MANY = of("mailrail_ingress_connections_total", protocol="mx", result="too_many")
 BACKOFF = of("mailrail_queue_sites", state="backoff")
 ACTIVE = of("mailrail_queue_sites", state="active")
 BOUNCES = of("mailrail_queue_dsns_total", kind="failed")
-STORED = of("mailrail_queue_recipients_total", way="born_leased")
+STORED = of("mailrail_queue_recipients_total", state="born_leased")
 FAILED = of("mailrail_operator_publishes_total", result="failed")
 PUBLISHED = of("mailrail_operator_publishes_total", result="stored")
 HEARD = of("mailrail_operator_last_watch_timestamp_seconds")
 REFUSALS = of("mailrail_config_publishes_total", result="refused")
-ERRORS = of("mailrail_queue_database_errors_total", what="connect")
+ERRORS = of("mailrail_queue_database_errors_total", kind="connect")
 OPEN, MAY_OPEN = of("process_open_fds", service="queue"), of("process_max_fds", service="queue")
 
 
@@ -145,7 +145,7 @@ CASES = (
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
     Case(
         "MailrailQueueStepFails",
-        ({STEP: rising(6)}, {of("mailrail_queue_failures_total", step="upkeep"): rising(2)}),
+        ({STEP: rising(6)}, {of("mailrail_queue_step_failures_total", step="upkeep"): rising(2)}),
         ({STEP: still(40)}, {STEP: rising(0.5)}),
     ),
     Case(

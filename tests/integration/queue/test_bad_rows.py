@@ -31,7 +31,7 @@ END $$"""
 
 def hold_corrupt() -> float:
     """Recipients that were put on hold by the queue itself so far."""
-    return REGISTRY.get_sample_value("mailrail_queue_corrupt_total") or 0.0
+    return REGISTRY.get_sample_value("mailrail_queue_corrupt_recipients_total") or 0.0
 
 
 async def due_again(q: RunningQueue) -> None:
@@ -278,7 +278,7 @@ async def test_no_step_that_fails_ends_the_process_SHD_01(
     database: str, monkeypatch: pytest.MonkeyPatch, step: str, part: str, method: str
 ) -> None:
     def count() -> float:
-        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": step}) or 0.0
+        return REGISTRY.get_sample_value("mailrail_queue_step_failures_total", {"step": step}) or 0.0
 
     before = count()
     async with running_queue(database, count_seconds=0.1) as q:
@@ -403,7 +403,7 @@ async def test_a_queue_is_ready_once_it_has_looked_for_due_work_and_stays_so_whe
         raise TypeError("a bytes-like object is required, not 'str'")
 
     def failures() -> float:
-        return REGISTRY.get_sample_value("mailrail_queue_failures_total", {"step": "due_work"}) or 0.0
+        return REGISTRY.get_sample_value("mailrail_queue_step_failures_total", {"step": "due_work"}) or 0.0
 
     before = failures()
     monkeypatch.setattr(site_store, "due_sites", fails)

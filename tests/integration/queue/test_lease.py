@@ -519,7 +519,7 @@ async def test_a_rule_with_minimum_attempts_three_matches_from_the_fourth_attemp
 
 def stored_due() -> float:
     """Recipients that were stored due, and not leased, since this process began."""
-    return REGISTRY.get_sample_value("mailrail_queue_recipients_total", {"way": "due"}) or 0.0
+    return REGISTRY.get_sample_value("mailrail_queue_recipients_total", {"state": "due"}) or 0.0
 
 
 async def test_past_the_memory_budget_mail_is_stored_due_LSE_06(database: str) -> None:

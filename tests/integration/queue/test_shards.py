@@ -654,7 +654,7 @@ async def test_a_kick_ends_the_backoff_of_a_site_and_its_mail_is_dialled_not_cou
 
 
 async def test_a_recipient_that_cannot_be_read_is_held_as_corrupt_and_stalls_no_other_SHD_03(database: str) -> None:
-    before = REGISTRY.get_sample_value("mailrail_queue_corrupt_total") or 0.0
+    before = REGISTRY.get_sample_value("mailrail_queue_corrupt_recipients_total") or 0.0
     async with running_queue(database) as q:
         ingress = await q.ingress()
         for name in ("bad", "good", "forgotten"):
@@ -680,7 +680,7 @@ async def test_a_recipient_that_cannot_be_read_is_held_as_corrupt_and_stalls_no_
             ("bad@away.example", "the stored recipient is corrupt"),
             ("torn@away.example", "the stored envelope is corrupt"),
         ]
-        assert REGISTRY.get_sample_value("mailrail_queue_corrupt_total") == before + 2
+        assert REGISTRY.get_sample_value("mailrail_queue_corrupt_recipients_total") == before + 2
         assert await q.one("SELECT count(*) FROM attempt") == 0
 
 

@@ -212,7 +212,7 @@ class LeaseWriter:
             del self._known[: len(known)]
             missing += [p for p in known if p.id not in there]
         if missing:
-            metrics.HISTORY.labels(what="recipients_missing").inc(len(missing))
+            metrics.HISTORY.labels(kind="recipients_missing").inc(len(missing))
             messages = sorted({p.message_id.hex() for p in missing})
             self._log.error(
                 "mail lost: recipients in memory are missing from the database, which was set back",

@@ -373,7 +373,7 @@ class Finisher:
             )
             if other:
                 counted = weight is Weight.WHOLE
-                metrics.HISTORY.labels(what="results_counted" if counted else "results_dropped").inc()
+                metrics.HISTORY.labels(kind="results_counted" if counted else "results_dropped").inc()
             if waiting is None or weight is Weight.NONE:
                 continue
             if attempt.outcome in SUCCEEDED and waiting.token not in (None, result.token):

@@ -227,7 +227,7 @@ class Lane:
                     connection = self._connection = await self._database.open(self._name)
                     self._generation = self._database.generation
                 except (psycopg.Error, NotDurable) as error:
-                    metrics.DATABASE_ERRORS.labels(what="connect").inc()
+                    metrics.DATABASE_ERRORS.labels(kind="connect").inc()
                     self._database.outage.begin(error)
                     raise
                 self._database.outage.end()
@@ -237,7 +237,7 @@ class Lane:
             except BaseException as error:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
                 if isinstance(error, psycopg.Error):
-                    metrics.DATABASE_ERRORS.labels(what="statement").inc()
+                    metrics.DATABASE_ERRORS.labels(kind="statement").inc()
                 whole = isinstance(error, psycopg.Error) and not connection.broken and not connection.closed
                 whole = whole and connection not in _doubtful
                 # Asked before it is closed, which forgets what the server said of itself.

@@ -188,7 +188,7 @@ class Upkeep:
         rows = await self._lane.run(statement, {"keep": keep} if "%(keep)s" in statement else None)
         count = int(rows[0][0])
         if count:
-            metrics.SWEPT.labels(what=what).inc(count)
+            metrics.SWEPT.labels(kind=what).inc(count)
         return count
 
     async def sweep_content(self) -> int:
@@ -211,7 +211,7 @@ class Upkeep:
                 (deleted,), *_ = await run(connection, _DELETE, {"id": unnamed})
             await run(connection, _ADVANCE, {"until": until})
         if deleted:
-            metrics.SWEPT.labels(what="message").inc(deleted)
+            metrics.SWEPT.labels(kind="message").inc(deleted)
         return int(count)
 
     async def _sweep_named(self) -> None:
@@ -221,7 +221,7 @@ class Upkeep:
                 if not ids:
                     return
                 (deleted,), *_ = await run(connection, _DELETE, {"id": ids})
-            metrics.SWEPT.labels(what="message").inc(deleted)
+            metrics.SWEPT.labels(kind="message").inc(deleted)
 
     async def _sweep_chunks(self) -> None:
         """A step of the way through all chunks, round and round: none is without a message or an upload (ACC-02)."""
@@ -230,7 +230,7 @@ class Upkeep:
                 connection, self._chunks_seen, _CHUNKS_STEP
             )
         if deleted:
-            metrics.SWEPT.labels(what="chunk").inc(deleted)
+            metrics.SWEPT.labels(kind="chunk").inc(deleted)
             self._log.warning("chunks without a message were deleted", chunks=deleted)
 
     async def _sweep_attempts(self) -> None:
@@ -239,7 +239,7 @@ class Upkeep:
         ((past, seen, deleted),) = await self._lane.run(_ATTEMPTS, parameters)
         self._attempts_seen = past if seen == _ATTEMPTS_STEP else 0
         if deleted:
-            metrics.SWEPT.labels(what="attempt").inc(deleted)
+            metrics.SWEPT.labels(kind="attempt").inc(deleted)
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""
@@ -268,5 +268,5 @@ class Upkeep:
             await connection.execute(psycopg.sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         except psycopg.errors.InsufficientPrivilege:  # a role of the service's own, which owns no table (DBS-01)
             await run(connection, _DROP_OWNED, {"name": name})
-        metrics.SWEPT.labels(what="history_partition").inc()
+        metrics.SWEPT.labels(kind="history_partition").inc()
         self._log.info("history partition dropped", partition=name)
