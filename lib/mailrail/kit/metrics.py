@@ -104,29 +104,39 @@ CERTIFICATE_EXPIRY = Gauge(
     ["use"],
 )
 """use: services (gRPC between services), smtp (listeners)."""
+CERTIFICATE_LIFETIME = Gauge(
+    "mailrail_certificate_lifetime_seconds",
+    "Seconds from start to end of that certificate; 0 when one of them cannot be used",
+    ["use"],
+)
 
 
 def certificates(use: str, chains: Iterable[bytes | None]) -> None:
     """Say when the first of these certificates expires, each a PEM with its own certificate at its head.
 
-    None among them: one cannot be used. None at all: the series goes.
+    None among them: one cannot be used. None at all: the series go.
     """
-    expiries = [_expiry(chain) for chain in chains]
-    if expiries:
-        CERTIFICATE_EXPIRY.labels(use=use).set(min(expiries))
+    first = min((_validity(chain) for chain in chains), default=None)
+    if first is not None:
+        expiry, lifetime = first
+        CERTIFICATE_EXPIRY.labels(use=use).set(expiry)
+        CERTIFICATE_LIFETIME.labels(use=use).set(lifetime)
     else:
-        with suppress(KeyError):
-            CERTIFICATE_EXPIRY.remove(use)
+        for series in (CERTIFICATE_EXPIRY, CERTIFICATE_LIFETIME):
+            with suppress(KeyError):
+                series.remove(use)
 
 
-def _expiry(chain: bytes | None) -> float:
-    """Unix time, 0 for what is not a certificate."""
+def _validity(chain: bytes | None) -> tuple[float, float]:
+    """Unix time at which a certificate ends, and its length in seconds; 0 and 0 for what is not a certificate."""
     if chain is None:
-        return 0.0
+        return 0.0, 0.0
     try:
-        return x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+        certificate = x509.load_pem_x509_certificate(chain)
     except ValueError:
-        return 0.0
+        return 0.0, 0.0
+    end = certificate.not_valid_after_utc
+    return end.timestamp(), (end - certificate.not_valid_before_utc).total_seconds()
 
 
 @contextmanager

@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +181,40 @@ async def test_a_caller_and_a_server_that_are_gone_without_a_word_are_noticed_wi
         return call
 
     await asyncio.gather(caller_notices(), server_notices())
+
+
+_LISTENS = """
+import asyncio, sys
+from pathlib import Path
+from mailrail.kit import rpc
+from mailrail.kit.settings import ServiceSettings
+
+async def main():
+    async with rpc.serve(ServiceSettings(tls_dir=Path(sys.argv[1])), {}, {}) as server:
+        print(server.port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_a_failed_handshake_writes_no_line_of_grpc_among_the_lines_of_the_log(ca: trustme.CA, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _LISTENS, str(issue(ca, tmp_path / "queue", "queue"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # and no certificate of its own
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain) as encrypted,
+        ):
+            encrypted.recv(1)
+        _, said = process.communicate("", timeout=60)
+    assert said == ""

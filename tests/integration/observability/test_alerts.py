@@ -52,6 +52,18 @@ def gauge(name: str, fires: float, silent: float, **labels: str) -> tuple[tuple[
     return ({of(name, **labels): still(fires)},), ({of(name, **labels): still(silent)},)
 
 
+DAY = 86_400
+
+
+def certificate(*, expires_in: float, lives: float) -> Series:
+    """A certificate of the listeners, as it stands after an hour and a half."""
+    labels = {"service": "ingress", "use": "smtp"}
+    return {
+        of("mailrail_certificate_expiry_timestamp_seconds", **labels): still(expires_in + 5400),
+        of("mailrail_certificate_lifetime_seconds", **labels): still(lives),
+    }
+
+
 READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
 WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mailrail_config_new_histories_total")
@@ -212,11 +224,14 @@ CASES = (
     Case("MailrailObjectsNotReady", *gauge("mailrail_operator_objects", 2, 0, kind="MailRoute", ready="False")),
     Case(
         "MailrailCertificateExpiresSoon",
-        *gauge("mailrail_certificate_expiry_timestamp_seconds", 400_000, 9_000_000, service="ingress", use="smtp"),
+        (certificate(expires_in=400_000, lives=90 * DAY), certificate(expires_in=600, lives=7200)),
+        # Short-lived certificates are renewed at two thirds of their life.
+        (certificate(expires_in=9_000_000, lives=365 * DAY), certificate(expires_in=40_000, lives=DAY)),
     ),
     Case(
         "MailrailCertificateUnusable",
-        *gauge("mailrail_certificate_expiry_timestamp_seconds", 0, 400_000, service="ingress", use="smtp"),
+        (certificate(expires_in=-5400, lives=0), certificate(expires_in=7_200, lives=90 * DAY)),
+        (certificate(expires_in=400_000, lives=90 * DAY), certificate(expires_in=1800, lives=7200)),
     ),
     Case(
         "MailrailFilesRunOut", ({OPEN: still(900), MAY_OPEN: still(1000)},), ({OPEN: still(90), MAY_OPEN: still(1000)},)

@@ -3,15 +3,17 @@
 from datetime import UTC, datetime, timedelta
 
 import trustme
+from cryptography import x509
 from prometheus_client.registry import REGISTRY
 
 from mailrail.kit.metrics import certificates
 
-NAME = "mailrail_certificate_expiry_timestamp_seconds"
+EXPIRY = "mailrail_certificate_expiry_timestamp_seconds"
+LIFETIME = "mailrail_certificate_lifetime_seconds"
 
 
-def said(use: str) -> float | None:
-    return REGISTRY.get_sample_value(NAME, {"use": use})
+def said(use: str, name: str = EXPIRY) -> float | None:
+    return REGISTRY.get_sample_value(name, {"use": use})
 
 
 def test_the_first_certificate_to_expire_is_what_counts() -> None:
@@ -23,6 +25,8 @@ def test_the_first_certificate_to_expire_is_what_counts() -> None:
     expiry = said("test")
     assert expiry is not None
     assert timedelta(days=2, hours=23) < datetime.fromtimestamp(expiry, UTC) - datetime.now(UTC) <= timedelta(days=3)
+    start = x509.load_pem_x509_certificate(soon.cert_chain_pems[0].bytes()).not_valid_before_utc.timestamp()
+    assert said("test", LIFETIME) == expiry - start
 
 
 def test_one_that_cannot_be_used_counts_as_expired_and_none_at_all_says_nothing() -> None:
@@ -31,6 +35,7 @@ def test_one_that_cannot_be_used_counts_as_expired_and_none_at_all_says_nothing(
     assert said("test-bad") == 0.0
     certificates("test-bad", [chain, b"no certificate"])
     assert said("test-bad") == 0.0
+    assert said("test-bad", LIFETIME) == 0.0
     certificates("test-bad", [])
-    assert said("test-bad") is None
+    assert (said("test-bad"), said("test-bad", LIFETIME)) == (None, None)
     certificates("test-bad", [])

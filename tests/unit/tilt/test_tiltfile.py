@@ -120,3 +120,17 @@ def test_development_makes_the_containers_of_our_code_writable_and_nothing_else(
 
 def test_the_contexts_that_tilt_may_touch_are_left_at_its_safe_default(tilt: Tilt) -> None:
     assert tilt.asked["allow_k8s_contexts"] == [(([],), {})]
+
+
+def test_the_namespace_is_applied_with_what_lives_in_it(tilt: Tilt) -> None:
+    """tilt orders kinds inside one group only; in a resource of its own the namespace came too late."""
+    taken_out = [one for _, named in tilt.asked["k8s_resource"] for one in named.get("objects", [])]
+    assert taken_out == []
+    first = yaml.safe_load(tilt.asked["k8s_yaml"][0][0][0])
+    assert first["kind"] == "Namespace"
+
+
+def test_the_chart_is_rendered_for_the_oldest_kubernetes_that_it_allows(tilt: Tilt) -> None:
+    (_, rendered) = tilt.asked["helm"][0]
+    chart = yaml.safe_load((ROOT / "deploy/helm/mailrail/Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["kubeVersion"] == f">={rendered['kube_version']}-0"
