@@ -32,6 +32,7 @@ from mailrail.core.revision.revision import (
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.answer import Stage
 from mailrail.core.smtp.reply import Reply
+from mailrail.kit.postgres import Login
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.mailbox.delivery import MailboxDelivery
@@ -277,7 +278,7 @@ class Rig:
 @contextlib.asynccontextmanager
 async def rig(url: str, configured: Revision | None = None) -> AsyncIterator[Rig]:
     """A rig on a fresh queue database."""
-    database = Database(url, "test")
+    database = Database(Login.of(url), "test")
     async with database.lane("test").use() as connection:
         yield Rig(connection, Router(1, configured or revision()), url)
     await database.close()

@@ -17,7 +17,8 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from mailrail.kit.settings import BadSettings, DatabaseSettings
+from mailrail.kit import log
+from mailrail.kit.settings import BadSettings, DatabaseSettings, read_again
 
 ALIVE: Mapping[str, Any] = MappingProxyType(
     {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
@@ -57,6 +58,64 @@ def database_of(settings: DatabaseSettings) -> str:
     apart = {"user": settings.database_user, "password": settings.database_password}
     given = {name: value for name, value in apart.items() if value}
     return make_conninfo(settings.database_url, **given) if given else settings.database_url
+
+
+class Login:
+    """Where a service's tables live and as whom it logs in, as it is now.
+
+    A password, a URL or a certificate in a mounted Secret is rotated under a running process. So each new connection
+    asks anew (libpq itself reads the files of certificates for each); connections that stand are left alone.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        """Raises BadSettings."""
+        self._settings = settings
+        self._last = database_of(settings)
+        self._problem = ""
+        self._log = log.get_logger()
+
+    @classmethod
+    def of(cls, url: str) -> "Login":
+        """To where a URL leads that does not change."""
+        return cls(DatabaseSettings(database_url=url))
+
+    def conninfo(self) -> str:
+        """For libpq. While a file cannot be read, or makes no sense, what it said before stays in use."""
+        try:
+            self._last, self._problem = database_of(read_again(self._settings)), ""
+        except BadSettings as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._log.warning("cannot read the login for Postgres; the last one stays in use", reason=str(error))
+        return self._last
+
+    async def connect(self, application: str, **how: Any) -> AsyncConnection[Any]:
+        """A new connection in autocommit. Raises psycopg.OperationalError; a refused password with where it is from."""
+        try:
+            return await AsyncConnection.connect(self.conninfo(), **connecting(application), **how)
+        except psycopg.OperationalError as error:
+            if "authentication failed" not in str(error):
+                raise
+            raise type(error)(f"{str(error).strip()}. {self._password_source()}") from error
+
+    def _password_source(self) -> str:
+        settings = self._settings
+        apart = settings.database_password or "database_password" in settings.files
+        field = "database_password" if apart else "database_url"
+        if (file := settings.files.get(field)) is not None:
+            return f"The password is that in {file}, which is read again for each connection: put the right one there"
+        variable = f"MAILRAIL_{field.upper()}"
+        if field == "database_url" and not conninfo_to_dict(settings.database_url).get("password"):
+            return f"{variable} has no password, so it is libpq's: PGPASSWORD or a password file"
+        return (
+            f"The password is that of {variable}, which a running process cannot read again: restart it with the"
+            f" right one. It is read again for each connection where {variable}_FILE names a file"
+        )
+
+
+def connecting(application: str) -> dict[str, Any]:
+    """Parameters of every connection of a service."""
+    return {"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE}
 
 
 SESSION: Mapping[str, str] = MappingProxyType(
@@ -292,7 +351,7 @@ async def settle(connection: AsyncConnection[Any]) -> None:
 
 @asynccontextmanager
 async def pool(
-    url: str,
+    login: Login,
     schema: str,
     *,
     size: int = 8,
@@ -319,8 +378,8 @@ async def pool(
             raise
 
     made: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
-        url,
-        kwargs={"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE},
+        login.conninfo,
+        kwargs=connecting(application),
         configure=configure,
         # Connections of before a restart of Postgres would fail once each, long after it is back; those to a server
         # that was made a standby would do so for an hour.

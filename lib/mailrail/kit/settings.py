@@ -6,6 +6,7 @@ the variable's name and what it takes; an unknown `MAILRAIL_<SERVICE>_*` variabl
 
 `MAILRAIL_QUEUE_DATABASE_URL_FILE` names a file that holds the value of `MAILRAIL_QUEUE_DATABASE_URL`. So a secret comes
 into a pod: a container whose environment is made of Secrets cannot start again while the API server is away (CFG-07).
+Such a file may change under a running process, as a mounted Secret does when a password is rotated: `read_again`.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union
 
 _FILE = "_FILE"  # at the end of a variable: it names a file that holds the value
+_NO_VARIABLE: Mapping[str, bool] = types.MappingProxyType({"variable": False})  # a field that no variable sets
 
 
 class BadSettings(Exception):
@@ -53,6 +55,10 @@ class ServiceSettings:
     """Stop when standard input closes, as it does when the parent dies. Local mode's children set it."""
     stop_grace: float = 10.0
     """Seconds for work in progress once the process is told to stop."""
+    files: Mapping[str, Path] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False, metadata=_NO_VARIABLE
+    )
+    """Names of the fields whose values came from files, with the file of each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,7 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     env = os.environ if environment is None else environment
     hints = typing.get_type_hints(kind)
     own = f"MAILRAIL_{service.upper()}_"
-    names = {f.name.upper(): f for f in dataclasses.fields(kind)}
+    names = {f.name.upper(): f for f in dataclasses.fields(kind) if f.metadata.get("variable", True)}
     # MAILRAIL_CONFIG_TARGET is everybody's `config_target`, not the config service's `target`.
     known = {name + suffix for name in names for suffix in ("", _FILE)}
     unknown = sorted(
@@ -89,6 +95,7 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
             f"{unknown[0]}: {service} has no such setting; it has {', '.join(sorted(own + n for n in names))}"
         )
     values: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     for upper, field in names.items():
         for variable in (own + upper, "MAILRAIL_" + upper):
             if variable in env:
@@ -98,19 +105,30 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
                     raise BadSettings(f"{variable}={env[variable]!r}: {error}") from None
                 break
             if variable + _FILE in env:
-                values[field.name] = _read_file(hints[field.name], variable + _FILE, Path(env[variable + _FILE]))
+                files[field.name] = Path(env[variable + _FILE])
+                values[field.name] = _read_file(hints[field.name], f"{variable}{_FILE}=", files[field.name])
                 break
-    return kind(**values)
+    return kind(**values, files=files)
 
 
-def _read_file(kind: Any, variable: str, path: Path) -> Any:
-    """A value from the file that a variable names. What it says is never repeated: it may be a secret."""
+def read_again(settings: S) -> S:
+    """The same settings, with those that came from files as the files are now. Raises BadSettings."""
+    if not settings.files:
+        return settings
+    hints = typing.get_type_hints(type(settings))
+    return dataclasses.replace(
+        settings, **{name: _read_file(hints[name], f"{name}: ", path) for name, path in settings.files.items()}
+    )
+
+
+def _read_file(kind: Any, what: str, path: Path) -> Any:
+    """A value from a file; `what` comes before the path in errors, which never repeat the content: it may be secret."""
     try:
         return _read(kind, path.read_text(encoding="utf-8").strip())
     except OSError as error:
-        raise BadSettings(f"{variable}={path}: {error.strerror or error}") from None
+        raise BadSettings(f"{what}{path}: {error.strerror or error}") from None
     except ValueError:
-        raise BadSettings(f"{variable}={path}: the content of the file is not a valid value") from None
+        raise BadSettings(f"{what}{path}: the content of the file is not a valid value") from None
 
 
 def _read(kind: Any, text: str) -> Any:

@@ -24,8 +24,8 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
         for store in made:
             await store.data_history.check(connection)
 
-    where = postgres.database_of(settings)
-    async with postgres.pool(where, "config", application="mailrail config", opened=check_history) as pool:
+    login = postgres.Login(settings)
+    async with postgres.pool(login, "config", application="mailrail config", opened=check_history) as pool:
         store = RevisionStore(pool, settings.node_id)
         made.append(store)
         health: rpc.Health | None = None
@@ -34,7 +34,7 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
             if health is not None:
                 await health.set(serving)
 
-        follower = HeadFollower(settings, store, ready)
+        follower = HeadFollower(settings, login, store, ready)
         servicer = ConfigServicer(settings, store, follower)
         services = {SERVICE: (servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server)}
         async with rpc.serve(settings, services, ALLOWED) as server:

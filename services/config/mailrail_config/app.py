@@ -67,10 +67,14 @@ class HeadFollower:
     """Keeps `head` at what Postgres says, and wakes watchers when it moves."""
 
     def __init__(
-        self, settings: ConfigSettings, store: RevisionStore, ready: Callable[[bool], Awaitable[None]]
+        self,
+        settings: ConfigSettings,
+        login: postgres.Login,
+        store: RevisionStore,
+        ready: Callable[[bool], Awaitable[None]],
     ) -> None:
         self.head = Head()
-        self._settings, self._store, self._ready = settings, store, ready
+        self._settings, self._login, self._store, self._ready = settings, login, store, ready
         self._moved = asyncio.Condition()
         self._beat_at = 0.0
         self._log = log.get_logger()
@@ -89,13 +93,7 @@ class HeadFollower:
         trouble = ""
         while True:
             try:
-                async with await AsyncConnection.connect(
-                    postgres.database_of(self._settings),
-                    autocommit=True,
-                    connect_timeout=5,
-                    application_name="mailrail config follower",
-                    **postgres.ALIVE,
-                ) as connection:
+                async with await self._login.connect("mailrail config follower") as connection:
                     await postgres.refuse_shared_sessions(connection)
                     await postgres.enter(connection, "config")
                     await migrations.check(connection, "config")

@@ -54,7 +54,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     queue, services = assemble(settings)
     config = ConfigClient(settings, Role.QUEUE, queue.configure)
     administrators = postgres.pool(
-        postgres.database_of(settings),
+        postgres.Login(settings),
         "queue",
         size=settings.admin_connections,
         application="mailrail queue administration",

@@ -84,7 +84,7 @@ class QueueProcess:
         self._log = log.get_logger()
         self.history = QueueHistory(self.run_id, self._new_history)
         self.database = Database(
-            postgres.database_of(settings),
+            postgres.Login(settings),
             f"mailrail queue {settings.node_id}",
             history=self.history.of,
             unsafe=settings.unsafe,

@@ -93,7 +93,16 @@ class Running:
     settings: ConfigSettings
     store: RevisionStore
     follower: HeadFollower
-    port: int
+    server: rpc.Server
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process says that it is ready."""
+        return self.server.health.serving
 
     @property
     def target(self) -> str:
@@ -118,7 +127,8 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
         for store in made:
             await store.data_history.check(connection)
 
-    async with kit_postgres.pool(url, "config", timeout=2, opened=opened) as pool:
+    login = kit_postgres.Login(settings)
+    async with kit_postgres.pool(login, "config", timeout=2, opened=opened) as pool:
         store = RevisionStore(pool)
         made.append(store)
         servers: list[rpc.Server] = []
@@ -127,14 +137,14 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
             for server in servers:
                 await server.health.set(serving)
 
-        follower = HeadFollower(settings, store, ready)
+        follower = HeadFollower(settings, login, store, ready)
         servicer = ConfigServicer(settings, store, follower)
         services = {SERVICE: (servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server)}
         async with rpc.serve(settings, services) as server:
             servers.append(server)
             following = asyncio.create_task(follower.run())
             try:
-                yield Running(settings, store, follower, server.port)
+                yield Running(settings, store, follower, server)
             finally:
                 servicer.stop()
                 await end(following)

@@ -5,7 +5,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from mailrail.kit.postgres import pool
+from mailrail.kit.postgres import Login, pool
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail_queue.rpc.answering import Rows, answering
 from mailrail_queue.store.connection import Database
@@ -17,7 +17,7 @@ async def test_connections_that_the_server_ended_are_never_handed_out(
     empty_database: str, postgres: EmbeddedPostgres
 ) -> None:
     name = empty_database.rsplit("/", 1)[1]
-    async with pool(empty_database, "public", size=4) as connections:
+    async with pool(Login.of(empty_database), "public", size=4) as connections:
         await connections.wait()
         async with connections.connection() as connection:
             await connection.execute("SELECT 1")
@@ -33,7 +33,7 @@ async def test_connections_that_the_server_ended_are_never_handed_out(
 
 
 async def test_a_server_that_is_gone_without_a_word_is_noticed_soon(empty_database: str) -> None:
-    async with pool(empty_database, "public", size=1) as connections, connections.connection() as connection:
+    async with pool(Login.of(empty_database), "public", size=1) as connections, connections.connection() as connection:
         parameters = connection.info.get_parameters()
         assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == ("20000", "20")
 
@@ -43,7 +43,7 @@ async def test_a_connection_to_a_standby_is_neither_handed_out_nor_kept() -> Non
     with pair() as servers:
         servers.primary.sql("CREATE TABLE t (n int); GRANT ALL ON t TO mailrail")
         servers.wait_until_followed()
-        async with pool(servers.url, "public", size=4, timeout=2.0) as connections:
+        async with pool(Login.of(servers.url), "public", size=4, timeout=2.0) as connections:
             async with connections.connection() as connection:
                 await connection.execute("INSERT INTO t VALUES (1)")
             servers.lead_to(servers.standby)
@@ -73,13 +73,13 @@ async def test_a_standby_is_named_as_what_it_is_to_lanes_and_administrators() ->
             raise Refused(code.name, text)
 
     with pair() as servers:
-        database = Database(servers.standby.url, "test")
+        database = Database(Login.of(servers.standby.url), "test")
         try:
             with pytest.raises(psycopg.OperationalError, match=r"postgres is a standby now.*target_session_attrs"):
                 await database.lane("x").run("CREATE TABLE t (n int)")
         finally:
             await database.close()
-        async with pool(servers.primary.url, "public", size=1) as connections:
+        async with pool(Login.of(servers.primary.url), "public", size=1) as connections:
 
             async def change() -> None:
                 async with answering(Context()), Rows(connections).use() as connection:  # type: ignore[arg-type]

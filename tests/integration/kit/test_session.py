@@ -11,7 +11,7 @@ from psycopg import sql
 
 from mailrail.core.revision.revision import Role
 from mailrail.kit import migrations
-from mailrail.kit.postgres import SESSION, Unsafe, pool, server_state
+from mailrail.kit.postgres import SESSION, Login, Unsafe, pool, server_state
 from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_config.store import NewRevision, RevisionStore, Sealed
@@ -79,11 +79,11 @@ def test_the_settings_that_are_tried_are_all_that_we_depend_on() -> None:
 
 
 async def test_lanes_pools_and_their_transactions_have_our_settings_ACC_06(hostile: str) -> None:
-    database = Database(hostile, "test")
+    database = Database(Login.of(hostile), "test")
     try:
         async with (
             database.lane("test").use() as lane,
-            pool(hostile, "config", size=1) as connections,
+            pool(Login.of(hostile), "config", size=1) as connections,
             connections.connection() as pooled,
         ):
             for connection, schema in ((lane, "queue"), (pooled, "config")):
@@ -132,7 +132,7 @@ OCTETS = bytes(range(256)) + b"\\x41\\\\"
 async def test_octets_are_stored_as_they_are_by_binary_parameters_even_where_backslashes_escape_CFG_02(
     database_for: Callable[..., str],
 ) -> None:
-    async with pool(database_for("config"), "config", size=1) as connections:
+    async with pool(Login.of(database_for("config")), "config", size=1) as connections:
         async with connections.connection() as connection:
             await connection.execute("SET standard_conforming_strings = off")  # the session's word, undone
         store = RevisionStore(connections)
@@ -180,7 +180,7 @@ async def test_a_server_that_takes_no_writes_is_not_called_a_standby_when_it_is_
 ) -> None:
     """Hosted servers set default_transaction_read_only when their disk is full."""
     set_for_role(postgres, database, {"default_transaction_read_only": "on"})
-    opened = Database(database, "test")
+    opened = Database(Login.of(database), "test")
     try:
         with pytest.raises(psycopg.OperationalError, match=r"default_transaction_read_only is on.*disk is full"):
             await opened.lane("x").run("INSERT INTO sweep_candidate (message_id) SELECT gen_random_uuid()")

@@ -12,6 +12,7 @@ import pytest
 from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision import revision as rev
 from mailrail.core.uncommitted import SETTLING
+from mailrail.kit.postgres import Login
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.accept import batches as accept
@@ -218,17 +219,17 @@ async def test_the_outcome_waits_for_a_commit_that_is_under_way_ACC_04(database:
 async def test_a_server_without_fsync_or_full_pages_is_unsafe_ACC_06(database: str) -> None:
     from mailrail.kit.postgres import ServerState
 
-    opened = Database(database, "test")
+    opened = Database(Login.of(database), "test")
     for state in (ServerState(180000, False, True, 1, "x"), ServerState(180000, True, False, 1, "x")):
         with pytest.raises(NotDurable, match="off"):
             opened._judge(state)
-    Database(database, "test", unsafe=True)._judge(ServerState(180000, False, True, 1, "x"))
+    Database(Login.of(database), "test", unsafe=True)._judge(ServerState(180000, False, True, 1, "x"))
 
 
 async def test_every_connection_commits_synchronously_by_its_own_word_ACC_06(database: str) -> None:
     name = database.rpartition("/")[2].partition("?")[0]
     await sql(database, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
-    opened = Database(database, "test")
+    opened = Database(Login.of(database), "test")
     assert await opened.lane("x").run("SHOW synchronous_commit") == [("on",)]
     await opened.close()
 

@@ -37,7 +37,7 @@ class Service:
 @pytest.fixture
 async def service(database_for: Callable[..., str]) -> AsyncIterator[Service]:
     url = database_for("queue")
-    async with make_rig(url) as rig, pools.pool(url, "queue", size=3) as pool:
+    async with make_rig(url) as rig, pools.pool(pools.Login.of(url), "queue", size=3) as pool:
         found: Service
 
         def router() -> object:

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
+from mailrail.kit.postgres import Login
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Database, Lane, Row, Statement, run, run_columns
 
@@ -14,7 +15,7 @@ from mailrail_queue.store.connection import Database, Lane, Row, Statement, run,
 @pytest.fixture
 async def lane(database: str) -> AsyncIterator[Lane]:
     """A connection of the message path."""
-    opened = Database(database, "test")
+    opened = Database(Login.of(database), "test")
     yield opened.lane("test")
     await opened.close()
 

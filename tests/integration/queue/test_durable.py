@@ -71,7 +71,7 @@ async def test_a_commit_whose_wait_for_the_standby_is_cancelled_is_not_answered_
 
 
 async def test_a_call_of_an_administrator_that_finds_its_work_done_waits_for_the_standby_DUR_01(servers: Pair) -> None:
-    async with postgres.pool(servers.url, "queue", application="administration") as pool:
+    async with postgres.pool(postgres.Login.of(servers.url), "queue", application="administration") as pool:
         rows = Rows(pool)
 
         async def call() -> admin_pb2.HoldResponse:
@@ -95,7 +95,7 @@ async def test_a_call_of_an_administrator_that_finds_its_work_done_waits_for_the
 
 
 async def test_an_administrators_wait_that_is_cancelled_is_trouble_and_no_answer_DUR_01(servers: Pair) -> None:
-    async with postgres.pool(servers.url, "queue", application="administration") as pool:
+    async with postgres.pool(postgres.Login.of(servers.url), "queue", application="administration") as pool:
         rows = Rows(pool)
 
         async def call() -> None:
@@ -113,7 +113,7 @@ async def test_an_administrators_wait_that_is_cancelled_is_trouble_and_no_answer
 
 
 async def test_a_publish_that_finds_its_revision_stored_waits_for_the_standby_DUR_01(servers: Pair) -> None:
-    async with postgres.pool(servers.url, "config", application="config") as pool:
+    async with postgres.pool(postgres.Login.of(servers.url), "config", application="config") as pool:
         store = RevisionStore(pool)
         head, _, _ = await store.acquire("test")
         new = NewRevision("sum", b"{}", b"", "[]", "", ())

@@ -47,7 +47,7 @@ async def test_a_pooler_with_too_few_connections_is_told_of_in_seconds(
 ) -> None:
     monkeypatch.setattr(kit, "ANSWERS_WITHIN", 1.0)
     with pgbouncer(database, "session", size=2) as url:
-        opened = Database(url, "test")
+        opened = Database(kit.Login.of(url), "test")
         lanes = [opened.lane(str(number)) for number in range(3)]
         try:
             assert await lanes[0].run("SELECT 1") == [(1,)]

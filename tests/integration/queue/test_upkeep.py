@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from mailrail.kit import roles
+from mailrail.kit.postgres import Login
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.mailbox import store as mailbox
@@ -48,7 +49,7 @@ class Sweepers:
 async def sweepers(database_for: Callable[..., str]) -> AsyncIterator[Sweepers]:
     url = database_for("queue")
     async with make_rig(url) as rig:
-        database = Database(url, "upkeep test")
+        database = Database(Login.of(url), "upkeep test")
         made: Sweepers
         upkeep = Upkeep(QueueSettings(database_url=url), database, lambda: made.days)
         made = Sweepers(rig, upkeep, database)
@@ -229,7 +230,9 @@ async def test_a_role_of_the_queue_s_own_makes_and_drops_the_days_of_history_DBS
     await rig.connection.execute(f"DROP TABLE queue.{tomorrow}")
     url = postgres.superuser_url(name)
     roles.grant_roles(url, ["queue"])
-    database = Database(psycopg.conninfo.make_conninfo(url, options="-c role=mailrail_queue"), "a role of its own")
+    database = Database(
+        Login.of(psycopg.conninfo.make_conninfo(url, options="-c role=mailrail_queue")), "a role of its own"
+    )
     try:
         await Upkeep(QueueSettings(), database, lambda: 14).sweep()
     finally:

@@ -30,9 +30,9 @@ from structlog.typing import FilteringBoundLogger
 from mailrail.kit import clock, log
 from mailrail.kit.history import History
 from mailrail.kit.postgres import (
-    ALIVE,
     NOT_WAITED,
     Doubtful,
+    Login,
     ServerState,
     Unsafe,
     enter,
@@ -88,8 +88,8 @@ DATABASE_FAILURE = (psycopg.Error, NotDurable, OSError)
 class Database:
     """The lanes of a process and what is known of the server behind them."""
 
-    def __init__(self, url: str, application: str, *, history: History | None = None, unsafe: bool = False) -> None:
-        self._url = url
+    def __init__(self, login: Login, application: str, *, history: History | None = None, unsafe: bool = False) -> None:
+        self._login = login
         self._application = application
         self._unsafe = unsafe
         self._lanes: list[Lane] = []
@@ -156,23 +156,12 @@ class Database:
 
         To be called before the first lane opens: there, what a lane prepares meets what other lanes prepared.
         """
-        connecting = AsyncConnection.connect(
-            self._url, autocommit=True, application_name=f"{self._application} start", connect_timeout=5, **ALIVE
-        )
-        async with await connecting as connection:
+        async with await self._login.connect(f"{self._application} start") as connection:
             await refuse_shared_sessions(connection)
 
     async def open(self, name: str) -> AsyncConnection[Row]:
         """A connection fit for promise 1. Raises psycopg.OperationalError, NotDurable."""
-        connection: AsyncConnection[Row] = await AsyncConnection.connect(
-            self._url,
-            autocommit=True,
-            application_name=name,
-            connect_timeout=5,
-            row_factory=tuple_row,
-            prepare_threshold=0,
-            **ALIVE,
-        )
+        connection: AsyncConnection[Row] = await self._login.connect(name, row_factory=tuple_row, prepare_threshold=0)
         try:
             await enter(connection, "queue", **_OWN)
             self._judge(await server_state(connection))
