@@ -10,6 +10,8 @@ from cluster.conftest import ROOT, Kubectl
 from cluster.release import CHART, NAME, SERVICES, Release, image, is_ready, namespace
 from cluster.stage import manifest, relay, route
 
+from testkit.conditions import wait_until
+
 pytestmark = pytest.mark.timeout(600)
 
 WITH_A_TOKEN = {"operator", "keys", "test"}  # components that talk to the API server
@@ -46,6 +48,7 @@ def test_helm_test_sends_a_real_message_through(fresh: Release) -> None:
     done = fresh.helm("test", NAME, "--logs", "--timeout=3m")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{fresh.tails()}"
     assert "Succeeded" in done.stdout
+    assert done.stdout.count("TEST SUITE:") == 1, done.stdout
 
 
 def test_the_first_steps_of_the_readme_come_to_ready_on_a_fresh_installation(fresh: Release) -> None:
@@ -61,8 +64,6 @@ def test_every_pod_has_one_network_policy_for_both_ways(fresh: Release) -> None:
     policies = json.loads(fresh.kubectl("get", "networkpolicies", "-o", "json"))["items"]
     for pod in fresh.pods(all_of_them=True):
         labels = pod["metadata"]["labels"]
-        if labels["app.kubernetes.io/component"] == "test":
-            continue  # it ended, and its policy went with it
         its = [one for one in policies if one["spec"]["podSelector"]["matchLabels"].items() <= labels.items()]
         assert len(its) == 1, (pod["metadata"]["name"], [one["metadata"]["name"] for one in its])
         assert set(its[0]["spec"]["policyTypes"]) == {"Ingress", "Egress"}
@@ -162,6 +163,7 @@ def test_an_uninstall_does_not_hang_on_resources_and_leaves_them_deletable(fresh
     fresh.ready("mgw,mdom,macct,mtrans,mroute", "--all")
     done = fresh.helm("uninstall", NAME, "--wait", "--timeout=3m")
     assert done.returncode == 0, f"{done.stderr}\n{fresh.tails()}"
+    wait_until(lambda: not fresh.pods("test", all_of_them=True), 60, "the pod of `helm test` goes with the release")
     left = fresh.kubectl("get", "mailrail", "-o", "name").split()
     assert len(left) == 5, "the CRDs stay (crds.keep), and what people wrote stays with them"
     fresh.kubectl("delete", "mailroutes,mailtransports", "--all", "--timeout=60s")

@@ -3,7 +3,8 @@
 Where the bundled Postgres has a volume it first waits for that, for nothing works without. It makes a MailDomain with a
 built-in mailbox and a MailAccount, and a MailGateway where the namespace has none; waits until each says Ready; sends a
 message by SMTP to the Service of the MX, as a stranger; and looks for it in the mailbox by the administrators' API.
-What it made goes again, whatever happens.
+What it made goes again, whatever happens. Its own pod stays, for its log, and goes with the release: it gives itself to
+the Role of its name.
 """
 
 import asyncio
@@ -19,11 +20,12 @@ import grpc
 
 from mailrail.core.resources.crd import GROUP, VERSION
 from mailrail.kit import rpc
-from mailrail.kit.kubernetes import Api, ApiError, resource_path
+from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
 
 GATEWAY, DOMAIN, ACCOUNT = "MailGateway", "MailDomain", "MailAccount"
 _MX = "mx"
+_RBAC = "rbac.authorization.k8s.io"
 _PAUSE = 0.5
 """Seconds between looks."""
 
@@ -109,6 +111,7 @@ def bound(claim: Mapping[str, Any] | None, name: str) -> str:
 async def run(test: HelmTest, api: Api, identity: rpc.Identity, say: Callable[[str], None]) -> float:
     """Try it; the seconds that the message took from 250 to the mailbox. Raises Failed, or ApiError."""
     deadline = time.monotonic() + test.within
+    await _belong(test, api)
     if test.claim:
         await _until(lambda: _bound(test, api), deadline)
     await _clear(test, api)  # what an interrupted one left
@@ -132,6 +135,25 @@ async def run(test: HelmTest, api: Api, identity: rpc.Identity, say: Callable[[s
         return time.monotonic() - sent
     finally:
         await _clear(test, api)
+
+
+def owned_by(role: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch after which an object goes when a Role does."""
+    metadata = role["metadata"]
+    owner = {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "name": metadata["name"], "uid": metadata["uid"]}
+    return {"metadata": {"ownerReferences": [owner]}}
+
+
+async def _belong(test: HelmTest, api: Api) -> None:
+    """Give the pod of this name to the Role of this name, where both are and we may: Helm forgets pods of its tests."""
+    try:
+        role = await api.get(f"/apis/{_RBAC}/v1/namespaces/{test.namespace}/roles/{test.name}")
+        if role is not None:
+            pod = core_path("pods", test.namespace, test.name)
+            await api.call("PATCH", pod, owned_by(role), content_type="application/merge-patch+json")
+    except ApiError as error:
+        if error.code not in (403, 404):
+            raise
 
 
 async def _until(look: Callable[[], Awaitable[str]], deadline: float) -> None:

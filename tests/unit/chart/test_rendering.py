@@ -17,6 +17,7 @@ CHART = Path(__file__).resolve().parents[3] / "deploy/helm/mailrail"
 pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
 
 Object = Mapping[str, Any]
+POLICY = "NetworkPolicy"
 EXTERNAL = {"mode": "external", "external": {"existingSecret": "pg-app"}}
 
 
@@ -82,6 +83,16 @@ def test_a_cluster_whose_DNS_pods_have_another_port_says_so(tmp_path: Path) -> N
             assert {(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")} <= ports_out(policy), name
 
 
+@pytest.mark.parametrize("values", sorted((CHART / "ci").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_list_is_empty_that_the_API_server_drops_so_text_and_object_are_equal(values: Path, tmp_path: Path) -> None:
+    policies = [o for (kind, _), o in rendered(yaml.safe_load(values.read_text()), tmp_path).items() if kind == POLICY]
+    assert len(policies) > 5
+    for policy in policies:
+        spec = policy["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"], "a way without rules is closed"
+        assert [way for way in ("ingress", "egress") if way in spec and not spec[way]] == [], policy["metadata"]["name"]
+
+
 # --- images, Services, Jobs ---
 
 
@@ -117,6 +128,11 @@ def test_a_Service_without_a_port_is_not_made_and_helm_test_goes_with_its_way_in
     assert ("Service", "mailrail-mx") not in objects
     assert ("Service", "mailrail-submission") not in objects
     assert ("Pod", "mailrail-test") not in objects
+
+
+def test_helm_test_is_one_hook_so_its_result_is_printed_once(tmp_path: Path) -> None:
+    hooks = [o for o in rendered({}, tmp_path).values() if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    assert [(o["kind"], o["metadata"]["name"]) for o in hooks] == [("Pod", "mailrail-test")]
 
 
 def test_a_Deployment_that_is_recreated_has_no_rolling_update(tmp_path: Path) -> None:
