@@ -65,7 +65,7 @@ test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a
 	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, changelog, subjects
+check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, released contract, changelog, subjects
 	@echo "ruff check";          $(BIN)/ruff check .
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 	@echo "mypy --strict";       $(BIN)/mypy $(TYPED)
@@ -74,6 +74,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated fi
 	@echo "generated files";     $(BIN)/python scripts/check_generated.py
 	@echo "rules";               $(BIN)/python scripts/check_rules.py
 	@echo "citations";           $(BIN)/python scripts/check_citations.py
+	@echo "contract";            $(BIN)/python scripts/check_contract.py
 	@echo "changelog";           $(BIN)/python scripts/check_changelog.py
 	@echo "commits";             $(BIN)/python scripts/check_commits.py
 

@@ -12,6 +12,8 @@ from mailrail.core.resources import KINDS
 
 MUST_FAIL = sorted((Path(__file__).parent / "manifests/must-fail").glob("*.yaml"))
 EXAMPLES = sorted((ROOT / "docs/examples").rglob("*.yaml"))
+RELEASED = sorted(p for p in (ROOT / "tests/contract").glob("*/examples/*/*.yaml") if p.parent.name != "local")
+"""Objects that a release took on a cluster."""
 
 
 @pytest.mark.parametrize("path", MUST_FAIL, ids=lambda p: p.stem)
@@ -28,6 +30,11 @@ def test_a_wrong_manifest_is_refused_at_apply_with_its_message(cluster: Kubectl,
 def test_every_example_is_accepted(cluster: Kubectl, path: Path) -> None:
     out = cluster("apply", "--validate=strict", "--dry-run=server", "-f", str(path))
     assert out.count("(server dry run)") == len(list(yaml.safe_load_all(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda p: "-".join((p.parts[-4], *p.parts[-2:])))
+def test_every_example_of_a_release_is_still_accepted(cluster: Kubectl, path: Path) -> None:
+    cluster("apply", "--validate=strict", "--dry-run=server", "-f", str(path))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,167 @@
+"""What the tree promises, frozen as a release, and the changes of the tree that a check must then refuse."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import check_contract
+import contract
+import pytest
+
+from mailrail.kit import migrations
+from mailrail.local.postgres.server import EmbeddedPostgres
+
+PROTO = "proto/mailrail/queue/v1/types.proto"
+
+
+@pytest.fixture(scope="module")
+def url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database with all migrations, whose catalog a superuser reads."""
+    import psycopg
+
+    with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE contract OWNER mailrail TEMPLATE template0")
+        migrations.migrate(postgres.url("contract"), migrations.load_all())
+        yield postgres.superuser_url("contract")
+        connection.execute("DROP DATABASE contract WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def frozen(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree's contract."""
+    folder = tmp_path_factory.mktemp("0.1.0")
+    contract.write(folder, url=url)
+    return folder
+
+
+def test_a_tree_is_additive_to_itself(frozen: Path, url: str, tmp_path: Path) -> None:
+    contract.write(tmp_path, url=url)
+    assert list(check_contract.compare(frozen, tmp_path)) == []
+    assert list(check_contract.agreements(frozen / "proto.json")) == []
+    assert list(check_contract.examples(frozen)) == []
+
+
+def test_a_contract_has_every_part_of_what_the_tree_promises(frozen: Path) -> None:
+    database, commands, settings, metrics = (
+        json.loads((frozen / f"{name}.json").read_text()) for name in ("database", "commands", "settings", "metrics")
+    )
+    tables = database["schemas"]["queue"]["tables"]
+    assert tables["recipient"]["columns"]["due"] == {
+        "type": "timestamp with time zone",
+        "null": False,
+        "default": None,
+    }
+    assert tables["recipient"]["columns"]["site"]["type"] == "text COLLATE C"
+    assert "recipient_due" in tables["recipient"]["indexes"]
+    assert "recipient_shard" in tables["recipient"]["constraints"]
+    assert not [name for name in tables if name.startswith("history_")]  # days come and go
+    assert "config/0001_revisions" in database["migrations"]
+    assert commands["mailrail queue list"]["options"]["--limit"]["default"] == 50
+    assert settings["queue"]["MAILRAIL_QUEUE_LINGER"] == {"type": "float", "default": "0.001"}
+    assert metrics["series"]["mailrail_outbound_connections_total"]["labels"] == ["result"]
+    assert "MailrailBacklogOld" in metrics["alerts"]
+    assert len(list((frozen / "crds").iterdir())) == 5
+    assert {path.parent.name for path in frozen.glob("examples/*/*.yaml")} == set(contract.EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "sentence"),
+    [
+        ("values.yaml", "replicaCount: 2", "replicaCount: 3", "values.config.replicaCount: default 2, now 3"),
+        ("crds/mailrail.dev_mailroutes.yaml", "maxItems: 64", "maxItems: 63", "maxItems 64, now 63"),
+        ("metrics.json", '"mailrail_local_up"', '"mailrail_local_is_up"', "series mailrail_local_up is gone"),
+        ("values.schema.json", '"nameOverride"', '"theName"', "values.schema.nameOverride: the field is gone"),
+        ("settings.json", "MAILRAIL_QUEUE_LINGER", "MAILRAIL_QUEUE_WAIT", "setting MAILRAIL_QUEUE_LINGER is gone"),
+        ("commands.json", '"mailrail queue list"', '"mailrail queue ls"', "command `mailrail queue list` is gone"),
+        ("database.json", '"hold_rule"', '"hold"', "table queue.hold_rule is gone"),
+    ],
+)
+def test_each_file_of_a_contract_is_compared(
+    frozen: Path, tmp_path: Path, name: str, before: str, after: str, sentence: str
+) -> None:
+    shutil.copytree(frozen, tmp_path / "new")
+    file = tmp_path / "new" / name
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+    assert any(sentence in said for said in check_contract.compare(frozen, tmp_path / "new"))
+
+
+def test_a_crd_that_is_gone_is_refused(frozen: Path, tmp_path: Path) -> None:
+    shutil.copytree(frozen, tmp_path / "new")
+    (tmp_path / "new/crds/mailrail.dev_mailroutes.yaml").unlink()
+    assert list(check_contract.compare(frozen, tmp_path / "new")) == ["CRD mailroutes.mailrail.dev is gone"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("bool smtputf8 = 3;", "", 'Previously present field "3" with name "smtputf8"'),
+        ("bool smtputf8 = 3;", "bool utf8 = 3;", 'changed name from "smtputf8"'),
+        ("bool smtputf8 = 3;", "string smtputf8 = 3;", "changed type from"),
+        ("bool smtputf8 = 3;", "bool smtputf8 = 99;", 'Previously present field "3"'),
+        ("repeated string notify = 3; ", "string notify = 3; ", "changed cardinality"),
+        ("ORIGIN_MX = 1;", "ORIGIN_MX = 9;", 'Previously present enum value "1"'),
+        ("ORIGIN_MX = 1;", "ORIGIN_STRANGER = 1;", "changed name from"),
+    ],
+)
+def test_an_agreement_that_older_processes_read_otherwise_is_refused(
+    frozen: Path, tmp_path: Path, before: str, after: str, sentence: str
+) -> None:
+    for name in ("buf.yaml", "proto"):
+        source = contract.ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    text = (tmp_path / PROTO).read_text()
+    assert before in text
+    (tmp_path / PROTO).write_text(text.replace(before, after, 1))
+    assert any(sentence in said for said in check_contract.agreements(frozen / "proto.json", tmp_path))
+
+
+def test_an_agreement_that_is_gone_or_cannot_be_read_is_refused(frozen: Path, tmp_path: Path) -> None:
+    shutil.copy(contract.ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(contract.ROOT / "proto", tmp_path / "proto")
+    (tmp_path / "proto/mailrail/queue/v1/peer.proto").unlink()
+    assert any("peer.proto" in said for said in check_contract.agreements(frozen / "proto.json", tmp_path))
+    (tmp_path / PROTO).write_text("no proto")
+    assert list(check_contract.agreements(frozen / "proto.json", tmp_path))
+
+
+def test_an_example_of_a_release_that_is_refused_now_is_named(frozen: Path, tmp_path: Path) -> None:
+    release = tmp_path / "0.1.0"
+    shutil.copytree(frozen, release)
+    file = next((release / "examples/local").glob("*gateway*"))
+    file.write_text(file.read_text().replace("hostname:", "hostName:"))
+    (said, *_) = check_contract.examples(release)
+    assert said.startswith(f"example of 0.1.0 is refused now: local/{file.name} ")
+
+
+def test_a_release_is_frozen_once_with_its_commit_and_takes_what_was_accepted_along(tmp_path: Path) -> None:
+    (tmp_path / "accepted.toml").write_text("")
+    folder = contract.freeze("0.1.0", tmp_path)
+    told = json.loads((folder / "release.json").read_text())
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=contract.ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    assert (told["version"], told["commit"]) == ("0.1.0", head)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.1.0"]
+    assert (folder / "accepted.toml").exists()
+    with pytest.raises(FileExistsError, match="what was released stays as it is"):
+        contract.freeze("0.1.0", tmp_path)
+
+
+def test_the_newest_release_is_the_one_of_the_highest_number(tmp_path: Path) -> None:
+    for version in ("0.10.0", "0.9.1", "0.9.0"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "release.json").write_text("{}")
+    (tmp_path / "0.11.0").mkdir()  # without a release.json it is none
+    assert [folder.name for folder in contract.releases(tmp_path)] == ["0.9.0", "0.9.1", "0.10.0"]
+
+
+def test_the_check_passes_on_the_tree() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/check_contract.py"], cwd=contract.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
