@@ -1,8 +1,8 @@
 """Write docs/reference/metrics.md from every metrics.py: names as exported, types, labels and what they may say.
 
 The modules are read, not imported: a series is an assignment of Counter, Gauge, Histogram or Info (or of what exports
-as one of them: Tally, Level, Spread) at the top level, and the string below it, where there is one, tells the values of
-its labels. That a run exports just these series is shown by tests/integration/local/test_metrics.py.
+as one of them: Tally, Level, Listing, Spread) at the top level, and the string below it, where there is one, tells the
+values of its labels. That a run exports just these series is shown by tests/integration/local/test_metrics.py.
 """
 
 import ast
@@ -16,6 +16,7 @@ KINDS = {
     "Tally": "counter",
     "Gauge": "gauge",
     "Level": "gauge",
+    "Listing": "gauge",
     "Histogram": "histogram",
     "Spread": "histogram",
     "Info": "info",
@@ -91,8 +92,9 @@ def page() -> str:
         "",
         "Every process serves Prometheus metrics on `MAILRAIL_METRICS_LISTEN`. Local mode serves the metrics of all",
         "its processes on port 1081, with the label `service`. Label values come from closed lists; they are never an",
-        "address, a domain or a reply text. A histogram has `_bucket`, `_sum` and `_count`. The Prometheus library",
-        "adds `process_*` and `python_*`.",
+        "address or a reply text. Names of transports and of sites (recipient domains) are bounded in number, and",
+        "`MAILRAIL_QUEUE_NAMED_SITES=0` leaves those of sites out. A histogram has `_bucket`, `_sum` and `_count`. The",
+        "Prometheus library adds `process_*` and `python_*`.",
     ]
     for title, section in sections().items():
         lines += ["", f"## {title}", "", "| series | type | labels | meaning |", "|---|---|---|---|"]

@@ -1,11 +1,12 @@
 """Prometheus metrics of a process. Each service declares its series in its own metrics.py, named `mailrail_*`.
 
-Label values come from closed lists: never an address, a domain or a reply text.
+Label values come from closed lists: never an address or a reply text. Names of transports and of sites are bounded in
+number (`Listing`, `bounded`).
 """
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 
@@ -93,6 +94,39 @@ class Spread(Collector):
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._counts), strict=True))
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+
+
+class Listing(Collector):
+    """A gauge whose label values come and go: each `set` replaces all of them at once, as a scrape sees it."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, tuple(labels)
+        self._rows: Mapping[tuple[str, ...], float] = {}
+        REGISTRY.register(self)
+
+    def set(self, rows: Mapping[tuple[str, ...], float]) -> None:
+        """Export these label values, and no others."""
+        self._rows = dict(rows)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """For the registry; called by the thread that answers scrapes."""
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, value in self._rows.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+OTHER = "other"
+"""The label value of everything beyond a bound."""
+
+
+def bounded(rows: Mapping[tuple[str, ...], float], most: int) -> dict[tuple[str, ...], float]:
+    """The first `most` rows in the order of their labels; what the others add up to has `OTHER` as each label."""
+    ordered = sorted(rows.items())
+    kept = dict(ordered[:most])
+    if ordered[most:]:
+        kept[(OTHER,) * len(ordered[0][0])] = sum(value for _, value in ordered[most:])
+    return kept
 
 
 BUILD = Info("mailrail_build", "Version of the running software")

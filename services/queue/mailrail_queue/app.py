@@ -126,7 +126,11 @@ class QueueProcess:
         )
         self.upkeep = Upkeep(settings, self.database, self.history_days)
         self.counting = BacklogCounter(
-            self.database, self.dispatcher, lambda: self.worklist.ownership.epochs, settings.count_seconds
+            self.database,
+            self.dispatcher,
+            lambda: self.worklist.ownership.epochs,
+            settings.count_seconds,
+            settings.named_sites,
         )
         self.arrivals: set[Arrivals] = set()
         """The open streams that bring mail."""

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from mailrail.core.delivery.outcome import backoff_reason
+from mailrail.kit.metrics import Listing, bounded
 from mailrail.pb.queue.v1 import types_pb2
+from mailrail_queue.store.rows import attempt_of
 
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by origin", ["origin"])
 """origin: mx, submission, system."""
@@ -60,10 +63,21 @@ BACKLOG_OLDEST = Gauge(
 STORED = Gauge(
     "mailrail_queue_recipients_stored", "Recipients in the queue of all processes, estimated by Postgres's statistics"
 )
-TRANSPORTS_IN_BACKOFF = Gauge(
+TRANSPORTS_IN_BACKOFF = Listing(
     "mailrail_queue_transports_in_backoff",
-    "Transports in backoff (smarthosts, LMTP servers, proxies), as this process sees them",
+    "1 for each transport (smarthost, LMTP server, proxy) that is in backoff, or was within the last hour and has not "
+    "worked since, as this process sees it",
+    ["transport", "reason"],
 )
+"""transport: NAMESPACE/NAME of the first 100; those beyond are counted under `other`. reason: login_refused (a reply
+530, 534, 535 or 538), refused (another reply), setup_failed (TLS, the proxy, or no login that both sides support),
+no_answer (no connection, or it was lost)."""
+NAMED_SITES = Listing(
+    "mailrail_queue_site_waiting_recipients",
+    "Recipients, due or not, that wait for the ten sites in backoff where most wait; counted up to 500 a shard",
+    ["site"],
+)
+"""site: as `mailrail queue sites` prints it, such as domain:example.com. MAILRAIL_QUEUE_NAMED_SITES says how many."""
 DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres errors on the message path", ["kind"])
 """kind: connect (unreachable, or would not commit durably), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["kind"])
@@ -119,6 +133,8 @@ for _what in (
 ):
     FAILURES.labels(step=_what)
 
+_NAMED_TRANSPORTS = 100
+"""Transports with a series of their own."""
 OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
 """Outcome as a label, and as people are told."""
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
@@ -152,3 +168,13 @@ def count_stored(ways: Mapping[str, int]) -> None:
 def count_dsn(kind: str) -> None:
     """A notification was made."""
     DSNS.labels(kind=kind).inc()
+
+
+def set_transports_in_backoff(failing: Mapping[str, bytes]) -> None:
+    """Transports by name, with the Attempt that is to blame for each."""
+    rows: dict[tuple[str, ...], float] = {}
+    for name, error in failing.items():
+        attempt = attempt_of(error)
+        code = attempt.reply.code if attempt.reply.remote else 0
+        rows[name, backoff_reason(code, attempt.status or attempt.reply.enhanced)] = 1
+    TRANSPORTS_IN_BACKOFF.set(bounded(rows, _NAMED_TRANSPORTS))

@@ -57,3 +57,5 @@ class QueueSettings(DatabaseSettings):
     """How often the sweepers run."""
     count_seconds: float = 15.0
     """How often due mail is counted for the metrics of the backlog."""
+    named_sites: int = 10
+    """Sites in backoff that a metric names, with what waits for each. Their names are recipient domains; 0: none."""

@@ -185,7 +185,10 @@ CASES = (
         ),
         ({WENT_BACK: still(1), CONFIG_WENT_BACK: still(1)}, {WENT_BACK: still(0)}),
     ),
-    Case("MailrailTransportInBackoff", *gauge("mailrail_queue_transports_in_backoff", 1, 0)),
+    Case(
+        "MailrailTransportInBackoff",
+        *gauge("mailrail_queue_transports_in_backoff", 1, 0, transport="mail/relay", reason="login_refused"),
+    ),
     Case(
         "MailrailManySitesInBackoff",
         ({BACKOFF: still(60), ACTIVE: still(40)},),

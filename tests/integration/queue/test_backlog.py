@@ -2,13 +2,38 @@
 
 from collections.abc import Awaitable, Callable
 
+import grpc
+from prometheus_client.registry import REGISTRY
+
 from mailrail.core.revision import revision as rev
-from mailrail.pb.queue.v1 import types_pb2
+from mailrail.kit import postgres
+from mailrail.pb.queue.v1 import transports_pb2, transports_pb2_grpc, types_pb2
+from mailrail_queue.rpc.answering import Rows
+from mailrail_queue.rpc.transports import TransportServicer
 from mailrail_queue.upkeep import backlog
 from mailrail_queue.upkeep.backlog import Waits
 
 from testkit.conditions import eventually
 from testkit.queue import RELAY, RunningQueue, a_revision, relay, result_of, rule_to, running_queue
+
+
+def exported(name: str, **labels: str) -> float | None:
+    """A sample as a scrape sees it; None: there is none."""
+    return REGISTRY.get_sample_value(name, labels)
+
+
+async def failing_transports(url: str) -> list[transports_pb2.FailingTransport]:
+    """What the operator is told."""
+    server = grpc.aio.server()
+    async with postgres.pool(url, "queue", size=1) as pool:
+        transports_pb2_grpc.add_TransportServiceServicer_to_server(TransportServicer(Rows(pool)), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub: transports_pb2_grpc.TransportServiceAsyncStub = transports_pb2_grpc.TransportServiceStub(channel)
+            answer = await stub.ListFailingTransports(transports_pb2.ListFailingTransportsRequest())
+        await server.stop(0)
+    return list(answer.transports)
 
 
 async def counted(q: RunningQueue, **wanted: int) -> bool:
@@ -102,3 +127,48 @@ async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(da
         assert await q.one(f"SELECT {scans} FROM pg_stat_user_tables WHERE relname = 'recipient'") == before
         after = await q.one(f"SELECT {reads} FROM pg_stat_user_indexes WHERE indexrelname = 'recipient_due'")
         assert after - read <= 3 * backlog.MOST
+
+
+async def test_the_sites_in_backoff_where_most_waits_are_named_and_no_more_than_the_setting_says(database: str) -> None:
+    async with running_queue(database, named_sites=2) as q:
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(d, types_pb2.OUTCOME_DEFERRED, site_failure=True)
+        ingress = await q.ingress()
+        for site, count in (("a.example", 6), ("b.example", 9), ("c.example", 7)):
+            for n in range(count):
+                await ingress.accept(f"user{n}@{site}")
+        dispatcher = q.queue.dispatcher
+        await eventually(lambda: sum(s.in_backoff(dispatcher.clock()) for s in dispatcher.sites.values()) == 3)
+        await q.until("SELECT count(*) = 22 FROM recipient WHERE token IS NULL")
+        assert list((await q.queue.counting.worst_sites()).items()) == [
+            ("domain:b.example", 9),
+            ("domain:c.example", 7),
+        ]
+        await q.queue.counting.measure()
+        assert exported("mailrail_queue_site_waiting_recipients", site="domain:b.example") == 9
+        assert exported("mailrail_queue_site_waiting_recipients", site="domain:a.example") is None
+    async with running_queue(database, named_sites=0) as q:
+        assert await q.queue.counting.worst_sites() == {}
+
+
+async def test_a_transport_whose_login_is_refused_is_named_with_the_reason(database: str) -> None:
+    async with running_queue(database, a_revision(transports=[relay()], rules=[rule_to(RELAY)])) as q:
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(
+            d, types_pb2.OUTCOME_DEFERRED, code=535, enhanced="5.7.8", text="wrong password", transport_failure=True
+        )
+        ingress = await q.ingress()
+        await ingress.accept("user@d.example")
+        name = "mailrail_queue_transports_in_backoff"
+        labels = {"transport": f"{RELAY.namespace}/{RELAY.name}", "reason": "login_refused"}
+        await eventually(lambda: exported(name, **labels) == 1)
+        await q.until("SELECT count(*) = 1 FROM site WHERE name LIKE 'transport:%' AND failures > 0")
+        (found,) = await failing_transports(database)
+        assert (found.transport.kind, found.transport.namespace, found.transport.name) == (
+            "MailTransport",
+            RELAY.namespace,
+            RELAY.name,
+        )
+        assert (found.reason, found.last_error) == ("login_refused", "535 5.7.8 wrong password")
+        await q.sql("UPDATE site SET failures = 0, backoff_until = NULL")  # as an owner writes it after a success
+        assert await failing_transports(database) == []

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mailrail.core.delivery.outcome import HopKind, Outcome, Scope, of_reply, of_trouble
+from mailrail.core.delivery.outcome import HopKind, Outcome, Scope, backoff_reason, of_reply, of_trouble
 from mailrail.core.smtp.answer import OUR_OWN, Stage, Trouble
 from mailrail.core.smtp.reply import Reply
 
@@ -93,3 +93,19 @@ def test_class_and_permanence_agree_for_every_code_and_only_2yz_to_the_dot_deliv
         else:
             assert verdict.outcome in (D, F)
             assert verdict.status.category == (5 if verdict.outcome is F else 4)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        (535, "4.3.5", "login_refused"),
+        (530, "4.3.5", "login_refused"),
+        (454, "4.3.5", "refused"),
+        (421, "4.3.2", "refused"),
+        (0, "4.3.5", "setup_failed"),
+        (0, "4.4.1", "no_answer"),
+        (0, "", "no_answer"),
+    ],
+)
+def test_why_a_transport_is_in_backoff_is_one_word(code: int, status: str, reason: str) -> None:
+    assert backoff_reason(code, status) == reason

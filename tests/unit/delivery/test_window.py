@@ -154,3 +154,14 @@ def test_the_window_stays_within_its_bounds_whatever_happens(events: list[str], 
         if window.in_backoff(now):
             assert window.backoff_until is not None
             assert window.backoff_until <= now + BACKOFF_LIMIT * 1.1
+
+
+def test_a_site_fails_until_something_succeeds_or_an_hour_has_passed_since_its_backoff() -> None:
+    window = SiteWindow()
+    assert not window.failing(0.0)
+    window.blame(0.0, "535 refused", transport=True)
+    assert window.failing(59.0)
+    assert window.failing(600.0), "its backoff is over, and nothing was tried since"
+    assert not window.failing(60.0 + 3600.0)
+    window.succeed()
+    assert not window.failing(600.0)

@@ -6,7 +6,7 @@ import trustme
 from cryptography import x509
 from prometheus_client.registry import REGISTRY
 
-from mailrail.kit.metrics import certificates
+from mailrail.kit.metrics import Listing, bounded, certificates
 
 EXPIRY = "mailrail_certificate_expiry_timestamp_seconds"
 LIFETIME = "mailrail_certificate_lifetime_seconds"
@@ -39,3 +39,23 @@ def test_one_that_cannot_be_used_counts_as_expired_and_none_at_all_says_nothing(
     certificates("test-bad", [])
     assert (said("test-bad"), said("test-bad", LIFETIME)) == (None, None)
     certificates("test-bad", [])
+
+
+def test_a_listing_exports_what_was_set_last_and_nothing_else() -> None:
+    listing = Listing("mailrail_test_listing", "Only here", ["transport", "reason"])
+    try:
+        listing.set({("mail/a", "refused"): 1, ("mail/b", "no_answer"): 1})
+        listing.set({("mail/b", "login_refused"): 1})
+        (family,) = listing.collect()
+        assert [(s.labels, s.value) for s in family.samples] == [
+            ({"transport": "mail/b", "reason": "login_refused"}, 1)
+        ]
+    finally:
+        REGISTRY.unregister(listing)
+
+
+def test_beyond_a_bound_rows_are_added_up_under_other() -> None:
+    rows = {(f"mail/{n}", "refused"): 1.0 for n in range(5)}
+    assert bounded(rows, 5) == rows
+    assert bounded(rows, 2) == {("mail/0", "refused"): 1, ("mail/1", "refused"): 1, ("other", "other"): 3}
+    assert bounded({}, 2) == {}

@@ -90,6 +90,26 @@ _MEANINGS: dict[Trouble, _Meaning] = {
 _OUR_FAULT = EnhancedCode(4, 3, 5)
 _AUTHENTICATION_CODES = frozenset({530, 534, 535, 538})
 _TLS_OR_AUTH = frozenset({Stage.STARTTLS, Stage.HANDSHAKE, Stage.AUTH})
+
+
+class BackoffReason(StrEnum):
+    """Why a transport is in backoff, for metrics and the condition `Healthy`."""
+
+    LOGIN_REFUSED = "login_refused"
+    REFUSED = "refused"
+    SETUP_FAILED = "setup_failed"  # TLS, the proxy, or no login that both sides support
+    NO_ANSWER = "no_answer"
+
+
+def backoff_reason(code: int, status: str) -> BackoffReason:
+    """The reason of a failure with this reply (0: there was none), which we judged with this enhanced code."""
+    if code in _AUTHENTICATION_CODES:
+        return BackoffReason.LOGIN_REFUSED
+    if code:
+        return BackoffReason.REFUSED
+    return BackoffReason.SETUP_FAILED if status == str(_OUR_FAULT) else BackoffReason.NO_ANSWER
+
+
 GENERAL_REFUSALS = frozenset({521, 554})
 """Codes of a greeting that speak for the whole destination when every host says one of them (RFC 7504)."""
 

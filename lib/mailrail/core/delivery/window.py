@@ -21,6 +21,8 @@ BACKOFF_FIRST = 60.0
 """Seconds of a site's first backoff; doubled each time a probe fails."""
 BACKOFF_LIMIT = 3600.0
 """Seconds of the longest backoff."""
+UNPROVEN = 3600.0
+"""Seconds after a backoff in which a site without a success still counts as failing."""
 COHORTS = 1.0
 """Cohorts of failures in a row that put a site into backoff."""
 
@@ -56,6 +58,13 @@ class SiteWindow:
     def in_backoff(self, now: float) -> bool:
         """Whether nothing may be dialled: a due recipient is then a counted attempt without a dial (SHD-05)."""
         return self.backoff_until is not None and now < self.backoff_until
+
+    def failing(self, now: float) -> bool:
+        """Whether it is in backoff, or was so within the last hour and nothing has succeeded since.
+
+        A backoff ends by time alone, so between it and the next probe nothing is known to be better.
+        """
+        return self.backoff_until is not None and now < self.backoff_until + UNPROVEN
 
     @property
     def probing(self) -> bool:

@@ -187,9 +187,11 @@ class Dispatcher:
         metrics.SITES.labels(state="backoff").set(in_backoff)
         metrics.SITES.labels(state="active").set(len(self.sites) - in_backoff)
         # A smarthost is in backoff as a site; a proxy, or any transport after trouble of our own, as a transport.
-        as_site = {s.key.partition(":")[2] for s in self.sites.values() if s.shared and s.window.in_backoff(now)}
-        as_whole = {t.name for t in self.transports.values() if t.window.in_backoff(now)}
-        metrics.TRANSPORTS_IN_BACKOFF.set(len(as_site | as_whole))
+        failing = {
+            s.key.partition(":")[2]: s.last_error for s in self.sites.values() if s.shared and s.window.failing(now)
+        }
+        failing |= {t.name: t.last_error for t in self.transports.values() if t.window.failing(now)}
+        metrics.set_transports_in_backoff(failing)
 
     # --- streams ---
 

@@ -65,7 +65,7 @@ class SiteHealth:
     def _blame_transport(self, site: SiteState, transport: TransportState, verdict: SiteVerdict) -> None:
         now = self._dispatcher.clock()
         window = transport.window
-        site.last_error = verdict.last_error
+        site.last_error = transport.last_error = verdict.last_error
         window.blame(now, verdict.error, jitter=self._dice.uniform(-1, 1), transport=True)
         seconds = (window.backoff_until or now) - now
         self._writer.note_backoff(transport.key, SiteBackoff(window.backoffs, seconds, site.last_error))
@@ -89,17 +89,16 @@ class SiteHealth:
     def learn(self, row: SiteRow) -> None:
         """What another owner, or this process before a restart, wrote of a site or transport."""
         site = self._dispatcher.sites.get(row.name)
-        window = site.window if site is not None else None
-        if window is None and row.name.startswith(f"{SiteKind.TRANSPORT}:"):
-            transport = self._dispatcher.transports.get(row.name.removeprefix(f"{SiteKind.TRANSPORT}:"))
-            window = transport.window if transport is not None else None
-        if window is None:
+        known: SiteState | TransportState | None = site
+        if known is None and row.name.startswith(f"{SiteKind.TRANSPORT}:"):
+            known = self._dispatcher.transports.get(row.name.removeprefix(f"{SiteKind.TRANSPORT}:"))
+        if known is None:
             return
-        match window.adopt_backoff(self._dispatcher.clock(), row.backoff_seconds, row.failures):
+        match known.window.adopt_backoff(self._dispatcher.clock(), row.backoff_seconds, row.failures):
             case Learned.ENDED:
                 self._dispatcher.wake_all()
             case Learned.BACKOFF:
-                if site is not None and row.last_error:
-                    site.last_error = row.last_error
+                if row.last_error:
+                    known.last_error = row.last_error
             case Learned.NOTHING:
                 pass

@@ -45,6 +45,7 @@ class TransportState:
     bucket: Bucket | None = None
     window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=UNBOUNDED, size=UNBOUNDED))
     """Used for its backoff alone: trouble of the transport itself, met at one of its sites."""
+    last_error: bytes = b""  # Attempt
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
-from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc, transports_pb2_grpc
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.admin.filters import BadRequest, NotFound
@@ -15,10 +15,16 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.rpc.answering import Context, Pool, Rows, answering
 from mailrail_queue.rpc.mailbox import MailboxServicer
+from mailrail_queue.rpc.transports import TransportServicer
 
 QUEUE_ADMIN = "mailrail.queue.v1.QueueAdminService"
 MAILBOX = "mailrail.queue.v1.MailboxService"
-CALLERS = {QUEUE_ADMIN: frozenset({"console", "cli"}), MAILBOX: frozenset({"console", "cli"})}
+TRANSPORTS = "mailrail.queue.v1.TransportService"
+CALLERS = {
+    QUEUE_ADMIN: frozenset({"console", "cli"}),
+    MAILBOX: frozenset({"console", "cli"}),
+    TRANSPORTS: frozenset({"operator", "console", "cli"}),
+}
 """Roles of certificates that may call each service."""
 
 
@@ -191,4 +197,5 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
             MailboxServicer(rows, queue.mailboxes.addresses),
             mailbox_pb2_grpc.add_MailboxServiceServicer_to_server,
         ),
+        TRANSPORTS: (TransportServicer(rows), transports_pb2_grpc.add_TransportServiceServicer_to_server),
     }

@@ -7,6 +7,7 @@ The rules of `store` hold here too: one statement a batch, fenced by owner and e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, LiteralString
 
 from mailrail_queue.store import columns as c
@@ -224,11 +225,32 @@ SITES_CHANGED: Final[
       AND (changed > to_timestamp(%(after)s) OR name > %(past)s) ORDER BY changed, name LIMIT {PAGE}"""
 SITE: Final[LiteralString] = """SELECT name, failures, extract(epoch FROM backoff_until - now())::float8, last_error,
     extract(epoch FROM changed)::float8 FROM site WHERE name = ANY(%(name)s) AND failures > 0"""
+# Transports that fail or have failed and not worked since: a range of the primary key. A kick ends a backoff, and does not prove anything.
+FAILING_TRANSPORTS: Final[
+    LiteralString
+] = """SELECT substr(name, length('transport:') + 1), backoff_until, last_error FROM site
+    WHERE name >= 'transport:' AND name < 'transport;' AND failures > 0 AND backoff_until > now() - interval '1 hour'
+    ORDER BY name LIMIT 1000"""
 # The right to probe a site that several owners share: one at a time (design 4, Attempt).
 CLAIM_PROBE: Final[
     LiteralString
 ] = """UPDATE site SET probe_token = %(token)s, probe_until = now() + %(seconds)s * interval '1 second'
     WHERE name = %(name)s AND (probe_until IS NULL OR probe_until < now()) RETURNING name"""
+
+
+@dataclass(frozen=True, slots=True)
+class FailingTransport:
+    """NAMESPACE/NAME of a transport that has failed and not worked since."""
+
+    name: str
+    backoff_until: datetime
+    last_error: bytes  # Attempt
+
+
+async def failing_transports(connection: Connection) -> list[FailingTransport]:
+    """At most 1,000, by name: in backoff, or in one that ended within the last hour."""
+    rows = await run(connection, FAILING_TRANSPORTS, {})
+    return [FailingTransport(name, until, error or b"") for name, until, error in rows]
 
 
 async def sites_changed(connection: Connection, after: float, past: str) -> list[SiteRow]:

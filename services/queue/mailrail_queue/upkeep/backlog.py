@@ -25,6 +25,10 @@ PER_SITE: Final = 5_000
 """Most recipients that are counted of one site in one shard."""
 MOST: Final = 50_000
 """Most recipients that are counted at sites in backoff, and at all others, of one process."""
+_WAITING_PER_SITE: Final = 500
+"""Most recipients that are counted of one site in backoff in one shard, to find the worst."""
+_WAITING_PLACES: Final = 500
+"""Most sites in backoff, once for each shard, that are looked at for the worst: 250,000 index entries at most."""
 
 
 class Waits(StrEnum):
@@ -57,6 +61,15 @@ _COUNT: Final[LiteralString] = """WITH d AS (
     ) r LIMIT %(most)s
 )
 SELECT site, count(*), extract(epoch FROM now() - min(due))::float8 FROM due GROUP BY site"""
+# Of sites in backoff, what waits, due or not: each retry moves it into the future, so little of it is ever due.
+_WAITING: Final[LiteralString] = """SELECT w.site, sum(w.waits)::bigint FROM (
+    SELECT d.site, q.waits FROM site_due d CROSS JOIN LATERAL (
+        SELECT count(*) AS waits FROM (
+            SELECT FROM recipient r
+            WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held_since IS NULL LIMIT %(per_site)s
+        ) r
+    ) q WHERE d.shard = ANY(%(shard)s) AND d.site = ANY(%(site)s) LIMIT %(most)s
+) w GROUP BY w.site"""
 # An estimate from the statistics, which reads no row.
 _STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::regclass)"
 
@@ -65,13 +78,20 @@ class BacklogCounter:
     """Keeps the gauges of the backlog."""
 
     def __init__(
-        self, database: Database, dispatcher: Dispatcher, shards: Callable[[], Iterable[int]], every: float
+        self,
+        database: Database,
+        dispatcher: Dispatcher,
+        shards: Callable[[], Iterable[int]],
+        every: float,
+        named_sites: int,
     ) -> None:
-        """`shards`: those that this process owns now. `every`: seconds between two counts."""
+        """`shards`: those that this process owns now. `every`: seconds between two counts. `named_sites`: sites in
+        backoff that a metric names."""
         self._lane = database.lane("backlog")
         self._dispatcher = dispatcher
         self._shards = shards
         self._every = every
+        self._named_sites = named_sites
         self._log = log.get_logger()
 
     async def run(self) -> None:
@@ -94,6 +114,7 @@ class BacklogCounter:
         for wait in Waits:
             metrics.BACKLOG.labels(state=wait.value).set(backlog.recipients[wait])
             metrics.BACKLOG_OLDEST.labels(state=wait.value).set(backlog.oldest[wait])
+        metrics.NAMED_SITES.set({(key,): waits for key, waits in (await self.worst_sites()).items()})
         ((stored,),) = await self._lane.run(_STORED)
         metrics.STORED.set(int(stored))
         return backlog
@@ -106,7 +127,7 @@ class BacklogCounter:
             return backlog
         now = self._dispatcher.clock()
         sites = self._dispatcher.sites
-        in_backoff = [key for key, site in sites.items() if _in_backoff(site, now)]
+        in_backoff = self._in_backoff(now)
         for wanted in (False, True):
             if wanted and not in_backoff:
                 break
@@ -131,6 +152,24 @@ class BacklogCounter:
                 backlog.recipients[wait] += int(count)
                 backlog.oldest[wait] = max(backlog.oldest[wait], float(oldest))
         return backlog
+
+    async def worst_sites(self) -> dict[str, int]:
+        """The sites in backoff where most recipients wait, most first. Raises psycopg.Error, NotDurable."""
+        shards, keys = list(self._shards()), self._in_backoff(self._dispatcher.clock()) if self._named_sites else []
+        if not shards or not keys:
+            return {}
+        parameters = {
+            "shard": c.smallints(shards),
+            "site": c.names(keys),
+            "per_site": _WAITING_PER_SITE,
+            "most": _WAITING_PLACES,
+        }
+        rows = [(str(key), int(waits)) for key, waits in await self._lane.run(_WAITING, parameters) if waits]
+        rows.sort(key=lambda row: (-row[1], row[0]))
+        return dict(rows[: self._named_sites])
+
+    def _in_backoff(self, now: float) -> list[str]:
+        return [key for key, site in self._dispatcher.sites.items() if _in_backoff(site, now)]
 
 
 def _in_backoff(site: SiteState, now: float) -> bool:

@@ -1,0 +1,35 @@
+"""gRPC of the operator: which transports do not work."""
+
+from mailrail.core.delivery.outcome import backoff_reason
+from mailrail.pb.queue.v1 import transports_pb2 as pb
+from mailrail.pb.queue.v1 import transports_pb2_grpc
+from mailrail_queue.delivery.verdicts import as_said
+from mailrail_queue.rpc.answering import Context, Rows, answering
+from mailrail_queue.store import sites
+from mailrail_queue.store.rows import attempt_of
+
+_MOST_CHARACTERS = 500
+
+
+class TransportServicer(transports_pb2_grpc.TransportServiceServicer):
+    """Reads what owners wrote of transports into the table `site`."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    async def ListFailingTransports(
+        self, request: pb.ListFailingTransportsRequest, context: Context
+    ) -> pb.ListFailingTransportsResponse:
+        answer = pb.ListFailingTransportsResponse()
+        async with answering(context), self._rows.use() as connection:
+            for found in await sites.failing_transports(connection):
+                namespace, _, name = found.name.partition("/")
+                attempt = attempt_of(found.last_error)
+                code = attempt.reply.code if attempt.reply.remote else 0
+                one = answer.transports.add(
+                    reason=backoff_reason(code, attempt.status or attempt.reply.enhanced),
+                    last_error=as_said(attempt)[:_MOST_CHARACTERS],
+                )
+                one.transport.kind, one.transport.namespace, one.transport.name = "MailTransport", namespace, name
+                one.backoff_until.FromDatetime(found.backoff_until)
+        return answer
