@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import Counter, Gauge, Histogram
 
 from mailrail.core.delivery.outcome import backoff_reason
-from mailrail.kit.metrics import Listing, bounded
+from mailrail.kit.metrics import Listing, Spread, bounded
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.store.rows import attempt_of
 
@@ -23,6 +23,12 @@ ATTEMPTS = Counter(
     "mailrail_queue_attempts_total", "Attempts that ended, one for each recipient, by outcome", ["outcome"]
 )
 """outcome: delivered, relayed, deferred, failed, captured, not_attempted, interrupted, cancelled."""
+FIRST_ATTEMPT_SECONDS = Spread(
+    "mailrail_queue_first_attempt_seconds",
+    "Seconds from the commit of a recipient to the start of its first attempt, without the time on hold or until a "
+    "release that its sender asked for; an attempt that dialled nothing because of a backoff does not count",
+    buckets=(1, 5, 15, 60, 300, 900, 3600, 14400),
+)
 BATCH = Histogram(
     "mailrail_queue_commit_messages", "Messages in one group commit", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )

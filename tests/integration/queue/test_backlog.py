@@ -172,3 +172,23 @@ async def test_a_transport_whose_login_is_refused_is_named_with_the_reason(datab
         assert (found.reason, found.last_error) == ("login_refused", "535 5.7.8 wrong password")
         await q.sql("UPDATE site SET failures = 0, backoff_until = NULL")  # as an owner writes it after a success
         assert await failing_transports(database) == []
+
+
+async def test_how_long_a_recipient_waited_for_its_first_attempt_is_measured_once(database: str) -> None:
+    async with running_queue(database) as q:
+        before = exported("mailrail_queue_first_attempt_seconds_count") or 0
+        late = exported("mailrail_queue_first_attempt_seconds_bucket", le="300.0") or 0
+        outbound = await q.outbound()
+        outbound.answer = lambda d: result_of(d, types_pb2.OUTCOME_DEFERRED)
+        ingress = await q.ingress()
+        await ingress.accept("user@d.example")
+        await q.until("SELECT count(*) = 1 FROM recipient WHERE attempts = 1 AND token IS NULL")
+        await eventually(lambda: exported("mailrail_queue_first_attempt_seconds_count") == before + 1)
+        assert exported("mailrail_queue_first_attempt_seconds_bucket", le="300.0") == late + 1
+        outbound.answer = lambda d: result_of(d)
+        await q.sql("UPDATE recipient SET due = now()")
+        await q.sql("UPDATE site_due SET next_due = now()")
+        await q.until("SELECT count(*) = 0 FROM recipient")
+        assert exported("mailrail_queue_first_attempt_seconds_count") == before + 1, (
+            "the second attempt is not the first"
+        )

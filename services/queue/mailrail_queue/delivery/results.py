@@ -27,7 +27,7 @@ from mailrail_queue.delivery.interruptions import Interruptions
 from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Schedule
 from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
-from mailrail_queue.delivery.verdicts import attempt_recipient_of
+from mailrail_queue.delivery.verdicts import NOT_ATTEMPTED, attempt_recipient_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import blocks, faults
 from mailrail_queue.store import leases as lease_store
@@ -87,6 +87,7 @@ class _Work:
     records: list[Record] = field(default_factory=list)
     lost: list[tuple[int, bytes, int]] = field(default_factory=list)
     outcomes: list[int] = field(default_factory=list)
+    first_attempt_seconds: list[float] = field(default_factory=list)
 
     def add(self, found: lease_pb2.RecipientResult, one: Sorted) -> None:
         """Take a result that was sorted. Endings without a DSN or an arrival, most of them, share one statement."""
@@ -318,6 +319,8 @@ class Finisher:
             async with lane.use() as connection:
                 await settle(connection)
         metrics.count_attempts(work.outcomes)
+        for seconds in work.first_attempt_seconds:
+            metrics.FIRST_ATTEMPT_SECONDS.observe(seconds)
 
     def _put_back(self, rows: Sequence[tuple[int, int, int]]) -> None:
         if rows:
@@ -349,6 +352,9 @@ class Finisher:
             found.attempt.number = recipient.attempts
             delivery.plan.describe(found.attempt)
             self._complete(found.attempt, delivery.started, result.node)
+            if recipient.attempts == 1 and found.attempt.outcome not in NOT_ATTEMPTED:
+                started = found.attempt.started.ToNanoseconds() / 1e9  # by the clock of outbound, so perhaps earlier
+                work.first_attempt_seconds.append(max(0.0, started - recipient.accepted - recipient.uncounted_seconds))
             work.add(found, sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge))
             delivery.answered.add(found.id)
         if result.message.done:

@@ -18,7 +18,7 @@ _MOST_IPS = 16
 """Addresses kept of such a host."""
 _MOST_OCTETS = 512
 """Of a line of a reply (types.proto, Reply)."""
-_NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
+NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
 
 
 def facts_of(waiting: Waiting) -> RecipientFacts:
@@ -151,7 +151,7 @@ def site_verdict_of(result: lease_pb2.DeliveryResult) -> SiteVerdict:
     """Whether anything was dialled, and which attempt the site or its transport is to blame for."""
     verdict = SiteVerdict()
     for found in result.recipients:
-        if found.attempt.outcome not in _NOT_ATTEMPTED:
+        if found.attempt.outcome not in NOT_ATTEMPTED:
             verdict.dialled = True
         if found.transport_failure or found.site_failure:
             verdict.blamed = found.attempt
