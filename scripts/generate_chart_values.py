@@ -175,7 +175,12 @@ def settings_of(kind: type[ServiceSettings]) -> Schema:
     return closed(**{f.name: SETTING.get(hints[f.name], STRING) for f in fields(kind) if f.name not in shared})
 
 
+OBJECTIVE: Schema = {"type": "number", "minimum": 50, "exclusiveMaximum": 100}
+"""Percent; of 100 no error budget would be left."""
 BY_PATH: dict[str, Schema] = {
+    "prometheusRule.slo.accepted": OBJECTIVE,
+    "prometheusRule.slo.firstAttempt": OBJECTIVE,
+    "prometheusRule.grafanaUrl": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
     "config.settings": settings_of(ConfigSettings),
     "queue.settings": settings_of(QueueSettings),
     "ingress.settings": settings_of(IngressSettings),

@@ -1,11 +1,13 @@
 """A dashboard as Grafana reads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from grafana.panels import Color, Dashboard, Kind, Panel, Query, Row, Steps, Unit
 
 TAG = "mailrail"
+Runbooks = Mapping[str, Sequence[tuple[str, str]]]
+"""Title of a panel → name and runbook of each alert that it explains."""
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -38,9 +40,10 @@ def _variables() -> list[dict[str, Any]]:
             "current": {},
         },
         # Outside Kubernetes series have no such label: `.*` matches its absence too.
-        query("namespace", "Namespace", "label_values(mailrail_build_info, namespace)", allValue=".*"),
+        # The chart puts its namespace and release into both `regex` and into `allValue`.
+        query("namespace", "Namespace", "label_values(mailrail_build_info, namespace)", allValue=".*", regex="/.*/"),
         # No `.*` here: what all processes export (process_*) would come in from everywhere.
-        query("job", "Installation", 'label_values(mailrail_build_info{namespace=~"$namespace"}, job)'),
+        query("job", "Installation", 'label_values(mailrail_build_info{namespace=~"$namespace"}, job)', regex="/.+/"),
     ]
 
 
@@ -139,10 +142,12 @@ def _table(panel: Panel) -> dict[str, Any]:
     }
 
 
+_FIRST_ROW = 1_000_001
+"""Id of the first heading; those of panels are below."""
 _DRAWN = {Kind.SERIES: _series, Kind.STAT: _stat, Kind.TABLE: _table}
 
 
-def _panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
+def _panel(panel: Panel, runbooks: Sequence[tuple[str, str]], x: int, y: int) -> dict[str, Any]:
     drawn = _DRAWN[panel.kind](panel)
     defaults: dict[str, Any] = {
         "unit": panel.unit.value,
@@ -153,7 +158,7 @@ def _panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
     document = {
-        "id": number,
+        "id": panel.id,
         "type": panel.kind.value,
         "title": panel.title,
         "description": panel.meaning,
@@ -163,14 +168,16 @@ def _panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
         "options": drawn["options"],
         "targets": [_target(n, query, panel.kind) for n, query in enumerate(panel.queries)],
     }
+    if runbooks:
+        document["links"] = [{"title": f"Runbook: {alert}", "url": url, "targetBlank": True} for alert, url in runbooks]
     if "transformations" in drawn:
         document["transformations"] = drawn["transformations"]
     return document
 
 
-def _panels(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    number, y = 1, 0
-    for row in rows:
+def _panels(rows: Sequence[Row], runbooks: Runbooks) -> Iterator[dict[str, Any]]:
+    y = 0
+    for number, row in enumerate(rows, _FIRST_ROW):
         yield {
             "id": number,
             "type": "row",
@@ -179,17 +186,17 @@ def _panels(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             "gridPos": {"x": 0, "y": y, "w": 24, "h": 1},
             "panels": [],
         }
-        number, y = number + 1, y + 1
+        y += 1
         x = tallest = 0
         for panel in row.panels:
             if x + panel.width > 24:
                 x, y, tallest = 0, y + tallest, 0
-            yield _panel(number, panel, x, y)
-            number, x, tallest = number + 1, x + panel.width, max(tallest, panel.height)
+            yield _panel(panel, runbooks.get(panel.title, ()), x, y)
+            x, tallest = x + panel.width, max(tallest, panel.height)
         y += tallest
 
 
-def document(dashboard: Dashboard) -> dict[str, Any]:
+def document(dashboard: Dashboard, runbooks: Runbooks) -> dict[str, Any]:
     """The dashboard as Grafana imports it (schema version 39: Grafana 10.4 and newer)."""
     return {
         "uid": dashboard.uid,
@@ -217,5 +224,5 @@ def document(dashboard: Dashboard) -> dict[str, Any]:
                 "icon": "external link",
             }
         ],
-        "panels": list(_panels(dashboard.rows)),
+        "panels": list(_panels(dashboard.rows, runbooks)),
     }

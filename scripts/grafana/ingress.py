@@ -55,7 +55,7 @@ DASHBOARD = Dashboard(
                     "result",
                 ),
                 Panel(
-                    "Octets of accepted messages",
+                    "Size of accepted messages",
                     "Including the fields that we add.",
                     (Query(f"sum by (origin) ({rate('mailrail_ingress_accepted_bytes_total')})", "{{origin}}"),),
                     Unit.BYTE_RATE,

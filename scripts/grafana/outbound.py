@@ -26,9 +26,9 @@ DASHBOARD = Dashboard(
                 ),
                 DELIVERY,
                 Panel(
-                    "Octets sent",
+                    "Bytes sent",
                     "Content sent to next hops.",
-                    (Query(f"sum({rate('mailrail_outbound_sent_bytes_total')})", "octets"),),
+                    (Query(f"sum({rate('mailrail_outbound_sent_bytes_total')})", "bytes"),),
                     Unit.BYTE_RATE,
                 ),
             ),

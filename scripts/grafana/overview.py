@@ -97,7 +97,7 @@ DASHBOARD = Dashboard(
                 stat(
                     "Transports in backoff",
                     "Smarthosts, LMTP servers and proxies in backoff: usually a fault on our side.",
-                    "max(mailrail_queue_transports_in_backoff)",
+                    "count(max by (transport) (mailrail_queue_transports_in_backoff)) or vector(0)",
                     steps=MORE_IS_BAD,
                 ),
                 stat(
@@ -151,6 +151,19 @@ DASHBOARD = Dashboard(
                     (Query("sum by (service) (process_resident_memory_bytes)", "{{service}}"),),
                     Unit.BYTES,
                     stacked=True,
+                    width=8,
+                ),
+                Panel(
+                    "Open files, by process",
+                    "Sockets and files, as a share of the limit of the process.",
+                    (
+                        Query(
+                            "max by (service, pod, instance) (process_open_fds / process_max_fds)",
+                            "{{service}} {{pod}} {{instance}}",
+                        ),
+                    ),
+                    Unit.SHARE,
+                    steps=Steps(Color.GOOD, ((0.7, Color.WARN), (0.9, Color.BAD))),
                     width=8,
                 ),
                 Panel(

@@ -6,10 +6,12 @@ stand on the merged page of local mode in the same way.
 """
 
 import re
+import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-_SERIES = re.compile(r"\b((?:mailrail|process)_[a-z_]+)(?:\{([^}]*)\})?")
+_SERIES = re.compile(r"\b((?:mailrail|process)_[a-z_]+|mailrail:[a-z0-9_:]+|ALERTS)(?:\{([^}]*)\})?")
+"""Series of ours, what the rules record, and our alerts, each with its matchers."""
 _MATCHERS = 'namespace=~"$namespace",job=~"$job"'
 
 
@@ -86,6 +88,12 @@ class Panel:
     decimals: int | None = None
     top: float | None = None  # of the axis
 
+    @property
+    def id(self) -> int:
+        """What links name. It goes by the title, so that a panel more or less changes no link; the chart computes it,
+        too (templates/_monitoring.tpl)."""
+        return zlib.adler32(self.title.encode()) % 1_000_000
+
 
 @dataclass(frozen=True)
 class Row:
@@ -97,12 +105,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One file. `uid` is stable, since people link to it."""
+    """One file. `uid` is stable, since people link to it; the chart adds a mark of namespace and release."""
 
     uid: str
     title: str
     meaning: str
     rows: tuple[Row, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """What the rules call it, and its file."""
+        return self.uid.removeprefix("mailrail-")
 
 
 def rate(series: str) -> str:
@@ -178,6 +191,3 @@ def processes(service: str) -> Row:
             ),
         ),
     )
-
-
-# --- what several dashboards show ---

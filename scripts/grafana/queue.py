@@ -38,7 +38,7 @@ DASHBOARD = Dashboard(
                     ),
                 ),
                 split(
-                    "Recipients stored, by way",
+                    "Recipients stored, by state",
                     "born_leased: delivered from memory at once. due: waits in the database, because memory, the "
                     "window or "
                     "outbound had no room.",

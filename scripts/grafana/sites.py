@@ -1,6 +1,6 @@
 """The dashboard `Mailrail / Queue and sites`."""
 
-from grafana.panels import MORE_IS_BAD, Dashboard, Panel, Query, Row, Unit, each, rate, split
+from grafana.panels import MORE_IS_BAD, Dashboard, Kind, Panel, Query, Row, Unit, rate, split
 from grafana.shared import ATTEMPTS, BACKLOG, DELIVERY, DSNS, OLDEST
 
 DASHBOARD = Dashboard(
@@ -20,11 +20,24 @@ DASHBOARD = Dashboard(
                     (Query("sum by (state) (mailrail_queue_sites)", "{{state}}"),),
                     stacked=True,
                 ),
-                each(
+                Panel(
                     "Transports in backoff",
-                    "Smarthosts, LMTP servers and proxies in backoff, as each queue process sees it.",
-                    "mailrail_queue_transports_in_backoff",
+                    "Smarthosts, LMTP servers and proxies that do not work, with the reason. login_refused: the next "
+                    "hop refuses our login.",
+                    (
+                        Query(
+                            "max by (transport, reason) (mailrail_queue_transports_in_backoff)",
+                            "{{transport}} {{reason}}",
+                        ),
+                    ),
                     steps=MORE_IS_BAD,
+                    stacked=True,
+                ),
+                Panel(
+                    "Worst sites",
+                    "The sites in backoff where most recipients wait. `mailrail queue sites` has their last errors.",
+                    (Query("topk(10, sum by (site) (mailrail_queue_site_waiting_recipients))", "{{site}}"),),
+                    kind=Kind.TABLE,
                 ),
                 ATTEMPTS,
                 Panel(

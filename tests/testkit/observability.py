@@ -16,8 +16,8 @@ CHART = Path(__file__).resolve().parents[2] / "deploy/helm/mailrail"
 RULES = CHART / "files/rules"
 OPERATOR = re.compile(r'mailrail_operator_|service="operator"')
 """What only an operator exports, and so only a cluster shows."""
-_SELECTOR = re.compile(r"\b(?:mailrail|process)_[a-z_]+(?:\{[^}]*\})?")
-_VARIABLES = {"$__rate_interval": "10s", "$namespace": ".*", "$job": "mailrail.*"}
+SELECTOR = re.compile(r"\b(?:(?:mailrail|process)_[a-z_]+|mailrail:[a-z0-9_:]+)(?:\{[^}]*\})?")
+_VARIABLES = {"$__rate_interval": "10s", "$__range": "30s", "$namespace": ".*", "$job": "mailrail.*"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Alert:
     @property
     def selectors(self) -> list[str]:
         """Every selector of ours in it, matchers included."""
-        return _SELECTOR.findall(self.expr)
+        return SELECTOR.findall(self.expr)
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
@@ -71,15 +71,27 @@ def panel_queries() -> Iterator[PanelQuery]:
                 yield PanelQuery(dashboard["title"], panel["title"], filled(target["expr"]))
 
 
-def alerts() -> list[Alert]:
-    """Every alert of every group."""
-    found = []
+def rules() -> Iterator[dict[str, Any]]:
+    """Every rule of every group as its file has it, alerts and records."""
     for path in sorted(RULES.glob("*.yaml")):
         for group in yaml.safe_load(path.read_text("utf-8"))["groups"]:
-            for rule in group["rules"]:
-                found.append(Alert(rule["alert"], rule["expr"], rule["for"], rule["labels"], rule["annotations"]))
+            yield from group["rules"]
+
+
+def alerts() -> list[Alert]:
+    """Every alert of every group."""
+    found = [
+        Alert(rule["alert"], rule["expr"], rule["for"], rule["labels"], rule["annotations"])
+        for rule in rules()
+        if "alert" in rule
+    ]
     assert found, "the chart has no alerts"
     return found
+
+
+def records() -> dict[str, str]:
+    """Every record: name → expression. Those of one name have one form."""
+    return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
 
 
 def has_data(prometheus: Prometheus, expr: str, start: float, end: float) -> bool:

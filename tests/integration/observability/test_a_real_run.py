@@ -23,7 +23,7 @@ from mailrail.kit.settings import ServiceSettings
 from testkit.background import background
 from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
-from testkit.observability import OPERATOR, RULES, alerts, has_data, panel_queries
+from testkit.observability import OPERATOR, RULES, alerts, has_data, panel_queries, records
 from testkit.peers.prometheus import Prometheus
 from testkit.ports import free_port, loopback_address
 from testkit.rail import LOGIN, PASSWORD, Rail, basics, gateway, route, rule, transport
@@ -151,7 +151,9 @@ def run() -> Iterator[Run]:
             with a_service_that_rejects(rail):
                 for what in (
                     'mailrail_config_consumers{role="ingress",state="rejecting"} > 0',
-                    "mailrail_queue_transports_in_backoff > 0",
+                    'mailrail_queue_transports_in_backoff{transport="default/away",reason="no_answer"} == 1',
+                    'mailrail_queue_site_waiting_recipients{site="transport:default/away"} > 0',
+                    'mailrail:slo_errors:ratio_rate6h{slo="first_attempt"}',
                     'mailrail_queue_dsns_total{kind="failed"} >= 40',
                     'mailrail_queue_attempts_total{outcome="delivered"} >= 40',
                     "mailrail_queue_recipients_stored > 0",
@@ -192,7 +194,7 @@ def test_every_alert_evaluates(run: Run) -> None:
         60,
         lambda: str([(one["name"], one["lastError"]) for one in run.prometheus.rules() if one["health"] != "ok"]),
     )
-    assert {one["name"] for one in run.prometheus.rules()} == {alert.name for alert in alerts()}
+    assert {one["name"] for one in run.prometheus.rules()} == {alert.name for alert in alerts()} | set(records())
 
 
 def test_alerts_see_what_went_wrong_and_no_critical_one_was_near(run: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from testkit.observability import RULES, alerts
+from testkit.observability import RULES, SELECTOR, alerts, dashboards, records
 from testkit.peers import program, require_peer
 
 RUNBOOKS = Path(__file__).resolve().parents[3] / "docs/runbooks"
@@ -84,12 +84,17 @@ FAILED = of("mailrail_operator_publishes_total", result="failed")
 PUBLISHED = of("mailrail_operator_publishes_total", result="stored")
 HEARD = of("mailrail_operator_last_watch_timestamp_seconds")
 REFUSALS = of("mailrail_config_publishes_total", result="refused")
+TRIED = of("mailrail_queue_first_attempt_seconds_count")
 ERRORS = of("mailrail_queue_database_errors_total", kind="connect")
 OPEN, MAY_OPEN = of("process_open_fds", service="queue"), of("process_max_fds", service="queue")
 
 
 def bucket(le: str) -> str:
     return of("mailrail_ingress_commit_seconds_bucket", le=le)
+
+
+def waited(le: str) -> str:
+    return of("mailrail_queue_first_attempt_seconds_bucket", le=le)
 
 
 def pods(name: str, *values: float) -> Series:
@@ -143,6 +148,31 @@ CASES = (
         "MailrailLoginFailures",
         ({REFUSED: rising(60), LOGGED_IN: rising(6)},),
         ({REFUSED: rising(60), LOGGED_IN: rising(600)}, {REFUSED: rising(6), LOGGED_IN: rising(0)}),
+    ),
+    Case(
+        "MailrailAcceptBudgetBurns",
+        (
+            {MESSAGES: rising(3), NO_SENDERS: still(0), SENDERS: rising(97)},
+            # Six times the budget for long, then nothing for the last quarter of an hour: 6 h and 30 min see it.
+            {MESSAGES: rising(1), NO_SENDERS: still(0), SENDERS: rising(99)},
+        ),
+        (
+            {MESSAGES: rising(0.5), NO_SENDERS: still(0), SENDERS: rising(999)},
+            {
+                MESSAGES: "0+50x60 3000x60",
+                NO_SENDERS: still(0),
+                SENDERS: rising(97),
+            },  # it is over: the short windows end it
+            {MESSAGES: "0x80 1x40", NO_SENDERS: still(0), SENDERS: rising(0.05)},  # one message of a few
+        ),
+    ),
+    Case(
+        "MailrailFirstAttemptBudgetBurns",
+        ({waited("60.0"): rising(80), TRIED: rising(100)}, {waited("60.0"): rising(93), TRIED: rising(100)}),
+        (
+            {waited("60.0"): rising(99), TRIED: rising(100)},
+            {waited("60.0"): "0x80 1x40", TRIED: "0x80 3x40"},  # two of three, but of three only
+        ),
     ),
     Case(
         "MailrailShardsWithoutOwner",
@@ -312,7 +342,8 @@ def test_texts_name_only_labels_that_the_alert_has() -> None:
 def test_every_alert_says_how_bad_it_is_and_has_a_runbook_and_every_runbook_an_alert() -> None:
     for alert in alerts():
         assert alert.labels["severity"] in ("critical", "warning", "info"), alert.name
-        assert set(alert.annotations) == {"summary", "description", "runbook_url"}, alert.name
+        texts = {"summary", "description", "runbook_url", "dashboard", "panel"}
+        assert set(alert.annotations) == texts, alert.name
         page = alert.annotations["runbook_url"].rpartition("/")[2]
         assert page == f"{alert.name}.md"
         text = (RUNBOOKS / page).read_text("utf-8")
@@ -323,13 +354,29 @@ def test_every_alert_says_how_bad_it_is_and_has_a_runbook_and_every_runbook_an_a
     assert pages == {alert.name for alert in alerts()}
 
 
+def test_every_alert_names_a_panel_that_shows_it_and_the_panel_and_the_runbook_lead_to_each_other() -> None:
+    known = dashboards()
+    for alert in alerts():
+        name, title = alert.annotations["dashboard"], alert.annotations["panel"]
+        (panel,) = [panel for panel in known[name]["panels"] if panel["title"] == title]
+        shown = {found.partition("{")[0] for target in panel["targets"] for found in SELECTOR.findall(target["expr"])}
+        asked = {selector.partition("{")[0] for selector in alert.selectors}
+        assert shown & asked, f"{alert.name}: {title} does not show {asked}"
+        assert alert.annotations["runbook_url"] in [link["url"] for link in panel["links"]], alert.name
+        text = (RUNBOOKS / f"{alert.name}.md").read_text("utf-8")
+        assert f"Dashboard: {known[name]['title']}, panel *{title}*." in text, alert.name
+
+
 def test_every_alert_can_be_told_apart_by_installation_and_put_on_a_release() -> None:
     """The chart puts namespace and release in place of job="mailrail" (templates/prometheusrule.yaml)."""
     for alert in alerts():
         for selector in alert.selectors:
             assert '{job="mailrail"' in selector, f"{alert.name}: {selector}"
-        for by in re.findall(r"by \(([^)]*)\)", alert.expr):
+        for by in re.findall(r"(?:by|on) \(([^)]*)\)", alert.expr):
             assert by.startswith("namespace, job"), alert.name
+    for name, expr in records().items():
+        assert all('{job="mailrail"' in found for found in SELECTOR.findall(expr)), name
+        assert set(re.findall(r"by \(([^)]*)\)", expr)) == {"namespace, job"}, name
 
 
 def test_commands_of_the_runbooks_are_those_of_the_reference() -> None:

@@ -1,0 +1,108 @@
+"""Dashboards and alerts as the chart renders them, by `helm template`: two releases live side by side in one Grafana."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testkit.observability import CHART, alerts, dashboards
+
+pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+
+ON = {"prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}
+
+
+def rendered(folder: Path, values: dict[str, Any], release: str = "mailrail", namespace: str = "mail") -> list[Any]:
+    """The objects of a release."""
+    file = folder / "values.yaml"
+    file.write_text(json.dumps(values), encoding="utf-8")
+    command = ["helm", "template", release, str(CHART), "-n", namespace, "--kube-version", "1.34.0", "-f", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def shown(objects: list[Any]) -> dict[str, dict[str, Any]]:
+    """Dashboards by name, as Grafana's sidecar reads them."""
+    maps = [one for one in objects if one["kind"] == "ConfigMap" and "-dashboard-" in one["metadata"]["name"]]
+    texts = {name: text for one in maps for name, text in one["data"].items()}
+    return {name.removeprefix("mailrail-").removesuffix(".json"): json.loads(text) for name, text in texts.items()}
+
+
+def rules(objects: list[Any]) -> dict[str, dict[str, Any]]:
+    """Alerts by name."""
+    (made,) = [one for one in objects if one["kind"] == "PrometheusRule"]
+    return {rule["alert"]: rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
+
+
+def test_two_releases_have_no_uid_and_no_title_in_common_and_each_links_to_its_own(tmp_path: Path) -> None:
+    releases = (("mailrail", "mail"), ("mailrail", "other"), ("second", "mail"))
+    sets = [shown(rendered(tmp_path, ON, *release)) for release in releases]
+    for key in ("uid", "title"):
+        found = [one[key] for each in sets for one in each.values()]
+        assert len(set(found)) == len(found) == 3 * len(dashboards())
+        assert all(len(value) <= 40 for value in found if key == "uid"), "Grafana's limit"
+    for each, (release, namespace) in zip(sets, releases, strict=True):
+        for one in each.values():
+            assert one["tags"] == one["links"][0]["tags"] == [f"mailrail {namespace}/{release}"]
+            variables = {variable["name"]: variable for variable in one["templating"]["list"]}
+            assert variables["job"]["regex"] == f"/^{release}$/"
+            assert variables["namespace"]["regex"] == f"/^{namespace}$/"
+            assert variables["namespace"]["allValue"] == namespace
+
+
+def test_a_shared_set_is_the_files_of_the_chart(tmp_path: Path) -> None:
+    values = {"dashboards": {"enabled": True, "shared": True}}
+    assert shown(rendered(tmp_path, values)) == dashboards()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dashboard_url_leads_to_a_panel_that_is_there_and_runbooks_are_where_the_values_say(
+    shared: bool, tmp_path: Path
+) -> None:
+    values = {
+        "prometheusRule": {
+            "enabled": True,
+            "grafanaUrl": "https://grafana.example.org/",
+            "runbookBaseUrl": "https://wiki.example.org/mail/",
+        },
+        "dashboards": {"enabled": True, "shared": shared},
+    }
+    objects = rendered(tmp_path, values)
+    panels = {one["uid"]: {panel["id"]: panel for panel in one["panels"]} for one in shown(objects).values()}
+    for name, rule in rules(objects).items():
+        said = rule["annotations"]
+        link = re.fullmatch(r"https://grafana\.example\.org/d/([\w-]+)\?viewPanel=(\d+)&var-.*", said["dashboard_url"])
+        assert link is not None
+        panel = panels[link[1]][int(link[2])]
+        assert panel["title"] == said["panel"]
+        assert said["runbook_url"] == f"https://wiki.example.org/mail/{name}.md"
+        assert said["runbook_url"] in [one["url"] for one in panel["links"]]
+
+
+def test_without_a_grafana_an_alert_names_its_panel_in_words(tmp_path: Path) -> None:
+    for name, rule in rules(rendered(tmp_path, ON)).items():
+        assert "dashboard_url" not in rule["annotations"], name
+        assert {"dashboard", "panel"} <= set(rule["annotations"]), name
+
+
+def test_objectives_of_the_values_stand_in_the_alerts(tmp_path: Path) -> None:
+    values = {"prometheusRule": {"enabled": True, "slo": {"accepted": 99.95, "firstAttempt": 97}}}
+    found = rules(rendered(tmp_path, values))
+    for name, objective in (("MailrailAcceptBudgetBurns", "99.95"), ("MailrailFirstAttemptBudgetBurns", "97")):
+        assert set(re.findall(r"\(1 - ([\d.]+) / 100\)", found[name]["expr"])) == {objective}
+
+
+def test_every_rule_of_a_release_asks_for_that_release_alone(tmp_path: Path) -> None:
+    objects = rendered(tmp_path, ON, "second", "other")
+    (made,) = [one for one in objects if one["kind"] == "PrometheusRule"]
+    listed = [rule for group in made["spec"]["groups"] for rule in group["rules"]]
+    assert len(listed) > len(alerts())
+    for rule in listed:
+        assert 'job="mailrail"' not in rule["expr"]
+        assert 'namespace="other",job="second"' in rule["expr"]
