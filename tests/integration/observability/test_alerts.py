@@ -153,7 +153,7 @@ CASES = (
         "MailrailAcceptBudgetBurns",
         (
             {MESSAGES: rising(3), NO_SENDERS: still(0), SENDERS: rising(97)},
-            # Six times the budget for long, then nothing for the last quarter of an hour: 6 h and 30 min see it.
+            # Ten times the budget: too slow for the windows of 1 h and 5 min, and enough for those of 6 h and 30 min.
             {MESSAGES: rising(1), NO_SENDERS: still(0), SENDERS: rising(99)},
         ),
         (
@@ -162,7 +162,7 @@ CASES = (
                 MESSAGES: "0+50x60 3000x60",
                 NO_SENDERS: still(0),
                 SENDERS: rising(97),
-            },  # it is over: the short windows end it
+            },  # it is over
             {MESSAGES: "0x80 1x40", NO_SENDERS: still(0), SENDERS: rising(0.05)},  # one message of a few
         ),
     ),

@@ -1,4 +1,4 @@
-"""Dashboards and alerts as the chart renders them, by `helm template`: two releases live side by side in one Grafana."""
+"""Dashboards and alerts as the chart renders them, by `helm template`: two releases live in one Grafana."""
 
 import json
 import re
