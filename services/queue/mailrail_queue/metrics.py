@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from mailrail.core.delivery.outcome import backoff_reason
 from mailrail.kit.metrics import Listing, Spread, bounded
 from mailrail.pb.queue.v1 import types_pb2
-from mailrail_queue.store.rows import attempt_of
 
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by origin", ["origin"])
 """origin: mx, submission, system."""
@@ -176,11 +174,7 @@ def count_dsn(kind: str) -> None:
     DSNS.labels(kind=kind).inc()
 
 
-def set_transports_in_backoff(failing: Mapping[str, bytes]) -> None:
-    """Transports by name, with the Attempt that is to blame for each."""
-    rows: dict[tuple[str, ...], float] = {}
-    for name, error in failing.items():
-        attempt = attempt_of(error)
-        code = attempt.reply.code if attempt.reply.remote else 0
-        rows[name, backoff_reason(code, attempt.status or attempt.reply.enhanced)] = 1
+def set_transports_in_backoff(failing: Mapping[str, str]) -> None:
+    """Transports by name, with the reason of each."""
+    rows = dict.fromkeys(failing.items(), 1.0)
     TRANSPORTS_IN_BACKOFF.set(bounded(rows, _NAMED_TRANSPORTS))

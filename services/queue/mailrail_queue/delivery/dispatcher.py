@@ -21,7 +21,9 @@ from mailrail.core.route.site import SiteKind
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery, Stream
 from mailrail_queue.delivery.sites import UNBOUNDED, Bucket, SiteState, TransportState
+from mailrail_queue.delivery.verdicts import backoff_reason_of
 from mailrail_queue.routing.router import TRANSPORT, RoutePlan, Router, reference, reference_text
+from mailrail_queue.store.rows import attempt_of
 
 _SLOT = 20.0
 """Seconds for which a limit smaller than the number of owners stays with the same ones; then others have their turn."""
@@ -191,7 +193,9 @@ class Dispatcher:
             s.key.partition(":")[2]: s.last_error for s in self.sites.values() if s.shared and s.window.failing(now)
         }
         failing |= {t.name: t.last_error for t in self.transports.values() if t.window.failing(now)}
-        metrics.set_transports_in_backoff(failing)
+        metrics.set_transports_in_backoff(
+            {name: backoff_reason_of(attempt_of(error)) for name, error in failing.items()}
+        )
 
     # --- streams ---
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
+from mailrail.core.delivery.outcome import BackoffReason, Outcome, Scope, Verdict, backoff_reason
 from mailrail.core.dsn.due import Asked
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
@@ -81,6 +81,12 @@ def as_said(attempt: types_pb2.Attempt) -> str:
     reply = attempt.reply
     words = (str(reply.code) if reply.code else "", reply.enhanced if reply.remote else "", *reply.lines)
     return " ".join(word for word in words if word)
+
+
+def backoff_reason_of(last_error: types_pb2.Attempt) -> BackoffReason:
+    """Why a site or transport is in backoff, by the attempt that is to blame."""
+    reply = last_error.reply
+    return backoff_reason(reply.code if reply.remote else 0, last_error.status or reply.enhanced)
 
 
 def not_dialled(last: types_pb2.Attempt) -> types_pb2.Attempt:

@@ -1,9 +1,8 @@
 """gRPC of the operator: which transports do not work."""
 
-from mailrail.core.delivery.outcome import backoff_reason
 from mailrail.pb.queue.v1 import transports_pb2 as pb
 from mailrail.pb.queue.v1 import transports_pb2_grpc
-from mailrail_queue.delivery.verdicts import as_said
+from mailrail_queue.delivery.verdicts import as_said, backoff_reason_of
 from mailrail_queue.rpc.answering import Context, Rows, answering
 from mailrail_queue.store import sites
 from mailrail_queue.store.rows import attempt_of
@@ -25,9 +24,8 @@ class TransportServicer(transports_pb2_grpc.TransportServiceServicer):
             for found in await sites.failing_transports(connection):
                 namespace, _, name = found.name.partition("/")
                 attempt = attempt_of(found.last_error)
-                code = attempt.reply.code if attempt.reply.remote else 0
                 one = answer.transports.add(
-                    reason=backoff_reason(code, attempt.status or attempt.reply.enhanced),
+                    reason=backoff_reason_of(attempt),
                     last_error=as_said(attempt)[:_MOST_CHARACTERS],
                 )
                 one.transport.kind, one.transport.namespace, one.transport.name = "MailTransport", namespace, name
