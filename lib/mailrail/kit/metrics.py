@@ -96,15 +96,19 @@ class Spread(Collector):
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
+Rows = Mapping[tuple[str, ...], float]
+"""Label values → a number."""
+
+
 class Listing(Collector):
     """A gauge whose label values come and go: each `set` replaces all of them at once, as a scrape sees it."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
         self._name, self._documentation, self._labels = name, documentation, tuple(labels)
-        self._rows: Mapping[tuple[str, ...], float] = {}
+        self._rows: Rows = {}
         REGISTRY.register(self)
 
-    def set(self, rows: Mapping[tuple[str, ...], float]) -> None:
+    def set(self, rows: Rows) -> None:
         """Export these label values, and no others."""
         self._rows = dict(rows)
 
@@ -120,7 +124,7 @@ OTHER = "other"
 """The label value of everything beyond a bound."""
 
 
-def bounded(rows: Mapping[tuple[str, ...], float], most: int) -> dict[tuple[str, ...], float]:
+def bounded(rows: Rows, most: int) -> dict[tuple[str, ...], float]:
     """The first `most` rows in the order of their labels; what the others add up to has `OTHER` as each label."""
     ordered = sorted(rows.items())
     kept = dict(ordered[:most])

@@ -176,5 +176,5 @@ def count_dsn(kind: str) -> None:
 
 def set_transports_in_backoff(failing: Mapping[str, str]) -> None:
     """Transports by name, with the reason of each."""
-    rows = dict.fromkeys(failing.items(), 1.0)
+    rows: dict[tuple[str, ...], float] = {one: 1.0 for one in failing.items()}  # noqa: C420 -- its type is wider
     TRANSPORTS_IN_BACKOFF.set(bounded(rows, _NAMED_TRANSPORTS))

@@ -25,7 +25,7 @@ def exported(name: str, **labels: str) -> float | None:
 async def failing_transports(url: str) -> list[transports_pb2.FailingTransport]:
     """What the operator is told."""
     server = grpc.aio.server()
-    async with postgres.pool(url, "queue", size=1) as pool:
+    async with postgres.pool(postgres.Login.of(url), "queue", size=1) as pool:
         transports_pb2_grpc.add_TransportServiceServicer_to_server(TransportServicer(Rows(pool)), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

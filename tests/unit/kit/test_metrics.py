@@ -55,7 +55,7 @@ def test_a_listing_exports_what_was_set_last_and_nothing_else() -> None:
 
 
 def test_beyond_a_bound_rows_are_added_up_under_other() -> None:
-    rows = {(f"mail/{n}", "refused"): 1.0 for n in range(5)}
+    rows: dict[tuple[str, ...], float] = {(f"mail/{n}", "refused"): 1.0 for n in range(5)}
     assert bounded(rows, 5) == rows
     assert bounded(rows, 2) == {("mail/0", "refused"): 1, ("mail/1", "refused"): 1, ("other", "other"): 3}
     assert bounded({}, 2) == {}

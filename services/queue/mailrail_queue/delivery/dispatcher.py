@@ -193,9 +193,8 @@ class Dispatcher:
             s.key.partition(":")[2]: s.last_error for s in self.sites.values() if s.shared and s.window.failing(now)
         }
         failing |= {t.name: t.last_error for t in self.transports.values() if t.window.failing(now)}
-        metrics.set_transports_in_backoff(
-            {name: backoff_reason_of(attempt_of(error)) for name, error in failing.items()}
-        )
+        reasons = {name: backoff_reason_of(attempt_of(error)) for name, error in failing.items()}
+        metrics.set_transports_in_backoff(reasons)
 
     # --- streams ---
 
