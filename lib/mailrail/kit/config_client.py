@@ -70,6 +70,7 @@ class ConfigClient:
         self._changed = asyncio.Condition()
         self._rejected = 0
         self._error = ""
+        self._version = version("mailrail")  # reading it takes a millisecond, and each report has it
         self._heard = time.monotonic()
         self._log = log.get_logger()
 
@@ -188,7 +189,7 @@ class ConfigClient:
             rejected=self._rejected,
             error=self._error[:2000],
             leaving=leaving,
-            version=version("mailrail"),
+            version=self._version,
         )
 
     async def _leave(self) -> None:

@@ -63,12 +63,12 @@ def _recipient(
 ) -> ExpandedRecipient:
     rcpt_to = str(one.address)
     return ExpandedRecipient(
-        address=rcpt_to if destination.address is one.address else str(destination.address),
-        rcpt_to=rcpt_to,
-        notify=parameters.notify,
-        orcpt=parameters.orcpt,
-        expanded=expanded,
-        domain=destination.domain,
-        account=destination.account,
-        mailbox=destination.mailbox,
+        rcpt_to if destination.address is one.address else str(destination.address),
+        rcpt_to,
+        parameters.notify,
+        parameters.orcpt,
+        expanded,
+        destination.domain,
+        destination.account,
+        destination.mailbox,
     )

@@ -60,7 +60,8 @@ class _State(Enum):
 # Every read asks for these two.
 _PROXY: Final = _State.PROXY
 _OPEN: Final = _State.OPEN
-
+_LAST: Final = (Closing, TlsRequested)
+"""Events that nothing follows. Made once: a union of types would be made anew for each event."""
 
 _ENDS: Final = {
     "QUIT": "quit",
@@ -427,8 +428,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         last: Closing | TlsRequested | None = None
         try:
             while (event := protocol.next_event()) is not None:
-                if isinstance(event, Closing | TlsRequested):
-                    last = event  # nothing follows either
+                if isinstance(event, _LAST):
+                    last = event
                 else:
                     session.handle(event)
         except Exception:

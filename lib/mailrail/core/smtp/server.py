@@ -355,7 +355,10 @@ class ServerSession:
     @property
     def idle(self) -> bool:
         """No answer is awaited and no content is being received: it is the client's turn."""
-        return self._awaited is _NOTHING and not self.in_content
+        transaction = self._transaction  # as in `in_content`, at a third of the cost: each read asks for it
+        return (
+            self._awaited is _NOTHING and (transaction is None or not transaction.content) and self._stage is not _CHUNK
+        )
 
     @property
     def in_content(self) -> bool:
