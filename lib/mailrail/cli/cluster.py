@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mailrail.cli import output
+from mailrail.cli.arguments import Json
 from mailrail.cli.connection import PLACE
 from mailrail.cluster import POSTGRES_PORT
 
@@ -114,6 +116,68 @@ def postgres(
         raise typer.Exit(bundled.serve(folder, password, port=port, listen=listen, buffers=buffers))
     except bundled.PostgresUnavailable as error:
         output.stop(str(error))
+
+
+@app.command("move-database")
+def move_database(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", envvar="MAILRAIL_SOURCE_DATABASE_URL", metavar="URL", help="The database with the mail."
+        ),
+    ],
+    target: Annotated[
+        str, typer.Option("--to", envvar="MAILRAIL_DATABASE_URL", metavar="URL", help="An empty database.")
+    ],
+    drain: Annotated[
+        float,
+        typer.Option("--drain", metavar="SECONDS", min=0, help="Seconds that deliveries under way may take to end."),
+    ] = 60.0,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Do not move: let --from take writes again after an unfinished move.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Copy a whole database into an empty one, compare both, and leave the first read-only. May be repeated.
+
+    Nothing is accepted meanwhile: ingress answers 451, so mail waits at its senders. Give the URLs as variables, for a
+    password in an argument can be seen by others. Both roles have to own their database.
+    """
+    import psycopg
+
+    from mailrail.cluster import move
+    from mailrail.kit.migrations import MigrationError
+    from mailrail.kit.postgres import unreadable
+
+    for option, url in (("--from", source), ("--to", target)):
+        if (problem := unreadable(url)) is not None:
+            output.stop(f"{option} is {problem}", output.USAGE)
+
+    def progress(line: str) -> None:
+        print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
+
+    try:
+        if give_up:
+            move.give_up(source, target)
+            progress("the source takes writes again")
+            return
+        done = move.move(source, target, drain=drain, say=progress)
+    except (move.MoveRefused, MigrationError) as error:
+        output.stop(str(error))
+    except psycopg.OperationalError as error:
+        output.stop(f"a database is unreachable: {error}".strip(), output.UNREACHABLE)
+    except psycopg.Error as error:
+        output.stop(f"a database refused: {error}".strip())
+    if json:
+        output.print_json(
+            {
+                "copied": done.copied,
+                "queued": done.holdings.queued,
+                "mailbox_messages": done.holdings.mailbox_messages,
+                "tables": [{"table": t.name, "rows": t.rows} for t in done.tables],
+                "seconds": round(done.seconds, 3),
+            }
+        )
 
 
 @app.command("test")
