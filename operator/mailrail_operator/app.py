@@ -20,13 +20,14 @@ from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import SecretUse
+from mailrail.core.config.stored import Stored, difference
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
 from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
-from mailrail.kit.publisher import Publisher, PublishOutcome
+from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
@@ -86,6 +87,8 @@ class Leader:
         self._running = Running()
         self._waiting = "nothing was published yet"
         self._last_round = 0.0
+        self._publishing = False
+        self._may_write = may_write
         self._log = log.get_logger()
         self.synced = False
         self.published = False
@@ -252,6 +255,12 @@ class Leader:
                     asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
             try:
                 outcome = await self._publish()
+            except SetBack as error:  # only whose turn it is may take the next epoch
+                if not self._may_write():
+                    raise Superseded(str(error)) from error
+                self._log.warning("publishing again", reason=str(error))
+                self._nudge()
+                continue
             except (grpc.aio.AioRpcError, *_API_BROKEN) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 self._waiting = f"the config service is unreachable: {words or type(error).__name__}"
@@ -296,7 +305,11 @@ class Leader:
         )
         if unreadable:
             asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
-        return await self._publisher.publish(sources)
+        self._publishing = True
+        try:
+            return await self._publisher.publish(sources)
+        finally:
+            self._publishing = False
 
     def _ours(self, ref: ObjectRef) -> bool:
         return not self._settings.namespaces or ref.namespace in self._settings.namespaces
@@ -312,6 +325,7 @@ class Leader:
             checksum=compiled.checksum,
             head=head,
             pinned=not outcome.activated,
+            difference="",
         )
         result = "unchanged" if outcome.unchanged else "stored" if outcome.activated else "pinned"
         metrics.PUBLISHES.labels(result).inc()
@@ -337,20 +351,39 @@ class Leader:
                 async with clients.view(self._settings) as config:
                     keys_due = 0.0
                     while True:
-                        found, head, pinned = await config.consumers()
-                        keys = self._running.keys
+                        before = self._publisher.published
+                        standing = await config.standing()
+                        running = replace(
+                            self._running, head=standing.head, pinned=standing.pinned, consumers=standing.consumers
+                        )
+                        if before is not None and before is self._publisher.published and not self._publishing:
+                            running = replace(running, difference=self._compare(before, standing.newest))
+                        keys = running.keys
                         if time.monotonic() >= keys_due:
                             keys = await config.sealing_keys()
                             keys_due = time.monotonic() + self._settings.keys_seconds
-                        self._set_running(replace(self._running, head=head, pinned=pinned, consumers=found, keys=keys))
+                        self._set_running(replace(running, keys=keys))
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
                 words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 self._log.warning("cannot list consumers", error=words)
             await asyncio.sleep(self._settings.consumers_seconds)
 
+    def _compare(self, published: Stored, newest: Stored) -> str:
+        """Why the store does not have what was published last; then, and when its data are of another history, it is
+        published again: nothing else may change for days (CFG-09)."""
+        found = difference(published, newest)
+        if newest != published:
+            if found != self._running.difference or not found:
+                self._log.warning(
+                    "publishing again", reason=found or "the database is another, or was set back", revision=newest.revision
+                )
+            self._nudge()
+        return found
+
     def _set_running(self, running: Running) -> None:
         _count(running.consumers, running.head)
+        metrics.PINNED.set(running.pinned)
         if running != self._running:
             self._running = running
             self._replan()

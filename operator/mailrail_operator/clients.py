@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.stored import Stored
 from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
+from mailrail.kit.publisher import newest_of
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
@@ -16,21 +19,32 @@ _TIMEOUT = 5.0
 """Seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigStanding:
+    """What the config service knows."""
+
+    consumers: tuple[ConsumerState, ...]
+    """Everyone that reports."""
+    head: int
+    pinned: bool
+    newest: Stored
+
+
 class ConfigView:
     """Questions on one channel. Raises grpc.aio.AioRpcError; then a new channel is due, for certificates rotate."""
 
     def __init__(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:  # a name that the stubs alone have
         self._stub = stub
 
-    async def consumers(self) -> tuple[tuple[ConsumerState, ...], int, bool]:
-        """Everyone that reports, head, and whether head is pinned."""
+    async def standing(self) -> ConfigStanding:
+        """Who runs what, and what the store holds."""
         response = await self._stub.ListConsumers(pb.ListConsumersRequest(), timeout=_TIMEOUT)
         found = tuple(
             ConsumerState(c.process, Role(c.role), c.revision, c.rejected, c.error, c.live)
             for c in response.consumers
             if c.role in _ROLES
         )
-        return found, response.head, response.pinned
+        return ConfigStanding(found, response.head, response.pinned, newest_of(response))
 
     async def sealing_keys(self) -> tuple[SealingKey, ...]:
         """Which keys stored values were sealed with, by id."""

@@ -8,8 +8,10 @@ OBJECTS = Gauge("mailrail_operator_objects", "Objects by kind and value of their
 REVISION = Gauge("mailrail_operator_published_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
     "mailrail_operator_head_revision",
-    "Configuration revision that services should run; lower than the newest while head is pinned",
+    "Configuration revision that services should run; another than the newest only while head is pinned, or until what "
+    "the store lost is published again",
 )
+PINNED = Gauge("mailrail_operator_head_pinned", "1 while head is pinned to an older revision, else 0")
 CONSUMERS = Gauge(
     "mailrail_operator_consumers",
     "Live processes that read the configuration; state: current, behind, rejecting",

@@ -204,6 +204,9 @@ def _track(
 
 def _programmed(running: Running, kind: str, first: int, confirmed: bool) -> Condition:
     """`Programmed` of the objects of a kind that services can know since revision `first`."""
+    if running.difference:
+        message = f"{running.difference}; it is published again"
+        return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.NOT_STORED, message)
     if kind == _GATEWAY and running.pinned and running.newest > running.head:
         message = f"head is pinned to revision {running.head}; {running.newest} waits for an unpin"
         return Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.PINNED, message)
@@ -227,8 +230,9 @@ def _programmed(running: Running, kind: str, first: int, confirmed: bool) -> Con
 
 
 def _confirm(tracked: Tracked, condition: Condition, kind: str) -> Tracked:
-    """A gateway stays confirmed; another object only as long as it is programmed."""
-    confirmed = condition.status is Status.TRUE or (tracked.confirmed and kind == _GATEWAY)
+    """A gateway stays confirmed while the store has it; another object only as long as it is programmed."""
+    stays = kind == _GATEWAY and condition.reason is not Reason.NOT_STORED
+    confirmed = condition.status is Status.TRUE or (tracked.confirmed and stays)
     return tracked if confirmed == tracked.confirmed else replace(tracked, confirmed=confirmed)
 
 

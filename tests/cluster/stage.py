@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import yaml
 from cluster.apiproxy import ApiProxy
 from cluster.conftest import ROOT, Kubectl
@@ -40,15 +41,15 @@ class Consumer:
         self.role = role
         self.refuse = ""  # why the next revisions are rejected; empty: none is
         self.seen: list[int] = []
-        self._client: ConfigClient
+        self._client: ConfigClient | None = None
         self._stop: asyncio.Event
         self._settings = settings
         self._done = asyncio.run_coroutine_threadsafe(self._run(), background().loop)
 
     async def _run(self) -> None:
         self._stop = asyncio.Event()
-        self._client = ConfigClient(self._settings, self.role, self._on_change)
-        async with self._client.running():
+        self._client = client = ConfigClient(self._settings, self.role, self._on_change)
+        async with client.running():
             await self._stop.wait()
 
     def _on_change(self, configuration: Configuration) -> None:
@@ -59,7 +60,7 @@ class Consumer:
     @property
     def current(self) -> Configuration:
         """What it runs. Raises LookupError before the first."""
-        now = self._client.current
+        now = self._client.current if self._client is not None else None
         if now is None:
             raise LookupError(f"{self.role} has no configuration yet")
         return now
@@ -166,16 +167,31 @@ class Stage:
         raw = json.loads(self.kubectl("get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1"))
         return max(int(listed["metadata"].get("resourceVersion") or 0), int(raw["metadata"]["resourceVersion"]))
 
+    def use_database(self, url: str) -> None:
+        """Give the next config process another database."""
+        self._config_environment["MAILRAIL_CONFIG_DATABASE_URL"] = url
+
+    def sql(self, *statements: str) -> None:
+        """Change the store behind everybody's back, in one transaction."""
+        with psycopg.connect(self._config_environment["MAILRAIL_CONFIG_DATABASE_URL"]) as connection:
+            connection.execute("SET search_path TO config")
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def consumer(self, node_id: str, role: Role = Role.QUEUE) -> Consumer:
+        """One more service that reads the configuration."""
+        settings = ServiceSettings(
+            node_id=node_id,
+            plaintext=True,
+            config_target=self._common["MAILRAIL_CONFIG_TARGET"],
+            sealing_keys_dir=self.folder / "keys",
+        )
+        return Consumer(settings, role)
+
     def start_consumers(self, *roles: Role) -> None:
         """Services that read the configuration, and that config knows of from now on."""
         for role in roles or (Role.INGRESS, Role.QUEUE, Role.OUTBOUND):
-            settings = ServiceSettings(
-                node_id=f"{role.value}-{os.getpid()}",
-                plaintext=True,
-                config_target=self._common["MAILRAIL_CONFIG_TARGET"],
-                sealing_keys_dir=self.folder / "keys",
-            )
-            self.consumers[role] = Consumer(settings, role)
+            self.consumers[role] = self.consumer(f"{role.value}-{os.getpid()}", role)
         with grpc.insecure_channel(self._common["MAILRAIL_CONFIG_TARGET"]) as channel:
             stub = config_pb2_grpc.ConfigServiceStub(channel)
 
@@ -196,7 +212,7 @@ class Stage:
 
     def until(self, condition: Callable[[], object], what: str, within: float = 60.0) -> None:
         """Wait for anything else."""
-        wait_until(condition, within, lambda: f"{what}\n{self.tails()}")
+        wait_until(condition, within, lambda: f"{what}\n{self.tails()}", ignoring=(LookupError,))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """An object."""

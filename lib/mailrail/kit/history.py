@@ -84,6 +84,7 @@ class History:
         self._lock = asyncio.Lock()
         """Held by whoever takes this process into another history."""
         self._resolved = 0
+        self._left = False
         # ruff: noqa: S608 -- put together from constants alone
         seen: LiteralString = f"{_SEEN}, {counters}"
         self._read: LiteralString = (
@@ -111,6 +112,8 @@ class History:
 
     async def beat(self, connection: Connection) -> None:
         """Write a word, read the one before. Raises psycopg.Error; `begun` is called where the history is another."""
+        if self._left:
+            return
         known = self._words.known(self._words.since)
         word = self._words.next(secrets.randbits(62))
         resolved = self._resolved
@@ -122,7 +125,7 @@ class History:
 
     async def check(self, connection: Connection) -> None:
         """Look, and write nothing: by a new connection, before its first statement. Raises as `beat`."""
-        if self.number is not None:
+        if self.number is not None and not self._left:
             look = await self._look(connection, self._read, {})
             if look.judge(self.number) is not HistoryVerdict.SAME:
                 await self._resolve(connection)
@@ -130,10 +133,13 @@ class History:
     async def doubt(self, connection: Connection, number: int, reason: str) -> None:
         """Somebody has what the data of history `number` have not given yet: a new history begins, unless this process
         is in another by now. Raises as `beat`."""
-        await self._resolve(connection, number, reason)
+        if not self._left:
+            await self._resolve(connection, number, reason)
 
     async def leave(self, connection: Connection) -> None:
-        """A clean stop. Raises psycopg.Error."""
+        """A clean stop: from now on nothing is compared, for the word to compare with is gone, and calls that are still
+        under way would find a new history. Raises psycopg.Error."""
+        self._left = True
         await connection.execute(_LEAVE, {"process": self._process})
 
     # --- how ---

@@ -4,7 +4,8 @@ watcher share it, so that both go through the same compiler and the same checks.
 A publisher first acquires an epoch and, with it, the state of the last compilation (no compile before that, CFG-01).
 From then on each `publish` compiles, seals the values that are not stored yet, and hands the revision in. Another
 publisher that acquires later ends the epoch (CFG-04): `Superseded`. When head was moved by an administrator, the
-publisher reads it anew and goes on.
+publisher reads it anew and goes on. When the store went back (CFG-08), nobody has an epoch: `SetBack`; whoever's turn
+it is publishes again. `newest` tells what the store holds, to be compared with `published` (CFG-09).
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState, decode_state, encode_state
+from mailrail.core.config.stored import Stored
 from mailrail.core.revision.revision import Role, secrets_for
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log, rpc
@@ -25,9 +27,10 @@ from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
 
 REASON_KEY = "mailrail-reason"
-"""Trailing metadata of ABORTED: which of the two it is."""
+"""Trailing metadata of ABORTED: which of these it is."""
 STALE_EPOCH = "stale-epoch"
 OTHER_HEAD = "other-head"
+SET_BACK = "set-back"
 
 FINDINGS_STORED = 2000
 """Findings that go along with a revision. A transport that ten thousand rules name and that is gone makes ten thousand
@@ -38,6 +41,10 @@ _ATTEMPTS = 5
 
 class Superseded(Exception):
     """Another publisher acquired the configuration; the text names it. Acquire again only if it is your turn."""
+
+
+class SetBack(Exception):
+    """The store went back, and with it the epoch; nobody else has acquired one. The next publish acquires it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class Publisher:
         self._head = 0
         self._previous = CompilerState()
         self._stored: frozenset[str] = frozenset()
+        self.published: Stored | None = None
+        """What was published last under this epoch; None: nothing yet, or another publisher took over."""
         self._log = log.get_logger()
 
     def use_keys(self, keys: Keyring) -> None:
@@ -77,7 +86,10 @@ class Publisher:
         return self._previous
 
     async def publish(self, sources: Sources, options: BuildOptions | None = None) -> PublishOutcome:
-        """Compile and publish. Raises Superseded, or grpc.aio.AioRpcError when the config service is out of reach."""
+        """Compile and publish.
+
+        Raises Superseded, SetBack, or grpc.aio.AioRpcError when the config service is out of reach.
+        """
         async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
             stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
             compiled: Compiled | None = None
@@ -97,7 +109,10 @@ class Publisher:
                     elif error.code() is grpc.StatusCode.ABORTED:
                         self._epoch = 0
                         if (REASON_KEY, STALE_EPOCH) in _metadata(error):
+                            self.published = None
                             raise Superseded(error.details() or "another publisher took over") from error
+                        if (REASON_KEY, SET_BACK) in _metadata(error):
+                            raise SetBack(error.details() or "the database went back") from error
                     else:
                         raise
                     continue
@@ -105,12 +120,21 @@ class Publisher:
                 self._stored = frozenset(use.ref.path for use in compiled.state.uses)
                 if response.activated:
                     self._head = response.info.revision
+                self.published = Stored(response.info.revision, compiled.checksum, response.history)
                 return PublishOutcome(compiled, response.info.revision, response.activated, response.unchanged)
             raise Superseded("head keeps changing: another publisher is active")
 
+    async def newest(self) -> Stored:
+        """What the store holds. Raises grpc.aio.AioRpcError when the config service is out of reach."""
+        async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
+            stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
+            return newest_of(await stub.ListConsumers(pb.ListConsumersRequest(), timeout=5))
+
     async def _acquire(self, stub: "config_pb2_grpc.ConfigServiceAsyncStub") -> None:
         response = await stub.AcquirePublisher(pb.AcquirePublisherRequest(identity=self._identity), timeout=10)
-        self._previous = decode_state(response.previous)
+        if self.published is None:
+            self._previous = decode_state(response.previous)
+        # Else nobody published since, and a store that went back knows less of what was accepted than this process.
         self._stored = frozenset(use.ref.path for use in self._previous.uses)
         self._epoch, self._head = response.epoch, response.head.revision
         self._log.info("publishing configuration", epoch=self._epoch, head=self._head)
@@ -137,6 +161,11 @@ class Publisher:
             diagnostics=compiled.diagnostics.encode(FINDINGS_STORED),
             summary=compiled.summary,
         )
+
+
+def newest_of(response: pb.ListConsumersResponse) -> Stored:
+    """What the store holds, as config says it beside who runs what."""
+    return Stored(response.newest, response.newest_checksum, response.history)
 
 
 def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:

@@ -20,9 +20,10 @@ import grpc
 
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import Finding, Severity
+from mailrail.core.config.stored import difference
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
-from mailrail.kit.publisher import Publisher, PublishOutcome, Superseded
+from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
 from mailrail.kit.run import run
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.local import example
@@ -45,6 +46,8 @@ class FolderSettings(ServiceSettings):
     """Its key."""
     look_seconds: float = 0.1
     """How often the folder is looked at. A change is taken up after two looks (CFG-06: within 200 ms)."""
+    store_seconds: float = 1.0
+    """How often what the store holds is compared with what was published last (CFG-09)."""
 
 
 _REST = 10
@@ -116,6 +119,7 @@ class Watcher:
         )
         self._options = BuildOptions(captive=settings.captive, port_offset=settings.port_offset)
         self._refused: str | None = None
+        self._compare_at = 0.0
         self._log = log.get_logger()
 
     async def run(self) -> None:
@@ -131,7 +135,8 @@ class Watcher:
                 published = snapshot
 
     async def _wait_until_still(self, published: Snapshot | None) -> Snapshot:
-        """The next snapshot that differs from the published one and stayed the same for one look."""
+        """The next snapshot that differs from the published one and stayed the same for one look; or the published one,
+        when the store does not have it any more."""
         before = published
         gone = False
         while True:
@@ -150,6 +155,8 @@ class Watcher:
                 gone = False
                 began = time.monotonic()
                 now = await asyncio.to_thread(self._folder.snapshot)
+                if now == published and await self._store_differs():
+                    return now
                 if now == published:  # nothing is going on: thousands of files are not to take a quarter of a processor
                     pause = min(max(pause, _REST * (time.monotonic() - began)), _LONGEST_REST * pause)
                 if not self._folder.exists():  # it went while it was looked at: what was seen of it means nothing
@@ -160,6 +167,22 @@ class Watcher:
                     before = now
             await asyncio.sleep(pause)
 
+    async def _store_differs(self) -> bool:
+        """Whether the store has something else than was published last; asked once in a while."""
+        published = self._publisher.published
+        if published is None or time.monotonic() < self._compare_at:
+            return False
+        self._compare_at = time.monotonic() + self._settings.store_seconds
+        try:
+            newest = await self._publisher.newest()
+        except grpc.aio.AioRpcError:  # out of reach: then nothing is known
+            return False
+        if newest == published:
+            return False
+        reason = difference(published, newest) or "the database is another, or was set back"
+        self._log.warning("publishing again", reason=reason)
+        return True
+
     async def _publish(self) -> bool:
         """Read and publish. False when it must be tried again."""
         sources = await asyncio.to_thread(self._folder.read)
@@ -168,6 +191,8 @@ class Watcher:
         except Superseded as error:
             self._log.warning("another publisher took over; the next change here takes over again", who=str(error))
             return True
+        except SetBack:  # the next try acquires a new epoch
+            return False
         except grpc.aio.AioRpcError as error:
             reachable = error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             if reachable and error.details() != self._refused:  # it is tried again, and said once

@@ -4,7 +4,8 @@ Who may do what: only the operator (in local mode the folder watcher) publishes;
 console) and the operator roll back; each service watches and reports for its own role alone, so that no service can ask
 for the secrets of another.
 
-    ABORTED              another publisher (metadata `mailrail-reason`: `stale-epoch`) or another head (`other-head`)
+    ABORTED              another publisher (metadata `mailrail-reason`: `stale-epoch`), another head (`other-head`), or
+                         data that went back (`set-back`)
     FAILED_PRECONDITION  sealed values are missing
     INVALID_ARGUMENT     the revision or a field cannot be used
     UNAVAILABLE          Postgres is unreachable; try again
@@ -20,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
-from mailrail.kit.publisher import OTHER_HEAD, REASON_KEY, STALE_EPOCH
+from mailrail.kit.publisher import OTHER_HEAD, REASON_KEY, SET_BACK, STALE_EPOCH
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config import metrics
@@ -35,6 +36,7 @@ from mailrail_config.store import (
     Refused,
     RevisionRow,
     RevisionStore,
+    SetBack,
     StaleEpoch,
 )
 
@@ -133,6 +135,9 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             case StaleEpoch():
                 context.set_trailing_metadata(((REASON_KEY, STALE_EPOCH),))
                 await context.abort(grpc.StatusCode.ABORTED, str(error))
+            case SetBack():
+                context.set_trailing_metadata(((REASON_KEY, SET_BACK),))
+                await context.abort(grpc.StatusCode.ABORTED, str(error))
             case OtherHead():
                 context.set_trailing_metadata(((REASON_KEY, OTHER_HEAD),))
                 await context.abort(grpc.StatusCode.ABORTED, str(error))
@@ -183,6 +188,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             info=_info(published.row, published.head, published.pinned),
             activated=published.activated,
             unchanged=published.unchanged,
+            history=published.history,
         )
 
     # --- watching ---
@@ -243,16 +249,18 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
             await self._abort(context, error)
 
     async def ListConsumers(self, request: pb.ListConsumersRequest, context: Context) -> pb.ListConsumersResponse:
-        head = await self._head(context)
         try:
-            rows = await self._store.consumers()
+            standing, rows = await self._store.standing(), await self._store.consumers()
         except DATABASE_ERRORS as error:
             await self._abort(context, error)
         return pb.ListConsumersResponse(
             consumers=[_consumer(row) for row in rows],
-            head=head.revision or 0,
-            pinned=head.pinned,
-            pin_reason=head.pin_reason,
+            head=standing.head,
+            pinned=standing.pinned,
+            pin_reason=standing.pin_reason,
+            newest=standing.newest,
+            newest_checksum=standing.newest_checksum,
+            history=standing.history,
         )
 
     async def ListRevisions(self, request: pb.ListRevisionsRequest, context: Context) -> pb.ListRevisionsResponse:

@@ -50,6 +50,18 @@ class HeadRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What the store holds at one moment."""
+
+    head: int
+    pinned: bool
+    pin_reason: str
+    newest: int
+    newest_checksum: str
+    history: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerRow:
     """Who runs what."""
 
@@ -95,6 +107,7 @@ class Published:
     pinned: bool
     activated: bool
     unchanged: bool
+    history: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,10 @@ class Refused(Exception):
 
 class StaleEpoch(Refused):
     """Another publisher took over (CFG-04)."""
+
+
+class SetBack(Refused):
+    """The data went back since that epoch was given, and nobody has acquired a new one yet (CFG-08)."""
 
 
 class OtherHead(Refused):
@@ -137,7 +154,11 @@ _INSERT = (
     " RETURNING revision, checksum, created, publisher, summary, diagnostics"
 )
 _HEAD = "SELECT revision, pinned, pin_reason, epoch, publisher, last_revision FROM head"
-
+_STANDING = (
+    "SELECT coalesce(h.revision, 0) AS head, h.pinned, h.pin_reason, coalesce(n.revision, 0) AS newest,"
+    " coalesce(n.checksum, '') AS newest_checksum, d.number AS history FROM head h CROSS JOIN data_history d"
+    " LEFT JOIN (SELECT revision, checksum FROM revisions ORDER BY revision DESC LIMIT 1) n ON true"
+)
 
 # Who published under an epoch of before is superseded, and no number means two revisions (CFG-08).
 _RAISE = (
@@ -219,6 +240,13 @@ class RevisionStore:
             row = await (await cursor.execute(_HEAD)).fetchone()
         assert row is not None, "the migration made it"
         self._remember_given(row.epoch, row.last_revision)
+        return row
+
+    async def standing(self) -> Standing:
+        """Head, the newest revision and the history of the data, all of one moment."""
+        async with self._pool.connection() as connection, connection.cursor(row_factory=class_row(Standing)) as cursor:
+            row = await (await cursor.execute(_STANDING)).fetchone()
+        assert row is not None, "the migration made both rows"
         return row
 
     async def info(self, revision: int) -> RevisionRow | None:
@@ -314,6 +342,9 @@ class RevisionStore:
             await self._compare(connection, epoch, expected_head if epoch > self._given[0] else 0)
         async with self._change() as connection:
             head = await self._lock_head(connection)
+            history = await self._history_number(connection)
+            if epoch != head.epoch and not head.publisher:
+                raise SetBack(f"the database went back since epoch {epoch} was given; acquire a new one")
             if epoch != head.epoch:
                 raise StaleEpoch(
                     f"epoch {epoch} was superseded: {head.publisher or 'another publisher'} has epoch {head.epoch}"
@@ -332,7 +363,9 @@ class RevisionStore:
                         *(new.previous, new.diagnostics, new.summary),
                     ),
                 )
-                return Published(newest, head.revision or 0, head.pinned, activated=not head.pinned, unchanged=True)
+                return Published(
+                    newest, head.revision or 0, head.pinned, not head.pinned, unchanged=True, history=history
+                )
             number = head.last_revision + 1
             async with connection.cursor(row_factory=class_row(RevisionRow)) as cursor:
                 await cursor.execute(
@@ -348,13 +381,18 @@ class RevisionStore:
             await connection.execute("UPDATE head SET revision = %s, last_revision = %s", (current, number))
             if not head.pinned:
                 await self._announce(connection, number)
-        return Published(row, current or 0, head.pinned, activated=not head.pinned, unchanged=False)
+        return Published(row, current or 0, head.pinned, not head.pinned, unchanged=False, history=history)
 
     async def _lock_head(self, connection: Connection) -> HeadRow:
         async with connection.cursor(row_factory=class_row(HeadRow)) as cursor:
             row = await (await cursor.execute(_HEAD + " FOR UPDATE")).fetchone()
         assert row is not None, "the migration made it"
         return row
+
+    async def _history_number(self, connection: Connection) -> int:
+        row = await (await connection.execute("SELECT number FROM data_history")).fetchone()
+        assert row is not None, "the migration made it"
+        return int(row[0])
 
     async def _newest(self, connection: Connection) -> RevisionRow | None:
         async with connection.cursor(row_factory=class_row(RevisionRow)) as cursor:

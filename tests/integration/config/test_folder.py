@@ -59,6 +59,26 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+async def test_a_store_that_went_back_gets_the_folder_again_though_no_file_changes_CFG_09(
+    database: str, keys_dir: Path, folder: Path
+) -> None:
+    async with config_service(database) as service, watched(service, keys_dir, folder, store_seconds=0.1):
+        watching = consumer(keys_dir, service.target, Role.QUEUE)
+        async with watching.client.running():
+            await asyncio.wait_for(watching.client.wait_first(), 60)
+            (folder / "20-route.yaml").write_text(route("a", "a.example"))
+            assert await watching.client.wait_for(2, 60)
+            async with service.store._pool.connection() as connection, connection.transaction():
+                await connection.execute(b"UPDATE head SET revision = 1")
+                await connection.execute(b"DELETE FROM revisions WHERE revision = 2")
+            await eventually(
+                lambda: watching.client.current
+                and watching.client.current.number > 2
+                and watching.client.current.revision.global_routes,
+                60,
+            )
+
+
 async def test_a_changed_file_is_live_within_two_seconds_CFG_06(database: str, keys_dir: Path, folder: Path) -> None:
     async with config_service(database) as service, watched(service, keys_dir, folder) as files:
         queue = consumer(keys_dir, service.target, Role.QUEUE)

@@ -17,7 +17,7 @@ from mailrail.core.revision.revision import Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
 from mailrail.kit import config_client, migrations
-from mailrail.kit.publisher import REASON_KEY, STALE_EPOCH, Superseded
+from mailrail.kit.publisher import REASON_KEY, SET_BACK, STALE_EPOCH, Superseded
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail_config.app import keep_up
@@ -88,11 +88,11 @@ async def test_a_stale_epoch_is_refused_CFG_04(database: str, keys_dir: Path) ->
             assert b"a.example" in head.body
             # The epoch must be exact, not merely great enough.
             compiled = compile(sources(), CompilerState(), KEYS)
-            for epoch in (1, 3):
+            for epoch, reason in ((1, STALE_EPOCH), (3, SET_BACK)):  # nobody was given 3: the data went back
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.Publish(pb.PublishRequest(epoch=epoch, expected_head=2, body=compiled.encoded))
                 assert refused.value.code() is grpc.StatusCode.ABORTED
-                assert (REASON_KEY, STALE_EPOCH) in list(refused.value.trailing_metadata())
+                assert (REASON_KEY, reason) in list(refused.value.trailing_metadata())
 
 
 async def test_a_publish_onto_another_head_is_refused_CFG_04(database: str, keys_dir: Path) -> None:

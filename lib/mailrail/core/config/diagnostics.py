@@ -61,6 +61,7 @@ class Reason(StrEnum):
     PROGRAMMED = "Programmed"
     REJECTED = "Rejected"
     PINNED = "Pinned"
+    NOT_STORED = "NotStored"
     READY = "Ready"
     NOT_READY = "NotReady"
 
@@ -95,6 +96,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROGRAMMED: "Every live service that reads the object runs a revision with it.",
     Reason.REJECTED: "A service could not use the revision and keeps its last good one.",
     Reason.PINNED: "Head is pinned to an older revision; unpin to activate newer ones.",
+    Reason.NOT_STORED: "The config service does not have what was published last: its database was restored, replaced "
+    "or failed over. It is published again by itself.",
     Reason.READY: "Accepted, resolved and programmed.",
     Reason.NOT_READY: "One of the other conditions is not true.",
 }

@@ -200,10 +200,13 @@ class PublishResponse(_message.Message):
     INFO_FIELD_NUMBER: _builtins.int
     ACTIVATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     activated: _builtins.bool
     """false: head is pinned"""
     unchanged: _builtins.bool
-    """same checksum as head: nothing was stored"""
+    """same checksum as the newest: nothing was stored"""
+    history: _builtins.int
+    """that the store's data are of (HIS-01)"""
     @_builtins.property
     def info(self) -> Global___RevisionInfo: ...
     def __init__(
@@ -212,10 +215,11 @@ class PublishResponse(_message.Message):
         info: Global___RevisionInfo | None = ...,
         activated: _builtins.bool = ...,
         unchanged: _builtins.bool = ...,
+        history: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activated", b"activated", "info", b"info", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activated", b"activated", "history", b"history", "info", b"info", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,10 +420,21 @@ class ListConsumersResponse(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     PIN_REASON_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    NEWEST_CHECKSUM_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     head: _builtins.int
     pinned: _builtins.bool
     pin_reason: _builtins.str
     """as it was given with Rollback; empty when nothing is pinned"""
+    newest: _builtins.int
+    """The newest stored revision: head, unless head is pinned. A publisher that finds another here than it published last
+    publishes again: the store went back, or is a new one (CFG-09).
+    0: nothing is stored
+    """
+    newest_checksum: _builtins.str
+    history: _builtins.int
+    """that the store's data are of (HIS-01)"""
     @_builtins.property
     def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consumer]: ...
     def __init__(
@@ -429,10 +444,13 @@ class ListConsumersResponse(_message.Message):
         head: _builtins.int = ...,
         pinned: _builtins.bool = ...,
         pin_reason: _builtins.str = ...,
+        newest: _builtins.int = ...,
+        newest_checksum: _builtins.str = ...,
+        history: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "head", b"head", "pin_reason", b"pin_reason", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "head", b"head", "history", b"history", "newest", b"newest", "newest_checksum", b"newest_checksum", "pin_reason", b"pin_reason", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,7 @@ class ConfigServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListConsumers(self, request, context):
-        """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05).
+        """Who runs what, everyone heard of within a day; what the store holds; whether head is pinned, and why (CFG-05).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

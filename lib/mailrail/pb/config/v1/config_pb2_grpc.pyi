@@ -46,7 +46,7 @@ class ConfigServiceStub:
     Report: _grpc.UnaryUnaryMultiCallable[_config_pb2.ReportRequest, _config_pb2.ReportResponse]
     """A consumer's heartbeat every 2 s: what it runs, what it rejected (CFG-05)."""
     ListConsumers: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListConsumersRequest, _config_pb2.ListConsumersResponse]
-    """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
+    """Who runs what, everyone heard of within a day; what the store holds; whether head is pinned, and why (CFG-05)."""
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListRevisionsRequest, _config_pb2.ListRevisionsResponse]
     """Stored revisions, newest first, with the compiler's findings and without bodies."""
     GetRevision: _grpc.UnaryUnaryMultiCallable[_config_pb2.GetRevisionRequest, _config_pb2.GetRevisionResponse]
@@ -72,7 +72,7 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     Report: _aio.UnaryUnaryMultiCallable[_config_pb2.ReportRequest, _config_pb2.ReportResponse]  # type: ignore[assignment]
     """A consumer's heartbeat every 2 s: what it runs, what it rejected (CFG-05)."""
     ListConsumers: _aio.UnaryUnaryMultiCallable[_config_pb2.ListConsumersRequest, _config_pb2.ListConsumersResponse]  # type: ignore[assignment]
-    """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
+    """Who runs what, everyone heard of within a day; what the store holds; whether head is pinned, and why (CFG-05)."""
     ListRevisions: _aio.UnaryUnaryMultiCallable[_config_pb2.ListRevisionsRequest, _config_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """Stored revisions, newest first, with the compiler's findings and without bodies."""
     GetRevision: _aio.UnaryUnaryMultiCallable[_config_pb2.GetRevisionRequest, _config_pb2.GetRevisionResponse]  # type: ignore[assignment]
@@ -125,7 +125,7 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _config_pb2.ListConsumersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_config_pb2.ListConsumersResponse, _abc.Awaitable[_config_pb2.ListConsumersResponse]]:
-        """Who runs what, everyone heard of within a day; and whether head is pinned, and why (CFG-05)."""
+        """Who runs what, everyone heard of within a day; what the store holds; whether head is pinned, and why (CFG-05)."""
 
     @_abc_1.abstractmethod
     def ListRevisions(

@@ -1,0 +1,110 @@
+"""The store went back, or is another: the operator publishes again by itself, and status says so meanwhile (CFG-09)."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from cluster.conftest import Kubectl
+from cluster.stage import Stage, basics, relay, staged
+
+from mailrail.core.revision.revision import Revision
+from mailrail.kit import migrations
+from mailrail.local.postgres.server import EmbeddedPostgres
+
+SECONDS = 20.0
+"""Within which it is published again; the rest of what a busy machine takes. Nobody edits anything meanwhile."""
+
+
+def host(revision: Revision) -> str | None:
+    (transport,) = revision.transports
+    return transport.host
+
+
+def copy(folder: Path, to: Path) -> None:
+    """A folder with its owners."""
+    subprocess.run(["cp", "-a", folder, to], check=True)
+
+
+@pytest.fixture
+def restorable(kubectl: Kubectl, disposable_postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Stage]:
+    migrations.migrate(disposable_postgres.url(), migrations.load_all(("config",)))
+    with staged(kubectl, disposable_postgres.url(), tmp_path) as made:
+        yield made
+
+
+def test_a_backup_that_is_put_back_is_published_over_without_an_edit_CFG_09(
+    restorable: Stage, disposable_postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    stage, postgres = restorable, disposable_postgres
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mtrans/relay", "mgw/mx1")
+    postgres.stop()
+    copy(postgres.data, tmp_path / "backup")
+    postgres.start()
+    stage.kubectl.apply(relay("relay", "second.example.org"))
+    stage.until_queue(lambda r: host(r) == "second.example.org")
+    stage.until(lambda: stage.condition("mtrans", "relay", "Programmed")["observedGeneration"] == 2, "it is programmed")
+    before = stage.get("mgw", "mx1")["status"]["config"]["newest"]
+    postgres.stop()
+    shutil.rmtree(postgres.data)
+    copy(tmp_path / "backup", postgres.data)
+    postgres.start()
+
+    def again() -> bool:
+        config = stage.get("mgw", "mx1")["status"]["config"]
+        return bool(config["revision"] == config["newest"] > before and config["upToDate"] == 3)
+
+    stage.until(again, "it is published again", SECONDS)
+    stage.wait_ready("mtrans/relay", "mgw/mx1")
+    assert host(stage.queue()) == "second.example.org"
+
+
+@pytest.mark.parametrize("fresh_config", (True, False))
+def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
+    kubectl: Kubectl, database_for: Callable[..., str], tmp_path: Path, fresh_config: bool
+) -> None:
+    """An empty database that the same config process finds under its feet, and one that a new process is given."""
+    url = database_for("config")
+    with staged(kubectl, url, tmp_path) as stage:
+        stage.start_consumers()
+        stage.start_operator()
+        stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+        stage.wait_ready("mtrans/relay", "mgw/mx1")
+        if fresh_config:
+            stage.config.stop()
+            stage.use_database(database_for("config"))
+            stage.start_config()
+        else:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP SCHEMA config CASCADE")
+            migrations.migrate(url, migrations.load_all(("config",)))
+        newcomer = stage.consumer("queue-new")
+        stage.until(lambda: host(newcomer.revision) == "first.example.org", "a new process gets ready", SECONDS)
+        stage.wait_ready("mtrans/relay", "mgw/mx1")
+        assert stage.get("mgw", "mx1")["status"]["config"]["revision"] > 0
+        newcomer.close()
+
+
+def test_while_what_was_published_is_not_stored_nothing_is_called_programmed_CFG_09(restorable: Stage) -> None:
+    """A store that takes no publish: the operator goes on trying, and says what is the matter."""
+    stage = restorable
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mtrans/relay", "mgw/mx1")
+    stage.sql(
+        "ALTER TABLE revisions ADD CONSTRAINT none CHECK (false) NOT VALID",
+        "UPDATE head SET revision = NULL",
+        "DELETE FROM revisions",
+    )
+    for kind, name in (("mgw", "mx1"), ("mtrans", "relay")):
+        found = stage.wait_condition(kind, name, "Programmed", status="False", reason="NotStored")
+        assert "the store is empty" in found["message"]
+        assert stage.condition(kind, name, "Ready")["status"] == "False"
+    stage.sql("ALTER TABLE revisions DROP CONSTRAINT none")
+    stage.wait_ready("mtrans/relay", "mgw/mx1")
