@@ -375,9 +375,8 @@ class Leader:
         found = difference(published, newest)
         if newest != published:
             if found != self._running.difference or not found:
-                self._log.warning(
-                    "publishing again", reason=found or "the database is another, or was set back", revision=newest.revision
-                )
+                reason = found or "the database is another, or was set back"
+                self._log.warning("publishing again", reason=reason, revision=newest.revision)
             self._nudge()
         return found
 

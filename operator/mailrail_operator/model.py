@@ -67,10 +67,10 @@ class Running:
     head: int = 0
     """The revision that services should run."""
     pinned: bool = False
-    difference: str = ""
-    """Why the store does not have what was published last; empty: it has."""
     consumers: tuple[ConsumerState, ...] = ()
     keys: tuple[SealingKey, ...] = ()
+    difference: str = ""
+    """Why the store does not have what was published last; empty: it has."""
 
 
 class EventType(StrEnum):

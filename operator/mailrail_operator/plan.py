@@ -12,7 +12,8 @@ Rules (design 5, CFG-05):
   processes come and go (a new one starts with head); it falls when the object or what it refers to changes, when head
   is rolled back behind it, and when a service rejects it.
 - A condition that was written for a newer generation than ours is not overwritten: what we read is old.
-- One Kubernetes event for each change of a condition for the worse, and one when it is well again.
+- One Kubernetes event for each change of a condition for the worse, and one when it is well again; what the store lost
+  is told of the gateway alone.
 """
 
 import hashlib
@@ -427,6 +428,8 @@ def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord,
         was, now = before.get(kind.value, {}), after.get(kind.value, {})
         changed = (was.get("status"), was.get("reason")) != (now.get("status"), now.get("reason"))
         bad = "True" if kind in _NEGATIVE else "False"
+        if now.get("reason") == Reason.NOT_STORED.value and "config" not in new:
+            continue  # of all objects at once: the gateway tells it
         if now.get("status") == bad and changed:
             notes.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
         elif was.get("status") == bad and now.get("status") != bad and kind is not ConditionType.PROGRAMMED:

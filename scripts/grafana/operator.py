@@ -70,7 +70,7 @@ DASHBOARD = Dashboard(
             (
                 Panel(
                     "Revisions",
-                    "The newest published revision, and head, which is lower while pinned.",
+                    "The newest published revision, and head. They differ while head is pinned, or the store lost it.",
                     (
                         Query("max(mailrail_operator_published_revision)", "published"),
                         Query("max(mailrail_operator_head_revision)", "head"),

@@ -64,7 +64,7 @@ def test_a_backup_that_is_put_back_is_published_over_without_an_edit_CFG_09(
     assert host(stage.queue()) == "second.example.org"
 
 
-@pytest.mark.parametrize("fresh_config", (True, False))
+@pytest.mark.parametrize("fresh_config", [True, False])
 def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
     kubectl: Kubectl, database_for: Callable[..., str], tmp_path: Path, fresh_config: bool
 ) -> None:

@@ -72,9 +72,11 @@ async def test_a_store_that_went_back_gets_the_folder_again_though_no_file_chang
                 await connection.execute(b"UPDATE head SET revision = 1")
                 await connection.execute(b"DELETE FROM revisions WHERE revision = 2")
             await eventually(
-                lambda: watching.client.current
-                and watching.client.current.number > 2
-                and watching.client.current.revision.global_routes,
+                lambda: (
+                    watching.client.current
+                    and watching.client.current.number > 2
+                    and watching.client.current.revision.global_routes
+                ),
                 60,
             )
 

@@ -101,6 +101,12 @@ def pods(name: str, *values: float) -> Series:
     return {of(name, pod=f"pod-{n}"): still(value) for n, value in enumerate(values)}
 
 
+def standing(*, published: int, head: int, pinned: int) -> Series:
+    """What the operator published, and what the config service has in force."""
+    values = {"published_revision": published, "head_revision": head, "head_pinned": pinned}
+    return {of(f"mailrail_operator_{name}", pod="operator-0"): still(value) for name, value in values.items()}
+
+
 CASES = (
     Case(
         "MailrailNoMailMoving",
@@ -234,6 +240,15 @@ CASES = (
     Case("MailrailConfigStale", *gauge("mailrail_config_stale_seconds", 120, 2, service="queue")),
     Case("MailrailConfigPostgresDown", *gauge("mailrail_config_postgres_up", 0, 1)),
     Case("MailrailConfigPinned", *gauge("mailrail_config_head_pinned", 1, 0)),
+    Case(
+        "MailrailConfigNotStored",
+        (
+            standing(published=7, head=4, pinned=0),
+            standing(published=7, head=0, pinned=0),
+            standing(published=7, head=1007, pinned=0),
+        ),
+        (standing(published=7, head=7, pinned=0), standing(published=7, head=4, pinned=1)),
+    ),
     Case("MailrailPublishRefused", ({REFUSALS: rising(1)},), ({REFUSALS: rising(0.1)},)),
     Case(
         "MailrailOperatorNoLeader",

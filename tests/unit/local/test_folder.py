@@ -32,7 +32,8 @@ class Config:
 
     def __init__(self, *refusals: tuple[grpc.StatusCode, str]) -> None:
         self.refusals = list(refusals)
-        self.published: list[Sources] = []
+        self.published = None
+        self.handed_in: list[Sources] = []
 
     def use_keys(self, keys: Keyring) -> None:
         """Nothing is sealed here."""
@@ -42,9 +43,9 @@ class Config:
         if self.refusals:
             code, details = self.refusals.pop(0)
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
-        self.published.append(sources)
+        self.handed_in.append(sources)
         return PublishOutcome(
-            compile(sources, CompilerState(), KEYS, options), len(self.published), activated=True, unchanged=False
+            compile(sources, CompilerState(), KEYS, options), len(self.handed_in), activated=True, unchanged=False
         )
 
 
@@ -116,7 +117,7 @@ async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
         return [e["event"] for e in events if "folder" in e["event"]]  # that it has published is said a moment later
 
     async with watching(watcher(settings, config)):
-        await eventually(lambda: len(config.published) == 1)
+        await eventually(lambda: len(config.handed_in) == 1)
         for turn in range(2):
             settings.resources.rename(away)
             await eventually(lambda n=turn: len(told()) == 2 * n + 1)  # type: ignore[misc]
@@ -130,7 +131,7 @@ async def test_a_folder_that_is_gone_is_said_once_and_so_is_that_it_is_back(
         ]
         * 2
     )
-    assert len(config.published) == 1  # nothing changed
+    assert len(config.handed_in) == 1  # nothing changed
 
 
 async def test_a_folder_that_vanishes_while_it_is_looked_at_is_not_taken_for_an_empty_one(
@@ -173,6 +174,6 @@ async def test_a_refusal_is_tried_again_and_said_once_and_a_service_that_is_away
 
     monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
     async with watching(watcher(settings, config)):
-        await eventually(lambda: len(config.published) == 1)
+        await eventually(lambda: len(config.handed_in) == 1)
     told = [e["reason"] for e in events if e["event"] == "configuration refused"]
     assert told == ["too large", "no room"]

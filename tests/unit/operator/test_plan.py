@@ -259,6 +259,29 @@ def test_a_rollback_is_said_by_what_it_takes_back_and_by_the_gateway_CFG_04() ->
     assert cluster.condition("MailTransport", "relay", "Ready")["status"] == "True"
 
 
+def test_what_the_store_lost_is_not_programmed_until_it_is_published_again_CFG_09() -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    lost = "the store went back to revision 1: revision 2, which was published last, is not in it"
+    made = cluster.plan(cluster.running(at=1, head=1, difference=lost), LATER)
+    for kind, name in (("MailGateway", "mx1"), ("MailTransport", "relay"), ("MailRoute", "all")):
+        found = cluster.condition(kind, name, "Programmed")
+        assert (found["status"], found["reason"]) == ("False", "NotStored")
+        assert found["message"] == f"{lost}; it is published again"
+        assert cluster.condition(kind, name, "Ready")["status"] == "False"
+    # It is one fact, not one for each of thousands of objects.
+    assert [change.ref.kind for change in made.changes if change.notes] == ["MailGateway"]
+    # Published again, but services fell back to what the store had, and do not run it yet.
+    cluster.revision = 1002
+    cluster.plan(cluster.running(at=1), LATER)
+    assert cluster.condition("MailTransport", "relay", "Ready")["status"] == "Unknown"
+    cluster.plan(cluster.running(), LATER)
+    for kind, name in (("MailGateway", "mx1"), ("MailTransport", "relay"), ("MailRoute", "all")):
+        assert cluster.condition(kind, name, "Ready")["status"] == "True"
+
+
 def test_a_missing_transport_is_named_and_an_event_tells_it_once() -> None:
     cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, ROUTE)
     cluster.publish()
