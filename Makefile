@@ -116,6 +116,10 @@ image: ## build the image: IMAGE=registry/mailrail:1.2.3, BUILDER=docker, podman
 	@if [ -z "$(BUILDER)" ]; then echo "no docker, podman or buildah here; name one: make image BUILDER=..." >&2; exit 1; fi
 	@$(BUILDER) $(if $(filter buildah,$(notdir $(BUILDER))),bud,build) -t $(IMAGE) $(ARGS) .
 
+.PHONY: release
+release: $(STAMP) ## prepare, then build a release: VERSION=1.2.3, BUILDER and ARGS as for the image (docs/contributing/releasing.md)
+	@$(BIN)/python scripts/release.py "$(VERSION)" $(if $(filter command line,$(origin BUILDER)),--builder $(BUILDER)) -- $(ARGS)
+
 .PHONY: helm-lint
 helm-lint: $(STAMP) ## helm lint --strict, helm template over ci values and others; with KUBECONFIG the API server's dry run, too
 	@$(BIN)/python scripts/lint_chart.py $(ARGS)
