@@ -106,3 +106,19 @@ def test_every_rule_of_a_release_asks_for_that_release_alone(tmp_path: Path) -> 
     for rule in listed:
         assert 'job="mailrail"' not in rule["expr"]
         assert 'namespace="other",job="second"' in rule["expr"]
+
+
+def test_what_kubectl_is_told_in_runbooks_is_what_the_chart_makes(tmp_path: Path) -> None:
+    objects = rendered(tmp_path, {"toolbox": {"enabled": True}})
+    made = {(one["kind"].lower(), one["metadata"]["name"]) for one in objects}
+    components = {one["metadata"].get("labels", {}).get("app.kubernetes.io/component") for one in objects}
+    kinds = {"deploy": "deployment", "cronjob": "cronjob"}
+    named = 0
+    for path in sorted((CHART.parents[2] / "docs/runbooks").glob("*.md")):
+        for command in re.findall(r"(?:^|`)(kubectl [^`\n]*)", path.read_text("utf-8"), re.M):
+            for kind, name in re.findall(r"\b(deploy|cronjob)/([\w-]+)", command):
+                named += 1
+                assert (kinds[kind], name) in made, f"{path.name}: {command}"
+            for component in re.findall(r"app\.kubernetes\.io/component=([\w-]+)", command):
+                assert component in components, f"{path.name}: {command}"
+    assert named > 30
