@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from generate_metrics import documented
+
+from mailrail.core.resources import API_VERSION
 
 from testkit.observability import alerts, dashboards
 
@@ -58,3 +61,36 @@ def test_a_link_of_a_runbook_leads_to_a_page() -> None:
             assert (path.parent / target).is_file(), f"{path.name}: {target}"
         for other in re.findall(r"\bMailrail[A-Z]\w+", path.read_text("utf-8")):
             assert (RUNBOOKS / f"{other}.md").is_file(), f"{path.name}: {other}"
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the how-to in one language."""
+    text = (RUNBOOKS.parent / "how-to/monitoring.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_inhibition_names_alerts_that_are_there_and_never_reaches_another_installation() -> None:
+    (advice,) = [yaml.safe_load(block) for block in blocks("yaml") if "inhibit_rules" in block]
+    known = {alert.name: alert for alert in alerts()}
+    for rule in advice["inhibit_rules"]:
+        assert {"namespace", "job"} <= set(rule["equal"])
+        ((source,), (target,)) = (
+            [re.fullmatch(r'alertname=(~?)"([^"]+)"', text) for text in rule[key]]
+            for key in ("source_matchers", "target_matchers")
+        )
+        assert source is not None
+        assert target is not None
+        assert source[2] in known
+        inhibited = {name for name in known if re.fullmatch(target[2], name)}
+        assert source[2] not in inhibited
+        for alternative in re.split(r"\|(?![^(]*\))", target[2]):
+            assert any(re.fullmatch(alternative, name) for name in known), alternative
+
+
+def test_the_health_check_for_Argo_CD_is_short_lua_of_a_table_that_is_returned() -> None:
+    (text,) = [yaml.safe_load(block) for block in blocks("yaml") if "resource.customizations" in block]
+    (group,) = yaml.safe_load(text["data"]["resource.customizations"]).items()
+    assert group[0] == f"{API_VERSION.partition('/')[0]}/*"
+    script = group[1]["health.lua"]
+    assert script.strip().splitlines()[-1] == "return hs"
+    assert {"Healthy", "Degraded", "Progressing"} == set(re.findall(r'status = "(\w+)"', script))
