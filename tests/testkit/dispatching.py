@@ -151,6 +151,7 @@ def waiting(bench: Bench, number: int, domain: str, **changes: Any) -> tuple[Wai
         override_transport=None,
         envelope_recipient=rcpt.SerializeToString(),
         dialled_hosts=None,
+        lacking=None,
         token=None,
         remaining=0.0,
         request=0,

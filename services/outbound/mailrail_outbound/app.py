@@ -21,7 +21,8 @@ from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.revision.revision import ObjectRef, TransportKind
-from mailrail.core.smtp.answer import Answer, Stage, Trouble
+from mailrail.core.route import LackingTransport
+from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
@@ -314,7 +315,7 @@ class Outbound(Worker):
                     reports[i] = RecipientReport(ids[i], _RESULTS[stopped.outcome], stopped, attempt.seen.get(i))
                 failover.leave_out(reports)
             for i, settled in failover.conclude().items():
-                reports[i] = _report(ids[i], settled, attempt.seen.get(i))
+                reports[i] = _report(delivery, i, settled, attempt.seen.get(i))
         return [reports[i] for i in range(len(ids))]
 
     def _stream_to_hosts(
@@ -571,7 +572,7 @@ def _after_crash(progress: DeliveryInProgress) -> list[RecipientReport]:
     settled = attempt.failover.settled if attempt is not None else {}
     seen = attempt.seen if attempt is not None else {}
     return [
-        _report(recipient_id, settled[i], seen.get(i))
+        _report(progress.delivery, i, settled[i], seen.get(i))
         if i in settled
         else RecipientReport(recipient_id, Result.DEFERRED, verdict, seen.get(i))
         for i, recipient_id in enumerate(progress.delivery.recipient_ids)
@@ -590,8 +591,12 @@ def _what(answer: Answer) -> str:
     return _CLASSES[answer.reply.code // 100] if answer.reply is not None else "none"
 
 
-def _report(recipient_id: int, settled: RecipientVerdict, seen: ConnectionFacts | None) -> RecipientReport:
+def _report(delivery: Delivery, index: int, settled: RecipientVerdict, seen: ConnectionFacts | None) -> RecipientReport:
     answer, verdict = settled.answer, settled.verdict
     metrics.ANSWERS.inc(answer.stage, _what(answer))
     result = Result.CANCELLED if settled.cancelled else _RESULTS[verdict.outcome]
-    return RecipientReport(recipient_id, result, verdict, seen, verdict.reply is not None, answer.uncertain)
+    extension = LACKING.get(answer.trouble) if answer.trouble is not None else None
+    lacking = LackingTransport(delivery.transport, delivery.transport_digest, extension) if extension else None
+    return RecipientReport(
+        delivery.recipient_ids[index], result, verdict, seen, verdict.reply is not None, answer.uncertain, lacking
+    )

@@ -18,6 +18,7 @@ from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.ids import history_of
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
@@ -530,6 +531,8 @@ def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: 
             entry.transport_failure = recipient.transport_failure
         if recipient.uncertain:
             entry.uncertain = True
+        if recipient.lacking is not None:
+            _fill_lacking(recipient.lacking, entry.lacking)
         attempt = entry.attempt
         attempt.outbound = node
         attempt.outcome = _OUTCOMES[recipient.result]
@@ -550,6 +553,8 @@ def fill_outcomes(report: DeliveryReport, result: lease_pb2.DeliveryResult, node
     result.token, result.message_id, result.done = report.token, report.message_id, True
     for recipient in report.recipients:
         entry = result.recipients.add(id=recipient.recipient_id, uncertain=recipient.uncertain)
+        if recipient.lacking is not None:
+            _fill_lacking(recipient.lacking, entry.lacking)
         attempt = entry.attempt
         attempt.outbound, attempt.outcome, attempt.dialled = node, _OUTCOMES[recipient.result], recipient.dialled
         for stamp, moment in ((attempt.started, report.started), (attempt.ended, report.ended)):
@@ -574,6 +579,13 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
             tls.verified = facts.verified
         if facts.offered:
             tls.offered = True
+
+
+def _fill_lacking(lacking: LackingTransport, found: types_pb2.LackingTransport) -> None:
+    found.extension, found.transport_digest = lacking.extension, lacking.digest
+    if lacking.transport is not None:
+        ref = lacking.transport
+        found.transport.kind, found.transport.namespace, found.transport.name = ref.kind, ref.namespace, ref.name
 
 
 def _fill_reply(recipient: RecipientReport, reply: types_pb2.Reply) -> None:

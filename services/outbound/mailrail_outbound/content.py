@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
 from mailrail.core.outbound.envelope import ContentFacts, Form, carries_signature, header_end, inspect
+from mailrail.core.smtp.answer import LACKING, Trouble
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.stuffing import stuff
 from mailrail_outbound import metrics
@@ -64,7 +65,7 @@ class OutgoingContent:
         made = self._reencoded.get(form)
         if made is None:
             content = self.prefix + body
-            _forbid_signed(content[: header_end(content)], form)
+            self._forbid_signed(content[: header_end(content)])
             metrics.REENCODED.inc(form)
             made = self._reencoded[form] = reencode(content, _TARGETS[form])
         return made
@@ -119,7 +120,7 @@ class OutgoingContent:
             async for piece in self._stored():
                 yield piece
             return
-        _forbid_signed(await self._header() or b"", form)
+        self._forbid_signed(await self._header() or b"")
         metrics.REENCODED.inc(form)
         encoder = Reencoder(_TARGETS[form])
         loop = asyncio.get_running_loop()
@@ -140,9 +141,13 @@ class OutgoingContent:
             # A body that ends early looks like any other end: without this, half a message would get its final dot.
             raise ContentGone(f"{octets} octets came of a message of {self.facts.size}")
 
+    @property
+    def needs(self) -> Trouble:
+        """What a server lacks that cannot take it as it is."""
+        return Trouble.NEEDS_BINARYMIME if self.facts.binary else Trouble.NEEDS_8BITMIME
 
-def _forbid_signed(header: bytes, form: Form) -> None:
-    # SOUT-18b: nothing that we sign needs re-encoding (DKIM-09), so this signature is somebody else's.
-    if carries_signature(header):
-        lacking = "BINARYMIME" if form is Form.EIGHT_BIT else "8BITMIME"
-        raise Unconvertible(f"the server does not offer {lacking}, and re-encoding would break the DKIM-Signature")
+    def _forbid_signed(self, header: bytes) -> None:
+        # SOUT-18b: nothing that we sign needs re-encoding (DKIM-09), so this signature is somebody else's.
+        if carries_signature(header):
+            lacking = LACKING[self.needs]
+            raise Unconvertible(f"the server does not offer {lacking}, and re-encoding would break the DKIM-Signature")

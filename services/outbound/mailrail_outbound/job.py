@@ -134,7 +134,7 @@ class HostJob(PoolJob):
             try:
                 size = self._attempt.content.size(form, capabilities.size)
             except Unconvertible as error:
-                self._refuse_all(Answer(Stage.PLAN, None, Trouble.UNCONVERTIBLE, str(error)), connection)
+                self._refuse_all(Answer(Stage.PLAN, None, self.needs, str(error)), connection)
                 return None
             facts = ContentFacts(size, facts.eight_bit, facts.binary, facts.header_eight_bit)
         recipients = delivery.recipients
@@ -175,6 +175,11 @@ class HostJob(PoolJob):
         if lease.cancelled:
             return Trouble.CANCELLED
         return Trouble.LEASE if lease.deadline - clock.now() < self._margin else None
+
+    @property
+    def needs(self) -> Trouble:
+        """See smtp.Job."""
+        return self._attempt.content.needs
 
     def content_at_hand(self, form: Form) -> bytes | None:
         """See smtp.Job."""

@@ -17,7 +17,7 @@ ANSWERS = Tally(
     "Answers that decided about recipients, by stage of the session (dns, connect, proxy, greeting, hello, starttls, "
     "handshake, auth, plan, mail, rcpt, data, content, end) and by answer: 2yz, 4yz, 5yz, or the trouble (dns, "
     "no_address, unreachable, proxy, closed, timeout, protocol, tls, auth, too_large, needs_smtputf8, utf8_header, "
-    "requiretls, tls_demand, unconvertible, lease, cancelled, fault)",
+    "requiretls, tls_demand, needs_8bitmime, needs_binarymime, unconvertible, lease, cancelled, fault)",
     ["stage", "answer"],
 )
 CONNECTIONS = Tally(

@@ -8,6 +8,7 @@ from typing import Protocol
 from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.decision import Requirement
 
@@ -111,6 +112,8 @@ class RecipientReport:
     remote: bool = False
     """A remote server really said what the verdict quotes."""
     uncertain: bool = False
+    lacking: LackingTransport | None = None
+    """It failed because no host of the transport offers what the content needs: another route may do (SOUT-18c)."""
 
     @property
     def status(self) -> EnhancedCode:

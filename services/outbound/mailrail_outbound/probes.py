@@ -80,6 +80,11 @@ class ProbeJob(PoolJob):
         """Never asked: a probe has no content."""
         return Trouble.CANCELLED
 
+    @property
+    def needs(self) -> Trouble:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")
+
     def content_at_hand(self, form: Form) -> bytes | None:
         """Never asked."""
         raise NotImplementedError("a probe has no content")

@@ -59,6 +59,10 @@ class Job(Interface):
     def may_finish(self) -> Trouble | None:
         """None if the final dot may be sent, else what forbids it (LSE-02, ADM-02)."""
 
+    @property
+    def needs(self) -> Trouble:
+        """What a server lacks for which the content proves to be Unconvertible."""
+
     def content_at_hand(self, form: Form) -> bytes | None:
         """All content in this form, dot-stuffed and with its final dot; None: it must be streamed."""
 
@@ -603,7 +607,7 @@ class ClientConnection(asyncio.Protocol):
             self.abort(Trouble.LEASE, f"the content could not be read to its end: {error}")
             return
         except Unconvertible as error:
-            self.abort(Trouble.UNCONVERTIBLE, str(error))
+            self.abort(job.needs, str(error))
             return
         forbidden = job.may_finish()
         if forbidden is not None:

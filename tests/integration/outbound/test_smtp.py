@@ -15,6 +15,7 @@ import pytest
 from mailrail.core.message.reencode import Reencoder
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind, TransportLimits
+from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.sink import Options, Sink
 from mailrail_outbound.ports import RecipientReport, Result
@@ -190,6 +191,8 @@ async def test_signed_mail_is_not_reencoded_SOUT_18b() -> None:
         (result,) = await deliver(peer, content=signed(EIGHT_BIT))
         assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
         assert "DKIM-Signature" in result.text
+        assert result.lacking is not None
+        assert result.lacking.extension == "8BITMIME"
         assert not peer.messages
         quoted = EIGHT_BIT.replace(b"\r\n\r\n", b"\r\n\r\nDKIM-Signature: is only quoted\r\n", 1)
         (result,) = await deliver(peer, content=quoted)
@@ -206,7 +209,20 @@ async def test_large_signed_mail_is_not_reencoded_either_SOUT_18b() -> None:
     async with Sink(SEVEN_BIT) as peer:
         (result,) = await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
         assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
+        assert result.lacking is not None
+        assert result.lacking.extension == "8BITMIME"
         assert not peer.messages
+
+
+async def test_the_queue_is_told_which_transport_lacks_what_the_content_needs_SOUT_18c() -> None:
+    binary = signed(b"Subject: x\r\n\r\na\0b\r\n")
+    async with Sink() as peer:
+        via = smarthost(peer)
+        async with OutboundBench.running(via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, content=binary))).recipients
+            assert result.lacking == LackingTransport(via.ref, via.digest, "BINARYMIME")
+            (taken,) = (await bench.deliver(bench.delivery(via, content=signed(EIGHT_BIT)))).recipients
+            assert (taken.result, taken.lacking) == (Result.DELIVERED, None)
 
 
 SEVEN_BIT = Options(eight_bit=False, smtputf8=False, dsn=False)

@@ -33,6 +33,8 @@ SHARD, SITE = shard(DOMAIN), f"domain:{DOMAIN}"
 OWN = Ownership("me", {SHARD: 1})
 TOKEN, OTHER_TOKEN, NEXT_TOKEN = 7, 6, 8
 """Of the lease that stands, of one before it, and of the next."""
+OTHER_SITE = "transport:mail/other"
+LACKING = types_pb2.LackingTransports(transports=[types_pb2.LackingTransport(extension="8BITMIME")]).SerializeToString()
 LAST = types_pb2.Attempt(number=1, outcome=types_pb2.OUTCOME_DEFERRED).SerializeToString()
 FINALS = {
     types_pb2.RECIPIENT_STATE_DELIVERED: State.DELIVERED,
@@ -83,6 +85,10 @@ class Life:
     async def defer(self, last: bytes | None) -> None:
         deferral = Deferral(self.it.id, self.it.message_id, TOKEN, 0, 0.0, last)
         await result_store.defer(self.connection, [deferral])
+
+    async def next_route(self) -> None:
+        other = Deferral(self.it.id, self.it.message_id, TOKEN, 0, 0.0, LAST, site=OTHER_SITE, lacking=LACKING)
+        await result_store.defer(self.connection, [other])
 
     async def administer(self, what: str) -> None:
         context = AdminContext(lambda: self.rig.router, lambda: self.rig.addresses, self.rig.notifier, lambda _: None)
@@ -148,6 +154,8 @@ class Life:
                 await self.defer(LAST)
             case Event.DEFER_HELD:
                 await self.after_hold(lambda: self.defer(LAST))
+            case Event.NEXT_ROUTE:
+                await self.next_route()
             case Event.UNDO:
                 await self.defer(None)
             case Event.EXPIRE:

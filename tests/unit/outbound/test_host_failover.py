@@ -102,6 +102,26 @@ def test_a_server_that_is_quoted_tells_more_than_one_that_was_not_reached() -> N
     assert failover.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
 
 
+def test_content_that_a_host_cannot_take_is_said_even_where_another_refuses_all_mail_SOUT_18c() -> None:
+    lacks = Answer(Stage.PLAN, None, Trouble.NEEDS_8BITMIME, "no 8BITMIME")
+    for refusals in ([lacks, said(Stage.GREETING, 554)], [said(Stage.GREETING, 554), lacks]):
+        failover = HostFailover(1, hop=HopKind.FOREIGN)
+        for answer in refusals:
+            if answer is lacks:
+                failover.record_refusals([(0, answer)])
+            else:
+                failover.record_session_failure(answer)
+        found = failover.conclude()[0]
+        assert (found.answer, found.verdict.outcome, str(found.verdict.status)) == (lacks, Outcome.FAILED, "5.6.3")
+
+
+def test_content_waits_for_a_host_that_may_take_it_before_another_route_does_SOUT_18c() -> None:
+    failover = HostFailover(1, hop=HopKind.FOREIGN)
+    failover.record_refusals([(0, Answer(Stage.PLAN, None, Trouble.NEEDS_8BITMIME, "no 8BITMIME"))])
+    failover.record_session_failure(Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, "dead"))
+    assert failover.conclude()[0].verdict.outcome is Outcome.DEFERRED
+
+
 def test_recipients_settled_elsewhere_are_left_out() -> None:
     failover = HostFailover(2, hop=HopKind.FOREIGN)
     failover.leave_out([0])

@@ -9,7 +9,8 @@ from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.dsn.due import Asked, DsnKind
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
-from mailrail_queue.delivery.sorting import NOT_DIALLED_DELAY, Sorted, Weight, sort, weigh_late
+from mailrail_queue.delivery.sorting import NOT_DIALLED_DELAY, NextRoute, Sorted, Weight, sort, weigh_late
+from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.results import Deferral, Ending
 from mailrail_queue.store.rows import dialled_of
@@ -44,8 +45,10 @@ def sorted_as(
     domain: str = "x.example",
     notify: Asked = Asked.UNSET,
     dialled: bool = False,
+    lacking: str = "",
+    next_route: NextRoute = lambda recipient, tried: None,
 ) -> Sorted:
-    """A result with this outcome, sorted."""
+    """A result with this outcome, sorted. `lacking`: the extension that no host of the transport has."""
     delivery = Bench().lease(domain)
     recipient = replace(delivery.recipients[0], notify=int(notify), version=4)
     result = lease_pb2.DeliveryResult(token=TOKEN)
@@ -54,7 +57,10 @@ def sorted_as(
     found = result.recipients.add(id=recipient.id)
     found.attempt.outcome = outcome
     found.attempt.reply.enhanced = "4.2.0" if outcome == DEFERRED else "5.1.1" if outcome == FAILED else "2.0.0"
-    return sort(found, recipient, TOKEN, delivery.plan, result, judge)
+    if lacking:
+        found.lacking.extension = lacking
+        found.attempt.reply.enhanced = "5.6.3"
+    return sort(found, recipient, TOKEN, delivery.plan, result, judge, next_route)
 
 
 @pytest.mark.parametrize("outcome", [DELIVERED, RELAYED])
@@ -117,6 +123,41 @@ def test_what_is_tried_again_waits_as_long_as_the_judge_says(outcome: types_pb2.
     assert dialled_of(change.dialled_hosts) == {"mx.x.example": ["192.0.2.1"]}
     assert found.notice is None
     assert [verdict.outcome for verdict in judge.asked] == [Outcome.DEFERRED]
+
+
+def test_content_that_a_transport_cannot_take_goes_to_the_next_rule_at_once_without_being_judged_SOUT_18c() -> None:
+    judge, plan = Judge(), Bench().lease("other.example").plan
+    asked: list[types_pb2.LackingTransport] = []
+
+    def next_route(recipient: AttemptRecipient, tried: types_pb2.LackingTransport) -> tuple[RoutePlan, bytes]:
+        asked.append(tried)
+        return plan, b"remembered"
+
+    found = sorted_as(FAILED, judge, dialled=True, lacking="8BITMIME", next_route=next_route)
+    change = found.change
+    assert isinstance(change, Deferral)
+    assert (change.retry_in, change.site, change.lacking) == (0.0, plan.key, b"remembered")
+    assert (found.notice, judge.asked, [t.extension for t in asked]) == (None, [], ["8BITMIME"])
+    attempt = types_pb2.Attempt.FromString(change.last_attempt or b"")
+    assert (attempt.outcome, attempt.status, attempt.reply.enhanced) == (DEFERRED, "4.6.3", "4.6.3")
+    assert attempt.reply.lines[-1] == f"the next rule is tried: {plan.decision.rule}"
+    assert dialled_of(change.dialled_hosts) == {"mx.x.example": ["192.0.2.1"]}
+
+
+def test_content_that_no_further_rule_takes_fails_as_the_reply_says_SOUT_18c() -> None:
+    judge = Judge()
+    change = sorted_as(FAILED, judge, lacking="8BITMIME").change
+    assert isinstance(change, Ending)
+    assert (change.state, [str(v.status) for v in judge.asked]) == (result_store.FAILED, ["5.6.3"])
+
+
+def test_only_a_failure_for_the_extension_alone_is_passed_on_SOUT_18c() -> None:
+    def next_route(recipient: AttemptRecipient, tried: types_pb2.LackingTransport) -> tuple[RoutePlan, bytes]:
+        raise AssertionError("no other route is asked for")
+
+    sorted_as(DEFERRED, Judge(retry_in=300.0), lacking="8BITMIME", next_route=next_route)
+    sorted_as(RELAYED, Judge(), lacking="8BITMIME", next_route=next_route)
+    sorted_as(FAILED, Judge(), next_route=next_route)
 
 
 def test_a_delayed_notification_is_decided_with_the_deferral_that_gives_cause_for_it() -> None:

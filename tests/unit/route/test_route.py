@@ -1,5 +1,7 @@
 """Where a recipient goes: the levels, the patterns and the compiled maps (design 4 and 5, reference E2)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +18,9 @@ from mailrail.core.revision.revision import (
     Transport,
     TransportKind,
 )
-from mailrail.core.route import DIRECT, DecisionLevel, RouteTable, RoutingFacts, Via, explain
+from mailrail.core.route import DIRECT, DecisionLevel, LackingTransport, RouteTable, RoutingFacts, Via, explain
 from mailrail.core.route import table as table_module
+from mailrail.core.route.decision import lacking_of
 from mailrail.core.route.explain import covers
 from mailrail.core.route.table import patterns_of
 
@@ -177,6 +180,104 @@ def test_mail_of_a_gateway_that_is_gone_waits_while_several_remain() -> None:
     assert RouteTable(revision(rule(0, RELAY))).evaluate(to("x.com", gateway=third), 0).via is Via.TRANSPORT
 
 
+def lacks(transport: ObjectRef | None, *, digest: str | None = None) -> LackingTransport:
+    """Known to lack 8BITMIME, as it is now or as it was with another digest."""
+    now = next((t.digest for t in TRANSPORTS if t.ref == transport), "")
+    return LackingTransport(transport, now if digest is None else digest, "8BITMIME")
+
+
+def ways(table: RouteTable, envelope: RoutingFacts, attempts: int = 1) -> list[str]:
+    """Where a message goes whose content nothing can take, try by try, until that is final."""
+    decision = table.evaluate(envelope, attempts - 1)
+    found: list[str] = []
+    while True:
+        found.append(str(decision.transport.ref) if decision.transport is not None else decision.via)
+        tried = (*envelope.lacking, lacks(decision.transport.ref if decision.transport is not None else None))
+        envelope = replace(envelope, lacking=tried)
+        following = table.next(envelope, attempts)
+        if following is None:
+            return found
+        attempts, decision = attempts + 1, following
+
+
+def test_content_that_a_transport_cannot_take_goes_by_the_next_rule_in_the_order_of_the_levels_SOUT_18c() -> None:
+    table = RouteTable(
+        revision(
+            rule(0, RELAY),
+            rule(1, None),
+            account=(rule(0, RELAY, Match(to_domains=("x.com",))), rule(1, SOCKS, Match(to_domains=("y.com",)))),
+            domain=(rule(0, RELAY), rule(1, SOCKS)),
+        )
+    )
+    mine = to("x.com", account=ALICE, sender_domain="example.org", ours=True)
+    assert ways(table, mine) == [str(RELAY), str(SOCKS), "direct"]
+    assert ways(table, to("x.com")) == [str(RELAY), "direct"]
+    following = table.next(replace(mine, lacking=(lacks(RELAY),)), 1)
+    assert following is not None
+    assert (following.level, following.rule and following.rule.index) == (DecisionLevel.DOMAIN, 1)
+    assert following.reason == (
+        f"{ROUTE} rule 1 at domain level: {SOCKS}; "
+        f"tried before: {RELAY}, where 8BITMIME is missing, which this content needs"
+    )
+
+
+def test_with_one_route_or_none_nothing_follows_and_direct_delivery_is_not_taken_for_a_rule_SOUT_18c() -> None:
+    assert ways(RouteTable(revision(rule(0, RELAY))), to("x.com")) == [str(RELAY)]
+    assert ways(RouteTable(revision(rule(0, None))), to("x.com")) == ["direct"]
+    assert ways(RouteTable(revision()), to("x.com")) == ["direct"]
+    assert ways(RouteTable(revision(rule(0, SOCKS, Match(to_domains=("y.com",))))), to("x.com")) == ["direct"]
+
+
+def test_what_no_rule_decided_has_no_next_rule_SOUT_18c() -> None:
+    own = Domain(ObjectRef("MailDomain", "mail", "o"), "own.example", DomainDelivery.TRANSPORT, RELAY)
+    table = RouteTable(revision(rule(0, SOCKS), domains=(own,)))
+    assert ways(table, to("own.example")) == [str(RELAY)]
+    assert ways(table, to("x.com", transport=RELAY)) == [str(RELAY)]
+
+
+def test_a_rule_that_matches_from_a_later_attempt_is_next_once_that_attempt_is_due_SOUT_18c_LSE_05() -> None:
+    table = RouteTable(revision(rule(0, RELAY), rule(1, SOCKS, Match(minimum_attempts=2))))
+    assert ways(table, to("x.com"), attempts=1) == [str(RELAY)]
+    assert ways(table, to("x.com"), attempts=2) == [str(RELAY), str(SOCKS)]
+
+
+def test_a_missing_transport_is_waited_for_when_its_rule_is_next_SOUT_18c() -> None:
+    table = RouteTable(revision(rule(0, RELAY), rule(1, GONE), rule(2, SOCKS)))
+    following = table.next(to("x.com", lacking=(lacks(RELAY),)), 1)
+    assert following is not None
+    assert (following.via, following.missing) == (Via.MISSING, GONE)
+
+
+def test_a_transport_that_changed_may_be_tried_again_and_later_attempts_pass_over_the_others_SOUT_18c() -> None:
+    table = RouteTable(revision(rule(0, RELAY), rule(1, SOCKS)))
+
+    def later(*lacking: LackingTransport) -> ObjectRef | None:
+        transport = table.evaluate(to("x.com", lacking=lacking), 7).transport
+        return transport.ref if transport is not None else None
+
+    assert later(lacks(RELAY)) == SOCKS
+    assert later(lacks(RELAY, digest="before")) == RELAY
+    assert later(lacks(RELAY), lacks(SOCKS)) == RELAY, "all were tried: the first decides, and its result is final"
+    assert table.next(to("x.com", lacking=(lacks(RELAY), lacks(SOCKS))), 8) is None
+
+
+def test_explain_says_which_rules_were_passed_over_and_why_SOUT_18c() -> None:
+    table = RouteTable(revision(rule(0, RELAY), rule(1, SOCKS), rule(2, None)))
+    told = explain(table, to("x.com", lacking=(lacks(RELAY),)), 1)
+    assert [(t.rule.index, t.matched, t.hidden) for t in told.tried if t.rule] == [
+        (0, False, False),
+        (1, True, False),
+        (2, False, True),
+    ]
+    passed_over = next(t for t in told.tried if t.rule is not None)
+    assert passed_over.reason == (
+        f"matches anything, but was tried before: {RELAY}, where 8BITMIME is missing, which this content needs"
+    )
+    everything = explain(table, to("x.com", lacking=(lacks(RELAY), lacks(SOCKS), lacks(None))), 3)
+    assert [t.rule.index for t in everything.tried if t.rule and t.matched] == [0]
+    assert everything.tried[-1].reason == "no other rule matches, so the first decides again"
+
+
 NAMES = ["a.org", "b.org", "x.a.org", "y.x.a.org", "org", "com", "b.com"]
 domains = st.sampled_from([*NAMES, "", "[192.0.2.1]", "[IPv6:2001:db8::1]", "deep.y.x.a.org"])
 patterns = st.lists(st.sampled_from([*NAMES, *("." + n for n in NAMES), "."]), max_size=4, unique=True).map(tuple)
@@ -196,6 +297,9 @@ rules = st.lists(
         sender_domain=domains | st.just("example.org"),
         account=st.sampled_from([None, ALICE, POSTMASTER]),
         ours=st.booleans(),
+        lacking=st.lists(st.sampled_from([lacks(RELAY), lacks(SOCKS), lacks(None), lacks(RELAY, digest="x")])).map(
+            tuple
+        ),
     ),
     st.integers(0, 6),
     st.sampled_from([0, 2, 4096]),
@@ -215,7 +319,11 @@ def test_the_maps_answer_as_a_scan_of_the_rules_does(
         table = RouteTable(revision(*everyone, account=account, domain=domain))
     finally:
         table_module.WIDE = before
-    assert table.evaluate(envelope, attempts) == explain(table, envelope, attempts).decision
+    decision = explain(table, envelope, attempts).decision
+    assert table.evaluate(envelope, attempts) == decision
+    assert table.next(envelope, attempts) in (decision, None)
+    if (following := table.next(envelope, attempts)) is not None:
+        assert lacking_of(following, envelope) is None
 
 
 def test_explain_names_every_rule_tried_and_those_that_the_winner_hides() -> None:

@@ -36,6 +36,7 @@ class Event(StrEnum):
     GIVE_UP = "give-up"
     DEFER = "defer"
     DEFER_HELD = "defer-held"
+    NEXT_ROUTE = "next-route"
     UNDO = "undo"
     EXPIRE = "expire"
     EXPIRE_HELD = "expire-held"
@@ -65,6 +66,7 @@ MEANINGS: dict[State | Event, str] = {
     Event.GIVE_UP: "its lifetime ended without a dial, or it was interrupted once too often (LSE-04)",
     Event.DEFER: "the attempt ended with a temporary failure",
     Event.DEFER_HELD: "the same, after a hold came during the attempt (ADM-02)",
+    Event.NEXT_ROUTE: "no host of the transport takes the content: due at once by the next rule (SOUT-18c)",
     Event.UNDO: "outbound did not dial: the attempt is undone (LSE-04)",
     Event.EXPIRE: "the lease ran out: the attempt was interrupted (LSE-04)",
     Event.EXPIRE_HELD: "the same, after a hold came during the attempt (ADM-02)",
@@ -100,6 +102,7 @@ STEPS: dict[tuple[State | None, Event], State] = {
     (State.LEASED, Event.FAIL): State.FAILED,
     (State.LEASED, Event.DEFER): State.QUEUED,
     (State.LEASED, Event.DEFER_HELD): State.HELD,
+    (State.LEASED, Event.NEXT_ROUTE): State.QUEUED,
     (State.LEASED, Event.UNDO): State.QUEUED,
     (State.LEASED, Event.EXPIRE): State.QUEUED,
     (State.LEASED, Event.EXPIRE_HELD): State.HELD,

@@ -59,6 +59,7 @@ def _means(status: str, text: str, scope: Scope = Scope.RECIPIENT) -> _Meaning:
     return _Meaning(EnhancedCode.parse(status), text, scope)
 
 
+_CANNOT_CONVERT = "the content cannot be converted for the next hop"
 _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.DNS: _means("4.4.3", "the DNS did not answer for the destination", Scope.SITE),
     Trouble.NO_SUCH_DOMAIN: _means("5.1.2", "the destination domain does not exist"),
@@ -80,7 +81,9 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.TOO_LARGE: _means("5.3.4", "the message exceeds the size limit of the next hop"),
     Trouble.NEEDS_SMTPUTF8: _means("5.6.7", "the next hop does not support internationalized mail (SMTPUTF8)"),
     Trouble.UTF8_HEADER: _means("5.6.9", "the next hop does not accept a header with UTF-8 (SMTPUTF8)"),
-    Trouble.UNCONVERTIBLE: _means("5.6.3", "the content cannot be converted for the next hop"),
+    Trouble.NEEDS_8BITMIME: _means("5.6.3", _CANNOT_CONVERT),
+    Trouble.NEEDS_BINARYMIME: _means("5.6.3", _CANNOT_CONVERT),
+    Trouble.UNCONVERTIBLE: _means("5.6.3", _CANNOT_CONVERT),
     Trouble.MISSING: _means("4.3.5", "the transport that should deliver this is missing or cannot be used"),
     Trouble.LEASE: _means("4.4.5", "the time of the attempt ran out"),
     Trouble.CANCELLED: _means("4.4.5", "cancelled by an administrator"),

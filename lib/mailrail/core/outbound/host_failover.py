@@ -8,7 +8,7 @@ The host-failover matrix (SOUT-13) in one place:
 | 421 anywhere, connection lost before the dot         | next host                           |
 | 421 or 4yz to MAIL before the content, on a          | once a fresh connection, same host, |
 | connection that has carried mail                     | as if never asked (client.py)       |
-| our own limits: SIZE, SMTPUTF8 (reference H43)       | next host                           |
+| what it lacks: SIZE, SMTPUTF8, 8BITMIME              | next host (reference H43)           |
 | 4yz to MAIL, DATA or the final dot                   | next host                           |
 | 5yz to MAIL, RCPT (but 552), DATA or the final dot   | final                               |
 | 4yz or 552 to RCPT                                   | one further host, then deferred     |
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mailrail.core.delivery.outcome import GENERAL_REFUSALS, HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
-from mailrail.core.smtp.answer import OUR_OWN, Answer, Stage, Trouble
+from mailrail.core.smtp.answer import LACKING, OUR_OWN, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
 
 _TOO_MANY = frozenset({452, 552})
@@ -145,9 +145,10 @@ class HostFailover:
         )
         for i, answers in self._open.items():
             found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in answers]
-            # A temporary failure at any host makes the result temporary. Among equals the last one counts, and one that
-            # quotes a server before one that does not.
-            hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or found
+            # A temporary failure at any host makes the result temporary, and one that another route may not have comes
+            # before others. Among equals the last one counts, and one that quotes a server before one that does not.
+            lacking = [pair for pair in found if pair[1].trouble in LACKING]
+            hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or lacking or found
             quoted = [pair for pair in hopeful if pair[1].remote] or hopeful
             verdict, answer = quoted[-1]
             self.settled[i] = RecipientVerdict(verdict, answer)

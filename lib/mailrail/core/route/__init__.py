@@ -5,7 +5,15 @@
 - `explain`: the same question answered slowly, rule by rule, with a reason for each.
 """
 
-from mailrail.core.route.decision import DIRECT, DecisionLevel, RouteDecision, RoutingFacts, RuleRef, Via
+from mailrail.core.route.decision import (
+    DIRECT,
+    DecisionLevel,
+    LackingTransport,
+    RouteDecision,
+    RoutingFacts,
+    RuleRef,
+    Via,
+)
 from mailrail.core.route.explain import Explanation, Tried, explain
 from mailrail.core.route.table import RouteTable
 
@@ -13,6 +21,7 @@ __all__ = [
     "DIRECT",
     "DecisionLevel",
     "Explanation",
+    "LackingTransport",
     "RouteDecision",
     "RouteTable",
     "RoutingFacts",

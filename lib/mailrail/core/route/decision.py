@@ -3,7 +3,8 @@
 A `RouteDecision` carries its reason, so that the log, `explain` and a test all read the same words.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from mailrail.core.revision.revision import ObjectRef, Transport
@@ -44,6 +45,25 @@ class RuleRef:
 
 
 @dataclass(frozen=True, slots=True)
+class LackingTransport:
+    """A transport whose next hop lacks an SMTP extension that the content cannot do without (SOUT-18c).
+
+    That is known of one message, from an attempt that was made.
+    """
+
+    transport: ObjectRef | None
+    """None: direct delivery."""
+    digest: str
+    """`Transport.digest` as it was tried; empty for direct delivery. A transport that changed may be tried again."""
+    extension: str
+    """Its EHLO keyword."""
+
+    def __str__(self) -> str:
+        name = "direct delivery" if self.transport is None else str(self.transport)
+        return f"{name}, where {self.extension} is missing, which this content needs"
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingFacts:
     """The facts of a recipient that routing may look at. Domains are lower-case A-labels.
 
@@ -66,6 +86,8 @@ class RoutingFacts:
     """An administrator set direct delivery on this message."""
     gateway: ObjectRef | None = None
     """The installation that accepted the message; None = the only one of the revision."""
+    lacking: tuple[LackingTransport, ...] = ()
+    """Transports that were tried and cannot take the content: their rules are passed over (SOUT-18c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +109,25 @@ class RouteDecision:
         if self.via is Via.MISSING:
             return site_of_missing(self.missing, recipient_domain)
         return site_of(self.transport, recipient_domain)
+
+
+def lacking_of(decision: RouteDecision, envelope: RoutingFacts) -> LackingTransport | None:
+    """What is known against a decision: its transport, as it is now, was tried and lacks an extension (SOUT-18c)."""
+    if decision.via not in (Via.TRANSPORT, Via.DIRECT):
+        return None
+    transport = decision.transport
+    ref = transport.ref if transport is not None else None
+    for tried in envelope.lacking:
+        if tried.transport == ref and (transport is None or transport.digest == tried.digest):
+            return tried
+    return None
+
+
+def after(tried: Sequence[LackingTransport], decision: RouteDecision) -> RouteDecision:
+    """The decision of a rule that is next because those before it cannot take the content (SOUT-18c)."""
+    if not tried:
+        return decision
+    return replace(decision, reason=f"{decision.reason}; tried before: {'; '.join(map(str, dict.fromkeys(tried)))}")
 
 
 DIRECT = RouteDecision(Via.DIRECT, DecisionLevel.DEFAULT, "no route matches: direct delivery to the MX")

@@ -8,7 +8,16 @@ judge of the maps. After the rule that decided come those that it hides, since t
 from dataclasses import dataclass
 
 from mailrail.core.revision.revision import Match, Rule
-from mailrail.core.route.decision import DIRECT, DecisionLevel, RouteDecision, RoutingFacts, RuleRef
+from mailrail.core.route.decision import (
+    DIRECT,
+    DecisionLevel,
+    LackingTransport,
+    RouteDecision,
+    RoutingFacts,
+    RuleRef,
+    after,
+    lacking_of,
+)
 from mailrail.core.route.table import LevelIndex, RouteTable, decision_of
 
 EXPLAIN_LIMIT = 1000
@@ -123,6 +132,8 @@ def explain(table: RouteTable, envelope: RoutingFacts, attempts: int, limit: int
         ),
     )
     decision: RouteDecision | None = None
+    again: RouteDecision | None = None
+    tried: list[LackingTransport] = []
     for level, index, absent in levels:
         if index is None:
             if decision is None:
@@ -132,13 +143,23 @@ def explain(table: RouteTable, envelope: RoutingFacts, attempts: int, limit: int
             matched, reason = _try(rule, envelope, attempts)
             ref = RuleRef(rule.route, rule.index, rule.name)
             if decision is None:
+                found = decision_of(rule, level, table.transports) if matched else None
+                lacking = lacking_of(found, envelope) if found is not None else None
+                if lacking is not None:
+                    steps.add(level, ref, False, f"{reason}, but was tried before: {lacking}")
+                    tried.append(lacking)
+                    again = again or found
+                    continue
                 steps.add(level, ref, matched, reason)
-                if matched:
-                    decision = decision_of(rule, level, table.transports)
+                if found is not None:
+                    decision = after(tried, found)
             elif matched:
                 steps.add(level, ref, False, f"{reason}, but {decision.rule} comes first", hidden=True)
     if decision is not None:
         return done(decision)
+    if again is not None:
+        steps.add(again.level, again.rule, True, "no other rule matches, so the first decides again")
+        return done(again)
     final = table.lost_decision(envelope) or DIRECT
     steps.add(final.level, None, True, final.reason)
     return done(final)

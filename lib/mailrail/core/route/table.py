@@ -12,7 +12,7 @@ A match that lists many domains on both sides would be filed under their product
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,17 @@ from mailrail.core.revision.revision import (
     Rule,
     Transport,
 )
-from mailrail.core.route.decision import DIRECT, DecisionLevel, RouteDecision, RoutingFacts, RuleRef, Via
+from mailrail.core.route.decision import (
+    DIRECT,
+    DecisionLevel,
+    LackingTransport,
+    RouteDecision,
+    RoutingFacts,
+    RuleRef,
+    Via,
+    after,
+    lacking_of,
+)
 
 WIDE = 4096
 """Pairs of one match above which it is tried by itself: bounds the memory of a compiled level."""
@@ -106,6 +116,20 @@ class LevelIndex:
                 best = match.position
                 break
         return self._decisions[best] if best < len(self._decisions) else None
+
+    def scan(self, to: tuple[str, ...], frm: tuple[str, ...], attempts: int) -> Iterator[RouteDecision]:
+        """The decisions of all rules that match, in their order. Slow: the maps know only the first."""
+        for rule, decision in zip(self.source.rules, self._decisions, strict=True):
+            if not rule.matches or any(_applies(match, to, frm, attempts) for match in rule.matches):
+                yield decision
+
+
+def _applies(match: Match, to: tuple[str, ...], frm: tuple[str, ...], attempts: int) -> bool:
+    return (
+        attempts >= match.minimum_attempts
+        and (not match.to_domains or any(pattern in match.to_domains for pattern in to))
+        and (not match.from_domains or any(pattern in match.from_domains for pattern in frm))
+    )
 
 
 def _winners(entries: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -222,16 +246,39 @@ class RouteTable:
         decision = self.message_decision(envelope) or self.delivery_decision(envelope)
         if decision is not None:
             return decision
-        gateway = self.gateway_of(envelope)
-        levels = (
-            self.account_level(envelope),
-            self.domain_level(envelope),
-            self.globals.get(gateway) if gateway else None,
-        )
+        levels = self._levels_of(envelope)
         if any(levels):
+            if envelope.lacking and (decision := self.next(envelope, attempts)) is not None:
+                return decision
             to, frm = patterns_of(envelope.recipient_domain), patterns_of(envelope.sender_domain)
             for level in levels:
                 decision = level.find(to, frm, attempts) if level else None
                 if decision is not None:
                     return decision
         return self.lost_decision(envelope) or DIRECT
+
+    def next(self, envelope: RoutingFacts, attempts: int) -> RouteDecision | None:
+        """The first rule that matches and whose transport is not known to lack what the content needs (SOUT-18c).
+
+        None: no such rule is left, or no rule decides about this recipient. Direct delivery for want of a rule is no
+        rule: whoever sends all mail through a smarthost has not allowed it.
+        """
+        if self.message_decision(envelope) is not None or self.delivery_decision(envelope) is not None:
+            return None
+        to, frm = patterns_of(envelope.recipient_domain), patterns_of(envelope.sender_domain)
+        tried: list[LackingTransport] = []
+        for level in self._levels_of(envelope):
+            for decision in level.scan(to, frm, attempts) if level is not None else ():
+                lacking = lacking_of(decision, envelope)
+                if lacking is None:
+                    return after(tried, decision)
+                tried.append(lacking)
+        return None
+
+    def _levels_of(self, envelope: RoutingFacts) -> tuple[LevelIndex | None, LevelIndex | None, LevelIndex | None]:
+        gateway = self.gateway_of(envelope)
+        return (
+            self.account_level(envelope),
+            self.domain_level(envelope),
+            self.globals.get(gateway) if gateway else None,
+        )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from mailrail.core.smtp.reply import Reply
 
@@ -57,13 +58,17 @@ class Trouble(StrEnum):
     UTF8_HEADER = "utf8-header"  # it does not offer SMTPUTF8, which the header needs
     REQUIRETLS = "requiretls"  # the message demands it and the server does not offer it
     TLS_DEMAND = "tls-demand"  # the message demands more of TLS than this way of delivery can prove
-    UNCONVERTIBLE = "unconvertible"  # the content cannot be made fit for it
+    NEEDS_8BITMIME = "needs-8bitmime"  # it does not offer what the content needs, which cannot be re-encoded
+    NEEDS_BINARYMIME = "needs-binarymime"  # likewise
+    UNCONVERTIBLE = "unconvertible"  # an address has control characters: no server can be told it
     MISSING = "missing"  # the transport is not there, or cannot be used
     LEASE = "lease"  # our lease ran low before the final dot (LSE-02)
     CANCELLED = "cancelled"  # by an administrator, before the final dot (ADM-02)
     FAULT = "fault"  # a mistake of our own program; its log has it
 
 
+LACKING: Final = {Trouble.NEEDS_8BITMIME: "8BITMIME", Trouble.NEEDS_BINARYMIME: "BINARYMIME"}
+"""What only says that this server cannot take the content, with the extension that it lacks: another route may do."""
 OUR_OWN = frozenset({Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT})
 """What ends an attempt for reasons of this process: no host has anything to do with it."""
 

@@ -214,7 +214,7 @@ def group_by_transaction(members: list[Member]) -> Iterable[list[Member]]:
     """Recipients of a message that may share a transaction, in groups (design 4, Deliver)."""
     if len(members) == 1:
         return (members,)
-    groups: dict[tuple[tuple[str, str], str], list[Member]] = {}
+    groups: dict[tuple[object, ...], list[Member]] = {}
     for member in members:
         plan = member.plan
         groups.setdefault((plan.grouping, plan.template.domain), []).append(member)

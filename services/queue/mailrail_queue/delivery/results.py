@@ -28,6 +28,7 @@ from mailrail_queue.delivery.parts import Parts
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Mailboxes, Notice, Notifications, Schedule
 from mailrail_queue.delivery.sorting import SUCCEEDED, Sorted, Weight, sort, weigh_late
 from mailrail_queue.delivery.verdicts import NOT_ATTEMPTED, attempt_recipient_of
+from mailrail_queue.routing.lacking import with_lacking
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import blocks, faults
 from mailrail_queue.store import leases as lease_store
@@ -355,7 +356,10 @@ class Finisher:
             if recipient.attempts == 1 and found.attempt.outcome not in NOT_ATTEMPTED:
                 started = found.attempt.started.ToNanoseconds() / 1e9  # by the clock of outbound, so perhaps earlier
                 work.first_attempt_seconds.append(max(0.0, started - recipient.accepted - recipient.uncounted_seconds))
-            work.add(found, sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge))
+            work.add(
+                found,
+                sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge, self.next_route),
+            )
             delivery.answered.add(found.id)
         if result.message.done:
             work.lost += [
@@ -390,7 +394,7 @@ class Finisher:
                 work.records.append((waiting.id, waiting.message_id, result.token, attempt.SerializeToString()))
             else:
                 recipient = attempt_recipient_of(waiting)
-                work.add(found, sort(found, recipient, result.token, None, result.message, self.judge))
+                work.add(found, sort(found, recipient, result.token, None, result.message, self.judge, self.next_route))
 
     def _revoke(self, token: int | None) -> None:
         """Break off a newer delivery of a recipient that is delivered (LSE-03)."""
@@ -416,6 +420,16 @@ class Finisher:
             now=self._database.now(),
             jitter=self._dice.uniform(-1.0, 1.0),
         )
+
+    def next_route(
+        self, recipient: AttemptRecipient, tried: types_pb2.LackingTransport
+    ) -> tuple[RoutePlan, bytes] | None:
+        """Where a recipient goes that this transport cannot take, and what is remembered of it (SOUT-18c)."""
+        lacking = with_lacking(recipient.facts.lacking, tried)
+        if lacking is None:
+            return None
+        plan = self._router().next_plan(recipient.facts._replace(lacking=lacking), recipient.attempts)
+        return (plan, lacking) if plan is not None else None
 
     # --- endings without a lease ---
 

@@ -24,10 +24,15 @@ SUCCEEDED = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.O
 """Outcomes that count under an old token too: what was sent was sent (LSE-03)."""
 NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
+_NEXT_ROUTE = "4.6.3"
+"""Conversion required but not supported (RFC 3463 3.7): of class 4 while another route may do without."""
 _ASKED_SUCCESS = int(Asked.SUCCESS)
 
 Judge = Callable[[Verdict, AttemptRecipient], Judgement]
 """What becomes of a recipient with this verdict, now."""
+
+NextRoute = Callable[[AttemptRecipient, types_pb2.LackingTransport], tuple[RoutePlan, bytes] | None]
+"""Where a recipient goes that a transport cannot take, and LackingTransports with it; None: no further rule matches."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ def sort(
     plan: RoutePlan | None,
     result: lease_pb2.DeliveryResult,
     judge: Judge,
+    next_route: NextRoute,
 ) -> Sorted:
     """What a recipient's result under `token` is written as. `plan`: None for a delivery that we did not hand out."""
     outcome = found.attempt.outcome
@@ -57,6 +63,10 @@ def sort(
         )
     if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
         return Sorted(_deferral(found.attempt, recipient, token, result, retry_in=0.0, cancelled=True))
+    if outcome == types_pb2.OUTCOME_FAILED and found.HasField("lacking"):
+        following = next_route(recipient, found.lacking)
+        if following is not None:
+            return Sorted(_passed_on(found, recipient, token, result, *following))
     judgement = judge(verdict_of(found), recipient)
     if judgement.final:
         return _failed(found.attempt, recipient, token, judgement)
@@ -109,6 +119,25 @@ def _failed(attempt: types_pb2.Attempt, recipient: AttemptRecipient, token: int,
     )
     tells = judgement.dsn is not None or judgement.tell_postmaster
     return Sorted(change, Notice(recipient, judgement, ended) if tells else None)
+
+
+def _passed_on(
+    found: lease_pb2.RecipientResult,
+    recipient: AttemptRecipient,
+    token: int,
+    result: lease_pb2.DeliveryResult,
+    plan: RoutePlan,
+    lacking: bytes,
+) -> Deferral:
+    """To the next route at once, without regard to the schedule: the transport alone was at fault (SOUT-18c)."""
+    attempt = types_pb2.Attempt()  # a copy, as in `_failed`
+    attempt.CopyFrom(found.attempt)
+    attempt.outcome = types_pb2.OUTCOME_DEFERRED
+    attempt.status = attempt.reply.enhanced = _NEXT_ROUTE
+    attempt.reply.lines.append(f"the next rule is tried: {plan.decision.rule}")
+    deferral = _deferral(attempt, recipient, token, result, retry_in=0.0)
+    deferral.site, deferral.lacking = plan.key, lacking
+    return deferral
 
 
 def _deferral(

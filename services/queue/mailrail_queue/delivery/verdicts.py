@@ -31,6 +31,7 @@ def facts_of(waiting: Waiting) -> RecipientFacts:
         waiting.is_local,
         waiting.gateway,
         waiting.override_transport,
+        waiting.lacking,
     )
 
 

@@ -13,6 +13,7 @@ from mailrail.core.revision.revision import AccountLimits, Gateway, ObjectRef, R
 from mailrail.core.route import RouteDecision, RouteTable, RoutingFacts, Via
 from mailrail.core.route.site import Site, SiteKind, shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
+from mailrail_queue.routing.lacking import lacking_of
 
 _KEPT = 20_000
 """Answers kept of a revision before they are forgotten and found anew."""
@@ -50,6 +51,7 @@ class RecipientFacts(NamedTuple):
     is_local: bool
     gateway: str | None
     override_transport: str | None = None
+    lacking: bytes | None = None  # LackingTransports
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +71,7 @@ class RoutePlan:
     """The same, written: a delivery takes these in at a third of the price."""
     account: bytes
     """The fields of an attempt (Attempt) that follow from it."""
-    grouping: tuple[str, str]
+    grouping: tuple[str, str, bytes | None]
     """Recipients of a message whose plans agree in this may share a transaction (design 4, Deliver)."""
 
     @property
@@ -159,7 +161,15 @@ class Router:
             local=facts.is_local,
             transport=reference(TRANSPORT, facts.override_transport) if facts.override_transport else None,
             gateway=reference(GATEWAY, facts.gateway) if facts.gateway else None,
+            lacking=lacking_of(facts.lacking),
         )
+
+    def next_plan(self, facts: RecipientFacts, attempts: int) -> RoutePlan | None:
+        """Where a recipient goes when `facts.lacking` has a new transport (SOUT-18c); None: no further rule matches.
+
+        So it goes only because none of those that were tried can take it: `plan` says the same from now on.
+        """
+        return self.plan(facts, attempts) if self.table.next(self.envelope(facts), attempts) is not None else None
 
     def _make(self, facts: RecipientFacts, attempts: int) -> RoutePlan:
         decision = self.table.evaluate(self.envelope(facts), attempts)
@@ -191,7 +201,7 @@ class Router:
             template,
             template.SerializeToString(),
             account_of(template, self.number).SerializeToString(),
-            (key, "" if decision.rule is None else str(decision.rule)),
+            (key, "" if decision.rule is None else str(decision.rule), facts.lacking),
         )
 
     def gateway(self, name: str | None) -> Gateway | None:

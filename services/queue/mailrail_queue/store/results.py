@@ -120,6 +120,8 @@ class Deferral:
     delayed_dsn_decided: bool = False
     dialled_hosts: bytes | None = None
     shard: int = 0
+    site: str | None = None  # where it waits from now on, with `lacking`; None: where it was
+    lacking: bytes | None = None  # LackingTransports (SOUT-18c); None: as before
     cancelled: bool = False
     """The delivery was aborted for the sake of those that an administrator asked for; of the others it is undone."""
 
@@ -127,12 +129,13 @@ class Deferral:
 # Back to the schedule, under its token (LSE-03). What an administrator said meanwhile applies now (ADM-02). Who only shared a
 # delivery with somebody that was cancelled keeps a record of it, and nothing else (LSE-04).
 DEFER: Final[LiteralString] = f"""WITH x AS (
-    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s, %(dialled_hosts)s, %(cancelled)s)
-        AS x (id, message_id, token, retry, last_attempt, delayed_dsn_decided, dialled_hosts, cancelled)
+    SELECT * FROM unnest(%(id)s, %(message_id)s, %(token)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s, %(dialled_hosts)s, %(cancelled)s, %(site)s, %(lacking)s)
+        AS x (id, message_id, token, retry, last_attempt, delayed_dsn_decided, dialled_hosts, cancelled, site, lacking)
 ), stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now() + x.retry * interval '1 second'),
         due_after_attempt = NULL, last_attempt = CASE WHEN x.cancelled AND r.request = 0 THEN r.last_attempt ELSE coalesce(x.last_attempt, r.last_attempt) END,
         delayed_dsn_decided = r.delayed_dsn_decided OR x.delayed_dsn_decided, has_attempts = r.has_attempts OR x.last_attempt IS NOT NULL, dialled_hosts = coalesce(x.dialled_hosts, r.dialled_hosts),
+        site = coalesce(x.site, r.site), lacking = coalesce(x.lacking, r.lacking),
         attempts = CASE WHEN x.last_attempt IS NULL OR (x.cancelled AND r.request = 0) THEN r.attempts - 1 ELSE r.attempts END
     FROM x WHERE r.id = x.id AND r.message_id = x.message_id AND r.token = x.token
     RETURNING r.id, r.message_id, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.request, x.token, x.last_attempt,
@@ -180,6 +183,8 @@ async def defer(connection: Connection, deferrals: Sequence[Deferral]) -> list[t
             "delayed_dsn_decided": c.booleans([d.delayed_dsn_decided for d in deferrals]),
             "dialled_hosts": c.octets([d.dialled_hosts for d in deferrals]),
             "cancelled": c.booleans([d.cancelled for d in deferrals]),
+            "site": c.names([d.site for d in deferrals]),
+            "lacking": c.octets([d.lacking for d in deferrals]),
         },
     )
     return [(row[0], row[1], row[2]) for row in rows]

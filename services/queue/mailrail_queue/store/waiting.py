@@ -48,6 +48,7 @@ class Waiting:
     override_transport: str | None
     envelope_recipient: bytes
     dialled_hosts: bytes | None
+    lacking: bytes | None
     token: int | None
     remaining: float  # seconds of the lease; 0 when there is none
     request: int
@@ -57,7 +58,7 @@ class Waiting:
 
 WAITING: Final = """r.id, r.message_id, r.shard, r.site, r.version, r.attempts, r.interruptions, r.tls_requirement, r.origin, r.sender_authentication,
     extract(epoch FROM r.queued)::float8, r.uncounted_seconds, r.delayed_dsn_decided, r.address, r.gateway, r.account, r.from_domain, r.is_local,
-    r.override_transport, r.envelope_recipient, r.dialled_hosts, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
+    r.override_transport, r.envelope_recipient, r.dialled_hosts, r.lacking, r.token, coalesce(extract(epoch FROM r.lease_until - now()), 0)::float8,
     r.request, r.request_reason, coalesce(extract(epoch FROM r.last_attempt_started), 0)::float8"""
 
 

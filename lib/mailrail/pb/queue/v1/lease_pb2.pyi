@@ -438,6 +438,7 @@ class RecipientResult(_message.Message):
     SITE_FAILURE_FIELD_NUMBER: _builtins.int
     TRANSPORT_FAILURE_FIELD_NUMBER: _builtins.int
     UNCERTAIN_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     dsn_passed_on: _builtins.bool
     """The next hop took our DSN parameters: success DSNs are its business (DSN-05)."""
@@ -451,6 +452,12 @@ class RecipientResult(_message.Message):
     def attempt(self) -> _types_pb2.Attempt:
         """number, transport, route, reason and revision are filled in by the queue"""
 
+    @_builtins.property
+    def lacking(self) -> _types_pb2.LackingTransport:
+        """With OUTCOME_FAILED and status 5.6.3: no host that was asked offers what the content needs. It is final only if no
+        further rule of the recipient's routes matches; else the queue takes the transport of that rule at once (SOUT-18c).
+        """
+
     def __init__(
         self,
         *,
@@ -460,12 +467,15 @@ class RecipientResult(_message.Message):
         site_failure: _builtins.bool = ...,
         transport_failure: _builtins.bool = ...,
         uncertain: _builtins.bool = ...,
+        lacking: _types_pb2.LackingTransport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lacking", b"_lacking", "attempt", b"attempt", "lacking", b"lacking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dsn_passed_on", b"dsn_passed_on", "id", b"id", "site_failure", b"site_failure", "transport_failure", b"transport_failure", "uncertain", b"uncertain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lacking", b"_lacking", "attempt", b"attempt", "dsn_passed_on", b"dsn_passed_on", "id", b"id", "lacking", b"lacking", "site_failure", b"site_failure", "transport_failure", b"transport_failure", "uncertain", b"uncertain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lacking: _TypeAlias = _typing.Literal["lacking"]  # noqa: Y015
+    _WhichOneofArgType__lacking: _TypeAlias = _typing.Literal["_lacking", b"_lacking"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lacking) -> _WhichOneofReturnType__lacking | None: ...
 
 Global___RecipientResult: _TypeAlias = RecipientResult  # noqa: Y015
 

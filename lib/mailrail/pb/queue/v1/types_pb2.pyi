@@ -558,6 +558,62 @@ class TlsFacts(_message.Message):
 Global___TlsFacts: _TypeAlias = TlsFacts  # noqa: Y015
 
 @_typing.final
+class LackingTransport(_message.Message):
+    """A transport that was tried for a recipient and whose next hop lacks an SMTP extension which the content cannot do without (SOUT-18c)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    TRANSPORT_DIGEST_FIELD_NUMBER: _builtins.int
+    EXTENSION_FIELD_NUMBER: _builtins.int
+    transport_digest: _builtins.str
+    """of the transport as it was tried"""
+    extension: _builtins.str
+    """its EHLO keyword: "8BITMIME", "BINARYMIME" """
+    @_builtins.property
+    def transport(self) -> Global___ObjectRef:
+        """absent = direct"""
+
+    def __init__(
+        self,
+        *,
+        transport: Global___ObjectRef | None = ...,
+        transport_digest: _builtins.str = ...,
+        extension: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_transport", b"_transport", "transport", b"transport"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_transport", b"_transport", "extension", b"extension", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__transport: _TypeAlias = _typing.Literal["transport"]  # noqa: Y015
+    _WhichOneofArgType__transport: _TypeAlias = _typing.Literal["_transport", b"_transport"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__transport) -> _WhichOneofReturnType__transport | None: ...
+
+Global___LackingTransport: _TypeAlias = LackingTransport  # noqa: Y015
+
+@_typing.final
+class LackingTransports(_message.Message):
+    """All of them for one recipient, as the queue stores them. Each transport is there once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transports(self) -> _containers.RepeatedCompositeFieldContainer[Global___LackingTransport]: ...
+    def __init__(
+        self,
+        *,
+        transports: _abc.Iterable[Global___LackingTransport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transports", b"transports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LackingTransports: _TypeAlias = LackingTransports  # noqa: Y015
+
+@_typing.final
 class Attempt(_message.Message):
     """One attempt for one recipient, as history shows it."""
 
