@@ -168,9 +168,9 @@ BY_NAME: dict[str, Schema] = {
 SETTING: dict[Any, Schema] = {bool: BOOLEAN, int: {"type": "integer"}, float: {"type": "number"}}
 
 
-def settings_of(kind: type[ServiceSettings]) -> Schema:
-    """The settings of one service alone; those that all have, the chart sets by values of its own."""
-    shared = {field.name for field in fields(DatabaseSettings)}
+def settings_of(kind: type[ServiceSettings], *others: str) -> Schema:
+    """The settings of one service alone; those that all have, and `others`, the chart sets by values of its own."""
+    shared = {field.name for field in fields(DatabaseSettings)} | set(others)
     hints = get_type_hints(kind)
     return closed(**{f.name: SETTING.get(hints[f.name], STRING) for f in fields(kind) if f.name not in shared})
 
@@ -182,7 +182,8 @@ BY_PATH: dict[str, Schema] = {
     "prometheusRule.slo.firstAttempt": OBJECTIVE,
     "prometheusRule.grafanaUrl": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
     "config.settings": settings_of(ConfigSettings),
-    "queue.settings": settings_of(QueueSettings),
+    "queue.settings": settings_of(QueueSettings, "history_days"),
+    "queue.historyDays": {"type": "integer", "minimum": 1, "maximum": 3650},
     "ingress.settings": settings_of(IngressSettings),
     "outbound.settings": settings_of(OutboundSettings),
     "operator.settings": settings_of(OperatorSettings),

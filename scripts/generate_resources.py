@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin
 from mailrail.core.config.diagnostics import REASONS, ConditionType
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.resources.base import PATTERN_MEANINGS, Part
+from mailrail.core.resources.crd import INHERITING
 from mailrail.core.resources.rules import UniqueBy
-from mailrail.core.revision.revision import HISTORY_DAYS, GatewayLimits, RetrySchedule, TransportLimits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +26,9 @@ A-labels. Local parts are compared without regard to case.
 When a document is refused, its last accepted version stays in use; a document that was never accepted is left out.
 Changes of other documents go live. A change is live in every service within two seconds.
 
-A reference names an object of its own namespace unless it gives another; then the target's `allowedNamespaces` must
-permit it. A Secret is always in the namespace of the object that refers to it.
+A reference names an object of its own namespace unless it gives another. Which namespaces may refer to a gateway, a
+domain or a transport, and with which powers, its `attach` says; without it only its own namespace may. A Secret is
+always in the namespace of the object that refers to it.
 """
 
 SECRETS = """
@@ -37,12 +38,14 @@ Secrets are written as in Kubernetes (`v1`, kind `Secret`): `stringData` with pl
 
 | referred to by | keys |
 |---|---|
-| `MailGateway` `listeners[].tls.certificateSecretRef` | `tls.crt`, `tls.key`: PEM, as `kubernetes.io/tls` |
-| `MailAccount` `credentialsSecretRef` | `password`; or `scram-sha-256` and/or `scram-sha-1`: \
+| `MailGateway` `listeners[].tls.certificateSecretRef` | `certificateKey` and `privateKeyKey`, by default `tls.crt` \
+and `tls.key`: PEM, as `kubernetes.io/tls` |
+| `MailAccount` `credentialsSecretRef` | `passwordKey`, by default `password`; without it `scram-sha-256` and/or \
+`scram-sha-1`: \
 `SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>`, base64 |
-| `MailTransport` `auth.secretRef` | `username`, `password`, as `kubernetes.io/basic-auth` |
-| `MailTransport` `tls.caSecretRef` | `ca.crt`: PEM certificates |
-| `MailDomain` `dkim[].privateKeySecretRef` | `private.pem`: PEM, RSA or Ed25519 |
+| `MailTransport` `auth.secretRef` | `usernameKey` and `passwordKey`, by default `username` and `password`, as \
+`kubernetes.io/basic-auth` |
+| `MailTransport` `tls.caSecretRef` | `key`, by default `ca.crt`: PEM certificates |
 
 One line end after a password is ignored. When a Secret is deleted, its passwords and keys stop working; only a
 listener keeps its last certificate. A Secret that cannot be read for a while counts as unchanged.
@@ -58,30 +61,6 @@ CONDITIONS = {
 }
 
 
-_RETRY, _LIMITS = RetrySchedule(), GatewayLimits()
-_COMPILED: dict[str, Any] = {
-    "spec.retry.delaysSeconds": list(_RETRY.delays),
-    "spec.retry.lifetimeSeconds": _RETRY.lifetime,
-    "spec.retry.nullSenderLifetimeSeconds": _RETRY.null_sender_lifetime,
-    "spec.retry.delayedDsnAfter": _RETRY.delayed_dsn_after,
-    "spec.limits.messageBytes": _LIMITS.message_size,
-    "spec.limits.recipients": _LIMITS.recipients,
-    "spec.limits.connections": _LIMITS.connections,
-    "spec.limits.connectionsPerIP": _LIMITS.connections_per_ip,
-    "spec.limits.errors": _LIMITS.errors,
-    "spec.limits.idleSeconds": _LIMITS.idle_timeout,
-    "spec.limits.transactionSeconds": _LIMITS.transaction_timeout,
-    "spec.limits.futureReleaseSeconds": _LIMITS.future_release,
-    "spec.limits.recipientsPerMessage": TransportLimits().recipients_per_message,
-    "spec.historyDays": HISTORY_DAYS,
-    "spec.dsnFullBytes": 1024 * 1024,
-}
-"""Defaults that the compiler puts in; models leave them open, since a domain takes the gateway's first."""
-
-_INHERITED = {("MailDomain", where) for where in _COMPILED} | {("MailAccount", where) for where in _COMPILED}
-"""Where an absent value means the gateway's."""
-
-
 def _escaped(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
@@ -91,7 +70,7 @@ class _Reference:
 
     def __init__(self, kind: str) -> None:
         self._schema = KINDS[kind].model_json_schema(by_alias=True)
-        self._kind = kind
+        self._inherits = KINDS[kind].model_fields["spec"].annotation.__name__ in INHERITING  # type: ignore[union-attr]
         self._definitions: dict[str, Any] = self._schema.get("$defs", {})
 
     def _resolved(self, schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -151,11 +130,11 @@ class _Reference:
 
     def _row(self, where: str, field: dict[str, Any], *, required: bool) -> str:
         default = field.get("default")
-        if default is None and (self._kind, where) not in _INHERITED:
-            default = _COMPILED.get(where)
+        if default in (None, [], {}):
+            default = None if self._inherits else field.get("x-mailrail-default")
         if required:
             given = "required"
-        elif default is None or isinstance(default, dict):
+        elif default is None:
             given = ""
         else:
             given = f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -34,6 +34,7 @@ from mailrail.core.config.diagnostics import (
     ready,
 )
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
+from mailrail.core.resources.transport import MEMBERS
 from mailrail.core.revision.revision import ObjectRef
 from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.model import (
@@ -327,10 +328,10 @@ def _columns(running: Running, seen: Observed, facts: ObjectFacts) -> Row:
                 columns["dnsRecords"] = seen.status["dnsRecords"]
             return columns
         case "MailAccount":
-            addresses = spec.get("addresses") or ()
-            return {"addressCount": sum(not str(a).startswith("@") for a in addresses)}
+            addresses = [a for field in ("addresses", "receive") for a in spec.get(field) or ()]
+            return {"addressCount": sum(a != "@" for a in addresses)}
         case "MailTransport":
-            kind = next((k for k in spec if k not in ("limits", "allowedNamespaces")), "")
+            kind = next((member for member in MEMBERS if member in spec), "")
             return {"type": kind, "endpoint": _endpoint(kind, spec.get(kind)), "referencedBy": facts.attached}
         case _:
             refs = [p.get("kind", "") for p in spec.get("parentRefs") or () if isinstance(p, Mapping)]

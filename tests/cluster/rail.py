@@ -161,10 +161,10 @@ class Rail(Release):
 
     def _documents(self) -> str:
         tls = {"tls": {"certificateSecretRef": {"name": "mx-tls"}}}
-        ports = {"mx": 25, "submission": 587, "submissions": 465}
+        ports = {"MX": 25, "Submission": 587, "Submissions": 465}
         gateway = {
             "hostname": "mx1.example.org",
-            "listeners": [{"name": name, "protocol": name, "port": port} | tls for name, port in ports.items()],
+            "listeners": [{"name": p.lower(), "protocol": p, "port": port} | tls for p, port in ports.items()],
             "postmaster": {"accountRef": {"name": "postmaster"}},
             "retry": {"delaysSeconds": [1, 1, 1, 1, 2], "lifetimeSeconds": 900},
         }
@@ -172,16 +172,16 @@ class Rail(Release):
         self.set_secret("alice-login", password=PASSWORD)
         documents = [
             manifest("MailGateway", "mx1", gateway),
-            self._domain("org", "example.org", "mailbox"),
+            self._domain("org", "example.org", {"mailbox": {}}),
             manifest("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]}),
             manifest("MailAccount", "alice", {"domainRef": {"name": "org"}, "addresses": ["alice"]} | login),
             self.smtp("first"),
         ]
         for name in COUNTED:
-            delivery = {"transportRef": {"name": "first"}}
-            documents.append(self._domain(name.replace(".", "-"), name, delivery, recipients="any"))
+            delivery = {"transport": {"ref": {"name": "first"}, "recipients": "Any"}}
+            documents.append(self._domain(name.replace(".", "-"), name, delivery))
         return "".join(documents)
 
-    def _domain(self, name: str, domain: str, delivery: Any, **more: Any) -> str:
-        spec = {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": delivery} | more
+    def _domain(self, name: str, domain: str, delivery: dict[str, Any]) -> str:
+        spec = {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": delivery}
         return manifest("MailDomain", name, spec)

@@ -292,11 +292,13 @@ def basics(domain: str = "example.org") -> str:
             "mx1",
             {
                 "hostname": f"mx1.{domain}",
-                "listeners": [{"name": "mx", "protocol": "mx", "port": 2525}],
+                "listeners": [{"name": "mx", "protocol": "MX", "port": 2525}],
                 "postmaster": {"accountRef": {"name": "postmaster"}},
             },
         )
-        + manifest("MailDomain", "org", {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"})
+        + manifest(
+            "MailDomain", "org", {"domainName": domain, "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
+        )
         + manifest("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]})
     )
 

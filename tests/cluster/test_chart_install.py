@@ -148,13 +148,15 @@ def test_a_bad_value_stops_helm_install_with_a_message_that_names_it(
 def test_an_uninstall_does_not_hang_on_resources_and_leaves_them_deletable(fresh: Release) -> None:
     spec = {
         "hostname": "mx1.example.org",
-        "listeners": [{"name": "mx", "protocol": "mx", "port": 25}],
+        "listeners": [{"name": "mx", "protocol": "MX", "port": 25}],
         "postmaster": {"accountRef": {"name": "postmaster"}},
     }
     fresh.kubectl.apply(
         manifest("MailGateway", "mx1", spec)
         + manifest(
-            "MailDomain", "org", {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"}
+            "MailDomain",
+            "org",
+            {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}},
         )
         + manifest("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]})
         + relay("relay", "relay.example.org")

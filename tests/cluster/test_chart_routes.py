@@ -106,7 +106,7 @@ def test_a_wrong_manifest_says_why_within_two_seconds_and_everything_else_goes_o
         def told(number: int) -> float:
             spec = {"domainName": f"other{number}.example", "gatewayRef": {"name": "mx1"}}
             began = time.monotonic()
-            rail.apply(manifest("MailDomain", f"wrong{number}", spec | {"delivery": "none", "catchAll": "alice"}))
+            rail.apply(manifest("MailDomain", f"wrong{number}", spec | {"delivery": {"none": {}}, "catchAll": "alice"}))
             row = wait_until(lambda: rail.condition("mdom", f"wrong{number}", "Accepted"), 60, rail.tails)
             took = time.monotonic() - began
             assert row["status"] == "False"

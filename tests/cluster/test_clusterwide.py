@@ -47,13 +47,16 @@ def test_a_namespace_may_attach_once_it_carries_the_labels_that_the_gateway_asks
     stage.start_consumers()
     stage.start_operator(namespaces="")
     label = f"mail-{stage.kubectl.namespace}"
-    patch = {"spec": {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {label: "yes"}}}}}
+    own = {"name": "own", "kinds": ["MailDomain"], "namespaces": {"from": "Same"}}
+    selected = {"from": "Selector", "selector": {"matchLabels": {label: "yes"}}}
+    teams = {"name": "teams", "kinds": ["MailDomain"], "namespaces": selected, "domainNames": ["team.example"]}
+    patch = {"spec": {"attach": [own, teams]}}
     # A domain of its own: what others have in this cluster counts for this operator, too.
     stage.kubectl.apply(basics(f"{stage.kubectl.namespace}.example") + relay("relay", "relay.example.org"))
     stage.kubectl("patch", "mgw", "mx1", "--type=merge", "-p", json.dumps(patch))
     stage.wait_ready("mgw/mx1")
     gateway = {"name": "mx1", "namespace": stage.kubectl.namespace}
-    domain = {"domainName": "team.example", "gatewayRef": gateway, "delivery": "mailbox"}
+    domain = {"domainName": "team.example", "gatewayRef": gateway, "delivery": {"mailbox": {}}}
     elsewhere.apply(manifest("MailDomain", "team", domain))
 
     def resolved() -> str:

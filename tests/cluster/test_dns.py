@@ -6,10 +6,6 @@ from pathlib import Path
 import pytest
 from cluster.conftest import Kubectl
 from cluster.stage import Stage, basics, manifest, staged
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
-from mailrail_operator.dns import dkim_record
 
 from testkit.conditions import wait_until
 from testkit.dns import DnsServer
@@ -22,13 +18,7 @@ def stage(kubectl: Kubectl, database: str, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_a_domain_says_which_records_are_missing_until_they_are_there_and_is_ready_meanwhile(stage: Stage) -> None:
-    pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (stage.folder / "private.pem").write_bytes(pem)
-    stage.kubectl("create", "secret", "generic", "dkim", f"--from-file={stage.folder / 'private.pem'}")
-    key = {"selector": "s1", "algorithm": "ed25519-sha256", "privateKeySecretRef": {"name": "dkim"}}
-    domain = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "mailbox", "dkim": [key]}
+    domain = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
     proxy = {"address": "127.0.0.1:1080", "remoteIPs": ["198.51.100.7"], "remoteHostname": "out1.example.org"}
     match = [{"toDomains": ["example.net"]}]
     rules = [{"name": "proxied", "matches": match, "transportRef": {"name": "proxy"}}]
@@ -46,10 +36,8 @@ def test_a_domain_says_which_records_are_missing_until_they_are_there_and_is_rea
         )
         stage.wait_ready("mdom/org")
         stage.wait_condition("mdom", "org", "DNSConfigured", status="False", reason="RecordsMissing")
-        published = dkim_record(pem, "ed25519-sha256")
         wanted = (
             'SPF: publish TXT example.org "v=spf1 ip4:192.0.2.1 ip4:198.51.100.7 -all"',
-            f'DKIM: publish TXT s1._domainkey.example.org "{published}"',
             "DMARC: publish TXT _dmarc.example.org",
             "MX: publish MX example.org 10 mx1.example.org.",
             "MTA-STS: publish TXT _mta-sts.example.org",
@@ -66,11 +54,10 @@ def test_a_domain_says_which_records_are_missing_until_they_are_there_and_is_rea
         wait_until(lambda: not not_told(), 60, lambda: f"it tells of everything, such as {not_told()}\n{stage.tails()}")
         listed = stage.kubectl("get", "mdom", "org", "-o", "jsonpath={.status.dnsRecords[*].state}").split()
         assert set(listed) == {"Missing"}
-        assert len(listed) == 8
+        assert len(listed) == 7
 
         dns.add("example.org", "TXT", '"v=spf1 ip4:192.0.2.0/24 -all"')
         dns.add("example.org", "MX", "10 mx1.example.org.")
-        dns.add("s1._domainkey.example.org", "TXT", f'"{published}"')
         dns.add("_dmarc.example.org", "TXT", '"v=DMARC1; p=none"')
         dns.add("_mta-sts.example.org", "TXT", '"v=STSv1; id=1"')
         dns.add("mta-sts.example.org", "A", "192.0.2.9")

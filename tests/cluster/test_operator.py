@@ -111,14 +111,14 @@ def test_a_broken_edit_says_why_and_everything_else_goes_on_CFG_01(stage: Stage)
     stage.start_operator()
     stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
     stage.wait_ready("mdom/org", "mtrans/relay")
-    broken = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "none"}
+    broken = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"none": {}}}
 
     def told(number: int) -> float:
         edit = manifest("MailDomain", "org", broken | {"catchAll": f"alice{number}"})
         began = time.monotonic()
         stage.kubectl.apply(edit + relay("relay", "second.example.org"))
         accepted = stage.wait_condition("mdom", "org", "Accepted", status="False", reason="Invalid")
-        assert "remove catchAll and aliases: a domain with delivery: none" in accepted["message"]
+        assert "remove catchAll and aliases: a domain with delivery none" in accepted["message"]
         return time.monotonic() - began
 
     keeps_to(4, told, "to be told why an edit is broken")

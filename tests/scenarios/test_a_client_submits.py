@@ -16,7 +16,19 @@ from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
 from testkit.peers.swaks import AUTH_FAILED, RCPT_REFUSED, swaks
 from testkit.ports import loopback_address
-from testkit.rail import LOGIN, PASSWORD, Rail, basics, domain, everything_through, route, rule, secret, transport
+from testkit.rail import (
+    LOGIN,
+    PASSWORD,
+    Rail,
+    basics,
+    by_transport,
+    domain,
+    everything_through,
+    route,
+    rule,
+    secret,
+    transport,
+)
 
 AUTHORITY = Authority()
 
@@ -54,9 +66,9 @@ def rail(hop: NextHop, smarthost: NextHop, store: NextHop) -> Iterator[Rail]:
     }
     documents = [
         *basics(),
-        domain("listed", "listed.example.org", {"transportRef": {"name": "hop"}}, listed=["known"]),
-        domain("verified", "verified.example.org", {"transportRef": {"name": "hop"}}, recipients="verify"),
-        domain("stored", "stored.example.org", {"transportRef": {"name": "store"}}, recipients="any"),
+        domain("listed", "listed.example.org", by_transport("hop", listed=["known"])),
+        domain("verified", "verified.example.org", by_transport("hop", "Verify")),
+        domain("stored", "stored.example.org", by_transport("store", "Any")),
         transport("store", lmtp={"host": store.address, "port": store.port}),
         transport("smarthost", submission=submission),
         secret("smarthost-login", username="rail", password="s3cret, with a space"),

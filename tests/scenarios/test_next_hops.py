@@ -24,7 +24,7 @@ from testkit.peers.postfix import Postfix
 from testkit.peers.socks_servers import SocksServer, dante, microsocks
 from testkit.peers.swaks import swaks
 from testkit.ports import loopback_address
-from testkit.rail import Document, Rail, basics, domain, route, rule, secret, transport
+from testkit.rail import Document, Rail, basics, by_transport, domain, route, rule, secret, transport
 from testkit.smtp_peer import Close, PeerSession, SmtpPeer
 from testkit.socks import SocksProxy
 
@@ -257,7 +257,7 @@ def test_a_domain_delivered_by_a_transport_goes_there_whatever_routes_say() -> N
         Postfix("store.test") as store,
         NextHop() as elsewhere,
         running(
-            domain("stored", "stored.example.org", {"transportRef": {"name": "store"}}, recipients="any"),
+            domain("stored", "stored.example.org", by_transport("store", "Any")),
             transport("store", smtp={"host": store.address, "port": store.port}),
             transport("elsewhere", smtp={"host": elsewhere.address, "port": elsewhere.port}),
             everything_to("elsewhere"),

@@ -64,16 +64,16 @@ def gateway(**changes: Any) -> Document:
     spec: dict[str, Any] = {
         "hostname": "rail.example.org",
         "listeners": [
-            {"name": "mx", "protocol": "mx", "port": 1025, "tls": {"certificateSecretRef": {"name": "local-tls"}}},
+            {"name": "mx", "protocol": "MX", "port": 1025, "tls": {"certificateSecretRef": {"name": "local-tls"}}},
             {
                 "name": "submission",
-                "protocol": "submission",
+                "protocol": "Submission",
                 "port": 1587,
                 "tls": {"certificateSecretRef": {"name": "local-tls"}},
             },
             {
                 "name": "submissions",
-                "protocol": "submissions",
+                "protocol": "Submissions",
                 "port": 1465,
                 "tls": {"certificateSecretRef": {"name": "local-tls"}},
             },
@@ -84,11 +84,17 @@ def gateway(**changes: Any) -> Document:
     return document("MailGateway", GATEWAY, spec | changes)
 
 
-def domain(name: str, domain_name: str, delivery: Any = "mailbox", **more: Any) -> Document:
-    """A MailDomain."""
+def domain(name: str, domain_name: str, delivery: Document | None = None, **more: Any) -> Document:
+    """A MailDomain; without a `delivery` it has mailboxes."""
+    how = {"mailbox": {}} if delivery is None else delivery
     return document(
-        "MailDomain", name, {"domainName": domain_name, "gatewayRef": {"name": GATEWAY}, "delivery": delivery} | more
+        "MailDomain", name, {"domainName": domain_name, "gatewayRef": {"name": GATEWAY}, "delivery": how} | more
     )
+
+
+def by_transport(name: str, recipients: str = "Listed", **more: Any) -> Document:
+    """The `delivery` of a domain that a transport delivers."""
+    return {"transport": {"ref": {"name": name}, "recipients": recipients} | more}
 
 
 def account(name: str, domain_name: str, *addresses: str, credentials: str | None = None, **more: Any) -> Document:

@@ -13,7 +13,7 @@ from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
 from mailrail.core.resources.transport import LmtpSpec
-from mailrail.core.revision.revision import Gateway, GatewayLimits, RetrySchedule
+from mailrail.core.revision.revision import GatewayLimits, RetrySchedule
 from mailrail.core.route.site import SHARDS
 from mailrail.core.sasl.server import LOGIN_LIMIT
 from mailrail.core.sasl.verifiers import ITERATIONS
@@ -109,7 +109,7 @@ def test_a_default_is_the_number_that_its_rule_promises(id: str, words: str, pro
 
 def test_history_is_kept_for_14_days_FIN_03() -> None:
     assert "kept 14 days (setting)" in rule("FIN-03")
-    assert Gateway.__dataclass_fields__["history_days"].default == 14
+    assert QUEUE.history_days == 14
 
 
 def test_a_lease_that_ran_out_is_looked_for_well_within_30_seconds_LSE_04() -> None:

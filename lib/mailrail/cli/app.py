@@ -118,6 +118,10 @@ def local(
     deliver: Annotated[
         bool, typer.Option("--deliver", help="Deliver to other machines; without it such mail is captured.")
     ] = False,
+    history_days: Annotated[
+        int,
+        typer.Option("--history-days", metavar="N", min=1, max=3650, help="Days for which final recipients are kept."),
+    ] = 14,
     log_format: Annotated[
         str, typer.Option("--log-format", metavar="console|json", help="Log format: console or json.")
     ] = "console",
@@ -154,6 +158,7 @@ def local(
         resolver=resolver,
         database_url=database_url,
         deliver=deliver,
+        history_days=history_days,
         log_format=log_format,
         log_level=log_level,
     )

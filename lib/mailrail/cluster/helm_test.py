@@ -24,7 +24,7 @@ from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
 
 GATEWAY, DOMAIN, ACCOUNT = "MailGateway", "MailDomain", "MailAccount"
-_MX = "mx"
+_MX = "MX"
 _RBAC = "rbac.authorization.k8s.io"
 _PAUSE = 0.5
 """Seconds between looks."""
@@ -56,10 +56,10 @@ class HelmTest:
         """What is made, for an existing gateway or with one."""
         name = gateway or self.name
         account: dict[str, Any] = {"domainRef": {"name": self.name}, "addresses": ["test", "postmaster"]}
-        domain: dict[str, Any] = {"domainName": self.domain, "gatewayRef": {"name": name}, "delivery": "mailbox"}
+        domain: dict[str, Any] = {"domainName": self.domain, "gatewayRef": {"name": name}, "delivery": {"mailbox": {}}}
         specs = [(DOMAIN, domain), (ACCOUNT, account)]
         if gateway is None:
-            listener = {"name": _MX, "protocol": "mx", "port": 25}
+            listener = {"name": "mx", "protocol": _MX, "port": 25}
             postmaster = {"accountRef": {"name": self.name}}
             specs.insert(0, (GATEWAY, {"hostname": self.domain, "listeners": [listener], "postmaster": postmaster}))
         return [
@@ -118,7 +118,7 @@ async def run(test: HelmTest, api: Api, identity: rpc.Identity, say: Callable[[s
     gateways, _ = await api.list(resource_path(GATEWAY, test.namespace))
     serving = [g for g in gateways if any(li["protocol"] == _MX for li in g["spec"]["listeners"])]
     gateway = str(serving[0]["metadata"]["name"]) if serving else None
-    say(f"using MailGateway {gateway}" if gateway else "there is no MailGateway with an mx listener: making one")
+    say(f"using MailGateway {gateway}" if gateway else "there is no MailGateway with an MX listener: making one")
     documents = test.documents(gateway)
     try:
         for kind, body in documents:

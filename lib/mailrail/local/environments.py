@@ -49,8 +49,10 @@ class Environments:
         """Settings that only this child has."""
         options = self.options
         match name:
-            case "config" | "queue":
+            case "config":
                 return {"database_url": self.database_url}
+            case "queue":
+                return {"database_url": self.database_url, "history_days": str(options.history_days)}
             case "ingress":
                 return {
                     "queue_target": self.targets["queue"],

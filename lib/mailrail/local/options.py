@@ -37,6 +37,8 @@ class LocalOptions:
     """Used instead of the embedded Postgres."""
     deliver: bool = False
     """Send for real; else captive."""
+    history_days: int = 14
+    """Days for which the history keeps a recipient that is final."""
     log_format: str = "console"
     log_level: str = "info"
 

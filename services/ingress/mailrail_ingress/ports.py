@@ -157,7 +157,7 @@ class MailDomains(Protocol):
 
 
 class Verification(Protocol):
-    """Asks a domain's next hop whether a recipient exists (recipients: verify)."""
+    """Asks a domain's next hop whether a recipient exists (recipients: Verify)."""
 
     def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
         """Call `done` with None when it exists, else with what to say."""

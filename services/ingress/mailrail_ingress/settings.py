@@ -12,7 +12,7 @@ class IngressSettings(ServiceSettings):
     queue_target: str = "127.0.0.1:7002"
     """Target of the queue: HOST:PORT or any gRPC target."""
     outbound_target: str = ""
-    """Target of outbound, asked where a domain says `recipients: verify`; empty: such recipients get 451."""
+    """Target of outbound, asked where a domain says `recipients: Verify`; empty: such recipients get 451."""
     gateway: str = ""
     """NAMESPACE/NAME of the one gateway to serve; empty: the listeners of all gateways in the configuration."""
     smtp_listen: tuple[str, ...] = ("127.0.0.1",)

@@ -300,7 +300,8 @@ class Outbound(Worker):
         if len(reports) < len(ids):
             failover = HostFailover(len(ids), hop=hop.kind)
             failover.leave_out(reports)
-            attempt = progress.attempt = Attempt(delivery, OutgoingContent(delivery), failover, tables, hop)
+            content = OutgoingContent(delivery, reencode_signed=transport.reencode_signed)
+            attempt = progress.attempt = Attempt(delivery, content, failover, tables, hop)
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._try_hosts(progress, attempt)
             else:
@@ -494,7 +495,7 @@ class Outbound(Worker):
         return job.answer
 
     async def verify(self, address: str, ref: ObjectRef) -> Answer:
-        """Ask the next hop of a transport about a recipient (recipients: verify, design 5)."""
+        """Ask the next hop of a transport about a recipient (recipients: Verify, design 5)."""
         return await self._prober.verify(self.tables, address, ref)
 
     def digest(self, ref: ObjectRef) -> str:

@@ -27,9 +27,11 @@ class OutgoingContent:
     their time over the final dot, each further copy is one of all that is under way.
     """
 
-    __slots__ = ("_body", "_reencoded", "facts", "prefix")
+    __slots__ = ("_body", "_keep_signed", "_reencoded", "facts", "prefix")
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, *, reencode_signed: bool = False) -> None:
+        """`reencode_signed`: what others signed is re-encoded as any mail is (SOUT-18b)."""
+        self._keep_signed = not reencode_signed
         self.prefix = delivery.prefix
         self._body = body = delivery.body
         self._reencoded: dict[Form, bytes] | None = None
@@ -120,7 +122,8 @@ class OutgoingContent:
             async for piece in self._stored():
                 yield piece
             return
-        self._forbid_signed(await self._header() or b"")
+        if self._keep_signed:
+            self._forbid_signed(await self._header() or b"")
         metrics.REENCODED.inc(form)
         encoder = Reencoder(_TARGETS[form])
         loop = asyncio.get_running_loop()
@@ -148,6 +151,6 @@ class OutgoingContent:
 
     def _forbid_signed(self, header: bytes) -> None:
         # SOUT-18b: nothing that we sign needs re-encoding (DKIM-09), so this signature is somebody else's.
-        if carries_signature(header):
+        if self._keep_signed and carries_signature(header):
             lacking = LACKING[self.needs]
             raise Unconvertible(f"the server does not offer {lacking}, and re-encoding would break the DKIM-Signature")

@@ -1,4 +1,4 @@
-"""Probes: whether a transport's host would take a recipient (recipients: verify, design 5). Nothing is sent."""
+"""Probes: whether a transport's host would take a recipient (recipients: Verify, design 5). Nothing is sent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ _NOTHING = ContentFacts(0, False, False, False)
 
 
 class ProbeJob(PoolJob):
-    """Asks a host whether it would take a recipient, without sending anything (recipients: verify, design 5)."""
+    """Asks a host whether it would take a recipient, without sending anything (recipients: Verify, design 5)."""
 
     form = Form.AS_IS
 

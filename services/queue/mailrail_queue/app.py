@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
-from mailrail.core.revision.revision import HISTORY_DAYS
 from mailrail.core.uncommitted import Uncommitted
 from mailrail.kit import clock, log, migrations, postgres
 from mailrail.kit.config_client import Configuration
@@ -124,7 +123,7 @@ class QueueProcess:
             site_health,
             self.shared_sites,
         )
-        self.upkeep = Upkeep(settings, self.database, self.history_days)
+        self.upkeep = Upkeep(settings, self.database)
         self.counting = BacklogCounter(
             self.database,
             self.dispatcher,
@@ -158,12 +157,6 @@ class QueueProcess:
             now = configuration.revision.transports
             changed = [reference_text(one.ref) for one in now if known.get(one.ref, one.digest) != one.digest]
             self.worklist.revise(changed)
-
-    def history_days(self) -> int:
-        """How long history is kept: the longest that any gateway says."""
-        if self._router is None:
-            return HISTORY_DAYS
-        return max((g.history_days for g in self._router.revision.gateways), default=HISTORY_DAYS)
 
     # --- start and stop ---
 

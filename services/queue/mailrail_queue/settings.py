@@ -49,6 +49,8 @@ class QueueSettings(DatabaseSettings):
     """How often leases that ran out are looked for; within 30 s by contract (LSE-04)."""
     goodbye_seconds: float = 3.0
     """How long an outbound process that is back may take to list what it works on; the rest is due again (LSE-02)."""
+    history_days: int = 14
+    """Days for which the history keeps a recipient that is final (FIN-03)."""
     keep_content_seconds: float = 600.0
     """Content outlives its last recipient by at least this (FIN-02)."""
     keep_upload_seconds: float = 3600.0

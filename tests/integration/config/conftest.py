@@ -35,14 +35,14 @@ metadata: {name: edge}
 spec:
   hostname: mail.example.org
   listeners:
-    - {name: mx, protocol: mx, port: 2525}
-    - {name: submission, protocol: submission, port: 2587}
+    - {name: mx, protocol: MX, port: 2525}
+    - {name: submission, protocol: Submission, port: 2587}
   postmaster: {accountRef: {name: alice}}
 ---
 apiVersion: mailrail.dev/v1alpha1
 kind: MailDomain
 metadata: {name: example-org}
-spec: {domainName: example.org, gatewayRef: {name: edge}, delivery: mailbox}
+spec: {domainName: example.org, gatewayRef: {name: edge}, delivery: {mailbox: {}}}
 ---
 apiVersion: mailrail.dev/v1alpha1
 kind: MailAccount

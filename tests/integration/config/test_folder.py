@@ -165,7 +165,7 @@ async def test_a_ca_file_is_read_and_watched(database: str, keys_dir: Path, fold
     authority = Authority()
     (folder / "20-transport.yaml").write_text(
         "apiVersion: mailrail.dev/v1alpha1\nkind: MailTransport\nmetadata: {name: store}\n"
-        "spec: {lmtp: {host: store.example, tls: {mode: verified, caFile: ca.pem}}}\n"
+        "spec: {lmtp: {host: store.example, tls: {mode: Verified, caFile: ca.pem}}}\n"
     )
     async with config_service(database) as service, watched(service, keys_dir, folder) as files:
         outbound = consumer(keys_dir, service.target, Role.OUTBOUND)

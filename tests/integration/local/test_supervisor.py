@@ -188,12 +188,12 @@ metadata: {{name: edge}}
 spec:
   hostname: mx.example.net
   postmaster: {{accountRef: {{name: postmaster}}}}
-  listeners: [{{name: mx, protocol: mx, port: {SMTP}}}]
+  listeners: [{{name: mx, protocol: MX, port: {SMTP}}}]
 ---
 apiVersion: mailrail.dev/v1alpha1
 kind: MailDomain
 metadata: {{name: example-net}}
-spec: {{domainName: example.net, gatewayRef: {{name: edge}}, delivery: mailbox}}
+spec: {{domainName: example.net, gatewayRef: {{name: edge}}, delivery: {{mailbox: {{}}}}}}
 ---
 apiVersion: mailrail.dev/v1alpha1
 kind: MailAccount

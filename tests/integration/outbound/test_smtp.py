@@ -32,7 +32,7 @@ def smarthost(peer: SmtpPeer | Sink, kind: TransportKind = TransportKind.SMTP, *
 
 async def deliver(peer: SmtpPeer | Sink, *recipients: EnvelopeRecipient | str, **fields: Any) -> list[RecipientReport]:
     """One delivery through the peer as smarthost."""
-    via = smarthost(peer)
+    via = smarthost(peer, **fields.pop("hop", {}))
     async with OutboundBench.running(via) as bench:
         return (await bench.deliver(bench.delivery(via, *recipients, **fields))).recipients
 
@@ -201,6 +201,17 @@ async def test_signed_mail_is_not_reencoded_SOUT_18b() -> None:
         (result,) = await deliver(peer, content=signed(EIGHT_BIT))
         assert result.result is Result.RELAYED
         assert peer.messages[0].content == signed(EIGHT_BIT)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_signed_mail_is_reencoded_where_the_transport_says_so_SOUT_18b(*, streams: bool) -> None:
+    content = signed(EIGHT_BIT)
+    given = {"content": StreamedBody(content) if streams else content, "size": len(content), "eight_bit": True}
+    async with Sink(SEVEN_BIT) as peer:
+        (result,) = await deliver(peer, hop={"reencode_signed": True}, **given)
+        assert result.result is Result.RELAYED
+        assert peer.messages[0].content.startswith(b"dkim-signature : v=1; d=example.net; b=abc\r\n")
+        assert b"caf=E9\r\n" in peer.messages[0].content
 
 
 async def test_large_signed_mail_is_not_reencoded_either_SOUT_18b() -> None:

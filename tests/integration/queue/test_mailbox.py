@@ -214,7 +214,7 @@ async def test_a_catch_all_and_an_account_for_a_whole_domain_take_the_rest(rig: 
     rig.configure(revision(domains=(caught,)))
     (found,) = rig.addresses.resolve("nobody@here.example")
     assert (found.address, found.account) == ("nobody@here.example", base.accounts[1].ref)
-    everything = replace(base.accounts[0], addresses=("alice@here.example", "@here.example"))
+    everything = replace(base.accounts[0], receive=("@here.example",))
     rig.configure(revision(accounts=(everything, base.accounts[1])))
     (found,) = rig.addresses.resolve("nobody@here.example")
     assert found.account == everything.ref

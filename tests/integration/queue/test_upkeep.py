@@ -50,10 +50,7 @@ async def sweepers(database_for: Callable[..., str]) -> AsyncIterator[Sweepers]:
     url = database_for("queue")
     async with make_rig(url) as rig:
         database = Database(Login.of(url), "upkeep test")
-        made: Sweepers
-        upkeep = Upkeep(QueueSettings(database_url=url), database, lambda: made.days)
-        made = Sweepers(rig, upkeep, database)
-        yield made
+        yield Sweepers(rig, Upkeep(QueueSettings(database_url=url), database), database)
         await database.close()
 
 
@@ -97,7 +94,7 @@ async def test_several_replicas_sweep_at_once_and_leave_nothing_behind_FIN_02(sw
     for identity in done:
         await sweepers.finish(identity)
     await sweepers.age("history SET finished = finished")
-    others = [Upkeep(QueueSettings(), sweepers.database, lambda: 14) for _ in range(3)]
+    others = [Upkeep(QueueSettings(), sweepers.database) for _ in range(3)]
     await asyncio.gather(*(upkeep.sweep() for upkeep in (sweepers.upkeep, *others)))
     assert await sweepers.messages() == len(kept)
 
@@ -200,8 +197,7 @@ async def test_history_has_partitions_ahead_and_drops_old_ones_whole_FIN_03(swee
     assert await rig.rows(
         "SELECT to_regclass('queue.history_' || to_char(now() - interval '40 days', 'YYYYMMDD'))"
     ) == [(None,)]
-    sweepers.days = 2
-    await sweepers.upkeep.sweep()
+    await Upkeep(QueueSettings(history_days=2), sweepers.database).sweep()
     assert len(await partitions(rig)) == len(found) - 2
 
 
@@ -234,7 +230,7 @@ async def test_a_role_of_the_queue_s_own_makes_and_drops_the_days_of_history_DBS
         Login.of(psycopg.conninfo.make_conninfo(url, options="-c role=mailrail_queue")), "a role of its own"
     )
     try:
-        await Upkeep(QueueSettings(), database, lambda: 14).sweep()
+        await Upkeep(QueueSettings(), database).sweep()
     finally:
         await database.close()
     assert await tables(rig, old, tomorrow) == [tomorrow]

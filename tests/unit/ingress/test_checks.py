@@ -175,7 +175,7 @@ def test_an_account_is_the_author_of_what_it_submits_SUB_03(header: str, sender:
 
 
 def test_a_message_without_an_author_has_none_to_add_where_the_account_has_no_address_SUB_03() -> None:
-    nobody = replace(ADA, addresses=("@home.example",))
+    nobody = replace(ADA, addresses=(), send_as=("@home.example",))
     assert edited(WHOLE, nobody, None).startswith("author: 550 5.6.0")
 
 

@@ -82,6 +82,11 @@ def test_settings_that_this_process_was_started_with_do_not_leak_into_children(
     assert environment["HARMLESS"] == "kept"
 
 
+def test_the_queue_keeps_history_for_as_many_days_as_the_command_line_says(keys: pki.Pki) -> None:
+    environment = _environment("queue", keys, history_days=30)
+    assert load(QueueSettings, "queue", environment).history_days == 30
+
+
 def test_only_who_stores_mail_or_configuration_gets_the_database(keys: pki.Pki) -> None:
     holders = {n for n in SETTINGS if "secret" in " ".join(_environment(n, keys).values())}
     assert holders == {"config", "queue"}

@@ -72,9 +72,45 @@ def test_conditions_are_a_map_by_type_so_that_server_side_apply_owns_single_ones
 
 
 def test_a_list_unique_by_a_required_field_is_left_to_the_api_server_and_costs_no_cel() -> None:
-    aliases = spec_schema(KINDS["MailDomain"])["properties"]["aliases"]
+    schema = spec_schema(KINDS["MailDomain"])
+    aliases = schema["properties"]["aliases"]
     assert (aliases["x-kubernetes-list-type"], aliases["x-kubernetes-list-map-keys"]) == ("map", ["localPart"])
-    assert "x-kubernetes-validations" not in spec_schema(KINDS["MailDomain"])
+    assert not [rule for rule in schema["x-kubernetes-validations"] if "exists_one" in rule["rule"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_default_is_stored_inside_a_list_that_one_client_owns_whole(kind: str) -> None:
+    """What a client applied would differ from what is stored, for ever: `kubectl diff` and GitOps compare the list."""
+    atomic = [
+        path
+        for path, schema in schemas(spec_schema(KINDS[kind]), "spec")
+        if schema.get("type") == "array" and schema.get("x-kubernetes-list-type", "atomic") == "atomic"
+    ]
+    inside = [
+        path
+        for path, schema in schemas(spec_schema(KINDS[kind]), "spec")
+        if "default" in schema and any(path.startswith(f"{above}[") for above in atomic)
+    ]
+    assert inside == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_optional_field_says_what_holds_without_it(kind: str) -> None:
+    """`kubectl explain` shows descriptions, and no default."""
+    silent = [
+        f"{path}.{name}"
+        for path, schema in schemas(spec_schema(KINDS[kind]), "spec")
+        for name, field in schema.get("properties", {}).items()
+        if name not in schema.get("required", ()) and "Default:" not in field["description"]
+        if not any("exactly one" in rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
+    ]
+    assert silent == []
+
+
+def test_a_field_that_must_not_change_is_guarded_by_a_transition_rule() -> None:
+    [rule] = [r for r in spec_schema(KINDS["MailDomain"])["x-kubernetes-validations"] if "oldSelf" in r["rule"]]
+    assert rule["rule"] == "self.domainName == oldSelf.domainName"
+    assert rule["message"].startswith("domainName cannot be changed: make a MailDomain with the other name")
 
 
 def test_fields_of_local_mode_alone_are_not_in_the_crds() -> None:

@@ -53,11 +53,13 @@ GATEWAY = body(
     "mx1",
     {
         "hostname": "mx1.example.org",
-        "listeners": [{"name": "mx", "protocol": "mx", "port": 2525}],
+        "listeners": [{"name": "mx", "protocol": "MX", "port": 2525}],
         "postmaster": {"accountRef": {"name": "postmaster"}},
     },
 )
-DOMAIN = body("MailDomain", "org", {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": "mailbox"})
+DOMAIN = body(
+    "MailDomain", "org", {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
+)
 ACCOUNT = body("MailAccount", "postmaster", {"domainRef": {"name": "org"}, "addresses": ["postmaster", "abuse"]})
 RELAY = body("MailTransport", "relay", {"smtp": {"host": "relay.example.org", "port": 2526}})
 ROUTE = body(

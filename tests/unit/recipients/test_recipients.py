@@ -1,5 +1,7 @@
 """Who a recipient is and who may send as whom: design 5, SIN-09, SIN-16, SUB-02, SUB-03, DSN-23."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +81,11 @@ REVISION = Revision(
     ),
     accounts=(
         account(ADA, "ada@home.example", "ada.l@dash.example", "Ada@send.example", "ada@listed.example"),
-        account(BOB, "bob@home.example", "@whole.example"),
+        replace(
+            account(BOB, "bob@home.example"),
+            receive=("@whole.example", "in@home.example"),
+            send_as=("@whole.example", "news@home.example"),
+        ),
         account(ROOT, "root@home.example"),
     ),
 )
@@ -121,6 +127,7 @@ def ends(address: str, **more: bool) -> list[tuple[str, str | None]]:
         ("ada.l-x+y@dash.example", How.SEPARATOR, [("ada.l-x+y@dash.example", "ada")]),
         ("anyone@catch.example", How.CATCH_ALL, [("anyone@catch.example", "ada")]),
         ("anyone@throw.example", How.CATCH_ALL, [("eve@far.example", None)]),
+        ("in@home.example", How.EXACT, [("in@home.example", "bob")]),
         ("anyone@whole.example", How.CATCH_ALL, [("anyone@whole.example", "bob")]),
         ("ada@listed.example", How.EXACT, [("ada@listed.example", None)]),
         ("Sales+x@listed.example", How.SEPARATOR, [("Sales+x@listed.example", None)]),
@@ -407,6 +414,8 @@ def test_addresses_of_ours_that_do_not_exist_are_named_beside_those_that_do() ->
         (ADA, "info@home.example", False),
         (ADA, "ada@far.example", False),
         (ADA, "ada-tag@home.example", False),
+        (BOB, "news@home.example", True),
+        (BOB, "in@home.example", False),
         (BOB, "anything@whole.example", True),
         (BOB, "anything@sub.whole.example", False),
         (ref("MailAccount", "gone"), "ada@home.example", False),

@@ -10,12 +10,15 @@ from mailrail.core.resources.problems import PROBLEMS_LIMIT
 
 GATEWAY = {
     "hostname": "mail.example.org",
-    "listeners": [{"name": "mx", "protocol": "mx", "port": 25}],
+    "listeners": [{"name": "mx", "protocol": "MX", "port": 25}],
     "postmaster": {"accountRef": {"name": "postmaster"}},
 }
-DOMAIN = {"domainName": "example.org", "gatewayRef": {"name": "edge"}, "delivery": "mailbox"}
+DOMAIN = {"domainName": "example.org", "gatewayRef": {"name": "edge"}, "delivery": {"mailbox": {}}}
 ACCOUNT = {"domainRef": {"name": "example-org"}, "addresses": ["alice"]}
 ROUTE = {"parentRefs": [{"kind": "MailGateway", "name": "edge"}], "rules": [{"direct": {}}]}
+
+
+ENTRY = {"name": "teams", "kinds": ["MailDomain"], "namespaces": {"from": "All"}}
 
 
 def document(kind: str, spec: Any) -> str:
@@ -30,37 +33,65 @@ def problems(kind: str, spec: Any) -> list[str]:
 
 GOOD: list[tuple[str, Any]] = [
     ("MailGateway", GATEWAY),
-    ("MailGateway", GATEWAY | {"allowedNamespaces": {"from": "All"}}),
+    ("MailGateway", GATEWAY | {"attach": [ENTRY | {"domainNames": ["."]}]}),
+    ("MailGateway", GATEWAY | {"attach": [ENTRY | {"namespaces": {"from": "Same"}}]}),
     (
         "MailGateway",
-        GATEWAY | {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"mail": "yes"}}}},
+        GATEWAY
+        | {
+            "attach": [
+                {
+                    "name": "teams",
+                    "kinds": ["MailDomain", "MailRoute"],
+                    "namespaces": {
+                        "from": "Selector",
+                        "selector": {
+                            "matchLabels": {"mail": "yes"},
+                            "matchExpressions": [
+                                {"key": "example.org/tier", "operator": "In", "values": ["a", "b"]},
+                                {"key": "old", "operator": "DoesNotExist"},
+                            ],
+                        },
+                    },
+                    "domainNames": [".teams.example.org"],
+                    "minimumPriority": 5000,
+                }
+            ]
+        },
     ),
+    ("MailGateway", GATEWAY | {"notifications": {"fullContentBytes": 4096}}),
     ("MailGateway", GATEWAY | {"retry": {"delaysSeconds": [60, 120], "lifetimeSeconds": 3600, "maxAttempts": 8}}),
     ("MailGateway", GATEWAY | {"limits": {"messageBytes": 1048576, "connectionsPerIP": 5, "recipients": 100}}),
     ("MailDomain", DOMAIN),
-    ("MailDomain", DOMAIN | {"delivery": "none"}),
+    ("MailDomain", DOMAIN | {"delivery": {"none": {}}}),
     (
         "MailDomain",
-        DOMAIN | {"delivery": {"transportRef": {"name": "store", "namespace": "mail"}}, "recipients": "any"},
+        DOMAIN | {"delivery": {"transport": {"ref": {"name": "store", "namespace": "mail"}, "recipients": "Any"}}},
     ),
     (
         "MailDomain",
         DOMAIN | {"aliases": [{"localPart": "sales", "to": ["alice", "bob@example.net"]}], "separators": "+-"},
     ),
     ("MailDomain", DOMAIN | {"aliases": [{"localPart": "müller", "to": ["müller.karl"]}]}),
-    ("MailAccount", ACCOUNT | {"addresses": ["alice", "a.b@example.org", "@"], "limits": {"messagesPerDay": 0}}),
-    ("MailAccount", ACCOUNT | {"addresses": ["@"], "login": "robot"}),
+    ("MailAccount", ACCOUNT | {"addresses": ["alice", "a.b@example.org"], "limits": {"messagesPerDay": 0}}),
+    ("MailAccount", {"domainRef": {"name": "d"}, "receive": ["@"], "sendAs": ["@", "news"]}),
+    ("MailAccount", {"domainRef": {"name": "d"}, "receive": ["@"], "login": "robot"}),
+    (
+        "MailAccount",
+        ACCOUNT | {"credentialsSecretRef": {"name": "a-secret-whose-name-is-longer-than-a-label." + "x" * 77}},
+    ),
     ("MailTransport", {"direct": {}}),
-    ("MailTransport", {"direct": {"ipFamilies": ["ipv6"], "sourceAddresses": ["192.0.2.1", "2001:db8::1"]}}),
+    ("MailTransport", {"direct": {"ipFamilies": ["IPv6"], "sourceAddresses": ["192.0.2.1", "2001:db8::1"]}}),
     ("MailTransport", {"smtp": {"host": "[2001:db8::1]"}}),
-    ("MailTransport", {"smtp": {"host": "relay", "port": 2525, "tls": {"mode": "required"}}}),
-    ("MailTransport", {"submission": {"host": "127.0.0.1", "tls": {"caFile": "ca.pem", "mode": "verified"}}}),
+    ("MailTransport", {"smtp": {"host": "relay", "port": 2525, "tls": {"mode": "Required"}}}),
+    ("MailTransport", {"submission": {"host": "127.0.0.1", "tls": {"caFile": "ca.pem", "mode": "Verified"}}}),
     (
         "MailTransport",
         {"submissions": {"host": "r.example", "auth": {"secretRef": {"name": "s"}, "mechanisms": ["PLAIN"]}}},
     ),
     ("MailTransport", {"socks": {"address": "[::1]:1080", "remoteIPs": ["192.0.2.1"], "remoteHostname": "o.example"}}),
-    ("MailTransport", {"lmtp": {"host": "store.mail.svc"}, "limits": {"messagesPerSecond": 5}}),
+    ("MailTransport", {"lmtp": {"host": "store.mail.svc"}, "limits": {"rate": {"messages": 1, "perSeconds": 300}}}),
+    ("MailTransport", {"direct": {}, "signedMail": {"mode": "Reencode"}, "attach": [ENTRY]}),
     ("MailTransport", {"fail": {}}),
     ("MailRoute", ROUTE),
     (
@@ -75,13 +106,16 @@ def test_a_good_document_is_read(kind: str, spec: Any) -> None:
     assert read(document(kind, spec), kind).metadata.name == "a"
 
 
-LISTENER = {"name": "in", "protocol": "submission", "port": 587}
+LISTENER = {"name": "in", "protocol": "Submission", "port": 587}
 BAD: list[tuple[str, Any, list[str]]] = [
     # types
     (
         "MailGateway",
-        GATEWAY | {"dmarcReports": "yes"},
-        ["spec.dmarcReports: must be true or false, not the text 'yes'"],
+        GATEWAY | {"notifications": True},
+        [
+            "spec.notifications: must be a mapping of fields, not true (a yes/no value; put it in quotes if text is "
+            "meant)"
+        ],
     ),
     (
         "MailGateway",
@@ -114,8 +148,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("MailTransport", {"fail": {"text": "a\r\nb"}}, ["spec.fail.text: 'a??b' should be printable ASCII on one line"]),
     (
         "MailTransport",
-        {"direct": {}, "limits": {"messagesPerSecond": 0}},
-        ["spec.limits.messagesPerSecond: 0.0 is too small; more than 0.0"],
+        {"direct": {}, "limits": {"rate": {"messages": 0, "perSeconds": 1}}},
+        ["spec.limits.rate.messages: 0 is too small; at least 1"],
+    ),
+    (
+        "MailTransport",
+        {"direct": {}, "limits": {"rate": 0.5}},
+        ["spec.limits.rate: must be a mapping of fields, not the number 0.5"],
     ),
     ("MailGateway", GATEWAY | {"listeners": []}, ["spec.listeners: needs at least 1 entry"]),
     ("MailRoute", ROUTE | {"rules": [{"direct": {}}] * 65}, ["spec.rules: has 65 entries; at most 64"]),
@@ -162,10 +201,19 @@ BAD: list[tuple[str, Any, list[str]]] = [
     (
         "MailAccount",
         ACCOUNT | {"addresses": ["alice smith"]},
+        ["spec.addresses[0]: 'alice smith' should be an address like alice@example.org, or only the part before the @"],
+    ),
+    (
+        "MailAccount",
+        ACCOUNT | {"addresses": ["@"]},
+        ["spec.addresses[0]: '@' should be an address like alice@example.org, or only the part before the @"],
+    ),
+    (
+        "MailAccount",
+        ACCOUNT | {"receive": ["@example.org"]},
         [
-            "spec.addresses[0]: 'alice smith' should be the part of an address before the @, an "
-            "address of the account's "
-            "domain, or @ for every address of it"
+            "spec.receive[0]: '@example.org' should be an address like alice@example.org, only the part before the @, "
+            "or @ for every address of the domain"
         ],
     ),
     (
@@ -203,7 +251,7 @@ BAD: list[tuple[str, Any, list[str]]] = [
         "MailTransport",
         {"smtp": {"host": "h", "tls": {"mode": False}}},  # YAML reads no, off and false alike
         [
-            "spec.smtp.tls.mode: must be one of none, opportunistic, required, verified, not false "
+            "spec.smtp.tls.mode: must be one of Disabled, Opportunistic, Required, Verified, not false "
             "(a yes/no value; put it in quotes if text is meant)"
         ],
     ),
@@ -220,13 +268,18 @@ BAD: list[tuple[str, Any, list[str]]] = [
         {"socks": {"address": "p:1080", "remoteIPs": ["192.0.2.1", "192.0.2.1"], "remoteHostname": "o.example"}},
         ["spec.socks: remoteIPs: entries must be unique"],
     ),
-    ("MailDomain", DOMAIN | {"delivery": "transport"}, ["spec.delivery: 'transport' is not one of mailbox, none"]),
     (
         "MailDomain",
-        DOMAIN | {"delivery": ["mailbox"]},
-        ["spec.delivery: write mailbox, none, or {transportRef: {name: ...}}"],
+        DOMAIN | {"delivery": "mailbox"},
+        ["spec.delivery: must be a mapping of fields, not the text 'mailbox'"],
     ),
-    ("MailDomain", DOMAIN | {"delivery": {}}, ["spec.delivery.transportRef: is required"]),
+    ("MailDomain", DOMAIN | {"delivery": {}}, ["spec.delivery: set exactly one of mailbox, transport or none"]),
+    (
+        "MailDomain",
+        DOMAIN | {"delivery": {"mailbox": {}, "none": {}}},
+        ["spec.delivery: set exactly one of mailbox, transport or none"],
+    ),
+    ("MailDomain", DOMAIN | {"delivery": {"transport": {}}}, ["spec.delivery.transport.ref: is required"]),
     (
         "MailRoute",
         ROUTE | {"parentRefs": [{"kind": "MailTransport", "name": "t"}]},
@@ -235,13 +288,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
     # rules between fields
     (
         "MailGateway",
-        GATEWAY | {"listeners": [LISTENER | {"protocol": "submissions"}]},
-        ["spec.listeners[0]: set tls: protocol submissions uses TLS from the first byte"],
+        GATEWAY | {"listeners": [LISTENER | {"protocol": "Submissions"}]},
+        ["spec.listeners[0]: set tls: protocol Submissions uses TLS from the first byte"],
     ),
     (
         "MailGateway",
-        GATEWAY | {"listeners": [{"name": "mx", "protocol": "mx", "port": 25, "mechanisms": ["PLAIN"]}]},
-        ["spec.listeners[0]: remove mechanisms: an mx listener never offers AUTH"],
+        GATEWAY | {"listeners": [{"name": "mx", "protocol": "MX", "port": 25, "mechanisms": ["PLAIN"]}]},
+        ["spec.listeners[0]: remove mechanisms: an MX listener never offers AUTH"],
     ),
     (
         "MailGateway",
@@ -255,8 +308,40 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ),
     (
         "MailGateway",
-        GATEWAY | {"allowedNamespaces": {"from": "Selector"}},
-        ["spec.allowedNamespaces: set selector if from is Selector, and only then"],
+        GATEWAY | {"attach": [ENTRY | {"namespaces": {"from": "Selector"}, "domainNames": ["."]}]},
+        ["spec.attach[0].namespaces: set selector if from is Selector, and only then"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"attach": [ENTRY]},
+        [
+            "spec.attach[0]: set domainNames: an entry that lets other namespaces attach a MailDomain says which "
+            "names they may claim"
+        ],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"attach": [ENTRY | {"kinds": ["MailRoute"]}]},
+        [
+            "spec.attach[0]: set minimumPriority: an entry that lets other namespaces attach a MailRoute says before "
+            "which priority none of theirs is asked"
+        ],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"attach": [ENTRY | {"kinds": ["MailRoute"], "domainNames": ["."], "minimumPriority": 0}]},
+        ["spec.attach[0]: remove domainNames: it is about MailDomain, which kinds does not name"],
+    ),
+    (
+        "MailGateway",
+        GATEWAY | {"attach": [ENTRY | {"domainNames": ["."], "minimumPriority": 0}]},
+        ["spec.attach[0]: remove minimumPriority: it is about MailRoute, which kinds does not name"],
+    ),
+    ("MailGateway", GATEWAY | {"attach": []}, ["spec.attach: needs at least 1 entry"]),
+    (
+        "MailGateway",
+        GATEWAY | {"attach": [ENTRY | {"domainNames": ["."]}] * 2},
+        ["spec: attach: each entry needs a different name"],
     ),
     (
         "MailGateway",
@@ -268,16 +353,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ),
     (
         "MailDomain",
-        DOMAIN | {"recipients": "any"},
-        [
-            "spec: recipients needs delivery: {transportRef: ...}: a mailbox domain knows its "
-            "recipients, and a domain with delivery: none has none"
-        ],
+        DOMAIN | {"delivery": {"transport": {"ref": {"name": "t"}, "recipients": "Any", "listed": ["a"]}}},
+        ["spec.delivery.transport: remove listed: with recipients Any every address exists"],
     ),
     (
         "MailDomain",
-        DOMAIN | {"delivery": "none", "catchAll": "alice"},
-        ["spec: remove catchAll and aliases: a domain with delivery: none takes no mail"],
+        DOMAIN | {"delivery": {"none": {}}, "catchAll": "alice"},
+        ["spec: remove catchAll and aliases: a domain with delivery none takes no mail"],
     ),
     (
         "MailDomain",
@@ -286,15 +368,35 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ),
     (
         "MailAccount",
-        ACCOUNT | {"addresses": ["@"]},
-        ["spec: set login: an account with only @ addresses has no default login"],
+        {"domainRef": {"name": "d"}, "receive": ["@"], "sendAs": ["@"]},
+        ["spec: set login: an account that has no address but @ has no default login"],
+    ),
+    (
+        "MailAccount",
+        {"domainRef": {"name": "d"}, "login": "robot"},
+        ["spec: set addresses, receive or sendAs: an account needs an address"],
+    ),
+    (
+        "MailRoute",
+        ROUTE | {"parentRefs": [{"kind": "MailGateway", "name": "edge"}] * 2},
+        ["spec: parentRefs: entries must be unique"],
+    ),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"direct": {}, "matches": [{"toDomains": [f"d{n}.example" for n in range(200)]}] * 21}]},
+        ["spec: rules: all together name at most 4000 domains"],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"aliases": [{"localPart": f"a{n}", "to": [f"b{i}" for i in range(100)]} for n in range(201)]},
+        ["spec: aliases: all together stand for at most 20000 addresses"],
     ),
     ("MailAccount", ACCOUNT | {"addresses": ["a", "a"]}, ["spec: addresses: entries must be unique"]),
     (
         "MailTransport",
-        {"submission": {"host": "h", "tls": {"mode": "opportunistic"}}},
+        {"submission": {"host": "h", "tls": {"mode": "Opportunistic"}}},
         [
-            "spec.submission: remove tls.mode or set it to verified: credentials are never sent to a host "
+            "spec.submission: remove tls.mode or set it to Verified: credentials are never sent to a host "
             "whose name is not verified"
         ],
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.grants import Attachment
 from mailrail.core.config.precedence import Placed, ambiguous, shadowed
 from mailrail.core.config.reading import Remark
 from mailrail.core.config.recipients import AddressBook, End, Node
@@ -21,19 +22,20 @@ from mailrail.core.config.settling import (
     delivery_of,
     forbidden,
     full_address,
+    recipients_of,
     reference,
     too_large_note,
     waits,
 )
 from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
-from mailrail.core.resources.base import AllowedNamespaces, Retry, TransportTls
+from mailrail.core.resources.attach import AnyAttach
+from mailrail.core.resources.base import Retry, TransportTls
 from mailrail.core.resources.gateway import ListenerSpec
 from mailrail.core.resources.problems import Path, show_path
-from mailrail.core.resources.transport import LmtpSpec, SmtpSpec, SubmissionSpec
+from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
     Account,
     AccountLimits,
-    DkimKey,
     Domain,
     DomainDelivery,
     Gateway,
@@ -42,7 +44,7 @@ from mailrail.core.revision.revision import (
     ListenerProtocol,
     Match,
     ObjectRef,
-    Recipients,
+    Rate,
     RetrySchedule,
     Revision,
     RouteLevel,
@@ -64,7 +66,6 @@ DEFAULT_MECHANISMS: Final = (
 )
 """What a submission listener offers by itself, strongest first; CRAM-MD5 only where it is written (design 5)."""
 _STRONGEST_FIRST: Final = (*DEFAULT_MECHANISMS[:4], "CRAM-MD5", *DEFAULT_MECHANISMS[4:])
-_SAME_NAMESPACE: Final = AllowedNamespaces.model_validate({})
 _NO_TLS_SETTINGS: Final = TransportTls.model_validate({})
 
 
@@ -73,7 +74,7 @@ class BuildOptions:
     """What is not written in resources."""
 
     captive: bool = False
-    """Local mode on loopback: the mx listener takes any recipient (design 10)."""
+    """Local mode on loopback: the MX listener takes any recipient (design 10)."""
     port_offset: int = 0
     """Added to every listener's port (local mode)."""
 
@@ -88,6 +89,10 @@ def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:
         max_attempts=spec.max_attempts or base.max_attempts,
         delayed_dsn_after=spec.delayed_dsn_after or base.delayed_dsn_after,
     )
+
+
+def _families(written: Sequence[str]) -> tuple[str, ...]:
+    return tuple(family.lower() for family in written)
 
 
 class Build:
@@ -150,47 +155,13 @@ class Build:
             limits = TransportLimits(
                 spec.limits.max_connections,
                 spec.limits.max_connections_per_destination,
-                spec.limits.messages_per_second,
+                Rate(rate.messages, rate.per_seconds) if (rate := spec.limits.rate) is not None else None,
                 spec.limits.recipients_per_message or limits.recipients_per_message,
             )
         try:
-            if spec.smtp is not None:
-                return self._hop(ref, TransportKind.SMTP, spec.smtp, TlsMode.OPPORTUNISTIC, limits)
-            if spec.submission is not None:
-                return self._hop(ref, TransportKind.SUBMISSION, spec.submission, TlsMode.VERIFIED, limits)
-            if spec.submissions is not None:
-                return self._hop(ref, TransportKind.SUBMISSIONS, spec.submissions, TlsMode.VERIFIED, limits)
-            if spec.lmtp is not None:
-                return self._hop(ref, TransportKind.LMTP, spec.lmtp, TlsMode.NONE, limits)
-            if spec.direct is not None:
-                return Transport(
-                    ref,
-                    TransportKind.DIRECT,
-                    families=spec.direct.ip_families,
-                    source_addresses=spec.direct.source_addresses,
-                    limits=limits,
-                )
-            if spec.socks is not None:
-                host, _, port = spec.socks.address.rpartition(":")
-                login = None
-                if spec.socks.auth is not None:
-                    login = self._secrets.login(ref, spec.socks.auth.secret_ref.name, None)
-                return Transport(
-                    ref,
-                    TransportKind.SOCKS,
-                    username=login.username if login else None,
-                    password=login.password if login else None,
-                    families=spec.socks.ip_families,
-                    proxy_host=host.strip("[]"),
-                    proxy_port=int(port),
-                    remote_ips=spec.socks.remote_ips,
-                    remote_hostname=spec.socks.remote_hostname,
-                    limits=limits,
-                )
-            assert spec.fail is not None, "the union rule saw to one member"
-            return Transport(ref, TransportKind.FAIL, code=spec.fail.code, text=spec.fail.text, limits=limits)
+            made = self._by_member(ref, spec)
         except SecretProblem as problem:
-            member = next(m for m in type(spec).model_fields if getattr(spec, m) is not None)
+            member = next(m for m in MEMBERS if getattr(spec, m) is not None)
             self._unresolved(
                 ref,
                 problem.reason,
@@ -198,6 +169,42 @@ class Build:
                 ("spec", member),
             )
             return None
+        reencode = spec.signed_mail is not None and spec.signed_mail.mode == "Reencode"
+        return replace(made, limits=limits, reencode_signed=reencode)
+
+    def _by_member(self, ref: ObjectRef, spec: MailTransportSpec) -> Transport:
+        """The transport of the member that is set. Raises SecretProblem."""
+        if spec.smtp is not None:
+            return self._hop(ref, TransportKind.SMTP, spec.smtp, TlsMode.OPPORTUNISTIC)
+        if spec.submission is not None:
+            return self._hop(ref, TransportKind.SUBMISSION, spec.submission, TlsMode.VERIFIED)
+        if spec.submissions is not None:
+            return self._hop(ref, TransportKind.SUBMISSIONS, spec.submissions, TlsMode.VERIFIED)
+        if spec.lmtp is not None:
+            return self._hop(ref, TransportKind.LMTP, spec.lmtp, TlsMode.NONE)
+        if spec.direct is not None:
+            families = _families(spec.direct.ip_families)
+            return Transport(
+                ref, TransportKind.DIRECT, families=families, source_addresses=spec.direct.source_addresses
+            )
+        if spec.socks is not None:
+            host, _, port = spec.socks.address.rpartition(":")
+            login = None
+            if spec.socks.auth is not None:
+                login = self._secrets.login(ref, spec.socks.auth.secret_ref, None)
+            return Transport(
+                ref,
+                TransportKind.SOCKS,
+                username=login.username if login else None,
+                password=login.password if login else None,
+                families=_families(spec.socks.ip_families),
+                proxy_host=host.strip("[]"),
+                proxy_port=int(port),
+                remote_ips=spec.socks.remote_ips,
+                remote_hostname=spec.socks.remote_hostname,
+            )
+        assert spec.fail is not None, "the union rule saw to one member"
+        return Transport(ref, TransportKind.FAIL, code=spec.fail.code, text=spec.fail.text)
 
     def _hop(
         self,
@@ -205,30 +212,28 @@ class Build:
         kind: TransportKind,
         spec: SmtpSpec | SubmissionSpec | LmtpSpec,
         default: TlsMode,
-        limits: TransportLimits,
     ) -> Transport:
         tls = spec.tls or _NO_TLS_SETTINGS
         authorities = None
         if tls.ca_secret_ref is not None:
-            authorities = self._secrets.authorities(ref, tls.ca_secret_ref.name, tls.ca_secret_ref.key)
+            authorities = self._secrets.authorities(ref, tls.ca_secret_ref)
         elif tls.ca_file is not None:
             authorities = self._secrets.authorities_file(ref, tls.ca_file)
         login = None
         mechanisms: tuple[str, ...] = ()
         if isinstance(spec, SubmissionSpec) and spec.auth is not None:
-            login = self._secrets.login(ref, spec.auth.secret_ref.name, spec.auth.username)
+            login = self._secrets.login(ref, spec.auth.secret_ref, spec.auth.username)
             mechanisms = spec.auth.mechanisms or ()
         return Transport(
             ref,
             kind,
             host=spec.host.strip("[]"),
             port=spec.port,
-            tls=TlsMode(tls.mode) if tls.mode is not None else default,
+            tls=TlsMode(tls.mode.lower()) if tls.mode is not None else default,
             ca=authorities,
             username=login.username if login else None,
             password=login.password if login else None,
             mechanisms=mechanisms,
-            limits=limits,
         )
 
     def _missing(self, target: ObjectRef, owner: ObjectRef) -> tuple[Reason, str] | None:
@@ -236,11 +241,9 @@ class Build:
         resource = self._settled.transports.get(target)
         if resource is None:
             return Reason.TRANSPORT_NOT_FOUND, f"{target} does not exist; until it does, matching mail is deferred"
-        if not self._settled.permitted(resource.spec.allowed_namespaces, target, owner):
-            message = (
-                f"{target} does not permit namespace {owner.namespace} to use it (allowedNamespaces); mail is deferred"
-            )
-            return Reason.REF_NOT_PERMITTED, message
+        why = self._settled.refusal(resource.spec.attach, Attachment(target, owner))
+        if why is not None:
+            return Reason.REF_NOT_PERMITTED, f"{why}; matching mail is deferred"
         if target not in self._usable:
             return Reason.TRANSPORT_NOT_FOUND, f"{target} cannot be used now, see its status; matching mail is deferred"
         return None
@@ -251,8 +254,8 @@ class Build:
         domain = self._settled.domain_of.get(ref)
         if domain is None or domain not in self._settled.gateway_of:
             return None
-        addresses, login = self._settled.addresses_of[ref], self._settled.login_of(ref)
-        if not addresses or login is None:
+        owned, login = self._settled.addresses_of[ref], self._settled.login_of(ref)
+        if not owned.any or login is None:
             return None
         spec = resource.spec
         uid = account_uid(ref, resource.metadata.uid)
@@ -261,7 +264,7 @@ class Build:
             try:
                 credentials = self._secrets.account(
                     ref,
-                    spec.credentials_secret_ref.name,
+                    spec.credentials_secret_ref,
                     uid,
                     clear_text=self._settled.gateway_of[domain] in clear_text,
                 )
@@ -277,7 +280,18 @@ class Build:
             limits = AccountLimits(
                 spec.limits.messages_per_day, spec.limits.recipients_per_day, spec.limits.message_bytes
             )
-        return Account(ref, uid, domain, login, addresses, credentials.scram, credentials.password, limits)
+        return Account(
+            ref,
+            uid,
+            domain,
+            login,
+            owned.both,
+            credentials.scram,
+            credentials.password,
+            limits,
+            owned.receive,
+            owned.send_as,
+        )
 
     def _gateway(self, ref: ObjectRef, resource: MailGateway, accounts: Sequence[Account]) -> Gateway:
         spec = resource.spec
@@ -311,13 +325,9 @@ class Build:
             base,
             listeners=tuple(listeners),
             postmaster_mailbox=spec.postmaster.mailbox,
-            require_tls_extension=spec.require_tls_extension,
-            dmarc_reports=spec.dmarc_reports,
-            tls_reports=spec.tls_reports,
             retry=_retry(spec.retry, base.retry),
             limits=limits,
-            history_days=spec.history_days or base.history_days,
-            dsn_full_limit=spec.dsn_full_bytes or base.dsn_full_limit,
+            dsn_full_limit=(spec.notifications and spec.notifications.full_content_bytes) or base.dsn_full_limit,
         )
 
     def _listener(self, ref: ObjectRef, position: int, spec: ListenerSpec, usable: set[str]) -> Listener | None:
@@ -330,8 +340,7 @@ class Build:
             return None
         certificate = None
         if spec.tls is not None:
-            name = spec.tls.certificate_secret_ref.name
-            certificate, problem = self._secrets.certificate(ref, spec.name, name)
+            certificate, problem = self._secrets.certificate(ref, spec.name, spec.tls.certificate_secret_ref)
             if problem is not None:
                 # A listener that lost its TLS would be a silent downgrade, so without any certificate it stays closed.
                 effect = (
@@ -344,19 +353,20 @@ class Build:
                 if certificate is None:
                     return None
         offered: tuple[str, ...] = ()
-        if spec.protocol is not ListenerProtocol.MX:
+        protocol = ListenerProtocol(spec.protocol.lower())
+        if protocol is not ListenerProtocol.MX:
             wanted: Sequence[str] = spec.mechanisms or DEFAULT_MECHANISMS
             offered = tuple(m for m in _STRONGEST_FIRST if m in wanted and m in usable)
         return Listener(
             spec.name,
-            spec.protocol,
+            protocol,
             port,
             certificate,
-            require_tls=spec.tls is not None and spec.tls.mode == "required",
+            require_tls=spec.tls is not None and spec.tls.mode == "Required",
             proxy_protocol=spec.proxy_protocol is not None,
             proxy_trusted_cidrs=spec.proxy_protocol.trusted_cidrs if spec.proxy_protocol is not None else (),
             mechanisms=offered,
-            accept_any_recipient=self._options.captive and spec.protocol is ListenerProtocol.MX,
+            accept_any_recipient=self._options.captive and protocol is ListenerProtocol.MX,
         )
 
     # --- domains ---
@@ -369,41 +379,26 @@ class Build:
         if transport is not None:
             missing = self._missing(transport, ref)
             if missing is not None:
-                self._unresolved(ref, missing[0], missing[1], ("spec", "delivery", "transportRef", "name"))
+                self._unresolved(ref, missing[0], missing[1], ("spec", "delivery", "transport", "ref", "name"))
                 if missing[0] is Reason.REF_NOT_PERMITTED:
                     # Named so that nobody serves it: what may not be used is as if it were not there.
                     transport = ObjectRef(transport.kind, transport.namespace, f"{transport.name} (not permitted)")
-        keys: list[DkimKey] = []
-        for position, key in enumerate(spec.dkim):
-            try:
-                secret = key.private_key_secret_ref
-                used = self._secrets.dkim_key(ref, key.selector, key.algorithm, secret.name, secret.key)
-                keys.append(DkimKey(key.selector, key.algorithm, used))
-            except SecretProblem as problem:
-                self._unresolved(
-                    ref,
-                    problem.reason,
-                    f"{problem}; the key does not sign",
-                    ("spec", "dkim", position, "privateKeySecretRef"),
-                )
         return Domain(
             ref,
             spec.domain_name,
             delivery,
             transport,
-            spec.recipients or Recipients.LISTED,
-            tuple(sorted({folded(local) for local in spec.listed})),
+            *recipients_of(resource),
             aliases_of(resource),
             spec.separators,
             full_address(spec.catch_all, spec.domain_name) if spec.catch_all is not None else None,
             _retry(spec.retry, schedules[gateway]) if spec.retry is not None else None,
-            tuple(keys),
-            gateway,
+            gateway=gateway,
         )
 
     def _without_cycles(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> Iterable[Domain]:
         """Cycles that no edit made, but a deletion (an account that stood before an alias): their aliases are cut."""
-        addresses = frozenset(a for account in accounts for a in account.addresses)
+        addresses = frozenset(a for account in accounts for a in account.received)
         served = {d.name: d for d in domains}
         while cycle := AddressBook(served.values(), addresses).cycle():
             last = max(cycle, key=lambda n: (n.domain, n.local or ""))
@@ -422,7 +417,7 @@ class Build:
     def _with_targets(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> list[Domain]:
         """Say which aliases an account hides, and which targets do not exist. A catch-all that leads nowhere is cut."""
         result: list[Domain] = []
-        addresses = frozenset(a for account in accounts for a in account.addresses)
+        addresses = frozenset(a for account in accounts for a in account.received)
         directory = AddressBook(domains, addresses)
         for domain in domains:
             written = [folded(a.local_part) for a in self._settled.domains[domain.ref].spec.aliases]
@@ -479,19 +474,21 @@ class Build:
         if not there:
             self.notes.append(waits(ref, parent, path))
             return False
-        allowed = _SAME_NAMESPACE
+        attach: Sequence[AnyAttach] | None = None  # an account is for routes of its own namespace
         if parent.kind == "MailGateway":
-            allowed = self._settled.gateways[parent].spec.allowed_namespaces
+            attach = self._settled.gateways[parent].spec.attach
         elif parent.kind == "MailDomain":
-            allowed = self._settled.domains[parent].spec.allowed_namespaces
-        if self._settled.permitted(allowed, parent, ref):
+            attach = self._settled.domains[parent].spec.attach
+        priority = self._settled.routes[ref].spec.priority
+        why = self._settled.refusal(attach, Attachment(parent, ref, priority=priority))
+        if why is None:
             return True
-        self.notes.append(forbidden(ref, parent, path))
+        self.notes.append(forbidden(ref, parent, path, why))
         return False
 
     def _rule(self, ref: ObjectRef, route: MailRoute, index: int) -> Rule:
         spec = route.spec.rules[index]
-        matches = tuple(Match(m.to_domains, m.from_domains, m.minimum_attempts) for m in spec.matches)
+        matches = tuple(Match(m.to_domains, m.from_domains, m.minimum_attempts or 0) for m in spec.matches)
         name = spec.name if spec.name is not None else str(index)
         if spec.transport_ref is None:
             return Rule(ref, index, name, matches, None)

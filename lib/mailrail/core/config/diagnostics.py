@@ -84,7 +84,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.SECRET_NOT_FOUND: "A Secret, or the key in it, does not exist. What needs it does not work until it exists.",
     Reason.SECRET_INVALID: "A Secret exists, but its content cannot be used.",
     Reason.FILE_NOT_FOUND: "A caFile does not exist, or files cannot be used (they can in local mode only).",
-    Reason.REF_NOT_PERMITTED: "The target's allowedNamespaces does not permit references from this namespace.",
+    Reason.REF_NOT_PERMITTED: "The target's attach[] does not permit what this object asks; the message says which "
+    "power it lacks.",
     Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist. Mail for the "
     "alias goes to its other addresses, and ingress logs a warning.",
     Reason.HIDDEN_BY_RULE: "An earlier rule of the same level matches all the mail that this rule matches.",

@@ -103,6 +103,9 @@ class Input:
         for document, source in sorted(prepared, key=lambda pair: (pair[0].place, pair[1])):
             if not self._read_document(document, source):
                 unreadable.add(document.place.origin)
+        if sources.files is not None:  # an API server would tell all there are, with this label
+            for ref in self.candidates:
+                self.namespaces.setdefault(ref.namespace, {"kubernetes.io/metadata.name": ref.namespace})
         self.unreadable = self._unread(unreadable, sources, previous)
         for accepted in previous.accepted:
             if accepted.ref not in self.candidates and accepted.origin in self.unreadable:

@@ -14,14 +14,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from mailrail.core.config.diagnostics import Reason
 from mailrail.core.config.state import SecretUse
+from mailrail.core.resources.base import (
+    AuthoritiesSecretRef,
+    CertificateSecretRef,
+    LoginSecretRef,
+    PasswordSecretRef,
+)
 from mailrail.core.revision.revision import ObjectRef, SecretRef
 from mailrail.core.revision.sealing import VALUE_LIMIT, Keyring
 from mailrail.core.sasl.verifiers import (
@@ -111,19 +116,19 @@ def read_secret(content: Mapping[str, Any], namespace: str, name: str, origin: s
 
 
 @lru_cache(maxsize=64)
-def _check_certificate(certificate: bytes, key: bytes) -> str:
-    """What is wrong with a certificate and its key; empty if nothing."""
+def _check_certificate(certificate: bytes, key: bytes, names: tuple[str, str]) -> str:
+    """What is wrong with a certificate and its key, which the Secret has under these names; empty if nothing."""
     try:
         chain = x509.load_pem_x509_certificates(certificate)
     except ValueError:
-        return "tls.crt is not a PEM certificate"
+        return f"{names[0]} is not a PEM certificate"
     try:
         private = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError):
-        return "tls.key is not an unencrypted PEM private key"
+        return f"{names[1]} is not an unencrypted PEM private key"
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if chain[0].public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
-        return "tls.key is not the key of the first certificate in tls.crt"
+        return f"{names[1]} is not the key of the first certificate in {names[0]}"
     return ""
 
 
@@ -134,19 +139,6 @@ def _check_authorities(pem: bytes) -> str:
     except ValueError:
         return "it has no PEM certificate"
     return ""
-
-
-@lru_cache(maxsize=8192)
-def _check_dkim_key(pem: bytes, algorithm: str) -> str:
-    try:
-        key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
-    except (ValueError, TypeError):
-        return "it is not an unencrypted PEM private key"
-    if algorithm == "ed25519-sha256":
-        return "" if isinstance(key, ed25519.Ed25519PrivateKey) else "algorithm ed25519-sha256 needs an Ed25519 key"
-    if not isinstance(key, rsa.RSAPrivateKey):
-        return "algorithm rsa-sha256 needs an RSA key"
-    return "" if key.key_size >= 1024 else "an RSA key needs at least 1024 bits (RFC 8301)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +159,6 @@ class AccountCredentials:
 
 Value = Callable[[], bytes]
 """Makes the octets to seal. A verifier costs a millisecond, so it is made only when it is not stored yet."""
-
-_CERTIFICATE_KEYS: Final = ("tls.crt", "tls.key")
 
 
 class SecretUses:
@@ -241,31 +231,34 @@ class SecretUses:
         self.values[ref.path] = value
         return self._keep(SecretUse(owner, purpose, document.name, document.origin, ref, username))
 
-    def certificate(self, owner: ObjectRef, listener: str, name: str) -> tuple[SecretRef | None, SecretProblem | None]:
+    def certificate(
+        self, owner: ObjectRef, listener: str, where: CertificateSecretRef
+    ) -> tuple[SecretRef | None, SecretProblem | None]:
         """A listener's certificate and key as one PEM; on a problem the last one, if there was one."""
         purpose = f"certificate {listener}"
-        unchanged = self._unchanged(owner, purpose, name)
+        unchanged = self._unchanged(owner, purpose, where.name)
         if unchanged is not None:
             return self._keep(unchanged), None
         try:
-            document = self._document(owner.namespace, name)
-            certificate, key = (self._value(document, k) for k in _CERTIFICATE_KEYS)
-            wrong = _check_certificate(certificate, key)
+            document = self._document(owner.namespace, where.name)
+            names = (where.certificate_key, where.private_key_key)
+            certificate, key = (self._value(document, k) for k in names)
+            wrong = _check_certificate(certificate, key, names)
             if wrong:
-                raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}: {wrong}")
+                raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{where.name}: {wrong}")
         except SecretProblem as problem:
             last = self._previous.get((owner, purpose))  # whatever Secret it came from: a typo in a name closes no port
             return (self._keep(last) if last is not None else None), problem
         pem = certificate.rstrip() + b"\n" + key.rstrip() + b"\n"
         return self._use(owner, purpose, document, "tls.pem", self._digest(b"pem", pem), lambda: pem), None
 
-    def authorities(self, owner: ObjectRef, name: str, key: str | None) -> SecretRef:
+    def authorities(self, owner: ObjectRef, where: AuthoritiesSecretRef) -> SecretRef:
         """Certificates to trust. Raises SecretProblem."""
+        name, key = where.name, where.key
         unchanged = self._unchanged(owner, "ca", name)
         if unchanged is not None:
             return self._keep(unchanged)
         document = self._document(owner.namespace, name)
-        key = key or "ca.crt"
         pem = self._value(document, key)
         wrong = _check_authorities(pem)
         if wrong:
@@ -285,51 +278,40 @@ class SecretUses:
         document = SecretDocument(owner.namespace, f"file:{path}", {})
         return self._use(owner, "ca", document, "ca.crt", self._digest(b"pem", pem), lambda: pem)
 
-    def login(self, owner: ObjectRef, name: str, username: str | None) -> NextHopLogin:
-        """User name and password for a next hop or a proxy. Raises SecretProblem."""
+    def login(self, owner: ObjectRef, where: LoginSecretRef, username: str | None) -> NextHopLogin:
+        """User name, if the object itself says none, and password for a next hop or a proxy. Raises SecretProblem."""
+        name = where.name
         unchanged = self._unchanged(owner, "login", name)
         if unchanged is not None and (username or unchanged.username):
             return NextHopLogin(username or unchanged.username or "", self._keep(unchanged))
         document = self._document(owner.namespace, name)
         if username is None:
             try:
-                username = self._value(document, "username").decode().removesuffix("\n").removesuffix("\r")
+                username = self._value(document, where.username_key).decode().removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError:
                 username = ""
             if not _username.fullmatch(username):
                 raise SecretProblem(
                     Reason.SECRET_INVALID,
-                    f"Secret {owner.namespace}/{name}: username must be up to 255 characters of one line of UTF-8",
+                    f"Secret {owner.namespace}/{name}: {where.username_key} must be up to 255 characters of one line "
+                    "of UTF-8",
                 )
-        password = self._password(document)
-        octets = password.encode()
+        key = where.password_key
+        octets = self._password(document, key).encode()
         digest = self._digest(b"login", document.name.encode(), octets)
-        return NextHopLogin(username, self._use(owner, "login", document, "password", digest, lambda: octets, username))
+        return NextHopLogin(username, self._use(owner, "login", document, key, digest, lambda: octets, username))
 
-    def _password(self, document: SecretDocument) -> str:
+    def _password(self, document: SecretDocument, key: str) -> str:
         try:
-            return read_password(self._value(document, "password"))
+            return read_password(self._value(document, key))
         except InvalidCredentials as error:
             raise SecretProblem(
                 Reason.SECRET_INVALID, f"Secret {document.namespace}/{document.name}: {error}"
             ) from None
 
-    def dkim_key(self, owner: ObjectRef, selector: str, algorithm: str, name: str, key: str | None) -> SecretRef:
-        """A private key that signs. Raises SecretProblem."""
-        purpose = f"dkim {selector}"
-        unchanged = self._unchanged(owner, purpose, name)
-        if unchanged is not None:
-            return self._keep(unchanged)
-        document = self._document(owner.namespace, name)
-        key = key or "private.pem"
-        pem = self._value(document, key)
-        wrong = _check_dkim_key(pem, algorithm)
-        if wrong:
-            raise SecretProblem(Reason.SECRET_INVALID, f"Secret {owner.namespace}/{name}, key {key}: {wrong}")
-        return self._use(owner, purpose, document, key, self._digest(b"pem", pem), lambda: pem)
-
-    def account(self, owner: ObjectRef, name: str, uid: str, *, clear_text: bool) -> AccountCredentials:
+    def account(self, owner: ObjectRef, where: PasswordSecretRef, uid: str, *, clear_text: bool) -> AccountCredentials:
         """Verifiers of an account, and its sealed password where a listener offers CRAM-MD5. Raises SecretProblem."""
+        name = where.name
         scram: list[tuple[str, SecretRef]] = []
         unchanged = [(m, self._unchanged(owner, m, name)) for m in MECHANISMS]
         if any(use is not None for _, use in unchanged):
@@ -337,7 +319,7 @@ class SecretUses:
             clear = self._unchanged(owner, "password", name) if clear_text else None
             return AccountCredentials(tuple(scram), self._keep(clear) if clear is not None else None)
         document = self._document(owner.namespace, name)
-        if "password" not in document.values:
+        if where.password_key not in document.values:
             for mechanism in MECHANISMS:
                 text = document.values.get(mechanism.lower())
                 if text is not None:
@@ -345,10 +327,10 @@ class SecretUses:
             if not scram:
                 raise SecretProblem(
                     Reason.SECRET_NOT_FOUND,
-                    f"Secret {owner.namespace}/{name} has no password and no scram-sha-256 or scram-sha-1",
+                    f"Secret {owner.namespace}/{name} has no {where.password_key} and no scram-sha-256 or scram-sha-1",
                 )
             return AccountCredentials(tuple(scram))
-        password = self._password(document)
+        password = self._password(document, where.password_key)
         octets, keys = password.encode(), self._keys
         for mechanism in MECHANISMS:
 
@@ -360,7 +342,7 @@ class SecretUses:
         clear_ref = None
         if clear_text:
             digest = self._digest(b"login", document.name.encode(), octets)
-            clear_ref = self._use(owner, "password", document, "password", digest, lambda: octets)
+            clear_ref = self._use(owner, "password", document, where.password_key, digest, lambda: octets)
         return AccountCredentials(tuple(scram), clear_ref)
 
     def _given_verifier(self, owner: ObjectRef, document: SecretDocument, mechanism: str, text: bytes) -> SecretRef:

@@ -7,15 +7,17 @@ changes.
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.grants import Attachment, refusal
 from mailrail.core.config.reading import Input, Remark, Version
 from mailrail.core.config.recipients import EXPANSION_LIMIT, AddressBook, Node
 from mailrail.core.config.state import CompilerState, NameClaim
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
-from mailrail.core.resources.base import AllowedNamespaces, NamespacedRef
-from mailrail.core.resources.domain import TransportDelivery
+from mailrail.core.resources.attach import AnyAttach
+from mailrail.core.resources.base import NamespacedRef
 from mailrail.core.resources.problems import Path, show_path
 from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.smtp.address import folded
@@ -40,6 +42,25 @@ def account_uid(ref: ObjectRef, uid: str | None) -> str:
     return uid if uid is not None else str(uuid.uuid5(_UID_SPACE, f"{ref.namespace}/{ref.name}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The full addresses of one account; `@domain` stands for every address of its domain."""
+
+    both: tuple[str, ...] = ()
+    receive: tuple[str, ...] = ()
+    send_as: tuple[str, ...] = ()
+
+    @property
+    def received(self) -> tuple[str, ...]:
+        """All that it receives mail for: nobody else may."""
+        return self.both + self.receive
+
+    @property
+    def any(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.both + self.receive + self.send_as
+
+
 class Settlement:
     """One choice of versions: who attaches to whom, and what is claimed."""
 
@@ -58,19 +79,14 @@ class Settlement:
         self.new_claims: dict[str, NameClaim] = {}
         self.gateway_of: dict[ObjectRef, ObjectRef] = {}
         self.domain_of: dict[ObjectRef, ObjectRef] = {}
-        self.addresses_of: dict[ObjectRef, tuple[str, ...]] = {}
+        self.addresses_of: dict[ObjectRef, Addresses] = {}
 
     def _of(self, kind: type[_R]) -> dict[ObjectRef, _R]:
         return {ref: v.resource for ref, v in self.versions.items() if isinstance(v.resource, kind)}
 
-    def permitted(self, allowed: AllowedNamespaces, target: ObjectRef, owner: ObjectRef) -> bool:
-        """Whether objects of the owner's namespace may refer to the target."""
-        if owner.namespace == target.namespace or allowed.from_ == "All":
-            return True
-        if allowed.from_ == "Same" or allowed.selector is None:
-            return False
-        labels = self._input.namespaces.get(owner.namespace, {})
-        return all(labels.get(k) == v for k, v in allowed.selector.match_labels.items())
+    def refusal(self, attach: Sequence[AnyAttach] | None, asked: Attachment) -> str | None:
+        """Why an object may not refer to another whose list this is; None if it may."""
+        return refusal(attach, asked, self._input.namespaces)
 
     def attach(self) -> Iterator[Remark]:
         """Attach domains to gateways and accounts to domains; what is missing or not allowed is noted."""
@@ -80,8 +96,8 @@ class Settlement:
             path: Path = ("spec", "gatewayRef", "name")
             if gateway is None:
                 yield waits(ref, parent, path)
-            elif not self.permitted(gateway.spec.allowed_namespaces, parent, ref):
-                yield forbidden(ref, parent, path)
+            elif why := self.refusal(gateway.spec.attach, Attachment(parent, ref, domain_name=domain.spec.domain_name)):
+                yield forbidden(ref, parent, path, why)
             else:
                 self.gateway_of[ref] = parent
         for ref, account in self.accounts.items():
@@ -90,8 +106,8 @@ class Settlement:
             path = ("spec", "domainRef", "name")
             if owner is None:
                 yield waits(ref, parent, path)
-            elif not self.permitted(owner.spec.allowed_namespaces, parent, ref):
-                yield forbidden(ref, parent, path)
+            elif why := self.refusal(owner.spec.attach, Attachment(parent, ref)):
+                yield forbidden(ref, parent, path, why)
             elif parent not in self.gateway_of:
                 self.domain_of[ref] = parent
                 yield Remark(
@@ -108,29 +124,62 @@ class Settlement:
             parent_ref = self.domain_of.get(ref)
             if parent_ref is None:
                 continue
-            name = self.domains[parent_ref].spec.domain_name
-            addresses: list[str] = []
-            for position, text in enumerate(account.spec.addresses):
-                full = f"@{name}" if text == "@" else full_address(text, name)
-                if full.rpartition("@")[2] != name:
-                    yield Remark(
-                        ref,
-                        ConditionType.RESOLVED_REFS,
-                        Reason.TARGET_NOT_FOUND,
-                        f"spec.addresses[{position}]: {full} is not an address of its domain {name}; it is left out",
-                        ("spec", "addresses", position),
-                        parent_ref,
-                    )
-                elif full not in addresses:
-                    addresses.append(full)
-            self.addresses_of[ref] = tuple(addresses)
+            lists: list[tuple[str, ...]] = []
+            for field, texts in (
+                ("addresses", account.spec.addresses),
+                ("receive", account.spec.receive),
+                ("sendAs", account.spec.send_as),
+            ):
+                kept: dict[str, None] = {}
+                for position, text in enumerate(texts):
+                    wrong = self._foreign(ref, parent_ref, ("spec", field, position), text)
+                    if wrong is not None:
+                        yield wrong
+                    else:
+                        kept[self._full(parent_ref, text)] = None
+                lists.append(tuple(kept))
+            self.addresses_of[ref] = Addresses(*lists)
+
+    def _full(self, domain: ObjectRef, text: str) -> str:
+        """An address of an account of that domain as written, in full."""
+        name = self.domains[domain].spec.domain_name
+        return f"@{name}" if text == "@" else full_address(text, name)
+
+    def _foreign(self, ref: ObjectRef, domain: ObjectRef, path: Path, text: str) -> Remark | None:
+        """Why an account does not get an address that it names."""
+        full, name = self._full(domain, text), self.domains[domain].spec.domain_name
+        if full.rpartition("@")[2] == name:
+            return None
+        message = f"{show_path(path)}: {full} is not an address of its domain {name}; it is left out"
+        return Remark(ref, ConditionType.RESOLVED_REFS, Reason.TARGET_NOT_FOUND, message, path, domain)
 
     def login_of(self, ref: ObjectRef) -> str | None:
         """The name to log in with, lower case; None where no address is left to take it from."""
         login = self.accounts[ref].spec.login
-        if login is not None:
+        if login is not None and self._is_own(ref, login):
             return login.casefold()
-        return next((a for a in self.addresses_of.get(ref, ()) if not a.startswith("@")), None)
+        found = self.addresses_of.get(ref, Addresses())
+        return next((a for a in found.any if not a.startswith("@")), None)
+
+    def _is_own(self, ref: ObjectRef, login: str) -> bool:
+        """A login that looks like an address is one of the account's domain: those of others are theirs to use."""
+        domain = self.domain_of.get(ref)
+        return domain is None or "@" not in login or login.rpartition("@")[2] == self.domains[domain].spec.domain_name
+
+    def foreign_logins(self) -> Iterator[Remark]:
+        """Accounts whose login is an address of another domain."""
+        for ref, account in self.accounts.items():
+            login = account.spec.login
+            if login is not None and not self._is_own(ref, login):
+                new = self.versions[ref].new
+                name = self.domains[self.domain_of[ref]].spec.domain_name
+                yield Remark(
+                    ref,
+                    ConditionType.ACCEPTED if new else ConditionType.RESOLVED_REFS,
+                    Reason.INVALID,
+                    f"spec.login: {login} is not an address of its domain {name}; a login with an @ must be one",
+                    ("spec", "login"),
+                )
 
     def _wanted(self) -> Iterator[tuple[str, ObjectRef, Path, str]]:
         """Every name that some object wants for itself alone, with the field that says so."""
@@ -140,8 +189,10 @@ class Settlement:
         for ref in self.accounts:
             if ref not in self.domain_of:
                 continue
-            for address in self.addresses_of[ref]:
-                yield f"address {address}", ref, ("spec", "addresses"), f"the address {address}"
+            owned = self.addresses_of[ref]
+            for field, addresses in (("addresses", owned.both), ("receive", owned.receive)):
+                for address in addresses:
+                    yield f"address {address}", ref, ("spec", field), f"the address {address}"
             login = self.login_of(ref)
             if login is not None:
                 yield f"login {login}", ref, ("spec", "login"), f"the login {login}"
@@ -194,9 +245,9 @@ def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
     return Remark(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
 
 
-def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
-    """`ref` is attached to something that does not let its namespace."""
-    message = f"{show_path(path)}: {parent} does not permit namespace {ref.namespace} to attach (allowedNamespaces)"
+def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path, why: str) -> Remark:
+    """`ref` is attached to something that does not let it."""
+    message = f"{show_path(path)}: {why}"
     return Remark(ref, ConditionType.RESOLVED_REFS, Reason.REF_NOT_PERMITTED, message, path, parent)
 
 
@@ -227,6 +278,12 @@ def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Re
     while True:
         settled = Settlement(read_in, refusals, claims)
         notes = list(settled.attach())
+        foreign = list(settled.foreign_logins())
+        refused = [note for note in foreign if note.type is ConditionType.ACCEPTED]
+        for note in refused:
+            refusals.refuse(note)
+        if refused:
+            continue
         losers = settled.conflicts()
         for name, note in losers.values():
             refusals.refuse(note, name)
@@ -258,7 +315,7 @@ def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Re
             continue
         if not cycle and _refuse_too_large(settled, directory, refusals):
             continue
-        return settled, [*refusals.notes, *notes, *lacking, *_kept(read_in, settled)]
+        return settled, [*refusals.notes, *notes, *foreign, *lacking, *_kept(read_in, settled)]
 
 
 def _kept(read_in: Input, settled: Settlement) -> Iterator[Remark]:
@@ -288,10 +345,18 @@ def _retain_postmaster(read_in: Input, settled: Settlement, account: ObjectRef) 
 
 def delivery_of(domain: MailDomain) -> tuple[DomainDelivery, ObjectRef | None]:
     """How mail to a domain is delivered, and the transport if that is by one."""
-    choice = domain.spec.delivery
-    if isinstance(choice, TransportDelivery):
-        return DomainDelivery.TRANSPORT, reference(choice.transport_ref, "MailTransport", _ref_of(domain))
-    return (DomainDelivery.MAILBOX if choice == "mailbox" else DomainDelivery.NONE), None
+    delivery = domain.spec.delivery
+    if delivery.transport is not None:
+        return DomainDelivery.TRANSPORT, reference(delivery.transport.ref, "MailTransport", _ref_of(domain))
+    return (DomainDelivery.MAILBOX if delivery.mailbox is not None else DomainDelivery.NONE), None
+
+
+def recipients_of(domain: MailDomain) -> tuple[Recipients, tuple[str, ...]]:
+    """Which recipients of a domain with a delivery transport exist, and those listed, as they are compared."""
+    transport = domain.spec.delivery.transport
+    if transport is None:
+        return Recipients.LISTED, ()
+    return Recipients(transport.recipients.lower()), tuple(sorted({folded(local) for local in transport.listed}))
 
 
 def _ref_of(resource: AnyResource) -> ObjectRef:
@@ -320,15 +385,15 @@ def _directory(settled: Settlement) -> AddressBook:
                 ref,
                 d.spec.domain_name,
                 delivery_of(d)[0],
-                recipients=d.spec.recipients or Recipients.LISTED,
-                listed=tuple(folded(local) for local in d.spec.listed),
+                recipients=recipients_of(d)[0],
+                listed=recipients_of(d)[1],
                 aliases=aliases_of(d),
                 separators=d.spec.separators,
                 catch_all=full_address(d.spec.catch_all, d.spec.domain_name) if d.spec.catch_all else None,
             )
             for ref, d in settled.domains.items()
         ),
-        frozenset(a for addresses in settled.addresses_of.values() for a in addresses),
+        frozenset(a for owned in settled.addresses_of.values() for a in owned.received),
     )
 
 

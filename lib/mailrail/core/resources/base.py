@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from mailrail.core.resources.rules import AtMostOneOf, CelCondition, FieldRule
+from mailrail.core.resources.rules import AtMostOneOf, FieldRule
+from mailrail.core.revision.revision import RetrySchedule
 
 API_VERSION: Final = "mailrail.dev/v1alpha1"
 """The only version there is; changes are additive until there is a second."""
@@ -22,32 +23,34 @@ PATTERN_MEANINGS: dict[str, str] = {}
 """Pattern → how people should write the value."""
 
 
-def _text(pattern: str, meaning: str, limit: int, *, least: int = 1) -> StringConstraints:
+def text_field(pattern: str, meaning: str, limit: int, *, least: int = 1) -> StringConstraints:
+    """Constraints of a text, with the sentence that people read when it does not match."""
     PATTERN_MEANINGS[pattern] = meaning
     return StringConstraints(pattern=pattern, min_length=least, max_length=limit)
 
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = rf"{_LABEL}(\.{_LABEL})*"
-_OBJECT_NAME = rf"{_LABEL}(?:\.{_LABEL})*"  # the same language, another text: each pattern has its own sentence
+_OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _ATOM = r"[^\x00-\x20\x7f-\x9f\".(),:;<>@\[\\\]]{1,64}"
 _LOCAL = rf"{_ATOM}(\.{_ATOM})*"  # what address.py parses; where they differ, mail would have no way to such an address
 
 ObjectName = Annotated[
-    str, _text(rf"^{_OBJECT_NAME}$", "lower-case letters, digits, - and ., with a letter or digit at both ends", 253)
+    str,
+    text_field(rf"^{_OBJECT_NAME}$", "lower-case letters, digits, - and ., with a letter or digit at both ends", 253),
 ]
-"""metadata.name: RFC 1123 subdomain, as Kubernetes has it."""
+"""The name of an object or a Secret: an RFC 1123 subdomain as Kubernetes has it, which does not limit its labels."""
 LabelName = Annotated[
-    str, _text(rf"^{_LABEL}$", "lower-case letters, digits and -, with a letter or digit at both ends", 63)
+    str, text_field(rf"^{_LABEL}$", "lower-case letters, digits and -, with a letter or digit at both ends", 63)
 ]
 """Names of list entries and namespaces: RFC 1123 label."""
-SecretKey = Annotated[str, _text(r"^[-._a-zA-Z0-9]+$", "letters, digits, -, _ and .", 253)]
+SecretKey = Annotated[str, text_field(r"^[-._a-zA-Z0-9]+$", "letters, digits, -, _ and .", 253)]
 """A key in a Secret."""
-DomainName = Annotated[str, _text(rf"^{_NAME}$", "a domain name in lower-case A-labels, like example.org", 253)]
+DomainName = Annotated[str, text_field(rf"^{_NAME}$", "a domain name in lower-case A-labels, like example.org", 253)]
 """A domain name as DNS has it; no trailing dot."""
 DomainPattern = Annotated[
     str,
-    _text(
+    text_field(
         rf"^(\.|\.?{_NAME})$",
         "example.org for that domain, .example.org for it and every subdomain, or . for the empty domain",
         254,
@@ -56,27 +59,29 @@ DomainPattern = Annotated[
 """What a route compares: exact, with subdomains, or the empty domain (null sender, address literal)."""
 HostName = Annotated[
     str,
-    _text(
+    text_field(
         rf"^({_NAME}|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]+\]?)$", "a host name in lower-case A-labels or an IP address", 253
     ),
 ]
 """A host to dial: a name or an address (IPv6 with or without brackets)."""
 HostPort = Annotated[
     str,
-    _text(
+    text_field(
         rf"^({_NAME}|\[[0-9a-fA-F:.]+\]):[0-9]{{1,5}}$",
         "host:port, like proxy.example.org:1080 or [2001:db8::1]:1080",
         260,
     ),
 ]
 """Where a proxy listens."""
-IpAddress = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}$", "an IPv4 or IPv6 address, without brackets", 45)]
+IpAddress = Annotated[str, text_field(r"^[0-9a-fA-F:.]{2,45}$", "an IPv4 or IPv6 address, without brackets", 45)]
 """An address of ours."""
-Cidr = Annotated[str, _text(r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$", "a network, like 10.0.0.0/8 or 2001:db8::/32", 49)]
+Cidr = Annotated[
+    str, text_field(r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$", "a network, like 10.0.0.0/8 or 2001:db8::/32", 49)
+]
 """A network."""
 LocalPart = Annotated[
     str,
-    _text(
+    text_field(
         rf"^{_LOCAL}$",
         "the part of an address before the @, without spaces, quotes or any of (),:;<>@[\\], dots only in between",
         64,
@@ -84,27 +89,27 @@ LocalPart = Annotated[
 ]
 """A local part as people write it; compared case-insensitively."""
 AddressOrLocalPart = Annotated[
-    str, _text(rf"^{_LOCAL}(@{_NAME})?$", "an address like alice@example.org, or only the part before the @", 318)
+    str, text_field(rf"^{_LOCAL}(@{_NAME})?$", "an address like alice@example.org, or only the part before the @", 318)
 ]
 """An address; without `@` it is one of the domain that the field belongs to."""
-AccountAddress = Annotated[
+AddressOrAll = Annotated[
     str,
-    _text(
-        rf"^({_LOCAL}(@{_NAME})?|@({_NAME})?)$",
-        "the part of an address before the @, an address of the account's domain, or @ for every address of it",
+    text_field(
+        rf"^({_LOCAL}(@{_NAME})?|@)$",
+        "an address like alice@example.org, only the part before the @, or @ for every address of the domain",
         318,
     ),
 ]
-"""An address of an account; `@` stands for any address of its domain."""
-Login = Annotated[str, _text(r"^[^\x00-\x20\x7f]{1,255}$", "a name without spaces", 255)]
+"""An address of an account; `@` stands for every address of its domain."""
+Login = Annotated[str, text_field(r"^[^\x00-\x20\x7f]{1,255}$", "a name without spaces", 255)]
 """What a user types; compared case-insensitively."""
 Separators = Annotated[
-    str, _text(r"^[!#$%&'*+/=?^_`{|}~-]*$", "characters such as + or -, but not the dot", 4, least=0)
+    str, text_field(r"^[!#$%&'*+/=?^_`{|}~-]*$", "characters such as + or -, but not the dot", 4, least=0)
 ]
 """Characters that end the part of a local part that counts."""
-MailboxPath = Annotated[str, _text(r"^[^\x00-\x1f\x7f]+$", "a mailbox name, with / between its levels", 255)]
+MailboxPath = Annotated[str, text_field(r"^[^\x00-\x1f\x7f]+$", "a mailbox name, with / between its levels", 255)]
 """A mailbox of an account."""
-PrintableAscii = Annotated[str, _text(r"^[ -~]+$", "printable ASCII on one line", 256)]
+PrintableAscii = Annotated[str, text_field(r"^[ -~]+$", "printable ASCII on one line", 256)]
 """Text that goes into an SMTP reply."""
 SaslMechanism = Literal[
     "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"
@@ -113,6 +118,11 @@ SaslMechanism = Literal[
 Port = Annotated[int, Field(ge=1, le=65535)]
 Priority = Annotated[int, Field(ge=0, le=1_000_000)]
 Seconds = Annotated[int, Field(ge=1, le=60 * 86400)]
+
+
+def compiled_default(value: Any) -> dict[str, Any]:
+    """For `json_schema_extra`: the value that the compiler takes where none is written. It is told, and not stored."""
+    return {"x-mailrail-default": value}
 
 
 class Part(BaseModel):
@@ -136,14 +146,8 @@ class Part(BaseModel):
         return self
 
 
-class LocalRef(Part):
-    """A reference to an object of the same namespace."""
-
-    name: ObjectName = Field(description="Name of the object.")
-
-
 class NamespacedRef(Part):
-    """A reference that may cross namespaces, if the target's `allowedNamespaces` lets it."""
+    """A reference that may cross namespaces, if the target's `attach` lets it."""
 
     name: ObjectName = Field(description="Name of the object.")
     namespace: LabelName | None = Field(
@@ -151,36 +155,32 @@ class NamespacedRef(Part):
     )
 
 
-class SecretKeyRef(Part):
-    """One key of a Secret of the same namespace."""
+class AuthoritiesSecretRef(Part):
+    """Certificates of authorities in a Secret of the same namespace."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: SecretKey | None = Field(default=None, description="Key in the Secret, if it is not the usual one.")
+    key: SecretKey = Field(default="ca.crt", description="Key of the PEM certificates.")
 
 
-class LabelSelector(Part):
-    """Which namespaces, by their labels."""
+class PasswordSecretRef(Part):
+    """A password in a Secret of the same namespace."""
 
-    match_labels: dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=317)],
-        Annotated[str, StringConstraints(max_length=63)],
-    ] = Field(min_length=1, max_length=16, description="Labels that a namespace must have; all must match.")
+    name: ObjectName = Field(description="Name of the Secret.")
+    password_key: SecretKey = Field(default="password", description="Key of the password.")
 
 
-class AllowedNamespaces(Part):
-    """From which namespaces objects may refer to this one."""
+class LoginSecretRef(PasswordSecretRef):
+    """A user name and a password in a Secret of the same namespace."""
 
-    RULES = (
-        CelCondition(
-            "set selector if from is Selector, and only then",
-            "has(self.selector) == (self.from == 'Selector')",
-            lambda m: (m.selector is not None) == (m.from_ == "Selector"),
-        ),
-    )
-    from_: Literal["Same", "All", "Selector"] = Field(
-        default="Same", alias="from", description="Same (own namespace only), All, or Selector."
-    )
-    selector: LabelSelector | None = Field(default=None, description="The namespaces, if from is Selector.")
+    username_key: SecretKey = Field(default="username", description="Key of the user name.")
+
+
+class CertificateSecretRef(Part):
+    """A certificate with its private key in a Secret of the same namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret, of type kubernetes.io/tls for instance.")
+    certificate_key: SecretKey = Field(default="tls.crt", description="Key of the certificate chain in PEM.")
+    private_key_key: SecretKey = Field(default="tls.key", description="Key of the private key in PEM.")
 
 
 class Metadata(BaseModel):
@@ -233,13 +233,15 @@ class TransportTls(Part):
     """How TLS is used with the next hop. Verification cannot be skipped where the mode asks for it."""
 
     RULES = (AtMostOneOf(("ca_secret_ref", "ca_file")),)
-    mode: Literal["none", "opportunistic", "required", "verified"] | None = Field(
+    mode: Literal["Disabled", "Opportunistic", "Required", "Verified"] | None = Field(
         default=None,
-        description="none: no TLS. opportunistic: STARTTLS if the server offers it. "
-        "required: TLS with any certificate. verified: TLS with a certificate that is valid for the host.",
+        description="Disabled: no TLS. Opportunistic: STARTTLS if the server offers it. "
+        "Required: TLS with any certificate. Verified: TLS with a certificate that is valid for the host. "
+        "Default: Opportunistic for smtp, Verified for submission and submissions, Disabled for lmtp.",
     )
-    ca_secret_ref: SecretKeyRef | None = Field(
-        default=None, description="Secret with PEM certificates (key ca.crt) to trust in addition to the system's."
+    ca_secret_ref: AuthoritiesSecretRef | None = Field(
+        default=None,
+        description="Secret with PEM certificates to trust in addition to the system's. Default: the system's alone.",
     )
     ca_file: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
         default=None,
@@ -248,22 +250,33 @@ class TransportTls(Part):
     )
 
 
+_RETRY: Final = RetrySchedule()
+
+
 class Retry(Part):
     """When to repeat a failed attempt, and when to give up."""
 
     delays_seconds: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,
         description="Seconds to wait before attempts 2, 3, ...; the last value repeats until the lifetime is over.",
+        json_schema_extra=compiled_default(list(_RETRY.delays)),
     )
     lifetime_seconds: Seconds | None = Field(
-        default=None, description="Seconds after the message was accepted; the first failure after that is final."
+        default=None,
+        description="Seconds after the message was accepted; the first failure after that is final.",
+        json_schema_extra=compiled_default(_RETRY.lifetime),
     )
     null_sender_lifetime_seconds: Seconds | None = Field(
-        default=None, description="The lifetime of mail with the null reverse-path (<>)."
+        default=None,
+        description="The lifetime of mail with the null reverse-path (<>).",
+        json_schema_extra=compiled_default(_RETRY.null_sender_lifetime),
     )
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Give up after this many attempts, even if the lifetime is not over."
+        default=None,
+        description="Give up after this many attempts, even if the lifetime is not over. Default: the lifetime alone.",
     )
     delayed_dsn_after: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Send a DSN about the delay after this many failed attempts."
+        default=None,
+        description="Send a DSN about the delay after this many failed attempts.",
+        json_schema_extra=compiled_default(_RETRY.delayed_dsn_after),
     )

@@ -23,6 +23,9 @@ CATEGORY: Final = "mailrail"
 CEL_UNIQUE_LIMIT: Final = 64
 """Entries of a list up to which uniqueness may be asked of CEL."""
 
+INHERITING: Final = frozenset(("MailDomainSpec",))
+"""Specs in which an absent value means the gateway's."""
+
 Schema = dict[str, Any]
 
 _KEPT: Final = (
@@ -72,10 +75,10 @@ class _Translator:
             if len(members) != 1:
                 raise ValueError(f"{name or 'a field'}: a union of types has no structural schema")
             inner = self._schema(members[0])
-            return _ordered({**inner, **{k: v for k, v in merged.items() if k == "description"}})
-        if merged.pop("x-mailrail-open", False):
-            return self._open(merged)
+            return _ordered({**inner, **({"description": self._described(merged)} if "description" in merged else {})})
         result: Schema = {k: merged[k] for k in _KEPT if k in merged}
+        if "description" in merged:
+            result["description"] = self._described(merged)
         if "const" in merged:
             result["enum"] = [merged["const"]]
         if "exclusiveMinimum" in merged:
@@ -105,25 +108,17 @@ class _Translator:
             self._rules(result, self._models[name].RULES if name in self._models else ())
         return _ordered(result)
 
-    def _open(self, merged: Mapping[str, Any]) -> Schema:
-        """`delivery`: a word or an object. Keywords of JSON Schema speak of one type each and let others pass.
-
-        So the pattern judges words and `required` judges objects; a number or a list is left to the compiler.
-        """
-        members = {self._definitions[m["$ref"].rsplit("/", 1)[-1]]["title"]: m for m in merged["oneOf"] if "$ref" in m}
-        words = [word for m in merged["oneOf"] for word in m.get("enum", ())]
-        if len(members) != 1 or not words:
-            raise ValueError("an open field is words, or one object")
-        inner = self._schema(next(iter(members.values())))
-        return _ordered(
-            {
-                "description": merged["description"],
-                "x-kubernetes-preserve-unknown-fields": True,
-                "pattern": f"^({'|'.join(words)})$",
-                "properties": inner["properties"],
-                "required": inner["required"],
-            }
-        )
+    def _described(self, field: Mapping[str, Any]) -> str:
+        """A field's description with its default, which `kubectl explain` does not tell otherwise."""
+        text = str(field["description"])
+        compiled = field.get("x-mailrail-default")
+        if compiled is not None and self._root in INHERITING:
+            return f"{text} Default: the gateway's."
+        default = field.get("default") if compiled is None else compiled
+        if default in (None, [], "", {}):
+            return text
+        written = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} Default: {written}."
 
     @staticmethod
     def _rules(schema: Schema, rules: Sequence[FieldRule]) -> None:

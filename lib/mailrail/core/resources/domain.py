@@ -1,66 +1,79 @@
 """MailDomain: a domain that is ours, what becomes of its mail and which recipients it has (design 4 and 5)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
+from mailrail.core.resources.attach import DomainAttach
 from mailrail.core.resources.base import (
     AddressOrLocalPart,
-    AllowedNamespaces,
     DomainName,
-    LabelName,
     LocalPart,
     NamespacedRef,
     Part,
     Resource,
     Retry,
-    SecretKeyRef,
     Separators,
 )
-from mailrail.core.resources.rules import CelCondition, UniqueBy
-from mailrail.core.revision.revision import Recipients
+from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, Immutable, UniqueBy
 from mailrail.core.smtp.address import folded
+
+ALIAS_TARGETS_LIMIT: Final = 20_000
+"""Addresses that all aliases of a domain stand for: etcd stores no object with much more."""
+
+
+class MailboxDelivery(Part):
+    """Delivery into the built-in mailbox. It has no fields yet."""
 
 
 class TransportDelivery(Part):
-    """Mail to the domain goes through this transport; routes are not asked."""
+    """Delivery by one transport; routes are not asked."""
 
-    transport_ref: NamespacedRef = Field(description="The MailTransport; while it is missing, mail is deferred.")
+    RULES = (
+        CelCondition(
+            "remove listed: with recipients Any every address exists",
+            "self.recipients != 'Any' || !has(self.listed) || self.listed.size() == 0",
+            lambda m: m.recipients != "Any" or not m.listed,
+        ),
+        UniqueBy("listed"),
+    )
+    ref: NamespacedRef = Field(description="The MailTransport; while it is missing, mail is deferred.")
+    recipients: Literal["Listed", "Any", "Verify"] = Field(
+        default="Listed",
+        description="Which recipients exist. Listed: accounts, aliases and `listed`. Any: every address. "
+        "Verify: the next hop is asked about those that are not listed.",
+    )
+    listed: Annotated[tuple[LocalPart, ...], Field(max_length=4_000)] = Field(
+        default=(), description="Further local parts that exist. Default: none."
+    )
 
 
-def _form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "word"
-    return "object" if isinstance(value, dict | TransportDelivery) else None
+class NoDelivery(Part):
+    """We only send for the domain. It has no fields yet."""
 
 
-DeliveryChoice = Annotated[
-    Annotated[Literal["mailbox", "none"], Tag("word")] | Annotated[TransportDelivery, Tag("object")],
-    Discriminator(
-        _form,
-        custom_error_type="delivery",
-        custom_error_message="write mailbox, none, or {transportRef: {name: ...}}",
-    ),
-]
-"""A word or an object, as design 5 writes it."""
+class DeliverySpec(Part):
+    """What becomes of mail to the domain: exactly one member."""
+
+    RULES = (ExactlyOneOf(("mailbox", "transport", "none")),)
+    mailbox: MailboxDelivery | None = Field(default=None, description="{} delivers into the built-in mailbox.")
+    transport: TransportDelivery | None = Field(
+        default=None, description="Mail to the domain goes through a transport."
+    )
+    none: NoDelivery | None = Field(
+        default=None,
+        description="{}: we only send for the domain; mail to it is routed like mail to a foreign domain.",
+    )
 
 
 class AliasSpec(Part):
     """A local part that stands for other addresses."""
 
     local_part: LocalPart = Field(description="The part before the @.")
-    to: Annotated[tuple[AddressOrLocalPart, ...], Field(min_length=1, max_length=1000)] = Field(
+    to: Annotated[tuple[AddressOrLocalPart, ...], Field(min_length=1, max_length=100)] = Field(
         description="Addresses, ours or foreign; without @, an address of this domain. "
         "Expanded once, when mail is accepted."
     )
-
-
-class DkimKeySpec(Part):
-    """A key that signs the domain's mail."""
-
-    selector: LabelName = Field(description="Selector in DNS.")
-    algorithm: Literal["rsa-sha256", "ed25519-sha256"] = Field(description="Signature algorithm.")
-    private_key_secret_ref: SecretKeyRef = Field(description="Secret with the private key, PEM; key private.pem.")
 
 
 class MailDomainSpec(Part):
@@ -68,50 +81,29 @@ class MailDomainSpec(Part):
 
     RULES = (
         CelCondition(
-            "recipients needs delivery: {transportRef: ...}: a mailbox domain knows its recipients, "
-            "and a domain with delivery: none has none",
-            None,  # `delivery` is a word or an object, which CEL cannot look into
-            lambda m: m.recipients is None or isinstance(m.delivery, TransportDelivery),
-        ),
-        CelCondition(
-            "listed needs delivery: {transportRef: ...} and recipients: listed or verify",
-            None,
-            lambda m: (
-                not m.listed or (isinstance(m.delivery, TransportDelivery) and m.recipients is not Recipients.ANY)
-            ),
-        ),
-        CelCondition(
-            "remove catchAll and aliases: a domain with delivery: none takes no mail",
-            None,
-            lambda m: m.delivery != "none" or (m.catch_all is None and not m.aliases),
+            "remove catchAll and aliases: a domain with delivery none takes no mail",
+            "!has(self.delivery.none) || !has(self.catchAll) && (!has(self.aliases) || self.aliases.size() == 0)",
+            lambda m: m.delivery.none is None or (m.catch_all is None and not m.aliases),
         ),
         UniqueBy("aliases", "local_part"),
+        CelCondition(
+            f"aliases: all together stand for at most {ALIAS_TARGETS_LIMIT} addresses",
+            f"!has(self.aliases) || self.aliases.map(a, a.to.size()).sum() <= {ALIAS_TARGETS_LIMIT}",
+            lambda m: sum(len(a.to) for a in m.aliases) <= ALIAS_TARGETS_LIMIT,
+        ),
         CelCondition(
             "aliases: each entry needs a localPart that differs in more than case and Unicode form",
             None,  # CEL cannot compare so
             lambda m: len({folded(a.local_part) for a in m.aliases}) == len({a.local_part for a in m.aliases}),
         ),
-        UniqueBy("listed"),
-        UniqueBy("dkim", "selector"),
+        UniqueBy("attach", "name"),
+        Immutable("domain_name", "make a MailDomain with the other name, then delete this one"),
     )
-    domain_name: DomainName = Field(description="The domain, in lower-case A-labels.")
+    domain_name: DomainName = Field(description="The domain, in lower-case A-labels. It cannot be changed.")
     gateway_ref: NamespacedRef = Field(description="The MailGateway that receives and sends for it.")
-    delivery: DeliveryChoice = Field(
-        description="mailbox: into the built-in mailbox. {transportRef: {name: ...}}: through that transport. "
-        "none: we only send for the domain; mail to it is routed like mail to a foreign domain.",
-        # A word or an object: a structural schema has no such type, so the compiler alone judges it.
-        json_schema_extra={"x-mailrail-open": True},
-    )
-    recipients: Recipients | None = Field(
-        default=None,
-        description="Which recipients exist, for a domain with a delivery transport. "
-        "listed (default): accounts, aliases and `listed`. any: every address. verify: the next hop is asked.",
-    )
-    listed: Annotated[tuple[LocalPart, ...], Field(max_length=10_000)] = Field(
-        default=(), description="Further local parts that exist behind the delivery transport."
-    )
-    aliases: Annotated[tuple[AliasSpec, ...], Field(max_length=5_000)] = Field(
-        default=(), description="Local parts that stand for other addresses."
+    delivery: DeliverySpec = Field(description="What becomes of mail to the domain.")
+    aliases: Annotated[tuple[AliasSpec, ...], Field(max_length=1_000)] = Field(
+        default=(), description="Local parts that stand for other addresses. Default: none."
     )
     separators: Separators = Field(
         default="+",
@@ -119,18 +111,16 @@ class MailDomainSpec(Part):
         "Empty: none.",
     )
     catch_all: AddressOrLocalPart | None = Field(
-        default=None, description="Address that receives the mail for local parts that do not exist."
+        default=None,
+        description="Address that receives the mail for local parts that do not exist. Default: it is refused.",
     )
     retry: Retry | None = Field(
-        default=None, description="Retry schedule for mail from this domain, instead of the gateway's."
+        default=None, description="Retry schedule for mail from this domain. Default: the gateway's."
     )
-    dkim: Annotated[tuple[DkimKeySpec, ...], Field(max_length=8)] = Field(
-        default=(),
-        description="Keys that sign the domain's mail. Reserved for a later version: mail is not signed yet.",
-    )
-    allowed_namespaces: AllowedNamespaces = Field(
-        default=AllowedNamespaces.model_validate({}),
-        description="From which namespaces MailAccounts and MailRoutes may attach.",
+    attach: Annotated[tuple[DomainAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description="Which MailAccounts and MailRoutes may attach: one entry must permit all that is asked. "
+        "Default: those of the domain's namespace. A list is all there is: the own namespace is written as Same.",
     )
 
 

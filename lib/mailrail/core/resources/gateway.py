@@ -1,17 +1,17 @@
 """MailGateway: one installation or edge, its listeners, its postmaster, and the global level of routing (design 5)."""
 
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from mailrail.core.resources.attach import GatewayAttach
 from mailrail.core.resources.base import (
-    AllowedNamespaces,
+    CertificateSecretRef,
     Cidr,
     DomainName,
     LabelName,
-    LocalRef,
     MailboxPath,
     NamespacedRef,
     Part,
@@ -19,11 +19,13 @@ from mailrail.core.resources.base import (
     Resource,
     Retry,
     SaslMechanism,
+    compiled_default,
 )
 from mailrail.core.resources.rules import CelCondition, UniqueBy
-from mailrail.core.revision.revision import ListenerProtocol
+from mailrail.core.revision.revision import DSN_FULL_LIMIT, GatewayLimits
 
 Octets = Annotated[int, Field(ge=1024, le=2 * 1024**3)]
+_LIMITS: Final = GatewayLimits()
 
 
 class ProxyProtocol(Part):
@@ -49,13 +51,12 @@ class ProxyProtocol(Part):
 class ListenerTls(Part):
     """The certificate of a listener, and whether clients may go without."""
 
-    mode: Literal["opportunistic", "required"] = Field(
-        default="opportunistic",
-        description="required: mail is accepted over TLS only. A public MX must not require it.",
+    mode: Literal["Opportunistic", "Required"] = Field(
+        default="Opportunistic",
+        description="Opportunistic: clients may use TLS. Required: mail is accepted over TLS only, which a public MX "
+        "must not ask for.",
     )
-    certificate_secret_ref: LocalRef = Field(
-        description="Secret of type kubernetes.io/tls with tls.crt and tls.key in PEM."
-    )
+    certificate_secret_ref: CertificateSecretRef = Field(description="Secret with the certificate and its key.")
 
 
 class ListenerSpec(Part):
@@ -63,28 +64,29 @@ class ListenerSpec(Part):
 
     RULES = (
         CelCondition(
-            "set tls: protocol submissions uses TLS from the first byte",
-            "self.protocol != 'submissions' || has(self.tls)",
-            lambda m: m.protocol is not ListenerProtocol.SUBMISSIONS or m.tls is not None,
+            "set tls: protocol Submissions uses TLS from the first byte",
+            "self.protocol != 'Submissions' || has(self.tls)",
+            lambda m: m.protocol != "Submissions" or m.tls is not None,
         ),
         CelCondition(
-            "remove mechanisms: an mx listener never offers AUTH",
-            "self.protocol != 'mx' || !has(self.mechanisms)",
-            lambda m: m.protocol is not ListenerProtocol.MX or m.mechanisms is None,
+            "remove mechanisms: an MX listener never offers AUTH",
+            "self.protocol != 'MX' || !has(self.mechanisms)",
+            lambda m: m.protocol != "MX" or m.mechanisms is None,
         ),
         UniqueBy("mechanisms"),
     )
     name: LabelName = Field(description="Name of the listener, for logs and status.")
-    protocol: ListenerProtocol = Field(
-        description="mx: mail from other servers to our domains. submission: mail from our users, with STARTTLS. "
-        "submissions: mail from our users, with TLS from the first byte."
+    protocol: Literal["MX", "Submission", "Submissions"] = Field(
+        description="MX: mail from other servers to our domains. Submission: mail from our users, with STARTTLS. "
+        "Submissions: mail from our users, with TLS from the first byte."
     )
     port: Port = Field(description="Port in the pod or on this machine; commonly mapped from 25, 587 and 465.")
     tls: ListenerTls | None = Field(
-        default=None, description="Certificate and TLS mode. Without it the listener has no STARTTLS."
+        default=None, description="Certificate and TLS mode. Default: the listener has no STARTTLS."
     )
     proxy_protocol: ProxyProtocol | None = Field(
-        default=None, description="Set it if a load balancer in front of the listener sends PROXY headers."
+        default=None,
+        description="Set it if a load balancer in front of the listener sends PROXY headers. Default: none are read.",
     )
     mechanisms: Annotated[tuple[SaslMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
@@ -102,28 +104,56 @@ class Postmaster(Part):
 class GatewayLimitsSpec(Part):
     """Limits on what clients may send."""
 
-    message_bytes: Octets | None = Field(default=None, description="Largest message in octets.")
+    message_bytes: Octets | None = Field(
+        default=None,
+        description="Largest message in octets.",
+        json_schema_extra=compiled_default(_LIMITS.message_size),
+    )
     recipients: Annotated[int, Field(ge=100, le=100_000)] | None = Field(
-        default=None, description="Recipients in one transaction (RFC 5321 4.5.3.1.8: at least 100)."
+        default=None,
+        description="Recipients in one transaction (RFC 5321 4.5.3.1.8: at least 100).",
+        json_schema_extra=compiled_default(_LIMITS.recipients),
     )
     connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="Open connections to one ingress process."
+        default=None,
+        description="Open connections to one ingress process.",
+        json_schema_extra=compiled_default(_LIMITS.connections),
     )
     connections_per_ip: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, alias="connectionsPerIP", description="Open connections from one IP address to one process."
+        default=None,
+        alias="connectionsPerIP",
+        description="Open connections from one IP address to one process.",
+        json_schema_extra=compiled_default(_LIMITS.connections_per_ip),
     )
     errors: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Bad commands after which a session is closed."
+        default=None,
+        description="Bad commands after which a session is closed.",
+        json_schema_extra=compiled_default(_LIMITS.errors),
     )
     idle_seconds: Annotated[int, Field(ge=10, le=3600)] | None = Field(
         default=None,
         description="Seconds of silence after which a session is closed (RFC 5321 4.5.3.2.7: at least 300).",
+        json_schema_extra=compiled_default(_LIMITS.idle_timeout),
     )
     transaction_seconds: Annotated[int, Field(ge=10, le=86400)] | None = Field(
-        default=None, description="Seconds that the content of one message may take."
+        default=None,
+        description="Seconds that the content of one message may take.",
+        json_schema_extra=compiled_default(_LIMITS.transaction_timeout),
     )
     future_release_seconds: Annotated[int, Field(ge=1, le=366 * 86400)] | None = Field(
-        default=None, description="Longest delay in seconds that a client may ask for (FUTURERELEASE)."
+        default=None,
+        description="Longest delay in seconds that a client may ask for (FUTURERELEASE).",
+        json_schema_extra=compiled_default(_LIMITS.future_release),
+    )
+
+
+class NotificationsSpec(Part):
+    """What DSNs contain."""
+
+    full_content_bytes: Octets | None = Field(
+        default=None,
+        description="A DSN about a message larger than this (in octets) returns its header only.",
+        json_schema_extra=compiled_default(DSN_FULL_LIMIT),
     )
 
 
@@ -133,6 +163,7 @@ class MailGatewaySpec(Part):
     RULES = (
         UniqueBy("listeners", "name"),
         UniqueBy("listeners", "port"),
+        UniqueBy("attach", "name"),
     )
     hostname: DomainName = Field(
         description="Name in greetings, Received and Message-ID; it should resolve to an address of ours."
@@ -141,28 +172,19 @@ class MailGatewaySpec(Part):
         description="Ports to listen on."
     )
     postmaster: Postmaster = Field(description="The account that answers for this gateway.")
-    require_tls_extension: bool = Field(
-        default=True,
-        alias="requireTLSExtension",
-        description="Announce REQUIRETLS (RFC 8689) over TLS. Reserved for a later version: it is not announced yet.",
+    retry: Retry | None = Field(
+        default=None, description="When to repeat a failed attempt, and when to give up. Default: as each field says."
     )
-    dmarc_reports: bool = Field(
-        default=True, description="Send DMARC aggregate reports. Reserved for a later version: none are sent yet."
+    limits: GatewayLimitsSpec | None = Field(
+        default=None, description="Limits on what clients may send. Default: as each field says."
     )
-    tls_reports: bool = Field(
-        default=True, description="Send TLS reports. Reserved for a later version: none are sent yet."
+    notifications: NotificationsSpec | None = Field(
+        default=None, description="What DSNs contain. Default: as each field says."
     )
-    retry: Retry | None = Field(default=None, description="When to repeat a failed attempt, and when to give up.")
-    limits: GatewayLimitsSpec | None = Field(default=None, description="Limits on what clients may send.")
-    history_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
-        default=None, description="Days for which the history keeps a recipient that is final."
-    )
-    dsn_full_bytes: Octets | None = Field(
-        default=None, description="A DSN about a message larger than this (in octets) returns its header only."
-    )
-    allowed_namespaces: AllowedNamespaces = Field(
-        default=AllowedNamespaces.model_validate({}),
-        description="From which namespaces MailDomains and global MailRoutes may attach.",
+    attach: Annotated[tuple[GatewayAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description="Which MailDomains and MailRoutes may attach: one entry must permit all that is asked. "
+        "Default: those of the gateway's namespace. A list is all there is: the own namespace is written as Same.",
     )
 
 

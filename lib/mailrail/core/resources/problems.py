@@ -177,14 +177,14 @@ def _message(root: type[BaseModel], path: Path, error: Any) -> str:
 
 
 def explain(root: type[BaseModel], error: ValidationError) -> InvalidResource:
-    """pydantic's verdict as problems of the document. The tags of unions are no part of a path."""
+    """pydantic's verdict as problems of the document."""
     problems: dict[Problem, None] = {}
     errors = error.errors(include_url=False)
     # An entry that failed is not counted as one, so pydantic also calls the list too short: once is enough.
     within = {tuple(e["loc"][:n]) for e in errors for n in range(len(e["loc"]))}
     errors = [e for e in errors if e["type"] != "too_short" or tuple(e["loc"]) not in within]
     for entry in errors[:PROBLEMS_LIMIT]:
-        path = tuple(step for step in entry["loc"] if step not in ("word", "object"))
+        path = tuple(entry["loc"])
         problems[Problem(path, _message(root, path, entry))] = None
     if len(errors) > PROBLEMS_LIMIT:
         problems[Problem((), f"and {len(errors) - PROBLEMS_LIMIT} more problems")] = None

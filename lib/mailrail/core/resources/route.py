@@ -1,11 +1,14 @@
 """MailRoute: ordered rules that name the transport of matching mail, attached to an account, a domain or a gateway."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from mailrail.core.resources.base import DomainPattern, LabelName, NamespacedRef, Part, Priority, Resource
-from mailrail.core.resources.rules import ExactlyOneOf, UniqueBy
+from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
+
+DOMAINS_LIMIT: Final = 4_000
+"""Domain patterns of all rules of one route: etcd stores no object with much more."""
 
 
 class ParentRef(NamespacedRef):
@@ -24,14 +27,15 @@ class DirectRoute(Part):
 class MatchSpec(Part):
     """All set fields must match; an empty list matches anything."""
 
-    to_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
-        default=(), description="Recipient domains."
+    to_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=200)] = Field(
+        default=(), description="Recipient domains. Default: any."
     )
-    from_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=1000)] = Field(
-        default=(), description="Sender domains, as in MAIL FROM; header From does not count."
+    from_domains: Annotated[tuple[DomainPattern, ...], Field(max_length=200)] = Field(
+        default=(), description="Sender domains, as in MAIL FROM; header From does not count. Default: any."
     )
-    minimum_attempts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        default=0, description="Attempts already made: 3 matches from the 4th attempt on."
+    # Rules are an atomic list: a default stored inside makes what a client applied differ from what is stored.
+    minimum_attempts: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="Attempts already made: 3 matches from the 4th attempt on. Default: 0."
     )
 
 
@@ -41,7 +45,7 @@ class RuleSpec(Part):
     RULES = (ExactlyOneOf(("transport_ref", "direct")),)
     name: LabelName | None = Field(default=None, description="Name in explain, logs and status. Default: its position.")
     matches: Annotated[tuple[MatchSpec, ...], Field(max_length=64)] = Field(
-        default=(), description="One of these must match. An empty list matches any mail."
+        default=(), description="One of these must match. Default: any mail."
     )
     transport_ref: NamespacedRef | None = Field(
         default=None,
@@ -54,7 +58,21 @@ class RuleSpec(Part):
 class MailRouteSpec(Part):
     """Ordered rules."""
 
-    RULES = (UniqueBy("rules", "name"),)
+    RULES = (
+        UniqueBy("rules", "name"),
+        CelCondition(
+            "parentRefs: entries must be unique",
+            "self.parentRefs.all(a, self.parentRefs.exists_one(b, b.kind == a.kind && b.name == a.name "
+            "&& has(b.namespace) == has(a.namespace) && (!has(a.namespace) || b.namespace == a.namespace)))",
+            lambda m: len(set(m.parent_refs)) == len(m.parent_refs),
+        ),
+        CelCondition(
+            f"rules: all together name at most {DOMAINS_LIMIT} domains",
+            "self.rules.map(r, has(r.matches) ? r.matches.map(m, (has(m.toDomains) ? m.toDomains.size() : 0) "
+            f"+ (has(m.fromDomains) ? m.fromDomains.size() : 0)).sum() : 0).sum() <= {DOMAINS_LIMIT}",
+            lambda m: sum(len(x.to_domains) + len(x.from_domains) for r in m.rules for x in r.matches) <= DOMAINS_LIMIT,
+        ),
+    )
     parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=16)] = Field(
         description="The accounts, domains or gateways whose mail the rules apply to."
     )

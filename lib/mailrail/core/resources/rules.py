@@ -123,6 +123,29 @@ class UniqueBy:
 
 
 @dataclass(frozen=True)
+class Immutable:
+    """A field keeps its value for the object's life. Only an API server knows the value before; here it is read."""
+
+    field: str
+    advice: str
+
+    @property
+    def message(self) -> str:
+        """Which field, and what to do in place of changing it."""
+        return f"{to_camel(self.field)} cannot be changed: {self.advice}"
+
+    @property
+    def cel(self) -> str:
+        """A transition rule: it is asked when an object is updated."""
+        name = to_camel(self.field)
+        return f"self.{name} == oldSelf.{name}"
+
+    def holds(self, model: Any) -> bool:
+        """One document shows no change."""
+        return True
+
+
+@dataclass(frozen=True)
 class CelCondition:
     """Any other condition: the Python test and its CEL stand side by side, so that a reader can compare them."""
 

@@ -142,7 +142,9 @@ class MailDomainStatus(AttachedStatus):
 class MailAccountStatus(AttachedStatus):
     """Of an account."""
 
-    address_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of addresses.")
+    address_count: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Number of addresses that it receives mail for."
+    )
 
 
 class MailTransportStatus(CommonStatus):

@@ -1,29 +1,34 @@
 """MailTransport: one way to deliver mail (design 5). Exactly one of its seven members is set."""
 
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from mailrail.core.resources.attach import TransportAttach
 from mailrail.core.resources.base import (
-    AllowedNamespaces,
     DomainName,
     HostName,
     HostPort,
     IpAddress,
-    LocalRef,
     Login,
+    LoginSecretRef,
     Part,
     Port,
     PrintableAscii,
     Resource,
     SaslMechanism,
     TransportTls,
+    compiled_default,
 )
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
+from mailrail.core.revision.revision import TransportLimits
 
-Family = Literal["ipv4", "ipv6"]
+MEMBERS: Final = ("direct", "smtp", "submission", "submissions", "socks", "lmtp", "fail")
+"""Of the union, as documents spell them."""
+
+Family = Literal["IPv4", "IPv6"]
 
 
 def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,10 +45,11 @@ class DirectSpec(Part):
 
     RULES = (UniqueBy("ip_families"), UniqueBy("source_addresses"))
     ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
-        default=("ipv4", "ipv6"), description="Address families to dial."
+        default=("IPv4", "IPv6"), description="Address families to dial."
     )
     source_addresses: Annotated[tuple[IpAddress, ...], Field(max_length=2)] = Field(
-        default=(), description="Local addresses to dial from, at most one of each family."
+        default=(),
+        description="Local addresses to dial from, at most one of each family. Default: the system's choice.",
     )
 
     @field_validator("source_addresses")
@@ -58,8 +64,8 @@ class AuthSpec(Part):
     """Credentials for the next hop."""
 
     RULES = (UniqueBy("mechanisms"),)
-    secret_ref: LocalRef = Field(description="Secret with username and password (kubernetes.io/basic-auth).")
-    username: Login | None = Field(default=None, description="User name, if the Secret has none.")
+    secret_ref: LoginSecretRef = Field(description="Secret of type kubernetes.io/basic-auth, for instance.")
+    username: Login | None = Field(default=None, description="User name. Default: that in the Secret.")
     mechanisms: Annotated[tuple[SaslMechanism, ...], Field(min_length=1, max_length=7)] | None = Field(
         default=None,
         description="SASL mechanisms in order of preference. Default: the strongest that the server offers.",
@@ -71,7 +77,7 @@ class SmtpSpec(Part):
 
     host: HostName = Field(description="Host to dial; MX records are not looked up.")
     port: Port = Field(default=25, description="Port.")
-    tls: TransportTls | None = Field(default=None, description="TLS with the smarthost. Default: mode opportunistic.")
+    tls: TransportTls | None = Field(default=None, description="TLS with the smarthost. Default: mode Opportunistic.")
 
 
 class SubmissionSpec(Part):
@@ -79,16 +85,17 @@ class SubmissionSpec(Part):
 
     RULES = (
         CelCondition(
-            "remove tls.mode or set it to verified: credentials are never sent to a host whose name is not verified",
-            "!has(self.tls) || !has(self.tls.mode) || self.tls.mode == 'verified'",
-            lambda m: m.tls is None or m.tls.mode in (None, "verified"),
+            "remove tls.mode or set it to Verified: credentials are never sent to a host whose name is not verified",
+            "!has(self.tls) || !has(self.tls.mode) || self.tls.mode == 'Verified'",
+            lambda m: m.tls is None or m.tls.mode in (None, "Verified"),
         ),
     )
     host: HostName = Field(description="Host to dial; its certificate must be valid for this name.")
     port: Port = Field(default=587, description="Port.")
-    auth: AuthSpec | None = Field(default=None, description="Credentials. Without them AUTH is not used.")
+    auth: AuthSpec | None = Field(default=None, description="Credentials. Default: AUTH is not used.")
     tls: TransportTls | None = Field(
-        default=None, description="Further certificates to trust; the mode is always verified."
+        default=None,
+        description="Further certificates to trust; the mode is always Verified. Default: the system's authorities.",
     )
 
 
@@ -101,7 +108,7 @@ class SubmissionsSpec(SubmissionSpec):
 class SocksAuth(Part):
     """User name and password for the proxy (RFC 1929)."""
 
-    secret_ref: LocalRef = Field(description="Secret with username and password, each up to 255 octets.")
+    secret_ref: LoginSecretRef = Field(description="Secret with user name and password, each up to 255 octets.")
 
 
 class SocksSpec(Part):
@@ -114,9 +121,9 @@ class SocksSpec(Part):
     )
     remote_hostname: DomainName = Field(description="Name for EHLO; it should resolve to remoteIPs.")
     ip_families: Annotated[tuple[Family, ...], Field(min_length=1, max_length=2)] = Field(
-        default=("ipv4", "ipv6"), description="Address families to dial through the proxy."
+        default=("IPv4", "IPv6"), description="Address families to dial through the proxy."
     )
-    auth: SocksAuth | None = Field(default=None, description="Credentials for the proxy.")
+    auth: SocksAuth | None = Field(default=None, description="Credentials for the proxy. Default: none.")
 
     @field_validator("remote_ips")
     @classmethod
@@ -136,7 +143,7 @@ class LmtpSpec(Part):
 
     host: HostName = Field(description="Host to dial.")
     port: Port = Field(default=24, description="Port.")
-    tls: TransportTls | None = Field(default=None, description="TLS with the mail store. Default: mode none.")
+    tls: TransportTls | None = Field(default=None, description="TLS with the mail store. Default: mode Disabled.")
 
 
 class FailSpec(Part):
@@ -148,32 +155,47 @@ class FailSpec(Part):
     )
 
 
+class RateSpec(Part):
+    """So many messages in so many seconds, on average."""
+
+    messages: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Messages.")
+    per_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(description="Seconds.")
+
+
 class TransportLimitsSpec(Part):
     """Limits that hold across all replicas."""
 
     max_connections: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="Open connections."
+        default=None, description="Open connections. Default: no limit."
     )
     max_connections_per_destination: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="Open connections to one recipient domain (direct and socks)."
+        default=None,
+        description="Open connections to one recipient domain (direct and socks). Default: no limit.",
     )
-    messages_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        default=None, description="Average messages per second."
-    )
+    rate: RateSpec | None = Field(default=None, description="Messages in a time, on average. Default: no limit.")
     recipients_per_message: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Recipients in one transaction."
+        default=None,
+        description="Recipients in one transaction.",
+        json_schema_extra=compiled_default(TransportLimits().recipients_per_message),
     )
 
-    @field_validator("messages_per_second", mode="before")
-    @classmethod
-    def _whole_numbers_too(cls, value: Any) -> Any:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+class SignedMailSpec(Part):
+    """What becomes of mail that others signed, at a hop that lacks what its content needs (8BITMIME, BINARYMIME)."""
+
+    mode: Literal["Preserve", "Reencode"] = Field(
+        description="Preserve: the message stays as it is, and fails where no host takes it so. Reencode: it is "
+        "re-encoded as mail without a signature is, which breaks the DKIM-Signature."
+    )
 
 
 class MailTransportSpec(Part):
     """How to deliver: exactly one member."""
 
-    RULES = (ExactlyOneOf(("direct", "smtp", "submission", "submissions", "socks", "lmtp", "fail")),)
+    RULES = (
+        ExactlyOneOf(MEMBERS),
+        UniqueBy("attach", "name"),
+    )
     direct: DirectSpec | None = Field(default=None, description="Delivery to the MX of the recipient domain.")
     smtp: SmtpSpec | None = Field(default=None, description="A smarthost without authentication.")
     submission: SubmissionSpec | None = Field(default=None, description="A submission server with STARTTLS.")
@@ -183,10 +205,17 @@ class MailTransportSpec(Part):
     socks: SocksSpec | None = Field(default=None, description="Delivery to the MX through a SOCKS5 proxy.")
     lmtp: LmtpSpec | None = Field(default=None, description="A mail store that speaks LMTP.")
     fail: FailSpec | None = Field(default=None, description="Delivery fails on purpose.")
-    limits: TransportLimitsSpec | None = Field(default=None, description="Limits that hold across all replicas.")
-    allowed_namespaces: AllowedNamespaces = Field(
-        default=AllowedNamespaces.model_validate({}),
-        description="From which namespaces MailRoutes and MailDomains may refer to it.",
+    limits: TransportLimitsSpec | None = Field(
+        default=None, description="Limits that hold across all replicas. Default: as each field says."
+    )
+    signed_mail: SignedMailSpec | None = Field(
+        default=None,
+        description="Mail that others signed, at a hop that lacks what its content needs. Default: mode Preserve.",
+    )
+    attach: Annotated[tuple[TransportAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description="Which MailRoutes and MailDomains may name it. Default: those of the transport's namespace. "
+        "A list is all there is: the own namespace is written as Same.",
     )
 
 

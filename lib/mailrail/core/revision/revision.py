@@ -19,8 +19,9 @@ from pydantic import TypeAdapter
 
 FORMAT = 1
 """Version of this document's shape. A service that reads a newer one rejects it and keeps its last good revision."""
-HISTORY_DAYS = 14
-"""Days for which the history keeps a recipient, unless a gateway says otherwise."""
+DSN_FULL_LIMIT = 1024 * 1024
+"""Octets of a message up to which a DSN returns all of it where RET=FULL asks for it, unless the gateway says otherwise
+(design 9)."""
 
 
 class Role(StrEnum):
@@ -140,13 +141,9 @@ class Gateway:
     postmaster: ObjectRef
     """The MailAccount that gets mail to postmaster and owns our DSNs."""
     postmaster_mailbox: str = "Postmaster"
-    require_tls_extension: bool = True
-    dmarc_reports: bool = True
-    tls_reports: bool = True
     retry: RetrySchedule = field(default_factory=RetrySchedule)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
-    history_days: int = HISTORY_DAYS
-    dsn_full_limit: int = 1024 * 1024
+    dsn_full_limit: int = DSN_FULL_LIMIT
     """Octets; RET=FULL above it gives headers (design 9)."""
 
 
@@ -206,6 +203,7 @@ class Domain:
     """A full address."""
     retry: RetrySchedule | None = None
     dkim: tuple[DkimKey, ...] = ()
+    """Nothing fills it before signing is built."""
     gateway: ObjectRef | None = None
     """That it attaches to; its limits, retry schedule and postmaster apply."""
 
@@ -228,12 +226,26 @@ class Account:
     domain: ObjectRef
     login: str
     addresses: tuple[str, ...]
-    """Full addresses, received and sendable; `@domain` = any address of the domain."""
+    """Full addresses, received and sendable."""
     scram: tuple[tuple[str, SecretRef], ...] = ()
     """(SCRAM-SHA-256 | SCRAM-SHA-1, sealed verifier): for ingress only."""
     password: SecretRef | None = None
     """Sealed, for ingress only, and only where CRAM-MD5 is on (CFG-03)."""
     limits: AccountLimits = field(default_factory=AccountLimits)
+    receive: tuple[str, ...] = ()
+    """Full addresses that are only received; `@domain` = every address of the domain that does not exist otherwise."""
+    send_as: tuple[str, ...] = ()
+    """Full addresses that are only sendable; `@domain` = every address of the domain."""
+
+    @property
+    def received(self) -> tuple[str, ...]:
+        """All that it receives mail for."""
+        return self.addresses + self.receive
+
+    @property
+    def sendable(self) -> tuple[str, ...]:
+        """All that it may send as."""
+        return self.addresses + self.send_as
 
 
 # --- transports ---------------------------------------------------------------------------------------------------
@@ -254,10 +266,23 @@ class TransportKind(StrEnum):
 class TlsMode(StrEnum):
     """What a hop demands of TLS (design 5). There is no skip-verify."""
 
-    NONE = "none"
+    NONE = "disabled"
     OPPORTUNISTIC = "opportunistic"
     REQUIRED = "required"  # encrypted, not authenticated
     VERIFIED = "verified"  # PKIX against the configured host name
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many messages in so many seconds, on average."""
+
+    messages: int
+    seconds: int
+
+    @property
+    def per_second(self) -> float:
+        """Messages in one second."""
+        return self.messages / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +291,7 @@ class TransportLimits:
 
     connections: int | None = None
     connections_per_destination: int | None = None
-    messages_per_second: float | None = None
+    rate: Rate | None = None
     recipients_per_message: int = 100
 
 
@@ -301,6 +326,8 @@ class Transport:
     """Of fail."""
     text: str | None = None
     """Of fail."""
+    reencode_signed: bool = False
+    """Content that a hop cannot take is re-encoded although others signed it (SOUT-18b)."""
     limits: TransportLimits = field(default_factory=TransportLimits)
 
     @property

@@ -118,7 +118,7 @@ def explain(table: RouteTable, envelope: RoutingFacts, attempts: int, limit: int
         DecisionLevel.DELIVERY,
         None,
         False,
-        f"{own.ref} has delivery: none, so routes decide" if own else f"{envelope.recipient_domain} is not ours",
+        f"{own.ref} has delivery none, so routes decide" if own else f"{envelope.recipient_domain} is not ours",
     )
 
     gateway = table.gateway_of(envelope)

@@ -68,7 +68,7 @@ class Destination:
     """Whose built-in mailbox takes it, in domains delivered there."""
     mailbox: str = "Inbox"
     verify: bool = False
-    """Exists only if the next hop says so (recipients: verify)."""
+    """Exists only if the next hop says so (recipients: Verify)."""
 
 
 @dataclass(slots=True)
@@ -140,24 +140,23 @@ class Directory:
         self._postmaster = self._accounts.get(gateway.postmaster)
         self._postmaster_address: tuple[Address, ...] = ()
         if self._postmaster is not None:
-            own = self._postmaster.addresses
+            own = self._postmaster.received or self._postmaster.send_as
             named = _addresses(text for text in own if not text.startswith("@"))
             self._postmaster_address = named[:1] or _addresses(f"postmaster{text}" for text in own)[:1]
 
     def _add(self, account: Account) -> None:
-        exact: set[str] = set()
-        whole: set[str] = set()
-        for name in (text[1:] for text in account.addresses if text.startswith("@")):
-            whole.add(name)
+        for name in (text[1:] for text in account.received if text.startswith("@")):
             index = self._domains.get(name)
             if index is not None and index.everyone is None:
                 index.everyone = account.ref
-        for address in _addresses(text for text in account.addresses if not text.startswith("@")):
-            exact.add(address.key)
+        for address in _addresses(text for text in account.received if not text.startswith("@")):
             index = self._domains.get(address.domain)
             if index is not None:
                 index.accounts.setdefault(folded(address.local), account.ref)
-        self._sendable[account.ref] = (frozenset(exact), frozenset(whole))
+        self._sendable[account.ref] = (
+            frozenset(a.key for a in _addresses(text for text in account.sendable if not text.startswith("@"))),
+            frozenset(text[1:] for text in account.sendable if text.startswith("@")),
+        )
 
     # --- domains and accounts ---
 

@@ -69,12 +69,12 @@ def decide(hop: Hop) -> TlsDecision:
         return TlsDecision(TlsMode.OPPORTUNISTIC, False, None, True, "direct delivery: TLS where the MX host offers it")
     match configured:
         case TlsMode.NONE:
-            return TlsDecision(TlsMode.NONE, False, None, True, "the transport says tls.mode none")
+            return TlsDecision(TlsMode.NONE, False, None, True, "the transport says tls.mode Disabled")
         case TlsMode.OPPORTUNISTIC:
-            reason = "the transport says tls.mode opportunistic: TLS where the server offers it"
+            reason = "the transport says tls.mode Opportunistic: TLS where the server offers it"
             return TlsDecision(TlsMode.OPPORTUNISTIC, hop.implicit, None, not hop.implicit, reason)
         case TlsMode.REQUIRED:
-            reason = "the transport says tls.mode required: encrypted, not authenticated"
+            reason = "the transport says tls.mode Required: encrypted, not authenticated"
             return TlsDecision(TlsMode.REQUIRED, hop.implicit, None, False, reason)
         case TlsMode.VERIFIED:
             reason = f"verified TLS with {hop.host} is required"
@@ -88,7 +88,9 @@ def _required(hop: Hop, configured: TlsMode | None) -> TlsDecision:
         refusal = f"the message requires TLS and neither MTA-STS nor DANE proves {hop.host} to be the destination's MX"
         return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
     if configured is not TlsMode.VERIFIED:
-        refusal = f"the message requires TLS and the transport says tls.mode {configured}, which proves nothing"
+        refusal = (
+            f"the message requires TLS and the transport says tls.mode {configured.capitalize()}, which proves nothing"
+        )
         return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
     return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
 

@@ -175,11 +175,11 @@ def _is_unqualified(message: CheckedMessage, address: Address) -> bool:
 
 def _domain(account: Account) -> str:
     """The domain of the account's first address; logins and addresses always have one."""
-    return account.addresses[0].rpartition("@")[2] if account.addresses else account.login.rpartition("@")[2]
+    return next((a.rpartition("@")[2] for a in (*account.sendable, *account.receive)), account.login.rpartition("@")[2])
 
 
 def _own_address(message: CheckedMessage, account: Account) -> str | None:
     """Whom a message without an author is from: its sender, which the account may use; else its first address."""
     if message.sender is not None:
         return str(message.sender)
-    return next((address for address in account.addresses if not address.startswith("@")), None)
+    return next((address for address in account.sendable if not address.startswith("@")), None)

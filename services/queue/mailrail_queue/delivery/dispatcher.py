@@ -137,13 +137,13 @@ class Dispatcher:
 
     def _configure(self, state: TransportState, transport: Transport) -> None:
         state.connections = transport.limits.connections
-        rate = transport.limits.messages_per_second
+        rate = transport.limits.rate
         if rate is None:
             state.bucket = None
         elif state.bucket is None:
-            state.bucket = Bucket(rate / self.owners)
+            state.bucket = Bucket(rate.per_second / self.owners)
         else:
-            state.bucket.rate = rate / self.owners
+            state.bucket.rate = rate.per_second / self.owners
         state.share = self._share(state.connections)
 
     def _share(self, limit: int | None) -> int | None:

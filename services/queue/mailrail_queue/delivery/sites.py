@@ -11,7 +11,7 @@ UNBOUNDED = 1_000_000.0
 
 
 class Bucket:
-    """Transactions a second of one transport (messages_per_second)."""
+    """Transactions a second of one transport (limits.rate)."""
 
     __slots__ = ("_level", "_moment", "rate")
 

@@ -198,7 +198,7 @@ class Notifier:
         account = self._mailboxes.addresses().account(recipient.facts.account or "")
         if account is None:
             return None
-        own = [address for address in account.addresses if not address.startswith("@")]
+        own = [address for address in (*account.received, *account.send_as) if not address.startswith("@")]
         fitting = [address for address in own if domain_of(address) == recipient.facts.from_domain]
         return next(iter((*fitting, *own)), None)
 

@@ -117,10 +117,9 @@ _UNLOCK: Final[LiteralString] = "SELECT pg_advisory_unlock(hashtextextended('mai
 class Upkeep:
     """Runs the sweepers of a process."""
 
-    def __init__(self, settings: QueueSettings, database: Database, history_days: Callable[[], int]) -> None:
+    def __init__(self, settings: QueueSettings, database: Database) -> None:
         self._settings = settings
         self._lane = database.lane("upkeep")
-        self._history_days = history_days
         self._chunks_seen: tuple[UUID, int] | None = None
         self._attempts_seen = 0
         self._dice = random.Random()
@@ -148,7 +147,7 @@ class Upkeep:
 
     async def sweep(self, *, everything: bool = True) -> None:
         """One round; `everything`: also what need not be looked at often."""
-        days = max(1, self._history_days())
+        days = max(1, self._settings.history_days)
         keep = self._settings.keep_upload_seconds
         work: list[Callable[[], Awaitable[None]]] = [
             self._sweep_contents,

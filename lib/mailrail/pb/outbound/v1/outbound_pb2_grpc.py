@@ -52,7 +52,7 @@ class OutboundServiceServicer:
     """
 
     def VerifyRecipient(self, request, context):
-        """Asks a domain's next hop whether it takes a recipient (recipients: verify, design 5). Cached.
+        """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class OutboundServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OutboundServiceAsyncStub: ...
     VerifyRecipient: _grpc.UnaryUnaryMultiCallable[_outbound_pb2.VerifyRecipientRequest, _outbound_pb2.VerifyRecipientResponse]
-    """Asks a domain's next hop whether it takes a recipient (recipients: verify, design 5). Cached."""
+    """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached."""
     ListConnections: _grpc.UnaryUnaryMultiCallable[_outbound_pb2.ListConnectionsRequest, _outbound_pb2.ListConnectionsResponse]
     """Connections open now, with what they are reused under (design 4, Deliver)."""
 
@@ -44,7 +44,7 @@ class OutboundServiceAsyncStub(OutboundServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     VerifyRecipient: _aio.UnaryUnaryMultiCallable[_outbound_pb2.VerifyRecipientRequest, _outbound_pb2.VerifyRecipientResponse]  # type: ignore[assignment]
-    """Asks a domain's next hop whether it takes a recipient (recipients: verify, design 5). Cached."""
+    """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached."""
     ListConnections: _aio.UnaryUnaryMultiCallable[_outbound_pb2.ListConnectionsRequest, _outbound_pb2.ListConnectionsResponse]  # type: ignore[assignment]
     """Connections open now, with what they are reused under (design 4, Deliver)."""
 
@@ -57,7 +57,7 @@ class OutboundServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _outbound_pb2.VerifyRecipientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_outbound_pb2.VerifyRecipientResponse, _abc.Awaitable[_outbound_pb2.VerifyRecipientResponse]]:
-        """Asks a domain's next hop whether it takes a recipient (recipients: verify, design 5). Cached."""
+        """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached."""
 
     @_abc_1.abstractmethod
     def ListConnections(

@@ -447,7 +447,7 @@ class EnvelopeRecipient(_message.Message):
 
     @_builtins.property
     def mailbox_account(self) -> Global___ObjectRef:
-        """The built-in mailbox that takes it, when the recipient belongs to a MailDomain with delivery: mailbox."""
+        """The built-in mailbox that takes it, when the recipient belongs to a MailDomain with the delivery mailbox."""
 
     @_builtins.property
     def domain(self) -> Global___ObjectRef:
