@@ -354,15 +354,16 @@ def main() -> int:
     parser.add_argument("version")
     parser.add_argument("--builder", default="", help=f"one of {', '.join(BUILDERS)}; default: the first that answers")
     parser.add_argument("--without", action="append", default=[], help="leave a step out, such as image")
-    parser.add_argument("arguments", nargs="*", help="for the builder, after --")
-    given = parser.parse_args()
+    parser.epilog = "What stands after -- is handed to the builder."
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, for_builder = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
     try:
         refuse_version(given.version, [folder.name for folder in contract.releases()])
         refuse_dirty_tree()
         if not is_prepared(given.version):
             prepare(given.version)
             return 0
-        out = build(given.version, given.builder, given.arguments, without=given.without)
+        out = build(given.version, given.builder, for_builder, without=given.without)
     except Refused as refused:
         print(f"release: {refused}", file=sys.stderr)
         return 1

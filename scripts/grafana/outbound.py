@@ -59,10 +59,10 @@ DASHBOARD = Dashboard(
                 ),
                 split(
                     "Sessions, by TLS",
-                    "Version, and whether the certificate was verified.",
+                    "Version, and what proved the server.",
                     "mailrail_outbound_tls_total",
                     "version",
-                    "verified",
+                    "proof",
                 ),
                 each("Open connections", "To next hops.", "mailrail_outbound_connections_open"),
             ),

@@ -6,6 +6,7 @@ in a subject must not repaint an administrator's screen.
 
 import datetime
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -130,7 +131,7 @@ def terminal_width() -> int | None:
 
 
 def print_json(value: Any) -> None:
-    """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as UUID."""
+    """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as text."""
     # Where the encoding may lack a character, JSON's own escapes stand for all of them.
     ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8"
     text = json.dumps(plain(value), indent=2, ensure_ascii=ascii_only)
@@ -171,7 +172,14 @@ def _field(message: Message, field: Any) -> Any:
             return [_enum_name(field, names[v].name) if v in names else v for v in value]
         return _enum_name(field, names[value].name) if value in names else value
     if field.is_repeated:
-        return [plain(v) for v in value]
+        return [_number(field, v) for v in value]
+    return _number(field, value)
+
+
+def _number(field: Any, value: Any) -> Any:
+    """An id of 64 bits as text, for many readers of JSON keep 53; every other value as it is."""
+    if field.type == field.TYPE_UINT64 and re.search(r"(^|_)ids?$", field.name):
+        return str(value)
     return plain(value)
 
 

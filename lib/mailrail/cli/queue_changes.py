@@ -36,7 +36,7 @@ def _tell(
         if count.truncated:
             output.note(f"{met} recipients {done}; the first {len(changes)} of them are listed")
     elif met:
-        pending = max(count.pending, sum(c.pending for c in changes))
+        pending = max(count.pending, sum(c.state == admin_pb2.CHANGE_STATE_PENDING for c in changes))
         tail = f"; {pending} of them as soon as the current attempt ends" if pending else ""
         output.say(f"{counted(met, 'recipient')} {done}{tail}")
     if not met:

@@ -15,7 +15,7 @@ user of its own; what lies beside its data stays closed to that user too.
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ class StateFolder:
         """How to reach the services. Raises NoInstallation."""
         try:
             found: dict[str, Any] = json.loads(self.client_file.read_bytes())
-            client = Client(**found)
+            known = {each.name for each in fields(Client)}  # a later release may say more
+            client = Client(**{name: value for name, value in found.items() if name in known})
         except FileNotFoundError:
             raise NoInstallation(
                 f"no running Mailrail was found in {self.folder}: start it with `mailrail local`, "
@@ -143,7 +144,7 @@ class StateFolder:
             raise NoInstallation(
                 f"this user cannot read {self.client_file}: run the command as the user who runs `mailrail local`"
             ) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise NoInstallation(f"{self.client_file} is invalid ({error}); restart `mailrail local`") from error
         if client.format != CLIENT_FORMAT:
             raise NoInstallation(f"{self.client_file} was written by another version; restart `mailrail local`")

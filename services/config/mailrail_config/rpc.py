@@ -1,8 +1,8 @@
 """gRPC of the config service: messages to calls, errors to statuses; no decisions.
 
-Who may do what: only the operator (in local mode the folder watcher) publishes; only administrators (command line,
-console) and the operator roll back; each service watches and reports for its own role alone, so that no service can ask
-for the secrets of another.
+Who may do what: only the operator (in local mode the folder watcher) publishes; only administrators (command line) and
+the operator roll back; each service watches and reports for its own role alone, so that no service can ask for the
+secrets of another.
 
     ABORTED              another publisher (metadata `mailrail-reason`: `stale-epoch`), another head (`other-head`), or
                          data that went back (`set-back`)
@@ -43,7 +43,7 @@ from mailrail_config.store import (
 SERVICE = "mailrail.config.v1.ConfigService"
 ALLOWED = {SERVICE: frozenset((*(role.value for role in Role), "operator", "cli"))}
 _PUBLISHERS = frozenset(("operator",))
-_ADMINISTRATORS = frozenset(("operator", "cli", "console"))
+_ADMINISTRATORS = frozenset(("operator", "cli"))
 _TEXT_LIMIT = 2000
 _HISTORY_LIMIT = 1000
 

@@ -57,7 +57,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             rpc.serve(
                 settings,
                 services(active_config, sessions),
-                {SERVICE: frozenset({"console", "cli"})},
+                {SERVICE: frozenset({"cli"})},
             )
         )
         config = ConfigClient(settings, Role.INGRESS, swap)

@@ -17,7 +17,7 @@ from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
 
-_CALLERS = {SERVICE: frozenset({"ingress", "console", "cli"})}
+_CALLERS = {SERVICE: frozenset({"ingress", "cli"})}
 
 
 async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:

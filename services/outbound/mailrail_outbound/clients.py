@@ -56,6 +56,7 @@ _BODIES = {
 }
 _RETURNS = {types_pb2.DSN_RETURN_FULL: "FULL", types_pb2.DSN_RETURN_HEADERS: "HDRS"}
 _REQUIREMENTS = {
+    types_pb2.TLS_REQUIREMENT_UNSPECIFIED: Requirement.DEFAULT,
     types_pb2.TLS_REQUIREMENT_REQUIRED: Requirement.REQUIRED,
     types_pb2.TLS_REQUIREMENT_NO: Requirement.NO,
 }
@@ -70,7 +71,7 @@ _OUTCOMES = {
 }
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS)
 """What a replica says of content that no other replica will have either."""
-_DEFAULT, _REQUIRED = Requirement.DEFAULT, Requirement.REQUIRED
+_REQUIRED = Requirement.REQUIRED
 _RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
 
@@ -426,7 +427,7 @@ class _Link:
         if envelope.HasField("gateway"):
             ref = envelope.gateway
             gateway = _ref(ref.kind, ref.namespace, ref.name)
-        requirement = _REQUIREMENTS.get(envelope.tls_requirement, _DEFAULT)
+        requirement = _REQUIREMENTS[envelope.tls_requirement]  # one of a later release is deferred, and never weakened
         recipients: list[EnvelopeRecipient] = []
         ids: list[int] = []
         simulate: list[str] = []
@@ -576,7 +577,7 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
         if facts.version:
             tls.version = facts.version
             tls.cipher = facts.cipher
-            tls.verified = facts.verified
+            tls.proof = types_pb2.TLS_PROOF_PKIX if facts.verified else types_pb2.TLS_PROOF_UNSPECIFIED
         if facts.offered:
             tls.offered = True
 

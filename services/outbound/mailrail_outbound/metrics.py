@@ -32,10 +32,10 @@ OPEN = Gauge("mailrail_outbound_connections_open", "Open connections to next hop
 REUSES = Tally("mailrail_outbound_connection_reuses", "Transactions on a connection that was used before")
 TLS = Tally(
     "mailrail_outbound_tls",
-    "Sessions that became ready, by TLS version (none, TLSv1.2, TLSv1.3) and whether the certificate was verified "
-    "(yes, no)",
-    ["version", "verified"],
-    known=product(("none",), ("no",)),
+    "Sessions that became ready, by TLS version (none, TLSv1.2, TLSv1.3) and by what proved the server (none, pkix: a "
+    "trusted certificate for its name)",
+    ["version", "proof"],
+    known=product(("none",), ("none",)),
 )
 RUNNING = Gauge("mailrail_outbound_deliveries_running", "Deliveries in progress")
 WAITING = Gauge("mailrail_outbound_deliveries_waiting", "Deliveries that wait for a connection")

@@ -468,8 +468,7 @@ class ClientConnection(asyncio.Protocol):
     def _became_ready(self) -> None:
         facts = self.tls_facts
         version = facts.version if facts is not None else "none"
-        verified = "yes" if facts is not None and facts.verified_name is not None else "no"
-        metrics.TLS.inc(version, verified)
+        metrics.TLS.inc(version, "pkix" if facts is not None and facts.verified_name is not None else "none")
         metrics.CONNECTIONS.inc("ready")
         self.owner.on_ready(self)
         self._begin_next()

@@ -464,6 +464,19 @@ async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor
             await eventually(lambda: here.queue.credit == credit + 3)
 
 
+async def test_a_requirement_of_a_later_release_is_deferred_and_never_weakened(tmp_path: Path) -> None:
+    async with Sink() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via) as here:
+            envelope = types_pb2.Envelope(mail_from="a@b.example").SerializeToString()
+            later = types_pb2.Envelope.FromString(envelope + bytes([7 << 3, 99]))
+            assert later.tls_requirement == 99
+            delivery = here.delivery(via, envelope=later)
+            here.queue.hand_out(delivery)
+            assert (await here.result(delivery.token)).attempt.outcome == types_pb2.OUTCOME_DEFERRED
+            assert not peer.messages
+
+
 async def test_an_outcome_is_told_though_the_words_with_it_cannot_be_LSE_08(tmp_path: Path) -> None:
     async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)

@@ -70,6 +70,21 @@ async def refused(call: object) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details() or ""
 
 
+async def test_a_condition_of_a_later_release_is_refused_and_not_left_out(service: Service) -> None:
+    """Left out, it would have dropped more than the administrator named."""
+    (bob,) = await service.rig.accept("bob@there.example")
+    condition = bytes([0xFA, 0x06, 1]) + b"x"  # field 111, a text
+    everything = admin_pb2.Filter(all=True)
+    narrowed = admin_pb2.Filter.FromString(everything.SerializeToString() + condition)
+    plain = admin_pb2.DropRequest(filter=everything).SerializeToString()
+    for request in (admin_pb2.DropRequest(filter=narrowed), admin_pb2.DropRequest.FromString(plain + condition)):
+        code, text = await refused(service.admin.Drop(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "a field (number 111) that this queue does not know" in text
+    listed = await service.admin.ListRecipients(admin_pb2.ListRecipientsRequest())
+    assert [r.id for r in listed.recipients] == [bob.id]
+
+
 async def test_who_reads_content_slowly_keeps_nobody_from_administration(service: Service) -> None:
     (bob,) = await service.rig.accept("bob@there.example")
     await service.rig.connection.execute("UPDATE message SET body = convert_to(repeat('x', 20000000), 'UTF8')")

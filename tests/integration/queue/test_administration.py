@@ -234,7 +234,7 @@ async def test_every_change_bumps_the_version_and_wakes_the_owner_ADM_01(
 ) -> None:
     (bob,) = await admin.rig.accept("bob@there.example", hold="x" if call == "unhold" else None)
     (change,) = await getattr(admin, call)(only(bob.id), *arguments)
-    assert (change.recipient_id, change.pending) == (bob.id, False)
+    assert (change.recipient_id, change.state) == (bob.id, admin_pb2.CHANGE_STATE_APPLIED)
     assert admin.changed == [{bob.shard}]
     if call not in ("fail", "drop"):
         assert (await admin.row(bob.id))["version"] == 2
@@ -249,7 +249,7 @@ async def test_on_a_leased_recipient_a_change_waits_for_the_attempt_ADM_02(
         await admin.hold(only(bob.id), "first")
         admin.changed.clear()
     (change,) = await getattr(admin, call)(only(bob.id), *arguments)
-    assert change.pending
+    assert change.state == admin_pb2.CHANGE_STATE_PENDING
     row = await admin.row(bob.id)
     assert row["token"] == 77  # the attempt goes on
     assert admin.changed == [{bob.shard}]
@@ -277,7 +277,7 @@ async def test_a_schedule_on_a_leased_recipient_applies_when_its_attempt_ends_AD
 async def test_delivered_wins_over_a_request_to_drop_ADM_02(admin: Administrators) -> None:
     (bob,) = await admin.rig.accept("bob@there.example", token=77)
     (change,) = await admin.drop(only(bob.id))
-    assert change.pending
+    assert change.state == admin_pb2.CHANGE_STATE_PENDING
     assert (await admin.row(bob.id))["request"] == 2
     done = await result_store.finish(
         admin.rig.connection,

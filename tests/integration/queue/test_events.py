@@ -46,9 +46,9 @@ async def test_each_end_and_each_temporary_failure_is_told_once_acknowledged_nev
     busy = rig.attempt(types_pb2.OUTCOME_DEFERRED, "busy", code=450).SerializeToString()
     await result_store.defer(rig.connection, [result_store.Deferral(carl.id, carl.message_id, 7, 1, 450.0, busy)])
     found = await events.read(rig.connection, "webhooks", 10)
-    assert [(e.recipient_id, e.outcome) for e in found] == [
-        (first, types_pb2.OUTCOME_RELAYED),
-        (carl.id, types_pb2.OUTCOME_DEFERRED),
+    assert [(e.recipient_id, e.kind) for e in found] == [
+        (first, types_pb2.EVENT_KIND_RELAYED),
+        (carl.id, types_pb2.EVENT_KIND_DEFERRED),
     ]
     assert list(found[1].attempt.reply.lines) == ["busy"]
     assert await events.read(rig.connection, "webhooks", 10) == found
@@ -97,3 +97,9 @@ async def test_a_transaction_that_commits_late_is_not_passed_over(rig: Rig) -> N
             assert await events.read(rig.connection, "webhooks", 10) == []
         found = await events.read(rig.connection, "webhooks", 10)
     assert [e.recipient_id for e in found] == [slow.id, quick]
+
+
+def test_the_kind_of_an_event_about_an_attempt_has_the_number_of_its_outcome() -> None:
+    kinds = {name.removeprefix("EVENT_KIND_"): int(number) for name, number in types_pb2.EventKind.items()}
+    outcomes = {name.removeprefix("OUTCOME_"): int(number) for name, number in types_pb2.Outcome.items()}
+    assert kinds == {name: outcomes[name] for name in kinds}

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ from mailrail.core.revision.revision import (
     Rate,
     Revision,
     Role,
+    SecretRef,
     TlsMode,
+    Transport,
     TransportKind,
+    TransportLimits,
     decode,
     secrets_for,
 )
@@ -802,6 +806,36 @@ def test_every_member_becomes_its_kind_with_its_defaults() -> None:
     assert b"hush" not in compiled.encoded
     assert b"hush" not in encode_state(compiled.state)
     assert "hush" not in repr(compiled)
+
+
+@dataclass(frozen=True, slots=True)
+class LaterLimits(TransportLimits):
+    """The limits of a later release, which has a field more."""
+
+    octets_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaterTransport(Transport):
+    """A transport of a later release."""
+
+    security: str = "opportunistic"
+
+
+def test_processes_of_two_releases_agree_on_a_transport_until_a_new_field_is_set_LSE_07() -> None:
+    ref = ObjectRef("MailTransport", "default", "relay")
+    password = SecretRef("default", "cred", "password", "00", "k1")
+
+    def digest(kind: type[Transport], limits: TransportLimits, **more: Any) -> str:
+        made = kind(ref, TransportKind.SUBMISSION, host="s.example", password=password, limits=limits, **more)
+        return made.digest
+
+    today = digest(Transport, TransportLimits(connections=3))
+    assert digest(LaterTransport, LaterLimits(connections=3)) == today
+    assert digest(LaterTransport, LaterLimits(connections=3), security="proven") != today
+    assert digest(LaterTransport, LaterLimits(connections=3, octets_per_second=9)) != today
+    assert digest(Transport, TransportLimits(connections=4)) != today
+    assert digest(Transport, TransportLimits(connections=3), username="us") != today
 
 
 def test_a_changed_password_changes_the_revision_and_the_transports_digest_CFG_02() -> None:

@@ -1,5 +1,6 @@
 """The state folder and what it tells the command line."""
 
+import json
 import os
 import stat
 import sys
@@ -57,6 +58,15 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "client.json").write_bytes(content)
     with pytest.raises(NoInstallation, match="restart `mailrail local`"):
         StateFolder(tmp_path).read_client()
+
+
+def test_what_a_later_release_adds_is_passed_over(tmp_path: Path) -> None:
+    """The command and the installation need not be of one release."""
+    state = StateFolder(tmp_path / "state").make()
+    state.write_client(Client(targets={"queue": "127.0.0.1:1092"}, tls_dir="/keys"))
+    told = json.loads(state.client_file.read_bytes())
+    state.client_file.write_text(json.dumps({**told, "console": "http://127.0.0.1:1080"}))
+    assert state.read_client().targets == {"queue": "127.0.0.1:1092"}
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:

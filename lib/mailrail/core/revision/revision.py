@@ -11,7 +11,7 @@ An absent value is None, never zero.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -30,8 +30,6 @@ class Role(StrEnum):
     INGRESS = "ingress"
     QUEUE = "queue"
     OUTBOUND = "outbound"
-    DMARC = "dmarc"
-    CONSOLE = "console"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -332,8 +330,24 @@ class Transport:
 
     @property
     def digest(self) -> str:
-        """Changes whenever anything that outbound would do differently changes (LSE-07)."""
-        return hashlib.sha256(canonical_json(self)).hexdigest()[:16]
+        """Changes whenever anything that outbound would do differently changes (LSE-07).
+
+        Of what is set alone: queue and outbound each work it out, and need not be of one release. A field that only the
+        newer one knows makes no difference while it has its default. Once it is set, the older outbound gives the
+        delivery back, and never sends it without what the field demands.
+        """
+        return hashlib.sha256(json.dumps(_set_fields(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _set_fields(part: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and of those in it, that do not have their default."""
+    found = {}
+    for each in fields(part):
+        value = getattr(part, each.name)
+        default: Any = each.default_factory() if each.default_factory is not MISSING else each.default
+        if value != default:
+            found[each.name] = _set_fields(value) if is_dataclass(value) else value
+    return found
 
 
 # --- routes -------------------------------------------------------------------------------------------------------
@@ -400,7 +414,7 @@ def secrets_for(revision: Revision, role: Role) -> frozenset[str]:
         refs += [k.private_key for d in revision.domains for k in d.dkim]
     elif role is Role.OUTBOUND:
         refs += [ref for t in revision.transports for ref in (t.password, t.ca)]
-    elif role in (Role.QUEUE, Role.DMARC):
+    elif role is Role.QUEUE:
         refs += [k.private_key for d in revision.domains for k in d.dkim]
     return frozenset(ref.path for ref in refs if ref is not None)
 

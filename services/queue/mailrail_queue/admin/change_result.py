@@ -8,6 +8,8 @@ from mailrail.pb.queue.v1 import admin_pb2
 LISTED: Final = 10_000
 """Recipients that an answer names; those past it are counted only."""
 
+_STATES: Final = {False: admin_pb2.CHANGE_STATE_APPLIED, True: admin_pb2.CHANGE_STATE_PENDING}
+
 
 class ChangeResult:
     """The recipients that a call changed."""
@@ -22,7 +24,7 @@ class ChangeResult:
             self.count.recipients += 1
             self.count.pending += pending
             if len(self.listed) < LISTED:
-                self.listed.append(admin_pb2.Change(recipient_id=identity, pending=pending))
+                self.listed.append(admin_pb2.Change(recipient_id=identity, state=_STATES[pending]))
             else:
                 self.count.truncated = True
 

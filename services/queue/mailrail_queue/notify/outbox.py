@@ -51,7 +51,7 @@ class OutboxEvent:
 
     place: ConsumerPosition
     at: datetime
-    outcome: int  # mailrail.queue.v1.Outcome; DEFERRED for each temporary failure
+    kind: types_pb2.EventKind.ValueType  # DEFERRED for each temporary failure
     recipient_id: int
     message_id: bytes
     attempt: types_pb2.Attempt
@@ -71,7 +71,14 @@ async def read(connection: Connection, name: str, count: int) -> list[OutboxEven
     """The next events for `name`, oldest first; the same again until they are acknowledged."""
     rows = await run(connection, READ, {"name": name, "count": count})
     return [
-        OutboxEvent(ConsumerPosition(row[0], row[1]), row[2], row[3], row[4], row[5].bytes, attempt_of(row[6]))
+        OutboxEvent(
+            ConsumerPosition(row[0], row[1]),
+            row[2],
+            types_pb2.EventKind.ValueType(row[3]),
+            row[4],
+            row[5].bytes,
+            attempt_of(row[6]),
+        )
         for row in rows
     ]
 

@@ -21,11 +21,12 @@ QUEUE_ADMIN = "mailrail.queue.v1.QueueAdminService"
 MAILBOX = "mailrail.queue.v1.MailboxService"
 TRANSPORTS = "mailrail.queue.v1.TransportService"
 CALLERS = {
-    QUEUE_ADMIN: frozenset({"console", "cli"}),
-    MAILBOX: frozenset({"console", "cli"}),
-    TRANSPORTS: frozenset({"operator", "console", "cli"}),
+    QUEUE_ADMIN: frozenset({"cli"}),
+    MAILBOX: frozenset({"cli"}),
+    TRANSPORTS: frozenset({"operator", "cli"}),
 }
-"""Roles of certificates that may call each service."""
+"""Roles of certificates that may call each service. Who would call for other people is not let in before their rights
+are checked here, too."""
 
 
 class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
@@ -50,20 +51,20 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def ListRecipients(
         self, request: admin_pb2.ListRecipientsRequest, context: Context
     ) -> admin_pb2.ListRecipientsResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             found, token = await self._do.listing.recipients(
                 connection, request.filter, request.page_size, request.page_token
             )
             return admin_pb2.ListRecipientsResponse(recipients=found, next_page_token=token)
 
     async def GetMessage(self, request: admin_pb2.GetMessageRequest, context: Context) -> admin_pb2.GetMessageResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             return await self._do.listing.message(connection, request.message_id)
 
     async def GetContent(
         self, request: admin_pb2.GetContentRequest, context: Context
     ) -> AsyncIterator[admin_pb2.GetContentResponse]:
-        async with answering(context):
+        async with answering(context, request):
             if len(request.message_id) != 16:
                 raise BadRequest("a message id has 16 octets")
             sent = False
@@ -74,13 +75,13 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
                 raise NotFound("the content of this message was deleted")
 
     async def GetStats(self, request: admin_pb2.GetStatsRequest, context: Context) -> admin_pb2.GetStatsResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             answer = await self._do.listing.stats(connection)
             answer.shards_owned, answer.outbound_processes = self._shards_owned(), self._outbound_processes()
             return answer
 
     async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             found, token = await self._do.listing.sites(connection, request.page_size, request.page_token)
             for site in found:
                 if (known := self._window(site.name)) is not None:
@@ -90,46 +91,46 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def ListHistory(
         self, request: admin_pb2.ListHistoryRequest, context: Context
     ) -> admin_pb2.ListHistoryResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             found, token = await self._do.listing.history(
                 connection, request.filter, request.page_size, request.page_token
             )
             return admin_pb2.ListHistoryResponse(recipients=found, next_page_token=token)
 
     async def Hold(self, request: admin_pb2.HoldRequest, context: Context) -> admin_pb2.HoldResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.hold(connection, request.filter, request.reason)
             return admin_pb2.HoldResponse(changes=done.listed, count=done.count)
 
     async def Unhold(self, request: admin_pb2.UnholdRequest, context: Context) -> admin_pb2.UnholdResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.unhold(connection, request.filter)
             return admin_pb2.UnholdResponse(changes=done.listed, count=done.count)
 
     async def Kick(self, request: admin_pb2.KickRequest, context: Context) -> admin_pb2.KickResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.kick(connection, request.filter)
             return admin_pb2.KickResponse(changes=done.listed, count=done.count)
 
     async def Schedule(self, request: admin_pb2.ScheduleRequest, context: Context) -> admin_pb2.ScheduleResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.schedule(connection, request)
             return admin_pb2.ScheduleResponse(changes=done.listed, count=done.count)
 
     async def Fail(self, request: admin_pb2.FailRequest, context: Context) -> admin_pb2.FailResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.fail(connection, request.filter, request.reason)
             return admin_pb2.FailResponse(changes=done.listed, count=done.count)
 
     async def Drop(self, request: admin_pb2.DropRequest, context: Context) -> admin_pb2.DropResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.drop(connection, request.filter)
             return admin_pb2.DropResponse(changes=done.listed, count=done.count)
 
     async def SetTransport(
         self, request: admin_pb2.SetTransportRequest, context: Context
     ) -> admin_pb2.SetTransportResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             ref = request.transport if request.HasField("transport") else None
             name = f"{ref.namespace}/{ref.name}" if ref is not None else None
             done = await self._do.changes.set_transport(connection, request.filter, name)
@@ -138,32 +139,32 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def SetTlsRequirement(
         self, request: admin_pb2.SetTlsRequirementRequest, context: Context
     ) -> admin_pb2.SetTlsRequirementResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             done = await self._do.changes.set_tls(connection, request.filter, request.tls_requirement)
             return admin_pb2.SetTlsRequirementResponse(changes=done.listed, count=done.count)
 
     async def CreateHoldRule(
         self, request: admin_pb2.CreateHoldRuleRequest, context: Context
     ) -> admin_pb2.CreateHoldRuleResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             rule, held = await self._do.hold_rules.create(connection, request.rule)
             return admin_pb2.CreateHoldRuleResponse(rule=rule, held=held)
 
     async def ListHoldRules(
         self, request: admin_pb2.ListHoldRulesRequest, context: Context
     ) -> admin_pb2.ListHoldRulesResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             return admin_pb2.ListHoldRulesResponse(rules=await self._do.hold_rules.all(connection))
 
     async def DeleteHoldRule(
         self, request: admin_pb2.DeleteHoldRuleRequest, context: Context
     ) -> admin_pb2.DeleteHoldRuleResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             await self._do.hold_rules.delete(connection, request.id)
             return admin_pb2.DeleteHoldRuleResponse()
 
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Context) -> admin_pb2.ExplainResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             return await self._do.explainer.explain(connection, request)
 
 

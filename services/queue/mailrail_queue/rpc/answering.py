@@ -1,8 +1,9 @@
 """What the services in front of the queue share: connections for their statements, and errors as a status.
 
-INVALID_ARGUMENT says what to change; NOT_FOUND; UNAVAILABLE while Postgres or the configuration is out of reach;
-DEADLINE_EXCEEDED when a filter takes too long over a large queue; ABORTED when others were at the same rows, or when a
-change ended in the middle: the text says how many recipients were changed; RESOURCE_EXHAUSTED when the disk is full.
+INVALID_ARGUMENT says what to change, also where a request holds what this release does not know; NOT_FOUND;
+UNAVAILABLE while Postgres or the configuration is out of reach; DEADLINE_EXCEEDED when a filter takes too long over a
+large queue; ABORTED when others were at the same rows, or when a change ended in the middle: the text says how many
+recipients were changed; RESOURCE_EXHAUSTED when the disk is full.
 """
 
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import grpc
 import psycopg
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from mailrail.kit.postgres import settle, why_read_only
@@ -28,18 +31,42 @@ Pool = AsyncConnectionPool[Connection]
 
 
 class answering:
-    """Turns errors into a status that says what to do, and notes the caller for the log."""
+    """Turns errors into a status that says what to do, and notes the caller for the log.
 
-    def __init__(self, context: Context) -> None:
+    A `request` with a field that this release does not know is refused. Without that condition a filter of a later
+    command would mean more recipients than its user named, and `drop` would drop them.
+    """
+
+    def __init__(self, context: Context, request: Message | None = None) -> None:
         self._context = context
+        self._request = request
 
     async def __aenter__(self) -> None:
+        if self._request is not None and (number := unknown_field(self._request)) is not None:
+            text = (
+                f"the request has a field (number {number}) that this queue does not know: it comes from a later"
+                " release. Upgrade the queue, or leave out the option that is new"
+            )
+            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         CALLER.set(", ".join(sorted(caller_roles(self._context))) or self._context.peer())
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         status = status_of(error)
         if status is not None:
             await self._context.abort(*status)
+
+
+def unknown_field(message: Message) -> int | None:
+    """The number of a field of a message, or of one in it, that this release does not know."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        return int(unknown[0].field_number)
+    for described, value in message.ListFields():
+        if described.message_type is not None:
+            for part in value if described.is_repeated else (value,):
+                if (found := unknown_field(part)) is not None:
+                    return found
+    return None
 
 
 _TAKES_TURNS = (

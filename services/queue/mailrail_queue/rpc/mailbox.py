@@ -35,7 +35,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def ListMailboxes(
         self, request: mailbox_pb2.ListMailboxesRequest, context: Context
     ) -> mailbox_pb2.ListMailboxesResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             answer = mailbox_pb2.ListMailboxesResponse()
             account = self._account(request.account) if request.account else ""
             for owner, path, messages, unseen in await mailbox.mailboxes(connection, account):
@@ -45,7 +45,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def ListMessages(
         self, request: mailbox_pb2.ListMessagesRequest, context: Context
     ) -> mailbox_pb2.ListMessagesResponse:
-        async with answering(context), self._rows.use() as connection:
+        async with answering(context, request), self._rows.use() as connection:
             if len(request.path) > PATH_LIMIT:
                 raise BadRequest(f"a mailbox path has at most {PATH_LIMIT} characters")
             size = page_size(request.page_size)
@@ -61,7 +61,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def ReadMessage(
         self, request: mailbox_pb2.ReadMessageRequest, context: Context
     ) -> AsyncIterator[mailbox_pb2.ReadMessageResponse]:
-        async with answering(context):
+        async with answering(context, request):
             async with self._rows.use() as connection:
                 found = await mailbox.find_message(connection, request.id)
                 if found is None:
@@ -80,7 +80,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                 raise ContentIncomplete("the stored message is missing")
 
     async def SetFlags(self, request: mailbox_pb2.SetFlagsRequest, context: Context) -> mailbox_pb2.SetFlagsResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             for flag in (*request.add, *request.remove):
                 _check_flag(flag)
             ids = _ids(request.ids)
@@ -90,7 +90,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
     async def DeleteMessages(
         self, request: mailbox_pb2.DeleteMessagesRequest, context: Context
     ) -> mailbox_pb2.DeleteMessagesResponse:
-        async with answering(context), self._rows.change() as connection:
+        async with answering(context, request), self._rows.change() as connection:
             return mailbox_pb2.DeleteMessagesResponse(deleted=await mailbox.delete(connection, _ids(request.ids)))
 
 

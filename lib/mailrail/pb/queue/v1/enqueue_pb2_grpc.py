@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EnqueueServiceStub:
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console.
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class EnqueueServiceStub:
 
 
 class EnqueueServiceServicer:
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console.
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
     """
 
     def Enqueue(self, request_iterator, context):
@@ -88,7 +88,7 @@ def add_EnqueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnqueueService:
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console.
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
     """
 
     @staticmethod

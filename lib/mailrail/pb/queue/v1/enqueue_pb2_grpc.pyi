@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnqueueServiceStub:
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class EnqueueServiceStub:
 
 @_typing.type_check_only
 class EnqueueServiceAsyncStub(EnqueueServiceStub):
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enqueue: _aio.StreamStreamMultiCallable[_enqueue_pb2.EnqueueRequest, _enqueue_pb2.EnqueueResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class EnqueueServiceAsyncStub(EnqueueServiceStub):
     """What became of a message whose answer was lost. Asking for an id that is not committed bars it from being committed later (ACC-04)."""
 
 class EnqueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc, console."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
 
     @_abc_1.abstractmethod
     def Enqueue(

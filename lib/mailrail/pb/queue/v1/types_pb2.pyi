@@ -216,6 +216,52 @@ OUTCOME_CANCELLED: Outcome.ValueType  # 8
 """an administrator's word came before the final dot (ADM-02)"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _EventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
+    EVENT_KIND_DELIVERED: _EventKind.ValueType  # 1
+    EVENT_KIND_RELAYED: _EventKind.ValueType  # 2
+    EVENT_KIND_DEFERRED: _EventKind.ValueType  # 3
+    EVENT_KIND_FAILED: _EventKind.ValueType  # 4
+    EVENT_KIND_CAPTURED: _EventKind.ValueType  # 5
+    EVENT_KIND_CANCELLED: _EventKind.ValueType  # 8
+
+class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
+    """What an event of the queue is about. Where an attempt ended so, the number is that of its Outcome."""
+
+EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
+EVENT_KIND_DELIVERED: EventKind.ValueType  # 1
+EVENT_KIND_RELAYED: EventKind.ValueType  # 2
+EVENT_KIND_DEFERRED: EventKind.ValueType  # 3
+EVENT_KIND_FAILED: EventKind.ValueType  # 4
+EVENT_KIND_CAPTURED: EventKind.ValueType  # 5
+EVENT_KIND_CANCELLED: EventKind.ValueType  # 8
+Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
+
+class _TlsProof:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TlsProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TlsProof.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TLS_PROOF_UNSPECIFIED: _TlsProof.ValueType  # 0
+    """nothing"""
+    TLS_PROOF_PKIX: _TlsProof.ValueType  # 1
+    """a certificate for its name, under an authority that is trusted (RFC 5280, RFC 9525)"""
+
+class TlsProof(_TlsProof, metaclass=_TlsProofEnumTypeWrapper):
+    """What proved that the server is the one that was meant."""
+
+TLS_PROOF_UNSPECIFIED: TlsProof.ValueType  # 0
+"""nothing"""
+TLS_PROOF_PKIX: TlsProof.ValueType  # 1
+"""a certificate for its name, under an authority that is trusted (RFC 5280, RFC 9525)"""
+Global___TlsProof: _TypeAlias = TlsProof  # noqa: Y015
+
 class _RecipientState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -529,13 +575,13 @@ class TlsFacts(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     CIPHER_FIELD_NUMBER: _builtins.int
-    VERIFIED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     OFFERED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """"TLSv1.3" """
     cipher: _builtins.str
-    verified: _builtins.bool
+    proof: Global___TlsProof.ValueType
     verdict: _builtins.str
     """in words: what was demanded, what was proven, why"""
     offered: _builtins.bool
@@ -545,13 +591,13 @@ class TlsFacts(_message.Message):
         *,
         version: _builtins.str = ...,
         cipher: _builtins.str = ...,
-        verified: _builtins.bool = ...,
+        proof: Global___TlsProof.ValueType = ...,
         verdict: _builtins.str = ...,
         offered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "verdict", b"verdict", "verified", b"verified", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,10 +281,10 @@ CREATE TABLE queue.event (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     transaction  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at           timestamptz NOT NULL DEFAULT now(),
-    kind         smallint NOT NULL,  -- mailrail.queue.v1.Outcome
-    recipient_id bigint NOT NULL,
-    message_id   uuid NOT NULL,
-    data         bytea NOT NULL DEFAULT ''  -- mailrail.queue.v1.Attempt
+    kind         smallint NOT NULL,  -- mailrail.queue.v1.EventKind
+    recipient_id bigint,  -- NULL: it is about no recipient
+    message_id   uuid,  -- NULL: nor about a message
+    data         bytea NOT NULL DEFAULT ''  -- by kind; of an attempt: mailrail.queue.v1.Attempt
 );
 CREATE INDEX event_read ON queue.event (transaction, id);  -- what a consumer has not seen, in order
 -- Who reads events. While nobody has for a week, none is written and the message path pays nothing for them.
