@@ -70,9 +70,21 @@ class Ingress:
             now = min(self._free, count)
             self._free -= now
             count -= now
-            for _ in range(now):
-                for request in self._message():
-                    self._out.put_nowait(request)
+            requests = [request for _ in range(now) for request in self._message()]
+            for request in requests:
+                self._out.put_nowait(request)
+
+    async def send_together(self) -> None:
+        """Commit a message of each session, all in one gRPC message, and wait for the answers."""
+        self._free = 0
+        together = enqueue_pb2.EnqueueRequest()
+        for _ in range(self._sessions):
+            for request in self._message():
+                together.MergeFrom(request)
+        self._out.put_nowait(together)
+        while self._free < self._sessions:
+            self._wake.clear()
+            await self._wake.wait()
 
     def _message(self) -> list[enqueue_pb2.EnqueueRequest]:
         number = uuid.uuid4().bytes
@@ -157,7 +169,7 @@ class Outbound:
         self._ready.set()
 
 
-async def work(queue: str, sessions: int, size: int) -> None:
+async def work(queue: str, sessions: int, size: int, in_step: bool) -> None:
     """Do as standard input orders, until it closes."""
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -182,7 +194,8 @@ async def work(queue: str, sessions: int, size: int) -> None:
                 try:
                     line = first
                     while line:
-                        print(f"done {await _order(int(line), ingress, outbound, ends):.6f}", flush=True)
+                        taken = await _order(int(line), sessions if in_step else 0, ingress, outbound, ends)
+                        print(f"done {taken:.6f}", flush=True)
                         line = await orders.readline()
                 finally:
                     for end in ends:
@@ -203,13 +216,19 @@ async def _serving(channel: grpc.aio.Channel) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _order(count: int, ingress: Ingress, outbound: Outbound, ends: list[asyncio.Task[None]]) -> float:
+async def _order(
+    count: int, rounds_of: int, ingress: Ingress, outbound: Outbound, ends: list[asyncio.Task[None]]
+) -> float:
     """Seconds from the first commit until the result of the last delivery is committed."""
     wanted = outbound.committed + count
     start = time.monotonic()
 
     async def done() -> None:
-        await ingress.send(count)
+        if rounds_of:
+            for _ in range(count // rounds_of):
+                await ingress.send_together()
+        else:
+            await ingress.send(count)
         while outbound.committed < wanted:
             outbound.changed.clear()
             await outbound.changed.wait()
@@ -232,9 +251,10 @@ def main() -> None:
     parser.add_argument("--queue", required=True)
     parser.add_argument("--sessions", type=int, default=40)
     parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--in-step", action="store_true", help="all sessions commit at once, and then wait for the end")
     chosen = parser.parse_args()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(work(chosen.queue, chosen.sessions, chosen.size))
+        runner.run(work(chosen.queue, chosen.sessions, chosen.size, chosen.in_step))
 
 
 if __name__ == "__main__":

@@ -85,14 +85,17 @@ class IncomingContent:
         """The next octets of the message."""
         if self.refusal is None:
             self._store(self.reader.feed(data))
-            self._heed_reader()
-            self._weigh()
+            if self.reader.fault is not None or self._checks.refusal is not None:
+                self._heed_reader()
+            if self.refusal is None:
+                self._weigh()
 
     def finish(self) -> bytes | None:
         """The message has ended. Returns its body, or None when the queue has it already; look at `refusal` first."""
         if self.refusal is None:
             self._store(self.reader.finish())
-            self._heed_reader()
+            if self.reader.fault is not None or self._checks.refusal is not None:
+                self._heed_reader()
         uploaded = self._upload is not None
         if uploaded and self.refusal is None:
             self._send(everything=True, last=True)
@@ -224,12 +227,9 @@ class IncomingContent:
     def _weigh(self) -> None:
         """Tell the budget what is kept. While it is tight, a message that keeps more than its share sends its body on;
         where that is its header, the client has to wait."""
-        if self.refusal is not None:
-            return
         budget = self._active_config.budget
         kept = self.reader.held + self._stored
-        if kept != self._charged:
-            self._set_charge(kept)
+        self._set_charge(kept)
         if not budget.tight or kept <= budget.share:
             return
         self._store(self.reader.release())

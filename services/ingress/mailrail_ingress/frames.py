@@ -38,6 +38,9 @@ _DELIMITED: Final = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE
 
 
 def _varint(number: int) -> bytes:
+    if number >= 1 << 21:
+        low = bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14 & 127 | 128))
+        return low + _varint(number >> 21)
     written = bytearray()
     while number > 127:
         written.append(number & 127 | 128)

@@ -7,6 +7,7 @@ again.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, get_args
 
@@ -332,22 +333,23 @@ class SmtpSession:
         if content.refusal is not None:
             self._finish_refused(transaction, content.refusal)
             return
-        answered = False
+        checks.judge_end(partial(self._on_judged, transaction, content, checks, body))
 
-        def done() -> None:
-            if self._transaction is not transaction:
-                return  # the client has left, and the content is dropped
-            if checks.refusal is not None:
-                content.refuse(checks.refusal)
-            if content.refusal is not None:
-                self._finish_refused(transaction, content.refusal)
-            else:
-                self._commit(transaction, content, checks, body)
-            if answered:
-                self._wire.pump()
-
-        checks.judge_end(done)
-        answered = True  # what is answered from now on is answered later
+    def _on_judged(
+        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
+    ) -> None:
+        """The checks at the end of the content are done, at once or later."""
+        if self._transaction is not transaction:
+            return  # the client has left, and the content is dropped
+        if checks.refusal is not None:
+            content.refuse(checks.refusal)
+        if content.refusal is not None:
+            self._finish_refused(transaction, content.refusal)
+        else:
+            transaction.ended = self._active_config.clock()
+            message = self._message(transaction, content, checks, body)
+            self._active_config.queue.commit(message, partial(self._on_answer, transaction, message))
+        self._wire.pump()
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         self._replace_transaction(None)
@@ -361,13 +363,6 @@ class SmtpSession:
             **({"check": check} if check else {}),
         )
         self._protocol.finish(reply)
-
-    def _commit(
-        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
-    ) -> None:
-        transaction.ended = self._active_config.clock()
-        message = self._message(transaction, content, checks, body)
-        self._active_config.queue.commit(message, lambda answer: self._on_answer(transaction, message, answer))
 
     def _message_origin(self, *, smtputf8: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""

@@ -276,9 +276,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         if state is _OPEN:
             protocol = self.protocol
             if protocol is not None:
-                if not protocol.in_line:  # a line is given one deadline, in however many pieces it comes
+                if not protocol.receive(data, time.time()):  # a line has one deadline, in however many pieces it comes
                     self.deadline = self._loop.time() + self._idle
-                protocol.receive(data, time.time())
                 self.pump()
         elif state is _PROXY:
             self._proxy_octets(data)
@@ -424,7 +423,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._pumping or protocol is None or session is None or transport is None or self._state is not _OPEN:
             return
         self._pumping = True
-        protocol.take_turn(TURN)
+        protocol.turn = TURN
         last: Closing | TlsRequested | None = None
         try:
             while (event := protocol.next_event()) is not None:
@@ -444,10 +443,6 @@ class ServerConnection(asyncio.BufferedProtocol):
             transport.write(out)
             self.deadline = self._loop.time() + self._idle  # it is the client's turn, from now on
         if last is None:
-            if protocol.interrupted:
-                self._let_others_go_first()
-            elif self._holds & _Hold.TURN:
-                self._release(_Hold.TURN)
             if protocol.idle and not self._holds and not self._client_done:
                 self._content_until = None
             else:
@@ -471,7 +466,11 @@ class ServerConnection(asyncio.BufferedProtocol):
         self.pump()
 
     def _look_after(self, protocol: ServerSession, session: SmtpSession) -> None:
-        """Reading, the end and deadlines, while a message is on its way or an answer is awaited."""
+        """Reading, the end and deadlines, while a message is on its way, an answer is awaited or more is to be done."""
+        if protocol.interrupted:
+            self._let_others_go_first()
+        elif self._holds & _Hold.TURN:
+            self._release(_Hold.TURN)
         if protocol.awaiting:
             if not protocol.wants_data or self._sessions.budget.tight:
                 self._hold(_Hold.BACKLOG)

@@ -562,7 +562,7 @@ def test_a_turn_is_so_many_lines_and_what_is_left_waits_for_the_next() -> None:
     session.data_to_send()
     session.receive(b"NOOP\r\n" * 25 + b"NO", 0.0)
     for answered, left in ((10, True), (10, True), (5, False)):
-        session.take_turn(10)
+        session.turn = 10
         assert session.next_event() is None
         assert session.data_to_send().count(b"250 ") == answered
         assert session.interrupted is left

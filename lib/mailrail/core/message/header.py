@@ -112,10 +112,6 @@ class Header:
         fields = self.named(name, 1)
         return fields[0] if fields else None
 
-    def count(self, name: bytes, most: int | None = None) -> int:
-        """How many fields have this lower-case name; `most` at most."""
-        return len(self.named(name, most))
-
     def has(self, name: bytes) -> bool:
         """Whether a field of this lower-case name is there."""
         return bool(self.named(name, 1))

@@ -254,7 +254,6 @@ class ServerSession:
         "_skipped_auth",
         "_stage",
         "_transaction",
-        "_turn",
         "_useless",
         "extended",
         "hello",
@@ -262,6 +261,7 @@ class ServerSession:
         "messages",
         "options",
         "tls",
+        "turn",
         "verb",
     )
 
@@ -296,30 +296,32 @@ class ServerSession:
         self._refused = 0
         self._useless = 0  # commands since the last message
         self._now = 0.0
-        self._turn = sys.maxsize  # lines that are looked at before others have their turn
+        self.turn = sys.maxsize
+        """Lines to handle before it stops: see `interrupted`. Without a limit a session handles all that has come, and
+        one that receives 64 KiB of commands at a time delays all others."""
 
     # --- octets ---
-
-    def take_turn(self, lines: int) -> None:
-        """Handle `lines` lines at most, then stop: see `interrupted`. Without a limit a session handles all that has
-        come, and one that receives 64 KiB of commands at a time delays all others."""
-        self._turn = lines
 
     @property
     def interrupted(self) -> bool:
         """The turn is over, and there is more to do that needs no answer first."""
-        return not self._turn and self._awaited is _NOTHING and self._at < len(self._octets)
+        return not self.turn and self._awaited is _NOTHING and self._at < len(self._octets)
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up."""
+    def receive(self, data: bytes, now: float) -> bool:
+        """Octets from the client; `now` is Unix time. They are dropped after the end, and before TLS is up.
+
+        Returns whether they continue a line of which a part had come.
+        """
         stage = self._stage
         if stage is _TLS or stage is _CLOSED:
-            return
+            return False
         self._now = now
-        if self._at < len(self._octets):
+        continued = self._at < len(self._octets)
+        if continued:
             data = self._octets[self._at :] + data
         self._octets = data
         self._at = 0
+        return continued
 
     def _take(self, most: int) -> bytes:
         """Octets that have come and are not read, `most` of them at most."""
@@ -354,10 +356,13 @@ class ServerSession:
 
     @property
     def idle(self) -> bool:
-        """No answer is awaited and no content is being received: it is the client's turn."""
-        transaction = self._transaction  # as in `in_content`, at a third of the cost: each read asks for it
+        """No answer is awaited, no content is being received and nothing is left to do: it is the client's turn."""
+        transaction = self._transaction  # as in `in_content`, without a call: each read asks for it
         return (
-            self._awaited is _NOTHING and (transaction is None or not transaction.content) and self._stage is not _CHUNK
+            self._awaited is _NOTHING
+            and (transaction is None or not transaction.content)
+            and self._stage is not _CHUNK
+            and (self.turn > 0 or self._at >= len(self._octets))
         )
 
     @property
@@ -365,11 +370,6 @@ class ServerSession:
         """Content is being received: of a message, or of a chunk that is refused and read to its end (EXT-05)."""
         transaction = self._transaction
         return (transaction is not None and transaction.content) or self._stage is _CHUNK
-
-    @property
-    def in_line(self) -> bool:
-        """Part of a line has come and its end has not."""
-        return self._at < len(self._octets)
 
     @property
     def closed(self) -> bool:
@@ -393,9 +393,9 @@ class ServerSession:
             if self._at == len(self._octets) and (stage is not _CHUNK or self._chunk_left):
                 return None  # all is read, unless it is a chunk of no octets
             if stage is _COMMAND or stage is _IN_AUTH:
-                if not self._turn or not self._line():
+                if not self.turn or not self._line():
                     return None
-                self._turn -= 1
+                self.turn -= 1
             elif stage is _DATA:
                 self._read_data()
             elif stage is _CHUNK:

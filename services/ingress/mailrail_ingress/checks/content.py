@@ -105,6 +105,8 @@ class ContentChecks:
             changes.update(verdict.changes)
             added += verdict.added
             message.edited = True
+        if not message.edited:
+            return found.block
         block = found.changed(changes)
         if added and block and not block.endswith(b"\n"):
             block += b"\r\n"  # BDAT may end inside a line

@@ -32,7 +32,7 @@ def line_length(message: CheckedMessage) -> Refuse | None:
 
 def loop(message: CheckedMessage) -> Refuse | None:
     """Each hop adds a Received field, so many of them are a loop (SIN-15)."""
-    return LOOP if message.header.count(b"received", RECEIVED_LIMIT + 1) > RECEIVED_LIMIT else None
+    return LOOP if len(message.header.named(b"received", RECEIVED_LIMIT + 1)) > RECEIVED_LIMIT else None
 
 
 def bare_line_ends(message: CheckedMessage) -> Refuse | None:
