@@ -1,5 +1,6 @@
 """The generated CRDs: bounded everywhere, and of one mind with the models that local mode uses."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def test_every_optional_field_says_what_holds_without_it(kind: str) -> None:
         if not any("exactly one" in rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rule_names_a_field_by_a_reserved_word_of_cel(kind: str) -> None:
+    """Unescaped, an API server cannot bound what the rule costs and refuses the whole CRD."""
+    reserved = (
+        r"\.(as|break|const|continue|else|for|function|if|import|let|loop|package|namespace|return|var|void|while)\b"
+    )
+    rules = [
+        rule["rule"]
+        for _, schema in schemas(spec_schema(KINDS[kind]), "spec")
+        for rule in schema.get("x-kubernetes-validations", ())
+    ]
+    assert [rule for rule in rules if re.search(reserved, rule)] == []
 
 
 def test_a_field_that_must_not_change_is_guarded_by_a_transition_rule() -> None:

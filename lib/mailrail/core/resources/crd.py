@@ -144,10 +144,10 @@ def _list_type(field: Schema, rule: UniqueBy) -> bool:
     """Let the API server see to uniqueness, if its list types can say it."""
     if "x-kubernetes-list-type" in field:
         return False
-    if rule.key is None:
+    if rule.key is None and field["items"].get("type") != "object":
         field["x-kubernetes-list-type"] = "set"
         return True
-    key = to_camel(rule.key)
+    key = to_camel(rule.key or "")
     if key not in field["items"].get("required", ()):
         if field["maxItems"] > CEL_UNIQUE_LIMIT:
             raise ValueError(f"{rule.message}: too many entries for CEL")

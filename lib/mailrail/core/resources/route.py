@@ -60,12 +60,7 @@ class MailRouteSpec(Part):
 
     RULES = (
         UniqueBy("rules", "name"),
-        CelCondition(
-            "parentRefs: entries must be unique",
-            "self.parentRefs.all(a, self.parentRefs.exists_one(b, b.kind == a.kind && b.name == a.name "
-            "&& has(b.namespace) == has(a.namespace) && (!has(a.namespace) || b.namespace == a.namespace)))",
-            lambda m: len(set(m.parent_refs)) == len(m.parent_refs),
-        ),
+        UniqueBy("parent_refs"),
         CelCondition(
             f"rules: all together name at most {DOMAINS_LIMIT} domains",
             "self.rules.map(r, has(r.matches) ? r.matches.map(m, (has(m.toDomains) ? m.toDomains.size() : 0) "
