@@ -44,17 +44,18 @@ _API_BROKEN: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 _LIST_BACKOFF: Final = 1.0
 _WATCH_BACKOFF: Final = 2.0
 _DEBOUNCE_LIMIT: Final = 2.0
+_METADATA: Final = ("name", "namespace", "uid", "creationTimestamp", "generation")
 _DNS_OFF: Final = DnsVerdict.not_checked("the check is switched off")
 
 
 def document_of(seen: Observed) -> Document:
-    """What the compiler reads of an object: identity, generation and spec."""
+    """What the compiler reads of an object: identity, age, generation and spec."""
     metadata = seen.body["metadata"]
     return Document(
         {
             "apiVersion": API_VERSION,
             "kind": seen.ref.kind,
-            "metadata": {k: metadata[k] for k in ("name", "namespace", "uid", "generation") if k in metadata},
+            "metadata": {k: metadata[k] for k in _METADATA if k in metadata},
             "spec": seen.spec,
         }
     )
@@ -88,6 +89,7 @@ class Leader:
         self._waiting = "nothing was published yet"
         self._last_round = 0.0
         self._publishing = False
+        self._again: asyncio.TimerHandle | None = None
         self._may_write = may_write
         self._log = log.get_logger()
         self.synced = False
@@ -302,6 +304,7 @@ class Leader:
                 name: {k: str(v) for k, v in (metadata.get("labels") or {}).items()}
                 for (_, name), metadata in self._namespace_watch.metadata.items()
             },
+            now=int(time.time()),
         )
         if unreadable:
             asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
@@ -318,6 +321,10 @@ class Leader:
         compiled = outcome.compiled
         self._diagnostics, self._uses, self._waiting = compiled.diagnostics, compiled.state.uses, ""
         self.published = True
+        if self._again is not None:
+            self._again.cancel()
+        if compiled.again_at is not None:
+            self._again = asyncio.get_running_loop().call_later(max(1.0, compiled.again_at - time.time()), self._nudge)
         head = outcome.revision if outcome.activated else self._running.head
         self._running = replace(
             self._running,

@@ -8,6 +8,7 @@ touches no file.
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,8 @@ class Folder:
         self._ca_files = frozenset(_ca_files(documents))
         files = {name: content for name in sorted(self._ca_files) if (content := self._ca_file(name)) is not None}
         secret = self._local_tls()
-        return Sources((*documents, *((secret,) if secret is not None else ())), unreadable, files=files)
+        everything = (*documents, *((secret,) if secret is not None else ()))
+        return Sources(everything, unreadable, files=files, now=int(time.time()))
 
     def _load(self, file: _File, fresh: Cache) -> Loaded:
         try:

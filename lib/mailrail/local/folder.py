@@ -10,6 +10,7 @@ unreadable file may be its new name.
 """
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -120,6 +121,7 @@ class Watcher:
         self._options = BuildOptions(captive=settings.captive, port_offset=settings.port_offset)
         self._refused: str | None = None
         self._compare_at = 0.0
+        self._again_at = math.inf
         self._log = log.get_logger()
 
     async def run(self) -> None:
@@ -136,7 +138,7 @@ class Watcher:
 
     async def _wait_until_still(self, published: Snapshot | None) -> Snapshot:
         """The next snapshot that differs from the published one and stayed the same for one look; or the published one,
-        when the store does not have it any more."""
+        when the store does not have it any more, or when a name that was kept for an object becomes free."""
         before = published
         gone = False
         while True:
@@ -155,7 +157,7 @@ class Watcher:
                 gone = False
                 began = time.monotonic()
                 now = await asyncio.to_thread(self._folder.snapshot)
-                if now == published and await self._store_differs():
+                if now == published and (time.time() >= self._again_at or await self._store_differs()):
                     return now
                 if now == published:  # nothing is going on: thousands of files are not to take a quarter of a processor
                     pause = min(max(pause, _REST * (time.monotonic() - began)), _LONGEST_REST * pause)
@@ -201,6 +203,7 @@ class Watcher:
             await asyncio.sleep(0.5)
             return False
         self._refused = None
+        self._again_at = math.inf if outcome.compiled.again_at is None else outcome.compiled.again_at
         self._reporter.findings(outcome.compiled.diagnostics.findings)
         self._reporter.report_published(outcome)
         return True

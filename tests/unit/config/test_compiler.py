@@ -378,12 +378,6 @@ def test_the_older_claim_to_a_domain_wins_whatever_the_names() -> None:
     condition = second.diagnostics.of("MailDomain", "aa").condition(ConditionType.ACCEPTED)
     assert condition is not None
     assert condition.reason is Reason.CONFLICTED
-    # Who waited longest is next.
-    third = build(
-        [*basics(), domain("a0", "shop.example"), domain("aa", "shop.example"), domain("zz", "shop.example")], second
-    )
-    fourth = build([*basics(), domain("a0", "shop.example"), domain("aa", "shop.example")], third)
-    assert [d.ref.name for d in fourth.revision.domains if d.name == "shop.example"] == ["aa"]
 
 
 def test_of_two_new_claims_the_first_by_namespace_and_name_wins() -> None:

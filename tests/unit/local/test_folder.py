@@ -99,7 +99,7 @@ async def test_a_look_that_found_nothing_is_followed_by_a_rest_of_at_most_four_p
         return snapshot(of)
 
     monkeypatch.setattr(folder, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
-    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now, time=lambda: now))
     monkeypatch.setattr(Folder, "snapshot", looked)
     one = watcher(replace(settings, look_seconds=0.1), Config())
     with pytest.raises(Changed):

@@ -7,7 +7,7 @@ The work, in order:
 1. `reading`: every document, with the typed models. A broken one is refused and its last accepted version takes its
    place. Objects of a file that cannot be read count as unchanged; so do those of a file that is gone, while one that
    cannot be read may be its new name.
-2. `settling`, until nothing changes: who owns each domain name, address and login (the older claim wins); that every
+2. `settling`, until nothing changes: who owns each domain name, address and login (`ownership`); that every
    gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted version.
 3. `building`: references are resolved. What is missing is named and its mail deferred, never sent by another way. The
    rules of each level are put in order: priority, then namespace/name, then position; hidden and ambiguous ones found.
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from mailrail.core.config.building import Build, BuildOptions
 from mailrail.core.config.diagnostics import Diagnostics
+from mailrail.core.config.ownership import next_change
 from mailrail.core.config.reading import Input, Sources
 from mailrail.core.config.secret_uses import SecretUses, Value
 from mailrail.core.config.settling import settle
@@ -43,6 +44,8 @@ class Compiled:
     values: Mapping[str, Value] = field(repr=False)
     """By SecretRef.path; those kept from the last revision are absent."""
     summary: str = ""
+    again_at: int | None = None
+    """Unix seconds when the same documents give another result, because a kept claim ends; None: never."""
 
 
 def _summary(revision: Revision) -> str:
@@ -79,7 +82,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     everything = [*read_in.notes, *notes, *build.notes]
     state = CompilerState(
         accepted=tuple(Accepted(v.ref, v.source, v.origin) for _, v in sorted(settled.versions.items())),
-        claims=tuple(settled.new_claims[key] for key in sorted(settled.new_claims)),
+        claims=settled.new_claims,
         uses=tuple(secrets.uses[key] for key in sorted(secrets.uses)),
     )
     return Compiled(
@@ -90,4 +93,5 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
         state,
         secrets.values,
         _summary(revision),
+        next_change(state.claims),
     )

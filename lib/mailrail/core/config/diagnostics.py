@@ -72,7 +72,8 @@ REASONS: Final[dict[Reason, str]] = {
     "in use; a document that was never accepted is left out.",
     Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
-    Reason.CONFLICTED: "Another object claimed the same domain name, address or login first and keeps it.",
+    Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
+    "Names of a deleted object are kept for ten minutes.",
     Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
     Reason.ALIAS_TOO_LARGE: f"An alias leads to more than {EXPANSION_LIMIT:,} addresses, including aliases on the way. "
     "If the edit that caused this could not be refused, mail for the alias is deferred (451 4.3.5).",

@@ -27,14 +27,17 @@ class Sources:
     """Labels by name, for selectors."""
     files: Mapping[str, bytes] | None = None
     """Contents for caFile by path; None: not in local mode."""
+    now: int = 0
+    """Unix seconds: claims of what is gone are kept for a while."""
 
     @classmethod
-    def of(cls, *loaded: Loaded, files: Mapping[str, bytes] | None = None) -> "Sources":
+    def of(cls, *loaded: Loaded, files: Mapping[str, bytes] | None = None, now: int = 0) -> "Sources":
         """The documents of several files."""
         return cls(
             tuple(d for one in loaded for d in one.documents),
             tuple(u for one in loaded for u in one.unreadable),
             files=files,
+            now=now,
         )
 
 
@@ -89,6 +92,7 @@ class Input:
         self.secrets: dict[tuple[str, str], SecretDocument] = {}
         self.broken_secrets: dict[tuple[str, str], str] = {}
         self.namespaces: dict[str, Mapping[str, str]] = dict(sources.namespaces)
+        self.now, self.in_cluster = sources.now, sources.files is None
         self._places: dict[ObjectRef, SourceLocation] = {}
         self.retained: set[ObjectRef] = set()
         unreadable = {u.place.origin for u in sources.unreadable}

@@ -1,6 +1,6 @@
 """Step 2 of a compilation: which versions go together.
 
-Who owns each domain name, address and login (the older claim wins), that every gateway has its postmaster, that no
+Who owns each domain name, address and login (`ownership`), that every gateway has its postmaster, that no
 alias leads back to itself. Who loses falls back to its last accepted version, and all is judged anew until nothing
 changes.
 """
@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.grants import Attachment, refusal
+from mailrail.core.config.ownership import Wish, decide, grouped
 from mailrail.core.config.reading import Input, Remark, Version
 from mailrail.core.config.recipients import EXPANSION_LIMIT, AddressBook, Node
 from mailrail.core.config.state import CompilerState, NameClaim
@@ -64,7 +65,7 @@ class Addresses:
 class Settlement:
     """One choice of versions: who attaches to whom, and what is claimed."""
 
-    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, NameClaim]) -> None:
+    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, tuple[NameClaim, ...]]) -> None:
         self._input, self._refusals, self._claims = read_in, refusals, claims
         self.versions: dict[ObjectRef, Version] = {}
         for ref in sorted(read_in.candidates):
@@ -76,7 +77,9 @@ class Settlement:
         self.accounts = self._of(MailAccount)
         self.transports = self._of(MailTransport)
         self.routes = self._of(MailRoute)
-        self.new_claims: dict[str, NameClaim] = {}
+        self.new_claims: tuple[NameClaim, ...] = ()
+        self.forbidden: set[ObjectRef] = set()
+        """What its gateway or domain does not let attach."""
         self.gateway_of: dict[ObjectRef, ObjectRef] = {}
         self.domain_of: dict[ObjectRef, ObjectRef] = {}
         self.addresses_of: dict[ObjectRef, Addresses] = {}
@@ -88,6 +91,12 @@ class Settlement:
         """Why an object may not refer to another whose list this is; None if it may."""
         return refusal(attach, asked, self._input.namespaces)
 
+    def withheld(self, parent: ObjectRef, owner: ObjectRef, name: str | None = None) -> str | None:
+        """Why a gateway does not let a domain of that name attach, or a domain an account; None if it does. Asked of
+        objects that are there, and of those that are gone and whose claim is kept."""
+        of = self.gateways[parent].spec if parent.kind == "MailGateway" else self.domains[parent].spec
+        return self.refusal(of.attach, Attachment(parent, owner, domain_name=name))
+
     def attach(self) -> Iterator[Remark]:
         """Attach domains to gateways and accounts to domains; what is missing or not allowed is noted."""
         for ref, domain in self.domains.items():
@@ -96,7 +105,8 @@ class Settlement:
             path: Path = ("spec", "gatewayRef", "name")
             if gateway is None:
                 yield waits(ref, parent, path)
-            elif why := self.refusal(gateway.spec.attach, Attachment(parent, ref, domain_name=domain.spec.domain_name)):
+            elif why := self.withheld(parent, ref, domain.spec.domain_name):
+                self.forbidden.add(ref)
                 yield forbidden(ref, parent, path, why)
             else:
                 self.gateway_of[ref] = parent
@@ -106,7 +116,8 @@ class Settlement:
             path = ("spec", "domainRef", "name")
             if owner is None:
                 yield waits(ref, parent, path)
-            elif why := self.refusal(owner.spec.attach, Attachment(parent, ref)):
+            elif why := self.withheld(parent, ref):
+                self.forbidden.add(ref)
                 yield forbidden(ref, parent, path, why)
             elif parent not in self.gateway_of:
                 self.domain_of[ref] = parent
@@ -153,6 +164,13 @@ class Settlement:
         message = f"{show_path(path)}: {full} is not an address of its domain {name}; it is left out"
         return Remark(ref, ConditionType.RESOLVED_REFS, Reason.TARGET_NOT_FOUND, message, path, domain)
 
+    def by_name(self) -> dict[str, ObjectRef]:
+        """The domain of each name: the one that is attached, else the first that waits to be."""
+        found: dict[str, ObjectRef] = {}
+        for ref in (*self.gateway_of, *(r for r in self.domains if r not in self.forbidden)):
+            found.setdefault(self.domains[ref].spec.domain_name, ref)
+        return found
+
     def login_of(self, ref: ObjectRef) -> str | None:
         """The name to log in with, lower case; None where no address is left to take it from."""
         login = self.accounts[ref].spec.login
@@ -181,49 +199,49 @@ class Settlement:
                     ("spec", "login"),
                 )
 
-    def _wanted(self) -> Iterator[tuple[str, ObjectRef, Path, str]]:
+    def _wishes(self) -> Iterator[Wish]:
         """Every name that some object wants for itself alone, with the field that says so."""
-        for ref, domain in self.domains.items():
-            name = domain.spec.domain_name
-            yield f"domain {name}", ref, ("spec", "domainName"), f"the domain {name}"
-        for ref in self.accounts:
-            if ref not in self.domain_of:
+        for ref, parent in self.gateway_of.items():
+            name, created = self.domains[ref].spec.domain_name, self._created(ref)
+            yield Wish(f"domain {name}", ref, parent, ("spec", "domainName"), f"the domain {name}", created)
+        for ref, parent in self.domain_of.items():
+            if parent not in self.gateway_of:
                 continue
-            owned = self.addresses_of[ref]
+            created, owned = self._created(ref), self.addresses_of[ref]
             for field, addresses in (("addresses", owned.both), ("receive", owned.receive)):
                 for address in addresses:
-                    yield f"address {address}", ref, ("spec", field), f"the address {address}"
+                    path: Path = ("spec", field)
+                    yield Wish(f"address {address}", ref, parent, path, f"the address {address}", created)
             login = self.login_of(ref)
             if login is not None:
-                yield f"login {login}", ref, ("spec", "login"), f"the login {login}"
+                yield Wish(f"login {login}", ref, parent, ("spec", "login"), f"the login {login}", created)
 
-    def conflicts(self) -> dict[ObjectRef, tuple[str, Remark]]:
-        """Who loses a name that two want: the name and what to say. The older claim wins, then namespace and name.
+    def _created(self, ref: ObjectRef) -> str:
+        """When an object was made; files do not say so."""
+        return (self.versions[ref].resource.metadata.creation_timestamp or "") if self._input.in_cluster else ""
+
+    def _released(self, claim: NameClaim) -> bool:
+        """Whether the object of a claim gave the name up, or lost the right to it; else it is gone for a while."""
+        if claim.owner in self.gateway_of or self.domain_of.get(claim.owner) in self.gateway_of:
+            return True  # it is there and could have it
+        parent = claim.parent
+        if claim.owner in self.forbidden or parent in self.forbidden:
+            return True
+        name = claim.key.partition(" ")[2] if claim.owner.kind == "MailDomain" else None
+        return parent in self.versions and self.withheld(parent, claim.owner, name) is not None
+
+    def conflicts(self) -> dict[ObjectRef, Remark]:
+        """Who loses a name that two want, and what to say of it.
 
         A loser whose winner loses something else is left for the next round: the name may become free for it.
         """
-        wanted: dict[str, list[tuple[ObjectRef, Path, str]]] = {}
-        for key, ref, path, words in self._wanted():
-            wanted.setdefault(key, []).append((ref, path, words))
-        losers: dict[ObjectRef, tuple[str, Remark]] = {}
-        winner_of: dict[ObjectRef, ObjectRef] = {}
-        for key, claimants in wanted.items():
-            now = {ref for ref, _, _ in claimants}
-            everyone = now | self._refusals.waiting.get(key, set())
-            claim = self._claims.get(key)
-            before = tuple(r for r in claim.claimants if r in everyone) if claim is not None else ()
-            order = before + tuple(sorted(everyone.difference(before)))
-            self.new_claims[key] = NameClaim(key, order)
-            if len(now) == 1:
-                continue
-            winner = next(r for r in order if r in now)
-            for ref, path, words in claimants:
-                if ref != winner and ref not in losers:
-                    # Another team's object is not named.
-                    who = str(winner) if winner.namespace == ref.namespace else "an object of another namespace"
-                    note = Remark(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, f"{words} belongs to {who}", path)
-                    losers[ref], winner_of[ref] = (key, note), winner
-        certain = {ref: loss for ref, loss in losers.items() if winner_of[ref] not in losers}
+        decided = decide(self._wishes(), self._claims, self._released, self._input.now)
+        self.new_claims = tuple(decided.claims)
+        losers = {
+            ref: Remark(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, loss.message, loss.wish.path)
+            for ref, loss in decided.losses.items()
+        }
+        certain = {ref: note for ref, note in losers.items() if decided.losses[ref].winner not in losers}
         return certain or losers
 
     def postmasters(self) -> Iterator[tuple[ObjectRef, ObjectRef, str]]:
@@ -252,28 +270,25 @@ def forbidden(ref: ObjectRef, parent: ObjectRef, path: Path, why: str) -> Remark
 
 
 class Refusals:
-    """What was refused so far, and which names the refused ones wait for."""
+    """What was refused so far."""
 
     def __init__(self) -> None:
         self.notes: list[Remark] = []
-        self.waiting: dict[str, set[ObjectRef]] = {}
         self._counts: dict[ObjectRef, int] = {}
 
     def count(self, ref: ObjectRef) -> int:
         """How many versions of the object were refused."""
         return self._counts.get(ref, 0)
 
-    def refuse(self, note: Remark, name: str | None = None) -> None:
-        """Fall back by one version; with a name the object waits for it, in its place of the order of claims."""
+    def refuse(self, note: Remark) -> None:
+        """Fall back by one version."""
         self._counts[note.ref] = self.count(note.ref) + 1
         self.notes.append(note)
-        if name is not None:
-            self.waiting.setdefault(name, set()).add(note.ref)
 
 
 def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Remark]]:
     """Refuse and fall back until all versions go together. Each round refuses at least one version, or ends."""
-    claims = {c.key: c for c in previous.claims}
+    claims = grouped(previous.claims)
     refusals = Refusals()
     while True:
         settled = Settlement(read_in, refusals, claims)
@@ -285,8 +300,8 @@ def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Re
         if refused:
             continue
         losers = settled.conflicts()
-        for name, note in losers.values():
-            refusals.refuse(note, name)
+        for note in losers.values():
+            refusals.refuse(note)
         if losers:
             continue
         missing = list(settled.postmasters())
@@ -379,6 +394,7 @@ def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
 
 def _directory(settled: Settlement) -> AddressBook:
     """The domains as far as resolution needs them."""
+    domains = {ref: settled.domains[ref] for ref in settled.by_name().values()}
     return AddressBook(
         (
             Domain(
@@ -391,16 +407,21 @@ def _directory(settled: Settlement) -> AddressBook:
                 separators=d.spec.separators,
                 catch_all=full_address(d.spec.catch_all, d.spec.domain_name) if d.spec.catch_all else None,
             )
-            for ref, d in settled.domains.items()
+            for ref, d in domains.items()
         ),
-        frozenset(a for owned in settled.addresses_of.values() for a in owned.received),
+        frozenset(
+            address
+            for ref, owned in settled.addresses_of.items()
+            if settled.domain_of[ref] in domains
+            for address in owned.received
+        ),
     )
 
 
 def _refuse_too_large(settled: Settlement, directory: AddressBook, refusals: Refusals) -> bool:
     """Refuse the edit that makes an alias lead to too many addresses: that of its own domain first, else of one that
     it passes through. Whether there was such an edit."""
-    by_name = {d.spec.domain_name: ref for ref, d in settled.domains.items()}
+    by_name = settled.by_name()
     for node, passed in directory.too_large().items():
         own = by_name[node.domain]
         edited = [ref for name in passed if settled.versions[ref := by_name[name]].new]
@@ -412,8 +433,8 @@ def _refuse_too_large(settled: Settlement, directory: AddressBook, refusals: Ref
 
 def domains_of(settled: Settlement, cycle: Sequence[Node]) -> list[ObjectRef]:
     """The domains that a cycle of aliases passes through."""
-    names = {node.domain for node in cycle}
-    return [ref for ref, d in settled.domains.items() if d.spec.domain_name in names]
+    by_name = settled.by_name()
+    return [by_name[name] for name in sorted({node.domain for node in cycle})]
 
 
 def cycle_note(ref: ObjectRef, cycle: Sequence[Node], kind: ConditionType = ConditionType.ACCEPTED) -> Remark:

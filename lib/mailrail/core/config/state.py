@@ -30,10 +30,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class NameClaim:
-    """Who wants a name, the oldest first. The first one that may have it, has it."""
+    """Who has a name (`ownership`)."""
 
     key: str
-    claimants: tuple[ObjectRef, ...]
+    owner: ObjectRef
+    parent: ObjectRef
+    """What gave it the right to the name."""
+    gone_since: int | None = None
+    """Unix seconds when the owner was found gone, while its claim is kept; None: it is there."""
 
 
 @dataclass(frozen=True, slots=True)

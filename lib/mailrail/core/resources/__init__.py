@@ -51,6 +51,8 @@ def canonical(document: Mapping[str, Any]) -> str:
     kept: dict[str, Any] = {key: value for key, value in document.items() if key not in ("metadata", "status")}
     if isinstance(metadata, Mapping):
         kept["metadata"] = {k: metadata[k] for k in ("name", "namespace", "uid") if k in metadata}
+        if isinstance(created := metadata.get("creationTimestamp"), str):  # `null` in what tools print
+            kept["metadata"]["creationTimestamp"] = created
     elif metadata is not None:
         kept["metadata"] = metadata
     return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

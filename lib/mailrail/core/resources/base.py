@@ -191,6 +191,9 @@ class Metadata(BaseModel):
     namespace: LabelName = "default"
     uid: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     generation: int | None = None
+    creation_timestamp: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, alias="creationTimestamp"
+    )
 
 
 class Resource(BaseModel):
