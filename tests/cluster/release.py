@@ -60,6 +60,8 @@ class Release:
 
     def __init__(self, kubectl: Kubectl, folder: Path) -> None:
         self.kubectl, self._folder = kubectl, folder
+        self.chart = CHART
+        """What is installed, and upgraded to."""
         self.notes = ""
         """What the installation said."""
         self.took = 0.0
@@ -81,14 +83,14 @@ class Release:
     def install(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
         """Install with defaults and these values, and wait until everything is Ready."""
         # The CRDs may be there already, from another test or an older release that kept them.
-        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
+        arguments = [NAME, str(self.chart), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
         began = time.monotonic()
         self.notes = self._must("install", *arguments, *options)
         self.took = time.monotonic() - began
 
     def upgrade(self, values: Mapping[str, Any] | None = None, *options: str) -> None:
         """Upgrade to these values, and wait until everything is Ready."""
-        arguments = [NAME, str(CHART), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
+        arguments = [NAME, str(self.chart), "--take-ownership", "--wait", "--timeout=4m", *self.values(values or {})]
         self._must("upgrade", *arguments, *options)
 
     def rollback(self, revision: int) -> None:

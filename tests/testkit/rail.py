@@ -258,6 +258,12 @@ class Rail:
         self.program.stop(within=60)
         self.start_again()
 
+    def upgrade(self, python: str = sys.executable) -> None:
+        """Stop it cleanly and start another Mailrail, this one by default, on the same folders and ports."""
+        self.program.stop(within=60)
+        self._python = python
+        self.start_again()
+
     def start_again(self) -> None:
         """Start it on the same folders and ports after it ended."""
         self.program.stop()  # it ended; this lets go of its output

@@ -40,11 +40,15 @@ class Tree:
         self.git("add", "--all")
         self.git("commit", "-q", "--allow-empty", "-m", subject)
 
-    def release(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        packages = [self.folder / "lib", self.folder / "operator", *sorted((self.folder / "services").glob("*"))]
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        names = ("lib", "operator", "scripts", "tests")
+        packages = [*(self.folder / name for name in names), *sorted((self.folder / "services").glob("*"))]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, packages)), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "scripts/release.py", *arguments]
+        command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def release(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.python("scripts/release.py", *arguments)
 
     def copy(self, folder: Path) -> "Tree":
         self.git("clone", "-q", str(self.folder), str(folder))
@@ -163,6 +167,21 @@ def test_a_release_is_built_of_the_tree_that_was_prepared_and_of_no_later_one(pr
     done = tree.release(VERSION, *WITHOUT)
     assert done.returncode == 1
     assert "HEAD is another tree: git checkout " in done.stderr
+
+
+def test_what_upgrades_begin_with_is_the_tree_of_the_newest_release(prepared: Tree, tmp_path: Path) -> None:
+    tree = prepared.copy(tmp_path / "tree")
+    (tree.folder / "README.md").write_text("later")
+    tree.commit("Later")
+    (tmp_path / "base").mkdir()
+    script = (
+        "import sys; from pathlib import Path; from testkit.older import *;"
+        "print(commit_of(releases()[-1]), source_of_base(Path(sys.argv[1])))"
+    )
+    done = tree.python("-c", script, str(tmp_path / "base"))
+    assert done.stdout.split() == [tree.git("rev-parse", "HEAD~1"), VERSION], done.stderr
+    assert (tmp_path / "base/README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    assert f"appVersion: {VERSION}" in (tmp_path / "base/deploy/helm/mailrail/Chart.yaml").read_text()
 
 
 def dirty(tree: Tree) -> str:

@@ -1,0 +1,87 @@
+"""Mailrail as it was before: a wheel of the newest release in a virtual environment of its own.
+
+Before the first release the work tree itself stands in, under a version that says so: the way from one installed
+Mailrail to another is then tested, though nothing in between has changed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from check_generated import files_of
+from contract import releases
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_RELEASE = "0.0.1"
+"""The version of the stand-in."""
+
+
+@dataclass(frozen=True)
+class Older:
+    """An installed Mailrail."""
+
+    version: str
+    python: str
+    """The interpreter that imports it."""
+
+
+def commit_of(release: Path) -> str:
+    """The commit of a release: the one that added its contract; where history is cut off, the one before it."""
+    log = ("git", "log", "-1", "--diff-filter=A", "--format=%H", "--", str(release / "release.json"))
+    added = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return added or str(json.loads((release / "release.json").read_text())["commit"])
+
+
+def source_of_base(folder: Path) -> str:
+    """Lay the source of the newest release, chart included, into `folder`. Answers its version."""
+    released = releases()
+    if released:
+        archive = subprocess.run(
+            ["git", "archive", commit_of(released[-1])], cwd=ROOT, capture_output=True, check=True
+        ).stdout
+        subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
+    else:
+        for name in files_of(ROOT):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    settings = folder / "pyproject.toml"
+    text = settings.read_text()
+    if not released:
+        text = re.sub(r'(?m)^version = "[^"]+"$', f'version = "{NO_RELEASE}"', text, count=1)
+        settings.write_text(text)
+        subprocess.run([sys.executable, "scripts/generate_chart_version.py"], cwd=folder, check=True)
+    found = re.search(r'(?m)^version = "([^"]+)"$', text)
+    assert found is not None
+    return found[1]
+
+
+@contextlib.contextmanager
+def older() -> Iterator[Older]:
+    """The newest release, installed beside what this interpreter has; removed at the end."""
+    # Not below pytest's own folder: as root, Postgres runs as a user that must be able to pass through.
+    with tempfile.TemporaryDirectory(prefix="mailrail-older-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "source").mkdir()
+        version = source_of_base(folder / "source")
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+        subprocess.run(build, cwd=folder / "source", capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        python = folder / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        where = sysconfig.get_path("purelib", vars={"base": str(folder / "venv"), "platbase": str(folder / "venv")})
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            wheel.extractall(where)
+        # The libraries are this environment's, after the older Mailrail. What it says of itself in .pth files (the
+        # work tree) does not count: those of a folder that a .pth file names are not read.
+        (Path(where) / "libraries.pth").write_text(sysconfig.get_path("purelib") + os.linesep)
+        yield Older(version, str(python))
