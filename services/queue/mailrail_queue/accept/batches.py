@@ -337,7 +337,7 @@ class GroupCommit:
         prepared = [prepare(pending, under, self.ids, self._dispatcher) for pending in batch]
         for one in prepared:
             if one.deliveries:
-                one.pending.born_leased += tuple(new for new in one.recipients if new.token)
+                one.pending.born_leased += tuple([new for new in one.recipients if new.token])
         return prepared
 
     async def _insert(

@@ -31,11 +31,12 @@ class CommitOutcome:
     reason: str = ""
     """Label of `metrics.REFUSED`; empty for what is accepted."""
     reply: types_pb2.Reply | None = None
+    """None for what is accepted."""
 
     @property
     def accepted(self) -> bool:
         """The message is in the queue."""
-        return self.state in (CommitState.STORED, CommitState.EXISTED)
+        return self.reply is None
 
 
 def refusal(

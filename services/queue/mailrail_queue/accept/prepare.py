@@ -64,17 +64,6 @@ class Conditions:
     """Seconds of the steady clock of `Sites`."""
 
 
-class _Origin(NamedTuple):
-    """Where a message comes from: the same for all its recipients."""
-
-    mail_from: str
-    domain: str
-    account: str | None
-    gateway: str | None
-    ours: bool
-    sender_authentication: types_pb2.SenderAuthentication.ValueType
-
-
 class Member(NamedTuple):
     """A recipient that may be born leased."""
 
@@ -89,8 +78,12 @@ def prepare(pending: PendingCommit, under: Conditions, ids: Ids, sites: Sites) -
     message_id, commit, prefix, body = pending.id, pending.commit, pending.prefix, pending.body
     envelope = commit.envelope
     tls, origin_kind = envelope.tls_requirement, envelope.origin
-    origin = _origin(envelope)
-    mail_from, from_domain, account, gateway, ours, sender_authentication = origin
+    mail_from = envelope.mail_from
+    from_domain = domain_of(mail_from) or (mail_from and "localhost")
+    account = reference_text(envelope.account) if envelope.HasField("account") else None
+    gateway = reference_text(envelope.gateway) if envelope.HasField("gateway") else None
+    ours = origin_kind in _OURS
+    sender_authentication = types_pb2.SENDER_AUTHENTICATION_YES if ours else envelope.sender_authentication
     release = release_time(envelope, under.now)
     key = header_key(envelope.message_id) if envelope.message_id else 0
     inline = pending.chunks == 0
@@ -140,40 +133,28 @@ def prepare(pending: PendingCommit, under: Conditions, ids: Ids, sites: Sites) -
         ):
             expanded = True
         if hold_reason is None and not release and inline and plan.shard in owned and not plan.missing:
+            # Positional: a class copies keyword arguments into a dict and back, and this is made for each recipient.
             recipient = AttemptRecipient(
-                id=new.id,
-                message_id=message_id,
-                shard=plan.shard,
-                version=1,
-                attempts=1,
-                interruptions=0,
-                accepted=under.now,
-                uncounted_seconds=0.0,
-                null_sender=from_domain == "",
-                sender_authentication=sender_authentication,
-                delayed_dsn_decided=False,
-                tls_requirement=tls,
-                address=address,
-                facts=facts,
-                notify=asked_of(rcpt.notify) if rcpt.notify else 0,
-                envelope_recipient=row,
+                new.id,
+                message_id,
+                plan.shard,
+                1,
+                1,
+                0,
+                under.now,
+                0.0,
+                from_domain == "",
+                sender_authentication,
+                False,
+                tls,
+                address,
+                facts,
+                asked_of(rcpt.notify) if rcpt.notify else 0,
+                row,
             )
             members.append(Member(plan, new, recipient, recipient_fields(new.id, rcpt)))
     deliveries = _born_leased(message, body, members, under, ids, sites) if members else []
     return PreparedCommit(pending, message, recipients, deliveries, expanded)
-
-
-def _origin(envelope: types_pb2.Envelope) -> _Origin:
-    mail_from = envelope.mail_from
-    ours = envelope.origin in _OURS
-    return _Origin(
-        mail_from,
-        domain_of(mail_from) or (mail_from and "localhost"),
-        reference_text(envelope.account) if envelope.HasField("account") else None,
-        reference_text(envelope.gateway) if envelope.HasField("gateway") else None,
-        ours,
-        types_pb2.SENDER_AUTHENTICATION_YES if ours else envelope.sender_authentication,
-    )
 
 
 def release_time(envelope: types_pb2.Envelope, now: float) -> float:

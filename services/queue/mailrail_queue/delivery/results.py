@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.delivery import judge as judging
 from mailrail.core.delivery.judge import Judgement
@@ -104,6 +105,12 @@ class _Work:
             self.notices[change.id] = one.notice
         if one.arrival is not None:
             self.arrivals[change.id] = one.arrival
+
+
+def _set_time(stamp: Timestamp, moment: float) -> None:
+    """Unix seconds. By hand: the library takes two calls more, for each attempt."""
+    whole = int(moment)
+    stamp.seconds, stamp.nanos = whole, int((moment - whole) * 1e9)
 
 
 class Finisher:
@@ -354,7 +361,8 @@ class Finisher:
             delivery.plan.describe(found.attempt)
             self._complete(found.attempt, delivery.started, result.node)
             if recipient.attempts == 1 and found.attempt.outcome not in NOT_ATTEMPTED:
-                started = found.attempt.started.ToNanoseconds() / 1e9  # by the clock of outbound, so perhaps earlier
+                stamp = found.attempt.started  # by the clock of outbound, so perhaps earlier
+                started = stamp.seconds + stamp.nanos / 1e9
                 work.first_attempt_seconds.append(max(0.0, started - recipient.accepted - recipient.uncounted_seconds))
             work.add(
                 found,
@@ -404,9 +412,9 @@ class Finisher:
 
     def _complete(self, attempt: types_pb2.Attempt, started: float, node: str) -> None:
         if not attempt.HasField("started"):
-            attempt.started.FromNanoseconds(int(started * 1e9))
+            _set_time(attempt.started, started)
         if not attempt.HasField("ended"):
-            attempt.ended.FromNanoseconds(int(self._database.now() * 1e9))
+            _set_time(attempt.ended, self._database.now())
         if not attempt.outbound:
             attempt.outbound = node
 
