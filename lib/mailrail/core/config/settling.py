@@ -14,7 +14,7 @@ from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.grants import Attachment, refusal
 from mailrail.core.config.ownership import Wish, decide, grouped
 from mailrail.core.config.reading import Input, Remark, Version
-from mailrail.core.config.recipients import EXPANSION_LIMIT, AddressBook, Node
+from mailrail.core.config.recipients import EXPANSION_LIMIT, POSTMASTER, AddressBook, Node
 from mailrail.core.config.state import CompilerState, NameClaim
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
 from mailrail.core.resources.attach import AnyAttach
@@ -135,34 +135,44 @@ class Settlement:
             parent_ref = self.domain_of.get(ref)
             if parent_ref is None:
                 continue
-            lists: list[tuple[str, ...]] = []
-            for field, texts in (
-                ("addresses", account.spec.addresses),
-                ("receive", account.spec.receive),
-                ("sendAs", account.spec.send_as),
-            ):
-                kept: dict[str, None] = {}
+            name = self.domains[parent_ref].spec.domain_name
+            kept: dict[str, dict[str, None]] = {"addresses": {}, "receive": {}, "sendAs": {}}
+            spec = account.spec
+            for field, texts in (("addresses", spec.addresses), ("receive", spec.receive), ("sendAs", spec.send_as)):
                 for position, text in enumerate(texts):
-                    wrong = self._foreign(ref, parent_ref, ("spec", field, position), text)
-                    if wrong is not None:
-                        yield wrong
-                    else:
-                        kept[self._full(parent_ref, text)] = None
-                lists.append(tuple(kept))
-            self.addresses_of[ref] = Addresses(*lists)
+                    full = f"@{name}" if text == "@" else full_address(text, name)
+                    why, reason = f"is not an address of its domain {name}", Reason.TARGET_NOT_FOUND
+                    if full.rpartition("@")[2] == name:
+                        received = kept["addresses"] | kept["receive"]
+                        why, reason = self._reserved(ref, parent_ref, field, full, received), Reason.REF_NOT_PERMITTED
+                    if not why:
+                        kept[field][full] = None
+                        continue
+                    path = ("spec", field, position)
+                    message = f"{show_path(path)}: {full} {why}; it is left out"
+                    yield Remark(ref, ConditionType.RESOLVED_REFS, reason, message, path, parent_ref)
+            self.addresses_of[ref] = Addresses(*(tuple(kept[field]) for field in kept))
 
-    def _full(self, domain: ObjectRef, text: str) -> str:
-        """An address of an account of that domain as written, in full."""
-        name = self.domains[domain].spec.domain_name
-        return f"@{name}" if text == "@" else full_address(text, name)
+    def _reserved(self, ref: ObjectRef, domain: ObjectRef, field: str, full: str, received: Mapping[str, None]) -> str:
+        """Why an account of another namespace than its domain's does not get an address of it; empty if it does.
 
-    def _foreign(self, ref: ObjectRef, domain: ObjectRef, path: Path, text: str) -> Remark | None:
-        """Why an account does not get an address that it names."""
-        full, name = self._full(domain, text), self.domains[domain].spec.domain_name
-        if full.rpartition("@")[2] == name:
-            return None
-        message = f"{show_path(path)}: {full} is not an address of its domain {name}; it is left out"
-        return Remark(ref, ConditionType.RESOLVED_REFS, Reason.TARGET_NOT_FOUND, message, path, domain)
+        It may take names that nobody has, and send as what it receives. All else is mail of the domain's other users:
+        what the domain itself says, the unknown rest (`@`), and what goes to others by a separator.
+        """
+        if ref.namespace == domain.namespace:
+            return ""
+        spec, local = self.domains[domain].spec, full.rpartition("@")[0]
+        only = f"which only accounts in namespace {domain.namespace} may have"
+        if not local:
+            return f"stands for every address, {only}"
+        if field == "sendAs":
+            return "" if full in received else f"is not among the addresses that it receives, {only}"
+        listed = spec.delivery.transport.listed if spec.delivery.transport is not None else ()
+        if local == POSTMASTER or local in {folded(text) for text in (*(a.local_part for a in spec.aliases), *listed)}:
+            return f"belongs to {domain} itself"
+        if any(mark in local[1:] for mark in spec.separators):
+            return f"has a separator, {only}"
+        return ""
 
     def by_name(self) -> dict[str, ObjectRef]:
         """The domain of each name: the one that is attached, else the first that waits to be."""
@@ -180,9 +190,14 @@ class Settlement:
         return next((a for a in found.any if not a.startswith("@")), None)
 
     def _is_own(self, ref: ObjectRef, login: str) -> bool:
-        """A login that looks like an address is one of the account's domain: those of others are theirs to use."""
+        """A login that looks like an address is one of the account's domain, or of the account itself where it is of
+        another namespace: those of others are theirs to use."""
         domain = self.domain_of.get(ref)
-        return domain is None or "@" not in login or login.rpartition("@")[2] == self.domains[domain].spec.domain_name
+        if domain is None or "@" not in login:
+            return True
+        if ref.namespace != domain.namespace:
+            return full_address(login, "") in self.addresses_of[ref].received
+        return login.rpartition("@")[2].casefold() == self.domains[domain].spec.domain_name
 
     def foreign_logins(self) -> Iterator[Remark]:
         """Accounts whose login is an address of another domain."""
@@ -190,12 +205,14 @@ class Settlement:
             login = account.spec.login
             if login is not None and not self._is_own(ref, login):
                 new = self.versions[ref].new
-                name = self.domains[self.domain_of[ref]].spec.domain_name
+                domain = self.domain_of[ref]
+                whose = "an address of its domain" if ref.namespace == domain.namespace else "one of its addresses of"
+                name = self.domains[domain].spec.domain_name
                 yield Remark(
                     ref,
                     ConditionType.ACCEPTED if new else ConditionType.RESOLVED_REFS,
                     Reason.INVALID,
-                    f"spec.login: {login} is not an address of its domain {name}; a login with an @ must be one",
+                    f"spec.login: {login} is not {whose} {name}; a login with an @ must be one",
                     ("spec", "login"),
                 )
 
