@@ -28,6 +28,16 @@ DASHBOARD = Dashboard(
                     ),
                     stacked=True,
                 ),
+                Panel(
+                    "Listeners that are not open",
+                    "By gateway and listener: at least one ingress process cannot open the port.",
+                    (
+                        Query(
+                            'max by (gateway, listener) (mailrail_ingress_listeners{state="failed"}) > 0',
+                            "{{gateway}} {{listener}}",
+                        ),
+                    ),
+                ),
                 split(
                     "Sessions, by end",
                     "lost: the client disconnected; errors: too many bad commands; refused: a bare line end, an "

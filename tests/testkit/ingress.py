@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -407,13 +407,22 @@ class Ingress:
     """The process, with its neighbours. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, made: Setup | None = None, *, keep: bool = True, patience: float = 60.0, **settings: str
+        self,
+        folder: Path,
+        made: Setup | None = None,
+        *,
+        keep: bool = True,
+        patience: float = 60.0,
+        opens: Collection[str] = (),
+        **settings: str,
     ) -> None:
+        """`opens`: listeners that it waits for at the start, where not all of the first gateway can be opened."""
         self.queue = FakeQueue(keep=keep)
         self.config = FakeConfig()  # type: ignore[abstract]  # the calls that ingress makes are all it answers
         self.setup = made or setup()
         self._folder = folder
         self._patience = patience
+        self._opens = set(opens)
         self._settings = settings
         self.program: Program | None = None
         self.ports: dict[str, int] = {}
@@ -444,7 +453,7 @@ class Ingress:
         self.program = Program(
             [sys.executable, "-m", "mailrail_ingress"], name="ingress", env={"PYTHONUNBUFFERED": "1", **environment}
         )
-        listeners = {listener.name for listener in self.setup.revision.gateways[0].listeners}
+        listeners = self._opens or {listener.name for listener in self.setup.revision.gateways[0].listeners}
         self.wait_for(lambda: listeners <= self._read_ports().keys(), "every listener is open")
         self.ports = self._read_ports()
         self.wait_for(lambda: any('"queue stream open"' in line for line in self.program_lines()), "the queue is there")

@@ -157,13 +157,20 @@ def _print_consumers(consumers: config_pb2.ListConsumersResponse) -> None:
                 c.role,
                 str(c.revision) if c.revision == consumers.head else f"{c.revision} (behind)",
                 output.when(c, "seen", now) if c.live else f"{output.when(c, 'seen', now)}, silent",
-                f"refused {c.rejected}: {c.error}" if c.rejected else "",
+                _problem(c),
             )
             for c in consumers.consumers
         ),
         none="no service has reported yet",
         prose=1,
     )
+
+
+def _problem(consumer: config_pb2.Consumer) -> str:
+    """What is wrong with a consumer, in words; empty when all is well."""
+    refused = [f"refused {consumer.rejected}: {consumer.error}"] if consumer.rejected else []
+    others = [f"{p.kind} {p.namespace}/{p.name} {p.part}: {p.reason}: {p.message}" for p in consumer.problems]
+    return "; ".join(refused + others)
 
 
 def _print_findings(findings: list[dict[str, Any]]) -> None:

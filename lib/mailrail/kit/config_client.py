@@ -10,21 +10,24 @@ import base64
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import grpc
 
-from mailrail.core.revision.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
+from mailrail.core.revision.revision import ObjectRef, Revision, Role, SecretRef, UnreadableRevision, checksum, decode
 from mailrail.core.revision.sealing import CannotOpen, Keyring
 from mailrail.kit import log, metrics, rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 _REPORT_EVERY = 2.0  # seconds (CFG-05)
+_LOOK_EVERY = 0.25  # seconds between looks for problems that are new or gone
+_MOST_PROBLEMS, _MOST_CHARACTERS = 64, 500  # of a report, and of the message of each
 _SILENCE = 15.0  # seconds without a word on the stream (heartbeats come every 5) before it is opened anew
 
 
@@ -40,6 +43,18 @@ class Configuration:
     def secret(self, ref: SecretRef) -> bytes:
         """The opened value behind a reference. Raises KeyError when it was not delivered to this role."""
         return self.secrets[ref.path]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a process cannot carry out of the revision that it runs, though it uses the rest."""
+
+    object: ObjectRef
+    part: str
+    """Of the object, such as `listeners/mx`; empty: all of it."""
+    reason: str
+    """One word in CamelCase, as a condition in Kubernetes has it."""
+    message: str
 
 
 OnChange = Callable[[Configuration], None]
@@ -60,11 +75,19 @@ def keyring(settings: ServiceSettings) -> Keyring:
 class ConfigClient:
     """Keeps one service on the newest configuration."""
 
-    def __init__(self, settings: ServiceSettings, role: Role, on_change: OnChange) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        role: Role,
+        on_change: OnChange,
+        problems: Callable[[], Iterable[Problem]] = tuple,
+    ) -> None:
+        """`problems`: what is wrong now with the revision in force; it is asked for each report."""
         self.current: Configuration | None = None
         self._settings = settings
         self._role = role
         self._on_change = on_change
+        self._problems = problems
         self._keys = keyring(settings)
         self._arrived = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -176,10 +199,13 @@ class ConfigClient:
             await asyncio.sleep(0.5)
 
     async def _news(self, said: config_pb2.ReportRequest) -> None:
-        """A swap is reported at once, even one that came while the last report was on its way; else by the clock."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REPORT_EVERY), self._changed:
-                await self._changed.wait_for(lambda: self._state() != said)
+        """A swap is reported at once, even one that came while the last report was on its way; a problem soon; else by
+        the clock."""
+        until = time.monotonic() + _REPORT_EVERY
+        while self._state() == said and time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY), self._changed:
+                    await self._changed.wait_for(lambda: self._state() != said)
 
     def _state(self, leaving: bool = False) -> config_pb2.ReportRequest:
         return config_pb2.ReportRequest(
@@ -190,6 +216,17 @@ class ConfigClient:
             error=self._error[:2000],
             leaving=leaving,
             version=self._version,
+            problems=(
+                config_pb2.Problem(
+                    kind=one.object.kind,
+                    namespace=one.object.namespace,
+                    name=one.object.name,
+                    part=one.part,
+                    reason=one.reason,
+                    message=one.message[:_MOST_CHARACTERS],
+                )
+                for one in islice(self._problems(), _MOST_PROBLEMS)
+            ),
         )
 
     async def _leave(self) -> None:

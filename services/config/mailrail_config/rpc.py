@@ -12,11 +12,13 @@ secrets of another.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.revision.revision import Role
@@ -45,6 +47,7 @@ ALLOWED = {SERVICE: frozenset((*(role.value for role in Role), "operator", "cli"
 _PUBLISHERS = frozenset(("operator",))
 _ADMINISTRATORS = frozenset(("operator", "cli"))
 _TEXT_LIMIT = 2000
+_MOST_PROBLEMS, _NAME_LIMIT, _MESSAGE_LIMIT = 64, 255, 500
 _HISTORY_LIMIT = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,7 +85,24 @@ def _consumer(row: ConsumerRow) -> pb.Consumer:
         version=row.version,
     )
     consumer.seen.FromDatetime(row.seen)
+    with contextlib.suppress(DecodeError):  # a hand that wrote in the database harms no other consumer
+        consumer.problems.extend(pb.Consumer.FromString(row.problems).problems)
     return consumer
+
+
+def _problems(request: pb.ReportRequest) -> bytes:
+    """What is stored of the problems of a report, within the bounds of the agreement."""
+    kept = pb.Consumer()
+    for problem in request.problems[:_MOST_PROBLEMS]:
+        kept.problems.add(
+            kind=problem.kind[:_NAME_LIMIT],
+            namespace=problem.namespace[:_NAME_LIMIT],
+            name=problem.name[:_NAME_LIMIT],
+            part=problem.part[:_NAME_LIMIT],
+            reason=problem.reason[:_NAME_LIMIT],
+            message=problem.message[:_MESSAGE_LIMIT],
+        )
+    return kept.SerializeToString()
 
 
 def _response(delivery: RoleRevision) -> pb.WatchResponse:
@@ -235,6 +255,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
                     request.rejected,
                     request.error[:_TEXT_LIMIT],
                     request.version[:255],
+                    _problems(request),
                 )
         except DATABASE_ERRORS as error:
             await self._abort(context, error)

@@ -71,6 +71,8 @@ class ConsumerRow:
     rejected: int
     error: str
     version: str
+    problems: bytes
+    """A Consumer with only `problems` set."""
     seen: datetime
     live: bool
 
@@ -463,16 +465,18 @@ class RevisionStore:
 
     # --- consumers (CFG-05) ---
 
-    async def report(self, process: str, role: str, revision: int, rejected: int, error: str, version: str) -> None:
-        """A heartbeat."""
+    async def report(
+        self, process: str, role: str, revision: int, rejected: int, error: str, version: str, problems: bytes
+    ) -> None:
+        """A heartbeat. `problems`: a Consumer with only `problems` set."""
         async with self._pool.connection() as connection:
             await self._compare(connection, 0, revision)
             await connection.execute(
-                "INSERT INTO consumers (process, role, revision, rejected, error, version, seen)"
-                " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (process, role) DO UPDATE SET"
+                "INSERT INTO consumers (process, role, revision, rejected, error, version, problems, seen)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, now()) ON CONFLICT (process, role) DO UPDATE SET"
                 " revision = excluded.revision, rejected = excluded.rejected, error = excluded.error,"
-                " version = excluded.version, seen = excluded.seen",
-                (process, role, revision, rejected, storable(error), storable(version)),
+                " version = excluded.version, problems = excluded.problems, seen = excluded.seen",
+                (process, role, revision, rejected, storable(error), storable(version), problems),
             )
 
     async def leave(self, process: str, role: str) -> None:
@@ -487,7 +491,7 @@ class RevisionStore:
             connection.cursor(row_factory=class_row(ConsumerRow)) as cursor,
         ):
             await cursor.execute(
-                "SELECT process, role, revision, rejected, error, version, seen,"
+                "SELECT process, role, revision, rejected, error, version, problems, seen,"
                 " seen > now() - make_interval(secs => %s) AS live"
                 " FROM consumers WHERE seen > now() - interval '1 day' ORDER BY role, process",
                 (LIVE_SECONDS,),

@@ -60,7 +60,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
                 {SERVICE: frozenset({"cli"})},
             )
         )
-        config = ConfigClient(settings, Role.INGRESS, swap)
+        config = ConfigClient(settings, Role.INGRESS, swap, listeners.problems)
         await stack.enter_async_context(config.running())
         log.get_logger().info("serving gRPC", port=server.port)
         tasks = [
@@ -85,15 +85,15 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
 
 
 async def _keep_health(health: rpc.Health, listeners: Listeners) -> None:
-    """Ready while every configured listener is open."""
+    """Ready as the listeners are (`Listeners.ready`)."""
     while True:
-        await health.set(listeners.complete.is_set())
-        if listeners.complete.is_set():
+        await health.set(listeners.ready.is_set())
+        if listeners.ready.is_set():
             await asyncio.sleep(0.5)
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await listeners.complete.wait()
+                    await listeners.ready.wait()
 
 
 async def _drain(sessions: Sessions, grace: float) -> None:

@@ -3,19 +3,25 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Final
 
-from mailrail.core.revision.revision import ListenerProtocol
+from mailrail.core.revision.revision import ListenerProtocol, ObjectRef
 from mailrail.kit import log
+from mailrail.kit.config_client import Problem
+from mailrail.kit.metrics import bounded
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import ServerConnection, Sessions
 from mailrail_ingress.tls import ServerCertificate, switching
 
-RETRY = 2.0
-"""Seconds until a port that could not be opened is tried again."""
+FIRST_RETRY, LAST_RETRY = 1.0, 16.0
+"""Seconds until a port that could not be opened is tried again: at first, and at last, twice as long each time."""
+MOST_SHOWN = 500
+"""Rows of the metric of listeners, two each."""
 LAST_PORT = 65535
 BACKLOG = 1024
 """Connections that the kernel completes while the loop is busy."""
@@ -114,8 +120,45 @@ class TlsServer:
             connection.end_handshake()
 
 
+@dataclass(frozen=True, slots=True)
+class ListenerFailure:
+    """Why a listener of the revision in force is not open."""
+
+    reason: str
+    """PORT_CONFLICT or PORT_UNAVAILABLE."""
+    message: str
+    port: int
+
+
+PORT_CONFLICT: Final = "PortConflict"
+"""Another listener of the same revision has the port. Only a new revision ends it."""
+PORT_UNAVAILABLE: Final = "PortUnavailable"
+"""The system refuses the port: another process has it, or this one may not open it. It is tried again."""
+
+
+def port_holders(
+    wanted: Iterable[ListenerSocket], listening: Iterable[ListenerSocket]
+) -> dict[ListenerKey, ListenerKey]:
+    """Listeners that want a port which another one of the revision has → that one.
+
+    A listener keeps the port that it has (`listening`), so that a new object cannot take it away. Else the port is the
+    first's in the order of `wanted`, which is that of the revision, and so the same in every process that starts now.
+    """
+    wanted = list(wanted)
+    claims = {(place.listener_key, place.port) for place in wanted}
+    holders: dict[int, ListenerKey] = {}
+    for place in (*(one for one in listening if (one.listener_key, one.port) in claims), *wanted):
+        if place.port:  # 0: the system chooses
+            holders.setdefault(place.port, place.listener_key)
+    return {
+        place.listener_key: holders[place.port]
+        for place in wanted
+        if place.port and holders[place.port] != place.listener_key
+    }
+
+
 class Listeners:
-    """The listening sockets of the process."""
+    """The listening sockets of the process. Each listener is opened by itself: one that fails costs no other."""
 
     def __init__(self, settings: IngressSettings, active_config: ActiveConfig, sessions: Sessions) -> None:
         self._settings = settings
@@ -123,10 +166,13 @@ class Listeners:
         self._sessions = sessions
         self._servers: dict[ListenerSocket, asyncio.Server | TlsServer] = {}
         self._changed = asyncio.Event()
-        self._complained: set[ListenerSocket] = set()
         self._log = log.get_logger()
-        self.complete = asyncio.Event()
-        """Set while every configured listener is open; without a listener in the configuration, once there is one."""
+        self.failures: dict[ListenerKey, ListenerFailure] = {}
+        """Listeners of the revision in force that are not open, or not at every address."""
+        self.ready = asyncio.Event()
+        """Set once every listener was open at the same time, those apart whose port another one has; without a listener
+        in the configuration, once there is one. From then on a listener that fails takes nothing from those that are
+        open: it is cleared only when none is left."""
 
     def update(self) -> None:
         """The configuration in force has changed."""
@@ -140,19 +186,32 @@ class Listeners:
             for socket in server.sockets
         }
 
+    def problems(self) -> list[Problem]:
+        """What config is told of listeners that are not open."""
+        return [
+            Problem(key.gateway, f"listeners/{key.listener}", failure.reason, failure.message)
+            for key, failure in self.failures.items()
+        ]
+
     async def run(self) -> None:
         """Keep the sockets as the configuration wants them, until cancelled."""
+        delay = FIRST_RETRY
         try:
             while True:
                 self._changed.clear()
-                missing = await self._apply()
-                if missing:
-                    self.complete.clear()
-                elif self._active_config.configured:
-                    self.complete.set()
+                before = self.failures
+                await self._apply()
+                self._tell(before)
+                failing = any(one.reason == PORT_UNAVAILABLE for one in self.failures.values())
+                if not failing and self._active_config.configured:
+                    self.ready.set()
+                elif not self._servers:
+                    self.ready.clear()
+                delay = min(delay * 2, LAST_RETRY) if self.failures == before else FIRST_RETRY
                 try:
-                    async with asyncio.timeout(RETRY if missing else None):
+                    async with asyncio.timeout(delay if failing else None):
                         await self._changed.wait()
+                    delay = FIRST_RETRY
                 except TimeoutError:
                     continue
         finally:
@@ -163,62 +222,94 @@ class Listeners:
         for server in self._servers.values():
             server.close()
         self._servers.clear()
-        self.complete.clear()
+        self.ready.clear()
+        metrics.LISTENERS.set({})
 
-    def _wanted(self) -> set[ListenerSocket]:
-        wanted: set[ListenerSocket] = set()
+    def _wanted(self) -> list[ListenerSocket]:
+        """In the order of the revision."""
+        wanted: list[ListenerSocket] = []
         for listener_key, config in self._active_config.listeners.items():
             port = config.listener.port
             # TLS-04: the handshake comes first. Behind a PROXY header (PRX-03) it is the connection's own business.
             tls = config.listener.protocol is ListenerProtocol.SUBMISSIONS and not config.listener.proxy_protocol
             for address in self._settings.smtp_listen:
-                wanted.add(ListenerSocket(listener_key, address, self._settings.real_port(port), tls))
+                wanted.append(ListenerSocket(listener_key, address, self._settings.real_port(port), tls))
         return wanted
 
     def _identity(self, listener_key: ListenerKey) -> ServerCertificate | None:
         config = self._active_config.listeners.get(listener_key)
         return config.identity if config is not None else None
 
-    async def _apply(self) -> int:
-        """Open what is missing, close what is not wanted; returns how many could not be opened."""
+    async def _apply(self) -> None:
+        """Open what is missing, close what is not wanted."""
         wanted = self._wanted()
-        for place in [place for place in self._servers if place not in wanted]:
+        holders = port_holders(wanted, self._servers)
+        stays = set(wanted)
+        for place in [place for place in self._servers if place not in stays]:
             self._servers.pop(place).close()
-            self._log.info(
-                "listener closed", listener=place.listener_key.listener, address=place.address, port=place.port
-            )
-        failed = 0
-        loop = asyncio.get_running_loop()
-        for place in sorted(wanted - self._servers.keys(), key=lambda p: (p.listener_key, p.address)):
-            listener_key = place.listener_key
-            try:
-                if place.port > LAST_PORT:  # the system would take what is left of it in 16 bits
-                    raise OSError(f"there is no such port; {self._settings.port_offset} was added to the listener's")
-                server: asyncio.Server | TlsServer
-                if place.tls:
-                    context = switching(partial(self._identity, listener_key))
-                    server = await TlsServer.open(self._sessions, listener_key, place.address, place.port, context)
-                else:
-                    server = await loop.create_server(
-                        partial(ServerConnection, self._sessions, listener_key),
-                        place.address,
-                        place.port,
-                        backlog=BACKLOG,
-                    )
-            except OSError as error:
-                failed += 1
-                if place not in self._complained:
-                    self._complained.add(place)
-                    self._log.error(
-                        "cannot listen; trying again",
-                        listener=listener_key.listener,
-                        address=place.address,
-                        port=place.port,
-                        error=str(error),
-                    )
+            self._log.info("listener closed", **_described(place))
+        failures: dict[ListenerKey, ListenerFailure] = {}
+        for place in wanted:
+            if place in self._servers:
                 continue
-            self._complained.discard(place)
+            holder = holders.get(place.listener_key)
+            if holder is not None:
+                message = (
+                    f"port {place.port} is that of listener {holder.listener} of {holder.gateway}; "
+                    "give one of the two another port"
+                )
+                failures[place.listener_key] = ListenerFailure(PORT_CONFLICT, message, place.port)
+                continue
+            try:
+                server = await self._open(place)
+            except OSError as error:
+                message = (
+                    f"port {place.port} at {place.address or 'every address'} cannot be opened: {error}; "
+                    "free it, or give the listener another port"
+                )
+                failures.setdefault(place.listener_key, ListenerFailure(PORT_UNAVAILABLE, message, place.port))
+                continue
             self._servers[place] = server
-            port = server.sockets[0].getsockname()[1]
-            self._log.info("listening", listener=listener_key.listener, address=place.address, port=port)
-        return failed
+            self._log.info("listening", **_described(place) | {"port": server.sockets[0].getsockname()[1]})
+        self.failures = failures
+
+    async def _open(self, place: ListenerSocket) -> asyncio.Server | TlsServer:
+        """Raises OSError."""
+        if place.port > LAST_PORT:  # the system would take what is left of it in 16 bits
+            raise OSError(f"there is no such port; {self._settings.port_offset} was added to the listener's")
+        listener_key = place.listener_key
+        if place.tls:
+            context = switching(partial(self._identity, listener_key))
+            return await TlsServer.open(self._sessions, listener_key, place.address, place.port, context)
+        return await asyncio.get_running_loop().create_server(
+            partial(ServerConnection, self._sessions, listener_key), place.address, place.port, backlog=BACKLOG
+        )
+
+    def _tell(self, before: Mapping[ListenerKey, ListenerFailure]) -> None:
+        """Say which listeners are open: in the log what is new, in the metrics all."""
+        for key, failure in self.failures.items():
+            if before.get(key) != failure:
+                again = "" if failure.reason == PORT_CONFLICT else "; trying again"
+                self._log.error(
+                    f"cannot listen{again}",
+                    listener=key.listener,
+                    gateway=_name(key.gateway),
+                    port=failure.port,
+                    reason=failure.reason,
+                    error=failure.message,
+                )
+        rows: dict[tuple[str, ...], float] = {}
+        for key in self._active_config.listeners:
+            failed = key in self.failures
+            labels = (_name(key.gateway), key.listener)
+            rows[*labels, "open"], rows[*labels, "failed"] = float(not failed), float(failed)
+        metrics.LISTENERS.set(bounded(rows, MOST_SHOWN))
+
+
+def _name(gateway: ObjectRef) -> str:
+    return f"{gateway.namespace}/{gateway.name}"
+
+
+def _described(place: ListenerSocket) -> dict[str, Any]:
+    """A socket in the log."""
+    return {"listener": place.listener_key.listener, "address": place.address, "port": place.port}

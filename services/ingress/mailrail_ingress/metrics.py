@@ -4,7 +4,7 @@ from itertools import product
 
 from prometheus_client import Gauge
 
-from mailrail.kit.metrics import Level, Spread, Tally
+from mailrail.kit.metrics import Level, Listing, Spread, Tally
 
 _PROTOCOLS = ("mx", "submission", "submissions")
 _ORIGINS = ("mx", "submission")
@@ -23,6 +23,12 @@ OPEN = Level(
     "Open SMTP connections, by protocol of the listener",
     ["protocol"],
     known=product(_PROTOCOLS),
+)
+LISTENERS = Listing(
+    "mailrail_ingress_listeners",
+    "Listeners of the revision in force, by gateway (NAMESPACE/NAME), listener and state (open, failed): 1 for the "
+    "state that it is in, else 0. failed: its port is not open, or not at every address",
+    ["gateway", "listener", "state"],
 )
 HANDSHAKES = Level(
     "mailrail_ingress_tls_handshakes_open",

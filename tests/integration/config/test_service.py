@@ -233,6 +233,25 @@ async def test_a_reason_that_no_text_of_postgres_holds_is_shown_by_its_escape_CF
         assert [c.error for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [r"not a\x00name"]
 
 
+async def test_what_a_consumer_cannot_carry_out_is_told_within_bounds_until_it_is_mended_CFG_05(database: str) -> None:
+    async with config_service(database) as service, service.stub() as stub:
+
+        async def told() -> list[pb.Problem]:
+            (one,) = (await stub.ListConsumers(pb.ListConsumersRequest())).consumers
+            return list(one.problems)
+
+        taken = pb.Problem(
+            kind="MailGateway", namespace="mail", name="main", part="listeners/mx", reason="PortConflict", message="why"
+        )
+        await stub.Report(pb.ReportRequest(process="one", role="ingress", revision=1, problems=[taken]))
+        assert await told() == [taken]
+        many = [pb.Problem(name="n" * 300, message="m" * 600)] * 100
+        await stub.Report(pb.ReportRequest(process="one", role="ingress", revision=1, problems=many))
+        assert [(len(p.name), len(p.message)) for p in await told()] == [(255, 500)] * 64
+        await stub.Report(pb.ReportRequest(process="one", role="ingress", revision=1))
+        assert await told() == []
+
+
 async def test_a_consumer_that_fell_silent_is_not_live_CFG_05(database: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
         await stub.Report(pb.ReportRequest(process="gone", role="queue", revision=1))

@@ -344,21 +344,6 @@ def test_captive_mode_takes_any_recipient_at_the_mx_and_none_without(run: Start)
     assert found == [("any@where.example", ""), ("no@home.example", "postmaster")]
 
 
-def test_a_port_that_is_taken_is_tried_again_and_the_others_serve(tmp_path: Path) -> None:
-    made = setup()
-    taken = free_port()
-    with socket.create_server((HOST, taken)):
-        listeners = (*made.revision.gateways[0].listeners, Listener("late", ListenerProtocol.MX, taken, None))
-        gateway = replace(made.revision.gateways[0], listeners=listeners)
-        ingress = Ingress(tmp_path, made)
-        with ingress:
-            ingress.publish(Setup(replace(made.revision, gateways=(gateway,)), made.secrets))
-            ingress.wait_for(lambda: ingress.events("cannot listen; trying again"), "it says what it cannot do")
-            with mx(ingress) as talk:
-                assert deliver(talk) == "250 2.6.0"
-            assert ingress.events("cannot listen; trying again")[0]["port"] == taken
-
-
 # --- proxies ---
 
 

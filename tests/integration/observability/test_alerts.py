@@ -151,6 +151,10 @@ CASES = (
     ),
     Case("MailrailConnectionsTurnedAway", ({TOO_MANY: rising(120)},), ({TOO_MANY: rising(6)},)),
     Case(
+        "MailrailIngressListenerDown",
+        *gauge("mailrail_ingress_listeners", 1, 0, gateway="mail/main", listener="mx", state="failed"),
+    ),
+    Case(
         "MailrailLoginFailures",
         ({REFUSED: rising(60), LOGGED_IN: rising(6)},),
         ({REFUSED: rising(60), LOGGED_IN: rising(600)}, {REFUSED: rising(6), LOGGED_IN: rising(0)}),

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit.settings import BadSettings
 from mailrail.kit.wheel import Wheel
-from mailrail_ingress.active_config import ActiveConfig
-from mailrail_ingress.listeners import Listeners
+from mailrail_ingress.active_config import ActiveConfig, ListenerKey
+from mailrail_ingress.listeners import PORT_UNAVAILABLE, Listeners, ListenerSocket, port_holders
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 
@@ -36,10 +37,10 @@ async def test_without_any_gateway_it_is_ready_once_there_is_a_configuration(con
     running = asyncio.create_task(listeners.run())
     try:
         if configured:
-            await asyncio.wait_for(listeners.complete.wait(), 5)
+            await asyncio.wait_for(listeners.ready.wait(), 5)
         else:
             await asyncio.sleep(0)
-            assert not listeners.complete.is_set()
+            assert not listeners.ready.is_set()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -52,5 +53,27 @@ async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere
     active_config = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32)
     active_config.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
     listeners = Listeners(settings, active_config, Sessions(active_config, Wheel(asyncio.get_running_loop())))
-    assert await listeners._apply() == 1
+    await listeners._apply()
     assert listeners.ports() == {}
+    (problem,) = listeners.problems()
+    assert (problem.object, problem.part, problem.reason) == (gateway.ref, "listeners/mx", PORT_UNAVAILABLE)
+    assert "there is no such port; 1000 was added" in problem.message
+
+
+def place(gateway: str, listener: str, port: int, *, tls: bool = False) -> ListenerSocket:
+    return ListenerSocket(ListenerKey(ObjectRef("MailGateway", "mail", gateway), listener), "127.0.0.1", port, tls)
+
+
+def test_of_two_listeners_that_want_one_port_the_first_in_the_revision_has_it() -> None:
+    first, second, other = place("b", "mx", 25), place("a", "mx", 25), place("a", "submission", 587)
+    assert port_holders([first, second, other], []) == {second.listener_key: first.listener_key}
+    chosen = [place("a", "mx", 0), place("b", "mx", 0)]
+    assert port_holders(chosen, []) == {}, "0: the system chooses"
+
+
+def test_a_listener_keeps_its_port_against_one_that_came_later() -> None:
+    older, newer = place("b", "mx", 25), place("a", "mx", 25)
+    assert port_holders([newer, older], [older]) == {newer.listener_key: older.listener_key}
+    changed = place("b", "mx", 25, tls=True)
+    assert port_holders([newer, changed], [older]) == {newer.listener_key: changed.listener_key}
+    assert port_holders([newer, place("b", "mx", 2525)], [older]) == {}, "it gives up the port itself"

@@ -291,6 +291,46 @@ class WatchResponse(_message.Message):
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 
 @_typing.final
+class Problem(_message.Message):
+    """What a process cannot carry out of the revision that it runs; the rest is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """of the object: "MailGateway" """
+    namespace: _builtins.str
+    name: _builtins.str
+    part: _builtins.str
+    """of the object: "listeners/mx"; empty: all of it"""
+    reason: _builtins.str
+    """one word: "PortConflict" (another listener of the revision has the port), "PortUnavailable" """
+    message: _builtins.str
+    """at most 500 characters"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        part: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "name", b"name", "namespace", b"namespace", "part", b"part", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
 class ReportRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -301,6 +341,7 @@ class ReportRequest(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """its name"""
     role: _builtins.str
@@ -314,6 +355,10 @@ class ReportRequest(_message.Message):
     """a clean stop: remove the row"""
     version: _builtins.str
     """of the software"""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """at most 64, as they are now"""
+
     def __init__(
         self,
         *,
@@ -324,10 +369,11 @@ class ReportRequest(_message.Message):
         error: _builtins.str = ...,
         leaving: _builtins.bool = ...,
         version: _builtins.str = ...,
+        problems: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "leaving", b"leaving", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "leaving", b"leaving", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,6 +412,7 @@ class Consumer(_message.Message):
     SEEN_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """its name"""
     role: _builtins.str
@@ -377,6 +424,10 @@ class Consumer(_message.Message):
     version: _builtins.str
     @_builtins.property
     def seen(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """as it reported them last"""
+
     def __init__(
         self,
         *,
@@ -388,10 +439,11 @@ class Consumer(_message.Message):
         seen: _timestamp_pb2.Timestamp | None = ...,
         live: _builtins.bool = ...,
         version: _builtins.str = ...,
+        problems: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "live", b"live", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "live", b"live", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
