@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 import grpc
 
-from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
+from mailrail.core.config.diagnostics import WARNINGS, ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import SecretUse
@@ -32,6 +32,7 @@ from mailrail.kit.settings import BadSettings
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
+from mailrail_operator.mail_probe import MailProbe
 from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
@@ -80,6 +81,7 @@ class Leader:
         if settings.dns_check:
             resolver = DnsCheckResolver(settings.resolver)
             self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
+        self._mail_probe = MailProbe(settings, lambda: self._keys, self._has_mx_listener)
         self._relisted: set[str] = set()
         self._look_again = asyncio.Event()  # a plan is due, no compilation
         self._diagnostics = Diagnostics()
@@ -111,6 +113,15 @@ class Leader:
         self._relisted.add(kind)
         self._nudge()
 
+    def _has_mx_listener(self) -> bool:
+        """Whether a gateway has a listener that a probe can come in by."""
+        return any(
+            listener.get("protocol") == "mx" and not listener.get("proxyProtocol")
+            for seen in self._store.objects().values()
+            if seen.ref.kind == "MailGateway"
+            for listener in seen.spec.get("listeners") or ()
+        )
+
     # --- the term ---
 
     async def lead(self) -> None:
@@ -140,6 +151,7 @@ class Leader:
                 ("poll", self._poll_secrets()),
                 ("keys", self._watch_keys()),
                 *((("dns", self._dns.run()),) if self._dns is not None else ()),
+                *((("mail probe", self._mail_probe.run()),) if self._settings.mail_probe_target else ()),
             )
             tasks += [asyncio.create_task(loop, name=name) for name, loop in loops]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -337,6 +349,10 @@ class Leader:
         result = "unchanged" if outcome.unchanged else "stored" if outcome.activated else "pinned"
         metrics.PUBLISHES.labels(result).inc()
         metrics.REVISION.set(outcome.revision)
+        warned = compiled.diagnostics.warned()
+        for kind in KINDS:
+            for condition in WARNINGS:
+                metrics.OBJECT_WARNINGS.labels(kind, condition.value).set(warned.get((kind, condition), 0))
         metrics.LAST_PUBLISH.set(time.time())
         if not outcome.unchanged:
             self._log.info(

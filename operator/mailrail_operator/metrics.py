@@ -5,6 +5,12 @@ from prometheus_client import Counter, Gauge, Histogram
 LEADER = Gauge("mailrail_operator_leader", "1 while this process is the leader, else 0")
 SYNCED = Gauge("mailrail_operator_synced", "1 once all objects were listed, else 0")
 OBJECTS = Gauge("mailrail_operator_objects", "Objects by kind and value of their Ready condition", ["kind", "ready"])
+OBJECT_WARNINGS = Gauge(
+    "mailrail_operator_object_warnings",
+    "Objects that work and are probably not meant so, by kind and condition: Shadowed (part of it can never apply), "
+    "Ambiguous (a mere name decides between two rules)",
+    ["kind", "condition"],
+)
 REVISION = Gauge("mailrail_operator_published_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
     "mailrail_operator_head_revision",
@@ -46,12 +52,28 @@ SECRET_READS = Counter("mailrail_operator_secret_reads_total", "Secrets read; re
 DNS_CHECKS = Counter(
     "mailrail_operator_dns_checks_total", "Domains looked up; status: True, False, Unknown", ["status"]
 )
+MAIL_PROBES = Counter(
+    "mailrail_operator_mail_probes_total",
+    "Probes of promises, which the leader sends through ingress, queue and Postgres; result: arrived, unreachable (no "
+    "connection to the listener), tls_failed, refused (4yz or 5yz), not_arrived (answered 250, and not there in time), "
+    "queue_unreachable (answered 250, and the queue could not be asked)",
+    ["result"],
+)
+MAIL_PROBE_SECONDS = Histogram(
+    "mailrail_operator_mail_probe_seconds",
+    "Seconds from the connection of a probe to its arrival",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+LAST_MAIL_PROBE = Gauge(
+    "mailrail_operator_last_mail_probe_timestamp_seconds", "Time at which a probe arrived last; 0 before the first"
+)
 for _counter, _values in (  # there from 0 on, so that the first one is a rise
     (PUBLISHES, ("stored", "unchanged", "pinned", "failed")),
     (STATUS_WRITES, ("written", "gone", "failed")),
     (RESYNCS, ("start", "relist", "count", "period")),
     (SECRET_READS, ("read", "absent", "failed")),
     (DNS_CHECKS, ("True", "False", "Unknown")),
+    (MAIL_PROBES, ("arrived", "unreachable", "tls_failed", "refused", "not_arrived", "queue_unreachable")),
 ):
     for _value in _values:
         _counter.labels(_value)

@@ -56,6 +56,14 @@ class OperatorSettings(ServiceSettings):
     """How often each domain is looked up; a changed one is at once."""
     resolver: str = ""
     """HOST:PORT of a DNS server; empty = the system's."""
+    mail_probe_target: str = ""
+    """HOST:PORT of an MX listener that the leader sends a probe through each minute (decision 20); empty = none."""
+    mail_probe_seconds: float = 60.0
+    """How often a probe is sent."""
+    mail_probe_timeout: float = 45.0
+    """Seconds from the connection until a probe must have arrived."""
+    queue_target: str = "127.0.0.1:7002"
+    """Target of the queue, which is asked whether a probe arrived: HOST:PORT or any gRPC target."""
     probe_listen: str = ""
     """HOST:PORT of /livez and /readyz (HTTP); empty = none."""
 

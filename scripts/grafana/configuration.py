@@ -107,6 +107,13 @@ DASHBOARD = Dashboard(
                     (Query('max by (kind) (mailrail_operator_objects{ready!="True"})', "{{kind}}"),),
                     stacked=True,
                 ),
+                Panel(
+                    "Objects that others decide for",
+                    "Shadowed: part of the object can never apply. Ambiguous: a mere name decides between two rules. "
+                    "The objects are Ready all the same; their conditions name the other object.",
+                    (Query("max by (kind, condition) (mailrail_operator_object_warnings)", "{{kind}} {{condition}}"),),
+                    stacked=True,
+                ),
             ),
         ),
     ),

@@ -95,6 +95,30 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
+            "Probe of promises",
+            (
+                split(
+                    "Probes, by result",
+                    "A message of the leader each minute, through listener, TLS, queue and Postgres. arrived: it got "
+                    "through. refused: ingress answered 4yz or 5yz. not_arrived: it was accepted and not delivered.",
+                    "mailrail_operator_mail_probes_total",
+                    "result",
+                ),
+                latency(
+                    "From connection to arrival",
+                    "Of the probes that arrived.",
+                    "mailrail_operator_mail_probe_seconds",
+                ),
+                stat(
+                    "Last arrival",
+                    "Time since a probe arrived.",
+                    "time() - max(mailrail_operator_last_mail_probe_timestamp_seconds > 0)",
+                    Unit.SECONDS,
+                    Steps(Color.GOOD, ((120, Color.WARN), (300, Color.BAD))),
+                ),
+            ),
+        ),
+        Row(
             "Kubernetes",
             (
                 Panel(

@@ -88,7 +88,7 @@ def commit_of(
         commit.body = body
         commit.size = len(prefix) + len(body)
     env = commit.envelope
-    env.CopyFrom(types_pb2.Envelope(mail_from=mail_from, origin=types_pb2.ORIGIN_MX, **envelope))
+    env.CopyFrom(types_pb2.Envelope(**{"mail_from": mail_from, "origin": types_pb2.ORIGIN_MX, **envelope}))
     env.gateway.CopyFrom(types_pb2.ObjectRef(kind=GATEWAY.kind, namespace=GATEWAY.namespace, name=GATEWAY.name))
     env.received.GetCurrentTime()
     if submitted:

@@ -17,6 +17,7 @@ from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.open_files import check_limit, raise_limit
 from mailrail_ingress.ports import OpenTransactions
+from mailrail_ingress.probe_keys import ProbeKeys
 from mailrail_ingress.queue_stream import EnqueueClient
 from mailrail_ingress.rpc import SERVICE, services
 from mailrail_ingress.settings import IngressSettings
@@ -39,6 +40,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             fake_key=keyring(settings).derive(b"fake verifiers", b""),
             domains=DomainDns(settings) if settings.resolver else None,
             verification=verification,
+            probes=ProbeKeys(lambda: keyring(settings)).know,
             budget=budget,
             transactions=transactions,
         )

@@ -125,6 +125,7 @@ class ActiveConfig:
         fake_key: bytes,
         domains: MailDomains | None = None,
         verification: Verification | None = None,
+        probes: Callable[[Address], bool] = lambda address: False,
         budget: HeldOctets | None = None,
         transactions: OpenTransactions | None = None,
         clock: Callable[[], float] = time.time,
@@ -134,6 +135,8 @@ class ActiveConfig:
         self.queue = queue
         self.domains = domains
         self.verification = verification
+        self.probes = probes
+        """Whether an address of the domain of probes is that of one."""
         self.clock = clock
         self.monotonic = monotonic
         self.budget = budget or HeldOctets(settings.held_octets)

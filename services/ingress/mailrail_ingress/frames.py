@@ -28,7 +28,11 @@ _RETURN: Final = {
     Return.FULL: types_pb2.DSN_RETURN_FULL,
     Return.HEADERS: types_pb2.DSN_RETURN_HEADERS,
 }
-_ORIGIN: Final = {Origin.MX: types_pb2.ORIGIN_MX, Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION}
+_ORIGIN: Final = {
+    Origin.MX: types_pb2.ORIGIN_MX,
+    Origin.SUBMISSION: types_pb2.ORIGIN_SUBMISSION,
+    Origin.PROBE: types_pb2.ORIGIN_SYSTEM,
+}
 
 
 # --- how protobuf writes ------------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ def _provenance(provenance: Provenance) -> bytes:
     """Fields of the envelope."""
     return types_pb2.Envelope(
         origin=_ORIGIN[provenance.origin],
+        purpose=types_pb2.PURPOSE_PROBE if provenance.origin is Origin.PROBE else types_pb2.PURPOSE_UNSPECIFIED,
         gateway=_ref(provenance.gateway),
         account=_ref(provenance.account),
         client_ip=provenance.client_ip,

@@ -19,6 +19,7 @@ class Origin(Enum):
 
     MX = auto()
     SUBMISSION = auto()
+    PROBE = auto()  # of our own operator (decision 20)
 
 
 # What is made for each message is not frozen, since a frozen dataclass takes three times as long to make. It is not

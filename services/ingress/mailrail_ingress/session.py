@@ -13,8 +13,15 @@ from typing import Any, Final, get_args
 
 from mailrail.core.limits import INLINE_LIMIT
 from mailrail.core.message.header import Received, with_keyword
+from mailrail.core.probe import SIZE_LIMIT, in_probe_domain
 from mailrail.core.route.decision import RoutingFacts
-from mailrail.core.route.recipients import NOT_YOUR_ADDRESS, VERIFICATION_UNAVAILABLE, Resolution
+from mailrail.core.route.recipients import (
+    NOT_YOUR_ADDRESS,
+    VERIFICATION_UNAVAILABLE,
+    Destination,
+    How,
+    Resolution,
+)
 from mailrail.core.route.site import SiteKind
 from mailrail.core.smtp.address import Address, AddressError, parse_address
 from mailrail.core.smtp.events import (
@@ -29,7 +36,7 @@ from mailrail.core.smtp.events import (
     RecipientGiven,
     SenderGiven,
 )
-from mailrail.core.smtp.parameters import BodyType, MailParameters, xtext_decode
+from mailrail.core.smtp.parameters import NO_RCPT_PARAMETERS, BodyType, MailParameters, xtext_decode
 from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
@@ -55,6 +62,7 @@ _SENDER_FACTS: Final = {
     DomainFacts.DOES_NOT_EXIST: Reply.of(550, "5.1.8", "the sender's domain does not exist"),
     DomainFacts.UNKNOWN: Reply.of(451, "4.4.3", "the sender's domain cannot be looked up for now; try again later"),
 }
+NOT_OF_A_PROBE: Final = Reply.of(550, "5.1.1", "a probe goes to its own address alone")
 NULL_MX_RECIPIENT: Final = Reply.of(556, "5.1.10", "the recipient's domain accepts no mail (null MX)")
 _MX: Final = Origin.MX
 _TO_MX: Final = frozenset({SiteKind.DOMAIN, SiteKind.PROXY})
@@ -102,7 +110,8 @@ class SmtpSession:
         self.authentication.hang_up()
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
+            if not transaction.probe:
+                metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
             transaction.content.drop()
 
     def time_out_credit(self) -> None:
@@ -126,6 +135,9 @@ class SmtpSession:
         sender, parameters = event.sender, event.parameters
         account, config = self._facts.account, self._facts.config
         limit = None
+        if sender is not None and in_probe_domain(sender.domain) and self._active_config.probes(sender):
+            self._begin_probe(sender, parameters)
+            return
         if account is not None:
             if config.directory.account(account.ref) is None:
                 self._refuse_sender(sender, ACCOUNT_GONE)
@@ -171,6 +183,14 @@ class SmtpSession:
 
         domains.look_up(sender.domain, done)
 
+    def _begin_probe(self, sender: Address, parameters: MailParameters) -> None:
+        """A message of our own operator to its own address (decision 20)."""
+        if not self._active_config.queue.available:
+            self._protocol.refuse(QUEUE_AWAY)
+            return
+        self._replace_transaction(MailTransaction(sender, parameters, probe=True))
+        self._protocol.accept(size_limit=SIZE_LIMIT)
+
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
         self._replace_transaction(MailTransaction(sender, parameters))
         self._facts.config.accepted.senders.number += 1
@@ -186,6 +206,9 @@ class SmtpSession:
     def _on_recipient(self, event: RecipientGiven) -> None:
         transaction = self._transaction
         assert transaction is not None
+        if transaction.probe:
+            self._on_probe_recipient(transaction, event)
+            return
         config = self._facts.config
         found = config.directory.resolve(
             event.recipient,
@@ -216,6 +239,16 @@ class SmtpSession:
             self._wire.pump()
 
         verification.verify(str(unsure[0].address), transport, done)
+
+    def _on_probe_recipient(self, transaction: MailTransaction, event: RecipientGiven) -> None:
+        """A probe goes to the address that it comes from, and to nobody else."""
+        address = event.recipient
+        if transaction.recipients or transaction.sender is None or address.key != transaction.sender.key:
+            self._protocol.refuse(NOT_OF_A_PROBE)
+            return
+        resolution = Resolution(How.EXACT, (Destination(address),))
+        transaction.recipients.append(AcceptedRecipient(address, NO_RCPT_PARAMETERS, resolution))
+        self._protocol.accept()
 
     def _look_up_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
         """Ask DNS whether the recipient's domain takes mail at all, where we would deliver to its MX (SIN-23b)."""
@@ -353,7 +386,8 @@ class SmtpSession:
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         self._replace_transaction(None)
-        metrics.MESSAGES.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
+        if not transaction.probe:
+            metrics.MESSAGES.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
         check = transaction.checks.refused_by if transaction.checks is not None else ""
         self._facts.log(
             "message refused",
@@ -364,12 +398,12 @@ class SmtpSession:
         )
         self._protocol.finish(reply)
 
-    def _message_origin(self, *, smtputf8: bool) -> MessageOrigin:
+    def _message_origin(self, *, smtputf8: bool, probe: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""
         facts, protocol = self._facts, self._protocol
         config, account = facts.config, facts.account
         login = account.ref if account is not None else None
-        key = (facts.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login)
+        key = (facts.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login, probe)
         origin = config.origins.get(key)
         if origin is None:
             keyword = with_keyword(
@@ -380,7 +414,7 @@ class SmtpSession:
             )
             origin = MessageOrigin(
                 Provenance(
-                    config.origin,
+                    Origin.PROBE if probe else config.origin,
                     config.gateway.ref,
                     login,
                     facts.client_text,
@@ -404,7 +438,7 @@ class SmtpSession:
         self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
     ) -> ReceivedMessage:
         parameters, reader = transaction.parameters, content.reader
-        origin = self._message_origin(smtputf8=parameters.smtputf8)
+        origin = self._message_origin(smtputf8=parameters.smtputf8, probe=transaction.probe)
         recipients = recipients_of(transaction.recipients)
         for_one = recipients[0].rcpt_to if len(transaction.recipients) == 1 else None
         prefix = checks.added + origin.received.field(transaction.name, for_one, transaction.ended)
@@ -413,7 +447,7 @@ class SmtpSession:
         return ReceivedMessage(
             transaction.id,
             origin.provenance,
-            transaction.sender,
+            None if transaction.probe else transaction.sender,  # nothing ever answers a probe
             parameters,
             self._trusted_auth(parameters.auth),
             checks.message.message_id,
@@ -440,17 +474,21 @@ class SmtpSession:
 
     def _on_answer(self, transaction: MailTransaction, message: ReceivedMessage, answer: CommitAnswer) -> None:
         active_config, protocol, config = self._active_config, self._protocol, self._facts.config
-        metrics.COMMIT_SECONDS.observe(max(0.0, active_config.clock() - transaction.ended))
+        probe = transaction.probe
+        if not probe:
+            metrics.COMMIT_SECONDS.observe(max(0.0, active_config.clock() - transaction.ended))
         assert transaction.content is not None
         transaction.content.settle(accepted=answer.accepted)
         heard = self._transaction is transaction and not protocol.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
-        if refusal is None:
+        if probe:
+            pass
+        elif refusal is None:
             config.accepted.messages.number += 1
             config.accepted.octets.number += message.size
         else:
             metrics.MESSAGES.inc(config.label, "refused" if refusal.permanent else "deferred")
-        if active_config.log_messages:
+        if active_config.log_messages and not probe:
             self._facts.log(
                 "message accepted" if refusal is None else "message refused",
                 id=transaction.name,
@@ -469,7 +507,8 @@ class SmtpSession:
     def _on_abandoned(self, event: Abandoned) -> None:
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
+            if not transaction.probe:
+                metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
             self._facts.log("message abandoned", id=transaction.name, reason=event.reason)
             transaction.content.refuse(QUEUE_AWAY)  # the reply is never said; this frees what is held
 

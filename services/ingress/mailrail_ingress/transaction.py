@@ -18,12 +18,15 @@ class MailTransaction:
         "id",
         "name",
         "parameters",
+        "probe",
         "recipients",
         "sender",
     )
 
-    def __init__(self, sender: Address | None, parameters: MailParameters) -> None:
+    def __init__(self, sender: Address | None, parameters: MailParameters, *, probe: bool = False) -> None:
+        """`probe`: of our own operator; it counts in no metric of mail (decision 20)."""
         self.sender = sender
+        self.probe = probe
         self.parameters = parameters
         self.recipients: list[AcceptedRecipient] = []
         self.copies = 0

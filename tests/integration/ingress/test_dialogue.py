@@ -4,6 +4,7 @@ import base64
 import smtplib
 import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -13,7 +14,9 @@ import grpc
 import psutil
 import pytest
 
+from mailrail.core.probe import probe_address
 from mailrail.core.revision.revision import GatewayLimits
+from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.client import Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.pb.ingress.v1 import ingress_pb2, ingress_pb2_grpc
@@ -23,17 +26,20 @@ from mailrail_ingress.tls import load
 from testkit.background import background
 from testkit.ca import Authority, handshake, speaking_only, trusting_anybody, with_any_suite
 from testkit.conditions import wait_until
-from testkit.ingress import ALL_MECHANISMS, PASSWORD, Ingress, Stored, Talk, code, setup
+from testkit.ingress import ALL_MECHANISMS, KEY, PASSWORD, Ingress, Stored, Talk, code, setup
 from testkit.peers.swaks import ACCEPTED, AUTH_FAILED, swaks
+from testkit.ports import free_port
 
 HOST = "127.0.0.1"
+METRICS = f"{HOST}:{free_port(HOST)}"
 SMUGGLED = b"MAIL FROM:<evil@far.example>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\nevil\r\n.\r\n"
 
 
 @pytest.fixture(scope="module")
 def ingress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingress]:
-    with Ingress(tmp_path_factory.mktemp("ingress"), setup(limits=GatewayLimits(recipients=100))) as made:
-        yield made
+    made = setup(limits=GatewayLimits(recipients=100))
+    with Ingress(tmp_path_factory.mktemp("ingress"), made, metrics_listen=METRICS) as running:
+        yield running
 
 
 @pytest.fixture
@@ -483,3 +489,55 @@ def test_a_message_of_100_mb_streams_through(tmp_path: Path) -> None:
         talk.send(b".\r\n")
         assert talk.reply().startswith("250 2.6.0")
         assert most - before < 30_000_000
+
+
+# --- the probe of promises (decision 20) ---
+
+
+def probe(*, key: bytes = KEY, age: float = 0.0) -> str:
+    return probe_address(Keyring({"k1": key}), time.time() - age)
+
+
+def counted() -> dict[str, float]:
+    """Every counter of mail that is not 0."""
+    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    kinds = ("messages_total", "senders_total", "recipients_total", "accepted_bytes_total", "commit_seconds_count")
+    found = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in found.items() if any(kind in name for kind in kinds) and float(value)}
+
+
+def test_a_probe_is_stored_as_one_with_a_null_sender_and_counts_nowhere(ingress: Ingress, mx: Talk) -> None:
+    before = counted()
+    mx.start_tls()
+    address = probe()
+    message = accepted(ingress, send(mx, b"Subject: probe\r\n\r\nprobe\r\n", sender=address, to=address))
+    assert message.envelope.purpose == types_pb2.PURPOSE_PROBE
+    assert message.envelope.origin == types_pb2.ORIGIN_SYSTEM
+    assert message.envelope.mail_from == ""
+    assert [recipient.address for recipient in message.recipients] == [address]
+    assert counted() == before
+
+
+def test_a_probe_goes_to_its_own_address_alone(ingress: Ingress, mx: Talk) -> None:
+    mx.start_tls()
+    address = probe()
+    assert mx.codes(f"MAIL FROM:<{address}>", "RCPT TO:<ada@home.example>") == ["250 2.1.0", "550 5.1.1"]
+    assert mx.codes(f"RCPT TO:<{probe(age=60)}>") == ["550 5.1.1"]
+    assert mx.codes(f"RCPT TO:<{address}>", f"RCPT TO:<{address}>") == ["250 2.1.5", "550 5.1.1"]
+
+
+@pytest.mark.parametrize("age", [0.0, 3600.0])
+def test_a_stranger_who_writes_to_the_domain_of_probes_is_refused_like_anybody(
+    age: float, ingress: Ingress, mx: Talk
+) -> None:
+    mx.start_tls()
+    address = probe(key=bytes([9]) * 32) if not age else probe(age=age)
+    stored = len(ingress.queue.stored)
+    assert mx.codes(f"MAIL FROM:<{address}>", f"RCPT TO:<{address}>") == ["250 2.1.0", "550 5.7.1"]
+    assert mx.codes("RSET", "MAIL FROM:<x@far.example>", f"RCPT TO:<{probe()}>") == [
+        "250 2.0.0",
+        "250 2.1.0",
+        "550 5.7.1",
+    ]
+    assert len(ingress.queue.stored) == stored

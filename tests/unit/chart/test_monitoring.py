@@ -122,3 +122,27 @@ def test_what_kubectl_is_told_in_runbooks_is_what_the_chart_makes(tmp_path: Path
             for component in re.findall(r"app\.kubernetes\.io/component=([\w-]+)", command):
                 assert component in components, f"{path.name}: {command}"
     assert named > 30
+
+
+def test_the_probe_has_a_way_to_the_listener_and_to_the_queue_and_none_without_a_service(tmp_path: Path) -> None:
+    def made(values: dict[str, Any]) -> tuple[dict[str, str], set[Any], str]:
+        objects = {(one["kind"], one["metadata"]["name"]): one for one in rendered(tmp_path, values)}
+        (container,) = objects["Deployment", "mailrail-operator"]["spec"]["template"]["spec"]["containers"]
+        environment = {one["name"]: one.get("value", "") for one in container["env"]}
+        out = objects["NetworkPolicy", "mailrail-operator"]["spec"]["egress"]
+        return (
+            environment,
+            {port["port"] for rule in out for port in rule.get("ports", ())},
+            json.dumps(objects["NetworkPolicy", "mailrail-queue"]["spec"]["ingress"]),
+        )
+
+    environment, ports, queue = made({})
+    assert environment["MAILRAIL_OPERATOR_MAIL_PROBE_TARGET"] == "mailrail-mx.mail.svc.cluster.local:25"
+    assert environment["MAILRAIL_OPERATOR_QUEUE_TARGET"]
+    assert {"smtp", 7002} <= ports
+    assert '"operator"' in queue
+    for off in ({"operator": {"mailProbe": False}}, {"smtp": {"mx": {"enabled": False}}}):
+        environment, ports, queue = made(off)
+        assert "MAILRAIL_OPERATOR_MAIL_PROBE_TARGET" not in environment
+        assert "smtp" not in ports
+        assert '"operator"' not in queue

@@ -13,3 +13,8 @@ mailrail-{{ .name }}{{ if not .root.Values.dashboards.shared }}-{{ include "mail
 {{- define "mailrail.panelId" -}}
 {{ mod (adler32sum . | int64) 1000000 }}
 {{- end }}
+
+{{/* Not empty when the operator sends probes: there is a Service to send them to. */}}
+{{- define "mailrail.mailProbe" -}}
+{{- if and .Values.operator.mailProbe .Values.smtp.mx.enabled .Values.smtp.mx.ports.smtp.enabled }}true{{ end }}
+{{- end }}

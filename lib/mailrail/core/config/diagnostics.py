@@ -6,7 +6,8 @@ means and what to do, and the reference page is made from this list.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -32,6 +33,10 @@ class Status(StrEnum):
     TRUE = "True"
     FALSE = "False"
     UNKNOWN = "Unknown"
+
+
+WARNINGS: Final = frozenset({ConditionType.SHADOWED, ConditionType.AMBIGUOUS})
+"""Conditions that are there only while they are true."""
 
 
 class Reason(StrEnum):
@@ -184,6 +189,16 @@ class Diagnostics:
     def errors(self) -> tuple[Finding, ...]:
         """What was refused."""
         return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+    def warned(self) -> Mapping[tuple[str, ConditionType], int]:
+        """(kind, condition) → objects that have it, or have it at one parent: conditions that are there only while
+        something is probably not meant so."""
+        found: Counter[tuple[str, ConditionType]] = Counter()
+        for status in self.objects:
+            conditions = {c.type for group in (status.conditions, *(of for _, of in status.parents)) for c in group}
+            for kind in conditions & WARNINGS:
+                found[status.ref.kind, kind] += 1
+        return found
 
     def encode(self, limit: int | None = None) -> str:
         """The findings as a JSON list. With a `limit`, as they are stored with a revision: so many of them, what was

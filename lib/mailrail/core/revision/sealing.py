@@ -51,6 +51,10 @@ class Keyring:
         """32 octets that are stable under the newest key; for salts of verifiers (CFG-03)."""
         return hmac.digest(self._subkey(self.newest, purpose), data, "sha256")
 
+    def derive_each(self, purpose: bytes, data: bytes) -> tuple[bytes, ...]:
+        """The same under each key that is held: while keys are rotated, another process may have a newer one."""
+        return tuple(hmac.digest(self._subkey(key_id, purpose), data, "sha256") for key_id in self._keys)
+
     def seal(self, content: bytes, path: str, role: str) -> bytes:
         """Seal `content` for `role` under the reference `path`."""
         key = self._keys[self.newest]

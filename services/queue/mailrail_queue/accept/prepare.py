@@ -101,7 +101,7 @@ def prepare(pending: PendingCommit, under: Conditions, ids: Ids, sites: Sites) -
         facts = RecipientFacts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
         plan = router.plan(facts, 0)
         hold_reason = None
-        if rules:
+        if rules and not plan.probe:
             rule = first_match(rules, account=account, sender_domain=from_domain, recipient_domain=facts.domain)
             hold_reason = rule.reason if rule is not None else None
         row = rcpt.SerializeToString()

@@ -10,6 +10,8 @@ from mailrail_queue.routing.router import RoutePlan
 
 _DELIVERED = types_pb2.Reply(code=250, enhanced="2.1.5", lines=["delivered to the built-in mailbox"])
 
+_ARRIVED = types_pb2.Reply(code=250, enhanced="2.1.5", lines=["the probe has arrived"])
+
 
 def refusal_of(plan: RoutePlan) -> types_pb2.Reply:
     """What a `fail` transport answers; its text may begin with the enhanced code."""
@@ -30,7 +32,9 @@ def local_result(delivery: Delivery, mailboxes: Mailboxes) -> lease_pb2.Delivery
     for recipient in delivery.recipients:
         attempt = result.recipients.add(id=recipient.id).attempt
         attempt.dialled = False
-        if delivery.plan.site.kind is SiteKind.MAILBOX:
+        if delivery.plan.probe:
+            reply = _ARRIVED
+        elif delivery.plan.site.kind is SiteKind.MAILBOX:
             reply = mailboxes.refusal(recipient, head) or _DELIVERED
         else:
             reply = refusal_of(delivery.plan)

@@ -91,9 +91,13 @@ class _Work:
     outcomes: list[int] = field(default_factory=list)
     first_attempt_seconds: list[float] = field(default_factory=list)
 
-    def add(self, found: lease_pb2.RecipientResult, one: Sorted) -> None:
-        """Take a result that was sorted. Endings without a DSN or an arrival, most of them, share one statement."""
-        self.outcomes.append(found.attempt.outcome)
+    def add(self, found: lease_pb2.RecipientResult, one: Sorted, *, counted: bool = True) -> None:
+        """Take a result that was sorted. Endings without a DSN or an arrival, most of them, share one statement.
+
+        `counted`: in the metrics of attempts.
+        """
+        if counted:
+            self.outcomes.append(found.attempt.outcome)
         change = one.change
         if isinstance(change, Deferral):
             self.deferrals.append(change)
@@ -360,14 +364,13 @@ class Finisher:
             found.attempt.number = recipient.attempts
             delivery.plan.describe(found.attempt)
             self._complete(found.attempt, delivery.started, result.node)
-            if recipient.attempts == 1 and found.attempt.outcome not in NOT_ATTEMPTED:
+            probe = delivery.plan.probe
+            if recipient.attempts == 1 and not probe and found.attempt.outcome not in NOT_ATTEMPTED:
                 stamp = found.attempt.started  # by the clock of outbound, so perhaps earlier
                 started = stamp.seconds + stamp.nanos / 1e9
                 work.first_attempt_seconds.append(max(0.0, started - recipient.accepted - recipient.uncounted_seconds))
-            work.add(
-                found,
-                sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge, self.next_route),
-            )
+            change = sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge, self.next_route)
+            work.add(found, change, counted=not probe)
             delivery.answered.add(found.id)
         if result.message.done:
             work.lost += [

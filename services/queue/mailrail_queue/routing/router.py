@@ -7,10 +7,12 @@ answers of one revision, since most mail goes where mail just went.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from mailrail.core.probe import in_probe_domain
 from mailrail.core.revision.revision import AccountLimits, Gateway, ObjectRef, RetrySchedule, Revision, Transport
 from mailrail.core.route import RouteDecision, RouteTable, RoutingFacts, Via
+from mailrail.core.route.decision import DecisionLevel
 from mailrail.core.route.site import Site, SiteKind, shard
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.routing.lacking import lacking_of
@@ -53,6 +55,16 @@ class RecipientFacts(NamedTuple):
     override_transport: str | None = None
     lacking: bytes | None = None  # LackingTransports
 
+    @property
+    def is_probe(self) -> bool:
+        """Made by us, without a sender, for an address that only ingress gives to probes (decision 20)."""
+        return self.ours and self.account is None and not self.from_domain and in_probe_domain(self.domain)
+
+
+PROBE_SITE: Final = Site(SiteKind.LOCAL, None, "probe")
+"""The site of all probes: nothing is dialled, as for `fail` transports."""
+PROBE: Final = RouteDecision(Via.MAILBOX, DecisionLevel.DELIVERY, "a probe of promises: it ends in the queue")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutePlan:
@@ -78,6 +90,11 @@ class RoutePlan:
     def missing(self) -> bool:
         """Nothing can be tried: what should deliver it does not exist."""
         return self.decision.via is Via.MISSING
+
+    @property
+    def probe(self) -> bool:
+        """A probe of promises: it has arrived once it is here, and counts in no metric of mail (decision 20)."""
+        return self.site is PROBE_SITE
 
     @property
     def here(self) -> bool:
@@ -172,8 +189,11 @@ class Router:
         return self.plan(facts, attempts) if self.table.next(self.envelope(facts), attempts) is not None else None
 
     def _make(self, facts: RecipientFacts, attempts: int) -> RoutePlan:
-        decision = self.table.evaluate(self.envelope(facts), attempts)
-        site = decision.site(facts.domain)
+        if facts.is_probe:
+            decision, site = PROBE, PROBE_SITE
+        else:
+            decision = self.table.evaluate(self.envelope(facts), attempts)
+            site = decision.site(facts.domain)
         key = site.key
         template = lease_pb2.Delivery(
             config_revision=self.number,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
-from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc, transports_pb2_grpc
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc, probe_pb2_grpc, transports_pb2_grpc
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.admin.filters import BadRequest, NotFound
@@ -15,15 +15,18 @@ from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.rpc.answering import Context, Pool, Rows, answering
 from mailrail_queue.rpc.mailbox import MailboxServicer
+from mailrail_queue.rpc.probe import ProbeServicer
 from mailrail_queue.rpc.transports import TransportServicer
 
 QUEUE_ADMIN = "mailrail.queue.v1.QueueAdminService"
 MAILBOX = "mailrail.queue.v1.MailboxService"
 TRANSPORTS = "mailrail.queue.v1.TransportService"
+PROBES = "mailrail.queue.v1.ProbeService"
 CALLERS = {
     QUEUE_ADMIN: frozenset({"cli"}),
     MAILBOX: frozenset({"cli"}),
     TRANSPORTS: frozenset({"operator", "cli"}),
+    PROBES: frozenset({"operator"}),
 }
 """Roles of certificates that may call each service. Who would call for other people is not let in before their rights
 are checked here, too."""
@@ -198,5 +201,6 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
             MailboxServicer(rows, queue.mailboxes.addresses),
             mailbox_pb2_grpc.add_MailboxServiceServicer_to_server,
         ),
+        PROBES: (ProbeServicer(rows), probe_pb2_grpc.add_ProbeServiceServicer_to_server),
         TRANSPORTS: (TransportServicer(rows), transports_pb2_grpc.add_TransportServiceServicer_to_server),
     }
