@@ -118,7 +118,7 @@ image: ## build the image: IMAGE=registry/mailrail:1.2.3, BUILDER=docker, podman
 
 .PHONY: release
 release: $(STAMP) ## prepare, then build a release: VERSION=1.2.3, BUILDER and ARGS as for the image (docs/contributing/releasing.md)
-	@$(BIN)/python scripts/release.py "$(VERSION)" $(if $(filter command line,$(origin BUILDER)),--builder $(BUILDER)) -- $(ARGS)
+	@$(BIN)/python scripts/release.py "$(VERSION)" $(if $(filter file,$(origin BUILDER)),,--builder $(BUILDER)) -- $(ARGS)
 
 .PHONY: helm-lint
 helm-lint: $(STAMP) ## helm lint --strict, helm template over ci values and others; with KUBECONFIG the API server's dry run, too
