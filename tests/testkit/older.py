@@ -5,6 +5,7 @@ Mailrail to another is then tested, though nothing in between has changed.
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -49,7 +51,8 @@ def source_of_base(folder: Path) -> str:
         archive = subprocess.run(
             ["git", "archive", commit_of(released[-1])], cwd=ROOT, capture_output=True, check=True
         ).stdout
-        subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+            packed.extractall(folder, filter="data")
     else:
         for name in files_of(ROOT):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -135,18 +135,6 @@ def test_a_wheel_made_of_the_source_distribution_is_the_same_wheel(built: Tree, 
     assert again.read_bytes() == (out / again.name).read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm: https://helm.sh/docs/intro/install")
-def test_the_chart_has_the_version_and_helm_reads_it(built: Tree) -> None:
-    packed = built.folder / f"dist/{VERSION}/mailrail-{VERSION}.tgz"
-    shown = subprocess.run(["helm", "show", "chart", packed], capture_output=True, text=True, check=True).stdout
-    assert f"\nversion: {VERSION}\n" in shown
-    assert f"appVersion: {VERSION}\n" in shown
-    rendered = subprocess.run(["helm", "template", "x", packed], capture_output=True, text=True, check=True).stdout
-    assert f"mailrail:{VERSION}" in rendered
-    with tarfile.open(packed) as archive:
-        assert {member.mtime for member in archive} == {int(built.git("log", "-1", "--format=%ct"))}
-
-
 def test_a_build_that_was_cut_off_goes_on_and_makes_anew_what_is_damaged(built: Tree) -> None:
     out = built.folder / "dist" / VERSION
     before = (out / "SHA256SUMS").read_text()
