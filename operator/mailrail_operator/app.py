@@ -16,6 +16,7 @@ from typing import Final
 import aiohttp
 import grpc
 
+from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import WARNINGS, ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
@@ -28,7 +29,7 @@ from mailrail.kit import log
 from mailrail.kit.config_client import keyring
 from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
-from mailrail.kit.settings import BadSettings
+from mailrail.kit.settings import BadSettings, port_map
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
@@ -70,6 +71,7 @@ class Leader:
         self._store = ObjectStore()
         self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
+        self._options = BuildOptions(port_map=port_map("MAILRAIL_OPERATOR_PORT_MAP", settings.port_map))
         self._writer = Writer(
             api, self._store, settings.node_id, settings.controller_name, may_write, overtaken=self._replan
         )
@@ -322,7 +324,7 @@ class Leader:
             asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
         self._publishing = True
         try:
-            return await self._publisher.publish(sources)
+            return await self._publisher.publish(sources, self._options)
         finally:
             self._publishing = False
 

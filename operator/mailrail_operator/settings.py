@@ -48,6 +48,8 @@ class OperatorSettings(ServiceSettings):
     """How often the folder of sealing keys is looked at."""
     status_writers: int = 16
     """Statuses that are written at a time."""
+    port_map: tuple[str, ...] = ()
+    """What ingress is told under this name (`25=2525`): two listeners that end at one real port are in conflict."""
     egress_addresses: tuple[str, ...] = ()
     """Addresses that the world sees of direct delivery: SPF must cover them, and each needs a PTR."""
     dns_check: bool = True

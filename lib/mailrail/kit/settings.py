@@ -13,7 +13,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -161,6 +161,17 @@ def _read(kind: Any, text: str) -> Any:
     if kind is str:
         return text
     raise TypeError(f"settings cannot hold {kind!r}")
+
+
+def port_map(variable: str, pairs: Iterable[str]) -> dict[int, int]:
+    """Real ports by the ports of listeners, from `LISTENER=REAL`. Raises BadSettings."""
+    found: dict[int, int] = {}
+    for pair in pairs:
+        listener, _, real = pair.partition("=")
+        if not (listener.isdigit() and real.isdigit() and 0 < int(real) < 65536):
+            raise BadSettings(f"{variable}: {pair!r}: takes LISTENER=REAL, as 25=2525")
+        found.setdefault(int(listener), int(real))
+    return found
 
 
 def host_port(text: str) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mailrail.kit.settings import BadSettings, ServiceSettings
+from mailrail.kit.settings import ServiceSettings, port_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,5 @@ class IngressSettings(ServiceSettings):
 
     def real_port(self, port: int) -> int:
         """The port to open for a listener's. Raises BadSettings when `port_map` makes no sense."""
-        for pair in self.port_map:
-            listener, _, real = pair.partition("=")
-            if not (listener.isdigit() and real.isdigit() and 0 < int(real) < 65536):
-                raise BadSettings(f"MAILRAIL_INGRESS_PORT_MAP: {pair!r}: takes LISTENER=REAL, as 25=2525")
-            if int(listener) == port:
-                return int(real)
-        return port + self.port_offset if port else 0
+        real = port_map("MAILRAIL_INGRESS_PORT_MAP", self.port_map).get(port)
+        return real if real is not None else port + self.port_offset if port else 0

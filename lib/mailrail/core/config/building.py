@@ -5,7 +5,7 @@ those that can never apply, or that another one contradicts, are noted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
@@ -77,6 +77,8 @@ class BuildOptions:
     """Local mode on loopback: the MX listener takes any recipient (design 10)."""
     port_offset: int = 0
     """Added to every listener's port (local mode)."""
+    port_map: Mapping[int, int] = field(default_factory=dict)
+    """Ports that ingress opens under another number: two listeners that end at one are in conflict."""
 
 
 def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:

@@ -7,7 +7,8 @@ The work, in order:
 1. `reading`: every document, with the typed models. A broken one is refused and its last accepted version takes its
    place. Objects of a file that cannot be read count as unchanged; so do those of a file that is gone, while one that
    cannot be read may be its new name.
-2. `settling`, until nothing changes: who owns each domain name, address and login (`ownership`); that every
+2. `settling`, until nothing changes: who owns each domain name, address, login, port and
+   hostname (`ownership`); that every
    gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted version.
 3. `building`: references are resolved. What is missing is named and its mail deferred, never sent by another way. The
    rules of each level are put in order: priority, then namespace/name, then position; hidden and ambiguous ones found.
@@ -72,11 +73,12 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     only when `Compiled.values` is asked for them.
     """
     read_in = Input(sources, previous)
-    settled, notes = settle(read_in, previous)
+    options = options or BuildOptions()
+    settled, notes = settle(read_in, previous, options.port_map)
     secrets = SecretUses(
         read_in.secrets, read_in.broken_secrets, sources.files, previous.uses, read_in.unreadable, keys
     )
-    build = Build(settled, secrets, options or BuildOptions())
+    build = Build(settled, secrets, options)
     revision = build.revision()
     encoded = encode(revision)
     everything = [*read_in.notes, *notes, *build.notes]

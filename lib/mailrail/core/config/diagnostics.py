@@ -47,6 +47,8 @@ class Reason(StrEnum):
     UNREADABLE = "Unreadable"
     DUPLICATE = "Duplicate"
     CONFLICTED = "Conflicted"
+    PORT_CONFLICT = "PortConflict"
+    HOSTNAME_CONFLICT = "HostnameConflict"
     ALIAS_CYCLE = "AliasCycle"
     ALIAS_TOO_LARGE = "AliasTooLarge"
     POSTMASTER_NOT_FOUND = "PostmasterNotFound"
@@ -79,6 +81,9 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
     "Names of a deleted object are kept for ten minutes.",
+    Reason.PORT_CONFLICT: "A listener of another gateway, or another listener of this one, has the port, perhaps under "
+    "another number that is mapped to the same real one. The older gateway keeps it.",
+    Reason.HOSTNAME_CONFLICT: "Another gateway has the same hostname; the older one keeps it.",
     Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
     Reason.ALIAS_TOO_LARGE: f"An alias leads to more than {EXPANSION_LIMIT:,} addresses, including aliases on the way. "
     "If the edit that caused this could not be refused, mail for the alias is deferred (451 4.3.5).",

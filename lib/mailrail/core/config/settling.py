@@ -23,6 +23,9 @@ from mailrail.core.resources.problems import Path, show_path
 from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
 from mailrail.core.smtp.address import folded
 
+_PORT, _HOSTNAME = "port", "hostname"
+_CONFLICTS: Final = {_PORT: Reason.PORT_CONFLICT, _HOSTNAME: Reason.HOSTNAME_CONFLICT}
+"""Reasons of what gateways want, by the first word of its key."""
 _R = TypeVar("_R", bound=AnyResource)
 _UID_SPACE: Final = uuid.UUID("6d61696c-7261-5c6c-8000-6163636f756e")
 
@@ -65,8 +68,14 @@ class Addresses:
 class Settlement:
     """One choice of versions: who attaches to whom, and what is claimed."""
 
-    def __init__(self, read_in: Input, refusals: "Refusals", claims: Mapping[str, tuple[NameClaim, ...]]) -> None:
-        self._input, self._refusals, self._claims = read_in, refusals, claims
+    def __init__(
+        self,
+        read_in: Input,
+        refusals: "Refusals",
+        claims: Mapping[str, tuple[NameClaim, ...]],
+        port_map: Mapping[int, int],
+    ) -> None:
+        self._input, self._refusals, self._claims, self._port_map = read_in, refusals, claims, port_map
         self.versions: dict[ObjectRef, Version] = {}
         for ref in sorted(read_in.candidates):
             version = read_in.candidates[ref].version(refusals.count(ref))
@@ -217,7 +226,21 @@ class Settlement:
                 )
 
     def _wishes(self) -> Iterator[Wish]:
-        """Every name that some object wants for itself alone, with the field that says so."""
+        """Every name that some object wants for itself alone, with the field that says so.
+
+        A gateway that cannot serve for want of its postmaster keeps nobody from its ports.
+        """
+        lacking = {ref for ref, _, _ in self.postmasters()}
+        for ref, gateway in self.gateways.items():
+            if ref in lacking:
+                continue
+            name, created = gateway.spec.hostname, self._created(ref)
+            yield Wish(f"{_HOSTNAME} {name}", ref, ref, ("spec", "hostname"), f"the hostname {name}", created)
+            for position, listener in enumerate(gateway.spec.listeners):
+                real = self._port_map.get(listener.port, listener.port)
+                words = f"port {listener.port}" + (f" (really {real})" if real != listener.port else "")
+                at: Path = ("spec", "listeners", position, "port")
+                yield Wish(f"{_PORT} {real}", ref, ref, at, words, created)
         for ref, parent in self.gateway_of.items():
             name, created = self.domains[ref].spec.domain_name, self._created(ref)
             yield Wish(f"domain {name}", ref, parent, ("spec", "domainName"), f"the domain {name}", created)
@@ -233,13 +256,31 @@ class Settlement:
             if login is not None:
                 yield Wish(f"login {login}", ref, parent, ("spec", "login"), f"the login {login}", created)
 
+    def shared_ports(self) -> Iterator[Remark]:
+        """Gateways of which two listeners end at one real port, though they say two."""
+        for ref, gateway in self.gateways.items():
+            first: dict[int, str] = {}
+            for position, listener in enumerate(gateway.spec.listeners):
+                real = self._port_map.get(listener.port, listener.port)
+                if first.setdefault(real, listener.name) != listener.name:
+                    path: Path = ("spec", "listeners", position, "port")
+                    message = (
+                        f"{show_path(path)}: port {listener.port} is really {real}, which {first[real]} has already"
+                    )
+                    yield Remark(ref, ConditionType.ACCEPTED, Reason.PORT_CONFLICT, message, path)
+                    break
+
     def _created(self, ref: ObjectRef) -> str:
         """When an object was made; files do not say so."""
         return (self.versions[ref].resource.metadata.creation_timestamp or "") if self._input.in_cluster else ""
 
     def _released(self, claim: NameClaim) -> bool:
         """Whether the object of a claim gave the name up, or lost the right to it; else it is gone for a while."""
-        if claim.owner in self.gateway_of or self.domain_of.get(claim.owner) in self.gateway_of:
+        if (
+            claim.owner in self.gateways
+            or claim.owner in self.gateway_of
+            or self.domain_of.get(claim.owner) in self.gateway_of
+        ):
             return True  # it is there and could have it
         parent = claim.parent
         if claim.owner in self.forbidden or parent in self.forbidden:
@@ -255,7 +296,13 @@ class Settlement:
         decided = decide(self._wishes(), self._claims, self._released, self._input.now)
         self.new_claims = tuple(decided.claims)
         losers = {
-            ref: Remark(ref, ConditionType.ACCEPTED, Reason.CONFLICTED, loss.message, loss.wish.path)
+            ref: Remark(
+                ref,
+                ConditionType.ACCEPTED,
+                _CONFLICTS.get(loss.wish.key.partition(" ")[0], Reason.CONFLICTED),
+                loss.message,
+                loss.wish.path,
+            )
             for ref, loss in decided.losses.items()
         }
         certain = {ref: note for ref, note in losers.items() if decided.losses[ref].winner not in losers}
@@ -303,13 +350,18 @@ class Refusals:
         self.notes.append(note)
 
 
-def settle(read_in: Input, previous: CompilerState) -> tuple[Settlement, list[Remark]]:
+def settle(read_in: Input, previous: CompilerState, port_map: Mapping[int, int]) -> tuple[Settlement, list[Remark]]:
     """Refuse and fall back until all versions go together. Each round refuses at least one version, or ends."""
     claims = grouped(previous.claims)
     refusals = Refusals()
     while True:
-        settled = Settlement(read_in, refusals, claims)
+        settled = Settlement(read_in, refusals, claims, port_map)
         notes = list(settled.attach())
+        shared = list(settled.shared_ports())
+        for note in shared:
+            refusals.refuse(note)
+        if shared:
+            continue
         foreign = list(settled.foreign_logins())
         refused = [note for note in foreign if note.type is ConditionType.ACCEPTED]
         for note in refused:

@@ -1,0 +1,79 @@
+"""Two gateways that want one port or one hostname: the older keeps it, whatever they are called (CFG-10)."""
+
+from typing import Any
+
+from unit.config.test_compiler import Content, account, build, domain, resource, words
+from unit.config.test_ownership import NOW, aged
+
+from mailrail.core.config.building import BuildOptions
+from mailrail.core.config.compiler import Compiled
+from mailrail.core.config.diagnostics import ConditionType, Reason
+
+MAP = BuildOptions(port_map={25: 2525, 587: 2587})
+
+
+def edge(name: str, *ports: int, hour: int, namespace: str = "default", **more: Any) -> list[Content]:
+    """A gateway with a domain and a postmaster of its own."""
+    host = more.pop("hostname", f"{name}.example")
+    listeners = [{"name": f"l{port}", "protocol": "MX", "port": port} for port in ports]
+    spec = {"hostname": host, "listeners": listeners, "postmaster": {"accountRef": {"name": name}}}
+    own = domain(name, f"{name}.org", namespace, gatewayRef={"name": name})
+    made = [resource("MailGateway", name, spec, namespace), own, account(name, name, name, namespace=namespace)]
+    return [aged(document, hour) for document in made]
+
+
+def open_ports(compiled: Compiled) -> dict[str, list[int]]:
+    return {g.ref.name: [li.port for li in g.listeners] for g in compiled.revision.gateways}
+
+
+def reason(compiled: Compiled, name: str) -> Reason:
+    condition = compiled.diagnostics.of("MailGateway", name).condition(ConditionType.ACCEPTED)
+    assert condition is not None
+    return condition.reason
+
+
+def test_the_older_gateway_keeps_the_port_whatever_the_names_CFG_10() -> None:
+    compiled = build([*edge("mx", 25, hour=1), *edge("aaa", 25, hour=2)])
+    assert open_ports(compiled) == {"mx": [25]}
+    assert reason(compiled, "aaa") is Reason.PORT_CONFLICT
+    assert "MailGateway default/aaa: port 25 belongs to MailGateway default/mx; it is left out" in words(compiled)
+    assert reason(compiled, "mx") is Reason.ACCEPTED
+    alone = build(edge("aaa", 25, hour=2), compiled, now=NOW)
+    assert open_ports(alone) == {"aaa": [25]}
+
+
+def test_an_edit_that_wants_a_port_of_another_is_refused_and_the_old_version_serves() -> None:
+    first = build([*edge("mx", 25, hour=1), *edge("aaa", 26, hour=2)])
+    second = build([*edge("mx", 25, hour=1), *edge("aaa", 26, 25, hour=2)], first)
+    assert open_ports(second) == {"mx": [25], "aaa": [26]}
+    assert reason(second, "aaa") is Reason.PORT_CONFLICT
+
+
+def test_ports_that_end_at_one_real_port_are_in_conflict_too() -> None:
+    apart = [*edge("mx", 25, hour=1), *edge("aaa", 2525, hour=2)]
+    assert open_ports(build(apart)) == {"mx": [25], "aaa": [2525]}
+    mapped = build(apart, options=MAP)
+    assert open_ports(mapped) == {"mx": [25]}
+    assert "MailGateway default/aaa: port 2525 belongs to MailGateway default/mx; it is left out" in words(mapped)
+    within = build(edge("mx", 25, 2525, hour=1), options=MAP)
+    assert open_ports(within) == {}
+    assert "spec.listeners[1].port: port 2525 is really 2525, which l25 has already" in words(within)[0]
+
+
+def test_the_older_gateway_keeps_the_hostname() -> None:
+    compiled = build([*edge("mx", 25, hour=1), *edge("aaa", 26, hour=2, hostname="mx.example")])
+    assert open_ports(compiled) == {"mx": [25]}
+    assert reason(compiled, "aaa") is Reason.HOSTNAME_CONFLICT
+
+
+def test_a_gateway_of_another_namespace_is_not_named_and_takes_nothing() -> None:
+    thief = edge("aaa", 25, hour=2, namespace="a-team", hostname="mx.example")
+    for first in ([], edge("mx", 25, hour=1)):
+        compiled = build([*edge("mx", 25, hour=1), *thief], build(first))
+        assert open_ports(compiled) == {"mx": [25]}
+        assert "hostname mx.example belongs to an object of another namespace; it is left out" in words(compiled)[0]
+
+
+def test_a_gateway_without_its_postmaster_keeps_nobody_from_a_port() -> None:
+    broken = edge("old", 25, hour=0)[:1]
+    assert open_ports(build([*broken, *edge("mx", 25, hour=1)])) == {"mx": [25]}
