@@ -111,6 +111,11 @@ DASHBOARD = Dashboard(
                     "If it keeps rising, the queue or Postgres does not keep up.",
                     "mailrail_ingress_queue_pending",
                 ),
+                Panel(
+                    "Outcome unknown",
+                    "Messages answered 451 that may be stored all the same: no queue told what became of them.",
+                    (Query("sum(mailrail_ingress_commits_unknown_total)", "messages"),),
+                ),
                 each(
                     "Mail held for the queue",
                     "Above MAILRAIL_INGRESS_HELD_OCTETS (64 MiB) reading from clients with more than their share is "

@@ -92,6 +92,11 @@ DASHBOARD = Dashboard(
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
+                each(
+                    "Commits waiting for a standby",
+                    "Normally 0. Those that wait for longer than 3 s, while Postgres itself is well.",
+                    "mailrail_queue_commits_waiting_for_standby",
+                ),
                 split(
                     "Database errors",
                     "connect: unreachable, or would not commit durably; statement: a statement failed.",

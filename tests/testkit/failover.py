@@ -40,6 +40,7 @@ from mailrail.local.postgres.server import DATABASE, OWNER, SUPERUSER, EmbeddedP
 from testkit.conditions import wait_until
 from testkit.faultproxy import FaultProxy
 from testkit.postgres import SETTINGS
+from testkit.processes import frozen
 
 T = TypeVar("T")
 
@@ -119,6 +120,14 @@ class Server:
         assert pid is not None, "it does not run"
         os.kill(pid, number)
         assert self.postgres.wait(60) is not None, "it goes on"
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP to all of its processes, as a volume that stalls: connections stand, and nothing answers."""
+        pid = self.postgres.pid
+        assert pid is not None, "it does not run"
+        with frozen(pid, descendants=True):
+            yield
 
     def restart(self) -> None:
         """A clean stop and a start (pg_ctl restart -m fast)."""

@@ -126,6 +126,8 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         self.forget_commit = False
         """The next commit is dropped, and its stream broken in place of the answer."""
         self.go_away = asyncio.Event()
+        self.says: asyncio.Queue[enqueue_pb2.EnqueueResponse] = asyncio.Queue()
+        """What is put here is said on a stream that is open."""
         self.opens = asyncio.Event()
         """Cleared: a new stream gets no credit yet."""
         self.opens.set()
@@ -149,7 +151,8 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         await self.opens.wait()
         yield enqueue_pb2.EnqueueResponse(credit=self.credit, database_time=self.database_time)
         queue: asyncio.Queue[enqueue_pb2.EnqueueResponse | None] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._take(requests, queue)), asyncio.create_task(self._rotate(queue))]
+        works = (self._take(requests, queue), self._rotate(queue), self._say(queue))
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             while (response := await queue.get()) is not None:
                 yield response
@@ -162,6 +165,10 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         await self.go_away.wait()
         self.go_away.clear()
         await queue.put(enqueue_pb2.EnqueueResponse(go_away=True))
+
+    async def _say(self, queue: "asyncio.Queue[enqueue_pb2.EnqueueResponse | None]") -> None:
+        while True:
+            await queue.put(await self.says.get())
 
     async def _take(
         self,

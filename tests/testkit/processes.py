@@ -26,6 +26,25 @@ from testkit.conditions import wait_until
 _KEPT_LINES = 20_000
 
 
+@contextlib.contextmanager
+def frozen(pid: int, *, descendants: bool) -> Iterator[None]:
+    """SIGSTOP to a process, perhaps with all that it started, and SIGCONT at the end."""
+    victims = [psutil.Process(pid)]
+    if descendants:
+        victims += victims[0].children(recursive=True)
+    stopped = []
+    try:
+        for victim in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.suspend()
+                stopped.append(victim)
+        yield
+    finally:
+        for victim in reversed(stopped):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.resume()
+
+
 class _Reaper:
     """The process that ends our programs should we be killed (see `reaper`); started with the first of them."""
 

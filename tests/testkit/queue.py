@@ -119,6 +119,7 @@ class FakeIngress:
         self.stub: enqueue_pb2_grpc.EnqueueServiceAsyncStub = enqueue_pb2_grpc.EnqueueServiceStub(channel)
         self.credit = 0
         self.go_away = False
+        self.database_silent = False
         self.broken: grpc.aio.AioRpcError | None = None
         self._out: asyncio.Queue[enqueue_pb2.EnqueueRequest | None] = asyncio.Queue()
         self._answers: dict[bytes, asyncio.Future[enqueue_pb2.EnqueueResult]] = {}
@@ -137,6 +138,7 @@ class FakeIngress:
                 async for response in self.stub.Enqueue(frames()):
                     self.credit += response.credit
                     self.go_away = self.go_away or response.go_away
+                    self.database_silent = response.database_silent
                     started.set()
                     for result in response.results:
                         future = self._answers.pop(result.message_id, None)

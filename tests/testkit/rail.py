@@ -32,7 +32,7 @@ from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2, mailbox
 
 from testkit.conditions import wait_until
 from testkit.ports import accepts, free_offset, release_offset
-from testkit.processes import Program, run
+from testkit.processes import Program, frozen, run
 
 API_VERSION = "mailrail.dev/v1alpha1"
 GATEWAY = "local"
@@ -308,20 +308,8 @@ class Rail:
     @contextlib.contextmanager
     def frozen(self, service: str) -> Iterator[None]:
         """SIGSTOP to a service (`postgres`: to the postmaster and every backend), and SIGCONT at the end."""
-        victims = [psutil.Process(self.pid(service))]
-        if service == "postgres":
-            victims += victims[0].children(recursive=True)
-        stopped = []
-        try:
-            for victim in victims:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.suspend()
-                    stopped.append(victim)
+        with frozen(self.pid(service), descendants=service == "postgres"):
             yield
-        finally:
-            for victim in reversed(stopped):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.resume()
 
     # --- its database ---
 

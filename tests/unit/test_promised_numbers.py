@@ -20,13 +20,14 @@ from mailrail.core.sasl.verifiers import ITERATIONS
 from mailrail.core.smtp import reply
 from mailrail.core.smtp.server import AUTH_LINE_LIMIT
 from mailrail.core.uncommitted import NEW_PART
-from mailrail.kit import config_client
+from mailrail.kit import config_client, server_watch
 from mailrail_config import store as config_store
 from mailrail_config.settings import ConfigSettings
 from mailrail_ingress import queue_stream
 from mailrail_ingress.settings import IngressSettings
 from mailrail_operator.settings import OperatorSettings
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_queue.accept import batches
 from mailrail_queue.schedule import scheduler
 from mailrail_queue.settings import QueueSettings
 
@@ -65,6 +66,9 @@ def rule(id: str) -> str:
         ("ACC-07", "the queue (4 GiB over all its processes)", 4 * GIB, QUEUE.upload_octets),
         ("ACC-07", "from three quarters on", 3 / 4, NEW_PART),
         ("ACC-07", "waits for it, 5 s at most", 5, queue_stream.PATIENCE),
+        ("ACC-09", "ask every 2 s", 2, server_watch.EVERY),
+        ("ACC-09", "8 s without an answer", 8, server_watch.SILENT_AFTER),
+        ("ACC-09", "refused 451 after 10 s", 10, batches._REFUSE_AFTER),
         ("SHD-01", "256 shards", 256, SHARDS),
         ("SHD-02", "looks for due work every second", 1, QUEUE.look_seconds),
         ("SHD-03", "≤ 200 recipients a site", 200, scheduler._FETCH),

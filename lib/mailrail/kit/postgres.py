@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, LiteralString
+from weakref import WeakSet
 
 import psycopg
 import psycopg.sql
@@ -72,6 +73,8 @@ class Login:
         self._settings = settings
         self._last = database_of(settings)
         self._problem = ""
+        self.connections: WeakSet[AsyncConnection[Any]] = WeakSet()
+        """Those that were made by it, perhaps closed by now."""
         self._log = log.get_logger()
 
     @classmethod
@@ -92,7 +95,9 @@ class Login:
     async def connect(self, application: str, **how: Any) -> AsyncConnection[Any]:
         """A new connection in autocommit. Raises psycopg.OperationalError; a refused password with where it is from."""
         try:
-            return await AsyncConnection.connect(self.conninfo(), **connecting(application), **how)
+            connection = await AsyncConnection.connect(self.conninfo(), **connecting(application), **how)
+            self.connections.add(connection)
+            return connection
         except psycopg.OperationalError as error:
             if "authentication failed" not in str(error):
                 raise
@@ -116,6 +121,12 @@ class Login:
 def connecting(application: str) -> dict[str, Any]:
     """Parameters of every connection of a service."""
     return {"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE}
+
+
+CONNECTIONS: Mapping[str, int] = MappingProxyType({"queue": 24, "config": 10})
+"""Most connections that one process of a service opens, with default settings: what a server, a role or a pooler has to
+allow for each."""
+NEEDED = "a queue process needs {queue} and a config process {config}".format(**CONNECTIONS)
 
 
 SESSION: Mapping[str, str] = MappingProxyType(
@@ -179,15 +190,15 @@ async def _first(connection: AsyncConnection[Any], query: psycopg.sql.Composed |
     """The first value of a new connection's first query, not prepared.
 
     A pooler says yes to a login before it has a connection to the server, and lets the first query wait for one, for
-    minutes or for ever. Raises psycopg.OperationalError after ANSWERS_WITHIN seconds, saying so.
+    minutes or for ever. Raises psycopg.errors.ConnectionTimeout after ANSWERS_WITHIN seconds, saying so.
     """
     try:
         async with asyncio.timeout(ANSWERS_WITHIN):
             row = await (await connection.execute(query, prepare=False)).fetchone()
     except TimeoutError:
-        raise psycopg.OperationalError(
+        raise psycopg.errors.ConnectionTimeout(
             f"the login succeeded, and the first query got no answer in {ANSWERS_WITHIN:g} s. If a pooler stands"
-            " between, it has too few connections to the server: a queue process needs up to 24, a config process 9"
+            f" between, it has too few connections to the server: {NEEDED}"
         ) from None
     return row[0] if row is not None else None
 
@@ -367,6 +378,7 @@ async def pool(
     """
 
     async def configure(connection: AsyncConnection[Any]) -> None:
+        login.connections.add(connection)
         try:
             await connection.set_autocommit(True)
             await check_connection(connection)

@@ -40,6 +40,7 @@ async def start(settings: ConfigSettings, stop: asyncio.Event) -> None:
         async with rpc.serve(settings, services, ALLOWED) as server:
             health = server.health
             tasks = [
+                asyncio.create_task(follower.watch.run(), name="watch"),
                 asyncio.create_task(follower.run(), name="head"),
                 asyncio.create_task(keep_up(settings, store, follower), name="upkeep"),
             ]

@@ -23,6 +23,8 @@ from mailrail.core.revision.revision import Revision, Role, UnreadableRevision, 
 from mailrail.core.revision.sealing import key_of
 from mailrail.kit import log, migrations, postgres
 from mailrail.kit.postgres import storable
+from mailrail.kit.run import end
+from mailrail.kit.server_watch import ServerWatch
 from mailrail_config import metrics
 from mailrail_config.settings import ConfigSettings
 from mailrail_config.store import CHANNEL, NewRevision, Published, Refused, RevisionStore, Sealed
@@ -31,6 +33,9 @@ DATABASE_ERRORS = (psycopg.Error, PoolTimeout, OSError)
 """Postgres is unreachable or refuses; the caller may try again."""
 _BEAT = 2.0
 """Seconds between looks whether the database went back (HIS-01)."""
+_TICK = 1.0
+_GIVE_UP = 30.0
+"""Seconds for which the server is silent after which head is followed on another connection."""
 DIAGNOSTICS_LIMIT = 4 * 1024 * 1024
 """Octets of diagnostics that are stored with a revision."""
 
@@ -75,6 +80,7 @@ class HeadFollower:
     ) -> None:
         self.head = Head()
         self._settings, self._login, self._store, self._ready = settings, login, store, ready
+        self.watch = ServerWatch(login, "mailrail config", "config", changed=lambda: None)
         self._moved = asyncio.Condition()
         self._beat_at = 0.0
         self._log = log.get_logger()
@@ -117,11 +123,29 @@ class HeadFollower:
     async def _follow(self, connection: AsyncConnection[tuple[object, ...]]) -> None:
         await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))
         while True:
-            await self.look()
+            await self._look_in_time()
             metrics.POSTGRES_UP.set(1)
             await self._ready(True)
             async for _ in connection.notifies(timeout=self._settings.poll_seconds, stop_after=1):
                 pass
+
+    async def _look_in_time(self) -> None:
+        """`look`, not ready while the server is silent. Raises psycopg.OperationalError once that lasts: connections of
+        now may lead to another server."""
+        look = asyncio.create_task(self.look())
+        silent = 0.0
+        try:
+            while not (await asyncio.wait((look,), timeout=_TICK))[0]:
+                if not self.watch.silent:
+                    continue
+                silent += _TICK
+                metrics.POSTGRES_UP.set(0)
+                await self._ready(False)
+                if silent >= _GIVE_UP:
+                    raise psycopg.OperationalError("it does not answer; connecting anew")
+            look.result()
+        finally:
+            await end(look)
 
     async def look(self) -> None:
         """Read head, and its content if it moved. Raises psycopg errors."""

@@ -85,6 +85,11 @@ COMMIT_SECONDS = Spread(
     "Seconds from the end of a message to the queue's answer",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
+UNKNOWN = Tally(
+    "mailrail_ingress_commits_unknown",
+    "Messages answered 451 although they may be stored, because no queue told what became of them (LSE-08 c); the log "
+    "has the id of each",
+)
 PAUSES = Tally(
     "mailrail_ingress_pauses",
     "Times reading from a client was paused, by reason: credit (the queue grants none), memory (ingress holds more "

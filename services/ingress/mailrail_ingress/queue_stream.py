@@ -216,6 +216,8 @@ class _Stream(_Uploads):
         self.written: dict[bytes, _Commit] = {}
         self.draining = asyncio.Event()
         """The queue said GoAway: nothing new starts here (ACC-07)."""
+        self.database_silent = False
+        """The queue said that its database answers nothing (ACC-09)."""
         self._call = call
         self._credit = credit
         self._all_credit = credit  # while nothing is under way
@@ -239,6 +241,7 @@ class _Stream(_Uploads):
             while isinstance(response := await self._call.read(), enqueue_pb2.EnqueueResponse):
                 if response.database_time and self._clock is not None:
                     self._clock.set_time(response.database_time / 1e6)
+                self.database_silent = response.database_silent
                 for result in response.results:
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
@@ -377,7 +380,9 @@ class EnqueueClient:
     @property
     def available(self) -> bool:
         """A stream is open, or was a moment ago and another may be soon. See ports.Queue."""
-        return self._stream is not None or self._loop.time() < self._last_open + PATIENCE
+        if self._stream is not None:
+            return not self._stream.database_silent
+        return self._loop.time() < self._last_open + PATIENCE
 
     def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
         """See ports.Queue."""
@@ -518,6 +523,7 @@ class EnqueueClient:
                 if first.database_time:
                     self._clock.set_time(first.database_time / 1e6)
                 stream = _Stream(call, int(first.credit), self._linger, self._answer, self._budget, self._clock)
+                stream.database_silent = first.database_silent
                 self._open(stream)
                 opened.set()
                 await stream.run()
@@ -625,5 +631,6 @@ class EnqueueClient:
     def _unknown(self, message_id: bytes, commit: _Commit) -> None:
         """No queue told the outcome, and none stores the commit any more."""
         if not commit.answered:
+            metrics.UNKNOWN.inc()
             self._log.warning("commit outcome unknown", id=message_id.hex())
             self._answer(commit, CommitAnswer(False, _AWAY))

@@ -54,10 +54,10 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
     queue, services = assemble(settings)
     config = ConfigClient(settings, Role.QUEUE, queue.configure)
     administrators = postgres.pool(
-        postgres.Login(settings),
+        queue.login,
         "queue",
         size=settings.admin_connections,
-        application="mailrail queue administration",
+        application=f"mailrail queue {settings.node_id} administration",
     )
     async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:
         services |= admin_rpc.administration_services(queue, pool)

@@ -82,8 +82,9 @@ class QueueProcess:
         self._router: Router | None = None
         self._log = log.get_logger()
         self.history = QueueHistory(self.run_id, self._new_history)
+        self.login = postgres.Login(settings)
         self.database = Database(
-            postgres.Login(settings),
+            self.login,
             f"mailrail queue {settings.node_id}",
             history=self.history.of,
             unsafe=settings.unsafe,
@@ -107,12 +108,12 @@ class QueueProcess:
         self.group_commit = GroupCommit(
             settings, self.database, self.dispatcher, self.router, self.worklist, self.history, self.notifier
         )
-        lease_lane, beats = self.database.lane("lease"), self.database.lane("heartbeat")
+        lease_lane, self._beats = self.database.lane("lease"), self.database.lane("heartbeat")
         self.lease_writer = LeaseWriter(parts, lease_lane, self.finisher, self.worklist)
         site_health = SiteHealth(self.dispatcher, self.lease_writer)
         self.leases = LeaseManager(parts, lease_lane, self.finisher, self.lease_writer, site_health)
-        self.shared_sites = SharedSites(beats, self.dispatcher, site_health, self.worklist)
-        self.shards = Shards(parts, beats, self.worklist, self.group_commit, self.peers, self.shared_sites)
+        self.shared_sites = SharedSites(self._beats, self.dispatcher, site_health, self.worklist)
+        self.shards = Shards(parts, self._beats, self.worklist, self.group_commit, self.peers, self.shared_sites)
         self.owner = Scheduler(
             parts,
             self.worklist,
@@ -163,15 +164,15 @@ class QueueProcess:
     async def prepare(self) -> None:
         """Wait for a database that is durable and new enough; says why it waits."""
         said = ""
-        lane = self.database.lane("start")
         while True:
             try:
                 await self.database.refuse_shared_sessions()
-                async with lane.use() as connection:
+                async with self._beats.use() as connection:
                     await migrations.check(connection, "queue")
                     self.dispatcher.history = await self.history.of.begin(connection)
                     self.group_commit.ids.forget()
-                    return
+                await self.database.open_lanes()
+                return
             except (*DATABASE_FAILURE, migrations.Unfit) as error:
                 if str(error) != said:
                     said = str(error)
@@ -205,7 +206,8 @@ class QueueProcess:
         memory all the same, the other steps go on, and what does not is kept. To refuse all mail for it, which every
         replica would do alike, would make an outage out of a delay.
         """
-        return self.ready and self.owner.looked and self.shards.healthy and not self.stopping.is_set()
+        healthy = self.shards.healthy and not self.database.watch.silent
+        return self.ready and self.owner.looked and healthy and not self.stopping.is_set()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -218,6 +220,7 @@ class QueueProcess:
                 self.peers,
                 self.upkeep,
                 self.counting,
+                self.database.watch,
             )
             for part in parts:
                 group.create_task(part.run())

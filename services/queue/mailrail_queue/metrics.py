@@ -51,6 +51,10 @@ SITES = Gauge("mailrail_queue_sites", "Sites held in memory", ["state"])
 SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256 in all")
 OUTBOUND = Gauge("mailrail_queue_outbound_streams", "Outbound processes connected")
 POSTGRES_UP = Gauge("mailrail_queue_postgres_up", "1 while Postgres answers, has space and commits durably, else 0")
+WAITING_FOR_STANDBY = Gauge(
+    "mailrail_queue_commits_waiting_for_standby",
+    "Transactions of this process that wait for a synchronous standby for longer than 3 s",
+)
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
     "Due recipients in the shards of this process, by what they wait for; counted up to 50,000",

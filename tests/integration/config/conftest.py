@@ -128,7 +128,7 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
             await store.data_history.check(connection)
 
     login = kit_postgres.Login(settings)
-    async with kit_postgres.pool(login, "config", timeout=2, opened=opened) as pool:
+    async with kit_postgres.pool(login, "config", application="mailrail config", timeout=2, opened=opened) as pool:
         store = RevisionStore(pool)
         made.append(store)
         servers: list[rpc.Server] = []
@@ -142,12 +142,12 @@ async def config_service(url: str, port: int = 0, **more: Any) -> AsyncIterator[
         services = {SERVICE: (servicer, config_pb2_grpc.add_ConfigServiceServicer_to_server)}
         async with rpc.serve(settings, services) as server:
             servers.append(server)
-            following = asyncio.create_task(follower.run())
+            following, watching = asyncio.create_task(follower.run()), asyncio.create_task(follower.watch.run())
             try:
                 yield Running(settings, store, follower, server)
             finally:
                 servicer.stop()
-                await end(following)
+                await end(following, watching)
                 if not following.cancelled():
                     following.result()  # raises what it failed with
 

@@ -19,7 +19,7 @@ from mailrail.core.revision.revision import Alias, GatewayLimits, Listener, List
 from mailrail.core.sasl.client import ChannelBinding, Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.smtp.proxy import SIGNATURE
-from mailrail.pb.queue.v1 import types_pb2
+from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.smtp import LINGER_OCTETS
 
 from testkit.background import background
@@ -136,6 +136,33 @@ def test_a_queue_that_never_tells_is_not_waited_for_without_end_ACC_04(run: Star
         assert code(talk.reply()) == "451 4.3.0"
         ingress.wait_for(lambda: ingress.events("commit outcome unknown"), "the log tells of it")
     background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+
+
+def test_no_mail_begins_while_the_queue_says_that_its_database_is_silent_and_what_is_under_way_waits_ACC_09(
+    run: Start,
+) -> None:
+    ingress = run()
+
+    def say(*, silent: bool) -> None:
+        said = enqueue_pb2.EnqueueResponse(database_silent=silent)
+        background().loop.call_soon_threadsafe(ingress.queue.says.put_nowait, said)
+
+    def mail(talk: Talk) -> str:
+        return talk.codes("MAIL FROM:<x@far.example>", "RSET")[0]
+
+    ingress.queue.answers.clear()
+    with mx(ingress) as waiting, mx(ingress) as begun, mx(ingress) as new:
+        open_message(waiting)
+        waiting.send(b"Subject: x\r\n\r\n.\r\n")
+        ingress.wait_stored(1)
+        assert begun.codes("MAIL FROM:<x@far.example>", "RCPT TO:<ada@home.example>") == ["250 2.1.0", "250 2.1.5"]
+        say(silent=True)
+        wait_until(lambda: mail(new) == "451 4.3.0", 30, "MAIL is put off")
+        assert begun.codes("DATA") == ["451 4.3.0"]
+        say(silent=False)
+        wait_until(lambda: mail(new) == "250 2.1.0", 30, "MAIL is taken")
+        background().loop.call_soon_threadsafe(ingress.queue.answers.set)
+        assert code(waiting.reply()) == "250 2.6.0"
 
 
 def test_a_body_is_never_resumed_on_another_stream_ACC_05(run: Start) -> None:

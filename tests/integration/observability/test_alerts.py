@@ -160,6 +160,14 @@ CASES = (
         ({bucket("1"): rising(0), bucket("5"): rising(10), bucket("+Inf"): rising(10)},),
         ({bucket("0.05"): rising(10), bucket("5"): rising(10), bucket("+Inf"): rising(10)},),
     ),
+    Case(
+        "MailrailCommitsUnanswered",
+        ({of("mailrail_ingress_queue_pending"): still(3), of("mailrail_ingress_commit_seconds_count"): still(500)},),
+        (
+            {of("mailrail_ingress_queue_pending"): still(3), of("mailrail_ingress_commit_seconds_count"): rising(60)},
+            {of("mailrail_ingress_queue_pending"): still(0), of("mailrail_ingress_commit_seconds_count"): still(500)},
+        ),
+    ),
     Case("MailrailConnectionsTurnedAway", ({TOO_MANY: rising(120)},), ({TOO_MANY: rising(6)},)),
     Case(
         "MailrailIngressListenerDown",
@@ -205,6 +213,7 @@ CASES = (
         (pods("mailrail_queue_postgres_up", 0, 0),),
         (pods("mailrail_queue_postgres_up", 1, 0),),
     ),
+    Case("MailrailCommitsWaitForStandby", *gauge("mailrail_queue_commits_waiting_for_standby", 2, 0)),
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
     Case(
         "MailrailQueueStepFails",

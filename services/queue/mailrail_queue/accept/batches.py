@@ -21,6 +21,7 @@ import psycopg
 
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
+from mailrail.kit.server_watch import SILENT_AFTER
 from mailrail_queue import metrics
 from mailrail_queue.accept.bodies import Bodies
 from mailrail_queue.accept.limits import over_limit
@@ -157,6 +158,7 @@ class GroupCommit:
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
                 group.create_task(self._work(lane))
+            group.create_task(self._refuse_in_silence())
             group.create_task(self.bodies.run())
 
     async def _work(self, lane: Lane) -> None:
@@ -186,6 +188,24 @@ class GroupCommit:
             finally:
                 self._busy -= 1
                 self._in_hand -= len(batch)
+
+    async def _refuse_in_silence(self) -> None:
+        """While Postgres answers nothing, no lane comes back to see how long the others have waited (ACC-09)."""
+        silent_since = 0.0
+        while True:
+            await asyncio.sleep(1.0)
+            if not self._database.watch.silent:
+                silent_since = 0.0
+                continue
+            now = time.monotonic()
+            silent_since = silent_since or now - SILENT_AFTER
+            kept: deque[PendingCommit] = deque()
+            for pending in self._waiting:
+                if not pending.sent and now - max(pending.since, silent_since) > _REFUSE_AFTER:
+                    self._refuse(pending, UNAVAILABLE)
+                else:
+                    kept.append(pending)
+            self._waiting = kept
 
     def _take(self) -> list[PendingCommit]:
         batch: dict[bytes, PendingCommit] = {}

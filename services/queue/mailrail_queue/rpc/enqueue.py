@@ -154,6 +154,7 @@ class EnqueueStream:
         self._uploaded: dict[bytes, int] = {}  # octets of bodies whose commit is under way
         self._ended = False
         self._told = time.monotonic()
+        self._silence_told = False
 
     # --- in ---
 
@@ -286,9 +287,14 @@ class EnqueueStream:
     def take(self) -> enqueue_pb2.EnqueueResponse | None:
         """What is to be said now."""
         self.ready.clear()
-        if not self._results and not self._refund and time.monotonic() - self._told < _TELL_TIME:
+        silent = self.queue.database.watch.silent
+        news = self._results or self._refund or silent != self._silence_told
+        if not news and time.monotonic() - self._told < _TELL_TIME:
             return None
-        response = enqueue_pb2.EnqueueResponse(credit=self._refund, database_time=self._database_time())
+        self._silence_told = silent
+        response = enqueue_pb2.EnqueueResponse(
+            credit=self._refund, database_time=self._database_time(), database_silent=silent
+        )
         add = response.results.add
         for message_id, outcome in self._results:
             add(message_id=message_id, accepted=outcome.accepted, refusal=outcome.reply)
@@ -297,8 +303,11 @@ class EnqueueStream:
 
     def first(self) -> enqueue_pb2.EnqueueResponse:
         """What is said before anything else."""
+        self._silence_told = self.queue.database.watch.silent
         return enqueue_pb2.EnqueueResponse(
-            credit=self.queue.settings.stream_credit, database_time=self._database_time()
+            credit=self.queue.settings.stream_credit,
+            database_time=self._database_time(),
+            database_silent=self._silence_told,
         )
 
     def _database_time(self) -> int:

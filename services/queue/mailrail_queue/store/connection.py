@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 import psycopg
@@ -30,6 +30,7 @@ from structlog.typing import FilteringBoundLogger
 from mailrail.kit import clock, log
 from mailrail.kit.history import History
 from mailrail.kit.postgres import (
+    NEEDED,
     NOT_WAITED,
     Doubtful,
     Login,
@@ -40,6 +41,7 @@ from mailrail.kit.postgres import (
     server_state,
     why_read_only,
 )
+from mailrail.kit.server_watch import ServerWatch
 from mailrail_queue import metrics
 from mailrail_queue.store import columns
 from mailrail_queue.store.outage import Outage
@@ -63,6 +65,12 @@ _OWN: Mapping[str, str] = MappingProxyType(
 """Settings of a lane besides those of every connection of ours."""
 
 
+_ORDER: Final = ("heartbeat", "owner", "work", "lease", "finish 1", "ids", "accept 1", "outcome 1")
+"""Lanes that are opened first, in this order: the shards, due mail, results; then what takes new mail."""
+
+
+_NO_ROOM: Final = ("too many", "remaining connection slots", "no more connections")
+"""What Postgres and PgBouncer say when they take no more connections."""
 _JUMP = 5.0
 """Seconds by which Postgres's clock is set that are worth a word: leases have 30 to spare (LSE-01)."""
 
@@ -107,12 +115,21 @@ class Database:
         """Set with `jump`."""
         self._history = history
         """Asked by each connection before its first statement: what memory says of the data may be untrue."""
+        self.answers = 0
+        """Times that a lane was used and the server answered."""
+        self.watch = ServerWatch(
+            login,
+            application,
+            "queue",
+            changed=self._on_watch,
+            answers=lambda: self.answers,
+        )
         self.generation = 0
         """Connections of an earlier one are opened anew: they may lead to another server than the newest does."""
 
     def lane(self, name: str) -> "Lane":
         """A new lane; `name` shows in pg_stat_activity."""
-        lane = Lane(self, f"{self._application} {name}")
+        lane = Lane(self, f"{self._application} {name}", _ORDER.index(name) if name in _ORDER else len(_ORDER))
         self._lanes.append(lane)
         return lane
 
@@ -145,6 +162,28 @@ class Database:
             metrics.CLOCK_JUMPS.inc()
             self._log.warning("Postgres's clock jumped", seconds=round(seconds, 1))
         self._told = True
+
+    def _on_watch(self) -> None:
+        metrics.WAITING_FOR_STANDBY.set(self.watch.waiting)
+        if self.watch.silent:
+            metrics.POSTGRES_UP.set(0)  # the next heartbeat that succeeds sets it again
+
+    async def open_lanes(self) -> None:
+        """Open every lane that is closed, those first without which mail would stand still. Raises as `Lane.use`.
+
+        With too few connections each would else get its own by luck, and mail be accepted that nobody can retry.
+        """
+        for lane in sorted(self._lanes, key=lambda one: one.rank):
+            try:
+                async with lane.use():
+                    pass
+            except psycopg.OperationalError as error:
+                if not any(text in str(error) for text in _NO_ROOM):
+                    raise
+                raise type(error)(
+                    f"{str(error).strip()}. {sum(one.open for one in self._lanes)} of {len(self._lanes)} connections of"
+                    f" the message path are open; {NEEDED}: raise max_connections, or the role's CONNECTION LIMIT"
+                ) from error
 
     async def close(self) -> None:
         """Close every lane."""
@@ -189,12 +228,19 @@ _READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
 class Lane:
     """One connection for one kind of work, one statement or transaction at a time."""
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Database, name: str, rank: int) -> None:
+        self.rank = rank
+        """Lanes of a lower one are opened first."""
         self._database = database
         self._name = name
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection[Row] | None = None
         self._generation = 0
+
+    @property
+    def open(self) -> bool:
+        """It has a connection that is not known to be lost."""
+        return self._connection is not None and not self._connection.closed
 
     def warn(self, logger: FilteringBoundLogger, event: str, error: Exception, **fields: object) -> None:
         """Log that a step on this lane is tried again, unless Postgres is unreachable for all (`Outage`)."""
@@ -223,6 +269,7 @@ class Lane:
             try:
                 yield connection
                 sure(connection)
+                self._database.answers += 1
             except BaseException as error:
                 # A statement that was cut off in the middle leaves a connection of which nothing is known.
                 if isinstance(error, psycopg.Error):

@@ -178,12 +178,15 @@ class EnqueueResponse(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
     DATABASE_TIME_FIELD_NUMBER: _builtins.int
+    DATABASE_SILENT_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """Octets that the caller may send on this stream beyond what it was told before (chunks and commits count by their bytes fields)."""
     go_away: _builtins.bool
     """Start nothing new on this stream; what runs finishes; open another (ACC-07)."""
     database_time: _builtins.int
     """Unix microseconds by the clock of the database, not later than it is; 0: as before."""
+    database_silent: _builtins.bool
+    """The database answers nothing: begin no message, answer MAIL with 451 (ACC-09). Commits under way are waited for. Said anew with each response."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnqueueResult]: ...
     def __init__(
@@ -193,10 +196,11 @@ class EnqueueResponse(_message.Message):
         credit: _builtins.int = ...,
         go_away: _builtins.bool = ...,
         database_time: _builtins.int = ...,
+        database_silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "database_time", b"database_time", "go_away", b"go_away", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "database_silent", b"database_silent", "database_time", b"database_time", "go_away", b"go_away", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
