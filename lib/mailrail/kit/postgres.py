@@ -381,11 +381,13 @@ async def pool(
         login.connections.add(connection)
         try:
             await connection.set_autocommit(True)
-            await check_connection(connection)
             await enter(connection, schema, statement_timeout="60s", idle_in_transaction_session_timeout="60s")
+            await check_connection(connection)
             if opened is not None:
                 await opened(connection)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, psycopg.errors.ConnectionTimeout):  # else nobody is told more than that there is none
+                log.get_logger().warning("cannot open a connection", application=application, error=str(error))
             await connection.close()  # the pool forgets it as it is
             raise
 

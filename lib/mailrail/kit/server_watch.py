@@ -75,6 +75,8 @@ class ServerWatch:
         self._login, self._application, self._schema = login, application, schema
         self._changed, self._answers = changed, answers
         self._connection: AsyncConnection[Any] | None = None
+        self._entering = False
+        """It was let in and waits for its first answer, as behind a pooler that is full: that is no silence."""
         self._unanswered = 0.0  # seconds in which we ran: a process that stood still itself blames nobody
         self._log = log.get_logger()
 
@@ -98,7 +100,7 @@ class ServerWatch:
             asked += _TICK
             if (others := self._answers()) != answers:
                 answers, self._unanswered = others, 0.0
-            else:
+            elif not self._entering:
                 self._count(_TICK)
             if asked >= _GIVE_UP and not given_up and self._connection is not None:
                 given_up = True
@@ -126,10 +128,13 @@ class ServerWatch:
             if connection is None:
                 connection = await self._login.connect(f"{self._application} watch")
                 self._connection = connection
+                self._entering = True
                 await enter(connection, self._schema)
+                self._entering = False
             held = [one for one in self._login.connections if not one.closed]
             row = await (await connection.execute(_SESSIONS, (self._application,), prepare=False)).fetchone()
         except BaseException:
+            self._entering = False
             if connection is not None:
                 self._connection = None
                 await connection.close()

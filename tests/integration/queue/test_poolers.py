@@ -4,6 +4,7 @@ import asyncio
 
 import psycopg
 import pytest
+from integration.config.conftest import config_service
 
 from mailrail.kit import postgres as kit
 from mailrail_queue.__main__ import assemble
@@ -58,6 +59,26 @@ async def test_a_pooler_with_too_few_connections_is_told_of_in_seconds(
             assert await lanes[0].run("SELECT 1") == [(1,)]
         finally:
             await opened.close()
+
+
+async def test_config_behind_a_pooler_with_too_few_connections_says_so_and_is_not_ready(
+    database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kit, "ANSWERS_WITHIN", 1.0)
+    with pgbouncer(database, "session", size=1) as url:
+        async with config_service(url) as service:
+            await eventually(lambda: f"too few connections to the server: {kit.NEEDED}" in capsys.readouterr().out)
+            assert not service.ready
+            assert not service.follower.watch.silent
+
+
+async def test_config_behind_a_pooler_in_transaction_mode_says_so_and_is_not_ready(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pgbouncer(database, "transaction") as url:
+        async with config_service(url) as service:
+            await eventually(lambda: "a pooler in transaction mode is in between" in capsys.readouterr().out)
+            assert not service.ready
 
 
 async def test_without_a_pooler_one_query_tells_that_there_is_none(database: str) -> None:
