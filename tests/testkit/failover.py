@@ -67,6 +67,12 @@ class Server:
         """Straight to this server, as the role of the services."""
         return self.postgres.url(DATABASE)
 
+    def program(self, name: str) -> str:
+        """The path of one of its programs, such as `pg_dump`."""
+        binaries = self.postgres._binaries
+        assert binaries is not None, "it was never started"
+        return binaries.program(name)
+
     @property
     def running(self) -> bool:
         """Whether its postmaster is there."""

@@ -144,13 +144,12 @@ class ServerWatch:
         sessions = set(zip(pids, names, strict=True))
         # With a pooler in between, numbers are its own: ours are not among the server's.
         if mine == connection.info.backend_pid and _session(connection) in sessions:
-            for one in held:
-                session = _session(one)
-                if session[1].startswith(self._application) and not one.closed and session not in sessions:
-                    self._log.warning(
-                        "breaking off a connection to another server than new ones lead to", of=session[1]
-                    )
-                    break_off(one)
+            ours = [one for one in held if _session(one)[1].startswith(self._application) and not one.closed]
+            gone = [one for one in ours if _session(one) not in sessions]
+            for one in gone:
+                break_off(one)
+            if gone:
+                self._log.info("connections given up: the server has no such sessions", connections=len(gone))
         return int(waiting)
 
     def _tell(self, *, silent: bool, waiting: int) -> None:
