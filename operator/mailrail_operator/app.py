@@ -8,10 +8,10 @@ service.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import grpc
@@ -39,6 +39,8 @@ from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
 from mailrail_operator.store import ObjectStore, referenced_secrets
+from mailrail_operator.transport_health import TransportHealth
+from mailrail_operator.transport_watch import TransportWatch
 from mailrail_operator.watches import MetadataWatch, ResourceWatch
 from mailrail_operator.writer import Writer
 
@@ -83,6 +85,7 @@ class Leader:
         if settings.dns_check:
             resolver = DnsCheckResolver(settings.resolver)
             self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
+        self._transports = TransportWatch(settings, self._replan)
         self._mail_probe = MailProbe(settings, lambda: self._keys, self._has_mx_listener)
         self._relisted: set[str] = set()
         self._look_again = asyncio.Event()  # a plan is due, no compilation
@@ -114,6 +117,20 @@ class Leader:
     def _on_relist(self, kind: str) -> None:
         self._relisted.add(kind)
         self._nudge()
+
+    def _questions_of_the_queue(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Loops that ask the queue, where the settings say where it is."""
+        if not self._settings.queue_target:
+            return []
+        loops = [("transports", self._transports.run())]
+        if self._settings.mail_probe_target:
+            loops.append(("mail probe", self._mail_probe.run()))
+        return loops
+
+    def _health(self) -> Mapping[ObjectRef, TransportHealth]:
+        """Of each transport, once the queue has answered."""
+        refs = [ref for ref in self._store.objects() if ref.kind == "MailTransport"]
+        return {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
 
     def _has_mx_listener(self) -> bool:
         """Whether a gateway has a listener that a probe can come in by."""
@@ -153,7 +170,7 @@ class Leader:
                 ("poll", self._poll_secrets()),
                 ("keys", self._watch_keys()),
                 *((("dns", self._dns.run()),) if self._dns is not None else ()),
-                *((("mail probe", self._mail_probe.run()),) if self._settings.mail_probe_target else ()),
+                *self._questions_of_the_queue(),
             )
             tasks += [asyncio.create_task(loop, name=name) for name, loop in loops]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -431,6 +448,7 @@ class Leader:
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 self._waiting,
                 self._settings.controller_name,
+                health=self._health(),
             )
             made = await asyncio.to_thread(plan, view, self._memory)
             self._memory = made.memory

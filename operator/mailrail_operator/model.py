@@ -9,6 +9,7 @@ from mailrail.core.config.diagnostics import Condition, ConsumerState, Diagnosti
 from mailrail.core.config.state import SecretUse
 from mailrail.core.revision.revision import ObjectRef
 from mailrail_operator.dnscheck import DnsVerdict
+from mailrail_operator.transport_health import TransportHealth
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"
 """Who wrote a status; another name for a second installation in one cluster."""
@@ -115,6 +116,8 @@ class ClusterView:
     waiting: str = ""
     """Why nothing was published since, for the objects that the last publish does not cover."""
     controller: str = CONTROLLER_NAME
+    health: Mapping[ObjectRef, TransportHealth] = field(default_factory=dict)
+    """Of transports; empty while the queue has said nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class ObjectFacts:
     """Paths of the Secrets that the object uses."""
     attached: int
     dns: DnsVerdict | None
+    health: TransportHealth | None = None
 
 
 @dataclass(frozen=True, slots=True)

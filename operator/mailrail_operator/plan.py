@@ -50,10 +50,12 @@ from mailrail_operator.model import (
     StatusPlan,
     Tracked,
 )
+from mailrail_operator.transport_health import TransportHealth
 
 _POSITIVE: Final = (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED)
 _NEGATIVE: Final = (ConditionType.SHADOWED, ConditionType.AMBIGUOUS)
 DNS_CONFIGURED: Final = "DNSConfigured"
+HEALTHY: Final = "Healthy"
 _GATEWAY: Final = "MailGateway"
 _LEVELS: Final = {"MailAccount": "Account", "MailDomain": "Domain", "MailGateway": "Global"}
 _NOTE_LIMIT: Final = 1024
@@ -104,7 +106,9 @@ def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
         verdict = judged.get(ref)
         if verdict is not None and (verdict.generation or 0) != seen.generation:
             verdict = None
-        facts[ref] = ObjectFacts(verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref))
+        facts[ref] = ObjectFacts(
+            verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref), view.health.get(ref)
+        )
     return facts
 
 
@@ -281,10 +285,19 @@ def _status(
     rows = _rows(conditions, seen.generation, written, view.now)
     if seen.ref.kind == "MailDomain":
         rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
+    if facts.health is not None:
+        rows.insert(-1, _health_row(seen, facts.health, written.get(HEALTHY, {}), view.now))
     status: Row = {"conditions": rows}
     if parents:
         status["parents"] = _parent_rows(view, seen, parents)
     return status | _columns(view.running, seen, facts)
+
+
+def _health_row(seen: Observed, health: TransportHealth, old: Mapping[str, Any], now: str) -> Row:
+    """Written when its reason changes: the words of a server may be new at each attempt."""
+    if (old.get("reason"), old.get("observedGeneration")) == (health.reason.value, seen.generation):
+        return dict(old)
+    return _row(HEALTHY, health.status, health.reason.value, health.message, seen.generation, old, now)
 
 
 def _dns_row(seen: Observed, dns: DnsVerdict | None, old: Mapping[str, Any], now: str) -> Row:

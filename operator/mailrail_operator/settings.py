@@ -64,8 +64,11 @@ class OperatorSettings(ServiceSettings):
     """How often a probe is sent."""
     mail_probe_timeout: float = 45.0
     """Seconds from the connection until a probe must have arrived."""
-    queue_target: str = "127.0.0.1:7002"
-    """Target of the queue, which is asked whether a probe arrived: HOST:PORT or any gRPC target."""
+    queue_target: str = ""
+    """Target of the queue, which is asked whether a probe arrived and which transports fail: HOST:PORT or any gRPC
+    target; empty: it is not asked, and no probe is sent."""
+    transports_seconds: float = 15.0
+    """How often the queue is asked which transports fail (condition Healthy of MailTransport)."""
     probe_listen: str = ""
     """HOST:PORT of /livez and /readyz (HTTP); empty = none."""
 

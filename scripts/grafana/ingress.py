@@ -30,10 +30,10 @@ DASHBOARD = Dashboard(
                 ),
                 Panel(
                     "Listeners that are not open",
-                    "By gateway and listener: at least one ingress process cannot open the port.",
+                    "By gateway and listener: 1 while at least one ingress process cannot open the port.",
                     (
                         Query(
-                            'max by (gateway, listener) (mailrail_ingress_listeners{state="failed"}) > 0',
+                            'max by (gateway, listener) (mailrail_ingress_listeners{state="failed"})',
                             "{{gateway}} {{listener}}",
                         ),
                     ),

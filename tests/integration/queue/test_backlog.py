@@ -1,5 +1,6 @@
 """The figures of due mail: what it waits for is told apart, and counting has a bound (SHD-03)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -8,6 +9,8 @@ from prometheus_client.registry import REGISTRY
 from mailrail.core.revision import revision as rev
 from mailrail.kit import postgres
 from mailrail.pb.queue.v1 import transports_pb2, transports_pb2_grpc, types_pb2
+from mailrail_operator.settings import OperatorSettings
+from mailrail_operator.transport_watch import TransportWatch
 from mailrail_queue.rpc.answering import Rows
 from mailrail_queue.rpc.transports import TransportServicer
 from mailrail_queue.upkeep import backlog
@@ -32,7 +35,16 @@ async def failing_transports(url: str) -> list[transports_pb2.FailingTransport]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub: transports_pb2_grpc.TransportServiceAsyncStub = transports_pb2_grpc.TransportServiceStub(channel)
             answer = await stub.ListFailingTransports(transports_pb2.ListFailingTransportsRequest())
+        changed: list[bool] = []
+        settings = OperatorSettings(plaintext=True, queue_target=f"127.0.0.1:{port}", transports_seconds=0.01)
+        watch = TransportWatch(settings, lambda: changed.append(True))
+        asking = asyncio.create_task(watch.run())
+        await eventually(lambda: changed)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
         await server.stop(0)
+    assert watch.of(RELAY) is not None
+    assert {one.transport.name for one in answer.transports} == {found.name for found in watch.failing or ()}
     return list(answer.transports)
 
 

@@ -145,4 +145,5 @@ def test_the_probe_has_a_way_to_the_listener_and_to_the_queue_and_none_without_a
         environment, ports, queue = made(off)
         assert "MAILRAIL_OPERATOR_MAIL_PROBE_TARGET" not in environment
         assert "smtp" not in ports
-        assert '"operator"' not in queue
+        assert environment["MAILRAIL_OPERATOR_QUEUE_TARGET"], "it is asked about transports, too"
+        assert '"operator"' in queue

@@ -29,6 +29,7 @@ from mailrail_operator.model import (
     StatusPlan,
 )
 from mailrail_operator.plan import plan
+from mailrail_operator.transport_health import HEALTHY, TransportHealth, health_of
 
 KEYS = Keyring({"k1": b"0" * 32})
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
@@ -472,3 +473,29 @@ def test_the_order_in_which_objects_were_read_changes_nothing(order: list[dict[s
 def test_counts_by_ready_are_for_metrics(kind: str) -> None:
     cluster = settled()
     assert cluster.plan(cluster.running(), LATER).counts[(kind, "True")] == 1
+
+
+def test_a_transport_that_fails_says_so_beside_ready_and_is_written_when_the_reason_changes() -> None:
+    cluster = settled()
+    name = ("MailTransport", next(one for one in cluster.bodies if one.kind == "MailTransport").name)
+    assert not any(row["type"] == "Healthy" for row in cluster.bodies[ref(*name)]["status"]["conditions"])
+
+    def judged(health: TransportHealth) -> StatusPlan:
+        return cluster.plan(cluster.running(), LATER, health={ref(*name): health})
+
+    judged(HEALTHY)
+    assert cluster.condition(*name, "Healthy")["status"] == "True"
+    made = judged(health_of("login_refused", "535 5.7.8 no\x1b[31m, at 12:01"))
+    assert [change.ref for change in made.changes] == [ref(*name)]
+    condition = cluster.condition(*name, "Healthy")
+    assert (condition["status"], condition["reason"]) == ("False", "LoginRefused")
+    assert condition["message"] == "its mail is deferred: 535 5.7.8 no?[31m, at 12:01"
+    assert cluster.condition(*name, "Ready")["status"] == "True"
+    assert judged(health_of("login_refused", "535 5.7.8 no, at 12:02")).changes == (), "the same, in other words"
+    assert judged(health_of("no_answer", "timed out")).changes
+    judged(HEALTHY)
+    assert cluster.condition(*name, "Healthy")["reason"] == "Works"
+
+
+def test_a_reason_that_a_newer_queue_has_is_still_told() -> None:
+    assert health_of("haunted", "451 4.0.0 boo").status == "False"

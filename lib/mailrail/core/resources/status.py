@@ -148,7 +148,7 @@ class MailAccountStatus(AttachedStatus):
 
 
 class MailTransportStatus(CommonStatus):
-    """Of a transport."""
+    """Of a transport. Its conditions have Healthy besides, which is no part of Ready."""
 
     type: _Name | None = Field(default=None, description="The kind of transport: the member of spec that is set.")
     endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(
