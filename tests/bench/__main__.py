@@ -5,7 +5,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from bench import alone, compare, report
+from bench import alone, compare, instructions, report
 from bench.load import CountingSink, Load, counting_sink, send
 from bench.measure import cpu_ms, rss_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Mailrail, System, idle_sessions, mailrail, postfix
@@ -124,6 +124,8 @@ def main() -> int:
     """Measure, print, write."""
     if sys.argv[1:2] == ["compare"]:
         return compare.main(sys.argv[2:])
+    if sys.argv[1:2] == ["instructions"]:
+        return instructions.main(sys.argv[2:])
     chosen = options()
     for peer in ("smtp-source", "smtp-sink", *(["postfix"] if "postfix" in chosen.what else [])):
         if reason := missing(peer):

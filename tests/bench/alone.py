@@ -95,9 +95,11 @@ def _up(process: subprocess.Popen[bytes], address: str, port: int) -> bool:
     return accepts(address, port)
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], address: str, port: int, what: str, log: IO[bytes]) -> None:
+def _wait_until_up(
+    process: subprocess.Popen[bytes], address: str, port: int, what: str, log: IO[bytes], side: Side
+) -> None:
     try:
-        wait_until(lambda: _up(process, address, port), 60, what, ignoring=())
+        wait_until(lambda: _up(process, address, port), 600 if side.under else 60, what, ignoring=())
     except (AssertionError, ChildProcessError) as error:
         raise CannotMeasure(
             f"{what} does not come up: {error}.\nIt printed\n{_tail(log)}\n"
@@ -121,7 +123,7 @@ def _stage(service: str, sink: CountingSink, size: int, settings: Mapping[str, s
         process = stack.enter_context(_service(service, own, keys, side, log))
         stage = _Stage(process, stand_in, address, port)
         if service == "ingress":
-            _wait_until_up(process, address, port, f"{side.name}: {service}", log)
+            _wait_until_up(process, address, port, f"{side.name}: {service}", log, side)
         yield stage
 
 
@@ -144,7 +146,7 @@ def _service(
         "LOG_FORMAT": "console",
     }
     own = {f"MAILRAIL_{service.upper()}_{key}": value for key, value in (everybody | dict(settings)).items()}
-    return _child([side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
+    return _child([*side.under, side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
 
 
 def ingress(load: Load, sink: CountingSink, runs: int, side: Side = HERE) -> Iterator[Alone]:
@@ -193,18 +195,23 @@ def _deliver(stage: _Stage, sink: CountingSink, count: int, side: Side) -> float
     return time.monotonic() - start
 
 
-def queue(load: Load, runs: int, side: Side = HERE) -> Iterator[Alone]:
-    """What the queue and its Postgres use for a load: each message is committed, handed out, its result committed."""
+def queue(load: Load, runs: int, side: Side = HERE, *, in_step: bool = False) -> Iterator[Alone]:
+    """What the queue and its Postgres use for a load: each message is committed, handed out, its result committed.
+
+    `in_step`: all sessions commit at once, so that batches are alike however fast the queue is.
+    """
     port = free_port()
     target = f"127.0.0.1:{port}"
     with contextlib.ExitStack() as stack:
         keys, log = _folder(stack)
         arguments = ["--queue", target, "--sessions", str(load.sessions), "--size", str(load.size)]
+        if in_step:
+            arguments.append("--in-step")
         says = rb"serving on (\S+) postgres (\d+) (\S+)"
         stand_in, found = _stand_in(stack, side, "bench.around_queue", arguments, log, says)
         settings = {"CONFIG_TARGET": found[1].decode(), "DATABASE_URL": found[3].decode(), "GRPC_LISTEN": target}
         process = stack.enter_context(_service("queue", settings, keys, side, log))
-        _wait_until_up(process, "127.0.0.1", port, f"{side.name}: queue", log)
+        _wait_until_up(process, "127.0.0.1", port, f"{side.name}: queue", log, side)
         parts = {"queue": [process.pid], "postgres": [int(found[2])]}
         stage = _Stage(process, stand_in, "127.0.0.1", port)
         _pass(stage, min(WARM_UP, load.messages), side, log)

@@ -33,6 +33,9 @@ class Side:
     own_bench: Mapping[str, str] | None = None
     """For the stand-ins that the commit itself has, where those of this checkout do not fit its libraries."""
 
+    under: tuple[str, ...] = ()
+    """What its services are run by, such as valgrind with its options: they are far slower then."""
+
     def variables(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of a process of it."""
         return dict(os.environ) | dict(self.environment) | dict(more or {})

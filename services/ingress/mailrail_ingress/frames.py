@@ -162,9 +162,10 @@ def _timestamp(at: float) -> Timestamp:
 
 
 def _recipient(recipient: ExpandedRecipient) -> bytes:
-    address = _text(_ADDRESS, recipient.address)
-    rcpt_to = _text(_RCPT_TO, recipient.rcpt_to)
-    fields = address + rcpt_to + _home(recipient.domain, recipient.account, recipient.mailbox)
+    address = recipient.address.encode()
+    rcpt_to = address if recipient.rcpt_to is recipient.address else recipient.rcpt_to.encode()
+    fields = _ADDRESS + _VARINT[len(address)] + address + _RCPT_TO + _VARINT[len(rcpt_to)] + rcpt_to
+    fields += _home(recipient.domain, recipient.account, recipient.mailbox)
     if recipient.orcpt is not None:
         fields += _text(_ORCPT, recipient.orcpt)
     for word in recipient.notify:

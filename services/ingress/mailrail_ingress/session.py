@@ -32,6 +32,7 @@ from mailrail.core.smtp.events import (
     Content,
     ContentEnded,
     ContentStarted,
+    Event,
     MailEvent,
     RecipientGiven,
     SenderGiven,
@@ -100,10 +101,6 @@ class SmtpSession:
         self._protocol.options = config.options
         if facts.account is not None:
             facts.account = config.directory.account(facts.account.ref) or facts.account
-
-    def handle(self, event: MailEvent) -> None:
-        """Answer an event of the protocol, now or later."""
-        _HANDLERS[type(event)](self, event)
 
     def hang_up(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
@@ -220,7 +217,10 @@ class SmtpSession:
             return
         unsure = [d for d in found.destinations if d.verify]
         if not unsure:
-            self._look_up_recipient(transaction, event, found)
+            if self._facts.account is None:
+                self._accept_recipient(transaction, event, found)
+            else:
+                self._look_up_recipient(transaction, event, found)
             return
         # An alias may lead to several such addresses; the one that was written is what the client can be told about.
         verification = self._active_config.verification
@@ -251,10 +251,11 @@ class SmtpSession:
         self._protocol.accept()
 
     def _look_up_recipient(self, transaction: MailTransaction, event: RecipientGiven, found: Resolution) -> None:
-        """Ask DNS whether the recipient's domain takes mail at all, where we would deliver to its MX (SIN-23b)."""
+        """Ask DNS whether the domain of an account's recipient takes mail at all, where we would deliver to its MX
+        (SIN-23b)."""
         domains = self._active_config.domains
         recipient = event.recipient
-        if domains is None or self._facts.account is None or not self._goes_to_mx(transaction, recipient, found):
+        if domains is None or not self._goes_to_mx(transaction, recipient, found):
             self._accept_recipient(transaction, event, found)
             return
 
@@ -513,8 +514,7 @@ class SmtpSession:
             transaction.content.refuse(QUEUE_AWAY)  # the reply is never said; this frees what is held
 
 
-# A table, since each message has five events and comparing types in turn costs more than the call.
-_HANDLERS: Final[Mapping[type[MailEvent], Callable[[SmtpSession, Any], None]]] = {
+HANDLERS: Final[Mapping[type[Event], Callable[[SmtpSession, Any], None]]] = {
     SenderGiven: SmtpSession._on_sender,
     RecipientGiven: SmtpSession._on_recipient,
     ContentStarted: SmtpSession._on_content_start,
@@ -525,4 +525,6 @@ _HANDLERS: Final[Mapping[type[MailEvent], Callable[[SmtpSession, Any], None]]] =
     AuthResponse: lambda session, event: session.authentication.respond(event),
     AuthCancelled: lambda session, _: session.authentication.cancel(),
 }
-assert set(_HANDLERS) == set(get_args(MailEvent))
+"""Answers an event of the protocol, now or later; the events that are not here are the shell's. A table, since each
+message has five events and comparing types in turn costs more than the call."""
+assert set(HANDLERS) == set(get_args(MailEvent))

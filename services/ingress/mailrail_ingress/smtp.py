@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from mailrail.core.revision.revision import ListenerProtocol
 from mailrail.core.smtp.address import plain_ip
-from mailrail.core.smtp.events import Closing, TlsRequested
+from mailrail.core.smtp.events import Closing, Event
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
@@ -26,7 +26,7 @@ from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
 from mailrail_ingress.held_octets import LEAST
-from mailrail_ingress.session import SmtpSession
+from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.throttle import Rate, neighbourhood
 
 _NOBODY: Final = IPv4Address(0)
@@ -60,8 +60,6 @@ class _State(Enum):
 # Every read asks for these two.
 _PROXY: Final = _State.PROXY
 _OPEN: Final = _State.OPEN
-_LAST: Final = (Closing, TlsRequested)
-"""Events that nothing follows. Made once: a union of types would be made anew for each event."""
 
 _ENDS: Final = {
     "QUIT": "quit",
@@ -424,13 +422,14 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self._pumping = True
         protocol.turn = TURN
-        last: Closing | TlsRequested | None = None
+        last: Event | None = None
         try:
             while (event := protocol.next_event()) is not None:
-                if isinstance(event, _LAST):
-                    last = event
+                act = HANDLERS.get(type(event))
+                if act is None:
+                    last = event  # Closing or TlsRequested, which nothing follows
                 else:
-                    session.handle(event)
+                    act(session, event)
         except Exception:
             # A mistake of ours costs this client its connection, and no other.
             log.get_logger().exception("session failed", client=str(self.client), command=protocol.verb)

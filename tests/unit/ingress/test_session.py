@@ -41,7 +41,7 @@ from mailrail_ingress.checks.verdicts import Edit, Pending, Refuse
 from mailrail_ingress.content import PARTS_LIMIT
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import NO_CREDIT, CommitAnswer, DomainFacts, ReceivedMessage
-from mailrail_ingress.session import SmtpSession
+from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
 
@@ -87,7 +87,7 @@ class Client:
         self.pumping = True
         while (event := self.protocol.next_event()) is not None:
             if not isinstance(event, Closing | TlsRequested):
-                self.session.handle(event)
+                HANDLERS[type(event)](self.session, event)
         self.pumping = False
         self.said += self.protocol.data_to_send()
 
