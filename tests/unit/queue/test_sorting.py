@@ -60,6 +60,7 @@ def sorted_as(
     if lacking:
         found.lacking.extension = lacking
         found.attempt.reply.enhanced = "5.6.3"
+        found.attempt.reply.lines.append(f"lacks {lacking}")
     return sort(found, recipient, TOKEN, delivery.plan, result, judge, next_route)
 
 
@@ -140,7 +141,7 @@ def test_content_that_a_transport_cannot_take_goes_to_the_next_rule_at_once_with
     assert (found.notice, judge.asked, [t.extension for t in asked]) == (None, [], ["8BITMIME"])
     attempt = types_pb2.Attempt.FromString(change.last_attempt or b"")
     assert (attempt.outcome, attempt.status, attempt.reply.enhanced) == (DEFERRED, "4.6.3", "4.6.3")
-    assert attempt.reply.lines[-1] == f"the next rule is tried: {plan.decision.rule}"
+    assert list(attempt.reply.lines) == [f"lacks 8BITMIME, so the next rule is tried: {plan.decision.rule}"]
     assert dialled_of(change.dialled_hosts) == {"mx.x.example": ["192.0.2.1"]}
 
 

@@ -60,7 +60,7 @@ class LackingTransport:
 
     def __str__(self) -> str:
         name = "direct delivery" if self.transport is None else str(self.transport)
-        return f"{name}, where {self.extension} is missing, which this content needs"
+        return f"{name}, whose next hop lacks {self.extension}, which this content needs"
 
 
 @dataclass(frozen=True, slots=True)

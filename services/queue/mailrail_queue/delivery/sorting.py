@@ -14,7 +14,7 @@ from mailrail.core.dsn.due import Asked
 from mailrail.core.route.site import SiteKind
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Notice
-from mailrail_queue.delivery.verdicts import dialled_before, verdict_of
+from mailrail_queue.delivery.verdicts import MOST_OCTETS, dialled_before, verdict_of
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.results import Deferral, Ending
@@ -26,6 +26,8 @@ NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
 _NEXT_ROUTE = "4.6.3"
 """Conversion required but not supported (RFC 3463 3.7): of class 4 while another route may do without."""
+_MOST_SAID = 250
+"""Characters that are kept of what is wrong, so that the next rule fits behind it."""
 _ASKED_SUCCESS = int(Asked.SUCCESS)
 
 Judge = Callable[[Verdict, AttemptRecipient], Judgement]
@@ -134,7 +136,8 @@ def _passed_on(
     attempt.CopyFrom(found.attempt)
     attempt.outcome = types_pb2.OUTCOME_DEFERRED
     attempt.status = attempt.reply.enhanced = _NEXT_ROUTE
-    attempt.reply.lines.append(f"the next rule is tried: {plan.decision.rule}")
+    said = " ".join(found.attempt.reply.lines)[:_MOST_SAID]
+    attempt.reply.lines[:] = [f"{said}, so the next rule is tried: {plan.decision.rule}"[:MOST_OCTETS]]
     deferral = _deferral(attempt, recipient, token, result, retry_in=0.0)
     deferral.site, deferral.lacking = plan.key, lacking
     return deferral

@@ -16,7 +16,7 @@ _MOST_HOSTS = 16
 """Hosts whose dialled addresses are kept with a recipient."""
 _MOST_IPS = 16
 """Addresses kept of such a host."""
-_MOST_OCTETS = 512
+MOST_OCTETS = 512
 """Of a line of a reply (types.proto, Reply)."""
 NOT_ATTEMPTED = (types_pb2.OUTCOME_NOT_ATTEMPTED, types_pb2.OUTCOME_CANCELLED)
 
@@ -98,7 +98,7 @@ def not_dialled(last: types_pb2.Attempt) -> types_pb2.Attempt:
     if last.reply.remote and last.reply.code:
         said = f"{last.mx_host or 'the server'} said {said}"
     attempt.reply.enhanced = attempt.status
-    attempt.reply.lines.append(f"not dialled while the site is in backoff: {said}"[:_MOST_OCTETS])
+    attempt.reply.lines.append(f"not dialled while the site is in backoff: {said}"[:MOST_OCTETS])
     return attempt
 
 
