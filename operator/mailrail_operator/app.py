@@ -350,8 +350,13 @@ class Leader:
 
     def _take(self, outcome: PublishOutcome) -> None:
         compiled = outcome.compiled
-        self._diagnostics, self._uses, self._waiting = compiled.diagnostics, compiled.state.uses, ""
+        self._diagnostics, self._waiting = compiled.diagnostics, ""
         self.published = True
+        if outcome.held:
+            metrics.PUBLISHES.labels("held").inc()
+            self._replan()
+            return
+        self._uses = compiled.state.uses
         if self._again is not None:
             self._again.cancel()
         if compiled.again_at is not None:

@@ -34,7 +34,9 @@ CYCLE = Histogram(
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 PUBLISHES = Counter(
-    "mailrail_operator_publishes_total", "Publishes; result: stored, unchanged, pinned, failed", ["result"]
+    "mailrail_operator_publishes_total",
+    "Publishes; result: stored, unchanged, pinned, held (an object cannot be read), failed",
+    ["result"],
 )
 STATUS_WRITES = Counter(
     "mailrail_operator_status_writes_total",
@@ -68,7 +70,7 @@ LAST_MAIL_PROBE = Gauge(
     "mailrail_operator_last_mail_probe_timestamp_seconds", "Time at which a probe arrived last; 0 before the first"
 )
 for _counter, _values in (  # there from 0 on, so that the first one is a rise
-    (PUBLISHES, ("stored", "unchanged", "pinned", "failed")),
+    (PUBLISHES, ("stored", "unchanged", "pinned", "held", "failed")),
     (STATUS_WRITES, ("written", "gone", "failed")),
     (RESYNCS, ("start", "relist", "count", "period")),
     (SECRET_READS, ("read", "absent", "failed")),

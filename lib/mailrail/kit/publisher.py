@@ -55,6 +55,7 @@ class PublishOutcome:
     revision: int
     activated: bool  # False: head is pinned to an older revision
     unchanged: bool  # the same as before: no new revision
+    held: bool = False  # nothing was published, since the compilation lacks objects that run
 
 
 class Publisher:
@@ -86,7 +87,7 @@ class Publisher:
         return self._previous
 
     async def publish(self, sources: Sources, options: BuildOptions | None = None) -> PublishOutcome:
-        """Compile and publish.
+        """Compile and publish. What lacks an object that runs, since this version cannot read it, is not published.
 
         Raises Superseded, SetBack, or grpc.aio.AioRpcError when the config service is out of reach.
         """
@@ -100,6 +101,9 @@ class Publisher:
                     compiled = None
                 if compiled is None:
                     compiled = await asyncio.to_thread(_compile, sources, self._previous, self._keys, options)
+                if compiled.held:
+                    self._log.error("nothing is published", unreadable=", ".join(map(str, compiled.held[:10])))
+                    return PublishOutcome(compiled, self._head, activated=True, unchanged=True, held=True)
                 request = await asyncio.to_thread(self._request, compiled, everything)
                 try:
                     response = await stub.Publish(request, timeout=30)

@@ -13,6 +13,7 @@ from integration.config.conftest import config_service, consumer, publisher, rou
 
 from mailrail.core.config.compiler import compile
 from mailrail.core.config.state import CompilerState, encode_state
+from mailrail.core.resources import AnyResource, InvalidResource, Problem, read
 from mailrail.core.revision.revision import Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
@@ -473,6 +474,29 @@ async def test_a_broken_edit_after_a_restart_of_the_publisher_keeps_the_accepted
         assert [str(f.ref) for f in outcome.compiled.diagnostics.errors] == ["MailRoute default/a"]
         listed = (await stub.ListRevisions(pb.ListRevisionsRequest(limit=1))).revisions
         assert "its last accepted version stays in use" in listed[0].diagnostics
+
+
+async def test_nothing_is_published_while_an_object_that_runs_cannot_be_read_CFG_01(
+    database: str, keys_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first publisher is of another version, whose rules the second does not know."""
+    async with config_service(database) as service, service.stub() as stub:
+        await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+
+        def older(source: str, kind: str) -> AnyResource:
+            if "a.example" in source:
+                raise InvalidResource([Problem(("spec",), "is of a later version")])
+            return read(source, kind)
+
+        monkeypatch.setattr("mailrail.core.config.reading.read", older)
+        one = publisher(keys_dir, service.target, "another version")
+        outcome = await one.publish(sources(route("a", "a.example"), route("b", "b.example")))
+        assert (outcome.held, outcome.revision) == (True, 1)
+        assert [str(ref) for ref in outcome.compiled.held] == ["MailRoute default/a"]
+        newest = await stub.GetRevision(pb.GetRevisionRequest())
+        assert (newest.info.revision, b"a.example" in newest.body, b"b.example" in newest.body) == (1, True, False)
+        mended = await one.publish(sources(route("a", "c.example"), route("b", "b.example")))
+        assert (mended.held, mended.revision) == (False, 2)
 
 
 async def test_diagnostics_are_kept_up_to_date_when_the_revision_stays_the_same(database: str, keys_dir: Path) -> None:

@@ -18,18 +18,18 @@ The order in which documents arrive has no influence: they are sorted first. The
 `Compiled.state`, which the config service stores with each revision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mailrail.core.config.building import Build, BuildOptions
-from mailrail.core.config.diagnostics import Diagnostics
+from mailrail.core.config.diagnostics import ConditionType, Diagnostics, Reason, SourceLocation
 from mailrail.core.config.ownership import next_change
-from mailrail.core.config.reading import Input, Sources
+from mailrail.core.config.reading import Candidate, Input, Remark, Sources
 from mailrail.core.config.secret_uses import SecretUses, Value
-from mailrail.core.config.settling import settle
+from mailrail.core.config.settling import Settlement, settle
 from mailrail.core.config.state import Accepted, CompilerState
 from mailrail.core.config.verdict import diagnose
-from mailrail.core.revision.revision import Revision, checksum, encode
+from mailrail.core.revision.revision import ObjectRef, Revision, checksum, encode
 from mailrail.core.revision.sealing import Keyring
 
 
@@ -47,6 +47,24 @@ class Compiled:
     summary: str = ""
     again_at: int | None = None
     """Unix seconds when the same documents give another result, because a kept claim ends; None: never."""
+    held: tuple[ObjectRef, ...] = ()
+    """Objects that run and that this version of the software cannot read: the revision lacks them and must not be
+    published."""
+
+
+def _held_up(held: Sequence[ObjectRef], settled: Settlement, read_in: Input) -> Iterator[Remark]:
+    """What is to be said while nothing is published: of the objects that cannot be read, and of all that changed."""
+    for ref in held:
+        if ref not in read_in.candidates:  # its file cannot be read either
+            read_in.candidates[ref] = Candidate(ref, None, SourceLocation(), None, None)
+        message = "this version of Mailrail cannot read it, neither as it is nor as it was accepted; mend or delete it"
+        yield Remark(ref, ConditionType.ACCEPTED, Reason.NOT_SUPPORTED, message)
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        message = f"nothing is published until {held[0]}{more} can be read"
+        for ref, version in settled.versions.items():
+            if version.new:
+                yield Remark(ref, ConditionType.ACCEPTED, Reason.NOT_SUPPORTED, message)
 
 
 def _summary(revision: Revision) -> str:
@@ -81,7 +99,8 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     build = Build(settled, secrets, options)
     revision = build.revision()
     encoded = encode(revision)
-    everything = [*read_in.notes, *notes, *build.notes]
+    held = tuple(sorted(ref for ref in read_in.lost if ref not in settled.versions))
+    everything = [*read_in.notes, *notes, *build.notes, *_held_up(held, settled, read_in)]
     state = CompilerState(
         accepted=tuple(Accepted(v.ref, v.source, v.origin) for _, v in sorted(settled.versions.items())),
         claims=settled.new_claims,
@@ -96,4 +115,5 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
         secrets.values,
         _summary(revision),
         next_change(state.claims),
+        held,
     )

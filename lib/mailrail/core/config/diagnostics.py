@@ -45,6 +45,7 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
     UNREADABLE = "Unreadable"
+    NOT_SUPPORTED = "NotSupported"
     DUPLICATE = "Duplicate"
     CONFLICTED = "Conflicted"
     PORT_CONFLICT = "PortConflict"
@@ -78,6 +79,9 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.INVALID: "The document breaks a rule of its kind; the message says where. Its last accepted version stays "
     "in use; a document that was never accepted is left out.",
     Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
+    Reason.NOT_SUPPORTED: "This version of Mailrail cannot read an object, neither as it is nor as another version "
+    "accepted it. The running configuration stays in force, and nothing is published until that object is mended or "
+    "deleted.",
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
     "Names of a deleted object are kept for ten minutes.",

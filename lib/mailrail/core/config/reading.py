@@ -95,6 +95,8 @@ class Input:
         self.now, self.in_cluster = sources.now, sources.files is None
         self._places: dict[ObjectRef, SourceLocation] = {}
         self.retained: set[ObjectRef] = set()
+        self.lost: set[ObjectRef] = set()
+        """Objects whose accepted source this version of the software cannot read; what runs has them all the same."""
         unreadable = {u.place.origin for u in sources.unreadable}
         for item in sorted(sources.unreadable, key=lambda u: (u.place, u.reason)):
             self.findings.append(
@@ -206,6 +208,7 @@ class Input:
         try:
             return Version(ref, read(accepted.source, ref.kind), accepted.source, accepted.origin, new=False)
         except InvalidResource:  # accepted by a version of the software that had other rules
+            self.lost.add(ref)
             return None
 
     def _read_resource(self, document: Document, ref: ObjectRef, source: str) -> None:

@@ -86,7 +86,8 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark]) -> Di
             place = candidate.document.place_of(note.path) if candidate.document is not None else candidate.place
             message = note.message
             if note.type is ConditionType.ACCEPTED:
-                message += "; its last accepted version stays in use" if serving else "; it is left out"
+                runs = serving is not None or ref in read_in.lost
+                message += "; its last accepted version stays in use" if runs else "; it is left out"
             findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
         conditions = _conditions(mine)
         parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
