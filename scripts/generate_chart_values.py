@@ -240,6 +240,7 @@ BY_PATH: dict[str, Schema] = {
     "smtpCertificate.names": array(HOST_NAME),
     "keys.schedule": {"type": "string", "pattern": "^\\S+( \\S+){4}$"},
     "postgres.mode": {"enum": ["bundled", "external"]},
+    "postgres.previous": {"enum": ["refuse", "move", "leave"]},
     "postgres.external.sslMode": {"enum": ["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]},
     "postgres.bundled.sharedBuffers": {"type": "string", "pattern": "^[0-9]+(kB|MB|GB)$"},
     "migrations.mode": {"enum": ["job", "none"]},

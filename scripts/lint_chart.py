@@ -21,7 +21,7 @@ CHART = ROOT / "deploy/helm/mailrail"
 KUBE_VERSION = "1.32.0"
 """The oldest one that the chart promises to work on."""
 RELEASE, NAMESPACE = "mailrail", "default"
-WITH_TOKEN = {"operator", "keys", "test"}
+WITH_TOKEN = {"operator", "keys", "migrations", "test"}
 """Components that speak with the API server."""
 
 Object = Mapping[str, Any]

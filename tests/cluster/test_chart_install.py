@@ -14,7 +14,7 @@ from testkit.conditions import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
-WITH_A_TOKEN = {"operator", "keys", "test"}  # components that talk to the API server
+WITH_A_TOKEN = {"operator", "keys", "migrations", "test"}  # components that talk to the API server
 VOLUMES = {"secret", "configMap", "emptyDir", "projected"}
 
 
@@ -101,7 +101,7 @@ def test_no_pod_has_a_right_that_the_restricted_standard_refuses_and_Postgres_al
                 assert not secrets, f"{name} could not start again while the API server is away (CFG-07): {secrets}"
 
 
-def test_only_the_operator_and_the_keys_job_have_rights_in_the_api(fresh: Release) -> None:
+def test_only_the_operator_the_jobs_and_the_test_have_rights_in_the_api(fresh: Release) -> None:
     k = fresh.kubectl
     bound = subjects(json.loads(k("get", "rolebindings", "-o", "json")))
     assert {one.removeprefix(f"{NAME}-") for one in bound} <= WITH_A_TOKEN

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster.conftest import Kubectl
 from cluster.ledger import LEASE, Break, judge
 from cluster.rail import Rail
@@ -44,9 +45,9 @@ def release(cluster: Kubectl, tmp_path: Path) -> Iterator[Release]:
         yield Release(kubectl, tmp_path)
 
 
-def postgres(release: Release) -> str:
+def postgres(release: Release, component: str = "postgres") -> str:
     """Which pod and which container of it Postgres runs in. Raises LookupError while none is Ready."""
-    for pod in release.pods("postgres"):
+    for pod in release.pods(component):
         if is_ready(pod):
             return f"{pod['metadata']['uid']}, restarted {restarts(pod)} times"
     raise LookupError("Postgres is not Ready")
@@ -139,21 +140,116 @@ def test_after_an_uninstall_and_a_new_installation_all_mail_is_there(installed: 
     judge(waiting.tries(), its, WAITING, [])
 
 
+def test_a_switch_to_another_database_is_refused_moved_and_not_undone_while_mail_waits_in_the_queue(
+    installed: Rail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rail, here = installed, postgres(installed)
+    external = {"mode": "external", "external": {"existingSecret": "pg-app"}}
+    start_external(rail)
+    rail.first.refuse(f"@{HELD}", "451 4.3.0 not now")
+    waiting = rail.first.send(*rail.mx, messages=WAITING, recipient=f"switch{{n}}@{HELD}", sessions=2)
+    waiting.finish(180)
+    subjects, before, bundled = mailbox(rail), rail.queued(), rail.revision()
+    assert before >= WAITING
+
+    def upgrade(previous: str) -> None:
+        done = rail.helm(
+            "upgrade", NAME, str(CHART), *rail.values({**VALUES, "postgres": {**external, "previous": previous}})
+        )
+        assert done.returncode == 0, done.stderr
+
+    upgrade("refuse")
+    wait_until(lambda: f"holds {before} queued recipients" in words_of_the_job(rail), 180, rail.tails)
+    assert postgres(rail) == here
+    assert rail.first.talk(*rail.mx, ["alice@example.org"], subject="the old pods serve").code == 250
+    wait_until(lambda: len(mailbox(rail)) > len(subjects), 60, rail.tails)
+    subjects = mailbox(rail)
+
+    seen, began = len(rail.first.seen(DOMAIN)), time.time()
+    run = rail.first.send(
+        *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=2, per_connection=10, pace=0.2
+    )
+    try:
+        run.wait_for(20, 180)
+        upgrade("move")
+        wait_until(lambda: place(rail).startswith("external."), 300, rail.tails)
+        rail.wait_until_ready(300)
+        run.wait_for(run.accepted() + 20, 180)
+    finally:
+        run.enough()
+    run.finish(300)
+    moved = Break("the move", began, time.time())
+    assert postgres(rail) == here, "it is kept"
+    assert mailbox(rail) == subjects
+
+    # The bundled one was moved away: whoever goes back to it would leave all mail since then behind.
+    done = rail.helm("rollback", NAME, str(bundled))
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: "mail goes on there" in words_of_the_job(rail), 180, rail.tails)
+    assert rail.first.talk(*rail.mx, ["alice@example.org"], subject="after the rollback").code == 250
+    upgrade("refuse")
+    rail.wait_until_ready(300)
+    rail.first.accept(f"@{HELD}")
+    rail.wait_until_empty(LEASE + 90)
+    assert mailbox(rail) == sorted([*subjects, "after the rollback"])
+    its = [one for one in rail.first.seen(HELD) if one.recipients[0].startswith("switch")]
+    judge(waiting.tries(), its, WAITING, [moved])
+    verdict = judge(run.tries(), rail.first.seen(DOMAIN)[seen:], run.messages, [moved])
+    with capsys.disabled():
+        print(f"\nmoved to another Postgres: {verdict}")
+
+
+def start_external(rail: Rail) -> None:
+    """A Postgres that is none of the release's, with the Secret that names it."""
+    labels = {"app": "pg"}
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "postgres",
+        "image": image(),
+        "args": ["cluster", "postgres", "--folder", "/tmp/postgres"],
+        "env": [{"name": "PGPASSWORD", "value": "secret"}],
+        "ports": [{"containerPort": 5432}],
+        "readinessProbe": {"tcpSocket": {"port": 5432}, "periodSeconds": 1},
+        "securityContext": restricted,
+    }
+    security = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    objects: list[dict[str, Any]] = [
+        {"kind": "Pod", "spec": {"containers": [container], "securityContext": security}},
+        {"kind": "Service", "spec": {"selector": labels, "ports": [{"port": 5432}]}},
+    ]
+    for one in objects:
+        one |= {"apiVersion": "v1", "metadata": {"name": "pg", "labels": labels}}
+    rail.kubectl.apply(yaml.safe_dump_all(objects))
+    host = f"pg.{rail.kubectl.namespace}.svc.cluster.local"
+    rail.set_secret("pg-app", uri=f"postgresql://mailrail:secret@{host}/mailrail")
+    rail.kubectl("wait", "--for=condition=Ready", "pod/pg", "--timeout=120s")
+
+
+def place(release: Release) -> str:
+    """Which database services use, as the Job of migrations recorded it."""
+    (one,) = json.loads(release.kubectl("get", "configmap", f"{NAME}-database", "-o", "json"))["data"]
+    return str(one)
+
+
+def words_of_the_job(release: Release) -> str:
+    """What the newest try of the migrations Job said."""
+    pods = sorted(release.pods("migrations"), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    name = pods[-1]["metadata"]["name"]
+    return release.kubectl.try_("logs", name).stdout + release.kubectl.try_("logs", name, "--previous").stdout
+
+
 def test_without_a_volume_nothing_that_helm_does_ends_the_pod_with_the_mail(release: Release) -> None:
     values = {**NOBODY, "postgres": {"bundled": NO_VOLUME}}
 
     def helm(command: str, more: dict[str, Any]) -> Any:
-        return release.helm(command, NAME, str(CHART), "--take-ownership", *release.values({**values, **more}))
+        done = release.helm(command, NAME, str(CHART), "--take-ownership", *release.values({**values, **more}))
+        assert done.returncode == 0, done.stderr
+        return done
 
     done = helm("install", {})
-    assert done.returncode == 0, done.stderr
     assert "WHEN ITS POD GOES, ALL MAIL GOES" in done.stdout
-    assert "data-mailrail-postgres-0" not in done.stdout
-    before = wait_until(lambda: postgres(release), 180, release.tails)
-
-    done = helm("upgrade", {"postgres": {"bundled": {"persistence": {"enabled": True}}}})
-    assert done.returncode != 0
-    assert "forbidden" in done.stderr
+    assert "data-mailrail" not in done.stdout
+    before = wait_until(lambda: postgres(release, "pg-novolume"), 180, release.tails)
     changes: list[dict[str, Any]] = [
         {"commonLabels": {"team": "mail"}},
         {"postgres": {"bundled": {**NO_VOLUME, "image": {"tag": "no-such-tag"}}}},
@@ -161,23 +257,63 @@ def test_without_a_volume_nothing_that_helm_does_ends_the_pod_with_the_mail(rele
     ]
     for change in changes:
         done = helm("upgrade", change)
-        assert done.returncode == 0, done.stderr
         settle(release)
-        assert postgres(release) == before, change
-    assert "the pod mailrail-postgres-0" in done.stdout, "it is told where the mail is that waits"
-    assert helm("upgrade", {}).returncode == 0, "back to the bundled one"
+        assert postgres(release, "pg-novolume") == before, change
+    assert "refuses to begin while" in done.stdout, "it is told what happens to the mail"
+    helm("upgrade", {})  # back to the bundled one
     settle(release)
-    assert postgres(release) == before
+    assert postgres(release, "pg-novolume") == before
     done = release.helm("uninstall", NAME, "--wait", "--timeout=3m")
     assert done.returncode == 0, done.stderr
-    assert postgres(release) == before
+    assert postgres(release, "pg-novolume") == before
+
+
+def test_a_volume_beside_the_pod_that_has_the_mail_is_another_Postgres_and_the_first_one_is_kept(
+    release: Release,
+) -> None:
+    values = {**NOBODY, "config": {"replicaCount": 1}, "postgres": {"bundled": NO_VOLUME}}
+
+    def helm(command: str, more: dict[str, Any]) -> None:
+        done = release.helm(command, NAME, str(CHART), "--take-ownership", *release.values({**values, **more}))
+        assert done.returncode == 0, done.stderr
+
+    helm("install", {})
+    before = wait_until(lambda: postgres(release, "pg-novolume"), 180, release.tails)
+    wait_until(lambda: place(release) == f"bundled.{NAME}-pg-novolume", 60, release.tails)
+    release.wait_until_ready()
+    volume = {"postgres": {"previous": "move", "bundled": {"persistence": {"enabled": True}}}}
+    helm("upgrade", volume)
+    wait_until(lambda: place(release) == f"bundled.{NAME}-postgres", 300, release.tails)
+    release.wait_until_ready()
+    kept = [pod for pod in release.pods() if pod["metadata"]["name"] == f"{NAME}-pg-novolume-0"]
+    assert kept
+    assert before.startswith(kept[0]["metadata"]["uid"])
+
+    # Now pod and volume are lost: both come back, and so does the schema, with nobody's help.
+    claim = json.loads(release.kubectl("get", "pvc", f"data-{NAME}-postgres-0", "-o", "json"))["metadata"]["uid"]
+    release.kubectl("delete", "pvc", f"data-{NAME}-postgres-0", "--wait=false")
+    release.kubectl("delete", "pod", f"{NAME}-postgres-0", "--wait=false")
+
+    def anew() -> bool:
+        found = json.loads(release.kubectl("get", "pvc", f"data-{NAME}-postgres-0", "-o", "json"))
+        return bool(found["metadata"]["uid"] != claim and found["status"]["phase"] == "Bound")
+
+    wait_until(anew, 180, release.tails)
+    wait_until(lambda: "are up to date now" in logs(release, "config"), 180, release.tails)
+    release.wait_until_ready()
+
+
+def logs(release: Release, component: str) -> str:
+    """What all pods of a component said."""
+    labels = f"app.kubernetes.io/component={component}"
+    return release.kubectl.try_("logs", "-l", labels, "--tail=-1", "--prefix").stdout
 
 
 def settle(release: Release) -> None:
     """Wait until the controller has seen what Helm made of the StatefulSet of Postgres."""
 
     def seen() -> bool:
-        body = json.loads(release.kubectl("get", "statefulset", f"{NAME}-postgres", "-o", "json"))
+        body = json.loads(release.kubectl("get", "statefulset", f"{NAME}-pg-novolume", "-o", "json"))
         return bool(body["status"]["observedGeneration"] == body["metadata"]["generation"])
 
     wait_until(seen, 60, release.tails)
@@ -196,5 +332,6 @@ def test_where_the_cluster_gives_no_volume_helm_test_and_the_notes_say_which_val
     done = release.helm("test", NAME, "--logs", "--timeout=3m")
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "PersistentVolumeClaim data-mailrail-postgres-0 is Pending" in said, f"{said}\n{release.tails()}"
+    assert "PersistentVolumeClaim data-mailrail-pg-" in said, f"{said}\n{release.tails()}"
+    assert "is Pending" in said
     assert "postgres.bundled.persistence.storageClassName" in said

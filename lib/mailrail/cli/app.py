@@ -2,8 +2,6 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
@@ -214,7 +212,7 @@ def migrate(
 
     try:
         if wait:
-            _wait_for_database(direct_url or url, wait, progress)
+            migrations.wait_for_database(direct_url or url, wait, progress)
         done = migrations.migrate(url, direct_url=direct_url, timeout=timeout, say=progress)
         made = []
         if roles:
@@ -239,25 +237,6 @@ def _check_url(option: str, url: str) -> None:
 
     if (problem := unreadable(url)) is not None:
         output.stop(f"{option} is {problem}", output.USAGE)
-
-
-def _wait_for_database(url: str, seconds: float, say: Callable[[str], None]) -> None:
-    """Return as soon as it lets us in; after so many seconds raise psycopg.OperationalError, which says why not."""
-    import psycopg
-
-    deadline = time.monotonic() + seconds
-    told = False
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=5, application_name="mailrail migrate").close()
-            return
-        except psycopg.OperationalError as error:
-            if time.monotonic() >= deadline:
-                raise
-            if not told:
-                say(f"waiting up to {seconds:g} s for the database: {error}".splitlines()[0])
-                told = True
-        time.sleep(1)
 
 
 @app.command()

@@ -102,20 +102,133 @@ def postgres(
     """
     from mailrail.cluster import postgres as bundled
 
-    password = os.environ.get("PGPASSWORD", "")
-    if password_file is not None:
+    def read() -> str:
+        """The password; nothing while it cannot be read."""
+        if password_file is None:
+            return os.environ.get("PGPASSWORD", "")
         try:
-            password = password_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            output.stop(f"--password-file {password_file}: {error}", output.USAGE)
-    if not password:
+            return password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    if password_file is not None and not os.access(password_file, os.R_OK):
+        output.stop(f"--password-file {password_file}: it cannot be read", output.USAGE)
+    if not read():
         output.stop(
             "give --password-file, or set PGPASSWORD, with the password that services log in with", output.USAGE
         )
     try:
-        raise typer.Exit(bundled.serve(folder, password, port=port, listen=listen, buffers=buffers))
+        raise typer.Exit(bundled.serve(folder, read, port=port, listen=listen, buffers=buffers))
     except bundled.PostgresUnavailable as error:
         output.stop(str(error))
+
+
+@app.command("database")
+def use_database(
+    place: Annotated[
+        str, typer.Option("--place", metavar="PLACE", help="What the values name: bundled.NAME or external.DIGEST.")
+    ],
+    record: Annotated[str, typer.Option("--record", metavar="NAME", help="ConfigMap that says which place is used.")],
+    url: Annotated[
+        str,
+        typer.Option(
+            "--database-url",
+            envvar="MAILRAIL_DATABASE_URL",
+            metavar="URL",
+            help="The database at an external place.",
+            show_default=False,
+        ),
+    ] = "",
+    direct_url: Annotated[
+        str,
+        typer.Option(
+            "--direct-url",
+            envvar="MAILRAIL_DIRECT_URL",
+            metavar="URL",
+            help="URL of Postgres itself, if --database-url is that of a pooler.",
+            show_default=False,
+        ),
+    ] = "",
+    previous: Annotated[
+        str,
+        typer.Option("--previous", metavar="WHAT", help="Mail in the database before: refuse, move or leave."),
+    ] = "refuse",
+    bundled: Annotated[
+        str, typer.Option("--bundled", metavar="NAME", help="StatefulSet of the bundled Postgres.", show_default="none")
+    ] = "",
+    domain: Annotated[
+        str,
+        typer.Option("--domain", metavar="SUFFIX", help="Rest of the host name of a StatefulSet.", show_default="none"),
+    ] = "",
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--password-file", metavar="FILE", help="Password of the bundled Postgres, if any.", show_default=False
+        ),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Where all is.", show_default="that of the pod")
+    ] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="Label of the ConfigMap; may be given several times."),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Keep trying this long for the database.")
+    ] = 0.0,
+) -> None:
+    """Let services use a database: refuse to leave mail behind, move it if told to, bring the schemas up to date."""
+    import aiohttp
+    import psycopg
+
+    from mailrail.cluster import database, move
+    from mailrail.kit.kubernetes import ApiError, connect, find_credentials
+    from mailrail.kit.migrations import MigrationError
+    from mailrail.kit.postgres import unreadable
+    from mailrail.kit.settings import BadSettings
+
+    if not database.PLACE.fullmatch(place):
+        output.stop(f"--place {place!r}: write bundled.NAME or external.DIGEST", output.USAGE)
+    if previous not in tuple(database.Previous):
+        output.stop(f"--previous must be one of {', '.join(database.Previous)}", output.USAGE)
+    external = direct_url or url
+    if not place.startswith(database.BUNDLED) and (problem := unreadable(external) if external else "missing"):
+        output.stop(f"{'--direct-url' if direct_url else '--database-url'} is {problem}", output.USAGE)
+    labels = dict(text.split("=", 1) for text in label or () if "=" in text)
+    password = password_file.read_text(encoding="utf-8").strip() if password_file and password_file.exists() else ""
+
+    def progress(line: str) -> None:
+        print(output.clean(line), flush=True)
+
+    async def run() -> None:
+        async with connect(find_credentials(None)) as api:
+            job = database.Installation(
+                namespace=namespace or api.credentials.namespace,
+                record=record,
+                place=place,
+                external_url=external,
+                previous=database.Previous(previous),
+                bundled=bundled,
+                domain=domain,
+                password=password,
+                labels=labels,
+            )
+            await database.settle(job, api, wait=wait, say=progress)
+
+    try:
+        asyncio.run(run())
+    except BadSettings as error:
+        output.stop(str(error), output.USAGE)
+    except (database.Refused, move.MoveRefused, MigrationError) as error:
+        output.stop(str(error))
+    except ApiError as error:
+        output.stop(f"the API server refused: {error}")
+    except psycopg.OperationalError as error:
+        output.stop(f"the database is unreachable: {error}".strip(), output.UNREACHABLE)
+    except psycopg.Error as error:
+        output.stop(f"the database refused: {error}".strip())
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        output.stop(f"the API server is unreachable: {error}", output.UNREACHABLE)
 
 
 @app.command("move-database")

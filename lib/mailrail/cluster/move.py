@@ -34,6 +34,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 FENCE: Final = "default_transaction_read_only"
 _LOCK: Final = 0x6D61_696C_6D6F_7665  # "mailmove": one move at a time
 _OWNER: Final = "mailrail cluster move-database"
+_MOVED: Final = "moved by Mailrail"
+"""How the comment on a source begins once all is done."""
+_OF_DATABASE: Final = "FROM pg_database WHERE datname = current_database()"
 _BEAT: Final = 1.0
 """Seconds between heartbeats of the one that holds all shards; the queue calls it dead after several."""
 _SESSIONS: Final = 30.0
@@ -148,6 +151,12 @@ def fenced(connection: Connection) -> bool:
     return bool(_one(connection, query, f"{FENCE}=on")[0])
 
 
+def moved_to(connection: Connection) -> str:
+    """Where a database was moved, in words; empty: it was not."""
+    (text,) = _one(connection, f"SELECT shobj_description(oid, 'pg_database') {_OF_DATABASE}")
+    return str(text) if text and text.startswith(_MOVED) else ""
+
+
 def _there(connection: Connection, schema: str) -> bool:
     return bool(_one(connection, "SELECT to_regclass(%s) IS NOT NULL", f"{schema}.migrations")[0])
 
@@ -194,7 +203,7 @@ def move(source: str, target: str, *, drain: float = 60.0, say: Callable[[str], 
         if copied:
             migrations.migrate(_writing(target), say=say)
         tables = _copy(old, new, copy=copied, say=say)
-        _describe(old, f"moved by Mailrail to database {new.info.dbname} on {new.info.host}; read-only since")
+        _describe(old, f"{_MOVED} to database {new.info.dbname} on {new.info.host}; read-only since")
         release(new)
     say(f"the target has {sum(t.rows for t in tables)} rows in {len(tables)} tables, as the source; it takes writes")
     return Move(tuple(tables), held, copied, time.monotonic() - began)
@@ -249,8 +258,10 @@ def fence(url: str, connection: Connection) -> None:
 
 
 def release(connection: Connection) -> None:
-    """Let a database take writes again."""
+    """Let a database take writes again, wherever it was moved to."""
     name = sql.Identifier(connection.info.dbname)
+    if moved_to(connection):
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(name))
     connection.execute(sql.SQL("ALTER DATABASE {} RESET {}").format(name, sql.Identifier(FENCE)))
 
 

@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -31,11 +32,13 @@ PREDECESSOR_GRACE = 300.0
 """Seconds to wait for another server on the same folder, as a pod that was deleted by force may be for a while."""
 
 
-def serve(folder: Path, password: str, *, port: int = POSTGRES_PORT, listen: str = "*", buffers: str = "128MB") -> int:
+def serve(
+    folder: Path, password: Callable[[], str], *, port: int = POSTGRES_PORT, listen: str = "*", buffers: str = "128MB"
+) -> int:
     """Run it in the foreground until SIGTERM or SIGINT; the exit status.
 
-    `password` is that of the services' role; another one than at the last start replaces that. Raises
-    PostgresUnavailable.
+    `password` reads that of the services' role; where it answers another one than before, the role gets it within
+    seconds: the Secret may be made anew while this goes on. Raises PostgresUnavailable.
     """
     stop = threading.Event()
     server = EmbeddedPostgres(
@@ -65,12 +68,15 @@ def serve(folder: Path, password: str, *, port: int = POSTGRES_PORT, listen: str
         ) from error
     try:
         server.start(timeout=600)
-        _use_password(server, password)
+        used = password()
+        _use_password(server, used)
         _say(f"ready on port {port}")
         while not stop.wait(0.5):
             if not server.running:
                 _say("Postgres ended by itself")
                 return 1
+            if (wanted := password()) not in ("", used):
+                used = _replace_password(server, used, wanted)
     except PostgresUnavailable:
         if not stop.is_set():
             raise
@@ -121,6 +127,17 @@ def _admit_others(data: Path) -> None:
         write_private(path, (text.rstrip("\n") + "\n" + "\n".join(missing) + "\n").encode())
         if sys.platform != "win32":
             os.chown(path, before.st_uid, before.st_gid)  # as root, the server runs as another user
+
+
+def _replace_password(server: EmbeddedPostgres, used: str, wanted: str) -> str:
+    """The password that the services' role has now."""
+    try:
+        _use_password(server, wanted)
+    except psycopg.Error as error:
+        _say(f"the new password is not in use yet: {str(error).strip()}")
+        return used
+    _say("the services' role has a new password")
+    return wanted
 
 
 def _use_password(server: EmbeddedPostgres, password: str) -> None:

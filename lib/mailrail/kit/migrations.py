@@ -18,8 +18,9 @@ The lock is `pg_try_advisory_lock`, polled on a session of its own and outside a
 the two would wait for each other. Session locks do not survive a pooler in transaction mode; `--direct-url` goes
 around it.
 
-Services never migrate. They call `check` and stay NOT_SERVING below the version that they were built for; a newer
-database is fine, because every migration keeps the release before it working.
+Services call `check` and stay NOT_SERVING below the version that they were built for. None migrates, but config where
+its setting `migrate` says so: a bundled Postgres may come back empty when nobody runs `mailrail migrate` any more. A
+newer database is fine, because every migration keeps the release before it working.
 """
 
 import hashlib
@@ -205,6 +206,23 @@ def migrate(
             except psycopg.errors.ReadOnlySqlTransaction as error:
                 raise MigrationError(why_read_only(connection, error)) from error
             return done
+
+
+def wait_for_database(url: str, seconds: float, say: Callable[[str], None]) -> None:
+    """Return as soon as it lets us in; after so many seconds raise psycopg.OperationalError, which says why not."""
+    deadline = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5, application_name="mailrail migrate").close()
+            return
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                say(f"waiting up to {seconds:g} s for the database: {error}".splitlines()[0])
+                told = True
+        time.sleep(1)
 
 
 def _refuse_old_servers(connection: type_connection) -> None:

@@ -109,6 +109,8 @@ class HeadFollower:
                         raise psycopg.OperationalError(postgres.why_read_only(connection, error)) from error
             except migrations.Unfit as error:
                 problem = str(error)
+                if self._settings.migrate and isinstance(error, migrations.SchemaOutdated):
+                    problem = await self._migrate() or problem
             except DATABASE_ERRORS as error:
                 problem = f"Postgres is unreachable: {str(error).strip()}"
             except Exception as error:  # whatever it is: the last head is served on
@@ -119,6 +121,16 @@ class HeadFollower:
                 self._log.warning("cannot follow head", reason=problem)
                 trouble = problem
             await asyncio.sleep(0.5)
+
+    async def _migrate(self) -> str:
+        """Bring all schemas up to date; why that cannot be had, or nothing."""
+        try:
+            done = await asyncio.to_thread(migrations.migrate, self._login.conninfo())
+        except (migrations.MigrationError, psycopg.Error) as error:
+            return f"the schemas cannot be brought up to date: {str(error).strip()}"
+        if done:
+            self._log.warning("the schemas were older and are up to date now", steps=[d.migration.label for d in done])
+        return ""
 
     async def _follow(self, connection: AsyncConnection[tuple[object, ...]]) -> None:
         await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(CHANNEL)))

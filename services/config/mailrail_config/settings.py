@@ -19,5 +19,8 @@ class ConfigSettings(DatabaseSettings):
     """How often a watcher hears that there is nothing new."""
     stream_seconds: float = 300.0
     """Watch streams are ended after this, give or take a fifth: watchers come back and spread over new replicas."""
+    migrate: bool = False
+    """Bring the schemas of all services up to date where they are older: for a bundled Postgres, whose volume may be
+    lost, and whose role owns everything."""
     upkeep_seconds: float = 600.0
     """How often values that no kept revision refers to are dropped."""

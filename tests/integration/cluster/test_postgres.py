@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from testkit.conditions import wait_until
 from testkit.ports import free_port
 
 
@@ -68,6 +69,14 @@ def test_it_keeps_its_data_and_takes_a_new_password(tmp_path: Path) -> None:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
             owner = connection.execute("SELECT rolsuper, rolcreaterole FROM pg_roles WHERE rolname = 'mailrail'")
             assert owner.fetchone() == (False, False)
+
+
+def test_a_password_that_changes_while_it_runs_is_in_use_within_seconds(tmp_path: Path) -> None:
+    with running(tmp_path / "data", "first", free_port()) as url, psycopg.connect(url) as connection:
+        (tmp_path / "password").write_text("second\n")
+        wait_until(lambda: connects(url.replace("first", "second")))
+        assert not connects(url)
+        assert connection.execute("SELECT 1").fetchone() == (1,), "sessions go on"
 
 
 def test_others_get_in_as_the_services_role_alone_and_never_as_superuser(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -35,7 +36,7 @@ def one_more(service: str) -> tuple[Migration, ...]:
 
 
 @contextlib.asynccontextmanager
-async def running(service: str, url: str, keys: Path) -> AsyncIterator[Ready]:
+async def running(service: str, url: str, keys: Path, **more: Any) -> AsyncIterator[Ready]:
     """The service as a process has it, in this loop; gives a question: whether it is ready."""
     listen, stop = f"127.0.0.1:{free_port('127.0.0.1')}", asyncio.Event()
     config = FakeConfig()  # type: ignore[abstract]
@@ -53,7 +54,7 @@ async def running(service: str, url: str, keys: Path) -> AsyncIterator[Ready]:
         settings = QueueSettings(config_target=f"127.0.0.1:{config.port}", sealing_keys_dir=keys, **common)
         task = asyncio.create_task(start_queue(settings, stop))
     else:
-        task = asyncio.create_task(start_config(ConfigSettings(**common), stop))
+        task = asyncio.create_task(start_config(ConfigSettings(**common, **more), stop))
     name = ENQUEUE if service == "queue" else SERVICE
     try:
         async with grpc.aio.insecure_channel(listen) as channel:
@@ -98,3 +99,29 @@ async def test_a_service_serves_on_a_schema_that_is_ahead_of_it_DBS_02(
     await asyncio.to_thread(migrations.migrate, database, one_more(service))
     async with running(service, database, tmp_path) as ready:
         await eventually(ready)
+
+
+async def test_config_makes_a_schema_that_is_gone_where_it_may_so_that_a_lost_volume_heals_by_itself_DBS_02(
+    empty_database: str, tmp_path: Path
+) -> None:
+    async def there() -> bool | None:
+        """Whether somebody has made the queue's schema."""
+        async with await psycopg.AsyncConnection.connect(empty_database) as connection:
+            return await migrations.version(connection, "queue") == migrations.needed_version("queue")
+
+    async with running("config", empty_database, tmp_path, migrate=True) as ready:
+        await eventually(ready)
+        async with running("queue", empty_database, tmp_path) as queue_ready:
+            await eventually(queue_ready)
+            async with await psycopg.AsyncConnection.connect(empty_database, autocommit=True) as connection:
+                # As a Postgres that comes back on a new volume: no schema, and no session of before.
+                await connection.execute("DROP SCHEMA queue CASCADE")
+                await connection.execute("DROP SCHEMA config CASCADE")
+                await connection.execute(
+                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+                )
+            is_back: Ready = there
+            await eventually(is_back)
+            await eventually(ready)
+            await eventually(queue_ready)

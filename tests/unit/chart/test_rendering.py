@@ -49,6 +49,9 @@ def test_postgres_is_reached_at_the_port_that_the_values_name_for_it(component: 
     values = {"postgres": {"mode": "external", "external": {"existingSecret": "db", "host": "db", "port": 6432}}}
     policy = rendered(values, tmp_path)["NetworkPolicy", f"mailrail-{component}"]
     assert (6432, "TCP") in ports_out(policy)
+    bundled = [rule for rule in policy["spec"]["egress"] if "mailrail.dev/postgres" in json.dumps(rule)]
+    assert (component == "migrations") == bool(bundled), "one that was used before is looked into"
+    policy["spec"]["egress"] = [rule for rule in policy["spec"]["egress"] if rule not in bundled]
     assert (5432, "TCP") not in ports_out(policy)
 
 
@@ -166,10 +169,31 @@ def test_what_is_scaled_has_no_replicas_of_the_charts_and_a_budget(scaler: str, 
 POSTGRES = ("StatefulSet", "mailrail-postgres")
 NO_VOLUME = {"postgres": {"bundled": {"persistence": {"enabled": False}}}}
 CLAIM = {"postgres": {"bundled": {"persistence": {"existingClaim": "mine"}}}}
+LARGE = {"postgres": {"bundled": {"persistence": {"size": "50Gi", "storageClassName": "fast"}}}}
 KEPT = {"helm.sh/resource-policy": "keep", "argocd.argoproj.io/sync-options": "Prune=false,Delete=false"}
 """What Helm and Argo CD leave when it is no longer in the release, or the release goes."""
 IMMUTABLE = ("selector", "serviceName", "volumeClaimTemplates", "podManagementPolicy")
 """What the API server refuses to change in the spec of a StatefulSet."""
+
+
+def server_of(objects: Mapping[tuple[str, str], Object]) -> Object:
+    """The StatefulSet of the bundled Postgres."""
+    (found,) = [body for (kind, _), body in objects.items() if kind == "StatefulSet"]
+    return found
+
+
+def place_of(objects: Mapping[tuple[str, str], Object], component: str = "queue") -> str:
+    """The database that pods of a component wait for."""
+    volumes = objects["Deployment", f"mailrail-{component}"]["spec"]["template"]["spec"]["volumes"]
+    (record,) = [v["configMap"] for v in volumes if v["name"] == "database-in-use"]
+    assert record["name"] == "mailrail-database"
+    return str(record["items"][0]["key"])
+
+
+def arguments_of_the_job(objects: Mapping[tuple[str, str], Object]) -> list[str]:
+    (job,) = [o for (kind, name), o in objects.items() if kind == "Job" and "-migrate-" in name]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return list(container["args"])
 
 
 def newer_chart(folder: Path) -> Path:
@@ -181,19 +205,20 @@ def newer_chart(folder: Path) -> Path:
     return chart
 
 
-@pytest.mark.parametrize("where", [{}, NO_VOLUME, CLAIM], ids=["volume", "no volume", "own claim"])
+@pytest.mark.parametrize("where", [{}, NO_VOLUME, CLAIM, LARGE], ids=["volume", "no volume", "own claim", "large"])
 def test_an_upgrade_that_is_not_of_Postgres_leaves_its_pod_and_its_volume_alone(
     where: Mapping[str, Any], tmp_path: Path
 ) -> None:
     ours = {
-        "image": {"tag": "9.8.7", "digest": "sha256:" + "0" * 64},
+        "image": {"tag": "9.8.7", "digest": "sha256:" + "0" * 64, "pullPolicy": "Always"},
         "commonLabels": {"team": "mail"},
         "commonAnnotations": {"example.org/contact": "mail-team"},
         "log": {"level": "debug"},
         "queue": {"replicaCount": 5, "podLabels": {"a": "b"}},
+        "migrations": {"mode": "none"},
     }
-    before = rendered(where, tmp_path)[POSTGRES]
-    after = rendered({**where, **ours}, tmp_path, newer_chart(tmp_path))[POSTGRES]
+    before = server_of(rendered(where, tmp_path))
+    after = server_of(rendered({**where, **ours}, tmp_path, newer_chart(tmp_path)))
     assert after["metadata"]["labels"] != before["metadata"]["labels"], "it is the newer chart"
     assert after["spec"] == before["spec"]
 
@@ -208,20 +233,108 @@ def test_the_bundled_Postgres_has_a_volume_by_default_which_nobody_deletes_with_
     assert spec["updateStrategy"] == {"type": "RollingUpdate"}
 
 
-def test_without_a_volume_neither_an_upgrade_nor_an_uninstall_nor_a_drain_ends_the_pod(tmp_path: Path) -> None:
+def test_without_a_volume_neither_an_upgrade_nor_a_drain_ends_the_pod(tmp_path: Path) -> None:
     objects = rendered(NO_VOLUME, tmp_path)
-    assert KEPT.items() <= objects[POSTGRES]["metadata"]["annotations"].items()
-    assert objects[POSTGRES]["spec"]["updateStrategy"] == {"type": "OnDelete"}
-    assert objects["PodDisruptionBudget", "mailrail-postgres"]["spec"]["maxUnavailable"] == 0
+    server = server_of(objects)
+    assert server["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    budget = objects["PodDisruptionBudget", server["metadata"]["name"]]
+    assert budget["spec"]["maxUnavailable"] == 0
+    assert budget["spec"]["selector"] == server["spec"]["selector"]
     assert ("PodDisruptionBudget", "mailrail-postgres") not in rendered({}, tmp_path), "a drain moves one with a volume"
 
 
-@pytest.mark.parametrize(("old", "new"), [(NO_VOLUME, {}), (NO_VOLUME, CLAIM), ({}, NO_VOLUME), ({}, CLAIM)])
-def test_an_upgrade_that_would_swap_the_volume_below_the_mail_is_refused(
-    old: Mapping[str, Any], new: Mapping[str, Any], tmp_path: Path
+@pytest.mark.parametrize("where", [{}, NO_VOLUME, CLAIM, LARGE], ids=["volume", "no volume", "own claim", "large"])
+def test_all_that_belongs_to_the_bundled_Postgres_stays_when_the_release_goes_or_names_another(
+    where: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    was, becomes = (rendered(values, tmp_path)[POSTGRES]["spec"] for values in (old, new))
-    assert [field for field in IMMUTABLE if was.get(field) != becomes.get(field)], "the API server would take it"
+    objects = rendered(where, tmp_path)
+    labels = server_of(objects)["spec"]["selector"]["matchLabels"]
+    its = [o for o in objects.values() if labels.items() <= o["metadata"].get("labels", {}).items()]
+    assert {"StatefulSet", "Service", "ServiceAccount", "NetworkPolicy"} <= {o["kind"] for o in its}
+    assert [o["kind"] for o in its if not KEPT.items() <= o["metadata"].get("annotations", {}).items()] == []
+
+
+def test_values_that_name_another_volume_name_another_Postgres_beside_the_one_with_the_mail(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    for values in ({}, NO_VOLUME, CLAIM, LARGE, {"postgres": {"bundled": {"persistence": {"size": "4Gi"}}}}):
+        objects = rendered(values, tmp_path)
+        server = server_of(objects)
+        name = server["metadata"]["name"]
+        assert len(name) - len("mailrail") <= 12, "its pods bear a label of 63 characters: this name and a hash"
+        assert name not in seen
+        assert place_of(objects) == place_of(objects, "config") == f"bundled.{name}"
+        assert ("Service", name) in objects
+        assert server["spec"]["serviceName"] == name
+        for other in seen.values():
+            assert server["spec"]["selector"] != other["spec"]["selector"]
+        seen[name] = server
+    assert next(iter(seen)) == "mailrail-postgres"
+
+
+CHANGES: list[Mapping[str, Any]] = [
+    {"postgres": {"bundled": {"sharedBuffers": "256MB", "resources": {"limits": {"memory": "2Gi"}}}}},
+    {"postgres": {"bundled": {"image": {"tag": "2.0.0"}, "nodeSelector": {"a": "b"}, "priorityClassName": "x"}}},
+    {"postgres": {"bundled": {"existingSecret": "mine", "serviceAccount": {"create": False}}}},
+    {"postgres": {"previous": "move"}, "clusterDomain": "example.org", "podSecurityContext": {"fsGroup": 5}},
+    {"global": {"imageRegistry": "r.example.org", "imagePullSecrets": ["pull"]}, "networkPolicy": {"enabled": False}},
+    NO_VOLUME,
+    CLAIM,
+    LARGE,
+    {"postgres": EXTERNAL},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=range(len(CHANGES)))
+def test_no_change_of_values_asks_for_what_Kubernetes_forbids_of_a_StatefulSet(
+    change: Mapping[str, Any], tmp_path: Path
+) -> None:
+    before = server_of(rendered({}, tmp_path))
+    after = rendered(change, tmp_path).get(("StatefulSet", before["metadata"]["name"]))
+    if after is not None:
+        assert {f: after["spec"].get(f) for f in IMMUTABLE} == {f: before["spec"].get(f) for f in IMMUTABLE}
+
+
+def test_pods_that_use_a_database_wait_until_the_migrations_Job_agrees_to_it(tmp_path: Path) -> None:
+    external = {"postgres": {"mode": "external", "external": {"existingSecret": "db", "host": "db", "port": 6432}}}
+    other = {"postgres": {"mode": "external", "external": {"existingSecret": "db", "host": "db2", "port": 6432}}}
+    places = []
+    for values in ({}, {"postgres": EXTERNAL}, external, other):
+        objects = rendered({**values, "commonLabels": {"team": "mail"}}, tmp_path)
+        assert f"--place={place_of(objects)}" in arguments_of_the_job(objects)
+        container = objects["Deployment", "mailrail-queue"]["spec"]["template"]["spec"]["containers"][0]
+        assert "database-in-use" in {mount["name"] for mount in container["volumeMounts"]}, "unused ones do not count"
+        places.append(place_of(objects))
+    assert len(set(places)) == len(places)
+    by_hand = rendered({"migrations": {"mode": "none"}}, tmp_path)
+    assert "database-in-use" not in json.dumps(by_hand["Deployment", "mailrail-queue"])
+
+
+def test_the_migrations_Job_may_look_at_named_objects_alone_and_reaches_any_bundled_Postgres(tmp_path: Path) -> None:
+    objects = rendered({"postgres": EXTERNAL}, tmp_path)
+    create, *named = objects["Role", "mailrail-migrations"]["rules"]
+    assert (create["resources"], create["verbs"]) == (["configmaps"], ["create"])
+    assert {(*r["resources"], *r["verbs"], *r["resourceNames"]) for r in named} == {
+        ("configmaps", "get", "update", "mailrail-database"),
+        ("statefulsets", "get", "mailrail-postgres"),
+        ("persistentvolumeclaims", "get", "data-mailrail-postgres-0"),
+    }
+    peers = [
+        peer["podSelector"]["matchLabels"]
+        for rule in objects[POLICY, "mailrail-migrations"]["spec"]["egress"]
+        for peer in rule.get("to", ())
+    ]
+    for values in ({}, NO_VOLUME, LARGE):
+        pod = server_of(rendered(values, tmp_path))["spec"]["template"]["metadata"]["labels"]
+        assert [peer for peer in peers if peer.items() <= pod.items()]
+
+
+def test_the_bundled_Postgres_gets_its_schema_again_by_itself(tmp_path: Path) -> None:
+    def migrates(values: Mapping[str, Any]) -> bool:
+        return "MAILRAIL_CONFIG_MIGRATE" in json.dumps(rendered(values, tmp_path)["Deployment", "mailrail-config"])
+
+    assert migrates({})
+    assert not migrates({"postgres": EXTERNAL})
+    assert not migrates({"migrations": {"mode": "none"}})
 
 
 def test_Postgres_has_an_image_of_its_own(tmp_path: Path) -> None:
@@ -235,7 +348,7 @@ def test_Postgres_has_an_image_of_its_own(tmp_path: Path) -> None:
 
 def test_a_fast_shutdown_of_Postgres_ends_before_the_kubelet_kills_it(tmp_path: Path) -> None:
     for values in ({}, NO_VOLUME):
-        pod = rendered(values, tmp_path)[POSTGRES]["spec"]["template"]["spec"]
+        pod = server_of(rendered(values, tmp_path))["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] >= STOP_GRACE + 5
 
 

@@ -187,7 +187,7 @@ def test_every_command_that_reads_takes_json() -> None:
     sections = re.split(r"^### `mailrail ", page, flags=re.MULTILINE)[1:]
     without = {section.split("`")[0] for section in sections if "| `--json` |" not in section}
     assert without == {
-        "local", "serve", "cluster keys", "cluster postgres", "cluster test",  # they run, and log
+        "local", "serve", "cluster database", "cluster keys", "cluster postgres", "cluster test",  # they run, and log
         "queue content",  # octets
         "queue holds remove", "mailbox flag", "mailbox delete",  # they change, and end with a status
     }  # fmt: skip

@@ -104,15 +104,53 @@ annotations:
 {{- ternary "[::]" "0.0.0.0" (has "IPv6" .Values.ipFamilies) }}
 {{- end }}
 
-{{/* The bundled Postgres, and the claim with all mail: empty where it has no volume. */}}
-{{- define "mailrail.postgresName" -}}
-{{- printf "%s-postgres" (include "mailrail.fullname" .) }}
+{{/* The bundled Postgres. Values that name another volume name another one, which stands beside the first: Kubernetes changes
+     no claim of a StatefulSet, and the one with the mail must go on meanwhile. What is default here stays so for ever, or
+     every installation would get another Postgres. */}}
+{{- define "mailrail.postgresComponent" -}}
+{{- $p := .Values.postgres.bundled.persistence }}
+{{- if not $p.enabled -}}
+pg-novolume
+{{- else if or $p.existingClaim $p.storageClassName (ne $p.size "8Gi") -}}
+pg-{{ printf "%s %s %s" $p.existingClaim (ternary "" $p.storageClassName (ne $p.existingClaim "")) (ternary "" $p.size (ne $p.existingClaim "")) | sha256sum | trunc 6 }}
+{{- else -}}
+postgres
 {{- end }}
+{{- end }}
+{{- define "mailrail.postgresName" -}}
+{{- printf "%s-%s" (include "mailrail.fullname" .) (include "mailrail.postgresComponent" .) }}
+{{- end }}
+{{/* On the pod of every bundled Postgres, whatever its volume. */}}
+{{- define "mailrail.postgresLabel" -}}
+mailrail.dev/postgres: bundled
+{{- end }}
+{{- define "mailrail.postgresDomain" -}}
+{{- printf ".%s.svc.%s" (include "mailrail.namespace" .) .Values.clusterDomain }}
+{{- end }}
+{{/* The claim with all mail: empty where it has no volume. */}}
 {{- define "mailrail.postgresClaim" -}}
 {{- $p := .Values.postgres.bundled.persistence }}
 {{- if and (eq .Values.postgres.mode "bundled") $p.enabled }}
 {{- default (printf "data-%s-0" (include "mailrail.postgresName" .)) $p.existingClaim }}
 {{- end }}
+{{- end }}
+{{/* What neither Helm nor Argo CD may delete, for all mail is in it or behind it. */}}
+{{- define "mailrail.keep" -}}
+{{- dict "helm.sh/resource-policy" "keep" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false" | toJson }}
+{{- end }}
+
+{{/* The place of the database that these values name, and the ConfigMap that says which one services use: `mailrail cluster
+     database` writes it, and pods wait for their place. */}}
+{{- define "mailrail.databasePlace" -}}
+{{- if eq .Values.postgres.mode "bundled" -}}
+bundled.{{ include "mailrail.postgresName" . }}
+{{- else -}}
+{{- $e := .Values.postgres.external -}}
+external.{{ printf "%s %s %v %s" $e.existingSecret $e.host (ternary $e.port "" (ne $e.host "")) (ternary $e.database "" (ne $e.host "")) | sha256sum | trunc 12 }}
+{{- end }}
+{{- end }}
+{{- define "mailrail.databaseRecord" -}}
+{{- printf "%s-database" (include "mailrail.fullname" .) }}
 {{- end }}
 
 {{/* Names of Secrets: given, made by cert-manager, or made by the keys job. */}}

@@ -4,13 +4,13 @@
 {{- toYaml .Values.podSecurityContext }}
 {{- end }}
 
-{{/* Environment that reaches Postgres. The URL is that of the Secret, or libpq's own variables where it has none. */}}
+{{/* Environment that reaches an external Postgres. The URL is that of the Secret, or libpq's own variables where it has none. */}}
 {{- define "mailrail.database" -}}
 {{- $p := .Values.postgres }}
 {{- $secret := include "mailrail.databaseSecret" . }}
-{{- if or (eq $p.mode "bundled") (not $p.external.host) }}
+{{- if not $p.external.host }}
 - name: MAILRAIL_DATABASE_URL
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ ternary "uri" $p.external.keys.uri (eq $p.mode "bundled") }}}}
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $p.external.keys.uri }}}}
 {{- else }}
 - {name: PGHOST, value: {{ $p.external.host | quote }}}
 - {name: PGPORT, value: {{ $p.external.port | quote }}}
@@ -26,6 +26,10 @@
 - {name: MAILRAIL_DATABASE_URL, value: "postgresql://"}
 {{- end }}
 {{- include "mailrail.databaseTls" . }}
+{{- end }}
+{{/* The password comes from elsewhere. */}}
+{{- define "mailrail.bundledUrl" -}}
+{{- printf "postgresql://mailrail@%s%s:5432/mailrail" (include "mailrail.postgresName" .) (include "mailrail.postgresDomain" .) }}
 {{- end }}
 {{- define "mailrail.databaseTls" -}}
 {{- $p := .Values.postgres }}
@@ -44,7 +48,7 @@
 {{- define "mailrail.databaseKeys" -}}
 {{- $e := .Values.postgres.external }}
 {{- if eq .Values.postgres.mode "bundled" }}
-- {key: uri, path: uri}
+- {key: password, path: password}
 {{- else if not $e.host }}
 - {key: {{ $e.keys.uri }}, path: uri}
 {{- else }}
@@ -59,11 +63,17 @@
 {{- if and (eq $p.mode "external") (not $p.external.existingSecret) }}
 {{- fail "postgres.mode is external: name the Secret with its login in postgres.external.existingSecret (CloudNativePG writes <cluster>-app)" }}
 {{- end }}
-{{- ternary (default (printf "%s-postgres" (include "mailrail.fullname" .)) $p.bundled.existingSecret) $p.external.existingSecret (eq $p.mode "bundled") }}
+{{- ternary (include "mailrail.bundledSecret" .) $p.external.existingSecret (eq $p.mode "bundled") }}
+{{- end }}
+{{- define "mailrail.bundledSecret" -}}
+{{- default (printf "%s-postgres" (include "mailrail.fullname" .)) .Values.postgres.bundled.existingSecret }}
 {{- end }}
 {{- define "mailrail.databaseOfService" -}}
 {{- $e := .Values.postgres.external }}
-{{- if or (eq .Values.postgres.mode "bundled") (not $e.host) }}
+{{- if eq .Values.postgres.mode "bundled" }}
+- {name: MAILRAIL_DATABASE_URL, value: {{ include "mailrail.bundledUrl" . | quote }}}
+- {name: MAILRAIL_DATABASE_PASSWORD_FILE, value: /etc/mailrail/database/password}
+{{- else if not $e.host }}
 - {name: MAILRAIL_DATABASE_URL_FILE, value: /etc/mailrail/database/uri}
 {{- else }}
 - {name: PGHOST, value: {{ $e.host | quote }}}
@@ -293,6 +303,9 @@ spec:
             {{- end }}
             {{- if .database }}
             - {name: database, mountPath: /etc/mailrail/database, readOnly: true}
+            {{- if eq .root.Values.migrations.mode "job" }}
+            - {name: database-in-use, mountPath: /etc/mailrail/database-in-use, readOnly: true}
+            {{- end }}
             {{- include "mailrail.databaseMount" .root | nindent 12 }}
             {{- end }}
             - {name: tmp, mountPath: /tmp}
@@ -321,6 +334,13 @@ spec:
             defaultMode: 0440
             items:
               {{- include "mailrail.databaseKeys" .root | nindent 14 }}
+        {{- if eq .root.Values.migrations.mode "job" }}
+        # Until the migrations Job agrees to this database the pod waits, and those of the revision before serve on.
+        - name: database-in-use
+          configMap:
+            name: {{ include "mailrail.databaseRecord" .root }}
+            items: [{key: {{ include "mailrail.databasePlace" .root }}, path: place}]
+        {{- end }}
         {{- include "mailrail.databaseVolume" .root | nindent 8 }}
         {{- end }}
         - name: tmp
