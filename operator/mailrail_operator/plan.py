@@ -8,7 +8,8 @@ Rules (design 5, CFG-05):
 - A status is written only when it differs. `lastTransitionTime` moves only with `status`.
 - Revision numbers and who runs them change for all objects at once, so they stand on MailGateway alone. What a
   condition of another object says of them is words; the words alone are no reason to write.
-- `Programmed` is true once every live service that reads the object ran a revision with it. It stays true while
+- `Programmed` is false of what no service can run, because it is in no revision, for each parent. Of all else it is
+  true once every live service that reads the object ran a revision with it. It stays true while
   processes come and go (a new one starts with head); it falls when the object or what it refers to changes, when head
   is rolled back behind it, and when a service rejects it.
 - A condition that was written for a newer generation than ours is not overwritten: what we read is old.
@@ -167,8 +168,10 @@ def _pending(why: str) -> tuple[Condition, ...]:
 
 
 def _with(conditions: Sequence[Condition], of_programmed: Condition, *, summary: bool = True) -> tuple[Condition, ...]:
-    """The compiler's conditions with the true `Programmed`, and their sum."""
+    """The compiler's conditions with the true `Programmed`, and their sum. What is in no revision nobody runs."""
     found = {c.type: c for c in conditions}
+    if found[ConditionType.PROGRAMMED].status is Status.FALSE:
+        of_programmed = found[ConditionType.PROGRAMMED]
     positive = [found[ConditionType.ACCEPTED], found[ConditionType.RESOLVED_REFS], of_programmed]
     negative = [found[kind] for kind in _NEGATIVE if kind in found]
     return (*positive, *negative, *((ready(positive),) if summary else ()))
@@ -444,6 +447,8 @@ def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord,
         bad = "True" if kind in _NEGATIVE else "False"
         if now.get("reason") == Reason.NOT_STORED.value and "config" not in new:
             continue  # of all objects at once: the gateway tells it
+        if now.get("reason") == Reason.NOT_IN_USE.value:
+            continue  # another condition says why
         if now.get("status") == bad and changed:
             notes.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
         elif was.get("status") == bad and now.get("status") != bad and kind is not ConditionType.PROGRAMMED:

@@ -1207,3 +1207,33 @@ def test_secrets_appear_in_no_finding_state_or_representation() -> None:
         repr(sources(documents).documents[3].place),
     ):
         assert word not in text
+
+
+def test_what_is_there_and_refused_is_not_said_to_be_missing() -> None:
+    compiled = build(
+        [
+            *basics(),
+            domain("shop", "-"),
+            account("bob", "shop", "bob"),
+            transport("broken", smtp={"host": "-"}),
+            transport("keyless", submission={"host": "s.example", "auth": {"secretRef": {"name": "nothing"}}}),
+            route("r", GLOBAL, to("broken", "a.example"), to("keyless", "b.example"), to("nobody", "c.example")),
+        ]
+    )
+    waiting = words(compiled, Severity.WAITING)
+    assert any("MailDomain default/shop is refused, see its status" in text for text in waiting)
+    assert any("MailTransport default/broken is refused, see its status" in text for text in waiting)
+    assert any("MailTransport default/keyless cannot be used now, see its status" in text for text in waiting)
+    assert any("MailTransport default/nobody does not exist" in text for text in waiting)
+    reasons = [f.reason for f in compiled.diagnostics.findings if f.ref == ref("MailRoute", "r")]
+    assert reasons.count(Reason.TRANSPORT_NOT_USABLE) == 2
+    assert reasons.count(Reason.TRANSPORT_NOT_FOUND) == 1
+    postmasterless = build(
+        [
+            gateway(postmaster={"accountRef": {"name": "bob"}}),
+            *basics()[1:],
+            domain("shop", "-"),
+            account("bob", "shop", "bob"),
+        ]
+    )
+    assert any("has no domain: MailDomain default/shop is refused" in text for text in words(postmasterless))

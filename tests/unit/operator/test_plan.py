@@ -285,6 +285,44 @@ def test_what_the_store_lost_is_not_programmed_until_it_is_published_again_CFG_0
         assert cluster.condition(kind, name, "Ready")["status"] == "True"
 
 
+def test_what_no_service_runs_is_not_programmed_for_any_parent() -> None:
+    thief = body("MailAccount", "thief", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]})
+    lost = body(
+        "MailDomain", "lost", DOMAIN["spec"] | {"domainName": "lost.example", "gatewayRef": {"name": "nowhere"}}
+    )
+    both = ROUTE["spec"] | {"parentRefs": [*ROUTE["spec"]["parentRefs"], {"kind": "MailDomain", "name": "lost"}]}
+    cluster = Cluster.of(*EVERYTHING[:-1], body("MailRoute", "all", both), thief, lost)
+    cluster.publish()
+    made = cluster.plan(cluster.running())
+    for kind, name in (("MailAccount", "thief"), ("MailDomain", "lost")):
+        programmed = cluster.condition(kind, name, "Programmed")
+        assert (programmed["status"], programmed["reason"]) == ("False", "NotInUse"), name
+        # Why is said by one event, that of the other condition.
+        assert [note.reason for note in change_of(made, kind, name).notes] != ["NotInUse"]
+        assert len(change_of(made, kind, name).notes) == 1
+    parents = {
+        parent["parentRef"]["kind"]: {c["type"]: c["status"] for c in parent["conditions"]}["Programmed"]
+        for parent in cluster.bodies[ref("MailRoute", "all")]["status"]["parents"]
+    }
+    assert parents == {"MailGateway": "True", "MailDomain": "False"}
+    assert cluster.condition("MailRoute", "all", "Programmed")["status"] == "True"
+
+
+def test_after_a_refused_edit_it_says_which_generation_serves_on() -> None:
+    cluster = settled()
+    cluster.put(body("MailDomain", "org", DOMAIN["spec"] | {"domainName": "-"}, generation=2))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    programmed = cluster.condition("MailDomain", "org", "Programmed")
+    assert (programmed["status"], programmed["reason"]) == ("False", "NotInUse")
+    assert programmed["message"] == "generation 2 is not accepted; generation 1 serves on"
+    assert programmed["observedGeneration"] == 2
+    cluster.put(body("MailDomain", "org", DOMAIN["spec"], generation=3))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    assert cluster.condition("MailDomain", "org", "Ready")["status"] == "True"
+
+
 def test_a_missing_transport_is_named_and_an_event_tells_it_once() -> None:
     cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, ROUTE)
     cluster.publish()

@@ -242,12 +242,18 @@ class Build:
         """Why a transport cannot be used by an object; None if it can."""
         resource = self._settled.transports.get(target)
         if resource is None:
+            absence = self._settled.absence(target, "")
+            if absence:
+                return Reason.TRANSPORT_NOT_USABLE, f"{target} {absence}; matching mail is deferred"
             return Reason.TRANSPORT_NOT_FOUND, f"{target} does not exist; until it does, matching mail is deferred"
         why = self._settled.refusal(resource.spec.attach, Attachment(target, owner))
         if why is not None:
             return Reason.REF_NOT_PERMITTED, f"{why}; matching mail is deferred"
         if target not in self._usable:
-            return Reason.TRANSPORT_NOT_FOUND, f"{target} cannot be used now, see its status; matching mail is deferred"
+            return (
+                Reason.TRANSPORT_NOT_USABLE,
+                f"{target} cannot be used now, see its status; matching mail is deferred",
+            )
         return None
 
     # --- accounts and gateways ---
@@ -474,7 +480,7 @@ class Build:
     ) -> bool:
         there = parent in accounts or parent in domains or parent in self._settled.gateways
         if not there:
-            self.notes.append(waits(ref, parent, path))
+            self.notes.append(waits(ref, parent, path, self._settled.absence(parent)))
             return False
         attach: Sequence[AnyAttach] | None = None  # an account is for routes of its own namespace
         if parent.kind == "MailGateway":

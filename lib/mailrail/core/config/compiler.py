@@ -102,7 +102,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     held = tuple(sorted(ref for ref in read_in.lost if ref not in settled.versions))
     everything = [*read_in.notes, *notes, *build.notes, *_held_up(held, settled, read_in)]
     state = CompilerState(
-        accepted=tuple(Accepted(v.ref, v.source, v.origin) for _, v in sorted(settled.versions.items())),
+        accepted=tuple(Accepted(v.ref, v.source, v.origin, v.generation) for _, v in sorted(settled.versions.items())),
         claims=settled.new_claims,
         uses=tuple(secrets.uses[key] for key in sorted(secrets.uses)),
     )
@@ -110,7 +110,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
         revision,
         encoded,
         checksum(encoded),
-        diagnose(read_in, settled, everything),
+        diagnose(read_in, settled, everything, revision),
         state,
         secrets.values,
         _summary(revision),

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     RESOLVED_REFS = "ResolvedRefs"
     PARENT_NOT_FOUND = "ParentNotFound"
     TRANSPORT_NOT_FOUND = "TransportNotFound"
+    TRANSPORT_NOT_USABLE = "TransportNotUsable"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - the name of a reason
     SECRET_INVALID = "SecretInvalid"  # noqa: S105 - the name of a reason
     FILE_NOT_FOUND = "FileNotFound"
@@ -70,6 +71,7 @@ class Reason(StrEnum):
     REJECTED = "Rejected"
     PINNED = "Pinned"
     NOT_STORED = "NotStored"
+    NOT_IN_USE = "NotInUse"
     READY = "Ready"
     NOT_READY = "NotReady"
 
@@ -94,8 +96,9 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.POSTMASTER_NOT_FOUND: "The gateway's postmaster account, its domain or its domain's gateway does not exist.",
     Reason.RESOLVED_REFS: "Every object that this one refers to exists.",
     Reason.PARENT_NOT_FOUND: "The object that this one attaches to does not exist yet.",
-    Reason.TRANSPORT_NOT_FOUND: "A transport does not exist or cannot be used; its mail is deferred and never sent "
-    "another way.",
+    Reason.TRANSPORT_NOT_FOUND: "A transport does not exist; its mail is deferred and never sent another way.",
+    Reason.TRANSPORT_NOT_USABLE: "A transport exists and cannot be used: it is refused, or its Secret is missing. Its "
+    "mail is deferred and never sent another way.",
     Reason.SECRET_NOT_FOUND: "A Secret, or the key in it, does not exist. What needs it does not work until it exists.",
     Reason.SECRET_INVALID: "A Secret exists, but its content cannot be used.",
     Reason.FILE_NOT_FOUND: "A caFile does not exist, or files cannot be used (they can in local mode only).",
@@ -112,6 +115,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROGRAMMED: "Every live service that reads the object runs a revision with it.",
     Reason.REJECTED: "A service could not use the revision and keeps its last good one.",
     Reason.PINNED: "Head is pinned to an older revision; unpin to activate newer ones.",
+    Reason.NOT_IN_USE: "No service runs the object as it is now: it is not accepted, or what it attaches to or needs is "
+    "missing. After a refused edit the message names the generation that serves on.",
     Reason.NOT_STORED: "The config service does not have what was published last: its database was restored, replaced "
     "or failed over. It is published again by itself.",
     Reason.READY: "Accepted, resolved and programmed.",

@@ -51,6 +51,7 @@ class Version:
     origin: str
     new: bool
     """Differs from what was accepted before."""
+    generation: int | None = None
 
 
 @dataclass(slots=True)
@@ -206,7 +207,9 @@ class Input:
         if accepted is None:
             return None
         try:
-            return Version(ref, read(accepted.source, ref.kind), accepted.source, accepted.origin, new=False)
+            return Version(
+                ref, read(accepted.source, ref.kind), accepted.source, accepted.origin, False, accepted.generation
+            )
         except InvalidResource:  # accepted by a version of the software that had other rules
             self.lost.add(ref)
             return None
@@ -227,10 +230,10 @@ class Input:
                 self.notes.append(Remark(ref, ConditionType.ACCEPTED, Reason.INVALID, _sentence(problem), problem.path))
             return
         if accepted is not None and accepted.source == source:
-            candidate.newest = Version(ref, resource, source, document.place.origin, new=False)
+            candidate.newest = Version(ref, resource, source, document.place.origin, False, candidate.generation)
             return
         candidate.before = self._before(ref)
-        candidate.newest = Version(ref, resource, source, document.place.origin, new=True)
+        candidate.newest = Version(ref, resource, source, document.place.origin, True, candidate.generation)
 
     def _keep(self, accepted: Accepted) -> None:
         before = self._before(accepted.ref)

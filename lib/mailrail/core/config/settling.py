@@ -100,6 +100,12 @@ class Settlement:
         """Why an object may not refer to another whose list this is; None if it may."""
         return refusal(attach, asked, self._input.namespaces)
 
+    def absence(self, ref: ObjectRef, absent: str = "does not exist yet") -> str:
+        """Of an object that cannot be used: whether it is there at all."""
+        if ref not in self._input.candidates:
+            return absent
+        return "is not in use, see its status" if ref in self.versions else "is refused, see its status"
+
     def withheld(self, parent: ObjectRef, owner: ObjectRef, name: str | None = None) -> str | None:
         """Why a gateway does not let a domain of that name attach, or a domain an account; None if it does. Asked of
         objects that are there, and of those that are gone and whose claim is kept."""
@@ -113,7 +119,7 @@ class Settlement:
             gateway = self.gateways.get(parent)
             path: Path = ("spec", "gatewayRef", "name")
             if gateway is None:
-                yield waits(ref, parent, path)
+                yield waits(ref, parent, path, self.absence(parent))
             elif why := self.withheld(parent, ref, domain.spec.domain_name):
                 self.forbidden.add(ref)
                 yield forbidden(ref, parent, path, why)
@@ -124,7 +130,7 @@ class Settlement:
             owner = self.domains.get(parent)
             path = ("spec", "domainRef", "name")
             if owner is None:
-                yield waits(ref, parent, path)
+                yield waits(ref, parent, path, self.absence(parent))
             elif why := self.withheld(parent, ref):
                 self.forbidden.add(ref)
                 yield forbidden(ref, parent, path, why)
@@ -313,17 +319,17 @@ class Settlement:
         for ref, gateway in self.gateways.items():
             account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
             if account not in self.accounts:
-                yield ref, account, f"{account} does not exist"
+                yield ref, account, f"{account} {self.absence(account, 'does not exist')}"
             elif account not in self.domain_of:
                 wanted = reference(self.accounts[account].spec.domain_ref, "MailDomain", account)
-                yield ref, account, f"{account} has no domain: {wanted} does not exist"
+                yield ref, account, f"{account} has no domain: {wanted} {self.absence(wanted, 'does not exist')}"
             elif self.domain_of[account] not in self.gateway_of:
                 yield ref, account, f"{self.domain_of[account]} of {account} is not attached to a gateway"
 
 
-def waits(ref: ObjectRef, parent: ObjectRef, path: Path) -> Remark:
-    """`ref` is attached to something that is not there."""
-    message = f"{show_path(path)}: {parent} does not exist yet"
+def waits(ref: ObjectRef, parent: ObjectRef, path: Path, absence: str) -> Remark:
+    """`ref` is attached to something that is not there, or cannot be used."""
+    message = f"{show_path(path)}: {parent} {absence}"
     return Remark(ref, ConditionType.RESOLVED_REFS, Reason.PARENT_NOT_FOUND, message, path, parent)
 
 

@@ -26,6 +26,8 @@ class Accepted:
     ref: ObjectRef
     source: str
     origin: str = ""
+    generation: int | None = None
+    """metadata.generation; None in files."""
 
 
 @dataclass(frozen=True, slots=True)

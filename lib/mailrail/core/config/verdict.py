@@ -14,10 +14,10 @@ from mailrail.core.config.diagnostics import (
     Status,
     ready,
 )
-from mailrail.core.config.reading import Input, Remark
+from mailrail.core.config.reading import Candidate, Input, Remark, Version
 from mailrail.core.config.settling import Settlement, reference
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailRoute
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef, Revision
 
 _SEVERITY: Final = {
     ConditionType.ACCEPTED: Severity.ERROR,
@@ -34,7 +34,7 @@ def _joined(notes: Sequence[Remark]) -> str:
     return "; ".join(texts[:_MESSAGES_SHOWN]) + more
 
 
-def _conditions(notes: Sequence[Remark]) -> tuple[Condition, ...]:
+def _conditions(notes: Sequence[Remark], unused: str = "") -> tuple[Condition, ...]:
     by_type: dict[ConditionType, list[Remark]] = {}
     for note in notes:
         by_type.setdefault(note.type, []).append(note)
@@ -45,7 +45,10 @@ def _conditions(notes: Sequence[Remark]) -> tuple[Condition, ...]:
             result.append(Condition(kind, Status.FALSE, found[0].reason, _joined(found)))
         else:
             result.append(Condition(kind, Status.TRUE, good))
-    result.append(Condition(ConditionType.PROGRAMMED, Status.UNKNOWN, Reason.PENDING))
+    if unused:
+        result.append(Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.NOT_IN_USE, unused))
+    else:
+        result.append(Condition(ConditionType.PROGRAMMED, Status.UNKNOWN, Reason.PENDING))
     for kind in (ConditionType.SHADOWED, ConditionType.AMBIGUOUS):
         found = by_type.get(kind)
         if found:
@@ -67,21 +70,48 @@ def _parents_of(resource: AnyResource, ref: ObjectRef) -> tuple[ObjectRef, ...]:
     return ()
 
 
-def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark]) -> Diagnostics:
+def _in_use(revision: Revision) -> set[tuple[ObjectRef, ObjectRef | None]]:
+    """What services get of each object; of a route by what it is attached to."""
+    used: set[tuple[ObjectRef, ObjectRef | None]] = set()
+    for parts in (revision.gateways, revision.domains, revision.accounts, revision.transports):
+        used.update((part.ref, None) for part in parts)
+    for levels in (revision.account_routes, revision.domain_routes, revision.global_routes):
+        used.update((rule.route, level.parent) for level in levels for rule in level.rules)
+    return used
+
+
+_NOT_RUN: Final = "no service runs it, see the other conditions"
+
+
+def _unused(candidate: Candidate, serving: Version | None, accepted: bool, used: bool) -> str:
+    """Why no service can run the object as it is now; empty when they can."""
+    if not accepted and serving is not None:
+        which = f"generation {serving.generation}" if serving.generation is not None else "its last accepted version"
+        now = f"generation {candidate.generation}" if candidate.generation is not None else "the newest version"
+        return f"{now} is not accepted; {which} {'serves on' if used else 'stays, and no service runs it'}"
+    return "" if used and accepted else _NOT_RUN
+
+
+def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revision: Revision) -> Diagnostics:
     """What is to be told of every object that was read, and of every document."""
     by_ref: dict[ObjectRef, list[Remark]] = {}
     for note in notes:
         by_ref.setdefault(note.ref, []).append(note)
+    used = _in_use(revision)
+    routes = {ref for ref, parent in used if parent is not None}
     findings = list(read_in.findings)
     objects: list[ObjectStatus] = []
     for ref in sorted(read_in.candidates):
         candidate = read_in.candidates[ref]
         mine = by_ref.get(ref)
         serving = settled.versions.get(ref)
-        if mine is None:  # nearly every object, nearly always
-            of = _parents_of(serving.resource, ref) if serving is not None else ()
+        of = _parents_of(serving.resource, ref) if serving is not None else ()
+        runs = (ref, None) in used or ref in routes
+        if mine is None and runs:  # nearly every object, nearly always
             objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, tuple((p, _FINE) for p in of)))
             continue
+        mine = mine or []
+        accepted = not any(note.type is ConditionType.ACCEPTED for note in mine)
         for note in mine:
             place = candidate.document.place_of(note.path) if candidate.document is not None else candidate.place
             message = note.message
@@ -89,13 +119,17 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark]) -> Di
                 runs = serving is not None or ref in read_in.lost
                 message += "; its last accepted version stays in use" if runs else "; it is left out"
             findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
-        conditions = _conditions(mine)
-        parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
-        if serving is not None:
-            parents = tuple(
-                (parent, _conditions([n for n in mine if n.parent in (None, parent)]))
-                for parent in _parents_of(serving.resource, ref)
+        conditions = _conditions(mine, _unused(candidate, serving, accepted, runs))
+        parents = tuple(
+            (
+                parent,
+                _conditions(
+                    [n for n in mine if n.parent in (None, parent)],
+                    _unused(candidate, serving, accepted, (ref, parent if ref in routes else None) in used),
+                ),
             )
+            for parent in of
+        )
         objects.append(ObjectStatus(ref, candidate.generation, (*conditions, ready(conditions)), parents))
     findings.sort(key=lambda f: (f.place, str(f.ref), f.severity, f.message))
     return Diagnostics(tuple(objects), tuple(dict.fromkeys(findings)))
