@@ -48,6 +48,7 @@ _API_BROKEN: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 _LIST_BACKOFF: Final = 1.0
 _WATCH_BACKOFF: Final = 2.0
 _DEBOUNCE_LIMIT: Final = 2.0
+_ARRIVAL_LOOK: Final = 0.5
 _METADATA: Final = ("name", "namespace", "uid", "creationTimestamp", "generation")
 _DNS_OFF: Final = DnsVerdict.not_checked("the check is switched off")
 
@@ -454,12 +455,15 @@ class Leader:
                 self._waiting,
                 self._settings.controller_name,
                 health=self._health(),
+                arrival_seconds=self._settings.arrival_seconds,
             )
             made = await asyncio.to_thread(plan, view, self._memory)
             self._memory = made.memory
             for kind in KINDS:
                 for ready in ("True", "False", "Unknown"):
                     metrics.OBJECTS.labels(kind, ready).set(made.counts.get((kind, ready), 0))
+            if made.arriving:
+                asyncio.get_running_loop().call_later(_ARRIVAL_LOOK, self._replan)
             await self._writer.put(made.changes)
 
 

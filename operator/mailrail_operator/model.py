@@ -118,6 +118,8 @@ class ClusterView:
     controller: str = CONTROLLER_NAME
     health: Mapping[ObjectRef, TransportHealth] = field(default_factory=dict)
     """Of transports; empty while the queue has said nothing."""
+    arrival_seconds: float = 0.0
+    """How long a new object may miss another before that is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +161,5 @@ class StatusPlan:
     memory: Mapping[ObjectRef, ObjectMemory]
     counts: Mapping[tuple[str, str], int]
     """(kind, value of Ready) → objects."""
+    arriving: bool
+    """Nothing was said yet of new objects that miss others: plan again soon."""

@@ -13,6 +13,7 @@ Rules (design 5, CFG-05):
   processes come and go (a new one starts with head); it falls when the object or what it refers to changes, when head
   is rolled back behind it, and when a service rejects it.
 - A condition that was written for a newer generation than ours is not overwritten: what we read is old.
+- What a new object misses may arrive a moment later: for some seconds nothing is said of that.
 - One Kubernetes event for each change of a condition for the worse, and one when it is well again; what the store lost
   is told of the gateway alone.
 """
@@ -21,6 +22,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache, partial
 from typing import Any, Final
 
@@ -55,6 +57,14 @@ from mailrail_operator.transport_health import TransportHealth
 
 _POSITIVE: Final = (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED)
 _NEGATIVE: Final = (ConditionType.SHADOWED, ConditionType.AMBIGUOUS)
+_MAY_ARRIVE: Final = (
+    Reason.PARENT_NOT_FOUND,
+    Reason.POSTMASTER_NOT_FOUND,
+    Reason.TRANSPORT_NOT_FOUND,
+    Reason.SECRET_NOT_FOUND,
+)
+_SKEW: Final = 2
+"""Seconds by which the API server's clock may be ahead of ours; an object from further ahead is not new for long."""
 DNS_CONFIGURED: Final = "DNSConfigured"
 HEALTHY: Final = "Healthy"
 _GATEWAY: Final = "MailGateway"
@@ -73,15 +83,20 @@ def plan(view: ClusterView, memory: Mapping[ObjectRef, ObjectMemory]) -> StatusP
     changes: list[Change] = []
     remembered: dict[ObjectRef, ObjectMemory] = {}
     counts: Counter[tuple[str, str]] = Counter()
+    arriving = False
     for ref, seen in view.objects.items():
+        if _arriving(view, seen, facts[ref].verdict):
+            arriving = True
+            counts[ref.kind, Status.UNKNOWN.value] += 1
+            continue
         made = _plan_object(view, seen, facts[ref], memory.get(ref), programmed_since)
         if made.memory is not None:
             remembered[ref] = made.memory
         if made.ready is not None:
             counts[ref.kind, made.ready] += 1
         if made.status is not None:
-            changes.append(Change(ref, seen.uid, made.status, _notes(seen.status, made.status)))
-    return StatusPlan(tuple(sorted(changes, key=lambda change: change.ref)), remembered, counts)
+            changes.append(Change(ref, seen.uid, made.status, notes(seen.status, made.status)))
+    return StatusPlan(tuple(sorted(changes, key=lambda change: change.ref)), remembered, counts, arriving)
 
 
 # --- one object ---------------------------------------------------------------------------------------------------
@@ -94,6 +109,25 @@ class _ObjectPlan:
     ready: str | None
     """For the counts."""
     memory: ObjectMemory | None
+
+
+def _arriving(view: ClusterView, seen: Observed, verdict: ObjectStatus | None) -> bool:
+    """Whether an object is so new that what it misses may be on its way: what is applied together arrives one by one.
+    Until then it keeps the status that the API server gave it."""
+    created = seen.body["metadata"].get("creationTimestamp")
+    if verdict is None or not created:
+        return False
+    age = _seconds(view.now) - _seconds(created)
+    if not -_SKEW <= age < view.arrival_seconds:
+        return False
+    judged = _written(seen.status).get(ConditionType.ACCEPTED.value, {})
+    if judged.get("reason", Reason.PENDING.value) != Reason.PENDING.value:
+        return False
+    return any(c.status is Status.FALSE and c.reason in _MAY_ARRIVE for c in verdict.conditions)
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
@@ -290,7 +324,7 @@ def _status(
         rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
     if facts.health is not None:
         rows.insert(-1, _health_row(seen, facts.health, written.get(HEALTHY, {}), view.now))
-    status: Row = {"conditions": rows}
+    status: Row = {"observedGeneration": seen.generation, "conditions": rows}
     if parents:
         status["parents"] = _parent_rows(view, seen, parents)
     return status | _columns(view.running, seen, facts)
@@ -437,10 +471,10 @@ def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return bool(_meaning(old) == _meaning(new))
 
 
-def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, ...]:
+def notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, ...]:
     """One event for each condition that became worse or well again."""
     before, after = _written(old), _written(new)
-    notes: list[EventRecord] = []
+    found: list[EventRecord] = []
     for kind in (*_POSITIVE, *_NEGATIVE):
         was, now = before.get(kind.value, {}), after.get(kind.value, {})
         changed = (was.get("status"), was.get("reason")) != (now.get("status"), now.get("reason"))
@@ -450,13 +484,13 @@ def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord,
         if now.get("reason") == Reason.NOT_IN_USE.value:
             continue  # another condition says why
         if now.get("status") == bad and changed:
-            notes.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
+            found.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
         elif was.get("status") == bad and now.get("status") != bad and kind is not ConditionType.PROGRAMMED:
             reason = now.get("reason") or f"No{kind.value}"
-            notes.append(
+            found.append(
                 EventRecord(EventType.NORMAL, reason, _short(now.get("message") or f"no longer: {was['reason']}"))
             )
-    return tuple(notes)
+    return tuple(found)
 
 
 def _short(text: str) -> str:

@@ -34,6 +34,8 @@ class OperatorSettings(ServiceSettings):
     """A change is compiled once nothing else came for so long (CFG-06)."""
     debounce_seconds: float = 0.2
     """... and at the latest after so long, or after as long as the last round took (CFG-06: at most 200 ms)."""
+    arrival_seconds: float = 5.0
+    """How long a new object may miss another before that is said: what is applied together arrives one by one."""
     resync_seconds: float = 300.0
     """How often all objects are listed anew, whatever the watches said."""
     count_seconds: float = 5.0

@@ -18,7 +18,7 @@ from mailrail.kit import log
 from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
 from mailrail_operator.model import Change, EventRecord
-from mailrail_operator.plan import same
+from mailrail_operator.plan import notes, same
 from mailrail_operator.store import ObjectStore
 
 _BACKOFF: Final = 1.0
@@ -114,8 +114,10 @@ class Writer:
             return
         metrics.STATUS_WRITES.labels("written").inc()
         self._store.put(body)
+        fresh = notes(seen.status, change.status)  # an older plan, written meanwhile, may have told the same
         for note in change.notes:
-            await self._record(change, note)
+            if note in fresh:
+                await self._record(change, note)
 
     async def _later(self, change: Change) -> None:
         self._waiting.setdefault(change.ref, change)

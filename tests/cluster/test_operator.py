@@ -88,6 +88,49 @@ def test_a_missing_transport_defers_and_says_so_and_comes_to_life_when_it_is_the
     assert rules(stage.queue().global_routes) == [("relay", False)]
 
 
+def test_a_new_object_has_conditions_before_anybody_looked_at_it(stage: Stage) -> None:
+    stage.kubectl.apply(basics() + relay("relay", "relay.example.org") + route("all", "relay"))
+    for kind, name in (
+        ("mgw", "mx1"),
+        ("mdom", "org"),
+        ("macct", "postmaster"),
+        ("mtrans", "relay"),
+        ("mroute", "all"),
+    ):
+        found = {c["type"]: (c["status"], c["reason"]) for c in stage.get(kind, name)["status"]["conditions"]}
+        assert found == dict.fromkeys(("Accepted", "ResolvedRefs", "Programmed", "Ready"), ("Unknown", "Pending"))
+    stage.start_consumers()
+    stage.start_operator()
+    stage.wait_ready("mgw/mx1", "mdom/org", "macct/postmaster", "mtrans/relay", "mroute/all")
+    for kind, name in (("mgw", "mx1"), ("mroute", "all")):
+        body = stage.get(kind, name)
+        assert body["status"]["observedGeneration"] == body["metadata"]["generation"] == 1
+
+
+def test_what_is_applied_one_by_one_makes_no_warning_on_its_way(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator(arrival_seconds="120").wait_for_line("all objects are listed")
+    gateway, domain, account = basics().split("---\n")[:3]
+    for document in (route("all", "relay"), gateway, domain, account, relay("relay", "relay.example.org")):
+        stage.kubectl.apply(document)
+        listed = stage.kubectl("get", "mroute", "all", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+        assert listed in ("Unknown", "True")
+    stage.wait_ready("mgw/mx1", "mdom/org", "macct/postmaster", "mtrans/relay", "mroute/all")
+    assert stage.kubectl("get", "events", "-o", "jsonpath={.items[?(@.type=='Warning')].reason}") == ""
+
+
+def test_a_hidden_route_is_seen_in_the_list(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(
+        basics() + relay("relay", "relay.example.org") + route("all", "relay") + route("later", "relay")
+    )
+    stage.wait_condition("mroute", "later", "Shadowed", status="True")
+    rows = stage.kubectl("get", "mroute").splitlines()
+    at = rows[0].index("SHADOWED")
+    assert {row.split()[0]: row[at:].split()[0] == "True" for row in rows[1:]} == {"all": False, "later": True}
+
+
 def test_routes_attach_at_all_three_levels(stage: Stage) -> None:
     stage.start_consumers()
     stage.start_operator()

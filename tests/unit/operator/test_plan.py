@@ -285,6 +285,36 @@ def test_what_the_store_lost_is_not_programmed_until_it_is_published_again_CFG_0
         assert cluster.condition(kind, name, "Ready")["status"] == "True"
 
 
+def test_what_a_new_object_misses_is_said_after_some_seconds_for_it_may_be_on_its_way() -> None:
+    new = copy.deepcopy(ROUTE) | {"metadata": ROUTE["metadata"] | {"creationTimestamp": NOW}}
+    cluster = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, new)
+    cluster.publish()
+    made = cluster.plan(cluster.running(), NOW, arrival_seconds=5.0)
+    assert made.arriving
+    assert made.counts["MailRoute", "Unknown"] == 1
+    assert "status" not in cluster.bodies[ref("MailRoute", "all")]
+    made = cluster.plan(cluster.running(), LATER, arrival_seconds=5.0)
+    assert not made.arriving
+    assert cluster.condition("MailRoute", "all", "ResolvedRefs")["reason"] == "TransportNotFound"
+    assert [note.reason for note in change_of(made, "MailRoute", "all").notes] == ["TransportNotFound"]
+    # Once it was said, or when the object is broken itself, nothing is held back.
+    broken = body("MailRoute", "all", {"parentRefs": [], "rules": []}) | {}
+    broken["metadata"] = broken["metadata"] | {"creationTimestamp": NOW}
+    at_once = Cluster.of(GATEWAY, DOMAIN, ACCOUNT, broken)
+    at_once.publish()
+    assert not at_once.plan(at_once.running(), NOW, arrival_seconds=5.0).arriving
+    assert at_once.condition("MailRoute", "all", "Accepted")["reason"] == "Invalid"
+
+
+def test_the_status_says_at_the_top_which_generation_it_is_about() -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    assert cluster.bodies[ref("MailTransport", "relay")]["status"]["observedGeneration"] == 2
+    assert cluster.bodies[ref("MailRoute", "all")]["status"]["observedGeneration"] == 1
+
+
 def test_what_no_service_runs_is_not_programmed_for_any_parent() -> None:
     thief = body("MailAccount", "thief", {"domainRef": {"name": "org"}, "addresses": ["postmaster"]})
     lost = body(

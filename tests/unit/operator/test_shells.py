@@ -233,7 +233,7 @@ async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(mon
 
 def change(message: str, uid: str = "u") -> Change:
     row = {"type": "Ready", "status": "True", "reason": "Ready", "message": message, "observedGeneration": 1}
-    rows = [row, row | {"type": "Accepted"}]
+    rows = [row, row | {"type": "Accepted", "status": "False", "reason": "Why"}]
     return Change(REF, uid, {"conditions": rows}, (EventRecord(EventType.WARNING, "Why", message),))
 
 
@@ -291,6 +291,7 @@ async def test_a_newer_status_waits_until_the_older_one_is_written_and_so_has_th
     await eventually(lambda: len(server.statuses) == 2)
     await work.stop()
     assert server.statuses == [change("older").status, change("newer").status]
+    assert len(server.events) == 1, "both plans saw the same change; it is told once"
     assert work.overtaken == 0
 
 

@@ -115,8 +115,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROGRAMMED: "Every live service that reads the object runs a revision with it.",
     Reason.REJECTED: "A service could not use the revision and keeps its last good one.",
     Reason.PINNED: "Head is pinned to an older revision; unpin to activate newer ones.",
-    Reason.NOT_IN_USE: "No service runs the object as it is now: it is not accepted, or what it attaches to or needs is "
-    "missing. After a refused edit the message names the generation that serves on.",
+    Reason.NOT_IN_USE: "No service runs the object as it is now: it is not accepted, or what it attaches to or needs "
+    "is missing. After a refused edit the message names the generation that serves on.",
     Reason.NOT_STORED: "The config service does not have what was published last: its database was restored, replaced "
     "or failed over. It is published again by itself.",
     Reason.READY: "Accepted, resolved and programmed.",

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from mailrail.core.resources import KINDS
 from mailrail.core.resources.base import Cidr, HostPort, IpAddress, Part, Resource, parts_of
 from mailrail.core.resources.rules import AtMostOneOf, ExactlyOneOf, FieldRule, UniqueBy
-from mailrail.core.resources.status import KIND_INFO
+from mailrail.core.resources.status import FIRST_STATUS, KIND_INFO
 
 GROUP: Final = "mailrail.dev"
 VERSION: Final = "v1alpha1"
@@ -173,7 +173,7 @@ def spec_schema(model: type[Resource]) -> Schema:
 
 def status_schema(kind: str) -> Schema:
     """The structural schema of `status`."""
-    return _Translator(KIND_INFO[kind].status).translate()
+    return _ordered(_Translator(KIND_INFO[kind].status).translate() | {"default": FIRST_STATUS})
 
 
 def custom_resource_definition(kind: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a referenced object, is ever in it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
@@ -64,6 +64,9 @@ class ParentStatus(Part):
 class CommonStatus(Part):
     """What every kind has."""
 
+    observed_generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The metadata.generation that this status is about."
+    )
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
         default=(),
         description="Accepted, ResolvedRefs, Programmed and Ready; Shadowed and Ambiguous only while true.",
@@ -168,6 +171,21 @@ class MailRouteStatus(AttachedStatus):
     rule_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of rules.")
 
 
+FIRST_STATUS: Final = {
+    "conditions": [
+        {
+            "type": kind,
+            "status": "Unknown",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+            "reason": "Pending",
+            "message": "no operator has looked at it yet",
+        }
+        for kind in ("Accepted", "ResolvedRefs", "Programmed", "Ready")
+    ]
+}
+"""The status that the API server gives a new object, as in the Gateway API: no condition is not read as all well."""
+
+
 @dataclass(frozen=True, slots=True)
 class PrinterColumn:
     """A column of `kubectl get`; `wide` ones are shown with `-o wide` only."""
@@ -183,6 +201,8 @@ def _condition(kind: str, field: str = "status") -> str:
 
 
 _READY: Final = PrinterColumn("Ready", _condition("Ready"))
+_HIDDEN: Final = PrinterColumn("Shadowed", _condition("Shadowed"))
+_CONTRADICTED: Final = PrinterColumn("Ambiguous", _condition("Ambiguous"))
 _AGE: Final = PrinterColumn("Age", ".metadata.creationTimestamp", "date")
 _WHY: Final = (
     PrinterColumn("Accepted", _condition("Accepted", "reason"), wide=True),
@@ -222,6 +242,7 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
             PrinterColumn("Domain", ".spec.domainName"),
             PrinterColumn("Accounts", ".status.accounts", "integer"),
             PrinterColumn("DNS", _condition("DNSConfigured")),
+            replace(_HIDDEN, wide=True),
             *_WHY,
             _AGE,
         ),
@@ -256,6 +277,8 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
             PrinterColumn("Level", ".status.level"),
             PrinterColumn("Priority", ".spec.priority", "integer"),
             PrinterColumn("Rules", ".status.ruleCount", "integer"),
+            _HIDDEN,
+            _CONTRADICTED,
             *_WHY,
             _AGE,
         ),
