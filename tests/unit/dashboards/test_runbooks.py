@@ -94,12 +94,3 @@ def test_the_health_check_for_Argo_CD_is_short_lua_of_a_table_that_is_returned()
     script = group[1]["health.lua"]
     assert script.strip().splitlines()[-1] == "return hs"
     assert {"Healthy", "Degraded", "Progressing"} == set(re.findall(r'status = "(\w+)"', script))
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/how-to/monitoring.md", "changelog.d/monitoring.added.md"])
-def test_pages_say_how_many_alerts_there_are(name: str) -> None:
-    path = RUNBOOKS.parents[1] / name
-    if not path.is_file():
-        pytest.skip("released: its entries are in the changelog")
-    counts = re.findall(r"\b(\d+) alerts\b|Alerts: (\d+),", path.read_text("utf-8"))
-    assert {int(one or other) for one, other in counts} == {len(alerts())}, name
