@@ -157,7 +157,7 @@ def _print_consumers(consumers: config_pb2.ListConsumersResponse) -> None:
                 c.role,
                 str(c.revision) if c.revision == consumers.head else f"{c.revision} (behind)",
                 output.when(c, "seen", now) if c.live else f"{output.when(c, 'seen', now)}, silent",
-                _problem(c),
+                problem_of(c),
             )
             for c in consumers.consumers
         ),
@@ -166,10 +166,10 @@ def _print_consumers(consumers: config_pb2.ListConsumersResponse) -> None:
     )
 
 
-def _problem(consumer: config_pb2.Consumer) -> str:
+def problem_of(consumer: config_pb2.Consumer) -> str:
     """What is wrong with a consumer, in words; empty when all is well."""
     refused = [f"refused {consumer.rejected}: {consumer.error}"] if consumer.rejected else []
-    others = [f"{p.kind} {p.namespace}/{p.name} {p.part}: {p.reason}: {p.message}" for p in consumer.problems]
+    others = [f"{p.kind} {p.namespace}/{p.name} {p.part}: {p.message} ({p.reason})" for p in consumer.problems]
     return "; ".join(refused + others)
 
 

@@ -1,7 +1,7 @@
-"""What `mailrail config wait` waits for."""
+"""What `mailrail config wait` waits for, and what `mailrail config status` says of a service."""
 
-from mailrail.cli.configuration import not_yet_live
-from mailrail.pb.config.v1.config_pb2 import Consumer, ListConsumersResponse
+from mailrail.cli.configuration import not_yet_live, problem_of
+from mailrail.pb.config.v1.config_pb2 import Consumer, ListConsumersResponse, Problem
 
 
 def found(head: int, *runs: int, pinned: bool = False, live: bool = True) -> ListConsumersResponse:
@@ -34,3 +34,13 @@ def test_a_refusal_is_told_with_its_reason() -> None:
     one = found(7, 6)
     one.consumers[0].rejected, one.consumers[0].error = 7, "no such key"
     assert not_yet_live(one) == ["node-1 (queue) runs 6 and refused 7: no such key"]
+
+
+def test_status_says_what_a_service_refused_and_what_it_cannot_carry_out() -> None:
+    port = Problem(
+        kind="MailGateway", namespace="mail", name="main", part="listeners/mx", reason="PortConflict", message="why"
+    )
+    assert problem_of(Consumer(revision=7)) == ""
+    assert problem_of(Consumer(rejected=8, error="no such key", problems=[port])) == (
+        "refused 8: no such key; MailGateway mail/main listeners/mx: why (PortConflict)"
+    )
