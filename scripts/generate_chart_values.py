@@ -152,7 +152,6 @@ BY_NAME: dict[str, Schema] = {
     "interval": OPTIONAL_DURATION,
     "scrapeTimeout": OPTIONAL_DURATION,
     "ttlSecondsAfterFinished": OPTIONAL_NUMBER,
-    "resolver": HOST_PORT,
     "namespace": NAME,
     "size": QUANTITY,
     "alerts": {
@@ -245,7 +244,7 @@ BY_PATH: dict[str, Schema] = {
     "postgres.bundled.sharedBuffers": {"type": "string", "pattern": "^[0-9]+(kB|MB|GB)$"},
     "migrations.mode": {"enum": ["job", "none"]},
     "ingress.gateway": {"type": "string", "pattern": "^([a-z0-9.-]+/[a-z0-9.-]+)?$"},
-    "ingress.resolver": {"type": "string", "pattern": "^(system|.+:[0-9]+)?$"},
+    "ingress.resolver.address": {"type": "string", "pattern": "^(system|.+:[0-9]+)?$"},
     "ingress.extraPorts": array(
         {
             "type": "object",
@@ -254,6 +253,8 @@ BY_PATH: dict[str, Schema] = {
             "properties": {"name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$"}, "port": PORT},
         }
     ),
+    "outbound.resolver.address": HOST_PORT,
+    "operator.resolver.address": HOST_PORT,
     "outbound.ownMX": array({"type": "string", "pattern": "^.+:[0-9]+$"}),
     "operator.namespaces": array(NAME),
     "operator.egressAddresses": array(ADDRESS),

@@ -64,7 +64,7 @@ def test_a_pooler_and_the_server_behind_it_may_have_ports_of_their_own(tmp_path:
 @pytest.mark.parametrize("component", ["ingress", "outbound", "operator"])
 @pytest.mark.parametrize("host", ["192.0.2.53", "[2001:db8::53]", "dns.example.org"])
 def test_a_resolver_on_a_port_of_its_own_is_reached_by_UDP_and_TCP(component: str, host: str, tmp_path: Path) -> None:
-    values = {component: {"resolver": f"{host}:5300"}}
+    values = {component: {"resolver": {"address": f"{host}:5300"}}}
     policies = rendered(values, tmp_path)
     assert {(53, "UDP"), (53, "TCP"), (5300, "UDP"), (5300, "TCP")} <= ports_out(
         policies["NetworkPolicy", f"mailrail-{component}"]
