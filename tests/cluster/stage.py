@@ -284,7 +284,7 @@ def manifest(kind: str, name: str, spec: Mapping[str, Any]) -> str:
     return yaml.safe_dump(body) + "---\n"
 
 
-def basics(domain: str = "example.org") -> str:
+def basics(domain: str = "example.org", port: int = 2525) -> str:
     """A gateway with a domain and its postmaster."""
     return (
         manifest(
@@ -292,7 +292,7 @@ def basics(domain: str = "example.org") -> str:
             "mx1",
             {
                 "hostname": f"mx1.{domain}",
-                "listeners": [{"name": "mx", "protocol": "MX", "port": 2525}],
+                "listeners": [{"name": "mx", "protocol": "MX", "port": port}],
                 "postmaster": {"accountRef": {"name": "postmaster"}},
             },
         )

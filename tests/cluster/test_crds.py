@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.conftest import CRDS, ROOT, Kubectl
+from cluster.stage import manifest
 
 from mailrail.core.resources import KINDS
 
@@ -75,6 +76,23 @@ def test_a_write_to_the_spec_leaves_status_alone_and_the_other_way_round(kubectl
         "get", "mdom", "stored", "-o", "jsonpath={.status.accounts} {.spec.domainName} {.metadata.generation}"
     )
     assert got == "3 stored.example 1"
+
+
+def test_the_name_of_a_domain_cannot_be_changed(kubectl: Kubectl) -> None:
+    spec = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
+    kubectl.apply(manifest("MailDomain", "org", spec))
+    kubectl.apply(manifest("MailDomain", "org", spec | {"catchAll": "alice"}))
+    changed = kubectl.try_(
+        "apply", "-f", "-", stdin=manifest("MailDomain", "org", spec | {"domainName": "example.net"})
+    )
+    assert "domainName cannot be changed: make a MailDomain with the other name, then delete this one" in changed.stderr
+
+
+def test_an_object_may_have_any_name_that_kubernetes_allows(kubectl: Kubectl) -> None:
+    long = "a-name-without-a-dot-" + "x" * 200
+    transport = {"submission": {"host": "h.example", "auth": {"secretRef": {"name": long}}}}
+    kubectl.apply(manifest("MailTransport", long, transport))
+    assert kubectl("get", "mtrans", long, "-o", "jsonpath={.spec.submission.auth.secretRef.passwordKey}") == "password"
 
 
 def test_every_file_of_crds_fits_the_annotation_of_a_client_side_apply(cluster: Kubectl) -> None:

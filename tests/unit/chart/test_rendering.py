@@ -409,3 +409,28 @@ def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
     done = helm(values, tmp_path)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+# --- rights ---
+
+
+@pytest.mark.parametrize("elsewhere", [{"clusterWide": True}, {"namespaces": ["team"]}])
+def test_who_administers_another_namespace_may_not_write_gateways_there(
+    elsewhere: dict[str, Any], tmp_path: Path
+) -> None:
+    """A gateway that the operator heeds may claim any domain and any port of the installation."""
+
+    def writers(values: Mapping[str, Any]) -> set[str]:
+        return {
+            name
+            for (kind, name), role in rendered(values, tmp_path).items()
+            if kind == "ClusterRole" and any(label.split("/")[-1].startswith("aggregate-to") for label in labels(role))
+            if any("mailgateways" in r["resources"] and "create" in r["verbs"] for r in role["rules"])
+        }
+
+    def labels(role: Object) -> Mapping[str, str]:
+        found: Mapping[str, str] = role["metadata"]["labels"]
+        return found
+
+    assert len(writers({"postgres": EXTERNAL})) == 1
+    assert writers({"postgres": EXTERNAL, "operator": elsewhere}) == set()
