@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.registry import REGISTRY
 
 from mailrail.kit.config_client import keyring
 from mailrail_operator.mail_probe import MailProbe, ProbeResult
@@ -44,8 +46,14 @@ def test_a_probe_arrives_and_no_user_and_no_history_knows_of_it(rail: Rail) -> N
     def stored() -> list[tuple[int]]:
         return [rail.sql(f"SELECT count(*) FROM queue.{name}")[0] for name in ("message", "recipient", "history")]
 
+    def exported(name: str) -> float:
+        return REGISTRY.get_sample_value(f"mailrail_operator_{name}") or 0.0
+
     before, mailbox = stored(), rail.mailbox(LOGIN)
+    count, began = exported("mail_probe_seconds_count"), time.time()
     assert probe(settings(rail)) is ProbeResult.ARRIVED
+    assert exported("mail_probe_seconds_count") == count + 1
+    assert exported("last_mail_probe_timestamp_seconds") >= began
     assert stored() == before
     assert rail.mailbox(LOGIN) == mailbox
 

@@ -16,6 +16,8 @@ CHART = Path(__file__).resolve().parents[2] / "deploy/helm/mailrail"
 RULES = CHART / "files/rules"
 OPERATOR = re.compile(r'mailrail_operator_|service="operator"')
 """What only an operator exports, and so only a cluster shows."""
+ARRIVAL = re.compile(r"mailrail_operator_(mail_probe_seconds|last_mail_probe)")
+"""What it exports once a probe has arrived, which takes ingress and queue beside it."""
 SELECTOR = re.compile(r"\b(?:(?:mailrail|process)_[a-z_]+|mailrail:[a-z0-9_:]+)(?:\{[^}]*\})?")
 _VARIABLES = {"$__rate_interval": "10s", "$__range": "30s", "$namespace": ".*", "$job": "mailrail.*"}
 

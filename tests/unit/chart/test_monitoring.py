@@ -139,11 +139,11 @@ def test_the_probe_has_a_way_to_the_listener_and_to_the_queue_and_none_without_a
     environment, ports, queue = made({})
     assert environment["MAILRAIL_OPERATOR_MAIL_PROBE_TARGET"] == "mailrail-mx.mail.svc.cluster.local:25"
     assert environment["MAILRAIL_OPERATOR_QUEUE_TARGET"]
-    assert {"smtp", 7002} <= ports
+    assert {2525, 7002} <= ports
     assert '"operator"' in queue
     for off in ({"operator": {"mailProbe": False}}, {"smtp": {"mx": {"enabled": False}}}):
         environment, ports, queue = made(off)
         assert "MAILRAIL_OPERATOR_MAIL_PROBE_TARGET" not in environment
-        assert "smtp" not in ports
+        assert 2525 not in ports
         assert environment["MAILRAIL_OPERATOR_QUEUE_TARGET"], "it is asked about transports, too"
         assert '"operator"' in queue
