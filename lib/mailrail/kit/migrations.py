@@ -324,6 +324,12 @@ def _migrate_schema(
         sql.SQL("SELECT number, checksum FROM {}.migrations").format(sql.Identifier(schema))
     ).fetchall()
     recorded = {cast("int", number): checksum for number, checksum in rows}
+    newest = max((m.number for m in wanted), default=0)
+    if (found := max(recorded, default=0)) > newest:
+        say(
+            f"schema {schema} is at version {found}, and this release knows {newest}: it works on what the release"
+            " after it made, and on nothing newer. Further back, restore a backup of that time"
+        )
     done: list[Applied] = []
     for migration in wanted:
         if migration.number in recorded:

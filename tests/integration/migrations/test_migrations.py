@@ -126,9 +126,12 @@ def test_line_endings_of_a_checkout_on_windows_are_no_change(empty_database: str
     assert migrations.migrate(empty_database, _steps(("0001_a.sql", "CREATE TABLE a (\r\n id int);\r\n"))) == []
 
 
-def test_a_database_of_a_newer_release_is_left_alone(empty_database: str) -> None:
+def test_a_database_of_a_newer_release_is_left_alone_and_said_to_be_one(empty_database: str) -> None:
     migrations.migrate(empty_database, _steps(LETTERS, INDEX))
-    assert migrations.migrate(empty_database, _steps(LETTERS)) == []
+    said: list[str] = []
+    assert migrations.migrate(empty_database, _steps(LETTERS), say=said.append) == []
+    assert len(said) == 1
+    assert "schema queue is at version 2, and this release knows 1" in said[0]
     assert _valid(empty_database, "by_id") == [(True,)]
 
 
