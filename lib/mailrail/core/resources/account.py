@@ -31,7 +31,7 @@ class AccountLimitsSpec(Part):
 
 
 class MailAccountSpec(Part):
-    """A login and a mailbox."""
+    """A login and a mailbox. What is made again under the same namespace and name finds the mail that was there."""
 
     RULES = (
         UniqueBy("addresses"),
@@ -80,7 +80,7 @@ class MailAccountSpec(Part):
 
 
 class MailAccount(Resource):
-    """A login and a mailbox."""
+    """A login and a mailbox. What is made again under the same namespace and name finds the mail that was there."""
 
     PLURAL = "mailaccounts"
     SHORT = "macct"
