@@ -154,14 +154,15 @@ def test_a_broken_edit_says_why_and_everything_else_goes_on_CFG_01(stage: Stage)
     stage.start_operator()
     stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
     stage.wait_ready("mdom/org", "mtrans/relay")
-    broken = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"none": {}}}
+    good = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
 
     def told(number: int) -> float:
-        edit = manifest("MailDomain", "org", broken | {"catchAll": f"alice{number}"})
+        aliases = [{"localPart": part, "to": [f"alice{number}"]} for part in ("sales", "Sales")]  # CEL cannot see it
+        edit = manifest("MailDomain", "org", good | {"aliases": aliases})
         began = time.monotonic()
         stage.kubectl.apply(edit + relay("relay", "second.example.org"))
         accepted = stage.wait_condition("mdom", "org", "Accepted", status="False", reason="Invalid")
-        assert "remove catchAll and aliases: a domain with delivery none" in accepted["message"]
+        assert "a localPart that differs in more than case" in accepted["message"]
         return time.monotonic() - began
 
     keeps_to(4, told, "to be told why an edit is broken")
