@@ -9,6 +9,7 @@ cannot look them up.
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +103,18 @@ def files(root: Path = ROOT) -> list[Path]:
     return [path for path in paths if path.suffix in READ and (root / path).is_file()]
 
 
+def twice(root: Path = ROOT) -> list[str]:
+    """Numbers that two decisions have."""
+    numbers = Counter(path.name[:4] for path in (root / "docs" / "decisions").glob("[0-9]*.md"))
+    return sorted(number for number, count in numbers.items() if count > 1)
+
+
 def main() -> int:
     """Print each fault; 1 if there is one."""
     texts, status = known(), 0
+    for decision in twice():
+        print(f"docs/decisions: two have the number {decision}; give one the next free number", file=sys.stderr)
+        status = 1
     for path in files():
         for number, line in enumerate((ROOT / path).read_text(encoding="utf-8").splitlines(), 1):
             for fault in (*faults(line, texts), *missing(line, path)):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from check_citations import Known, faults, known, missing
+from check_citations import Known, faults, known, missing, twice
 
 TEXTS = Known(
     frozenset({"C", "F3", "H18", "H22", "H28"}),
@@ -75,3 +75,11 @@ def test_a_file_that_is_there_may_be_named(tmp_path: Path, path: str, line: str)
 )
 def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path, path: str, line: str) -> None:
     assert len(list(missing(line, Path(path), tmp_path))) == 1
+
+
+def test_two_decisions_with_one_number_are_a_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "docs/decisions"
+    folder.mkdir(parents=True)
+    for name in ("0001-one.md", "0002-two.md", "0002-another.md"):
+        (folder / name).touch()
+    assert twice(tmp_path) == ["0002"]
