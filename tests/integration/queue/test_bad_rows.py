@@ -200,14 +200,14 @@ async def test_a_fault_of_ours_that_strikes_all_mail_does_not_put_it_all_on_hold
         for n in range(30):
             await ingress.accept(f"user{n}@away.example")
         monkeypatch.setattr(q.queue.owner.corrupt, "allowance", HoldAllowance(5))
-        outbound = await q.outbound()
-        outbound.answer = result_of
 
         def fails(*args: object) -> None:
             raise ValueError("this release has a fault")
 
         with monkeypatch.context() as release:
             release.setattr(Router, "plan", fails)
+            outbound = await q.outbound()
+            outbound.answer = result_of
             await due_again(q)
             await q.until("SELECT count(*) = 5 FROM recipient WHERE held_since IS NOT NULL")
             await eventually(lambda: "domain:away.example" in q.queue.owner.paused)

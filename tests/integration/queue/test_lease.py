@@ -702,7 +702,7 @@ async def test_a_result_that_postgres_did_not_take_at_first_is_judged_as_before_
         outbound.finish(outbound.deliveries[0], outcome=DEFERRED)
         await q.until("SELECT count(*) = 1 FROM message WHERE mail_from = ''")
         content = bytes(await q.one("SELECT body FROM message WHERE mail_from = ''"))
-        assert tries == [1, 1]
+        assert [number for number in tries if number] == [1, 1]  # the notification itself makes none
         assert b"\r\nStatus: 4.4.7 (delivery time expired)\r\n" in content
 
 

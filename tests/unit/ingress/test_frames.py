@@ -74,6 +74,7 @@ def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
 def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
     origin, said = message.provenance, message.parameters
     body_type = f"BODY_TYPE_{said.body.name}" if said.body is not None else "BODY_TYPE_UNSPECIFIED"
+    probe = origin.origin is Origin.PROBE
     dsn_return = f"DSN_RETURN_{said.ret.name}" if said.ret is not None else "DSN_RETURN_UNSPECIFIED"
     envelope = types_pb2.Envelope(
         mail_from=str(message.sender) if message.sender is not None else "",
@@ -82,7 +83,8 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
         envelope_id=said.envid,
         dsn_return=types_pb2.DsnReturn.Value(dsn_return),
         auth=message.auth,
-        origin=types_pb2.Origin.Value(f"ORIGIN_{origin.origin.name}"),
+        origin=types_pb2.ORIGIN_SYSTEM if probe else types_pb2.Origin.Value(f"ORIGIN_{origin.origin.name}"),
+        purpose=types_pb2.PURPOSE_PROBE if probe else types_pb2.PURPOSE_UNSPECIFIED,
         gateway=_ref(origin.gateway),
         account=_ref(origin.account),
         message_id=message.message_id,

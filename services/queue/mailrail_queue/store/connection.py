@@ -254,7 +254,7 @@ class Lane:
         """
         async with self._lock:
             connection = self._connection
-            if connection is not None and self._generation != self._database.generation:
+            if connection is not None and (self._generation != self._database.generation or _ended(connection)):
                 self._connection = None
                 await connection.close()
             if connection is None or connection.closed:
@@ -299,6 +299,16 @@ class Lane:
             if self._connection is not None:
                 await self._connection.close()
                 self._connection = None
+
+
+def _ended(connection: AsyncConnection[Row]) -> bool:
+    """Whether the server ended a connection while nothing ran on it: then what comes next was never sent (ACC-05)."""
+    try:
+        for _ in range(2):  # the server's last words, then the end; neither waits
+            connection.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return False
 
 
 class Statement:
