@@ -1,7 +1,7 @@
 """The newest release is upgraded to this chart and image while mail comes in, and every message is counted.
 
 MAILRAIL_TEST_BASE_IMAGE names the image of the release (`make image` on its commit); without it the image under test
-stands in, and the way is walked from the released chart alone. Before the first release both are stand-ins.
+stands in, and the way is walked from the released chart alone. Before the first release there is nothing to upgrade.
 """
 
 import os
@@ -14,6 +14,7 @@ from cluster.conftest import Kubectl
 from cluster.ledger import LEASE, Break, judge
 from cluster.rail import VALUES, Rail
 from cluster.release import SERVICES, image, image_values, merged, namespace
+from contract import releases
 
 from testkit.older import source_of_base
 
@@ -25,6 +26,8 @@ DOMAIN = "release.partner.test"
 def test_the_newest_release_is_upgraded_under_load_and_loses_nothing(
     cluster: Kubectl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if not releases():
+        pytest.skip("nothing was released yet")
     image()  # skips at once where there is none
     version = source_of_base(tmp_path)
     base = image_values(os.environ.get("MAILRAIL_TEST_BASE_IMAGE") or image())
