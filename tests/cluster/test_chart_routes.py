@@ -104,13 +104,14 @@ def test_a_wrong_manifest_says_why_within_two_seconds_and_everything_else_goes_o
         rail.ready("mroute/good")
 
         def told(number: int) -> float:
-            spec = {"domainName": f"other{number}.example", "gatewayRef": {"name": "mx1"}}
+            spec = {"domainName": f"other{number}.example", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
+            aliases = [{"localPart": part, "to": ["alice"]} for part in ("sales", "Sales")]  # CEL cannot see it
             began = time.monotonic()
-            rail.apply(manifest("MailDomain", f"wrong{number}", spec | {"delivery": {"none": {}}, "catchAll": "alice"}))
+            rail.apply(manifest("MailDomain", f"wrong{number}", spec | {"aliases": aliases}))
             row = wait_until(lambda: rail.condition("mdom", f"wrong{number}", "Accepted"), 60, rail.tails)
             took = time.monotonic() - began
             assert row["status"] == "False"
-            assert "catchAll" in row["message"]
+            assert "a localPart that differs in more than case" in row["message"]
             return took
 
         took = keeps_to(2.0, told, "to be told why a manifest is wrong")

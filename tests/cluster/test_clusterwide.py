@@ -151,4 +151,5 @@ def test_an_operator_of_one_namespace_sees_no_other(stage: Stage, elsewhere: Kub
     stage.kubectl.apply(basics() + relay("relay", "ours.example.org"))
     stage.wait_ready("mtrans/relay")
     assert {t.host for t in stage.queue().transports} == {"ours.example.org"}
-    assert "status" not in json.loads(elsewhere("get", "mtrans", "relay", "-o", "json"))
+    status = json.loads(elsewhere("get", "mtrans", "relay", "-o", "json"))["status"]
+    assert {c["reason"] for c in status["conditions"]} == {"Pending"}  # as the schema has it: nobody looked

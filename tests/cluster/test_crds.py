@@ -57,7 +57,7 @@ def test_the_category_lists_every_kind_and_columns_show_what_matters(kubectl: Ku
     assert re.match(r"NAME +READY +DOMAIN +ACCOUNTS +DNS +AGE", kubectl("get", "mdom"))
     assert re.match(r"NAME +READY +DOMAIN +ADDRESSES +AGE", kubectl("get", "macct"))
     assert re.match(r"NAME +READY +TYPE +ENDPOINT +REFS +AGE", kubectl("get", "mtrans"))
-    assert re.match(r"NAME +READY +LEVEL +PRIORITY +RULES +AGE", kubectl("get", "mroute"))
+    assert re.match(r"NAME +READY +LEVEL +PRIORITY +RULES +SHADOWED +AMBIGUOUS +AGE", kubectl("get", "mroute"))
 
 
 def test_fields_that_people_join_by_can_be_selected(kubectl: Kubectl) -> None:
