@@ -1,8 +1,9 @@
 """Write docs/reference/metrics.md from every metrics.py: names as exported, types, labels and what they may say.
 
 The modules are read, not imported: a series is an assignment of Counter, Gauge, Histogram or Info (or of what exports
-as one of them: Tally, Level, Listing, Spread) at the top level, and the string below it, where there is one, tells the
-values of its labels. That a run exports just these series is shown by tests/integration/local/test_metrics.py.
+as one of them: Tally, Level, SnapshotGauge, Spread) at the top level, and the string below it, where there is one,
+tells the values of its labels. That a run exports just these series is shown by
+tests/integration/local/test_metrics.py.
 """
 
 import ast
@@ -16,7 +17,7 @@ KINDS = {
     "Tally": "counter",
     "Gauge": "gauge",
     "Level": "gauge",
-    "Listing": "gauge",
+    "SnapshotGauge": "gauge",
     "Histogram": "histogram",
     "Spread": "histogram",
     "Info": "info",

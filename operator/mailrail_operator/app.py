@@ -21,7 +21,7 @@ from mailrail.core.config.diagnostics import WARNINGS, ConsumerState, Diagnostic
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import SecretUse
-from mailrail.core.config.stored import Stored, difference
+from mailrail.core.config.stored import StoredRevision, difference
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.revision.sealing import Keyring
@@ -417,7 +417,7 @@ class Leader:
                 self._log.warning("cannot list consumers", error=words)
             await asyncio.sleep(self._settings.consumers_seconds)
 
-    def _compare(self, published: Stored, newest: Stored) -> str:
+    def _compare(self, published: StoredRevision, newest: StoredRevision) -> str:
         """Why the store does not have what was published last; then, and when its data are of another history, it is
         published again: nothing else may change for days (CFG-09)."""
         found = difference(published, newest)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mailrail.core.config.diagnostics import ConsumerState
-from mailrail.core.config.stored import Stored
+from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
 from mailrail.kit.publisher import newest_of
@@ -27,7 +27,7 @@ class ConfigStanding:
     """Everyone that reports."""
     head: int
     pinned: bool
-    newest: Stored
+    newest: StoredRevision
 
 
 class ConfigView:

@@ -219,7 +219,7 @@ def use_database(
         asyncio.run(run())
     except BadSettings as error:
         output.stop(str(error), output.USAGE)
-    except (database.Refused, move.MoveRefused, MigrationError) as error:
+    except (database.DatabaseRefused, move.MoveRefused, MigrationError) as error:
         output.stop(str(error))
     except ApiError as error:
         output.stop(f"the API server refused: {error}")

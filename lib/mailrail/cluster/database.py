@@ -46,7 +46,7 @@ class Step(StrEnum):
     REFUSE = "refuse"
 
 
-class Refused(Exception):
+class DatabaseRefused(Exception):
     """Services may not use the database that the values name; the text says why and what to do."""
 
 
@@ -71,51 +71,51 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DatabaseVerdict:
     """A step, and a sentence for people."""
 
     step: Step
     why: str = ""
 
 
-def decide(used: Used | None, place: str, new: Seen, old: Seen | str, previous: Previous) -> Verdict:
+def decide(used: Used | None, place: str, new: Seen, old: Seen | str, previous: Previous) -> DatabaseVerdict:
     """What to do where values name `place`.
 
     `old`: the database that was used; a sentence where nobody can look into it; empty where nothing of it is left.
     """
     if new.moved and previous is not Previous.LEAVE:
-        return Verdict(
+        return DatabaseVerdict(
             Step.REFUSE,
             f"this database was {new.moved}: mail goes on there. Name that one again, or set postgres.previous=leave to"
             " leave it and go on with what is here",
         )
     if used is None or used.place == place:
-        return Verdict(Step.AGREE)
+        return DatabaseVerdict(Step.AGREE)
     where = _words(used.place)
     if new.lineage and new.lineage == used.lineage and not new.fenced:
-        return Verdict(Step.AGREE, f"this database is a copy of {where}")
+        return DatabaseVerdict(Step.AGREE, f"this database is a copy of {where}")
     if previous is Previous.LEAVE:
-        return Verdict(Step.AGREE, f"what is in {where} stays there, and nothing sends it")
+        return DatabaseVerdict(Step.AGREE, f"what is in {where} stays there, and nothing sends it")
     if isinstance(old, str):
         if not old:
-            return Verdict(Step.AGREE, f"{where} holds nothing: it is gone with its volume, or never had one")
-        return Verdict(
+            return DatabaseVerdict(Step.AGREE, f"{where} holds nothing: it is gone with its volume, or never had one")
+        return DatabaseVerdict(
             Step.REFUSE,
             f"this installation uses {where}, and the values name {_words(place)}: {old}. Give your values again"
             " (helm upgrade --reset-then-reuse-values); or move the mail yourself (mailrail cluster move-database); or"
             " set postgres.previous=leave to leave it there",
         )
     if not old.lineage:
-        return Verdict(Step.AGREE, f"{where} holds nothing")
+        return DatabaseVerdict(Step.AGREE, f"{where} holds nothing")
     if previous is Previous.MOVE:
-        return Verdict(Step.MOVE)
+        return DatabaseVerdict(Step.MOVE)
     if old.holdings:
-        return Verdict(
+        return DatabaseVerdict(
             Step.REFUSE,
             f"{where} holds {old.holdings}, which the values would leave behind for {_words(place)}. Give your values"
             " again; or set postgres.previous=move to take them along, or =leave to leave them there",
         )
-    return Verdict(Step.AGREE, f"{where} holds no mail")
+    return DatabaseVerdict(Step.AGREE, f"{where} holds no mail")
 
 
 def _words(place: str) -> str:
@@ -160,7 +160,7 @@ class Installation:
 async def settle(job: Installation, api: Api, *, wait: float, say: Callable[[str], None]) -> None:
     """Agree to the place, move what is to be moved, bring the schema up to date, record it. May be repeated.
 
-    `wait`: seconds for the database to be there. Raises Refused, move.MoveRefused, MigrationError, ApiError,
+    `wait`: seconds for the database to be there. Raises DatabaseRefused, move.MoveRefused, MigrationError, ApiError,
     psycopg.Error.
     """
     used = await _used(job, api)
@@ -197,7 +197,7 @@ def _to_place(job: Installation, used: Used, left: str | None, say: Callable[[st
         say(verdict.why)
     match verdict.step:
         case Step.REFUSE:
-            raise Refused(verdict.why)
+            raise DatabaseRefused(verdict.why)
         case Step.MOVE:
             move.move(job.bundled_url(used.place), job.url, say=say)
         case Step.AGREE:
@@ -216,7 +216,7 @@ def _close(job: Installation, used: Used, say: Callable[[str], None]) -> None:
         move.fence(url, connection)
         if held := move.holdings(connection):
             move.release(connection)
-            raise Refused(f"{_words(used.place)} has taken {held} meanwhile; run this again")
+            raise DatabaseRefused(f"{_words(used.place)} has taken {held} meanwhile; run this again")
         say(f"{_words(used.place)} is read-only from now on")
 
 

@@ -46,7 +46,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RevisionProblem:
     """What a process cannot carry out of the revision that it runs, though it uses the rest."""
 
     object: ObjectRef
@@ -80,7 +80,7 @@ class ConfigClient:
         settings: ServiceSettings,
         role: Role,
         on_change: OnChange,
-        problems: Callable[[], Iterable[Problem]] = tuple,
+        problems: Callable[[], Iterable[RevisionProblem]] = tuple,
     ) -> None:
         """`problems`: what is wrong now with the revision in force; it is asked for each report."""
         self.current: Configuration | None = None

@@ -1,7 +1,7 @@
 """Prometheus metrics of a process. Each service declares its series in its own metrics.py, named `mailrail_*`.
 
 Label values come from closed lists: never an address or a reply text. Names of transports and of sites are bounded in
-number (`Listing`, `bounded`).
+number (`SnapshotGauge`, `bounded`).
 """
 
 from bisect import bisect_left
@@ -100,7 +100,7 @@ Rows = Mapping[tuple[str, ...], float]
 """Label values → a number."""
 
 
-class Listing(Collector):
+class SnapshotGauge(Collector):
     """A gauge whose label values come and go: each `set` replaces all of them at once, as a scrape sees it."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:

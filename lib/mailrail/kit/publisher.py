@@ -18,7 +18,7 @@ from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState, decode_state, encode_state
-from mailrail.core.config.stored import Stored
+from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Role, secrets_for
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log, rpc
@@ -67,7 +67,7 @@ class Publisher:
         self._head = 0
         self._previous = CompilerState()
         self._stored: frozenset[str] = frozenset()
-        self.published: Stored | None = None
+        self.published: StoredRevision | None = None
         """What was published last under this epoch; None: nothing yet, or another publisher took over."""
         self._log = log.get_logger()
 
@@ -124,11 +124,11 @@ class Publisher:
                 self._stored = frozenset(use.ref.path for use in compiled.state.uses)
                 if response.activated:
                     self._head = response.info.revision
-                self.published = Stored(response.info.revision, compiled.checksum, response.history)
+                self.published = StoredRevision(response.info.revision, compiled.checksum, response.history)
                 return PublishOutcome(compiled, response.info.revision, response.activated, response.unchanged)
             raise Superseded("head keeps changing: another publisher is active")
 
-    async def newest(self) -> Stored:
+    async def newest(self) -> StoredRevision:
         """What the store holds. Raises grpc.aio.AioRpcError when the config service is out of reach."""
         async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
             stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
@@ -167,9 +167,9 @@ class Publisher:
         )
 
 
-def newest_of(response: pb.ListConsumersResponse) -> Stored:
+def newest_of(response: pb.ListConsumersResponse) -> StoredRevision:
     """What the store holds, as config says it beside who runs what."""
-    return Stored(response.newest, response.newest_checksum, response.history)
+    return StoredRevision(response.newest, response.newest_checksum, response.history)
 
 
 def _metadata(error: grpc.aio.AioRpcError) -> list[tuple[str, str | bytes]]:

@@ -50,7 +50,7 @@ class HeadRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoreStanding:
     """What the store holds at one moment."""
 
     head: int
@@ -244,9 +244,12 @@ class RevisionStore:
         self._remember_given(row.epoch, row.last_revision)
         return row
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> StoreStanding:
         """Head, the newest revision and the history of the data, all of one moment."""
-        async with self._pool.connection() as connection, connection.cursor(row_factory=class_row(Standing)) as cursor:
+        async with (
+            self._pool.connection() as connection,
+            connection.cursor(row_factory=class_row(StoreStanding)) as cursor,
+        ):
             row = await (await cursor.execute(_STANDING)).fetchone()
         assert row is not None, "the migration made both rows"
         return row

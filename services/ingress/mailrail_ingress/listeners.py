@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mailrail.core.revision.revision import ListenerProtocol, ObjectRef
 from mailrail.kit import log
-from mailrail.kit.config_client import Problem
+from mailrail.kit.config_client import RevisionProblem
 from mailrail.kit.metrics import bounded
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
@@ -186,10 +186,10 @@ class Listeners:
             for socket in server.sockets
         }
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[RevisionProblem]:
         """What config is told of listeners that are not open."""
         return [
-            Problem(key.gateway, f"listeners/{key.listener}", failure.reason, failure.message)
+            RevisionProblem(key.gateway, f"listeners/{key.listener}", failure.reason, failure.message)
             for key, failure in self.failures.items()
         ]
 

@@ -4,7 +4,7 @@ from itertools import product
 
 from prometheus_client import Gauge
 
-from mailrail.kit.metrics import Level, Listing, Spread, Tally
+from mailrail.kit.metrics import Level, SnapshotGauge, Spread, Tally
 
 _PROTOCOLS = ("mx", "submission", "submissions")
 _ORIGINS = ("mx", "submission")
@@ -24,7 +24,7 @@ OPEN = Level(
     ["protocol"],
     known=product(_PROTOCOLS),
 )
-LISTENERS = Listing(
+LISTENERS = SnapshotGauge(
     "mailrail_ingress_listeners",
     "Listeners of the revision in force, by gateway (NAMESPACE/NAME), listener and state (open, failed): 1 for the "
     "state that it is in, else 0. failed: its port is not open, or not at every address",

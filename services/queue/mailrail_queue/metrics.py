@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from mailrail.kit.metrics import Listing, Spread, bounded
+from mailrail.kit.metrics import SnapshotGauge, Spread, bounded
 from mailrail.pb.queue.v1 import types_pb2
 
 ACCEPTED = Counter("mailrail_queue_messages_accepted_total", "Messages committed, by origin", ["origin"])
@@ -71,7 +71,7 @@ BACKLOG_OLDEST = Gauge(
 STORED = Gauge(
     "mailrail_queue_recipients_stored", "Recipients in the queue of all processes, estimated by Postgres's statistics"
 )
-TRANSPORTS_IN_BACKOFF = Listing(
+TRANSPORTS_IN_BACKOFF = SnapshotGauge(
     "mailrail_queue_transports_in_backoff",
     "1 for each transport (smarthost, LMTP server, proxy) that is in backoff, or was within the last hour and has not "
     "worked since, as this process sees it",
@@ -80,7 +80,7 @@ TRANSPORTS_IN_BACKOFF = Listing(
 """transport: NAMESPACE/NAME of the first 100; those beyond are counted under `other`. reason: login_refused (a reply
 530, 534, 535 or 538), refused (another reply), setup_failed (TLS, the proxy, or no login that both sides support),
 no_answer (no connection, or it was lost)."""
-NAMED_SITES = Listing(
+NAMED_SITES = SnapshotGauge(
     "mailrail_queue_site_waiting_recipients",
     "Recipients, due or not, that wait for the ten sites in backoff where most wait; counted up to 500 a shard",
     ["site"],

@@ -275,7 +275,7 @@ async def test_a_transport_limit_of_connections_holds_SHD_04(database: str) -> N
 
 
 async def test_a_limit_that_owners_share_is_divided_among_them_SHD_04(database: str) -> None:
-    revision = a_revision(transports=[relay(connections=6, rate=rev.Rate(200, 2))], rules=[rule_to(RELAY)])
+    revision = a_revision(transports=[relay(connections=6, rate=rev.MessageRate(200, 2))], rules=[rule_to(RELAY)])
     async with running_queue(database, revision) as one, running_queue(database, revision) as two:
         await eventually(lambda: one.queue.dispatcher.owners == 2 == two.queue.dispatcher.owners)
         first, second = await one.outbound("o"), await two.outbound("o")
@@ -289,7 +289,7 @@ async def test_a_limit_that_owners_share_is_divided_among_them_SHD_04(database: 
 
 
 async def test_messages_a_second_of_a_transport_are_kept_SHD_04(database: str) -> None:
-    revision = a_revision(transports=[relay(rate=rev.Rate(20, 1))], rules=[rule_to(RELAY)])
+    revision = a_revision(transports=[relay(rate=rev.MessageRate(20, 1))], rules=[rule_to(RELAY)])
     async with running_queue(database, revision) as q:
         outbound = await q.outbound()
         outbound.answer = result_of

@@ -28,8 +28,8 @@ from mailrail.core.resources import API_VERSION
 from mailrail.core.revision.revision import (
     DomainDelivery,
     ListenerProtocol,
+    MessageRate,
     ObjectRef,
-    Rate,
     Revision,
     Role,
     SecretRef,
@@ -792,7 +792,7 @@ def test_every_member_becomes_its_kind_with_its_defaults() -> None:
     assert (made["f"].limits.connections, made["f"].limits.recipients_per_message) == (3, 7)
     assert made["g"].code == 554
     assert [made[n].reencode_signed for n in "bf"] == [False, True]
-    assert made["f"].limits.rate == Rate(1, 300)
+    assert made["f"].limits.rate == MessageRate(1, 300)
     for name in "cde":
         password = made[name].password
         assert password is not None

@@ -6,7 +6,7 @@ import trustme
 from cryptography import x509
 from prometheus_client.registry import REGISTRY
 
-from mailrail.kit.metrics import Listing, bounded, certificates
+from mailrail.kit.metrics import SnapshotGauge, bounded, certificates
 
 EXPIRY = "mailrail_certificate_expiry_timestamp_seconds"
 LIFETIME = "mailrail_certificate_lifetime_seconds"
@@ -42,7 +42,7 @@ def test_one_that_cannot_be_used_counts_as_expired_and_none_at_all_says_nothing(
 
 
 def test_a_listing_exports_what_was_set_last_and_nothing_else() -> None:
-    listing = Listing("mailrail_test_listing", "Only here", ["transport", "reason"])
+    listing = SnapshotGauge("mailrail_test_listing", "Only here", ["transport", "reason"])
     try:
         listing.set({("mail/a", "refused"): 1, ("mail/b", "no_answer"): 1})
         listing.set({("mail/b", "login_refused"): 1})

@@ -1,6 +1,6 @@
 """What may be handed on now, and to whom: windows, shared limits, credit, rates and turns (SHD-03, SHD-04)."""
 
-from mailrail.core.revision.revision import Rate
+from mailrail.core.revision.revision import MessageRate
 from mailrail_queue.delivery.sites import Bucket
 
 from testkit.dispatching import Bench, Stream
@@ -115,7 +115,7 @@ def test_fresh_mail_is_born_leased_only_where_it_would_leave_soon_LSE_06() -> No
 
 
 def test_a_rate_lets_a_second_s_worth_go_and_then_one_at_a_time() -> None:
-    revision = a_revision(transports=[relay(rate=Rate(4, 1), connections=100)], rules=[rule_to(RELAY)])
+    revision = a_revision(transports=[relay(rate=MessageRate(4, 1), connections=100)], rules=[rule_to(RELAY)])
     bench = Bench(revision)
     stream = Stream("a")
     bench.dispatcher.connect(stream)

@@ -43,8 +43,8 @@ from mailrail.core.revision.revision import (
     Listener,
     ListenerProtocol,
     Match,
+    MessageRate,
     ObjectRef,
-    Rate,
     RetrySchedule,
     Revision,
     RouteLevel,
@@ -157,7 +157,7 @@ class Build:
             limits = TransportLimits(
                 spec.limits.max_connections,
                 spec.limits.max_connections_per_destination,
-                Rate(rate.messages, rate.per_seconds) if (rate := spec.limits.rate) is not None else None,
+                MessageRate(rate.messages, rate.per_seconds) if (rate := spec.limits.rate) is not None else None,
                 spec.limits.recipients_per_message or limits.recipients_per_message,
             )
         try:

@@ -59,7 +59,7 @@ class Loss:
 
 
 @dataclass(slots=True)
-class Ownership:
+class OwnershipDecision:
     """What was decided."""
 
     losses: dict[ObjectRef, Loss] = field(default_factory=dict)
@@ -70,13 +70,13 @@ class Ownership:
 
 def decide(
     wishes: Iterable[Wish], claims: Mapping[str, tuple[NameClaim, ...]], released: Callable[[NameClaim], bool], now: int
-) -> Ownership:
+) -> OwnershipDecision:
     """Who owns what. `released`: whether the object of a claim gave the name up, or lost the right to it; asked only of
     objects that do not want it. `now`: Unix seconds."""
     wanted: dict[str, list[Wish]] = {}
     for wish in wishes:
         wanted.setdefault(wish.key, []).append(wish)
-    decided = Ownership()
+    decided = OwnershipDecision()
     for key in sorted(wanted.keys() | claims.keys()):
         _decide_one(key, wanted.get(key, []), claims.get(key, ()), released, now, decided)
     return decided
@@ -88,7 +88,7 @@ def _decide_one(
     claims: tuple[NameClaim, ...],
     released: Callable[[NameClaim], bool],
     now: int,
-    decided: Ownership,
+    decided: OwnershipDecision,
 ) -> None:
     if len(wishes) == 1 and (not claims or claims[0].owner == wishes[0].ref):  # nearly every name, nearly always
         decided.claims.append(NameClaim(key, wishes[0].ref, wishes[0].parent))

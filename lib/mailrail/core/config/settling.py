@@ -47,7 +47,7 @@ def account_uid(ref: ObjectRef, uid: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class AccountAddresses:
     """The full addresses of one account; `@domain` stands for every address of its domain."""
 
     both: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Settlement:
         """What its gateway or domain does not let attach."""
         self.gateway_of: dict[ObjectRef, ObjectRef] = {}
         self.domain_of: dict[ObjectRef, ObjectRef] = {}
-        self.addresses_of: dict[ObjectRef, Addresses] = {}
+        self.addresses_of: dict[ObjectRef, AccountAddresses] = {}
 
     def _of(self, kind: type[_R]) -> dict[ObjectRef, _R]:
         return {ref: v.resource for ref, v in self.versions.items() if isinstance(v.resource, kind)}
@@ -166,7 +166,7 @@ class Settlement:
                     path = ("spec", field, position)
                     message = f"{show_path(path)}: {full} {why}; it is left out"
                     yield Remark(ref, ConditionType.RESOLVED_REFS, reason, message, path, parent_ref)
-            self.addresses_of[ref] = Addresses(*(tuple(kept[field]) for field in kept))
+            self.addresses_of[ref] = AccountAddresses(*(tuple(kept[field]) for field in kept))
 
     def _reserved(self, ref: ObjectRef, domain: ObjectRef, field: str, full: str, received: Mapping[str, None]) -> str:
         """Why an account of another namespace than its domain's does not get an address of it; empty if it does.
@@ -201,7 +201,7 @@ class Settlement:
         login = self.accounts[ref].spec.login
         if login is not None and self._is_own(ref, login):
             return login.casefold()
-        found = self.addresses_of.get(ref, Addresses())
+        found = self.addresses_of.get(ref, AccountAddresses())
         return next((a for a in found.any if not a.startswith("@")), None)
 
     def _is_own(self, ref: ObjectRef, login: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRevision:
     """A stored revision. The same number may mean another revision in another history (HIS-01)."""
 
     revision: int
@@ -18,7 +18,7 @@ class Stored:
     """Of the store's data."""
 
 
-def difference(published: Stored, newest: Stored) -> str:
+def difference(published: StoredRevision, newest: StoredRevision) -> str:
     """Why the newest stored revision is not the one that was published last; empty when it is."""
     if newest.revision == 0:
         return f"the store is empty: revision {published.revision}, which was published last, is not in it"

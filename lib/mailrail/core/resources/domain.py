@@ -22,11 +22,11 @@ ALIAS_TARGETS_LIMIT: Final = 20_000
 """Addresses that all aliases of a domain stand for: etcd stores no object with much more."""
 
 
-class MailboxDelivery(Part):
+class MailboxDeliverySpec(Part):
     """Delivery into the built-in mailbox. It has no fields yet."""
 
 
-class TransportDelivery(Part):
+class TransportDeliverySpec(Part):
     """Delivery by one transport; routes are not asked."""
 
     RULES = (
@@ -48,7 +48,7 @@ class TransportDelivery(Part):
     )
 
 
-class NoDelivery(Part):
+class NoDeliverySpec(Part):
     """We only send for the domain. It has no fields yet."""
 
 
@@ -56,11 +56,11 @@ class DeliverySpec(Part):
     """What becomes of mail to the domain: exactly one member."""
 
     RULES = (ExactlyOneOf(("mailbox", "transport", "none")),)
-    mailbox: MailboxDelivery | None = Field(default=None, description="{} delivers into the built-in mailbox.")
-    transport: TransportDelivery | None = Field(
+    mailbox: MailboxDeliverySpec | None = Field(default=None, description="{} delivers into the built-in mailbox.")
+    transport: TransportDeliverySpec | None = Field(
         default=None, description="Mail to the domain goes through a transport."
     )
-    none: NoDelivery | None = Field(
+    none: NoDeliverySpec | None = Field(
         default=None,
         description="{}: we only send for the domain; mail to it is routed like mail to a foreign domain.",
     )

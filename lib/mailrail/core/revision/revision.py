@@ -271,7 +271,7 @@ class TlsMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class MessageRate:
     """So many messages in so many seconds, on average."""
 
     messages: int
@@ -289,7 +289,7 @@ class TransportLimits:
 
     connections: int | None = None
     connections_per_destination: int | None = None
-    rate: Rate | None = None
+    rate: MessageRate | None = None
     recipients_per_message: int = 100
 
 
