@@ -33,7 +33,7 @@ from mailrail.kit.settings import BadSettings, port_map
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
-from mailrail_operator.mail_probe import MailProbe
+from mailrail_operator.mail_probe import MailProbe, has_mx_listener
 from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
@@ -87,7 +87,7 @@ class Leader:
             resolver = DnsCheckResolver(settings.resolver)
             self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
         self._transports = TransportWatch(settings, self._replan)
-        self._mail_probe = MailProbe(settings, lambda: self._keys, self._has_mx_listener)
+        self._mail_probe = MailProbe(settings, lambda: self._keys, self._wants_probes)
         self._relisted: set[str] = set()
         self._look_again = asyncio.Event()  # a plan is due, no compilation
         self._diagnostics = Diagnostics()
@@ -133,14 +133,8 @@ class Leader:
         refs = [ref for ref in self._store.objects() if ref.kind == "MailTransport"]
         return {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
 
-    def _has_mx_listener(self) -> bool:
-        """Whether a gateway has a listener that a probe can come in by."""
-        return any(
-            listener.get("protocol") == "mx" and not listener.get("proxyProtocol")
-            for seen in self._store.objects().values()
-            if seen.ref.kind == "MailGateway"
-            for listener in seen.spec.get("listeners") or ()
-        )
+    def _wants_probes(self) -> bool:
+        return has_mx_listener(self._store.objects().values())
 
     # --- the term ---
 

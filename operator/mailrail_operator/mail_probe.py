@@ -9,7 +9,7 @@ import asyncio
 import smtplib
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -21,6 +21,7 @@ from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings, host_port
 from mailrail.pb.queue.v1 import probe_pb2, probe_pb2_grpc
 from mailrail_operator import metrics
+from mailrail_operator.model import Observed
 from mailrail_operator.settings import OperatorSettings
 
 _REPLY_WITHIN: Final = 15.0
@@ -89,6 +90,16 @@ def _start_tls(client: smtplib.SMTP) -> None:
 def _words(code: int, text: bytes | str) -> str:
     said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return f"{code} {said}"[:500]
+
+
+def has_mx_listener(objects: Iterable[Observed]) -> bool:
+    """Whether a gateway has a listener that a probe can come in by."""
+    return any(
+        listener.get("protocol") == "MX" and not listener.get("proxyProtocol")
+        for seen in objects
+        if seen.ref.kind == "MailGateway"
+        for listener in seen.spec.get("listeners") or ()
+    )
 
 
 class MailProbe:
