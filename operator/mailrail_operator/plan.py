@@ -432,8 +432,8 @@ def _transports(seen: Observed) -> Iterable[ObjectRef]:
     named: list[Any] = []
     if seen.ref.kind == "MailRoute":
         named = [rule.get("transportRef") for rule in seen.spec.get("rules") or () if isinstance(rule, Mapping)]
-    elif seen.ref.kind == "MailDomain" and isinstance(seen.spec.get("delivery"), Mapping):
-        named = [seen.spec["delivery"].get("transportRef")]
+    elif seen.ref.kind == "MailDomain" and isinstance(delivery := seen.spec.get("delivery"), Mapping):
+        named = [transport.get("ref")] if isinstance(transport := delivery.get("transport"), Mapping) else []
     for ref in named:
         if isinstance(ref, Mapping) and "name" in ref:
             yield ObjectRef("MailTransport", ref.get("namespace") or seen.ref.namespace, ref["name"])

@@ -191,6 +191,15 @@ def test_the_columns_of_kubectl_get_have_their_facts() -> None:
     assert (facts["MailRoute"]["level"], facts["MailRoute"]["ruleCount"]) == ("Global", 1)
 
 
+def test_a_domain_that_is_delivered_by_a_transport_counts_as_one_that_names_it() -> None:
+    cluster = settled()
+    delivery = {"transport": {"ref": {"name": "relay"}}}
+    cluster.put(body("MailDomain", "org", DOMAIN["spec"] | {"delivery": delivery}, 2))
+    cluster.publish()
+    cluster.plan(cluster.running(), LATER)
+    assert cluster.bodies[ref("MailTransport", "relay")]["status"]["referencedBy"] == 2
+
+
 def test_a_publish_that_services_do_not_run_yet_is_pending_and_then_programmed_CFG_05() -> None:
     cluster = Cluster.of(*EVERYTHING)
     cluster.publish()
