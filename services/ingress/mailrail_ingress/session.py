@@ -107,8 +107,7 @@ class SmtpSession:
         self.authentication.hang_up()
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            if not transaction.probe:
-                metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
+            self._count(transaction, "abandoned")
             transaction.content.drop()
 
     def time_out_credit(self) -> None:
@@ -125,6 +124,11 @@ class SmtpSession:
         if before is not None:
             self._active_config.transactions.number -= 1
         return before
+
+    def _count(self, transaction: MailTransaction, verdict: str) -> None:
+        """A message that was not accepted; a probe counts in no metric of mail (decision 20)."""
+        if not transaction.probe:
+            metrics.MESSAGES.inc(self._facts.config.label, verdict)
 
     # --- senders ---
 
@@ -387,8 +391,7 @@ class SmtpSession:
 
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         self._replace_transaction(None)
-        if not transaction.probe:
-            metrics.MESSAGES.inc(self._facts.config.label, "refused" if reply.permanent else "deferred")
+        self._count(transaction, "refused" if reply.permanent else "deferred")
         check = transaction.checks.refused_by if transaction.checks is not None else ""
         self._facts.log(
             "message refused",
@@ -482,13 +485,11 @@ class SmtpSession:
         transaction.content.settle(accepted=answer.accepted)
         heard = self._transaction is transaction and not protocol.closed
         refusal = None if answer.accepted else answer.refusal or QUEUE_AWAY
-        if probe:
-            pass
-        elif refusal is None:
+        if refusal is not None:
+            self._count(transaction, "refused" if refusal.permanent else "deferred")
+        elif not probe:
             config.accepted.messages.number += 1
             config.accepted.octets.number += message.size
-        else:
-            metrics.MESSAGES.inc(config.label, "refused" if refusal.permanent else "deferred")
         if active_config.log_messages and not probe:
             self._facts.log(
                 "message accepted" if refusal is None else "message refused",
@@ -508,8 +509,7 @@ class SmtpSession:
     def _on_abandoned(self, event: Abandoned) -> None:
         transaction = self._replace_transaction(None)
         if transaction is not None and not transaction.ended and transaction.content is not None:
-            if not transaction.probe:
-                metrics.MESSAGES.inc(self._facts.config.label, "abandoned")
+            self._count(transaction, "abandoned")
             self._facts.log("message abandoned", id=transaction.name, reason=event.reason)
             transaction.content.refuse(QUEUE_AWAY)  # the reply is never said; this frees what is held
 
