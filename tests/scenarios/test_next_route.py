@@ -1,7 +1,8 @@
-"""Signed mail that a next hop cannot take goes by the next rule of its routes, in the same attempt's time (SOUT-18c).
+"""Mail that a next hop cannot take goes by the next rule of its routes, in the same attempt's time (SOUT-18c).
 
 Content of 8 bits with a DKIM-Signature of somebody else is never re-encoded (SOUT-18b), so a hop without 8BITMIME
-cannot take it. Each rule leads to a hop of its own; what a hop saw says which rule was taken.
+cannot take it; nor can a hop without SMTPUTF8 take what has UTF-8 in an address or the header. Each rule leads
+to a hop of its own; what a hop saw says which rule was taken.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ SIGNED = (
     "DKIM-Signature: v=1; d=elsewhere.test; s=x; b=abc\r\nFrom: bob@elsewhere.test\r\nSubject: signed\r\n"
     "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n"
 ).encode()
-LACKING = "whose next hop lacks 8BITMIME, which this content needs"
+LACKING = "whose next hop lacks 8BITMIME, which this message needs"
 
 
 def seven_bit(name: str) -> NextHop:
@@ -51,9 +52,9 @@ def send(rail: Rail, content: bytes = SIGNED) -> None:
         client.sendmail(SENDER, [TO], content, mail_options=["BODY=8BITMIME"])
 
 
-def timeline(rail: Rail) -> list[dict[str, Any]]:
+def timeline(rail: Rail, to: str = TO) -> list[dict[str, Any]]:
     """The attempts of the only message, oldest first."""
-    (recipient,) = wait_until(lambda: rail.cli_json("queue", "history", "--to", TO), 60, "the recipient is final")
+    (recipient,) = wait_until(lambda: rail.cli_json("queue", "history", "--to", to), 60, "the recipient is final")
     return list(rail.cli_json("queue", "show", str(recipient["id"]))["recipients"][0]["attempts"])
 
 
@@ -75,6 +76,31 @@ def test_signed_mail_goes_by_the_next_rule_and_the_timeline_says_why_SOUT_18c() 
         assert attempts[1]["reason"].endswith(f"tried before: MailTransport default/first, {LACKING}")
         assert not rail.mailbox(POSTMASTER)
         assert not hops["first"].messages
+
+
+@pytest.mark.parametrize(
+    ("to", "subject", "status"), [("jürgen@partner.test", "plain", "4.6.7"), (TO, "Grüße", "4.6.9")]
+)
+def test_mail_that_needs_SMTPUTF8_goes_by_the_next_rule_that_has_it_SOUT_18c(
+    to: str, subject: str, status: str
+) -> None:
+    content = f"From: bob@elsewhere.test\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
+    hops = {"first": seven_bit("first"), "second": seven_bit("second"), "third": NextHop(hostname="third.test")}
+    with running(hops) as rail:
+        with smtplib.SMTP(*rail.mx, timeout=30) as client:
+            client.sendmail(SENDER, [to], content, mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+        arrived: SinkMessage = hops["third"].wait_for_recipient(to)
+        assert "SMTPUTF8" in arrived.sender_parameters
+        assert arrived.content.endswith(content), "octet for octet, below our Received"
+        attempts = timeline(rail, to)
+        assert [(a["outcome"], a["transport"]["name"]) for a in attempts] == [
+            ("deferred", "first"),
+            ("deferred", "second"),
+            ("delivered", "third"),
+        ]
+        assert [a["status"] for a in attempts[:2]] == [status, status]
+        assert "MailTransport default/first, whose next hop lacks SMTPUTF8" in attempts[2]["reason"]
+        assert not rail.mailbox(POSTMASTER)
 
 
 def test_with_one_route_signed_mail_fails_as_before_SOUT_18c() -> None:

@@ -113,7 +113,7 @@ class RecipientReport:
     """A remote server really said what the verdict quotes."""
     uncertain: bool = False
     lacking: LackingTransport | None = None
-    """It failed because no host of the transport offers what the content needs: another route may do (SOUT-18c)."""
+    """It failed because no host of the transport offers what the message needs: another route may do (SOUT-18c)."""
 
     @property
     def status(self) -> EnhancedCode:

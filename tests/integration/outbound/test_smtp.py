@@ -236,6 +236,20 @@ async def test_the_queue_is_told_which_transport_lacks_what_the_content_needs_SO
             assert (taken.result, taken.lacking) == (Result.DELIVERED, None)
 
 
+async def test_the_queue_is_told_of_whom_a_transport_without_smtputf8_cannot_take_SOUT_18c() -> None:
+    envelope = Envelope("a@sender.example", smtputf8=True)
+    header = "Subject: gr\u00fc\u00dfe\r\n\r\nx\r\n".encode()
+    async with Sink(SEVEN_BIT) as peer:
+        via = smarthost(peer)
+        missing = LackingTransport(via.ref, via.digest, "SMTPUTF8")
+        async with OutboundBench.running(via) as bench:
+            delivery = bench.delivery(via, "b@example.org", "gr\u00fc\u00dfe@example.org", envelope=envelope)
+            taken, refused = (await bench.deliver(delivery)).recipients
+            assert (taken.lacking, refused.lacking) == (None, missing)
+            (result,) = (await bench.deliver(bench.delivery(via, envelope=envelope, content=header))).recipients
+            assert (str(result.status), result.lacking) == ("5.6.9", missing)
+
+
 SEVEN_BIT = Options(eight_bit=False, smtputf8=False, dsn=False)
 GREETING = "Grüße aus Köln".encode()
 

@@ -102,8 +102,14 @@ def test_a_server_that_is_quoted_tells_more_than_one_that_was_not_reached() -> N
     assert failover.conclude()[0].verdict.reply == Reply.of(451, "4.7.1", "text")
 
 
-def test_content_that_a_host_cannot_take_is_said_even_where_another_refuses_all_mail_SOUT_18c() -> None:
-    lacks = Answer(Stage.PLAN, None, Trouble.NEEDS_8BITMIME, "no 8BITMIME")
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [(Trouble.NEEDS_8BITMIME, "5.6.3"), (Trouble.NEEDS_SMTPUTF8, "5.6.7"), (Trouble.UTF8_HEADER, "5.6.9")],
+)
+def test_mail_that_a_host_cannot_take_is_said_even_where_another_refuses_all_mail_SOUT_18c(
+    trouble: Trouble, status: str
+) -> None:
+    lacks = Answer(Stage.PLAN, None, trouble, "it lacks an extension")
     for refusals in ([lacks, said(Stage.GREETING, 554)], [said(Stage.GREETING, 554), lacks]):
         failover = HostFailover(1, hop=HopKind.FOREIGN)
         for answer in refusals:
@@ -112,7 +118,7 @@ def test_content_that_a_host_cannot_take_is_said_even_where_another_refuses_all_
             else:
                 failover.record_session_failure(answer)
         found = failover.conclude()[0]
-        assert (found.answer, found.verdict.outcome, str(found.verdict.status)) == (lacks, Outcome.FAILED, "5.6.3")
+        assert (found.answer, found.verdict.outcome, str(found.verdict.status)) == (lacks, Outcome.FAILED, status)
 
 
 def test_content_waits_for_a_host_that_may_take_it_before_another_route_does_SOUT_18c() -> None:

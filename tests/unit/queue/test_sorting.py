@@ -46,9 +46,11 @@ def sorted_as(
     notify: Asked = Asked.UNSET,
     dialled: bool = False,
     lacking: str = "",
+    status: str = "5.6.3",
     next_route: NextRoute = lambda recipient, tried: None,
 ) -> Sorted:
-    """A result with this outcome, sorted. `lacking`: the extension that no host of the transport has."""
+    """A result with this outcome, sorted. `lacking`: the extension that no host of the transport has,
+    and `status`: what outbound says of it."""
     delivery = Bench().lease(domain)
     recipient = replace(delivery.recipients[0], notify=int(notify), version=4)
     result = lease_pb2.DeliveryResult(token=TOKEN)
@@ -59,7 +61,7 @@ def sorted_as(
     found.attempt.reply.enhanced = "4.2.0" if outcome == DEFERRED else "5.1.1" if outcome == FAILED else "2.0.0"
     if lacking:
         found.lacking.extension = lacking
-        found.attempt.reply.enhanced = "5.6.3"
+        found.attempt.reply.enhanced = status
         found.attempt.reply.lines.append(f"lacks {lacking}")
     return sort(found, recipient, TOKEN, delivery.plan, result, judge, next_route)
 
@@ -126,7 +128,13 @@ def test_what_is_tried_again_waits_as_long_as_the_judge_says(outcome: types_pb2.
     assert [verdict.outcome for verdict in judge.asked] == [Outcome.DEFERRED]
 
 
-def test_content_that_a_transport_cannot_take_goes_to_the_next_rule_at_once_without_being_judged_SOUT_18c() -> None:
+@pytest.mark.parametrize(
+    ("lacking", "status", "recorded"),
+    [("8BITMIME", "5.6.3", "4.6.3"), ("SMTPUTF8", "5.6.7", "4.6.7"), ("SMTPUTF8", "5.6.9", "4.6.9")],
+)
+def test_mail_that_a_transport_cannot_take_goes_to_the_next_rule_at_once_without_being_judged_SOUT_18c(
+    lacking: str, status: str, recorded: str
+) -> None:
     judge, plan = Judge(), Bench().lease("other.example").plan
     asked: list[types_pb2.LackingTransport] = []
 
@@ -134,14 +142,14 @@ def test_content_that_a_transport_cannot_take_goes_to_the_next_rule_at_once_with
         asked.append(tried)
         return plan, b"remembered"
 
-    found = sorted_as(FAILED, judge, dialled=True, lacking="8BITMIME", next_route=next_route)
+    found = sorted_as(FAILED, judge, dialled=True, lacking=lacking, status=status, next_route=next_route)
     change = found.change
     assert isinstance(change, Deferral)
     assert (change.retry_in, change.site, change.lacking) == (0.0, plan.key, b"remembered")
-    assert (found.notice, judge.asked, [t.extension for t in asked]) == (None, [], ["8BITMIME"])
+    assert (found.notice, judge.asked, [t.extension for t in asked]) == (None, [], [lacking])
     attempt = types_pb2.Attempt.FromString(change.last_attempt or b"")
-    assert (attempt.outcome, attempt.status, attempt.reply.enhanced) == (DEFERRED, "4.6.3", "4.6.3")
-    assert list(attempt.reply.lines) == [f"lacks 8BITMIME, so the next rule is tried: {plan.decision.rule}"]
+    assert (attempt.outcome, attempt.status, attempt.reply.enhanced) == (DEFERRED, recorded, recorded)
+    assert list(attempt.reply.lines) == [f"lacks {lacking}, so the next rule is tried: {plan.decision.rule}"]
     assert dialled_of(change.dialled_hosts) == {"mx.x.example": ["192.0.2.1"]}
 
 

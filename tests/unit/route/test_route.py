@@ -217,7 +217,7 @@ def test_content_that_a_transport_cannot_take_goes_by_the_next_rule_in_the_order
     assert (following.level, following.rule and following.rule.index) == (DecisionLevel.DOMAIN, 1)
     assert following.reason == (
         f"{ROUTE} rule 1 at domain level: {SOCKS}; "
-        f"tried before: {RELAY}, whose next hop lacks 8BITMIME, which this content needs"
+        f"tried before: {RELAY}, whose next hop lacks 8BITMIME, which this message needs"
     )
 
 
@@ -271,7 +271,7 @@ def test_explain_says_which_rules_were_passed_over_and_why_SOUT_18c() -> None:
     ]
     passed_over = next(t for t in told.tried if t.rule is not None)
     assert passed_over.reason == (
-        f"matches anything, but was tried before: {RELAY}, whose next hop lacks 8BITMIME, which this content needs"
+        f"matches anything, but was tried before: {RELAY}, whose next hop lacks 8BITMIME, which this message needs"
     )
     everything = explain(table, to("x.com", lacking=(lacks(RELAY), lacks(SOCKS), lacks(None))), 3)
     assert [t.rule.index for t in everything.tried if t.rule and t.matched] == [0]

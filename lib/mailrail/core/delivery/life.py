@@ -66,7 +66,7 @@ MEANINGS: dict[State | Event, str] = {
     Event.GIVE_UP: "its lifetime ended without a dial, or it was interrupted once too often (LSE-04)",
     Event.DEFER: "the attempt ended with a temporary failure",
     Event.DEFER_HELD: "the same, after a hold came during the attempt (ADM-02)",
-    Event.NEXT_ROUTE: "no host of the transport takes the content: due at once by the next rule (SOUT-18c)",
+    Event.NEXT_ROUTE: "no host of the transport takes the message: due at once by the next rule (SOUT-18c)",
     Event.UNDO: "outbound did not dial: the attempt is undone (LSE-04)",
     Event.EXPIRE: "the lease ran out: the attempt was interrupted (LSE-04)",
     Event.EXPIRE_HELD: "the same, after a hold came during the attempt (ADM-02)",

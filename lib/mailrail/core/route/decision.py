@@ -46,7 +46,7 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class LackingTransport:
-    """A transport whose next hop lacks an SMTP extension that the content cannot do without (SOUT-18c).
+    """A transport whose next hop lacks an SMTP extension that the message cannot do without (SOUT-18c).
 
     That is known of one message, from an attempt that was made.
     """
@@ -60,7 +60,7 @@ class LackingTransport:
 
     def __str__(self) -> str:
         name = "direct delivery" if self.transport is None else str(self.transport)
-        return f"{name}, whose next hop lacks {self.extension}, which this content needs"
+        return f"{name}, whose next hop lacks {self.extension}, which this message needs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class RoutingFacts:
     gateway: ObjectRef | None = None
     """The installation that accepted the message; None = the only one of the revision."""
     lacking: tuple[LackingTransport, ...] = ()
-    """Transports that were tried and cannot take the content: their rules are passed over (SOUT-18c)."""
+    """Transports that were tried and cannot take the message: their rules are passed over (SOUT-18c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def lacking_of(decision: RouteDecision, envelope: RoutingFacts) -> LackingTransp
 
 
 def after(tried: Sequence[LackingTransport], decision: RouteDecision) -> RouteDecision:
-    """The decision of a rule that is next because those before it cannot take the content (SOUT-18c)."""
+    """The decision of a rule that is next because those before it cannot take the message (SOUT-18c)."""
     if not tried:
         return decision
     return replace(decision, reason=f"{decision.reason}; tried before: {'; '.join(map(str, dict.fromkeys(tried)))}")

@@ -258,7 +258,7 @@ class RouteTable:
         return self.lost_decision(envelope) or DIRECT
 
     def next(self, envelope: RoutingFacts, attempts: int) -> RouteDecision | None:
-        """The first rule that matches and whose transport is not known to lack what the content needs (SOUT-18c).
+        """The first rule that matches and whose transport is not known to lack what the message needs (SOUT-18c).
 
         None: no such rule is left, or no rule decides about this recipient. Direct delivery for want of a rule is no
         rule: whoever sends all mail through a smarthost has not allowed it.

@@ -67,8 +67,13 @@ class Trouble(StrEnum):
     FAULT = "fault"  # a mistake of our own program; its log has it
 
 
-LACKING: Final = {Trouble.NEEDS_8BITMIME: "8BITMIME", Trouble.NEEDS_BINARYMIME: "BINARYMIME"}
-"""What only says that this server cannot take the content, with the extension that it lacks: another route may do."""
+LACKING: Final = {
+    Trouble.NEEDS_SMTPUTF8: "SMTPUTF8",
+    Trouble.UTF8_HEADER: "SMTPUTF8",
+    Trouble.NEEDS_8BITMIME: "8BITMIME",
+    Trouble.NEEDS_BINARYMIME: "BINARYMIME",
+}
+"""What only says that this server cannot take the message, with the extension that it lacks: another route may do."""
 OUR_OWN = frozenset({Trouble.LEASE, Trouble.CANCELLED, Trouble.FAULT})
 """What ends an attempt for reasons of this process: no host has anything to do with it."""
 

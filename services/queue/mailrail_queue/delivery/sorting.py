@@ -12,6 +12,7 @@ from mailrail.core.delivery.judge import Judgement
 from mailrail.core.delivery.outcome import Verdict
 from mailrail.core.dsn.due import Asked
 from mailrail.core.route.site import SiteKind
+from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Notice
 from mailrail_queue.delivery.verdicts import MOST_OCTETS, dialled_before, verdict_of
@@ -24,8 +25,6 @@ SUCCEEDED = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.O
 """Outcomes that count under an old token too: what was sent was sent (LSE-03)."""
 NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
-_NEXT_ROUTE = "4.6.3"
-"""Conversion required but not supported (RFC 3463 3.7): of class 4 while another route may do without."""
 _MOST_SAID = 250
 """Characters that are kept of what is wrong, so that the next rule fits behind it."""
 _ASKED_SUCCESS = int(Asked.SUCCESS)
@@ -135,7 +134,8 @@ def _passed_on(
     attempt = types_pb2.Attempt()  # a copy, as in `_failed`
     attempt.CopyFrom(found.attempt)
     attempt.outcome = types_pb2.OUTCOME_DEFERRED
-    attempt.status = attempt.reply.enhanced = _NEXT_ROUTE
+    status = verdict_of(found).status
+    attempt.status = attempt.reply.enhanced = str(EnhancedCode(4, status.subject, status.detail))
     said = " ".join(found.attempt.reply.lines)[:_MOST_SAID]
     attempt.reply.lines[:] = [f"{said}, so the next rule is tried: {plan.decision.rule}"[:MOST_OCTETS]]
     deferral = _deferral(attempt, recipient, token, result, retry_in=0.0)

@@ -454,7 +454,7 @@ class RecipientResult(_message.Message):
 
     @_builtins.property
     def lacking(self) -> _types_pb2.LackingTransport:
-        """With OUTCOME_FAILED and status 5.6.3: no host that was asked offers what the content needs. It is final only if no
+        """With OUTCOME_FAILED and status 5.6.3, 5.6.7 or 5.6.9: no host that was asked offers what the message needs. It is final only if no
         further rule of the recipient's routes matches; else the queue takes the transport of that rule at once (SOUT-18c).
         """
 

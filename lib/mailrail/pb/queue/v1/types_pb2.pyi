@@ -605,7 +605,7 @@ Global___TlsFacts: _TypeAlias = TlsFacts  # noqa: Y015
 
 @_typing.final
 class LackingTransport(_message.Message):
-    """A transport that was tried for a recipient and whose next hop lacks an SMTP extension which the content cannot do without (SOUT-18c)."""
+    """A transport that was tried for a recipient and whose next hop lacks an SMTP extension which the message cannot do without (SOUT-18c)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -615,7 +615,7 @@ class LackingTransport(_message.Message):
     transport_digest: _builtins.str
     """of the transport as it was tried"""
     extension: _builtins.str
-    """its EHLO keyword: "8BITMIME", "BINARYMIME" """
+    """its EHLO keyword: "8BITMIME", "BINARYMIME", "SMTPUTF8" """
     @_builtins.property
     def transport(self) -> Global___ObjectRef:
         """absent = direct"""

@@ -103,7 +103,7 @@ CREATE TABLE queue.recipient (
     envelope_recipient    bytea NOT NULL,  -- mailrail.queue.v1.EnvelopeRecipient
     last_attempt          bytea,  -- mailrail.queue.v1.Attempt: the newest finished one
     dialled_hosts         bytea,  -- mailrail.queue.v1.DeliveryResult with only `dialled_hosts` set
-    lacking               bytea,  -- mailrail.queue.v1.LackingTransports: those that cannot take its content (SOUT-18c); NULL: none is known
+    lacking               bytea,  -- mailrail.queue.v1.LackingTransports: those that cannot take its message (SOUT-18c); NULL: none is known
     CONSTRAINT recipient_lease_whole CHECK ((token IS NULL) = (lease_until IS NULL)),
     CONSTRAINT recipient_shard CHECK (shard BETWEEN 0 AND 255),
     CONSTRAINT recipient_request CHECK (request BETWEEN 0 AND 2)
