@@ -17,13 +17,11 @@ from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, 
 from mailrail.core.config.settling import (
     Settlement,
     account_uid,
-    aliases_of,
     cycle_note,
     delivery_of,
     forbidden,
-    full_address,
-    recipients_of,
     reference,
+    self_contained,
     too_large_note,
     waits,
 )
@@ -382,8 +380,8 @@ class Build:
     def _domain(
         self, ref: ObjectRef, resource: MailDomain, gateway: ObjectRef, schedules: Mapping[ObjectRef, RetrySchedule]
     ) -> Domain:
-        spec = resource.spec
-        delivery, transport = delivery_of(resource)
+        retry = resource.spec.retry
+        _, transport = delivery_of(resource)
         if transport is not None:
             missing = self._missing(transport, ref)
             if missing is not None:
@@ -391,16 +389,10 @@ class Build:
                 if missing[0] is Reason.REF_NOT_PERMITTED:
                     # Named so that nobody serves it: what may not be used is as if it were not there.
                     transport = ObjectRef(transport.kind, transport.namespace, f"{transport.name} (not permitted)")
-        return Domain(
-            ref,
-            spec.domain_name,
-            delivery,
-            transport,
-            *recipients_of(resource),
-            aliases_of(resource),
-            spec.separators,
-            full_address(spec.catch_all, spec.domain_name) if spec.catch_all is not None else None,
-            _retry(spec.retry, schedules[gateway]) if spec.retry is not None else None,
+        return replace(
+            self_contained(ref, resource),
+            transport=transport,
+            retry=_retry(retry, schedules[gateway]) if retry is not None else None,
             gateway=gateway,
         )
 

@@ -6,7 +6,8 @@ changes.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -92,6 +93,7 @@ class Settlement:
         self.gateway_of: dict[ObjectRef, ObjectRef] = {}
         self.domain_of: dict[ObjectRef, ObjectRef] = {}
         self.addresses_of: dict[ObjectRef, AccountAddresses] = {}
+        self._own_names: dict[ObjectRef, frozenset[str]] = {}
 
     def _of(self, kind: type[_R]) -> dict[ObjectRef, _R]:
         return {ref: v.resource for ref, v in self.versions.items() if isinstance(v.resource, kind)}
@@ -146,27 +148,28 @@ class Settlement:
                 )
             else:
                 self.domain_of[ref] = parent
-        for ref, account in self.accounts.items():
-            parent_ref = self.domain_of.get(ref)
-            if parent_ref is None:
-                continue
-            name = self.domains[parent_ref].spec.domain_name
-            kept: dict[str, dict[str, None]] = {"addresses": {}, "receive": {}, "sendAs": {}}
-            spec = account.spec
-            for field, texts in (("addresses", spec.addresses), ("receive", spec.receive), ("sendAs", spec.send_as)):
-                for position, text in enumerate(texts):
-                    full = f"@{name}" if text == "@" else full_address(text, name)
+        for ref, parent in self.domain_of.items():
+            yield from self._take_addresses(ref, parent)
+
+    def _take_addresses(self, ref: ObjectRef, domain: ObjectRef) -> Iterator[Remark]:
+        """Give an account its addresses; those that it does not get are noted."""
+        name, spec = self.domains[domain].spec.domain_name, self.accounts[ref].spec
+        kept: dict[str, dict[str, None]] = {"addresses": {}, "receive": {}, "sendAs": {}}
+        received = ChainMap(kept["addresses"], kept["receive"])
+        for field, texts in (("addresses", spec.addresses), ("receive", spec.receive), ("sendAs", spec.send_as)):
+            for position, text in enumerate(texts):
+                full = f"@{name}" if text == "@" else full_address(text, name)
+                if full.rpartition("@")[2] != name:
                     why, reason = f"is not an address of its domain {name}", Reason.TARGET_NOT_FOUND
-                    if full.rpartition("@")[2] == name:
-                        received = kept["addresses"] | kept["receive"]
-                        why, reason = self._reserved(ref, parent_ref, field, full, received), Reason.REF_NOT_PERMITTED
-                    if not why:
-                        kept[field][full] = None
-                        continue
+                else:
+                    why, reason = self._reserved(ref, domain, field, full, received), Reason.REF_NOT_PERMITTED
+                if why:
                     path = ("spec", field, position)
                     message = f"{show_path(path)}: {full} {why}; it is left out"
-                    yield Remark(ref, ConditionType.RESOLVED_REFS, reason, message, path, parent_ref)
-            self.addresses_of[ref] = AccountAddresses(*(tuple(kept[field]) for field in kept))
+                    yield Remark(ref, ConditionType.RESOLVED_REFS, reason, message, path, domain)
+                else:
+                    kept[field][full] = None
+        self.addresses_of[ref] = AccountAddresses(*(tuple(kept[field]) for field in kept))
 
     def _reserved(self, ref: ObjectRef, domain: ObjectRef, field: str, full: str, received: Mapping[str, None]) -> str:
         """Why an account of another namespace than its domain's does not get an address of it; empty if it does.
@@ -176,18 +179,26 @@ class Settlement:
         """
         if ref.namespace == domain.namespace:
             return ""
-        spec, local = self.domains[domain].spec, full.rpartition("@")[0]
+        local = full.rpartition("@")[0]
         only = f"which only accounts in namespace {domain.namespace} may have"
         if not local:
             return f"stands for every address, {only}"
         if field == "sendAs":
             return "" if full in received else f"is not among the addresses that it receives, {only}"
-        listed = spec.delivery.transport.listed if spec.delivery.transport is not None else ()
-        if local == POSTMASTER or local in {folded(text) for text in (*(a.local_part for a in spec.aliases), *listed)}:
+        if local in self._names_of(domain):
             return f"belongs to {domain} itself"
-        if any(mark in local[1:] for mark in spec.separators):
+        if any(mark in local[1:] for mark in self.domains[domain].spec.separators):
             return f"has a separator, {only}"
         return ""
+
+    def _names_of(self, domain: ObjectRef) -> frozenset[str]:
+        """Local parts that a domain says itself. Made once, as every address of accounts of other namespaces asks."""
+        names = self._own_names.get(domain)
+        if names is None:
+            resource = self.domains[domain]
+            aliases = (folded(alias.local_part) for alias in resource.spec.aliases)
+            names = self._own_names[domain] = frozenset((POSTMASTER, *aliases, *recipients_of(resource)[1]))
+        return names
 
     def by_name(self) -> dict[str, ObjectRef]:
         """The domain of each name: the one that is attached, else the first that waits to be."""
@@ -350,10 +361,13 @@ class Refusals:
         """How many versions of the object were refused."""
         return self._counts.get(ref, 0)
 
-    def refuse(self, note: Remark) -> None:
-        """Fall back by one version."""
-        self._counts[note.ref] = self.count(note.ref) + 1
-        self.notes.append(note)
+    def refuse(self, notes: Iterable[Remark]) -> bool:
+        """Fall back by one version for each note that says so. Whether there was one: then all is judged anew."""
+        refused = [note for note in notes if note.type is ConditionType.ACCEPTED]
+        for note in refused:
+            self._counts[note.ref] = self.count(note.ref) + 1
+        self.notes += refused
+        return bool(refused)
 
 
 def settle(read_in: Input, previous: CompilerState, port_map: Mapping[int, int]) -> tuple[Settlement, list[Remark]]:
@@ -363,21 +377,10 @@ def settle(read_in: Input, previous: CompilerState, port_map: Mapping[int, int])
     while True:
         settled = Settlement(read_in, refusals, claims, port_map)
         notes = list(settled.attach())
-        shared = list(settled.shared_ports())
-        for note in shared:
-            refusals.refuse(note)
-        if shared:
-            continue
         foreign = list(settled.foreign_logins())
-        refused = [note for note in foreign if note.type is ConditionType.ACCEPTED]
-        for note in refused:
-            refusals.refuse(note)
-        if refused:
+        if refusals.refuse(settled.shared_ports()) or refusals.refuse(foreign):
             continue
-        losers = settled.conflicts()
-        for note in losers.values():
-            refusals.refuse(note)
-        if losers:
+        if refusals.refuse(settled.conflicts().values()):
             continue
         missing = list(settled.postmasters())
         if any(_retain_postmaster(read_in, settled, account) for _, account, _ in missing):
@@ -392,16 +395,13 @@ def settle(read_in: Input, previous: CompilerState, port_map: Mapping[int, int])
             )
             for gateway, _, what in missing
         ]
-        refused = [note for note in lacking if note.type is ConditionType.ACCEPTED]
-        for note in refused:
-            refusals.refuse(note)
-        if refused:
+        if refusals.refuse(lacking):
             continue
         directory = _directory(settled)
         cycle = directory.cycle()
         changed = [ref for ref in domains_of(settled, cycle) if settled.versions[ref].new]
         if changed:
-            refusals.refuse(cycle_note(max(changed), cycle))
+            refusals.refuse((cycle_note(max(changed), cycle),))
             continue
         if not cycle and _refuse_too_large(settled, directory, refusals):
             continue
@@ -467,23 +467,27 @@ def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
     )
 
 
+def self_contained(ref: ObjectRef, domain: MailDomain) -> Domain:
+    """A domain with all that it says itself: its transport, retry schedule and gateway are still absent."""
+    spec, name = domain.spec, domain.spec.domain_name
+    recipients, listed = recipients_of(domain)
+    return Domain(
+        ref,
+        name,
+        delivery_of(domain)[0],
+        recipients=recipients,
+        listed=listed,
+        aliases=aliases_of(domain),
+        separators=spec.separators,
+        catch_all=full_address(spec.catch_all, name) if spec.catch_all is not None else None,
+    )
+
+
 def _directory(settled: Settlement) -> AddressBook:
     """The domains as far as resolution needs them."""
     domains = {ref: settled.domains[ref] for ref in settled.by_name().values()}
     return AddressBook(
-        (
-            Domain(
-                ref,
-                d.spec.domain_name,
-                delivery_of(d)[0],
-                recipients=recipients_of(d)[0],
-                listed=recipients_of(d)[1],
-                aliases=aliases_of(d),
-                separators=d.spec.separators,
-                catch_all=full_address(d.spec.catch_all, d.spec.domain_name) if d.spec.catch_all else None,
-            )
-            for ref, d in domains.items()
-        ),
+        (self_contained(ref, domain) for ref, domain in domains.items()),
         frozenset(
             address
             for ref, owned in settled.addresses_of.items()
@@ -501,8 +505,7 @@ def _refuse_too_large(settled: Settlement, directory: AddressBook, refusals: Ref
         own = by_name[node.domain]
         edited = [ref for name in passed if settled.versions[ref := by_name[name]].new]
         if edited:
-            refusals.refuse(too_large_note(own if own in edited else max(edited), node))
-            return True
+            return refusals.refuse((too_large_note(own if own in edited else max(edited), node),))
     return False
 
 
