@@ -25,8 +25,9 @@ from mailrail.kit import migrations
 from mailrail.kit.kubernetes import Api, ApiError, core_path
 
 BUNDLED: Final = "bundled."
+PLACE: Final = re.compile(r"(bundled|external)\.[a-z0-9.-]{1,200}")
 _ROUNDS: Final = 5
-_ASK: Final = 10.0
+_ASK: Final = 10
 """Seconds for the old database to answer; it runs all the time."""
 
 
@@ -176,23 +177,11 @@ async def settle(job: Installation, api: Api, *, wait: float, say: Callable[[str
 
 
 def _to_place(job: Installation, used: Used, left: str | None, say: Callable[[str], None]) -> None:
-    """All that is done in databases. `left`: as `decide` has it; None: the old one can be asked."""
-    old: Seen | str = left if left is not None else ""
+    """All that is done in databases. `left`: as `decide` has the old one; None: it can be asked."""
     with move.connect(job.url) as new:
         seen = _look(new)
-        if used.place == job.place:
-            verdict = decide(used, job.place, seen, "", job.previous)
-        elif left is not None:
-            verdict = decide(used, job.place, seen, left, job.previous)
-        else:
-            try:
-                with psycopg.connect(job.bundled_url(used.place), connect_timeout=int(_ASK)):
-                    pass
-                with move.connect(job.bundled_url(used.place)) as connection:
-                    old = _look(connection)
-            except psycopg.OperationalError as error:
-                old = f"it does not answer ({str(error).strip()})"
-            verdict = decide(used, job.place, seen, old, job.previous)
+    old = _ask(job.bundled_url(used.place)) if left is None else left
+    verdict = decide(used, job.place, seen, old, job.previous)
     if verdict.why and verdict.step is not Step.REFUSE:
         say(verdict.why)
     match verdict.step:
@@ -220,6 +209,15 @@ def _close(job: Installation, used: Used, say: Callable[[str], None]) -> None:
         say(f"{_words(used.place)} is read-only from now on")
 
 
+def _ask(url: str) -> Seen | str:
+    """What the old database holds, or a sentence where it does not answer."""
+    try:
+        with move.connect(url, within=_ASK) as connection:
+            return _look(connection)
+    except psycopg.OperationalError as error:
+        return f"it does not answer ({str(error).strip()})"
+
+
 def _look(connection: move.Connection) -> Seen:
     return Seen(move.lineage(connection), move.holdings(connection), move.fenced(connection), move.moved_to(connection))
 
@@ -234,9 +232,9 @@ async def _used(job: Installation, api: Api) -> Used | None:
 
 
 async def _left(job: Installation, api: Api, used: Used) -> str | None:
-    """Whether the old database can be asked (None), or why not; empty: it is gone, its volume too."""
+    """Whether the old database can be asked (None), or why not; empty: it is gone, its volume too, or is the same."""
     if used.place == job.place:
-        return None
+        return ""
     if not used.place.startswith(BUNDLED):
         return "nothing can look into that one from here"
     name = used.place.removeprefix(BUNDLED)
@@ -281,6 +279,3 @@ async def _write(job: Installation, api: Api, used: Used) -> Used:
         else:
             return used
     raise ApiError(409, f"another process keeps writing ConfigMap {job.record}; run this again")
-
-
-PLACE: Final = re.compile(r"(bundled|external)\.[a-z0-9.-]{1,200}")

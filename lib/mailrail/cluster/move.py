@@ -111,10 +111,13 @@ class _Table:
 # --- what is there --------------------------------------------------------------------------------------------------
 
 
-def connect(url: str, application: str = _OWNER) -> Connection:
-    """A session that says itself all that it depends on, and may write to a fenced database. Raises psycopg.Error."""
+def connect(url: str, *, within: int = 5) -> Connection:
+    """A session that says itself all that it depends on, and may write to a fenced database. Raises psycopg.Error.
+
+    `within`: seconds for the server to answer.
+    """
     connection: Connection = psycopg.connect(
-        url, autocommit=True, connect_timeout=5, application_name=application, **ALIVE
+        url, autocommit=True, connect_timeout=within, application_name=_OWNER, **ALIVE
     )
     try:
         connection.execute(session(connection.info.server_version, **{FENCE: "off"}))
