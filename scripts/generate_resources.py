@@ -184,6 +184,11 @@ def page() -> str:
     parts.append("\n## Conditions\n\n| condition | means |\n|---|---|\n")
     parts += [f"| `{kind}` | {text} |\n" for kind, text in CONDITIONS.items()]
     parts.append(
+        "\nBeside them, and no part of Ready, because their causes lie outside the cluster: `DNSConfigured` of a\n"
+        "MailDomain and `Healthy` of a MailTransport, with"
+        " [reasons of their own](../../operator/README.md#conditions).\n"
+    )
+    parts.append(
         "\n## Reasons\n\nThe list is closed: scripts may compare these words.\n\n| reason | means |\n|---|---|\n"
     )
     parts += [f"| `{reason}` | {_escaped(text)} |\n" for reason, text in REASONS.items()]

@@ -6,12 +6,13 @@ from prometheus_client import REGISTRY
 
 from mailrail_operator import metrics
 from mailrail_operator.dnscheck import DnsReason
+from mailrail_operator.transport_health import HealthReason
 
 README = (Path(__file__).resolve().parents[3] / "operator/README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_explains_every_reason_of_dns_configured() -> None:
-    for reason in DnsReason:
+def test_the_readme_explains_every_reason_of_dns_configured_and_of_healthy() -> None:
+    for reason in (*DnsReason, *HealthReason):
         assert f"| `{reason.value}` | " in README
 
 
