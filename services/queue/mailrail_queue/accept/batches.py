@@ -199,13 +199,9 @@ class GroupCommit:
                 continue
             now = time.monotonic()
             silent_since = silent_since or now - SILENT_AFTER
-            kept: deque[PendingCommit] = deque()
-            for pending in self._waiting:
-                if not pending.sent and now - max(pending.since, silent_since) > _REFUSE_AFTER:
-                    self._refuse(pending, UNAVAILABLE)
-                else:
-                    kept.append(pending)
-            self._waiting = kept
+            # The oldest are first, and none of them was sent.
+            while self._waiting and now - max(self._waiting[0].since, silent_since) > _REFUSE_AFTER:
+                self._refuse(self._waiting.popleft(), UNAVAILABLE)
 
     def _take(self) -> list[PendingCommit]:
         batch: dict[bytes, PendingCommit] = {}
