@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.address import AddressError, domain_to_ascii, parse_literal
@@ -51,6 +52,13 @@ def object_argument(kind: str, text: str) -> str:
     if not namespace or not name or "/" in name or "@" in text:
         raise BadRequest(f"{text[:200]!r} is not the name of a {kind}; write NAMESPACE/NAME")
     return text
+
+
+def message_id_argument(octets: bytes) -> UUID:
+    """A message id, as columns hold it. Raises BadRequest."""
+    if len(octets) != 16:
+        raise BadRequest("a message id has 16 octets")
+    return UUID(bytes=octets)
 
 
 def is_empty(wanted: admin_pb2.Filter) -> bool:
@@ -111,10 +119,8 @@ def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralStrin
         parts.append(a + ".id = ANY(%(ids)s)")
         parameters["ids"] = c.bigints(list(wanted.recipient_ids))
     if wanted.message_ids:
-        if any(len(i) != 16 for i in wanted.message_ids):
-            raise BadRequest("a message id has 16 octets")
         parts.append(a + ".message_id = ANY(%(message_ids)s)")
-        parameters["message_ids"] = c.uuids(list(wanted.message_ids))
+        parameters["message_ids"] = c.uuids([message_id_argument(one).bytes for one in wanted.message_ids])
     if wanted.account:
         parts.append(a + ".account = %(account)s")
         parameters["account"] = object_argument("MailAccount", wanted.account)

@@ -4,7 +4,6 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, LiteralString
-from uuid import UUID
 
 import psycopg
 
@@ -13,13 +12,13 @@ from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminContext, stamp
 from mailrail_queue.admin.filters import (
     BEGINNING,
-    BadRequest,
     NotFound,
     PageTokens,
     chosen,
     history_where,
     live_where,
     make_place,
+    message_id_argument,
     page_size,
     read_place,
 )
@@ -196,9 +195,7 @@ class Listing:
 
     async def message(self, connection: Connection, message_id: bytes) -> admin_pb2.GetMessageResponse:
         """A message whole: envelope, recipients live and finished, every attempt. Raises NotFound, BadRequest."""
-        if len(message_id) != 16:
-            raise BadRequest("a message id has 16 octets")
-        identity = UUID(bytes=message_id)
+        identity = message_id_argument(message_id)
         live = await run(
             connection,
             f"SELECT {_LIVE} FROM recipient r LEFT JOIN message m ON m.id = r.message_id WHERE r.message_id = %(id)s ORDER BY r.id LIMIT %(most)s",

@@ -5,12 +5,11 @@ These calls have connections of their own, so that an administrator's wide filte
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from uuid import UUID
 
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc, probe_pb2_grpc, transports_pb2_grpc
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import AdminContext
-from mailrail_queue.admin.filters import BadRequest, NotFound
+from mailrail_queue.admin.filters import NotFound, message_id_argument
 from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.rpc.answering import Context, Pool, Rows, answering
@@ -68,10 +67,9 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.GetContentRequest, context: Context
     ) -> AsyncIterator[admin_pb2.GetContentResponse]:
         async with answering(context, request):
-            if len(request.message_id) != 16:
-                raise BadRequest("a message id has 16 octets")
+            message_id = message_id_argument(request.message_id)
             sent = False
-            async for part in mailbox.content_for(self._rows.use, UUID(bytes=request.message_id)):
+            async for part in mailbox.content_for(self._rows.use, message_id):
                 sent = True
                 yield admin_pb2.GetContentResponse(data=part)
             if not sent:

@@ -1,10 +1,8 @@
 """gRPC of the operator: whether its probe has arrived (decision 20)."""
 
-from uuid import UUID
-
 from mailrail.pb.queue.v1 import probe_pb2 as pb
 from mailrail.pb.queue.v1 import probe_pb2_grpc
-from mailrail_queue.admin.filters import BadRequest
+from mailrail_queue.admin.filters import message_id_argument
 from mailrail_queue.rpc.answering import Context, Rows, answering
 from mailrail_queue.store import probes
 
@@ -17,6 +15,5 @@ class ProbeServicer(probe_pb2_grpc.ProbeServiceServicer):
 
     async def TakeProbe(self, request: pb.TakeProbeRequest, context: Context) -> pb.TakeProbeResponse:
         async with answering(context), self._rows.use() as connection:
-            if len(request.message_id) != 16:
-                raise BadRequest("a message id has 16 octets")
-            return pb.TakeProbeResponse(arrived=await probes.take(connection, UUID(bytes=request.message_id)))
+            arrived = await probes.take(connection, message_id_argument(request.message_id))
+            return pb.TakeProbeResponse(arrived=arrived)
