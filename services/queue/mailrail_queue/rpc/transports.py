@@ -3,6 +3,7 @@
 from mailrail.pb.queue.v1 import transports_pb2 as pb
 from mailrail.pb.queue.v1 import transports_pb2_grpc
 from mailrail_queue.delivery.verdicts import as_said, backoff_reason_of
+from mailrail_queue.routing.router import TRANSPORT, named_pb
 from mailrail_queue.rpc.answering import Context, Rows, answering
 from mailrail_queue.store import sites
 from mailrail_queue.store.rows import attempt_of
@@ -22,12 +23,11 @@ class TransportServicer(transports_pb2_grpc.TransportServiceServicer):
         answer = pb.ListFailingTransportsResponse()
         async with answering(context), self._rows.use() as connection:
             for found in await sites.failing_transports(connection):
-                namespace, _, name = found.name.partition("/")
                 attempt = attempt_of(found.last_error)
                 one = answer.transports.add(
+                    transport=named_pb(TRANSPORT, found.name),
                     reason=backoff_reason_of(attempt),
                     last_error=as_said(attempt)[:_MOST_CHARACTERS],
                 )
-                one.transport.kind, one.transport.namespace, one.transport.name = "MailTransport", namespace, name
                 one.backoff_until.FromDatetime(found.backoff_until)
         return answer
