@@ -37,7 +37,7 @@ _RANGE: Final = re.compile(r"[A-Z]{2,4}-[0-9]{2}(?:\.\.|–| to | through )(?:[A
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SpecRule:
     """A rule or a clause, as its page has it."""
 
     id: str
@@ -57,9 +57,9 @@ class Citations:
     """In the text of tests outside of names and docstrings, where it shows nothing and may be wrong all the same."""
 
 
-def read_rules(pages: Mapping[str, str]) -> tuple[dict[str, Rule], list[str]]:
+def read_rules(pages: Mapping[str, str]) -> tuple[dict[str, SpecRule], list[str]]:
     """The rules of these pages (name to text) by id, and what is wrong with the pages."""
-    rules: dict[str, Rule] = {}
+    rules: dict[str, SpecRule] = {}
     wrong = []
     for page, text in pages.items():
         for number, line in enumerate(text.splitlines(), 1):
@@ -71,7 +71,7 @@ def read_rules(pages: Mapping[str, str]) -> tuple[dict[str, Rule], list[str]]:
             if id in rules:
                 wrong.append(f"{place}: {id} is there twice, first at {rules[id].place}")
                 continue
-            rules[id] = Rule(id, mark[1] if mark else "", place)
+            rules[id] = SpecRule(id, mark[1] if mark else "", place)
     split = {rule_of(id) for id in rules if id != rule_of(id)}
     for rule in rules.values():
         if rule.id in split and rule.mark:
@@ -107,7 +107,7 @@ def named_tests(source: str) -> Iterator[tuple[str, str]]:
             yield node.name, ast.get_docstring(node) or ""
 
 
-def differences(rules: Mapping[str, Rule], citations: Citations) -> list[str]:
+def differences(rules: Mapping[str, SpecRule], citations: Citations) -> list[str]:
     """Where marks, code and tests differ, in the order of the pages."""
     wrong = []
     for rule in rules.values():

@@ -38,20 +38,20 @@ VERSION: Final = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
 BUILDERS: Final = ("buildah", "podman", "docker")
 
 
-class Refused(Exception):
+class CannotRelease(Exception):
     """The release cannot be made; the text says why and what to do."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a program; its output. Raises Refused with what it said."""
+    """Run a program; its output. Raises CannotRelease with what it said."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(command, cwd=cwd, env=inherited | environment, capture_output=True, text=True)
     except FileNotFoundError:
-        raise Refused(f"{command[0]} is not installed") from None
+        raise CannotRelease(f"{command[0]} is not installed") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise Refused(f"`{' '.join(map(str, command[:3]))} ...` failed:\n{said}")
+        raise CannotRelease(f"`{' '.join(map(str, command[:3]))} ...` failed:\n{said}")
     return done.stdout
 
 
@@ -70,19 +70,21 @@ def section_of(changelog: str, version: str) -> str:
 
 
 def refuse_version(version: str, released: Sequence[str]) -> None:
-    """Raises Refused for what is no version, or not greater than every released one."""
+    """Raises CannotRelease for what is no version, or not greater than every released one."""
     if not VERSION.fullmatch(version):
-        raise Refused(f"{version!r} is not a version: write MAJOR.MINOR.PATCH, such as 1.2.3 (PEP 440 and SemVer)")
+        raise CannotRelease(
+            f"{version!r} is not a version: write MAJOR.MINOR.PATCH, such as 1.2.3 (PEP 440 and SemVer)"
+        )
     later = [one for one in released if contract.number_of(one) >= contract.number_of(version) and one != version]
     if later:
-        raise Refused(f"{version} is not greater than {later[-1]}, which is released: choose a greater one")
+        raise CannotRelease(f"{version} is not greater than {later[-1]}, which is released: choose a greater one")
 
 
 def refuse_dirty_tree() -> None:
-    """Raises Refused unless everything is committed."""
+    """Raises CannotRelease unless everything is committed."""
     changed = run("git", "status", "--porcelain").splitlines()
     if changed:
-        raise Refused(
+        raise CannotRelease(
             f"the work tree is not clean, and a release is made of a commit: {len(changed)} files, such as"
             f" {changed[0][3:]}. Commit or restore them. If a release was being prepared and cut off:"
             " git reset --hard && git clean -d -f tests/contract"
@@ -93,14 +95,16 @@ def refuse_dirty_tree() -> None:
 
 
 def prepare(version: str) -> None:
-    """Write into the work tree what the commit of the release holds. Raises Refused before anything is written."""
+    """Write into the work tree what the commit of the release holds. Raises CannotRelease before it writes."""
     fragments = [path for path in (ROOT / "changelog.d").iterdir() if path.name != "template.md"]
     if not any(path.read_text(encoding="utf-8").strip() for path in fragments):
-        raise Refused("changelog.d has no fragment: a release in which users see no change is none (CONTRIBUTING.md)")
+        raise CannotRelease(
+            "changelog.d has no fragment: a release in which users see no change is none (CONTRIBUTING.md)"
+        )
     check = ROOT / "scripts" / "check_contract.py"
     done = subprocess.run([sys.executable, check], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise Refused(f"the contract is not additive:\n{done.stderr.strip()}")
+        raise CannotRelease(f"the contract is not additive:\n{done.stderr.strip()}")
     say("the changelog has entries, and the contract is additive")
     folder = contract.freeze(version)
     say(f"{folder.relative_to(ROOT)}: the contract of {version}")
@@ -123,7 +127,7 @@ def prepare(version: str) -> None:
 
 
 @dataclass(frozen=True)
-class Build:
+class ReleaseBuild:
     """What the steps of a build need to know."""
 
     version: str
@@ -147,23 +151,23 @@ class Build:
         return self.out / f"{self.name}.image.tar"
 
 
-def wheel(build: Build) -> list[Path]:
+def wheel(build: ReleaseBuild) -> list[Path]:
     """The wheel."""
     return _hatchling(build, "wheel", "-py3-none-any.whl")
 
 
-def sdist(build: Build) -> list[Path]:
+def sdist(build: ReleaseBuild) -> list[Path]:
     """The source distribution."""
     return _hatchling(build, "sdist", ".tar.gz")
 
 
-def _hatchling(build: Build, target: str, end: str) -> list[Path]:
+def _hatchling(build: ReleaseBuild, target: str, end: str) -> list[Path]:
     command = (sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(build.out))
     run(*command, cwd=build.source, SOURCE_DATE_EPOCH=str(build.epoch))
     return [build.out / f"{build.name}{end}"]
 
 
-def chart(build: Build) -> list[Path]:
+def chart(build: ReleaseBuild) -> list[Path]:
     """The chart. Helm writes the time of packing into it, so it is packed again with that of the commit."""
     with tempfile.TemporaryDirectory() as folder:
         named = ("--version", build.version, "--app-version", build.version)
@@ -188,7 +192,7 @@ def repacked(packed: bytes, epoch: int) -> bytes:
     return gzip.compress(plain.getvalue(), mtime=epoch)
 
 
-def image(build: Build) -> list[Path]:
+def image(build: ReleaseBuild) -> list[Path]:
     """The image, as an OCI archive."""
     tag = f"mailrail:{build.version}"
     at = datetime.datetime.fromtimestamp(build.epoch, datetime.UTC).isoformat()
@@ -206,7 +210,7 @@ def image(build: Build) -> list[Path]:
     return [build.archive]
 
 
-def bill(build: Build) -> list[Path]:
+def bill(build: ReleaseBuild) -> list[Path]:
     """The bill of materials, in CycloneDX."""
     try:
         packages = (
@@ -215,14 +219,14 @@ def bill(build: Build) -> list[Path]:
             else bill_of_materials.locked((build.source / "deploy/image/runtime.lock").read_text(encoding="utf-8"))
         )
     except ValueError as error:
-        raise Refused(f"{error}; save it with Docker 25 or newer, Podman or Buildah") from error
+        raise CannotRelease(f"{error}; save it with Docker 25 or newer, Podman or Buildah") from error
     target = build.out / f"{build.name}.cdx.json"
     text = bill_of_materials.bill(build.version, build.commit, build.epoch, packages)
     target.write_text(text, encoding="utf-8")
     return [target]
 
 
-def notes(build: Build) -> list[Path]:
+def notes(build: ReleaseBuild) -> list[Path]:
     """What the changelog says of the version."""
     changelog = (build.source / "CHANGELOG.md").read_text(encoding="utf-8")
     target = build.out / f"{build.name}.md"
@@ -230,7 +234,7 @@ def notes(build: Build) -> list[Path]:
     return [target]
 
 
-STEPS: Final[tuple[Callable[[Build], list[Path]], ...]] = (wheel, sdist, chart, image, bill, notes)
+STEPS: Final[tuple[Callable[[ReleaseBuild], list[Path]], ...]] = (wheel, sdist, chart, image, bill, notes)
 """In order: what a step needs of another one is there."""
 
 
@@ -287,34 +291,34 @@ def exported(commit: str) -> Iterator[Path]:
 
 
 def choose_builder(named: str) -> str:
-    """The builder that was named, or the first that answers. Raises Refused."""
+    """The builder that was named, or the first that answers. Raises CannotRelease."""
     for one in [named] if named else BUILDERS:
         if shutil.which(one) and subprocess.run([one, "info"], capture_output=True).returncode == 0:
             return one
     tried = named or ", ".join(BUILDERS)
-    raise Refused(
+    raise CannotRelease(
         f"nothing here can build an image: {tried} is not installed or does not answer. Name one: BUILDER=..."
     )
 
 
 def build(version: str, builder: str, arguments: Sequence[str], *, without: Sequence[str] = ()) -> Path:
-    """Build everything of the commit of a release. Returns its folder. Raises Refused."""
+    """Build everything of the commit of a release. Returns its folder. Raises CannotRelease."""
     steps = [step for step in STEPS if step.__name__ not in without]
     if image in steps:
         builder = choose_builder(builder)
     if chart in steps and shutil.which("helm") is None:
-        raise Refused("helm is not installed: https://helm.sh/docs/intro/install")
+        raise CannotRelease("helm is not installed: https://helm.sh/docs/intro/install")
     prepared = f"tests/contract/{version}/release.json"
     commit, epoch = run("git", "log", "-1", "--diff-filter=A", "--format=%H %ct", "--", prepared).split()
     if run("git", "diff", "--name-only", commit, "HEAD"):
-        raise Refused(
+        raise CannotRelease(
             f"{version} was prepared in commit {commit[:12]}, and HEAD is another tree: git checkout {commit[:12]}"
         )
     out = ROOT / "dist" / version
     ledger = Ledger(out, commit)
     files: list[Path] = []
     with exported(commit) as source:
-        told = Build(version, commit, int(epoch), source, out, builder, tuple(arguments))
+        told = ReleaseBuild(version, commit, int(epoch), source, out, builder, tuple(arguments))
         for number, step in enumerate(steps, 1):
             name = step.__name__
             made, began = ledger.intact(name), time.monotonic()
@@ -364,7 +368,7 @@ def main() -> int:
             prepare(given.version)
             return 0
         out = build(given.version, given.builder, for_builder, without=given.without)
-    except Refused as refused:
+    except CannotRelease as refused:
         print(f"release: {refused}", file=sys.stderr)
         return 1
     commit = str(json.loads((out / ".built.json").read_text(encoding="utf-8"))["commit"])[:12]

@@ -1,6 +1,19 @@
 """The dashboard `Mailrail / Configuration`."""
 
-from grafana.panels import LESS_IS_BAD, MORE_IS_BAD, Color, Dashboard, Kind, Panel, Query, Row, Steps, Unit, split, stat
+from grafana.panels import (
+    LESS_IS_BAD,
+    MORE_IS_BAD,
+    Color,
+    Dashboard,
+    Panel,
+    PanelKind,
+    Query,
+    Row,
+    Steps,
+    Unit,
+    split,
+    stat,
+)
 from grafana.shared import CERTIFICATES, CONSUMERS, NOT_CURRENT, SERVED
 
 DASHBOARD = Dashboard(
@@ -99,7 +112,7 @@ DASHBOARD = Dashboard(
                     "Custom resources that the operator watches. `kubectl get mailrail -A` lists those that are not "
                     "Ready.",
                     (Query("max by (kind, ready) (mailrail_operator_objects)"),),
-                    kind=Kind.TABLE,
+                    kind=PanelKind.TABLE,
                 ),
                 Panel(
                     "Objects that are not Ready",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from grafana.panels import Color, Dashboard, Kind, Panel, Query, Row, Steps, Unit
+from grafana.panels import Color, Dashboard, Panel, PanelKind, Query, Row, Steps, Unit
 
 TAG = "mailrail"
 Runbooks = Mapping[str, Sequence[tuple[str, str]]]
@@ -80,8 +80,8 @@ def _thresholds(steps: Steps | None) -> dict[str, Any]:
     return {"mode": "absolute", "steps": listed}
 
 
-def _target(number: int, query: Query, kind: Kind) -> dict[str, Any]:
-    instant = kind is not Kind.SERIES
+def _target(number: int, query: Query, kind: PanelKind) -> dict[str, Any]:
+    instant = kind is not PanelKind.SERIES
     return {
         "refId": chr(ord("A") + number),
         "datasource": _DATASOURCE,
@@ -90,7 +90,7 @@ def _target(number: int, query: Query, kind: Kind) -> dict[str, Any]:
         "legendFormat": query.legend or "__auto",
         "instant": instant,
         "range": not instant,
-        "format": "table" if kind is Kind.TABLE else "time_series",
+        "format": "table" if kind is PanelKind.TABLE else "time_series",
     }
 
 
@@ -144,7 +144,7 @@ def _table(panel: Panel) -> dict[str, Any]:
 
 _FIRST_ROW = 1_000_001
 """Id of the first heading; those of panels are below."""
-_DRAWN = {Kind.SERIES: _series, Kind.STAT: _stat, Kind.TABLE: _table}
+_DRAWN = {PanelKind.SERIES: _series, PanelKind.STAT: _stat, PanelKind.TABLE: _table}
 
 
 def _panel(panel: Panel, runbooks: Sequence[tuple[str, str]], x: int, y: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Unit(StrEnum):
     BOOLEAN = "bool_yes_no"
 
 
-class Kind(StrEnum):
+class PanelKind(StrEnum):
     """Grafana's panel types, those that are used."""
 
     SERIES = "timeseries"
@@ -80,7 +80,7 @@ class Panel:
     meaning: str
     queries: tuple[Query, ...]
     unit: Unit = Unit.NUMBER
-    kind: Kind = Kind.SERIES
+    kind: PanelKind = PanelKind.SERIES
     width: int = 12
     height: int = 8
     steps: Steps | None = None
@@ -143,7 +143,9 @@ def stat(
     decimals: int | None = None,
 ) -> Panel:
     """One number."""
-    return Panel(title, meaning, (Query(expr),), unit, Kind.STAT, width=4, height=4, steps=steps, decimals=decimals)
+    return Panel(
+        title, meaning, (Query(expr),), unit, PanelKind.STAT, width=4, height=4, steps=steps, decimals=decimals
+    )
 
 
 def each(title: str, meaning: str, gauge: str, unit: Unit = Unit.NUMBER, steps: Steps | None = None) -> Panel:

@@ -1,6 +1,6 @@
 """Panels and series that stand on more than one dashboard."""
 
-from grafana.panels import Color, Kind, Panel, Query, Steps, Unit, latency, rate, split
+from grafana.panels import Color, Panel, PanelKind, Query, Steps, Unit, latency, rate, split
 
 READY = 'mailrail_queue_backlog_recipients{state="ready"}'
 ENDED = 'mailrail_queue_attempts_total{outcome=~"delivered|relayed|captured"}'
@@ -62,7 +62,7 @@ CERTIFICATES = Panel(
     "zero: a certificate has expired or cannot be used.",
     (Query("min by (service, use) (mailrail_certificate_expiry_timestamp_seconds) - time()"),),
     Unit.SECONDS,
-    Kind.TABLE,
+    PanelKind.TABLE,
     steps=Steps(Color.BAD, ((86_400, Color.WARN), (7 * 86_400, Color.GOOD))),
 )
 NOT_CURRENT = 'sum(max by (role, state) (mailrail_config_consumers{state!="current"}))'

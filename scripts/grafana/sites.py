@@ -1,6 +1,6 @@
 """The dashboard `Mailrail / Queue and sites`."""
 
-from grafana.panels import MORE_IS_BAD, Dashboard, Kind, Panel, Query, Row, Unit, rate, split
+from grafana.panels import MORE_IS_BAD, Dashboard, Panel, PanelKind, Query, Row, Unit, rate, split
 from grafana.shared import ATTEMPTS, BACKLOG, DELIVERY, DSNS, OLDEST
 
 DASHBOARD = Dashboard(
@@ -37,7 +37,7 @@ DASHBOARD = Dashboard(
                     "Worst sites",
                     "The sites in backoff where most recipients wait. `mailrail queue sites` has their last errors.",
                     (Query("topk(10, sum by (site) (mailrail_queue_site_waiting_recipients))", "{{site}}"),),
-                    kind=Kind.TABLE,
+                    kind=PanelKind.TABLE,
                 ),
                 ATTEMPTS,
                 Panel(

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from release import ROOT, Build, chart, repacked
+from release import ROOT, ReleaseBuild, chart, repacked
 
 EPOCH = 1_893_553_445
 
@@ -35,7 +35,7 @@ def test_the_chart_has_the_version_and_the_time_of_the_commit_and_helm_reads_it(
     made = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        (file,) = chart(Build("7.0.0", "c0ffee", EPOCH, ROOT, tmp_path / name, "", ()))
+        (file,) = chart(ReleaseBuild("7.0.0", "c0ffee", EPOCH, ROOT, tmp_path / name, "", ()))
         made.append(file)
     assert made[0].read_bytes() == made[1].read_bytes()
     with tarfile.open(made[0]) as archive:
