@@ -21,7 +21,7 @@ from mailrail.core.config.diagnostics import WARNINGS, ConsumerState, Diagnostic
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import SecretUse
-from mailrail.core.config.stored import StoredRevision, difference
+from mailrail.core.config.stored import StoredRevision, difference, reason_to_publish
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.revision.sealing import Keyring
@@ -290,7 +290,7 @@ class Leader:
                 self._nudge()
                 continue
             except (grpc.aio.AioRpcError, *_API_BROKEN) as error:
-                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                words = clients.words_of(error)
                 self._waiting = f"the config service is unreachable: {words or type(error).__name__}"
                 self.published = False
                 metrics.PUBLISHES.labels("failed").inc()
@@ -407,17 +407,15 @@ class Leader:
                         self._set_running(replace(running, keys=keys))
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
-                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                self._log.warning("cannot list consumers", error=words)
+                self._log.warning("cannot list consumers", error=clients.words_of(error))
             await asyncio.sleep(self._settings.consumers_seconds)
 
     def _compare(self, published: StoredRevision, newest: StoredRevision) -> str:
         """Why the store does not have what was published last; then, and when its data are of another history, it is
         published again: nothing else may change for days (CFG-09)."""
         found = difference(published, newest)
-        if newest != published:
+        if reason := reason_to_publish(published, newest):
             if found != self._running.difference or not found:
-                reason = found or "the database is another, or was set back"
                 self._log.warning("publishing again", reason=reason, revision=newest.revision)
             self._nudge()
         return found

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import grpc
+
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Role
@@ -17,6 +19,11 @@ from mailrail_operator.model import SealingKey
 _ROLES = frozenset(role.value for role in Role)
 _TIMEOUT = 5.0
 """Seconds."""
+
+
+def words_of(error: Exception) -> str | None:
+    """What a service said when a question failed, or why it could not be asked."""
+    return error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
 
 
 @dataclass(frozen=True, slots=True)

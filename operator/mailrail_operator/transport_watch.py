@@ -10,6 +10,7 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log, rpc
 from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import transports_pb2, transports_pb2_grpc
+from mailrail_operator.clients import words_of
 from mailrail_operator.settings import OperatorSettings
 from mailrail_operator.transport_health import HEALTHY, HealthReason, TransportHealth, health_of
 
@@ -37,8 +38,7 @@ class TransportWatch:
                 async with rpc.channel(self._settings, self._settings.queue_target, "queue") as channel:
                     await self._ask(transports_pb2_grpc.TransportServiceStub(channel))
             except (grpc.aio.AioRpcError, BadSettings) as error:
-                words = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                self._log.info("cannot ask the queue about transports", error=words)
+                self._log.info("cannot ask the queue about transports", error=words_of(error))
             await asyncio.sleep(self._settings.transports_seconds)
 
     async def _ask(self, stub: "transports_pb2_grpc.TransportServiceAsyncStub") -> None:

@@ -21,7 +21,7 @@ import grpc
 
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import Finding, Severity
-from mailrail.core.config.stored import difference
+from mailrail.core.config.stored import reason_to_publish
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
 from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
@@ -179,11 +179,10 @@ class Watcher:
             newest = await self._publisher.newest()
         except grpc.aio.AioRpcError:  # out of reach: then nothing is known
             return False
-        if newest == published:
-            return False
-        reason = difference(published, newest) or "the database is another, or was set back"
-        self._log.warning("publishing again", reason=reason)
-        return True
+        reason = reason_to_publish(published, newest)
+        if reason:
+            self._log.warning("publishing again", reason=reason)
+        return bool(reason)
 
     async def _publish(self) -> bool:
         """Read and publish. False when it must be tried again."""

@@ -30,3 +30,11 @@ def difference(published: StoredRevision, newest: StoredRevision) -> str:
     if (newest.revision, newest.checksum) != (published.revision, published.checksum):
         return f"the store has another revision {newest.revision}, not revision {published.revision} as published last"
     return ""
+
+
+def reason_to_publish(published: StoredRevision, newest: StoredRevision) -> str:
+    """Why what was published last is published again: `difference`, or the store has it in another history. Empty when
+    the store has just that."""
+    if newest == published:
+        return ""
+    return difference(published, newest) or "the database is another, or was set back"
