@@ -157,10 +157,11 @@ class Watcher:
                 gone = False
                 began = time.monotonic()
                 now = await asyncio.to_thread(self._folder.snapshot)
+                took = time.monotonic() - began
                 if now == published and (time.time() >= self._again_at or await self._store_differs()):
                     return now
                 if now == published:  # nothing is going on: thousands of files are not to take a quarter of a processor
-                    pause = min(max(pause, _REST * (time.monotonic() - began)), _LONGEST_REST * pause)
+                    pause = min(max(pause, _REST * took), _LONGEST_REST * pause)
                 if not self._folder.exists():  # it went while it was looked at: what was seen of it means nothing
                     before = published
                 elif now != published and (now == before or published is None):
