@@ -1,4 +1,4 @@
-"""The probe of promises: a message through the whole installation each minute (decision 20).
+"""The mail probe: a message through the whole installation each minute (decision 20).
 
 The leader speaks SMTP to the MX listeners' Service as strangers do, with STARTTLS where it is offered, and asks the
 queue whether the message arrived. So listeners, TLS, the stream to the queue, Postgres, the owner of a shard and the

@@ -56,7 +56,7 @@ DNS_CHECKS = Counter(
 )
 MAIL_PROBES = Counter(
     "mailrail_operator_mail_probes_total",
-    "Probes of promises, which the leader sends through ingress, queue and Postgres; result: arrived, unreachable (no "
+    "Mail probes, which the leader sends through ingress, queue and Postgres; result: arrived, unreachable (no "
     "connection to the listener), tls_failed, refused (4yz or 5yz), not_arrived (answered 250, and not there in time), "
     "queue_unreachable (answered 250, and the queue could not be asked)",
     ["result"],

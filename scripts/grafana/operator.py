@@ -95,7 +95,7 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
-            "Probe of promises",
+            "Mail probe",
             (
                 split(
                     "Probes, by result",

@@ -1,4 +1,4 @@
-"""The address of a probe of promises: only who has a sealing key can write one, and it expires (decision 20)."""
+"""The address of a mail probe: only who has a sealing key can write one, and it expires (decision 20)."""
 
 import pytest
 

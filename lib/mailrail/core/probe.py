@@ -1,4 +1,4 @@
-"""The address of a probe of promises: who may use it, and for how long (decision 20).
+"""The address of a mail probe: who may use it, and for how long (decision 20).
 
 The operator sends a message through the whole installation each minute. Its sender and its recipient are one address,
 `MAC@MINUTE.probe.invalid`: the MAC is keyed with a sealing key, which strangers do not have, and the minute lets it
@@ -32,7 +32,7 @@ def in_probe_domain(domain: str) -> bool:
 
 
 def is_probe(keys: Keyring, address: Address, now: float) -> bool:
-    """Whether whoever wrote this address has a sealing key of ours, and wrote it just now (Unix seconds)."""
+    """Whether this address was written just now (Unix seconds) with a sealing key of ours."""
     minute = address.domain.removesuffix(SUFFIX)
     if not in_probe_domain(address.domain) or not 0 < len(minute) <= 12:
         return False

@@ -9,7 +9,7 @@ from mailrail.core.smtp.address import Address
 from mailrail.kit.settings import BadSettings
 
 _READ_EVERY = 10.0
-"""Seconds between two looks at the folder of keys, whoever writes such an address."""
+"""Seconds between two looks at the folder of keys, however many such addresses come."""
 
 
 class ProbeKeys:

@@ -491,7 +491,7 @@ def test_a_message_of_100_mb_streams_through(tmp_path: Path) -> None:
         assert most - before < 30_000_000
 
 
-# --- the probe of promises (decision 20) ---
+# --- the mail probe (decision 20) ---
 
 
 def probe(*, key: bytes = KEY, age: float = 0.0) -> str:

@@ -1,4 +1,4 @@
-"""A probe of promises in the queue: it ends there, counts as no mail, and nothing of it stays (decision 20)."""
+"""A mail probe in the queue: it ends there, counts as no mail, and nothing of it stays (decision 20)."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Which gateways give the probe of promises a way in (decision 20)."""
+"""Which gateways give the mail probe a way in (decision 20)."""
 
 from typing import Any
 

@@ -261,7 +261,7 @@ class RouteTable:
         """The first rule that matches and whose transport is not known to lack what the message needs (SOUT-18c).
 
         None: no such rule is left, or no rule decides about this recipient. Direct delivery for want of a rule is no
-        rule: whoever sends all mail through a smarthost has not allowed it.
+        rule: an administrator who sends all mail through a smarthost has not allowed it.
         """
         if self.message_decision(envelope) is not None or self.delivery_decision(envelope) is not None:
             return None

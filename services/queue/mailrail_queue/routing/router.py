@@ -63,7 +63,7 @@ class RecipientFacts(NamedTuple):
 
 PROBE_SITE: Final = Site(SiteKind.LOCAL, None, "probe")
 """The site of all probes: nothing is dialled, as for `fail` transports."""
-PROBE: Final = RouteDecision(Via.MAILBOX, DecisionLevel.DELIVERY, "a probe of promises: it ends in the queue")
+PROBE: Final = RouteDecision(Via.MAILBOX, DecisionLevel.DELIVERY, "a mail probe: it ends in the queue")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +93,7 @@ class RoutePlan:
 
     @property
     def probe(self) -> bool:
-        """A probe of promises: it has arrived once it is here, and counts in no metric of mail (decision 20)."""
+        """A mail probe: it has arrived once it is here, and counts in no metric of mail (decision 20)."""
         return self.site is PROBE_SITE
 
     @property

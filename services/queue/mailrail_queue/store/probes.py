@@ -1,4 +1,4 @@
-"""Statements about probes of promises (decision 20): found in history by message, and deleted with it."""
+"""Statements about mail probes (decision 20): found in history by message, and deleted with it."""
 
 from typing import Final, LiteralString
 from uuid import UUID
