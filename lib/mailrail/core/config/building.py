@@ -52,6 +52,7 @@ from mailrail.core.revision.revision import (
     TransportKind,
     TransportLimits,
 )
+from mailrail.core.route.explain import covers
 from mailrail.core.smtp.address import folded
 
 DEFAULT_MECHANISMS: Final = (
@@ -548,14 +549,10 @@ def _never(rule: Rule, sender: str | None, received: Mapping[str, Domain]) -> st
         return ""
     reasons: list[str] = []
     for match in rule.matches:
-        if sender is not None and match.from_domains and not any(_admits(p, sender) for p in match.from_domains):
+        if sender is not None and match.from_domains and not any(covers(p, sender) for p in match.from_domains):
             reasons.append(f"none of its fromDomains matches {sender}, to which it is attached")
         elif match.to_domains and all(p in received for p in match.to_domains):
             reasons.append("its toDomains are domains of ours, where `delivery` decides and not a route")
         else:
             return ""
     return reasons[0]
-
-
-def _admits(pattern: str, domain: str) -> bool:
-    return pattern == domain or (pattern.startswith(".") and pattern != "." and f".{domain}".endswith(pattern))

@@ -6,6 +6,7 @@ from typing import Final
 
 from mailrail.core.resources.attach import AnyAttach, GatewayAttach, LabelRequirement, LabelSelector, TransportAttach
 from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.route.explain import covers
 
 _NAMES_SHOWN: Final = 3
 
@@ -56,7 +57,8 @@ def _about(entry: AnyAttach, asked: Attachment, namespaces: Mapping[str, Mapping
 
 
 def _covers(pattern: str, name: str) -> bool:
-    return pattern in (".", name) or (pattern.startswith(".") and f".{name}".endswith(pattern))
+    """As in a route, but that `.` stands for every name."""
+    return pattern == "." or covers(pattern, name)
 
 
 def _names(entry: AnyAttach) -> tuple[str, ...] | None:
