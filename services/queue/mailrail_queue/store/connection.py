@@ -1,8 +1,8 @@
 """The queue's way to Postgres: a few connections of its own for the message path, each for one kind of work.
 
 A *lane* is one connection with a lock around it. The statements of the message path are few and always the same, so
-on a lane they stay prepared; work of one kind never waits for another kind. A lane opens its connection when it is
-first used and opens it anew after a failure; each time it sets synchronous_commit itself and reads what decides
+on a lane they stay prepared; work of one kind never waits for another kind. All lanes are opened at the start, and a
+lane opens its connection anew after a failure; each time it sets synchronous_commit itself and reads what decides
 whether a commit is durable (ACC-06), before the first statement runs.
 """
 
