@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
@@ -142,7 +143,7 @@ def local(
             "--listen needs an address: 127.0.0.1 for this machine only, 0.0.0.0 for all addresses of it", output.USAGE
         )
     if database_url is not None:
-        _check_url("--database-url", database_url)
+        a.check_url("--database-url", database_url)
     if resolver is not None:
         try:
             host_port(resolver)
@@ -202,14 +203,10 @@ def migrate(
 
     if not url:
         output.stop("give --database-url, or set MAILRAIL_DATABASE_URL", output.USAGE)
-
-    _check_url("--database-url", url)
+    a.check_url("--database-url", url)
     if direct_url:
-        _check_url("--direct-url", direct_url)
-
-    def progress(line: str) -> None:
-        print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
-
+        a.check_url("--direct-url", direct_url)
+    progress = partial(output.progress, beside=json)
     try:
         if wait:
             migrations.wait_for_database(direct_url or url, wait, progress)
@@ -229,14 +226,6 @@ def migrate(
         output.print_json({"applied": steps, "roles": made})
     elif not done:
         output.say("the database is up to date")
-
-
-def _check_url(option: str, url: str) -> None:
-    """End the command when libpq could make nothing of it. Its own words repeat the text, passwords included."""
-    from mailrail.kit.postgres import unreadable
-
-    if (problem := unreadable(url)) is not None:
-        output.stop(f"{option} is {problem}", output.USAGE)
 
 
 @app.command()

@@ -71,6 +71,14 @@ def message_id(text: str) -> bytes:
         )
 
 
+def check_url(option: str, url: str) -> None:
+    """End the command when libpq could make nothing of it. Its own words repeat the text, passwords included."""
+    from mailrail.kit.postgres import unreadable
+
+    if (problem := unreadable(url)) is not None:
+        stop(f"{option} is {problem}", USAGE)
+
+
 def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
     """`namespace/name`, or `name` in the namespace `default`."""
     namespace, _, name = text.rpartition("/")

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mailrail.cli import output
-from mailrail.cli.arguments import Json
+from mailrail.cli.arguments import Json, check_url
 from mailrail.cli.connection import PLACE
 from mailrail.cluster import POSTGRES_PORT
 
@@ -184,7 +184,6 @@ def use_database(
     from mailrail.cluster import database, move
     from mailrail.kit.kubernetes import ApiError, connect, find_credentials
     from mailrail.kit.migrations import MigrationError
-    from mailrail.kit.postgres import unreadable
     from mailrail.kit.settings import BadSettings
 
     if not database.PLACE.fullmatch(place):
@@ -192,13 +191,12 @@ def use_database(
     if previous not in tuple(database.Previous):
         output.stop(f"--previous must be one of {', '.join(database.Previous)}", output.USAGE)
     external = direct_url or url
-    if not place.startswith(database.BUNDLED) and (problem := unreadable(external) if external else "missing"):
-        output.stop(f"{'--direct-url' if direct_url else '--database-url'} is {problem}", output.USAGE)
+    if not place.startswith(database.BUNDLED):
+        if not external:
+            output.stop("--database-url is missing", output.USAGE)
+        check_url("--direct-url" if direct_url else "--database-url", external)
     labels = dict(text.split("=", 1) for text in label or () if "=" in text)
     password = password_file.read_text(encoding="utf-8").strip() if password_file and password_file.exists() else ""
-
-    def progress(line: str) -> None:
-        print(output.clean(line), flush=True)
 
     async def run() -> None:
         async with connect(find_credentials(None)) as api:
@@ -213,7 +211,7 @@ def use_database(
                 password=password,
                 labels=labels,
             )
-            await database.settle(job, api, wait=wait, say=progress)
+            await database.settle(job, api, wait=wait, say=output.progress)
 
     try:
         asyncio.run(run())
@@ -260,15 +258,10 @@ def move_database(
 
     from mailrail.cluster import move
     from mailrail.kit.migrations import MigrationError
-    from mailrail.kit.postgres import unreadable
 
-    for option, url in (("--from", source), ("--to", target)):
-        if (problem := unreadable(url)) is not None:
-            output.stop(f"{option} is {problem}", output.USAGE)
-
-    def progress(line: str) -> None:
-        print(output.clean(line), file=sys.stderr if json else sys.stdout, flush=True)
-
+    check_url("--from", source)
+    check_url("--to", target)
+    progress = partial(output.progress, beside=json)
     try:
         if give_up:
             move.give_up(source, target)

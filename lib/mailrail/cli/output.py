@@ -46,6 +46,11 @@ def note(text: str) -> None:
     print(f"mailrail: {clean(text)}", file=sys.stderr)
 
 
+def progress(text: str, *, beside: bool = False) -> None:
+    """A step of something that takes long, shown at once; `beside` an answer that programs read."""
+    print(clean(text), file=sys.stderr if beside else sys.stdout, flush=True)
+
+
 def clean(text: str, *, keep: str = "\n\t") -> str:
     """`text` without control characters, which are shown as `\\xNN`; those in `keep` stay."""
     if text.isprintable():
