@@ -52,9 +52,7 @@ def keys(
         parts = frozenset(KeyPart(name) for name in part)
     except ValueError:
         output.stop(f"--part must be one of {', '.join(p.value for p in KeyPart)}", output.USAGE)
-    pairs = [text.partition("=") for text in label or ()]
-    if bad := [name for name, equals, _ in pairs if not equals or not name]:
-        output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)
+    labels = _labels(label)
     wanted = Wanted(
         prefix=prefix,
         parts=parts,
@@ -64,7 +62,6 @@ def keys(
 
     async def run() -> list[str]:
         async with connect(find_credentials(None)) as api:
-            labels = {name: value for name, _, value in pairs}
             return await ensure(api, namespace or api.credentials.namespace, wanted, labels, utc_now())
 
     try:
@@ -121,6 +118,14 @@ def postgres(
         raise typer.Exit(bundled.serve(folder, read, port=port, listen=listen, buffers=buffers))
     except bundled.PostgresUnavailable as error:
         output.stop(str(error))
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE, each. Ends the command on anything else."""
+    pairs = [text.partition("=") for text in given or ()]
+    if bad := [name for name, equals, _ in pairs if not equals or not name]:
+        output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)
+    return {name: value for name, _, value in pairs}
 
 
 @app.command("database")
@@ -195,7 +200,7 @@ def use_database(
         if not external:
             output.stop("--database-url is missing", output.USAGE)
         check_url("--direct-url" if direct_url else "--database-url", external)
-    labels = dict(text.split("=", 1) for text in label or () if "=" in text)
+    labels = _labels(label)
     password = password_file.read_text(encoding="utf-8").strip() if password_file and password_file.exists() else ""
 
     async def run() -> None:
