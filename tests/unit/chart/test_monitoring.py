@@ -2,47 +2,43 @@
 
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from testkit.observability import CHART, alerts, dashboards
+from testkit.chart import CHART, Object, needs_helm, rendered
+from testkit.observability import alerts, dashboards
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+pytestmark = needs_helm
 
 ON = {"prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}
 
-
-def rendered(folder: Path, values: dict[str, Any], release: str = "mailrail", namespace: str = "mail") -> list[Any]:
-    """The objects of a release."""
-    file = folder / "values.yaml"
-    file.write_text(json.dumps(values), encoding="utf-8")
-    command = ["helm", "template", release, str(CHART), "-n", namespace, "--kube-version", "1.34.0", "-f", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+Objects = Mapping[tuple[str, str], Object]
 
 
-def shown(objects: list[Any]) -> dict[str, dict[str, Any]]:
+def shown(objects: Objects) -> dict[str, dict[str, Any]]:
     """Dashboards by name, as Grafana's sidecar reads them."""
-    maps = [one for one in objects if one["kind"] == "ConfigMap" and "-dashboard-" in one["metadata"]["name"]]
+    maps = [one for (kind, name), one in objects.items() if kind == "ConfigMap" and "-dashboard-" in name]
     texts = {name: text for one in maps for name, text in one["data"].items()}
     return {name.removeprefix("mailrail-").removesuffix(".json"): json.loads(text) for name, text in texts.items()}
 
 
-def rules(objects: list[Any]) -> dict[str, dict[str, Any]]:
+def rules(objects: Objects) -> list[dict[str, Any]]:
+    """Every rule, alerts and records."""
+    (made,) = [one for (kind, _), one in objects.items() if kind == "PrometheusRule"]
+    return [rule for group in made["spec"]["groups"] for rule in group["rules"]]
+
+
+def alerts_of(objects: Objects) -> dict[str, dict[str, Any]]:
     """Alerts by name."""
-    (made,) = [one for one in objects if one["kind"] == "PrometheusRule"]
-    return {rule["alert"]: rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
+    return {rule["alert"]: rule for rule in rules(objects) if "alert" in rule}
 
 
 def test_two_releases_have_no_uid_and_no_title_in_common_and_each_links_to_its_own(tmp_path: Path) -> None:
     releases = (("mailrail", "mail"), ("mailrail", "other"), ("second", "mail"))
-    sets = [shown(rendered(tmp_path, ON, *release)) for release in releases]
+    sets = [shown(rendered(ON, tmp_path, release=name, namespace=where)) for name, where in releases]
     for key in ("uid", "title"):
         found = [one[key] for each in sets for one in each.values()]
         assert len(set(found)) == len(found) == 3 * len(dashboards())
@@ -58,7 +54,7 @@ def test_two_releases_have_no_uid_and_no_title_in_common_and_each_links_to_its_o
 
 def test_a_shared_set_is_the_files_of_the_chart(tmp_path: Path) -> None:
     values = {"dashboards": {"enabled": True, "shared": True}}
-    assert shown(rendered(tmp_path, values)) == dashboards()
+    assert shown(rendered(values, tmp_path)) == dashboards()
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -73,9 +69,9 @@ def test_dashboard_url_leads_to_a_panel_that_is_there_and_runbooks_are_where_the
         },
         "dashboards": {"enabled": True, "shared": shared},
     }
-    objects = rendered(tmp_path, values)
+    objects = rendered(values, tmp_path)
     panels = {one["uid"]: {panel["id"]: panel for panel in one["panels"]} for one in shown(objects).values()}
-    for name, rule in rules(objects).items():
+    for name, rule in alerts_of(objects).items():
         said = rule["annotations"]
         link = re.fullmatch(r"https://grafana\.example\.org/d/([\w-]+)\?viewPanel=(\d+)&var-.*", said["dashboard_url"])
         assert link is not None
@@ -86,22 +82,20 @@ def test_dashboard_url_leads_to_a_panel_that_is_there_and_runbooks_are_where_the
 
 
 def test_without_a_grafana_an_alert_names_its_panel_in_words(tmp_path: Path) -> None:
-    for name, rule in rules(rendered(tmp_path, ON)).items():
+    for name, rule in alerts_of(rendered(ON, tmp_path)).items():
         assert "dashboard_url" not in rule["annotations"], name
         assert {"dashboard", "panel"} <= set(rule["annotations"]), name
 
 
 def test_objectives_of_the_values_stand_in_the_alerts(tmp_path: Path) -> None:
     values = {"prometheusRule": {"enabled": True, "slo": {"accepted": 99.95, "firstAttempt": 97}}}
-    found = rules(rendered(tmp_path, values))
+    found = alerts_of(rendered(values, tmp_path))
     for name, objective in (("MailrailAcceptBudgetBurns", "99.95"), ("MailrailFirstAttemptBudgetBurns", "97")):
         assert set(re.findall(r"\(1 - ([\d.]+) / 100\)", found[name]["expr"])) == {objective}
 
 
 def test_every_rule_of_a_release_asks_for_that_release_alone(tmp_path: Path) -> None:
-    objects = rendered(tmp_path, ON, "second", "other")
-    (made,) = [one for one in objects if one["kind"] == "PrometheusRule"]
-    listed = [rule for group in made["spec"]["groups"] for rule in group["rules"]]
+    listed = rules(rendered(ON, tmp_path, release="second", namespace="other"))
     assert len(listed) > len(alerts())
     for rule in listed:
         assert 'job="mailrail"' not in rule["expr"]
@@ -109,9 +103,9 @@ def test_every_rule_of_a_release_asks_for_that_release_alone(tmp_path: Path) -> 
 
 
 def test_what_kubectl_is_told_in_runbooks_is_what_the_chart_makes(tmp_path: Path) -> None:
-    objects = rendered(tmp_path, {"toolbox": {"enabled": True}})
-    made = {(one["kind"].lower(), one["metadata"]["name"]) for one in objects}
-    components = {one["metadata"].get("labels", {}).get("app.kubernetes.io/component") for one in objects}
+    objects = rendered({"toolbox": {"enabled": True}}, tmp_path)
+    made = {(kind.lower(), name) for kind, name in objects}
+    components = {one["metadata"].get("labels", {}).get("app.kubernetes.io/component") for one in objects.values()}
     kinds = {"deploy": "deployment", "cronjob": "cronjob"}
     named = 0
     for path in sorted((CHART.parents[2] / "docs/runbooks").glob("*.md")):
@@ -126,7 +120,7 @@ def test_what_kubectl_is_told_in_runbooks_is_what_the_chart_makes(tmp_path: Path
 
 def test_the_probe_has_a_way_to_the_listener_and_to_the_queue_and_none_without_a_service(tmp_path: Path) -> None:
     def made(values: dict[str, Any]) -> tuple[dict[str, str], set[Any], str]:
-        objects = {(one["kind"], one["metadata"]["name"]): one for one in rendered(tmp_path, values)}
+        objects = rendered(values, tmp_path)
         (container,) = objects["Deployment", "mailrail-operator"]["spec"]["template"]["spec"]["containers"]
         environment = {one["name"]: one.get("value", "") for one in container["env"]}
         out = objects["NetworkPolicy", "mailrail-operator"]["spec"]["egress"]

@@ -2,13 +2,13 @@
 
 import gzip
 import io
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
 
-import pytest
 from release import ROOT, ReleaseBuild, chart, repacked
+
+from testkit.chart import needs_helm
 
 EPOCH = 1_893_553_445
 
@@ -30,7 +30,7 @@ def test_order_time_and_mode_of_packing_make_no_difference() -> None:
     assert gzip.decompress(one) != gzip.decompress(repacked(packed("chart/a", "chart/b", at=2), EPOCH + 1))
 
 
-@pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+@needs_helm
 def test_the_chart_has_the_version_and_the_time_of_the_commit_and_helm_reads_it(tmp_path: Path) -> None:
     made = []
     for name in ("one", "other"):

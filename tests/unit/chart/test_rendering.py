@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,12 @@ import yaml
 
 from mailrail.cluster.postgres import STOP_GRACE
 
-CHART = Path(__file__).resolve().parents[3] / "deploy/helm/mailrail"
+from testkit.chart import CHART, Object, helm_template, needs_helm, rendered
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+pytestmark = needs_helm
 
-Object = Mapping[str, Any]
 POLICY = "NetworkPolicy"
 EXTERNAL = {"mode": "external", "external": {"existingSecret": "pg-app"}}
-
-
-def helm(values: Mapping[str, Any], folder: Path, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
-    path = folder / "values.yaml"
-    path.write_text(json.dumps(values), encoding="utf-8")
-    command = ["helm", "template", "mailrail", str(chart), "-n", "mail", "--kube-version", "1.34.0", "-f", str(path)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def rendered(values: Mapping[str, Any], folder: Path, chart: Path = CHART) -> dict[tuple[str, str], Object]:
-    """The objects by kind and name."""
-    done = helm(values, folder, chart)
-    assert done.returncode == 0, done.stderr
-    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
-    return {(d["kind"], d["metadata"]["name"]): d for d in documents}
 
 
 def ports_out(policy: Object) -> set[tuple[int, str]]:
@@ -406,7 +389,7 @@ def test_no_template_looks_at_the_cluster() -> None:
 def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
     values: Mapping[str, Any], words: str, tmp_path: Path
 ) -> None:
-    done = helm(values, tmp_path)
+    done = helm_template(values, tmp_path)
     assert done.returncode != 0
     assert words in done.stderr
 
