@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import psycopg
 import typer.main
-import yaml
+from generate_dashboards import rules
 from generate_metrics import documented
 
 from mailrail.cli.app import app
@@ -139,10 +139,9 @@ def database(url: str) -> Json:
 
 def metrics() -> Json:
     """Series, and the names of the alerts."""
-    rules = yaml.safe_load((CHART / "files" / "rules" / "mailrail.yaml").read_text(encoding="utf-8"))
     return {
         "series": {name: {"type": one.kind, "labels": list(one.labels)} for name, one in sorted(documented().items())},
-        "alerts": sorted(rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule),
+        "alerts": sorted(rule["alert"] for rule in rules() if "alert" in rule),
     }
 
 

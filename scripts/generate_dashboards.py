@@ -8,7 +8,9 @@ import json
 import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from grafana import config, configuration, ingress, operator, outbound, overview, queue, sites, slo
@@ -21,14 +23,19 @@ DASHBOARDS = tuple(
 )
 
 
+def rules() -> Iterator[dict[str, Any]]:
+    """Every rule of the chart as its file has it, alerts and records."""
+    for path in sorted((CHART / "files/rules").glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text("utf-8"))["groups"]:
+            yield from group["rules"]
+
+
 def runbooks() -> dict[str, dict[str, list[tuple[str, str]]]]:
     """Dashboard → title of a panel → name and runbook of each alert that names it."""
     found: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted((CHART / "files/rules").glob("*.yaml")):
-        for group in yaml.safe_load(path.read_text("utf-8"))["groups"]:
-            for rule in group["rules"]:
-                if (said := rule.get("annotations")) is not None:
-                    found[said["dashboard"]][said["panel"]].append((rule["alert"], said["runbook_url"]))
+    for rule in rules():
+        if (said := rule.get("annotations")) is not None:
+            found[said["dashboard"]][said["panel"]].append((rule["alert"], said["runbook_url"]))
     return found
 
 

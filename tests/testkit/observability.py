@@ -5,14 +5,13 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
+from generate_dashboards import rules
 
+from testkit.chart import CHART
 from testkit.peers.prometheus import Prometheus
 
-CHART = Path(__file__).resolve().parents[2] / "deploy/helm/mailrail"
 RULES = CHART / "files/rules"
 OPERATOR = re.compile(r'mailrail_operator_|service="operator"')
 """What only an operator exports, and so only a cluster shows."""
@@ -71,13 +70,6 @@ def panel_queries() -> Iterator[PanelQuery]:
         for panel in dashboard["panels"]:
             for target in panel.get("targets", ()):
                 yield PanelQuery(dashboard["title"], panel["title"], filled(target["expr"]))
-
-
-def rules() -> Iterator[dict[str, Any]]:
-    """Every rule of every group as its file has it, alerts and records."""
-    for path in sorted(RULES.glob("*.yaml")):
-        for group in yaml.safe_load(path.read_text("utf-8"))["groups"]:
-            yield from group["rules"]
 
 
 def alerts() -> list[Alert]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from generate_dashboards import rules
 
-from testkit.observability import RULES, SELECTOR, alerts, dashboards, records, rules
+from testkit.observability import RULES, SELECTOR, alerts, dashboards, records
 from testkit.peers import program, require_peer
 
 RUNBOOKS = Path(__file__).resolve().parents[3] / "docs/runbooks"
