@@ -393,18 +393,23 @@ class Leader:
                 async with clients.view(self._settings) as config:
                     keys_due = 0.0
                     while True:
-                        before = self._publisher.published
-                        standing = await config.standing()
-                        running = replace(
-                            self._running, head=standing.head, pinned=standing.pinned, consumers=standing.consumers
-                        )
-                        if before is not None and before is self._publisher.published and not self._publishing:
-                            running = replace(running, difference=self._compare(before, standing.newest))
-                        keys = running.keys
+                        keys = self._running.keys
                         if time.monotonic() >= keys_due:
                             keys = await config.sealing_keys()
                             keys_due = time.monotonic() + self._settings.keys_seconds
-                        self._set_running(replace(running, keys=keys))
+                        before = self._publisher.published
+                        standing = await config.standing()
+                        # Nothing is awaited from here on: what a publish says meanwhile would be forgotten.
+                        running = replace(
+                            self._running,
+                            head=standing.head,
+                            pinned=standing.pinned,
+                            consumers=standing.consumers,
+                            keys=keys,
+                        )
+                        if before is not None and before is self._publisher.published and not self._publishing:
+                            running = replace(running, difference=self._compare(before, standing.newest))
+                        self._set_running(running)
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
                 self._log.warning("cannot list consumers", error=clients.words_of(error))
