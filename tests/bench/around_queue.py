@@ -70,9 +70,9 @@ class Ingress:
             now = min(self._free, count)
             self._free -= now
             count -= now
-            requests = [request for _ in range(now) for request in self._message()]
-            for request in requests:
-                self._out.put_nowait(request)
+            for _ in range(now):
+                for request in self._message():
+                    self._out.put_nowait(request)
 
     async def send_together(self) -> None:
         """Commit a message of each session, all in one gRPC message, and wait for the answers."""

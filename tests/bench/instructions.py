@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
                     for side in sides:
                         with tempfile.TemporaryDirectory(dir=folder) as own:
                             counter = Counter(Path(own))
-                            load = dataclasses.replace(load_of(kind, chosen.messages, 20), messages=chosen.messages)
+                            load = load_of(kind, chosen.messages, 20).with_messages(chosen.messages)
                             runs = _runs(kind.part, load, sink, chosen.runs + 1, counter.under(side))
                             rows.append(counted(runs, counter, load.messages))
                     print(_row(kind.label, rows[0], rows[-1]), flush=True)
