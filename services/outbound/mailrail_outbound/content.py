@@ -67,7 +67,8 @@ class OutgoingContent:
         made = self._reencoded.get(form)
         if made is None:
             content = self.prefix + body
-            self._forbid_signed(content[: header_end(content)])
+            if self._keep_signed:
+                self._forbid_signed(content[: header_end(content)])
             metrics.REENCODED.inc(form)
             made = self._reencoded[form] = reencode(content, _TARGETS[form])
         return made
@@ -151,6 +152,6 @@ class OutgoingContent:
 
     def _forbid_signed(self, header: bytes) -> None:
         # SOUT-18b: nothing that we sign needs re-encoding (DKIM-09), so this signature is somebody else's.
-        if self._keep_signed and carries_signature(header):
+        if carries_signature(header):
             lacking = LACKING[self.needs]
             raise Unconvertible(f"the server does not offer {lacking}, and re-encoding would break the DKIM-Signature")
