@@ -173,16 +173,7 @@ def migrate(
         str | None,
         typer.Option("--database-url", envvar="MAILRAIL_DATABASE_URL", metavar="URL", help="The database."),
     ] = None,
-    direct_url: Annotated[
-        str | None,
-        typer.Option(
-            "--direct-url",
-            envvar="MAILRAIL_DIRECT_URL",
-            metavar="URL",
-            help="URL of Postgres itself, if --database-url is that of a pooler.",
-            show_default=False,
-        ),
-    ] = None,
+    direct_url: a.DirectUrl = "",
     roles: Annotated[
         bool, typer.Option("--roles", help="Also create a role for each service, with rights in its own schema only.")
     ] = False,
@@ -210,7 +201,7 @@ def migrate(
     try:
         if wait:
             migrations.wait_for_database(direct_url or url, wait, progress)
-        done = migrations.migrate(url, direct_url=direct_url, timeout=timeout, say=progress)
+        done = migrations.migrate(url, direct_url=direct_url or None, timeout=timeout, say=progress)
         made = []
         if roles:
             schemas = list(dict.fromkeys(m.schema for m in migrations.load_all()))

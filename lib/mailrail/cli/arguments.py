@@ -111,6 +111,16 @@ def rule(found: types_pb2.Attempt | admin_pb2.RuleTried) -> str:
 
 MESSAGE = 'A message id (as in "250 accepted as ID"), or the number of one of its recipients.'
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DirectUrl = Annotated[
+    str,
+    typer.Option(
+        "--direct-url",
+        envvar="MAILRAIL_DIRECT_URL",
+        metavar="URL",
+        help="URL of Postgres itself, if --database-url is that of a pooler.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show at most N; 0 shows all.")]
 FromDomain = Annotated[
     str, typer.Option("--from-domain", metavar="DOMAIN", help="Only senders of exactly this domain.")

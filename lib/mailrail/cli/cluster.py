@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mailrail.cli import output
-from mailrail.cli.arguments import Json, check_url
+from mailrail.cli.arguments import DirectUrl, Json, check_url
 from mailrail.cli.connection import PLACE
 from mailrail.cluster import POSTGRES_PORT
 
@@ -144,19 +144,14 @@ def use_database(
             show_default=False,
         ),
     ] = "",
-    direct_url: Annotated[
-        str,
-        typer.Option(
-            "--direct-url",
-            envvar="MAILRAIL_DIRECT_URL",
-            metavar="URL",
-            help="URL of Postgres itself, if --database-url is that of a pooler.",
-            show_default=False,
-        ),
-    ] = "",
+    direct_url: DirectUrl = "",
     previous: Annotated[
         str,
-        typer.Option("--previous", metavar="WHAT", help="Mail in the database before: refuse, move or leave."),
+        typer.Option(
+            "--previous",
+            metavar="WHAT",
+            help="What to do with mail in the database used before: refuse, move or leave.",
+        ),
     ] = "refuse",
     bundled: Annotated[
         str, typer.Option("--bundled", metavar="NAME", help="StatefulSet of the bundled Postgres.", show_default="none")
@@ -172,7 +167,10 @@ def use_database(
         ),
     ] = None,
     namespace: Annotated[
-        str, typer.Option("--namespace", metavar="NAME", help="Where all is.", show_default="that of the pod")
+        str,
+        typer.Option(
+            "--namespace", metavar="NAME", help="Namespace of the installation.", show_default="that of the pod"
+        ),
     ] = "",
     label: Annotated[
         list[str] | None,
