@@ -144,7 +144,7 @@ class ServerWatch:
         sessions = set(zip(pids, names, strict=True))
         # With a pooler in between, numbers are its own: ours are not among the server's.
         if mine == connection.info.backend_pid and _session(connection) in sessions:
-            ours = [one for one in held if _session(one)[1].startswith(self._application) and not one.closed]
+            ours = [one for one in held if not one.closed and _session(one)[1].startswith(self._application)]
             gone = [one for one in ours if _session(one) not in sessions]
             for one in gone:
                 break_off(one)
