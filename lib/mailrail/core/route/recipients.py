@@ -145,18 +145,17 @@ class Directory:
             self._postmaster_address = named[:1] or _addresses(f"postmaster{text}" for text in own)[:1]
 
     def _add(self, account: Account) -> None:
-        for name in (text[1:] for text in account.received if text.startswith("@")):
+        lists = (account.addresses, account.receive, account.send_as)
+        (both, whole), (received, whole_received), (sent, whole_sent) = map(_parted, lists)
+        for name in whole + whole_received:
             index = self._domains.get(name)
             if index is not None and index.everyone is None:
                 index.everyone = account.ref
-        for address in _addresses(text for text in account.received if not text.startswith("@")):
+        for address in both + received:
             index = self._domains.get(address.domain)
             if index is not None:
                 index.accounts.setdefault(folded(address.local), account.ref)
-        self._sendable[account.ref] = (
-            frozenset(a.key for a in _addresses(text for text in account.sendable if not text.startswith("@"))),
-            frozenset(text[1:] for text in account.sendable if text.startswith("@")),
-        )
+        self._sendable[account.ref] = (frozenset(a.key for a in both + sent), frozenset(whole + whole_sent))
 
     # --- domains and accounts ---
 
@@ -347,6 +346,12 @@ def _targets(texts: Iterable[str]) -> tuple[Address, ...] | Reply:
         return tuple(parse_address(text) for text in texts)
     except AddressError:
         return ALIAS_BROKEN
+
+
+def _parted(texts: tuple[str, ...]) -> tuple[tuple[Address, ...], tuple[str, ...]]:
+    """The addresses among those of an account, and the domains of which it has every address (`@domain`)."""
+    exact = _addresses(text for text in texts if not text.startswith("@"))
+    return exact, tuple(text[1:] for text in texts if text.startswith("@"))
 
 
 def _addresses(texts: Iterable[str]) -> tuple[Address, ...]:
