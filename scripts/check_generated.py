@@ -26,6 +26,15 @@ def files_of(tree: Path) -> set[Path]:
     return {Path(os.fsdecode(name)) for name in listed.split(b"\0") if name and (tree / os.fsdecode(name)).is_file()}
 
 
+def copied(tree: Path, folder: Path) -> set[Path]:
+    """Copy every such file into a folder. Returns them, relative to it."""
+    names = files_of(tree)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(tree / name, folder / name)
+    return names
+
+
 def written(tree: Path) -> set[Path]:
     """Every file below a plain folder, relative to it, without what Python leaves behind."""
     return {path.relative_to(tree) for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
@@ -33,12 +42,9 @@ def written(tree: Path) -> set[Path]:
 
 def main() -> int:
     """Run the generators in a copy of the work tree and compare. Returns the exit status."""
-    before = files_of(ROOT)
     with tempfile.TemporaryDirectory(prefix="mailrail-generated-") as folder:
         copy = Path(folder)
-        for name in before:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+        before = copied(ROOT, copy)
         search = [str(copy / "lib"), *(str(path) for path in sorted((copy / "services").glob("*")))]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(search), "PYTHONDONTWRITEBYTECODE": "1"}
         for generator in sorted((copy / "scripts").glob("generate_*.py")):

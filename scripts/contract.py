@@ -251,6 +251,22 @@ def releases(frozen: Path = FROZEN) -> list[Path]:
     return sorted((file.parent for file in frozen.glob("*/release.json")), key=lambda folder: number_of(folder.name))
 
 
+class HistoryCutOff(Exception):
+    """A shallow clone does not tell which commit added what; the text says what to do."""
+
+
+def commit_of(release: Path) -> str:
+    """The commit of a release: the one that added its folder; of one that is not committed yet, the commit below it.
+
+    Raises HistoryCutOff.
+    """
+    if _git("rev-parse", "--is-shallow-repository") == "true":
+        raise HistoryCutOff(f"this clone has no history that tells the commit of {release.name}: git fetch --unshallow")
+    file = release / "release.json"
+    added = _git("log", "-1", "--diff-filter=A", "--format=%H", "--", str(file))
+    return added or str(json.loads(file.read_text(encoding="utf-8"))["commit"])
+
+
 def freeze(version: str, frozen: Path = FROZEN) -> Path:
     """Write the folder of a version, whole or not at all. Returns it. Raises FileExistsError."""
     target = frozen / version

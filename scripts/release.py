@@ -308,8 +308,11 @@ def build(version: str, builder: str, arguments: Sequence[str], *, without: Sequ
         builder = choose_builder(builder)
     if chart in steps and shutil.which("helm") is None:
         raise CannotRelease("helm is not installed: https://helm.sh/docs/intro/install")
-    prepared = f"tests/contract/{version}/release.json"
-    commit, epoch = run("git", "log", "-1", "--diff-filter=A", "--format=%H %ct", "--", prepared).split()
+    try:
+        commit = contract.commit_of(contract.FROZEN / version)
+    except contract.HistoryCutOff as error:
+        raise CannotRelease(str(error)) from error
+    epoch = run("git", "log", "-1", "--format=%ct", commit)
     if run("git", "diff", "--name-only", commit, "HEAD"):
         raise CannotRelease(
             f"{version} was prepared in commit {commit[:12]}, and HEAD is another tree: git checkout {commit[:12]}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from check_generated import files_of
+from check_generated import copied
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = "7.0.0"
@@ -59,9 +59,7 @@ class Tree:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The work tree as one commit of a repository."""
     folder = tmp_path_factory.mktemp("tree")
-    for name in files_of(ROOT):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
+    copied(ROOT, folder)
     (folder / "changelog.d/tests.added.md").write_text("- Tests: they make a release.\n")
     made = Tree(folder)
     made.git("init", "-q", "-b", "main")
@@ -155,6 +153,13 @@ def test_a_release_is_built_of_the_tree_that_was_prepared_and_of_no_later_one(pr
     done = tree.release(VERSION, *WITHOUT)
     assert done.returncode == 1
     assert "HEAD is another tree: git checkout " in done.stderr
+
+
+def test_a_clone_without_history_tells_no_commit_of_a_release(prepared: Tree, tmp_path: Path) -> None:
+    prepared.git("clone", "-q", "--depth", "1", prepared.folder.as_uri(), str(tmp_path / "tree"))
+    done = Tree(tmp_path / "tree").release(VERSION, *WITHOUT)
+    assert done.returncode == 1
+    assert "git fetch --unshallow" in done.stderr
 
 
 def test_what_upgrades_begin_with_is_the_tree_of_the_newest_release(prepared: Tree, tmp_path: Path) -> None:
