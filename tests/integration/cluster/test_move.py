@@ -13,11 +13,10 @@ from psycopg import sql
 
 from mailrail.cluster import move
 from mailrail.kit import migrations
-from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
 from testkit.conditions import eventually
-from testkit.postgres import embedded_postgres, oldest_programs
+from testkit.postgres import Databases, embedded_postgres, oldest_programs
 from testkit.queue import (
     RELAY,
     FakeIngress,
@@ -38,19 +37,16 @@ LATE = "another day"
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[EmbeddedPostgres]:
+def other() -> Iterator[Databases]:
     """The server to move to: of the oldest version that we promise to work on."""
     with embedded_postgres(oldest_programs()) as server:
-        yield server
+        yield Databases(server)
 
 
 @pytest.fixture
-def target(other: EmbeddedPostgres) -> str:
+def target(other: Databases) -> str:
     """An empty database there."""
-    name = f"target_{os.urandom(4).hex()}"
-    with psycopg.connect(other.superuser_url(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} OWNER mailrail TEMPLATE template0").format(sql.Identifier(name)))
-    return other.url(name)
+    return other.server.url(other.fresh())
 
 
 def count(url: str, table: str) -> int:

@@ -12,21 +12,18 @@ import contract
 import pytest
 
 from mailrail.kit import migrations
-from mailrail.local.postgres.server import EmbeddedPostgres
+
+from testkit.postgres import Databases
 
 PROTO = "proto/mailrail/queue/v1/types.proto"
 
 
 @pytest.fixture(scope="module")
-def url(postgres: EmbeddedPostgres) -> Iterator[str]:
+def url(_databases: Databases) -> Iterator[str]:
     """A database with all migrations, whose catalog a superuser reads."""
-    import psycopg
-
-    with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE contract OWNER mailrail TEMPLATE template0")
-        migrations.migrate(postgres.url("contract"), migrations.load_all())
-        yield postgres.superuser_url("contract")
-        connection.execute("DROP DATABASE contract WITH (FORCE)")
+    name = _databases.fresh(migrations.SERVICES)
+    yield _databases.server.superuser_url(name)
+    _databases.drop(name)
 
 
 @pytest.fixture(scope="module")
