@@ -74,11 +74,11 @@ class Ingress:
                 for request in self._message():
                     self._out.put_nowait(request)
 
-    async def send_together(self) -> None:
-        """Commit a message of each session, all in one gRPC message, and wait for the answers."""
-        self._free = 0
+    async def send_together(self, count: int) -> None:
+        """Commit a message of so many sessions, all in one gRPC message, and wait for the answers."""
+        self._free = self._sessions - count
         together = enqueue_pb2.EnqueueRequest()
-        for _ in range(self._sessions):
+        for _ in range(count):
             for request in self._message():
                 together.MergeFrom(request)
         self._out.put_nowait(together)
@@ -225,8 +225,8 @@ async def _order(
 
     async def done() -> None:
         if rounds_of:
-            for _ in range(count // rounds_of):
-                await ingress.send_together()
+            for first in range(0, count, rounds_of):
+                await ingress.send_together(min(rounds_of, count - first))
         else:
             await ingress.send(count)
         while outbound.committed < wanted:

@@ -88,7 +88,10 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=2048, help="octets a message (default 2048)")
     parser.add_argument("--messages", type=int, default=2000, help="messages a run (default 2000)")
     parser.add_argument("--runs", type=int, default=3, help="runs that are counted (default 3)")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.runs < 1:
+        parser.error("--runs must be at least 1")
+    return chosen
 
 
 def main(arguments: Sequence[str]) -> int:

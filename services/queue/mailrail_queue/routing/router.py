@@ -93,7 +93,7 @@ class RoutePlan:
 
     @property
     def probe(self) -> bool:
-        """A mail probe: it has arrived once it is here, and counts in no metric of mail (decision 20)."""
+        """A mail probe: it has arrived once it is here, and is no attempt that counts (decision 20)."""
         return self.site is PROBE_SITE
 
     @property
