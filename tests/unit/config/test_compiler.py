@@ -247,6 +247,19 @@ def test_a_broken_edit_keeps_that_objects_last_version_and_lets_other_changes_in
     assert third.revision.transports == second.revision.transports
 
 
+def test_a_refused_edit_of_what_no_service_runs_does_not_say_that_the_version_before_serves() -> None:
+    waiting = domain("lost", "lost.example", gatewayRef={"name": "nowhere"})
+    first = build([*basics(), waiting])
+    waiting["spec"] |= {"catchAll": "@"}
+    programmed = (
+        build([*basics(), waiting], first).diagnostics.of("MailDomain", "lost").condition(ConditionType.PROGRAMMED)
+    )
+    assert programmed is not None
+    assert programmed.message == (
+        "the newest version is not accepted; its last accepted version stays, and no service runs it"
+    )
+
+
 def test_a_document_never_accepted_is_left_out_CFG_01() -> None:
     compiled = build([*basics(), transport("relay", smtp={})])
     assert compiled.revision.transports == ()

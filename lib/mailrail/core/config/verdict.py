@@ -116,8 +116,8 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
             place = candidate.document.place_of(note.path) if candidate.document is not None else candidate.place
             message = note.message
             if note.type is ConditionType.ACCEPTED:
-                runs = serving is not None or ref in read_in.lost
-                message += "; its last accepted version stays in use" if runs else "; it is left out"
+                kept = serving is not None or ref in read_in.lost
+                message += "; its last accepted version stays in use" if kept else "; it is left out"
             findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
         conditions = _conditions(mine, _unused(candidate, serving, accepted, runs))
         parents = tuple(
