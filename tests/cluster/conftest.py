@@ -95,7 +95,7 @@ def rail(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> "Iterato
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Scenarios of the chart come first: their installation disturbs tests that measure or that heed all namespaces."""
+    """Scenarios of the chart come first: their installation disturbs tests that measure or watch all namespaces."""
     items.sort(key=lambda item: "rail" not in getattr(item, "fixturenames", ()))
 
 

@@ -401,7 +401,7 @@ def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
 def test_who_administers_another_namespace_may_not_write_gateways_there(
     elsewhere: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A gateway that the operator heeds may claim any domain and any port of the installation."""
+    """A gateway that the operator watches may claim any domain and any port of the installation."""
 
     def writers(values: Mapping[str, Any]) -> set[str]:
         return {

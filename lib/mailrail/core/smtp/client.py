@@ -583,7 +583,7 @@ class ClientSession:
             self._out.append(b"HELO " + self._hello_name + _CRLF)
             self._expected.append((Stage.HELLO, None, 1))
         elif reply.code in _NOT_UNDERSTOOD and self.tls and self.starttls_offered:
-            # Servers from before RFC 3207 4.2 was heeded know no second EHLO: no session with TLS comes about (TLS-07).
+            # Servers older than RFC 3207 4.2 know no second EHLO: no session with TLS comes about (TLS-07).
             detail = f"the server refused EHLO after STARTTLS: {reply}"
             self._fail_session(Answer(Stage.HELLO, reply, Trouble.TLS, detail), events)
         else:
