@@ -41,7 +41,7 @@ class Writer:
         instance: str,
         controller: str,
         may_write: Callable[[], bool],
-        overtaken: Callable[[], None] = lambda: None,
+        overtaken: Callable[[], None],
     ) -> None:
         self._api, self._store, self._may_write = api, store, may_write
         self._instance, self._controller = instance, controller

@@ -51,8 +51,8 @@ class Child:
         *,
         output: Callable[[str, list[bytes]], None],
         say: Callable[[str], None],
-        started: Callable[[str, int], None] = lambda _, __: None,
-        hopeless: Callable[[str], None] = lambda _: None,
+        started: Callable[[str, int], None],
+        hopeless: Callable[[str], None],
     ) -> None:
         """`output` gets (name, whole lines); `say` words of the supervisor; `started` (name, pid) at each start;
         `hopeless` the name, when the child refuses its settings. All are called from the child's thread."""

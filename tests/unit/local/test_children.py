@@ -95,6 +95,7 @@ def test_a_child_whose_number_cannot_be_noted_is_kept_running_all_the_same() -> 
         output=lambda _, lines: record.lines.extend(lines),
         say=record.said.append,
         started=full,
+        hopeless=record.hopeless.append,
     )
     child.start()
     wait_until(lambda: b"up" in record.lines, 20)
@@ -116,7 +117,15 @@ def test_a_child_that_refuses_its_settings_is_not_started_again() -> None:
 
 def test_a_program_that_is_not_there_is_tried_again_and_said() -> None:
     record = Recorder()
-    child = Child("child", ["/nonexistent/program"], {}, output=lambda *_: None, say=record.said.append)
+    child = Child(
+        "child",
+        ["/nonexistent/program"],
+        {},
+        output=lambda *_: None,
+        say=record.said.append,
+        started=lambda _, pid: record.pids.append(pid),
+        hopeless=record.hopeless.append,
+    )
     child.start()
     wait_until(lambda: len(record.said) >= 2, 20)
     assert "cannot be started" in record.said[0]
