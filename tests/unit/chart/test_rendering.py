@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mailrail.cluster.postgres import STOP_GRACE
+from mailrail.kit.settings import port_map
 
 from testkit.chart import CHART, Object, helm_template, needs_helm, rendered
 
@@ -124,6 +125,24 @@ def test_helm_test_is_one_hook_so_its_result_is_printed_once(tmp_path: Path) -> 
 def test_a_Deployment_that_is_recreated_has_no_rolling_update(tmp_path: Path) -> None:
     objects = rendered({"queue": {"strategy": {"type": "Recreate"}}}, tmp_path)
     assert objects["Deployment", "mailrail-queue"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def container_of(objects: Mapping[tuple[str, str], Object], component: str) -> Object:
+    (container,) = objects["Deployment", f"mailrail-{component}"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def settings_of(objects: Mapping[tuple[str, str], Object], component: str) -> Mapping[str, str]:
+    """Environment of a service's container; what comes from a field or a Secret is left out."""
+    return {e["name"]: e["value"] for e in container_of(objects, component)["env"] if "value" in e}
+
+
+def test_the_operator_judges_by_the_port_map_that_ingress_opens_ports_by(tmp_path: Path) -> None:
+    objects = rendered({}, tmp_path)
+    told = settings_of(objects, "ingress")["MAILRAIL_INGRESS_PORT_MAP"]
+    assert settings_of(objects, "operator")["MAILRAIL_OPERATOR_PORT_MAP"] == told
+    opened = {p["containerPort"] for p in container_of(objects, "ingress")["ports"]}
+    assert set(port_map("", told.split(",")).values()) <= opened
 
 
 def test_a_Job_of_migrations_may_go_at_once(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ annotations:
 {{- get (dict "config" "7001" "queue" "7002" "ingress" "7003" "outbound" "7004") . }}
 {{- end }}
 
+{{/* Nobody here may open a port below 1024: a gateway's 25 is the pod's 2525. Ingress opens what this says, and the operator
+     finds listeners that end at one real port. */}}
+{{- define "mailrail.portMap" -}}
+25=2525,587=2587,465=2465
+{{- end }}
+
 {{/* The address to listen on with every family that pods have. */}}
 {{- define "mailrail.any" -}}
 {{- ternary "[::]" "0.0.0.0" (has "IPv6" .Values.ipFamilies) }}
