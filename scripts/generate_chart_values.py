@@ -55,6 +55,12 @@ KUBERNETES: Schema = {"type": "object", "description": "As Kubernetes has it."}
 DURATION: Schema = {"type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?(h|m|s))+$"}
 OPTIONAL_DURATION: Schema = {"type": "string", "pattern": "^(([0-9]+(\\.[0-9]+)?(h|m|s|ms))+)?$"}
 QUANTITY: Schema = {"type": ["string", "integer", "number"], "pattern": "^[0-9.]+(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"}
+CPU: Schema = {
+    "type": ["string", "integer", "number"],
+    "exclusiveMinimum": 0,
+    "pattern": "^([1-9][0-9]*m?|[0-9]*\\.[0-9]*[1-9][0-9]*)$",
+}
+"""A quantity of CPU that is not 0."""
 COUNT_OR_SHARE: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}
 NAME: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", "maxLength": 253}
 HOST_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"}
@@ -133,6 +139,8 @@ BY_NAME: dict[str, Schema] = {
     "maxUnavailable": COUNT_OR_SHARE,
     "minReplicas": PORT | {"maximum": 1000},
     "maxReplicas": PORT | {"maximum": 1000},
+    "targetCPU": CPU,
+    "targetCPUUtilizationPercentage": {"type": ["integer", "null"], "minimum": 1},
     "digest": DIGEST,
     "pullPolicy": PULL_POLICY,
     "logLevel": {"enum": ["", *LOG_LEVELS]},
@@ -302,7 +310,6 @@ WORDS = {
     "serviceAccount": "ServiceAccount: whether to make it, its name (empty: by the release), annotations.",
     "minReplicas": "Pods at least.",
     "maxReplicas": "Pods at most.",
-    "targetCPUUtilizationPercentage": "CPU to aim at, in percent of the request.",
     "behavior": "How fast, as the HorizontalPodAutoscaler has it.",
     "pollingInterval": "Seconds between looks.",
     "cooldownPeriod": "Seconds before it scales down.",

@@ -128,7 +128,7 @@ def test_after_an_uninstall_and_a_new_installation_all_mail_is_there(installed: 
     done = rail.helm("uninstall", NAME, "--wait", "--timeout=3m")
     assert done.returncode == 0, f"{done.stderr}\n{rail.tails()}"
     # As docs/how-to/kubernetes.md says it: keys, certificates and the password of Postgres go, too.
-    labels = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/managed-by=mailrail-keys"
+    labels = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/part-of=mailrail"
     assert "secret" in rail.kubectl("delete", "secret", "-l", labels)
     rail.install(VALUES)
     rail.ready("mgw,mdom,macct,mtrans", "--all", within=120)

@@ -165,6 +165,68 @@ def test_what_is_scaled_has_no_replicas_of_the_charts_and_a_budget(scaler: str, 
     assert objects["PodDisruptionBudget", "mailrail-outbound"]["spec"]["maxUnavailable"] == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "target"),
+    [
+        ({}, {"type": "AverageValue", "averageValue": "500m"}),
+        ({"targetCPU": 0.8}, {"type": "AverageValue", "averageValue": "0.8"}),
+        ({"targetCPUUtilizationPercentage": 90}, {"type": "Utilization", "averageUtilization": 90}),
+    ],
+)
+def test_CPU_to_scale_by_is_that_of_a_pod_unless_a_share_of_the_request_is_named(
+    values: dict[str, Any], target: Object, tmp_path: Path
+) -> None:
+    objects = rendered({"ingress": {"autoscaling": {"enabled": True} | values}}, tmp_path)
+    (metric,) = objects["HorizontalPodAutoscaler", "mailrail-ingress"]["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": target}
+
+
+# --- certificates of cert-manager ---
+
+
+CERT_MANAGER = {"mtls": {"mode": "certManager"}}
+SMTP_TOO = {"smtpCertificate": {"mode": "certManager", "certManager": {"issuerRef": {"name": "ca"}}}}
+ROLES = ("config", "queue", "ingress", "outbound", "operator", "cli")
+
+
+def issued(objects: Mapping[tuple[str, str], Object]) -> dict[str, Object]:
+    """The spec of each Certificate by the Secret that it is written into."""
+    return {o["spec"]["secretName"]: o["spec"] for (kind, _), o in objects.items() if kind == "Certificate"}
+
+
+def secrets_of_pods(objects: Mapping[tuple[str, str], Object]) -> set[str]:
+    """The Secrets with certificates for gRPC that Deployments and the pod of `helm test` mount."""
+    specs = [o["spec"]["template"]["spec"] for (kind, _), o in objects.items() if kind == "Deployment"]
+    specs.append(objects["Pod", "mailrail-test"]["spec"])
+    return {v["secret"]["secretName"] for spec in specs for v in spec["volumes"] if v["name"] == "tls"}
+
+
+def test_cert_manager_and_the_keys_job_share_no_Secret_for_gRPC_so_another_mode_is_in_force_at_once(
+    tmp_path: Path,
+) -> None:
+    (_, named) = rendered({}, tmp_path)["Role", "mailrail-keys"]["rules"]
+    objects = rendered(CERT_MANAGER | {"toolbox": {"enabled": True}}, tmp_path)
+    assert secrets_of_pods(objects) == {f"mailrail-cert-manager-{role}-tls" for role in ROLES}
+    assert secrets_of_pods(objects) <= set(issued(objects))
+    assert not set(issued(objects)) & set(named["resourceNames"])
+    assert objects["Issuer", "mailrail-ca"]["spec"]["ca"]["secretName"] in issued(objects)
+
+
+def test_what_cert_manager_writes_has_the_labels_that_the_uninstall_goes_by(tmp_path: Path) -> None:
+    objects = rendered(CERT_MANAGER | SMTP_TOO, tmp_path, release="post")
+    specs = issued(objects).values()
+    assert len(specs) == len(ROLES) + 2
+    for spec in specs:
+        labels = spec["secretTemplate"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "post"
+        assert labels["app.kubernetes.io/part-of"] == "mailrail"
+
+
+def test_a_renewed_authority_of_cert_manager_keeps_its_key_so_what_it_signed_before_stays_good(tmp_path: Path) -> None:
+    authority = issued(rendered(CERT_MANAGER, tmp_path))["mailrail-cert-manager-ca"]
+    assert authority["privateKey"]["rotationPolicy"] == "Never"
+
+
 # --- what holds all mail ---
 
 
@@ -403,9 +465,58 @@ def test_no_template_looks_at_the_cluster() -> None:
         ({"operator": {"egressAddresses": ["mx.example.org"]}}, "/operator/egressAddresses/0"),
         ({"unbound": {"forwardTo": ["dns.example.org"]}}, "/unbound/forwardTo/0"),
         ({"networkPolicy": {"postgresPorts": [0]}}, "/networkPolicy/postgresPorts/0"),
+        ({"queue": {"autoscaling": {"targetCPU": "0m"}}}, "/queue/autoscaling/targetCPU"),
+        ({"queue": {"autoscaling": {"targetCPU": 0}}}, "/queue/autoscaling/targetCPU"),
+        ({"queue": {"autoscaling": {"targetCPUUtilizationPercentage": 0}}}, "/targetCPUUtilizationPercentage"),
     ],
 )
 def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
+    values: Mapping[str, Any], words: str, tmp_path: Path
+) -> None:
+    done = helm_template(values, tmp_path)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"ingress": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}},
+            "ingress.autoscaling: minReplicas (5) is more than maxReplicas (2)",
+        ),
+        (
+            {"queue": {"keda": {"enabled": True, "serverAddress": "http://p", "minReplicas": 11}}},
+            "queue.keda: minReplicas (11) is more than maxReplicas (10)",
+        ),
+        (
+            {"mtls": {"mode": "certManager", "certManager": {"renewBefore": "9000h"}}},
+            "mtls.certManager.renewBefore (9000h) must be less than its duration (2160h)",
+        ),
+        (
+            {"mtls": {"mode": "certManager", "certManager": {"duration": "1h30m", "renewBefore": "90m"}}},
+            "mtls.certManager.renewBefore (90m) must be less than its duration (1h30m)",
+        ),
+        (
+            {"mtls": {"mode": "certManager", "certManager": {"duration": "59m", "renewBefore": "9m"}}},
+            "mtls.certManager.duration is 59m, and cert-manager issues nothing for less than 1h",
+        ),
+        (
+            {"mtls": {"mode": "certManager", "certManager": {"renewBefore": "4m59s"}}},
+            "mtls.certManager.renewBefore is 4m59s, and cert-manager wants 5m at least",
+        ),
+        (
+            {
+                "smtpCertificate": {
+                    "mode": "certManager",
+                    "certManager": {"issuerRef": {"name": "ca"}, "renewBefore": "2160h"},
+                }
+            },
+            "smtpCertificate.certManager.renewBefore (2160h) must be less than its duration (2160h)",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_stop_helm_with_a_sentence(
     values: Mapping[str, Any], words: str, tmp_path: Path
 ) -> None:
     done = helm_template(values, tmp_path)

@@ -163,6 +163,9 @@ external.{{ printf "%s %s %v %s" $e.existingSecret $e.host (ternary $e.port "" (
 {{- define "mailrail.tlsSecret" -}}
 {{- if eq .root.Values.mtls.mode "existing" }}
 {{- required (printf "mtls.mode is existing: name the Secret of %s in mtls.existingSecrets.%s" .role .role) (get .root.Values.mtls.existingSecrets .role) }}
+{{- else if eq .root.Values.mtls.mode "certManager" }}
+{{- /* Not those of the keys job: each leaves alone what the other made, and a change of the mode would change nothing. */}}
+{{- printf "%s-cert-manager-%s-tls" (include "mailrail.fullname" .root) .role }}
 {{- else }}
 {{- printf "%s-%s-tls" (include "mailrail.fullname" .root) .role }}
 {{- end }}

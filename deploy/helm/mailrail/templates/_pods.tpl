@@ -396,6 +396,7 @@ spec:
       {{- include "mailrail.selectorLabels" . | nindent 6 }}
 {{- end }}
 {{- if dig "autoscaling" "enabled" false $v }}
+{{- include "mailrail.replicaBounds" (dict "where" (printf "%s.autoscaling" .component) "values" $v.autoscaling) }}
 ---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -407,10 +408,23 @@ spec:
   maxReplicas: {{ $v.autoscaling.maxReplicas }}
   metrics:
     - type: Resource
-      resource: {name: cpu, target: {type: Utilization, averageUtilization: {{ $v.autoscaling.targetCPUUtilizationPercentage }}}}
+      resource:
+        name: cpu
+        {{- with $v.autoscaling.targetCPUUtilizationPercentage }}
+        target: {type: Utilization, averageUtilization: {{ . }}}
+        {{- else }}
+        target: {type: AverageValue, averageValue: {{ $v.autoscaling.targetCPU | quote }}}
+        {{- end }}
   {{- with $v.autoscaling.behavior }}
   behavior:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "where" "queue.keda" "values" .Values.queue.keda): a schema cannot compare two values. */}}
+{{- define "mailrail.replicaBounds" -}}
+{{- if gt (int .values.minReplicas) (int .values.maxReplicas) }}
+{{- fail (printf "%s: minReplicas (%v) is more than maxReplicas (%v)" .where .values.minReplicas .values.maxReplicas) }}
 {{- end }}
 {{- end }}
