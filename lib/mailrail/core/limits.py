@@ -1,4 +1,4 @@
-"""Sizes on which the services agree: what one sends, the next must take, store and send on."""
+"""Limits on which the services agree: what one sends or publishes, the next must take."""
 
 from typing import Final
 
@@ -7,3 +7,7 @@ INLINE_LIMIT: Final = 64 * 1024
 (ACC-02, LSE-06)."""
 CHUNK_SIZE: Final = 256 * 1024
 """Octets: of a larger body each frame and each stored row holds so many, the last one what is left (ACC-02, ACC-07)."""
+EXPANSION_LIMIT: Final = 10_000
+"""Addresses that one address may lead to, aliases on the way counted, each once. The compiler refuses a longer alias,
+and ingress follows none. Longer lists are the business of a mailing list manager. There must be a limit, because all of
+them are looked at while a client waits for its answer."""

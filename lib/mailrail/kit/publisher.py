@@ -22,15 +22,10 @@ from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Role, secrets_for
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log, rpc
+from mailrail.kit.publish_refusals import REASON_KEY, SET_BACK, STALE_EPOCH
 from mailrail.kit.settings import ServiceSettings
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
-
-REASON_KEY = "mailrail-reason"
-"""Trailing metadata of ABORTED: which of these it is."""
-STALE_EPOCH = "stale-epoch"
-OTHER_HEAD = "other-head"
-SET_BACK = "set-back"
 
 FINDINGS_STORED = 2000
 """Findings that go along with a revision. A transport that ten thousand rules name and that is gone makes ten thousand

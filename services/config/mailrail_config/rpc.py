@@ -23,7 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.revision.revision import Role
 from mailrail.kit import rpc
-from mailrail.kit.publisher import OTHER_HEAD, REASON_KEY, SET_BACK, STALE_EPOCH
+from mailrail.kit.publish_refusals import OTHER_HEAD, REASON_KEY, SET_BACK, STALE_EPOCH
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_config import metrics

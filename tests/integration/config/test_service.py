@@ -18,7 +18,8 @@ from mailrail.core.revision.revision import Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
 from mailrail.kit import config_client, migrations
-from mailrail.kit.publisher import REASON_KEY, SET_BACK, STALE_EPOCH, Superseded
+from mailrail.kit.publish_refusals import REASON_KEY, SET_BACK, STALE_EPOCH
+from mailrail.kit.publisher import Superseded
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2 as pb
 from mailrail_config.app import keep_up

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.config.recipients import EXPANSION_LIMIT
+from mailrail.core.limits import EXPANSION_LIMIT
 from mailrail.core.revision.revision import (
     Account,
     Alias,

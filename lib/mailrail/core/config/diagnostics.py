@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mailrail.core.config.recipients import EXPANSION_LIMIT
+from mailrail.core.limits import EXPANSION_LIMIT
 from mailrail.core.revision.revision import ObjectRef, Role
 
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from mailrail.core.limits import EXPANSION_LIMIT
 from mailrail.core.revision.revision import Domain, DomainDelivery, Recipients
 from mailrail.core.smtp.address import folded
 
 POSTMASTER: Final = "postmaster"
-EXPANSION_LIMIT: Final = 10_000
-"""Addresses that one address may lead to, aliases on the way counted, each once. Longer lists are the business of a
-mailing list manager; a limit there must be, for all of them are looked at while a client waits for its answer."""
 
 
 class End(Enum):

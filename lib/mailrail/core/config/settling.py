@@ -15,8 +15,9 @@ from mailrail.core.config.diagnostics import ConditionType, Reason
 from mailrail.core.config.grants import Attachment, refusal
 from mailrail.core.config.ownership import Wish, decide, grouped
 from mailrail.core.config.reading import Input, Remark, Version
-from mailrail.core.config.recipients import EXPANSION_LIMIT, POSTMASTER, AddressBook, Node
+from mailrail.core.config.recipients import POSTMASTER, AddressBook, Node
 from mailrail.core.config.state import CompilerState, NameClaim
+from mailrail.core.limits import EXPANSION_LIMIT
 from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
 from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.base import NamespacedRef

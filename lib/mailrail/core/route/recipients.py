@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from mailrail.core.config.recipients import EXPANSION_LIMIT
+from mailrail.core.limits import EXPANSION_LIMIT
 from mailrail.core.revision.revision import Account, Domain, DomainDelivery, Gateway, ObjectRef, Recipients, Revision
 from mailrail.core.smtp.address import Address, AddressError, folded, parse_address
 from mailrail.core.smtp.parameters import Notify, RcptParameters
