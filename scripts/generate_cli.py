@@ -26,7 +26,7 @@ answer is for people and may change. How services, people and pipelines find eac
 |---|---|
 | 0 | done |
 | 1 | the answer is no: refused, not found, nothing matched, `config check` found errors, local mode could not run |
-| 2 | the command itself makes no sense: unknown option, bad address, bad settings of a service |
+| 2 | the command itself is wrong: unknown option, bad address, bad settings of a service |
 | 3 | nobody answers: no local installation was found, or its services or the database are out of reach |
 
 ## Where it looks

@@ -105,9 +105,7 @@ def has_mx_listener(objects: Iterable[Observed]) -> bool:
 class MailProbe:
     """Sends probes and counts what becomes of them. One at a time."""
 
-    def __init__(
-        self, settings: OperatorSettings, keys: Callable[[], Keyring], wanted: Callable[[], bool] = lambda: True
-    ) -> None:
+    def __init__(self, settings: OperatorSettings, keys: Callable[[], Keyring], wanted: Callable[[], bool]) -> None:
         """`wanted`: whether there is a listener that a probe could come in by."""
         self._settings, self._keys, self._wanted = settings, keys, wanted
         self._log = log.get_logger()

@@ -39,7 +39,7 @@ def settings(rail: Rail, **changes: object) -> OperatorSettings:
 
 
 def probe(made: OperatorSettings) -> ProbeResult:
-    return asyncio.run(MailProbe(made, lambda: keyring(made)).once())
+    return asyncio.run(MailProbe(made, lambda: keyring(made), lambda: True).once())
 
 
 def test_a_probe_arrives_and_no_user_and_no_history_knows_of_it(rail: Rail) -> None:

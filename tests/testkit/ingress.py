@@ -58,6 +58,11 @@ ALL_MECHANISMS = (
 )
 
 
+def no_probes(_: object) -> bool:
+    """What an ingress without keys says of every address: that it is not the address of a mail probe."""
+    return False
+
+
 @dataclass
 class Stored:
     """A message as the queue committed it."""

@@ -418,7 +418,7 @@ def _has_place(new: Connection, table: _Table, say: Callable[[str], None]) -> bo
     if _one(new, "SELECT to_regclass(%s) IS NOT NULL", table.label)[0]:
         return True
     if table.parent is None or table.bound is None:
-        say(f"{table.label} is no part of this release's schema, and stays behind")
+        say(f"{table.label} is not part of this release's schema, and stays behind")
         return False
     parent = sql.Identifier(table.schema, table.parent)
     new.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(table.identifier, parent))

@@ -60,7 +60,7 @@ def load(pem: bytes) -> ServerCertificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise BadCertificate("the certificate is no PEM with a certificate at its head") from error
+        raise BadCertificate("the PEM does not begin with a certificate") from error
     context = _context()
     try:
         _load_chain(context, pem)

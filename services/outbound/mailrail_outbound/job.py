@@ -214,8 +214,8 @@ class HostJob(PoolJob):
         self.fresh_only = bool(fresh)
         if fresh:
             self.had_tls = self.had_tls or connection.tls_facts is not None
-            worn = transaction.touched and not transaction.bdat_unknown
-            self._refused_after = transaction.earlier if worn else 0
+            refused_as_used = transaction.touched and not transaction.bdat_unknown
+            self._refused_after = transaction.earlier if refused_as_used else 0
             rest = [(i, answer) for i, answer in zip(indexes, answers, strict=True) if i not in fresh]
             indexes, decided = tuple(i for i, _ in rest), [answer for _, answer in rest]
         again = self._attempt.failover.record_answers(indexes, decided, passes_dsn=made.dsn)

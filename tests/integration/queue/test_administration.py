@@ -661,7 +661,7 @@ async def test_stats_count_what_is_there(admin: Administrators) -> None:
     assert found.HasField("oldest")
 
 
-async def test_sites_show_what_is_due_in_flight_and_paused_SHD_03(admin: Administrators) -> None:
+async def test_sites_show_what_is_due_in_flight_and_in_backoff_SHD_03(admin: Administrators) -> None:
     await admin.rig.accept("a@there.example", "b@there.example")
     await admin.rig.accept("c@relayed.example")
     await admin.rig.accept("d@flying.example", token=3)

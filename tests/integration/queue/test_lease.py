@@ -821,8 +821,8 @@ async def test_a_request_is_granted_when_the_attempt_ends_at_an_owner_of_before_
         outbound = await q.outbound()
         delivery = await one_delivery(q, outbound)
         async with running_queue(database) as other:
-            agendas = [q.queue.worklist, other.queue.worklist]
-            await eventually(lambda: [len(worklist.ownership.epochs) for worklist in agendas] == [128, 128])
+            worklists = [q.queue.worklist, other.queue.worklist]
+            await eventually(lambda: [len(worklist.ownership.epochs) for worklist in worklists] == [128, 128])
             moved = min(other.queue.worklist.ownership.epochs)
             await q.sql(
                 "UPDATE recipient SET held_since = now(), request = 2, version = version + 1, shard = %s", moved

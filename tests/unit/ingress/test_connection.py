@@ -15,7 +15,7 @@ from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import TURN, ServerConnection, Sessions
 
 from testkit.conditions import eventually
-from testkit.ingress import GATEWAY, HeldQueue, setup
+from testkit.ingress import GATEWAY, HeldQueue, no_probes, setup
 
 
 @dataclass
@@ -61,7 +61,9 @@ class Caller:
 
     def __init__(self, **settings: Any) -> None:
         self.queue = HeldQueue()
-        active_config = ActiveConfig(IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32)
+        active_config = ActiveConfig(
+            IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32, probes=no_probes
+        )
         made = setup()
         active_config.configure(made.revision, 7, made.secrets)
         self.sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))

@@ -15,7 +15,7 @@ from mailrail_ingress.listeners import PORT_UNAVAILABLE, Listeners, ListenerSock
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 
-from testkit.ingress import HeldQueue, setup
+from testkit.ingress import HeldQueue, no_probes, setup
 
 
 def test_a_listener_on_25_is_opened_where_the_process_may() -> None:
@@ -50,7 +50,7 @@ async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere
     settings = IngressSettings(port_offset=1000)
     made = setup(port=65_000)
     gateway = replace(made.revision.gateways[0], listeners=made.revision.gateways[0].listeners[:1])
-    active_config = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32)
+    active_config = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32, probes=no_probes)
     active_config.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
     listeners = Listeners(settings, active_config, Sessions(active_config, Wheel(asyncio.get_running_loop())))
     await listeners._apply()

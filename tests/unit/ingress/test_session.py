@@ -45,7 +45,7 @@ from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import FAILURES, LOGIN_FAILURES
 
-from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, setup
+from testkit.ingress import GATEWAY, PASSWORD, HeldQueue, code, no_probes, setup
 
 NOW = 1_795_370_400.0
 TRANSPORT = ObjectRef("MailTransport", "mail", "next")
@@ -126,7 +126,9 @@ def active_config(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
         global_routes=(RouteLevel(GATEWAY, (rule,)),),
     )
     settings = IngressSettings(log_messages=False)
-    config = ActiveConfig(settings, queue, fake_key=b"f" * 32, domains=held, verification=held, clock=lambda: NOW)
+    config = ActiveConfig(
+        settings, queue, fake_key=b"f" * 32, probes=no_probes, domains=held, verification=held, clock=lambda: NOW
+    )
     config.configure(revision, 7, made.secrets)
     return config
 

@@ -1,4 +1,4 @@
-"""Recipients that become final without a lease: expired, worn out, or by an administrator (ADM-02)."""
+"""Recipients that become final without a lease: expired, interrupted too often, or by an administrator (ADM-02)."""
 
 from collections.abc import Callable, Sequence
 

@@ -160,7 +160,7 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSites(self, request, context):
-        """Sites: what is due, in flight, paused, and why.
+        """Sites: what is due, in flight, in backoff, and why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

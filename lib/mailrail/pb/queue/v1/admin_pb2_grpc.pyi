@@ -46,7 +46,7 @@ class QueueAdminServiceStub:
     GetStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatsRequest, _admin_pb2.GetStatsResponse]
     """Counts for overview and metrics."""
     ListSites: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSitesRequest, _admin_pb2.ListSitesResponse]
-    """Sites: what is due, in flight, paused, and why."""
+    """Sites: what is due, in flight, in backoff, and why."""
     ListHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHistoryRequest, _admin_pb2.ListHistoryResponse]
     """Finished recipients, newest first (FIN-03)."""
     Hold: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HoldRequest, _admin_pb2.HoldResponse]
@@ -88,7 +88,7 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     GetStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatsRequest, _admin_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Counts for overview and metrics."""
     ListSites: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSitesRequest, _admin_pb2.ListSitesResponse]  # type: ignore[assignment]
-    """Sites: what is due, in flight, paused, and why."""
+    """Sites: what is due, in flight, in backoff, and why."""
     ListHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHistoryRequest, _admin_pb2.ListHistoryResponse]  # type: ignore[assignment]
     """Finished recipients, newest first (FIN-03)."""
     Hold: _aio.UnaryUnaryMultiCallable[_admin_pb2.HoldRequest, _admin_pb2.HoldResponse]  # type: ignore[assignment]
@@ -157,7 +157,7 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListSitesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListSitesResponse, _abc.Awaitable[_admin_pb2.ListSitesResponse]]:
-        """Sites: what is due, in flight, paused, and why."""
+        """Sites: what is due, in flight, in backoff, and why."""
 
     @_abc_1.abstractmethod
     def ListHistory(
