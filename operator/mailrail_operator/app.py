@@ -74,7 +74,10 @@ class Leader:
         self._store = ObjectStore()
         self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
-        self._options = BuildOptions(port_map=port_map("MAILRAIL_OPERATOR_PORT_MAP", settings.port_map))
+        self._options = BuildOptions(
+            port_map=port_map("MAILRAIL_OPERATOR_PORT_MAP", settings.port_map),
+            own_ports=settings.checked_ingress_ports(),
+        )
         self._writer = Writer(
             api, self._store, settings.node_id, settings.controller_name, may_write, overtaken=self._replan
         )

@@ -52,6 +52,8 @@ class OperatorSettings(ServiceSettings):
     """Statuses that are written at a time."""
     port_map: tuple[str, ...] = ()
     """What ingress is told under this name (`25=2525`): two listeners that end at one real port are in conflict."""
+    ingress_ports: tuple[str, ...] = ()
+    """Ports that ingress itself listens on, as PORT=USE (`9100=metrics`): no listener may have them."""
     egress_addresses: tuple[str, ...] = ()
     """Addresses that the world sees of direct delivery: SPF must cover them, and each needs a PTR."""
     dns_check: bool = True
@@ -73,6 +75,16 @@ class OperatorSettings(ServiceSettings):
     """How often the queue is asked which transports fail (condition Healthy of MailTransport)."""
     probe_listen: str = ""
     """HOST:PORT of /livez and /readyz (HTTP); empty = none."""
+
+    def checked_ingress_ports(self) -> dict[int, str]:
+        """`ingress_ports`: what each is for. Raises BadSettings when one is none."""
+        found: dict[int, str] = {}
+        for pair in self.ingress_ports:
+            port, _, use = pair.partition("=")
+            if not (port.isdigit() and 0 < int(port) < 65536 and use):
+                raise BadSettings(f"MAILRAIL_OPERATOR_INGRESS_PORTS: {pair!r}: takes PORT=USE, as 9100=metrics")
+            found[int(port)] = use
+        return found
 
     def checked_egress_addresses(self) -> tuple[str, ...]:
         """`egress_addresses`. Raises BadSettings when one is none."""

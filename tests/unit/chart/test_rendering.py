@@ -11,6 +11,7 @@ import yaml
 
 from mailrail.cluster.postgres import STOP_GRACE
 from mailrail.kit.settings import port_map
+from mailrail_operator.settings import OperatorSettings
 
 from testkit.chart import CHART, Object, helm_template, needs_helm, rendered
 
@@ -143,6 +144,15 @@ def test_the_operator_judges_by_the_port_map_that_ingress_opens_ports_by(tmp_pat
     assert settings_of(objects, "operator")["MAILRAIL_OPERATOR_PORT_MAP"] == told
     opened = {p["containerPort"] for p in container_of(objects, "ingress")["ports"]}
     assert set(port_map("", told.split(",")).values()) <= opened
+
+
+def test_the_operator_knows_the_ports_that_ingress_has_besides_those_of_its_listeners(tmp_path: Path) -> None:
+    objects = rendered({}, tmp_path)
+    told = settings_of(objects, "operator")["MAILRAIL_OPERATOR_INGRESS_PORTS"]
+    own = OperatorSettings(ingress_ports=tuple(told.split(","))).checked_ingress_ports()
+    declared = {p["containerPort"]: p["name"] for p in container_of(objects, "ingress")["ports"]}
+    smtp = set(port_map("", settings_of(objects, "ingress")["MAILRAIL_INGRESS_PORT_MAP"].split(",")).values())
+    assert {port: use.lower() for port, use in own.items()} == {p: n for p, n in declared.items() if p not in smtp}
 
 
 def test_a_Job_of_migrations_may_go_at_once(tmp_path: Path) -> None:

@@ -60,6 +60,34 @@ def test_ports_that_end_at_one_real_port_are_in_conflict_too() -> None:
     assert "spec.listeners[1].port: port 2525 is really 2525, which l25 has already" in words(within)[0]
 
 
+OWN = BuildOptions(port_map={25: 2525, 110: 9100}, own_ports={9100: "metrics"})
+
+
+def test_a_port_that_ingress_has_for_itself_is_refused_under_whatever_number() -> None:
+    for port, words_of_it in ((9100, "port 9100"), (110, "port 110 (really 9100)")):
+        compiled = build(edge("mx", 25, port, hour=1), options=OWN)
+        assert open_ports(compiled) == {}
+        assert reason(compiled, "mx") is Reason.PORT_CONFLICT
+        told = f"spec.listeners[1].port: {words_of_it} is ingress's own, for metrics: give the listener another"
+        assert told in words(compiled)[0]
+
+
+def test_an_edit_that_wants_a_port_of_ingress_is_refused_and_the_old_version_serves() -> None:
+    second = build(edge("mx", 25, 9100, hour=1), build(edge("mx", 25, hour=1), options=OWN), options=OWN)
+    assert open_ports(second) == {"mx": [25]}
+    assert reason(second, "mx") is Reason.PORT_CONFLICT
+
+
+def test_a_gateway_that_was_accepted_before_ports_of_ingress_were_known_loses_that_listener_alone() -> None:
+    before = build(edge("mx", 25, 9100, hour=1))
+    after = build(edge("mx", 25, 9100, hour=1), before, options=OWN)
+    assert open_ports(after) == {"mx": [25]}
+    condition = after.diagnostics.of("MailGateway", "mx").condition(ConditionType.RESOLVED_REFS)
+    assert condition is not None
+    assert condition.reason is Reason.PORT_CONFLICT
+    assert "is ingress's own, for metrics" in condition.message
+
+
 def test_the_older_gateway_keeps_the_hostname() -> None:
     compiled = build([*edge("mx", 25, hour=1), *edge("aaa", 26, hour=2, hostname="mx.example")])
     assert open_ports(compiled) == {"mx": [25]}

@@ -496,6 +496,12 @@ def test_an_egress_address_that_is_none_is_refused_by_the_name_of_the_setting() 
         settings.checked_egress_addresses()
 
 
+@pytest.mark.parametrize("pair", ["9100", "9100=", "metrics=9100", "70000=metrics"])
+def test_a_port_of_ingress_that_is_none_is_refused_by_the_name_of_the_setting(pair: str) -> None:
+    with pytest.raises(BadSettings, match="MAILRAIL_OPERATOR_INGRESS_PORTS"):
+        OperatorSettings(ingress_ports=(pair,)).checked_ingress_ports()
+
+
 # --- probes ---
 
 

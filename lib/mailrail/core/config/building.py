@@ -78,6 +78,8 @@ class BuildOptions:
     """Added to every listener's port (local mode)."""
     port_map: Mapping[int, int] = field(default_factory=dict)
     """Ports that ingress opens under another number: two listeners that end at one are in conflict."""
+    own_ports: Mapping[int, str] = field(default_factory=dict)
+    """Real ports that ingress itself listens on, with what for: no listener may have them."""
 
 
 def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:
@@ -344,6 +346,10 @@ class Build:
                 f"{spec.port} plus the port offset {self._options.port_offset} is not a port; the listener stays closed"
             )
             self._unresolved(ref, Reason.INVALID, message, ("spec", "listeners", position, "port"))
+            return None
+        if why := self._settled.taken_by_ingress(spec.port):  # in use since before that was refused
+            message = f"{why}; the listener stays closed"
+            self._unresolved(ref, Reason.PORT_CONFLICT, message, ("spec", "listeners", position, "port"))
             return None
         certificate = None
         if spec.tls is not None:

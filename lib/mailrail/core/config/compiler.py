@@ -92,7 +92,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     """
     read_in = Input(sources, previous)
     options = options or BuildOptions()
-    settled, notes = settle(read_in, previous, options.port_map)
+    settled, notes = settle(read_in, previous, options.port_map, options.own_ports)
     secrets = SecretUses(
         read_in.secrets, read_in.broken_secrets, sources.files, previous.uses, read_in.unreadable, keys
     )

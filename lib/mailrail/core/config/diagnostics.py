@@ -88,7 +88,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
     "Names of a deleted object are kept for ten minutes.",
     Reason.PORT_CONFLICT: "A listener of another gateway, or another listener of this one, has the port, perhaps under "
-    "another number that is mapped to the same real one. The older gateway keeps it.",
+    "another number that is mapped to the same real one; the older gateway keeps it. Or the port is ingress's own.",
     Reason.HOSTNAME_CONFLICT: "Another gateway has the same hostname; the older one keeps it.",
     Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
     Reason.ALIAS_TOO_LARGE: f"An alias leads to more than {EXPANSION_LIMIT:,} addresses, including aliases on the way. "

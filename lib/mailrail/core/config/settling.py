@@ -76,8 +76,10 @@ class Settlement:
         refusals: "Refusals",
         claims: Mapping[str, tuple[NameClaim, ...]],
         port_map: Mapping[int, int],
+        own_ports: Mapping[int, str],
     ) -> None:
-        self._input, self._refusals, self._claims, self._port_map = read_in, refusals, claims, port_map
+        self._input, self._refusals, self._claims = read_in, refusals, claims
+        self._port_map, self._own_ports = port_map, own_ports
         self.versions: dict[ObjectRef, Version] = {}
         for ref in sorted(read_in.candidates):
             version = read_in.candidates[ref].version(refusals.count(ref))
@@ -255,10 +257,9 @@ class Settlement:
             name, created = gateway.spec.hostname, self._created(ref)
             yield Wish(f"{_HOSTNAME} {name}", ref, ref, ("spec", "hostname"), f"the hostname {name}", created)
             for position, listener in enumerate(gateway.spec.listeners):
-                real = self._port_map.get(listener.port, listener.port)
-                words = f"port {listener.port}" + (f" (really {real})" if real != listener.port else "")
                 at: Path = ("spec", "listeners", position, "port")
-                yield Wish(f"{_PORT} {real}", ref, ref, at, words, created)
+                key = f"{_PORT} {self._real(listener.port)}"
+                yield Wish(key, ref, ref, at, self._port_words(listener.port), created)
         for ref, parent in self.gateway_of.items():
             name, created = self.domains[ref].spec.domain_name, self._created(ref)
             yield Wish(f"domain {name}", ref, parent, ("spec", "domainName"), f"the domain {name}", created)
@@ -274,17 +275,32 @@ class Settlement:
             if login is not None:
                 yield Wish(f"login {login}", ref, parent, ("spec", "login"), f"the login {login}", created)
 
-    def shared_ports(self) -> Iterator[Remark]:
-        """Gateways of which two listeners end at one real port, though they say two."""
+    def _real(self, port: int) -> int:
+        """The port that ingress opens for a listener's."""
+        return self._port_map.get(port, port)
+
+    def _port_words(self, port: int) -> str:
+        real = self._real(port)
+        return f"port {port}" + (f" (really {real})" if real != port else "")
+
+    def taken_by_ingress(self, port: int) -> str:
+        """Why no listener can have a port; empty if one can."""
+        use = self._own_ports.get(self._real(port))
+        return f"{self._port_words(port)} is ingress's own, for {use}: give the listener another" if use else ""
+
+    def impossible_ports(self) -> Iterator[Remark]:
+        """Gateways of which two listeners end at one real port, though they say two; and edits of gateways that want a
+        port which ingress itself has. What was accepted before that was known goes on without the listener."""
         for ref, gateway in self.gateways.items():
             first: dict[int, str] = {}
             for position, listener in enumerate(gateway.spec.listeners):
-                real = self._port_map.get(listener.port, listener.port)
+                real = self._real(listener.port)
+                why = self.taken_by_ingress(listener.port) if self.versions[ref].new else ""
                 if first.setdefault(real, listener.name) != listener.name:
+                    why = f"port {listener.port} is really {real}, which {first[real]} has already"
+                if why:
                     path: Path = ("spec", "listeners", position, "port")
-                    message = (
-                        f"{show_path(path)}: port {listener.port} is really {real}, which {first[real]} has already"
-                    )
+                    message = f"{show_path(path)}: {why}"
                     yield Remark(ref, ConditionType.ACCEPTED, Reason.PORT_CONFLICT, message, path)
                     break
 
@@ -371,15 +387,17 @@ class Refusals:
         return bool(refused)
 
 
-def settle(read_in: Input, previous: CompilerState, port_map: Mapping[int, int]) -> tuple[Settlement, list[Remark]]:
+def settle(
+    read_in: Input, previous: CompilerState, port_map: Mapping[int, int], own_ports: Mapping[int, str]
+) -> tuple[Settlement, list[Remark]]:
     """Refuse and fall back until all versions go together. Each round refuses at least one version, or ends."""
     claims = grouped(previous.claims)
     refusals = Refusals()
     while True:
-        settled = Settlement(read_in, refusals, claims, port_map)
+        settled = Settlement(read_in, refusals, claims, port_map, own_ports)
         notes = list(settled.attach())
         foreign = list(settled.foreign_logins())
-        if refusals.refuse(settled.shared_ports()) or refusals.refuse(foreign):
+        if refusals.refuse(settled.impossible_ports()) or refusals.refuse(foreign):
             continue
         if refusals.refuse(settled.conflicts().values()):
             continue
