@@ -127,7 +127,7 @@ class Leader:
         if not self._settings.queue_target:
             return []
         loops = [("transports", self._transports.run())]
-        if self._settings.mail_probe_target:
+        if self._probes_mail:
             loops.append(("mail probe", self._mail_probe.run()))
         return loops
 
@@ -136,8 +136,17 @@ class Leader:
         refs = [ref for ref in self._store.objects() if ref.kind == "MailTransport"]
         return {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
 
+    @property
+    def _probes_mail(self) -> bool:
+        return bool(self._settings.queue_target and self._settings.mail_probe_target)
+
     def _wants_probes(self) -> bool:
         return has_mx_listener(self._store.objects().values())
+
+    def _expect_probes(self) -> None:
+        """Say whether probes are to be sent. Their own loop does not say it, because it may be what fails
+        (MailrailProbeNotSent). Before everything is listed they are: no object says yet that no listener takes one."""
+        metrics.MAIL_PROBES_EXPECTED.set(self._probes_mail and (not self.synced or self._wants_probes()))
 
     # --- the term ---
 
@@ -147,6 +156,7 @@ class Leader:
             asyncio.create_task(self._secret_watch.run(), name="secrets"),
             asyncio.create_task(self._namespace_watch.run(), name="namespaces"),
         ]
+        self._expect_probes()
         listing = asyncio.create_task(self._list_everything(), name="first list")
         try:
             done, _ = await asyncio.wait((*tasks, listing), return_when=asyncio.FIRST_COMPLETED)
@@ -180,6 +190,7 @@ class Leader:
                 task.cancel()
             await asyncio.gather(*tasks, listing, return_exceptions=True)
             metrics.SYNCED.set(0)
+            metrics.MAIL_PROBES_EXPECTED.set(0)
 
     # --- reading ---
 
@@ -445,6 +456,7 @@ class Leader:
         while True:
             await self._look_again.wait()
             self._look_again.clear()
+            self._expect_probes()
             view = ClusterView(
                 self._store.objects(),
                 self._diagnostics,

@@ -54,6 +54,11 @@ SECRET_READS = Counter("mailrail_operator_secret_reads_total", "Secrets read; re
 DNS_CHECKS = Counter(
     "mailrail_operator_dns_checks_total", "Domains looked up; status: True, False, Unknown", ["status"]
 )
+MAIL_PROBES_EXPECTED = Gauge(
+    "mailrail_operator_mail_probes_expected",
+    "1 while this process leads and should send mail probes: they are switched on, and for all it knows there is an MX "
+    "listener that they can come in by; else 0",
+)
 MAIL_PROBES = Counter(
     "mailrail_operator_mail_probes_total",
     "Mail probes, which the leader sends through ingress, queue and Postgres; result: arrived, unreachable (no "

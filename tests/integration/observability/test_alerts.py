@@ -86,6 +86,7 @@ PUBLISHED = of("mailrail_operator_publishes_total", result="stored")
 HEARD = of("mailrail_operator_last_watch_timestamp_seconds")
 REFUSALS = of("mailrail_config_publishes_total", result="refused")
 PROBE_FAILED = of("mailrail_operator_mail_probes_total", result="refused")
+PROBE_EXPECTED = of("mailrail_operator_mail_probes_expected")
 PROBE_ARRIVED = of("mailrail_operator_mail_probes_total", result="arrived")
 TRIED = of("mailrail_queue_first_attempt_seconds_count")
 ERRORS = of("mailrail_queue_database_errors_total", kind="connect")
@@ -154,6 +155,27 @@ CASES = (
             {PROBE_FAILED: still(0), PROBE_ARRIVED: rising(1)},
             {PROBE_FAILED: rising(0.5), PROBE_ARRIVED: rising(0.5)},  # some get through
             {PROBE_FAILED: still(0), PROBE_ARRIVED: still(0)},  # there is no listener yet, or no probe is wanted
+        ),
+    ),
+    Case(
+        "MailrailProbeNotSent",
+        (
+            {PROBE_EXPECTED: still(1), PROBE_FAILED: still(3), PROBE_ARRIVED: still(7)},
+            {PROBE_EXPECTED: still(1)},
+            {
+                PROBE_EXPECTED: "0 0 0 1 0" + " 0 0 0 1 0" * 23,
+                PROBE_ARRIVED: still(0),
+            },  # it leads for moments, and ends
+        ),
+        (
+            {PROBE_EXPECTED: still(1), PROBE_FAILED: still(0), PROBE_ARRIVED: rising(1)},
+            {
+                PROBE_EXPECTED: still(1),
+                PROBE_FAILED: rising(1),
+                PROBE_ARRIVED: still(0),
+            },  # MailrailProbeFailing says it
+            {PROBE_EXPECTED: still(0), PROBE_FAILED: still(0), PROBE_ARRIVED: still(0)},  # no listener takes one
+            {PROBE_EXPECTED: "0x82 1x40", PROBE_FAILED: still(0), PROBE_ARRIVED: still(0)},  # it has just begun
         ),
     ),
     Case(

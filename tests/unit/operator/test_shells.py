@@ -407,6 +407,32 @@ async def test_a_list_after_a_gap_that_fails_is_tried_again_CFG_01() -> None:
             rounds.cancel()
 
 
+async def test_a_leader_tells_whether_mail_probes_are_to_be_sent_also_before_it_could_list_anything() -> None:
+    def expected() -> float | None:
+        return REGISTRY.get_sample_value("mailrail_operator_mail_probes_expected")
+
+    target = "127.0.0.1:1"
+    settings = OperatorSettings(dns_check=False, plaintext=True, queue_target=target, mail_probe_target=target)
+    async with connect(ApiCredentials(f"http://{target}")) as api:
+        leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
+        term, plans = asyncio.create_task(leader.lead()), asyncio.create_task(leader._plans())
+        try:
+            await eventually(lambda: expected() == 1)
+            leader.synced = True  # there is no gateway
+            leader._replan()
+            await eventually(lambda: expected() == 0)
+            metadata = {"name": "main", "namespace": "mail", "uid": "u", "generation": 1, "resourceVersion": "1"}
+            spec = {"listeners": [{"name": "mx", "protocol": "MX", "port": 25}]}
+            leader._store.put({"kind": "MailGateway", "metadata": metadata, "spec": spec})
+            leader._replan()
+            await eventually(lambda: expected() == 1)
+        finally:
+            for task in (term, plans):
+                task.cancel()
+            await asyncio.gather(term, plans, return_exceptions=True)
+    assert expected() == 0
+
+
 # --- the check of DNS ---
 
 
