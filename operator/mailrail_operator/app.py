@@ -131,10 +131,13 @@ class Leader:
             loops.append(("mail probe", self._mail_probe.run()))
         return loops
 
-    def _health(self) -> Mapping[ObjectRef, TransportHealth]:
-        """Of each transport, once the queue has answered."""
+    def _health(self) -> Mapping[ObjectRef, TransportHealth] | None:
+        """Of each transport; None: the queue is asked and has not answered yet."""
+        if not self._settings.queue_target:
+            return {}
         refs = [ref for ref in self._store.objects() if ref.kind == "MailTransport"]
-        return {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
+        found = {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
+        return found if self._transports.failing is not None else None
 
     @property
     def _probes_mail(self) -> bool:

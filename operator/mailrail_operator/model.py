@@ -116,8 +116,8 @@ class ClusterView:
     waiting: str = ""
     """Why nothing was published since, for the objects that the last publish does not cover."""
     controller: str = CONTROLLER_NAME
-    health: Mapping[ObjectRef, TransportHealth] = field(default_factory=dict)
-    """Of transports; empty while the queue has said nothing."""
+    health: Mapping[ObjectRef, TransportHealth] | None = field(default_factory=dict)
+    """Of transports; empty where nobody asks the queue. None: it has not answered yet, and what is written stays."""
     arrival_seconds: float = 0.0
     """How long a new object may miss another before that is said."""
 

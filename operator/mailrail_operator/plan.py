@@ -141,9 +141,8 @@ def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
         verdict = judged.get(ref)
         if verdict is not None and (verdict.generation or 0) != seen.generation:
             verdict = None
-        facts[ref] = ObjectFacts(
-            verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref), view.health.get(ref)
-        )
+        health = view.health.get(ref) if view.health is not None else None
+        facts[ref] = ObjectFacts(verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref), health)
     return facts
 
 
@@ -324,6 +323,8 @@ def _status(
         rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
     if facts.health is not None:
         rows.insert(-1, _health_row(seen, facts.health, written.get(HEALTHY, {}), view.now))
+    elif view.health is None and HEALTHY in written:
+        rows.insert(-1, dict(written[HEALTHY]))  # the leader before was told; it holds until the queue answers this one
     status: Row = {"observedGeneration": seen.generation, "conditions": rows}
     if parents:
         status["parents"] = _parent_rows(view, seen, parents)
@@ -466,7 +467,7 @@ def _meaning(status: Mapping[str, Any]) -> Any:
 
 def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether writing would change what a reader learns. Conditions that others wrote do not count."""
-    ours = {c["type"] for c in new["conditions"]} | {k.value for k in _NEGATIVE}
+    ours = {c["type"] for c in new["conditions"]} | {k.value for k in _NEGATIVE} | {HEALTHY}
     old = {**old, "conditions": [c for c in old.get("conditions") or () if c.get("type") in ours]}
     return bool(_meaning(old) == _meaning(new))
 
@@ -475,18 +476,20 @@ def notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, 
     """One event for each condition that became worse or well again."""
     before, after = _written(old), _written(new)
     found: list[EventRecord] = []
-    for kind in (*_POSITIVE, *_NEGATIVE):
-        was, now = before.get(kind.value, {}), after.get(kind.value, {})
+    for kind in (*(one.value for one in (*_POSITIVE, *_NEGATIVE)), HEALTHY):
+        was, now = before.get(kind, {}), after.get(kind, {})
         changed = (was.get("status"), was.get("reason")) != (now.get("status"), now.get("reason"))
         bad = "True" if kind in _NEGATIVE else "False"
         if now.get("reason") == Reason.NOT_STORED.value and "config" not in new:
             continue  # of all objects at once: the gateway tells it
         if now.get("reason") == Reason.NOT_IN_USE.value:
             continue  # another condition says why
+        if kind == HEALTHY and not now:
+            continue  # nobody looks any more
         if now.get("status") == bad and changed:
             found.append(EventRecord(EventType.WARNING, now["reason"], _short(now["message"])))
-        elif was.get("status") == bad and now.get("status") != bad and kind is not ConditionType.PROGRAMMED:
-            reason = now.get("reason") or f"No{kind.value}"
+        elif was.get("status") == bad and now.get("status") != bad and kind != ConditionType.PROGRAMMED:
+            reason = now.get("reason") or f"No{kind}"
             found.append(
                 EventRecord(EventType.NORMAL, reason, _short(now.get("message") or f"no longer: {was['reason']}"))
             )

@@ -64,6 +64,13 @@ def test_a_crd_has_a_status_subresource_a_category_a_short_name_and_columns_from
     assert columns[-1] == {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
 
 
+def test_what_is_no_part_of_ready_has_a_column_beside_it() -> None:
+    for kind, name, condition in (("MailDomain", "DNS", "DNSConfigured"), ("MailTransport", "Healthy", "Healthy")):
+        columns = custom_resource_definition(kind)["spec"]["versions"][0]["additionalPrinterColumns"]
+        path = f'.status.conditions[?(@.type=="{condition}")].status'
+        assert {"name": name, "type": "string", "jsonPath": path} in columns, kind
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_conditions_are_a_map_by_type_so_that_server_side_apply_owns_single_ones(kind: str) -> None:
     conditions = root_schema(kind)["properties"]["status"]["properties"]["conditions"]

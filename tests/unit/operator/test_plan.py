@@ -574,5 +574,31 @@ def test_a_transport_that_fails_says_so_beside_ready_and_is_written_when_the_rea
     assert cluster.condition(*name, "Healthy")["reason"] == "Works"
 
 
+def test_an_event_tells_that_a_transport_fails_for_which_reason_and_that_it_works_again() -> None:
+    cluster = settled()
+    relay = ref("MailTransport", "relay")
+
+    def told(health: TransportHealth | None) -> list[tuple[EventType, str, str]]:
+        known = None if health is None else {relay: health}  # None: a new leader, whom the queue has not answered yet
+        made = cluster.plan(cluster.running(), LATER, health=known)
+        return [(n.type, n.reason, n.message) for change in made.changes for n in change.notes]
+
+    refused, silent = health_of("login_refused", "535 5.7.8 no"), health_of("no_answer", "timed out")
+    assert told(HEALTHY) == [], "that it works from the first is no news"
+    assert told(refused) == [(EventType.WARNING, "LoginRefused", "its mail is deferred: 535 5.7.8 no")]
+    assert told(refused) == told(None) == told(refused) == []
+    assert cluster.condition("MailTransport", "relay", "Healthy")["reason"] == "LoginRefused"
+    assert told(silent) == [(EventType.WARNING, "NoAnswer", "its mail is deferred: timed out")]
+    assert told(HEALTHY) == [(EventType.NORMAL, "Works", "no longer: NoAnswer")]
+
+
+def test_where_nobody_asks_the_queue_nothing_is_said_of_health() -> None:
+    cluster = settled()
+    relay = ref("MailTransport", "relay")
+    cluster.plan(cluster.running(), LATER, health={relay: health_of("no_answer", "timed out")})
+    assert [change.notes for change in cluster.plan(cluster.running(), LATER, health={}).changes] == [()]
+    assert not any(row["type"] == "Healthy" for row in cluster.bodies[relay]["status"]["conditions"])
+
+
 def test_a_reason_that_a_newer_queue_has_is_still_told() -> None:
     assert health_of("haunted", "451 4.0.0 boo").status == "False"

@@ -266,6 +266,7 @@ KIND_INFO: Final[Mapping[str, KindInfo]] = {
             PrinterColumn("Type", ".status.type"),
             PrinterColumn("Endpoint", ".status.endpoint"),
             PrinterColumn("Refs", ".status.referencedBy", "integer"),
+            PrinterColumn("Healthy", _condition("Healthy")),
             *_WHY,
             _AGE,
         ),
