@@ -1,11 +1,11 @@
 """What a release promises, as files: a folder a version in tests/contract, and the same of the work tree.
 
-    python scripts/contract.py freeze VERSION
+    python scripts/contract.py freeze VERSION   writes tests/contract/VERSION
+    python scripts/contract.py commit           prints the commit of the newest release, if there is one
 
-writes tests/contract/VERSION; `make release` calls it. `check_contract.py` compares the newest such folder with the
-tree.
+`check_contract.py` compares the newest such folder with the tree.
 
-    release.json        the version, and the commit and the time of that commit
+    release.json        the version, and the tree (its hash in git) that was frozen: that of the commit below
     crds/               the CustomResourceDefinitions
     proto.json          the agreements between services, as an image of buf
     database.json       schemas as the catalog of Postgres tells them, and the checksums of the migrations
@@ -256,15 +256,20 @@ class HistoryCutOff(Exception):
 
 
 def commit_of(release: Path) -> str:
-    """The commit of a release: the one that added its folder; of one that is not committed yet, the commit below it.
+    """The commit of a release: the one that added its folder; of one that is not committed yet, HEAD.
 
-    Raises HistoryCutOff.
+    The folder cannot name it, and history can, whatever hash a rebase gives it. Raises HistoryCutOff.
     """
     if _git("rev-parse", "--is-shallow-repository") == "true":
         raise HistoryCutOff(f"this clone has no history that tells the commit of {release.name}: git fetch --unshallow")
     file = release / "release.json"
     added = _git("log", "-1", "--diff-filter=A", "--format=%H", "--", str(file))
-    return added or str(json.loads(file.read_text(encoding="utf-8"))["commit"])
+    return added or _git("rev-parse", "HEAD")
+
+
+def tree_of(commit: str) -> str:
+    """Git's hash of what a commit holds: the same for every commit that holds the same."""
+    return _git("rev-parse", f"{commit}^{{tree}}")
 
 
 def freeze(version: str, frozen: Path = FROZEN) -> Path:
@@ -277,8 +282,7 @@ def freeze(version: str, frozen: Path = FROZEN) -> Path:
     try:
         with migrated_database() as url:
             write(unfinished, url=url)
-        commit, at = _git("log", "-1", "--format=%H %cI").split()
-        _write_json(unfinished / "release.json", {"version": version, "commit": commit, "committed": at})
+        _write_json(unfinished / "release.json", {"version": version, "tree": tree_of("HEAD")})
         accepted = frozen / "accepted.toml"
         if accepted.exists():  # they were about the version before this one
             shutil.move(accepted, unfinished / accepted.name)
@@ -298,14 +302,18 @@ def _git(*arguments: str) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write what a release promises into tests/contract.")
-    parser.add_argument("action", choices=["freeze"])
-    parser.add_argument("version")
+    parser = argparse.ArgumentParser(description="Write what a release promises, or find the commit of the newest.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("freeze").add_argument("version")
+    actions.add_parser("commit")
     arguments = parser.parse_args()
     try:
-        number_of(arguments.version)
-        print(freeze(arguments.version).relative_to(ROOT))
-    except (ValueError, FileExistsError) as error:
+        if arguments.action == "freeze":
+            number_of(arguments.version)
+            print(freeze(arguments.version).relative_to(ROOT))
+        elif released := releases():
+            print(commit_of(released[-1]))
+    except (ValueError, FileExistsError, HistoryCutOff) as error:
         print(f"contract: {error}", file=sys.stderr)
         return 1
     return 0

@@ -63,6 +63,13 @@ def tree_version(root: Path = ROOT) -> str:
     return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
+def set_version(version: str, root: Path = ROOT) -> None:
+    """Write the version into that place."""
+    settings = root / "pyproject.toml"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(re.sub(r'(?m)^version = "[^"]+"$', f'version = "{version}"', text, count=1), encoding="utf-8")
+
+
 def section_of(changelog: str, version: str) -> str:
     """What a changelog says of a version, without its heading; empty when it has no such section."""
     found = re.search(rf"^## \[{re.escape(version)}\].*?$\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL)
@@ -108,9 +115,7 @@ def prepare(version: str) -> None:
     say("the changelog has entries, and the contract is additive")
     folder = contract.freeze(version)
     say(f"{folder.relative_to(ROOT)}: the contract of {version}")
-    settings = ROOT / "pyproject.toml"
-    text = settings.read_text(encoding="utf-8")
-    settings.write_text(re.sub(r'(?m)^version = "[^"]+"$', f'version = "{version}"', text, count=1), encoding="utf-8")
+    set_version(version)
     run(sys.executable, ROOT / "scripts" / "generate_chart_version.py")
     say("pyproject.toml, Chart.yaml: the version")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -317,18 +322,24 @@ def build(version: str, builder: str, arguments: Sequence[str], *, without: Sequ
         raise CannotRelease(
             f"{version} was prepared in commit {commit[:12]}, and HEAD is another tree: git checkout {commit[:12]}"
         )
+    told = json.loads((contract.FROZEN / version / "release.json").read_text(encoding="utf-8"))
+    if contract.tree_of(f"{commit}~1") != told["tree"]:
+        raise CannotRelease(
+            f"commit {commit[:12]} does not stand on the tree that {version} was prepared on, so the contract may lack"
+            f" what came in between: git revert {commit[:12]}, then prepare {version} anew"
+        )
     out = ROOT / "dist" / version
     ledger = Ledger(out, commit)
     files: list[Path] = []
     with exported(commit) as source:
-        told = ReleaseBuild(version, commit, int(epoch), source, out, builder, tuple(arguments))
+        task = ReleaseBuild(version, commit, int(epoch), source, out, builder, tuple(arguments))
         for number, step in enumerate(steps, 1):
             name = step.__name__
             made, began = ledger.intact(name), time.monotonic()
             how = "as before" if made is not None else ""
             if made is None:
                 print(f"[{number}/{len(steps)}] {name} ...", flush=True)
-                made = step(told)
+                made = step(task)
                 ledger.note(name, made)
                 how = f"{time.monotonic() - began:.0f} s"
             for file in made:

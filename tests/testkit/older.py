@@ -1,13 +1,12 @@
 """Mailrail as it was before: a wheel of the newest release in a virtual environment of its own.
 
-Before the first release the work tree itself stands in, under a version that says so: the way from one installed
-Mailrail to another is then tested, though nothing in between has changed.
+Before the first release the work tree itself stands in: the way from one installed Mailrail to another is then tested,
+though nothing in between has changed.
 """
 
 import contextlib
 import io
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -21,10 +20,9 @@ from pathlib import Path
 import pytest
 from check_generated import copied
 from contract import HistoryCutOff, commit_of, releases
+from release import set_version, tree_version
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_RELEASE = "0.0.1"
-"""The version of the stand-in."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Older:
     """An installed Mailrail."""
 
     version: str
+    """What it says of itself: `0.1.0+older`. Until the next release the tree has the version of the newest."""
     python: str
     """The interpreter that imports it."""
 
@@ -49,15 +48,7 @@ def source_of_base(folder: Path) -> str:
             packed.extractall(folder, filter="data")
     else:
         copied(ROOT, folder)
-    settings = folder / "pyproject.toml"
-    text = settings.read_text()
-    if not released:
-        text = re.sub(r'(?m)^version = "[^"]+"$', f'version = "{NO_RELEASE}"', text, count=1)
-        settings.write_text(text)
-        subprocess.run([sys.executable, "scripts/generate_chart_version.py"], cwd=folder, check=True)
-    found = re.search(r'(?m)^version = "([^"]+)"$', text)
-    assert found is not None
-    return found[1]
+    return tree_version(folder)
 
 
 @contextlib.contextmanager
@@ -68,7 +59,8 @@ def older() -> Iterator[Older]:
         folder = Path(made)
         folder.chmod(0o755)
         (folder / "source").mkdir()
-        version = source_of_base(folder / "source")
+        version = f"{source_of_base(folder / 'source')}+older"
+        set_version(version, folder / "source")
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
         subprocess.run(build, cwd=folder / "source", capture_output=True, check=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)

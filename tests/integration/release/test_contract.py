@@ -135,14 +135,14 @@ def test_an_example_of_a_release_that_is_refused_now_is_named(frozen: Path, tmp_
     assert said.startswith(f"example of 0.1.0 is refused now: local/{file.name} ")
 
 
-def test_a_release_is_frozen_once_with_its_commit_and_takes_what_was_accepted_along(tmp_path: Path) -> None:
+def test_a_release_is_frozen_once_with_its_tree_and_takes_what_was_accepted_along(tmp_path: Path) -> None:
     (tmp_path / "accepted.toml").write_text("")
     folder = contract.freeze("0.1.0", tmp_path)
     told = json.loads((folder / "release.json").read_text())
     head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=contract.ROOT, capture_output=True, text=True
+        ["git", "rev-parse", "HEAD^{tree}"], cwd=contract.ROOT, capture_output=True, text=True
     ).stdout.strip()
-    assert (told["version"], told["commit"]) == ("0.1.0", head)
+    assert told == {"version": "0.1.0", "tree": head}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.1.0"]
     assert (folder / "accepted.toml").exists()
     with pytest.raises(FileExistsError, match="what was released stays as it is"):

@@ -155,11 +155,32 @@ def test_a_release_is_built_of_the_tree_that_was_prepared_and_of_no_later_one(pr
     assert "HEAD is another tree: git checkout " in done.stderr
 
 
+def test_a_prepared_release_that_was_moved_onto_other_work_is_not_built_until_it_is_prepared_anew(
+    prepared: Tree, tmp_path: Path
+) -> None:
+    tree = prepared.copy(tmp_path / "tree")
+    release = tree.git("rev-parse", "HEAD")
+    tree.git("reset", "-q", "--hard", "HEAD~1")
+    (tree.folder / "README.md").write_text("what landed in between")
+    tree.commit("In between")
+    tree.git("cherry-pick", release)
+    moved = tree.git("rev-parse", "HEAD")
+    done = tree.release(VERSION, *WITHOUT)
+    assert done.returncode == 1
+    assert f"the contract may lack what came in between: git revert {moved[:12]}, then prepare {VERSION}" in done.stderr
+    tree.git("revert", "--no-edit", moved)
+    assert tree.release(VERSION).returncode == 0
+    tree.commit(f"Release {VERSION}")
+    assert tree.python("scripts/contract.py", "commit").stdout.strip() == tree.git("rev-parse", "HEAD")
+    assert tree.release(VERSION, "--without", "image", "--without", "chart").returncode == 0
+
+
 def test_a_clone_without_history_tells_no_commit_of_a_release(prepared: Tree, tmp_path: Path) -> None:
     prepared.git("clone", "-q", "--depth", "1", prepared.folder.as_uri(), str(tmp_path / "tree"))
-    done = Tree(tmp_path / "tree").release(VERSION, *WITHOUT)
-    assert done.returncode == 1
-    assert "git fetch --unshallow" in done.stderr
+    shallow = Tree(tmp_path / "tree")
+    for done in (shallow.release(VERSION, *WITHOUT), shallow.python("scripts/contract.py", "commit")):
+        assert done.returncode == 1
+        assert "git fetch --unshallow" in done.stderr
 
 
 def test_what_upgrades_begin_with_is_the_tree_of_the_newest_release(prepared: Tree, tmp_path: Path) -> None:
