@@ -13,11 +13,10 @@ Json = Mapping[str, Any]
 _ABSENT: Final = object()
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_FIXED: Final = (
-    "pattern", "format", "const", "not", "oneOf", "if", "multipleOf", "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
-)  # fmt: skip
+_FIXED: Final = ("pattern", "format", "const", "not", "oneOf", "if", "multipleOf")
 """What cannot be compared, so that another one may refuse what the old one took. To take it away only widens."""
+_MERGED: Final = ("x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type")
+"""How the API server merges what several managers apply; otherwise one removes what another applied."""
 _ADDED: Final = ("allOf", "x-kubernetes-validations")
 """Lists of conditions that must all hold."""
 
@@ -76,6 +75,9 @@ def _limits(old: Json, new: Json, where: str) -> Iterator[str]:
     for word in _FIXED:
         if word in new and old.get(word, _ABSENT) != new[word]:
             yield f"{where}: {word} {_words(old, word)}, now {new[word]}"
+    for word in _MERGED:
+        if old.get(word, _ABSENT) != new.get(word, _ABSENT):
+            yield f"{where}: {word} {_words(old, word)}, now {_words(new, word)}"
     if new.get("uniqueItems") and not old.get("uniqueItems"):
         yield f"{where}: entries must now differ from each other"
 
@@ -130,6 +132,9 @@ def crd(old: Json, new: Json) -> Iterator[str]:
         for sub in version.get("subresources", {}):
             if sub not in now.get("subresources", {}):
                 yield f"{at}subresource {sub} is gone"
+        for one in version.get("selectableFields", ()):
+            if one not in now.get("selectableFields", ()):
+                yield f"{at}objects can no longer be selected by {one['jsonPath']}"
         for part, field in (("properties", "spec"), ("properties", "status")):
             before = version["schema"]["openAPIV3Schema"].get(part, {}).get(field)
             after = now["schema"]["openAPIV3Schema"].get(part, {}).get(field)

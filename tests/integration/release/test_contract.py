@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import additive
 import check_contract
 import contract
+import psycopg
 import pytest
 
 from mailrail.kit import migrations
@@ -21,6 +23,14 @@ PROTO = "proto/mailrail/queue/v1/types.proto"
 @pytest.fixture(scope="module")
 def url(_databases: Databases) -> Iterator[str]:
     """A database with all migrations, whose catalog a superuser reads."""
+    name = _databases.fresh(migrations.SERVICES)
+    yield _databases.server.superuser_url(name)
+    _databases.drop(name)
+
+
+@pytest.fixture
+def another_url(_databases: Databases) -> Iterator[str]:
+    """One of the test's own, to change its schemas."""
     name = _databases.fresh(migrations.SERVICES)
     yield _databases.server.superuser_url(name)
     _databases.drop(name)
@@ -94,6 +104,32 @@ def test_a_crd_that_is_gone_is_refused(frozen: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "sentences"),
+    [
+        ("DROP TABLE queue.hold_rule", ["table queue.hold_rule is gone"]),
+        ("ALTER TABLE queue.hold_rule RENAME TO hold", ["table queue.hold_rule is gone"]),
+        ("ALTER TABLE queue.recipient DROP COLUMN site CASCADE", ["column queue.recipient.site is gone"]),
+        ("ALTER TABLE queue.recipient RENAME site TO place", ["column queue.recipient.site is gone"]),
+        ("ALTER TABLE queue.recipient ALTER attempts TYPE bigint", ["column queue.recipient.attempts: type "]),
+        ("ALTER TABLE queue.recipient ADD tag text NOT NULL", ["column queue.recipient.tag: it is new and NOT NULL"]),
+        ("DROP INDEX queue.recipient_due", ["index of queue.recipient: recipient_due is gone"]),
+        ("DROP SCHEMA config CASCADE", ["table config.head is gone"]),
+        ("ALTER TABLE queue.recipient ADD tag text, ADD number int NOT NULL DEFAULT 0", []),
+        ("CREATE TABLE queue.tag (id bigint PRIMARY KEY); CREATE INDEX ON queue.recipient (attempts)", []),
+    ],
+)
+def test_what_a_migration_takes_from_older_processes_is_refused_and_what_it_adds_passes(
+    frozen: Path, another_url: str, statement: str, sentences: list[str]
+) -> None:
+    with psycopg.connect(another_url) as connection:
+        connection.execute(statement.encode())
+    found = list(additive.database(check_contract.read(frozen / "database.json"), contract.database(another_url)))
+    assert bool(found) == bool(sentences), found
+    for sentence in sentences:
+        assert any(said.startswith(sentence) for said in found), found
+
+
+@pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
         ("bool smtputf8 = 3;", "", 'Previously present field "3" with name "smtputf8"'),
@@ -103,18 +139,37 @@ def test_a_crd_that_is_gone_is_refused(frozen: Path, tmp_path: Path) -> None:
         ("repeated string notify = 3; ", "string notify = 3; ", "changed cardinality"),
         ("ORIGIN_MX = 1;", "ORIGIN_MX = 9;", 'Previously present enum value "1"'),
         ("ORIGIN_MX = 1;", "ORIGIN_STRANGER = 1;", "changed name from"),
+        ("  rpc Hold(HoldRequest) returns (HoldResponse);", "", 'Previously present RPC "Hold"'),
+        ("rpc Hold(HoldRequest)", "rpc Hold(UnholdRequest)", "changed request type"),
     ],
 )
 def test_an_agreement_that_older_processes_read_otherwise_is_refused(
     frozen: Path, tmp_path: Path, before: str, after: str, sentence: str
 ) -> None:
-    for name in ("buf.yaml", "proto"):
-        source = contract.ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    text = (tmp_path / PROTO).read_text()
-    assert before in text
-    (tmp_path / PROTO).write_text(text.replace(before, after, 1))
+    edit_agreements(tmp_path, before, after)
     assert any(sentence in said for said in check_contract.agreements(frozen / "proto.json", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("bool smtputf8 = 3;", "bool smtputf8 = 3; string more = 99;"),
+        ("ORIGIN_MX = 1;", "ORIGIN_MX = 1; ORIGIN_MORE = 99;"),
+        ("message Envelope {", "message More { string text = 1; }\nmessage Envelope {"),
+        ("  rpc Hold(", "  rpc More(HoldRequest) returns (HoldResponse);\n  rpc Hold("),
+    ],
+)
+def test_an_agreement_that_grows_passes(frozen: Path, tmp_path: Path, before: str, after: str) -> None:
+    edit_agreements(tmp_path, before, after)
+    assert list(check_contract.agreements(frozen / "proto.json", tmp_path)) == []
+
+
+def edit_agreements(folder: Path, before: str, after: str) -> None:
+    """Copy the agreements into `folder`, and put `after` for `before` in the one file that has it."""
+    shutil.copy(contract.ROOT / "buf.yaml", folder)
+    shutil.copytree(contract.ROOT / "proto", folder / "proto")
+    (file,) = (path for path in (folder / "proto/mailrail/queue").rglob("*.proto") if before in path.read_text())
+    file.write_text(file.read_text().replace(before, after, 1))
 
 
 def test_an_agreement_that_is_gone_or_cannot_be_read_is_refused(frozen: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ SPEC = {
         "count": {"type": "integer"},
         "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
         "hosts": {"type": "array", "minItems": 0, "maxItems": 8, "items": {"type": "string", "maxLength": 64}},
+        "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"]},
         "labels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}},
         "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
         "maybe": {"type": "string", "nullable": True},
@@ -59,6 +60,7 @@ CRD = {
                 "served": True,
                 "storage": True,
                 "subresources": {"status": {}},
+                "selectableFields": [{"jsonPath": ".spec.host"}],
                 "schema": {
                     "openAPIV3Schema": {
                         "properties": {
@@ -92,7 +94,9 @@ PROPERTIES = "spec/versions/0/schema/openAPIV3Schema/properties/"
         ("properties/hosts/minItems", 1, ".hosts: minItems 0, now 1"),
         ("properties/hosts/maxItems", 4, ".hosts: maxItems 8, now 4"),
         ("properties/hosts/uniqueItems", True, ".hosts: entries must now differ from each other"),
-        ("properties/hosts/x-kubernetes-list-type", "set", ".hosts: x-kubernetes-list-type none, now set"),
+        ("properties/hosts/x-kubernetes-list-type", "set", ".hosts: x-kubernetes-list-type none, now 'set'"),
+        ("properties/keyed/x-kubernetes-list-type", GONE, ".keyed: x-kubernetes-list-type 'map', now none"),
+        ("properties/keyed/x-kubernetes-list-map-keys", ["b"], ".keyed: x-kubernetes-list-map-keys ['a'], now ['b']"),
         ("properties/hosts/items/maxLength", 32, ".hosts[]: maxLength 64, now 32"),
         ("properties/labels/maxProperties", 4, ".labels: maxProperties none, now 4"),
         ("properties/labels/additionalProperties/maxLength", 9, ".labels{}: maxLength 63, now 9"),
@@ -138,6 +142,7 @@ def test_a_crd_field_that_takes_less_or_means_something_else_is_refused(path: st
         ("spec/names/shortNames", [], ": shortNames ['hop'], now []"),
         ("spec/versions/0/served", False, ": version v1alpha1 is no longer served"),
         ("spec/versions/0/name", "v1", ": version v1alpha1 is no longer served"),
+        ("spec/versions/0/selectableFields", [], " v1alpha1: objects can no longer be selected by .spec.host"),
         ("spec/versions/0/subresources", {}, " v1alpha1: subresource status is gone"),
     ],
 )
