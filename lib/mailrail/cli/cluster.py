@@ -108,8 +108,8 @@ def postgres(
         except (OSError, UnicodeDecodeError):
             return ""
 
-    if password_file is not None and not os.access(password_file, os.R_OK):
-        output.stop(f"--password-file {password_file}: it cannot be read", output.USAGE)
+    if password_file is not None:
+        _password_in(password_file)  # says at the start what is wrong with it
     if not read():
         output.stop(
             "give --password-file, or set PGPASSWORD, with the password that services log in with", output.USAGE
@@ -122,10 +122,20 @@ def postgres(
 
 def _labels(given: list[str] | None) -> dict[str, str]:
     """NAME=VALUE, each. Ends the command on anything else."""
-    pairs = [text.partition("=") for text in given or ()]
-    if bad := [name for name, equals, _ in pairs if not equals or not name]:
-        output.stop(f"--label {bad[0]!r}: write NAME=VALUE", output.USAGE)
-    return {name: value for name, _, value in pairs}
+    for text in given or ():
+        if text.find("=") < 1:
+            output.stop(f"--label {text!r}: write NAME=VALUE", output.USAGE)
+    return dict(text.split("=", 1) for text in given or ())
+
+
+def _password_in(file: Path) -> str:
+    """The text of a file, without the spaces around it. Ends the command where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        output.stop(f"--password-file {file}: it cannot be read: {error.strerror}", output.USAGE)
+    except UnicodeDecodeError:
+        output.stop(f"--password-file {file}: it is not UTF-8; store the password as UTF-8 text", output.USAGE)
 
 
 @app.command("database")
@@ -199,7 +209,7 @@ def use_database(
             output.stop("--database-url is missing", output.USAGE)
         check_url("--direct-url" if direct_url else "--database-url", external)
     labels = _labels(label)
-    password = password_file.read_text(encoding="utf-8").strip() if password_file and password_file.exists() else ""
+    password = _password_in(password_file) if password_file and password_file.exists() else ""
 
     async def run() -> None:
         async with connect(find_credentials(None)) as api:

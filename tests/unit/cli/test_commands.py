@@ -28,6 +28,8 @@ BOTH_GROUPS = [
     ("config", "status"), ("config", "history"), ("explain", "--to", "bob@example.org"), ("ingress", "sessions"),
     ("outbound", "connections"),
 ]  # fmt: skip
+DATABASE = ("cluster", "database", "--place", "bundled.mailrail", "--record", "mailrail-database")
+KEYS = ("cluster", "keys", "--prefix", "mailrail", "--part", "mtls")
 
 
 @pytest.mark.parametrize("command", BOTH_GROUPS, ids=" ".join)
@@ -67,6 +69,9 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
         (("migrate", "--database-url", "me:hush@db"), "write postgresql://USER:PASSWORD@HOST:5432/DATABASE"),
         (("migrate",), "give --database-url"),
         (("serve", "nothing"), "there are"),
+        ((*DATABASE, "--label", "nothing"), "--label 'nothing': write NAME=VALUE"),
+        ((*DATABASE, "--label", "a=b", "--label", "=b"), "--label '=b': write NAME=VALUE"),
+        ((*KEYS, "--label", "nothing"), "--label 'nothing': write NAME=VALUE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -85,6 +90,24 @@ def test_a_command_that_makes_no_sense_says_what_would(
     assert words in done.stderr, done.output
     assert "hush" not in done.stderr
     assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("octets", "sentence"),
+    [(b"caf\xe9", "it is not UTF-8; store the password as UTF-8 text"), (None, "it cannot be read: Is a directory")],
+)
+@pytest.mark.parametrize("command", [DATABASE, ("cluster", "postgres", "--folder", "/nowhere")], ids=lambda it: it[1])
+def test_a_file_that_holds_no_password_is_named_with_its_reason(
+    command: tuple[str, ...], octets: bytes | None, sentence: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    if octets is None:
+        file.mkdir()
+    else:
+        file.write_bytes(octets)
+    done = CliRunner().invoke(app, [*command, "--password-file", str(file)])
+    assert done.exit_code == 2
+    assert done.stderr == f"mailrail: --password-file {file}: {sentence}\n"
 
 
 def test_a_server_without_a_certificate_to_show_is_refused() -> None:
