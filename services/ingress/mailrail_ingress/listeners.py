@@ -1,6 +1,7 @@
 """Opens and closes listening sockets as the configuration says, without touching those that stay."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -207,13 +208,12 @@ class Listeners:
                     self.ready.set()
                 elif not self._servers:
                     self.ready.clear()
-                delay = min(delay * 2, LAST_RETRY) if self.failures == before else FIRST_RETRY
-                try:
+                if self.failures != before:
+                    delay = FIRST_RETRY
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay if failing else None):
                         await self._changed.wait()
-                    delay = FIRST_RETRY
-                except TimeoutError:
-                    continue
+                delay = FIRST_RETRY if self._changed.is_set() else min(delay * 2, LAST_RETRY)
         finally:
             self.close()
 

@@ -15,7 +15,8 @@ from mailrail_ingress.listeners import PORT_UNAVAILABLE, Listeners, ListenerSock
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 
-from testkit.ingress import HeldQueue, no_probes, setup
+from testkit.conditions import eventually
+from testkit.ingress import GATEWAY, HeldQueue, no_probes, setup
 
 
 def test_a_listener_on_25_is_opened_where_the_process_may() -> None:
@@ -46,17 +47,49 @@ async def test_without_any_gateway_it_is_ready_once_there_is_a_configuration(con
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere() -> None:
+def without_a_port() -> Listeners:
+    """One listener, whose port is out of range: it can never be opened."""
     settings = IngressSettings(port_offset=1000)
     made = setup(port=65_000)
     gateway = replace(made.revision.gateways[0], listeners=made.revision.gateways[0].listeners[:1])
     active_config = ActiveConfig(settings, HeldQueue(), fake_key=b"f" * 32, probes=no_probes)
     active_config.configure(replace(made.revision, gateways=(gateway,)), 1, made.secrets)
-    listeners = Listeners(settings, active_config, Sessions(active_config, Wheel(asyncio.get_running_loop())))
+    return Listeners(settings, active_config, Sessions(active_config, Wheel(asyncio.get_running_loop())))
+
+
+async def test_a_port_is_tried_again_ever_more_seldom_and_from_the_start_after_each_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float | None] = []
+
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        waits.append(seconds)
+        return asyncio.timeout_at(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+    monkeypatch.setattr("mailrail_ingress.listeners.asyncio", SimpleNamespace(**vars(asyncio) | {"timeout": timeout}))
+    monkeypatch.setattr("mailrail_ingress.listeners.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("mailrail_ingress.listeners.LAST_RETRY", 0.04)
+    listeners = without_a_port()
+    running = asyncio.create_task(listeners.run())
+    try:
+        await eventually(lambda: len(waits) > 4)
+        assert waits[:5] == [0.01, 0.02, 0.04, 0.04, 0.04]
+        listeners.update()
+        await eventually(lambda: 0.01 in waits[5:])
+        again = waits.index(0.01, 5)
+        await eventually(lambda: len(waits) > again + 2)
+        assert waits[again : again + 3] == [0.01, 0.02, 0.04]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere() -> None:
+    listeners = without_a_port()
     await listeners._apply()
     assert listeners.ports() == {}
     (problem,) = listeners.problems()
-    assert (problem.object, problem.part, problem.reason) == (gateway.ref, "listeners/mx", PORT_UNAVAILABLE)
+    assert (problem.object, problem.part, problem.reason) == (GATEWAY, "listeners/mx", PORT_UNAVAILABLE)
     assert "there is no such port; 1000 was added" in problem.message
 
 
