@@ -187,6 +187,9 @@ def page() -> str:
         "\nBeside them, and no part of Ready, because their causes lie outside the cluster: `DNSConfigured` of a\n"
         "MailDomain and `Healthy` of a MailTransport, with"
         " [reasons of their own](../../operator/README.md#conditions).\n"
+        "\n`status.listeners[]` of a MailGateway has Accepted and Programmed of each listener of the spec, with its\n"
+        "port and `openIn`, the number of live ingress processes that have it open. The gateway is not Programmed\n"
+        "while one of its listeners is not.\n"
     )
     parts.append(
         "\n## Reasons\n\nThe list is closed: scripts may compare these words.\n\n| reason | means |\n|---|---|\n"

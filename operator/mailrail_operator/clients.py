@@ -8,7 +8,8 @@ import grpc
 
 from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.stored import StoredRevision
-from mailrail.core.revision.revision import Role
+from mailrail.core.revision.problem import RevisionProblem
+from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.kit import rpc
 from mailrail.kit.publisher import newest_of
 from mailrail.kit.settings import ServiceSettings
@@ -47,7 +48,19 @@ class ConfigView:
         """Who runs what, and what the store holds."""
         response = await self._stub.ListConsumers(pb.ListConsumersRequest(), timeout=_TIMEOUT)
         found = tuple(
-            ConsumerState(c.process, Role(c.role), c.revision, c.rejected, c.error, c.live)
+            ConsumerState(
+                c.process,
+                Role(c.role),
+                c.revision,
+                c.rejected,
+                c.error,
+                c.live,
+                tuple(
+                    RevisionProblem(ObjectRef(p.kind, p.namespace, p.name), p.part, p.reason, p.message)
+                    for p in c.problems
+                ),
+                c.gateway,
+            )
             for c in response.consumers
             if c.role in _ROLES
         )

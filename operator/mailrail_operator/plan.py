@@ -12,6 +12,8 @@ Rules (design 5, CFG-05):
   true once every live service that reads the object ran a revision with it. It stays true while
   processes come and go (a new one starts with head); it falls when the object or what it refers to changes, when head
   is rolled back behind it, and when a service rejects it.
+- A listener is programmed once every live ingress that serves its gateway has it open; a gateway is never more than its
+  listeners are.
 - A condition that was written for a newer generation than ours is not overwritten: what we read is old.
 - What a new object misses may arrive a moment later: for some seconds nothing is said of that.
 - One Kubernetes event for each change of a condition for the worse, and one when it is well again; what the store lost
@@ -30,6 +32,8 @@ from mailrail.core.config.diagnostics import (
     ROLES_OF_KIND,
     Condition,
     ConditionType,
+    ConsumerState,
+    ListenerVerdict,
     ObjectStatus,
     Reason,
     Status,
@@ -38,7 +42,8 @@ from mailrail.core.config.diagnostics import (
 )
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
 from mailrail.core.resources.transport import MEMBERS
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.problem import PENDING, PORT_CONFLICT, RevisionProblem, listener_part
+from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.model import (
     Change,
@@ -68,6 +73,8 @@ _SKEW: Final = 2
 DNS_CONFIGURED: Final = "DNSConfigured"
 HEALTHY: Final = "Healthy"
 _GATEWAY: Final = "MailGateway"
+_LISTENER: Final = "listener"
+_ROLES: Final = ROLES_OF_KIND | {_LISTENER: (Role.INGRESS,)}
 _LEVELS: Final = {"MailAccount": "Account", "MailDomain": "Domain", "MailGateway": "Global"}
 _NOTE_LIMIT: Final = 1024
 """Characters of the note of an event (events.k8s.io/v1)."""
@@ -166,10 +173,12 @@ def _plan_object(
         # One object among thousands changes, and the others must cost little. The status of a gateway also says who
         # runs what, so it is always compared.
         return _ObjectPlan(None, settled.ready, ObjectMemory(tracked, settled))
+    listeners = tuple(_open(view.running, seen.ref, one, tracked) for one in facts.verdict.listeners)
+    condition = _never_more(condition, listeners)
     conditions = _with(facts.verdict.conditions, condition)
     parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in facts.verdict.parents)
     summary = _status_of(conditions, ConditionType.READY)
-    status = _status(view, seen, facts, conditions, parents)
+    status = _status(view, seen, facts, conditions, parents, listeners)
     if status is not None and same(seen.status, status):
         return _ObjectPlan(None, summary, ObjectMemory(tracked, SettledObject(seen, facts, condition, summary)))
     return _ObjectPlan(status, summary, ObjectMemory(tracked))
@@ -257,7 +266,7 @@ def _programmed(running: Running, kind: str, first: int, confirmed: bool) -> Con
         # A process that runs nothing yet starts with head; it takes back nothing that was confirmed.
         consumers = tuple(c for c in consumers if c.revision or c.rejected)
     pinned = running.head if running.pinned else None
-    found = programmed(consumers, first, ROLES_OF_KIND[kind], pinned=pinned)
+    found = programmed(consumers, first, _ROLES[kind], pinned=pinned)
     if confirmed and found.reason is Reason.PENDING:
         found = Condition(ConditionType.PROGRAMMED, Status.TRUE, Reason.PROGRAMMED)
     if kind == _GATEWAY:
@@ -276,6 +285,70 @@ def _confirm(tracked: Tracked, condition: Condition, kind: str) -> Tracked:
     stays = kind == _GATEWAY and condition.reason is not Reason.NOT_STORED
     confirmed = condition.status is Status.TRUE or (tracked.confirmed and stays)
     return tracked if confirmed == tracked.confirmed else replace(tracked, confirmed=confirmed)
+
+
+# --- listeners ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenListener:
+    """A listener with what ingress says of it."""
+
+    verdict: ListenerVerdict
+    programmed: Condition
+    open_in: int | None
+
+
+def _open(running: Running, gateway: ObjectRef, verdict: ListenerVerdict, tracked: Tracked) -> _OpenListener:
+    if verdict.programmed.status is Status.FALSE:
+        return _OpenListener(verdict, verdict.programmed, None)
+    ingresses = [c for c in running.consumers if c.live and c.role is Role.INGRESS]
+    serving = sorted(
+        (c for c in ingresses if c.gateway in ("", f"{gateway.namespace}/{gateway.name}")), key=lambda c: c.node
+    )
+    part = listener_part(verdict.name)
+    told = [(c, p) for c in serving for p in c.problems if (p.object, p.part) == (gateway, part)]
+    troubled = {c.node for c, _ in told}
+    open_in = sum(c.revision >= tracked.first and c.node not in troubled for c in serving)
+    return _OpenListener(verdict, _listener_programmed(running, serving, ingresses, told, tracked), open_in)
+
+
+def _listener_programmed(
+    running: Running,
+    serving: Sequence[ConsumerState],
+    ingresses: Sequence[ConsumerState],
+    told: Sequence[tuple[ConsumerState, RevisionProblem]],
+    tracked: Tracked,
+) -> Condition:
+    kind = ConditionType.PROGRAMMED
+    if ingresses and not serving:
+        message = "every live ingress serves another gateway; start one with MAILRAIL_INGRESS_GATEWAY empty or this one"
+        return Condition(kind, Status.FALSE, Reason.NOT_IN_USE, message)
+    failing = [(c, p) for c, p in told if p.reason != PENDING]
+    if failing:
+        consumer, problem = failing[0]
+        reason = Reason.PORT_CONFLICT if problem.reason == PORT_CONFLICT else Reason.PORT_UNAVAILABLE
+        more = f"; so do {len(failing) - 1} more" if len(failing) > 1 else ""
+        return Condition(kind, Status.FALSE, reason, f"ingress {consumer.node} says: {problem.message}{more}")
+    found = _programmed(replace(running, consumers=tuple(serving)), _LISTENER, tracked.first, tracked.confirmed)
+    if found.status is Status.TRUE and told:
+        found = replace(found, status=Status.UNKNOWN, reason=Reason.PENDING)
+    words = {
+        Status.TRUE: "open in every live ingress that runs a revision" if serving else "no live ingress",
+        Status.UNKNOWN: "not yet open in every live ingress",
+    }
+    return replace(found, message=words.get(found.status, found.message))
+
+
+def _never_more(condition: Condition, listeners: Sequence[_OpenListener]) -> Condition:
+    """`Programmed` of a gateway, which is no better than that of any of its listeners."""
+    for status in (Status.FALSE, Status.UNKNOWN):
+        if condition.status is status:
+            return condition
+        for one in listeners:
+            if one.programmed.status is status:
+                return replace(one.programmed, message=f"listener {one.verdict.name}: {one.programmed.message}")
+    return condition
 
 
 # --- the whole status --------------------------------------------------------------------------------------------
@@ -313,6 +386,7 @@ def _status(
     facts: ObjectFacts,
     conditions: Sequence[Condition],
     parents: Sequence[tuple[ObjectRef, Sequence[Condition]]],
+    listeners: Sequence[_OpenListener] = (),
 ) -> Row | None:
     """The status as it should be; None when another process judged a newer generation than we read."""
     written = _written(seen.status)
@@ -328,6 +402,8 @@ def _status(
     status: Row = {"observedGeneration": seen.generation, "conditions": rows}
     if parents:
         status["parents"] = _parent_rows(view, seen, parents)
+    if listeners:
+        status["listeners"] = _listener_rows(view, seen, listeners)
     return status | _columns(view.running, seen, facts)
 
 
@@ -362,6 +438,19 @@ def _parent_rows(
                 "conditions": _rows(conditions, seen.generation, written, view.now),
             }
         )
+    return rows
+
+
+def _listener_rows(view: ClusterView, seen: Observed, listeners: Sequence[_OpenListener]) -> list[Row]:
+    before = {one["name"]: one for one in seen.status.get("listeners") or ()}
+    rows = []
+    for one in listeners:
+        written = _written(before.get(one.verdict.name, {}))
+        row: Row = {"name": one.verdict.name, "port": one.verdict.port}
+        if one.open_in is not None:
+            row["openIn"] = one.open_in
+        conditions = (one.verdict.accepted, one.programmed)
+        rows.append(row | {"conditions": _rows(conditions, seen.generation, written, view.now)})
     return rows
 
 

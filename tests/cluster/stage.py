@@ -21,6 +21,7 @@ import yaml
 from cluster.apiproxy import ApiProxy
 from cluster.conftest import ROOT, Kubectl
 
+from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import Revision, Role
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
@@ -40,6 +41,7 @@ class Consumer:
     def __init__(self, settings: ServiceSettings, role: Role) -> None:
         self.role = role
         self.refuse = ""  # why the next revisions are rejected; empty: none is
+        self.problems: list[RevisionProblem] = []  # what it reports beside the revision
         self.seen: list[int] = []
         self._client: ConfigClient | None = None
         self._stop: asyncio.Event
@@ -48,7 +50,7 @@ class Consumer:
 
     async def _run(self) -> None:
         self._stop = asyncio.Event()
-        self._client = client = ConfigClient(self._settings, self.role, self._on_change)
+        self._client = client = ConfigClient(self._settings, self.role, self._on_change, lambda: self.problems)
         async with client.running():
             await self._stop.wait()
 

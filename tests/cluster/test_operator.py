@@ -10,7 +10,8 @@ import pytest
 from cluster.conftest import CRDS, Kubectl
 from cluster.stage import Stage, basics, manifest, relay, route, staged
 
-from mailrail.core.revision.revision import Revision, Role, RouteLevel
+from mailrail.core.revision.problem import RevisionProblem
+from mailrail.core.revision.revision import ObjectRef, Revision, Role, RouteLevel
 
 from testkit.conditions import keeps_to, wait_until
 
@@ -86,6 +87,31 @@ def test_a_missing_transport_defers_and_says_so_and_comes_to_life_when_it_is_the
     stage.kubectl.apply(relay("relay", "relay.example.org"))
     stage.wait_ready("mroute/all")
     assert rules(stage.queue().global_routes) == [("relay", False)]
+
+
+def test_a_listener_that_ingress_cannot_open_is_told_in_the_status_of_its_gateway(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics())
+    stage.wait_ready("mgw/mx1")
+
+    def listener() -> tuple[str, int, int, dict[str, str]]:
+        (one,) = stage.get("mgw", "mx1")["status"]["listeners"]
+        return one["name"], one["port"], one["openIn"], {c["type"]: c["reason"] for c in one["conditions"]}
+
+    open_now = ("mx", 2525, 1, {"Accepted": "Accepted", "Programmed": "Programmed"})
+    stage.until(lambda: listener() == open_now, "the listener is open")
+    why = "port 2525 at 0.0.0.0 cannot be opened: it is in use; free it, or give the listener another port"
+    gateway = ObjectRef("MailGateway", stage.kubectl.namespace, "mx1")
+    stage.consumers[Role.INGRESS].problems = [RevisionProblem(gateway, "listeners/mx", "PortUnavailable", why)]
+    closed = ("mx", 2525, 0, {"Accepted": "Accepted", "Programmed": "PortUnavailable"})
+    stage.until(lambda: listener() == closed, "the listener is told to be closed")
+    assert why in stage.condition("mgw", "mx1", "Ready")["message"]
+    assert why in stage.kubectl("get", "mgw", "mx1", "-o", "wide")
+    assert why in stage.kubectl("describe", "mgw", "mx1")
+    stage.consumers[Role.INGRESS].problems = []
+    stage.wait_ready("mgw/mx1")
+    assert listener() == open_now
 
 
 def test_a_new_object_has_conditions_before_anybody_looked_at_it(stage: Stage) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import grpc
 
-from mailrail.core.revision.revision import ObjectRef, Revision, Role, SecretRef, UnreadableRevision, checksum, decode
+from mailrail.core.revision.problem import RevisionProblem
+from mailrail.core.revision.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
 from mailrail.core.revision.sealing import CannotOpen, Keyring
 from mailrail.kit import log, metrics, rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
@@ -43,18 +44,6 @@ class Configuration:
     def secret(self, ref: SecretRef) -> bytes:
         """The opened value behind a reference. Raises KeyError when it was not delivered to this role."""
         return self.secrets[ref.path]
-
-
-@dataclass(frozen=True, slots=True)
-class RevisionProblem:
-    """What a process cannot carry out of the revision that it runs, though it uses the rest."""
-
-    object: ObjectRef
-    part: str
-    """Of the object, such as `listeners/mx`; empty: all of it."""
-    reason: str
-    """One word in CamelCase, as a condition in Kubernetes has it."""
-    message: str
 
 
 OnChange = Callable[[Configuration], None]
@@ -81,13 +70,15 @@ class ConfigClient:
         role: Role,
         on_change: OnChange,
         problems: Callable[[], Iterable[RevisionProblem]] = tuple,
+        gateway: str = "",
     ) -> None:
-        """`problems`: what is wrong now with the revision in force; it is asked for each report."""
+        """`problems`: what is wrong now with the revision in force; it is asked for each report. `gateway`:
+        NAMESPACE/NAME of the one that the process serves; empty: all."""
         self.current: Configuration | None = None
         self._settings = settings
         self._role = role
         self._on_change = on_change
-        self._problems = problems
+        self._problems, self._gateway = problems, gateway
         self._keys = keyring(settings)
         self._arrived = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -227,6 +218,7 @@ class ConfigClient:
                 )
                 for one in islice(self._problems(), _MOST_PROBLEMS)
             ),
+            gateway=self._gateway,
         )
 
     async def _leave(self) -> None:

@@ -47,7 +47,7 @@ ALLOWED = {SERVICE: frozenset((*(role.value for role in Role), "operator", "cli"
 _PUBLISHERS = frozenset(("operator",))
 _ADMINISTRATORS = frozenset(("operator", "cli"))
 _TEXT_LIMIT = 2000
-_MOST_PROBLEMS, _NAME_LIMIT, _MESSAGE_LIMIT = 64, 255, 500
+_MOST_PROBLEMS, _NAME_LIMIT, _GATEWAY_LIMIT, _MESSAGE_LIMIT = 64, 255, 320, 500
 _HISTORY_LIMIT = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -86,13 +86,15 @@ def _consumer(row: ConsumerRow) -> pb.Consumer:
     )
     consumer.seen.FromDatetime(row.seen)
     with contextlib.suppress(DecodeError):  # a hand that wrote in the database harms no other consumer
-        consumer.problems.extend(pb.Consumer.FromString(row.problems).problems)
+        stored = pb.Consumer.FromString(row.problems)
+        consumer.problems.extend(stored.problems)
+        consumer.gateway = stored.gateway
     return consumer
 
 
 def _problems(request: pb.ReportRequest) -> bytes:
-    """What is stored of the problems of a report, within the bounds of the agreement."""
-    kept = pb.Consumer()
+    """What is stored of the problems of a report, within the bounds of the agreement, and whose they can be."""
+    kept = pb.Consumer(gateway=request.gateway[:_GATEWAY_LIMIT])
     for problem in request.problems[:_MOST_PROBLEMS]:
         kept.problems.add(
             kind=problem.kind[:_NAME_LIMIT],

@@ -72,7 +72,7 @@ class ConsumerRow:
     error: str
     version: str
     problems: bytes
-    """A Consumer with only `problems` set."""
+    """A Consumer with only `problems` and `gateway` set."""
     seen: datetime
     live: bool
 
@@ -471,7 +471,7 @@ class RevisionStore:
     async def report(
         self, process: str, role: str, revision: int, rejected: int, error: str, version: str, problems: bytes
     ) -> None:
-        """A heartbeat. `problems`: a Consumer with only `problems` set."""
+        """A heartbeat. `problems`: a Consumer with only `problems` and `gateway` set."""
         async with self._pool.connection() as connection:
             await self._compare(connection, 0, revision)
             await connection.execute(

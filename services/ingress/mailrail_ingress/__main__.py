@@ -62,7 +62,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
                 {SERVICE: frozenset({"cli"})},
             )
         )
-        config = ConfigClient(settings, Role.INGRESS, swap, listeners.problems)
+        config = ConfigClient(settings, Role.INGRESS, swap, listeners.problems, settings.gateway)
         await stack.enter_async_context(config.running())
         log.get_logger().info("serving gRPC", port=server.port)
         tasks = [

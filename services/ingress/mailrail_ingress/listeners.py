@@ -7,11 +7,11 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
+from mailrail.core.revision.problem import PENDING, PORT_CONFLICT, PORT_UNAVAILABLE, RevisionProblem, listener_part
 from mailrail.core.revision.revision import ListenerProtocol, ObjectRef
 from mailrail.kit import log
-from mailrail.kit.config_client import RevisionProblem
 from mailrail.kit.metrics import bounded
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
@@ -131,12 +131,6 @@ class ListenerFailure:
     port: int
 
 
-PORT_CONFLICT: Final = "PortConflict"
-"""Another listener of the same revision has the port. Only a new revision ends it."""
-PORT_UNAVAILABLE: Final = "PortUnavailable"
-"""The system refuses the port: another process has it, or this one may not open it. It is tried again."""
-
-
 def port_holders(
     wanted: Iterable[ListenerSocket], listening: Iterable[ListenerSocket]
 ) -> dict[ListenerKey, ListenerKey]:
@@ -189,9 +183,12 @@ class Listeners:
 
     def problems(self) -> list[RevisionProblem]:
         """What config is told of listeners that are not open."""
+        known = {place.listener_key for place in self._servers} | self.failures.keys()
+        untried = ListenerFailure(PENDING, "it is being opened", 0)
+        failures = self.failures | {key: untried for key in self._active_config.listeners if key not in known}
         return [
-            RevisionProblem(key.gateway, f"listeners/{key.listener}", failure.reason, failure.message)
-            for key, failure in self.failures.items()
+            RevisionProblem(key.gateway, listener_part(key.listener), failure.reason, failure.message)
+            for key, failure in failures.items()
         ]
 
     async def run(self) -> None:

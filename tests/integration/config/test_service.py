@@ -254,6 +254,14 @@ async def test_what_a_consumer_cannot_carry_out_is_told_within_bounds_until_it_i
         assert await told() == []
 
 
+async def test_config_tells_which_gateway_alone_a_consumer_serves(database: str) -> None:
+    longest = f"{'n' * 63}/{'m' * 253}"
+    async with config_service(database) as service, service.stub() as stub:
+        for said in (longest, ""):
+            await stub.Report(pb.ReportRequest(process="one", role="ingress", revision=1, gateway=said))
+            assert [c.gateway for c in (await stub.ListConsumers(pb.ListConsumersRequest())).consumers] == [said]
+
+
 async def test_a_consumer_that_fell_silent_is_not_live_CFG_05(database: str) -> None:
     async with config_service(database) as service, service.stub() as stub:
         await stub.Report(pb.ReportRequest(process="gone", role="queue", revision=1))

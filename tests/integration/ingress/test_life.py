@@ -771,6 +771,7 @@ def test_metrics_count_what_happened(run: Start) -> None:
 def test_a_revision_without_our_gateway_is_rejected_and_the_one_before_stays_in_force(run: Start) -> None:
     made = setup()
     ingress = run(made, gateway="mail/main")
+    assert ingress.config.reports[-1].gateway == "mail/main"
     renamed = replace(made.revision.gateways[0], ref=replace(made.revision.gateways[0].ref, name="other"))
     revision = replace(made.revision, gateways=(renamed,))
     background().call(ingress.config.publish(revision, made.secrets))

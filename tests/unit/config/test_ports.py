@@ -7,7 +7,7 @@ from unit.config.test_ownership import NOW, aged
 
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled
-from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.diagnostics import ConditionType, Reason, Status
 
 MAP = BuildOptions(port_map={25: 2525, 587: 2587})
 
@@ -86,6 +86,49 @@ def test_a_gateway_that_was_accepted_before_ports_of_ingress_were_known_loses_th
     assert condition is not None
     assert condition.reason is Reason.PORT_CONFLICT
     assert "is ingress's own, for metrics" in condition.message
+
+
+Told = dict[str, tuple[str, str]]
+
+
+def listeners(compiled: Compiled, name: str) -> Told:
+    """Reasons of Accepted and Programmed of each listener of a gateway."""
+    found = compiled.diagnostics.of("MailGateway", name).listeners
+    return {one.name: (one.accepted.reason.value, one.programmed.reason.value) for one in found}
+
+
+def test_a_refused_edit_says_which_listener_is_at_fault_and_which_serves_on() -> None:
+    accepted, refused, unused = ("Accepted", "Pending"), ("PortConflict", "NotInUse"), ("NotInUse", "NotInUse")
+    first = build([*edge("mx", 25, hour=1), *edge("aaa", 26, hour=2)])
+    assert listeners(first, "aaa") == {"l26": accepted}
+    second = build([*edge("mx", 25, hour=1), *edge("aaa", 26, 25, 27, hour=2)], first)
+    assert listeners(second, "aaa") == {"l26": accepted, "l25": refused, "l27": unused}
+    never = build([*edge("mx", 25, hour=1), *edge("aaa", 25, 27, hour=2)])
+    assert listeners(never, "aaa") == {"l25": refused, "l27": unused}
+    (told, _) = never.diagnostics.of("MailGateway", "aaa").listeners
+    assert (told.port, told.accepted.message) == (25, "port 25 belongs to MailGateway default/mx")
+    assert told.programmed.status is Status.FALSE
+
+
+def test_a_listener_that_edits_its_port_to_a_taken_one_is_refused_as_it_is_now() -> None:
+    def moved(port: int) -> list[Content]:
+        gateway, *rest = edge("aaa", port, hour=2)
+        (listener,) = gateway["spec"]["listeners"]
+        listener["name"] = "mx"
+        return [gateway, *rest]
+
+    second = build([*edge("mx", 25, hour=1), *moved(25)], build([*edge("mx", 25, hour=1), *moved(26)]))
+    assert open_ports(second)["aaa"] == [26]
+    assert listeners(second, "aaa") == {"mx": ("PortConflict", "NotInUse")}
+
+
+def test_a_listener_that_stays_closed_for_want_of_its_certificate_says_so() -> None:
+    gateway, *rest = edge("mx", 25, 465, hour=1)
+    gateway["spec"]["listeners"][1]["tls"] = {"certificateSecretRef": {"name": "absent"}}
+    assert listeners(build([gateway, *rest]), "mx") == {
+        "l25": ("Accepted", "Pending"),
+        "l465": ("Accepted", "SecretNotFound"),
+    }
 
 
 def test_the_older_gateway_keeps_the_hostname() -> None:

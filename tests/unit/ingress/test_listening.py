@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from mailrail.core.revision.problem import PORT_UNAVAILABLE
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit.settings import BadSettings
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
-from mailrail_ingress.listeners import PORT_UNAVAILABLE, Listeners, ListenerSocket, port_holders
+from mailrail_ingress.listeners import Listeners, ListenerSocket, port_holders
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import Sessions
 
@@ -86,6 +87,8 @@ async def test_a_port_is_tried_again_ever_more_seldom_and_from_the_start_after_e
 
 async def test_a_port_that_the_offset_moves_out_of_range_is_not_opened_elsewhere() -> None:
     listeners = without_a_port()
+    (untried,) = listeners.problems()
+    assert (untried.part, untried.reason) == ("listeners/mx", "Pending"), "nobody shall call open what was not tried"
     await listeners._apply()
     assert listeners.ports() == {}
     (problem,) = listeners.problems()

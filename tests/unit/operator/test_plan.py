@@ -15,6 +15,7 @@ from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState
 from mailrail.core.resources.status import KIND_INFO
+from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail_operator.dnscheck import DnsReason, DnsVerdict, Record, RecordState
@@ -292,6 +293,89 @@ def test_what_the_store_lost_is_not_programmed_until_it_is_published_again_CFG_0
     cluster.plan(cluster.running(), LATER)
     for kind, name in (("MailGateway", "mx1"), ("MailTransport", "relay"), ("MailRoute", "all")):
         assert cluster.condition(kind, name, "Ready")["status"] == "True"
+
+
+TAKEN = "port 2525 at 0.0.0.0 cannot be opened: it is in use; free it, or give the listener another port"
+
+
+def ingress(node: str, revision: int = 1, reason: str = "", gateway: str = "") -> ConsumerState:
+    problems = (RevisionProblem(ref("MailGateway", "mx1"), "listeners/mx", reason, TAKEN),) if reason else ()
+    return ConsumerState(node, Role.INGRESS, revision, problems=problems, gateway=gateway)
+
+
+def edges(cluster: Cluster, *ingresses: ConsumerState, now: str = LATER) -> tuple[StatusPlan, dict[str, Any]]:
+    """A plan for these ingress processes, and the status of the listener then."""
+    made = cluster.plan(cluster.running(consumers=(*consumers(1, (Role.QUEUE, Role.OUTBOUND)), *ingresses)), now)
+    (listener,) = cluster.bodies[ref("MailGateway", "mx1")]["status"]["listeners"]
+    return made, listener
+
+
+def programmed_of(listener: Mapping[str, Any]) -> tuple[str, str]:
+    accepted, programmed = listener["conditions"]
+    assert (accepted["type"], accepted["status"], programmed["type"]) == ("Accepted", "True", "Programmed")
+    return programmed["status"], programmed["reason"]
+
+
+def test_each_listener_says_in_how_many_processes_it_is_open() -> None:
+    cluster = settled()
+    _, listener = edges(cluster, ingress("a"), ingress("b"))
+    assert (listener["name"], listener["port"], listener["openIn"]) == ("mx", 2525, 2)
+    assert programmed_of(listener) == ("True", "Programmed")
+    assert {c["observedGeneration"] for c in listener["conditions"]} == {1}
+    made, _ = edges(cluster, ingress("b"), ingress("a"))
+    assert made.changes == ()
+
+
+def test_a_listener_that_a_process_cannot_open_is_told_of_it_and_of_its_gateway() -> None:
+    cluster = settled()
+    edges(cluster, ingress("a"), ingress("b"))
+    made, listener = edges(cluster, ingress("a"), ingress("b", reason="PortUnavailable"))
+    assert (programmed_of(listener), listener["openIn"]) == (("False", "PortUnavailable"), 1)
+    said = f"ingress b says: {TAKEN}"
+    assert listener["conditions"][1]["message"] == said
+    for condition in ("Programmed", "Ready"):
+        found = cluster.condition("MailGateway", "mx1", condition)
+        assert (found["status"], found["message"]) == ("False", f"listener mx: {said}")
+    (note,) = change_of(made, "MailGateway", "mx1").notes
+    assert (note.type, note.reason, note.message) == (EventType.WARNING, "PortUnavailable", f"listener mx: {said}")
+    assert cluster.condition("MailDomain", "org", "Ready")["status"] == "True"
+    again, _ = edges(cluster, ingress("a"), ingress("b", reason="PortUnavailable"), now="2026-01-01T01:00:00Z")
+    assert again.changes == ()
+    _, listener = edges(cluster, ingress("a"), ingress("b"))
+    assert programmed_of(listener) == ("True", "Programmed")
+    assert cluster.condition("MailGateway", "mx1", "Ready")["status"] == "True"
+
+
+def test_a_reason_of_a_newer_ingress_is_said_with_a_word_of_the_closed_list() -> None:
+    _, listener = edges(settled(), ingress("a", reason="WrongMoon"))
+    assert programmed_of(listener) == ("False", "PortUnavailable")
+
+
+def test_a_listener_that_is_being_opened_is_not_called_open() -> None:
+    cluster = Cluster.of(*EVERYTHING)
+    cluster.publish()
+    _, listener = edges(cluster, ingress("a"), ingress("b", reason="Pending"))
+    assert (programmed_of(listener), listener["openIn"]) == (("Unknown", "Pending"), 1)
+    assert cluster.condition("MailGateway", "mx1", "Programmed")["status"] == "Unknown"
+
+
+def test_a_process_that_starts_or_the_last_that_stops_takes_nothing_back_from_a_listener_CFG_05() -> None:
+    cluster = settled()
+    edges(cluster, ingress("a"))
+    _, listener = edges(cluster, ingress("a"), ingress("b", revision=0))
+    assert (programmed_of(listener), listener["openIn"]) == (("True", "Programmed"), 1)
+    _, listener = edges(cluster)
+    assert (programmed_of(listener), listener["openIn"]) == (("True", "Programmed"), 0)
+    assert listener["conditions"][1]["message"] == "no live ingress"
+
+
+def test_a_process_that_serves_another_gateway_does_not_count() -> None:
+    cluster = settled()
+    _, listener = edges(cluster, ingress("a", gateway="mail/mx1"), ingress("b", gateway="mail/other"))
+    assert listener["openIn"] == 1
+    _, listener = edges(cluster, ingress("b", gateway="mail/other"))
+    assert programmed_of(listener) == ("False", "NotInUse")
+    assert "MAILRAIL_INGRESS_GATEWAY" in cluster.condition("MailGateway", "mx1", "Ready")["message"]
 
 
 def test_what_a_new_object_misses_is_said_after_some_seconds_for_it_may_be_on_its_way() -> None:

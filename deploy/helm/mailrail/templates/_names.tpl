@@ -99,7 +99,6 @@ annotations:
 {{- get (dict "config" "7001" "queue" "7002" "ingress" "7003" "outbound" "7004") . }}
 {{- end }}
 
-
 {{/* Nobody here may open a port below 1024: a gateway's 25 is the pod's 2525. Ingress opens what this says, and the operator
      finds listeners that end at one real port. */}}
 {{- define "mailrail.portMap" -}}

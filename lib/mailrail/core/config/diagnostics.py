@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.limits import EXPANSION_LIMIT
+from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Role
 
 
@@ -49,6 +50,7 @@ class Reason(StrEnum):
     DUPLICATE = "Duplicate"
     CONFLICTED = "Conflicted"
     PORT_CONFLICT = "PortConflict"
+    PORT_UNAVAILABLE = "PortUnavailable"
     HOSTNAME_CONFLICT = "HostnameConflict"
     ALIAS_CYCLE = "AliasCycle"
     ALIAS_TOO_LARGE = "AliasTooLarge"
@@ -89,6 +91,8 @@ REASONS: Final[dict[Reason, str]] = {
     "Names of a deleted object are kept for ten minutes.",
     Reason.PORT_CONFLICT: "A listener of another gateway, or another listener of this one, has the port, perhaps under "
     "another number that is mapped to the same real one; the older gateway keeps it. Or the port is ingress's own.",
+    Reason.PORT_UNAVAILABLE: "An ingress process cannot open the listener's port: another program has it, or the "
+    "process may not open it. The message names the process; it tries again by itself.",
     Reason.HOSTNAME_CONFLICT: "Another gateway has the same hostname; the older one keeps it.",
     Reason.ALIAS_CYCLE: "An alias or a catch-all leads back to itself.",
     Reason.ALIAS_TOO_LARGE: f"An alias leads to more than {EXPANSION_LIMIT:,} addresses, including aliases on the way. "
@@ -146,13 +150,25 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerVerdict:
+    """What is to say about one listener of a gateway, as the object has it now."""
+
+    name: str
+    port: int
+    accepted: Condition
+    programmed: Condition
+    """False where no process can have it open; else Unknown, and the processes know."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectStatus:
-    """All that is to say about an object: conditions of its own, and per parent for what attaches."""
+    """All that is to say about an object: conditions of its own, per parent for what attaches, and per listener."""
 
     ref: ObjectRef
     generation: int | None
     conditions: tuple[Condition, ...]
     parents: tuple[tuple[ObjectRef, tuple[Condition, ...]], ...] = ()
+    listeners: tuple[ListenerVerdict, ...] = ()
 
     def condition(self, kind: ConditionType, parent: ObjectRef | None = None) -> Condition | None:
         """The condition of that type, of the object or of one parent."""
@@ -251,6 +267,10 @@ class ConsumerState:
     rejected: int = 0
     error: str = ""
     live: bool = True
+    problems: tuple[RevisionProblem, ...] = ()
+    """With the revision that it runs."""
+    gateway: str = ""
+    """NAMESPACE/NAME of the MailGateway that it serves; empty: all."""
 
 
 ROLES_OF_KIND: Final[dict[str, tuple[Role, ...]]] = {

@@ -1,6 +1,6 @@
 """The last step of a compilation: conditions for each object, and findings with file and line, from all notes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from mailrail.core.config.diagnostics import (
@@ -8,6 +8,7 @@ from mailrail.core.config.diagnostics import (
     ConditionType,
     Diagnostics,
     Finding,
+    ListenerVerdict,
     ObjectStatus,
     Reason,
     Severity,
@@ -16,7 +17,7 @@ from mailrail.core.config.diagnostics import (
 )
 from mailrail.core.config.reading import Candidate, Input, Remark, Version
 from mailrail.core.config.settling import Settlement, reference
-from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailRoute
+from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute
 from mailrail.core.revision.revision import ObjectRef, Revision
 
 _SEVERITY: Final = {
@@ -92,6 +93,52 @@ def _unused(candidate: Candidate, serving: Version | None, accepted: bool, used:
     return "" if used and accepted else _NOT_RUN
 
 
+_ACCEPTED: Final = Condition(ConditionType.ACCEPTED, Status.TRUE, Reason.ACCEPTED)
+_PENDING: Final = Condition(ConditionType.PROGRAMMED, Status.UNKNOWN, Reason.PENDING)
+_EDIT_REFUSED: Final = Condition(
+    ConditionType.ACCEPTED,
+    Status.FALSE,
+    Reason.NOT_IN_USE,
+    "the gateway is not accepted as it is now, see its conditions",
+)
+
+
+def _listeners(
+    candidate: Candidate, serving: Version | None, notes: Sequence[Remark], unused: str, open_names: Collection[str]
+) -> tuple[ListenerVerdict, ...]:
+    """Each listener of a gateway as the object has it now. One that an edit leaves alone is accepted though the edit is
+    refused. `unused`: why no service runs the gateway as it is now. `open_names`: listeners in the revision."""
+    newest = candidate.newest or serving
+    if newest is None or not isinstance(newest.resource, MailGateway):
+        return ()
+    shown = newest.resource.spec.listeners
+    in_force = serving.resource.spec.listeners if serving and isinstance(serving.resource, MailGateway) else ()
+    accepted = not any(note.type is ConditionType.ACCEPTED for note in notes)
+    serves = accepted or (serving is not None and not serving.new)
+    said: dict[tuple[ConditionType, str], Remark] = {}
+    for note in notes:
+        listeners = shown if note.type is ConditionType.ACCEPTED and candidate.newest else in_force
+        match note.path:
+            case ("spec", "listeners", int(position), *_) if position < len(listeners):
+                said.setdefault((note.type, listeners[position].name), note)
+    found: list[ListenerVerdict] = []
+    for listener in shown:
+        refused = said.get((ConditionType.ACCEPTED, listener.name))
+        lacking = said.get((ConditionType.RESOLVED_REFS, listener.name))
+        verdict, programmed = _ACCEPTED, _PENDING
+        if refused is not None:
+            verdict = Condition(ConditionType.ACCEPTED, Status.FALSE, refused.reason, refused.message)
+        elif not serves or listener not in in_force:
+            verdict = _EDIT_REFUSED
+        if verdict is not _ACCEPTED:
+            programmed = Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.NOT_IN_USE, unused)
+        elif listener.name not in open_names:
+            reason, message = (lacking.reason, lacking.message) if lacking else (Reason.NOT_IN_USE, _NOT_RUN)
+            programmed = Condition(ConditionType.PROGRAMMED, Status.FALSE, reason, message)
+        found.append(ListenerVerdict(listener.name, listener.port, verdict, programmed))
+    return tuple(found)
+
+
 def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revision: Revision) -> Diagnostics:
     """What is to be told of every object that was read, and of every document."""
     by_ref: dict[ObjectRef, list[Remark]] = {}
@@ -99,6 +146,7 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
         by_ref.setdefault(note.ref, []).append(note)
     used = _in_use(revision)
     routes = {ref for ref, parent in used if parent is not None}
+    open_names = {gateway.ref: {listener.name for listener in gateway.listeners} for gateway in revision.gateways}
     findings = list(read_in.findings)
     objects: list[ObjectStatus] = []
     for ref in sorted(read_in.candidates):
@@ -108,7 +156,9 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
         of = _parents_of(serving.resource, ref) if serving is not None else ()
         runs = (ref, None) in used or ref in routes
         if mine is None and runs:  # nearly every object, nearly always
-            objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, tuple((p, _FINE) for p in of)))
+            listeners = _listeners(candidate, serving, (), "", open_names.get(ref, ()))
+            parents = tuple((parent, _FINE) for parent in of)
+            objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, parents, listeners))
             continue
         mine = mine or []
         accepted = not any(note.type is ConditionType.ACCEPTED for note in mine)
@@ -119,7 +169,9 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
                 kept = serving is not None or ref in read_in.lost
                 message += "; its last accepted version stays in use" if kept else "; it is left out"
             findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
-        conditions = _conditions(mine, _unused(candidate, serving, accepted, runs))
+        unused = _unused(candidate, serving, accepted, runs)
+        conditions = _conditions(mine, unused)
+        listeners = _listeners(candidate, serving, mine, unused, open_names.get(ref, ()))
         parents = tuple(
             (
                 parent,
@@ -130,6 +182,6 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
             )
             for parent in of
         )
-        objects.append(ObjectStatus(ref, candidate.generation, (*conditions, ready(conditions)), parents))
+        objects.append(ObjectStatus(ref, candidate.generation, (*conditions, ready(conditions)), parents, listeners))
     findings.sort(key=lambda f: (f.place, str(f.ref), f.severity, f.message))
     return Diagnostics(tuple(objects), tuple(dict.fromkeys(findings)))

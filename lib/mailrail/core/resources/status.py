@@ -110,10 +110,30 @@ class ConfigStatus(Part):
     )
 
 
+class ListenerStatus(Part):
+    """One listener of a gateway."""
+
+    name: Annotated[str, StringConstraints(max_length=63)] = Field(description="Name of the listener in spec.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(description="Port of the listener in spec.")
+    open_in: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Live ingress processes that have it open; absent where none may."
+    )
+    conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Accepted and Programmed.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
 class MailGatewayStatus(CommonStatus):
     """Of a gateway."""
 
     domains: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of attached MailDomains.")
+    listeners: Annotated[tuple[ListenerStatus, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="Each listener of the spec: whether it is accepted, and whether ingress has it open.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     config: ConfigStatus | None = Field(default=None, description="The configuration as services run it.")
 
 

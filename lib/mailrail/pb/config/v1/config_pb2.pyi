@@ -309,7 +309,7 @@ class Problem(_message.Message):
     part: _builtins.str
     """of the object: "listeners/mx"; empty: all of it"""
     reason: _builtins.str
-    """one word: "PortConflict" (another listener of the revision has the port), "PortUnavailable" """
+    """One word: "PortConflict" (another listener of the revision has the port), "PortUnavailable", "Pending" (not yet tried)."""
     message: _builtins.str
     """at most 500 characters"""
     def __init__(
@@ -342,6 +342,7 @@ class ReportRequest(_message.Message):
     LEAVING_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """its name"""
     role: _builtins.str
@@ -355,6 +356,8 @@ class ReportRequest(_message.Message):
     """a clean stop: remove the row"""
     version: _builtins.str
     """of the software"""
+    gateway: _builtins.str
+    """NAMESPACE/NAME of the MailGateway that it serves; empty: all"""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """at most 64, as they are now"""
@@ -370,10 +373,11 @@ class ReportRequest(_message.Message):
         leaving: _builtins.bool = ...,
         version: _builtins.str = ...,
         problems: _abc.Iterable[Global___Problem] | None = ...,
+        gateway: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "leaving", b"leaving", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "gateway", b"gateway", "leaving", b"leaving", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,6 +417,7 @@ class Consumer(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """its name"""
     role: _builtins.str
@@ -422,6 +427,8 @@ class Consumer(_message.Message):
     live: _builtins.bool
     """seen within 10 s"""
     version: _builtins.str
+    gateway: _builtins.str
+    """that it serves, as it reported it"""
     @_builtins.property
     def seen(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -440,10 +447,11 @@ class Consumer(_message.Message):
         live: _builtins.bool = ...,
         version: _builtins.str = ...,
         problems: _abc.Iterable[Global___Problem] | None = ...,
+        gateway: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "live", b"live", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "gateway", b"gateway", "live", b"live", "problems", b"problems", "process", b"process", "rejected", b"rejected", "revision", b"revision", "role", b"role", "seen", b"seen", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
