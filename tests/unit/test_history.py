@@ -6,10 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.history import NOBODY, DatabaseState, HistoryVerdict, ServerIdentity, Words, judge
+from mailrail.core.history import NOBODY, DatabaseState, HistoryVerdict, ServerIdentity, Words, judge, why
 
-HERE = ServerIdentity("7412", 1)
+HERE = ServerIdentity("7412/16409", 1)
 SEEN = DatabaseState(5, 4, HERE, HERE)
+OTHERS = {
+    ServerIdentity("7412/16409", 2): "a standby was promoted, or the server was restored",
+    ServerIdentity("9000/16409", 1): "it is on another server than before",
+    ServerIdentity("7412/17001", 1): "its tables were made anew: a dump was put back",
+}
 
 
 def test_a_process_that_begins_takes_the_number_that_is_there_HIS_01() -> None:
@@ -21,12 +26,14 @@ def test_what_was_written_is_there_so_the_history_goes_on_HIS_01() -> None:
     assert judge(5, SEEN, word_known=True, behind=False) is HistoryVerdict.SAME
 
 
-@pytest.mark.parametrize("server", [ServerIdentity("7412", 2), ServerIdentity("9000", 1)])
+@pytest.mark.parametrize("server", OTHERS)
 @pytest.mark.parametrize("own", [None, 5])
 def test_another_server_than_the_history_began_on_is_another_history_HIS_01(
     own: int | None, server: ServerIdentity
 ) -> None:
-    assert judge(own, replace(SEEN, server=server), word_known=True, behind=False) is HistoryVerdict.DRAW
+    seen = replace(SEEN, server=server)
+    assert judge(own, seen, word_known=True, behind=False) is HistoryVerdict.DRAW
+    assert why(own, seen, word_known=True, behind=False) == OTHERS[server]
 
 
 @pytest.mark.parametrize("own", [None, 5])

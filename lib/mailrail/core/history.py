@@ -22,9 +22,10 @@ class HistoryVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """Which server it is: of another cluster, or after a promotion, it is another."""
+    """Which server it is: of another cluster, or after a promotion, it is another. Also when the tables are others."""
 
     system: str
+    """Of the cluster, and the number of a table that was made with all others, after a `/`."""
     timeline: int
 
 
@@ -68,8 +69,11 @@ def judge(own: int | None, seen: DatabaseState, *, word_known: bool, behind: boo
 def why(own: int | None, seen: DatabaseState, *, word_known: bool, behind: bool) -> str:
     """The reason of a DRAW in words, for people."""
     if seen.drawn_on not in (NOBODY, seen.server):
-        if seen.drawn_on.system != seen.server.system:
+        before, now = seen.drawn_on.system.partition("/")[0], seen.server.system.partition("/")[0]
+        if before != now:
             return "it is on another server than before"
+        if seen.drawn_on.system != seen.server.system:
+            return "its tables were made anew: a dump was put back"
         return "a standby was promoted, or the server was restored"
     if own is not None and not word_known:
         return "it does not have what was written last"

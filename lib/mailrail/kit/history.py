@@ -2,10 +2,10 @@
 
 Each process writes a random word into a row of its own with each heartbeat, and reads the one before. It is told that
 the data went back when it finds neither the word that it knows to be committed nor one that it was writing, when the
-server is another than the one on which the history began, or when counters are behind what they gave. Then a new
-history begins, under a number that is drawn at random: one that is counted up would go back with the data. It is drawn
-in place of the number that was found, so that of several processes that notice at once the first draws and the others
-adopt.
+server or the table is another than the one on which the history began, or when counters are behind what they gave. Then
+a new history begins, under a number that is drawn at random: one that is counted up would go back with the data. It is
+drawn in place of the number that was found, so that of several processes that notice at once the first draws and the
+others adopt.
 
 A schema that takes part has the tables `data_history` (one row) and `data_witness`:
 
@@ -36,7 +36,9 @@ Connection = AsyncConnection[Any]
 
 _TRIES = 5
 _FORGET: Final[LiteralString] = "DELETE FROM data_witness WHERE seen < now() - interval '30 days'"
-_SEEN: Final[LiteralString] = f"""h.number, h.predecessor, h.system, h.timeline, {SERVER}, pg_is_in_recovery()"""
+# A table that was made anew has another number, and is as good as another server: a dump was put back.
+_SEEN: Final[LiteralString] = f"""h.number, h.predecessor, h.system, h.timeline, {SERVER} || '/' || h.tableoid,
+    pg_is_in_recovery()"""
 _WITNESS: Final[LiteralString] = """INSERT INTO data_witness (process, last_written) VALUES (%(process)s, %(word)s)
     ON CONFLICT (process) DO UPDATE SET last_written = excluded.last_written, seen = now()"""
 _DRAW: Final[LiteralString] = """UPDATE data_history SET number = %(number)s, predecessor = %(followed)s,
@@ -66,6 +68,7 @@ class History:
         counters: LiteralString,
         given: Callable[[], Sequence[int]],
         behind: LiteralString,
+        complete: Callable[[Connection], Awaitable[None]],
         raise_counters: Callable[[Connection], Awaitable[None]],
         begun: Callable[[NewHistory], None],
     ) -> None:
@@ -73,13 +76,14 @@ class History:
 
         `counters`: an SQL expression, bigint[], where the counters of the schema stand; `given`: what this process
         knows to be given from each. `behind`: an SQL expression, whether rows are there that are beyond the counters;
-        asked once, at the start. `raise_counters` lifts them beyond all that is known, within a transaction.
+        asked once, at the start. `complete` raises psycopg.OperationalError while the data are being restored: what is
+        half there tells nothing. `raise_counters` lifts them beyond all that is known, within a transaction.
         `begun` is told of a new history at once, before any other statement runs.
         """
         self.number: int | None = None
         """Of the history that this process is in; None: it has not looked yet."""
         self._process = process
-        self._given, self._raise, self._begun = given, raise_counters, begun
+        self._given, self._complete, self._raise, self._begun = given, complete, raise_counters, begun
         self._words = Words()
         self._lock = asyncio.Lock()
         """Held by whoever takes this process into another history."""
@@ -126,6 +130,7 @@ class History:
     async def check(self, connection: Connection) -> None:
         """Look, and write nothing: by a new connection, before its first statement. Raises as `beat`."""
         if self.number is not None and not self._left:
+            await self._complete(connection)
             look = await self._look(connection, self._read, {})
             if look.judge(self.number) is not HistoryVerdict.SAME:
                 await self._resolve(connection)
@@ -166,6 +171,7 @@ class History:
             own = self.number
             if reason and own != number:
                 return
+            await self._complete(connection)
             for _ in range(_TRIES):
                 look = await self._look(connection, self._read, {})
                 if own is None:

@@ -158,6 +158,16 @@ def needed_version(service: str) -> int:
     return migrations[-1].number if migrations else 0
 
 
+_KEY = re.compile(r"\bPRIMARY KEY\b|\bUNIQUE \(|\bCREATE UNIQUE INDEX\b", re.IGNORECASE)
+
+
+def keys(service: str) -> int:
+    """How many unique keys the migrations give to the tables of a service's schema, partitions aside; 0 for a service
+    that owns none."""
+    migrations = load(service)
+    return len(_KEY.findall(" ".join(migration.bare for migration in migrations))) + 1 if migrations else 0
+
+
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _INDEX = re.compile(
     rf"CREATE (?:UNIQUE )?INDEX CONCURRENTLY (?:IF NOT EXISTS )?(?P<name>{_NAME})"
@@ -478,9 +488,29 @@ async def version(connection: psycopg.AsyncConnection[tuple[object, ...]], schem
     return cast("int", row[0]) if row else 0
 
 
+# A key is an index; partitions have theirs from their table.
+_KEYS = """SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    WHERE c.relnamespace = to_regnamespace(%s) AND NOT c.relispartition AND i.indisunique AND i.indisvalid"""
+
+
+async def refuse_incomplete(connection: psycopg.AsyncConnection[Any], service: str) -> None:
+    """Raises psycopg.OperationalError while tables of the service's schema lack keys.
+
+    pg_restore makes the tables, then fills them, then makes their keys: a table that has its key has its rows. Until
+    then it would take a row twice, and its highest id is not known.
+    """
+    row = await (await connection.execute(_KEYS, (service,))).fetchone()
+    found = int(row[0]) if row else 0
+    if found < keys(service):
+        raise psycopg.OperationalError(
+            f"schema {service} has {found} of {keys(service)} keys: it is being restored, or its restore broke off."
+            " Let the restore end, or begin it again with a new database"
+        )
+
+
 async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service: str) -> int:
     """The version of the service's schema (DBS-02). Raises Unfit; SchemaOutdated when it is below what this release
-    needs."""
+    needs; psycopg.OperationalError while it is being restored."""
     if (problem := wrong_encoding(connection)) is not None:
         raise Unfit(problem)
     found, needed = await version(connection, service), needed_version(service)
@@ -491,4 +521,5 @@ async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service
     for migration in load(service):
         if recorded.get(migration.number) != migration.checksum:
             raise Unfit(_changed(migration))
+    await refuse_incomplete(connection, service)
     return found

@@ -16,6 +16,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any, Final, LiteralString
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection
@@ -74,6 +75,8 @@ class ServerWatch:
         """Commits of this process that wait for a synchronous standby for longer than a moment."""
         self._login, self._application, self._schema = login, application, schema
         self._changed, self._answers = changed, answers
+        self._broken_off: WeakSet[AsyncConnection[Any]] = WeakSet()
+        """Their owners notice when they use them next."""
         self._connection: AsyncConnection[Any] | None = None
         self._entering = False
         """It was let in and waits for its first answer, as behind a pooler that is full: that is no silence."""
@@ -145,9 +148,10 @@ class ServerWatch:
         # With a pooler in between, numbers are its own: ours are not among the server's.
         if mine == connection.info.backend_pid and _session(connection) in sessions:
             ours = [one for one in held if not one.closed and _session(one)[1].startswith(self._application)]
-            gone = [one for one in ours if _session(one) not in sessions]
+            gone = [one for one in ours if _session(one) not in sessions and one not in self._broken_off]
             for one in gone:
                 break_off(one)
+                self._broken_off.add(one)
             if gone:
                 self._log.info("connections given up: the server has no such sessions", connections=len(gone))
         return int(waiting)

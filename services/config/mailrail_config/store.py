@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool
 
-from mailrail.kit import log
+from mailrail.kit import log, migrations
 from mailrail.kit.history import History, NewHistory
 from mailrail.kit.postgres import settle, storable
 from mailrail_config import metrics
@@ -184,6 +184,7 @@ class RevisionStore:
             counters="ARRAY[(SELECT epoch FROM head), (SELECT last_revision FROM head)]",
             given=lambda: self._given,
             behind="((SELECT max(revision) FROM revisions) > (SELECT last_revision FROM head)) IS TRUE",
+            complete=lambda connection: migrations.refuse_incomplete(connection, "config"),
             raise_counters=self._raise,
             begun=self._report_history,
         )

@@ -307,6 +307,17 @@ def test_the_migrations_of_all_services_apply_to_an_empty_database(empty_databas
     assert migrations.migrate(empty_database) == []
 
 
+async def test_a_schema_that_lacks_a_key_is_told_from_a_complete_one(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        for service in migrations.SERVICES:
+            await migrations.refuse_incomplete(connection, service)
+        for service, table in ("queue", "mailbox"), ("config", "head"):
+            await connection.execute(f"ALTER TABLE {service}.{table} DROP CONSTRAINT {table}_pkey CASCADE".encode())
+            with pytest.raises(psycopg.OperationalError, match="being restored") as raised:
+                await migrations.refuse_incomplete(connection, service)
+            assert f"{migrations.keys(service) - 1} of {migrations.keys(service)} keys" in str(raised.value)
+
+
 def test_the_migrations_of_all_services_apply_to_postgres_15_too_DBS_02() -> None:
     with embedded_postgres(oldest_programs()) as server:
         everything = migrations.load_all()

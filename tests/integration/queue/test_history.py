@@ -17,6 +17,10 @@ from testkit.queue import RELAY, RunningQueue, a_revision, relay, rule_to, runni
 ANOTHER_SERVER = "UPDATE data_history SET timeline = timeline + 1000"
 OTHER_DATA = "UPDATE data_witness SET last_written = last_written # 1"
 OLDER_DATA = "DELETE FROM data_witness"
+MADE_ANEW = """ALTER TABLE data_history RENAME TO before;
+    CREATE TABLE data_history (LIKE before INCLUDING ALL);
+    INSERT INTO data_history SELECT * FROM before;
+    DROP TABLE before"""
 BEHIND = "SELECT setval('token_block', 1000)"
 
 
@@ -26,7 +30,7 @@ async def another_history(q: RunningQueue, before: int) -> int:
     return q.queue.history.number
 
 
-@pytest.mark.parametrize("how", [ANOTHER_SERVER, OTHER_DATA, OLDER_DATA, BEHIND])
+@pytest.mark.parametrize("how", [ANOTHER_SERVER, OTHER_DATA, OLDER_DATA, MADE_ANEW, BEHIND])
 async def test_a_database_that_went_back_is_noticed_by_the_next_heartbeat_HIS_01(database: str, how: str) -> None:
     async with running_queue(database) as q:
         await (await q.ingress()).accept("bob@away.example")

@@ -223,6 +223,13 @@ class Database:
 
 
 _READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+_INCOMPLETE = (
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidColumnReference,
+)
+"""What Postgres says where tables, functions or the keys of tables are not there yet; the last is of ON CONFLICT."""
 
 
 class Lane:
@@ -250,7 +257,8 @@ class Lane:
     async def use(self) -> AsyncIterator[AsyncConnection[Row]]:
         """The connection, for the caller alone. Raises psycopg.Error, NotDurable.
 
-        A server that was made a standby, or takes no writes for another reason, is out of reach: OperationalError.
+        A server that was made a standby, takes no writes for another reason, or has not all of our schema, is out of
+        reach: OperationalError.
         """
         async with self._lock:
             connection = self._connection
@@ -278,6 +286,8 @@ class Lane:
                 whole = whole and connection not in _doubtful
                 # Asked before it is closed, which forgets what the server said of itself.
                 why = why_read_only(connection, error) if isinstance(error, _READ_ONLY) else None
+                if isinstance(error, _INCOMPLETE):  # no fault of the mail; the next connection asks what is there
+                    why = f"schema queue is not complete, is the database being restored? {error}"
                 if why is not None or not whole:
                     self._connection = None
                     with contextlib.suppress(Exception):

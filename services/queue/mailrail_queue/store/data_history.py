@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, LiteralString
 
 from mailrail.core.ids import history_of, unpack_recipient, unpack_token
+from mailrail.kit import migrations
 from mailrail.kit.history import History, NewHistory
 from mailrail_queue.store import blocks
 from mailrail_queue.store.connection import Connection, run
@@ -33,6 +34,7 @@ class QueueHistory:
             counters=_COUNTERS,
             given=lambda: self._given,
             behind=_BEHIND,
+            complete=lambda connection: migrations.refuse_incomplete(connection, "queue"),
             raise_counters=self._raise,
             begun=begun,
         )
