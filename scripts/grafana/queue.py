@@ -1,6 +1,20 @@
 """The dashboard `Mailrail / Queue`."""
 
-from grafana.panels import LESS_IS_BAD, Dashboard, Panel, Query, Row, Unit, each, latency, processes, rate, split
+from grafana.panels import (
+    LESS_IS_BAD,
+    Color,
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    Steps,
+    Unit,
+    each,
+    latency,
+    processes,
+    rate,
+    split,
+)
 from grafana.shared import ACCEPTED
 
 DASHBOARD = Dashboard(
@@ -96,6 +110,27 @@ DASHBOARD = Dashboard(
                     "Commits waiting for a standby",
                     "Normally 0. Those that wait for longer than 3 s, while Postgres itself is well.",
                     "mailrail_queue_commits_waiting_for_standby",
+                ),
+                Panel(
+                    "Connections of Postgres, in use",
+                    "Share of each limit: the server's, and those of the database and the role where they have one. "
+                    "All clients count. A roll-out needs room for one process more of queue and config.",
+                    (
+                        Query(
+                            "max by (namespace, job, limit) (mailrail_queue_postgres_connections)"
+                            " / max by (namespace, job, limit) (mailrail_queue_postgres_connections_allowed)",
+                            "{{limit}}",
+                        ),
+                    ),
+                    Unit.SHARE,
+                    steps=Steps(Color.GOOD, ((0.75, Color.WARN), (0.9, Color.BAD))),
+                ),
+                Panel(
+                    "Size of the database",
+                    "Its tables and indexes on the volume of Postgres, without WAL. How much room is left there, "
+                    "only the volume's own metrics say.",
+                    (Query("max by (namespace, job) (mailrail_queue_postgres_database_bytes)", "{{job}}"),),
+                    Unit.BYTES,
                 ),
                 split(
                     "Database errors",

@@ -55,6 +55,20 @@ WAITING_FOR_STANDBY = Gauge(
     "mailrail_queue_commits_waiting_for_standby",
     "Transactions of this process that wait for a synchronous standby for longer than 3 s",
 )
+POSTGRES_CONNECTIONS = SnapshotGauge(
+    "mailrail_queue_postgres_connections",
+    "Sessions of all clients, not of Mailrail alone, that count against each limit of Postgres",
+    ["limit"],
+)
+"""limit: server (max_connections without those kept for administrators), database, role (CONNECTION LIMIT of ours)."""
+POSTGRES_CONNECTIONS_ALLOWED = SnapshotGauge(
+    "mailrail_queue_postgres_connections_allowed", "How many sessions each limit of Postgres allows", ["limit"]
+)
+"""limit: as above; absent where there is none. What a pooler in between allows is not known."""
+POSTGRES_DATABASE_BYTES = Gauge(
+    "mailrail_queue_postgres_database_bytes",
+    "Size of the database on the volume of Postgres, with indexes and without WAL; the room that is left is not known",
+)
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
     "Due recipients in the shards of this process, by what they wait for; counted up to 50,000",

@@ -105,6 +105,16 @@ def pods(name: str, *values: float) -> Series:
     return {of(name, pod=f"pod-{n}"): still(value) for n, value in enumerate(values)}
 
 
+def sessions(**found: tuple[int, int]) -> Series:
+    """Connections in use and allowed, by limit, as two queue processes see them."""
+    return {
+        of(f"mailrail_queue_postgres_connections{name}", limit=limit, pod=pod): still(value)
+        for limit, values in found.items()
+        for name, value in zip(("", "_allowed"), values, strict=True)
+        for pod in ("pod-0", "pod-1")
+    }
+
+
 def standing(*, published: int, head: int, pinned: int) -> Series:
     """What the operator published, and what the config service has in force."""
     values = {"published_revision": published, "head_revision": head, "head_pinned": pinned}
@@ -237,6 +247,17 @@ CASES = (
         (pods("mailrail_queue_postgres_up", 1, 0),),
     ),
     Case("MailrailCommitsWaitForStandby", *gauge("mailrail_queue_commits_waiting_for_standby", 2, 0)),
+    Case(
+        "MailrailPostgresConnectionsNearLimit",
+        (
+            sessions(server=(91, 97)),
+            sessions(server=(50, 97), role=(68, 70)),
+        ),
+        (
+            sessions(server=(80, 97), role=(40, 70)),
+            {of("mailrail_queue_postgres_connections", limit="role"): still(500)},  # the role has no limit
+        ),
+    ),
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
     Case(
         "MailrailQueueStepFails",

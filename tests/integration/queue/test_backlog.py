@@ -131,10 +131,10 @@ async def test_counting_reads_no_more_of_a_long_backlog_than_its_bound_SHD_03(da
         scans, reads = "sum(seq_scan)", "sum(idx_tup_read)"
         before = await q.one(f"SELECT {scans} FROM pg_stat_user_tables WHERE relname = 'recipient'")
         read = await q.one(f"SELECT {reads} FROM pg_stat_user_indexes WHERE indexrelname = 'recipient_due'")
-        async with q.queue.counting._lane.use() as connection:
+        async with q.queue.counting.lane.use() as connection:
             await connection.execute("SELECT pg_stat_force_next_flush()")
         await q.queue.counting.count()
-        async with q.queue.counting._lane.use() as connection:
+        async with q.queue.counting.lane.use() as connection:
             await connection.execute("SELECT pg_stat_force_next_flush()")
         assert await q.one(f"SELECT {scans} FROM pg_stat_user_tables WHERE relname = 'recipient'") == before
         after = await q.one(f"SELECT {reads} FROM pg_stat_user_indexes WHERE indexrelname = 'recipient_due'")

@@ -1,20 +1,25 @@
 """How many connections a process opens, and what it does with too few."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from mailrail.kit import migrations
 from mailrail.kit.postgres import CONNECTIONS, NEEDED
 from mailrail_queue.__main__ import assemble
 from mailrail_queue.settings import QueueSettings
+from mailrail_queue.upkeep import server_room
+from mailrail_queue.upkeep.server_room import ServerRoom
 
 from testkit.conditions import eventually
 from testkit.failover import single
-from testkit.queue import QUICK, a_revision, configure
+from testkit.queue import QUICK, a_revision, configure, running_queue
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
@@ -67,3 +72,47 @@ async def test_with_too_few_connections_the_queue_is_not_ready_and_says_how_many
             preparing.cancel()
             await asyncio.gather(preparing, return_exceptions=True)
             await queue.database.close()
+
+
+def exported(name: str, **labels: str) -> float | None:
+    """A sample as a scrape sees it; None: there is none."""
+    return REGISTRY.get_sample_value(f"mailrail_queue_postgres_{name}", labels)
+
+
+async def test_sessions_are_counted_beside_each_limit_of_server_database_and_role() -> None:
+    with single(max_connections="90", superuser_reserved_connections="5") as server:
+        migrations.migrate(server.url, migrations.load_all(("queue",)))
+        role, name = urlsplit(server.url).username, urlsplit(server.url).path.removeprefix("/")
+        as_superuser = (
+            "SELECT count(*), count(*) FILTER (WHERE datname = current_database()),"
+            " count(*) FILTER (WHERE usename = %s) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        async with running_queue(server.url, count_seconds=600.0) as q:
+
+            async def measured() -> ServerRoom:
+                return await server_room.measure(q.queue.counting.lane)
+
+            assert (await measured()).limits == {"server": 85}
+            assert exported("connections_allowed", limit="role") is None, "there is no such limit"
+            server.sql(f"ALTER ROLE {role} CONNECTION LIMIT 70")
+            server.sql(f"ALTER DATABASE {name} CONNECTION LIMIT 60")
+            elsewhere = await psycopg.AsyncConnection.connect(server.postgres.superuser_url())
+            beside = await psycopg.AsyncConnection.connect(server.postgres.superuser_url(name))
+            async with elsewhere, beside:
+
+                async def settled() -> ServerRoom | None:
+                    """Once no session comes or goes: those of the test's own questions end after their answers."""
+                    now = await measured()
+                    found = (now.connections["server"], now.connections["database"], now.connections["role"])
+                    alone = found[0] - found[1] == found[1] - found[2] == 1
+                    return now if alone and [found] == server.sql(as_superuser, role) else None
+
+                condition: Callable[[], ServerRoom | Awaitable[ServerRoom | None] | None] = settled
+                now = await eventually(condition)
+                assert now.limits == {"server": 85, "database": 60, "role": 70}
+                for what, count in now.connections.items():
+                    assert exported("connections", limit=what) == count
+                    assert exported("connections_allowed", limit=what) == now.limits[what]
+                ((size,),) = server.sql("SELECT pg_database_size(current_database())")
+                assert now.octets == exported("database_bytes") == pytest.approx(size, rel=0.2)

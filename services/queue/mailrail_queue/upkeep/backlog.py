@@ -20,6 +20,7 @@ from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import faults
 from mailrail_queue.store.connection import TROUBLE, Database
+from mailrail_queue.upkeep import server_room
 
 PER_SITE: Final = 5_000
 """Most recipients that are counted of one site in one shard."""
@@ -75,7 +76,7 @@ _STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::reg
 
 
 class BacklogCounter:
-    """Keeps the gauges of the backlog."""
+    """Keeps the gauges of the backlog, and on the same connection those of the server's room."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class BacklogCounter:
     ) -> None:
         """`shards`: those that this process owns now. `every`: seconds between two counts. `named_sites`: sites in
         backoff that a metric names."""
-        self._lane = database.lane("backlog")
+        self.lane = database.lane("backlog")
         self._dispatcher = dispatcher
         self._shards = shards
         self._every = every
@@ -115,8 +116,9 @@ class BacklogCounter:
             metrics.BACKLOG.labels(state=wait.value).set(backlog.recipients[wait])
             metrics.BACKLOG_OLDEST.labels(state=wait.value).set(backlog.oldest[wait])
         metrics.NAMED_SITES.set({(key,): waits for key, waits in (await self.worst_sites()).items()})
-        ((stored,),) = await self._lane.run(_STORED)
+        ((stored,),) = await self.lane.run(_STORED)
         metrics.STORED.set(int(stored))
+        await server_room.measure(self.lane)
         return backlog
 
     async def count(self) -> Backlog:
@@ -131,7 +133,7 @@ class BacklogCounter:
         for wanted in (False, True):
             if wanted and not in_backoff:
                 break
-            rows = await self._lane.run(
+            rows = await self.lane.run(
                 _COUNT,
                 {
                     "shard": c.smallints(shards),
@@ -164,7 +166,7 @@ class BacklogCounter:
             "per_site": _WAITING_PER_SITE,
             "most": _WAITING_PLACES,
         }
-        rows = [(str(key), int(waits)) for key, waits in await self._lane.run(_WAITING, parameters) if waits]
+        rows = [(str(key), int(waits)) for key, waits in await self.lane.run(_WAITING, parameters) if waits]
         rows.sort(key=lambda row: (-row[1], row[0]))
         return dict(rows[: self._named_sites])
 
