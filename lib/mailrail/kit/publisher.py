@@ -97,7 +97,10 @@ class Publisher:
                 if compiled is None:
                     compiled = await asyncio.to_thread(_compile, sources, self._previous, self._keys, options)
                 if compiled.held:
-                    self._log.error("nothing is published", unreadable=", ".join(map(str, compiled.held[:10])))
+                    self._log.error(
+                        "nothing is published: mend or delete what cannot be read",
+                        objects=", ".join(map(str, compiled.held[:10])),
+                    )
                     return PublishOutcome(compiled, self._head, activated=True, unchanged=True, held=True)
                 request = await asyncio.to_thread(self._request, compiled, everything)
                 try:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from integration.config.conftest import config_service, consumer, publisher, route, sources
 
 from mailrail.core.config.compiler import compile
-from mailrail.core.config.state import CompilerState, encode_state
-from mailrail.core.resources import AnyResource, InvalidResource, Problem, read
-from mailrail.core.revision.revision import Role
+from mailrail.core.config.pieces import FORMAT, Piece, piece_of
+from mailrail.core.config.state import CompilerState, StoredPiece, encode_state
+from mailrail.core.resources import InvalidResource, Problem
+from mailrail.core.revision.revision import ObjectRef, Role, decode
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
 from mailrail.kit import config_client, migrations
@@ -485,19 +487,50 @@ async def test_a_broken_edit_after_a_restart_of_the_publisher_keeps_the_accepted
         assert "its last accepted version stays in use" in listed[0].diagnostics
 
 
-async def test_nothing_is_published_while_an_object_that_runs_cannot_be_read_CFG_01(
-    database: str, keys_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first publisher is of another version, whose rules the second does not know."""
-    async with config_service(database) as service, service.stub() as stub:
-        await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+@pytest.fixture
+def cannot_read_a(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes this a version of the software that does not know the rules by which route `a` was written."""
 
-        def older(source: str, kind: str) -> AnyResource:
+    def become_another_version() -> None:
+        def older(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None]:
             if "a.example" in source:
                 raise InvalidResource([Problem(("spec",), "is of a later version")])
-            return read(source, kind)
+            return piece_of(ref, source)
 
-        monkeypatch.setattr("mailrail.core.config.reading.read", older)
+        monkeypatch.setattr("mailrail.core.config.reading.piece_of", older)
+
+    return become_another_version
+
+
+async def test_what_another_version_accepted_goes_on_as_its_piece_and_holds_up_no_change_of_others_CFG_01(
+    database: str, keys_dir: Path, cannot_read_a: Callable[[], None]
+) -> None:
+    async with config_service(database) as service, service.stub() as stub:
+        await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+        before = decode((await stub.GetRevision(pb.GetRevisionRequest())).body)
+        cannot_read_a()
+        one = publisher(keys_dir, service.target, "another version")
+        unchanged = await one.publish(sources(route("a", "a.example")))
+        assert (unchanged.held, unchanged.unchanged, unchanged.revision) == (False, True, 1)
+        outcome = await one.publish(sources(route("a", "a.example"), route("b", "b.example")))
+        assert (outcome.held, outcome.activated, outcome.revision) == (False, True, 2)
+        after = decode((await stub.GetRevision(pb.GetRevisionRequest())).body)
+        assert after.global_routes[0].rules[: len(before.global_routes[0].rules)] == before.global_routes[0].rules
+        assert [rule.route.name for rule in after.global_routes[0].rules] == ["a", "b"]
+        third = publisher(keys_dir, service.target, "after a restart")
+        again = await third.publish(sources(route("a", "a.example"), route("b", "b.example")))
+        assert (again.held, again.unchanged) == (False, True)
+        listed = (await stub.ListRevisions(pb.ListRevisionsRequest(limit=1))).revisions
+        assert "NotSupported" in listed[0].diagnostics
+
+
+async def test_nothing_is_published_while_neither_an_object_that_runs_nor_its_piece_can_be_read_CFG_01(
+    database: str, keys_dir: Path, cannot_read_a: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with config_service(database) as service, service.stub() as stub:
+        await publisher(keys_dir, service.target).publish(sources(route("a", "a.example")))
+        cannot_read_a()
+        monkeypatch.setattr("mailrail.core.config.pieces.FORMAT", FORMAT - 1)
         one = publisher(keys_dir, service.target, "another version")
         outcome = await one.publish(sources(route("a", "a.example"), route("b", "b.example")))
         assert (outcome.held, outcome.revision) == (True, 1)

@@ -21,8 +21,8 @@ from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import ConditionType, Reason, Severity, SourceLocation, Status
 from mailrail.core.config.loader import Document, Unreadable
+from mailrail.core.config.pieces import account_uid
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.settling import account_uid
 from mailrail.core.config.state import CompilerState, decode_state, encode_state
 from mailrail.core.resources import API_VERSION
 from mailrail.core.revision.revision import (

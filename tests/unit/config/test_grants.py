@@ -27,7 +27,7 @@ from unit.config.test_compiler import (
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.diagnostics import Reason
-from mailrail.core.config.grants import Attachment, refusal, selects
+from mailrail.core.config.grants import Attachment, Grant, grant_of, refusal, selection_of, selects
 from mailrail.core.resources.attach import GatewayAttach, LabelSelector
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route import RouteTable, RoutingFacts
@@ -253,8 +253,8 @@ def test_what_a_namespace_was_given_works() -> None:
     assert refused == []
 
 
-def entry_of(written: Content) -> GatewayAttach:
-    return GatewayAttach.model_validate_json(json.dumps(written))
+def entry_of(written: Content) -> Grant:
+    return grant_of(GatewayAttach.model_validate_json(json.dumps(written)))
 
 
 def test_an_entry_must_permit_all_that_is_asked_by_itself() -> None:
@@ -298,7 +298,7 @@ def test_a_list_is_all_there_is_so_the_own_namespace_is_written_too() -> None:
     ],
 )
 def test_labels_are_selected_as_kubernetes_does_it(selector: Content, labels: dict[str, str], expected: bool) -> None:
-    assert selects(LabelSelector.model_validate_json(json.dumps(selector)), labels) is expected
+    assert selects(selection_of(LabelSelector.model_validate_json(json.dumps(selector))), labels) is expected
 
 
 def test_a_namespace_that_nobody_knows_is_selected_by_nothing() -> None:

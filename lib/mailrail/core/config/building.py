@@ -6,66 +6,39 @@ those that can never apply, or that another one contradicts, are noted.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
-from mailrail.core.config.grants import Attachment
+from mailrail.core.config.grants import Attachment, Grant
+from mailrail.core.config.pieces import (
+    AccountPiece,
+    DomainPiece,
+    GatewayPiece,
+    ListenerPiece,
+    RoutePiece,
+    TransportPiece,
+    parents_of,
+)
 from mailrail.core.config.precedence import Placed, ambiguous, shadowed
 from mailrail.core.config.reading import Remark
 from mailrail.core.config.recipients import AddressBook, End, Node
 from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
-from mailrail.core.config.settling import (
-    Settlement,
-    account_uid,
-    cycle_note,
-    delivery_of,
-    forbidden,
-    reference,
-    self_contained,
-    too_large_note,
-    waits,
-)
-from mailrail.core.resources import MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
-from mailrail.core.resources.attach import AnyAttach
-from mailrail.core.resources.base import Retry, TransportTls
-from mailrail.core.resources.gateway import ListenerSpec
+from mailrail.core.config.settling import Settlement, cycle_note, forbidden, too_large_note, waits
 from mailrail.core.resources.problems import Path, show_path
-from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
     Account,
-    AccountLimits,
     Domain,
     DomainDelivery,
     Gateway,
-    GatewayLimits,
     Listener,
     ListenerProtocol,
-    Match,
-    MessageRate,
     ObjectRef,
     RetrySchedule,
     Revision,
     RouteLevel,
     Rule,
-    TlsMode,
     Transport,
-    TransportKind,
-    TransportLimits,
 )
 from mailrail.core.route.explain import covers
-from mailrail.core.smtp.address import folded
-
-DEFAULT_MECHANISMS: Final = (
-    "SCRAM-SHA-256-PLUS",
-    "SCRAM-SHA-256",
-    "SCRAM-SHA-1-PLUS",
-    "SCRAM-SHA-1",
-    "PLAIN",
-    "LOGIN",
-)
-"""What a submission listener offers by itself, strongest first; CRAM-MD5 only where it is written (design 5)."""
-_STRONGEST_FIRST: Final = (*DEFAULT_MECHANISMS[:4], "CRAM-MD5", *DEFAULT_MECHANISMS[4:])
-_NO_TLS_SETTINGS: Final = TransportTls.model_validate({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +53,6 @@ class BuildOptions:
     """Ports that ingress opens under another number: two listeners that end at one are in conflict."""
     own_ports: Mapping[int, str] = field(default_factory=dict)
     """Real ports that ingress itself listens on, with what for: no listener may have them."""
-
-
-def _retry(spec: Retry | None, base: RetrySchedule) -> RetrySchedule:
-    if spec is None:
-        return base
-    return RetrySchedule(
-        delays=spec.delays_seconds or base.delays,
-        lifetime=spec.lifetime_seconds or base.lifetime,
-        null_sender_lifetime=spec.null_sender_lifetime_seconds or base.null_sender_lifetime,
-        max_attempts=spec.max_attempts or base.max_attempts,
-        delayed_dsn_after=spec.delayed_dsn_after or base.delayed_dsn_after,
-    )
-
-
-def _families(written: Sequence[str]) -> tuple[str, ...]:
-    return tuple(family.lower() for family in written)
 
 
 class Build:
@@ -121,7 +78,7 @@ class Build:
         clear_text = {
             ref
             for ref, gateway in self._settled.gateways.items()
-            if any("CRAM-MD5" in (li.mechanisms or ()) for li in gateway.spec.listeners)
+            if any("CRAM-MD5" in li.part.mechanisms for li in gateway.listeners)
         }
         accounts = [
             built
@@ -151,103 +108,36 @@ class Build:
 
     # --- transports ---
 
-    def _transport(self, ref: ObjectRef, resource: MailTransport) -> Transport | None:
-        spec = resource.spec
-        limits = TransportLimits()
-        if spec.limits is not None:
-            limits = TransportLimits(
-                spec.limits.max_connections,
-                spec.limits.max_connections_per_destination,
-                MessageRate(rate.messages, rate.per_seconds) if (rate := spec.limits.rate) is not None else None,
-                spec.limits.recipients_per_message or limits.recipients_per_message,
-            )
+    def _transport(self, ref: ObjectRef, piece: TransportPiece) -> Transport | None:
+        """The transport with what it takes from Secrets."""
+        made = piece.part
         try:
-            made = self._by_member(ref, spec)
+            if piece.authorities is not None:
+                made = replace(made, ca=self._secrets.authorities(ref, piece.authorities))
+            elif piece.authorities_file is not None:
+                made = replace(made, ca=self._secrets.authorities_file(ref, piece.authorities_file))
+            if piece.login is not None:
+                login = self._secrets.login(ref, piece.login, made.username)
+                made = replace(made, username=login.username, password=login.password)
         except SecretProblem as problem:
-            member = next(m for m in MEMBERS if getattr(spec, m) is not None)
             self._unresolved(
                 ref,
                 problem.reason,
                 f"{problem}; until that is mended, mail for this transport is deferred",
-                ("spec", member),
+                ("spec", piece.member),
             )
             return None
-        reencode = spec.signed_mail is not None and spec.signed_mail.mode == "Reencode"
-        return replace(made, limits=limits, reencode_signed=reencode)
-
-    def _by_member(self, ref: ObjectRef, spec: MailTransportSpec) -> Transport:
-        """The transport of the member that is set. Raises SecretProblem."""
-        if spec.smtp is not None:
-            return self._hop(ref, TransportKind.SMTP, spec.smtp, TlsMode.OPPORTUNISTIC)
-        if spec.submission is not None:
-            return self._hop(ref, TransportKind.SUBMISSION, spec.submission, TlsMode.VERIFIED)
-        if spec.submissions is not None:
-            return self._hop(ref, TransportKind.SUBMISSIONS, spec.submissions, TlsMode.VERIFIED)
-        if spec.lmtp is not None:
-            return self._hop(ref, TransportKind.LMTP, spec.lmtp, TlsMode.NONE)
-        if spec.direct is not None:
-            families = _families(spec.direct.ip_families)
-            return Transport(
-                ref, TransportKind.DIRECT, families=families, source_addresses=spec.direct.source_addresses
-            )
-        if spec.socks is not None:
-            host, _, port = spec.socks.address.rpartition(":")
-            login = None
-            if spec.socks.auth is not None:
-                login = self._secrets.login(ref, spec.socks.auth.secret_ref, None)
-            return Transport(
-                ref,
-                TransportKind.SOCKS,
-                username=login.username if login else None,
-                password=login.password if login else None,
-                families=_families(spec.socks.ip_families),
-                proxy_host=host.strip("[]"),
-                proxy_port=int(port),
-                remote_ips=spec.socks.remote_ips,
-                remote_hostname=spec.socks.remote_hostname,
-            )
-        assert spec.fail is not None, "the union rule saw to one member"
-        return Transport(ref, TransportKind.FAIL, code=spec.fail.code, text=spec.fail.text)
-
-    def _hop(
-        self,
-        ref: ObjectRef,
-        kind: TransportKind,
-        spec: SmtpSpec | SubmissionSpec | LmtpSpec,
-        default: TlsMode,
-    ) -> Transport:
-        tls = spec.tls or _NO_TLS_SETTINGS
-        authorities = None
-        if tls.ca_secret_ref is not None:
-            authorities = self._secrets.authorities(ref, tls.ca_secret_ref)
-        elif tls.ca_file is not None:
-            authorities = self._secrets.authorities_file(ref, tls.ca_file)
-        login = None
-        mechanisms: tuple[str, ...] = ()
-        if isinstance(spec, SubmissionSpec) and spec.auth is not None:
-            login = self._secrets.login(ref, spec.auth.secret_ref, spec.auth.username)
-            mechanisms = spec.auth.mechanisms or ()
-        return Transport(
-            ref,
-            kind,
-            host=spec.host.strip("[]"),
-            port=spec.port,
-            tls=TlsMode(tls.mode.lower()) if tls.mode is not None else default,
-            ca=authorities,
-            username=login.username if login else None,
-            password=login.password if login else None,
-            mechanisms=mechanisms,
-        )
+        return made
 
     def _missing(self, target: ObjectRef, owner: ObjectRef) -> tuple[Reason, str] | None:
         """Why a transport cannot be used by an object; None if it can."""
-        resource = self._settled.transports.get(target)
-        if resource is None:
+        piece = self._settled.transports.get(target)
+        if piece is None:
             absence = self._settled.absence(target, "")
             if absence:
                 return Reason.TRANSPORT_NOT_USABLE, f"{target} {absence}; matching mail is deferred"
             return Reason.TRANSPORT_NOT_FOUND, f"{target} does not exist; until it does, matching mail is deferred"
-        why = self._settled.refusal(resource.spec.attach, Attachment(target, owner))
+        why = self._settled.refusal(piece.grants, Attachment(target, owner))
         if why is not None:
             return Reason.REF_NOT_PERMITTED, f"{why}; matching mail is deferred"
         if target not in self._usable:
@@ -259,23 +149,18 @@ class Build:
 
     # --- accounts and gateways ---
 
-    def _account(self, ref: ObjectRef, resource: MailAccount, clear_text: set[ObjectRef]) -> Account | None:
+    def _account(self, ref: ObjectRef, piece: AccountPiece, clear_text: set[ObjectRef]) -> Account | None:
         domain = self._settled.domain_of.get(ref)
         if domain is None or domain not in self._settled.gateway_of:
             return None
         owned, login = self._settled.addresses_of[ref], self._settled.login_of(ref)
         if not owned.any or login is None:
             return None
-        spec = resource.spec
-        uid = account_uid(ref, resource.metadata.uid)
         credentials = AccountCredentials()
-        if spec.credentials_secret_ref is not None:
+        if piece.credentials is not None:
             try:
                 credentials = self._secrets.account(
-                    ref,
-                    spec.credentials_secret_ref,
-                    uid,
-                    clear_text=self._settled.gateway_of[domain] in clear_text,
+                    ref, piece.credentials, piece.uid, clear_text=self._settled.gateway_of[domain] in clear_text
                 )
             except SecretProblem as problem:
                 self._unresolved(
@@ -284,26 +169,20 @@ class Build:
                     f"{problem}; the account cannot log in",
                     ("spec", "credentialsSecretRef", "name"),
                 )
-        limits = AccountLimits()
-        if spec.limits is not None:
-            limits = AccountLimits(
-                spec.limits.messages_per_day, spec.limits.recipients_per_day, spec.limits.message_bytes
-            )
         return Account(
             ref,
-            uid,
+            piece.uid,
             domain,
             login,
             owned.both,
             credentials.scram,
             credentials.password,
-            limits,
+            piece.limits,
             owned.receive,
             owned.send_as,
         )
 
-    def _gateway(self, ref: ObjectRef, resource: MailGateway, accounts: Sequence[Account]) -> Gateway:
-        spec = resource.spec
+    def _gateway(self, ref: ObjectRef, piece: GatewayPiece, accounts: Sequence[Account]) -> Gateway:
         mine = [a for a in accounts if self._settled.gateway_of[a.domain] == ref]
         usable = {name for a in mine for name, _ in a.scram}
         if usable:
@@ -313,47 +192,26 @@ class Build:
             usable.add("CRAM-MD5")
         listeners = [
             built
-            for position, listener in enumerate(spec.listeners)
+            for position, listener in enumerate(piece.listeners)
             if (built := self._listener(ref, position, listener, usable)) is not None
         ]
-        limits = GatewayLimits()
-        if spec.limits is not None:
-            li = spec.limits
-            limits = GatewayLimits(
-                message_size=li.message_bytes or limits.message_size,
-                recipients=li.recipients or limits.recipients,
-                connections=li.connections or limits.connections,
-                connections_per_ip=li.connections_per_ip or limits.connections_per_ip,
-                errors=li.errors or limits.errors,
-                idle_timeout=li.idle_seconds or limits.idle_timeout,
-                transaction_timeout=li.transaction_seconds or limits.transaction_timeout,
-                future_release=li.future_release_seconds or limits.future_release,
-            )
-        base = Gateway(ref, spec.hostname, (), reference(spec.postmaster.account_ref, "MailAccount", ref))
-        return replace(
-            base,
-            listeners=tuple(listeners),
-            postmaster_mailbox=spec.postmaster.mailbox,
-            retry=_retry(spec.retry, base.retry),
-            limits=limits,
-            dsn_full_limit=(spec.notifications and spec.notifications.full_content_bytes) or base.dsn_full_limit,
-        )
+        return replace(piece.part, listeners=tuple(listeners))
 
-    def _listener(self, ref: ObjectRef, position: int, spec: ListenerSpec, usable: set[str]) -> Listener | None:
-        port = spec.port + self._options.port_offset
+    def _listener(self, ref: ObjectRef, position: int, piece: ListenerPiece, usable: set[str]) -> Listener | None:
+        written = piece.part
+        port = written.port + self._options.port_offset
         if port > 65535:  # uvloop would take it modulo 65536
-            message = (
-                f"{spec.port} plus the port offset {self._options.port_offset} is not a port; the listener stays closed"
-            )
+            offset = self._options.port_offset
+            message = f"{written.port} plus the port offset {offset} is not a port; the listener stays closed"
             self._unresolved(ref, Reason.INVALID, message, ("spec", "listeners", position, "port"))
             return None
-        if why := self._settled.taken_by_ingress(spec.port):  # in use since before that was refused
+        if why := self._settled.taken_by_ingress(written.port):  # in use since before that was refused
             message = f"{why}; the listener stays closed"
             self._unresolved(ref, Reason.PORT_CONFLICT, message, ("spec", "listeners", position, "port"))
             return None
         certificate = None
-        if spec.tls is not None:
-            certificate, problem = self._secrets.certificate(ref, spec.name, spec.tls.certificate_secret_ref)
+        if piece.certificate is not None:
+            certificate, problem = self._secrets.certificate(ref, written.name, piece.certificate)
             if problem is not None:
                 # A listener that lost its TLS would be a silent downgrade, so without any certificate it stays closed.
                 effect = (
@@ -365,43 +223,30 @@ class Build:
                 self._unresolved(ref, problem.reason, f"{problem}; {effect}", path)
                 if certificate is None:
                     return None
-        offered: tuple[str, ...] = ()
-        protocol = ListenerProtocol(spec.protocol.lower())
-        if protocol is not ListenerProtocol.MX:
-            wanted: Sequence[str] = spec.mechanisms or DEFAULT_MECHANISMS
-            offered = tuple(m for m in _STRONGEST_FIRST if m in wanted and m in usable)
-        return Listener(
-            spec.name,
-            protocol,
-            port,
-            certificate,
-            require_tls=spec.tls is not None and spec.tls.mode == "Required",
-            proxy_protocol=spec.proxy_protocol is not None,
-            proxy_trusted_cidrs=spec.proxy_protocol.trusted_cidrs if spec.proxy_protocol is not None else (),
-            mechanisms=offered,
-            accept_any_recipient=self._options.captive and protocol is ListenerProtocol.MX,
+        return replace(
+            written,
+            port=port,
+            certificate=certificate,
+            mechanisms=tuple(m for m in written.mechanisms if m in usable),
+            accept_any_recipient=self._options.captive and written.protocol is ListenerProtocol.MX,
         )
 
     # --- domains ---
 
     def _domain(
-        self, ref: ObjectRef, resource: MailDomain, gateway: ObjectRef, schedules: Mapping[ObjectRef, RetrySchedule]
+        self, ref: ObjectRef, piece: DomainPiece, gateway: ObjectRef, schedules: Mapping[ObjectRef, RetrySchedule]
     ) -> Domain:
-        retry = resource.spec.retry
-        _, transport = delivery_of(resource)
-        if transport is not None:
-            missing = self._missing(transport, ref)
+        made, retry = piece.with_aliases(), piece.retry
+        if made.transport is not None:
+            missing = self._missing(made.transport, ref)
             if missing is not None:
                 self._unresolved(ref, missing[0], missing[1], ("spec", "delivery", "transport", "ref", "name"))
                 if missing[0] is Reason.REF_NOT_PERMITTED:
                     # Named so that nobody serves it: what may not be used is as if it were not there.
-                    transport = ObjectRef(transport.kind, transport.namespace, f"{transport.name} (not permitted)")
-        return replace(
-            self_contained(ref, resource),
-            transport=transport,
-            retry=_retry(retry, schedules[gateway]) if retry is not None else None,
-            gateway=gateway,
-        )
+                    named = made.transport
+                    nobodys = ObjectRef(named.kind, named.namespace, f"{named.name} (not permitted)")
+                    made = replace(made, transport=nobodys)
+        return made if retry is None else replace(made, retry=retry.over(schedules[gateway]))
 
     def _without_cycles(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> Iterable[Domain]:
         """Cycles that no edit made, but a deletion (an account that stood before an alias): their aliases are cut."""
@@ -427,7 +272,7 @@ class Build:
         addresses = frozenset(a for account in accounts for a in account.received)
         directory = AddressBook(domains, addresses)
         for domain in domains:
-            written = [folded(a.local_part) for a in self._settled.domains[domain.ref].spec.aliases]
+            written = [alias.local for alias in self._settled.domains[domain.ref].aliases]
             for alias in domain.aliases:
                 path: Path = ("spec", "aliases", written.index(alias.local))
                 if f"{alias.local}@{domain.name}" in addresses:
@@ -455,12 +300,12 @@ class Build:
         self, accounts: set[ObjectRef], domains: Mapping[ObjectRef, Domain]
     ) -> tuple[tuple[RouteLevel, ...], tuple[RouteLevel, ...], tuple[RouteLevel, ...]]:
         levels: dict[ObjectRef, list[Placed]] = {}
-        for ref, route in sorted(self._settled.routes.items(), key=lambda item: (item[1].spec.priority, item[0])):
-            rules = [self._rule(ref, route, index) for index in range(len(route.spec.rules))]
-            for parent in dict.fromkeys(reference(p, p.kind, ref) for p in route.spec.parent_refs):
-                position = next(i for i, p in enumerate(route.spec.parent_refs) if reference(p, p.kind, ref) == parent)
-                if self._attached(ref, parent, ("spec", "parentRefs", position, "name"), accounts, domains):
-                    levels.setdefault(parent, []).extend(Placed(rule, route.spec.priority) for rule in rules)
+        for ref, route in sorted(self._settled.routes.items(), key=lambda item: (item[1].priority, item[0])):
+            rules = [self._rule(ref, rule) for rule in route.rules]
+            for parent in parents_of(route):
+                position = route.attached.index(parent)
+                if self._attached(ref, route, parent, ("spec", "parentRefs", position, "name"), accounts, domains):
+                    levels.setdefault(parent, []).extend(Placed(rule, route.priority) for rule in rules)
         received = {d.name: d for d in domains.values() if d.delivery is not DomainDelivery.NONE}
         for parent, placed in levels.items():
             self._warn(parent, placed, received, domains)
@@ -472,6 +317,7 @@ class Build:
     def _attached(
         self,
         ref: ObjectRef,
+        route: RoutePiece,
         parent: ObjectRef,
         path: Path,
         accounts: set[ObjectRef],
@@ -481,29 +327,25 @@ class Build:
         if not there:
             self.notes.append(waits(ref, parent, path, self._settled.absence(parent)))
             return False
-        attach: Sequence[AnyAttach] | None = None  # an account is for routes of its own namespace
+        grants: Sequence[Grant] | None = None  # an account is for routes of its own namespace
         if parent.kind == "MailGateway":
-            attach = self._settled.gateways[parent].spec.attach
+            grants = self._settled.gateways[parent].grants
         elif parent.kind == "MailDomain":
-            attach = self._settled.domains[parent].spec.attach
-        priority = self._settled.routes[ref].spec.priority
-        why = self._settled.refusal(attach, Attachment(parent, ref, priority=priority))
+            grants = self._settled.domains[parent].grants
+        why = self._settled.refusal(grants, Attachment(parent, ref, priority=route.priority))
         if why is None:
             return True
         self.notes.append(forbidden(ref, parent, path, why))
         return False
 
-    def _rule(self, ref: ObjectRef, route: MailRoute, index: int) -> Rule:
-        spec = route.spec.rules[index]
-        matches = tuple(Match(m.to_domains, m.from_domains, m.minimum_attempts or 0) for m in spec.matches)
-        name = spec.name if spec.name is not None else str(index)
-        if spec.transport_ref is None:
-            return Rule(ref, index, name, matches, None)
-        target = reference(spec.transport_ref, "MailTransport", ref)
-        missing = self._missing(target, ref)
-        if missing is not None:
-            self._unresolved(ref, missing[0], missing[1], ("spec", "rules", index, "transportRef", "name"))
-        return Rule(ref, index, name, matches, target, missing=missing is not None)
+    def _rule(self, ref: ObjectRef, rule: Rule) -> Rule:
+        if rule.transport is None:
+            return rule
+        missing = self._missing(rule.transport, ref)
+        if missing is None:
+            return rule
+        self._unresolved(ref, missing[0], missing[1], ("spec", "rules", rule.index, "transportRef", "name"))
+        return replace(rule, missing=True)
 
     def _warn(
         self,

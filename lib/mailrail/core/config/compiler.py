@@ -4,9 +4,9 @@
 
 The work, in order:
 
-1. `reading`: every document, with the typed models. A broken one is refused and its last accepted version takes its
-   place. Objects of a file that cannot be read count as unchanged; so do those of a file that is gone, while one that
-   cannot be read may be its new name.
+1. `reading`: every document, with the typed models, and each object compiled by itself (`pieces`). A broken one is
+   refused and its last accepted version takes its place. Objects of a file that cannot be read count as unchanged; so
+   do those of a file that is gone, while one that cannot be read may be its new name.
 2. `settling`, until nothing changes: who owns each domain name, address, login, port and
    hostname (`ownership`); that every
    gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted version.
@@ -27,7 +27,7 @@ from mailrail.core.config.ownership import next_change
 from mailrail.core.config.reading import Candidate, Input, Remark, Sources
 from mailrail.core.config.secret_uses import SecretUses, Value
 from mailrail.core.config.settling import Settlement, settle
-from mailrail.core.config.state import Accepted, CompilerState
+from mailrail.core.config.state import Accepted, CompilerState, with_bounded_pieces
 from mailrail.core.config.verdict import diagnose
 from mailrail.core.revision.revision import ObjectRef, Revision, checksum, encode
 from mailrail.core.revision.sealing import Keyring
@@ -48,8 +48,8 @@ class Compiled:
     again_at: int | None = None
     """Unix seconds when the same documents give another result, because a kept claim ends; None: never."""
     held: tuple[ObjectRef, ...] = ()
-    """Objects that run and that this version of the software cannot read: the revision lacks them and must not be
-    published."""
+    """Objects that run, and of which this version of the software can read neither the source nor the stored piece: the
+    revision lacks them and must not be published."""
 
 
 def _held_up(held: Sequence[ObjectRef], settled: Settlement, read_in: Input) -> Iterator[Remark]:
@@ -57,7 +57,10 @@ def _held_up(held: Sequence[ObjectRef], settled: Settlement, read_in: Input) -> 
     for ref in held:
         if ref not in read_in.candidates:  # its file cannot be read either
             read_in.candidates[ref] = Candidate(ref, None, SourceLocation(), None, None)
-        message = "this version of Mailrail cannot read it, neither as it is nor as it was accepted; mend or delete it"
+        message = (
+            "this version of Mailrail cannot read it, neither as it is nor as it was accepted, and no change of any "
+            "object goes live: mend or delete it"
+        )
         yield Remark(ref, ConditionType.ACCEPTED, Reason.NOT_SUPPORTED, message)
     if held:
         more = f" and {len(held) - 1} more" if len(held) > 1 else ""
@@ -100,9 +103,12 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     revision = build.revision()
     encoded = encode(revision)
     held = tuple(sorted(ref for ref in read_in.lost if ref not in settled.versions))
-    everything = [*read_in.notes, *notes, *build.notes, *_held_up(held, settled, read_in)]
+    everything = [*_held_up(held, settled, read_in), *read_in.notes, *notes, *build.notes]
+    accepted = (
+        Accepted(v.ref, v.source, v.origin, v.generation, v.stored) for _, v in sorted(settled.versions.items())
+    )
     state = CompilerState(
-        accepted=tuple(Accepted(v.ref, v.source, v.origin, v.generation) for _, v in sorted(settled.versions.items())),
+        accepted=with_bounded_pieces(tuple(accepted), read_in.carried),
         claims=settled.new_claims,
         uses=tuple(secrets.uses[key] for key in sorted(secrets.uses)),
     )
@@ -110,7 +116,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
         revision,
         encoded,
         checksum(encoded),
-        diagnose(read_in, settled, everything, revision),
+        diagnose(read_in, settled, everything, revision, held),
         state,
         secrets.values,
         _summary(revision),

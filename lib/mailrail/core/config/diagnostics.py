@@ -84,8 +84,8 @@ REASONS: Final[dict[Reason, str]] = {
     "in use; a document that was never accepted is left out.",
     Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
     Reason.NOT_SUPPORTED: "This version of Mailrail cannot read an object, neither as it is nor as another version "
-    "accepted it. The running configuration stays in force, and nothing is published until that object is mended or "
-    "deleted.",
+    "accepted it. It runs on as that version compiled it. If that cannot be read either, the message says so: then the "
+    "running configuration stays in force, and nothing is published until the object is mended or deleted.",
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
     "Names of a deleted object are kept for ten minutes.",

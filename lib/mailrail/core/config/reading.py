@@ -1,18 +1,20 @@
-"""Step 1 of a compilation: what the documents say, each read with its typed model.
+"""Step 1 of a compilation: what the documents say, each read with its typed model and compiled by itself (`pieces`).
 
 A broken document is refused, and the last accepted version of its object takes its place; objects of a file that cannot
-be read count as unchanged (CFG-01). What is to be said of an object is a `Remark` here and in the steps that follow.
+be read count as unchanged. Of a version that another release accepted and this one cannot read, the piece that was
+stored beside it goes on (CFG-01). What is to be said of an object is a `Remark` here and in the steps that follow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mailrail.core.config.diagnostics import ConditionType, Finding, Reason, Severity, SourceLocation
 from mailrail.core.config.loader import Document, Loaded, Unreadable
+from mailrail.core.config.pieces import Piece, piece_of, stored_piece
 from mailrail.core.config.secret_uses import SecretDocument, SecretProblem, Unread, read_secret
-from mailrail.core.config.state import Accepted, CompilerState
-from mailrail.core.resources import API_VERSION, KINDS, AnyResource, InvalidResource, canonical, read
+from mailrail.core.config.state import Accepted, CompilerState, StoredPiece
+from mailrail.core.resources import API_VERSION, KINDS, InvalidResource, canonical
 from mailrail.core.resources.problems import Path, Problem, show_path, shown
 from mailrail.core.revision.revision import ObjectRef
 
@@ -46,12 +48,14 @@ class Version:
     """One version of one object: as just written, or as accepted before."""
 
     ref: ObjectRef
-    resource: AnyResource
+    piece: Piece
     source: str
     origin: str
     new: bool
     """Differs from what was accepted before."""
     generation: int | None = None
+    stored: StoredPiece | None = None
+    """The piece as it is stored."""
 
 
 @dataclass(slots=True)
@@ -96,8 +100,10 @@ class Input:
         self.now, self.in_cluster = sources.now, sources.files is None
         self._places: dict[ObjectRef, SourceLocation] = {}
         self.retained: set[ObjectRef] = set()
+        self.carried: set[ObjectRef] = set()
+        """Objects whose accepted source this version of the software cannot read, and whose stored piece it can."""
         self.lost: set[ObjectRef] = set()
-        """Objects whose accepted source this version of the software cannot read; what runs has them all the same."""
+        """Objects of which it can read neither; what runs has them all the same."""
         unreadable = {u.place.origin for u in sources.unreadable}
         for item in sorted(sources.unreadable, key=lambda u: (u.place, u.reason)):
             self.findings.append(
@@ -203,16 +209,21 @@ class Input:
         return True
 
     def _before(self, ref: ObjectRef) -> Version | None:
+        """The version that was accepted last; None if there is none that can be used."""
         accepted = self._accepted.get(ref)
         if accepted is None:
             return None
+        piece: Piece | None
         try:
-            return Version(
-                ref, read(accepted.source, ref.kind), accepted.source, accepted.origin, False, accepted.generation
-            )
+            piece, stored = piece_of(ref, accepted.source)
         except InvalidResource:  # accepted by a version of the software that had other rules
-            self.lost.add(ref)
-            return None
+            stored = accepted.piece
+            piece = stored_piece(ref, stored) if stored is not None else None
+            if piece is None:
+                self.lost.add(ref)
+                return None
+            self.carried.add(ref)
+        return Version(ref, piece, accepted.source, accepted.origin, False, accepted.generation, stored)
 
     def _read_resource(self, document: Document, ref: ObjectRef, source: str) -> None:
         metadata = document.content["metadata"]
@@ -222,23 +233,38 @@ class Input:
         )
         self.candidates[ref] = candidate
         accepted = self._accepted.get(ref)
+        new = accepted is None or accepted.source != source
         try:
-            resource = read(source, ref.kind)
+            piece, stored = piece_of(ref, source)
         except InvalidResource as error:
-            candidate.before = self._before(ref)
+            before = self._before(ref)
+            if ref in self.carried:
+                self._note_carried(ref)
             for problem in error.problems:
                 self.notes.append(Remark(ref, ConditionType.ACCEPTED, Reason.INVALID, _sentence(problem), problem.path))
+            if before is None or new:
+                candidate.before = before
+            else:
+                candidate.newest = replace(before, origin=document.place.origin, generation=candidate.generation)
             return
-        if accepted is not None and accepted.source == source:
-            candidate.newest = Version(ref, resource, source, document.place.origin, False, candidate.generation)
-            return
-        candidate.before = self._before(ref)
-        candidate.newest = Version(ref, resource, source, document.place.origin, True, candidate.generation)
+        if new:
+            candidate.before = self._before(ref)
+        candidate.newest = Version(ref, piece, source, document.place.origin, new, candidate.generation, stored)
+
+    def _note_carried(self, ref: ObjectRef) -> None:
+        message = (
+            "this version of Mailrail cannot read what another version accepted; it runs on as that version compiled "
+            "it: mend it, or run a version that can read it"
+        )
+        self.notes.append(Remark(ref, ConditionType.ACCEPTED, Reason.NOT_SUPPORTED, message))
 
     def _keep(self, accepted: Accepted) -> None:
-        before = self._before(accepted.ref)
+        ref = accepted.ref
+        before = self._before(ref)
         if before is not None:
-            self.candidates[accepted.ref] = Candidate(accepted.ref, None, SourceLocation(accepted.origin), before, None)
+            self.candidates[ref] = Candidate(ref, None, SourceLocation(accepted.origin), before, None)
+        if ref in self.carried:
+            self._note_carried(ref)
 
     def retain(self, ref: ObjectRef) -> bool:
         """Keep an object that was deleted, because a gateway cannot do without it. Whether there was one."""

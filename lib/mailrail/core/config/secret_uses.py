@@ -21,12 +21,6 @@ from cryptography.hazmat.primitives import serialization
 
 from mailrail.core.config.diagnostics import Reason
 from mailrail.core.config.state import SecretUse
-from mailrail.core.resources.base import (
-    AuthoritiesSecretRef,
-    CertificateSecretRef,
-    LoginSecretRef,
-    PasswordSecretRef,
-)
 from mailrail.core.revision.revision import ObjectRef, SecretRef
 from mailrail.core.revision.sealing import VALUE_LIMIT, Keyring
 from mailrail.core.sasl.verifiers import (
@@ -70,6 +64,38 @@ class Unread:
 
     def __contains__(self, origin: str) -> bool:
         return origin in self.renamed or self._is_unread(origin)
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordSource:
+    """A password in a Secret of the object's namespace."""
+
+    name: str
+    password_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSource(PasswordSource):
+    """A user name and a password in one."""
+
+    username_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSource:
+    """A certificate with its private key in one."""
+
+    name: str
+    certificate_key: str
+    private_key_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoritiesSource:
+    """Certificates of authorities in one."""
+
+    name: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +258,7 @@ class SecretUses:
         return self._keep(SecretUse(owner, purpose, document.name, document.origin, ref, username))
 
     def certificate(
-        self, owner: ObjectRef, listener: str, where: CertificateSecretRef
+        self, owner: ObjectRef, listener: str, where: CertificateSource
     ) -> tuple[SecretRef | None, SecretProblem | None]:
         """A listener's certificate and key as one PEM; on a problem the last one, if there was one."""
         purpose = f"certificate {listener}"
@@ -252,7 +278,7 @@ class SecretUses:
         pem = certificate.rstrip() + b"\n" + key.rstrip() + b"\n"
         return self._use(owner, purpose, document, "tls.pem", self._digest(b"pem", pem), lambda: pem), None
 
-    def authorities(self, owner: ObjectRef, where: AuthoritiesSecretRef) -> SecretRef:
+    def authorities(self, owner: ObjectRef, where: AuthoritiesSource) -> SecretRef:
         """Certificates to trust. Raises SecretProblem."""
         name, key = where.name, where.key
         unchanged = self._unchanged(owner, "ca", name)
@@ -278,7 +304,7 @@ class SecretUses:
         document = SecretDocument(owner.namespace, f"file:{path}", {})
         return self._use(owner, "ca", document, "ca.crt", self._digest(b"pem", pem), lambda: pem)
 
-    def login(self, owner: ObjectRef, where: LoginSecretRef, username: str | None) -> NextHopLogin:
+    def login(self, owner: ObjectRef, where: LoginSource, username: str | None) -> NextHopLogin:
         """User name, if the object itself says none, and password for a next hop or a proxy. Raises SecretProblem."""
         name = where.name
         unchanged = self._unchanged(owner, "login", name)
@@ -309,7 +335,7 @@ class SecretUses:
                 Reason.SECRET_INVALID, f"Secret {document.namespace}/{document.name}: {error}"
             ) from None
 
-    def account(self, owner: ObjectRef, where: PasswordSecretRef, uid: str, *, clear_text: bool) -> AccountCredentials:
+    def account(self, owner: ObjectRef, where: PasswordSource, uid: str, *, clear_text: bool) -> AccountCredentials:
         """Verifiers of an account, and its sealed password where a listener offers CRAM-MD5. Raises SecretProblem."""
         name = where.name
         scram: list[tuple[str, SecretRef]] = []

@@ -5,47 +5,34 @@ alias leads back to itself. Who loses falls back to its last accepted version, a
 changes.
 """
 
-import uuid
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
-from mailrail.core.config.grants import Attachment, refusal
+from mailrail.core.config.grants import Attachment, Grant, refusal
 from mailrail.core.config.ownership import Wish, decide, grouped
+from mailrail.core.config.pieces import (
+    AccountPiece,
+    DomainPiece,
+    GatewayPiece,
+    Piece,
+    RoutePiece,
+    TransportPiece,
+    full_address,
+)
 from mailrail.core.config.reading import Input, Remark, Version
 from mailrail.core.config.recipients import POSTMASTER, AddressBook, Node
 from mailrail.core.config.state import CompilerState, NameClaim
 from mailrail.core.limits import EXPANSION_LIMIT
-from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport
-from mailrail.core.resources.attach import AnyAttach
-from mailrail.core.resources.base import NamespacedRef
 from mailrail.core.resources.problems import Path, show_path
-from mailrail.core.revision.revision import Alias, Domain, DomainDelivery, ObjectRef, Recipients
-from mailrail.core.smtp.address import folded
+from mailrail.core.revision.revision import ObjectRef
 
 _PORT, _HOSTNAME = "port", "hostname"
 _CONFLICTS: Final = {_PORT: Reason.PORT_CONFLICT, _HOSTNAME: Reason.HOSTNAME_CONFLICT}
 """Reasons of what gateways want, by the first word of its key."""
-_R = TypeVar("_R", bound=AnyResource)
-_UID_SPACE: Final = uuid.UUID("6d61696c-7261-5c6c-8000-6163636f756e")
-
-
-def reference(ref: NamespacedRef, kind: str, owner: ObjectRef) -> ObjectRef:
-    """The object that a reference of `owner` names: in its own namespace, where it says no other."""
-    return ObjectRef(kind, ref.namespace or owner.namespace, ref.name)
-
-
-def full_address(text: str, domain: str) -> str:
-    """An address with its domain, local part as it is compared; `text` may be a local part alone."""
-    local, at, name = text.rpartition("@")
-    return f"{folded(local)}@{name or domain}" if at else f"{folded(text)}@{domain}"
-
-
-def account_uid(ref: ObjectRef, uid: str | None) -> str:
-    """What SCRAM salts hang on: Kubernetes' UID, or in local mode one made of namespace and name."""
-    return uid if uid is not None else str(uuid.uuid5(_UID_SPACE, f"{ref.namespace}/{ref.name}"))
+_P = TypeVar("_P", bound=Piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +72,11 @@ class Settlement:
             version = read_in.candidates[ref].version(refusals.count(ref))
             if version is not None:
                 self.versions[ref] = version
-        self.gateways = self._of(MailGateway)
-        self.domains = self._of(MailDomain)
-        self.accounts = self._of(MailAccount)
-        self.transports = self._of(MailTransport)
-        self.routes = self._of(MailRoute)
+        self.gateways = self._of(GatewayPiece)
+        self.domains = self._of(DomainPiece)
+        self.accounts = self._of(AccountPiece)
+        self.transports = self._of(TransportPiece)
+        self.routes = self._of(RoutePiece)
         self.new_claims: tuple[NameClaim, ...] = ()
         self.forbidden: set[ObjectRef] = set()
         """What its gateway or domain does not let attach."""
@@ -98,12 +85,12 @@ class Settlement:
         self.addresses_of: dict[ObjectRef, AccountAddresses] = {}
         self._own_names: dict[ObjectRef, frozenset[str]] = {}
 
-    def _of(self, kind: type[_R]) -> dict[ObjectRef, _R]:
-        return {ref: v.resource for ref, v in self.versions.items() if isinstance(v.resource, kind)}
+    def _of(self, kind: type[_P]) -> dict[ObjectRef, _P]:
+        return {ref: v.piece for ref, v in self.versions.items() if isinstance(v.piece, kind)}
 
-    def refusal(self, attach: Sequence[AnyAttach] | None, asked: Attachment) -> str | None:
+    def refusal(self, grants: Sequence[Grant] | None, asked: Attachment) -> str | None:
         """Why an object may not refer to another whose list this is; None if it may."""
-        return refusal(attach, asked, self._input.namespaces)
+        return refusal(grants, asked, self._input.namespaces)
 
     def absence(self, ref: ObjectRef, absent: str = "does not exist yet") -> str:
         """Of an object that cannot be used: whether it is there at all."""
@@ -114,27 +101,25 @@ class Settlement:
     def withheld(self, parent: ObjectRef, owner: ObjectRef, name: str | None = None) -> str | None:
         """Why a gateway does not let a domain of that name attach, or a domain an account; None if it does. Asked of
         objects that are there, and of those that are gone and whose claim is kept."""
-        of = self.gateways[parent].spec if parent.kind == "MailGateway" else self.domains[parent].spec
-        return self.refusal(of.attach, Attachment(parent, owner, domain_name=name))
+        of = self.gateways[parent] if parent.kind == "MailGateway" else self.domains[parent]
+        return self.refusal(of.grants, Attachment(parent, owner, domain_name=name))
 
     def attach(self) -> Iterator[Remark]:
         """Attach domains to gateways and accounts to domains; what is missing or not allowed is noted."""
         for ref, domain in self.domains.items():
-            parent = reference(domain.spec.gateway_ref, "MailGateway", ref)
-            gateway = self.gateways.get(parent)
+            parent = domain.gateway
             path: Path = ("spec", "gatewayRef", "name")
-            if gateway is None:
+            if parent not in self.gateways:
                 yield waits(ref, parent, path, self.absence(parent))
-            elif why := self.withheld(parent, ref, domain.spec.domain_name):
+            elif why := self.withheld(parent, ref, domain.part.name):
                 self.forbidden.add(ref)
                 yield forbidden(ref, parent, path, why)
             else:
                 self.gateway_of[ref] = parent
         for ref, account in self.accounts.items():
-            parent = reference(account.spec.domain_ref, "MailDomain", ref)
-            owner = self.domains.get(parent)
+            parent = account.domain
             path = ("spec", "domainRef", "name")
-            if owner is None:
+            if parent not in self.domains:
                 yield waits(ref, parent, path, self.absence(parent))
             elif why := self.withheld(parent, ref):
                 self.forbidden.add(ref)
@@ -156,10 +141,14 @@ class Settlement:
 
     def _take_addresses(self, ref: ObjectRef, domain: ObjectRef) -> Iterator[Remark]:
         """Give an account its addresses; those that it does not get are noted."""
-        name, spec = self.domains[domain].spec.domain_name, self.accounts[ref].spec
+        name, account = self.domains[domain].part.name, self.accounts[ref]
         kept: dict[str, dict[str, None]] = {"addresses": {}, "receive": {}, "sendAs": {}}
         received = ChainMap(kept["addresses"], kept["receive"])
-        for field, texts in (("addresses", spec.addresses), ("receive", spec.receive), ("sendAs", spec.send_as)):
+        for field, texts in (
+            ("addresses", account.addresses),
+            ("receive", account.receive),
+            ("sendAs", account.send_as),
+        ):
             for position, text in enumerate(texts):
                 full = f"@{name}" if text == "@" else full_address(text, name)
                 if full.rpartition("@")[2] != name:
@@ -190,7 +179,7 @@ class Settlement:
             return "" if full in received else f"is not among the addresses that it receives, {only}"
         if local in self._names_of(domain):
             return f"belongs to {domain} itself"
-        if any(mark in local[1:] for mark in self.domains[domain].spec.separators):
+        if any(mark in local[1:] for mark in self.domains[domain].part.separators):
             return f"has a separator, {only}"
         return ""
 
@@ -198,21 +187,22 @@ class Settlement:
         """Local parts that a domain says itself. Made once, as every address of accounts of other namespaces asks."""
         names = self._own_names.get(domain)
         if names is None:
-            resource = self.domains[domain]
-            aliases = (folded(alias.local_part) for alias in resource.spec.aliases)
-            names = self._own_names[domain] = frozenset((POSTMASTER, *aliases, *recipients_of(resource)[1]))
+            piece = self.domains[domain]
+            names = self._own_names[domain] = frozenset(
+                (POSTMASTER, *(a.local for a in piece.aliases), *piece.part.listed)
+            )
         return names
 
     def by_name(self) -> dict[str, ObjectRef]:
         """The domain of each name: the one that is attached, else the first that waits to be."""
         found: dict[str, ObjectRef] = {}
         for ref in (*self.gateway_of, *(r for r in self.domains if r not in self.forbidden)):
-            found.setdefault(self.domains[ref].spec.domain_name, ref)
+            found.setdefault(self.domains[ref].part.name, ref)
         return found
 
     def login_of(self, ref: ObjectRef) -> str | None:
         """The name to log in with, lower case; None where no address is left to take it from."""
-        login = self.accounts[ref].spec.login
+        login = self.accounts[ref].login
         if login is not None and self._is_own(ref, login):
             return login.casefold()
         found = self.addresses_of.get(ref, AccountAddresses())
@@ -226,17 +216,17 @@ class Settlement:
             return True
         if ref.namespace != domain.namespace:
             return full_address(login, "") in self.addresses_of[ref].received
-        return login.rpartition("@")[2].casefold() == self.domains[domain].spec.domain_name
+        return login.rpartition("@")[2].casefold() == self.domains[domain].part.name
 
     def foreign_logins(self) -> Iterator[Remark]:
         """Accounts whose login is an address of another domain."""
         for ref, account in self.accounts.items():
-            login = account.spec.login
+            login = account.login
             if login is not None and not self._is_own(ref, login):
                 new = self.versions[ref].new
                 domain = self.domain_of[ref]
                 whose = "an address of its domain" if ref.namespace == domain.namespace else "one of its addresses of"
-                name = self.domains[domain].spec.domain_name
+                name = self.domains[domain].part.name
                 yield Remark(
                     ref,
                     ConditionType.ACCEPTED if new else ConditionType.RESOLVED_REFS,
@@ -254,14 +244,14 @@ class Settlement:
         for ref, gateway in self.gateways.items():
             if ref in lacking:
                 continue
-            name, created = gateway.spec.hostname, self._created(ref)
+            name, created = gateway.part.hostname, self._created(ref)
             yield Wish(f"{_HOSTNAME} {name}", ref, ref, ("spec", "hostname"), f"the hostname {name}", created)
-            for position, listener in enumerate(gateway.spec.listeners):
+            for position, listener in enumerate(li.part for li in gateway.listeners):
                 at: Path = ("spec", "listeners", position, "port")
                 key = f"{_PORT} {self._real(listener.port)}"
                 yield Wish(key, ref, ref, at, self._port_words(listener.port), created)
         for ref, parent in self.gateway_of.items():
-            name, created = self.domains[ref].spec.domain_name, self._created(ref)
+            name, created = self.domains[ref].part.name, self._created(ref)
             yield Wish(f"domain {name}", ref, parent, ("spec", "domainName"), f"the domain {name}", created)
         for ref, parent in self.domain_of.items():
             if parent not in self.gateway_of:
@@ -293,7 +283,7 @@ class Settlement:
         port which ingress itself has. What was accepted before that was known goes on without the listener."""
         for ref, gateway in self.gateways.items():
             first: dict[int, str] = {}
-            for position, listener in enumerate(gateway.spec.listeners):
+            for position, listener in enumerate(li.part for li in gateway.listeners):
                 real = self._real(listener.port)
                 why = self.taken_by_ingress(listener.port) if self.versions[ref].new else ""
                 if first.setdefault(real, listener.name) != listener.name:
@@ -306,7 +296,7 @@ class Settlement:
 
     def _created(self, ref: ObjectRef) -> str:
         """When an object was made; files do not say so."""
-        return (self.versions[ref].resource.metadata.creation_timestamp or "") if self._input.in_cluster else ""
+        return self.versions[ref].piece.created if self._input.in_cluster else ""
 
     def _released(self, claim: NameClaim) -> bool:
         """Whether the object of a claim gave the name up, or lost the right to it; else it is gone for a while."""
@@ -345,11 +335,11 @@ class Settlement:
     def postmasters(self) -> Iterator[tuple[ObjectRef, ObjectRef, str]]:
         """Gateways whose postmaster is not there: gateway, account, and what is missing."""
         for ref, gateway in self.gateways.items():
-            account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
+            account = gateway.part.postmaster
             if account not in self.accounts:
                 yield ref, account, f"{account} {self.absence(account, 'does not exist')}"
             elif account not in self.domain_of:
-                wanted = reference(self.accounts[account].spec.domain_ref, "MailDomain", account)
+                wanted = self.accounts[account].domain
                 yield ref, account, f"{account} has no domain: {wanted} {self.absence(wanted, 'does not exist')}"
             elif self.domain_of[account] not in self.gateway_of:
                 yield ref, account, f"{self.domain_of[account]} of {account} is not attached to a gateway"
@@ -430,7 +420,7 @@ def settle(
 def _kept(read_in: Input, settled: Settlement) -> Iterator[Remark]:
     """A gateway serves on with a postmaster that was deleted, and says so."""
     for ref, gateway in settled.gateways.items():
-        account = reference(gateway.spec.postmaster.account_ref, "MailAccount", ref)
+        account = gateway.part.postmaster
         for needed in (account, settled.domain_of.get(account)):
             if needed in read_in.retained:
                 yield Remark(
@@ -446,67 +436,17 @@ def _retain_postmaster(read_in: Input, settled: Settlement, account: ObjectRef) 
     """Bring back a postmaster account that was deleted, or its domain. Whether that changed anything."""
     if account not in settled.accounts:
         return account not in read_in.candidates and read_in.retain(account)
-    domain = reference(settled.accounts[account].spec.domain_ref, "MailDomain", account)
+    domain = settled.accounts[account].domain
     if domain not in settled.domains:
         return domain not in read_in.candidates and read_in.retain(domain)
     return False
-
-
-def delivery_of(domain: MailDomain) -> tuple[DomainDelivery, ObjectRef | None]:
-    """How mail to a domain is delivered, and the transport if that is by one."""
-    delivery = domain.spec.delivery
-    if delivery.transport is not None:
-        return DomainDelivery.TRANSPORT, reference(delivery.transport.ref, "MailTransport", _ref_of(domain))
-    return (DomainDelivery.MAILBOX if delivery.mailbox is not None else DomainDelivery.NONE), None
-
-
-def recipients_of(domain: MailDomain) -> tuple[Recipients, tuple[str, ...]]:
-    """Which recipients of a domain with a delivery transport exist, and those listed, as they are compared."""
-    transport = domain.spec.delivery.transport
-    if transport is None:
-        return Recipients.LISTED, ()
-    return Recipients(transport.recipients.lower()), tuple(sorted({folded(local) for local in transport.listed}))
-
-
-def _ref_of(resource: AnyResource) -> ObjectRef:
-    return ObjectRef(resource.kind, resource.metadata.namespace, resource.metadata.name)
-
-
-def aliases_of(domain: MailDomain) -> tuple[Alias, ...]:
-    """The aliases of a domain with full addresses, sorted by local part."""
-    name = domain.spec.domain_name
-    return tuple(
-        sorted(
-            (
-                Alias(folded(a.local_part), tuple(dict.fromkeys(full_address(t, name) for t in a.to)))
-                for a in domain.spec.aliases
-            ),
-            key=lambda a: a.local,
-        )
-    )
-
-
-def self_contained(ref: ObjectRef, domain: MailDomain) -> Domain:
-    """A domain with all that it says itself: its transport, retry schedule and gateway are still absent."""
-    spec, name = domain.spec, domain.spec.domain_name
-    recipients, listed = recipients_of(domain)
-    return Domain(
-        ref,
-        name,
-        delivery_of(domain)[0],
-        recipients=recipients,
-        listed=listed,
-        aliases=aliases_of(domain),
-        separators=spec.separators,
-        catch_all=full_address(spec.catch_all, name) if spec.catch_all is not None else None,
-    )
 
 
 def _directory(settled: Settlement) -> AddressBook:
     """The domains as far as resolution needs them."""
     domains = {ref: settled.domains[ref] for ref in settled.by_name().values()}
     return AddressBook(
-        (self_contained(ref, domain) for ref, domain in domains.items()),
+        (domain.with_aliases() for domain in domains.values()),
         frozenset(
             address
             for ref, owned in settled.addresses_of.items()

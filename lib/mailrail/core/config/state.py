@@ -1,13 +1,15 @@
 """What one compilation hands to the next: `previous` of CFG-01.
 
 It is stored with each revision and read back before the first compile after a start, so that a broken document finds
-the version that was accepted before, and a name stays with whom it belonged to. It holds no secret: of a Secret only
-the references that were made from it are kept.
+the version that was accepted before, and a name stays with whom it belonged to. Beside each source is its compiled
+piece, for a release that cannot read the source. It holds no secret: of a Secret only the references that were made
+from it are kept.
 """
 
 import json
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydantic import TypeAdapter
@@ -17,6 +19,17 @@ from mailrail.core.revision.revision import ObjectRef, SecretRef, canonical_json
 FORMAT: Final = 1
 SIZE_LIMIT: Final = 256 * 1024 * 1024
 """Octets of the unpacked form."""
+PIECES_LIMIT: Final = 64 * 1024 * 1024
+"""Characters of all stored pieces together."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """The compiled piece of an object (`pieces`), for versions that cannot read its source."""
+
+    format: int
+    text: str
+    """Canonical JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +41,8 @@ class Accepted:
     origin: str = ""
     generation: int | None = None
     """metadata.generation; None in files."""
+    piece: StoredPiece | None = None
+    """None: it was too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,24 @@ class CompilerState:
     accepted: tuple[Accepted, ...] = ()
     claims: tuple[NameClaim, ...] = ()
     uses: tuple[SecretUse, ...] = field(default=())
+
+
+def with_bounded_pieces(
+    accepted: tuple[Accepted, ...], needed: Collection[ObjectRef], limit: int = PIECES_LIMIT
+) -> tuple[Accepted, ...]:
+    """Pieces that are too large together are left out, so that the state can always be stored and read: none of those
+    that are `needed`, as their sources cannot be read, before all others, and the largest first."""
+    sizes = {a.ref: len(a.piece.text) for a in accepted if a.piece is not None}
+    excess = sum(sizes.values()) - limit
+    if excess <= 0:
+        return accepted
+    left_out: set[ObjectRef] = set()
+    for ref in sorted(sizes, key=lambda ref: (ref in needed, -sizes[ref], ref)):
+        if excess <= 0:
+            break
+        left_out.add(ref)
+        excess -= sizes[ref]
+    return tuple(replace(a, piece=None) if a.ref in left_out else a for a in accepted)
 
 
 class UnreadableState(ValueError):

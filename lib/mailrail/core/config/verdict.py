@@ -15,9 +15,9 @@ from mailrail.core.config.diagnostics import (
     Status,
     ready,
 )
+from mailrail.core.config.pieces import GatewayPiece, parents_of
 from mailrail.core.config.reading import Candidate, Input, Remark, Version
-from mailrail.core.config.settling import Settlement, reference
-from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute
+from mailrail.core.config.settling import Settlement
 from mailrail.core.revision.revision import ObjectRef, Revision
 
 _SEVERITY: Final = {
@@ -61,16 +61,6 @@ _FINE: Final = _conditions(())
 _FINE_AND_READY: Final = (*_FINE, ready(_FINE))
 
 
-def _parents_of(resource: AnyResource, ref: ObjectRef) -> tuple[ObjectRef, ...]:
-    if isinstance(resource, MailRoute):
-        return tuple(dict.fromkeys(reference(p, p.kind, ref) for p in resource.spec.parent_refs))
-    if isinstance(resource, MailDomain):
-        return (reference(resource.spec.gateway_ref, "MailGateway", ref),)
-    if isinstance(resource, MailAccount):
-        return (reference(resource.spec.domain_ref, "MailDomain", ref),)
-    return ()
-
-
 def _in_use(revision: Revision) -> set[tuple[ObjectRef, ObjectRef | None]]:
     """What services get of each object; of a route by what it is attached to."""
     used: set[tuple[ObjectRef, ObjectRef | None]] = set()
@@ -82,15 +72,18 @@ def _in_use(revision: Revision) -> set[tuple[ObjectRef, ObjectRef | None]]:
 
 
 _NOT_RUN: Final = "no service runs it, see the other conditions"
+_HELD: Final = "nothing is published until it can be read; services run on what they have of it"
 
 
 def _unused(candidate: Candidate, serving: Version | None, accepted: bool, used: bool) -> str:
     """Why no service can run the object as it is now; empty when they can."""
-    if not accepted and serving is not None:
-        which = f"generation {serving.generation}" if serving.generation is not None else "its last accepted version"
-        now = f"generation {candidate.generation}" if candidate.generation is not None else "the newest version"
-        return f"{now} is not accepted; {which} {'serves on' if used else 'stays, and no service runs it'}"
-    return "" if used and accepted else _NOT_RUN
+    if accepted or (serving is not None and serving is candidate.newest):
+        return "" if used else _NOT_RUN
+    if serving is None:
+        return _NOT_RUN
+    which = f"generation {serving.generation}" if serving.generation is not None else "its last accepted version"
+    now = f"generation {candidate.generation}" if candidate.generation is not None else "the newest version"
+    return f"{now} is not accepted; {which} {'serves on' if used else 'stays, and no service runs it'}"
 
 
 _ACCEPTED: Final = Condition(ConditionType.ACCEPTED, Status.TRUE, Reason.ACCEPTED)
@@ -109,10 +102,12 @@ def _listeners(
     """Each listener of a gateway as the object has it now. One that an edit leaves alone is accepted though the edit is
     refused. `unused`: why no service runs the gateway as it is now. `open_names`: listeners in the revision."""
     newest = candidate.newest or serving
-    if newest is None or not isinstance(newest.resource, MailGateway):
+    if newest is None or not isinstance(newest.piece, GatewayPiece):
         return ()
-    shown = newest.resource.spec.listeners
-    in_force = serving.resource.spec.listeners if serving and isinstance(serving.resource, MailGateway) else ()
+    shown = newest.piece.listeners
+    in_force = serving.piece.listeners if serving and isinstance(serving.piece, GatewayPiece) else ()
+    if serving is newest:  # also if it cannot be read any more: it runs as it is
+        notes = [note for note in notes if note.type is not ConditionType.ACCEPTED]
     accepted = not any(note.type is ConditionType.ACCEPTED for note in notes)
     serves = accepted or (serving is not None and not serving.new)
     said: dict[tuple[ConditionType, str], Remark] = {}
@@ -120,11 +115,11 @@ def _listeners(
         listeners = shown if note.type is ConditionType.ACCEPTED and candidate.newest else in_force
         match note.path:
             case ("spec", "listeners", int(position), *_) if position < len(listeners):
-                said.setdefault((note.type, listeners[position].name), note)
+                said.setdefault((note.type, listeners[position].part.name), note)
     found: list[ListenerVerdict] = []
     for listener in shown:
-        refused = said.get((ConditionType.ACCEPTED, listener.name))
-        lacking = said.get((ConditionType.RESOLVED_REFS, listener.name))
+        refused = said.get((ConditionType.ACCEPTED, listener.part.name))
+        lacking = said.get((ConditionType.RESOLVED_REFS, listener.part.name))
         verdict, programmed = _ACCEPTED, _PENDING
         if refused is not None:
             verdict = Condition(ConditionType.ACCEPTED, Status.FALSE, refused.reason, refused.message)
@@ -132,15 +127,21 @@ def _listeners(
             verdict = _EDIT_REFUSED
         if verdict is not _ACCEPTED:
             programmed = Condition(ConditionType.PROGRAMMED, Status.FALSE, Reason.NOT_IN_USE, unused)
-        elif listener.name not in open_names:
+        elif listener.part.name not in open_names:
             reason, message = (lacking.reason, lacking.message) if lacking else (Reason.NOT_IN_USE, _NOT_RUN)
             programmed = Condition(ConditionType.PROGRAMMED, Status.FALSE, reason, message)
-        found.append(ListenerVerdict(listener.name, listener.port, verdict, programmed))
+        found.append(ListenerVerdict(listener.part.name, listener.part.port, verdict, programmed))
     return tuple(found)
 
 
-def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revision: Revision) -> Diagnostics:
-    """What is to be told of every object that was read, and of every document."""
+def diagnose(
+    read_in: Input, settled: Settlement, notes: Sequence[Remark], revision: Revision, held: Collection[ObjectRef]
+) -> Diagnostics:
+    """What is to be told of every object that was read, and of every document.
+
+    While objects are `held`, the revision is not published and lacks them. What it says of an object that did not
+    change may be for want of them, so nothing is said of those: what was said at the last publish holds.
+    """
     by_ref: dict[ObjectRef, list[Remark]] = {}
     for note in notes:
         by_ref.setdefault(note.ref, []).append(note)
@@ -153,13 +154,17 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
         candidate = read_in.candidates[ref]
         mine = by_ref.get(ref)
         serving = settled.versions.get(ref)
-        of = _parents_of(serving.resource, ref) if serving is not None else ()
+        of = parents_of(serving.piece) if serving is not None else ()
         runs = (ref, None) in used or ref in routes
         if mine is None and runs:  # nearly every object, nearly always
             listeners = _listeners(candidate, serving, (), "", open_names.get(ref, ()))
             parents = tuple((parent, _FINE) for parent in of)
             objects.append(ObjectStatus(ref, candidate.generation, _FINE_AND_READY, parents, listeners))
             continue
+        if held and candidate.newest is not None and not candidate.newest.new:
+            continue
+        if held and serving is candidate.newest:  # it waits, and what was published before it serves on
+            serving = candidate.before
         mine = mine or []
         accepted = not any(note.type is ConditionType.ACCEPTED for note in mine)
         for note in mine:
@@ -169,7 +174,7 @@ def diagnose(read_in: Input, settled: Settlement, notes: Sequence[Remark], revis
                 kept = serving is not None or ref in read_in.lost
                 message += "; its last accepted version stays in use" if kept else "; it is left out"
             findings.append(Finding(place, _SEVERITY[note.type], note.reason, message, ref))
-        unused = _unused(candidate, serving, accepted, runs)
+        unused = _HELD if ref in held else _unused(candidate, serving, accepted, runs)
         conditions = _conditions(mine, unused)
         listeners = _listeners(candidate, serving, mine, unused, open_names.get(ref, ()))
         parents = tuple(

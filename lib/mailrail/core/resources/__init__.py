@@ -6,7 +6,6 @@ message come from these models.
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -31,7 +30,6 @@ KINDS: Final[Mapping[str, type[Resource]]] = {
 AnyResource = MailGateway | MailDomain | MailAccount | MailTransport | MailRoute
 
 
-@lru_cache(maxsize=16_384)  # models are frozen, and a change touches few of thousands of documents
 def read(source: str, kind: str) -> AnyResource:
     """The resource of that kind in a JSON text. Raises InvalidResource with every problem found."""
     model = KINDS[kind]

@@ -52,7 +52,9 @@ class AcquirePublisherResponse(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     previous: _builtins.bytes
-    """What compile() needs as `previous` (CFG-01): accepted sources and name claims, of the newest stored revision."""
+    """What compile() needs as `previous` (CFG-01): accepted sources with their compiled pieces, and name
+    claims, of the newest stored revision.
+    """
     history: _builtins.int
     """The history that the store's data are of (HIS-01). Another one than before: it went back, and what was published last
     may not be there. 0: not known yet.
