@@ -34,7 +34,7 @@ from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.mail_probe import MailProbe, has_mx_listener
-from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running
+from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running, SealingKey
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
@@ -364,6 +364,7 @@ class Leader:
         compiled = outcome.compiled
         self._diagnostics, self._waiting = compiled.diagnostics, ""
         self.published = True
+        metrics.UNREADABLE_OBJECTS.set(len(compiled.held))
         if outcome.held:
             metrics.PUBLISHES.labels("held").inc()
             self._replan()
@@ -415,22 +416,26 @@ class Leader:
                             keys = await config.sealing_keys()
                             keys_due = time.monotonic() + self._settings.keys_seconds
                         before = self._publisher.published
-                        standing = await config.standing()
-                        # Nothing is awaited from here on: what a publish says meanwhile would be forgotten.
-                        running = replace(
-                            self._running,
-                            head=standing.head,
-                            pinned=standing.pinned,
-                            consumers=standing.consumers,
-                            keys=keys,
-                        )
-                        if before is not None and before is self._publisher.published and not self._publishing:
-                            running = replace(running, difference=self._compare(before, standing.newest))
-                        self._set_running(running)
+                        self._take_standing(await config.standing(), keys, before)
                         await asyncio.sleep(self._settings.consumers_seconds)
             except (grpc.aio.AioRpcError, BadSettings) as error:
                 self._log.warning("cannot list consumers", error=clients.words_of(error))
             await asyncio.sleep(self._settings.consumers_seconds)
+
+    def _take_standing(
+        self, standing: clients.ConfigStanding, keys: tuple[SealingKey, ...], before: StoredRevision | None
+    ) -> None:
+        """What config says. `before`: what was published last when it was asked. Nothing is awaited here: what a
+        publish says meanwhile would be forgotten."""
+        running = replace(
+            self._running, head=standing.head, pinned=standing.pinned, consumers=standing.consumers, keys=keys
+        )
+        published = self._publisher.published
+        if published is None:  # by this process; the leader before it published what is there
+            running = replace(running, newest=standing.newest.revision, checksum=standing.newest.checksum)
+        elif before is published and not self._publishing:
+            running = replace(running, difference=self._compare(before, standing.newest))
+        self._set_running(running)
 
     def _compare(self, published: StoredRevision, newest: StoredRevision) -> str:
         """Why the store does not have what was published last; then, and when its data are of another history, it is
@@ -444,6 +449,7 @@ class Leader:
 
     def _set_running(self, running: Running) -> None:
         _count(running.consumers, running.head)
+        metrics.REVISION.set(running.newest)
         metrics.PINNED.set(running.pinned)
         if running != self._running:
             self._running = running

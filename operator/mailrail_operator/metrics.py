@@ -11,6 +11,11 @@ OBJECT_WARNINGS = Gauge(
     "Ambiguous (a mere name decides between two rules)",
     ["kind", "condition"],
 )
+UNREADABLE_OBJECTS = Gauge(
+    "mailrail_operator_unreadable_objects",
+    "Objects that run and of which this version can read neither the source nor what another version compiled of it: "
+    "nothing is published while there is one",
+)
 REVISION = Gauge("mailrail_operator_published_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
     "mailrail_operator_head_revision",

@@ -22,7 +22,7 @@ Rules (design 5, CFG-05):
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache, partial
@@ -185,10 +185,11 @@ def _plan_object(
 
 
 def _plan_waiting(view: ClusterView, seen: Observed, facts: ObjectFacts, known: ObjectMemory | None) -> _ObjectPlan:
-    """Of an object that the last publish does not cover as it is now."""
+    """Of an object that the last publish does not cover as it is now: what was written of it stays for now."""
     memory = None if known is None else ObjectMemory(known.tracked)
-    if not view.waiting:
-        return _ObjectPlan(None, None, memory)  # the next compilation is on its way
+    if not view.waiting:  # the next compilation is on its way, or can say nothing of the object
+        written = _written(seen.status).get(ConditionType.READY.value)
+        return _ObjectPlan(None, str(written.get("status")) if written is not None else None, memory)
     status = _status(view, seen, facts, _pending(view.waiting), ())
     if status is not None and same(seen.status, status):
         status = None
@@ -400,10 +401,9 @@ def _status(
     elif view.health is None and HEALTHY in written:
         rows.insert(-1, dict(written[HEALTHY]))  # the leader before was told; it holds until the queue answers this one
     status: Row = {"observedGeneration": seen.generation, "conditions": rows}
-    if parents:
-        status["parents"] = _parent_rows(view, seen, parents)
-    if listeners:
-        status["listeners"] = _listener_rows(view, seen, listeners)
+    kept: Mapping[str, Any] = seen.status if _nothing_new(facts.verdict) else {}
+    found = {"parents": _parent_rows(view, seen, parents), "listeners": _listener_rows(view, seen, listeners)}
+    status |= {part: of_it for part, made in found.items() if (of_it := made or kept.get(part))}
     return status | _columns(view.running, seen, facts)
 
 
@@ -509,13 +509,32 @@ def _attached(observed: Mapping[ObjectRef, Observed], judged: Mapping[ObjectRef,
     """How many objects attach to each gateway and domain, and how many name each transport."""
     counts: Counter[ObjectRef] = Counter()
     for ref, seen in observed.items():
-        if ref.kind in ("MailDomain", "MailAccount") and ref in judged:
-            for parent, conditions in judged[ref].parents:
-                resolved = next((c for c in conditions if c.type is ConditionType.RESOLVED_REFS), None)
-                if resolved is None or resolved.reason not in (Reason.PARENT_NOT_FOUND, Reason.REF_NOT_PERMITTED):
+        if ref.kind in ("MailDomain", "MailAccount"):
+            for parent, reason in _resolved(seen, judged.get(ref)):
+                if reason not in (Reason.PARENT_NOT_FOUND, Reason.REF_NOT_PERMITTED):
                     counts[parent] += 1
         counts.update(set(_transports(seen)))
     return counts
+
+
+def _nothing_new(verdict: ObjectStatus | None) -> bool:
+    """Whether the last compilation cannot say where the object attaches, so that what was written of it holds."""
+    if verdict is None or verdict.parents:
+        return verdict is None
+    accepted = verdict.condition(ConditionType.ACCEPTED)
+    return accepted is not None and accepted.reason is Reason.NOT_SUPPORTED
+
+
+def _resolved(seen: Observed, verdict: ObjectStatus | None) -> Iterator[tuple[ObjectRef, str]]:
+    """What an object attaches to, and the reason of its ResolvedRefs there."""
+    if verdict is not None and not _nothing_new(verdict):
+        for parent, conditions in verdict.parents:
+            yield parent, next((c.reason for c in conditions if c.type is ConditionType.RESOLVED_REFS), "")
+        return
+    for row in seen.status.get("parents") or ():
+        of = row["parentRef"]
+        reason = _written(row).get(ConditionType.RESOLVED_REFS.value, {}).get("reason", "")
+        yield ObjectRef(of["kind"], of["namespace"], of["name"]), str(reason)
 
 
 def _transports(seen: Observed) -> Iterable[ObjectRef]:

@@ -127,6 +127,12 @@ DASHBOARD = Dashboard(
                     (Query("max by (kind, condition) (mailrail_operator_object_warnings)", "{{kind}} {{condition}}"),),
                     stacked=True,
                 ),
+                Panel(
+                    "Objects that hold up every publish",
+                    "They run, and this version of Mailrail can read neither them nor what another version compiled of "
+                    "them. While there is one, no change of any object goes live.",
+                    (Query("max(mailrail_operator_unreadable_objects)", "objects"),),
+                ),
             ),
         ),
     ),

@@ -330,6 +330,14 @@ CASES = (
         ({FAILED: rising(1), PUBLISHED: rising(1)}, {FAILED: still(3), PUBLISHED: still(5)}),
     ),
     Case(
+        "MailrailNothingPublished",
+        (pods("mailrail_operator_unreadable_objects", 0, 1),),
+        (
+            pods("mailrail_operator_unreadable_objects", 0, 0),
+            {of("mailrail_operator_unreadable_objects"): "0 1 0 0x120"},
+        ),
+    ),
+    Case(
         "MailrailStatusNotWritten",
         (
             {of("mailrail_operator_status_pending"): still(3)},

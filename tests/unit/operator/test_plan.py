@@ -14,6 +14,7 @@ from mailrail.core.config.diagnostics import ConsumerState
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState
+from mailrail.core.resources import canonical
 from mailrail.core.resources.status import KIND_INFO
 from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Role
@@ -106,6 +107,8 @@ class Cluster:
     def publish(self) -> None:
         """Compile and publish, as the config service would number it."""
         self.compiled = compile(Sources(tuple(Document(b) for b in self.bodies.values())), self.state, KEYS)
+        if self.compiled.held:
+            return
         self.state = self.compiled.state
         if self.compiled.checksum != self.checksum:
             self.revision, self.checksum = self.revision + 1, self.compiled.checksum
@@ -397,6 +400,54 @@ def test_what_a_new_object_misses_is_said_after_some_seconds_for_it_may_be_on_it
     at_once.publish()
     assert not at_once.plan(at_once.running(), NOW, arrival_seconds=5.0).arriving
     assert at_once.condition("MailRoute", "all", "Accepted")["reason"] == "Invalid"
+
+
+def of_another_version(cluster: Cluster, kind: str, name: str, *, piece: bool) -> None:
+    """The object gets a field that this version does not know, as the version that accepted it has stored it."""
+    one = cluster.bodies[ref(kind, name)]
+    one["spec"] = one["spec"] | {"later": {}}
+    source = canonical(one)
+    cluster.state = replace(
+        cluster.state,
+        accepted=tuple(
+            replace(a, source=source, piece=a.piece if piece else None) if a.ref == ref(kind, name) else a
+            for a in cluster.state.accepted
+        ),
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), [(one["kind"], one["metadata"]["name"]) for one in EVERYTHING])
+def test_an_object_of_another_version_runs_on_and_says_so_and_nothing_else_changes(kind: str, name: str) -> None:
+    cluster = settled()
+    of_another_version(cluster, kind, name, piece=True)
+    cluster.memory = {}  # another leader, of another version
+    cluster.publish()
+    made = cluster.plan(cluster.running(), LATER)
+    assert [change.ref for change in made.changes] == [ref(kind, name)]
+    assert cluster.condition(kind, name, "Accepted")["reason"] == "NotSupported"
+    assert cluster.condition(kind, name, "Programmed")["status"] == "True", "services run it"
+    assert cluster.condition(kind, name, "Ready")["status"] == "False"
+    assert [note.reason for note in change_of(made, kind, name).notes] == ["NotSupported"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [(one["kind"], one["metadata"]["name"]) for one in EVERYTHING])
+def test_while_an_object_holds_up_every_publish_what_runs_unchanged_keeps_its_status(kind: str, name: str) -> None:
+    cluster = settled()
+    before = copy.deepcopy(cluster.bodies[ref(kind, name)]["status"])
+    of_another_version(cluster, kind, name, piece=False)
+    cluster.put(body("MailTransport", "new", {"direct": {}}))
+    cluster.memory = {}
+    cluster.publish()
+    made = cluster.plan(cluster.running(), LATER)
+    assert sorted(change.ref for change in made.changes) == sorted([ref(kind, name), ref("MailTransport", "new")])
+    for object_of, named in ((kind, name), ("MailTransport", "new")):
+        assert cluster.condition(object_of, named, "Accepted")["reason"] == "NotSupported"
+        assert cluster.condition(object_of, named, "Ready")["status"] == "False"
+    for part in ("parents", "listeners"):
+        assert cluster.bodies[ref(kind, name)]["status"].get(part) == before.get(part)
+    assert cluster.plan(cluster.running(), LATER).changes == ()
+    assert sum(made.counts.values()) == len(EVERYTHING) + 1, "metrics count all objects"
+    assert sum(of for (_, ready), of in made.counts.items() if ready == "True") == len(EVERYTHING) - 1
 
 
 def test_the_status_says_at_the_top_which_generation_it_is_about() -> None:

@@ -18,14 +18,19 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from mailrail.core.config.compiler import Compiled
+from mailrail.core.config.diagnostics import Diagnostics
 from mailrail.core.config.loader import Unreadable
+from mailrail.core.config.state import CompilerState
+from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, ObjectRef, Revision
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import kubernetes
 from mailrail.kit.kubernetes import Api, ApiCredentials, ApiError, connect, find_credentials
+from mailrail.kit.publisher import PublishOutcome
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import probes, watches
 from mailrail_operator.app import Leader
+from mailrail_operator.clients import ConfigStanding
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsAnswer, DnsReason, Question
 from mailrail_operator.model import Change, EventRecord, EventType
@@ -431,6 +436,29 @@ async def test_a_leader_tells_whether_mail_probes_are_to_be_sent_also_before_it_
                 task.cancel()
             await asyncio.gather(term, plans, return_exceptions=True)
     assert expected() == 0
+
+
+def standing(revision: int) -> ConfigStanding:
+    return ConfigStanding((), revision, False, StoredRevision(revision, "c" * 64, 1))
+
+
+async def test_a_leader_that_may_publish_nothing_knows_the_revision_that_the_one_before_it_published() -> None:
+    """Else it would seem that the store does not have what was published last: a critical alert."""
+    async with connect(ApiCredentials("http://127.0.0.1:1")) as api:
+        settings = OperatorSettings(dns_check=False, plaintext=True)
+        leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
+        leader._take_standing(standing(7), (), None)
+        held = Compiled(Revision(), b"", "d" * 64, Diagnostics(), CompilerState(), {}, held=(REF,))
+        leader._take(PublishOutcome(held, 7, activated=True, unchanged=True, held=True))
+        leader._take_standing(standing(7), (), None)
+        assert (leader._running.newest, leader._running.head, leader._running.difference) == (7, 7, "")
+        for name in ("published", "head"):
+            assert REGISTRY.get_sample_value(f"mailrail_operator_{name}_revision") == 7
+        assert REGISTRY.get_sample_value("mailrail_operator_unreadable_objects") == 1
+        mended = replace(held, held=())
+        leader._take(PublishOutcome(mended, 8, activated=True, unchanged=False))
+        assert REGISTRY.get_sample_value("mailrail_operator_unreadable_objects") == 0
+        assert REGISTRY.get_sample_value("mailrail_operator_published_revision") == 8
 
 
 # --- the check of DNS ---
