@@ -14,6 +14,8 @@ from mailrail.core.revision.revision import Revision
 from mailrail.kit import migrations
 from mailrail.local.postgres.server import EmbeddedPostgres
 
+from testkit.failover import pair
+
 SECONDS = 20.0
 """Within which it is published again; the rest of what a busy machine takes. Nobody edits anything meanwhile."""
 
@@ -35,25 +37,8 @@ def restorable(kubectl: Kubectl, disposable_postgres: EmbeddedPostgres, tmp_path
         yield made
 
 
-def test_a_backup_that_is_put_back_is_published_over_without_an_edit_CFG_09(
-    restorable: Stage, disposable_postgres: EmbeddedPostgres, tmp_path: Path
-) -> None:
-    stage, postgres = restorable, disposable_postgres
-    stage.start_consumers()
-    stage.start_operator()
-    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
-    stage.wait_ready("mtrans/relay", "mgw/mx1")
-    postgres.stop()
-    copy(postgres.data, tmp_path / "backup")
-    postgres.start()
-    stage.kubectl.apply(relay("relay", "second.example.org"))
-    stage.until_queue(lambda r: host(r) == "second.example.org")
-    stage.until(lambda: stage.condition("mtrans", "relay", "Programmed")["observedGeneration"] == 2, "it is programmed")
-    before = stage.get("mgw", "mx1")["status"]["config"]["newest"]
-    postgres.stop()
-    shutil.rmtree(postgres.data)
-    copy(tmp_path / "backup", postgres.data)
-    postgres.start()
+def until_published_again(stage: Stage, before: int) -> None:
+    """Wait until what objects say is stored and run again, under a number beyond all that were given."""
 
     def again() -> bool:
         config = stage.get("mgw", "mx1")["status"]["config"]
@@ -64,6 +49,51 @@ def test_a_backup_that_is_put_back_is_published_over_without_an_edit_CFG_09(
     assert host(stage.queue()) == "second.example.org"
 
 
+def first_publish(stage: Stage) -> None:
+    stage.start_consumers()
+    stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
+    stage.wait_ready("mtrans/relay", "mgw/mx1")
+
+
+def last_publish(stage: Stage) -> int:
+    """What will be lost; its number."""
+    stage.kubectl.apply(relay("relay", "second.example.org"))
+    stage.until_queue(lambda r: host(r) == "second.example.org")
+    stage.until(lambda: stage.condition("mtrans", "relay", "Programmed")["observedGeneration"] == 2, "it is programmed")
+    return int(stage.get("mgw", "mx1")["status"]["config"]["newest"])
+
+
+def test_a_backup_that_is_put_back_is_published_over_without_an_edit_CFG_09(
+    restorable: Stage, disposable_postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    stage, postgres = restorable, disposable_postgres
+    first_publish(stage)
+    postgres.stop()
+    copy(postgres.data, tmp_path / "backup")
+    postgres.start()
+    before = last_publish(stage)
+    postgres.stop()
+    shutil.rmtree(postgres.data)
+    copy(tmp_path / "backup", postgres.data)
+    postgres.start()
+    until_published_again(stage, before)
+
+
+def test_a_failover_to_a_standby_without_the_last_publish_is_published_over_CFG_09(
+    kubectl: Kubectl, tmp_path: Path
+) -> None:
+    with pair() as servers:
+        migrations.migrate(servers.url, migrations.load_all(("config",)))
+        with staged(kubectl, servers.url, tmp_path) as stage:
+            first_publish(stage)
+            servers.wait_until_followed()
+            servers.standby.pause()
+            before = last_publish(stage)
+            servers.fail_over()
+            until_published_again(stage, before)
+
+
 @pytest.mark.parametrize("fresh_config", [True, False])
 def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
     kubectl: Kubectl, database_for: Callable[..., str], tmp_path: Path, fresh_config: bool
@@ -71,10 +101,7 @@ def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
     """An empty database that the same config process finds under its feet, and one that a new process is given."""
     url = database_for("config")
     with staged(kubectl, url, tmp_path) as stage:
-        stage.start_consumers()
-        stage.start_operator()
-        stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
-        stage.wait_ready("mtrans/relay", "mgw/mx1")
+        first_publish(stage)
         if fresh_config:
             stage.config.stop()
             stage.use_database(database_for("config"))
@@ -93,10 +120,7 @@ def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
 def test_while_what_was_published_is_not_stored_nothing_is_called_programmed_CFG_09(restorable: Stage) -> None:
     """A store that takes no publish: the operator goes on trying, and says what is the matter."""
     stage = restorable
-    stage.start_consumers()
-    stage.start_operator()
-    stage.kubectl.apply(basics() + relay("relay", "first.example.org"))
-    stage.wait_ready("mtrans/relay", "mgw/mx1")
+    first_publish(stage)
     stage.sql(
         "ALTER TABLE revisions ADD CONSTRAINT none CHECK (false) NOT VALID",
         "UPDATE head SET revision = NULL",
