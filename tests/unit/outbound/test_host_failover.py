@@ -54,6 +54,7 @@ def one(*answers: Answer, hop: HopKind = HopKind.FOREIGN) -> tuple[bool, Outcome
         ([Answer(Stage.CONTENT, None, Trouble.LEASE)], False, Outcome.DEFERRED),
         ([Answer(Stage.PLAN, None, Trouble.TOO_LARGE)], True, Outcome.FAILED),
         ([Answer(Stage.PLAN, None, Trouble.TOO_LARGE), said(Stage.GREETING, 421)], True, Outcome.DEFERRED),
+        ([Answer(Stage.PLAN, None, Trouble.TOO_LARGE), said(Stage.GREETING, 550)], True, Outcome.DEFERRED),
         ([said(Stage.GREETING, 421), Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8)], True, Outcome.DEFERRED),
         ([said(Stage.GREETING, 421), said(Stage.MAIL, 550)], False, Outcome.FAILED),
     ],
@@ -119,6 +120,48 @@ def test_mail_that_a_host_cannot_take_is_said_even_where_another_refuses_all_mai
                 failover.record_session_failure(answer)
         found = failover.conclude()[0]
         assert (found.answer, found.verdict.outcome, str(found.verdict.status)) == (lacks, Outcome.FAILED, status)
+
+
+NO_MAIL_HERE = said(Stage.GREETING, 554, "5.7.1")
+
+
+def concluded(*answers: Answer, hop: HopKind = HopKind.FOREIGN) -> tuple[Answer, Outcome, str]:
+    """What decides about a single recipient, after all hosts have answered so."""
+    failover = HostFailover(1, hop=hop)
+    for answer in answers:
+        if answer.stage is Stage.PLAN:
+            failover.record_refusals([(0, answer)])
+        elif answer.stage in (Stage.MAIL, Stage.RCPT):
+            failover.record_answers([0], [answer], passes_dsn=False)
+        else:
+            failover.record_session_failure(answer)
+    found = failover.conclude()[0]
+    return found.answer, found.verdict.outcome, str(found.verdict.status)
+
+
+@pytest.mark.parametrize(
+    ("other", "outcome", "status"),
+    [
+        (Answer(Stage.PLAN, None, Trouble.TOO_LARGE), Outcome.FAILED, "5.3.4"),
+        (Answer(Stage.PLAN, None, Trouble.NEEDS_SMTPUTF8), Outcome.FAILED, "5.6.7"),
+        (Answer(Stage.PLAN, None, Trouble.TLS_DEMAND), Outcome.FAILED, "5.7.10"),
+        (Answer(Stage.CONNECT, None, Trouble.UNREACHABLE), Outcome.DEFERRED, "4.4.1"),
+        (said(Stage.GREETING, 550, "5.3.2"), Outcome.DEFERRED, "4.3.2"),
+        (said(Stage.MAIL, 451, "4.7.1"), Outcome.DEFERRED, "4.7.1"),
+        (said(Stage.RCPT, 450, "4.2.0"), Outcome.DEFERRED, "4.2.0"),
+    ],
+)
+def test_a_greeting_of_no_mail_here_is_no_word_on_a_recipient_while_another_host_says_one_SOUT_13(
+    other: Answer, outcome: Outcome, status: str
+) -> None:
+    for answers in ([NO_MAIL_HERE, other], [other, NO_MAIL_HERE], [NO_MAIL_HERE, other, NO_MAIL_HERE]):
+        assert concluded(*answers) == (other, outcome, status)
+
+
+def test_a_greeting_of_no_mail_here_is_final_where_every_host_says_so_and_never_of_our_own_hop_SOUT_13() -> None:
+    assert concluded(NO_MAIL_HERE, NO_MAIL_HERE) == (NO_MAIL_HERE, Outcome.FAILED, "5.7.1")
+    large = Answer(Stage.PLAN, None, Trouble.TOO_LARGE)
+    assert concluded(NO_MAIL_HERE, large, hop=HopKind.OWN) == (NO_MAIL_HERE, Outcome.DEFERRED, "4.7.1")
 
 
 def test_content_waits_for_a_host_that_may_take_it_before_another_route_does_SOUT_18c() -> None:

@@ -16,8 +16,8 @@ The host-failover matrix (SOUT-13) in one place:
 | no reply to the final dot                            | deferred, no other host (LSE-08)    |
 | lease low, cancelled, a mistake of our own           | nothing more in this attempt        |
 
-Refused everywhere at the greeting is final only if every host said 521 or 554. What one host refuses for its own
-reasons, while another cannot be asked, stays temporary.
+Refused everywhere at the greeting is final only if every host said 521 or 554; where another host says anything else,
+that decides. What one host refuses for its own reasons, while another cannot be asked, stays temporary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -136,15 +136,11 @@ class HostFailover:
         """No host is left: settle the open recipients and return all results."""
         if not self._open:
             return self.settled
-        every = bool(self._greeted) and all(
-            a.trouble is None
-            and a.reply is not None
-            and a.reply.code in GENERAL_REFUSALS
-            and a.stage in (Stage.GREETING, Stage.HELLO)
-            for a in self._greeted
-        )
         for i, answers in self._open.items():
-            found = [(verdict_on(a, hop=self.hop, every_host=every), a) for a in answers]
+            # Who refuses all mail says nothing of this recipient, as if no MX named that host (RFC 7504). Of our
+            # own hop it is our trouble: that host should take mail.
+            others = [a for a in answers if not _refuses_all_mail(a)] if self.hop is HopKind.FOREIGN else answers
+            found = [(verdict_on(a, hop=self.hop, every_host=not others), a) for a in others or answers]
             # A temporary failure at any host makes the result temporary, and one that another route may not have comes
             # before others. Among equals the last one counts, and one that quotes a server before one that does not.
             lacking = [pair for pair in found if pair[1].trouble in LACKING]
@@ -154,6 +150,11 @@ class HostFailover:
             self.settled[i] = RecipientVerdict(verdict, answer)
         self._open = {}
         return self.settled
+
+
+def _refuses_all_mail(answer: Answer) -> bool:
+    general = answer.trouble is None and answer.reply is not None and answer.reply.code in GENERAL_REFUSALS
+    return general and answer.stage in (Stage.GREETING, Stage.HELLO)
 
 
 def _refused_at_rcpt(answer: Answer) -> bool:
