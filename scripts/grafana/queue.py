@@ -126,9 +126,21 @@ DASHBOARD = Dashboard(
                     steps=Steps(Color.GOOD, ((0.75, Color.WARN), (0.9, Color.BAD))),
                 ),
                 Panel(
+                    "Room on the volume of the bundled Postgres",
+                    "Share that is left. Of a Postgres of your own its provider says it, or the metrics of its volume.",
+                    (
+                        Query(
+                            "max by (namespace, job, service) (mailrail_postgres_volume_available_bytes)"
+                            " / max by (namespace, job, service) (mailrail_postgres_volume_bytes)",
+                            "{{service}}",
+                        ),
+                    ),
+                    Unit.SHARE,
+                    steps=Steps(Color.BAD, ((0.15, Color.WARN), (0.25, Color.GOOD))),
+                ),
+                Panel(
                     "Size of the database",
-                    "Its tables and indexes on the volume of Postgres, without WAL. How much room is left there, "
-                    "only the volume's own metrics say.",
+                    "Its tables and indexes on the volume of Postgres, without WAL.",
                     (Query("max by (namespace, job) (mailrail_queue_postgres_database_bytes)", "{{job}}"),),
                     Unit.BYTES,
                 ),

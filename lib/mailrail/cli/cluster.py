@@ -92,12 +92,23 @@ def postgres(
     buffers: Annotated[
         str, typer.Option("--shared-buffers", metavar="SIZE", help="Memory for pages, as Postgres writes it.")
     ] = "128MB",
+    metrics_listen: Annotated[
+        str,
+        typer.Option(
+            "--metrics-listen",
+            metavar="HOST:PORT",
+            envvar="MAILRAIL_METRICS_LISTEN",
+            show_default=False,
+            help="Where to serve /metrics: the room on the volume. Default: nowhere.",
+        ),
+    ] = "",
 ) -> None:
     """Run the bundled Postgres, for trying Mailrail out: one server without a replica.
 
     The password of the services' login is in --password-file, else in the variable PGPASSWORD.
     """
     from mailrail.cluster import postgres as bundled
+    from mailrail.kit.settings import BadSettings
 
     def read() -> str:
         """The password; nothing while it cannot be read."""
@@ -115,7 +126,11 @@ def postgres(
             "give --password-file, or set PGPASSWORD, with the password that services log in with", output.USAGE
         )
     try:
-        raise typer.Exit(bundled.serve(folder, read, port=port, listen=listen, buffers=buffers))
+        raise typer.Exit(
+            bundled.serve(folder, read, port=port, listen=listen, buffers=buffers, metrics_listen=metrics_listen)
+        )
+    except BadSettings as error:
+        output.stop(f"--metrics-listen or MAILRAIL_METRICS_LISTEN: {error}", output.USAGE)
     except bundled.PostgresUnavailable as error:
         output.stop(str(error))
 

@@ -14,13 +14,15 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from mailrail.cluster import POSTGRES_PORT
+from mailrail.cluster import POSTGRES_PORT, metrics
+from mailrail.kit import metrics as kit_metrics
 from mailrail.local.files import write_private
 from mailrail.local.lock import LockHeld
 from mailrail.local.postgres.account import PostgresUnavailable
@@ -33,12 +35,19 @@ PREDECESSOR_GRACE = 300.0
 
 
 def serve(
-    folder: Path, password: Callable[[], str], *, port: int = POSTGRES_PORT, listen: str = "*", buffers: str = "128MB"
+    folder: Path,
+    password: Callable[[], str],
+    *,
+    port: int = POSTGRES_PORT,
+    listen: str = "*",
+    buffers: str = "128MB",
+    metrics_listen: str = "",
 ) -> int:
     """Run it in the foreground until SIGTERM or SIGINT; the exit status.
 
     `password` reads that of the services' role; where it answers another one than before, the role gets it within
-    seconds: the Secret may be made anew while this goes on. Raises PostgresUnavailable.
+    seconds: the Secret may be made anew while this goes on. `metrics_listen`: HOST:PORT of /metrics; empty: nowhere.
+    Raises PostgresUnavailable, BadSettings.
     """
     stop = threading.Event()
     server = EmbeddedPostgres(
@@ -67,16 +76,17 @@ def serve(
             " (podSecurityContext), or make that user the owner of the folder"
         ) from error
     try:
-        server.start(timeout=600)
-        used = password()
-        _use_password(server, used)
-        _say(f"ready on port {port}")
-        while not stop.wait(0.5):
-            if not server.running:
-                _say("Postgres ended by itself")
-                return 1
-            if (wanted := password()) not in ("", used):
-                used = _replace_password(server, used, wanted)
+        with _metrics(folder, metrics_listen):
+            server.start(timeout=600)
+            used = password()
+            _use_password(server, used)
+            _say(f"ready on port {port}")
+            while not stop.wait(0.5):
+                if not server.running:
+                    _say("Postgres ended by itself")
+                    return 1
+                if (wanted := password()) not in ("", used):
+                    used = _replace_password(server, used, wanted)
     except PostgresUnavailable:
         if not stop.is_set():
             raise
@@ -87,6 +97,18 @@ def serve(
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _metrics(folder: Path, listen: str) -> Iterator[None]:
+    """Serve them while the context lasts. Raises PostgresUnavailable where that cannot be, BadSettings."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(kit_metrics.serve(listen, metrics.SERVED))
+        except OSError as error:
+            raise PostgresUnavailable(f"metrics cannot be served at {listen}: {error}; free the port") from error
+        metrics.watch(folder)
+        yield
 
 
 def _user() -> str:

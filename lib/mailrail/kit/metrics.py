@@ -13,7 +13,7 @@ from itertools import accumulate
 from cryptography import x509
 from prometheus_client import Gauge, Info, disable_created_metrics, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from mailrail.kit import promptly
@@ -178,13 +178,14 @@ def _validity(chain: bytes | None) -> tuple[float, float]:
 
 
 @contextmanager
-def serve(listen: str) -> Iterator[int | None]:
-    """Serve /metrics on HOST:PORT while the context lasts; yields the port, None when `listen` is empty."""
+def serve(listen: str, registry: CollectorRegistry = REGISTRY) -> Iterator[int | None]:
+    """Serve /metrics on HOST:PORT while the context lasts; yields the port, None when `listen` is empty. Raises
+    BadSettings, OSError."""
     if not listen:
         yield None
         return
     host, port = host_port(listen)
-    server, thread = start_http_server(port, addr=host or "127.0.0.1")
+    server, thread = start_http_server(port, addr=host or "127.0.0.1", registry=registry)
     try:
         yield server.server_address[1]
     finally:

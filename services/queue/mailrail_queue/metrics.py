@@ -67,7 +67,7 @@ POSTGRES_CONNECTIONS_ALLOWED = SnapshotGauge(
 """limit: as above; absent where there is none. What a pooler in between allows is not known."""
 POSTGRES_DATABASE_BYTES = Gauge(
     "mailrail_queue_postgres_database_bytes",
-    "Size of the database on the volume of Postgres, with indexes and without WAL; the room that is left is not known",
+    "Size of the database on the volume of Postgres, with indexes and without WAL",
 )
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",

@@ -2,53 +2,19 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.request
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from testkit.bundled_postgres import running, started, wait_for
 from testkit.conditions import wait_until
 from testkit.ports import free_port
-
-
-def started(folder: Path, password: str, port: int) -> subprocess.Popen[str]:
-    """The server, as the chart starts it, whose words are to be read."""
-    file = folder.with_name("password")
-    file.write_text(f"{password}\n")
-    command = [sys.executable, "-m", "mailrail.cli", "cluster", "postgres", "--folder", str(folder)]
-    command += ["--password-file", str(file), "--port", str(port), "--listen", "127.0.0.1"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    """Read what it says until there are these words."""
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if words in line:
-            return
-    pytest.fail(f"it ended before it said {words!r}: {''.join(said)}")
-
-
-@contextmanager
-def running(folder: Path, password: str, port: int) -> Iterator[str]:
-    """A server while the context lasts; yields its URL."""
-    url = f"postgresql://mailrail:{password}@127.0.0.1:{port}/mailrail"
-    process = started(folder, password, port)
-    assert process.stderr is not None
-    try:
-        wait_for(process, "ready on port")
-        yield url
-    finally:
-        process.terminate()
-        with process.stderr:
-            process.stderr.read()
-        assert process.wait(60) == 0
 
 
 def connects(url: str) -> bool:
@@ -101,6 +67,29 @@ def test_it_starts_on_a_volume_that_the_kubelet_opened_to_its_group(tmp_path: Pa
         path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
     with running(tmp_path / "data", "secret", port) as url, psycopg.connect(url) as connection:
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+
+
+def test_it_tells_the_room_on_its_volume_where_it_is_asked_to(tmp_path: Path) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    with (
+        running(tmp_path / "data", "secret", free_port(), metrics=listen),
+        urllib.request.urlopen(f"http://{listen}/metrics", timeout=60) as page,
+    ):
+        text = page.read().decode()
+    found = {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.M)}
+    volume = shutil.disk_usage(tmp_path)
+    assert found == {
+        "mailrail_postgres_volume_bytes": volume.total,
+        "mailrail_postgres_volume_available_bytes": pytest.approx(volume.free, abs=volume.total / 10),
+    }
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999"])
+def test_metrics_at_no_address_stop_it_with_the_name_of_the_setting(tmp_path: Path, listen: str) -> None:
+    process = started(tmp_path / "data", "secret", free_port(), metrics=listen)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "MAILRAIL_METRICS_LISTEN" in said
 
 
 def test_a_second_server_on_one_volume_waits_for_the_end_of_the_first(tmp_path: Path) -> None:

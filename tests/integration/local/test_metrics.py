@@ -16,7 +16,7 @@ from testkit.local import Installation, installation
 GENERATOR = Path(__file__).resolve().parents[3] / "scripts" / "generate_metrics.py"
 ADDED = {"service", "le"}
 """By the merged page, and by histograms."""
-NOT_LOCAL = ("mailrail_operator_",)
+NOT_LOCAL = ("mailrail_operator_", "mailrail_postgres_")
 
 
 def generator() -> ModuleType:

@@ -21,6 +21,7 @@ from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.settings import ServiceSettings
 
 from testkit.background import background
+from testkit.bundled_postgres import running
 from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
 from testkit.observability import OPERATOR, RULES, alerts, has_data, panel_queries, records
@@ -122,7 +123,7 @@ def wait_for(run: Run, what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with NextHop() as hop:
         hop.refuse("bad@taken.example", "550 5.1.1 nobody of that name")
         documents = [
@@ -140,7 +141,13 @@ def run() -> Iterator[Run]:
             ),
         ]
         rules = "\n".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.yaml")))
-        with Rail(documents) as rail, Prometheus({"mailrail": rail.metrics}, rules=rules) as prometheus:
+        bundled, folder = f"127.0.0.1:{free_port()}", tmp_path_factory.mktemp("bundled") / "data"
+        labels = {"bundled": {"job": "mailrail", "service": "postgres"}}
+        with (
+            Rail(documents) as rail,
+            running(folder, "secret", free_port(), metrics=bundled),
+            Prometheus({"mailrail": rail.metrics, "bundled": bundled}, rules=rules, labels=labels) as prometheus,
+        ):
             prometheus.wait_until_scraped()
             made = Run(rail, prometheus, time.time())
             for number in range(0, 20, 5):

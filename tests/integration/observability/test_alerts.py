@@ -115,6 +115,15 @@ def sessions(**found: tuple[int, int]) -> Series:
     }
 
 
+def volume(*, left: float, of_all: float) -> Series:
+    """Of the bundled Postgres, in GiB."""
+    found = {"available_bytes": left, "bytes": of_all}
+    return {
+        of(f"mailrail_postgres_volume_{name}", service="postgres"): still(value * 2**30)
+        for name, value in found.items()
+    }
+
+
 def standing(*, published: int, head: int, pinned: int) -> Series:
     """What the operator published, and what the config service has in force."""
     values = {"published_revision": published, "head_revision": head, "head_pinned": pinned}
@@ -257,6 +266,11 @@ CASES = (
             sessions(server=(80, 97), role=(40, 70)),
             {of("mailrail_queue_postgres_connections", limit="role"): still(500)},  # the role has no limit
         ),
+    ),
+    Case(
+        "MailrailPostgresVolumeFills",
+        (volume(left=1.0, of_all=8.0),),
+        (volume(left=2.0, of_all=8.0),),
     ),
     Case("MailrailDatabaseErrors", ({ERRORS: rising(6)},), ({ERRORS: rising(1)},)),
     Case(

@@ -307,6 +307,22 @@ def test_the_bundled_Postgres_has_a_volume_by_default_which_nobody_deletes_with_
     assert spec["updateStrategy"] == {"type": "RollingUpdate"}
 
 
+def test_whoever_scrapes_the_services_may_scrape_the_bundled_Postgres(tmp_path: Path) -> None:
+    scraper = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    objects = rendered({"podMonitor": {"enabled": True}, "networkPolicy": {"metricsFrom": scraper}}, tmp_path)
+    (container,) = objects[POSTGRES]["spec"]["template"]["spec"]["containers"]
+    (port,) = [one["containerPort"] for one in container["ports"] if one["name"] == "metrics"]
+    (listen,) = [one["value"] for one in container["env"] if one["name"] == "MAILRAIL_METRICS_LISTEN"]
+    assert listen.endswith(f":{port}")
+    rules = objects["NetworkPolicy", "mailrail-postgres"]["spec"]["ingress"]
+    (metrics,) = [rule for rule in rules if rule["ports"] == [{"port": "metrics", "protocol": "TCP"}]]
+    assert metrics["from"] == scraper
+    (monitor,) = [body for (kind, _), body in objects.items() if kind == "PodMonitor"]
+    labels = objects[POSTGRES]["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+
+
 def test_without_a_volume_neither_an_upgrade_nor_a_drain_ends_the_pod(tmp_path: Path) -> None:
     objects = rendered(NO_VOLUME, tmp_path)
     server = server_of(objects)
