@@ -44,6 +44,25 @@ tests() { # NAME MINUTES COMMAND...
     rm -f "$log"
 }
 
+# Starts add-ons of the cluster with `$cluster_tool addon NAME`, and names those that run to the tests: they skip what
+# another one shows. A tool that knows no add-ons is older than they are.
+start_addons() { # NAME...
+    local name running=()
+    if "$cluster_tool" addon >/dev/null 2>&1; then
+        for name; do
+            if step 10 ${as_root[@]+"${as_root[@]}"} "$cluster_tool" addon "$name"; then
+                running+=("$name")
+            else
+                failed=1
+                summaries+=("== the add-on $name did not start, and its tests were not run")
+            fi
+        done
+    else
+        summaries+=("== the tests of add-ons were SKIPPED: $cluster_tool makes none")
+    fi
+    export MAILRAIL_TEST_ADDONS="${running[*]-}"
+}
+
 # The table of all stages, then the summaries: the last lines are pytest's.
 report() {
     local name seconds ceiling mark

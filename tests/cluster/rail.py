@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cluster.addons import ADDONS
 from cluster.conftest import Kubectl
 from cluster.partner import Partner, Talk, tls_secret
 from cluster.release import NAME, Release, image
@@ -24,7 +25,7 @@ from testkit.conditions import wait_until
 
 LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
-COUNTED = ("kills.partner.test", "upgrade.partner.test", "alone.partner.test")
+COUNTED = tuple(f"{one}.partner.test" for one in ("kills", "upgrade", "alone", "certificates", "scaled"))
 _SMALL = {"resources": {"requests": {"cpu": "0", "memory": "32Mi"}}}
 VALUES: dict[str, Any] = {
     # Nothing is asked of the node beforehand, so that the scenarios share a small one with an installation of defaults;
@@ -36,6 +37,8 @@ VALUES: dict[str, Any] = {
     "keys": _SMALL,
     "migrations": _SMALL,
     "operator": {**_SMALL, "dnsCheck": False},
+    "podMonitor": {"enabled": "prometheus-operator" in ADDONS},
+    "prometheusRule": {"enabled": "prometheus-operator" in ADDONS},
 }
 
 
@@ -95,6 +98,11 @@ class Rail(Release):
         for one in self.cli_json("queue", "list", "--to", address):
             return dict(one)
         raise LookupError(f"{address} is not in the queue")
+
+    def mailbox(self, account: str = "alice") -> list[str]:
+        """Subjects in a mailbox, in order of the alphabet."""
+        listed = self.cli_json("mailbox", "list", "--account", f"{self.kubectl.namespace}/{account}")
+        return sorted(str(one["subject"]) for one in listed)
 
     # --- routes ---
 

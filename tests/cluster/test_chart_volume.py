@@ -53,19 +53,13 @@ def postgres(release: Release, component: str = "postgres") -> str:
     raise LookupError("Postgres is not Ready")
 
 
-def mailbox(rail: Rail, account: str = "alice") -> list[str]:
-    """Subjects in a mailbox."""
-    listed = rail.cli_json("mailbox", "list", "--account", f"{rail.kubectl.namespace}/{account}")
-    return sorted(str(one["subject"]) for one in listed)
-
-
 def test_upgrade_and_rollback_of_a_default_installation_leave_Postgres_and_all_mail_alone(
     installed: Rail, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rail, breaks = installed, list[Break]()
     first, before = rail.revision(), postgres(rail)
     assert rail.first.talk(*rail.mx, ["alice@example.org"], subject="keep me").code == 250
-    wait_until(lambda: mailbox(rail) == ["keep me"], 60, rail.tails)
+    wait_until(lambda: rail.mailbox() == ["keep me"], 60, rail.tails)
     rail.first.refuse(f"@{HELD}", "451 4.3.0 not now")
     waiting = rail.first.send(*rail.mx, messages=WAITING, recipient=f"r{{n}}@{HELD}", sessions=2)
     waiting.finish(180)
@@ -101,7 +95,7 @@ def test_upgrade_and_rollback_of_a_default_installation_leave_Postgres_and_all_m
     rail.wait_until_empty(LEASE + 90)
     judge(waiting.tries(), rail.first.seen(HELD), WAITING, breaks)
     verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
-    assert mailbox(rail) == ["keep me"]
+    assert rail.mailbox() == ["keep me"]
     with capsys.disabled():
         print(f"\nupgrade, rollback, postgres replaced: {verdict}")
 
@@ -118,13 +112,13 @@ def waits_for_an_image(release: Release, component: str) -> bool:
 
 def test_after_an_uninstall_and_a_new_installation_all_mail_is_there(installed: Rail) -> None:
     rail = installed
-    subjects = mailbox(rail)
+    subjects = rail.mailbox()
     assert rail.first.talk(*rail.mx, ["alice@example.org"], subject="and me").code == 250
-    wait_until(lambda: len(mailbox(rail)) > len(subjects), 60, rail.tails)
+    wait_until(lambda: len(rail.mailbox()) > len(subjects), 60, rail.tails)
     rail.first.refuse(f"@{HELD}", "451 4.3.0 not now")
     waiting = rail.first.send(*rail.mx, messages=WAITING, recipient=f"again{{n}}@{HELD}", sessions=2)
     waiting.finish(180)
-    subjects = mailbox(rail)
+    subjects = rail.mailbox()
     done = rail.helm("uninstall", NAME, "--wait", "--timeout=3m")
     assert done.returncode == 0, f"{done.stderr}\n{rail.tails()}"
     # As docs/how-to/kubernetes.md says it: keys, certificates and the password of Postgres go, too.
@@ -132,7 +126,7 @@ def test_after_an_uninstall_and_a_new_installation_all_mail_is_there(installed: 
     assert "secret" in rail.kubectl("delete", "secret", "-l", labels)
     rail.install(VALUES)
     rail.ready("mgw,mdom,macct,mtrans", "--all", within=120)
-    assert mailbox(rail) == subjects
+    assert rail.mailbox() == subjects
     assert rail.queued() >= WAITING
     rail.first.accept(f"@{HELD}")
     rail.wait_until_empty(LEASE + 90)
@@ -149,7 +143,7 @@ def test_a_switch_to_another_database_is_refused_moved_and_not_undone_while_mail
     rail.first.refuse(f"@{HELD}", "451 4.3.0 not now")
     waiting = rail.first.send(*rail.mx, messages=WAITING, recipient=f"switch{{n}}@{HELD}", sessions=2)
     waiting.finish(180)
-    subjects, before, bundled = mailbox(rail), rail.queued(), rail.revision()
+    subjects, before, bundled = rail.mailbox(), rail.queued(), rail.revision()
     assert before >= WAITING
 
     def upgrade(previous: str) -> None:
@@ -162,8 +156,8 @@ def test_a_switch_to_another_database_is_refused_moved_and_not_undone_while_mail
     wait_until(lambda: f"holds {before} queued recipients" in words_of_the_job(rail), 180, rail.tails)
     assert postgres(rail) == here
     assert rail.first.talk(*rail.mx, ["alice@example.org"], subject="the old pods serve").code == 250
-    wait_until(lambda: len(mailbox(rail)) > len(subjects), 60, rail.tails)
-    subjects = mailbox(rail)
+    wait_until(lambda: len(rail.mailbox()) > len(subjects), 60, rail.tails)
+    subjects = rail.mailbox()
 
     seen, began = len(rail.first.seen(DOMAIN)), time.time()
     run = rail.first.send(
@@ -180,7 +174,7 @@ def test_a_switch_to_another_database_is_refused_moved_and_not_undone_while_mail
     run.finish(300)
     moved = Break("the move", began, time.time())
     assert postgres(rail) == here, "it is kept"
-    assert mailbox(rail) == subjects
+    assert rail.mailbox() == subjects
 
     # The bundled one was moved away: whoever goes back to it would leave all mail since then behind.
     done = rail.helm("rollback", NAME, str(bundled))
@@ -191,7 +185,7 @@ def test_a_switch_to_another_database_is_refused_moved_and_not_undone_while_mail
     rail.wait_until_ready(300)
     rail.first.accept(f"@{HELD}")
     rail.wait_until_empty(LEASE + 90)
-    assert mailbox(rail) == sorted([*subjects, "after the rollback"])
+    assert rail.mailbox() == sorted([*subjects, "after the rollback"])
     its = [one for one in rail.first.seen(HELD) if one.recipients[0].startswith("switch")]
     judge(waiting.tries(), its, WAITING, [moved])
     verdict = judge(run.tries(), rail.first.seen(DOMAIN)[seen:], run.messages, [moved])

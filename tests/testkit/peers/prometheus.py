@@ -5,6 +5,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,10 +25,11 @@ class Prometheus:
         rules: str | None = None,
         every: float = 1.0,
         labels: dict[str, dict[str, str]] | None = None,
+        scrape_configs: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         """Scrape `targets` (job name: `HOST:PORT`) each `every` seconds; `rules` is the text of a rules file.
 
-        `labels`: job name → labels that every series of it gets.
+        `labels`: job name → labels that every series of it gets. `scrape_configs`: others, as Prometheus has them.
         """
         require_peer("prometheus")
         self.address = loopback_address()
@@ -39,7 +41,8 @@ class Prometheus:
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": [target], "labels": (labels or {}).get(job, {})}]}
                 for job, target in targets.items()
-            ],
+            ]
+            + [dict(one) for one in scrape_configs],
         }
         if rules is not None:
             (folder / "rules.yml").write_text(rules)

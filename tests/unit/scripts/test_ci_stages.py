@@ -83,3 +83,30 @@ def test_the_ceilings_of_the_stages_are_those_that_the_page_about_testing_promis
     promised = [int(minutes) for minutes in re.findall(r"^\| .* \| ([0-9]+) \|$", page, re.MULTILINE)]
     used = re.findall(r'stage "[^"]+" ([0-9]+)', (ROOT / ".ci/run").read_text())
     assert [int(minutes) for minutes in used if minutes != "0"] == promised
+
+
+def test_add_ons_that_start_are_named_to_the_tests_and_one_that_does_not_fails_the_run() -> None:
+    lines = bash(
+        """
+        cluster_tool=tool
+        tool() { [ $# -eq 1 ] || [ "$2" != broken ]; }
+        timeout() { shift 2; "$@"; }
+        start_addons first broken second
+        report
+        echo "failed=$failed $(bash -c 'echo "$MAILRAIL_TEST_ADDONS"')"
+        """
+    )
+    assert lines[-2:] == ["== the add-on broken did not start, and its tests were not run", "failed=1 first second"]
+
+
+def test_a_cluster_tool_without_add_ons_is_no_failure_and_is_said() -> None:
+    lines = bash(
+        """
+        cluster_tool=tool
+        tool() { return 2; }
+        start_addons first
+        report
+        echo "failed=$failed <$MAILRAIL_TEST_ADDONS>"
+        """
+    )
+    assert lines[-2:] == ["== the tests of add-ons were SKIPPED: tool makes none", "failed=0 <>"]
