@@ -97,7 +97,7 @@ class Leader:
         self._uses: tuple[SecretUse, ...] = ()
         self._memory: Mapping[ObjectRef, ObjectMemory] = {}
         self._running = Running()
-        self._waiting = "nothing was published yet"
+        self._waiting = ""
         self._last_round = 0.0
         self._publishing = False
         self._again: asyncio.TimerHandle | None = None

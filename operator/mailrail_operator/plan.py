@@ -185,11 +185,17 @@ def _plan_object(
 
 
 def _plan_waiting(view: ClusterView, seen: Observed, facts: ObjectFacts, known: ObjectMemory | None) -> _ObjectPlan:
-    """Of an object that the last publish does not cover as it is now: what was written of it stays for now."""
+    """Of an object that the last publish does not cover as it is now. What was said of it as it is now holds, also what
+    an earlier leader said: it runs on. Else it is said why nothing is known, once that is not for a moment alone."""
     memory = None if known is None else ObjectMemory(known.tracked)
-    if not view.waiting:  # the next compilation is on its way, or can say nothing of the object
-        written = _written(seen.status).get(ConditionType.READY.value)
-        return _ObjectPlan(None, str(written.get("status")) if written is not None else None, memory)
+    written = _written(seen.status)
+    judged = written.get(ConditionType.ACCEPTED.value, {})
+    known_as_it_is = (
+        judged.get("observedGeneration") == seen.generation and judged.get("reason") != Reason.PENDING.value
+    )
+    if known_as_it_is or not view.waiting:
+        said = written.get(ConditionType.READY.value)
+        return _ObjectPlan(None, str(said.get("status")) if said is not None else None, memory)
     status = _status(view, seen, facts, _pending(view.waiting), ())
     if status is not None and same(seen.status, status):
         status = None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.config.compiler import Compiled, compile
-from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState
@@ -599,6 +599,18 @@ def test_while_nothing_can_be_published_new_objects_say_why_and_judged_ones_stay
     for kind in ("Accepted", "ResolvedRefs", "Programmed", "Ready"):
         row = cluster.condition("MailTransport", "second", kind)
         assert (row["status"], row["message"]) == ("Unknown", "the config service is unreachable")
+
+
+@pytest.mark.parametrize("waiting", ["", "the config service is unreachable"])
+def test_a_new_leader_that_has_published_nothing_takes_back_nothing_that_the_one_before_said(waiting: str) -> None:
+    cluster = settled()
+    cluster.put(body("MailTransport", "relay", {"smtp": {"host": "other.example.org"}}, generation=2))
+    cluster.memory = {}
+    assert cluster.compiled is not None
+    cluster.compiled = replace(cluster.compiled, diagnostics=Diagnostics())
+    made = cluster.plan(cluster.running(), LATER, waiting=waiting)
+    assert [change.ref.name for change in made.changes] == (["relay"] if waiting else []), "only it is not known"
+    assert made.counts["MailDomain", "True"] == 1
 
 
 def test_dns_is_a_condition_of_its_own_that_ready_does_not_wait_for() -> None:
