@@ -25,7 +25,7 @@ from testkit.conditions import wait_until
 
 LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
-COUNTED = tuple(f"{one}.partner.test" for one in ("kills", "upgrade", "alone", "certificates", "scaled"))
+COUNTED = tuple(f"{one}.partner.test" for one in ("kills", "upgrade", "alone", "certificates", "scaled", "release"))
 _SMALL = {"resources": {"requests": {"cpu": "0", "memory": "32Mi"}}}
 VALUES: dict[str, Any] = {
     # Nothing is asked of the node beforehand, so that the scenarios share a small one with an installation of defaults;

@@ -25,15 +25,15 @@ from testkit.conditions import wait_until
 CHART = Path(os.environ.get("MAILRAIL_TEST_CHART") or ROOT / "deploy/helm/mailrail")
 NAME = "mailrail"
 SERVICES = ("config", "queue", "ingress", "outbound", "operator")
-IMAGE = os.environ.get("MAILRAIL_TEST_IMAGE", "")
 
 
-def image() -> str:
-    """The image to test, which every node has or can pull. Skips without one; fails in CI."""
-    if not IMAGE:
-        reason = "MAILRAIL_TEST_IMAGE names no image; build one and load it (docs/contributing/testing.md)"
+def image(variable: str = "MAILRAIL_TEST_IMAGE", of: str = "the tree") -> str:
+    """The image to test, or another one, which every node has or can pull. Skips without one; fails in CI."""
+    named = os.environ.get(variable, "")
+    if not named:
+        reason = f"{variable} names no image of {of}; build one and load it (docs/contributing/testing.md)"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return IMAGE
+    return named
 
 
 def image_values(reference: str) -> dict[str, Any]:

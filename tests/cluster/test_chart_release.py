@@ -1,10 +1,9 @@
-"""The newest release is upgraded to this chart and image while mail comes in, and every message is counted.
+"""The newest release is upgraded to this chart and image while mail comes in, and rolled back: every message counted.
 
-MAILRAIL_TEST_BASE_IMAGE names the image of the release (`make image` on its commit); without it the image under test
-stands in, and the way is walked from the released chart alone. Before the first release there is nothing to upgrade.
+MAILRAIL_TEST_BASE_IMAGE names the image of the release, made of its commit. Before the first release there is nothing
+to upgrade.
 """
 
-import os
 import time
 import uuid
 from pathlib import Path
@@ -23,45 +22,57 @@ pytestmark = pytest.mark.timeout(1800)
 DOMAIN = "release.partner.test"
 
 
-def test_the_newest_release_is_upgraded_under_load_and_loses_nothing(
+def test_the_newest_release_is_upgraded_and_rolled_back_under_load_and_loses_nothing(
     cluster: Kubectl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not releases():
         pytest.skip("nothing was released yet")
-    image()  # skips at once where there is none
-    version = source_of_base(tmp_path)
-    base = image_values(os.environ.get("MAILRAIL_TEST_BASE_IMAGE") or image())
+    version, newer = source_of_base(tmp_path), image()
+    base = image("MAILRAIL_TEST_BASE_IMAGE", "the newest release")
+    assert base != newer, "the image of the release and the one under test have one name; give them two"
+    released = merged(VALUES, image_values(base))
     with namespace(cluster, f"mailrail-release-{uuid.uuid4().hex[:8]}") as kubectl:
-        rail = Rail(kubectl, tmp_path, merged(VALUES, base))
-        newer, rail.chart = rail.chart, tmp_path / "deploy/helm/mailrail"
+        rail = Rail(kubectl, tmp_path, released)
+        chart, rail.chart = rail.chart, tmp_path / "deploy/helm/mailrail"
         rail.begin()
-        assert versions_of(rail) == {version}
+        assert images_of(rail) == {base}
+        revision = rail.revision()
         run = rail.first.send(
             *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=4, per_connection=10, pace=0.2
         )
+        breaks = []
         try:
-            run.wait_for(20, 180)
-            began = time.time()
-            rail.chart = newer
-            rail.upgrade(VALUES)
-            rail.wait_until_ready()
-            ended = time.time()
-            assert version not in versions_of(rail)
+            run.wait_for(20, 60)
+            for action, expected in (("upgrade", newer), ("rollback", base)):
+                began = time.time()
+                if action == "upgrade":
+                    rail.chart = chart
+                    # Postgres keeps its image: a release changes it only when Postgres itself changes.
+                    rail.upgrade({**VALUES, "postgres": released["postgres"]})
+                else:
+                    rail.rollback(revision)
+                rail.wait_until_ready()
+                breaks.append(Break(action, began, time.time()))
+                assert images_of(rail) == {expected}
+                run.wait_for(run.accepted() + 20, 60)
         finally:
             run.enough()
         run.finish(300)
         rail.wait_until_empty(LEASE + 90)
-        breaks = [Break("upgrade", began, ended)]
         verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
         refused = [reply for _, fate, reply, _ in run.tries() if fate == "refused" and reply[:1].isdigit()]
     with capsys.disabled():
-        print(f"\n{version} to this one in {ended - began:.0f} s: {verdict}; {len(refused)} tries were put off")
+        took = ", ".join(f"{one.what} {one.back - one.at:.0f} s" for one in breaks)
+        print(f"\n{version} to this one and back, {took}: {verdict}; {len(refused)} tries were put off")
     assert not [reply for reply in refused if reply.startswith("5")]
     assert verdict.doubled == 0  # nothing was killed: what runs is finished before a pod ends
 
 
-def versions_of(rail: Rail) -> set[str]:
-    """The versions that the pods of our services are labelled with."""
+def images_of(rail: Rail) -> set[str]:
+    """The images that the pods of our services run."""
     return {
-        pod["metadata"]["labels"]["app.kubernetes.io/version"] for service in SERVICES for pod in rail.pods(service)
+        container["image"]
+        for service in SERVICES
+        for pod in rail.pods(service)
+        for container in pod["spec"]["containers"]
     }
