@@ -3,11 +3,15 @@
 #   docker build -t mailrail .                                  on any base that has Python 3.11 or newer and venv
 #   docker build --build-arg BASE_IMAGE=... -t mailrail .
 #
+# Two builds with one SOURCE_DATE_EPOCH (seconds since 1970) install the same octets at the same time of each file, which
+# compiled Python has inside. `--timestamp` of Buildah and Podman does that for the folders that the last stage makes.
+#
 # It runs as any user id, on a read-only root file system, and writes to nothing but /tmp and what is mounted.
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ARG SOURCE_DATE_EPOCH=1000000000
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_COMPILE=1
 WORKDIR /src
 # The tools stay in this stage: /opt/mailrail gets no pip.
 COPY deploy/image/build.lock deploy/image/runtime.lock ./
@@ -26,7 +30,10 @@ RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /whe
     && rm -f pginstall*/bin/ecpg pginstall*/bin/pgbench pginstall*/bin/pg_upgrade pginstall*/lib/libecpg* \
     # Nobody compiles against anything here.
     && find /opt/mailrail -depth \( -name tests -o -name test -o -name include -o -name '*.a' -o -name '*.pyi' \
-         -o -name pgxs -o -name pkgconfig \) -exec rm -rf {} +
+         -o -name pgxs -o -name pkgconfig \) -exec rm -rf {} + \
+    && find /opt/mailrail -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} + \
+    && /opt/mailrail/bin/python -m compileall -q --invalidation-mode timestamp /opt/mailrail/lib \
+    && find /opt/mailrail -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Mailrail" \

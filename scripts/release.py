@@ -27,7 +27,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import bill_of_materials
 import contract
@@ -178,23 +178,23 @@ def chart(build: ReleaseBuild) -> list[Path]:
         named = ("--version", build.version, "--app-version", build.version)
         run("helm", "package", build.source / "deploy/helm/mailrail", *named, "-d", folder)
         packed = next(Path(folder).iterdir()).read_bytes()
+    plain = io.BytesIO()
+    repack(io.BytesIO(packed), plain, build.epoch)
     target = build.out / f"{build.name}.tgz"
-    target.write_bytes(repacked(packed, build.epoch))
+    target.write_bytes(gzip.compress(plain.getvalue(), mtime=build.epoch))
     return [target]
 
 
-def repacked(packed: bytes, epoch: int) -> bytes:
-    """A tar.gz whose files are in order and have the time `epoch`: equal content, equal octets."""
-    plain = io.BytesIO()
+def repack(packed: IO[bytes], target: IO[bytes], epoch: int) -> None:
+    """Write the files of a tar in order and with the time `epoch` as a plain tar: equal content, equal octets."""
     with (
-        tarfile.open(fileobj=io.BytesIO(packed)) as old,
-        tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as new,
+        tarfile.open(fileobj=packed) as old,
+        tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as new,
     ):
         for member in sorted((one for one in old if one.isfile()), key=lambda one: one.name):
             told = tarfile.TarInfo(member.name)
             told.size, told.mtime, told.mode = member.size, epoch, 0o644
             new.addfile(told, old.extractfile(member))
-    return gzip.compress(plain.getvalue(), mtime=epoch)
 
 
 def image(build: ReleaseBuild) -> list[Path]:
@@ -204,14 +204,19 @@ def image(build: ReleaseBuild) -> list[Path]:
     labels = {"version": build.version, "revision": build.commit, "created": at}
     told = [part for name, value in labels.items() for part in ("--label", f"org.opencontainers.image.{name}={value}")]
     build_word = "bud" if build.builder == "buildah" else "build"
+    told += ["--build-arg", f"SOURCE_DATE_EPOCH={build.epoch}"]
+    told += [] if build.builder == "docker" else ["--timestamp", str(build.epoch)]
     run(build.builder, build_word, "-t", tag, *told, *build.builder_arguments, build.source)
-    build.archive.unlink(missing_ok=True)
-    if build.builder == "buildah":
-        run("buildah", "push", tag, f"oci-archive:{build.archive}:{tag}")
-    elif build.builder == "podman":
-        run("podman", "save", "--format", "oci-archive", "-o", build.archive, tag)
-    else:
-        run("docker", "save", "-o", build.archive, tag)
+    with tempfile.TemporaryDirectory(dir=build.out) as folder:
+        saved = Path(folder) / "image.tar"
+        if build.builder == "buildah":
+            run("buildah", "push", tag, f"oci-archive:{saved}:{tag}")
+        elif build.builder == "podman":
+            run("podman", "save", "--format", "oci-archive", "-o", saved, tag)
+        else:
+            run("docker", "save", "-o", saved, tag)
+        with saved.open("rb") as packed, build.archive.open("wb") as target:
+            repack(packed, target, build.epoch)
     return [build.archive]
 
 
