@@ -401,6 +401,14 @@ def test_a_file_that_cannot_be_read_with_an_object_that_cannot_be_read_holds_up_
     assert compiled.held == (ref("MailDomain", "shop"),)
 
 
+def test_an_object_of_a_kind_that_this_version_does_not_have_is_as_if_it_were_not_there() -> None:
+    """Its file cannot be read, and all else in it stays as it was."""
+    state = build(basics(), files={}).state
+    egress = Accepted(ObjectRef("MailEgress", "default", "eu"), "{}", "f.yaml", piece=StoredPiece(FORMAT, "{}"))
+    compiled = build([], replace(state, accepted=(egress, *state.accepted)), unreadable=["f.yaml"], files={})
+    assert (compiled.held, compiled.encoded) == ((), build(basics(), files={}).encoded)
+
+
 def test_what_was_never_accepted_holds_up_nothing() -> None:
     compiled = build(documents(of_another_version(SHOP, FUTURE[0])))
     assert compiled.held == ()

@@ -7,9 +7,9 @@ The work, in order:
 1. `reading`: every document, with the typed models, and each object compiled by itself (`pieces`). A broken one is
    refused and its last accepted version takes its place. Objects of a file that cannot be read count as unchanged; so
    do those of a file that is gone, while one that cannot be read may be its new name.
-2. `settling`, until nothing changes: who owns each domain name, address, login, port and
-   hostname (`ownership`); that every
-   gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted version.
+2. `settling`, until nothing changes: who owns each domain name, address, login, port and hostname (`ownership`); that
+   every gateway has its postmaster; that no alias leads back to itself. Who loses falls back to the last accepted
+   version.
 3. `building`: references are resolved. What is missing is named and its mail deferred, never sent by another way. The
    rules of each level are put in order: priority, then namespace/name, then position; hidden and ambiguous ones found.
 4. `verdict`: conditions for each object, findings with file and line.

@@ -121,7 +121,8 @@ class Input:
                 self.namespaces.setdefault(ref.namespace, {"kubernetes.io/metadata.name": ref.namespace})
         self.unreadable = self._unread(unreadable, sources, previous)
         for accepted in previous.accepted:
-            if accepted.ref not in self.candidates and accepted.origin in self.unreadable:
+            known = accepted.ref.kind in KINDS  # a later version has more kinds, and was here before
+            if known and accepted.ref not in self.candidates and accepted.origin in self.unreadable:
                 self._keep(accepted)
 
     def _unread(self, unreadable: set[str], sources: Sources, previous: CompilerState) -> Unread:
