@@ -39,7 +39,7 @@ from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
 from mailrail_operator.store import ObjectStore, referenced_secrets
-from mailrail_operator.transport_health import TransportHealth
+from mailrail_operator.transport_health import HEALTHY, TransportHealth
 from mailrail_operator.transport_watch import TransportWatch
 from mailrail_operator.watches import MetadataWatch, ResourceWatch
 from mailrail_operator.writer import Writer
@@ -135,9 +135,10 @@ class Leader:
         """Of each transport; None: the queue is asked and has not answered yet."""
         if not self._settings.queue_target:
             return {}
-        refs = [ref for ref in self._store.objects() if ref.kind == "MailTransport"]
-        found = {ref: health for ref in refs if (health := self._transports.of(ref)) is not None}
-        return found if self._transports.failing is not None else None
+        failing = self._transports.failing
+        if failing is None:
+            return None
+        return {ref: failing.get(ref, HEALTHY) for ref in self._store.objects() if ref.kind == "MailTransport"}
 
     @property
     def _probes_mail(self) -> bool:

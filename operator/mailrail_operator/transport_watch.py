@@ -12,7 +12,7 @@ from mailrail.kit.settings import BadSettings
 from mailrail.pb.queue.v1 import transports_pb2, transports_pb2_grpc
 from mailrail_operator.clients import words_of
 from mailrail_operator.settings import OperatorSettings
-from mailrail_operator.transport_health import HEALTHY, HealthReason, TransportHealth, health_of
+from mailrail_operator.transport_health import HealthReason, TransportHealth, health_of
 
 _TIMEOUT: Final = 5.0
 """Seconds for one question."""
@@ -26,10 +26,6 @@ class TransportWatch:
         self._settings, self._changed = settings, changed
         self._log = log.get_logger()
         self.failing: Mapping[ObjectRef, TransportHealth] | None = None
-
-    def of(self, ref: ObjectRef) -> TransportHealth | None:
-        """What is known of a transport; None: nothing."""
-        return self.failing.get(ref, HEALTHY) if self.failing is not None else None
 
     async def run(self) -> None:
         """Until cancelled. While the queue does not answer, what it said last stays."""

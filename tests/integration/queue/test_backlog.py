@@ -43,8 +43,8 @@ async def failing_transports(url: str) -> list[transports_pb2.FailingTransport]:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await server.stop(0)
-    assert watch.of(RELAY) is not None
-    assert {one.transport.name for one in answer.transports} == {found.name for found in watch.failing or ()}
+    assert watch.failing is not None
+    assert {one.transport.name for one in answer.transports} == {found.name for found in watch.failing}
     return list(answer.transports)
 
 
