@@ -31,8 +31,8 @@ from mailrail.core.sasl.verifiers import (
     read_password,
 )
 
-_key = re.compile(r"[-._a-zA-Z0-9]{1,253}")
-_username = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_USERNAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 
 
 class SecretProblem(ValueError):
@@ -122,7 +122,7 @@ def read_secret(content: Mapping[str, Any], namespace: str, name: str, origin: s
         if not isinstance(entries, Mapping):
             raise wrong(f"{field_name}: must be a mapping of keys to values")
         for key, value in entries.items():
-            if not _key.fullmatch(key):
+            if not _KEY.fullmatch(key):
                 raise wrong(f"{field_name}: a key has letters, digits, -, _ and . only")
             if not isinstance(value, str):
                 raise wrong(f"{field_name}.{key}: must be text; put numbers in quotes")
@@ -316,7 +316,7 @@ class SecretUses:
                 username = self._value(document, where.username_key).decode().removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError:
                 username = ""
-            if not _username.fullmatch(username):
+            if not _USERNAME.fullmatch(username):
                 raise SecretProblem(
                     Reason.SECRET_INVALID,
                     f"Secret {owner.namespace}/{name}: {where.username_key} must be up to 255 characters of one line "

@@ -16,14 +16,14 @@ BOUNDARY_LIMIT: Final = 250
 LINE_LIMIT: Final = 998
 """Octets of a line of 7bit or 8bit content, its CRLF not counted (RFC 2045 2.7, RFC 5322 2.1.1)."""
 
-_token = re.compile(r'[^\s;/()"]+')
-_name = re.compile(r'[^\s;=()"]+')
-_plain = re.compile(r'[^\s;()"]+')
-_quoted = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"?', re.DOTALL)  # one without an end goes to the end
-_pair = re.compile(r"\\(.)", re.DOTALL)
-_mark = re.compile(r"\\.|[()]", re.DOTALL)
-_unremarkable = re.compile(r'[^";(]*')
-_continued = re.compile(r"([^*]+)\*(?:(0|[1-9][0-9]{0,2})(\*?))?")
+_TOKEN = re.compile(r'[^\s;/()"]+')
+_NAME = re.compile(r'[^\s;=()"]+')
+_PLAIN = re.compile(r'[^\s;()"]+')
+_QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"?', re.DOTALL)  # one without an end goes to the end
+_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_MARK = re.compile(r"\\.|[()]", re.DOTALL)
+_UNREMARKABLE = re.compile(r'[^";(]*')
+_CONTINUED = re.compile(r"([^*]+)\*(?:(0|[1-9][0-9]{0,2})(\*?))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Reader:
         if not self._comments:
             return False
         depth = 0
-        for found in _mark.finditer(self.text, self.at):
+        for found in _MARK.finditer(self.text, self.at):
             depth += {"(": 1, ")": -1}.get(found[0], 0)
             if not depth:
                 self.at = found.end()
@@ -88,16 +88,16 @@ class _Reader:
 
     def quoted(self) -> str:
         """The quoted string that begins here, without its quotes."""
-        found = _quoted.match(self.text, self.at)
+        found = _QUOTED.match(self.text, self.at)
         assert found is not None
         self.at = found.end()
-        return _pair.sub(r"\1", found[1])
+        return _PAIR.sub(r"\1", found[1])
 
     def next_parameter(self) -> bool:
         """Go behind the next semicolon, past whatever stands before it. Whether there is one."""
         text = self.text
         while True:
-            self.take(_unremarkable)
+            self.take(_UNREMARKABLE)
             if self.at >= len(text):
                 return False
             if text[self.at] == ";":
@@ -113,13 +113,13 @@ def parse_content_type(value: str) -> ContentType | None:
     """A Content-Type field's value, unfolded or not. None when there is no type to be read from it."""
     reader = _Reader(value)
     reader.blanks()
-    main = reader.take(_token)
+    main = reader.take(_TOKEN)
     reader.blanks()
     if not main or value[reader.at : reader.at + 1] != "/":
         return None
     reader.at += 1
     reader.blanks()
-    sub = reader.take(_plain)
+    sub = reader.take(_PLAIN)
     if not sub or "/" in sub:
         return None
     parameters: dict[str, str] = {}
@@ -127,7 +127,7 @@ def parse_content_type(value: str) -> ContentType | None:
     pieces: dict[str, dict[int, tuple[str, bool]]] = {}
     while reader.next_parameter():
         reader.blanks()
-        name = reader.take(_name).lower()
+        name = reader.take(_NAME).lower()
         reader.blanks()
         if not name or value[reader.at : reader.at + 1] != "=":
             continue
@@ -137,10 +137,10 @@ def parse_content_type(value: str) -> ContentType | None:
         if value[reader.at : reader.at + 1] == '"':
             given, whole = reader.quoted(), None
         else:
-            given = reader.take(_plain)
+            given = reader.take(_PLAIN)
             end = value.find(";", begins)
             whole = value[begins : end if end >= 0 else len(value)].strip()
-        continued = _continued.fullmatch(name)
+        continued = _CONTINUED.fullmatch(name)
         if continued is None:
             if name not in parameters:
                 parameters[name] = given
@@ -185,4 +185,4 @@ def transfer_encoding(value: str) -> str:
     of it (`8bit (really)`, `base64;`)."""
     reader = _Reader(value)
     reader.blanks()
-    return reader.take(_plain).lower()
+    return reader.take(_PLAIN).lower()

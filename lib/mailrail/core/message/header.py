@@ -35,10 +35,10 @@ RECEIVED_LIMIT: Final = 100
 """Received fields that a message may bring (SIN-15)."""
 
 # Name, colon, the rest of the line, and lines that begin with a blank.
-_field = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)")
 # All of them, so that finding their end costs one call and not one per field.
-_block = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z))*")
-_fold = re.compile(rb"\r?\n(?=[ \t])")
+_BLOCK = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?:\n|\Z))*")
+_FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _ID_WORD = "[!-;=?A-~]"  # neither `<`, `>` nor `@`
 MESSAGE_ID: Final = re.compile(f"<{_ID_WORD}+@{_ID_WORD}+>")
 """A Message-ID with its brackets, more lenient than RFC 5322 3.6.4."""
@@ -63,7 +63,7 @@ class Field(NamedTuple):  # a message has dozens, and a frozen dataclass takes t
         """The value unfolded and trimmed; octets that are not UTF-8 stay recognisable."""
         value = self.value
         if b"\n" in value:
-            value = _fold.sub(b"", value)
+            value = _FOLD.sub(b"", value)
         return value.strip().decode("utf-8", "backslashreplace")
 
 
@@ -77,7 +77,7 @@ class Header:
     __slots__ = ("_fields", "_searched", "block")
 
     def __init__(self, content: bytes) -> None:
-        found = _block.match(content)
+        found = _BLOCK.match(content)
         assert found is not None  # it also matches nothing
         self.block = content[: found.end()]
         """The octets of the fields, without the empty line after them."""
@@ -89,7 +89,7 @@ class Header:
         """All fields in order."""
         if self._fields is None:
             self._fields = tuple(
-                Field(found[1].lower(), found.start(), found.end(), found[2]) for found in _field.finditer(self.block)
+                Field(found[1].lower(), found.start(), found.end(), found[2]) for found in _FIELD.finditer(self.block)
             )
         return self._fields
 
@@ -101,7 +101,7 @@ class Header:
         at = searched.find(wanted)
         while at >= 0 and (most is None or len(fields) < most):
             # A line of the block that does not begin with a blank begins a field; its name may be longer.
-            found = _field.match(self.block, at)
+            found = _FIELD.match(self.block, at)
             if found is not None and found.end(1) - at == len(name):
                 fields.append(Field(name, at, found.end(), found[2]))
             at = searched.find(wanted, at + 1)
@@ -157,7 +157,7 @@ def message_id(header: Header) -> str | None:
         return None
     value = fields[0].value
     if b"\n" in value:
-        value = _fold.sub(b"", value)
+        value = _FOLD.sub(b"", value)
     value = value.strip()
     if len(value) > MESSAGE_ID_LIMIT or not value.isascii():
         return None
@@ -188,7 +188,7 @@ def decoded_words(text: str) -> str:
         return text
 
 
-_token = re.compile(
+_TOKEN = re.compile(
     r"(?P<blank>[ \t\r\n]+)"
     r'|(?P<quoted>"(?:[^"\\\r\n]|\\[^\r\n])*")'
     r"|(?P<literal>\[[^\[\]\\\r\n]*\])"
@@ -212,7 +212,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
                 depth -= 1
             at += 1
         else:
-            found = _token.match(text, at)
+            found = _TOKEN.match(text, at)
             if found is None:
                 raise HeaderError("a character is out of place")
             if found.lastgroup != "blank":
@@ -332,7 +332,7 @@ class _Addresses:
 
 
 _plain_address = r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+@[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+"
-_loose_mailbox = re.compile(
+_LOOSE_MAILBOX = re.compile(
     rf"[ \t]*(?:(?P<name>{_plain_address})"
     r'|(?:[^\x00-\x08\x0a-\x1f\x7f()<>:;@\\,"]|"[^\x00-\x1f\x7f()<>@\\"]*"|\([^\x00-\x1f\x7f()<>@\\"]*\))*)'
     rf"[ \t]*<(?P<address>{_plain_address})>[ \t]*"
@@ -352,7 +352,7 @@ def _loose_authors(text: str) -> list[Address]:
     what stands before them, has another address to find. Commas, colons and semicolons, which would make a list or a
     group, stay errors.
     """
-    found = _loose_mailbox.fullmatch(text) if len(text) <= _LOOSE_LIMIT else None
+    found = _LOOSE_MAILBOX.fullmatch(text) if len(text) <= _LOOSE_LIMIT else None
     written = [found[name] for name in ("name", "address") if found[name] is not None] if found is not None else []
     if not written or any("=?" in one for one in written):  # malformed words that some decode
         raise HeaderError("an author is not valid")
@@ -376,7 +376,7 @@ def mailboxes(field: Field, domain: str = "") -> MailboxList:
     there are too many. `domain`: of the local parts that stand alone; empty: they are errors."""
     if len(field.value) > ADDRESSES_SIZE:
         raise HeaderError("the field is too long")
-    text = _fold.sub(b"", field.value).decode("utf-8", "surrogateescape")
+    text = _FOLD.sub(b"", field.value).decode("utf-8", "surrogateescape")
     found: list[str | Address] = []
     bare: list[int] = []
     try:
@@ -406,7 +406,7 @@ def foreign_results(fields: Iterable[Field], identity: str) -> list[Field]:
     ours: list[Field] = []
     for field in fields:
         try:
-            name = _authserv_id(_fold.sub(b"", field.value[:_ID_WITHIN]).decode("utf-8", "surrogateescape"))
+            name = _authserv_id(_FOLD.sub(b"", field.value[:_ID_WITHIN]).decode("utf-8", "surrogateescape"))
         except HeaderError:
             name = identity  # a lenient reader might still take a malformed one for ours
         if _starts_with_identity(name, identity):
@@ -462,7 +462,7 @@ _IANA: Final = {
     "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
     "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 }
-_host = re.compile(r"[A-Za-z0-9._-]+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def with_keyword(*, extended: bool, tls: bool, authenticated: bool, smtputf8: bool) -> str:
@@ -479,7 +479,7 @@ def _greeting_name(hello: str) -> str:
             return parse_literal(hello)
         except AddressError:
             pass
-    return hello if _host.fullmatch(hello) else re.sub(r"[^A-Za-z0-9._-]", "?", hello)
+    return hello if _HOST.fullmatch(hello) else re.sub(r"[^A-Za-z0-9._-]", "?", hello)
 
 
 class Received:

@@ -33,7 +33,7 @@ MECHANISMS: Final = ("SCRAM-SHA-256", "SCRAM-SHA-1")
 
 _HASHES: Final = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}
 _B64 = r"[A-Za-z0-9+/]+={0,2}"
-_form = re.compile(rf"(SCRAM-SHA-(?:1|256))\$([0-9]{{1,7}}):({_B64})\$({_B64}):({_B64})")
+_FORM = re.compile(rf"(SCRAM-SHA-(?:1|256))\$([0-9]{{1,7}}):({_B64})\$({_B64}):({_B64})")
 
 
 class InvalidCredentials(ValueError):
@@ -69,7 +69,7 @@ class ScramVerifier:
     @classmethod
     def parse(cls, text: str) -> "ScramVerifier":
         """Read the text form. Raises InvalidCredentials."""
-        match = _form.fullmatch(text.strip())
+        match = _FORM.fullmatch(text.strip())
         if match is None:
             raise InvalidCredentials(
                 "the verifier should look like SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>, base64"

@@ -33,17 +33,17 @@ _UTF8 = "\u00a0-\ud7ff\ue000-\U0010ffff"
 # A label never starts or ends with a hyphen; written so that each character can match in one way only.
 _LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 _MAIL_LABEL = r"[A-Za-z0-9_]+(?:-+[A-Za-z0-9_]+)*"  # of a domain in an address; host names have no underscore
-_dot_string_utf8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
-_loose_local_utf8 = re.compile(rf"[.{_UTF8}{_ATEXT}]+")
+_DOT_STRING_UTF8 = re.compile(rf"[{_UTF8}{_ATEXT}]+(?:\.[{_UTF8}{_ATEXT}]+)*")
+_LOOSE_LOCAL_UTF8 = re.compile(rf"[.{_UTF8}{_ATEXT}]+")
 # qtextSMTP or a quoted pair; control characters are in neither, so a path cannot carry a line end.
-_quoted_string_utf8 = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
-_quoted_pair = re.compile(r"\\(.)", re.DOTALL)
-_domain = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_mail_domain = re.compile(rf"{_MAIL_LABEL}(?:\.{_MAIL_LABEL})*")
-_domain_utf8 = re.compile(rf"[A-Za-z0-9._{_UTF8}-]+")
-_literal = re.compile(r"\[([!-Z^-~]*)\]")
-_source_route = re.compile(rf"@(?:{_LABEL})(?:\.{_LABEL})*(?:,@(?:{_LABEL})(?:\.{_LABEL})*)*:")
-_plain_path = re.compile(rf"<([{_ATEXT}]+(?:\.[{_ATEXT}]+)*)@({_LABEL}(?:\.{_LABEL})*)>")
+_QUOTED_STRING_UTF8 = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"')
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_MAIL_DOMAIN = re.compile(rf"{_MAIL_LABEL}(?:\.{_MAIL_LABEL})*")
+_DOMAIN_UTF8 = re.compile(rf"[A-Za-z0-9._{_UTF8}-]+")
+_LITERAL = re.compile(r"\[([!-Z^-~]*)\]")
+_SOURCE_ROUTE = re.compile(rf"@(?:{_LABEL})(?:\.{_LABEL})*(?:,@(?:{_LABEL})(?:\.{_LABEL})*)*:")
+_PLAIN_PATH = re.compile(rf"<([{_ATEXT}]+(?:\.[{_ATEXT}]+)*)@({_LABEL}(?:\.{_LABEL})*)>")
 
 
 class AddressError(ValueError):
@@ -95,7 +95,7 @@ def folded(local: str) -> str:
 
 def quote_local(local: str) -> str:
     """A local part as the wire wants it: bare where RFC 5321 4.1.2 allows, else a quoted string."""
-    if _dot_string_utf8.fullmatch(local):
+    if _DOT_STRING_UTF8.fullmatch(local):
         return local
     return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -107,7 +107,7 @@ def domain_to_ascii(text: str, *, utf8: bool = True, in_address: bool = False) -
     `in_address`: labels may have underscores.
     """
     if text.isascii():
-        if not (_mail_domain if in_address else _domain).fullmatch(text):
+        if not (_MAIL_DOMAIN if in_address else _DOMAIN).fullmatch(text):
             raise AddressError("domain name is not valid")
         lowered = text.lower()
     else:
@@ -120,7 +120,7 @@ def domain_to_ascii(text: str, *, utf8: bool = True, in_address: bool = False) -
             lowered = idna.encode(text, uts46=True).decode("ascii").lower()
         except (idna.IDNAError, UnicodeError) as error:
             raise AddressError("internationalized domain name is not valid") from error
-        if not _domain.fullmatch(lowered):
+        if not _DOMAIN.fullmatch(lowered):
             raise AddressError("internationalized domain name is not valid")
     if len(lowered) > DOMAIN_LIMIT:
         raise AddressError("domain name is too long")
@@ -141,7 +141,7 @@ def address_literal(address: IPv4Address | IPv6Address) -> str:
 
 def parse_literal(text: str) -> str:
     """The canonical spelling of an address literal, brackets included (RFC 5321 4.1.3). Raises AddressError."""
-    match = _literal.fullmatch(text)
+    match = _LITERAL.fullmatch(text)
     if match is None:
         raise AddressError("address literal is not valid")
     inner = match[1]
@@ -158,12 +158,12 @@ def parse_literal(text: str) -> str:
 
 def _local_part(text: str, start: int, utf8: bool) -> tuple[str, int]:
     if text.startswith('"', start):
-        match = _quoted_string_utf8.match(text, start)
+        match = _QUOTED_STRING_UTF8.match(text, start)
         if match is None:
             raise AddressError("quoted local part is not valid")
-        local = _quoted_pair.sub(r"\1", match[1])
+        local = _QUOTED_PAIR.sub(r"\1", match[1])
     else:
-        match = _loose_local_utf8.match(text, start)
+        match = _LOOSE_LOCAL_UTF8.match(text, start)
         if match is None:
             raise AddressError("local part is not valid")
         local = match[0]
@@ -180,11 +180,11 @@ def _mailbox(text: str, start: int, utf8: bool) -> tuple[Address, int]:
         raise AddressError("address has no domain" if at == len(text) or text[at] == ">" else "local part is not valid")
     at += 1
     if text.startswith("[", at):
-        match = _literal.match(text, at)
+        match = _LITERAL.match(text, at)
         if match is None:
             raise AddressError("address literal is not valid")
         return Address(local, parse_literal(match[0])), match.end()
-    match = _domain_utf8.match(text, at)
+    match = _DOMAIN_UTF8.match(text, at)
     if match is None:
         raise AddressError("domain name is not valid")
     return Address(local, domain_to_ascii(match[0].removesuffix("."), utf8=utf8, in_address=True)), match.end()
@@ -206,7 +206,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _path(text: str, utf8: bool) -> tuple[Address, str]:
-    match = _plain_path.match(text)
+    match = _PLAIN_PATH.match(text)
     if match is not None:
         local, domain = match[1], match[2].lower()
         if len(local) <= LOCAL_PART_LIMIT and len(domain) <= LABEL_LIMIT:
@@ -217,7 +217,7 @@ def _path(text: str, utf8: bool) -> tuple[Address, str]:
             raise AddressError("address must be in angle brackets")
         return parse_address(bare, utf8=utf8), blank + rest
     # RFC 5321 4.1.1.3 and appendix C: a source route is understood and ignored (SIN-12).
-    route = _source_route.match(text, 1)
+    route = _SOURCE_ROUTE.match(text, 1)
     address, end = _mailbox(text, route.end() if route else 1, utf8)
     if not text.startswith(">", end):
         raise AddressError("domain name is not valid" if ">" in text[end:] else "address has no closing angle bracket")

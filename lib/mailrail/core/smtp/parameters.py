@@ -100,10 +100,10 @@ class ParameterError(ValueError):
         self.code = code
 
 
-_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*")  # RFC 3461 4 has upper case alone, much software lower
-_hexchar = re.compile(r"\+([0-9A-Fa-f]{2})")
-_parameter = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
-_addr_type = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~.-]+")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-Fa-f]{2})*")  # RFC 3461 4 has upper case alone, much software lower
+_HEXCHAR = re.compile(r"\+([0-9A-Fa-f]{2})")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
+_ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~.-]+")
 # RFC 6533 3, EmbeddedUnicodeChar: below U+0100 only what needs it, in particular no CR and no LF; no surrogates, and
 # nothing past Unicode's end.
 _EMBEDDED = (
@@ -111,18 +111,18 @@ _EMBEDDED = (
     r"|[1-9ABCEF][0-9A-F]{3}|D[0-7][0-9A-F]{2}|[1-9A-F][0-9A-F]{4}|10[0-9A-F]{4})\}"
 )
 # ... embedded in otherwise printable ASCII, with the characters that need it left out.
-_utf8_xtext = re.compile(rf"(?:[!-*,-<>-\[\]-~]|{_EMBEDDED}|\+[0-9A-F]{{2}})*")
-_utf8_unitext = re.compile(rf"(?:[!-*,-<>-\[\]-~\u00a0-\U0010ffff]|{_EMBEDDED})*")
-_until = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,9})?[Zz]")
+_UTF8_XTEXT = re.compile(rf"(?:[!-*,-<>-\[\]-~]|{_EMBEDDED}|\+[0-9A-F]{{2}})*")
+_UTF8_UNITEXT = re.compile(rf"(?:[!-*,-<>-\[\]-~\u00a0-\U0010ffff]|{_EMBEDDED})*")
+_UNTIL = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,9})?[Zz]")
 
 
 def xtext_decode(text: str) -> str:
     """The string that xtext stands for (RFC 3461 4). Raises ValueError for what is no xtext or stands for no ASCII."""
-    if not _xtext.fullmatch(text):
+    if not _XTEXT.fullmatch(text):
         raise ValueError("not xtext")
     if "+" not in text:
         return text
-    decoded = _hexchar.sub(lambda found: chr(int(found[1], 16)), text)
+    decoded = _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), text)
     if not decoded.isascii():
         raise ValueError("xtext stands for octets above 127")
     return decoded
@@ -130,7 +130,7 @@ def xtext_decode(text: str) -> str:
 
 def _as_written(xtext: str) -> str:
     """xtext as RFC 3461 4 writes it, with upper-case hexadecimal: it is passed on to servers that may insist."""
-    return _hexchar.sub(lambda found: found[0].upper(), xtext)
+    return _HEXCHAR.sub(lambda found: found[0].upper(), xtext)
 
 
 def _printable_xtext(value: str, keyword: str) -> str:
@@ -179,7 +179,7 @@ def _hold_for(value: str, now: datetime, longest: int) -> FutureRelease:
 
 
 def _hold_until(value: str, now: datetime, longest: int) -> FutureRelease:
-    found = _until.fullmatch(value)
+    found = _UNTIL.fullmatch(value)
     try:
         at = datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00") if found else None
     except ValueError:
@@ -213,11 +213,11 @@ def _orcpt(value: str, utf8: bool) -> str:
     if len(value) > ORCPT_LIMIT:
         raise ParameterError(f"ORCPT takes at most {ORCPT_LIMIT} characters")
     kind, semicolon, address = value.partition(";")
-    if not semicolon or not _addr_type.fullmatch(kind) or not address:
+    if not semicolon or not _ADDR_TYPE.fullmatch(kind) or not address:
         raise ParameterError("ORCPT takes an address type, a semicolon and an encoded address")
     if kind.lower() == "utf-8":
         # RFC 6533 3: unitext is for SMTPUTF8 transactions, the \x{} form for any.
-        if not (_utf8_unitext if utf8 else _utf8_xtext).fullmatch(address) and not _utf8_xtext.fullmatch(address):
+        if not (_UTF8_UNITEXT if utf8 else _UTF8_XTEXT).fullmatch(address) and not _UTF8_XTEXT.fullmatch(address):
             raise ParameterError("ORCPT takes an address that is encoded as RFC 6533 says")
         return value
     return f"{kind};{_printable_xtext(address, 'ORCPT')}"
@@ -228,7 +228,7 @@ def _split(text: str) -> list[tuple[str, str | None]]:
     for word in text.split(" "):
         if not word:
             continue  # more than one blank between parameters does no harm
-        found = _parameter.fullmatch(word)
+        found = _PARAMETER.fullmatch(word)
         if found is None:
             raise ParameterError("parameters are KEYWORD or KEYWORD=value, separated by spaces")
         pairs.append((found[1].upper(), found[2]))

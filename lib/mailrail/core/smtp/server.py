@@ -195,10 +195,10 @@ class _Transaction:
 
 
 _TABBED: Final = re.compile(rb"(?:MAIL|RCPT)\t", re.IGNORECASE)
-_hello_argument = re.compile(rb"[^\x00-\x1f\x7f]{1,255}")
-_bdat = re.compile(rb"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE)
-_base64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_mechanism = re.compile(rb"[A-Za-z0-9_-]{1,20}")
+_HELLO_ARGUMENT = re.compile(rb"[^\x00-\x1f\x7f]{1,255}")
+_BDAT = re.compile(rb"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE)
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_MECHANISM = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 
 
 _SIMPLE: Final = 256
@@ -646,7 +646,7 @@ class ServerSession:
 
     def _ehlo(self, argument: bytes) -> None:
         """A new start: the open transaction goes, as at RSET. Any name is taken, whatever the address (SIN-11)."""
-        if not _hello_argument.fullmatch(argument):
+        if not _HELLO_ARGUMENT.fullmatch(argument):
             self._error(BAD_HELLO)
             return
         self._abandon("EHLO")
@@ -658,7 +658,7 @@ class ServerSession:
         self._count_useless()
 
     def _helo(self, argument: bytes) -> None:
-        if not _hello_argument.fullmatch(argument):
+        if not _HELLO_ARGUMENT.fullmatch(argument):
             self._error(BAD_HELLO)
             return
         self._abandon("HELO")
@@ -780,7 +780,7 @@ class ServerSession:
             self._events.append(_CONTENT_STARTED)
 
     def _bdat(self, argument: bytes) -> None:
-        found = _bdat.fullmatch(argument)
+        found = _BDAT.fullmatch(argument)
         if found is None:
             # An unknown number of octets may follow, which must not be taken for commands.
             self._fatal(BAD_BDAT, "a chunk of unknown size")
@@ -896,7 +896,7 @@ class ServerSession:
             self._error(ARGUMENT)
             return
         mechanism = name.decode("ascii", "replace").upper()
-        if not _mechanism.fullmatch(name) or mechanism not in self.options.mechanisms:
+        if not _MECHANISM.fullmatch(name) or mechanism not in self.options.mechanisms:
             self._error(AUTH_UNKNOWN)
             return
         if self.tls is None and mechanism not in offered_mechanisms(self.options, tls=False):
@@ -1015,7 +1015,7 @@ def _printable(argument: bytes) -> str:
 
 def _from_base64(text: bytes) -> bytes | None:
     # The alphabet and the padding are checked first: the decoder itself skips what it does not know (AUTH-03).
-    if not _base64.fullmatch(text):
+    if not _BASE64.fullmatch(text):
         return None
     try:
         return a2b_base64(text)
