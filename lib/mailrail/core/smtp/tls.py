@@ -7,7 +7,9 @@ from dataclasses import dataclass
 class TlsFacts:
     """What the handshake gave."""
 
-    version: str  # "TLSv1.3"
-    cipher: str  # OpenSSL's name
+    version: str
+    """As `TLSv1.3`."""
+    cipher: str
+    """OpenSSL's name."""
     verified_name: str | None = None
     """The name that the peer's certificate was verified for; None where it was not."""

@@ -76,15 +76,18 @@ class PendingCommit:
 
     id: bytes
     commit: enqueue_pb2.Commit
-    prefix: bytes  # of the commit, as the body
+    prefix: bytes
+    """Of the content, as the commit brought it; so is the body."""
     body: bytes
     chunks: int
     caller: Caller
-    size: int  # octets held in memory
+    size: int
+    """Octets held in memory."""
     since: float
     until: float = math.inf
     """By Postgres's clock, Unix seconds: stored before that, or not at all (ACC-04)."""
-    sent: bool = False  # to Postgres, so that it may be committed without our knowing
+    sent: bool = False
+    """It went to Postgres, so it may be committed without our knowing."""
     duplicates: tuple[Caller, ...] = ()
     """Others that committed the same id in the same batch: they get the same answer."""
     born_leased: tuple[NewRecipient, ...] = ()

@@ -37,10 +37,13 @@ class Stream(Protocol):
 class DeliveryContent(NamedTuple):
     """The parts of a delivery that its plan and its lease do not hold."""
 
-    envelope: bytes  # Envelope
-    recipients: list[dict[str, Any]]  # the fields of each DeliveryRecipient
+    envelope: bytes
+    """An `Envelope`, encoded."""
+    recipients: list[dict[str, Any]]
+    """The fields of each `DeliveryRecipient`."""
     prefix: bytes
-    body: bytes | None  # None: it is fetched (LSE-06)
+    body: bytes | None
+    """None: it is fetched (LSE-06)."""
     size: int
     last_attempt: bool = False
     dialled_hosts: Mapping[str, Sequence[str]] = MappingProxyType({})

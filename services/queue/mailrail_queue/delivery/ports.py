@@ -27,17 +27,22 @@ class AttemptRecipient:
     attempts: int
     """Counted attempts, the running one included."""
     interruptions: int
-    accepted: float  # Unix seconds by Postgres's clock, as all times here
+    accepted: float
+    """Unix seconds by Postgres's clock, as all times here."""
     uncounted_seconds: float
     null_sender: bool
-    sender_authentication: int  # mailrail.core.dsn.due.SenderAuthentication
+    sender_authentication: int
+    """A `SenderAuthentication` of `mailrail.core.dsn.due`."""
     delayed_dsn_decided: bool
     tls_requirement: int
     address: str
     facts: RecipientFacts
-    notify: int  # mailrail.core.dsn.due.Asked
-    envelope_recipient: bytes  # EnvelopeRecipient
-    dialled_hosts: bytes | None = None  # DeliveryResult with only `dialled_hosts` set: of the attempts before
+    notify: int
+    """An `Asked` of `mailrail.core.dsn.due`."""
+    envelope_recipient: bytes
+    """An `EnvelopeRecipient`, encoded."""
+    dialled_hosts: bytes | None = None
+    """A `DeliveryResult`, encoded, with only `dialled_hosts` set: of the attempts before."""
     request: int = 0
     request_reason: str | None = None
 

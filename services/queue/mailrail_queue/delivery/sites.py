@@ -45,7 +45,8 @@ class TransportState:
     bucket: Bucket | None = None
     window: SiteWindow = field(default_factory=lambda: SiteWindow(limit=UNBOUNDED, size=UNBOUNDED))
     """Used for its backoff alone: trouble of the transport itself, met at one of its sites."""
-    last_error: bytes = b""  # Attempt
+    last_error: bytes = b""
+    """An `Attempt`, encoded."""
 
     @property
     def key(self) -> str:
@@ -66,11 +67,15 @@ class SiteState:
     pending: deque[Delivery] = field(default_factory=deque)
     due: dict[int, bool] = field(default_factory=dict)
     """Shards in which it has due recipients in the database → found empty once already."""
-    last_error: bytes = b""  # Attempt
+    last_error: bytes = b""
+    """An `Attempt`, encoded."""
     mx_group: str = ""
-    queued: bool = False  # is in the dispatcher's line
-    grouped: bool = False  # messages with several recipients were seen here
-    timed: bool = False  # waits for its transport's rate
+    queued: bool = False
+    """It is in the dispatcher's line."""
+    grouped: bool = False
+    """Messages with several recipients were seen here."""
+    timed: bool = False
+    """It waits for its transport's rate."""
     used: float = 0.0
     claimed: bool = False
     """This owner has the right to probe it (design 4, Attempt)."""

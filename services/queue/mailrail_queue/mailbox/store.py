@@ -39,7 +39,8 @@ class ContentIncomplete(Exception):
 class Entry:
     """A message about to be put into a mailbox."""
 
-    account: str  # namespace/name
+    account: str
+    """As `NAMESPACE/NAME`."""
     path: str
     message_id: bytes
     recipient_id: int | None

@@ -72,7 +72,8 @@ class RoutePlan:
 
     decision: RouteDecision
     site: Site
-    key: str  # of the site
+    key: str
+    """Of the site."""
     domain: str
     shard: int
     transport: Transport | None

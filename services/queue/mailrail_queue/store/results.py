@@ -29,12 +29,16 @@ class Ending:
     """A recipient to be made final."""
 
     id: int
-    message_id: bytes  # an id that came again is not the same recipient (HIS-03)
-    token: int  # of the lease; 0: it is not leased and `version` must fit
+    message_id: bytes
+    """An id that came again is not the same recipient (HIS-03)."""
+    token: int
+    """Of the lease; 0: it is not leased and `version` must fit."""
     version: int
-    state: int  # RecipientState
+    state: int
+    """A `RecipientState`."""
     outcome: int
-    last_attempt: bytes | None  # Attempt
+    last_attempt: bytes | None
+    """An `Attempt`, encoded."""
     counted: int = 0
     """1 when this was an attempt without a lease (SHD-05), to be counted."""
 
@@ -112,16 +116,22 @@ class Deferral:
     """A recipient to be tried again."""
 
     id: int
-    message_id: bytes  # an id that came again is not the same recipient (HIS-03)
-    token: int  # of the lease; 0: it is not leased and `version` must fit (SHD-05: an attempt without a dial)
+    message_id: bytes
+    """An id that came again is not the same recipient (HIS-03)."""
+    token: int
+    """Of the lease; 0: it is not leased and `version` must fit (SHD-05: an attempt without a dial)."""
     version: int
-    retry_in: float  # seconds
-    last_attempt: bytes | None  # Attempt; None: the attempt is undone, it was not dialled (LSE-04)
+    retry_in: float
+    """Seconds."""
+    last_attempt: bytes | None
+    """An `Attempt`, encoded; None: the attempt is undone, it was not dialled (LSE-04)."""
     delayed_dsn_decided: bool = False
     dialled_hosts: bytes | None = None
     shard: int = 0
-    site: str | None = None  # where it waits from now on, with `lacking`; None: where it was
-    lacking: bytes | None = None  # LackingTransports (SOUT-18c); None: as before
+    site: str | None = None
+    """Where it waits from now on, with `lacking`; None: where it was."""
+    lacking: bytes | None = None
+    """`LackingTransports`, encoded (SOUT-18c); None: as before."""
     cancelled: bool = False
     """The delivery was aborted for the sake of those that an administrator asked for; of the others it is undone."""
 
