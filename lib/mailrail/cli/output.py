@@ -145,7 +145,11 @@ def print_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A protobuf message, or a structure of them, as JSON takes it. Absent optional fields are null."""
+    """A protobuf message, or a structure of them, as JSON takes it. Absent optional fields are null.
+
+    protobuf's own `MessageToDict` writes 64-bit numbers as strings and octets as base64: a script could not compare the
+    sizes, and would not find a message by its id.
+    """
     if isinstance(value, Timestamp):
         return instant(value)
     if isinstance(value, Duration):
