@@ -13,7 +13,7 @@ Json = Mapping[str, Any]
 _ABSENT: Final = object()
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_FIXED: Final = ("pattern", "format", "const", "not", "oneOf", "if", "multipleOf")
+_FIXED: Final = ("$ref", "prefixItems", "pattern", "format", "const", "not", "oneOf", "if", "multipleOf")
 """What cannot be compared, so that another one may refuse what the old one took. To take it away only widens."""
 _MERGED: Final = ("x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type")
 """How the API server merges what several managers apply; otherwise one removes what another applied."""
@@ -289,7 +289,18 @@ def settings(old: Json, new: Json) -> Iterator[str]:
                     yield f"setting {name}: {part} {was[part]!r}, now {now[part]!r}"
 
 
+def documents(old: Json, new: Json) -> Iterator[str]:
+    """Schemas by class, of JSON that a process of another version reads. A reader passes over fields that it does not
+    know; a new value of an enumeration is for decision 23."""
+    for name, before in old.items():
+        if name in new:
+            yield from schema(before, new[name], name)
+        else:
+            yield f"{name}: it is gone"
+
+
 COMPARED: Final[Mapping[str, Callable[[Json, Json], Iterator[str]]]] = {
+    "documents": documents,
     "database": database,
     "metrics": metrics,
     "commands": commands,

@@ -8,6 +8,7 @@
     release.json        the version, and the tree (its hash in git) that was frozen: that of the commit below
     crds/               the CustomResourceDefinitions
     proto.json          the agreements between services, as an image of buf
+    documents.json      JSON that is stored and sent, by class: revisions, the state of the compiler, pieces
     database.json       schemas as the catalog of Postgres tells them, and the checksums of the migrations
     values.yaml         of the chart: keys and defaults; values.schema.json: what it takes
     metrics.json        series with type and labels, and the names of the alerts
@@ -36,13 +37,16 @@ import psycopg
 import typer.main
 from generate_dashboards import rules
 from generate_metrics import documented
+from pydantic import TypeAdapter
 
 from mailrail.cli.app import app
 from mailrail.core.config.compiler import compile
 from mailrail.core.config.diagnostics import Severity
 from mailrail.core.config.loader import load
+from mailrail.core.config.pieces import PIECES
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState
+from mailrail.core.revision.revision import Revision
 from mailrail.core.revision.sealing import KEY_SIZE, Keyring
 from mailrail.kit import migrations
 from mailrail.local.postgres.server import DATABASE, EmbeddedPostgres
@@ -198,6 +202,15 @@ def settings() -> Json:
     return found
 
 
+def documents() -> Json:
+    """Schemas of what is stored and sent as JSON, by the names of its classes, which are in no agreement of proto/."""
+    found: dict[str, Any] = {}
+    for kind in (Revision, CompilerState, *PIECES.values()):
+        made = TypeAdapter(kind).json_schema()
+        found |= made.pop("$defs", {}) | {kind.__name__: made}
+    return found
+
+
 def judged(folder: Path) -> list[str]:
     """What the compiler refuses among the documents of a folder: `FILE KIND NAMESPACE/NAME: MESSAGE`."""
     files = sorted(folder.glob("*.yaml"))
@@ -216,6 +229,7 @@ def write(folder: Path, *, url: str) -> None:
     for name in ("values.yaml", "values.schema.json"):
         shutil.copy(CHART / name, folder / name)
     for name, value in (
+        ("documents", documents()),
         ("database", database(url)),
         ("metrics", metrics()),
         ("commands", commands()),

@@ -13,6 +13,7 @@ import contract
 import psycopg
 import pytest
 
+from mailrail.core.config.pieces import PIECES
 from mailrail.kit import migrations
 
 from testkit.postgres import Databases
@@ -66,6 +67,10 @@ def test_a_contract_has_every_part_of_what_the_tree_promises(frozen: Path) -> No
     assert "recipient_shard" in tables["recipient"]["constraints"]
     assert not [name for name in tables if name.startswith("history_")]  # days come and go
     assert "config/0001_revisions" in database["migrations"]
+    documents = json.loads((frozen / "documents.json").read_text())
+    assert {"Revision", "CompilerState", *(kind.__name__ for kind in PIECES.values())} <= set(documents)
+    assert documents["TransportPiece"]["properties"]["part"] == {"$ref": "#/$defs/Transport"}
+    assert documents["Transport"]["properties"]["reencode_signed"]["default"] is False
     assert commands["mailrail queue list"]["options"]["--limit"]["default"] == 50
     assert settings["queue"]["MAILRAIL_QUEUE_LINGER"] == {"type": "float", "default": "0.001"}
     assert metrics["series"]["mailrail_outbound_connections_total"]["labels"] == ["result"]
@@ -83,6 +88,7 @@ def test_a_contract_has_every_part_of_what_the_tree_promises(frozen: Path) -> No
         ("values.schema.json", '"nameOverride"', '"theName"', "values.schema.nameOverride: the field is gone"),
         ("settings.json", "MAILRAIL_QUEUE_LINGER", "MAILRAIL_QUEUE_WAIT", "setting MAILRAIL_QUEUE_LINGER is gone"),
         ("commands.json", '"mailrail queue list"', '"mailrail queue ls"', "command `mailrail queue list` is gone"),
+        ("documents.json", '"reencode_signed"', '"reencode"', "Transport.reencode_signed: the field is gone"),
         ("database.json", '"hold_rule"', '"hold"', "table queue.hold_rule is gone"),
     ],
 )

@@ -423,3 +423,53 @@ def test_only_what_is_accepted_with_a_reason_and_told_to_users_passes(
     said = judge(["a is gone"], list(entries(*accepted)), fragments)
     assert len(said) == len(left)
     assert all(one.startswith(begin) for one, begin in zip(said, left, strict=True))
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+DOCUMENTS = {
+    "Hop": {
+        "type": "object",
+        "required": ["host"],
+        "properties": {
+            "host": {"type": "string"},
+            "kind": {"$ref": "#/$defs/HopKind"},
+            "port": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+            "pair": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}]},
+        },
+    },
+    "HopKind": {"type": "string", "enum": ["smtp", "lmtp"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("HopKind", GONE, "HopKind: it is gone"),
+        ("HopKind/enum", ["smtp"], "HopKind: no longer taken: lmtp"),
+        ("Hop/properties/host", GONE, "Hop.host: the field is gone"),
+        ("Hop/properties/host/type", "integer", "Hop.host: type 'string', now 'integer'"),
+        ("Hop/properties/kind/$ref", "#/$defs/Other", "Hop.kind: $ref '#/$defs/HopKind', now #/$defs/Other"),
+        ("Hop/properties/port/default", 25, "Hop.port: default None, now 25"),
+        ("Hop/required", ["host", "kind"], "Hop.kind: the field is now required"),
+        (
+            "Hop/properties/pair/prefixItems",
+            [{"type": "string"}],
+            "Hop.pair: prefixItems [{'type': 'string'}, {'type': 'integer'}], now [{'type': 'string'}]",
+        ),
+    ],
+)
+def test_a_stored_document_that_the_new_version_reads_otherwise_is_refused(
+    path: str, value: Any, sentence: str
+) -> None:
+    assert sentence in list(additive.documents(DOCUMENTS, changed(DOCUMENTS, (path, value))))
+
+
+def test_further_documents_fields_and_words_pass() -> None:
+    more = changed(
+        DOCUMENTS,
+        ("Hop/properties/new", {"type": "string", "default": ""}),
+        ("HopKind/enum", ["smtp", "lmtp", "socks"]),
+        ("New", {"type": "object"}),
+    )
+    assert list(additive.documents(DOCUMENTS, more)) == []

@@ -207,13 +207,14 @@ def references_of(piece: Piece) -> tuple[ObjectRef, ...]:
             return parents_of(piece)
 
 
-_KINDS: Final[dict[str, type[Any]]] = {
+PIECES: Final[dict[str, type[Any]]] = {
     "MailGateway": GatewayPiece,
     "MailDomain": DomainPiece,
     "MailAccount": AccountPiece,
     "MailTransport": TransportPiece,
     "MailRoute": RoutePiece,
 }
+"""Of each kind."""
 
 
 @lru_cache(maxsize=16_384)  # a change touches few of thousands of objects
@@ -240,7 +241,7 @@ def _parsed(kind: str, text: str) -> Piece | None:
 
 @lru_cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_KINDS[kind])
+    return TypeAdapter(PIECES[kind])
 
 
 def _compiled(ref: ObjectRef, resource: AnyResource) -> Piece:
