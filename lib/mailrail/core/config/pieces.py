@@ -194,19 +194,6 @@ def parents_of(piece: Piece) -> tuple[ObjectRef, ...]:
             return ()
 
 
-def references_of(piece: Piece) -> tuple[ObjectRef, ...]:
-    """All objects that an object names."""
-    match piece:
-        case GatewayPiece():
-            return (piece.part.postmaster,)
-        case DomainPiece() if piece.part.transport is not None:
-            return (piece.gateway, piece.part.transport)
-        case RoutePiece():
-            return (*piece.attached, *(rule.transport for rule in piece.rules if rule.transport is not None))
-        case _:
-            return parents_of(piece)
-
-
 PIECES: Final[dict[str, type[Any]]] = {
     "MailGateway": GatewayPiece,
     "MailDomain": DomainPiece,
