@@ -20,7 +20,7 @@ from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import WARNINGS, ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.state import SecretUse
+from mailrail.core.config.state import SecretUse, UnreadableState
 from mailrail.core.config.stored import StoredRevision, difference, reason_to_publish
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.revision.revision import ObjectRef
@@ -307,12 +307,11 @@ class Leader:
                 self._log.warning("publishing again", reason=str(error))
                 self._nudge()
                 continue
-            except (grpc.aio.AioRpcError, *_API_BROKEN) as error:
-                words = clients.words_of(error)
-                self._waiting = f"the config service is unreachable: {words or type(error).__name__}"
+            except (grpc.aio.AioRpcError, UnreadableState, *_API_BROKEN) as error:
+                self._waiting = clients.why_unpublished(error)
                 self.published = False
                 metrics.PUBLISHES.labels("failed").inc()
-                self._log.error("cannot publish", error=words or repr(error))
+                self._log.error("cannot publish", error=self._waiting)
                 self._replan()
                 await asyncio.sleep(self._settings.retry_publish_seconds)
                 self._nudge()

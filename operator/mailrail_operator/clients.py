@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grpc
 
 from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.config.state import UnreadableState
 from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Role
@@ -18,6 +19,7 @@ from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail_operator.model import SealingKey
 
 _ROLES = frozenset(role.value for role in Role)
+_OUT_OF_REACH = frozenset((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED))
 _TIMEOUT = 5.0
 """Seconds."""
 
@@ -25,6 +27,16 @@ _TIMEOUT = 5.0
 def words_of(error: Exception) -> str | None:
     """What a service said when a question failed, or why it could not be asked."""
     return error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+
+
+def why_unpublished(error: Exception) -> str:
+    """What keeps a configuration from being published, for statuses."""
+    words = words_of(error) or type(error).__name__
+    if isinstance(error, UnreadableState):
+        return f"what the config service has cannot be read: {words}"
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _OUT_OF_REACH:
+        return f"the config service does not take it: {words}"
+    return f"the config service is unreachable: {words}"
 
 
 @dataclass(frozen=True, slots=True)

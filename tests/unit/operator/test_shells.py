@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
+import grpc
 import pytest
 import yaml
 from aiohttp import web
@@ -20,7 +21,7 @@ from prometheus_client import REGISTRY
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.diagnostics import Diagnostics
 from mailrail.core.config.loader import Unreadable
-from mailrail.core.config.state import CompilerState
+from mailrail.core.config.state import CompilerState, UnreadableState
 from mailrail.core.config.stored import StoredRevision
 from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, ObjectRef, Revision
 from mailrail.core.revision.sealing import Keyring
@@ -436,6 +437,39 @@ async def test_a_leader_tells_whether_mail_probes_are_to_be_sent_also_before_it_
                 task.cancel()
             await asyncio.gather(term, plans, return_exceptions=True)
     assert expected() == 0
+
+
+def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (rpc_error(grpc.StatusCode.UNAVAILABLE, "no route"), "the config service is unreachable: no route"),
+        (rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "too large"), "the config service does not take it: too large"),
+        (UnreadableState("format 2; upgrade"), "what the config service has cannot be read: format 2; upgrade"),
+        (TimeoutError(), "the config service is unreachable: TimeoutError"),
+    ],
+)
+async def test_why_nothing_is_published_is_said_as_it_is_and_it_is_tried_again(error: Exception, said: str) -> None:
+    settings = OperatorSettings(dns_check=False, plaintext=True, retry_publish_seconds=0.01)
+    async with connect(ApiCredentials("http://127.0.0.1:1")) as api:
+        leader = Leader(settings, api, Keyring({"k1": bytes(32)}), lambda: True)
+        waited: list[str] = []
+
+        async def refused() -> None:
+            waited.append(leader._waiting)
+            raise error
+
+        leader._publish = refused  # type: ignore[method-assign, assignment]
+        rounds = asyncio.create_task(leader._rounds())
+        try:
+            await eventually(lambda: len(waited) > 1 or rounds.done())
+        finally:
+            rounds.cancel()
+            await asyncio.gather(rounds, return_exceptions=True)
+    assert waited[:2] == ["", said]
 
 
 def standing(revision: int) -> ConfigStanding:
