@@ -12,8 +12,11 @@ import psycopg
 import pytest
 
 from mailrail.core.config.loader import load
+from mailrail.core.config.pieces import Piece, piece_of
 from mailrail.core.config.reading import Sources
-from mailrail.core.revision.revision import Role
+from mailrail.core.config.state import StoredPiece
+from mailrail.core.resources import InvalidResource, Problem
+from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.kit import postgres as kit_postgres
 from mailrail.kit import rpc
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
@@ -199,3 +202,18 @@ def publisher(keys_dir: Path, target: str, identity: str = "test") -> Publisher:
 def port() -> int:
     """A port that a restarted service finds free again."""
     return free_port()
+
+
+@pytest.fixture
+def cannot_read_a(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes this a version of the software that does not know the rules by which route `a` was written."""
+
+    def become_another_version() -> None:
+        def older(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None]:
+            if "a.example" in source:
+                raise InvalidResource([Problem(("spec",), "is of a later version")])
+            return piece_of(ref, source)
+
+        monkeypatch.setattr("mailrail.core.config.reading.piece_of", older)
+
+    return become_another_version

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,29 @@ async def test_a_changed_file_is_live_within_two_seconds_CFG_06(database: str, k
                 assert queue.client.current.revision.global_routes == ()
         assert min(taken) < 2, taken
         assert files.said == []
+
+
+async def test_a_document_of_another_version_runs_on_and_other_files_go_live_CFG_01(
+    database: str, keys_dir: Path, folder: Path, cannot_read_a: Callable[[], None]
+) -> None:
+    async with config_service(database) as service:
+        queue = consumer(keys_dir, service.target, Role.QUEUE)
+        async with queue.client.running():
+            (folder / "20-route.yaml").write_text(route("a", "a.example"))
+            async with watched(service, keys_dir, folder):
+                assert await queue.client.wait_for(1, within=60)
+            cannot_read_a()
+            async with watched(service, keys_dir, folder) as files:
+                files.write("30-route.yaml", route("b", "b.example"))
+                assert await queue.client.wait_for(2, within=60)
+                assert queue.client.current is not None
+                rules = queue.client.current.revision.global_routes[0].rules
+                assert [rule.matches[0].to_domains for rule in rules] == [("a.example",), ("b.example",)]
+                await eventually(lambda: files.said)
+                assert files.said[0].startswith(
+                    "refused: mail.d/20-route.yaml:3: MailRoute default/a: this version of Mailrail"
+                )
+                assert "it runs on as that version compiled it" in files.said[0]
 
 
 async def test_a_broken_document_is_refused_by_file_and_line_and_the_rest_goes_live_CFG_01(

@@ -13,10 +13,9 @@ import pytest
 from integration.config.conftest import config_service, consumer, publisher, route, sources
 
 from mailrail.core.config.compiler import compile
-from mailrail.core.config.pieces import FORMAT, Piece, piece_of
-from mailrail.core.config.state import CompilerState, StoredPiece, encode_state
-from mailrail.core.resources import InvalidResource, Problem
-from mailrail.core.revision.revision import ObjectRef, Role, decode
+from mailrail.core.config.pieces import FORMAT
+from mailrail.core.config.state import CompilerState, encode_state
+from mailrail.core.revision.revision import Role, decode
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
 from mailrail.kit import config_client, migrations
@@ -485,21 +484,6 @@ async def test_a_broken_edit_after_a_restart_of_the_publisher_keeps_the_accepted
         assert [str(f.ref) for f in outcome.compiled.diagnostics.errors] == ["MailRoute default/a"]
         listed = (await stub.ListRevisions(pb.ListRevisionsRequest(limit=1))).revisions
         assert "its last accepted version stays in use" in listed[0].diagnostics
-
-
-@pytest.fixture
-def cannot_read_a(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes this a version of the software that does not know the rules by which route `a` was written."""
-
-    def become_another_version() -> None:
-        def older(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None]:
-            if "a.example" in source:
-                raise InvalidResource([Problem(("spec",), "is of a later version")])
-            return piece_of(ref, source)
-
-        monkeypatch.setattr("mailrail.core.config.reading.piece_of", older)
-
-    return become_another_version
 
 
 async def test_what_another_version_accepted_goes_on_as_its_piece_and_holds_up_no_change_of_others_CFG_01(
