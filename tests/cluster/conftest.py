@@ -99,6 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "rail" not in getattr(item, "fixturenames", ()))
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures of a module, which clean up in it
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The installation goes as soon as nobody has use for it."""
     if nextitem is not None and "rail" not in getattr(nextitem, "fixturenames", ()):

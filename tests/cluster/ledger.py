@@ -8,6 +8,7 @@ second copy of one try may only be there where something was killed about its fi
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cluster.partner import Arrival
 
@@ -37,6 +38,12 @@ class Verdict:
             f"{self.messages} messages in {self.tries} tries, none lost; duplicates: {self.doubled} by LSE-08 (a), "
             f"{self.uncertain} by LSE-08 (b)"
         )
+
+
+def silence(tries: Iterable[tuple[str, str, str, float]]) -> float:
+    """The longest time in seconds from one accepted message of a run to the next."""
+    moments = sorted(at for _, fate, _, at in tries if fate == "accepted")
+    return max(later - earlier for earlier, later in pairwise(moments))
 
 
 def judge(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 import yaml
 from cluster.addons import needs
-from cluster.ledger import LEASE, Break, judge
+from cluster.ledger import LEASE, Break, judge, silence
 from cluster.partner import Run
 from cluster.rail import VALUES, Rail
 from cluster.release import NAME, is_ready, merged, restarts
@@ -110,7 +110,8 @@ def under_load(rail: Rail, breaks: Iterable[Break]) -> Iterator[Run]:
         run.enough()
     run.finish(180)
     rail.wait_until_empty(LEASE + 90)
-    print(f"\ncertificates: {judge(run.tries(), rail.first.seen(DOMAIN), run.messages, list(breaks))}")
+    verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, list(breaks))
+    print(f"\ncertificates: {verdict}; longest time without one accepted: {silence(run.tries()):.1f} s")
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """An upgrade and a rollback, with mail coming in all the while: none is lost, and none is refused for good."""
 
 import time
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from cluster.ledger import LEASE, Break, judge
+from cluster.ledger import LEASE, Break, judge, silence
 from cluster.rail import VALUES, Rail
 from cluster.release import SERVICES
 
@@ -42,14 +41,12 @@ def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: p
     run.finish(300)
     rail.wait_until_empty(LEASE + 90)
     verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
-    moments = sorted(at for _, fate, _, at in run.tries() if fate == "accepted")
-    silence = max(later - earlier for earlier, later in pairwise(moments))
     refused = [reply for _, fate, reply, _ in run.tries() if fate == "refused" and reply[:1].isdigit()]
     with capsys.disabled():
         took = ", ".join(f"{one.what} {one.back - one.at:.0f} s" for one in breaks)
         print(
             f"\n{took}: {verdict}; {len(refused)} tries were put off: {sorted(set(refused))[:5]}; "
-            f"longest time without one accepted: {silence:.1f} s"
+            f"longest time without one accepted: {silence(run.tries()):.1f} s"
         )
     assert not [reply for reply in refused if reply.startswith("5")]
     assert verdict.doubled == 0  # nothing was killed: what runs is finished before a pod ends
