@@ -81,6 +81,53 @@ def condition(compiled: Compiled, kind: str, name: str, of: ConditionType) -> tu
     return found.status, found.reason, found.message
 
 
+# --- with fields that CRDs hide -------------------------------------------------------------------------------------
+
+
+def stored_as(written: Content, generation: int, uid: str = "1") -> Content:
+    """As the API server shows an object."""
+    return written | {"metadata": written["metadata"] | {"generation": generation, "uid": uid}}
+
+
+@pytest.mark.parametrize("spec", FUTURE[:2])
+def test_a_field_that_older_CRDs_hide_stays_in_force_and_is_named(spec: dict[str, Any]) -> None:
+    """An upgrade is taken back: the older version reads a sound object without its demand, of the same generation."""
+    demanding = stored_as(of_another_version(SHOP, spec), 3)
+    state = accepted_by_another_version(documents(stored_as(SHOP, 3)), demanding)
+    hidden = stored_as(of_another_version(SHOP, {"delivery": {}}) if "delivery" in spec else SHOP, 3)
+    compiled = build(documents(hidden), state)
+    assert compiled.revision.domains == build(documents(SHOP)).revision.domains
+    assert compiled.held == ()
+    (field,) = spec
+    status, reason, message = condition(compiled, "MailDomain", "shop", ConditionType.ACCEPTED)
+    assert (status, reason) == (Status.FALSE, Reason.NOT_SUPPORTED)
+    assert f"spec.{field}" in message
+    assert "the API server no longer shows it" in message
+    again = build(documents(hidden), compiled.state)
+    assert again.encoded == compiled.encoded
+    assert condition(again, "MailDomain", "shop", ConditionType.ACCEPTED)[1] is Reason.NOT_SUPPORTED
+
+
+def test_a_field_that_was_hidden_stays_in_force_where_the_version_that_has_it_is_back() -> None:
+    """The older version wrote a status, which dropped the field for good; the object looks as if it never had it."""
+    demanding = stored_as(domain("shop", "shop.example", retry={"lifetimeSeconds": 3600}), 3)
+    first = build(documents(demanding))
+    dropped = documents(stored_as(domain("shop", "shop.example"), 3))
+    second = build(dropped, first)
+    assert second.encoded == first.encoded
+    status, reason, message = condition(second, "MailDomain", "shop", ConditionType.ACCEPTED)
+    assert (status, reason) == (Status.FALSE, Reason.NOT_SUPPORTED)
+    assert "spec.retry: the API server no longer shows it" in message
+
+
+@pytest.mark.parametrize("change", [{"generation": 4}, {"uid": "2"}])
+def test_a_field_that_somebody_removed_is_gone(change: dict[str, Any]) -> None:
+    first = build(documents(stored_as(domain("shop", "shop.example", retry={"lifetimeSeconds": 3600}), 3)))
+    second = build(documents(stored_as(domain("shop", "shop.example"), **{"generation": 3, **change})), first)
+    assert second.encoded != first.encoded
+    assert condition(second, "MailDomain", "shop", ConditionType.ACCEPTED)[0] is Status.TRUE
+
+
 # --- with its piece -------------------------------------------------------------------------------------------------
 
 

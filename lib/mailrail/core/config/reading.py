@@ -5,7 +5,8 @@ be read count as unchanged. Of a version that another release accepted and this 
 stored beside it goes on (CFG-01). What is to be said of an object is a `Remark` here and in the steps that follow.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -234,6 +235,9 @@ class Input:
         )
         self.candidates[ref] = candidate
         accepted = self._accepted.get(ref)
+        if accepted is not None and (lost := _lost(accepted, source, candidate.generation)):
+            source = accepted.source
+            self.notes.append(Remark(ref, ConditionType.ACCEPTED, Reason.NOT_SUPPORTED, _lost_message(lost)))
         new = accepted is None or accepted.source != source
         try:
             piece, stored = piece_of(ref, source)
@@ -276,6 +280,47 @@ class Input:
         if ref in self.candidates:
             self.retained.add(ref)
         return ref in self.candidates
+
+
+def _lost(accepted: Accepted, source: str, generation: int | None) -> list[Path]:
+    """Fields that an object had when it was accepted and does not have any more, although nobody has written its spec
+    since.
+
+    The CRDs of an older version hide what they do not know, and the next write of a status drops it for good; neither
+    makes a new generation. An object that demanded more must not run with less for that.
+    """
+    if generation is None or generation != accepted.generation or source == accepted.source:
+        return []
+    before, now = json.loads(accepted.source), json.loads(source)
+    if before["metadata"].get("uid") != now["metadata"].get("uid"):
+        return []
+    return list(_missing(before.get("spec"), now.get("spec"), ("spec",)))
+
+
+def _missing(before: Any, now: Any, path: Path) -> Iterator[Path]:
+    """The outermost places of `before` that `now` does not have; a value that differs is there."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key, value in before.items():
+            if key not in now:
+                yield (*path, key)
+            else:
+                yield from _missing(value, now[key], (*path, key))
+    elif isinstance(before, list) and isinstance(now, list):
+        for position, value in enumerate(before):
+            if position >= len(now):
+                yield (*path, position)
+            else:
+                yield from _missing(value, now[position], (*path, position))
+
+
+def _lost_message(lost: Sequence[Path]) -> str:
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    fields = ", ".join(show_path(path) for path in lost[:3])
+    return (
+        f"{fields}{more}: the API server no longer shows it, because its CRDs are, or were, those of a version that"
+        " does not have it. It stays in force. Install the CRDs of the version that has it, then apply the object again"
+        " with any change of its spec"
+    )
 
 
 def _sentence(problem: Problem) -> str:
