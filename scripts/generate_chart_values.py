@@ -64,6 +64,7 @@ CPU: Schema = {
 COUNT_OR_SHARE: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+%$"}
 NAME: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", "maxLength": 253}
 HOST_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"}
+CONTROLLER_NAME: Schema = {"type": "string", "pattern": "^[!-+--~]{0,128}$"}
 ADDRESS: Schema = {"type": "string", "pattern": "^([0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"}
 HOST_PORT: Schema = {"type": "string", "pattern": "^(.+:[0-9]+)?$"}
 DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
@@ -265,6 +266,8 @@ BY_PATH: dict[str, Schema] = {
     "operator.resolver.address": HOST_PORT,
     "outbound.ownMX": array({"type": "string", "pattern": "^.+:[0-9]+$"}),
     "operator.namespaces": array(NAME),
+    "operator.controllerName": CONTROLLER_NAME,
+    "operator.formerControllerNames": array(CONTROLLER_NAME),
     "operator.egressAddresses": array(ADDRESS),
     "smtp.mx.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "smtp.submission.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},

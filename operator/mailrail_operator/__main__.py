@@ -40,6 +40,7 @@ class _Process:
 async def start(settings: OperatorSettings, stop: asyncio.Event) -> None:
     """Stand by, lead, and stop cleanly when told to. Raises BadSettings, Lost or Superseded."""
     process = _Process()
+    settings.require_controller_names()
     settings.checked_ingress_ports()
     settings.checked_egress_addresses()  # a wrong one stops each replica at its start, not the one that comes to lead
     async with (

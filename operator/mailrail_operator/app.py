@@ -34,7 +34,7 @@ from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
 from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.mail_probe import MailProbe, has_mx_listener
-from mailrail_operator.model import ClusterView, ObjectMemory, Observed, Running, SealingKey
+from mailrail_operator.model import ClusterView, Controller, ObjectMemory, Observed, Running, SealingKey
 from mailrail_operator.plan import plan
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
@@ -71,7 +71,7 @@ class Leader:
 
     def __init__(self, settings: OperatorSettings, api: Api, keys: Keyring, may_write: Callable[[], bool]) -> None:
         self._settings, self._api = settings, api
-        self._store = ObjectStore()
+        self._store = ObjectStore(self._on_restated)
         self._keys = keys
         self._publisher = Publisher(settings, keys, f"operator {settings.node_id}")
         self._options = BuildOptions(
@@ -98,6 +98,7 @@ class Leader:
         self._memory: Mapping[ObjectRef, ObjectMemory] = {}
         self._running = Running()
         self._waiting = ""
+        self._others = 0
         self._last_round = 0.0
         self._publishing = False
         self._again: asyncio.TimerHandle | None = None
@@ -117,6 +118,11 @@ class Leader:
     def _on_secret(self, key: tuple[str, str]) -> None:
         if key in self._secrets.referenced:
             self._nudge()
+
+    def _on_restated(self, before: Observed, seen: Observed) -> None:
+        """What another controller says may make us the judge of an object, or end that."""
+        if {before.judged_by, seen.judged_by} != {self._settings.controller_name}:
+            self._replan()
 
     def _on_relist(self, kind: str) -> None:
         self._relisted.add(kind)
@@ -474,7 +480,7 @@ class Leader:
                 self._verdicts(),
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 self._waiting,
-                self._settings.controller_name,
+                Controller(self._settings.controller_name, frozenset(self._settings.former_controller_names)),
                 health=self._health(),
                 arrival_seconds=self._settings.arrival_seconds,
             )
@@ -483,6 +489,10 @@ class Leader:
             for kind in KINDS:
                 for ready in ("True", "False", "Unknown"):
                     metrics.OBJECTS.labels(kind, ready).set(made.counts.get((kind, ready), 0))
+                metrics.OTHERS.labels(kind).set(made.others.get(kind, 0))
+            if (others := sum(made.others.values())) != self._others:
+                self._others = others
+                self._log.info("objects that another controller judges", objects=others, reason="OwnedByOther")
             if made.arriving:
                 asyncio.get_running_loop().call_later(_ARRIVAL_LOOK, self._replan)
             await self._writer.put(made.changes)

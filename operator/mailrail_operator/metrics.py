@@ -16,6 +16,11 @@ UNREADABLE_OBJECTS = Gauge(
     "Objects that run and of which this version can read neither the source nor what another version compiled of it: "
     "nothing is published while there is one",
 )
+OTHERS = Gauge(
+    "mailrail_operator_objects_judged_by_others",
+    "Objects by kind that this operator reads and another controller judges; not among mailrail_operator_objects",
+    ["kind"],
+)
 REVISION = Gauge("mailrail_operator_published_revision", "Newest configuration revision that was published")
 HEAD = Gauge(
     "mailrail_operator_head_revision",
@@ -45,7 +50,7 @@ PUBLISHES = Counter(
 )
 STATUS_WRITES = Counter(
     "mailrail_operator_status_writes_total",
-    "Status writes; result: written, gone (the object was deleted), failed",
+    "Status writes; result: written, gone (the object was deleted or changed meanwhile), failed",
     ["result"],
 )
 STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written or were refused")

@@ -12,7 +12,16 @@ from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.transport_health import TransportHealth
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"
-"""Who wrote a status; another name for a second installation in one cluster."""
+"""Who judges an object, and the field manager of what it writes; a second installation in one cluster has another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """An operator as statuses name it."""
+
+    name: str
+    former: frozenset[str] = frozenset()
+    """Names of controllers that are gone for good and whose objects are this one's now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,11 @@ class Observed:
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
     body: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def judged_by(self) -> str:
+        """The controller whose words the status is; empty: nobody's yet."""
+        return str(self.status.get("controllerName") or "")
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "Observed":
@@ -98,6 +112,10 @@ class Change:
     uid: str
     status: Mapping[str, Any]
     notes: tuple[EventRecord, ...]
+    judged_by: str = ""
+    """Who judged the object when this was planned: if that is another by now, this is out of date."""
+    ends: tuple[str, ...] = ()
+    """Controllers whose words in the status go once this is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +133,7 @@ class ClusterView:
     """RFC 3339, whole seconds."""
     waiting: str = ""
     """Why nothing was published since, for the objects that the last publish does not cover."""
-    controller: str = CONTROLLER_NAME
+    controller: Controller = Controller(CONTROLLER_NAME)
     health: Mapping[ObjectRef, TransportHealth] | None = field(default_factory=dict)
     """Of transports; empty where nobody asks the queue. None: it has not answered yet, and what is written stays."""
     arrival_seconds: float = 0.0
@@ -142,15 +160,18 @@ class SettledObject:
     seen: Observed
     facts: ObjectFacts
     programmed: Condition
-    ready: str
+    ready: str | None
+    """None: another controller judges it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectMemory:
     """What a plan hands to the next plan about one object."""
 
-    tracked: Tracked
+    tracked: Tracked | None
     settled: SettledObject | None = None
+    unjudged_since: str = ""
+    """As in ObjectJudge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,5 +182,7 @@ class StatusPlan:
     memory: Mapping[ObjectRef, ObjectMemory]
     counts: Mapping[tuple[str, str], int]
     """(kind, value of Ready) → objects."""
+    others: Mapping[str, int]
+    """Kind → objects that another controller judges."""
     arriving: bool
     """Nothing was said yet of new objects that miss others: plan again soon."""

@@ -45,6 +45,7 @@ from mailrail.core.resources.transport import MEMBERS
 from mailrail.core.revision.problem import PENDING, PORT_CONFLICT, RevisionProblem, listener_part
 from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail_operator.dnscheck import DnsVerdict
+from mailrail_operator.judging import ObjectJudge, judge_of, status_fields
 from mailrail_operator.model import (
     Change,
     ClusterView,
@@ -90,20 +91,26 @@ def plan(view: ClusterView, memory: Mapping[ObjectRef, ObjectMemory]) -> StatusP
     changes: list[Change] = []
     remembered: dict[ObjectRef, ObjectMemory] = {}
     counts: Counter[tuple[str, str]] = Counter()
+    others: Counter[str] = Counter()
     arriving = False
     for ref, seen in view.objects.items():
-        if _arriving(view, seen, facts[ref].verdict):
+        known = memory.get(ref)
+        since = known.unjudged_since if known is not None else ""
+        whose = judge_of(seen, facts[ref].verdict, since, view.controller, view.now)
+        if whose.ours and _arriving(view, seen, facts[ref].verdict):
             arriving = True
             counts[ref.kind, Status.UNKNOWN.value] += 1
             continue
-        made = _plan_object(view, seen, facts[ref], memory.get(ref), programmed_since)
+        others[ref.kind] += not whose.ours
+        made = _plan_object(view, seen, facts[ref], known, whose, programmed_since)
         if made.memory is not None:
             remembered[ref] = made.memory
         if made.ready is not None:
             counts[ref.kind, made.ready] += 1
         if made.status is not None:
-            changes.append(Change(ref, seen.uid, made.status, notes(seen.status, made.status)))
-    return StatusPlan(tuple(sorted(changes, key=lambda change: change.ref)), remembered, counts, arriving)
+            told = notes(seen.status, made.status) if whose.ours else ()
+            changes.append(Change(ref, seen.uid, made.status, told, seen.judged_by, whose.ends))
+    return StatusPlan(tuple(sorted(changes, key=lambda change: change.ref)), remembered, counts, others, arriving)
 
 
 # --- one object ---------------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
     secrets: dict[ObjectRef, list[str]] = {}
     for use in view.uses:
         secrets.setdefault(use.owner, []).append(use.ref.path)
-    attached = _attached(view.objects, judged)
+    attached = _attached(view.objects, judged, view.controller.name)
     facts = {}
     for ref, seen in view.objects.items():
         verdict = judged.get(ref)
@@ -158,36 +165,49 @@ def _plan_object(
     seen: Observed,
     facts: ObjectFacts,
     known: ObjectMemory | None,
+    whose: ObjectJudge,
     programmed_since: Callable[[str, int, bool], Condition],
 ) -> _ObjectPlan:
     if facts.verdict is None:
-        return _plan_waiting(view, seen, facts, known)
-    settled = _still_settled(known, seen, facts)
-    if known is None or settled is None:
-        tracked = _track(seen, facts.verdict, facts.secrets, view.running, known.tracked if known else None)
+        return _plan_waiting(view, seen, facts, known, whose)
+    settled = _still_settled(known, seen, facts, whose)
+    before = known.tracked if known is not None else None
+    if before is None or settled is None:
+        own = _own_words(seen, view.controller.name)
+        tracked = _track(seen, facts.verdict, facts.secrets, view.running, before, own)
     else:
-        tracked = known.tracked
+        tracked = before
     condition = programmed_since(seen.ref.kind, tracked.first, tracked.confirmed)
     tracked = _confirm(tracked, condition, seen.ref.kind)
+    since = whose.unjudged_since
     if settled is not None and settled.programmed == condition and seen.ref.kind != _GATEWAY:
         # One object among thousands changes, and the others must cost little. The status of a gateway also says who
         # runs what, so it is always compared.
-        return _ObjectPlan(None, settled.ready, ObjectMemory(tracked, settled))
+        return _ObjectPlan(None, settled.ready, ObjectMemory(tracked, settled, since))
+    if not whose.ours:
+        entries = _entries_alone(view, seen, facts.verdict, condition)
+        if entries is not None and (whose.ends or not unchanged(seen, entries, view.controller.name)):
+            return _ObjectPlan(entries, None, ObjectMemory(tracked, None, since))
+        return _ObjectPlan(None, None, ObjectMemory(tracked, SettledObject(seen, facts, condition, None), since))
     listeners = tuple(_open(view.running, seen.ref, one, tracked) for one in facts.verdict.listeners)
     condition = _never_more(condition, listeners)
     conditions = _with(facts.verdict.conditions, condition)
     parents = tuple((parent, _with(of, condition, summary=False)) for parent, of in facts.verdict.parents)
     summary = _status_of(conditions, ConditionType.READY)
     status = _status(view, seen, facts, conditions, parents, listeners)
-    if status is not None and same(seen.status, status):
+    if status is not None and unchanged(seen, status, view.controller.name) and not whose.ends:
         return _ObjectPlan(None, summary, ObjectMemory(tracked, SettledObject(seen, facts, condition, summary)))
     return _ObjectPlan(status, summary, ObjectMemory(tracked))
 
 
-def _plan_waiting(view: ClusterView, seen: Observed, facts: ObjectFacts, known: ObjectMemory | None) -> _ObjectPlan:
+def _plan_waiting(
+    view: ClusterView, seen: Observed, facts: ObjectFacts, known: ObjectMemory | None, whose: ObjectJudge
+) -> _ObjectPlan:
     """Of an object that the last publish does not cover as it is now. What was said of it as it is now holds, also what
     an earlier leader said: it runs on. Else it is said why nothing is known, once that is not for a moment alone."""
-    memory = None if known is None else ObjectMemory(known.tracked)
+    memory = ObjectMemory(known.tracked if known is not None else None, None, whose.unjudged_since)
+    if not whose.ours:
+        return _ObjectPlan(None, None, memory)
     written = _written(seen.status)
     judged = written.get(ConditionType.ACCEPTED.value, {})
     known_as_it_is = (
@@ -197,15 +217,21 @@ def _plan_waiting(view: ClusterView, seen: Observed, facts: ObjectFacts, known: 
         said = written.get(ConditionType.READY.value)
         return _ObjectPlan(None, str(said.get("status")) if said is not None else None, memory)
     status = _status(view, seen, facts, _pending(view.waiting), ())
-    if status is not None and same(seen.status, status):
+    if status is not None and not seen.judged_by:
+        del status["controllerName"]  # who knows nothing yet judges nothing
+    if status is not None and unchanged(seen, status, view.controller.name):
         status = None
     return _ObjectPlan(status, Status.UNKNOWN.value, memory)
 
 
-def _still_settled(known: ObjectMemory | None, seen: Observed, facts: ObjectFacts) -> SettledObject | None:
-    """What the last plan settled, unless the object or what others say of it has changed since."""
+def _still_settled(
+    known: ObjectMemory | None, seen: Observed, facts: ObjectFacts, whose: ObjectJudge
+) -> SettledObject | None:
+    """What the last plan settled, unless the object, its judge or what others say of it has changed since."""
     settled = None if known is None else known.settled
-    return settled if settled is not None and settled.seen is seen and settled.facts == facts else None
+    if settled is None or (settled.ready is not None) is not whose.ours:
+        return None
+    return settled if settled.seen is seen and settled.facts == facts else None
 
 
 # --- conditions -------------------------------------------------------------------------------------------------
@@ -239,13 +265,18 @@ def _fingerprint(seen: Observed, verdict: ObjectStatus, used: Iterable[str]) -> 
 
 
 def _track(
-    seen: Observed, verdict: ObjectStatus, used: Iterable[str], running: Running, before: Tracked | None
+    seen: Observed,
+    verdict: ObjectStatus,
+    used: Iterable[str],
+    running: Running,
+    before: Tracked | None,
+    written: Mapping[str, Mapping[str, Any]],
 ) -> Tracked:
+    """`written`: our own words of the object, by type."""
     fingerprint = _fingerprint(seen, verdict, used)
     if before is not None:
         return before if before.fingerprint == fingerprint else Tracked(fingerprint, running.newest, confirmed=False)
     # A new leader: what the status says was confirmed by the one before, as long as the object is still the same.
-    written = _written(seen.status)
     same = all(
         (old := written.get(c.type.value)) is not None
         and old.get("observedGeneration") == seen.generation
@@ -358,6 +389,36 @@ def _never_more(condition: Condition, listeners: Sequence[_OpenListener]) -> Con
     return condition
 
 
+# --- objects that another controller judges --------------------------------------------------------------------------
+
+
+def _own_words(seen: Observed, controller: str) -> dict[str, Mapping[str, Any]]:
+    """The conditions that this controller wrote of an object: at the top, or for a parent."""
+    if seen.judged_by in ("", controller):
+        return _written(seen.status)
+    return next((_written(entry) for entry in _entries(seen.status, controller)), {})
+
+
+def _entries(status: Mapping[str, Any], controller: str) -> list[Mapping[str, Any]]:
+    """The entries of `parents[]` that a controller wrote, by their keys: a list of several writers has no order."""
+    mine = [p for p in status.get("parents") or () if p.get("controllerName") == controller]
+    return sorted(mine, key=_entry_key)
+
+
+def _entry_key(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(entry.get("kind")), str(entry.get("namespace")), str(entry.get("name"))
+
+
+def _entries_alone(view: ClusterView, seen: Observed, verdict: ObjectStatus, condition: Condition) -> Row | None:
+    """What to write into the status of an object that another controller judges: an entry for each parent for which our
+    services run it, and nothing else. None when a newer generation was judged than we read."""
+    if _is_older(seen):
+        return None
+    found = [(parent, _with(of, condition, summary=False)) for parent, of in verdict.parents]
+    running = [(p, of) for p, of in found if all(c.reason is not Reason.NOT_IN_USE for c in of)]
+    return {"parents": _parent_rows(view, seen, running)} if running else {}
+
+
 # --- the whole status --------------------------------------------------------------------------------------------
 
 
@@ -396,9 +457,9 @@ def _status(
     listeners: Sequence[_OpenListener] = (),
 ) -> Row | None:
     """The status as it should be; None when another process judged a newer generation than we read."""
-    written = _written(seen.status)
-    if any((c.get("observedGeneration") or 0) > seen.generation for c in written.values()):
+    if _is_older(seen):
         return None
+    written = _written(seen.status)
     rows = _rows(conditions, seen.generation, written, view.now)
     if seen.ref.kind == "MailDomain":
         rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
@@ -406,11 +467,23 @@ def _status(
         rows.insert(-1, _health_row(seen, facts.health, written.get(HEALTHY, {}), view.now))
     elif view.health is None and HEALTHY in written:
         rows.insert(-1, dict(written[HEALTHY]))  # the leader before was told; it holds until the queue answers this one
-    status: Row = {"observedGeneration": seen.generation, "conditions": rows}
-    kept: Mapping[str, Any] = seen.status if _nothing_new(facts.verdict) else {}
+    status: Row = {
+        "controllerName": view.controller.name,
+        "observedGeneration": seen.generation,
+        "conditions": rows,
+    }
+    kept: Row = {}
+    if _nothing_new(facts.verdict):
+        own = _entries(seen.status, view.controller.name)
+        kept = {"parents": own, "listeners": seen.status.get("listeners")}
     found = {"parents": _parent_rows(view, seen, parents), "listeners": _listener_rows(view, seen, listeners)}
     status |= {part: of_it for part, made in found.items() if (of_it := made or kept.get(part))}
     return status | _columns(view.running, seen, facts)
+
+
+def _is_older(seen: Observed) -> bool:
+    """Whether a newer generation was judged than we read."""
+    return any((c.get("observedGeneration") or 0) > seen.generation for c in _written(seen.status).values())
 
 
 def _health_row(seen: Observed, health: TransportHealth, old: Mapping[str, Any], now: str) -> Row:
@@ -430,17 +503,16 @@ def _dns_row(seen: Observed, dns: DnsVerdict | None, old: Mapping[str, Any], now
 def _parent_rows(
     view: ClusterView, seen: Observed, parents: Sequence[tuple[ObjectRef, Sequence[Condition]]]
 ) -> list[Row]:
-    before = {
-        (p["parentRef"]["kind"], p["parentRef"]["namespace"], p["parentRef"]["name"]): p
-        for p in seen.status.get("parents") or ()
-    }
+    before = {_entry_key(entry): entry for entry in _entries(seen.status, view.controller.name)}
     rows = []
     for parent, conditions in parents:
         written = _written(before.get((parent.kind, parent.namespace, parent.name), {}))
         rows.append(
             {
-                "parentRef": {"kind": parent.kind, "namespace": parent.namespace, "name": parent.name},
-                "controllerName": view.controller,
+                "kind": parent.kind,
+                "namespace": parent.namespace,
+                "name": parent.name,
+                "controllerName": view.controller.name,
                 "conditions": _rows(conditions, seen.generation, written, view.now),
             }
         )
@@ -511,12 +583,14 @@ def _endpoint(kind: str, member: Any) -> str:
     return f"{host}:{port}" if host and port else str(host or "")
 
 
-def _attached(observed: Mapping[ObjectRef, Observed], judged: Mapping[ObjectRef, ObjectStatus]) -> Counter[ObjectRef]:
+def _attached(
+    observed: Mapping[ObjectRef, Observed], judged: Mapping[ObjectRef, ObjectStatus], controller: str
+) -> Counter[ObjectRef]:
     """How many objects attach to each gateway and domain, and how many name each transport."""
     counts: Counter[ObjectRef] = Counter()
     for ref, seen in observed.items():
         if ref.kind in ("MailDomain", "MailAccount"):
-            for parent, reason in _resolved(seen, judged.get(ref)):
+            for parent, reason in _resolved(seen, judged.get(ref), controller):
                 if reason not in (Reason.PARENT_NOT_FOUND, Reason.REF_NOT_PERMITTED):
                     counts[parent] += 1
         counts.update(set(_transports(seen)))
@@ -531,16 +605,15 @@ def _nothing_new(verdict: ObjectStatus | None) -> bool:
     return accepted is not None and accepted.reason is Reason.NOT_SUPPORTED
 
 
-def _resolved(seen: Observed, verdict: ObjectStatus | None) -> Iterator[tuple[ObjectRef, str]]:
+def _resolved(seen: Observed, verdict: ObjectStatus | None, controller: str) -> Iterator[tuple[ObjectRef, str]]:
     """What an object attaches to, and the reason of its ResolvedRefs there."""
     if verdict is not None and not _nothing_new(verdict):
         for parent, conditions in verdict.parents:
             yield parent, next((c.reason for c in conditions if c.type is ConditionType.RESOLVED_REFS), "")
         return
-    for row in seen.status.get("parents") or ():
-        of = row["parentRef"]
-        reason = _written(row).get(ConditionType.RESOLVED_REFS.value, {}).get("reason", "")
-        yield ObjectRef(of["kind"], of["namespace"], of["name"]), str(reason)
+    for entry in _entries(seen.status, controller):
+        reason = _written(entry).get(ConditionType.RESOLVED_REFS.value, {}).get("reason", "")
+        yield ObjectRef(*_entry_key(entry)), str(reason)
 
 
 def _transports(seen: Observed) -> Iterable[ObjectRef]:
@@ -557,8 +630,8 @@ def _transports(seen: Observed) -> Iterable[ObjectRef]:
 # --- what differs -------------------------------------------------------------------------------------------------
 
 
-def _meaning(status: Mapping[str, Any]) -> Any:
-    """A status without the words that change for all objects at once."""
+def _meaning(status: Mapping[str, Any], controller: str) -> Any:
+    """A status without the words that change for all objects at once, and without those of other controllers."""
 
     def conditions(of: Mapping[str, Any], config: bool) -> list[Any]:
         rows = []
@@ -573,17 +646,26 @@ def _meaning(status: Mapping[str, Any]) -> Any:
 
     is_gateway = "config" in status
     rest = {k: v for k, v in status.items() if k not in ("conditions", "parents")}
-    parents = [
-        (p.get("parentRef"), p.get("controllerName"), conditions(p, is_gateway)) for p in status.get("parents") or ()
-    ]
+    parents = [(_entry_key(entry), conditions(entry, is_gateway)) for entry in _entries(status, controller)]
     return conditions(status, is_gateway), parents, rest
 
 
-def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether writing would change what a reader learns. Conditions that others wrote do not count."""
+def same(old: Mapping[str, Any], new: Mapping[str, Any], controller: str) -> bool:
+    """Whether writing what a controller is to say would change what a reader learns. What others wrote does not count:
+    conditions of other types, their entries of `parents[]`, and where `new` is such entries alone, everything else."""
+    if "conditions" not in new:
+        old = {"parents": old.get("parents")}
+        return bool(_meaning(old, controller) == _meaning(new, controller))
     ours = {c["type"] for c in new["conditions"]} | {k.value for k in _NEGATIVE} | {HEALTHY}
     old = {**old, "conditions": [c for c in old.get("conditions") or () if c.get("type") in ours]}
-    return bool(_meaning(old) == _meaning(new))
+    return bool(_meaning(old, controller) == _meaning(new, controller))
+
+
+def unchanged(seen: Observed, status: Mapping[str, Any], controller: str) -> bool:
+    """Whether writing a status would change nothing: neither what a reader learns, nor whose words they are."""
+    if "conditions" not in status and status_fields(seen, controller) - {"parents"}:
+        return False  # words from when nobody judged it, which are not ours to say
+    return same(seen.status, status, controller)
 
 
 def notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from mailrail.core.resources.status import CONTROLLER_NAME_LIMIT
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail_operator.model import CONTROLLER_NAME
 
@@ -17,7 +18,11 @@ class OperatorSettings(ServiceSettings):
     namespaces: tuple[str, ...] = ()
     """Namespaces whose resources count; empty = all, which needs cluster-wide rights."""
     controller_name: str = CONTROLLER_NAME
-    """Written into statuses, so that two installations in one cluster can be told apart."""
+    """Who judges an object, and the field manager of what is written into its status (CFG-11); a second installation
+    in one cluster needs another. At most 128 printable characters."""
+    former_controller_names: tuple[str, ...] = ()
+    """Names of controllers that are gone for good, after a change of the name or an uninstallation: this one judges
+    their objects from now on."""
     leader_election: bool = True
     """Lead only while holding a Lease. Off for a single replica with strategy Recreate."""
     lease_name: str = "mailrail-operator"
@@ -75,6 +80,16 @@ class OperatorSettings(ServiceSettings):
     """How often the queue is asked which transports fail (condition Healthy of MailTransport)."""
     probe_listen: str = ""
     """HOST:PORT of /livez and /readyz (HTTP); empty = none."""
+
+    def require_controller_names(self) -> None:
+        """Raises BadSettings when a name cannot be a field manager, or when this one is gone for good."""
+        for name in (self.controller_name, *self.former_controller_names):
+            if not (0 < len(name) <= CONTROLLER_NAME_LIMIT and name.isprintable()):
+                most = f"takes 1 to {CONTROLLER_NAME_LIMIT} printable characters"
+                raise BadSettings(f"MAILRAIL_OPERATOR_CONTROLLER_NAME: {name!r}: {most}")
+        if self.controller_name in self.former_controller_names:
+            name = self.controller_name
+            raise BadSettings(f"MAILRAIL_OPERATOR_FORMER_CONTROLLER_NAMES: remove {name}, which is the name now")
 
     def checked_ingress_ports(self) -> dict[int, str]:
         """`ingress_ports`: what each is for. Raises BadSettings when one is none."""

@@ -6,7 +6,7 @@ older than events that arrived while it was read: it neither removes what is new
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mailrail.core.resources import KINDS
@@ -18,9 +18,13 @@ DEAD_REMEMBERED: Final = 20_000
 
 
 class ObjectStore:
-    """Objects by reference. `changed` is set when one of them means something else than before."""
+    """Objects by reference. `changed` is set when one of them means something else than before.
 
-    def __init__(self) -> None:
+    `restated` is called with the object as it was and as it is when only its status is another.
+    """
+
+    def __init__(self, restated: Callable[[Observed, Observed], None] = lambda before, seen: None) -> None:
+        self._restated = restated
         self._objects: dict[ObjectRef, Observed] = {}
         self._dead: dict[str, None] = {}  # uids, oldest first
         self.changed = asyncio.Event()
@@ -54,6 +58,8 @@ class ObjectStore:
         self._objects[seen.ref] = seen
         if before is None or (before.uid, before.generation) != (seen.uid, seen.generation):
             self.changed.set()
+        elif before.status != seen.status:
+            self._restated(before, seen)
 
     def remove(self, ref: ObjectRef, uid: str) -> None:
         """An object that was deleted; if it was made anew meanwhile, that one stays."""

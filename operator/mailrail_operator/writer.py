@@ -6,9 +6,9 @@ or written.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -18,7 +18,7 @@ from mailrail.kit import log
 from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
 from mailrail_operator.model import Change, EventRecord
-from mailrail_operator.plan import notes, same
+from mailrail_operator.plan import notes, unchanged
 from mailrail_operator.store import ObjectStore
 
 _BACKOFF: Final = 1.0
@@ -92,17 +92,28 @@ class Writer:
 
     async def _write(self, change: Change) -> None:
         seen = self._store.get(change.ref)
-        if not self._may_write() or seen is None or seen.uid != change.uid or same(seen.status, change.status):
+        if not self._may_write() or seen is None or seen.uid != change.uid:
+            return
+        judges, judged_by_us = "controllerName" in change.status, seen.judged_by == self._controller
+        if seen.judged_by != change.judged_by and not (judges and judged_by_us):
+            self._tell_overtaken()
+            return
+        if unchanged(seen, change.status, self._controller) and not change.ends:
             return
         ref = change.ref
+        # Who becomes the judge writes over nobody's words unseen: of two that want it, one is refused and looks again.
+        begins = judges and not judged_by_us
+        version = seen.body["metadata"].get("resourceVersion") if begins else None
         try:
-            body = await self._api.apply_status(ref.kind, ref.namespace, ref.name, change.uid, change.status)
+            body = await self._apply(change, self._controller, change.status, version)
+            for controller in change.ends:
+                body = await self._apply(change, controller, {})
         except ApiError as error:
-            gone = error.code in (404, 409)  # deleted, or made anew: the watch tells the rest
+            gone = error.code in (404, 409)  # deleted, made anew or changed: the watch tells the rest
             metrics.STATUS_WRITES.labels("gone" if gone else "failed").inc()
             if not gone:
                 self._log.error("cannot write a status", object=str(ref), error=str(error))
-            if error.code >= 500 or error.code in _PASSING:
+            if error.code >= 500 or error.code in _PASSING or (error.code == 409 and begins):
                 await self._later(change)
             elif not gone:
                 self._refused.add(ref)
@@ -118,6 +129,15 @@ class Writer:
         for note in change.notes:
             if note in fresh:
                 await self._record(change, note)
+
+    async def _apply(
+        self, change: Change, controller: str, status: Mapping[str, Any], version: str | None = None
+    ) -> dict[str, Any]:
+        """Make `status` all that a controller says of the object; {} takes its words away. Raises ApiError."""
+        ref = change.ref
+        return await self._api.apply_status(
+            ref.kind, ref.namespace, ref.name, change.uid, status, manager=controller, version=version
+        )
 
     async def _later(self, change: Change) -> None:
         self._waiting.setdefault(change.ref, change)

@@ -128,6 +128,13 @@ DASHBOARD = Dashboard(
                     stacked=True,
                 ),
                 Panel(
+                    "Objects that another operator judges",
+                    "By kind. This operator reads them, too; their status.controllerName says whose words they have. "
+                    "Normal only where two installations read one namespace.",
+                    (Query("max by (kind) (mailrail_operator_objects_judged_by_others)", "{{kind}}"),),
+                    stacked=True,
+                ),
+                Panel(
                     "Objects that hold up every publish",
                     "They run, and this version of Mailrail can read neither them nor what another version compiled of "
                     "them. While there is one, no change of any object goes live.",

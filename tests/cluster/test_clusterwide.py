@@ -1,15 +1,24 @@
 """The operator for all namespaces: references that cross them, and namespaces that are let in by their labels."""
 
 import json
+import re
+import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.conftest import ROOT, Kubectl
 from cluster.stage import Stage, basics, manifest, relay, route, staged
 
+from mailrail.core.resources import KINDS
 from mailrail.core.revision.revision import Revision
+from mailrail.kit import migrations
+
+from testkit.conditions import wait_until
+from testkit.ports import free_port
+from testkit.processes import Program
 
 
 @pytest.fixture
@@ -142,6 +151,140 @@ def test_who_may_edit_one_namespace_cannot_touch_the_mail_of_others(
     assert domains(after) - domains(before) == {f"a.team.{ours}"}
     assert after.global_routes == before.global_routes
     assert after.accounts == before.accounts
+
+
+WIDE, TEAM = "mailrail.dev/operator", "team.example/operator"
+JUDGED = ("mdom/team", "macct/alice", "mroute/rules", "mtrans/relay", "mgw/mx1", "mdom/org", "macct/postmaster")
+"""In the team's namespace: what attaches to the gateway of the other one, and an installation of its own."""
+
+
+class Installation:
+    """One of two installations: an operator with its own name and store, which looks at everything anew each second."""
+
+    def __init__(self, stage: Stage, name: str, **settings: str) -> None:
+        self.stage, self._port = stage, free_port()
+        self._settings = {"controller_name": name, "resync_seconds": "1"} | settings
+        self._program: Program | None = None
+
+    def start(self) -> None:
+        """A process; another one if there was one."""
+        if self._program is not None:
+            self._program.stop()
+        listen = f"127.0.0.1:{self._port}"
+        self._program = self.stage.start_operator(metrics_listen=listen, lease_seconds="3", **self._settings)
+
+    def looks(self) -> float:
+        """How often it compared all that there is with what it would write; 0 while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=60) as page:
+                text = page.read().decode()
+        except OSError:
+            return 0.0
+        return sum(
+            float(n) for n in re.findall(r'^mailrail_operator_resyncs_total\{cause="period"\} (\S+)$', text, re.M)
+        )
+
+
+def versions(kubectl: Kubectl) -> dict[str, str]:
+    """The resource version of each object of ours."""
+    items = json.loads(kubectl("get", "mailrail", "-o", "json"))["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
+
+
+def at_rest(kubectl: Kubectl, *installations: Installation) -> None:
+    """Wait until all have looked at all objects several times and nothing was written meanwhile."""
+
+    def rested() -> bool:
+        before, starts = versions(kubectl), [one.looks() for one in installations]
+        enough = [start + 4 * len(KINDS) for start in starts]  # a list of each kind is one
+        wait_until(
+            lambda: all(one.looks() >= n for one, n in zip(installations, enough, strict=True)), 60, "they look again"
+        )
+        return all(starts) and versions(kubectl) == before
+
+    wait_until(rested, 60, "nobody writes any more")
+
+
+def entries(status: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """Controller → the parent that its entry is about."""
+    return {p["controllerName"]: (p["kind"], p["namespace"], p["name"]) for p in status.get("parents", ())}
+
+
+def writers(kubectl: Kubectl, kind: str, name: str) -> set[str]:
+    """Field managers of the status of an object."""
+    metadata = json.loads(kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))["metadata"]
+    return {entry["manager"] for entry in metadata["managedFields"] if entry.get("subresource") == "status"}
+
+
+@pytest.mark.parametrize("first", [WIDE, TEAM])
+def test_two_installations_on_one_namespace_write_no_word_over_each_others_CFG_11(
+    stage: Stage,
+    rights: None,
+    elsewhere: Kubectl,
+    first: str,
+    database_for: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    stage.kubectl("delete", "rolebinding", "mailrail-operator")
+    ours, port = f"{stage.kubectl.namespace}.example", port_of(stage)
+    own = {"name": "own", "kinds": ["MailDomain"], "namespaces": {"from": "Same"}}
+    teams = {"name": "teams", "kinds": ["MailDomain"], "namespaces": {"from": "All"}, "domainNames": [f".team.{ours}"]}
+    stage.kubectl.apply(basics(ours, port))
+    stage.kubectl("patch", "mgw", "mx1", "--type=merge", "-p", json.dumps({"spec": {"attach": [own, teams]}}))
+    there = {"name": "mx1", "namespace": stage.kubectl.namespace}
+    elsewhere.apply(
+        basics(f"own.{ours}", port + 1)
+        + relay("relay", "relay.example.org")
+        + manifest(
+            "MailDomain", "team", {"domainName": f"a.team.{ours}", "gatewayRef": there, "delivery": {"mailbox": {}}}
+        )
+        + manifest("MailAccount", "alice", {"domainRef": {"name": "team"}, "addresses": ["alice"]})
+        + route("rules", "relay", parent="MailDomain/team")
+    )
+    (tmp_path / "team").mkdir()
+    with staged(elsewhere, database_for(*migrations.SERVICES), tmp_path / "team") as other:
+        both = {WIDE: Installation(stage, WIDE, namespaces=""), TEAM: Installation(other, TEAM)}
+        for one in both.values():
+            one.stage.start_consumers()
+        both[first].start()
+        other.wait_condition("mgw", "mx1", "Ready", status="True")
+        if first == TEAM:  # it cannot see the gateway of the other namespace, and has the word while nobody else has
+            why = other.wait_condition("mdom", "team", "ResolvedRefs", status="False", reason="ParentNotFound")
+            assert stage.kubectl.namespace in why["message"]
+        for one in both.values():
+            if one is not both[first]:
+                one.start()
+        other.wait_ready(*JUDGED)
+        at_rest(elsewhere, *both.values())
+
+        def said() -> dict[str, tuple[str, dict[str, tuple[str, str, str]]]]:
+            found = {target: other.get(*target.split("/"))["status"] for target in JUDGED}
+            return {target: (status["controllerName"], entries(status)) for target, status in found.items()}
+
+        gateway, team_domain = ("MailGateway", *reversed(there.values())), ("MailDomain", elsewhere.namespace, "team")
+        attached = {"mdom/team": gateway, "macct/alice": team_domain, "mroute/rules": team_domain}
+        now = said()
+        for target, parent in attached.items():
+            assert now[target] == (WIDE, {WIDE: parent}), "who serves it alone speaks of it"
+        for target, parent in (
+            ("mdom/org", ("MailGateway", elsewhere.namespace, "mx1")),
+            ("macct/postmaster", ("MailDomain", elsewhere.namespace, "org")),
+        ):
+            assert now[target] == (first, {WIDE: parent, TEAM: parent}), "both run it, and the first judges it"
+        assert now["mgw/mx1"] == (first, {})
+        assert writers(elsewhere, "mdom", "team") == {WIDE}
+        assert writers(elsewhere, "mdom", "org") == {WIDE, TEAM}
+
+        before = versions(elsewhere)
+        both[TEAM].start()
+        wait_until(lambda: both[TEAM].looks() > 0, 60, lambda: f"it looks again\n{other.tails()}")
+        at_rest(elsewhere, *both.values())
+        assert versions(elsewhere) == before, "a restart writes nothing"
+
+        elsewhere("patch", "mroute", "rules", "--type=merge", "-p", json.dumps({"spec": {"priority": 7}}))
+        other.wait_condition("mroute", "rules", "Ready", status="True")
+        at_rest(elsewhere, *both.values())
+        assert said() == now
 
 
 def test_an_operator_of_one_namespace_sees_no_other(stage: Stage, elsewhere: Kubectl) -> None:

@@ -25,7 +25,6 @@ from mailrail.core.resources import KINDS
 from mailrail.core.resources.crd import GROUP, VERSION
 from mailrail.kit.settings import BadSettings
 
-FIELD_MANAGER: Final = "mailrail-operator"
 """Who owns the fields that server-side apply writes."""
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS: Final = 60.0
@@ -240,20 +239,31 @@ class Api:
                     yield json.loads(line)
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        manager: str,
+        version: str | None = None,
     ) -> dict[str, Any]:
-        """Server-side apply of our part of the status. With another uid the object was made anew: 409."""
+        """Server-side apply of the part of the status that a field manager owns. Raises ApiError; 409 with another uid,
+        for the object was made anew, or when `version` is given and is not its resourceVersion any more."""
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": kind,
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
-            "status": status,
+            "metadata": {"name": name, "namespace": namespace, "uid": uid}
+            | ({"resourceVersion": version} if version else {}),
         }
+        if status:  # an empty one would be owned as such
+            body["status"] = status
         return await self.call(
             "PATCH",
             resource_path(kind, namespace, name) + "/status",
             body,
-            params={"fieldManager": FIELD_MANAGER, "force": "true"},
+            params={"fieldManager": manager, "force": "true"},
             content_type="application/apply-patch+yaml",  # JSON is YAML
         )
 

@@ -155,6 +155,16 @@ def test_the_operator_knows_the_ports_that_ingress_has_besides_those_of_its_list
     assert {port: use.lower() for port, use in own.items()} == {p: n for p, n in declared.items() if p not in smtp}
 
 
+def test_the_operator_is_told_its_name_and_those_that_are_gone(tmp_path: Path) -> None:
+    values = {
+        "operator": {"controllerName": "team.example/mail", "formerControllerNames": ["a.example/x", "b.example/x"]}
+    }
+    told = settings_of(rendered(values, tmp_path), "operator")
+    assert told["MAILRAIL_OPERATOR_CONTROLLER_NAME"] == "team.example/mail"
+    assert told["MAILRAIL_OPERATOR_FORMER_CONTROLLER_NAMES"] == "a.example/x,b.example/x"
+    assert "MAILRAIL_OPERATOR_FORMER_CONTROLLER_NAMES" not in settings_of(rendered({}, tmp_path), "operator")
+
+
 def test_a_Job_of_migrations_may_go_at_once(tmp_path: Path) -> None:
     objects = rendered({"migrations": {"ttlSecondsAfterFinished": 0}}, tmp_path)
     (job,) = [o for (kind, name), o in objects.items() if kind == "Job" and name.startswith("mailrail-migrate-")]

@@ -57,6 +57,7 @@ class Server:
         self.answers = asyncio.Event()  # cleared, it is slow to write
         self.answers.set()
         self.statuses: list[Mapping[str, Any]] = []
+        self.applied: list[tuple[str, str | None]] = []  # field manager, and the resourceVersion that it asked for
         self.events: list[Mapping[str, Any]] = []
 
     def _fail(self) -> None:
@@ -69,8 +70,17 @@ class Server:
         return self.secrets.get(path.rpartition("/")[2])
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        manager: str,
+        version: str | None = None,
     ) -> dict[str, Any]:
+        self.applied.append((manager, version))
         self._fail()
         self.asked.append(status)
         await self.answers.wait()
@@ -235,6 +245,77 @@ async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(mon
 
 
 # --- the writer ---
+
+
+OPERATOR, OTHER = "mailrail.dev/operator", "other.example/operator"
+
+
+def judging(judged_by: str = "", ends: tuple[str, ...] = ()) -> Change:
+    """A change that makes this operator the judge, or keeps it so."""
+    one = change("x")
+    return replace(one, status={**one.status, "controllerName": OPERATOR}, judged_by=judged_by, ends=ends)
+
+
+async def test_who_becomes_the_judge_writes_over_nobodys_words_unseen_and_tries_again_CFG_11(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailrail_operator.writer._BACKOFF", 0.0)
+    server = Server()
+    server.error = ApiError(409, "the object has been modified")
+    work = Writing(server)
+    await work.writer.put([judging()])
+    await eventually(lambda: len(server.applied) > 1)
+    server.error = None
+    await eventually(lambda: bool(server.statuses))
+    await work.writer.put([replace(judging(), status={**judging().status, "observedGeneration": 2})])
+    await eventually(lambda: len(server.statuses) == 2)
+    await work.stop()
+    assert set(server.applied[:-1]) == {(OPERATOR, "1")}
+    assert server.applied[-1] == (OPERATOR, None), "it is the judge already: its own words may follow each other"
+
+
+async def test_a_status_that_was_planned_for_another_judge_is_not_written_but_planned_again_CFG_11() -> None:
+    entries = {"parents": [{"kind": "MailGateway", "namespace": "mail", "name": "a", "controllerName": OPERATOR}]}
+    for judged_by, planned in (
+        (OTHER, judging()),
+        (OTHER, judging(OPERATOR)),
+        (OPERATOR, replace(change("x"), status=entries, judged_by=OTHER)),
+        ("", replace(change("x"), status=entries, judged_by=OTHER)),
+    ):
+        server = Server()
+        work = Writing(server)
+        work.store.put(route(version=2) | {"status": {"controllerName": judged_by}})
+        await work.writer.put([planned])
+        await eventually(lambda: work.overtaken == 1)  # noqa: B023
+        await work.stop()
+        assert server.applied == []
+
+
+async def test_words_from_before_another_judged_the_object_are_taken_back_though_they_say_nothing_else_CFG_11() -> None:
+    server = Server()
+    work = Writing(server)
+    said = [{"manager": OPERATOR, "subresource": "status", "fieldsV1": {"f:status": {"f:conditions": {}}}}]
+    seen = route(version=2) | {"status": {"controllerName": OTHER}}
+    seen["metadata"]["managedFields"] = said
+    work.store.put(seen)
+    nothing = Change(REF, "u", {}, (), OTHER)
+    await work.writer.put([nothing])
+    await eventually(lambda: len(server.statuses) == 1)
+    await work.writer.put([nothing])
+    await work.settle()
+    await work.stop()
+    assert server.applied == [(OPERATOR, None)]
+
+
+async def test_the_words_of_the_judge_before_go_after_ours_are_there_CFG_11() -> None:
+    server = Server()
+    work = Writing(server)
+    work.store.put(route(version=2) | {"status": {"controllerName": OTHER}})
+    await work.writer.put([judging(OTHER, (OTHER,))])
+    await eventually(lambda: len(server.statuses) == 2)
+    await work.stop()
+    assert server.applied == [(OPERATOR, "2"), (OTHER, None)]
+    assert server.statuses == [judging().status, {}]
 
 
 def change(message: str, uid: str = "u") -> Change:
@@ -576,6 +657,36 @@ async def test_a_domain_that_nobody_looks_up_says_so_whatever_was_found_before()
         leader._store.put({"kind": "MailDomain", "metadata": metadata, "spec": {}})
         (verdict,) = leader._verdicts().values()
     assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.NOT_CHECKED)
+
+
+async def test_words_of_another_controller_are_looked_at_and_our_own_are_no_news_CFG_11() -> None:
+    async with connect(ApiCredentials("http://127.0.0.1:9")) as api:
+        leader = Leader(OperatorSettings(plaintext=True), api, Keyring({"k1": bytes(32)}), lambda: True)
+    said = [{}, {"controllerName": OPERATOR}, {"controllerName": OPERATOR, "observedGeneration": 1}]
+    said += [{"controllerName": OTHER}, {"controllerName": OTHER, "observedGeneration": 1}]
+    looks = []
+    for version, status in enumerate(said):
+        leader._store.put(route(version=version) | {"status": status})
+        looks.append(leader._look_again.is_set())
+        leader._look_again.clear()
+    assert looks == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "former", "words"),
+    [
+        ("", (), "takes 1 to 128 printable"),
+        ("a" * 129, (), "takes 1 to 128 printable"),
+        ("a\nb", (), "takes 1 to 128 printable"),
+        ("a", ("b" * 129,), "takes 1 to 128 printable"),
+        ("a", ("a",), "FORMER_CONTROLLER_NAMES: remove a, which"),
+    ],
+)
+def test_a_controller_name_that_no_field_manager_can_have_is_refused(
+    name: str, former: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(BadSettings, match=words):
+        OperatorSettings(controller_name=name, former_controller_names=former).require_controller_names()
 
 
 def test_an_egress_address_that_is_none_is_refused_by_the_name_of_the_setting() -> None:

@@ -15,10 +15,13 @@ from mailrail.core.resources.base import Part
 
 MESSAGE_LIMIT: Final = 4096
 """Characters of a condition's message; longer ones are cut."""
+CONTROLLER_NAME_LIMIT: Final = 128
+"""Characters of a controller's name, which is its field manager, too: Kubernetes allows no more there."""
 DNS_RECORDS_LIMIT: Final = 64
 """Records that the status of a domain lists."""
 
 _Name = Annotated[str, StringConstraints(max_length=253)]
+_ControllerName = Annotated[str, StringConstraints(max_length=CONTROLLER_NAME_LIMIT)]
 _Time = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -39,21 +42,13 @@ class ConditionStatus(Part):
     message: Annotated[str, StringConstraints(max_length=MESSAGE_LIMIT)] = Field(description="The reason in words.")
 
 
-class ParentReference(Part):
-    """An object that this one attaches to."""
-
-    kind: _Name = Field(description="Its kind.")
-    namespace: _Name = Field(description="Its namespace.")
-    name: _Name = Field(description="Its name.")
-
-
 class ParentStatus(Part):
     """The state of the object with regard to one object that it attaches to."""
 
-    parent_ref: ParentReference = Field(description="The object that it attaches to.")
-    controller_name: _Name = Field(
-        description="Controller that wrote this: mailrail.dev/operator, or its configured name."
-    )
+    kind: _Name = Field(description="Kind of the object that it attaches to.")
+    namespace: _Name = Field(description="Namespace of the object that it attaches to.")
+    name: _Name = Field(description="Name of the object that it attaches to.")
+    controller_name: _ControllerName = Field(description="The controller that wrote this entry, and alone writes it.")
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = Field(
         default=(),
         description="Accepted, ResolvedRefs and Programmed; Shadowed and Ambiguous only while true.",
@@ -64,6 +59,11 @@ class ParentStatus(Part):
 class CommonStatus(Part):
     """What every kind has."""
 
+    controller_name: _ControllerName | None = Field(
+        default=None,
+        description="The controller that judges the object and writes all of this status but entries of parents that "
+        "other controllers wrote: mailrail.dev/operator, or its configured name.",
+    )
     observed_generation: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="The metadata.generation that this status is about."
     )
@@ -77,8 +77,13 @@ class CommonStatus(Part):
 class AttachedStatus(CommonStatus):
     """What every kind has that attaches to another."""
 
-    parents: Annotated[tuple[ParentStatus, ...], Field(max_length=16)] = Field(
-        default=(), description="Conditions for each object that this one attaches to."
+    parents: Annotated[tuple[ParentStatus, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Conditions for each object that this one attaches to, by the controller that says so.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["kind", "namespace", "name", "controllerName"],
+        },
     )
 
 
@@ -227,6 +232,7 @@ _AGE: Final = PrinterColumn("Age", ".metadata.creationTimestamp", "date")
 _WHY: Final = (
     PrinterColumn("Accepted", _condition("Accepted", "reason"), wide=True),
     PrinterColumn("References", _condition("ResolvedRefs", "reason"), wide=True),
+    PrinterColumn("Controller", ".status.controllerName", wide=True),
     PrinterColumn("Message", _condition("Ready", "message"), wide=True),
 )
 
