@@ -56,7 +56,7 @@ def test_the_category_lists_every_kind_and_columns_show_what_matters(kubectl: Ku
     assert re.match(r"NAME +READY +HOSTNAME +DOMAINS +REVISION +AGE", kubectl("get", "mgw"))
     assert re.match(r"NAME +READY +DOMAIN +ACCOUNTS +DNS +AGE", kubectl("get", "mdom"))
     assert re.match(r"NAME +READY +DOMAIN +ADDRESSES +AGE", kubectl("get", "macct"))
-    assert re.match(r"NAME +READY +TYPE +ENDPOINT +REFS +AGE", kubectl("get", "mtrans"))
+    assert re.match(r"NAME +READY +TYPE +ENDPOINT +REFS +HEALTHY +AGE", kubectl("get", "mtrans"))
     assert re.match(r"NAME +READY +LEVEL +PRIORITY +RULES +SHADOWED +AMBIGUOUS +AGE", kubectl("get", "mroute"))
 
 
