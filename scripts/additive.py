@@ -13,7 +13,10 @@ Json = Mapping[str, Any]
 _ABSENT: Final = object()
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_FIXED: Final = ("$ref", "prefixItems", "pattern", "format", "const", "not", "oneOf", "if", "multipleOf")
+_FIXED: Final = (
+    "$ref", "prefixItems", "pattern", "format", "const", "not", "oneOf", "if", "then", "else", "multipleOf",
+    "propertyNames", "contains",
+)  # fmt: skip
 """What cannot be compared, so that another one may refuse what the old one took. To take it away only widens."""
 _MERGED: Final = ("x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type")
 """How the API server merges what several managers apply; otherwise one removes what another applied."""

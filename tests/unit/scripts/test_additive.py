@@ -209,6 +209,8 @@ def test_a_further_value_passes() -> None:
         ("additionalProperties", False, "values.schema: fields of any name were taken, now only those that are listed"),
         ("allOf", [{"if": 1}], "values.schema: a new rule may refuse what was taken: {'if': 1}"),
         ("properties/a/const", 1, "values.schema.a: const none, now 1"),
+        ("propertyNames", {"maxLength": 9}, "values.schema: propertyNames none, now {'maxLength': 9}"),
+        ("then", {"required": ["a"]}, "values.schema: then none, now {'required': ['a']}"),
         ("properties/a/anyOf", [{}], "values.schema.a: a new rule may refuse what was taken: anyOf [{}]"),
     ],
 )
