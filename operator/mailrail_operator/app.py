@@ -120,8 +120,8 @@ class Leader:
             self._nudge()
 
     def _on_restated(self, before: Observed, seen: Observed) -> None:
-        """What another controller says may make us the judge of an object, or end that."""
-        if {before.judged_by, seen.judged_by} != {self._settings.controller_name}:
+        """What another controller says may make us the judge of an object, or end that. Our own words are no news."""
+        if (before.judged_by or seen.judged_by) and seen.judged_by != self._settings.controller_name:
             self._replan()
 
     def _on_relist(self, kind: str) -> None:

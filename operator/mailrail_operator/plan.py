@@ -49,6 +49,7 @@ from mailrail_operator.judging import ObjectJudge, judge_of, status_fields
 from mailrail_operator.model import (
     Change,
     ClusterView,
+    Controller,
     EventRecord,
     EventType,
     ObjectFacts,
@@ -173,7 +174,7 @@ def _plan_object(
     settled = _still_settled(known, seen, facts, whose)
     before = known.tracked if known is not None else None
     if before is None or settled is None:
-        own = _own_words(seen, view.controller.name)
+        own = _own_words(seen, view.controller)
         tracked = _track(seen, facts.verdict, facts.secrets, view.running, before, own)
     else:
         tracked = before
@@ -392,11 +393,11 @@ def _never_more(condition: Condition, listeners: Sequence[_OpenListener]) -> Con
 # --- objects that another controller judges --------------------------------------------------------------------------
 
 
-def _own_words(seen: Observed, controller: str) -> dict[str, Mapping[str, Any]]:
+def _own_words(seen: Observed, controller: Controller) -> dict[str, Mapping[str, Any]]:
     """The conditions that this controller wrote of an object: at the top, or for a parent."""
-    if seen.judged_by in ("", controller):
+    if seen.judged_by in ("", controller.name) or seen.judged_by in controller.former:
         return _written(seen.status)
-    return next((_written(entry) for entry in _entries(seen.status, controller)), {})
+    return next((_written(entry) for entry in _entries(seen.status, controller.name)), {})
 
 
 def _entries(status: Mapping[str, Any], controller: str) -> list[Mapping[str, Any]]:

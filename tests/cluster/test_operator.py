@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.conftest import CRDS, Kubectl
@@ -112,6 +113,31 @@ def test_a_listener_that_ingress_cannot_open_is_told_in_the_status_of_its_gatewa
     stage.consumers[Role.INGRESS].problems = []
     stage.wait_ready("mgw/mx1")
     assert listener() == open_now
+
+
+def test_an_operator_that_gets_another_name_goes_on_and_its_old_name_is_nowhere_CFG_11(stage: Stage) -> None:
+    targets = ("mgw/mx1", "mdom/org", "macct/postmaster", "mtrans/relay", "mroute/all")
+    stage.start_consumers()
+    old = stage.start_operator()
+    stage.kubectl.apply(basics() + relay("relay", "relay.example.org") + route("all", "relay"))
+    stage.wait_ready(*targets)
+
+    def ready() -> list[dict[str, Any]]:
+        return [stage.condition(kind, name, "Ready") for kind, _, name in (t.partition("/") for t in targets)]
+
+    before = ready()
+    old.stop()
+    stage.start_operator(controller_name="new.example/mail", former_controller_names="mailrail.dev/operator")
+
+    def writers(target: str) -> set[str]:
+        body = json.loads(stage.kubectl("get", target, "-o", "json", "--show-managed-fields"))
+        return {m["manager"] for m in body["metadata"]["managedFields"] if m.get("subresource") == "status"}
+
+    stage.until(lambda: all(writers(t) == {"new.example/mail"} for t in targets), "all is said under the new name")
+    assert ready() == before
+    (entry,) = stage.get("mroute", "all")["status"]["parents"]
+    assert (entry["name"], entry["controllerName"]) == ("mx1", "new.example/mail")
+    assert stage.kubectl("get", "mailrail", "-o", "wide").count("new.example/mail") == len(targets)
 
 
 def test_a_new_object_has_conditions_before_anybody_looked_at_it(stage: Stage) -> None:
