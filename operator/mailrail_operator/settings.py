@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from mailrail.core.resources.status import CONTROLLER_NAME_LIMIT
-from mailrail.kit.settings import BadSettings, ServiceSettings
+from mailrail.kit.settings import BadSettings, ServiceSettings, port_number
 from mailrail_operator.model import CONTROLLER_NAME
 
 
@@ -95,10 +95,11 @@ class OperatorSettings(ServiceSettings):
         """`ingress_ports`: what each is for. Raises BadSettings when one is none."""
         found: dict[int, str] = {}
         for pair in self.ingress_ports:
-            port, _, use = pair.partition("=")
-            if not (port.isdigit() and 0 < int(port) < 65536 and use):
+            digits, _, use = pair.partition("=")
+            port = port_number(digits)
+            if not port or not use:
                 raise BadSettings(f"MAILRAIL_OPERATOR_INGRESS_PORTS: {pair!r}: takes PORT=USE, as 9100=metrics")
-            found[int(port)] = use
+            found[port] = use
         return found
 
     def checked_egress_addresses(self) -> tuple[str, ...]:

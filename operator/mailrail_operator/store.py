@@ -79,7 +79,7 @@ class ObjectStore:
         for body in bodies:
             listed.add(Observed.of(body).ref)
             self.put(body)
-        at = int(version) if version.isdigit() else -1
+        at = _number(version)
         gone = {
             ref
             for ref, seen in self._objects.items()
@@ -92,8 +92,11 @@ class ObjectStore:
 
 def _version(seen: Observed) -> int:
     """Resource versions of one object grow; one that is no number compares as the oldest and is always replaced."""
-    text = str(seen.body["metadata"].get("resourceVersion", ""))
-    return int(text) if text.isdigit() else -1
+    return _number(str(seen.body["metadata"].get("resourceVersion", "")))
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isascii() and version.isdigit() and len(version) <= 20 else -1
 
 
 def is_ours(body: Mapping[str, Any]) -> bool:

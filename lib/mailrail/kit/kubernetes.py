@@ -184,7 +184,7 @@ class Api:
                 if response.status == 401:
                     self._token_read = float("-inf")  # rotated
                 wait = response.headers.get("Retry-After", "")
-                again = (response.status in (429, 503) and wait.isdigit()) or response.status == 401
+                again = (response.status in (429, 503) and wait.isascii() and wait.isdigit()) or response.status == 401
                 if not again or attempt == _RETRIES - 1:
                     raise ApiError(response.status, await _reason(response))
             await asyncio.sleep(min(int(wait or 0), 5) + 0.05 * (attempt + 1))

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from mailrail.kit import log
-from mailrail.kit.settings import BadSettings, DatabaseSettings, read_again
+from mailrail.kit.settings import BadSettings, DatabaseSettings, port_number, read_again
 
 ALIVE: Mapping[str, Any] = MappingProxyType(
     {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
@@ -41,7 +41,7 @@ def unreadable(url: str) -> str | None:
     if parts is not None:
         where = [str(parts.get(name) or "") for name in ("host", "port", "dbname")]
         misread = "://" in url and url.count("@") > 1 and any("@" in part for part in where)
-        if not misread and all(not port or port.isdigit() for port in where[1].split(",")):
+        if not misread and all(not port or port_number(port) for port in where[1].split(",")):
             return None
     return (
         "not the URL of a Postgres; write postgresql://USER:PASSWORD@HOST:5432/DATABASE, with each special character of"

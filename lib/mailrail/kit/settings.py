@@ -168,15 +168,25 @@ def port_map(variable: str, pairs: Iterable[str]) -> dict[int, int]:
     found: dict[int, int] = {}
     for pair in pairs:
         listener, _, real = pair.partition("=")
-        if not (listener.isdigit() and real.isdigit() and 0 < int(real) < 65536):
+        asked, opened = port_number(listener), port_number(real)
+        if asked is None or not opened:
             raise BadSettings(f"{variable}: {pair!r}: takes LISTENER=REAL, as 25=2525")
-        found.setdefault(int(listener), int(real))
+        found.setdefault(asked, opened)
     return found
 
 
 def host_port(text: str) -> tuple[str, int]:
     """Split `HOST:PORT` or `[IPv6]:PORT`. Raises BadSettings."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    host, colon, digits = text.rpartition(":")
+    port = port_number(digits)
+    if not colon or port is None:
         raise BadSettings(f"{text!r}: must be HOST:PORT")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), port
+
+
+def port_number(text: str) -> int | None:
+    """A port, or 0 for any that is free. None when it is neither: `isdigit()` alone takes a ² that `int()` does not."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5):
+        return None
+    port = int(text)
+    return port if port < 65536 else None

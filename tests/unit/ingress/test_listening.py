@@ -26,7 +26,7 @@ def test_a_listener_on_25_is_opened_where_the_process_may() -> None:
     assert IngressSettings(port_offset=1000).real_port(25) == 1025
 
 
-@pytest.mark.parametrize("pair", ["25", "25=", "25=99999", "smtp=2525", "25=2525=1"])
+@pytest.mark.parametrize("pair", ["25", "25=", "25=99999", "smtp=2525", "25=2525=1", "²=2525", "25=²"])
 def test_a_port_map_that_makes_no_sense_is_refused(pair: str) -> None:
     with pytest.raises(BadSettings, match="MAILRAIL_INGRESS_PORT_MAP"):
         IngressSettings(port_map=(pair,)).real_port(25)

@@ -65,6 +65,11 @@ def test_urls_that_libpq_reads_as_they_are_meant_are_left_alone(url: str) -> Non
     assert unreadable(url) is None
 
 
+def test_a_port_of_a_url_that_is_none_is_refused_before_libpq_shows_it() -> None:
+    with pytest.raises(BadSettings, match="MAILRAIL_DATABASE_URL is not the URL"):
+        database_of(DatabaseSettings(database_url="postgresql://user:secret@db.example:²/mail"))
+
+
 def test_a_session_is_asked_for_nothing_that_an_older_server_does_not_know_DBS_02() -> None:
     assert "transaction_timeout" not in session(150000).as_string()
     assert "transaction_timeout" in session(170000).as_string()

@@ -81,8 +81,16 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_never_repeated(tmp_
 def test_addresses_are_split_and_refused_with_their_text() -> None:
     assert host_port("127.0.0.1:25") == ("127.0.0.1", 25)
     assert host_port("[::1]:25") == ("::1", 25)
-    with pytest.raises(BadSettings, match="must be HOST:PORT"):
-        host_port("localhost")
+    for wrong in (
+        "localhost",
+        "localhost:",
+        "localhost:65536",
+        "localhost:²",
+        "localhost:٢",
+        "localhost:" + "1" * 5000,
+    ):
+        with pytest.raises(BadSettings, match="must be HOST:PORT"):
+            host_port(wrong)
 
 
 def test_a_setting_of_all_services_may_begin_like_one_of_the_config_services_own() -> None:

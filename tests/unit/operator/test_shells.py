@@ -244,6 +244,23 @@ async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(mon
         assert server.ended == server.lists == 3
 
 
+async def test_a_wait_that_is_no_number_of_seconds_is_the_refusal_that_it_came_with() -> None:
+    async def busy(_: web.Request) -> web.Response:
+        return web.json_response({"message": "too many requests"}, status=429, headers={"Retry-After": "²"})
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", busy)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with connect(ApiCredentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
+            with pytest.raises(ApiError, match="429: too many requests"):
+                await api.call("GET", "/api")
+    finally:
+        await runner.cleanup()
+
+
 # --- the writer ---
 
 
@@ -695,7 +712,7 @@ def test_an_egress_address_that_is_none_is_refused_by_the_name_of_the_setting() 
         settings.checked_egress_addresses()
 
 
-@pytest.mark.parametrize("pair", ["9100", "9100=", "metrics=9100", "70000=metrics"])
+@pytest.mark.parametrize("pair", ["9100", "9100=", "metrics=9100", "70000=metrics", "²=metrics"])
 def test_a_port_of_ingress_that_is_none_is_refused_by_the_name_of_the_setting(pair: str) -> None:
     with pytest.raises(BadSettings, match="MAILRAIL_OPERATOR_INGRESS_PORTS"):
         OperatorSettings(ingress_ports=(pair,)).checked_ingress_ports()

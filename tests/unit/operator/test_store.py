@@ -54,6 +54,12 @@ def test_an_older_version_of_an_object_is_no_news() -> None:
     assert seen.generation == 2
 
 
+def test_a_version_that_is_no_number_compares_as_the_oldest() -> None:
+    store = ObjectStore()
+    store.put(body("a") | {"metadata": body("a")["metadata"] | {"resourceVersion": "²"}})
+    assert store.replace("MailRoute", None, [], "²") == {ref("a")}
+
+
 def test_an_object_that_is_being_deleted_is_gone() -> None:
     store = ObjectStore()
     store.put(body("a"))
