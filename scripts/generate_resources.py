@@ -190,6 +190,8 @@ def page() -> str:
         "\n`status.listeners[]` of a MailGateway has Accepted and Programmed of each listener of the spec, with its\n"
         "port and `openIn`, the number of live ingress processes that have it open. The gateway is not Programmed\n"
         "while one of its listeners is not.\n"
+        "\n`status.controllerName` names the operator that judges the object, and each entry of `status.parents[]`\n"
+        "the one that wrote it: [decision 24](../decisions/0024-one-controller-judges-an-object.md).\n"
     )
     parts.append(
         "\n## Reasons\n\nThe list is closed: scripts may compare these words.\n\n| reason | means |\n|---|---|\n"
