@@ -73,7 +73,8 @@ class Publisher:
     async def prepare(self) -> CompilerState:
         """Acquire an epoch if there is none yet. What the next compilation builds upon: it says which Secrets are used.
 
-        Raises grpc.aio.AioRpcError when the config service is out of reach.
+        Raises grpc.aio.AioRpcError when the config service is out of reach, or UnreadableState when it has the state
+        of a newer version.
         """
         if not self._epoch:
             async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
@@ -84,7 +85,8 @@ class Publisher:
     async def publish(self, sources: Sources, options: BuildOptions | None = None) -> PublishOutcome:
         """Compile and publish. What lacks an object that runs, since this version cannot read it, is not published.
 
-        Raises Superseded, SetBack, or grpc.aio.AioRpcError when the config service is out of reach.
+        Raises Superseded, SetBack, grpc.aio.AioRpcError when the config service is out of reach, or UnreadableState
+        when it has the state of a newer version.
         """
         async with rpc.channel(self._settings, self._settings.config_target, "config") as channel:
             stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)

@@ -21,6 +21,7 @@ import grpc
 
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.diagnostics import Finding, Severity
+from mailrail.core.config.state import UnreadableState
 from mailrail.core.config.stored import reason_to_publish
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
@@ -192,6 +193,13 @@ class Watcher:
             outcome = await self._publisher.publish(sources, self._options)
         except Superseded as error:
             self._log.warning("another publisher took over; the next change here takes over again", who=str(error))
+            return True
+        except UnreadableState as error:  # only another version mends it: the next change tries and says it again
+            self._log.error(
+                "no change of the folder goes live, and what is in force stays: start the version of Mailrail that"
+                " published it",
+                reason=str(error),
+            )
             return True
         except SetBack:  # the next try acquires a new epoch
             return False

@@ -15,7 +15,7 @@ import structlog
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import compile
 from mailrail.core.config.reading import Sources
-from mailrail.core.config.state import CompilerState
+from mailrail.core.config.state import CompilerState, UnreadableState
 from mailrail.core.revision.sealing import KEY_SIZE, Keyring
 from mailrail.kit.publisher import Publisher, PublishOutcome
 from mailrail.local import example, folder
@@ -30,7 +30,7 @@ KEYS = Keyring({"k": b"k" * KEY_SIZE})
 class Config:
     """A publisher that refuses as often as it is told to."""
 
-    def __init__(self, *refusals: tuple[grpc.StatusCode, str]) -> None:
+    def __init__(self, *refusals: tuple[grpc.StatusCode, str] | Exception) -> None:
         self.refusals = list(refusals)
         self.published = None
         self.handed_in: list[Sources] = []
@@ -41,7 +41,10 @@ class Config:
     async def publish(self, sources: Sources, options: BuildOptions) -> PublishOutcome:
         """As the real one does."""
         if self.refusals:
-            code, details = self.refusals.pop(0)
+            refusal = self.refusals.pop(0)
+            if isinstance(refusal, Exception):
+                raise refusal
+            code, details = refusal
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
         self.handed_in.append(sources)
         return PublishOutcome(
@@ -177,3 +180,17 @@ async def test_a_refusal_is_tried_again_and_said_once_and_a_service_that_is_away
         await eventually(lambda: len(config.handed_in) == 1)
     told = [e["reason"] for e in events if e["event"] == "configuration refused"]
     assert told == ["too large", "no room"]
+
+
+async def test_a_state_of_a_newer_version_is_said_with_what_to_do_and_the_watcher_goes_on(
+    settings: FolderSettings, events: list[Any]
+) -> None:
+    config = Config(UnreadableState("state format 9 is newer than 1; upgrade this publisher"))
+    async with watching(watcher(settings, config)):
+        await eventually(lambda: not config.refusals)
+        await eventually(lambda: any(e["log_level"] == "error" for e in events))
+        (settings.resources / "another.yaml").write_text("# a change\n", encoding="utf-8")
+        await eventually(lambda: len(config.handed_in) == 1)
+    told = [e for e in events if e["log_level"] == "error"]
+    assert [e["reason"] for e in told] == ["state format 9 is newer than 1; upgrade this publisher"]
+    assert "start the version of Mailrail that published it" in told[0]["event"]
