@@ -84,6 +84,7 @@ STORED = of("mailrail_queue_recipients_total", state="born_leased")
 FAILED = of("mailrail_operator_publishes_total", result="failed")
 PUBLISHED = of("mailrail_operator_publishes_total", result="stored")
 HEARD = of("mailrail_operator_last_watch_timestamp_seconds")
+LEADS, SYNCED = of("mailrail_operator_leader"), of("mailrail_operator_synced")
 REFUSALS = of("mailrail_config_publishes_total", result="refused")
 PROBE_FAILED = of("mailrail_operator_mail_probes_total", result="refused")
 PROBE_EXPECTED = of("mailrail_operator_mail_probes_expected")
@@ -337,7 +338,22 @@ CASES = (
         (pods("mailrail_operator_leader", 0, 0), {}),
         (pods("mailrail_operator_leader", 0, 1),),
     ),
-    Case("MailrailOperatorStale", ({HEARD: still(60)},), ({HEARD: "1+60x120"}, {HEARD: still(0)})),
+    Case(
+        "MailrailOperatorStale",
+        (
+            {HEARD: still(60)},
+            {HEARD: still(0), LEADS: still(1), SYNCED: still(0)},
+            {HEARD: "1+60x120", LEADS: still(1), SYNCED: still(0)},  # it hears of Secrets, and lists none of our kinds
+            {HEARD: still(0), LEADS: "0 1 0" + " 0 1 0" * 39, SYNCED: still(0)},  # it ends, again and again
+        ),
+        (
+            {HEARD: "1+60x120"},
+            {HEARD: still(0), LEADS: still(0), SYNCED: still(0)},  # MailrailOperatorNoLeader says it
+            {HEARD: "0x86 5200x40", LEADS: "0x85 1x40", SYNCED: "0x88 1x40"},  # it has just begun
+            {HEARD: still(0), LEADS: "0x86 1x40", SYNCED: still(0)},
+            pods("mailrail_operator_leader", 0, 1) | pods("mailrail_operator_synced", 0, 1),  # the other stands by
+        ),
+    ),
     Case(
         "MailrailOperatorPublishFails",
         ({FAILED: rising(1), PUBLISHED: still(5)},),
