@@ -50,7 +50,8 @@ PUBLISHES = Counter(
 )
 STATUS_WRITES = Counter(
     "mailrail_operator_status_writes_total",
-    "Status writes; result: written, gone (the object was deleted or changed meanwhile), failed",
+    "Status writes; result: written, partial (without fields that the installed CRD, an older one, does not declare), "
+    "gone (the object was deleted or changed meanwhile), failed",
     ["result"],
 )
 STATUS_PENDING = Gauge("mailrail_operator_status_pending", "Statuses that wait to be written or were refused")
@@ -86,7 +87,7 @@ LAST_MAIL_PROBE = Gauge(
 )
 for _counter, _values in (  # there from 0 on, so that the first one is a rise
     (PUBLISHES, ("stored", "unchanged", "pinned", "held", "failed")),
-    (STATUS_WRITES, ("written", "gone", "failed")),
+    (STATUS_WRITES, ("written", "partial", "gone", "failed")),
     (RESYNCS, ("start", "relist", "count", "period")),
     (SECRET_READS, ("read", "absent", "failed")),
     (DNS_CHECKS, ("True", "False", "Unknown")),

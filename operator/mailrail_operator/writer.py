@@ -17,6 +17,7 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
 from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
+from mailrail_operator.declared import Paths, undeclared, without
 from mailrail_operator.model import Change, EventRecord
 from mailrail_operator.plan import notes, unchanged
 from mailrail_operator.store import ObjectStore
@@ -50,6 +51,8 @@ class Writer:
         self._writing: set[ObjectRef] = set()
         self._overtaken: set[ObjectRef] = set()
         self._refused: set[ObjectRef] = set()  # no sense in trying again before the next plan; not written all the same
+        self._undeclared: dict[str, Paths] = {}  # by kind; each plan asks once more, for CRDs are upgraded
+        self._told: dict[str, Paths] = {}
         self._arrived = asyncio.Condition()
         self._log = log.get_logger()
 
@@ -58,6 +61,7 @@ class Writer:
         self._waiting = {change.ref: change for change in changes}
         self._overtaken = {ref for ref in self._writing if ref not in self._waiting}
         self._refused.clear()
+        self._undeclared.clear()
         self._count()
         async with self._arrived:
             self._arrived.notify_all()
@@ -98,14 +102,14 @@ class Writer:
         if seen.judged_by != change.judged_by and not (judges and judged_by_us):
             self._tell_overtaken()
             return
-        if unchanged(seen, change.status, self._controller) and not change.ends:
+        if unchanged(seen, self._declared(change), self._controller) and not change.ends:
             return
         ref = change.ref
         # Who becomes the judge writes over nobody's words unseen: of two that want it, one is refused and looks again.
         begins = judges and not judged_by_us
         version = seen.body["metadata"].get("resourceVersion") if begins else None
         try:
-            body = await self._apply(change, self._controller, change.status, version)
+            body, whole = await self._apply_declared(change, version)
             for controller in change.ends:
                 body = await self._apply(change, controller, {})
         except ApiError as error:
@@ -123,12 +127,38 @@ class Writer:
             self._log.warning("cannot write a status", object=str(ref), error=str(error) or type(error).__name__)
             await self._later(change)
             return
-        metrics.STATUS_WRITES.labels("written").inc()
+        metrics.STATUS_WRITES.labels("written" if whole else "partial").inc()
         self._store.put(body)
         fresh = notes(seen.status, change.status)  # an older plan, written meanwhile, may have told the same
         for note in change.notes:
             if note in fresh:
                 await self._record(change, note)
+
+    def _declared(self, change: Change) -> Mapping[str, Any]:
+        """What is to be written, without what the installed CRD is known not to declare."""
+        declared: Mapping[str, Any] = without(change.status, self._undeclared.get(change.ref.kind, frozenset()))
+        return declared
+
+    async def _apply_declared(self, change: Change, version: str | None) -> tuple[dict[str, Any], bool]:
+        """Write what the installed CRD declares; the object, and whether that was all. Raises ApiError."""
+        kind = change.ref.kind
+        while True:
+            status = self._declared(change)
+            try:
+                return await self._apply(change, self._controller, status, version), status == change.status
+            except ApiError as error:
+                found = undeclared(str(error))
+                if without(status, found) == status:
+                    raise
+            known = self._undeclared[kind] = self._undeclared.get(kind, frozenset()) | found
+            if not known <= self._told.get(kind, frozenset()):
+                self._told[kind] = known
+                self._log.error(
+                    "the CRD is older than this operator, and fields are left out of statuses: apply the CRDs of the"
+                    " operator's version",
+                    kind=kind,
+                    fields=", ".join(sorted(".".join(path) for path in known)),
+                )
 
     async def _apply(
         self, change: Change, controller: str, status: Mapping[str, Any], version: str | None = None

@@ -14,6 +14,7 @@ from typing import Any, cast
 import aiohttp
 import grpc
 import pytest
+import structlog
 import yaml
 from aiohttp import web
 from prometheus_client import REGISTRY
@@ -59,6 +60,7 @@ class Server:
         self.statuses: list[Mapping[str, Any]] = []
         self.applied: list[tuple[str, str | None]] = []  # field manager, and the resourceVersion that it asked for
         self.events: list[Mapping[str, Any]] = []
+        self.undeclared: set[str] = set()  # fields that the CRD lacks
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -82,6 +84,11 @@ class Server:
     ) -> dict[str, Any]:
         self.applied.append((manager, version))
         self._fail()
+        if lacking := [name for name in self.undeclared if name in status]:
+            fields = [f".status.{name}: field not declared in schema" for name in lacking]
+            words = fields[0] if len(fields) == 1 else "\n  ".join(("errors:", *fields))
+            whose = f"{namespace}/{name}; mailrail.dev/v1alpha1, Kind={kind}"
+            raise ApiError(500, f"failed to create typed patch object ({whose}): {words}")
         self.asked.append(status)
         await self.answers.wait()
         self.statuses.append(status)
@@ -464,6 +471,39 @@ async def test_a_status_that_is_refused_counts_as_unwritten_until_it_is_written(
     await eventually(lambda: REGISTRY.get_sample_value("mailrail_operator_status_pending") == 0)
     await work.stop()
     assert len(server.statuses) == 1
+
+
+@pytest.mark.parametrize("lacking", [{"listeners"}, {"listeners", "config"}])
+async def test_fields_that_an_older_crd_lacks_are_left_out_and_named_once_with_what_to_do(lacking: set[str]) -> None:
+    server = Server()
+    server.undeclared = lacking
+    wanted = replace(change("x"), status={**change("x").status, "listeners": [{"name": "mx"}], "config": {"head": 1}})
+    with structlog.testing.capture_logs() as events:
+        work = Writing(server)
+        for plans in (1, 2):
+            await work.writer.put([wanted])
+            await eventually(lambda n=plans: len(server.statuses) == n)  # type: ignore[misc]
+            await eventually(lambda: REGISTRY.get_sample_value("mailrail_operator_status_pending") == 0)
+        await work.stop()
+    assert all(written == {k: v for k, v in wanted.status.items() if k not in lacking} for written in server.statuses)
+    told = [event for event in events if event["log_level"] in ("warning", "error")]
+    assert [event["fields"] for event in told] == [", ".join(sorted(lacking))]
+    assert "apply the CRDs of the operator's version" in told[0]["event"]
+
+
+async def test_once_the_crd_has_the_fields_they_are_written() -> None:
+    server = Server()
+    server.undeclared = {"listeners"}
+    wanted = replace(change("x"), status={**change("x").status, "listeners": [{"name": "mx"}]})
+    work = Writing(server)
+    await work.writer.put([wanted])
+    await eventually(lambda: len(server.statuses) == 1)
+    await work.settle()
+    server.undeclared = set()
+    await work.writer.put([wanted])
+    await eventually(lambda: len(server.statuses) == 2)
+    await work.stop()
+    assert server.statuses[-1] == wanted.status
 
 
 # --- the leader ---
