@@ -13,8 +13,8 @@ Paths = frozenset[tuple[str, ...]]
 """Fields below `status` by their names from there on, the same for each entry of a list."""
 
 _UNDECLARED: Final = re.compile(r"(?:^|\s)\.status\.(.+?): field not declared in schema$", re.MULTILINE)
-"""A line of structured-merge-diff's ValidationErrors. Its HTTP code is 500 up to Kubernetes 1.36 at least, so the text
-tells it."""
+"""A line of structured-merge-diff's ValidationErrors. They come as a bare 500, as an API server's own errors do, so the
+text tells them apart."""
 _ENTRY: Final = re.compile(r'\[(?:"(?:\\.|[^"\\])*"|[^\]"])*\]')
 """Which entry of a list: `[3]`, `[type="Ready"]`."""
 
@@ -22,6 +22,11 @@ _ENTRY: Final = re.compile(r'\[(?:"(?:\\.|[^"\\])*"|[^\]"])*\]')
 def undeclared(refusal: str) -> Paths:
     """The fields of the status that the API server refuses, since its schema has none of that name."""
     return frozenset(tuple(_ENTRY.sub("", path).split(".")) for path in _UNDECLARED.findall(refusal))
+
+
+def is_refused_by_schema(refusal: str) -> bool:
+    """Whether the installed schema does not take what was applied: it is no error that passes, whatever its code."""
+    return "failed to create typed patch object" in refusal
 
 
 def without(value: Any, paths: Paths) -> Any:

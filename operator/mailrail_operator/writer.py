@@ -17,7 +17,7 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.kit import log
 from mailrail.kit.kubernetes import Api, ApiError
 from mailrail_operator import metrics
-from mailrail_operator.declared import Paths, undeclared, without
+from mailrail_operator.declared import Paths, is_refused_by_schema, undeclared, without
 from mailrail_operator.model import Change, EventRecord
 from mailrail_operator.plan import notes, unchanged
 from mailrail_operator.store import ObjectStore
@@ -117,7 +117,8 @@ class Writer:
             metrics.STATUS_WRITES.labels("gone" if gone else "failed").inc()
             if not gone:
                 self._log.error("cannot write a status", object=str(ref), error=str(error))
-            if error.code >= 500 or error.code in _PASSING or (error.code == 409 and begins):
+            passes = error.code in _PASSING or (error.code >= 500 and not is_refused_by_schema(str(error)))
+            if passes or (error.code == 409 and begins):
                 await self._later(change)
             elif not gone:
                 self._refused.add(ref)

@@ -30,7 +30,7 @@ from mailrail.kit import kubernetes
 from mailrail.kit.kubernetes import Api, ApiCredentials, ApiError, connect, find_credentials
 from mailrail.kit.publisher import PublishOutcome
 from mailrail.kit.settings import BadSettings
-from mailrail_operator import probes, watches
+from mailrail_operator import probes, watches, writer
 from mailrail_operator.app import Leader
 from mailrail_operator.clients import ConfigStanding
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
@@ -489,6 +489,23 @@ async def test_fields_that_an_older_crd_lacks_are_left_out_and_named_once_with_w
     told = [event for event in events if event["log_level"] in ("warning", "error")]
     assert [event["fields"] for event in told] == [", ".join(sorted(lacking))]
     assert "apply the CRDs of the operator's version" in told[0]["event"]
+
+
+async def test_a_status_that_the_schema_refuses_for_good_waits_for_the_next_plan_whatever_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "_BACKOFF", 0.0)
+    server = Server()
+    server.error = ApiError(500, "failed to create typed patch object (mail/a): .status.config: expected list, got map")
+    work = Writing(server)
+    await work.writer.put([change("x")])
+    await work.settle()
+    assert len(server.applied) == 1
+    assert REGISTRY.get_sample_value("mailrail_operator_status_pending") == 1
+    server.error = None
+    await work.writer.put([change("x")])
+    await eventually(lambda: len(server.statuses) == 1)
+    await work.stop()
 
 
 async def test_once_the_crd_has_the_fields_they_are_written() -> None:
