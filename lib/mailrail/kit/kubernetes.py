@@ -25,7 +25,6 @@ from mailrail.core.resources import KINDS
 from mailrail.core.resources.crd import GROUP, VERSION
 from mailrail.kit.settings import BadSettings
 
-"""Who owns the fields that server-side apply writes."""
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_SECONDS: Final = 60.0
 """How long a token that was read from a file is used; the kubelet replaces it well before it expires."""
