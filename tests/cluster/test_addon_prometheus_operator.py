@@ -27,7 +27,11 @@ MONITOR = "scraper"
 
 @pytest.fixture(scope="module")
 def monitored(rail: Rail) -> Iterator[Rail]:
-    """The rail, and a Prometheus resource beside it that selects all of its namespace and has no pods."""
+    """The rail, and a Prometheus resource beside it that selects all of its namespace and has no pods.
+
+    Pods of an earlier test may still be on their way out: they are found, and answer no more.
+    """
+    wait_until(lambda: len(rail.pods(all_of_them=True)) == len(rail.pods()), 120, "pods that end are gone")
     spec = {"replicas": 0, "version": "v2.42.0", "podMonitorSelector": {}, "ruleSelector": {}}
     body = {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": MONITOR}, "spec": spec}
     rail.apply(yaml.safe_dump(body))
