@@ -2,18 +2,21 @@
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from cluster.conftest import Kubectl
-from cluster.stage import Stage, basics, relay, staged
+from cluster.stage import Stage, basics, manifest, relay, staged
 
 from mailrail.core.revision.revision import Revision
 from mailrail.kit import migrations
 from mailrail.local.postgres.server import EmbeddedPostgres
 
+from testkit.conditions import wait_until
 from testkit.failover import pair
 
 SECONDS = 20.0
@@ -115,6 +118,32 @@ def test_an_empty_database_is_filled_again_and_a_new_process_gets_ready_CFG_09(
         stage.wait_ready("mtrans/relay", "mgw/mx1")
         assert stage.get("mgw", "mx1")["status"]["config"]["revision"] > 0
         newcomer.close()
+
+
+@pytest.mark.long
+def test_a_new_database_gives_a_name_to_its_oldest_owner_whoever_waits_with_a_refused_claim_CFG_10(
+    kubectl: Kubectl, database_for: Callable[..., str], tmp_path: Path
+) -> None:
+    spec = {"domainName": "example.org", "gatewayRef": {"name": "mx1"}, "delivery": {"mailbox": {}}}
+    with staged(kubectl, database_for("config"), tmp_path) as stage:
+        first_publish(stage)
+        made = datetime.fromisoformat(stage.get("mdom", "org")["metadata"]["creationTimestamp"]).timestamp()
+        wait_until(lambda: time.time() > made + 1, what="ages are told in seconds")
+        stage.kubectl.apply(manifest("MailDomain", "aaa", spec))
+        stage.wait_condition("mdom", "aaa", "Accepted", status="False", reason="Conflicted")
+        before = stage.get("mgw", "mx1")["status"]["config"]["newest"]
+        stage.config.stop()
+        stage.use_database(database_for("config"))
+        stage.start_config()
+        stage.until(
+            lambda: stage.get("mgw", "mx1")["status"]["config"]["newest"] != before and host(stage.queue()),
+            "it is published again",
+            SECONDS,
+        )
+        stage.wait_ready("mdom/org", "mgw/mx1")
+        stage.wait_condition("mdom", "aaa", "Accepted", status="False", reason="Conflicted")
+        (domain,) = stage.queue().domains
+        assert domain.ref.name == "org"
 
 
 def test_while_what_was_published_is_not_stored_nothing_is_called_programmed_CFG_09(restorable: Stage) -> None:
