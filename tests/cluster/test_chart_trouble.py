@@ -1,0 +1,104 @@
+"""What changes beneath a running installation, on the node: its database's password, a database that hangs, a rival.
+
+Long forms: queue, config and compiler are tested with each of these beside real Postgres servers in `make test`.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from cluster.ledger import LEASE, Break, judge
+from cluster.rail import Rail
+from cluster.release import NAME, is_ready, node_processes, restarts
+from cluster.stage import manifest
+
+from testkit.conditions import wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+DOMAIN = "kills.partner.test"
+SQL = """
+import sys, psycopg
+password = open("/etc/mailrail/database/password").read().strip()
+with psycopg.connect(host="127.0.0.1", user="mailrail", dbname="mailrail", password=password, autocommit=True) as c:
+    for statement in sys.argv[1:]:
+        c.execute(statement)
+"""
+
+
+@contextlib.contextmanager
+def counted(rail: Rail, name: str, breaks: list[Break]) -> Iterator[None]:
+    """Mail comes in while the context lasts, and afterwards every message is counted. `breaks` may grow meanwhile."""
+    run = rail.first.send(*rail.mx, messages=100_000, recipient=f"{name}-{{n}}@{DOMAIN}", sessions=4, pace=0.2)
+    try:
+        run.wait_for(20, 120)
+        yield
+        run.wait_for(run.accepted() + 20, 180)
+    finally:
+        run.enough()
+    run.finish(180)
+    rail.wait_until_empty(LEASE + 90)
+    its = [one for one in rail.first.seen(DOMAIN) if one.recipients[0].startswith(f"{name}-")]
+    judge(run.tries(), its, run.messages, breaks)
+
+
+def test_a_rotated_password_of_the_database_is_taken_up_without_a_restart_and_no_mail_is_lost(rail: Rail) -> None:
+    before = {one["metadata"]["name"]: restarts(one) for one in rail.pods()}
+    password = f"rotated {time.monotonic_ns()}"
+    breaks: list[Break] = []
+    with counted(rail, "rotated", breaks):
+        at = time.time()
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = user AND pid <> pg_backend_pid()"
+        alter = f"ALTER ROLE mailrail PASSWORD '{password}'"
+        rail.kubectl("exec", f"{NAME}-postgres-0", "--", "python", "-c", SQL, alter, end)
+        rail.set_secret(f"{NAME}-postgres", password=password)
+        # The kubelet brings changed Secrets into a pod within two minutes, or when something about the pod changes.
+        label = f"app.kubernetes.io/instance={NAME}"
+        rail.kubectl("annotate", "pods", "-l", label, "--overwrite", f"test/at={time.time()}")
+        rail.wait_until_ready(180)
+        breaks.append(Break("password", at, time.time()))
+    assert {one["metadata"]["name"]: restarts(one) for one in rail.pods()} == before
+
+
+def test_a_database_that_hangs_is_noticed_refused_for_and_waited_for_ACC_09(rail: Rail) -> None:
+    processes = node_processes(rail.pods("postgres")[0]["metadata"]["uid"])
+    if not processes:
+        pytest.skip("this machine is not the node, so nothing here can stop the processes of its pods")
+    breaks: list[Break] = []
+    with counted(rail, "hung", breaks):
+        at = time.time()
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: not any(map(is_ready, rail.pods("queue"))), 30, rail.tails)
+            talk = rail.first.talk(*rail.mx, [f"meanwhile@{DOMAIN}"])
+            assert talk.code in (421, 451), talk
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+        rail.wait_until_ready(120)
+        breaks.append(Break("postgres", at, time.time()))
+
+
+def test_of_two_gateways_on_one_port_the_older_serves_on_also_from_new_pods(rail: Rail) -> None:
+    rival = {
+        "hostname": "aaa.example.org",
+        "listeners": [{"name": "mx", "protocol": "MX", "port": 25}],
+        "postmaster": {"accountRef": {"name": "postmaster"}},
+    }
+    rail.apply(manifest("MailGateway", "aaa", rival))
+    try:
+        wait_until(
+            lambda: rail.condition("mgw", "aaa", "Accepted")["reason"] == "PortConflict",
+            60,
+            lambda: f"the younger one is told\n{rail.tails()}",
+        )
+        for pod in rail.pods("ingress"):
+            rail.kill("ingress", pod["metadata"]["name"])
+        assert rail.first.talk(*rail.mx, [f"rival@{DOMAIN}"]).accepted
+        assert rail.condition("mgw", "mx1", "Ready")["status"] == "True"
+    finally:
+        rail.kubectl("delete", "mgw/aaa")
