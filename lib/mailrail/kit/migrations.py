@@ -500,10 +500,10 @@ async def refuse_incomplete(connection: psycopg.AsyncConnection[Any], service: s
     then it would take a row twice, and its highest id is not known.
     """
     row = await (await connection.execute(_KEYS, (service,))).fetchone()
-    found = int(row[0]) if row else 0
-    if found < keys(service):
+    found, needed = int(row[0]) if row else 0, keys(service)
+    if found < needed:
         raise psycopg.OperationalError(
-            f"schema {service} has {found} of {keys(service)} keys: it is being restored, or its restore broke off."
+            f"schema {service} has {found} of {needed} keys: it is being restored, or its restore broke off."
             " Let the restore end, or begin it again with a new database"
         )
 
